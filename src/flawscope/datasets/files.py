@@ -1,0 +1,155 @@
+"""Which files of a folder are pictures, and in what order: the same on every machine."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from flawscope.errors import InputError
+from flawscope.imaging import PICTURE_SUFFIXES, is_picture
+
+# What systems leave behind in folders of pictures; names that begin with a dot are left out anyway.
+LITTER = frozenset(
+    {"__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
+)
+
+NaturalKey = tuple[tuple[tuple[tuple[int, str], ...], str], ...]
+
+
+def natural_key(path: str | Path) -> NaturalKey:
+    """Sort key: part by part, digits as numbers, case folded, with the exact name as the last word."""
+    key = []
+    for part in Path(path).as_posix().split("/"):
+        name = unicodedata.normalize("NFC", part)
+        pieces = re.split(r"([0-9]+)", name)
+        key.append(
+            (tuple((int(p), "") if k % 2 else (-1, p.casefold()) for k, p in enumerate(pieces)), name),
+        )
+    return tuple(key)
+
+
+def is_litter(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in LITTER
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, without litter, in natural order. InputError if it cannot be read."""
+    try:
+        with os.scandir(folder) as listing:
+            return sorted((e for e in listing if not is_litter(e.name)), key=lambda e: natural_key(e.name))
+    except OSError as error:
+        raise folder_error(folder, error) from error
+
+
+def folder_error(folder: Path, error: OSError) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{folder}: no such folder; check the path")
+    if isinstance(error, NotADirectoryError):
+        return InputError(f"{folder}: a file, not a folder; give the folder of pictures")
+    reason = error.strerror or type(error).__name__
+    return InputError(f"{folder}: the folder cannot be read ({reason}); check its permissions")
+
+
+def subfolders(folder: Path) -> dict[str, Path]:
+    """Folders directly inside, by name, in natural order."""
+    return {e.name: Path(folder, e.name) for e in entries(folder) if _is_folder(e)}
+
+
+def child(folder: Path, *names: str) -> Path | None:
+    """The first subfolder with one of these names, exact spelling before any other, or None. A folder that
+    is missing has no subfolders; one that cannot be read is an error."""
+    if not folder.is_dir():
+        return None
+    present = subfolders(folder)
+    for name in names:
+        if name in present:
+            return present[name]
+    wanted = {name.casefold() for name in names}
+    return next((path for name, path in present.items() if name.casefold() in wanted), None)
+
+
+def walk(folder: Path) -> list[Path]:
+    """Every file below `folder`, in natural order of the relative path. Links to folders are followed, and
+    each real folder is visited once, so that a loop of links ends."""
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    waiting: list[Path] = [folder]
+    linked: list[Path] = []
+    while waiting or linked:
+        here = waiting.pop() if waiting else linked.pop(0)  # real folders first, whatever the links' names
+        try:
+            identity = os.stat(here)
+        except OSError as error:
+            raise folder_error(here, error) from error
+        if (identity.st_dev, identity.st_ino) in seen:
+            continue
+        seen.add((identity.st_dev, identity.st_ino))
+        for entry in entries(here):
+            path = Path(here, entry.name)
+            if _is_folder(entry):
+                (linked if entry.is_symlink() else waiting).append(path)
+            elif _is_file(entry):
+                found.append(path)
+    return sorted(found, key=lambda path: natural_key(path.relative_to(folder)))
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures below a folder, by suffix, in natural order."""
+    return [path for path in walk(folder) if is_picture(path)]
+
+
+def list_pictures(spec: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Pictures meant by a file, a folder (with its subfolders, natural order), a glob pattern, or several of
+    these. A file named outright is taken whatever its suffix; none is listed twice. InputError if nothing is
+    found."""
+    specs = [spec] if isinstance(spec, str | Path) else list(spec)
+    if not specs:
+        raise InputError("no pictures given; name a picture, a folder or a pattern such as 'parts/*.png'")
+    return list(dict.fromkeys(path for one in specs for path in _expand(one)))
+
+
+def _expand(spec: str | Path) -> Iterator[Path]:
+    path = Path(spec)
+    if path.is_dir():
+        inside = pictures_in(path)
+        if not inside:
+            raise InputError(f"{path}: no pictures in this folder; known formats: {known_formats()}")
+        yield from inside
+    elif os.path.lexists(path):
+        yield path
+    elif glob.has_magic(str(spec)):
+        matches = sorted((Path(m) for m in glob.glob(str(spec), recursive=True)), key=natural_key)
+        inside = []
+        for match in matches:
+            if match.is_dir() and not is_litter(match.name):
+                inside += pictures_in(match)
+            elif is_picture(match) and not is_litter(match.name):
+                inside.append(match)
+        if not inside:
+            raise InputError(f"{spec}: the pattern matches no picture; known formats: {known_formats()}")
+        yield from inside
+    else:
+        raise InputError(f"{path}: no such file or folder; check the path")
+
+
+def known_formats() -> str:
+    return " ".join(sorted(suffix.lstrip(".") for suffix in PICTURE_SUFFIXES))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Regular files, and links that lead nowhere: these are reported when opened, not passed over."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:
+        return True

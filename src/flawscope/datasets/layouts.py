@@ -1,0 +1,238 @@
+"""Opening a data set: which layout a folder has, and which of its pictures are good.
+
+What a picture is follows from the *name of its folder* inside the data set, never from letters somewhere in
+its path: /home/tester/goods/test/part.png is not good because "good" occurs in it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from flawscope.datasets.dataset import Dataset, Item, held_out
+from flawscope.datasets.files import child, entries, known_formats, pictures_in, subfolders
+from flawscope.datasets.masks import MASK_FOLDERS, Masks, stem
+from flawscope.datasets.visa import is_visa, open_visa
+from flawscope.errors import InputError
+
+GOOD = ("good", "ok", "normal")
+BAD = (
+    *("bad", "ko", "nok", "ng", "abnormal", "anomaly", "anomalies", "anomalous"),
+    *("defect", "defects", "defective", "faulty"),
+)
+LAYOUTS = ("auto", "mvtec", "visa", "btad", "loco", "folder")
+
+
+def find_categories(root: str | Path) -> list[str]:
+    """Names of the categories in `root`, in natural order: of its subfolders that are data sets of a known
+    layout, or its own name where it is one category itself. Empty for anything else, such as a bare folder of
+    pictures. InputError if the folder is missing or cannot be read."""
+    folder = _checked(root)
+    if _layout_of(folder):
+        return [_name(folder)]
+    return list(_categories(folder))
+
+
+def open_dataset(
+    root: str | Path,
+    category: str | None = None,
+    *,
+    layout: str = "auto",
+    seed: int = 0,
+    test_share: float = 0.2,
+) -> Dataset:
+    """The data set in `root`, or its one `category`.
+
+    `root` holds categories or is one, in the layout of MVTec AD (also VisA converted to it), BTAD, VisA or
+    MVTec LOCO; or it has a folder of good and perhaps one of bad pictures; or it is a bare folder of good
+    pictures, and then nothing is left to test. Where the layout fixes no split, `test_share` of the good
+    pictures are held out for testing by a seeded hash of their names (`dataset.held_out`).
+
+    InputError, in one line, if the folder is missing, empty or cannot be read, if it holds several
+    categories and none is named, or if there is no such category.
+    """
+    if layout not in LAYOUTS:
+        raise InputError(f"no layout {layout!r}; choose from: {', '.join(LAYOUTS)}")
+    if not 0 <= test_share < 1:
+        raise InputError(f"test share {test_share}: must be at least 0 and below 1; 0.2 is usual")
+    folder = _choose(_checked(root), category)
+    found = _layout_of(folder) or "bare"
+    if layout not in ("auto", found) and not (layout == "folder" and found == "bare"):
+        look = "a bare folder of pictures" if found == "bare" else f"the {found} layout"
+        if not (layout in _SAME_SHAPE and found in _SAME_SHAPE):
+            raise InputError(
+                f"{folder}: not in the {layout} layout, it looks like {look}; leave --layout out"
+            )
+        found = layout
+    if found == "visa":
+        return open_visa(folder, _name(folder), seed, test_share)
+    if found in _SAME_SHAPE:
+        return _open_split(folder, found)
+    if found == "folder":
+        return _open_folder(folder, seed, test_share)
+    return _open_bare(folder)
+
+
+# ---------------------------------------------------------------------------- which folder, which layout
+
+_SAME_SHAPE = ("mvtec", "btad", "loco")  # train/good, test/KIND, ground_truth/KIND; read by the same code
+
+
+def _layout_of(folder: Path) -> str | None:
+    """The layout of one category by its subfolders' names, None for anything else."""
+    if is_visa(folder):
+        return "visa"
+    train = child(folder, "train")
+    good = child(train, *GOOD) if train else None
+    if good is not None:
+        if child(folder, "validation") is not None:
+            return "loco"
+        return "btad" if good.name.casefold() == "ok" else "mvtec"
+    return "folder" if child(folder, *GOOD) is not None else None
+
+
+def _categories(root: Path) -> dict[str, Path]:
+    found = {}
+    for name, path in subfolders(root).items():
+        try:
+            if _layout_of(path):
+                found[name] = path
+        except InputError:  # lost+found and the like; asked for by name it is an error
+            continue
+    return found
+
+
+def _choose(root: Path, category: str | None) -> Path:
+    single = _layout_of(root)
+    if single is not None:
+        if category is None or category == _name(root):
+            return root
+        raise InputError(f"{root}: is itself one category, so it has no {category!r}; leave --category out")
+    categories = _categories(root)
+    if category is not None:
+        if category in categories:
+            return categories[category]
+        if category in subfolders(root):
+            _layout_of(root / category)  # raises if the folder cannot be read
+        if not categories:
+            raise InputError(
+                f"{root}: no category {category!r} here, nor any other; see the layouts in --help"
+            )
+        near = difflib.get_close_matches(category, categories, n=3, cutoff=0.5)
+        hint = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(categories)}"
+        raise InputError(f"{root}: no category {category!r}; {hint}")
+    if len(categories) > 1:
+        names = ", ".join(categories)
+        raise InputError(f"several categories in {root}: {names}; choose one with --category")
+    return next(iter(categories.values()), root)
+
+
+def _checked(root: str | Path) -> Path:
+    folder = Path(root)
+    if not entries(folder):
+        raise InputError(f"{folder}: the folder is empty; give a folder with pictures")
+    return folder
+
+
+def _name(folder: Path) -> str:
+    return Path(os.path.abspath(folder)).name  # "." has a name too
+
+
+# ---------------------------------------------------------------------------------------- the layouts
+
+
+def _open_split(root: Path, layout: str) -> Dataset:
+    """MVTec AD, BTAD, MVTec LOCO and whatever has their shape: ROOT/{train,validation,test}/KIND."""
+    train, test = child(root, "train"), child(root, "test")
+    assert train is not None  # _layout_of has seen it
+    extra = [name for name in subfolders(train) if name.casefold() not in GOOD]
+    if extra:
+        raise InputError(
+            f"{train / extra[0]}: only good pictures can be trained on; move it to {root / 'test'}"
+        )
+    truth = child(root, *MASK_FOLDERS)
+    learnt = _good(train)
+    if not learnt:
+        raise InputError(f"{child(train, *GOOD)}: no pictures to train on; known formats: {known_formats()}")
+    items: list[Item] = []
+    for kind, folder in subfolders(test).items() if test else ():
+        anomalous = kind.casefold() not in GOOD
+        masks = Masks(child(truth, kind) if truth and anomalous else None)
+        for path in pictures_in(folder):
+            found = masks.of([stem(path, folder)]) if anomalous else ()
+            items.append(Item(path, kind, anomalous, found))
+    validation = child(root, "validation")
+    return Dataset(root, _name(root), layout, learnt, tuple(items), _good(validation) if validation else ())
+
+
+def _good(split: Path) -> tuple[Item, ...]:
+    folder = child(split, *GOOD)
+    return tuple(Item(p, folder.name, False) for p in pictures_in(folder)) if folder else ()
+
+
+def _open_folder(root: Path, seed: int, test_share: float) -> Dataset:
+    """good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks beside them or inside."""
+    good = child(root, *GOOD)
+    assert good is not None  # _layout_of has seen it
+    every = subfolders(root)
+    bad = [path for name, path in every.items() if name.casefold() in BAD]
+    known = {good, *bad}
+    others = [p for n, p in every.items() if p not in known and n.casefold() not in MASK_FOLDERS]
+    if not bad and (full := [p.name for p in others if pictures_in(p)]):
+        names = ", ".join(full)
+        raise InputError(
+            f"{root}: beside {good.name} there are {names}; put defects into {root / 'bad'}, by kind"
+        )
+    paths = pictures_in(good)
+    if not paths:
+        raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
+    test = [item for folder in bad for item in _bad(root, folder)]
+    # without defects there is nothing to set false alarms against: every good picture is for training
+    out = held_out([stem(p, good) + p.suffix for p in paths], test_share, seed) if test else set()
+    items = [Item(path, good.name, False) for path in paths]
+    kept = tuple(item for k, item in enumerate(items) if k not in out)
+    return Dataset(root, _name(root), "folder", kept, (*(items[k] for k in sorted(out)), *test))
+
+
+def _bad(root: Path, folder: Path) -> list[Item]:
+    names = (p for p in subfolders(folder).values() if p.name.casefold() in MASK_FOLDERS)
+    inside = list(names)
+    mask_sets = [Masks(p) for p in (child(root, *MASK_FOLDERS), *inside) if p is not None]
+    paths = [p for p in pictures_in(folder) if not any(p.is_relative_to(m) for m in inside)]
+    occurs = Counter(p.stem for p in paths)
+    items = []
+    for path in paths:
+        within = stem(path, folder)
+        spellings = [f"{folder.name}/{within}", within]
+        if occurs[path.stem] == 1:  # a bare name must mean one picture only
+            spellings.append(path.stem)
+        found = next((m for m in (masks.of(spellings) for masks in mask_sets) if m), ())
+        kind = within.split("/")[0] if "/" in within else folder.name
+        items.append(Item(path, kind, True, found))
+    return items
+
+
+def _open_bare(root: Path) -> Dataset:
+    """Good pictures and nothing else. Whatever hints at a split or at defects is refused, not trained on."""
+    paths = pictures_in(root)
+    if not paths:
+        raise InputError(f"{root}: no pictures and no known layout; known formats: {known_formats()}")
+    if _name(root).casefold() in MASK_FOLDERS:
+        raise InputError(f"{root}: a folder of masks, by its name; give the folder that holds it")
+    hints = _hints(path.relative_to(root).parent.parts for path in paths)
+    if hints is not None:
+        reason = "the name hints at a split or at defects, but the folders around it follow no known layout"
+        raise InputError(f"{root / hints}: {reason}; make it train/good and test/KIND, or good beside bad")
+    return Dataset(root, _name(root), "folder", tuple(Item(path, "good", False) for path in paths), ())
+
+
+def _hints(folders: Iterable[tuple[str, ...]]) -> Path | None:
+    telling = {*BAD, *MASK_FOLDERS, "train", "test"}
+    for parts in dict.fromkeys(folders):
+        for depth, name in enumerate(parts):
+            if name.casefold() in telling:
+                return Path(*parts[: depth + 1])
+    return None

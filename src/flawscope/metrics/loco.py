@@ -1,0 +1,115 @@
+"""Saturated per-region overlap (sPRO), the metric of MVTec LOCO AD.
+
+Source: Bergmann et al., "Beyond Dents and Scratches: Logical Constraints in Unsupervised Anomaly Detection
+and Localization", IJCV 130 (2022), and the evaluation code published with the data set. For a
+missing object, say, a large area is marked because the object could be anywhere in it; finding part of it,
+the saturation, is all that can be asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.errors import InputError
+from flawscope.metrics._checks import Pictures, check_limit, check_maps, check_mask, score_dtype
+from flawscope.metrics._ranking import Regions, Scores, overlap_area
+
+# Per picture its regions, each ([H, W] bool, saturation in pixels); [] = good; None = no ground truth
+SaturatedRegions = Sequence[Sequence[tuple[NDArray[np.bool_], float]] | None]
+
+# The paper's main result, and the usual limit of AU-PRO.
+LIMITS = (0.05, 0.3)
+
+
+def au_spro(
+    maps: Pictures, regions: SaturatedRegions, limits: Sequence[float] = LIMITS
+) -> dict[float, float]:
+    """Area under the sPRO curve up to each of `limits`, divided by it.
+
+    `maps`: as for `pixel_metrics`. `regions`: for each picture the list of its regions, one per mask file
+    (not per connected component), as ([H, W] bool mask, saturation in pixels); an empty list for a good
+    picture, None for a picture that takes no part. sPRO is the mean over all regions of min(overlap /
+    saturation, 1) with the saturation capped at the region's area; the false-positive rate is over the pixels
+    outside every region. Regions may overlap. A mask without a pixel (lost in resizing) is no region. The
+    saturation is in pixels of the mask given: see `saturation_pixels`. Same curve and integral as `au_pro`,
+    which it equals where no region saturates early and regions are connected. The paper takes the logical and
+    the structural anomalies apart, each with all good pictures, and averages the two results.
+
+    NaN without a region or without a normal pixel. Raises InputError for NaN in a map, masks that are not
+    bool, shapes that differ, or a saturation that is not above 0.
+    """
+    for limit in limits:
+        check_limit(limit)
+    normal, gathered = _gather(maps, regions)
+    return {float(limit): overlap_area(normal, gathered, limit) for limit in limits}
+
+
+def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: float = 1.0) -> float:
+    """The saturation in pixels of a region of `area` pixels, from its entry in LOCO's `defects_config.json`.
+
+    `threshold` is `saturation_threshold`, `relative` is `relative_saturation`: a share of the area, cut to
+    whole pixels as the published code does (but at least one), or a number of pixels of the original picture,
+    at most the area. `scale` is (pixels of the mask in use) / (pixels of the original mask) where the mask
+    was resized.
+
+    Raises InputError if the area, the threshold or the scale is not above 0.
+    """
+    if min(area, threshold, scale) <= 0:
+        raise InputError(f"area {area}, threshold {threshold} and scale {scale} must all be above 0")
+    if relative:
+        return float(min(max(int(threshold * area), 1), area))
+    return min(threshold * scale, float(area))
+
+
+def _gather(maps: Pictures, regions: SaturatedRegions) -> tuple[Scores, Regions]:
+    """The normal pixels' scores, ascending, and of each region the highest ones, up to its saturation."""
+    chosen = check_maps(maps, regions, "lists of regions")
+    dtype = score_dtype(maps, chosen)
+    # An upper bound, cut below: memory that is never written costs nothing, a list to join would cost twice.
+    normal: NDArray[Any] = np.empty(sum(np.size(maps[i]) for i in chosen), dtype=dtype)
+    normal_end = 0
+    pieces: list[NDArray[Any]] = []
+    shares: list[float] = []
+    divisors: list[float] = []
+    count = 0
+    for i in chosen:
+        values = np.asarray(maps[i])
+        normal_here = np.ones(values.shape, dtype=np.bool_)
+        for j, (given, saturation) in enumerate(regions[i] or ()):
+            name = f"regions[{i}][{j}]"
+            mask = check_mask(given, values.shape, name)
+            if not saturation > 0:
+                raise InputError(f"the saturation of {name} is {saturation}, expected a number above 0")
+            scores = np.sort(values[mask]).astype(dtype, copy=False)
+            if scores.size == 0:
+                continue
+            normal_here &= ~mask
+            count += 1
+            # Once `saturation` pixels are found, more add nothing, so lower ones never count. The last one
+            # that does counts for the fraction that is still missing. Among equal scores it is all one.
+            saturation = min(float(saturation), float(scores.size))
+            whole = math.floor(saturation)
+            end = scores.size - whole
+            for piece, share in ((scores[end:], 1.0), (scores[end - 1 : end], saturation - whole)):
+                if piece.size and share > 0:
+                    pieces.append(piece)
+                    shares.append(share)
+                    divisors.append(saturation)
+        outside = values[normal_here]
+        normal[normal_end : normal_end + outside.size] = outside
+        normal_end += outside.size
+    normal = normal[:normal_end]
+    normal.sort()
+    sizes = np.array([piece.size for piece in pieces], dtype=np.int64)
+    return normal, Regions(
+        scores=np.concatenate([*pieces, normal[:0]]),
+        starts=np.cumsum(sizes) - sizes,
+        shares=np.array(shares, dtype=np.float64),
+        divisors=np.array(divisors, dtype=np.float64),
+        count=count,
+    )

@@ -1,0 +1,327 @@
+"""Fitting PatchCore: features, coreset, memory bank, and a calibration that spends no good picture."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flawscope.calibration import Calibration, from_maps, suspects
+from flawscope.errors import InputError
+from flawscope.features.extract import Load, embed_pictures
+from flawscope.patchcore import coreset, memory
+from flawscope.patchcore.config import Config
+from flawscope.patchcore.model import Model
+from flawscope.progress import Step, silent
+from flawscope.workers import workers
+
+MAX_CALIBRATION = 500  # pictures re-read for calibration when the features did not stay in memory
+
+
+@dataclass
+class Fitted:
+    """What fitting gives. `pictures[i]` is the index, among those given, of calibration score i."""
+
+    model: Model
+    calibration: Calibration
+    pictures: list[int]
+    used: list[int]
+    dropped: list[int] = field(default_factory=list)
+    suspects: list[int] = field(default_factory=list)
+    extra: dict[str, Tensor] = field(default_factory=dict)  # tensors kept beside the model's own
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def fit(
+    config: Config,
+    model: Model,
+    load: Load,
+    count: int,
+    groups: Sequence[int],
+    *,
+    rate: float,
+    drop_suspects: bool = False,
+    start: tuple[Tensor, Tensor] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    step: Step = silent,
+) -> Fitted:
+    """Fill `model` with a memory bank of `count` good pictures and calibrate it.
+
+    Args:
+        load: picture i as [3, H, W] float32, or None where it must be left out (unreadable, a copy).
+        groups: [count], pictures of one and the same part share a number; a picture is never compared with
+            its own group in calibration.
+        rate: target false-alarm rate.
+        drop_suspects: leave out the pictures that do not look good, and select again.
+        start: bank [M, D] and the groups [M] of its elements: a model that is being extended.
+        say: gets lines for a person.
+    """
+    clock = {"start": time.perf_counter()}
+    device = next(model.buffers()).device
+    plan = memory.plan(config, model, count, device)
+    say(plan.line())
+    if plan.shards == 1:
+        fitted = _in_memory(config, model, load, count, groups, rate, drop_suspects, start, say, step, clock)
+    else:
+        if drop_suspects:
+            raise InputError(
+                "--drop-suspects needs all features in memory: give --set memory=GiB, or leave it out"
+            )
+        fitted = _streamed(config, model, load, count, groups, rate, start, plan, say, step, clock)
+    fitted.facts["memory_predicted"] = plan.peak
+    fitted.facts["memory_peak"] = memory.peak_rss()
+    return fitted
+
+
+def bank_size(config: Config, patches: int) -> int:
+    """How many of so many patches are kept."""
+    wanted = config.count if config.count is not None else max(1, round(config.ratio * patches))
+    return max(1, min(wanted, config.cap, patches))
+
+
+# ---------------------------------------------------------------------------------------------- in memory
+
+
+def _in_memory(
+    config: Config,
+    model: Model,
+    load: Load,
+    count: int,
+    groups: Sequence[int],
+    rate: float,
+    drop_suspects: bool,
+    start: tuple[Tensor, Tensor] | None,
+    say: Callable[[str], None],
+    step: Step,
+    clock: dict[str, float],
+) -> Fitted:
+    inside = model.inside.bool()
+    features, used = _collect(model, load, range(count), inside, step)
+    clock["features"] = time.perf_counter()
+    seen = torch.tensor([groups[i] for i in used], device=features.device)
+    result = _select(config, features, seen, start, step)
+    dropped: list[int] = []
+    bank, bank_groups = _bank(features, seen, result, start)
+    model.set_bank(bank)
+    clock["coreset"] = time.perf_counter()
+    scores, maps = _leave_one_out(model, features, seen, bank_groups, result, inside)
+    suspicious = suspects(scores)
+    if drop_suspects and len(suspicious):
+        if len(suspicious) >= len(used):
+            raise InputError("every picture looks suspicious: check the folder of good pictures")
+        dropped = [used[i] for i in suspicious]
+        keep = sorted(set(range(len(used))) - set(suspicious.tolist()))
+        for new, old in enumerate(keep):  # in place: a second copy of the features may not fit
+            features[new] = features[old]
+        features, used, seen = features[: len(keep)], [used[i] for i in keep], seen[keep]
+        say(f"left out {len(dropped)} suspicious pictures; selecting again")
+        result = _select(config, features, seen, start, step)
+        bank, bank_groups = _bank(features, seen, result, start)
+        model.set_bank(bank)
+        scores, maps = _leave_one_out(model, features, seen, bank_groups, result, inside)
+    clock["calibration"] = time.perf_counter()
+    how = "leave-one-group-out" if len(set(seen.tolist())) < len(used) else "leave-one-picture-out"
+    return Fitted(
+        model,
+        from_maps(scores, maps, rate=rate, method=how, precision=config.precision),
+        pictures=used,
+        used=used,
+        dropped=dropped,
+        suspects=dropped or [used[i] for i in suspicious],
+        extra={"bank_groups": bank_groups.int()},
+        facts={
+            "bank": len(bank),
+            "patches": features.shape[0] * features.shape[1],
+            "covering_radius": result.radius,
+            "shards": 1,
+            "seconds": _durations(clock),
+        },
+    )
+
+
+def _collect(
+    model: Model, load: Load, indices: Sequence[int], inside: Tensor, step: Step
+) -> tuple[Tensor, list[int]]:
+    """Features [N, P, D] of the pictures that could be loaded (patches inside the region), and which."""
+    rows = {index: row for row, index in enumerate(indices)}
+    everything = bool(inside.all())
+    patches = int(inside.sum())
+    features = torch.empty(len(indices), patches, model.embedding.width, device=inside.device)
+    got: list[int] = []
+
+    def store(index: int, one: Tensor) -> None:
+        features[rows[index]] = one if everything else one[inside]
+        got.append(index)
+
+    embed_pictures(model, load, list(indices), store, step)
+    used = sorted(got)
+    if not used:
+        raise InputError("none of the pictures can be used: see the reasons above")
+    if len(used) < len(indices):
+        for new, index in enumerate(used):
+            features[new] = features[rows[index]]
+    return features[: len(used)], used
+
+
+def _select(
+    config: Config, features: Tensor, groups: Tensor, start: tuple[Tensor, Tensor] | None, step: Step
+) -> coreset.Coreset:
+    patches = features.shape[0] * features.shape[1]
+    return coreset.select(
+        features.flatten(0, 1),
+        bank_size(config, patches),
+        groups=groups.repeat_interleave(features.shape[1]),
+        start=None if start is None else start[0],
+        start_groups=None if start is None else start[1],
+        progress=lambda done, total: step("coreset", done, total),
+    )
+
+
+def _bank(
+    features: Tensor, groups: Tensor, result: coreset.Coreset, start: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """The bank [M, D] and the group of each element [M]."""
+    bank = features.flatten(0, 1)[result.indices]
+    bank_groups = groups[result.indices // features.shape[1]]
+    if start is not None:
+        bank, bank_groups = torch.cat([start[0], bank]), torch.cat([start[1], bank_groups])
+    return bank, bank_groups
+
+
+def _leave_one_out(
+    model: Model, features: Tensor, groups: Tensor, bank_groups: Tensor, result: coreset.Coreset, inside: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [N] and maps [N, H, W] of every picture against the bank without its own group's elements.
+
+    The patch distances come from the coreset, which kept them beside its own; what is left is Eq. 7 for one
+    patch a picture.
+    """
+    assert result.leave_out is not None
+    distances = result.leave_out.view(features.shape[:2])
+    if not bool(inside.all()):
+        whole = torch.zeros(len(features), len(inside), device=features.device)
+        whole[:, inside] = distances
+        distances = whole
+
+    def one(i: int) -> tuple[float, np.ndarray]:
+        patches = features[i]
+        if len(inside) != len(patches):
+            patches = torch.zeros(len(inside), patches.shape[1], device=patches.device)
+            patches[inside] = features[i]
+        score, drawn = model.score_without(patches, bank_groups == groups[i], distances[i])
+        return float(score), drawn.cpu().numpy()
+
+    return _gather(one, range(len(features)), features.device)
+
+
+def _gather(
+    one: Callable[[int], tuple[float, np.ndarray]], indices: Sequence[int], device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    with workers(device) as each:
+        scored = each(one, indices)
+    return np.array([s for s, _ in scored]), np.stack([m for _, m in scored])
+
+
+# ----------------------------------------------------------------------------------------------- streamed
+
+
+def _streamed(
+    config: Config,
+    model: Model,
+    load: Load,
+    count: int,
+    groups: Sequence[int],
+    rate: float,
+    start: tuple[Tensor, Tensor] | None,
+    plan: memory.Plan,
+    say: Callable[[str], None],
+    step: Step,
+    clock: dict[str, float],
+) -> Fitted:
+    """Merge and reduce: a coreset of every shard of pictures, then a coreset of their union.
+
+    A point is at most its shard's radius from the union and the union at most the last radius from the
+    bank, so their sum bounds the covering radius.
+    """
+    inside = model.inside.bool()
+    final = bank_size(config, count * int(inside.sum()))
+    per_shard = min(final, -(-2 * final // plan.shards))
+    parts, part_groups, used = [], [], []
+    radius = 0.0
+    for shard in range(plan.shards):
+        indices = range(shard * count // plan.shards, (shard + 1) * count // plan.shards)
+        features, got = _collect(model, load, indices, inside, _named(step, f"features {shard + 1}/{plan.shards}"))
+        flat = features.flatten(0, 1)
+        result = coreset.select(
+            flat,
+            min(per_shard, len(flat)),
+            progress=lambda d, t, s=shard: step(f"coreset {s + 1}/{plan.shards}", d, t),  # type: ignore[misc]
+        )
+        parts.append(flat[result.indices].clone())
+        of = torch.tensor([groups[i] for i in got], device=flat.device)
+        part_groups.append(of[result.indices // features.shape[1]])
+        radius = max(radius, result.radius)
+        used += got
+        del features, flat, result
+        gc.collect()
+    clock["features"] = time.perf_counter()
+    union, union_groups = torch.cat(parts), torch.cat(part_groups)
+    del parts
+    result = coreset.select(
+        union,
+        min(final, len(union)),
+        start=None if start is None else start[0],
+        progress=lambda d, t: step("coreset of coresets", d, t),
+    )
+    bank, bank_groups = union[result.indices], union_groups[result.indices]
+    if start is not None:
+        bank, bank_groups = torch.cat([start[0], bank]), torch.cat([start[1], bank_groups])
+    model.set_bank(bank)
+    clock["coreset"] = time.perf_counter()
+    # The features are gone: calibrate on pictures read again, spread over all of them by the seed
+    chosen = used
+    if len(used) > MAX_CALIBRATION:
+        rng = np.random.default_rng(config.seed)
+        chosen = sorted(rng.choice(used, MAX_CALIBRATION, replace=False).tolist())
+    found: dict[int, tuple[float, np.ndarray]] = {}
+
+    def store(index: int, one: Tensor) -> None:
+        score, drawn = model.score_without(one, bank_groups == groups[index])
+        found[index] = (float(score), drawn.cpu().numpy())
+
+    embed_pictures(model, load, chosen, store, step, "calibration")
+    scores = np.array([found[i][0] for i in chosen])
+    maps = np.stack([found[i][1] for i in chosen])
+    clock["calibration"] = time.perf_counter()
+    say(f"covering radius at most {radius + result.radius:.4g} ({plan.shards} shards)")
+    return Fitted(
+        model,
+        from_maps(scores, maps, rate=rate, method="leave-one-picture-out", precision=config.precision),
+        pictures=chosen,
+        used=used,
+        suspects=[chosen[i] for i in suspects(scores)],
+        extra={"bank_groups": bank_groups.int()},
+        facts={
+            "bank": len(bank),
+            "patches": len(used) * int(inside.sum()),
+            "covering_radius": radius + result.radius,
+            "shards": plan.shards,
+            "seconds": _durations(clock),
+        },
+    )
+
+
+def _named(step: Step, stage: str) -> Step:
+    return lambda _, done, total: step(stage, done, total)
+
+
+def _durations(clock: dict[str, float]) -> dict[str, float]:
+    names, times = list(clock), list(clock.values())
+    return {n: round(t - s, 3) for n, s, t in zip(names[1:], times, times[1:], strict=False)}

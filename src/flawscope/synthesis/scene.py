@@ -1,0 +1,246 @@
+"""Drawing with light: coordinates, shapes, and the flaws that the drawn categories share.
+
+A canvas is `[H, W, 3]` float32 in 0..255. Lengths are in units of a 320th of the picture's side, so that a
+scene looks the same at any size; shapes are signed distances in units (negative inside), which makes edges
+smooth without drawing larger and shrinking.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.synthesis.masks import Mask, draw_centre, line_coverage
+from flawscope.synthesis.noise import Floats, fractal_noise
+
+UNITS = 320
+LIGHT = (-0.6, -0.8)  # where the light comes from: (right, down)
+
+
+class Flaw(NamedTuple):
+    """A defect to draw: its name, 0 (easy to see) .. 1 (hard), and the generator of all its details."""
+
+    name: str
+    difficulty: float
+    rng: np.random.Generator
+
+    def grade(self, easy: float, hard: float) -> float:
+        """The value for this difficulty, on a geometric scale, up to a tenth off."""
+        value = easy * (hard / easy) ** self.difficulty
+        return float(value * self.rng.uniform(0.92, 1.08))
+
+
+class Frame(NamedTuple):
+    """The coordinates of an object in a picture: `u` right and `v` down from its centre, in units."""
+
+    u: Floats
+    v: Floats
+    scale: float  # pixels per unit
+    angle: float
+    shift: tuple[float, float]
+
+    def pixel(self, u: float, v: float) -> tuple[float, float]:
+        """Where a point lies in the picture: (row, column) in pixels."""
+        cos, sin = math.cos(self.angle), math.sin(self.angle)
+        x = cos * u - sin * v + UNITS / 2 + self.shift[0]
+        y = sin * u + cos * v + UNITS / 2 + self.shift[1]
+        return y * self.scale, x * self.scale
+
+
+def place(size: int, rng: np.random.Generator, *, shift: float, degrees: float) -> Frame:
+    """A frame moved by up to `shift` units and turned by up to `degrees` either way."""
+    dx, dy = (float(d) for d in rng.uniform(-shift, shift, 2))
+    angle = math.radians(float(rng.uniform(-degrees, degrees)))
+    scale = size / UNITS
+    y, x = np.ogrid[:size, :size]
+    right = ((x + 0.5) / scale - UNITS / 2 - dx).astype(np.float32)
+    down = ((y + 0.5) / scale - UNITS / 2 - dy).astype(np.float32)
+    cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
+    return Frame(cos * right + sin * down, cos * down - sin * right, scale, angle, (dx, dy))
+
+
+def around(
+    canvas: Floats, frame: Frame, centre: tuple[float, float], reach: float
+) -> tuple[Floats, Floats, Floats]:
+    """The canvas, `u` and `v` near a point, as far as `reach` units: views of the canvas, `u` and `v` from
+    the point. Small parts are drawn in it."""
+    row, column = frame.pixel(*centre)
+    half = reach * frame.scale + 2
+    rows = slice(max(0, int(row - half)), max(0, int(row + half) + 1))
+    columns = slice(max(0, int(column - half)), max(0, int(column + half) + 1))
+    u, v = frame.u[rows, columns], frame.v[rows, columns]
+    return canvas[rows, columns], u - np.float32(centre[0]), v - np.float32(centre[1])
+
+
+def rounded_box(u: Floats, v: Floats, half: tuple[float, float], radius: float) -> Floats:
+    """Signed distance from a rectangle of half sides `half` with round corners."""
+    a, b = np.abs(u) - (half[0] - radius), np.abs(v) - (half[1] - radius)
+    outside = np.hypot(np.maximum(a, 0), np.maximum(b, 0))
+    return np.asarray(outside + np.minimum(np.maximum(a, b), 0) - radius, np.float32)
+
+
+def hexagon(u: Floats, v: Floats, radius: float, angle: float) -> Floats:
+    """Signed distance (exact on the sides) from a hexagon of inner `radius`."""
+    turn = np.arctan2(v, u) - angle
+    turn = np.mod(turn, np.pi / 3) - np.pi / 6
+    return np.asarray(np.hypot(u, v) * np.cos(turn) - radius, np.float32)
+
+
+def cover(distance: NDArray[np.floating], scale: float) -> Floats:
+    """How much of each pixel a shape covers, 0..1, from its signed distance in units."""
+    return np.asarray(np.clip(0.5 - distance * np.float32(scale), 0, 1), np.float32)
+
+
+def smooth(value: NDArray[np.floating]) -> Floats:
+    """Smooth step over 0..1."""
+    value = np.clip(value, 0, 1)
+    return np.asarray(value * value * (3 - 2 * value), np.float32)
+
+
+def lit(u: Floats, v: Floats) -> Floats:
+    """How much a slope that faces away from the origin catches the light, -1..1."""
+    radius = np.maximum(np.hypot(u, v), 1e-3)
+    return np.asarray((u * LIGHT[0] + v * LIGHT[1]) / radius, np.float32)
+
+
+def lay(canvas: Floats, colour: NDArray[np.floating], opacity: NDArray[np.floating]) -> None:
+    """Lay a colour (`[3]` or `[H, W, 3]`) over the canvas, in place."""
+    canvas += opacity[..., None] * (np.asarray(colour, np.float32) - canvas)
+
+
+def sensor(canvas: Floats, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Light as a camera gives it: brightness within 5 %, uneven light, a vignette, shot and read noise."""
+    height, width = canvas.shape[:2]
+    y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    tilt = rng.normal(0, 0.02, 2)
+    light = (
+        float(rng.uniform(0.95, 1.05)) * (1 + tilt[0] * x + tilt[1] * y) * (1 - 0.09 * (x * x + y * y) / 2)
+    )
+    exposed = canvas * light[..., None].astype(np.float32)
+    grain = rng.standard_normal(canvas.shape, np.float32)
+    grain += rng.standard_normal((height, width, 1), np.float32)  # brightness noise is stronger than colour
+    exposed += grain * (0.5 + 0.06 * np.sqrt(np.maximum(exposed, 0)))
+    return np.asarray(np.clip(np.rint(exposed), 0, 255), np.uint8)
+
+
+def _about(canvas: Floats, centre: tuple[int, int]) -> tuple[Floats, Floats]:
+    y, x = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
+    return (x - centre[1]).astype(np.float32), (y - centre[0]).astype(np.float32)
+
+
+def draw_stain(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, tint: tuple[float, ...]) -> None:
+    """Something has dried on the surface: a soft tinge, darker at its edge; the surface shows through."""
+    rng = flaw.rng
+    x, y = _about(canvas, draw_centre(allowed, rng))
+    radius = flaw.grade(36, 13) * scale
+    angle, aspect = rng.uniform(0, np.pi), math.exp(rng.uniform(0, 0.35))
+    along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    distance = np.hypot(along / aspect, across * aspect) / np.float32(radius)
+    distance = distance * np.exp(0.55 * fractal_noise(distance.shape, (8, 8), rng, octaves=3))
+    strength = smooth((1.05 - distance) / 0.3) * (0.75 + 0.4 * np.exp(-(((distance - 0.86) / 0.09) ** 2)))
+    strength *= (1 + 0.25 * fractal_noise(distance.shape, (12, 12), rng, octaves=2)) * flaw.grade(0.6, 0.17)
+    canvas *= 1 - strength[..., None] * (1 - np.asarray(tint, np.float32))
+
+
+def draw_scratch(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
+    """A groove: a bright flank, a dark one beside it, running out at both ends."""
+    rng = flaw.rng
+    row, column = draw_centre(allowed, rng)
+    length, angle = flaw.grade(130, 45) * scale, rng.uniform(0, 2 * np.pi)
+    along = np.linspace(-0.5, 0.5, 40)
+    heading = angle + rng.normal(0, 0.35) * along
+    path = np.cumsum(np.stack([np.sin(heading), np.cos(heading)], 1) * length / 40, 0)
+    path += np.asarray([row + 0.5, column + 0.5]) - path[20]
+    widths = flaw.grade(2.0, 1.0) * scale * (1 - 0.75 * np.abs(2 * along) ** 3)
+    bright = line_coverage(allowed.shape, path, widths)
+    normal = np.asarray([np.cos(angle), -np.sin(angle)]) * (0.9 * widths.max())
+    normal *= (
+        1 if normal @ (LIGHT[1], LIGHT[0]) > 0 else -1
+    )  # the flank that faces away lies nearer the light
+    dark = line_coverage(allowed.shape, path + normal, 0.9 * widths)
+    contrast = flaw.grade(85, 34)
+    canvas += ((contrast * bright - 0.9 * contrast * dark * (1 - bright)) * allowed)[..., None]
+
+
+def draw_dent(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
+    """A dimple: its wall towards the light is in shade, the other one shines."""
+    rng = flaw.rng
+    x, y = _about(canvas, draw_centre(allowed, rng))
+    sigma = flaw.grade(9, 3.6) * scale
+    angle, aspect = rng.uniform(0, np.pi), math.exp(rng.uniform(0, 0.3))
+    along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    bowl = np.exp(-0.5 * ((along / aspect) ** 2 + (across * aspect) ** 2) / sigma**2)
+    wall = -(x * LIGHT[0] + y * LIGHT[1]) / sigma * bowl * math.exp(0.5)
+    shine = np.maximum(wall, 0) ** 3
+    amplitude = flaw.grade(95, 32)
+    canvas += ((amplitude * (0.8 * wall + 0.35 * shine) - 0.15 * amplitude * bowl) * allowed)[..., None]
+
+
+def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
+    """A particle that does not belong here, with its shadow."""
+    rng = flaw.rng
+    centre = draw_centre(allowed, rng)
+    radius = flaw.grade(8.5, 2.4) * scale
+    ripple = np.exp(0.6 * fractal_noise((48, 48), (4, 4), rng, octaves=3))
+    turn = rng.uniform(0, np.pi)
+    aspect = math.exp(rng.uniform(0.1, 0.6))
+    colours = ((38, 30, 26), (92, 54, 30), (150, 44, 36), (236, 232, 222), (46, 84, 60))
+    colour = np.asarray(colours[int(rng.integers(len(colours)))], np.float32)
+    for offset, ink, opacity, soft in ((0.45, np.zeros(3), 0.4, 0.8), (0.0, colour, 1.0, 0.0)):
+        x, y = _about(canvas, centre)
+        x, y = x + offset * radius * LIGHT[0], y + offset * radius * LIGHT[1]
+        angle = np.arctan2(y, x)
+        along, across = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
+        uneven = ripple[((angle + np.pi) * 7.6).astype(int), 24]  # one value per direction
+        distance = np.hypot(along / aspect, across * aspect) * uneven
+        edge = cover(distance - np.float32(radius), 1 / (1 + soft * radius))
+        facet = 1 + 0.5 * lit(x, y) * smooth(distance / np.float32(radius))
+        lay(canvas, facet[..., None] * ink.astype(np.float32), opacity * edge)
+
+
+def draw_crack(canvas: Floats, start: tuple[float, float], heading: float, flaw: Flaw, scale: float) -> None:
+    """A jagged break with branches that starts at `start` (row, column in pixels) and thins out."""
+    rng = flaw.rng
+    length, width = flaw.grade(78, 34) * scale, flaw.grade(2.6, 1.3) * scale
+    depth, lighter = flaw.grade(150, 55), flaw.grade(34, 10)
+
+    def run(origin: NDArray[np.float64], angle: float, reach: float) -> NDArray[np.float64]:
+        count = max(4, int(reach / (4.5 * scale)))
+        turns = angle + np.cumsum(rng.normal(0, 0.16, count)) + rng.normal(0, 0.5, count)
+        steps = np.stack([np.sin(turns), np.cos(turns)], 1) * (reach / count)
+        return np.vstack([origin, origin + np.cumsum(steps, 0)])
+
+    trunk = run(np.asarray(start, np.float64), heading, length)
+    coverage = line_coverage(canvas.shape[:2], trunk, width * np.linspace(1, 0.35, len(trunk)))
+    for _ in range(int(rng.integers(1, 4))):
+        root = trunk[int(rng.integers(len(trunk) // 4, len(trunk) - 1))]
+        side = float(rng.choice([-1.0, 1.0]) * rng.uniform(0.5, 1.0))
+        twig = run(root, heading + side, length * float(rng.uniform(0.15, 0.4)))
+        taper = 0.6 * width * np.linspace(1, 0.3, len(twig))
+        coverage = np.maximum(coverage, line_coverage(canvas.shape[:2], twig, taper))
+    step = max(1, round(scale))
+    rim = np.roll(coverage, (step, step), (0, 1)) * (1 - coverage)
+    canvas += (lighter * rim - depth * coverage)[..., None]
+    np.maximum(canvas, 8, out=canvas)
+
+
+def draw_thread(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, colour: tuple[float, ...]) -> None:
+    """A loose piece of yarn that lies on the surface and throws a shadow."""
+    rng = flaw.rng
+    row, column = draw_centre(allowed, rng)
+    length, width = flaw.grade(150, 42) * scale, flaw.grade(4.2, 1.9) * scale
+    along = np.linspace(0, 1, 60)
+    bends = rng.normal(0, 1.6, 3)
+    heading = rng.uniform(0, 2 * np.pi) + sum(
+        b * np.sin((i + 1.5) * along + rng.uniform(0, 6)) for i, b in enumerate(bends)
+    )
+    path = np.cumsum(np.stack([np.sin(heading), np.cos(heading)], 1) * length / 60, 0)
+    path += np.asarray([row + 0.5, column + 0.5]) - path[30]
+    widths = np.full(60, width)
+    shadow = line_coverage(allowed.shape, path + 0.7 * width, 1.3 * widths)
+    canvas *= 1 - 0.45 * shadow[..., None]
+    lay(canvas, np.asarray(colour) * 0.72, line_coverage(allowed.shape, path, widths))
+    lay(canvas, np.asarray(colour), line_coverage(allowed.shape, path - 0.15 * width, 0.55 * widths))

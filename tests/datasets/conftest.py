@@ -1,0 +1,66 @@
+"""Small pictures with a texture of their own, and where the reference data lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Save = Callable[..., Path]
+
+
+def texture(seed: int, side: int = 48) -> np.ndarray:
+    """[side, side, 3] uint8: blobs that no other seed gives."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+    return np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def save() -> Save:
+    """save(path, seed=..., pixels=...) writes a picture, in the format of its suffix; returns the path."""
+    count = iter(range(1000, 100_000))
+
+    def write(path: Path, pixels: np.ndarray | None = None, seed: int | None = None, side: int = 48) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if pixels is None:
+            pixels = texture(next(count) if seed is None else seed, side)
+        Image.fromarray(pixels).save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def mask() -> np.ndarray:
+    marked = np.zeros((48, 48), np.uint8)
+    marked[10:20, 10:20] = 255
+    return marked
+
+
+@pytest.fixture
+def mvtec(tmp_path: Path, save: Save, mask: np.ndarray) -> Path:
+    """A clean category: 20 to train on, 2 good and 2 × 2 defective to test, all masks there."""
+    root = tmp_path / "widget"
+    for k in range(20):
+        save(root / f"train/good/{k:03}.png")
+    for k in range(2):
+        save(root / f"test/good/{k:03}.png")
+        for kind in ("bent", "cut"):
+            save(root / f"test/{kind}/{k:03}.png")
+            save(root / f"ground_truth/{kind}/{k:03}_mask.png", mask)
+    return root
+
+
+@pytest.fixture
+def reference_data() -> Path:
+    """MVTec AD as far as it is at hand: $FLAWSCOPE_DATA, or shared/data beside the repository."""
+    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
+    data = Path(os.environ.get("FLAWSCOPE_DATA", beside))
+    if not (data / "mvtec").is_dir():
+        pytest.skip(f"no reference data in {data}")
+    return data / "mvtec"

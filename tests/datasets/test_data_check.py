@@ -1,0 +1,194 @@
+"""Every fault is planted here, so the findings are known exactly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawscope.datasets import open_dataset
+from flawscope.datasets.check import check
+from flawscope.errors import InputError
+
+
+def found(root, **options) -> list[tuple[str, str, str, tuple[str, ...]]]:
+    return [(f.severity, f.code, f.subject, f.others) for f in check(root, **options).findings]
+
+
+def test_a_clean_set_has_no_findings(mvtec):
+    report = check(mvtec)
+    assert report.findings == ()
+    assert report.ok
+    assert report.counts == (
+        ("train", "good", 20),
+        ("test", "good", 2),
+        ("test", "bent", 2),
+        ("test", "cut", 2),
+    )
+    assert report.sizes == ((48, 48, 26),)
+    assert report.modes == (("colour", 26),)
+    assert report.lines()[-1] == "nothing found"
+
+
+def test_the_data_set_itself_may_be_given(mvtec):
+    assert check(open_dataset(mvtec)) == check(mvtec)
+    assert check(mvtec.parent, category="widget").to_dict() == check(mvtec).to_dict()
+
+
+def test_unreadable_files_each_have_a_reason(mvtec):
+    (mvtec / "train/good/003.png").write_bytes(b"no picture")
+    whole = (mvtec / "test/cut/001.png").read_bytes()
+    (mvtec / "test/cut/001.png").write_bytes(whole[: len(whole) // 2])
+    report = check(mvtec)
+    assert found(mvtec) == [
+        ("error", "unreadable", "test/cut/001.png", ()),
+        ("error", "unreadable", "train/good/003.png", ()),
+    ]
+    assert not report.ok
+    assert all(f.message and str(mvtec) not in f.message for f in report.findings)
+
+
+def test_the_same_pixels_in_train_and_test(mvtec):
+    picture = Image.open(mvtec / "train/good/007.png")
+    picture.save(mvtec / "test/good/other_name.bmp")
+    assert found(mvtec) == [
+        ("error", "in-two-splits", "train/good/007.png", ("test/good/other_name.bmp",)),
+    ]
+
+
+def test_copies_within_one_split(mvtec):
+    for name in ("a.png", "b.png"):
+        shutil.copy(mvtec / "train/good/000.png", mvtec / "train/good" / name)
+    assert found(mvtec) == [
+        ("warning", "copy", "train/good/000.png", ("train/good/a.png", "train/good/b.png")),
+    ]
+
+
+def test_good_and_defective_at_once(mvtec):
+    shutil.copy(mvtec / "test/good/000.png", mvtec / "test/bent/001.png")
+    assert found(mvtec) == [("error", "good-and-bad", "test/bent/001.png", ("test/good/000.png",))]
+
+
+def test_masks(mvtec, save, mask):
+    truth = mvtec / "ground_truth"
+    (truth / "bent/000_mask.png").unlink()
+    save(truth / "bent/001_mask.png", np.zeros_like(mask))
+    save(truth / "cut/000_mask.png", mask[::2])
+    save(truth / "cut/001_mask.png", mask[::2, ::2])
+    save(truth / "cut/555_mask.png", mask)
+    save(truth / "good/000_mask.png", np.zeros_like(mask))  # some sets have these; nothing is wrong
+    assert found(mvtec) == [
+        ("error", "mask-size", "ground_truth/cut/000_mask.png", ()),  # another shape
+        ("warning", "mask-empty", "ground_truth/bent/001_mask.png", ()),
+        ("warning", "mask-missing", "test/bent/000.png", ()),
+        ("warning", "mask-size", "ground_truth/cut/001_mask.png", ()),  # half the size, same shape
+        ("warning", "mask-stray", "ground_truth/cut/555_mask.png", ()),
+    ]
+
+
+def test_a_broken_mask(mvtec):
+    (mvtec / "ground_truth/cut/000_mask.png").write_bytes(b"")
+    assert found(mvtec) == [("error", "mask-unreadable", "ground_truth/cut/000_mask.png", ())]
+
+
+def test_no_masks_at_all_is_one_note(mvtec):
+    shutil.rmtree(mvtec / "ground_truth")
+    assert found(mvtec) == [("note", "no-masks", ".", ())]
+
+
+def test_of_several_masks_one_may_be_empty(tmp_path, save, mask):
+    for k in range(20):
+        save(tmp_path / f"train/good/{k}.png")
+    save(tmp_path / "validation/good/0.png")
+    save(tmp_path / "test/good/0.png")
+    save(tmp_path / "test/logical_anomalies/0.png")
+    save(tmp_path / "ground_truth/logical_anomalies/0/000.png", mask)
+    save(tmp_path / "ground_truth/logical_anomalies/0/001.png", np.zeros_like(mask))
+    assert found(tmp_path) == []
+
+
+def test_mixed_sizes_and_modes(mvtec, save):
+    save(mvtec / "train/good/wide.png", seed=1, side=64)
+    grey = np.asarray(Image.open(save(mvtec / "x.png", seed=2)).convert("L"))
+    (mvtec / "x.png").unlink()
+    save(mvtec / "train/good/grey.png", grey)
+    save(mvtec / "train/good/deep.png", grey.astype(np.uint16) * 16 + np.arange(48, dtype=np.uint16))
+    report = check(mvtec, near=False)
+    assert [(f.code, f.message) for f in report.findings] == [
+        ("mixed-modes", "different kinds of pixels: colour (27), 16-bit grey (1), grey (1)"),
+        ("mixed-sizes", "2 picture sizes: 48x48 (28), 64x64 (1)"),
+    ]
+
+
+def test_a_picture_of_nothing(mvtec, save):
+    save(mvtec / "train/good/dark.png", np.full((48, 48, 3), 3, np.uint8))
+    assert found(mvtec) == [("warning", "plain", "train/good/dark.png", ())]
+
+
+def test_files_that_take_no_part(mvtec, save):
+    save(mvtec / "preview.png")
+    save(mvtec / "old/1.png")
+    save(mvtec / "old/2.png")
+    (mvtec / "train/good/phone.HEIC").touch()
+    (mvtec / "readme.txt").touch()
+    assert found(mvtec) == [
+        ("warning", "unknown-format", "train/good", ()),
+        ("note", "unused", ".", ()),
+        ("note", "unused", "old", ()),
+    ]
+
+
+def test_few_pictures_and_nothing_to_test(tmp_path, save):
+    for k in range(3):
+        save(tmp_path / f"{k}.png")
+    report = check(tmp_path)
+    assert [f.code for f in report.findings] == ["few", "no-test"]
+    assert "no false-alarm rate below 25%" in report.findings[0].message
+    assert report.ok
+
+
+def test_nearly_the_same_in_train_and_test(mvtec, save):
+    picture = Image.open(save(mvtec / "train/good/big.png", seed=5, side=256))
+    picture.save(mvtec / "test/good/again.jpg", quality=60)
+    picture.resize((248, 248)).save(mvtec / "train/good/smaller.png")
+    report = check(mvtec)
+    findings = [f for f in report.findings if f.code != "mixed-sizes"]
+    assert [(f.severity, f.code, f.subject, f.others) for f in findings] == [
+        (
+            *("warning", "nearly-in-two-splits", "train/good/big.png"),
+            ("train/good/smaller.png", "test/good/again.jpg"),
+        )
+    ]
+    assert [f.code for f in check(mvtec, near=False).findings] == ["mixed-sizes"]
+
+
+def test_report_for_people_and_machines(mvtec):
+    for k in range(7):
+        (mvtec / f"train/good/{k:03}.png").write_bytes(b"")
+    report = check(mvtec)
+    lines = report.lines()
+    assert sum(line.startswith("error: train/good/") for line in lines) == 5
+    assert "error: unreadable: 2 more of these" in lines
+    assert lines[-1].startswith("7 errors")
+    assert not any("\n" in line for line in lines)
+    data = report.to_dict()
+    assert json.loads(json.dumps(data)) == data
+    assert data["ok"] is False
+    assert data["totals"]["error"] == 7
+    assert data["findings"][0].keys() == {"severity", "code", "subject", "message", "remedy", "others"}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_progress_and_workers_change_nothing(mvtec, workers):
+    calls: list[tuple[int, int]] = []
+    report = check(mvtec, workers=workers, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(k, 26) for k in range(1, 27)]
+    assert report == check(mvtec)
+
+
+def test_nothing_to_check_is_an_input_error(tmp_path):
+    with pytest.raises(InputError):
+        check(tmp_path / "nowhere")

@@ -1,0 +1,409 @@
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from flawscope.datasets import Dataset, find_categories, open_dataset
+from flawscope.datasets.dataset import held_out
+from flawscope.errors import InputError
+
+
+def names(dataset: Dataset, split: str) -> list[tuple[str, str, bool, tuple[str, ...]]]:
+    """(path, kind, anomalous, masks) of every item, with paths relative to the category."""
+    return [
+        (dataset.relative(i.path), i.kind, i.anomalous, tuple(dataset.relative(m) for m in i.masks))
+        for i in dataset.splits[split]
+    ]
+
+
+def refused(root, *args, **options) -> str:
+    with pytest.raises(InputError) as caught:
+        open_dataset(root, *args, **options)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+# ------------------------------------------------------------------------------------------------- MVTec AD
+
+
+def test_mvtec(mvtec):
+    dataset = open_dataset(mvtec)
+    assert (dataset.layout, dataset.category, dataset.root) == ("mvtec", "widget", mvtec)
+    assert len(dataset.train) == 20
+    assert not any(item.anomalous for item in dataset.train)
+    assert names(dataset, "test") == [
+        ("test/bent/000.png", "bent", True, ("ground_truth/bent/000_mask.png",)),
+        ("test/bent/001.png", "bent", True, ("ground_truth/bent/001_mask.png",)),
+        ("test/cut/000.png", "cut", True, ("ground_truth/cut/000_mask.png",)),
+        ("test/cut/001.png", "cut", True, ("ground_truth/cut/001_mask.png",)),
+        ("test/good/000.png", "good", False, ()),
+        ("test/good/001.png", "good", False, ()),
+    ]
+    assert dataset.kinds == ("good", "bent", "cut")
+    assert dataset.has_masks
+    assert dataset.validation == ()
+
+
+def test_the_class_is_the_folder_not_a_substring(tmp_path, save, mask):
+    root = tmp_path / "home/tester/goods/test/good/bad/part"
+    save(root / "train/good/testgood.png")
+    save(root / "test/not_good/good_test.png")
+    save(root / "ground_truth/not_good/good_test.png", mask)
+    save(root / "test/good/bad.png")
+    dataset = open_dataset(root)
+    assert names(dataset, "test") == [
+        ("test/good/bad.png", "good", False, ()),
+        ("test/not_good/good_test.png", "not_good", True, ("ground_truth/not_good/good_test.png",)),
+    ]
+
+
+def test_suffixes_may_differ_and_shout(tmp_path, save, mask):
+    save(tmp_path / "p/train/good/1.JPG")
+    save(tmp_path / "p/test/dent/a.1.JPEG")
+    save(tmp_path / "p/test/dent/b.BMP")
+    save(tmp_path / "p/ground_truth/dent/a.1_mask.PNG", mask)
+    save(tmp_path / "p/ground_truth/dent/b.tif", mask)
+    found = names(open_dataset(tmp_path / "p"), "test")
+    assert [masks for *_, masks in found] == [
+        ("ground_truth/dent/a.1_mask.PNG",),
+        ("ground_truth/dent/b.tif",),
+    ]
+
+
+def test_a_missing_mask_leaves_the_others(mvtec):
+    (mvtec / "ground_truth/bent/000_mask.png").unlink()
+    masks = [len(item.masks) for item in open_dataset(mvtec).test if item.anomalous]
+    assert masks == [0, 1, 1, 1]
+
+
+def test_litter_is_passed_over(mvtec, save):
+    before = open_dataset(mvtec)
+    for name in ("._000.png", ".DS_Store", "Thumbs.db", "notes.txt", ".hidden/0.png", "@eaDir/000.png"):
+        file = mvtec / "train/good" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"litter")
+    assert open_dataset(mvtec) == before
+
+
+def test_training_without_test(tmp_path, save):
+    save(tmp_path / "p/train/good/1.png")
+    dataset = open_dataset(tmp_path / "p")
+    assert (len(dataset.train), dataset.test, dataset.has_masks) == (1, (), False)
+
+
+def test_defects_are_not_trained_on(mvtec, save):
+    save(mvtec / "train/scratch/0.png")
+    assert "only good pictures can be trained on" in refused(mvtec)
+
+
+def test_natural_order(tmp_path, save):
+    for name in ("part10.png", "part9.png", "Part2.png", "part09.png"):
+        save(tmp_path / "p/train/good" / name)
+    paths = [item.path.name for item in open_dataset(tmp_path / "p").train]
+    assert paths == ["Part2.png", "part09.png", "part9.png", "part10.png"]
+
+
+# ------------------------------------------------------------------------------------------- BTAD and LOCO
+
+
+def test_btad(tmp_path, save, mask):
+    save(tmp_path / "01/train/ok/0000.bmp")
+    save(tmp_path / "01/test/ok/0000.bmp")
+    save(tmp_path / "01/test/ko/0000.bmp")
+    save(tmp_path / "01/ground_truth/ko/0000.png", mask)
+    save(tmp_path / "02/train/ok/0000.png")
+    assert find_categories(tmp_path) == ["01", "02"]
+    dataset = open_dataset(tmp_path, "01")
+    assert dataset.layout == "btad"
+    assert dataset.kinds == ("ok", "ko")
+    assert names(dataset, "test")[0] == ("test/ko/0000.bmp", "ko", True, ("ground_truth/ko/0000.png",))
+
+
+def test_loco_has_validation_and_several_masks(tmp_path, save, mask):
+    root = tmp_path / "pushpins"
+    for split in ("train", "validation", "test"):
+        save(root / split / "good/000.png")
+    for kind in ("logical_anomalies", "structural_anomalies"):
+        save(root / "test" / kind / "000.png")
+        for part in ("000", "001", "010"):
+            save(root / "ground_truth" / kind / "000" / f"{part}.png", mask)
+    dataset = open_dataset(root)
+    assert dataset.layout == "loco"
+    assert names(dataset, "validation") == [("validation/good/000.png", "good", False, ())]
+    folder = "ground_truth/logical_anomalies/000"
+    assert dataset.test[1].masks == tuple(root / folder / f"{n}.png" for n in ("000", "001", "010"))
+    assert dataset.kinds == ("good", "logical_anomalies", "structural_anomalies")
+
+
+# ----------------------------------------------------------------------------------------------------- VisA
+
+
+@pytest.fixture
+def visa(tmp_path, save, mask) -> Path:
+    root = tmp_path / "VisA"
+    for k in range(10):
+        save(root / f"candle/Data/Images/Normal/{k:04}.JPG")
+    for k in range(3):
+        save(root / f"candle/Data/Images/Anomaly/{k:03}.JPG")
+        save(root / f"candle/Data/Masks/Anomaly/{k:03}.png", mask)
+    save(root / "pcb1/Data/Images/Normal/0000.JPG")
+    return root
+
+
+def table(root: Path, *rows: str, head: str = "object,split,label,image,mask") -> None:
+    (root / "split_csv").mkdir(exist_ok=True)
+    (root / "split_csv/1cls.csv").write_text("\n".join((head, *rows)) + "\n")
+
+
+def test_visa_without_table_is_split_by_seed(visa):
+    dataset = open_dataset(visa, "candle", seed=3)
+    assert dataset.layout == "visa"
+    assert (len(dataset.train), len(dataset.test)) == (8, 5)
+    assert dataset.kinds == ("Normal", "Anomaly")
+    assert [dataset.relative(m) for i in dataset.test for m in i.masks] == [
+        f"Data/Masks/Anomaly/00{k}.png" for k in range(3)
+    ]
+
+
+def test_visa_table_decides(visa):
+    table(
+        visa,
+        "candle,train,normal,candle/Data/Images/Normal/0003.JPG,",
+        "candle,test,anomaly,candle/Data/Images/Anomaly/001.JPG,candle/Data/Masks/Anomaly/001.png",
+        "candle,test,normal,candle/Data/Images/Normal/0000.JPG,",
+        "pcb1,train,normal,pcb1/Data/Images/Normal/0000.JPG,",
+    )
+    expected = [("Data/Images/Normal/0003.JPG", "Normal", False, ())]
+    for dataset in (open_dataset(visa, "candle"), open_dataset(visa / "candle")):
+        assert names(dataset, "train") == expected
+        assert names(dataset, "test") == [
+            ("Data/Images/Normal/0000.JPG", "Normal", False, ()),
+            ("Data/Images/Anomaly/001.JPG", "Anomaly", True, ("Data/Masks/Anomaly/001.png",)),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("candle,train,normal,candle/Data/Images/Normal/9999.JPG,", "there is no"),
+        ("candle,train,normal,candle/../../etc/passwd.png,", "does not lie in candle/"),
+        ("candle,train,normal,/etc/passwd.png,", "does not lie in candle/"),
+        ("candle,train,anomaly,candle/Data/Images/Anomaly/001.JPG,", "an anomalous picture to train on"),
+        ("candle,training,normal,candle/Data/Images/Normal/0000.JPG,", "not a known split"),
+        ("pcb1,train,normal,pcb1/Data/Images/Normal/0000.JPG,", "lists no training pictures"),
+    ],
+)
+def test_visa_table_with_a_fault(visa, row, reason):
+    table(visa, row)
+    assert reason in refused(visa, "candle")
+
+
+def test_visa_table_without_a_column(visa):
+    table(visa, head="object,split,label,image")
+    assert "column 'mask' is missing" in refused(visa, "candle")
+
+
+def test_visa_converted_to_mvtec_is_mvtec(tmp_path, save, mask):
+    save(tmp_path / "candle/train/good/0.JPG")
+    save(tmp_path / "candle/test/good/1.JPG")
+    save(tmp_path / "candle/test/bad/2.JPG")
+    save(tmp_path / "candle/ground_truth/bad/2.png", mask)
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, dataset.kinds, dataset.has_masks) == ("mvtec", ("good", "bad"), True)
+
+
+# --------------------------------------------------------------------------------------------------- folder
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        *[("good", "bad"), ("Good", "BAD"), ("ok", "ko"), ("OK", "NOK"), ("normal", "abnormal")],
+        *[("Normal", "Anomaly"), ("good", "defect"), ("good", "Defective")],
+    ],
+)
+def test_good_and_bad_by_any_name(tmp_path, save, good, bad):
+    for k in range(10):
+        save(tmp_path / good / f"{k}.png")
+    save(tmp_path / bad / "x.png")
+    dataset = open_dataset(tmp_path)
+    assert dataset.layout == "folder"
+    assert (len(dataset.train), len(dataset.test)) == (8, 3)
+    assert dataset.kinds == (good, bad)
+
+
+def test_kinds_and_masks_of_a_folder(tmp_path, save, mask):
+    save(tmp_path / "good/0.png")
+    for name in ("plain.png", "scratch/7.png", "scratch/deep/8.png", "dent/7.png"):
+        save(tmp_path / "bad" / name)
+    for name in ("plain_mask.png", "scratch/7.png", "8.bmp", "bad/dent/7.png"):
+        save(tmp_path / "masks" / name, mask)
+    dataset = open_dataset(tmp_path, test_share=0)
+    assert names(dataset, "test") == [
+        ("bad/dent/7.png", "dent", True, ("masks/bad/dent/7.png",)),
+        ("bad/plain.png", "bad", True, ("masks/plain_mask.png",)),
+        ("bad/scratch/7.png", "scratch", True, ("masks/scratch/7.png",)),
+        ("bad/scratch/deep/8.png", "scratch", True, ("masks/8.bmp",)),
+    ]
+
+
+def test_a_bare_stem_that_means_two_pictures_gives_neither_a_mask(tmp_path, save, mask):
+    save(tmp_path / "good/0.png")
+    save(tmp_path / "bad/a/7.png")
+    save(tmp_path / "bad/b/7.png")
+    save(tmp_path / "ground_truth/7.png", mask)
+    assert not open_dataset(tmp_path).has_masks
+
+
+def test_masks_inside_bad_are_no_pictures(tmp_path, save, mask):
+    save(tmp_path / "good/0.png")
+    save(tmp_path / "bad/7.png")
+    save(tmp_path / "bad/masks/7.png", mask)
+    dataset = open_dataset(tmp_path)
+    assert names(dataset, "test") == [("bad/7.png", "bad", True, ("bad/masks/7.png",))]
+
+
+def test_only_good_pictures_are_all_for_training(tmp_path, save):
+    for k in range(5):
+        save(tmp_path / f"bare/{k}.png")
+        save(tmp_path / f"named/good/{k}.png")
+    for name in ("bare", "named"):
+        dataset = open_dataset(tmp_path / name)
+        assert (len(dataset.train), dataset.test) == (5, ())
+        assert {item.kind for item in dataset.train} == {"good"}
+
+
+@pytest.mark.parametrize("name", ["bad/1.png", "shift1/Defect/1.png", "test/dent/1.png", "a/train/1.png"])
+def test_a_bare_folder_with_signs_of_defects_is_refused(tmp_path, save, name):
+    save(tmp_path / "0.png")
+    save(tmp_path / name)
+    assert "known layout" in refused(tmp_path)
+
+
+def test_kinds_beside_good_are_refused_not_ignored(tmp_path, save):
+    save(tmp_path / "good/0.png")
+    save(tmp_path / "scratch/0.png")
+    assert "scratch" in refused(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------- split
+
+
+def test_the_split_depends_on_names_and_seed_alone(tmp_path, save):
+    for place in ("here", "elsewhere/deeper"):
+        for k in range(40):
+            save(tmp_path / place / f"good/{k}.png")
+        save(tmp_path / place / "bad/0.png")
+    one, other = open_dataset(tmp_path / "here"), open_dataset(tmp_path / "elsewhere/deeper")
+    assert names(one, "test") == names(other, "test")
+    assert names(one, "test") != names(open_dataset(tmp_path / "here", seed=1), "test")
+    # golden: the eight smallest blake2b-128 of "0:NAME"
+    good = [item.path.stem for item in one.test if not item.anomalous]
+    assert good == ["4", "7", "8", "11", "14", "24", "26", "37"]
+
+
+def test_more_pictures_move_few():
+    before = [f"{k}.png" for k in range(100)]
+    after = [f"new{k}.png" for k in range(5)] + before
+    held = {before[k] for k in held_out(before, 0.2, 0)}
+    later = {after[k] for k in held_out(after, 0.2, 0)}
+    assert (len(held), len(later)) == (20, 21)
+    assert len(held - later) <= 5
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "expected"), [(1, 0.9, 0), (2, 0.01, 1), (2, 0.99, 1), (10, 0.99, 9), (10, 0, 0)]
+)
+def test_something_is_always_left_to_train_on(count, share, expected):
+    assert len(held_out([str(k) for k in range(count)], share, 0)) == expected
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_share_out_of_range(mvtec, share):
+    assert "test share" in refused(mvtec, test_share=share)
+
+
+# ------------------------------------------------------------------------------------------------ categories
+
+
+@pytest.fixture
+def several(tmp_path, save) -> Path:
+    for name in ("wood2", "wood10", "bolt"):
+        save(tmp_path / name / "train/good/0.png")
+    (tmp_path / "notes").mkdir()
+    return tmp_path
+
+
+def test_several_categories_are_listed(several):
+    assert find_categories(several) == ["bolt", "wood2", "wood10"]
+    assert refused(several) == (
+        f"several categories in {several}: bolt, wood2, wood10; choose one with --category"
+    )
+    assert open_dataset(several, "bolt").category == "bolt"
+
+
+def test_an_unknown_category_names_the_nearest(several):
+    assert refused(several, "blot").endswith("no category 'blot'; nearest: bolt")
+    assert refused(several, "xyz").endswith("there are: bolt, wood2, wood10")
+    assert "no category '../x'" in refused(several, "../x")
+
+
+def test_a_category_itself(several, monkeypatch):
+    assert find_categories(several / "bolt") == ["bolt"]
+    assert open_dataset(several / "bolt", "bolt").category == "bolt"
+    assert "is itself one category" in refused(several / "bolt", "wood2")
+    monkeypatch.chdir(several / "bolt")
+    assert open_dataset(".").category == "bolt"
+
+
+def test_layout_by_force(mvtec):
+    assert open_dataset(mvtec, layout="loco").layout == "loco"
+    assert "looks like the mvtec layout" in refused(mvtec, layout="visa")
+    assert "choose from" in refused(mvtec, layout="coco")
+
+
+# ---------------------------------------------------------------------------------------------------- faults
+
+
+def test_missing_empty_and_no_folder(tmp_path, save):
+    assert "no such folder" in refused(tmp_path / "nowhere")
+    assert "the folder is empty" in refused(tmp_path)
+    (tmp_path / "readme.txt").touch()
+    assert "no pictures and no known layout" in refused(tmp_path)
+    assert "a file, not a folder" in refused(tmp_path / "readme.txt")
+    (tmp_path / "train/good").mkdir(parents=True)
+    assert re.search(r"train.good: no pictures to train on", refused(tmp_path))
+
+
+def test_an_unreadable_folder_is_one_line(mvtec, monkeypatch):
+    real = os.scandir
+
+    def scandir(path):
+        if Path(path).parts[-2:] == ("test", "cut"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    expected = f"{mvtec / 'test/cut'}: the folder cannot be read (Permission denied); check its permissions"
+    assert refused(mvtec) == expected
+
+
+def test_loops_of_links_end(mvtec):
+    before = open_dataset(mvtec)
+    (mvtec / "train/good/loop").symlink_to(mvtec / "train/good")
+    (mvtec / "train/good/up").symlink_to(mvtec)
+    (mvtec / "train/good/self").symlink_to("self")
+    train = [item.path.relative_to(mvtec).as_posix() for item in open_dataset(mvtec).train]
+    real = [item.path.relative_to(mvtec).as_posix() for item in before.train]
+    assert set(real) <= set(train)
+    assert not any("loop" in name or "up/train/good" in name for name in train)
+
+
+def test_reference_data_has_the_known_numbers(reference_data):
+    dataset = open_dataset(reference_data, "transistor")
+    assert (len(dataset.train), len(dataset.test)) == (213, 100)
+    assert all(len(item.masks) == item.anomalous for item in dataset.test)

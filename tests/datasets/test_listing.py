@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from flawscope.datasets import list_pictures
+from flawscope.datasets.files import natural_key
+from flawscope.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b10.png", "b9.PNG", "a/1.jpg", "a/._1.jpg", "a/notes.txt", ".git/x.png", "z.tiff"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def test_folder_is_recursive_and_in_natural_order(folder):
+    found = [path.relative_to(folder).as_posix() for path in list_pictures(folder)]
+    assert found == ["a/1.jpg", "b9.PNG", "b10.png", "z.tiff"]
+
+
+def test_file_is_taken_whatever_its_suffix(folder):
+    assert list_pictures(folder / "a/notes.txt") == [folder / "a/notes.txt"]
+
+
+def test_patterns(folder):
+    assert [p.name for p in list_pictures(f"{folder}/b*")] == ["b9.PNG", "b10.png"]
+    assert [p.name for p in list_pictures(f"{folder}/**/*.jpg")] == ["1.jpg"]
+    assert [p.name for p in list_pictures(f"{folder}/*")] == ["1.jpg", "b9.PNG", "b10.png", "z.tiff"]
+
+
+def test_a_file_with_brackets_is_no_pattern(tmp_path):
+    path = tmp_path / "part[1].png"
+    path.touch()
+    assert list_pictures(path) == [path]
+    assert list_pictures(str(path)) == [path]
+
+
+def test_several_keep_their_order_and_come_once(folder):
+    found = list_pictures([folder / "z.tiff", f"{folder}/b*", folder / "a", folder / "z.tiff"])
+    assert [path.name for path in found] == ["z.tiff", "b9.PNG", "b10.png", "1.jpg"]
+
+
+def test_relative_paths_stay_relative(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert list_pictures("a") == [Path("a/1.jpg")]
+
+
+@pytest.mark.parametrize("spec", ["nowhere", "nowhere/*.png", "nothing", []])
+def test_nothing_found_is_an_error(tmp_path, spec):
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(InputError) as caught:
+        list_pictures(tmp_path / spec if isinstance(spec, str) else spec)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_opened_and_a_dead_link_is_kept(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert list_pictures(tmp_path) == [tmp_path / "gone.png"]
+
+
+def test_natural_key_is_a_total_order():
+    names = ["a", "A", "a1", "a01", "a1b", "1", "01", "1a", "²", "ä", "a/b", "a b", ""]
+    keys = sorted(natural_key(name) for name in names)
+    assert len(set(keys)) == len(names)

@@ -1,0 +1,125 @@
+"""Copies are found, different pictures of the same product are not."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from flawscope.datasets.check import check
+from flawscope.datasets.near import clusters, near_duplicates, thumbnail, verify
+from flawscope.imaging import decode
+
+
+def jpeg(image: Image.Image) -> Image.Image:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=60)
+    return Image.open(io.BytesIO(stream.getvalue())).convert("RGB")
+
+
+def crop(image: Image.Image) -> Image.Image:
+    w, h = image.size
+    return image.crop((round(0.015 * w), round(0.015 * h), round(0.985 * w), round(0.985 * h)))
+
+
+CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "jpeg 60": jpeg,
+    "2 % brighter": lambda i: i.point(lambda v: min(255, round(1.02 * v))),
+    "one pixel aside": lambda i: Image.fromarray(np.roll(np.asarray(i), (1, 1), (0, 1))),
+    "resized by 3 %": lambda i: i.resize((round(0.97 * i.width), round(0.97 * i.height))),
+    "cropped by 3 %": crop,
+}
+CHANGES["all"] = lambda i: jpeg(
+    CHANGES["resized by 3 %"](CHANGES["one pixel aside"](CHANGES["2 % brighter"](i)))
+)
+
+
+def product(seed: int, side: int = 256) -> Image.Image:
+    """A disc with a ring of holes, always in the same place, with a surface and grain of its own."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] / side - 0.5
+    shape = 60.0 + 120.0 * (np.hypot(x, y) < 0.4)
+    for angle in np.arange(8) * np.pi / 4:
+        shape -= 90.0 * (np.hypot(x - 0.25 * np.cos(angle), y - 0.25 * np.sin(angle)) < 0.04)
+    surface = Image.fromarray(rng.normal(0, 100, (side, side)).astype(np.float32))
+    fine = np.asarray(surface.resize((64, 64)).resize((side, side), Image.Resampling.BICUBIC))
+    grey = shape + 0.5 * fine + rng.normal(0, 2, (side, side))
+    image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+    return image.filter(ImageFilter.GaussianBlur(1)).convert("RGB")
+
+
+def small(image: Image.Image) -> np.ndarray:
+    return thumbnail(np.asarray(image))
+
+
+def pairs(thumbnails: list[np.ndarray], bank: list[int]) -> list[tuple[int, int]]:
+    found = near_duplicates(np.stack(thumbnails), np.array(bank, np.intp))
+    return [(i, j) for i, j, _ in found]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_copy_is_found_and_nothing_else(change):
+    images = [product(k) for k in range(12)]
+    thumbnails = [small(i) for i in images] + [small(CHANGES[change](images[4]))]
+    assert pairs(thumbnails, list(range(13))) == [(4, 12)]
+
+
+def test_only_pairs_with_the_bank_count():
+    images = [product(k) for k in range(4)]
+    thumbnails = [small(i) for i in images] + [small(jpeg(i)) for i in images]
+    assert pairs(thumbnails, [0]) == [(0, 4)]
+    assert pairs(thumbnails, []) == []
+    assert pairs(thumbnails[:1], [0]) == []
+
+
+def test_verify_is_symmetric_enough_and_one_for_itself():
+    one, other = small(product(0))[None], small(crop(product(0)))[None]
+    assert verify(one, one)[0] == pytest.approx(1, abs=1e-5)
+    assert verify(one, other)[0] == pytest.approx(verify(other, one)[0], abs=0.02)
+
+
+def test_pictures_of_nothing_are_no_copies_of_each_other():
+    rng = np.random.default_rng(0)
+    flat = [np.full((80, 80, 3), 90 + k, np.uint8) for k in range(3)]
+    noise = [rng.integers(99, 102, (640, 640, 3), dtype=np.uint8) for _ in range(3)]
+    assert pairs([thumbnail(p) for p in flat + noise], list(range(6))) == []
+
+
+def test_thumbnail_of_any_picture():
+    ramp = np.linspace(0, 1, 200, dtype=np.float32)[None, :, None].repeat(100, 0)
+    deep = [ramp, (ramp * 4095).astype(np.uint16), (ramp.repeat(3, 2) * 255).astype(np.uint8)]
+    expected = (np.arange(64) + 0.5) / 64 * 255
+    for picture in deep:
+        assert np.abs(thumbnail(picture).astype(np.float32) - expected)[:, 2:-2].max() < 1.5
+    for shape in ((1, 1, 3), (3, 5000, 3), (2000, 1500, 3)):
+        result = thumbnail(np.full(shape, 77, np.uint8))
+        assert result.shape == (64, 64)
+        assert np.abs(result.astype(np.float32) - 77).max() < 0.5
+
+
+def test_clusters():
+    assert list(clusters([(5, 9, 1.0), (1, 2, 1.0), (2, 9, 1.0), (3, 4, 1.0)])) == [[1, 2, 5, 9], [3, 4]]
+
+
+# What is nearly the same in the reference data: one brush that was photographed twice.
+KNOWN = {"transistor": [], "toothbrush": [("train/good/006.jpg", ("train/good/015.jpg",))]}
+
+
+@pytest.mark.parametrize("category", KNOWN)
+def test_reference_data_has_no_false_findings(reference_data: Path, category: str):
+    findings = check(reference_data, category=category).findings
+    assert [(f.subject, f.others) for f in findings] == KNOWN[category]
+
+
+@pytest.mark.parametrize("category", KNOWN)
+def test_changed_copies_of_reference_data_are_found(reference_data: Path, category: str):
+    paths = sorted((reference_data / category / "train" / "good").glob("*.jpg"))[20:40]
+    images = [Image.fromarray(np.ascontiguousarray(decode(path))) for path in paths]
+    for change in CHANGES.values():
+        copies = [small(change(image)) for image in images[:4]]
+        expected = [(k, len(images) + k) for k in range(4)]
+        assert pairs([small(i) for i in images] + copies, list(range(len(images)))) == expected

@@ -1,0 +1,318 @@
+"""Pixel metrics against scikit-learn, a literal definition, two public packages, and properties."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+from flawscope.metrics import _ranking as ranking
+from flawscope.metrics import au_pro, image_metrics, pixel_metrics, pro_curve
+
+Case = tuple[list[np.ndarray], list[np.ndarray]]
+
+
+def draw(seed: int, levels: int | None = None, share: float = 0.2) -> Case:
+    """Pictures of different sizes with ragged regions; good ones among them."""
+    rng = np.random.default_rng(seed)
+    maps, masks = [], []
+    for i in range(5):
+        shape = tuple(rng.integers(4, 14, size=2))
+        mask = rng.random(shape) < (0 if i == 2 else share)
+        values = rng.normal(1.2 * mask, 1.0)
+        if levels is not None:
+            values = np.round(values * levels / 4)
+        maps.append(values.astype(np.float32))
+        masks.append(mask)
+    return maps, masks
+
+
+def literal_regions(mask: np.ndarray) -> list[set[tuple[int, int]]]:
+    """Flood fill over the eight neighbours."""
+    todo = {(int(y), int(x)) for y, x in np.argwhere(mask)}
+    regions = []
+    while todo:
+        region, front = set(), [todo.pop()]
+        while front:
+            y, x = front.pop()
+            region.add((y, x))
+            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & todo
+            todo -= near
+            front += near
+        regions.append(region)
+    return regions
+
+
+def literal_au_pro(maps: list[np.ndarray], masks: list[np.ndarray], limit: float) -> float:
+    """The definition, word for word: every threshold, every region, every trapezoid."""
+    regions = [(m, region) for m, mask in zip(maps, masks, strict=True) for region in literal_regions(mask)]
+    normal = [float(v) for m, mask in zip(maps, masks, strict=True) for v in m[~mask]]
+    curve = [(0.0, 0.0)]
+    for threshold in sorted({float(v) for m in maps for v in m.ravel()}, reverse=True):
+        overlaps = [sum(float(m[p]) >= threshold for p in region) / len(region) for m, region in regions]
+        false_alarms = sum(v >= threshold for v in normal)
+        curve.append((false_alarms / len(normal), sum(overlaps) / len(overlaps)))
+    area = 0.0
+    for (x0, y0), (x1, y1) in itertools.pairwise(curve):
+        if x1 > limit:
+            if x0 < limit:
+                y1 = y0 + (y1 - y0) * (limit - x0) / (x1 - x0)
+                area += (limit - x0) * (y0 + y1) / 2
+            break
+        area += (x1 - x0) * (y0 + y1) / 2
+    return area / limit
+
+
+@pytest.mark.parametrize("levels", [None, 1, 3, 12])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.8])
+def test_au_pro_is_the_literal_definition(seed: int, levels: int | None, share: float) -> None:
+    maps, masks = draw(seed, levels, share)
+    for limit in (0.003, 0.05, 0.3, 1.0):
+        expected = literal_au_pro(maps, masks, limit)
+        assert au_pro(maps, masks, limit) == pytest.approx(expected, abs=1e-12)
+        assert pixel_metrics(maps, masks, pro_limit=limit).au_pro == pytest.approx(expected, abs=1e-12)
+        fpr, pro = pro_curve(maps, masks, limit)
+        area = np.sum(np.diff(fpr) * (pro[1:] + pro[:-1]) / 2) / limit
+        assert area == pytest.approx(expected, abs=1e-12)
+    assert pixel_metrics(maps, masks).regions == sum(len(literal_regions(mask)) for mask in masks)
+
+
+@pytest.mark.parametrize("levels", [None, 1, 3, 12])
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.8])
+def test_the_rest_agrees_with_scikit_learn(levels: int | None, share: float) -> None:
+    maps, masks = draw(11, levels, share)
+    scores = np.concatenate([m.ravel() for m in maps])
+    labels = np.concatenate([m.ravel() for m in masks])
+    result = pixel_metrics(maps, masks)
+    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
+    assert result.auroc == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert result.ap == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+    assert result.f1 == pytest.approx(f1.max(), abs=1e-12)
+    assert result.f1_threshold == thresholds[np.flatnonzero(f1 >= f1.max() - 1e-12).max()]
+    as_images = image_metrics(labels, scores)
+    assert astuple(result)[:4] == astuple(as_images)
+
+
+def by_formula() -> tuple[np.ndarray, np.ndarray]:
+    """Four pictures of 24 x 32, no random generator; in the third, six pixels joined by their corners."""
+    i, y, x = np.meshgrid(np.arange(4), np.arange(24), np.arange(32), indexing="ij")
+    masks = ((y - 8) ** 2 + (x - 8) ** 2 < 12 + 8 * i) | ((y >= 14) & (y < 14 + 2 * i) & (x >= 20))
+    masks |= (y == x - 20) & (i == 2) & (y < 6)
+    masks[3] = False
+    maps = (i * 7919 + y * 104729 + x * 1299709) % 251 + 60 * masks
+    return maps.astype(np.float32), masks
+
+
+# (limit, MVTec's code, anomalib 2.7.0), computed once on `by_formula` with numpy 2 and torch on a CPU.
+# - MVTec's evaluation code as packaged on PyPI by pyaupro 0.1.11 (`_reference.compute_pro`), its curve
+#   integrated with NumPy's trapezoid rule and interpolated at the limit. It holds the rate in float32.
+# - anomalib.metrics.aupro._AUPRO(fpr_limit=limit): one point per distinct score too, float32 throughout.
+GOLDEN = [
+    (0.05, 0.2338059418596771, 0.23380595445632935),
+    (0.3, 0.3770267108141417, 0.37702667713165283),
+    (1.0, 0.7056991337113384, 0.70569908618927),
+]
+
+
+@pytest.mark.parametrize(("limit", "mvtec", "anomalib"), GOLDEN)
+def test_au_pro_golden_values_of_public_packages(limit: float, mvtec: float, anomalib: float) -> None:
+    maps, masks = by_formula()
+    assert au_pro(maps, masks, limit) == pytest.approx(mvtec, abs=2e-8)
+    assert au_pro(maps, masks, limit) == pytest.approx(anomalib, abs=2e-7)
+    assert pixel_metrics(maps, masks).regions == 6
+
+
+def test_au_pro_against_the_code_of_mvtec() -> None:
+    reference = pytest.importorskip("pyaupro._reference")
+    rng = np.random.default_rng(0)
+    masks = rng.random((6, 40, 30)) < 0.03
+    maps = rng.normal(masks, 1.0).astype(np.float32)
+    fpr, pro = reference.compute_pro(list(maps), list(masks))
+    inside = fpr <= 0.3
+    fpr_cut = np.append(fpr[inside], 0.3)
+    pro_cut = np.append(pro[inside], np.interp(0.3, fpr, pro))
+    area = np.sum(np.diff(fpr_cut) * (pro_cut[1:] + pro_cut[:-1]) / 2) / 0.3
+    assert au_pro(maps, masks) == pytest.approx(area, abs=1e-6)
+
+
+@pytest.mark.parametrize("levels", [None, 3])
+def test_nothing_but_the_order_of_the_scores_counts(levels: int | None) -> None:
+    maps, masks = draw(21, levels)
+    result = pixel_metrics(maps, masks)
+    order = [3, 0, 4, 2, 1]
+    assert pixel_metrics([maps[i] for i in order], [masks[i] for i in order]) == result
+    flipped = pixel_metrics([m.T[::-1] for m in maps], [m.T[::-1] for m in masks])
+    assert flipped == result
+    ranks = np.unique(np.concatenate([m.ravel() for m in maps]))
+    stretched = [(np.searchsorted(ranks, m) ** 2).astype(np.float32) for m in maps]
+    assert (np.diff(np.arange(ranks.size, dtype=np.float32) ** 2) > 0).all()
+    assert astuple(pixel_metrics(stretched, masks))[:3] == astuple(result)[:3]
+    assert pixel_metrics(stretched, masks).au_pro == result.au_pro
+
+
+def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    for levels in (None, 3):
+        maps, masks = draw(31, levels)
+        whole = astuple(pixel_metrics(maps, masks))
+        monkeypatch.setattr(ranking, "CHUNK", 5)  # now regions run over the ends of chunks, and share them
+        assert astuple(pixel_metrics(maps, masks)) == pytest.approx(whole, abs=1e-14)
+        monkeypatch.undo()
+
+
+def test_pictures_may_be_cut_outside_the_regions() -> None:
+    """A picture is nothing but its pixels and regions: two halves of it weigh as much."""
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(20, 30)).astype(np.float32)
+    mask = rng.random((20, 30)) < 0.3
+    mask[:, 14:16] = False
+    halves = [values[:, :15], values[:, 15:]], [mask[:, :15], mask[:, 15:]]
+    assert pixel_metrics(*halves) == pixel_metrics([values], [mask])
+    # a good picture added, all of it below everything, only makes the false-positive rate smaller
+    low = np.full((8, 8), values.min() - 1, dtype=np.float32)
+    more = pixel_metrics([values, low], [mask, np.zeros((8, 8), dtype=bool)])
+    assert more.ap == pixel_metrics([values], [mask]).ap
+    assert more.au_pro > pixel_metrics([values], [mask]).au_pro
+
+
+def test_regions_touching_at_a_corner_are_one() -> None:
+    maps = np.zeros((1, 6, 6), dtype=np.float32)
+    masks = np.zeros((1, 6, 6), dtype=bool)
+    masks[0, 1, 1] = masks[0, 2, 2] = masks[0, 3, 1] = True
+    assert pixel_metrics(maps, masks).regions == 1
+    masks[0, 5, 5] = True
+    maps[0, 5, 5] = 1
+    result = pixel_metrics(maps, masks)
+    assert result.regions == 2
+    # the small region is found at once, the other on the way to rate 1, of which the limit is three tenths
+    assert result.au_pro == pytest.approx(0.5 + 0.5 * 0.15)
+
+
+def test_every_region_weighs_the_same() -> None:
+    masks = np.zeros((2, 10, 10), dtype=bool)
+    masks[0, :5, :] = True
+    masks[1, 3, 3] = True
+    maps = np.zeros((2, 10, 10), dtype=np.float32)
+    maps[1, 3, 3] = 1
+    maps[0, 5:, :] = 2  # half a picture of false alarms before anything is found: 50 of 149
+    assert au_pro(maps, masks, 0.3) == 0
+    maps[0, 5:, :] = 0
+    maps[0, :5, :] = -1
+    assert au_pro(maps, masks, 0.3) == 0.5
+
+
+def test_extremes() -> None:
+    _, masks = draw(41)
+    perfect = pixel_metrics([m.astype(np.float32) for m in masks], masks)
+    assert astuple(perfect)[:5] == (1, 1, 1, 1, 1)
+    constant = pixel_metrics([np.full(m.shape, 3, np.float32) for m in masks], masks)
+    share = sum(m.sum() for m in masks) / sum(m.size for m in masks)
+    assert constant.auroc == 0.5
+    assert constant.ap == pytest.approx(share)
+    assert constant.au_pro == pytest.approx(0.15)  # the diagonal up to 0.3
+    worst = pixel_metrics([-m.astype(np.float32) for m in masks], masks)
+    assert (worst.auroc, worst.au_pro) == (0, 0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_undefined_is_nan() -> None:
+    values = np.random.default_rng(0).normal(size=(1, 4, 4)).astype(np.float32)
+    good = pixel_metrics(values, np.zeros((1, 4, 4), dtype=bool))
+    assert all(math.isnan(v) for v in astuple(good)[:5])
+    assert good.regions == 0
+    full = pixel_metrics(values, np.ones((1, 4, 4), dtype=bool))
+    assert math.isnan(full.auroc)
+    assert math.isnan(full.au_pro)
+    assert (full.ap, full.f1, full.regions) == (1, 1, 1)
+    assert all(math.isnan(v) for v in astuple(pixel_metrics([], []))[:5])
+    assert all(math.isnan(v) for v in astuple(pixel_metrics(values, [None]))[:5])
+    fpr, pro = pro_curve([], [])
+    assert fpr.size == pro.size == 0
+
+
+def test_pictures_without_ground_truth_take_no_part() -> None:
+    maps, masks = draw(51)
+    unknown = np.full((3, 3), np.nan, dtype=np.float32)
+    assert pixel_metrics([unknown, *maps], [None, *masks]) == pixel_metrics(maps, masks)
+
+
+def test_arguments_are_left_alone() -> None:
+    maps, masks = by_formula()
+    copies = maps.copy(), masks.copy()
+    maps.setflags(write=False)
+    masks.setflags(write=False)
+    pixel_metrics(maps, masks)
+    np.testing.assert_array_equal(maps, copies[0])
+    np.testing.assert_array_equal(masks, copies[1])
+
+
+def test_wider_maps_keep_their_precision() -> None:
+    mask = np.array([[True, False]])
+    near = np.array([[np.nextafter(1.0, 2.0), 1.0]])
+    assert pixel_metrics([near], [mask]).auroc == 1
+    assert pixel_metrics([near.astype(np.float32)], [mask]).auroc == 0.5
+    assert pixel_metrics([np.array([[7, 3]], dtype=np.uint8)], [mask]).f1_threshold == 7
+
+
+def test_the_curve_is_monotone_and_ends_where_it_should() -> None:
+    maps, masks = draw(61, 12)
+    for limit in (0.3, 1.0):
+        fpr, pro = pro_curve(maps, masks, limit)
+        assert (fpr[0], pro[0], fpr[-1]) == (0, 0, limit)
+        assert (np.diff(fpr) >= 0).all()
+        assert (np.diff(pro) >= 0).all()
+    assert pro[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("maps", "masks", "says"),
+    [
+        ([np.full((2, 2), np.nan)], [np.zeros((2, 2), bool)], r"maps\[0\] contains NaN"),
+        ([np.zeros((2, 2))], [np.zeros((2, 2), np.uint8)], r"masks\[0\] has dtype uint8, expected bool"),
+        (
+            [np.zeros((2, 2))],
+            [np.zeros((2, 3), bool)],
+            r"masks\[0\] has shape \(2, 3\), its map has \(2, 2\)",
+        ),
+        ([np.zeros((2, 2))], [], "1 maps and 0 masks"),
+        (np.zeros((2, 2)), np.zeros((2, 2), bool), r"maps\[0\] has shape \(2,\), expected \[H, W\]"),
+        ([np.zeros((2, 2), complex)], [np.zeros((2, 2), bool)], "expected real numbers"),
+    ],
+)
+def test_bad_input_is_named(maps: object, masks: object, says: str) -> None:
+    for call in (pixel_metrics, au_pro, pro_curve):
+        with pytest.raises(ValueError, match=says):
+            call(maps, masks)  # type: ignore[arg-type]
+
+
+def test_limits_outside_the_rates_are_refused() -> None:
+    for limit in (0.0, 1.5, math.nan):
+        with pytest.raises(ValueError, match="limit of the false-positive rate"):
+            au_pro([], [], limit)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.9])
+def test_memory_is_one_copy_of_the_maps(share: float) -> None:
+    """An int64 or float64 temporary per pixel would cost twice the maps or more."""
+    rng = np.random.default_rng(0)
+    maps = rng.random((60, 512, 512), dtype=np.float32)
+    masks = np.zeros(maps.shape, dtype=bool)
+    masks[:, : round(512 * share)] = True
+    tracemalloc.start()
+    pixel_metrics(maps, masks)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < maps.nbytes + 64 * 2**20
+
+
+def test_scipy_is_imported_only_where_it_is_needed() -> None:
+    code = "import sys, flawscope.metrics; sys.exit('scipy' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

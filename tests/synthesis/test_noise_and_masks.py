@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from flawscope.errors import InputError
+from flawscope.synthesis import (
+    SCALE_AREAS,
+    DefectScale,
+    blob_mask,
+    crack_mask,
+    fractal_noise,
+    generated_texture,
+    perlin_mask,
+    perlin_noise,
+    scratch_mask,
+)
+
+SIZES = [(64, 64), (37, 91), (100, 16), (16, 16)]
+
+
+def literal_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """The four-corner sum of Perlin 2002, pixel by pixel, on the same gradients."""
+    angle = rng.uniform(0, 2 * np.pi, (cells[1] + 1, cells[0] + 1))
+    noise = np.zeros(shape)
+    for row in range(shape[0]):
+        for column in range(shape[1]):
+            y, x = (row + 0.5) * cells[0] / shape[0], (column + 0.5) * cells[1] / shape[1]
+            for i in (int(y), int(y) + 1):
+                for j in (int(x), int(x) + 1):
+                    ty, tx = abs(y - i), abs(x - j)
+                    weight = math.prod(1 - (6 * t**5 - 15 * t**4 + 10 * t**3) for t in (ty, tx))
+                    slope = math.sin(angle[j, i]) * (y - i) + math.cos(angle[j, i]) * (x - j)
+                    noise[row, column] += weight * slope
+    return noise * math.sqrt(2)
+
+
+@pytest.mark.parametrize(("shape", "cells"), [((20, 31), (3, 4)), ((1, 9), (1, 2)), ((16, 7), (16, 1))])
+def test_perlin_noise_is_the_literal_sum(shape: tuple[int, int], cells: tuple[int, int]) -> None:
+    noise = perlin_noise(shape, cells, np.random.default_rng(3))
+    assert noise.dtype == np.float32
+    np.testing.assert_allclose(noise, literal_perlin(shape, cells, np.random.default_rng(3)), atol=1e-5)
+
+
+def test_perlin_noise_is_continuous_and_in_range() -> None:
+    noise = perlin_noise((300, 300), (5, 7), np.random.default_rng(0))
+    assert -1 <= noise.min() < -0.4
+    assert 0.4 < noise.max() <= 1
+    assert max(np.abs(np.diff(noise, axis=a)).max() for a in (0, 1)) < 0.1
+
+
+def test_perlin_noise_refuses_no_cells() -> None:
+    with pytest.raises(InputError, match="cells"):
+        perlin_noise((8, 8), (0, 2), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("shape", [*SIZES, (1, 1)])
+def test_fractal_noise_and_textures_take_any_size(shape: tuple[int, int]) -> None:
+    noise = fractal_noise(shape, (2, 2), np.random.default_rng(0))
+    assert noise.shape == shape
+    assert np.abs(noise).max() <= 1
+    for seed in range(12):
+        texture = generated_texture(shape, np.random.default_rng(seed))
+        assert texture.shape == (*shape, 3)
+        assert texture.dtype == np.uint8
+
+
+def test_textures_use_the_scale_of_pictures() -> None:
+    textures = np.stack([generated_texture((64, 64), np.random.default_rng(s)) for s in range(20)])
+    assert textures.max() > 200  # a texture in 0..1 would end at 1
+    assert np.median([t.std() for t in textures]) > 10
+
+
+@pytest.mark.parametrize("scale", list(DefectScale))
+@pytest.mark.parametrize("shape", [(256, 256), (120, 333)])
+def test_masks_have_the_area_asked_for_and_are_one_piece(shape: tuple[int, int], scale: DefectScale) -> None:
+    from scipy import ndimage
+
+    low, high = SCALE_AREAS[scale]
+    for seed in range(8):
+        for draw in (perlin_mask, blob_mask):
+            mask = draw(shape, np.random.default_rng(seed), area=(low, high))
+            assert mask.dtype == np.bool_
+            assert low <= mask.mean() <= high
+            assert ndimage.label(mask)[1] == 1
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_masks_are_never_empty_and_stay_in_the_foreground(shape: tuple[int, int]) -> None:
+    within = np.zeros(shape, np.bool_)
+    within[3 : shape[0] // 2 + 1, 4:10] = True
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        for mask in (
+            perlin_mask(shape, rng, within=within),
+            perlin_mask(shape, rng, within=within, threshold=5.0),
+            perlin_mask(shape, rng, within=within, area=(0.01, 0.05)),
+            blob_mask(shape, rng, within=within, area=(0.001, 0.05)),
+            scratch_mask(shape, rng, within=within, length=12, width=0.2),
+            crack_mask(shape, rng, within=within, length=30, width=1.5),
+        ):
+            assert mask.shape == shape
+            assert mask.any()
+            assert not (mask & ~within).any()
+
+
+def test_an_area_larger_than_the_foreground_takes_the_foreground() -> None:
+    within = np.zeros((64, 64), np.bool_)
+    within[10:15, 10:15] = True
+    mask = blob_mask((64, 64), np.random.default_rng(0), area=(0.1, 0.2), within=within)
+    assert (mask == within).all()
+
+
+def test_perlin_mask_without_area_is_the_published_threshold() -> None:
+    shares = [perlin_mask((128, 128), np.random.default_rng(s)).mean() for s in range(60)]
+    # about a tenth on average with threshold 0.5, and very different from picture to picture
+    assert 0.01 < np.mean(shares) < 0.25
+    assert np.std(shares) > 0.01
+
+
+def test_a_scratch_is_long_and_thin() -> None:
+    for seed in range(10):
+        mask = scratch_mask((400, 400), np.random.default_rng(seed), length=90, width=2, within=None)
+        rows, columns = np.nonzero(mask)
+        extent = math.hypot(np.ptp(rows), np.ptp(columns))
+        assert mask.sum() < 3.5 * extent
+        assert extent <= 95
+
+
+def test_wrong_areas_and_lengths_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(InputError, match="area"):
+        blob_mask((32, 32), rng, area=(0.2, 0.1))
+    with pytest.raises(InputError, match="length"):
+        scratch_mask((32, 32), rng, length=0, width=1)
+    with pytest.raises(InputError, match="foreground"):
+        blob_mask((32, 32), rng, area=(0.1, 0.2), within=np.ones((3, 3), np.bool_))
