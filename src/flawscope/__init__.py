@@ -1,1 +1,54 @@
+"""flawscope: learns what good parts look like and shows where a new picture differs.
+
+    import flawscope
+    model = flawscope.fit("pictures/good")
+    print(model.predict("pictures/new.png"))
+
+Names are imported when they are first used, so that `import flawscope` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from flawscope._version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from flawscope.calibration import Calibration as Calibration
+    from flawscope.datasets import open_dataset as open_dataset
+    from flawscope.errors import FlawscopeError as FlawscopeError
+    from flawscope.errors import InputError as InputError
+    from flawscope.evaluation import evaluate as evaluate
+    from flawscope.fitting import extend as extend
+    from flawscope.fitting import fit as fit
+    from flawscope.imaging import Preprocess as Preprocess
+    from flawscope.prediction import Prediction as Prediction
+    from flawscope.prediction import Region as Region
+    from flawscope.predictor import Predictor as Predictor
+    from flawscope.predictor import load as load
+
+_WHERE = {
+    "Calibration": "calibration",
+    "FlawscopeError": "errors",
+    "InputError": "errors",
+    "Prediction": "prediction",
+    "Predictor": "predictor",
+    "Preprocess": "imaging",
+    "Region": "prediction",
+    "evaluate": "evaluation",
+    "extend": "fitting",
+    "fit": "fitting",
+    "load": "predictor",
+    "open_dataset": "datasets",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +85,9 @@ class Manifest:
                 calibration=Calibration.from_dict(data["calibration"]),
                 backbone=dict(data["backbone"]),
                 category=str(data["category"]),
-                pictures=tuple(Picture(str(p["hash"]), str(p["role"]), str(p["name"])) for p in data["pictures"]),
+                pictures=tuple(
+                    Picture(str(p["hash"]), str(p["role"]), str(p["name"])) for p in data["pictures"]
+                ),
                 metrics=dict(data["metrics"]),
                 facts=dict(data["facts"]),
                 notes=tuple(map(str, data["notes"])),
@@ -128,7 +130,7 @@ def write(artefact: Artefact, path: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` only when the block ends well."""
     path = Path(path)
     try:
@@ -145,7 +147,9 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
         os.replace(temporary, path)
     except OSError as error:
-        raise FlawscopeError(f"cannot write {path}: {error.strerror}; free some space or choose another --out") from None
+        raise FlawscopeError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another --out"
+        ) from None
     finally:
         with suppress(OSError):
             os.unlink(temporary)
@@ -197,7 +201,7 @@ def read(path: str | os.PathLike[str]) -> Artefact:
 Entry = tuple[str, tuple[int, ...], int, int]
 
 
-def _header(file: IO[bytes], path: Any) -> tuple[Manifest, dict[str, Entry], int, str]:
+def _header(file: BinaryIO, path: Any) -> tuple[Manifest, dict[str, Entry], int, str]:
     """Manifest, tensors (dtype, shape, begin, end), where data start, and their hash. Leaves `file` there."""
     size = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
@@ -249,13 +253,15 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder: name a model file")
     try:
         file = open(path, "rb")  # noqa: SIM115 - closed below
     except FileNotFoundError:
-        raise InputError(f"there is no model {path}: check the path, or make one with `flawscope fit`") from None
+        raise InputError(
+            f"there is no model {path}: check the path, or make one with `flawscope fit`"
+        ) from None
     except OSError as error:
         raise InputError(f"cannot read model {path}: {error.strerror}") from None
     with file:

@@ -92,7 +92,7 @@ class Calibration:
         """Conformal p-values in 1/(n+1)..1 of raw scores, any shape."""
         ordered = np.sort(np.asarray(self.scores, dtype=np.float64))
         at_least = self.count - np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="left")
-        return (1.0 + at_least) / (self.count + 1.0)
+        return np.asarray((1.0 + at_least) / (self.count + 1.0), dtype=np.float64)
 
     def is_anomalous(self, scores: NDArray[Any] | float) -> NDArray[np.bool_]:
         """Whether the p-value is at most the effective rate: the score is above the threshold."""
@@ -132,7 +132,9 @@ class Calibration:
                 precision=str(data["precision"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"the model's calibration is damaged ({error}): fit or calibrate again") from None
+            raise InputError(
+                f"the model's calibration is damaged ({error}): fit or calibrate again"
+            ) from None
 
 
 def from_maps(scores: NDArray[Any], maps: NDArray[Any], **how: Any) -> Calibration:
@@ -163,4 +165,5 @@ def suspects(scores: NDArray[Any]) -> NDArray[np.intp]:
     middle, upper = np.quantile(values, [0.5, 0.75])
     spread = 2.0 * max(upper - middle, 1e-3)
     order = np.argsort(-values, kind="stable")
-    return order[values[order] > upper + FENCE * spread / 2.0]
+    far: NDArray[np.intp] = order[values[order] > upper + FENCE * spread / 2.0]
+    return far

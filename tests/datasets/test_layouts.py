@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from flawscope.datasets import Dataset, find_categories, open_dataset
-from flawscope.datasets.dataset import held_out
 from flawscope.errors import InputError
 
 
@@ -304,22 +303,6 @@ def test_the_split_depends_on_names_and_seed_alone(tmp_path, save):
     # golden: the eight smallest blake2b-128 of "0:NAME"
     good = [item.path.stem for item in one.test if not item.anomalous]
     assert good == ["4", "7", "8", "11", "14", "24", "26", "37"]
-
-
-def test_more_pictures_move_few():
-    before = [f"{k}.png" for k in range(100)]
-    after = [f"new{k}.png" for k in range(5)] + before
-    held = {before[k] for k in held_out(before, 0.2, 0)}
-    later = {after[k] for k in held_out(after, 0.2, 0)}
-    assert (len(held), len(later)) == (20, 21)
-    assert len(held - later) <= 5
-
-
-@pytest.mark.parametrize(
-    ("count", "share", "expected"), [(1, 0.9, 0), (2, 0.01, 1), (2, 0.99, 1), (10, 0.99, 9), (10, 0, 0)]
-)
-def test_something_is_always_left_to_train_on(count, share, expected):
-    assert len(held_out([str(k) for k in range(count)], share, 0)) == expected
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])

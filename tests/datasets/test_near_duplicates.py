@@ -11,7 +11,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from flawscope.datasets.check import check
-from flawscope.datasets.near import clusters, near_duplicates, thumbnail, verify
+from flawscope.datasets.near import SAME, clusters, near_duplicates, thumbnail, verify
+from flawscope.datasets.synthetic import draw_dataset
 from flawscope.imaging import decode
 
 
@@ -66,6 +67,29 @@ def test_a_changed_copy_is_found_and_nothing_else(change):
     images = [product(k) for k in range(12)]
     thumbnails = [small(i) for i in images] + [small(CHANGES[change](images[4]))]
     assert pairs(thumbnails, list(range(13))) == [(4, 12)]
+
+
+def test_a_uniform_product_raises_the_bar():
+    # one printed face, seen 20 times with hardly any difference: alike, but not the same picture
+    face = np.asarray(product(0), np.float32)
+    own = [np.asarray(product(100 + k), np.float32) - np.asarray(product(0), np.float32) for k in range(20)]
+    faces = [Image.fromarray(np.clip(face + 0.2 * o, 0, 255).astype(np.uint8)) for o in own]
+    thumbnails = np.stack([small(f) for f in faces])
+    assert verify(thumbnails[:10], thumbnails[10:]).max() > SAME
+    assert pairs([*thumbnails, small(jpeg(faces[7]))], list(range(21))) == [(7, 20)]
+
+
+def test_a_set_of_nothing_but_copies():
+    images = [product(k) for k in range(10)]
+    thumbnails = [small(i) for i in images] + [small(jpeg(i)) for i in images]
+    assert pairs(thumbnails, list(range(20))) == [(k, k + 10) for k in range(10)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("category", ["plate", "fabric"])
+def test_drawn_data_sets_have_no_false_findings(tmp_path: Path, category: str):
+    report = check(draw_dataset(tmp_path, category=category))
+    assert report.findings == ()
 
 
 def test_only_pairs_with_the_bank_count():

@@ -190,7 +190,7 @@ def test_the_foreground_of_a_texture_is_everywhere(seed: int) -> None:
 def test_wrong_calls_are_refused_in_one_line() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(InputError, match="scratch"):
-        simulate_defect(scene(), rng, kind="scrach")
+        simulate_defect(scene(), rng, kind="graze")
     with pytest.raises(InputError, match="medium"):
         simulate_defect(scene(), rng, scale="huge")
     with pytest.raises(InputError, match="16x16"):

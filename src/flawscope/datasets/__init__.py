@@ -2,6 +2,7 @@
 
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.files import list_pictures
+from flawscope.datasets.groups import group_numbers
 from flawscope.datasets.layouts import LAYOUTS, find_categories, open_dataset
 
-__all__ = ["LAYOUTS", "Dataset", "Item", "find_categories", "list_pictures", "open_dataset"]
+__all__ = ["LAYOUTS", "Dataset", "Item", "find_categories", "group_numbers", "list_pictures", "open_dataset"]

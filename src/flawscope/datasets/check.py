@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,7 +50,7 @@ class _Seen:
 
 
 def check(
-    data: Dataset | str | Path,
+    data: Dataset | str | os.PathLike[str],
     *,
     category: str | None = None,
     near: bool = True,
@@ -116,10 +117,7 @@ def _look_at(dataset: Dataset, split: str, item: Item) -> _Seen:
     try:
         picture = decode(item.path)
     except (InputError, OSError, MemoryError) as error:
-        fault = Finding(
-            "error", "unreadable", subject, _reason(error, item.path), "replace or remove the file"
-        )
-        return _Seen(split, item, faults=(fault,))
+        return _Seen(split, item, faults=(_unreadable("unreadable", subject, item.path, error),))
     size = (picture.shape[1], picture.shape[0])
     small = thumbnail(picture)
     faults = list(_mask_faults(dataset, item, size))

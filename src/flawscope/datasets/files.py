@@ -17,6 +17,7 @@ LITTER = frozenset(
     {"__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
 )
 
+StrPath = str | os.PathLike[str]
 NaturalKey = tuple[tuple[tuple[tuple[int, str], ...], str], ...]
 
 
@@ -102,17 +103,17 @@ def pictures_in(folder: Path) -> list[Path]:
     return [path for path in walk(folder) if is_picture(path)]
 
 
-def list_pictures(spec: str | Path | Iterable[str | Path]) -> list[Path]:
+def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:
     """Pictures meant by a file, a folder (with its subfolders, natural order), a glob pattern, or several of
     these. A file named outright is taken whatever its suffix; none is listed twice. InputError if nothing is
     found."""
-    specs = [spec] if isinstance(spec, str | Path) else list(spec)
+    specs = [spec] if isinstance(spec, str | os.PathLike) else list(spec)
     if not specs:
         raise InputError("no pictures given; name a picture, a folder or a pattern such as 'parts/*.png'")
     return list(dict.fromkeys(path for one in specs for path in _expand(one)))
 
 
-def _expand(spec: str | Path) -> Iterator[Path]:
+def _expand(spec: StrPath) -> Iterator[Path]:
     path = Path(spec)
     if path.is_dir():
         inside = pictures_in(path)

@@ -26,7 +26,7 @@ BAD = (
 LAYOUTS = ("auto", "mvtec", "visa", "btad", "loco", "folder")
 
 
-def find_categories(root: str | Path) -> list[str]:
+def find_categories(root: str | os.PathLike[str]) -> list[str]:
     """Names of the categories in `root`, in natural order: of its subfolders that are data sets of a known
     layout, or its own name where it is one category itself. Empty for anything else, such as a bare folder of
     pictures. InputError if the folder is missing or cannot be read."""
@@ -37,7 +37,7 @@ def find_categories(root: str | Path) -> list[str]:
 
 
 def open_dataset(
-    root: str | Path,
+    root: str | os.PathLike[str],
     category: str | None = None,
     *,
     layout: str = "auto",
@@ -130,7 +130,7 @@ def _choose(root: Path, category: str | None) -> Path:
     return next(iter(categories.values()), root)
 
 
-def _checked(root: str | Path) -> Path:
+def _checked(root: str | os.PathLike[str]) -> Path:
     folder = Path(root)
     if not entries(folder):
         raise InputError(f"{folder}: the folder is empty; give a folder with pictures")

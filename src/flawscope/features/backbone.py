@@ -65,8 +65,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.stages, self.size = name, stages, size
         self.network = network
-        self.channels: list[int] = network.feature_info.channels()
-        cfg = network.pretrained_cfg
+        timm_network: Any = network
+        self.channels: list[int] = timm_network.feature_info.channels()
+        cfg = timm_network.pretrained_cfg
         mean, std = (cfg.get("mean") or IMAGENET[0]), (cfg.get("std") or IMAGENET[1])
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
@@ -193,7 +194,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"cannot read weights {path}: {reason}; give a safetensors file or a plain checkpoint") from None
+        raise InputError(
+            f"cannot read weights {path}: {reason}; give a safetensors file or a plain checkpoint"
+        ) from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -257,6 +260,10 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
         # timm's BatchNormAct2d holds the activation too
         rest = nn.Sequential(getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity()))
         kept = [m for m in rest if not isinstance(m, nn.Identity)]
-        setattr(network.get_submodule(parent), child, kept[0] if len(kept) == 1 else nn.Sequential(*kept) if kept else nn.Identity())
+        setattr(
+            network.get_submodule(parent),
+            child,
+            kept[0] if len(kept) == 1 else nn.Sequential(*kept) if kept else nn.Identity(),
+        )
         folded += 1
     return folded

@@ -77,6 +77,7 @@ def select(
     groups: Tensor | None = None,
     start: Tensor | None = None,
     start_groups: Tensor | None = None,
+    until: float = 0.0,
     progress: Progress | None = None,
 ) -> Coreset:
     """`greedy_k_center` with everything around it.
@@ -89,6 +90,7 @@ def select(
             other groups is tracked beside the distance to all picks, at almost no cost.
         start: [M, D] float32, points that already are in the selection (a bank that is being extended).
         start_groups: [M] integer, their groups; without it they belong to no group of `groups`.
+        until: stop early once every point is this close to the selection.
         progress: called with (picks made, count).
     """
     total, _ = features.shape
@@ -107,7 +109,9 @@ def select(
             update.squared[first] = -1.0  # never again
         done = len(picks)
         while done < count:
-            new = _pool_picks(features, update, count - done)
+            new = _pool_picks(features, update, count - done, until * until)
+            if not len(new):
+                break
             picks.append(new)
             done += len(new)
             update(features[new], None if groups is None else groups[new])
@@ -115,7 +119,8 @@ def select(
             if progress:
                 progress(done, count)
         leave_out = None if update.others is None else update.others.clamp_(min=0).sqrt_()
-        return Coreset(torch.cat(picks), update.squared.clamp_(min=0).sqrt_(), leave_out)
+        chosen = torch.cat(picks) if picks else torch.zeros(0, dtype=torch.long, device=features.device)
+        return Coreset(chosen, update.squared.clamp_(min=0).sqrt_(), leave_out)
 
 
 class _Update:
@@ -144,10 +149,14 @@ class _Update:
             points = points[order]
         for k in range(0, len(points), BATCH):
             batch = points[k : k + BATCH] - self.origin
-            columns = {g: slice(a, b) for g, a, b in _runs(groups[k : k + BATCH])} if groups is not None else {}
+            columns = (
+                {g: slice(a, b) for g, a, b in _runs(groups[k : k + BATCH])} if groups is not None else {}
+            )
             norms, doubled = (batch * batch).sum(1), (batch * -2.0).T
 
-            def meet(b: int, norms: Tensor = norms, doubled: Tensor = doubled, columns: dict[int, slice] = columns) -> None:
+            def meet(
+                b: int, norms: Tensor = norms, doubled: Tensor = doubled, columns: dict[int, slice] = columns
+            ) -> None:
                 rows = self.rows[b]
                 products = torch.addmm(norms, self.features[rows] - self.origin, doubled)  # |y|² - 2xy
                 nearest = self.squared[rows]
@@ -179,8 +188,9 @@ def _runs(groups: Tensor) -> list[tuple[int, int, int]]:
     return list(zip(values.tolist(), [0, *stops[:-1]], stops, strict=True))
 
 
-def _pool_picks(features: Tensor, update: _Update, wanted: int) -> Tensor:
-    """The next picks, at least one and at most `wanted`, by running the greedy rule inside a pool."""
+def _pool_picks(features: Tensor, update: _Update, wanted: int, until: float) -> Tensor:
+    """The next picks by running the greedy rule inside a pool: at most `wanted`, and at least one unless all
+    squared distances are at most `until`."""
     squared = update.squared
     top, pool = squared.topk(min(POOL, len(squared)))
     if top[0] == top[-1]:
@@ -208,7 +218,8 @@ def _pool_picks(features: Tensor, update: _Update, wanted: int) -> Tensor:
             distance = torch.minimum(distance, row)
             distance[index] = -1.0
         # The pool speaks for all points only while its farthest is farther than everything outside.
-        held = int((height >= bound if ties else height > bound).sum())
+        speaks = height >= bound if ties else height > bound
+        held = int((speaks & (height > until)).sum()) if until > 0 else int(speaks.sum())
         picks.append(pool[chosen[:held]])
         made += held
         if held < steps:

@@ -26,7 +26,9 @@ class PatchEmbedding(nn.Module):
         self.width = dimensions or sum(c for c, _, _ in shapes)
         self.spans: list[tuple[int, int]] = []  # the outputs that layer j takes part in
         if dimensions:
-            for j, (kernel, low) in enumerate(pooling_kernels([c for c, _, _ in shapes], neighbourhood, dimensions)):
+            for j, (kernel, low) in enumerate(
+                pooling_kernels([c for c, _, _ in shapes], neighbourhood, dimensions)
+            ):
                 groups = block_groups(kernel, shapes[j][0])
                 self.spans.append((low, low + len(kernel)))
                 self.register_buffer(f"kernel{j}", pack_groups(kernel, groups), persistent=False)
@@ -93,5 +95,3 @@ def pack_groups(kernel: Tensor, groups: int) -> Tensor:
 
 def _common_divisors(a: int, b: int) -> list[int]:
     return [d for d in range(1, min(a, b) + 1) if a % d == 0 and b % d == 0]
-
-

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flawscope.artefact import Artefact
 from flawscope.calibration import Calibration, from_maps, suspects
 from flawscope.errors import InputError
 from flawscope.features.extract import Load, embed_pictures
@@ -33,10 +34,26 @@ class Fitted:
     pictures: list[int]
     used: list[int]
     dropped: list[int] = field(default_factory=list)
-    suspects: list[int] = field(default_factory=list)
+    suspects: dict[int, float] = field(default_factory=dict)  # with their scores, most suspicious first
     extra: dict[str, Tensor] = field(default_factory=dict)  # tensors kept beside the model's own
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The bank of a model that is being extended: elements [M, D], absolute, the group of each [M] (negative:
+    numbers the new pictures do not have), and its covering radius: what is closer is nothing new."""
+
+    bank: Tensor
+    groups: Tensor
+    radius: float
+
+    @classmethod
+    def of(cls, old: Artefact, model: Model) -> Start:
+        groups = torch.from_numpy(old.tensors["bank_groups"]).to(model.bank.device).long()
+        groups = torch.where(groups < 0, groups, -1 - groups)
+        return cls(model.bank + model.centre, groups, float(old.manifest.facts["covering_radius"]))
 
 
 def fit(
@@ -48,7 +65,8 @@ def fit(
     *,
     rate: float,
     drop_suspects: bool = False,
-    start: tuple[Tensor, Tensor] | None = None,
+    settle: Callable[[list[int]], list[int]] = list,
+    old: Artefact | None = None,
     say: Callable[[str], None] = lambda line: None,
     step: Step = silent,
 ) -> Fitted:
@@ -60,21 +78,27 @@ def fit(
             its own group in calibration.
         rate: target false-alarm rate.
         drop_suspects: leave out the pictures that do not look good, and select again.
-        start: bank [M, D] and the groups [M] of its elements: a model that is being extended.
+        settle: gets the pictures that were loaded, in order, gives those to keep (no copies).
+        old: the artefact `model` was rebuilt from, if it is being extended.
         say: gets lines for a person.
     """
     clock = {"start": time.perf_counter()}
     device = next(model.buffers()).device
+    start = None if old is None else Start.of(old, model)
     plan = memory.plan(config, model, count, device)
     say(plan.line())
     if plan.shards == 1:
-        fitted = _in_memory(config, model, load, count, groups, rate, drop_suspects, start, say, step, clock)
+        fitted = _in_memory(
+            config, model, load, count, groups, rate, drop_suspects, settle, start, say, step, clock
+        )
     else:
         if drop_suspects:
             raise InputError(
                 "--drop-suspects needs all features in memory: give --set memory=GiB, or leave it out"
             )
-        fitted = _streamed(config, model, load, count, groups, rate, start, plan, say, step, clock)
+        fitted = _streamed(config, model, load, count, groups, rate, settle, start, plan, say, step, clock)
+    if old is not None:
+        _join(fitted, old)
     fitted.facts["memory_predicted"] = plan.peak
     fitted.facts["memory_peak"] = memory.peak_rss()
     return fitted
@@ -97,22 +121,24 @@ def _in_memory(
     groups: Sequence[int],
     rate: float,
     drop_suspects: bool,
-    start: tuple[Tensor, Tensor] | None,
+    settle: Callable[[list[int]], list[int]],
+    start: Start | None,
     say: Callable[[str], None],
     step: Step,
     clock: dict[str, float],
 ) -> Fitted:
     inside = model.inside.bool()
-    features, used = _collect(model, load, range(count), inside, step)
+    features, used = _collect(model, load, range(count), inside, settle, step)
     clock["features"] = time.perf_counter()
     seen = torch.tensor([groups[i] for i in used], device=features.device)
     result = _select(config, features, seen, start, step)
     dropped: list[int] = []
-    bank, bank_groups = _bank(features, seen, result, start)
-    model.set_bank(bank)
+    of_patch = seen.repeat_interleave(features.shape[1])
+    bank_groups = _install(model, features.flatten(0, 1), of_patch, result.indices, start)
     clock["coreset"] = time.perf_counter()
     scores, maps = _leave_one_out(model, features, seen, bank_groups, result, inside)
     suspicious = suspects(scores)
+    listed = {used[i]: float(scores[i]) for i in suspicious}
     if drop_suspects and len(suspicious):
         if len(suspicious) >= len(used):
             raise InputError("every picture looks suspicious: check the folder of good pictures")
@@ -122,9 +148,11 @@ def _in_memory(
             features[new] = features[old]
         features, used, seen = features[: len(keep)], [used[i] for i in keep], seen[keep]
         say(f"left out {len(dropped)} suspicious pictures; selecting again")
+        if start is not None:  # as if the dropped ones had never been there
+            model.bank = model.bank[: len(start.bank)]
         result = _select(config, features, seen, start, step)
-        bank, bank_groups = _bank(features, seen, result, start)
-        model.set_bank(bank)
+        of_patch = seen.repeat_interleave(features.shape[1])
+        bank_groups = _install(model, features.flatten(0, 1), of_patch, result.indices, start)
         scores, maps = _leave_one_out(model, features, seen, bank_groups, result, inside)
     clock["calibration"] = time.perf_counter()
     how = "leave-one-group-out" if len(set(seen.tolist())) < len(used) else "leave-one-picture-out"
@@ -134,10 +162,10 @@ def _in_memory(
         pictures=used,
         used=used,
         dropped=dropped,
-        suspects=dropped or [used[i] for i in suspicious],
+        suspects=listed,
         extra={"bank_groups": bank_groups.int()},
         facts={
-            "bank": len(bank),
+            "bank": len(model.bank),
             "patches": features.shape[0] * features.shape[1],
             "covering_radius": result.radius,
             "shards": 1,
@@ -147,7 +175,12 @@ def _in_memory(
 
 
 def _collect(
-    model: Model, load: Load, indices: Sequence[int], inside: Tensor, step: Step
+    model: Model,
+    load: Load,
+    indices: Sequence[int],
+    inside: Tensor,
+    settle: Callable[[list[int]], list[int]],
+    step: Step,
 ) -> tuple[Tensor, list[int]]:
     """Features [N, P, D] of the pictures that could be loaded (patches inside the region), and which."""
     rows = {index: row for row, index in enumerate(indices)}
@@ -161,7 +194,7 @@ def _collect(
         got.append(index)
 
     embed_pictures(model, load, list(indices), store, step)
-    used = sorted(got)
+    used = settle(sorted(got))
     if not used:
         raise InputError("none of the pictures can be used: see the reasons above")
     if len(used) < len(indices):
@@ -171,32 +204,54 @@ def _collect(
 
 
 def _select(
-    config: Config, features: Tensor, groups: Tensor, start: tuple[Tensor, Tensor] | None, step: Step
+    config: Config, features: Tensor, groups: Tensor, start: Start | None, step: Step
 ) -> coreset.Coreset:
     patches = features.shape[0] * features.shape[1]
     return coreset.select(
         features.flatten(0, 1),
         bank_size(config, patches),
         groups=groups.repeat_interleave(features.shape[1]),
-        start=None if start is None else start[0],
-        start_groups=None if start is None else start[1],
+        start=None if start is None else start.bank,
+        start_groups=None if start is None else start.groups,
+        until=0.0 if start is None else start.radius,
         progress=lambda done, total: step("coreset", done, total),
     )
 
 
-def _bank(
-    features: Tensor, groups: Tensor, result: coreset.Coreset, start: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor]:
-    """The bank [M, D] and the group of each element [M]."""
-    bank = features.flatten(0, 1)[result.indices]
-    bank_groups = groups[result.indices // features.shape[1]]
-    if start is not None:
-        bank, bank_groups = torch.cat([start[0], bank]), torch.cat([start[1], bank_groups])
-    return bank, bank_groups
+def _install(model: Model, points: Tensor, groups: Tensor, indices: Tensor, start: Start | None) -> Tensor:
+    """Give the model the selected points [N, D]; returns the group of every element of its bank [M]."""
+    if start is None:
+        model.set_bank(points[indices])
+        return groups[indices]
+    model.extend_bank(points[indices])
+    return torch.cat([start.groups, groups[indices]])
+
+
+def _join(fitted: Fitted, old: Artefact) -> None:
+    """Keep the old pictures' calibration: with a bank that only grows their distances can only shrink."""
+    before, now = old.manifest.calibration, fitted.calibration
+    fitted.calibration = replace(
+        now,
+        scores=before.scores + now.scores,
+        map_maxima=before.map_maxima + now.map_maxima,
+        map_level=max(before.map_level, now.map_level),
+    )
+    facts = old.manifest.facts
+    fitted.facts["covering_radius"] = max(fitted.facts["covering_radius"], facts["covering_radius"])
+    fitted.facts["patches"] += facts["patches"]
+    fitted.notes.append(
+        f"extended by {len(fitted.used)} pictures: the calibration scores of the {before.count} earlier ones "
+        "are upper bounds, so false alarms can only be rarer than promised"
+    )
 
 
 def _leave_one_out(
-    model: Model, features: Tensor, groups: Tensor, bank_groups: Tensor, result: coreset.Coreset, inside: Tensor
+    model: Model,
+    features: Tensor,
+    groups: Tensor,
+    bank_groups: Tensor,
+    result: coreset.Coreset,
+    inside: Tensor,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores [N] and maps [N, H, W] of every picture against the bank without its own group's elements.
 
@@ -239,7 +294,8 @@ def _streamed(
     count: int,
     groups: Sequence[int],
     rate: float,
-    start: tuple[Tensor, Tensor] | None,
+    settle: Callable[[list[int]], list[int]],
+    start: Start | None,
     plan: memory.Plan,
     say: Callable[[str], None],
     step: Step,
@@ -257,7 +313,9 @@ def _streamed(
     radius = 0.0
     for shard in range(plan.shards):
         indices = range(shard * count // plan.shards, (shard + 1) * count // plan.shards)
-        features, got = _collect(model, load, indices, inside, _named(step, f"features {shard + 1}/{plan.shards}"))
+        features, got = _collect(
+            model, load, indices, inside, settle, _named(step, f"features {shard + 1}/{plan.shards}")
+        )
         flat = features.flatten(0, 1)
         result = coreset.select(
             flat,
@@ -277,13 +335,11 @@ def _streamed(
     result = coreset.select(
         union,
         min(final, len(union)),
-        start=None if start is None else start[0],
+        start=None if start is None else start.bank,
+        until=0.0 if start is None else start.radius,
         progress=lambda d, t: step("coreset of coresets", d, t),
     )
-    bank, bank_groups = union[result.indices], union_groups[result.indices]
-    if start is not None:
-        bank, bank_groups = torch.cat([start[0], bank]), torch.cat([start[1], bank_groups])
-    model.set_bank(bank)
+    bank_groups = _install(model, union, union_groups, result.indices, start)
     clock["coreset"] = time.perf_counter()
     # The features are gone: calibrate on pictures read again, spread over all of them by the seed
     chosen = used
@@ -306,10 +362,10 @@ def _streamed(
         from_maps(scores, maps, rate=rate, method="leave-one-picture-out", precision=config.precision),
         pictures=chosen,
         used=used,
-        suspects=[chosen[i] for i in suspects(scores)],
+        suspects={chosen[i]: float(scores[i]) for i in suspects(scores)},
         extra={"bank_groups": bank_groups.int()},
         facts={
-            "bank": len(bank),
+            "bank": len(model.bank),
             "patches": len(used) * int(inside.sum()),
             "covering_radius": radius + result.radius,
             "shards": plan.shards,

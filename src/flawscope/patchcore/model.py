@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -38,7 +37,9 @@ class Model(Detector):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, config: Config, backbone: Backbone, bank: Tensor | None = None, roi: Tensor | None = None):
+    def __init__(
+        self, config: Config, backbone: Backbone, bank: Tensor | None = None, roi: Tensor | None = None
+    ):
         """
         Args:
             bank: [M, D] float32 features, absolute. None while features are being collected.
@@ -66,14 +67,18 @@ class Model(Detector):
         self.eval()
 
     def set_bank(self, bank: Tensor) -> None:
-        """Install the memory bank `[M, D]` and the table of every element's nearest elements."""
-        with torch.inference_mode(False), torch.no_grad():
-            self.centre = bank.mean(0)
-            self.bank = bank - self.centre
-            b = min(self.config.neighbours, len(bank))
-            self.table = nearest_table(self.bank, b) if self.config.score == "reweighted" else self.table
-            self.norms = (self.bank * self.bank).sum(1)
+        """Install a memory bank `[M, D]` of absolute features."""
+        self.centre = bank.mean(0)
+        self._install(bank - self.centre)
 
+    def extend_bank(self, more: Tensor) -> None:
+        """Add absolute features `[K, D]`; the elements already there stay as they are, bit for bit."""
+        self._install(torch.cat([self.bank, more - self.centre]))
+
+    def _install(self, bank: Tensor) -> None:
+        self.bank, self.norms = bank, (bank * bank).sum(1)
+        if self.config.score == "reweighted":
+            self.table = nearest_table(bank, min(self.config.neighbours, len(bank)))
 
     # ---- the two named steps
 
@@ -139,7 +144,11 @@ class Model(Detector):
             raise InputError("leave-one-out needs pictures of at least two groups: give more good pictures")
         patch = farthest(features, distances)
         nearest = torch.addmv(norms, self.bank, patch[0], alpha=-2).argmin()
-        b = 1 if self.config.score == "maximum" else min(self.table.shape[1], int(torch.isfinite(norms).sum()))
+        b = (
+            1
+            if self.config.score == "maximum"
+            else min(self.table.shape[1], int(torch.isfinite(norms).sum()))
+        )
         around = torch.addmv(norms, self.bank, self.bank[nearest], alpha=-2)
         around[nearest] = -torch.inf
         neighbours = self.bank[around.topk(b, largest=False, sorted=True).indices]
@@ -163,9 +172,6 @@ class Model(Detector):
         model.load_state_dict({k: v for k, v in tensors.items() if k in model.state_dict()})
         model.norms = (model.bank * model.bank).sum(1)
         return model
-
-    def describe(self) -> dict[str, Any]:
-        return asdict(self.config)
 
 
 def farthest(features: Tensor, distances: Tensor) -> Tensor:
@@ -233,5 +239,3 @@ def smoothing_matrix(size: int, grid: int, sigma: float) -> Tensor:
 def patches_inside(roi: Tensor, grid: tuple[int, int]) -> Tensor:
     """[P] float, 1 where a patch's cell touches the region of interest."""
     return F.adaptive_max_pool2d(roi[None].float(), grid).flatten()
-
-

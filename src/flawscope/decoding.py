@@ -1,0 +1,328 @@
+"""Reading pictures and masks: whatever Pillow opens, to arrays, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from flawscope.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Float32 = NDArray[np.float32]
+    Mask = NDArray[np.bool_]
+
+PICTURE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+Stored: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
+Source: TypeAlias = Stored | np.ndarray[Any, Any]
+
+# What Pillow may try. Its other plugins never hold a photo, and some start other programs (EPS).
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000")
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"RIFF", b"GIF8")
+_COPY_AGAIN = "copy it again"
+_TRUNCATED = "the file is truncated"
+_WARNINGS = threading.Lock()
+_ORIENTATION_TAG = 0x0112
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def is_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether the name ends like a picture's, in upper or lower case. The file is not opened."""
+    return Path(path).suffix.lower() in PICTURE_SUFFIXES
+
+
+# ---------------------------------------------------------------------------------------------- decoding
+
+
+def decode(source: Source, *, name: str | None = None) -> NDArray[Any]:
+    """A picture as an array [H, W, 3] RGB or [H, W, 1] deep grey; dtype uint8, uint16 or float32.
+
+    - 8-bit, 1-bit, palette, CMYK, YCbCr and LAB pictures: uint8 RGB. Grey is repeated in all three channels.
+    - 16-bit grey (and 32-bit grey up to 65535): uint16, one channel. Other deep grey: float32, one channel.
+      Deep *colour* files are cut to 8 bits by Pillow; give them as numpy arrays to keep the depth.
+    - numpy: [H, W], [H, W, 1], [H, W, 3] RGB or [H, W, 4] RGBA; uint8, uint16 or float (0..1, or whatever
+      `Preprocess.white_level` says); float64 becomes float32.
+    - Transparency is composited over white, as a viewer shows it. EXIF orientation is applied; embedded
+      colour profiles are not. Files with several frames give the first, PIL images the current one.
+
+    The result may be read-only and may share memory with `source`: copy it before writing into it.
+    `name` stands in the error for sources without a path. Raises InputError for anything missing, damaged,
+    truncated or not a picture; never returns a partly decoded picture.
+    """
+    loaded = load(source, name)
+    if isinstance(loaded, Image.Image):
+        return _rgb_view(np.asarray(loaded))
+    return loaded
+
+
+def pixel_hash(picture: NDArray[Any]) -> str:
+    """SHA-256 (hex) of a decoded picture: of its shape, dtype and pixels, not of its name or encoding."""
+    little_endian = picture.dtype.newbyteorder("<")
+    digest = hashlib.sha256(f"{picture.shape} {picture.dtype.kind}{picture.dtype.itemsize}".encode())
+    step = max(
+        1, (1 << 20) // max(1, picture[0].nbytes)
+    )  # blocks: repeated channels are never expanded whole
+    for start in range(0, len(picture), step):
+        digest.update(np.ascontiguousarray(picture[start : start + step], dtype=little_endian).data)
+    return digest.hexdigest()
+
+
+def load(source: Source, name: str | None) -> Image.Image | NDArray[Any]:
+    """A PIL image of mode L or RGB for 8-bit pictures in files, an array as `decode` returns it otherwise."""
+    name = name or name_of(source)
+    if isinstance(source, np.ndarray):
+        return _from_numpy(source, name)
+    image = _open(source, name)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16, copy=False)[:, :, None]
+    if image.mode == "I":
+        values = np.asarray(image)
+        deep = values.min() >= 0 and values.max() <= 65535
+        return values.astype(np.uint16 if deep else np.float32)[:, :, None]
+    if image.mode == "F":
+        return _finite(np.asarray(image), name)[:, :, None]
+    return _over_white(image)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Any 8-bit mode -> L or RGB; transparent pixels show white."""
+    if image.mode in ("La", "RGBa"):  # premultiplied
+        image = image.convert(image.mode.upper())
+    if image.mode in ("1", "L", "LA"):
+        opaque, with_alpha = "L", "LA"
+    else:
+        opaque, with_alpha = "RGB", "RGBA"
+    if image.mode not in ("LA", "RGBA", "PA") and "transparency" not in image.info:
+        return image.convert(opaque)
+    image = image.convert(with_alpha)
+    alpha = image.getchannel("A")
+    colours = image.convert(opaque)
+    if alpha.getextrema()[0] == 255:
+        return colours
+    paper = Image.new(opaque, image.size, "white")
+    paper.paste(colours, mask=alpha)
+    return paper
+
+
+def _from_numpy(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Checked array -> what `decode` returns; uint8 of three channels comes back as it is."""
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise cannot(
+            name,
+            f"its shape is {list(array.shape)}",
+            "give [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], one picture at a time, channels last",
+        )
+    if array.size == 0:
+        raise cannot(name, f"it has no pixels (shape {list(array.shape)})", "give at least 1 x 1 pixels")
+    if array.dtype.kind == "f":
+        array = _finite(array.astype(np.float32, copy=False), name)
+    elif array.dtype.kind != "u" or array.dtype.itemsize > 2:
+        raise cannot(name, f"its dtype is {array.dtype}", "give uint8, uint16 or floats in 0..1")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.shape[2] == 4:
+        full = {"B": 255, "H": 65535}.get(array.dtype.char, 1.0)
+        colours, alpha = array[:, :, :3], array[:, :, 3:]
+        if alpha.min() >= full:
+            return colours
+        if array.dtype == np.uint8:
+            return np.asarray(_over_white(Image.fromarray(np.ascontiguousarray(array))))
+        share = alpha.astype(np.float32) / np.float32(full)
+        blended: NDArray[Any] = colours * share + np.float32(full) * (1 - share)
+        blended += 0.5 if array.dtype == np.uint16 else 0.0
+        return blended.astype(array.dtype)
+    return _rgb_view(array) if array.dtype == np.uint8 else array
+
+
+def _rgb_view(array: NDArray[Any]) -> NDArray[Any]:
+    """uint8 [H, W] or [H, W, 1 or 3] -> [H, W, 3]; grey channels share their memory (stride 0)."""
+    if array.ndim == 2:
+        array = array[:, :, None]
+    return np.broadcast_to(array, (*array.shape[:2], 3)) if array.shape[2] == 1 else array
+
+
+def _finite(values: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    if not (math.isfinite(values.min()) and math.isfinite(values.max())):  # NaN goes through min and max
+        raise cannot(name, "some pixels are not finite numbers", "replace NaN and infinity first")
+    return values
+
+
+def cannot(name: str, reason: str, remedy: str) -> InputError:
+    return InputError(f"cannot read picture {name}: {' '.join(reason.split())}; {remedy}")
+
+
+def name_of(source: Source) -> str:
+    if isinstance(source, np.ndarray):
+        return "(a numpy array)"
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", "") or "(a PIL image)")
+    return f"({len(source)} bytes)" if isinstance(source, bytes) else str(source)
+
+
+def _open(source: Stored, name: str) -> Image.Image:
+    """The fully loaded, upright image in the mode it was stored in. InputError says what is wrong."""
+    if isinstance(source, Image.Image):
+        return _load_upright(source, name)
+    if isinstance(source, bytes):
+        return _open_stream(io.BytesIO(source), name)
+    if not isinstance(source, str | os.PathLike):
+        raise cannot(name, f"it is a {type(source).__name__}", "give a path, bytes, PIL or numpy")
+    try:
+        stream = open(source, "rb")  # noqa: SIM115 (closed below)
+    except FileNotFoundError:
+        raise cannot(name, "there is no such file", "check the path") from None
+    except IsADirectoryError:
+        raise cannot(name, "it is a folder", "name the pictures in it") from None
+    except (OSError, ValueError) as error:
+        raise cannot(name, getattr(error, "strerror", None) or str(error), "check the path") from None
+    with stream:
+        return _open_stream(stream, name)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Large pictures and odd metadata are no news. The filters are the whole process's: hence the lock."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _open_stream(stream: IO[bytes], name: str) -> Image.Image:
+    head = stream.read(8)
+    if not head:
+        raise cannot(name, "it is empty", _COPY_AGAIN)
+    stream.seek(0)
+    with _without_warnings():
+        try:
+            image = Image.open(stream, formats=_FORMATS)
+        except Image.DecompressionBombError:
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+            raise cannot(name, f"it has more than {limit} megapixels", "cut it into parts") from None
+        except MemoryError:
+            raise
+        except Exception:  # UnidentifiedImageError, and what plugins raise on a damaged header
+            if head.startswith(_MAGIC):
+                raise cannot(name, "the file is truncated or damaged", _COPY_AGAIN) from None
+            raise cannot(name, "it is not a picture we know", "convert it to PNG") from None
+    upright = _load_upright(image, name)
+    damage = _DAMAGE_OF.get(image.format or "", lambda _: None)(stream)
+    if damage:
+        raise cannot(name, damage, _COPY_AGAIN)
+    return upright
+
+
+def _load_upright(image: Image.Image, name: str) -> Image.Image:
+    if 0 in image.size:
+        raise cannot(name, f"it has no pixels ({image.width} x {image.height})", "give at least 1 x 1")
+    large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf)  # TIFF warns here once more
+    try:
+        with _without_warnings() if large else nullcontext():
+            image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, ...
+        reason = _TRUNCATED if "truncated" in str(error).lower() else f"the file is damaged ({error})"
+        raise cannot(name, reason, _COPY_AGAIN) from None
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # broken metadata beside good pixels
+        orientation = 1
+    if orientation in _ORIENTATIONS:
+        return image.transpose(_ORIENTATIONS[orientation])
+    return image
+
+
+def _png_damage(stream: IO[bytes]) -> str | None:
+    """Pillow checks no checksum of the pixel data, and stops reading as soon as it has all rows."""
+    stream.seek(8)
+    while len(head := stream.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        body, check = stream.read(length), stream.read(4)
+        if len(check) < 4:
+            break
+        critical = not kind[0] & 0x20  # upper case first letter
+        if critical and zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(check, "big"):
+            return "the file is damaged (a checksum differs)"
+        if kind == b"IEND":
+            return None
+    return _TRUNCATED
+
+
+def _jpeg_damage(stream: IO[bytes]) -> str | None:
+    """A transfer that broke off and left zeros decodes without an error; the end marker is then missing."""
+    stream.seek(2)
+    while len(head := stream.read(4)) == 4:
+        if head[0] != 0xFF or head[1] in (0xDA, 0xFF):  # start of scan, or bytes that only libjpeg skips
+            break
+        stream.seek(int.from_bytes(head[2:], "big") - 2, io.SEEK_CUR)
+    # FF D9 never stands inside the compressed data.
+    return None if b"\xff\xd9" in stream.read() else _TRUNCATED
+
+
+_DAMAGE_OF = {"PNG": _png_damage, "JPEG": _jpeg_damage, "MPO": _jpeg_damage}
+
+
+# ------------------------------------------------------------------------------------------------- masks
+
+
+def read_mask(path: Stored) -> Mask:
+    """A ground-truth mask [H, W] bool: above 0 in any channel, or palette index above 0.
+
+    Alpha is ignored, unless the colours are the same everywhere and alpha is not: then alpha above 0 counts.
+    """
+    name = name_of(path)
+    image = _open(path, name)
+    if image.mode in ("PA", "La", "RGBa"):
+        image = image.convert("RGBA")
+    if image.mode not in ("1", "L", "P", "LA", "RGB", "RGBA", "I", "F") and not image.mode.startswith("I;16"):
+        image = image.convert("RGB")
+    values = np.asarray(image)
+    if image.mode == "F":
+        _finite(values, name)
+    if image.mode in ("LA", "RGBA"):
+        colours, alpha = values[:, :, :-1], values[:, :, -1]
+        only_alpha = (colours == colours[0, 0]).all() and (alpha != alpha[0, 0]).any()
+        values = alpha if only_alpha else colours
+    marked: Mask = np.greater(values, 0)
+    return marked if marked.ndim == 2 else np.any(marked, axis=2)
+
+
+def read_labels(path: Stored) -> NDArray[np.int32]:
+    """Raw grey values (or palette indices) [H, W] int32, as MVTec LOCO's masks use them."""
+    name = name_of(path)
+    image = _open(path, name)
+    if image.mode in ("L", "P", "I") or image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.int32)
+    if image.mode == "F":
+        raise cannot(name, "labels are whole numbers, the file holds floats", "store it as 8 or 16 bits")
+    rgb = np.asarray(image.convert("RGB"))
+    if (rgb != rgb[:, :, :1]).any():
+        raise cannot(name, "labels are grey values, the file has colours", "store it as a grey picture")
+    return rgb[:, :, 0].astype(np.int32)

@@ -1,0 +1,355 @@
+"""From a folder of good pictures to a model: what every method shares around its own `fit`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from flawscope import artefact as artefacts
+from flawscope import config as settings
+from flawscope import registry
+from flawscope._version import __version__
+from flawscope.artefact import Artefact, Manifest, Picture
+from flawscope.calibration import DEFAULT_RATE, Calibration
+from flawscope.datasets import Dataset, group_numbers, open_dataset
+from flawscope.detector import Detector, device_for
+from flawscope.errors import InputError
+from flawscope.features.backbone import load_backbone
+from flawscope.imaging import Preprocess, Source, decode, pixel_hash, roi_from, white_level_for
+from flawscope.predictor import Predictor
+from flawscope.progress import Step, silent
+from flawscope.runtime.torch import TorchSession
+
+Say = Callable[[str], None]
+
+
+def _quiet(line: str) -> None:
+    """A library says nothing."""
+
+
+def fit(
+    images: Dataset | str | os.PathLike[str] | Sequence[Source],
+    *,
+    method: str = "patchcore",
+    preset: str = "default",
+    category: str | None = None,
+    false_alarm_rate: float = DEFAULT_RATE,
+    roi: str | os.PathLike[str] | np.ndarray | None = None,
+    group: str | None = None,
+    drop_suspects: bool = False,
+    device: str = "auto",
+    samples: int = 3,
+    say: Say = _quiet,
+    step: Step = silent,
+    **options: Any,
+) -> Predictor:
+    """Learn what good parts look like.
+
+    Args:
+        images: a data set, a folder (any layout that `open_dataset` reads), or good pictures: paths, bytes,
+            PIL images or numpy `[H, W, 3]` uint8.
+        method: patchcore.
+        preset: named settings of the method.
+        category: which one, if the folder holds several.
+        false_alarm_rate: share of good pictures that may be called anomalous, 0..1.
+        roi: region of interest, a mask file (white counts) or "x0,y0,x1,y1" in fractions of the picture.
+        group: regular expression on file names; pictures for which it matches the same text show one part.
+        drop_suspects: leave out training pictures that do not look good.
+        device: auto, cpu, cuda or mps.
+        samples: pictures stored in the model for its self-test.
+        say, step: get lines for a person and progress.
+        options: settings of the method, such as `size=384` or `ratio=0.05`.
+
+    Returns:
+        A `Predictor`. `failures` lists pictures that could not be read, `suspects` those that do not look
+        good, most suspicious first.
+
+    Raises:
+        InputError: wrong settings, no usable pictures, no weights.
+    """
+    values = {**_preset(method, preset), **options}
+    config = settings.build(registry.config_class(method), values)
+    sources, category = _sources(images, category, config.seed)
+    where = device_for(device)
+    preprocess = Preprocess(config.size, config.keep_aspect, config.crop, _white_level(sources))
+    backbone, origin = load_backbone(config.backbone, config.stages, preprocess.network_size, config.weights)
+    region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess))
+    model = registry.model_module(method).Model(config, backbone, roi=region).to(where)
+    return _run(
+        method,
+        config,
+        model,
+        preprocess,
+        sources,
+        category=category,
+        origin=origin,
+        group=group,
+        rate=false_alarm_rate,
+        drop_suspects=drop_suspects,
+        samples=samples,
+        say=say,
+        step=step,
+    )
+
+
+def extend(
+    model: str | os.PathLike[str] | Artefact,
+    images: Dataset | str | os.PathLike[str] | Sequence[Source],
+    *,
+    category: str | None = None,
+    group: str | None = None,
+    drop_suspects: bool = False,
+    device: str = "auto",
+    say: Say = _quiet,
+    step: Step = silent,
+) -> Predictor:
+    """Add good pictures to a fitted model, without the old pictures. Settings are the old model's.
+
+    The bank only grows, and only by what is farther from it than its covering radius. The old pictures'
+    calibration scores therefore stay as upper bounds; the manifest says so.
+    """
+    old = model if isinstance(model, Artefact) else artefacts.read(model)
+    manifest = old.manifest
+    config = settings.build(registry.config_class(manifest.method), manifest.config)
+    sources, _ = _sources(images, category, config.seed)
+    session = TorchSession.open(old, device)
+    return _run(
+        manifest.method,
+        config,
+        session.model,
+        manifest.preprocess,
+        sources,
+        category=manifest.category,
+        origin=manifest.backbone,
+        group=group,
+        rate=manifest.calibration.rate,
+        drop_suspects=drop_suspects,
+        samples=0,
+        say=say,
+        step=step,
+        old=old,
+    )
+
+
+def _run(
+    method: str,
+    config: Any,
+    model: Detector,
+    preprocess: Preprocess,
+    sources: list[Source],
+    *,
+    category: str,
+    origin: dict[str, str],
+    group: str | None,
+    rate: float,
+    drop_suspects: bool,
+    samples: int,
+    say: Say,
+    step: Step,
+    old: Artefact | None = None,
+) -> Predictor:
+    began = time.perf_counter()
+    Calibration((0.0,), (0.0,), 0.0, rate)  # a senseless rate is told now, not after the work
+    reader = Reader(sources, preprocess, {p.hash for p in old.manifest.pictures} if old else set())
+    fitted = registry.fit_module(method).fit(
+        config,
+        model,
+        reader.load,
+        len(sources),
+        group_numbers(reader.names, group),
+        rate=rate,
+        drop_suspects=drop_suspects,
+        settle=reader.without_copies,
+        old=old,
+        say=say,
+        step=step,
+    )
+    calibration = fitted.calibration
+    notes = list(fitted.notes)
+    if fitted.dropped:
+        notes.append(
+            f"{len(fitted.dropped)} suspicious pictures were left out before calibrating on the rest: the "
+            "false-alarm rate holds for pictures like those that stayed"
+        )
+    if reader.copies:
+        notes.append(f"{len(reader.copies)} pictures are copies of others and were counted once")
+    for note in notes:
+        say(note)
+    roles = {
+        **dict.fromkeys(fitted.used, "train"),
+        **dict.fromkeys(fitted.dropped, "dropped"),
+        **dict.fromkeys(reader.copies, "duplicate"),
+    }
+    pictures = [Picture(reader.hashes[i], role, reader.names[i]) for i, role in sorted(roles.items())]
+    tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
+    kept: tuple[dict[str, Any], ...] = ()
+    if old is not None:
+        pictures = [*old.manifest.pictures, *pictures]
+        notes = [*old.manifest.notes, *notes]
+        if "samples" in old.tensors:
+            tensors["samples"] = old.tensors["samples"]
+            names = [s["name"] for s in old.manifest.samples]
+            kept = _expected(model, tensors["samples"], names)
+    elif samples:
+        chosen = fitted.used[:: max(1, len(fitted.used) // samples)][:samples]
+        images = np.stack([reader.load(i).numpy() for i in chosen])  # type: ignore[union-attr]
+        eight = np.rint(images * 255.0)
+        exact = np.array_equal(eight.astype(np.float32) / np.float32(255.0), images)
+        tensors["samples"] = eight.astype(np.uint8) if exact else images
+        kept = _expected(model, tensors["samples"], [reader.names[i] for i in chosen])
+    manifest = Manifest(
+        method=method,
+        config=asdict(config),
+        preprocess=preprocess,
+        calibration=calibration,
+        backbone=origin,
+        category=category,
+        pictures=tuple(pictures),
+        facts={
+            **fitted.facts,
+            "calibration_pictures": [reader.hashes[i] for i in fitted.pictures],
+            "seconds_total": round(time.perf_counter() - began, 3),
+            "device": next(model.buffers()).device.type,
+            "threads": torch.get_num_threads(),
+        },
+        notes=tuple(notes),
+        samples=kept,
+        versions=versions(),
+    )
+    predictor = Predictor(Artefact(manifest, tensors), TorchSession(model, str(next(model.buffers()).device)))
+    predictor.failures = list(reader.failures.values())
+    predictor.suspects = [(reader.names[i], score) for i, score in fitted.suspects.items()]
+    return predictor
+
+
+# ------------------------------------------------------------------------------------------------ pictures
+
+
+@dataclass
+class Reader:
+    """Loads training pictures, remembers their hashes, and knows copies and failures. Used by threads."""
+
+    sources: list[Source]
+    preprocess: Preprocess
+    known: set[str]  # hashes of pictures that are already in the model
+    names: list[str] = field(init=False)
+    hashes: dict[int, str] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
+    copies: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._lock = Lock()
+        common = _common_folder(self.sources)
+        self.names = [_name(source, i, common) for i, source in enumerate(self.sources)]
+
+    def load(self, index: int) -> torch.Tensor | None:
+        """Picture `index` as [3, H, W] float32 in 0..1, or None where it cannot be read."""
+        try:
+            picture = decode(self.sources[index], name=self.names[index])
+            digest = pixel_hash(picture)
+            image = self.preprocess.from_array(picture, self.names[index])[0][0]
+        except InputError as error:
+            with self._lock:
+                self.failures[index] = str(error)
+            return None
+        with self._lock:
+            self.hashes[index] = digest
+        return torch.from_numpy(image)
+
+    def without_copies(self, indices: list[int]) -> list[int]:
+        """Those of `indices` whose pixels neither the model nor an earlier picture has."""
+        kept = []
+        for index in indices:
+            if self.hashes[index] in self.known:
+                self.copies.append(index)
+            else:
+                self.known.add(self.hashes[index])
+                kept.append(index)
+        return kept
+
+
+def _sources(images: Any, category: str | None, seed: int) -> tuple[list[Source], str]:
+    if isinstance(images, str | os.PathLike):
+        images = open_dataset(images, category, seed=seed)
+    if isinstance(images, Dataset):
+        sources: list[Source] = [item.path for item in images.train]
+        if not sources:
+            raise InputError(f"there are no good pictures to learn from in {images.root}")
+        return sources, images.category
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = list(images)
+    if not isinstance(images, list | tuple) or not images:
+        raise InputError("give a folder, a data set, or a list with at least one good picture")
+    return list(images), category or ""
+
+
+def _white_level(sources: Sequence[Source]) -> float | None:
+    """One white level for all deep pictures, None where all have 8 bits. Reads only headers of the latter."""
+    highest, kind = -1.0, np.dtype(np.uint16)
+    for source in sources:
+        try:
+            if isinstance(source, str | os.PathLike):
+                with Image.open(source) as header:
+                    deep = header.mode.startswith(("I", "F"))
+            else:
+                deep = isinstance(source, bytes) or (
+                    isinstance(source, np.ndarray) and source.dtype != np.uint8
+                )
+            picture = decode(source) if deep else None
+        except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue  # told when it is loaded
+        if picture is not None and picture.dtype != np.uint8:
+            highest, kind = max(highest, float(picture.max())), picture.dtype
+    return white_level_for(highest, kind) if highest >= 0 else None
+
+
+def _common_folder(sources: Sequence[Source]) -> Path | None:
+    paths = [Path(s) for s in sources if isinstance(s, str | os.PathLike)]
+    return Path(os.path.commonpath([p.absolute().parent for p in paths])) if paths else None
+
+
+def _name(source: Source, index: int, common: Path | None) -> str:
+    if isinstance(source, str | os.PathLike) and common is not None:
+        return Path(source).absolute().relative_to(common).as_posix()
+    return f"picture {index}"
+
+
+# ------------------------------------------------------------------------------------------------- helpers
+
+
+def _preset(method: str, name: str) -> dict[str, Any]:
+    known = registry.presets(method)
+    if name not in known:
+        raise InputError(f"{method} has no preset {name}: choose one of {', '.join(known)}")
+    return known[name]
+
+
+def _expected(model: Detector, images: np.ndarray, names: Sequence[str]) -> tuple[dict[str, Any], ...]:
+    """What `Predictor.self_test` compares with."""
+    device = next(model.buffers()).device
+    found = []
+    with torch.inference_mode():
+        for image, name in zip(images, names, strict=True):
+            batch = torch.from_numpy(image.astype(np.float32) / (255.0 if image.dtype == np.uint8 else 1.0))
+            score, drawn = model(batch[None].to(device))
+            found.append({"name": name, "score": float(score[0]), "map_maximum": float(drawn.max())})
+    return tuple(found)
+
+
+def versions() -> dict[str, str]:
+    """Of everything that decides a score."""
+    found = {"flawscope": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    for name in ("timm", "numpy", "pillow"):
+        found[name] = metadata.version(name)
+    return found

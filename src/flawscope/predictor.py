@@ -1,0 +1,221 @@
+"""Picture in, decision out: preprocess, session, calibration. Torch-free; the session brings its engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope import artefact as artefacts
+from flawscope.artefact import Artefact, Manifest
+from flawscope.calibration import Calibration, from_maps
+from flawscope.errors import InputError
+from flawscope.imaging import Geometry, Source
+from flawscope.prediction import Prediction
+from flawscope.progress import Step, silent
+from flawscope.runtime import Session, open_session
+
+AHEAD = 4  # batches decoded while one is being computed
+SELF_TEST_TOLERANCE = 1e-4  # relative, fp32 scores between machines
+
+
+def load(
+    path: str | os.PathLike[str], *, device: str = "auto", false_alarm_rate: float | None = None
+) -> Predictor:
+    """Open a model file.
+
+    Args:
+        device: auto, cpu, cuda or mps.
+        false_alarm_rate: another target than the one stored, 0..1.
+
+    Raises:
+        InputError: the file is missing, damaged, hostile or made by a newer version.
+    """
+    artefact = artefacts.read(path)
+    predictor = Predictor(artefact, open_session(artefact, device))
+    return predictor if false_alarm_rate is None else predictor.with_rate(false_alarm_rate)
+
+
+class Predictor:
+    """A fitted model that answers for pictures: paths, bytes, PIL images, numpy `[H, W, 3]` uint8.
+
+    Attributes:
+        manifest: everything that is known about the model.
+        calibration: score to p-value and decision.
+        failures: pictures that `fit` could not use, each with the reason.
+    """
+
+    def __init__(self, artefact: Artefact, session: Session):
+        self.artefact = artefact
+        self.session = session
+        self.failures: list[str] = []
+        self.suspects: list[tuple[str, float]] = []  # pictures `fit` found suspicious, with their scores
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.artefact.manifest
+
+    @property
+    def calibration(self) -> Calibration:
+        return self.artefact.manifest.calibration
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model file, atomically."""
+        artefacts.write(self.artefact, path)
+
+    # ---- prediction
+
+    @overload
+    def predict(self, pictures: Sequence[Source]) -> list[Prediction]: ...
+    @overload
+    def predict(self, pictures: Source) -> Prediction: ...
+    def predict(self, pictures: Any) -> Any:
+        """One `Prediction` for one picture, a list for a list or a batch `[B, H, W, 3]` uint8.
+
+        Raises:
+            InputError: a picture cannot be read. `stream` goes on instead.
+        """
+        if isinstance(pictures, np.ndarray) and pictures.ndim == 4:
+            pictures = list(pictures)
+        if isinstance(pictures, list | tuple):
+            found = []
+            for _, result in self.stream(pictures):
+                if isinstance(result, InputError):
+                    raise result
+                found.append(result)
+            return found
+        return self.predict([pictures])[0]
+
+    def stream(self, pictures: Iterable[Source]) -> Iterator[tuple[Source, Prediction | InputError]]:
+        """Every picture with its prediction, or with the reason why there is none, in order.
+
+        Threads decode ahead; memory does not grow with the number of pictures.
+        """
+        size = self.session.batch
+        waiting = iter(pictures)
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            queue: list[Future[tuple[Source, Loaded]]] = [
+                pool.submit(self._load, p) for p in islice(waiting, size * AHEAD)
+            ]
+            while queue:
+                batch = [future.result() for future in queue[:size]]
+                del queue[:size]
+                queue += [pool.submit(self._load, p) for p in islice(waiting, len(batch))]
+                yield from self._run(batch)
+
+    def _load(self, source: Source) -> tuple[Source, Loaded]:
+        try:
+            return source, self.manifest.preprocess(source)
+        except InputError as error:
+            return source, error
+        except MemoryError:
+            return source, InputError(f"{source!s:.200}: not enough memory to decode it; make it smaller")
+
+    def _run(self, batch: list[tuple[Source, Loaded]]) -> Iterator[tuple[Source, Prediction | InputError]]:
+        good = [loaded[0] for _, loaded in batch if not isinstance(loaded, InputError)]
+        if good:
+            scores, maps = self.session.run(np.concatenate(good))
+            p_values = self.calibration.p_values(scores)
+            anomalous = self.calibration.is_anomalous(scores)
+        k = 0
+        for source, loaded in batch:
+            if isinstance(loaded, InputError):
+                yield source, loaded
+                continue
+            name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+            yield (
+                source,
+                Prediction(
+                    score=float(scores[k]),
+                    p_value=float(p_values[k]),
+                    is_anomalous=bool(anomalous[k]),
+                    map=maps[k],
+                    geometry=loaded[1],
+                    threshold=self.calibration.threshold,
+                    mask_threshold=self.calibration.mask_threshold,
+                    colour_range=self.calibration.colour_range,
+                    path=name,
+                ),
+            )
+            k += 1
+
+    # ---- calibration
+
+    def with_calibration(self, calibration: Calibration, *notes: str) -> Predictor:
+        manifest = replace(self.manifest, calibration=calibration, notes=(*self.manifest.notes, *notes))
+        return Predictor(replace(self.artefact, manifest=manifest), self.session)
+
+    def with_rate(self, false_alarm_rate: float) -> Predictor:
+        """The same model at another target false-alarm rate, 0..1."""
+        return self.with_calibration(self.calibration.with_rate(false_alarm_rate))
+
+    def calibrate(self, good: Iterable[Source], step: Step = silent) -> Predictor:
+        """The same model with thresholds from these good pictures: the camera or the light has changed.
+
+        Raises:
+            InputError: none could be read. Single failures are collected in `failures`.
+        """
+        good = list(good)
+        scores, maps, failures = [], [], []
+        for done, (_, result) in enumerate(self.stream(good), start=1):
+            step("calibration", done, len(good))
+            if isinstance(result, InputError):
+                failures.append(str(result))
+            else:
+                scores.append(result.score)
+                maps.append(result.map)
+        if not scores:
+            raise InputError(failures[0] if failures else "no good pictures to calibrate with")
+        calibration = from_maps(
+            np.array(scores),
+            np.stack(maps),
+            rate=self.calibration.rate,
+            method="held out",
+            runtime=self.session.runtime,
+            precision=self.calibration.precision,
+        )
+        new = self.with_calibration(calibration, f"calibrated anew on {len(scores)} good pictures")
+        new.failures = failures
+        return new
+
+    # ---- self-test
+
+    def self_test(self) -> SelfTest:
+        """Run the artefact's sample pictures on this machine and compare with the scores stored at fit."""
+        samples = self.artefact.tensors.get("samples")
+        if samples is None or not len(samples):
+            raise InputError("the model holds no sample pictures: fit without --no-samples")
+        images = samples.astype(np.float32) / 255.0 if samples.dtype == np.uint8 else samples
+        worst = 0.0
+        for size in (1, len(images)):
+            for start in range(0, len(images), size):
+                scores, maps = self.session.run(np.ascontiguousarray(images[start : start + size]))
+                for score, drawn, expected in zip(
+                    scores, maps, self.manifest.samples[start : start + size], strict=True
+                ):
+                    for got, want in ((score, expected["score"]), (drawn.max(), expected["map_maximum"])):
+                        worst = max(worst, abs(float(got) - want) / max(abs(want), 1e-12))
+        return SelfTest(len(images), worst)
+
+
+class SelfTest:
+    """How many samples were compared, and the largest relative difference."""
+
+    def __init__(self, samples: int, worst: float):
+        self.samples, self.worst = samples, worst
+        self.passed = worst <= SELF_TEST_TOLERANCE
+
+    def line(self) -> str:
+        verdict = "passed" if self.passed else "FAILED"
+        return f"self-test {verdict}: {self.samples} samples, largest relative difference {self.worst:.1e}"
+
+
+Loaded = tuple[NDArray[np.float32], Geometry] | InputError
+
+__all__ = ["Predictor", "SelfTest", "load"]

@@ -1,0 +1,54 @@
+"""The torch session: runs the trained detector itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flawscope.artefact import Artefact
+from flawscope.detector import Detector, device_for
+from flawscope.errors import InputError
+from flawscope.registry import model_module
+
+
+class TorchSession:
+    """Images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, numpy in and out."""
+
+    runtime = "torch"
+
+    def __init__(self, model: Detector, device: str = "auto"):
+        self.device = device_for(device)
+        self.model = model.to(self.device).eval()
+        self.size = model.size
+
+    @classmethod
+    def open(cls, artefact: Artefact, device: str = "auto") -> TorchSession:
+        tensors = {k: torch.from_numpy(np.asarray(v)) for k, v in artefact.tensors.items() if k != "samples"}
+        try:
+            model = model_module(artefact.manifest.method).Model.rebuild(artefact.manifest.config, tensors)
+        except (KeyError, RuntimeError, IndexError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"the model's tensors do not fit its configuration ({reason}): fit anew"
+            ) from None
+        return cls(model, device)
+
+    @property
+    def batch(self) -> int:
+        """Pictures that are fastest together here."""
+        pixels = self.size[0] * self.size[1]
+        most = 8 if self.device.type == "cpu" else 64
+        return max(1, min(most, most * 256 * 256 // pixels))
+
+    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        with torch.inference_mode():
+            scores, maps = self.model(torch.from_numpy(images).to(self.device))
+        return scores.float().cpu().numpy(), maps.float().cpu().numpy()
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """The machine's part of a manifest's facts."""
+    return {"device": device.type, "threads": torch.get_num_threads()}
