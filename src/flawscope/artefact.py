@@ -5,6 +5,7 @@ not at all, and checked before anything is allocated.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import struct
@@ -201,7 +202,7 @@ def read(path: str | os.PathLike[str]) -> Artefact:
 Entry = tuple[str, tuple[int, ...], int, int]
 
 
-def _header(file: BinaryIO, path: Any) -> tuple[Manifest, dict[str, Entry], int, str]:
+def _header(file: io.BufferedReader, path: Any) -> tuple[Manifest, dict[str, Entry], int, str]:
     """Manifest, tensors (dtype, shape, begin, end), where data start, and their hash. Leaves `file` there."""
     size = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
@@ -253,7 +254,7 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def _opened(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder: name a model file")
     try:

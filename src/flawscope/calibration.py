@@ -152,18 +152,22 @@ def from_maps(scores: NDArray[Any], maps: NDArray[Any], **how: Any) -> Calibrati
 FENCE = 3.0
 
 
-def suspects(scores: NDArray[Any]) -> NDArray[np.intp]:
-    """Indices of good pictures that do not look good, most suspicious first.
+def fence(scores: NDArray[Any]) -> float:
+    """The score beyond which a good picture is suspicious; infinite with fewer than four scores.
 
-    A picture is suspicious when the logarithm of its leave-one-out score lies beyond the upper quartile by
-    more than `FENCE` times the distance from the median to the upper quartile, times two (Tukey, 1977, made
-    one-sided so that a long lower tail hides nothing).
+    On the logarithm of the scores: the upper quartile plus `FENCE` times the distance from the median to
+    the upper quartile (Tukey, 1977, one-sided, so that a long lower tail hides nothing).
     """
     values = np.log(np.maximum(np.asarray(scores, dtype=np.float64), 1e-12))
     if len(values) < 4:
-        return np.zeros(0, dtype=np.intp)
+        return math.inf
     middle, upper = np.quantile(values, [0.5, 0.75])
-    spread = 2.0 * max(upper - middle, 1e-3)
-    order = np.argsort(-values, kind="stable")
-    far: NDArray[np.intp] = order[values[order] > upper + FENCE * spread / 2.0]
+    return float(np.exp(upper + FENCE * max(upper - middle, 1e-3)))
+
+
+def suspects(scores: NDArray[Any]) -> NDArray[np.intp]:
+    """Indices of good pictures that do not look good by their leave-one-out scores, most suspicious first."""
+    scores = np.asarray(scores, dtype=np.float64)
+    order = np.argsort(-scores, kind="stable")
+    far: NDArray[np.intp] = order[scores[order] > fence(scores)]
     return far

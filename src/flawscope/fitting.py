@@ -281,7 +281,7 @@ class Reader:
 
 def _sources(images: Any, category: str | None, seed: int) -> tuple[list[Source], str]:
     if isinstance(images, str | os.PathLike):
-        images = open_dataset(images, category, seed=seed)
+        images = open_dataset(os.fspath(images), category, seed=seed)
     if isinstance(images, Dataset):
         sources: list[Source] = [item.path for item in images.train]
         if not sources:

@@ -67,13 +67,13 @@ class Prediction:
             return ()
         from scipy import ndimage
 
-        labels, count = ndimage.label(self.mask, structure=np.ones((3, 3)))
+        labels, _ = ndimage.label(self.mask, structure=np.ones((3, 3)))
         found = []
         sy, sx = self.geometry.scale
         for index, (ys, xs) in enumerate(ndimage.find_objects(labels), start=1):
             part = labels[ys, xs] == index
             rows, columns = np.nonzero(part)
-            cy, cx = rows.mean() + ys.start + 0.5, columns.mean() + xs.start + 0.5
+            cy, cx = float(rows.mean()) + ys.start + 0.5, float(columns.mean()) + xs.start + 0.5
             x, y, _, _ = self.geometry.to_picture((cx, cy, cx, cy))
             found.append(
                 Region(
@@ -94,7 +94,7 @@ class Prediction:
         return self.picture_map() > self.mask_threshold
 
     def draw(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The picture [H, W, 3] with its heat map and the outline of the mask, colours fixed by calibration."""
+        """The picture [H, W, 3] with heat map and outline of the mask; colours fixed by calibration."""
         values = self.picture_map()
         low, high = self.colour_range
         heat = drawing.overlay(picture, values, low, high)

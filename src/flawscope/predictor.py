@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -72,9 +72,9 @@ class Predictor:
     # ---- prediction
 
     @overload
-    def predict(self, pictures: Sequence[Source]) -> list[Prediction]: ...
-    @overload
     def predict(self, pictures: Source) -> Prediction: ...
+    @overload
+    def predict(self, pictures: list[Source]) -> list[Prediction]: ...
     def predict(self, pictures: Any) -> Any:
         """One `Prediction` for one picture, a list for a list or a batch `[B, H, W, 3]` uint8.
 

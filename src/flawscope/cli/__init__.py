@@ -1,0 +1,107 @@
+"""The command line. One file a command; only the one that is called is imported."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from flawscope._version import __version__
+from flawscope.errors import FlawscopeError, InputError
+
+# command -> (module in this package, one line of help)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "fit": ("fit", "learn what good parts look like"),
+    "evaluate": ("evaluate", "measure a model on test pictures"),
+    "predict": ("predict", "score pictures and show what is wrong"),
+    "calibrate": ("calibrate", "new thresholds from new good pictures"),
+    "info": ("info", "what a model is and where it came from"),
+    "backbones": ("backbones", "feature extractors at hand"),
+    "data": ("data", "check a folder of pictures"),
+    "demo": ("demo", "draw a data set, fit, evaluate and show it"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 2 wrong call or input, 1 anything else."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"flawscope {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see `flawscope --help`"
+        return _fail(f"there is no command {name}: {hint}", 2)
+    module = importlib.import_module(f"flawscope.cli.{COMMANDS[name][0]}")
+    parser = Parser(prog=f"flawscope {name}", description=module.__doc__, formatter_class=Help)
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    try:
+        args = parser.parse_args(rest)
+        return int(module.run(args))
+    except InputError as error:
+        return _raise_or_fail("--debug" in rest, error, 2)
+    except FlawscopeError as error:
+        return _raise_or_fail("--debug" in rest, error, 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was left half-written", 130)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stderr.close()
+        return 1
+    except MemoryError as error:
+        return _raise_or_fail(
+            "--debug" in rest, error, 1, "not enough memory: choose a smaller --size or fewer pictures"
+        )
+    except Exception as error:
+        text = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; --debug shows where"
+        return _raise_or_fail("--debug" in rest, error, 1, text)
+
+
+def overview() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{line}" for name, (_, line) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: flawscope COMMAND ...",
+            "",
+            "Learns what good parts look like and shows where a new picture differs.",
+            "",
+            *lines,
+            "",
+            "`flawscope COMMAND --help` tells more. Start with:",
+            "  flawscope fit --data FOLDER_OF_GOOD_PICTURES --out model.safetensors",
+            "  flawscope predict model.safetensors NEW_PICTURES --out results",
+        ]
+    )
+
+
+class Help(argparse.HelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"flawscope: {text}", file=sys.stderr)
+    return code
+
+
+def _raise_or_fail(debug: bool, error: BaseException, code: int, text: str | None = None) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    return _fail(text or str(error), code)

@@ -134,6 +134,12 @@ def cached_in_hub(backbone: str) -> bool:
     return any(p.name in ("model.safetensors", "pytorch_model.bin") for p in snapshots)
 
 
+def cached_models() -> list[str]:
+    """timm models whose checkpoint the local hub cache holds."""
+    folders = {p.parents[2].name for p in hub_cache().glob("models--timm--*/snapshots/*/model.safetensors")}
+    return sorted(name.removeprefix("models--timm--").split(".")[0] for name in folders)
+
+
 def hub_reachable(timeout: float = 3.0) -> bool:
     """One attempt with a short limit, so that a machine without network gets its answer at once."""
     if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):

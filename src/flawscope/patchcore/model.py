@@ -156,7 +156,7 @@ class Model(Detector):
         return score[0], self.anomaly_map(distances)[0]
 
     def anomaly_map(self, distances: Tensor) -> Tensor:
-        """Patch distances `[B, P]` to maps `[B, H, W]`: bilinear resize and Gaussian, as two products (3.3)."""
+        """Patch distances `[B, P]` to maps `[B, H, W]`: bilinear resize and Gaussian, two products (3.3)."""
         grid = distances.view(-1, *self.grid)
         return (self.rows @ grid @ self.columns.T) * self.roi
 

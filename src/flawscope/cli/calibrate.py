@@ -1,0 +1,36 @@
+"""New thresholds from new good pictures: the camera or the light has changed. The network stays as it is."""
+
+from __future__ import annotations
+
+import argparse
+
+from flawscope.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="model file")
+    parser.add_argument(
+        "--good", required=True, metavar="FOLDER", help="good pictures the model has not seen"
+    )
+    parser.add_argument("--out", required=True, metavar="MODEL2", help="model file to write")
+    common.add_rate(parser, "the model's")
+    common.add_device(parser)
+    common.add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from flawscope import artefact
+    from flawscope.datasets import list_pictures
+    from flawscope.predictor import load
+
+    out = artefact.check_writable(args.out, ".safetensors")
+    pictures = list_pictures(args.good)
+    predictor = load(args.model, device=args.device, false_alarm_rate=args.false_alarm_rate)
+    before = predictor.calibration
+    new = predictor.calibrate(pictures, step=common.step_for(args))
+    new.save(out)
+    if not args.quiet:
+        common.say(f"before: {before.promise()}")
+        common.say(f"now:    {new.calibration.promise()}")
+        common.say(f"wrote {out}")
+    return common.report_failures(new.failures)

@@ -1,0 +1,94 @@
+"""What several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flawscope.errors import InputError
+from flawscope.progress import Step, Terminal, silent
+
+
+def rate(text: str) -> float:
+    """0.05 or 5% -> 0.05."""
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no rate: write 0.05 or 5%%")
+    return value
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+
+
+def add_rate(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--false-alarm-rate",
+        type=rate,
+        metavar="RATE",
+        help=f"share of good pictures that may be called anomalous, 0.05 or 5%% (default: {default})",
+    )
+
+
+def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    parser.add_argument("--data", required=required, metavar="ROOT", help="folder of pictures or categories")
+    parser.add_argument("--category", metavar="NAME", help="which one, if ROOT holds several")
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="no progress and no remarks")
+
+
+def say(line: str) -> None:
+    """A remark for a person; stdout stays free for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def step_for(args: argparse.Namespace) -> Step:
+    return silent if args.quiet else Terminal()
+
+
+def folder_for_results(path: str) -> Path:
+    """An output folder, made if missing, that can be written."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {path} cannot be made: {error.strerror}; choose another folder") from None
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"--out {path} cannot be written: choose another folder")
+    return folder
+
+
+def report_failures(failures: Sequence[str]) -> int:
+    """Name every picture that was skipped; the exit code it makes."""
+    for line in failures:
+        say(f"skipped: {line}")
+    if failures:
+        say(f"{len(failures)} pictures were skipped; the others are done")
+    return 1 if failures else 0
+
+
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
+    """Columns aligned for reading; numbers to the right."""
+    cells = [list(map(str, header)), *[["" if c is None else str(c) for c in row] for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    right = [all(_numeric(row[i]) for row in cells[1:]) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        return "  ".join(
+            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)
+        ).rstrip()
+
+    return "\n".join([line(cells[0]), line(["-" * w for w in widths]), *map(line, cells[1:])])
+
+
+def _numeric(text: str) -> bool:
+    return not text or text[0] in "-0123456789" or text == "n/a"

@@ -1,0 +1,38 @@
+"""The main job on pictures drawn here: draw a data set, fit, evaluate, write overlays. No network, no data."""
+
+from __future__ import annotations
+
+import argparse
+
+from flawscope.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="demo", metavar="DIR", help="folder for everything (default: demo)")
+    parser.add_argument("--category", default="plate", help="plate or fabric (default: plate)")
+    parser.add_argument("--train", type=int, default=60, help="good pictures to draw (default: 60)")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing (default: 0)")
+    common.add_device(parser)
+    common.add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from flawscope.cli import main
+    from flawscope.datasets.synthetic import draw_dataset
+
+    out = common.folder_for_results(args.out)
+    common.say(f"drawing a data set of category {args.category} in {out / 'data'}")
+    draw_dataset(out / "data", category=args.category, train=args.train, seed=args.seed)
+    data = ["--data", str(out / "data"), "--category", args.category]
+    model = str(out / f"{args.category}.safetensors")
+    rest = ["--device", args.device, *(["--quiet"] if args.quiet else [])]
+    for command in (
+        ["fit", *data, "--out", model, *rest],
+        ["evaluate", model, *data, "--out", str(out / "results"), *rest],
+    ):
+        common.say(f"\n$ flawscope {' '.join(command)}")
+        code = main(command)
+        if code:
+            return code
+    common.say(f"\nLook at {out / 'results' / 'contact_sheet.png'} and the folders beside it.")
+    return 0

@@ -1,0 +1,85 @@
+"""Measure a model on the test pictures of a data set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from flawscope.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="model file")
+    common.add_data(parser)
+    common.add_rate(parser, "the model's")
+    parser.add_argument(
+        "--full-resolution", action="store_true", help="pixel metrics at the pictures' size too"
+    )
+    parser.add_argument("--out", metavar="DIR", help="write overlays, maps, a contact sheet and the results")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    common.add_device(parser)
+    common.add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from flawscope.artefact import read_manifest
+    from flawscope.datasets import open_dataset
+
+    seed = int(read_manifest(args.model).config.get("seed", 0))
+    dataset = open_dataset(args.data, args.category, seed=seed)
+    out = common.folder_for_results(args.out) if args.out else None
+
+    from flawscope.evaluation import evaluate
+    from flawscope.predictor import load
+    from flawscope.results import Pictures
+
+    predictor = load(args.model, device=args.device, false_alarm_rate=args.false_alarm_rate)
+    pictures = Pictures(out, dataset.root) if out else None
+    result = evaluate(
+        predictor,
+        dataset,
+        full_resolution=args.full_resolution,
+        take=pictures.take if pictures else None,
+        step=common.step_for(args),
+    )
+    document = json.dumps(result.to_dict(), indent=1, allow_nan=False)
+    if pictures and out:
+        pictures.finish(f"{dataset.category}: {predictor.manifest.method}")
+        (out / "results.json").write_text(document + "\n", encoding="utf-8")
+    print(document if args.json else lines(result))
+    return common.report_failures(result.failures)
+
+
+def lines(result) -> str:  # type: ignore[no-untyped-def]
+    """The table that a person reads."""
+    names = {
+        "image_auroc": "image AUROC",
+        "image_ap": "image AP",
+        "image_f1": "image F1, best threshold (test labels)",
+        "image_f1_calibrated": "image F1, calibrated threshold",
+        "pixel_auroc": "pixel AUROC",
+        "pixel_ap": "pixel AP",
+        "pixel_f1": "pixel F1, best threshold (test labels)",
+        "pixel_f1_calibrated": "pixel F1, calibrated threshold",
+        "au_pro": "AU-PRO (FPR up to 0.3)",
+    }
+    rows = [(names.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in result.metrics.items()]
+    parts = [
+        f"{result.category}: {result.method}, {result.images} test pictures in {result.seconds:.1f} s",
+        common.table(rows, ("metric", "value")),
+    ]
+    alarms = result.false_alarms
+    if alarms["measured"] is not None:
+        low, high = alarms["interval"]
+        parts.append(
+            f"false alarms: {alarms['measured']:.1%} of {alarms['images']} good pictures "
+            f"(target {alarms['target']:.1%}, 95 % interval {low:.1%} to {high:.1%})"
+        )
+    kinds = [
+        (kind, v["images"], v["anomalous"], f"{v['mean_score']:.4g}") for kind, v in result.kinds.items()
+    ]
+    parts.append(common.table(kinds, ("kind", "pictures", "called anomalous", "mean score")))
+    if result.left_out:
+        which = ", ".join(f"{n} {kind}" for kind, n in result.left_out.items())
+        parts.append(f"left out, because the model was fitted on them: {which}")
+    return "\n\n".join(parts)

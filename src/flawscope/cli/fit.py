@@ -1,0 +1,140 @@
+"""Learn what good parts look like, and write the model file."""
+
+from __future__ import annotations
+
+import argparse
+
+from flawscope.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_data(parser)
+    parser.add_argument("--out", required=True, metavar="MODEL", help="model file to write, .safetensors")
+    parser.add_argument(
+        "--update", metavar="MODEL", help="add the pictures to this model; settings are its own"
+    )
+    parser.add_argument("--method", default=None, help="patchcore (default: patchcore)")
+    parser.add_argument("--preset", default=None, help="named settings: default, paper")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over the file"
+    )
+    parser.add_argument("--size", metavar="N|HxW|auto", help="picture size the network sees (default: 256)")
+    parser.add_argument("--keep-aspect", action="store_true", help="do not stretch")
+    parser.add_argument("--crop", metavar="N|HxW", help="keep the central part after resizing")
+    parser.add_argument("--backbone", metavar="NAME", help="any timm model; see `flawscope backbones`")
+    parser.add_argument("--stages", metavar="2,3", help="feature stages as timm counts them")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="the backbone's weights: safetensors or a checkpoint"
+    )
+    parser.add_argument(
+        "--roi", metavar="MASK.png|x0,y0,x1,y1", help="region of interest; a box is in fractions"
+    )
+    parser.add_argument(
+        "--group",
+        metavar="PATTERN",
+        help="regular expression; file names that match the same text show one part",
+    )
+    parser.add_argument(
+        "--drop-suspects", action="store_true", help="leave out pictures that do not look good"
+    )
+    common.add_rate(parser, "5%%")
+    parser.add_argument("--seed", type=int, help="of splits and samples (default: 0)")
+    parser.add_argument("--no-samples", action="store_true", help="store no pictures for the self-test")
+    common.add_device(parser)
+    common.add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from flawscope import artefact, config, registry
+    from flawscope.calibration import DEFAULT_RATE
+    from flawscope.datasets import open_dataset
+    from flawscope.errors import InputError
+
+    out = artefact.check_writable(args.out, ".safetensors")
+    options = _options(args)
+    method = options.pop("method", "patchcore")
+    preset = options.pop("preset", "default")
+    old = artefact.read(args.update) if args.update else None
+    if old is not None:
+        given = [k for k in (*options, "roi") if (options.get(k) or getattr(args, k, None)) is not None]
+        if given or args.preset or args.method or args.false_alarm_rate:
+            raise InputError(
+                f"--update keeps the model's own settings: leave out {', '.join(given) or 'the others'}"
+            )
+    else:  # a wrong setting is told before torch is loaded
+        config.build(registry.config_class(method), {**registry.presets(method).get(preset, {}), **options})
+    seed = old.manifest.config.get("seed", 0) if old else options.get("seed", 0)
+    dataset = open_dataset(args.data, args.category, seed=seed)
+    say = (lambda line: None) if args.quiet else common.say
+    say(f"{dataset.category}: {len(dataset.train)} good pictures ({dataset.layout} layout)")
+
+    from flawscope import fitting  # torch
+
+    step = common.step_for(args)
+    if old is not None:
+        predictor = fitting.extend(
+            old,
+            dataset,
+            group=args.group,
+            drop_suspects=args.drop_suspects,
+            device=args.device,
+            say=say,
+            step=step,
+        )
+    else:
+        predictor = fitting.fit(
+            dataset,
+            method=method,
+            preset=preset,
+            false_alarm_rate=args.false_alarm_rate or DEFAULT_RATE,
+            roi=args.roi,
+            group=args.group,
+            drop_suspects=args.drop_suspects,
+            device=args.device,
+            samples=0 if args.no_samples else 3,
+            say=say,
+            step=step,
+            **options,
+        )
+    predictor.save(out)
+    for line in summary(predictor):
+        say(line)
+    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
+    return common.report_failures(predictor.failures)
+
+
+def summary(predictor) -> list[str]:  # type: ignore[no-untyped-def]
+    """What a person wants to know after fitting."""
+    facts = predictor.manifest.facts
+    lines = [
+        f"memory bank: {facts['bank']} of {facts['patches']} patches, covering radius {facts['covering_radius']:.4g}",
+        f"memory: {facts['memory_peak'] / 2**30:.2f} GiB at the peak, {facts['memory_predicted'] / 2**30:.2f} predicted",
+        predictor.calibration.promise(),
+    ]
+    if predictor.suspects:
+        dropped = (
+            "were left out" if any(p.role == "dropped" for p in predictor.manifest.pictures) else "were kept"
+        )
+        lines.append(
+            f"{len(predictor.suspects)} pictures do not look good and {dropped}, most suspicious first:"
+        )
+        lines += [f"  {name}  score {score:.4g}" for name, score in predictor.suspects[:20]]
+        if len(predictor.suspects) > 20:
+            lines.append(f"  and {len(predictor.suspects) - 20} more")
+        if dropped == "were kept":
+            lines.append("look at them; --drop-suspects leaves them out")
+    return lines
+
+
+def _options(args: argparse.Namespace) -> dict[str, object]:
+    """Settings from the file, then the flags, then --set."""
+    from flawscope import config
+
+    values = config.read_config(args.config, args.category) if args.config else {}
+    for key in ("method", "preset", "size", "crop", "backbone", "stages", "weights", "seed"):
+        if getattr(args, key) is not None:
+            values[key] = getattr(args, key)
+    if args.keep_aspect:
+        values["keep_aspect"] = True
+    return {**values, **config.parse_assignments(args.set)}

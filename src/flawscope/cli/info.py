@@ -1,0 +1,65 @@
+"""Tell what a model is: method, settings, threshold, where its weights and pictures came from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from flawscope.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="model file")
+    parser.add_argument("--self-test", action="store_true", help="run the stored samples on this machine")
+    parser.add_argument("--json", action="store_true", help="print the whole manifest")
+    common.add_device(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from flawscope import artefact
+
+    manifest = artefact.read_manifest(args.model)
+    if args.json:
+        print(json.dumps(manifest.to_dict(), indent=1, allow_nan=False))
+    else:
+        print("\n".join(lines(manifest)))
+    if not args.self_test:
+        return 0
+    from flawscope.predictor import load
+
+    result = load(args.model, device=args.device).self_test()
+    common.say(result.line())
+    return 0 if result.passed else 1
+
+
+def lines(manifest) -> list[str]:  # type: ignore[no-untyped-def]
+    """The manifest in words."""
+    from collections import Counter
+
+    p, c, facts = manifest.preprocess, manifest.calibration, manifest.facts
+    roles = Counter(picture.role for picture in manifest.pictures)
+    height, width = p.network_size
+    rows = [
+        ("method", f"{manifest.method}" + (f" for {manifest.category}" if manifest.category else "")),
+        ("backbone", f"{manifest.backbone.get('name', '?')}, {manifest.backbone.get('origin', '?')}"),
+        ("licence of the weights", manifest.backbone.get("licence", "?")),
+        (
+            "picture",
+            f"{height}x{width}"
+            + (", aspect ratio kept" if p.keep_aspect else ", stretched")
+            + (f", centre of {p.size[0]}x{p.size[1]}" if p.crop else "")
+            + (f", white level {p.white_level:g}" if p.white_level else ""),
+        ),
+        ("pictures", ", ".join(f"{n} {role}" for role, n in roles.items())),
+        ("decision", c.promise()),
+        ("mask", f"map above {c.mask_threshold:.4g}"),
+        ("calibrated for", f"{c.runtime}, {c.precision}"),
+        *[(k, f"{facts[k]:.6g}") for k in ("bank", "patches", "covering_radius") if k in facts],
+        ("made with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items())),
+        *[("note", note) for note in manifest.notes],
+        *[(f"test {k}", f"{v:.4f}") for k, v in manifest.metrics.items() if isinstance(v, float)],
+        ("samples", f"{len(manifest.samples)} for --self-test"),
+        ("format", str(manifest.format)),
+    ]
+    pad = max(len(k) for k, _ in rows) + 2
+    return [f"{k:<{pad}}{v}" for k, v in rows]

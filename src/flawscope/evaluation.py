@@ -1,0 +1,290 @@
+"""A predictor on a data set's test pictures: the field's metrics, and whether the promise was kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope import metrics
+from flawscope.datasets import Dataset, Item
+from flawscope.errors import InputError
+from flawscope.imaging import decode, pixel_hash, read_labels, read_mask
+from flawscope.prediction import Prediction
+from flawscope.predictor import Predictor
+from flawscope.progress import Step, silent
+
+Take = Callable[[Item, Prediction], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results of one category.
+
+    metrics: image_auroc, image_ap, image_f1, pixel_auroc, pixel_ap, pixel_f1, au_pro (FPR up to 0.3), all
+        on maps at the network's size. `*_f1` is the best over thresholds chosen with the test's own labels;
+        `*_f1_calibrated` is at the thresholds that calibration fixed before.
+    false_alarms: target, measured, images (good test pictures), interval (95 %, Clopper-Pearson).
+    kinds: per kind of test picture the number, how many were called anomalous, and the mean score.
+    left_out: test pictures whose pixels the model was fitted on, by kind.
+    """
+
+    category: str
+    method: str
+    metrics: dict[str, float | None]
+    false_alarms: dict[str, Any]
+    kinds: dict[str, dict[str, Any]]
+    images: int
+    left_out: dict[str, int]
+    without_mask: int
+    seconds: float
+    failures: tuple[str, ...] = ()
+    labels: dict[str, Any] = field(default_factory=dict)  # what a reader must know about single figures
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `evaluate --json` prints."""
+        return {
+            "category": self.category,
+            "method": self.method,
+            "metrics": self.metrics,
+            "false_alarms": self.false_alarms,
+            "kinds": self.kinds,
+            "images": self.images,
+            "left_out": sum(self.left_out.values()),
+            "left_out_by_kind": self.left_out,
+            "without_mask": self.without_mask,
+            "seconds": round(self.seconds, 3),
+            "failures": list(self.failures),
+            "labels": self.labels,
+        }
+
+
+@dataclass
+class _Seen:
+    items: list[Item] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
+    truths: list[NDArray[np.bool_] | None] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def evaluate(
+    predictor: Predictor,
+    dataset: Dataset,
+    *,
+    full_resolution: bool = False,
+    take: Take | None = None,
+    step: Step = silent,
+) -> Evaluation:
+    """Score the test pictures and compute the metrics.
+
+    Pictures that the model was fitted on are left out, found by their decoded pixels, whatever their name.
+    A defective picture without a mask counts for image metrics only.
+
+    Args:
+        full_resolution: pixel metrics at the pictures' own size too, labelled `full_*`. Slower.
+        take: called with every item and its prediction, to write pictures.
+
+    Raises:
+        InputError: there is nothing to test.
+    """
+    began = time.perf_counter()
+    if not dataset.test:
+        raise InputError(
+            f"{dataset.root} has no test pictures: give a data set with a test split, "
+            "or folders of good and bad pictures"
+        )
+    seen = _predict(predictor, dataset, take, step)
+    if not seen.items:
+        raise InputError(
+            f"none of the {len(dataset.test)} test pictures of {dataset.root} can be evaluated: "
+            + (seen.failures[0] if seen.failures else "the model was fitted on all of them")
+        )
+    anomalous = np.array([item.anomalous for item in seen.items])
+    scores = np.array([p.score for p in seen.predictions])
+    decisions = np.array([p.is_anomalous for p in seen.predictions])
+    image = metrics.image_metrics(anomalous, scores)
+    found = {
+        "image_auroc": image.auroc,
+        "image_ap": image.ap,
+        "image_f1": image.f1,
+        "image_f1_calibrated": metrics.f1_at(anomalous, decisions),
+    }
+    labels: dict[str, Any] = {
+        "image_f1": f"best threshold chosen on test labels: {image.f1_threshold:.6g}",
+        "image_f1_calibrated": f"threshold fixed by calibration: {predictor.calibration.threshold:.6g}",
+        "pixel_metrics": "maps at network size, masks resized by nearest neighbour",
+        "au_pro": "8-connected regions over the whole test set, FPR up to 0.3",
+    }
+    found |= _pixel(seen, predictor, labels)
+    found |= _loco(seen, dataset, labels)
+    if full_resolution:
+        found |= _full(seen, labels)
+    good = ~anomalous
+    alarms, total = int(decisions[good].sum()), int(good.sum())
+    low, high = metrics.confidence_interval_rate(alarms, total)
+    return Evaluation(
+        category=dataset.category,
+        method=predictor.manifest.method,
+        metrics={k: None if v is None or np.isnan(v) else float(v) for k, v in found.items()},
+        false_alarms={
+            "target": predictor.calibration.effective_rate,
+            "measured": alarms / total if total else None,
+            "images": total,
+            "interval": [low, high],
+        },
+        kinds=_kinds(seen, dataset),
+        images=len(seen.items),
+        left_out=dict(seen.left_out),
+        without_mask=sum(t is None for t in seen.truths),
+        seconds=time.perf_counter() - began,
+        failures=tuple(seen.failures),
+        labels=labels,
+    )
+
+
+def _predict(predictor: Predictor, dataset: Dataset, take: Take | None, step: Step) -> _Seen:
+    learnt = {p.hash for p in predictor.manifest.pictures if p.role != "calibration"}
+    seen = _Seen()
+    fresh: list[Item] = []
+    for item in dataset.test:
+        try:
+            if learnt and pixel_hash(decode(item.path)) in learnt:
+                seen.left_out[item.kind] += 1
+                continue
+        except InputError:
+            pass  # told below, once
+        fresh.append(item)
+    results = predictor.stream([item.path for item in fresh])
+    for done, (item, (_, result)) in enumerate(zip(fresh, results, strict=True), start=1):
+        step("evaluation", done, len(fresh))
+        if isinstance(result, InputError):
+            seen.failures.append(str(result))
+            continue
+        try:
+            truth = _truth(item, result)
+        except InputError as error:
+            seen.failures.append(f"{error} (counted without its mask)")
+            truth = None
+        seen.items.append(item)
+        seen.predictions.append(result)
+        seen.truths.append(truth)
+        if take:
+            take(item, result)
+    return seen
+
+
+def _truth(item: Item, result: Prediction) -> NDArray[np.bool_] | None:
+    """The union of the item's masks at the network's size; all False for a good picture."""
+    if not item.anomalous:
+        return np.zeros(result.map.shape, dtype=bool)
+    if not item.masks:
+        return None
+    union = np.zeros(result.geometry.picture_size, dtype=bool)
+    for path in item.masks:
+        union |= _sized(read_mask(path), path, result)
+    return result.geometry.mask_to_network(union)
+
+
+def _sized(mask: NDArray[Any], path: Path, result: Prediction) -> NDArray[Any]:
+    if mask.shape != tuple(result.geometry.picture_size):
+        raise InputError(
+            f"mask {path} is {mask.shape[1]}x{mask.shape[0]}, its picture "
+            f"{result.geometry.picture_size[1]}x{result.geometry.picture_size[0]}: mend one of them"
+        )
+    return mask
+
+
+def _pixel(seen: _Seen, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
+    maps = [p.map for p in seen.predictions]
+    pixel = metrics.pixel_metrics(maps, seen.truths)
+    counts = np.zeros(3, dtype=np.int64)  # true positives, predicted, true
+    for prediction, truth in zip(seen.predictions, seen.truths, strict=True):
+        if truth is not None:
+            counts += [(prediction.mask & truth).sum(), prediction.mask.sum(), truth.sum()]
+    hits, called, wanted = (int(c) for c in counts)
+    labels["pixel_f1"] = f"best threshold chosen on test labels: {pixel.f1_threshold:.6g}"
+    labels["pixel_f1_calibrated"] = (
+        f"threshold fixed by calibration: {predictor.calibration.mask_threshold:.6g}"
+    )
+    return {
+        "pixel_auroc": pixel.auroc,
+        "pixel_ap": pixel.ap,
+        "pixel_f1": pixel.f1,
+        "pixel_f1_calibrated": 2 * hits / (called + wanted) if wanted else float("nan"),
+        "au_pro": pixel.au_pro,
+    }
+
+
+def _full(seen: _Seen, labels: dict[str, Any]) -> dict[str, float]:
+    labels["full_resolution"] = "full_*: maps warped to each picture's size, masks as they are"
+    maps = []
+    truths: list[NDArray[np.bool_] | None] = []
+    for item, prediction in zip(seen.items, seen.predictions, strict=True):
+        maps.append(prediction.picture_map())
+        if item.anomalous and not item.masks:
+            truths.append(None)
+            continue
+        union = np.zeros(prediction.geometry.picture_size, dtype=bool)
+        for path in item.masks:
+            union |= _sized(read_mask(path), path, prediction)
+        truths.append(union)
+    pixel = metrics.pixel_metrics(maps, truths)
+    return {
+        "full_pixel_auroc": pixel.auroc,
+        "full_pixel_ap": pixel.ap,
+        "full_pixel_f1": pixel.f1,
+        "full_au_pro": pixel.au_pro,
+    }
+
+
+def _loco(seen: _Seen, dataset: Dataset, labels: dict[str, Any]) -> dict[str, float]:
+    """MVTec LOCO's sPRO, where its saturation file lies beside the data."""
+    if dataset.layout != "loco":
+        return {}
+    path = dataset.root / "defects_config.json"
+    if not path.is_file():
+        labels["au_pro"] += "; sPRO needs defects_config.json in the category's folder"
+        return {}
+    try:
+        configs = {c["pixel_value"]: c for c in json.loads(path.read_text(encoding="utf-8"))}
+        regions: list[list[tuple[NDArray[np.bool_], float]] | None] = []
+        for item, prediction in zip(seen.items, seen.predictions, strict=True):
+            regions.append([_region(p, prediction, configs) for p in item.masks])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not LOCO's saturation file ({error}): copy it again") from None
+    found = metrics.au_spro([p.map for p in seen.predictions], regions)
+    labels["au_spro"] = "Bergmann et al., IJCV 2022; maps at network size, saturation scaled with the area"
+    return {f"au_spro_{limit:g}": value for limit, value in found.items()}
+
+
+def _region(path: Path, prediction: Prediction, configs: dict[int, Any]) -> tuple[NDArray[np.bool_], float]:
+    values = _sized(read_labels(path), path, prediction)
+    mask = values > 0
+    config = configs[int(values[mask].max())] if mask.any() else next(iter(configs.values()))
+    scaled = prediction.geometry.mask_to_network(mask)
+    sy, sx = prediction.geometry.scale
+    saturation = metrics.saturation_pixels(
+        int(mask.sum()), config["saturation_threshold"], relative=config["relative_saturation"], scale=sy * sx
+    )
+    return scaled, saturation
+
+
+def _kinds(seen: _Seen, dataset: Dataset) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for kind in dataset.kinds:
+        chosen = [p for i, p in zip(seen.items, seen.predictions, strict=True) if i.kind == kind]
+        if chosen:
+            found[kind] = {
+                "images": len(chosen),
+                "anomalous": sum(p.is_anomalous for p in chosen),
+                "mean_score": float(np.mean([p.score for p in chosen])),
+            }
+    return found
