@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,11 @@ from flawscope.imaging import Preprocess
 FORMAT = 1  # raised when an older flawscope could not read the file
 KEY = "flawscope"
 MAX_HEADER = 64 * 2**20
-DTYPES = {"F32": 4, "F16": 2, "F64": 8, "I8": 1, "U8": 1, "I16": 2, "I32": 4, "I64": 8, "BOOL": 1}
+MAX_DIMENSIONS = 32  # numpy 1.26 can have no more
+DTYPES = {
+    **{"F16": 2, "F32": 4, "F64": 8, "BOOL": 1},
+    **{f"{sign}{8 * size}": size for sign in "IU" for size in (1, 2, 4, 8)},
+}
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,7 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
-        version = data.get("format")
-        if not isinstance(version, int) or version < 1:
-            raise InputError("it has no format version")
-        if version > FORMAT:
-            newer = data.get("versions", {}).get("flawscope", "a newer version")
-            raise InputError(f"it has format {version}, made by flawscope {newer}: upgrade flawscope")
+        version = _format(data)
         try:
             return cls(
                 method=str(data["method"]),
@@ -96,8 +96,21 @@ class Manifest:
                 versions=dict(data["versions"]),
                 format=version,
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"its manifest is damaged ({error!s:.80})") from None
+
+
+def _format(data: Mapping[str, Any]) -> int:
+    """The format version, if this flawscope can read it."""
+    version = data.get("format")
+    if not isinstance(version, int) or version < 1:
+        raise InputError("it has no format version")
+    if version > FORMAT:
+        versions = data.get("versions")
+        newer = versions.get("flawscope") if isinstance(versions, dict) else None
+        by = f"flawscope {newer!s:.40}" if newer else "a newer flawscope"
+        raise InputError(f"it has format {version}, made by {by}, and this one reads up to {FORMAT}: upgrade")
+    return version
 
 
 @dataclass(frozen=True)
@@ -115,13 +128,17 @@ def write(artefact: Artefact, path: str | os.PathLike[str]) -> None:
     """Write atomically. FlawscopeError if it cannot be written; then no file is left and an old one stays."""
     from safetensors.numpy import save
 
-    tensors = {k: np.ascontiguousarray(v) for k, v in sorted(artefact.tensors.items())}
+    tensors = {k: np.asarray(v, order="C") for k, v in sorted(artefact.tensors.items())}
     body = save(tensors)  # the same order and layout as below, without the manifest
     (length,) = struct.unpack("<Q", body[:8])
     data = memoryview(body)[8 + length :]
     header = json.loads(body[8 : 8 + length])
     text = json.dumps(artefact.manifest.to_dict(), allow_nan=False)
-    header["__metadata__"] = {KEY: text, "sha256": hashlib.sha256(data).hexdigest()}
+    header["__metadata__"] = {
+        KEY: text,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "header_sha256": _header_hash(text, header),
+    }
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     with atomic(path) as file:
@@ -195,11 +212,22 @@ def read(path: str | os.PathLike[str]) -> Artefact:
         for name, (dtype, shape, begin, end) in entries.items():
             file.seek(start + begin)
             data = np.fromfile(file, dtype=np.uint8, count=end - begin)
-            tensors[name] = data.view(_numpy_dtype(dtype)).reshape(shape)
+            if dtype == "BOOL" and data.max(initial=0) > 1:
+                raise _bad(path, f"tensor {name!s:.40} is not made of true and false")
+            try:
+                tensors[name] = data.view(_numpy_dtype(dtype)).reshape(shape)
+            except ValueError:  # such as [0, 2^40, 2^40]
+                raise _bad(path, f"tensor {name!s:.40} has no sensible shape") from None
     return Artefact(manifest, tensors)
 
 
 Entry = tuple[str, tuple[int, ...], int, int]
+
+
+def _header_hash(text: str, entries: Mapping[str, Any]) -> str:
+    """Of the manifest and of where the tensors lie, apart from theirs: it is checked without reading them."""
+    entries = {k: v for k, v in entries.items() if k != "__metadata__"}
+    return hashlib.sha256(json.dumps([text, entries], sort_keys=True).encode()).hexdigest()
 
 
 def _header(file: io.BufferedReader, path: Any) -> tuple[Manifest, dict[str, Entry], int, str]:
@@ -215,10 +243,22 @@ def _header(file: io.BufferedReader, path: Any) -> tuple[Manifest, dict[str, Ent
         header = json.loads(file.read(length))
         meta = header.pop("__metadata__")
         text, digest = meta[KEY], meta["sha256"]
-        entries = {str(k): _entry(v) for k, v in header.items()}
-        data = json.loads(text)
+        data = json.loads(text, parse_constant=_no_constant)
+        if not isinstance(data, dict):
+            raise TypeError
+        altered = _header_hash(text, header) != meta.get("header_sha256")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _bad(path, "it is no flawscope model, or its header is damaged") from None
+    try:
+        _format(data)  # before anything that another version may do otherwise
+    except InputError as error:
+        raise _refused(path, str(error)) from None
+    if altered:
+        raise _bad(path, "its header was altered or damaged")
+    try:
+        entries = {str(k): _entry(v) for k, v in header.items()}
+    except (ValueError, KeyError, TypeError):
+        raise _bad(path, "its list of tensors is damaged") from None
     position = 0  # safetensors lays tensors out without gaps or overlaps
     for _, _, begin, end in sorted(entries.values(), key=lambda e: (e[2], e[3])):
         if begin != position or end < begin:
@@ -226,8 +266,6 @@ def _header(file: io.BufferedReader, path: Any) -> tuple[Manifest, dict[str, Ent
         position = end
     if 8 + length + position != size:
         raise _bad(path, "it is cut short or has extra data at the end")
-    if not isinstance(data, dict):
-        raise _bad(path, "its manifest is damaged")
     try:
         manifest = Manifest.from_dict(data)
     except InputError as error:
@@ -238,7 +276,9 @@ def _header(file: io.BufferedReader, path: Any) -> tuple[Manifest, dict[str, Ent
 def _entry(value: Mapping[str, Any]) -> Entry:
     dtype, shape = value["dtype"], tuple(value["shape"])
     begin, end = value["data_offsets"]
-    if not all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end)):
+    if len(shape) > MAX_DIMENSIONS:
+        raise ValueError
+    if not all(type(n) is int and 0 <= n < 2**48 for n in (*shape, begin, end)):
         raise ValueError
     count = 1
     for n in shape:
@@ -248,6 +288,10 @@ def _entry(value: Mapping[str, Any]) -> Entry:
     return dtype, shape, begin, end
 
 
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
 def _numpy_dtype(name: str) -> np.dtype[Any]:
     names = {"F": "float", "I": "int", "U": "uint"}
     return np.dtype("bool") if name == "BOOL" else np.dtype(names[name[0]] + name[1:])
@@ -255,19 +299,26 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
-    if Path(path).is_dir():
-        raise InputError(f"{path} is a folder: name a model file")
     try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise InputError(f"{path} is a folder: name a model file")
+        if not stat.S_ISREG(mode):  # opening a pipe could wait for ever
+            raise InputError(f"{path} is no ordinary file: name a model file")
         file = open(path, "rb")  # noqa: SIM115 - closed below
     except FileNotFoundError:
         raise InputError(
             f"there is no model {path}: check the path, or make one with `flawscope fit`"
         ) from None
     except OSError as error:
-        raise InputError(f"cannot read model {path}: {error.strerror}") from None
+        raise InputError(f"cannot read model {path}: {error.strerror}; check the path") from None
     with file:
         yield file
 
 
 def _bad(path: Any, reason: str) -> InputError:
-    return InputError(f"cannot use model {path}: {reason}; copy it again or fit anew")
+    return _refused(path, f"{reason}; copy it again or fit anew")
+
+
+def _refused(path: Any, reason: str) -> InputError:
+    return InputError(f"cannot use model {path}: {reason}")

@@ -68,7 +68,7 @@ class Calibration:
     @property
     def _rank(self) -> int:
         """k: the threshold is the k-th largest calibration value, p <= rate exactly when above it."""
-        return max(1, math.floor(self.rate * (self.count + 1) + 1e-9))
+        return min(max(1, math.floor(self.rate * (self.count + 1) + 1e-9)), self.count)
 
     @property
     def threshold(self) -> float:
@@ -95,8 +95,8 @@ class Calibration:
         return np.asarray((1.0 + at_least) / (self.count + 1.0), dtype=np.float64)
 
     def is_anomalous(self, scores: NDArray[Any] | float) -> NDArray[np.bool_]:
-        """Whether the p-value is at most the effective rate: the score is above the threshold."""
-        return np.asarray(np.asarray(scores, dtype=np.float64) > self.threshold)
+        """Whether the p-value is at most the effective rate: the score is above the threshold, or NaN."""
+        return np.asarray(~(np.asarray(scores, dtype=np.float64) <= self.threshold))
 
     def with_rate(self, rate: float) -> Calibration:
         return replace(self, rate=float(rate))
@@ -131,7 +131,7 @@ class Calibration:
                 runtime=str(data["runtime"]),
                 precision=str(data["precision"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"the model's calibration is damaged ({error}): fit or calibrate again"
             ) from None
@@ -147,16 +147,18 @@ def from_maps(scores: NDArray[Any], maps: NDArray[Any], **how: Any) -> Calibrati
     )
 
 
-# Suspects are far out, not merely the last few percent: Tukey's outer fence on the logarithm of the scores,
-# which good pictures of one product pass about once in a hundred thousand if their spread is normal.
-FENCE = 3.0
+# Suspects are far out, not merely the last few percent. Where the logarithms of good scores spread normally,
+# 4 lets about one good picture in 3,000 pass the fence; the quartile of few pictures is uncertain, so that of
+# 200 it is one in 1,000 and of 20 one in 130 (simulated, tests/test_calibration.py). Among 50 good pictures
+# of each MVTec AD category at hand, 4 of 4 planted defects passed it; at 6 some no longer did.
+FENCE = 4.0
 
 
 def fence(scores: NDArray[Any]) -> float:
     """The score beyond which a good picture is suspicious; infinite with fewer than four scores.
 
     On the logarithm of the scores: the upper quartile plus `FENCE` times the distance from the median to
-    the upper quartile (Tukey, 1977, one-sided, so that a long lower tail hides nothing).
+    the upper quartile (after Tukey, 1977, one-sided, so that a long lower tail hides nothing).
     """
     values = np.log(np.maximum(np.asarray(scores, dtype=np.float64), 1e-12))
     if len(values) < 4:

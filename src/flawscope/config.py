@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -24,7 +25,7 @@ def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]
         values = yaml.safe_load(text) or {}
     except OSError as error:
         raise InputError(f"cannot read config {path}: {error.strerror}; name an existing YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, 2020-13-45
         reason = " ".join(str(error).split())
         raise InputError(f"config {path} is not YAML: {reason}; mend that line") from None
     if not isinstance(values, dict):
@@ -32,6 +33,9 @@ def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]
     categories = values.pop("categories", None) or {}
     if not isinstance(categories, dict) or not all(isinstance(v, dict) for v in categories.values()):
         raise InputError(f"config {path}: `categories` must map a name to its values")
+    for name in categories:
+        if not isinstance(name, str):  # YAML reads BTAD's 01 as a number
+            raise InputError(f"config {path}: write the category {name!r} in quotes, as its folder is called")
     return {**values, **categories.get(category, {})}
 
 
@@ -46,7 +50,7 @@ def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
             raise InputError(f"--set {pair!r} is not key=value: write for example --set ratio=0.05")
         try:
             values[key.strip().replace("-", "_")] = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise InputError(f"--set {pair!r}: the value cannot be read; quote it") from None
     return values
 
@@ -63,7 +67,7 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
             raise InputError(f"unknown setting {key}{hint}")
         try:
             kwargs[key] = convert(value, hints[key])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InputError(f"setting {key}: {value!r} is not {describe(hints[key])}") from None
     return cls(**kwargs)
 
@@ -77,7 +81,7 @@ def convert(value: Any, hint: Any) -> Any:
         for arg in (a for a in args if a is not type(None)):
             try:
                 return convert(value, arg)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 continue
         raise TypeError
     if origin is typing.Literal:
@@ -107,7 +111,10 @@ def convert(value: Any, hint: Any) -> Any:
     if hint is float:
         if isinstance(value, bool):
             raise TypeError
-        return float(value)
+        number = float(value)
+        if not math.isfinite(number):
+            raise ValueError
+        return number
     if hint is str:
         if isinstance(value, str | Path):
             return str(value)

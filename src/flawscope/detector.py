@@ -46,8 +46,17 @@ def device_for(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     known = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     kind = name.split(":")[0]
+    unknown = InputError(f"no device called {name}: use auto, cpu, cuda or mps")
     if kind not in known:
-        raise InputError(f"no device called {name}: use auto, cpu, cuda or mps")
+        raise unknown
     if not known[kind]:
         raise InputError(f"torch sees no {kind} device here: use --device cpu, or install torch for {kind}")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown from None
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"torch sees {torch.cuda.device_count()} cuda devices, and no {name}: use --device cuda"
+        )
+    return device

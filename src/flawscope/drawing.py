@@ -37,7 +37,7 @@ _INK: Colour = (32, 32, 36)
 _PALE: Colour = (120, 120, 128)
 _PAPER: Colour = (255, 255, 255)
 _NOT_A_NUMBER = 128  # grey
-# Night blue, violet, magenta, coral, amber, pale yellow: lightness rises throughout, and blue to yellow is
+# Night blue, violet, magenta, coral, amber, light yellow: lightness rises throughout, and blue to yellow is
 # the axis that the common colour-vision deficiencies keep.
 _ANCHORS = (
     (8, 8, 32),
@@ -45,8 +45,8 @@ _ANCHORS = (
     (128, 34, 138),
     (206, 64, 100),
     (243, 130, 52),
-    (250, 200, 70),
-    (255, 250, 205),
+    (250, 190, 40),
+    (255, 247, 118),
 )
 
 
@@ -167,59 +167,70 @@ def side_by_side(images: Sequence[Drawable], titles: Sequence[str]) -> Image.Ima
 
 def contact_sheet(
     rows: Sequence[tuple[Sequence[Drawable], Sequence[str]]],
-    cell: tuple[int, int],
+    cell: tuple[int, int] | Sequence[tuple[int, int]],
     *,
     frames: Sequence[Sequence[Colour | None]] | None = None,
+    headings: Sequence[str | None] | None = None,
     title: str | None = None,
     bar: Image.Image | None = None,
 ) -> Image.Image:
     """Rows of (images, captions) on white; each image fitted into `cell` (height, width), caption below.
 
-    `frames`: per row and image a colour or None. `bar`: a `colour_bar`, set to the right. Captions that are
-    too long for their cell end in an ellipsis; they may have several lines.
+    `cell`: for all rows, or one a row. `frames`: per row and image a colour or None. `headings`: per row a
+    line above it, or None. `title`: its first line is large, further ones are small. `bar`: a `colour_bar`,
+    set to the right. Captions that are too long for their cell end in an ellipsis; they may have several
+    lines.
     """
     if not rows or not any(images for images, _ in rows):
         raise InputError("no images to draw; give at least one")
-    if min(cell) < 1:
-        raise InputError(f"cell size is {cell}; give a height and a width of at least 1 pixel")
+    cells = _cells(cell, len(rows))
     for images, captions in rows:
         if len(images) != len(captions):
             raise InputError(f"{len(images)} images and {len(captions)} captions in a row; give one for each")
-    width = cell[1]
-    text = min(max(round(min(cell) / 14), 11), 28)
+    text = min(max(round(min(map(min, cells)) / 14), 11), 28)
     gap, edge = max(8, text), max(2, text // 5)
     font, line = _font(text), round(text * 1.35)
-    heading = round(text * 1.4) if title else 0
+    large, *small = title.split("\n") if title else [""]
+    heading = round(text * 1.4)
+    above = [2 * heading if name else 0 for name in (headings or [None] * len(rows))]
     below = [
         line * max((caption.count("\n") + 1 for caption in captions if caption), default=0)
         for _, captions in rows
     ]
-    grid = [[_fitted(_as_image(image), cell) for image in images] for images, _ in rows]
+    grid = [[fitted(image, cells[k]) for image in images] for k, (images, _) in enumerate(rows)]
     tall = [
         max((image.height for image in images), default=0) for images in grid
     ]  # no gap under flat pictures
     margin = round(1.5 * gap)
-    columns = max(map(len, grid))
-    right = margin + columns * width + (columns - 1) * gap
-    top = margin + (heading + gap if title else 0)
-    body = max(sum(tall) + sum(below) + (len(rows) - 1) * gap, bar.height if bar else 0)
+    right = margin + max(len(row) * (cells[k][1] + gap) - gap for k, row in enumerate(grid))
+    top = margin + (heading + len(small) * line + gap if title else 0)
+    body = max(sum(above) + sum(tall) + sum(below) + (len(rows) - 1) * gap, bar.height if bar else 0)
     total = right + margin + (bar.width + margin if bar else 0)
     sheet = Image.new("RGB", (total, top + body + margin), _PAPER)
     draw = ImageDraw.Draw(sheet)
     if title:
         heading_font = _font(heading)
-        shown = _shortened(title, heading_font, total - 2 * margin)
+        shown = _shortened(large, heading_font, total - 2 * margin)
         draw.text((margin, margin + heading / 2), shown, _INK, heading_font, anchor="lm")
+        for number, words in enumerate(small):
+            at = (margin, margin + heading + line * (number + 0.75))
+            draw.text(at, _shortened(words, font, total - 2 * margin), _PALE, font, anchor="lm")
     y = top
     for row, (_, captions) in enumerate(rows):
+        width = cells[row][1]
+        if headings and (name := headings[row]):
+            at = (margin, y + above[row] * 0.45)
+            draw.text(at, _shortened(name, _font(heading), right - margin), _INK, _font(heading), anchor="lm")
+            y += above[row]
         for column, (image, caption) in enumerate(zip(grid[row], captions, strict=True)):
             x = margin + column * (width + gap)
-            at = (x + (width - image.width) // 2, y + (tall[row] - image.height) // 2)
-            sheet.paste(image, at)
+            corner = (x + (width - image.width) // 2, y + (tall[row] - image.height) // 2)
+            sheet.paste(image, corner)
             frame = frames[row][column] if frames else None
             if frame is not None:
-                corner = (at[0] + image.width + edge - 1, at[1] + image.height + edge - 1)
-                draw.rectangle(((at[0] - edge, at[1] - edge), corner), outline=frame, width=edge)
+                left, upper = corner
+                end = (left + image.width + edge - 1, upper + image.height + edge - 1)
+                draw.rectangle(((left - edge, upper - edge), end), outline=frame, width=edge)
             for number, words in enumerate(caption.split("\n")):
                 middle = (x + width / 2, y + tall[row] + edge + line * (number + 0.5))
                 draw.text(middle, _shortened(words, font, width), _INK, font, anchor="mm")
@@ -227,6 +238,29 @@ def contact_sheet(
     if bar:
         sheet.paste(bar, (right + margin, top))
     return sheet
+
+
+def fitted(image: Drawable, cell: tuple[int, int]) -> Image.Image:
+    """Scaled to fit into `cell` (height, width), proportions kept; RGB."""
+    image = _as_image(image)
+    scale = min(cell[0] / image.height, cell[1] / image.width)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    if size == image.size:
+        return image
+    # enlarged a lot, pixels should look like pixels
+    resampling = Image.Resampling.NEAREST if scale >= 4 else Image.Resampling.BICUBIC
+    return image.resize(size, resampling)
+
+
+def _cells(cell: tuple[int, int] | Sequence[tuple[int, int]], rows: int) -> list[tuple[int, int]]:
+    """One cell a row."""
+    cells: list[Any] = [cell] * rows if isinstance(cell[0], int) else list(cell)
+    if len(cells) != rows:
+        raise InputError(f"{len(cells)} cell sizes for {rows} rows; give one, or one a row")
+    for one in cells:
+        if min(one) < 1:
+            raise InputError(f"cell size is {one}; give a height and a width of at least 1 pixel")
+    return cells
 
 
 def colour_bar(
@@ -351,17 +385,6 @@ def _as_image(image: Drawable) -> Image.Image:
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0:
         raise InputError(f"image of shape {list(image.shape)}, {image.dtype}; give uint8 [H, W, 3] or [H, W]")
     return Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
-
-
-def _fitted(image: Image.Image, cell: tuple[int, int]) -> Image.Image:
-    """Scaled to fit into `cell` (height, width), proportions kept."""
-    scale = min(cell[0] / image.height, cell[1] / image.width)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    if size == image.size:
-        return image
-    # enlarged a lot, pixels should look like pixels
-    resampling = Image.Resampling.NEAREST if scale >= 4 else Image.Resampling.BICUBIC
-    return image.resize(size, resampling)
 
 
 @functools.lru_cache(maxsize=8)

@@ -33,7 +33,7 @@ class Evaluation:
         `*_f1_calibrated` is at the thresholds that calibration fixed before.
     false_alarms: target, measured, images (good test pictures), interval (95 %, Clopper-Pearson).
     kinds: per kind of test picture the number, how many were called anomalous, and the mean score.
-    left_out: test pictures whose pixels the model was fitted on, by kind.
+    left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
     """
 
     category: str
@@ -85,7 +85,8 @@ def evaluate(
 ) -> Evaluation:
     """Score the test pictures and compute the metrics.
 
-    Pictures that the model was fitted on are left out, found by their decoded pixels, whatever their name.
+    Pictures that the model was fitted or calibrated on are left out, found by their decoded pixels, whatever
+    their name.
     A defective picture without a mask counts for image metrics only.
 
     Args:
@@ -151,7 +152,7 @@ def evaluate(
 
 
 def _predict(predictor: Predictor, dataset: Dataset, take: Take | None, step: Step) -> _Seen:
-    learnt = {p.hash for p in predictor.manifest.pictures if p.role != "calibration"}
+    learnt = {p.hash for p in predictor.manifest.pictures}  # thresholds are learnt from pictures, too
     seen = _Seen()
     fresh: list[Item] = []
     for item in dataset.test:
@@ -187,10 +188,15 @@ def _truth(item: Item, result: Prediction) -> NDArray[np.bool_] | None:
         return np.zeros(result.map.shape, dtype=bool)
     if not item.masks:
         return None
+    return result.geometry.mask_to_network(_union(item, result))
+
+
+def _union(item: Item, result: Prediction) -> NDArray[np.bool_]:
+    """The union of the item's masks at the picture's size."""
     union = np.zeros(result.geometry.picture_size, dtype=bool)
     for path in item.masks:
         union |= _sized(read_mask(path), path, result)
-    return result.geometry.mask_to_network(union)
+    return union
 
 
 def _sized(mask: NDArray[Any], path: Path, result: Prediction) -> NDArray[Any]:
@@ -227,15 +233,9 @@ def _full(seen: _Seen, labels: dict[str, Any]) -> dict[str, float]:
     labels["full_resolution"] = "full_*: maps warped to each picture's size, masks as they are"
     maps = []
     truths: list[NDArray[np.bool_] | None] = []
-    for item, prediction in zip(seen.items, seen.predictions, strict=True):
+    for item, prediction, truth in zip(seen.items, seen.predictions, seen.truths, strict=True):
         maps.append(prediction.picture_map())
-        if item.anomalous and not item.masks:
-            truths.append(None)
-            continue
-        union = np.zeros(prediction.geometry.picture_size, dtype=bool)
-        for path in item.masks:
-            union |= _sized(read_mask(path), path, prediction)
-        truths.append(union)
+        truths.append(None if truth is None else _union(item, prediction))
     pixel = metrics.pixel_metrics(maps, truths)
     return {
         "full_pixel_auroc": pixel.auroc,
@@ -256,23 +256,41 @@ def _loco(seen: _Seen, dataset: Dataset, labels: dict[str, Any]) -> dict[str, fl
     try:
         configs = {c["pixel_value"]: c for c in json.loads(path.read_text(encoding="utf-8"))}
         regions: list[list[tuple[NDArray[np.bool_], float]] | None] = []
-        for item, prediction in zip(seen.items, seen.predictions, strict=True):
-            regions.append([_region(p, prediction, configs) for p in item.masks])
-    except (ValueError, KeyError, TypeError) as error:
+        for item, prediction, truth in zip(seen.items, seen.predictions, seen.truths, strict=True):
+            found = (_region(p, prediction, configs) for p in item.masks)
+            regions.append(None if truth is None else [region for region in found if region])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not LOCO's saturation file ({error}): copy it again") from None
-    found = metrics.au_spro([p.map for p in seen.predictions], regions)
-    labels["au_spro"] = "Bergmann et al., IJCV 2022; maps at network size, saturation scaled with the area"
-    return {f"au_spro_{limit:g}": value for limit, value in found.items()}
+    labels["au_spro"] = (
+        "Bergmann et al., IJCV 2022: each kind of defect with all good pictures, then their mean; "
+        "maps at network size, saturation scaled with the area"
+    )
+    kinds = dict.fromkeys(item.kind for item in seen.items if item.anomalous)
+    areas: dict[str, list[float]] = {}
+    for kind in kinds:
+        chosen = [i for i, item in enumerate(seen.items) if item.kind == kind or not item.anomalous]
+        area = metrics.au_spro([seen.predictions[i].map for i in chosen], [regions[i] for i in chosen])
+        for limit, value in area.items():
+            if not np.isnan(value):  # a kind without masks has none
+                areas.setdefault(f"au_spro_{limit:g}", []).append(value)
+    return {name: float(np.mean(values)) for name, values in areas.items()}
 
 
-def _region(path: Path, prediction: Prediction, configs: dict[int, Any]) -> tuple[NDArray[np.bool_], float]:
+def _region(
+    path: Path, prediction: Prediction, configs: dict[int, Any]
+) -> tuple[NDArray[np.bool_], float] | None:
+    """A region at the network's size with its saturation in pixels there; None if nothing is left of it."""
     values = _sized(read_labels(path), path, prediction)
-    mask = values > 0
-    config = configs[int(values[mask].max())] if mask.any() else next(iter(configs.values()))
-    scaled = prediction.geometry.mask_to_network(mask)
+    scaled = prediction.geometry.mask_to_network(values > 0)
+    if not scaled.any():
+        return None
+    config = configs[int(values.max())]
     sy, sx = prediction.geometry.scale
     saturation = metrics.saturation_pixels(
-        int(mask.sum()), config["saturation_threshold"], relative=config["relative_saturation"], scale=sy * sx
+        int(scaled.sum()),
+        config["saturation_threshold"],
+        relative=config["relative_saturation"],
+        scale=sy * sx,
     )
     return scaled, saturation
 

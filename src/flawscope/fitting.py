@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -117,7 +117,7 @@ def extend(
     """Add good pictures to a fitted model, without the old pictures. Settings are the old model's.
 
     The bank only grows, and only by what is farther from it than its covering radius. The old pictures'
-    calibration scores therefore stay as upper bounds; the manifest says so.
+    calibration scores are kept: their patch distances can only have shrunk. The manifest says so.
     """
     old = model if isinstance(model, Artefact) else artefacts.read(model)
     manifest = old.manifest
@@ -194,7 +194,9 @@ def _run(
     pictures = [Picture(reader.hashes[i], role, reader.names[i]) for i, role in sorted(roles.items())]
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     kept: tuple[dict[str, Any], ...] = ()
+    earlier: list[str] = []  # whose scores come first
     if old is not None:
+        earlier = old.manifest.facts["calibration_pictures"]
         pictures = [*old.manifest.pictures, *pictures]
         notes = [*old.manifest.notes, *notes]
         if "samples" in old.tensors:
@@ -218,7 +220,7 @@ def _run(
         pictures=tuple(pictures),
         facts={
             **fitted.facts,
-            "calibration_pictures": [reader.hashes[i] for i in fitted.pictures],
+            "calibration_pictures": earlier + [reader.hashes[i] for i in fitted.pictures],
             "seconds_total": round(time.perf_counter() - began, 3),
             "device": next(model.buffers()).device.type,
             "threads": torch.get_num_threads(),
@@ -259,9 +261,10 @@ class Reader:
             picture = decode(self.sources[index], name=self.names[index])
             digest = pixel_hash(picture)
             image = self.preprocess.from_array(picture, self.names[index])[0][0]
-        except InputError as error:
+        except (InputError, MemoryError) as error:
+            reason = f"{self.names[index]}: not enough memory to decode it; make it smaller"
             with self._lock:
-                self.failures[index] = str(error)
+                self.failures[index] = str(error) if isinstance(error, InputError) else reason
             return None
         with self._lock:
             self.hashes[index] = digest
@@ -302,6 +305,8 @@ def _white_level(sources: Sequence[Source]) -> float | None:
             if isinstance(source, str | os.PathLike):
                 with Image.open(source) as header:
                     deep = header.mode.startswith(("I", "F"))
+            elif isinstance(source, Image.Image):
+                deep = source.mode.startswith(("I", "F"))
             else:
                 deep = isinstance(source, bytes) or (
                     isinstance(source, np.ndarray) and source.dtype != np.uint8

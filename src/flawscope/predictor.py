@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope import artefact as artefacts
-from flawscope.artefact import Artefact, Manifest
+from flawscope.artefact import Artefact, Manifest, Picture
 from flawscope.calibration import Calibration, from_maps
 from flawscope.errors import InputError
-from flawscope.imaging import Geometry, Source
+from flawscope.imaging import Geometry, Source, decode, pixel_hash
 from flawscope.prediction import Prediction
 from flawscope.progress import Step, silent
 from flawscope.runtime import Session, open_session
@@ -158,20 +158,46 @@ class Predictor:
     def calibrate(self, good: Iterable[Source], step: Step = silent) -> Predictor:
         """The same model with thresholds from these good pictures: the camera or the light has changed.
 
+        Pictures that the model was fitted on would score too low, and copies would count twice: both are
+        left out, found by their decoded pixels.
+
         Raises:
-            InputError: none could be read. Single failures are collected in `failures`.
+            InputError: there are none, or none could be read. Single failures are collected in `failures`.
         """
         good = list(good)
-        scores, maps, failures = [], [], []
-        for done, (_, result) in enumerate(self.stream(good), start=1):
+        kept = [p for p in self.manifest.pictures if p.role != "calibration"]
+        known = {p.hash for p in kept}
+        hashes: list[str] = []
+
+        def fresh() -> Iterator[Source]:
+            for source in good:
+                try:
+                    digest = pixel_hash(decode(source))
+                except (InputError, MemoryError):
+                    digest = f"unreadable {len(hashes)}"  # `stream` says why
+                if digest not in known:
+                    known.add(digest)
+                    hashes.append(digest)
+                    yield source
+
+        scores, maps, pictures, failures = [], [], [], []
+        for done, (_, result) in enumerate(self.stream(fresh()), start=1):
             step("calibration", done, len(good))
             if isinstance(result, InputError):
                 failures.append(str(result))
-            else:
-                scores.append(result.score)
-                maps.append(result.map)
+                continue
+            scores.append(result.score)
+            maps.append(result.map)
+            name = os.path.basename(result.path) if result.path else f"picture {done - 1}"
+            pictures.append(Picture(hashes[done - 1], "calibration", name))
+        step("calibration", len(good), len(good))
         if not scores:
-            raise InputError(failures[0] if failures else "no good pictures to calibrate with")
+            reason = "the model was fitted on all of them: give good pictures it has not seen"
+            raise InputError(failures[0] if failures else reason if good else "no good pictures given")
+        notes = [f"calibrated anew on {len(scores)} good pictures"]
+        left_out = len(good) - len(scores) - len(failures)
+        if left_out:
+            notes.append(f"{left_out} pictures the model was fitted on, or copies, were not calibrated with")
         calibration = from_maps(
             np.array(scores),
             np.stack(maps),
@@ -180,7 +206,13 @@ class Predictor:
             runtime=self.session.runtime,
             precision=self.calibration.precision,
         )
-        new = self.with_calibration(calibration, f"calibrated anew on {len(scores)} good pictures")
+        new = self.with_calibration(calibration, *notes)
+        manifest = replace(
+            new.manifest,
+            pictures=(*kept, *pictures),
+            facts={**self.manifest.facts, "calibration_pictures": [p.hash for p in pictures]},
+        )
+        new = Predictor(replace(new.artefact, manifest=manifest), self.session)
         new.failures = failures
         return new
 
@@ -192,15 +224,20 @@ class Predictor:
         if samples is None or not len(samples):
             raise InputError("the model holds no sample pictures: fit without --no-samples")
         images = samples.astype(np.float32) / 255.0 if samples.dtype == np.uint8 else samples
+        try:
+            expected = np.array([(s["score"], s["map_maximum"]) for s in self.manifest.samples], np.float64)
+        except (KeyError, TypeError, ValueError):
+            expected = np.empty((0, 2))
+        if images.shape != (len(expected), 3, *self.session.size):
+            raise InputError("the model's sample pictures do not fit its manifest: fit anew")
         worst = 0.0
         for size in (1, len(images)):
             for start in range(0, len(images), size):
-                scores, maps = self.session.run(np.ascontiguousarray(images[start : start + size]))
-                for score, drawn, expected in zip(
-                    scores, maps, self.manifest.samples[start : start + size], strict=True
-                ):
-                    for got, want in ((score, expected["score"]), (drawn.max(), expected["map_maximum"])):
-                        worst = max(worst, abs(float(got) - want) / max(abs(want), 1e-12))
+                part = slice(start, start + size)
+                scores, maps = self.session.run(np.ascontiguousarray(images[part]))
+                got = np.stack([scores, maps.max((1, 2))], axis=1).astype(np.float64)
+                away = np.abs(got - expected[part]) / np.maximum(np.abs(expected[part]), 1e-12)
+                worst = max(worst, float(np.nan_to_num(away, nan=np.inf).max()))
         return SelfTest(len(images), worst)
 
 

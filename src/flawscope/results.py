@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,68 +14,169 @@ from PIL import Image
 
 from flawscope import drawing
 from flawscope.datasets import Item
+from flawscope.datasets.files import natural_key
 from flawscope.errors import FlawscopeError
-from flawscope.imaging import decode, read_mask
+from flawscope.imaging import Geometry, decode, read_mask
 from flawscope.prediction import Prediction
 
 MAX_SIDE = 2048  # overlays of larger pictures are scaled down; maps and masks are at the network's size
-PER_KIND = 4  # pictures of a kind on the contact sheet
-CELL = (200, 200)
+
+# The contact sheet
+PANEL = 150  # pixels that a picture, its overlay or its ground truth is high
+BOX = (PANEL, PANEL * 3 // 2)  # wide pictures may be wider
+GAP = 4  # between them
+ROWS = 14  # at most, all kinds together; further kinds are named, not shown
+ROWS_PER_KIND = 4
+WIDTH = 1440  # pixels that a row of examples may take
+MARGIN = 16  # between examples, roomily
+KEPT = 8  # highest and lowest scores of a kind that are kept: enough for the sheet, whatever the number
+
+LEGEND = (
+    "picture | heat map, outlined where it is above the threshold | ground truth, if known\n"
+    "of each kind the pictures with the highest and the lowest scores"
+)
+
+Pixels = NDArray[np.uint8]
+
+
+class Example(NamedTuple):
+    """One picture on the contact sheet: its panels side by side, and what is said about it."""
+
+    name: str
+    score: float
+    strip: Pixels
+    verdict: str
+    is_anomalous: bool
+
+
+@dataclass
+class Kind:
+    """The pictures of one kind; the sheet shows those with the highest and the lowest scores."""
+
+    expected: bool | None = None  # whether they are defective; None: nobody said
+    count: int = 0
+    anomalous: int = 0
+    examples: list[Example] = field(default_factory=list)  # by rising score
+
+    def wants(self, score: float) -> bool:
+        """Whether the sheet would show it, as far as one can tell by now."""
+        return len(self.examples) < 2 * KEPT or self._place(score) != KEPT
+
+    def add(self, example: Example) -> None:
+        self.examples.insert(self._place(example.score), example)
+        if len(self.examples) > 2 * KEPT:
+            del self.examples[KEPT]
+
+    def extremes(self, count: int) -> list[Example]:
+        """`count` of them, highest score first: one half the highest, the other the lowest."""
+        falling = self.examples[::-1]
+        if len(falling) <= count:
+            return falling
+        low = count // 2
+        return falling[: count - low] + falling[len(falling) - low :]
+
+    def words(self) -> str:
+        """How many there are, and what became of them."""
+        if self.expected is None:
+            return f"{self.count} pictures"
+        return f"{self.anomalous} of {self.count} called anomalous"
+
+    def _place(self, score: float) -> int:
+        return bisect(self.examples, score, key=lambda example: example.score)
 
 
 @dataclass
 class Pictures:
     """Writes under `out`: overlays/, maps/ (16-bit, scale fixed by calibration) and masks/, in the folders'
-    own names, and collects a contact sheet."""
+    own names, and collects a contact sheet. Memory does not grow with the number of pictures."""
 
     out: Path
     root: Path | None = None
-    rows: dict[str, list[tuple[list[NDArray[np.uint8]], list[str], bool]]] = field(default_factory=dict)
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    bar: Image.Image | None = None
 
     def take(self, item: Item, prediction: Prediction) -> None:
         """One evaluated picture."""
-        self.add(item.path, prediction, item.kind, item.masks)
+        self.add(item.path, prediction, item.kind, item.masks, expected=item.anomalous)
 
-    def add(self, path: Path, prediction: Prediction, kind: str = "", masks: tuple[Path, ...] = ()) -> None:
-        """Write the picture's overlay, map and mask."""
+    def add(
+        self,
+        path: Path,
+        prediction: Prediction,
+        kind: str = "",
+        masks: tuple[Path, ...] = (),
+        *,
+        expected: bool | None = None,
+    ) -> None:
+        """Write the picture's overlay, map and mask. Without a `kind` the verdict is the kind."""
         name = self._name(path)
-        picture = _eight_bit(decode(path), prediction)
-        shown, geometry = _scaled(picture, prediction)
+        shown, geometry = _scaled(_eight_bit(decode(path)), prediction.geometry)
         low, high = prediction.colour_range
         values = geometry.warp(prediction.map)
-        heat = drawing.overlay(shown, values, low, high)
-        heat = drawing.contour(heat, values > prediction.mask_threshold)
+        heat, found = drawing.overlay(shown, values, low, high), values > prediction.mask_threshold
         try:
             for folder in ("overlays", "maps", "masks"):
                 (self.out / folder / name).parent.mkdir(parents=True, exist_ok=True)
-            drawing.save_png(self.out / "overlays" / f"{name}.png", heat)
+            drawing.save_png(self.out / "overlays" / f"{name}.png", drawing.contour(heat, found))
             drawing.save_map16(self.out / "maps" / f"{name}.png", prediction.map, low, high)
-            mask = prediction.mask.astype(np.uint8) * 255
-            drawing.save_png(self.out / "masks" / f"{name}.png", Image.fromarray(mask))
+            drawing.save_png(self.out / "masks" / f"{name}.png", prediction.mask)
         except OSError as error:
             raise FlawscopeError(f"cannot write to {self.out}: {error.strerror}; free some space") from None
-        rows = self.rows.setdefault(kind, [])
-        if len(rows) < PER_KIND:
-            cells = [_thumb(shown), _thumb(heat)]
-            verdict = "anomalous" if prediction.is_anomalous else "good"
-            titles = [name, f"{verdict}, p = {prediction.p_value:.3f}"]
+        if self.bar is None:
+            self.bar = drawing.colour_bar(low, high, prediction.mask_threshold, height=PANEL, label="map")
+        verdict = "anomalous" if prediction.is_anomalous else "good"
+        collected = self.kinds.setdefault(kind or verdict, Kind(expected))
+        collected.count += 1
+        collected.anomalous += prediction.is_anomalous
+        if len(self.kinds) <= ROWS and collected.wants(prediction.score):
+            # outlined at its small size: a thin line would be lost in shrinking
+            small = drawing.contour(np.asarray(drawing.fitted(heat, BOX)), found)
+            panels: list[drawing.Drawable] = [shown, small]
             if masks:
-                truth = np.zeros(prediction.geometry.picture_size, dtype=bool)
-                for mask_path in masks:
-                    found = read_mask(mask_path)
-                    if found.shape == truth.shape:
-                        truth |= found
-                cells.append(_thumb(_as_picture(truth)))
-                titles.append("ground truth")
-            rows.append((cells, titles, prediction.is_anomalous))
+                panels.append(_truth(masks, prediction.geometry.picture_size))
+            wrong = expected is not None and expected != prediction.is_anomalous
+            remark = (", missed" if expected else ", false alarm") if wrong else ""
+            words = f"{verdict}{remark}, p = {prediction.p_value:.3f}"
+            example = Example(name, prediction.score, _strip(panels), words, prediction.is_anomalous)
+            collected.add(example)
 
     def finish(self, title: str) -> Path | None:
         """Write the contact sheet."""
-        rows = [(cells, titles) for kind in self.rows.values() for cells, titles, _ in kind]
-        if not rows:
+        # kinds known to be good first; without known kinds the anomalous ones
+        names = sorted(self.kinds, key=lambda name: (self.kinds[name].expected is True, natural_key(name)))
+        if not names:
             return None
+        shown, left = names[:ROWS], names[ROWS:]
+        rows: list[tuple[list[drawing.Drawable], list[str]]] = []
+        cells: list[tuple[int, int]] = []
+        frames: list[list[drawing.Colour | None]] = []
+        headings: list[str | None] = []
+        for name in shown:
+            kind = self.kinds[name]
+            width = max(PANEL, *(example.strip.shape[1] for example in kind.examples))
+            columns = max(1, (WIDTH + MARGIN) // (width + MARGIN))
+            chosen = kind.extremes(columns * min(ROWS_PER_KIND, max(1, ROWS // len(shown))))
+            common = os.path.commonpath([os.path.dirname(e.name) for e in chosen])
+            headings.append(f"{name}: {kind.words()}")
+            for start in range(0, len(chosen), columns):
+                row = chosen[start : start + columns]
+                captions = [f"{os.path.relpath(e.name, common)}\n{e.verdict}" for e in row]
+                rows.append(([e.strip for e in row], captions))
+                cells.append((PANEL, width))
+                frames.append([drawing.BAD if e.is_anomalous else drawing.GOOD for e in row])
+            headings += [None] * (len(rows) - len(headings))
+        lines = [
+            title,
+            "picture | heat map, outlined where it is above the threshold | ground truth, if known",
+        ]
+        lines.append("of each kind the pictures with the highest and the lowest scores")
+        if left:
+            lines.append(f"not shown: {', '.join(left)}")
         path = self.out / "contact_sheet.png"
-        drawing.save_png(path, drawing.contact_sheet(rows, CELL, title=title))
+        sheet = drawing.contact_sheet(
+            rows, cells, frames=frames, headings=headings, title="\n".join(lines), bar=self.bar
+        )
+        drawing.save_png(path, sheet)
         return path
 
     def _name(self, path: Path) -> str:
@@ -85,7 +188,7 @@ class Pictures:
         return Path(os.path.relpath(path)).as_posix().replace("../", "").lstrip("/").rsplit(".", 1)[0]
 
 
-def _eight_bit(picture: NDArray[np.generic], prediction: Prediction) -> NDArray[np.uint8]:
+def _eight_bit(picture: NDArray[np.generic]) -> Pixels:
     """A deep picture as a person may see it: over its own maximum. For showing only."""
     if picture.dtype == np.uint8:
         return np.asarray(picture, dtype=np.uint8)
@@ -94,24 +197,34 @@ def _eight_bit(picture: NDArray[np.generic], prediction: Prediction) -> NDArray[
     return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)).astype(np.uint8))
 
 
-def _scaled(picture: NDArray[np.uint8], prediction: Prediction):  # type: ignore[no-untyped-def]
+def _scaled(picture: Pixels, geometry: Geometry) -> tuple[Pixels, Geometry]:
     """The picture at most `MAX_SIDE` wide, and the geometry from it to the map."""
     height, width = picture.shape[:2]
     factor = min(1.0, MAX_SIDE / max(height, width))
-    geometry = prediction.geometry
     if factor == 1.0:
         return picture, geometry
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     small = np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR))
     (sy, sx), ry, rx = geometry.scale, height / size[0], width / size[1]
-    return small, type(geometry)(size, geometry.size, (sy * ry, sx * rx), geometry.offset)
+    return small, Geometry(size, geometry.size, (sy * ry, sx * rx), geometry.offset)
 
 
-def _thumb(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    image = Image.fromarray(picture)
-    image.thumbnail((CELL[1], CELL[0]))
-    return np.asarray(image)
+def _truth(masks: tuple[Path, ...], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The union of the masks of a picture of `size`; masks of another size are left out."""
+    truth = np.zeros(size, dtype=bool)
+    for path in masks:
+        found = read_mask(path)
+        if found.shape == truth.shape:
+            truth |= found
+    return truth
 
 
-def _as_picture(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    return np.repeat((mask * 255).astype(np.uint8)[:, :, None], 3, axis=2)
+def _strip(panels: list[drawing.Drawable]) -> Pixels:
+    """The panels side by side on white, [H, W, 3]."""
+    images = [drawing.fitted(panel, BOX) for panel in panels]
+    strip = np.full((images[0].height, images[0].width * len(images) + GAP * (len(images) - 1), 3), 255)
+    strip = strip.astype(np.uint8)
+    for k, image in enumerate(images):
+        left = k * (images[0].width + GAP)
+        strip[:, left : left + image.width] = np.asarray(image)
+    return strip

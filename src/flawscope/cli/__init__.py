@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
 from flawscope._version import __version__
 from flawscope.errors import FlawscopeError, InputError
@@ -32,20 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"flawscope {__version__}")
         return 0
+    _never_fail_to_print()
     name, *rest = arguments
     if name not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see `flawscope --help`"
-        return _fail(f"there is no command {name}: {hint}", 2)
+        return _fail(f"there is no command {name}{_nearest(name, COMMANDS)}; see `flawscope --help`", 2)
     module = importlib.import_module(f"flawscope.cli.{COMMANDS[name][0]}")
     parser = Parser(prog=f"flawscope {name}", description=module.__doc__, formatter_class=Help)
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     try:
-        args = parser.parse_args(rest)
-        return int(module.run(args))
+        code = int(module.run(parser.parse_args(rest)))
+        sys.stdout.flush()  # a full disk or a closed pipe shows here, not after the exit code
+        return code
     except InputError as error:
         return _raise_or_fail("--debug" in rest, error, 2)
     except FlawscopeError as error:
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was left half-written", 130)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest goes nowhere
         return 1
     except MemoryError as error:
         return _raise_or_fail(
@@ -88,14 +89,42 @@ class Help(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors."""
+    """argparse with one-line errors that name the nearest option. Options are not abbreviated: what is
+    unambiguous today need not be tomorrow."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def __init__(self, **settings: Any):
+        super().__init__(**settings, allow_abbrev=False)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known = [option for action in self._actions for option in action.option_strings]
+        for word in args or ():
+            option = word.partition("=")[0]
+            if word == "--":
+                break
+            if option.startswith("--") and option not in known:
+                self.error(f"there is no option {option}{_nearest(option, known)}")
+        return super().parse_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see `{self.prog} --help`")
 
 
+def _nearest(word: str, known: Iterable[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(word, known, n=1)
+    return f": did you mean {near[0]}?" if near else ""
+
+
+def _never_fail_to_print() -> None:
+    """A file name that the terminal cannot show is shown escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _fail(text: str, code: int) -> int:
-    print(f"flawscope: {text}", file=sys.stderr)
+    print(f"flawscope: {' '.join(text.split())}", file=sys.stderr)
     return code
 
 

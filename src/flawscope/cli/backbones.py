@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     print(common.table(rows, ("backbone", "at hand", "licence", "from")))
+    print(f"\nThe default is {DEFAULT_BACKBONE}. Any other timm model works with --backbone NAME:")
     print(
-        f"\nThe default is {DEFAULT_BACKBONE}. Any other timm model works with --backbone NAME: its weights are"
+        "its weights are downloaded once, or given with --weights FILE (safetensors or a torch checkpoint)."
     )
-    print("downloaded once, or given with --weights FILE (safetensors or a torch checkpoint).")
     return 0

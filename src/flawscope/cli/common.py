@@ -7,10 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flawscope.errors import InputError
 from flawscope.progress import Step, Terminal, silent
+
+if TYPE_CHECKING:
+    from flawscope.artefact import Manifest
 
 
 def rate(text: str) -> float:
@@ -20,7 +23,7 @@ def rate(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no rate: write 0.05 or 5%%")
+        raise argparse.ArgumentTypeError(f"{text!r} is no rate: write 0.05 or 5%")
     return value
 
 
@@ -44,6 +47,13 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress and no remarks")
+
+
+def seed_of(manifest: Manifest) -> int:
+    """The seed that a model was fitted with: its data set is split in the same way again."""
+    from flawscope import config, registry
+
+    return int(config.build(registry.config_class(manifest.method), manifest.config).seed)
 
 
 def say(line: str) -> None:
@@ -70,7 +80,7 @@ def folder_for_results(path: str) -> Path:
 def report_failures(failures: Sequence[str]) -> int:
     """Name every picture that was skipped; the exit code it makes."""
     for line in failures:
-        say(f"skipped: {line}")
+        say(f"skipped: {' '.join(line.split())}")
     if failures:
         say(f"{len(failures)} pictures were skipped; the others are done")
     return 1 if failures else 0

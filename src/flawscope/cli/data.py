@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
 from flawscope.cli import common
+
+if TYPE_CHECKING:
+    from flawscope.datasets import Dataset
+    from flawscope.progress import Step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _suspects(args, dataset, step):  # type: ignore[no-untyped-def]
+def _suspects(args: argparse.Namespace, dataset: Dataset, step: Step) -> list[tuple[str, float, float]]:
     """Good training pictures far out among the scores that the model was calibrated with.
 
     A picture the model was fitted on has its leave-one-out score in the manifest; its plain score would be
@@ -70,7 +75,8 @@ def _suspects(args, dataset, step):  # type: ignore[no-untyped-def]
             fresh.append(item.path)
         else:
             found.append((item.path, score))
-    for done, (path, result) in enumerate(predictor.stream(fresh), start=1):
+    results = predictor.stream(fresh)
+    for done, (path, (_, result)) in enumerate(zip(fresh, results, strict=True), start=1):
         step("scores", done, len(fresh))
         if not isinstance(result, InputError):
             found.append((path, result.score))

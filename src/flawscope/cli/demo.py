@@ -1,4 +1,4 @@
-"""The main job on pictures drawn here: draw a data set, fit, evaluate, write overlays. No network, no data."""
+"""The main job on pictures drawn here: draw a data set, fit, evaluate, show. No network, no data needed."""
 
 from __future__ import annotations
 

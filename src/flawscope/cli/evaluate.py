@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
 from flawscope.cli import common
+
+if TYPE_CHECKING:
+    from flawscope.evaluation import Evaluation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import read_manifest
     from flawscope.datasets import open_dataset
 
-    seed = int(read_manifest(args.model).config.get("seed", 0))
+    seed = common.seed_of(read_manifest(args.model))
     dataset = open_dataset(args.data, args.category, seed=seed)
     out = common.folder_for_results(args.out) if args.out else None
 
@@ -50,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     return common.report_failures(result.failures)
 
 
-def lines(result) -> str:  # type: ignore[no-untyped-def]
+def lines(result: Evaluation) -> str:
     """The table that a person reads."""
     names = {
         "image_auroc": "image AUROC",
@@ -81,5 +85,5 @@ def lines(result) -> str:  # type: ignore[no-untyped-def]
     parts.append(common.table(kinds, ("kind", "pictures", "called anomalous", "mean score")))
     if result.left_out:
         which = ", ".join(f"{n} {kind}" for kind, n in result.left_out.items())
-        parts.append(f"left out, because the model was fitted on them: {which}")
+        parts.append(f"left out, because the model was fitted or calibrated on them: {which}")
     return "\n\n".join(parts)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
+
+if TYPE_CHECKING:
+    from flawscope.predictor import Predictor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over the file"
     )
-    parser.add_argument("--size", metavar="N|HxW|auto", help="picture size the network sees (default: 256)")
+    parser.add_argument("--size", metavar="N|HxW", help="picture size the network sees (default: 256)")
     parser.add_argument("--keep-aspect", action="store_true", help="do not stretch")
     parser.add_argument("--crop", metavar="N|HxW", help="keep the central part after resizing")
     parser.add_argument("--backbone", metavar="NAME", help="any timm model; see `flawscope backbones`")
@@ -62,9 +66,10 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(
                 f"--update keeps the model's own settings: leave out {', '.join(given) or 'the others'}"
             )
+        seed = common.seed_of(old.manifest)
     else:  # a wrong setting is told before torch is loaded
-        config.build(registry.config_class(method), {**registry.presets(method).get(preset, {}), **options})
-    seed = old.manifest.config.get("seed", 0) if old else options.get("seed", 0)
+        values = {**registry.presets(method).get(preset, {}), **options}
+        seed = config.build(registry.config_class(method), values).seed
     dataset = open_dataset(args.data, args.category, seed=seed)
     say = (lambda line: None) if args.quiet else common.say
     say(f"{dataset.category}: {len(dataset.train)} good pictures ({dataset.layout} layout)")
@@ -104,12 +109,14 @@ def run(args: argparse.Namespace) -> int:
     return common.report_failures(predictor.failures)
 
 
-def summary(predictor) -> list[str]:  # type: ignore[no-untyped-def]
+def summary(predictor: Predictor) -> list[str]:
     """What a person wants to know after fitting."""
     facts = predictor.manifest.facts
+    peak, predicted = facts["memory_peak"] / 2**30, facts["memory_predicted"] / 2**30
     lines = [
-        f"memory bank: {facts['bank']} of {facts['patches']} patches, covering radius {facts['covering_radius']:.4g}",
-        f"memory: {facts['memory_peak'] / 2**30:.2f} GiB at the peak, {facts['memory_predicted'] / 2**30:.2f} predicted",
+        f"memory bank: {facts['bank']} of {facts['patches']} patches, "
+        f"covering radius {facts['covering_radius']:.4g}",
+        f"memory: {peak:.2f} GiB at the peak, {predicted:.2f} predicted",
         predictor.calibration.promise(),
     ]
     if predictor.suspects:
@@ -127,14 +134,23 @@ def summary(predictor) -> list[str]:  # type: ignore[no-untyped-def]
     return lines
 
 
-def _options(args: argparse.Namespace) -> dict[str, object]:
+def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Settings from the file, then the flags, then --set."""
     from flawscope import config
 
-    values = config.read_config(args.config, args.category) if args.config else {}
+    values: dict[str, Any] = {}
+    if args.config:
+        values = config.read_config(args.config, args.category or _only_category(args.data))
     for key in ("method", "preset", "size", "crop", "backbone", "stages", "weights", "seed"):
         if getattr(args, key) is not None:
             values[key] = getattr(args, key)
     if args.keep_aspect:
         values["keep_aspect"] = True
     return {**values, **config.parse_assignments(args.set)}
+
+
+def _only_category(root: str) -> str | None:
+    from flawscope.datasets import find_categories
+
+    found = find_categories(root)
+    return found[0] if len(found) == 1 else None

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
 from flawscope.cli import common
+
+if TYPE_CHECKING:
+    from flawscope.artefact import Manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if result.passed else 1
 
 
-def lines(manifest) -> list[str]:  # type: ignore[no-untyped-def]
+def lines(manifest: Manifest) -> list[str]:
     """The manifest in words."""
     from collections import Counter
 

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     total = len(paths) if isinstance(paths, list) else 0
     failures: list[str] = []
     anomalous = count = 0
-    for path, result in predictor.stream(paths):
+    for _, result in predictor.stream(paths):
         if isinstance(result, InputError):
             failures.append(str(result))
             continue
@@ -49,14 +49,13 @@ def run(args: argparse.Namespace) -> int:
             print(json.dumps(result.to_dict(), allow_nan=False), flush=total == 0)
         else:
             verdict = "anomalous" if result.is_anomalous else "good"
-            print(
-                f"{verdict:<10} score {result.score:<9.4g} p {result.p_value:.3f}  {path}", flush=total == 0
-            )
+            line = f"{verdict:<10} score {result.score:<9.4g} p {result.p_value:.3f}  {result.path}"
+            print(line, flush=total == 0)
         if pictures:
-            pictures.add(Path(str(path)), result)
+            pictures.add(Path(str(result.path)), result)
         if total and (args.json or out) and not sys.stdout.isatty():
             step("prediction", count + len(failures), total)
-    if pictures and (sheet := pictures.finish("predictions")):
+    if pictures and (sheet := pictures.finish("predictions")) and not args.quiet:
         common.say(f"pictures in {out}, an overview in {sheet.name}")
     if not args.quiet and not args.json:
         common.say(f"{anomalous} of {count} pictures anomalous; {predictor.calibration.promise()}")

@@ -1,11 +1,13 @@
-"""Any timm model as a frozen feature extractor: chosen stages, batch normalisation folded, eval mode always."""
+"""Any timm model as a frozen feature extractor: chosen stages, batch normalisation folded, eval mode."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import logging
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from flawscope.errors import InputError
 from flawscope.features.weights import locate
@@ -107,12 +111,12 @@ def load_backbone(
     """
     timm = import_timm()
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        near = difflib.get_close_matches(name, timm.list_models(), n=5)
         hint = f"; near: {', '.join(near)}" if near else ""
         raise InputError(f"timm {timm.__version__} has no backbone called {name}{hint}")
     found = locate(name, weights)
     if found.path is None:
-        network = _create(name, stages, size, pretrained=True)
+        network = _fetch(name, stages, size)
     else:
         state = _read(found.path)
         whole = timm.create_model(name, pretrained=False)
@@ -173,6 +177,18 @@ def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs:
             ) from None
 
 
+def _fetch(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> nn.Module:
+    """With the weights that timm has cached or downloads."""
+    try:
+        return _create(name, stages, size, pretrained=True)
+    except OSError as error:  # the hub's and urllib's errors are OSErrors
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"cannot get the weights of backbone {name} from its hub ({reason}): copy its checkpoint here "
+            "and give it with --weights FILE"
+        ) from None
+
+
 @contextmanager
 def _quiet(logger: str) -> Iterator[None]:
     log = logging.getLogger(logger)
@@ -222,30 +238,39 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
     """Fold every batch normalisation that directly follows a convolution into it; returns how many.
 
     Exact in real arithmetic, and halves the time of EfficientNet-Lite on a CPU. Which layer follows which
-    is observed in one forward pass, so it holds for any architecture.
+    is observed in one forward pass, so it holds for any architecture. A convolution whose output is also
+    read elsewhere (the shortcuts of pre-activation networks) keeps its normalisation.
     """
     producer: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # keeps outputs alive, so ids stay unique
-    uses: dict[nn.Module, int] = {}
-    pairs: list[tuple[nn.BatchNorm2d, nn.Conv2d]] = []
+    uses: Counter[nn.Module] = Counter()
+    reads: Counter[int] = Counter()
+    pairs: list[tuple[nn.BatchNorm2d, nn.Conv2d, int]] = []
 
     def observe(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        uses[module] = uses.get(module, 0) + 1
+        uses[module] += 1
         if isinstance(module, nn.Conv2d):
             producer[id(output)] = (module, output)
         elif id(inputs[0]) in producer:
-            pairs.append((module, producer[id(inputs[0])][0]))  # type: ignore[arg-type]
+            pairs.append((module, producer[id(inputs[0])][0], id(inputs[0])))  # type: ignore[arg-type]
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            reads.update(id(value) for value in tree_leaves((args, kwargs)) if id(value) in producer)
+            return func(*args, **(kwargs or {}))
 
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
     hooks = [m.register_forward_hook(observe) for m in layers]
-    with torch.no_grad():
-        network(example)
+    with torch.no_grad(), Reads():
+        reads.update(map(id, tree_leaves(network(example))))
     for hook in hooks:
         hook.remove()
     names = {m: n for n, m in network.named_modules()}
     folded = 0
-    for norm, conv in pairs:
-        if uses[norm] != 1 or uses[conv] != 1 or norm.running_var is None or norm.running_mean is None:
-            continue  # a shared layer: leave it
+    for norm, conv, between in pairs:
+        if norm.running_var is None or norm.running_mean is None:
+            continue
+        if not uses[norm] == uses[conv] == reads[between] == 1:
+            continue  # a shared layer, or one whose plain output is needed: leave it
         scale = torch.rsqrt(norm.running_var.double() + norm.eps)
         if norm.weight is not None:
             scale = scale * norm.weight.double()

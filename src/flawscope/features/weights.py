@@ -130,8 +130,9 @@ def hub_cache() -> Path:
 
 def cached_in_hub(backbone: str) -> bool:
     """Whether the local hub cache holds a checkpoint of this timm model (any tag)."""
-    snapshots = hub_cache().glob(f"models--timm--{backbone}*/snapshots/*/*")
-    return any(p.name in ("model.safetensors", "pytorch_model.bin") for p in snapshots)
+    folders = [f"models--timm--{backbone}", f"models--timm--{backbone}.*"]
+    found = (p for folder in folders for p in hub_cache().glob(f"{folder}/snapshots/*/*"))
+    return any(p.name in ("model.safetensors", "pytorch_model.bin") for p in found)
 
 
 def cached_models() -> list[str]:

@@ -25,6 +25,7 @@ POOL = 4096  # farthest points looked at between two updates of everything
 STRIDE = 64  # picks made between two looks at how many of them still held (one host sync on a GPU)
 ROWS = 2048  # rows of a block: its products with a batch of picks stay in the cache
 BATCH = 512  # most picks multiplied at once
+PICKED = float("-inf")  # never again: below any squared distance, also those that rounding makes negative
 
 Progress = Callable[[int, int], None]  # picks made, picks wanted
 
@@ -84,7 +85,7 @@ def select(
 
     Args:
         features: [N, D] float32.
-        count: how many to pick.
+        count: how many to pick, 1..N; with `start` also 0.
         first: the first pick, unless `start` is given.
         groups: [N] integer, rows of one group next to each other. With it, the distance to the picks of
             other groups is tracked beside the distance to all picks, at almost no cost.
@@ -94,8 +95,9 @@ def select(
         progress: called with (picks made, count).
     """
     total, _ = features.shape
-    if not 1 <= count <= total:
-        raise InputError(f"cannot pick {count} of {total} points: ask for 1 to {total}")
+    least = 1 if start is None or not len(start) else 0
+    if not least <= count <= total:
+        raise InputError(f"cannot pick {count} of {total} points: ask for {least} to {total}")
     if not 0 <= first < total:
         raise InputError(f"the first pick {first} is not one of {total} points")
     with torch.inference_mode(), workers(features.device) as each:
@@ -106,7 +108,7 @@ def select(
         else:
             picks.append(torch.tensor([first], device=features.device))
             update(features[picks[0]], None if groups is None else groups[picks[0]])
-            update.squared[first] = -1.0  # never again
+            update.squared[first] = PICKED
         done = len(picks)
         while done < count:
             new = _pool_picks(features, update, count - done, until * until)
@@ -115,7 +117,7 @@ def select(
             picks.append(new)
             done += len(new)
             update(features[new], None if groups is None else groups[new])
-            update.squared[new] = -1.0
+            update.squared[new] = PICKED
             if progress:
                 progress(done, count)
         leave_out = None if update.others is None else update.others.clamp_(min=0).sqrt_()
@@ -216,7 +218,7 @@ def _pool_picks(features: Tensor, update: _Update, wanted: int, until: float) ->
             row = torch.addmv(norms, doubled, points[index])
             row += norms[index]
             distance = torch.minimum(distance, row)
-            distance[index] = -1.0
+            distance[index] = PICKED
         # The pool speaks for all points only while its farthest is farther than everything outside.
         speaks = height >= bound if ties else height > bound
         held = int((speaks & (height > until)).sum()) if until > 0 else int(speaks.sum())

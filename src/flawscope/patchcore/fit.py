@@ -18,11 +18,10 @@ from flawscope.errors import InputError
 from flawscope.features.extract import Load, embed_pictures
 from flawscope.patchcore import coreset, memory
 from flawscope.patchcore.config import Config
+from flawscope.patchcore.memory import MAX_CALIBRATION
 from flawscope.patchcore.model import Model
 from flawscope.progress import Step, silent
 from flawscope.workers import workers
-
-MAX_CALIBRATION = 500  # pictures re-read for calibration when the features did not stay in memory
 
 
 @dataclass
@@ -110,6 +109,21 @@ def bank_size(config: Config, patches: int) -> int:
     return max(1, min(wanted, config.cap, patches))
 
 
+def _picks(config: Config, patches: int, start: Start | None) -> int:
+    """How many of so many new patches: all of the bank, or what its cap leaves where it is extended."""
+    most = bank_size(config, patches)
+    return most if start is None else max(0, min(most, config.cap - len(start.bank)))
+
+
+def _left_out(groups: Sequence[int]) -> str:
+    """The calibration's name, from the groups of the pictures that were used."""
+    return "leave-one-group-out" if len(set(groups)) < len(groups) else "leave-one-picture-out"
+
+
+def _unusable() -> InputError:
+    return InputError("none of the pictures can be used: see the reasons above, or give others")
+
+
 # ---------------------------------------------------------------------------------------------- in memory
 
 
@@ -129,6 +143,8 @@ def _in_memory(
 ) -> Fitted:
     inside = model.inside.bool()
     features, used = _collect(model, load, range(count), inside, settle, step)
+    if not used:
+        raise _unusable()
     clock["features"] = time.perf_counter()
     seen = torch.tensor([groups[i] for i in used], device=features.device)
     result = _select(config, features, seen, start, step)
@@ -155,10 +171,9 @@ def _in_memory(
         bank_groups = _install(model, features.flatten(0, 1), of_patch, result.indices, start)
         scores, maps = _leave_one_out(model, features, seen, bank_groups, result, inside)
     clock["calibration"] = time.perf_counter()
-    how = "leave-one-group-out" if len(set(seen.tolist())) < len(used) else "leave-one-picture-out"
     return Fitted(
         model,
-        from_maps(scores, maps, rate=rate, method=how, precision=config.precision),
+        from_maps(scores, maps, rate=rate, method=_left_out(seen.tolist()), precision=config.precision),
         pictures=used,
         used=used,
         dropped=dropped,
@@ -182,7 +197,7 @@ def _collect(
     settle: Callable[[list[int]], list[int]],
     step: Step,
 ) -> tuple[Tensor, list[int]]:
-    """Features [N, P, D] of the pictures that could be loaded (patches inside the region), and which."""
+    """Features [N, P, D] of the pictures to be used (patches inside the region), and which these are."""
     rows = {index: row for row, index in enumerate(indices)}
     everything = bool(inside.all())
     patches = int(inside.sum())
@@ -190,13 +205,16 @@ def _collect(
     got: list[int] = []
 
     def store(index: int, one: Tensor) -> None:
+        if not bool(one.sum().isfinite()):
+            raise InputError(
+                f"the backbone overflows in {model.config.precision}: choose another --set precision, "
+                "or check its weights"
+            )
         features[rows[index]] = one if everything else one[inside]
         got.append(index)
 
     embed_pictures(model, load, list(indices), store, step)
     used = settle(sorted(got))
-    if not used:
-        raise InputError("none of the pictures can be used: see the reasons above")
     if len(used) < len(indices):
         for new, index in enumerate(used):
             features[new] = features[rows[index]]
@@ -209,7 +227,7 @@ def _select(
     patches = features.shape[0] * features.shape[1]
     return coreset.select(
         features.flatten(0, 1),
-        bank_size(config, patches),
+        _picks(config, patches, start),
         groups=groups.repeat_interleave(features.shape[1]),
         start=None if start is None else start.bank,
         start_groups=None if start is None else start.groups,
@@ -228,7 +246,8 @@ def _install(model: Model, points: Tensor, groups: Tensor, indices: Tensor, star
 
 
 def _join(fitted: Fitted, old: Artefact) -> None:
-    """Keep the old pictures' calibration: with a bank that only grows their distances can only shrink."""
+    """Keep the old pictures' calibration: with a bank that only grows their patch distances can only shrink
+    (their scores nearly so: Eq. 7's weight may move either way)."""
     before, now = old.manifest.calibration, fitted.calibration
     fitted.calibration = replace(
         now,
@@ -241,8 +260,13 @@ def _join(fitted: Fitted, old: Artefact) -> None:
     fitted.facts["patches"] += facts["patches"]
     fitted.notes.append(
         f"extended by {len(fitted.used)} pictures: the calibration scores of the {before.count} earlier ones "
-        "are upper bounds, so false alarms can only be rarer than promised"
+        "were kept; their patch distances can only have shrunk, so expect fewer false alarms than promised"
     )
+    if len(fitted.model.bank) >= fitted.model.config.cap:
+        fitted.notes.append(
+            f"the memory bank is full ({len(fitted.model.bank)} elements): to learn more, fit anew with all "
+            "pictures or with a larger cap"
+        )
 
 
 def _leave_one_out(
@@ -307,8 +331,8 @@ def _streamed(
     bank, so their sum bounds the covering radius.
     """
     inside = model.inside.bool()
-    final = bank_size(config, count * int(inside.sum()))
-    per_shard = min(final, -(-2 * final // plan.shards))
+    patches = int(inside.sum())
+    per_shard = -(-2 * bank_size(config, count * patches) // plan.shards)
     parts, part_groups, used = [], [], []
     radius = 0.0
     for shard in range(plan.shards):
@@ -316,6 +340,8 @@ def _streamed(
         features, got = _collect(
             model, load, indices, inside, settle, _named(step, f"features {shard + 1}/{plan.shards}")
         )
+        if not got:
+            continue  # only copies, or nothing that can be read
         flat = features.flatten(0, 1)
         result = coreset.select(
             flat,
@@ -329,12 +355,14 @@ def _streamed(
         used += got
         del features, flat, result
         gc.collect()
+    if not used:
+        raise _unusable()
     clock["features"] = time.perf_counter()
     union, union_groups = torch.cat(parts), torch.cat(part_groups)
     del parts
     result = coreset.select(
         union,
-        min(final, len(union)),
+        min(_picks(config, len(used) * patches, start), len(union)),
         start=None if start is None else start.bank,
         until=0.0 if start is None else start.radius,
         progress=lambda d, t: step("coreset of coresets", d, t),
@@ -359,14 +387,16 @@ def _streamed(
     say(f"covering radius at most {radius + result.radius:.4g} ({plan.shards} shards)")
     return Fitted(
         model,
-        from_maps(scores, maps, rate=rate, method="leave-one-picture-out", precision=config.precision),
+        from_maps(
+            scores, maps, rate=rate, method=_left_out([groups[i] for i in used]), precision=config.precision
+        ),
         pictures=chosen,
         used=used,
         suspects={chosen[i]: float(scores[i]) for i in suspects(scores)},
         extra={"bank_groups": bank_groups.int()},
         facts={
             "bank": len(model.bank),
-            "patches": len(used) * int(inside.sum()),
+            "patches": len(used) * patches,
             "covering_radius": radius + result.radius,
             "shards": plan.shards,
             "seconds": _durations(clock),

@@ -16,6 +16,7 @@ from flawscope.patchcore.config import Config
 from flawscope.patchcore.model import BLOCK, Model
 
 MIB, GIB = 2**20, 2**30
+MAX_CALIBRATION = 500  # pictures re-read for calibration when the features did not stay in memory
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,6 @@ def plan(config: Config, model: Model, count: int, device: torch.device) -> Plan
     width = model.embedding.width
     per_picture = patches * (width * 4 + 4 * 3 + 8)  # features, three distances or norms, a group number
     height, columns = model.size
-    maps = min(count, 500 if count > 500 else count) * height * columns * 4
     bank = min(config.cap, config.count or config.cap, max(1, round(config.ratio * patches * count)))
     working = (
         # activations of a batch, about 24 maps of the picture's size in the widest layers
@@ -57,7 +57,6 @@ def plan(config: Config, model: Model, count: int, device: torch.device) -> Plan
         + threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
         + threads * BLOCK // 4 * bank * 4  # the neighbours' table
         + 4 * bank * width * 4
-        + maps
     )
     features = count * per_picture
     budget = config.memory * GIB if config.memory is not None else 0.5 * free
@@ -68,7 +67,8 @@ def plan(config: Config, model: Model, count: int, device: torch.device) -> Plan
             "used: free some memory, raise --set memory=GiB, or choose a smaller --size"
         )
     union = 0 if shards == 1 else 2 * bank * width * 4 * 2
-    peak = base + features // shards + working + union
+    maps = (count if shards == 1 else min(count, MAX_CALIBRATION)) * height * columns * 4
+    peak = base + features // shards + working + union + maps
     return Plan(shards, int(peak), features, int(free))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from flawscope import config as settings
 from flawscope.detector import Detector
@@ -133,7 +133,7 @@ class Model(Detector):
     def score_without(
         self, features: Tensor, ignored: Tensor, distances: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Score and map `[H, W]` of one picture `[P, D]`, as if the `ignored` [M] bank elements were not there.
+        """Score and map `[H, W]` of one picture `[P, D]`, as if bank elements `ignored` [M] were not there.
 
         `distances` [P] to the others may be given where they are known.
         """
@@ -167,6 +167,15 @@ class Model(Detector):
         typed = settings.build(Config, config)
         backbone = empty_backbone(typed.backbone, typed.stages, typed.crop or typed.size)
         model = cls(typed, backbone, roi=tensors["roi"])
+        bank, table = tensors["bank"], tensors["table"]
+        if (
+            tuple(model.roi.shape) != model.size
+            or bank.shape[1:] != model.centre.shape
+            or not len(bank)
+            or (typed.score == "reweighted" and len(table) != len(bank))
+            or (table.numel() and not 0 <= int(table.min()) <= int(table.max()) < len(bank))
+        ):
+            raise InputError("the model's memory bank does not fit its configuration: fit anew")
         for name in ("bank", "table"):  # their sizes are the artefact's
             setattr(model, name, torch.empty_like(tensors[name]))
         model.load_state_dict({k: v for k, v in tensors.items() if k in model.state_dict()})

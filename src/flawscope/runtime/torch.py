@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -47,8 +45,3 @@ class TorchSession:
         with torch.inference_mode():
             scores, maps = self.model(torch.from_numpy(images).to(self.device))
         return scores.float().cpu().numpy(), maps.float().cpu().numpy()
-
-
-def describe(device: torch.device) -> dict[str, Any]:
-    """The machine's part of a manifest's facts."""
-    return {"device": device.type, "threads": torch.get_num_threads()}

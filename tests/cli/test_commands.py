@@ -1,0 +1,456 @@
+"""Every command on one small real model: what it prints, where, and what it leaves behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawscope.artefact import read_manifest
+from flawscope.cli import main
+
+torch = pytest.importorskip("torch")
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """So small a network is faster without threads, by far where other work goes on beside it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def plate(drawn: Path) -> Path:
+    return drawn / "plate"
+
+
+@pytest.fixture
+def model(model_path: Path) -> str:
+    return str(model_path)
+
+
+@pytest.fixture
+def batch(drawn: Path, tmp_path: Path) -> Path:
+    """A folder with a good picture, a defective one, and one that is none."""
+    folder = tmp_path / "batch"
+    folder.mkdir()
+    shutil.copy(plate(drawn) / "train/good/000.png", folder / "a.png")
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "b.png")
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:200])
+    return folder
+
+
+def run(capsys: Capture, *argv: str) -> tuple[int, str, str]:
+    code = main(argv)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+# ------------------------------------------------------------------------------------------------- predict
+
+
+def test_predict_json_is_one_line_a_picture_and_nothing_else(
+    capsys: Capture, model: str, batch: Path
+) -> None:
+    code, out, err = run(capsys, "predict", model, str(batch), "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [Path(line["path"]).name for line in lines] == ["a.png", "b.png"]
+    for line in lines:
+        assert {"path", "score", "p_value", "is_anomalous", "regions"} <= set(line)
+    assert [line["is_anomalous"] for line in lines] == [False, True]
+    assert code == 1  # one was skipped
+    assert "broken.png" in err
+
+
+def test_predict_agrees_with_python(capsys: Capture, model: str, batch: Path) -> None:
+    import flawscope
+
+    _, out, _ = run(capsys, "predict", model, str(batch / "b.png"), "--json")
+    assert json.loads(out) == flawscope.load(model).predict(batch / "b.png").to_dict()
+
+
+def test_predict_for_a_person_names_picture_and_verdict(capsys: Capture, model: str, batch: Path) -> None:
+    code, out, err = run(capsys, "predict", model, str(batch / "a.png"), str(batch / "b.png"))
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["good", "anomalous"]
+    assert "1 of 2 pictures anomalous" in err
+    assert "threshold" in err
+
+
+@pytest.mark.parametrize(
+    ("names", "flags", "code"),
+    [
+        (["a.png"], [], 0),
+        (["b.png"], [], 0),
+        (["a.png"], ["--fail-on-anomaly"], 0),
+        (["a.png", "b.png"], ["--fail-on-anomaly"], 3),
+        (["broken.png", "b.png"], ["--fail-on-anomaly"], 1),  # before any 3
+        (["broken.png", "a.png"], [], 1),
+        (["broken.png"], ["--json"], 1),
+        (["missing.png"], [], 2),
+    ],
+)
+def test_predict_exit_codes(
+    capsys: Capture, model: str, batch: Path, names: list[str], flags: list[str], code: int
+) -> None:
+    found, _, err = run(capsys, "predict", model, *[str(batch / n) for n in names], *flags)
+    assert found == code
+    if "broken.png" in names:
+        assert len([line for line in err.splitlines() if line.startswith("skipped: ")]) == 1
+
+
+def test_predict_reads_paths_from_stdin_and_skips_missing_ones(
+    capsys: Capture, model: str, batch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = f"{batch / 'b.png'}\r\n\n{batch / 'missing.png'}\n{batch / 'a.png'}"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(listed))
+    code, out, err = run(capsys, "predict", model, "-", "--json")
+    assert [Path(json.loads(line)["path"]).name for line in out.splitlines()] == ["b.png", "a.png"]
+    assert code == 1
+    assert "missing.png" in err
+
+
+def test_predict_of_an_empty_list_is_nothing(
+    capsys: Capture, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert run(capsys, "predict", model, "-", "--json")[:2] == (0, "")
+
+
+def test_predict_takes_patterns_and_names_each_picture_once(capsys: Capture, model: str, batch: Path) -> None:
+    code, out, _ = run(capsys, "predict", model, str(batch / "?.png"), str(batch / "a.png"), "--json")
+    assert (code, len(out.splitlines())) == (0, 2)
+
+
+def test_predict_quiet_says_only_what_was_asked(
+    capsys: Capture, model: str, batch: Path, tmp_path: Path
+) -> None:
+    out_folder = str(tmp_path / "out")
+    code, out, err = run(capsys, "predict", model, str(batch / "a.png"), "--quiet", "--out", out_folder)
+    assert (code, len(out.splitlines()), err) == (0, 1, "")
+
+
+def test_predict_writes_pictures(capsys: Capture, model: str, batch: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    assert run(capsys, "predict", model, str(batch / "b.png"), "--out", str(out))[0] == 0
+    assert (out / "contact_sheet.png").is_file()
+    for folder in ("overlays", "maps", "masks"):
+        assert len(list((out / folder).rglob("*.png"))) == 1
+
+
+def test_predict_at_another_rate_moves_the_threshold(capsys: Capture, model: str, batch: Path) -> None:
+    err = [
+        run(capsys, "predict", model, str(batch / "a.png"), "--false-alarm-rate", r)[2]
+        for r in ("10%", "50%", "0.5")
+    ]
+    assert "about 10.0% of good pictures" in err[0]
+    assert err[0] != err[1] == err[2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes only there")
+def test_a_name_that_cannot_be_shown_spoils_nothing(
+    capsys: Capture, model: str, batch: Path, tmp_path: Path
+) -> None:
+    name = tmp_path / "odd" / b"\xff\xfe.png".decode("utf-8", "surrogateescape")
+    name.parent.mkdir()
+    shutil.copy(batch / "a.png", name)
+    shutil.copy(batch / "a.png", name.parent / "two\nlines.png")
+    (name.parent / "not\na picture.png").write_bytes(b"x")
+    code, out, err = run(capsys, "predict", model, str(name.parent))
+    assert code == 1
+    assert "\\udcff" in out
+    assert len([line for line in err.splitlines() if line.startswith("skipped: ")]) == 1
+    code, out, _ = run(capsys, "predict", model, str(name.parent), "--json")
+    assert len([json.loads(line) for line in out.splitlines()]) == 2
+
+
+# ------------------------------------------------------------------------------------------------ evaluate
+
+
+def test_evaluate_json_is_one_document(capsys: Capture, model: str, drawn: Path, tmp_path: Path) -> None:
+    out_folder = tmp_path / "results"
+    code, out, err = run(capsys, "evaluate", model, "--data", str(drawn), "--json", "--out", str(out_folder))
+    document = json.loads(out)
+    assert code == 0
+    assert "evaluation" in err  # progress
+    names = "category method metrics false_alarms images left_out seconds"
+    assert set(names.split()) <= set(document)
+    assert document["category"] == "plate"
+    assert json.loads((out_folder / "results.json").read_text()) == document
+    assert (out_folder / "contact_sheet.png").is_file()
+    test = sorted((plate(drawn) / "test").rglob("*.png"))
+    assert document["images"] == len(test)
+    assert len(list((out_folder / "overlays").rglob("*.png"))) == len(test)
+
+
+def test_evaluate_for_a_person_labels_what_used_test_labels(capsys: Capture, model: str, drawn: Path) -> None:
+    code, out, err = run(capsys, "evaluate", model, "--data", str(drawn), "--quiet")
+    assert (code, err) == (0, "")
+    assert "image AUROC" in out
+    assert "(test labels)" in out
+    assert "false alarms" in out
+
+
+def test_evaluate_leaves_out_training_pictures(
+    capsys: Capture, model: str, drawn: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(plate(drawn), tmp_path / "plate")
+    shutil.copy(root / "train/good/003.png", root / "test/good/zz.png")
+    code, out, _ = run(capsys, "evaluate", model, "--data", str(root), "--json")
+    assert (code, json.loads(out)["left_out"]) == (0, 1)
+    assert "left out" in run(capsys, "evaluate", model, "--data", str(root))[1]
+
+
+def test_evaluate_reports_a_bad_picture_and_does_the_others(
+    capsys: Capture, model: str, drawn: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(plate(drawn), tmp_path / "plate")
+    (root / "test/good/000.png").write_bytes(b"x")
+    code, out, err = run(capsys, "evaluate", model, "--data", str(root), "--json")
+    assert code == 1
+    assert json.loads(out)["failures"]
+    assert "skipped: " in err
+
+
+def test_several_categories_are_listed(capsys: Capture, model: str, drawn: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(plate(drawn), tmp_path / "data" / name)
+    data = str(tmp_path / "data")
+    for argv in (
+        ["evaluate", model, "--data", data],
+        ["fit", "--data", data, "--out", str(tmp_path / "m.safetensors")],
+        ["data", "check", "--data", data],
+    ):
+        code, out, err = run(capsys, *argv)
+        assert (code, out) == (2, "")
+        assert "one, two" in err
+        assert "--category" in err
+    code, _, err = run(capsys, "evaluate", model, "--data", data, "--category", "onne")
+    assert code == 2
+    assert "one" in err
+
+
+def test_nothing_to_evaluate_is_said(capsys: Capture, model: str, drawn: Path) -> None:
+    code, out, err = run(capsys, "evaluate", model, "--data", str(plate(drawn) / "train/good"))
+    assert (code, out) == (2, "")
+    assert "no test pictures" in err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_an_output_folder_that_cannot_be_made_is_told_at_once(
+    capsys: Capture, drawn: Path, tmp_path: Path, command: str
+) -> None:
+    """Before the model is opened: it is not even there."""
+    (tmp_path / "file").write_text("x")
+    picture = str(plate(drawn) / "test/good/000.png")
+    missing = str(tmp_path / "missing.safetensors")
+    rest = [picture] if command == "predict" else ["--data", str(drawn)]
+    for out in (tmp_path / "file", tmp_path / "file" / "sub"):
+        code, _, err = run(capsys, command, missing, *rest, "--out", str(out))
+        assert code == 2
+        assert "--out" in err or command == "evaluate"
+        assert err.count("\n") == 1
+
+
+# ----------------------------------------------------------------------------------------------- calibrate
+
+
+def test_calibrate_then_predict(
+    capsys: Capture, model: str, drawn: Path, batch: Path, tmp_path: Path
+) -> None:
+    good = plate(drawn) / "test/good"
+    new = tmp_path / "new.safetensors"
+    code, out, err = run(capsys, "calibrate", model, "--good", str(good), "--out", str(new))
+    assert (code, out) == (0, "")
+    assert "before:" in err
+    assert "now:" in err
+    code, out, _ = run(capsys, "predict", str(new), str(good), "--json", "--quiet")
+    scores = [json.loads(line)["score"] for line in out.splitlines()]
+    made = read_manifest(new)
+    assert made.calibration.scores == pytest.approx(scores, rel=1e-5)
+    assert made.calibration.threshold == pytest.approx(max(scores), rel=1e-5)
+    # what the thresholds were learnt from is not test data any more
+    _, out, _ = run(capsys, "evaluate", str(new), "--data", str(drawn), "--json", "--quiet")
+    assert json.loads(out)["left_out_by_kind"] == {"good": len(scores)}
+
+
+def test_calibrate_refuses_pictures_the_model_was_fitted_on(
+    capsys: Capture, model: str, drawn: Path, tmp_path: Path
+) -> None:
+    """They would score nearly nothing, and every new picture would be called anomalous."""
+    good = str(plate(drawn) / "train/good")
+    out = tmp_path / "m.safetensors"
+    code, _, err = run(capsys, "calibrate", model, "--good", good, "--out", str(out), "--quiet")
+    assert code == 2
+    assert "has not seen" in err
+    assert not out.exists()
+
+
+def test_calibrate_skips_a_bad_picture(capsys: Capture, model: str, batch: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    code, _, err = run(capsys, "calibrate", model, "--good", str(batch), "--out", str(out), "--quiet")
+    assert code == 1
+    assert err.count("skipped: ") == 1
+    assert read_manifest(out).calibration.count == 1  # b.png: a.png was fitted on
+
+
+# --------------------------------------------------------------------------------------- info and the others
+
+
+def test_info_for_a_person_and_for_a_program(capsys: Capture, model: str) -> None:
+    code, out, err = run(capsys, "info", model)
+    assert (code, err) == (0, "")
+    for word in ("patchcore", "plate", "64x64", "12 train", "threshold", "Apache-2.0"):
+        assert word in out
+    code, out, err = run(capsys, "info", model, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == read_manifest(model).to_dict()
+
+
+def test_info_self_test_passes_where_the_model_was_made(capsys: Capture, model: str) -> None:
+    code, out, err = run(capsys, "info", model, "--self-test", "--json")
+    assert code == 0
+    json.loads(out)
+    assert "self-test passed: 3 samples" in err
+
+
+def test_a_failing_self_test_is_exit_code_1(capsys: Capture, model: str, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from flawscope.artefact import read, write
+
+    loaded = read(model)
+    for samples, code in (
+        ([{**s, "score": s["score"] * 1.01} for s in loaded.manifest.samples], 1),
+        ([{**s, "score": "much"} for s in loaded.manifest.samples], 2),
+        (loaded.manifest.samples[:1], 2),
+    ):
+        manifest = replace(loaded.manifest, samples=tuple(samples))
+        write(replace(loaded, manifest=manifest), tmp_path / "m.safetensors")
+        assert run(capsys, "info", str(tmp_path / "m.safetensors"), "--self-test")[0] == code
+
+
+def test_backbones_lists_the_default_and_what_is_at_hand(capsys: Capture) -> None:
+    from flawscope.features.weights import DEFAULT_BACKBONE
+
+    code, out, _ = run(capsys, "backbones", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert code == 0
+    assert rows[DEFAULT_BACKBONE]["at_hand"] is True
+    assert rows[DEFAULT_BACKBONE]["licence"] == "Apache-2.0"
+    code, out, _ = run(capsys, "backbones")
+    assert (code, DEFAULT_BACKBONE in out) == (0, True)
+
+
+def test_data_check_of_a_clean_and_a_faulty_folder(capsys: Capture, drawn: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(plate(drawn), tmp_path / "plate")
+    (root / "train/good/000.png").write_bytes(b"x")
+    code, out, err = run(capsys, "data", "check", "--data", str(root), "--json", "--no-near")
+    document = json.loads(out)
+    assert code == 1
+    assert "000.png" in json.dumps(document)
+    assert "check" in err
+    code, out, _ = run(capsys, "data", "check", "--data", str(root), "--no-near", "--quiet")
+    assert (code, "000.png" in out) == (1, True)
+
+
+def test_data_check_with_a_model_accuses_a_foreign_picture_and_not_its_own(
+    capsys: Capture, model: str, drawn: Path, batch: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(plate(drawn), tmp_path / "plate")
+    shutil.copy(batch / "b.png", root / "train/good/foreign.png")
+    _, out, _ = run(capsys, "data", "check", "--data", str(root), "--model", model, "--json", "--no-near")
+    suspects = [s["path"] for s in json.loads(out)["suspects"]]
+    assert suspects[0] == "train/good/foreign.png"
+    assert len(suspects) <= 2
+
+
+# ---------------------------------------------------------------------------------------------------- fit
+
+
+def test_fit_settings_come_from_file_category_flag_and_set_in_this_order(
+    capsys: Capture, drawn: Path, tmp_path: Path
+) -> None:
+    """The category is the data's own when it is not named."""
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "size: 128\nratio: 0.5\nsigma: 1\nseed: 5\ncategories: {plate: {size: 96, ratio: 0.4}}\n"
+    )
+    out = tmp_path / "m.safetensors"
+    code, stdout, err = run(
+        capsys,
+        *("fit", "--data", str(drawn), "--out", str(out), "--config", str(config)),
+        *("--size", "64x48", "--set", "ratio=0.05", "--false-alarm-rate", "20%", "--no-samples"),
+    )
+    assert (code, stdout) == (0, "")
+    assert "12 good pictures" in err
+    made = read_manifest(out)
+    wanted = {"size": [64, 48], "ratio": 0.05, "sigma": 1.0, "seed": 5}
+    assert wanted.items() <= made.config.items()
+    assert made.calibration.rate == 0.2
+    assert made.samples == ()
+    assert made.category == "plate"
+    assert [p.role for p in made.pictures] == ["train"] * 12
+    assert run(capsys, "info", str(out), "--self-test")[0] == 2  # it has no samples
+
+
+@pytest.mark.parametrize(
+    ("argv", "match"),
+    [
+        (["--set", "ratoi=0.1"], "did you mean ratio"),
+        (["--set", "ratio=2"], "at most 1"),
+        (["--size", "large"], "size"),
+        (["--size", "8"], "at least 16"),
+        (["--method", "pathcore"], "choose one of patchcore"),
+        (["--preset", "papr"], "paper"),
+        (["--group", "("], "--group"),
+        (["--device", "gpu"], "cpu"),
+        (["--backbone", "resnet9000"], "resnet9000"),
+        (["--config", "no.yaml"], "no.yaml"),
+        (["--roi", "no.png"], "no.png"),
+        (["--update", "no.safetensors"], "there is no model"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_leaves_nothing(
+    capsys: Capture, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], match: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    out = tmp_path / "m.safetensors"
+    code, stdout, err = run(capsys, "fit", "--data", str(drawn), "--out", str(out), "--quiet", *argv)
+    assert (code, stdout) == (2, "")
+    assert match in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fit_skips_a_bad_picture_and_says_so(capsys: Capture, drawn: Path, tmp_path: Path) -> None:
+    good = shutil.copytree(plate(drawn) / "train/good", tmp_path / "good")
+    (good / "003.png").write_bytes(b"x")
+    out = tmp_path / "m.safetensors"
+    code, _, err = run(capsys, "fit", "--data", str(good), "--out", str(out), "--size", "64", "--quiet")
+    assert code == 1
+    assert "003.png" in err
+    assert len(read_manifest(out).pictures) == 11
+
+
+def test_update_adds_pictures_and_refuses_settings(
+    capsys: Capture, model: str, drawn: Path, tmp_path: Path
+) -> None:
+    out = str(tmp_path / "m.safetensors")
+    more = str(plate(drawn) / "test/good")
+    code, _, err = run(capsys, "fit", "--data", more, "--update", model, "--out", out, "--size", "64")
+    assert code == 2
+    assert "size" in err
+    assert run(capsys, "fit", "--data", more, "--update", model, "--out", out, "--quiet")[0] == 0
+    assert len(read_manifest(out).pictures) == 16

@@ -1,0 +1,34 @@
+"""What many tests share: one drawn data set and one small real model fitted on it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from flawscope.datasets.synthetic import draw_dataset
+
+# Before torch is loaded: threads that wait must not spin, or tests crawl on a machine that is busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+SIZE = 64  # pixels a side that the small model sees
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a drawn data set with the category "plate". Read only: copy what a test changes."""
+    root = tmp_path_factory.mktemp("drawn")
+    draw_dataset(root, category="plate", train=12, good=4, bad_per_kind=1, size=96, seed=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def model_path(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small PatchCore model fitted on `drawn`. Read only."""
+    pytest.importorskip("torch")
+    from flawscope.fitting import fit
+
+    path = tmp_path_factory.mktemp("model") / "plate.safetensors"
+    fit(drawn, size=SIZE, device="cpu", seed=0).save(path)
+    return path

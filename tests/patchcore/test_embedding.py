@@ -1,0 +1,97 @@
+"""The cheap embedding against the authors' pipeline of unfolding and pooling twice, written out here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from flawscope.patchcore.embedding import PatchEmbedding, adaptive_windows, pooling_kernels
+
+
+def authors(maps: list[torch.Tensor], p: int, dimensions: int, grid: tuple[int, int]) -> torch.Tensor:
+    """patchcore-inspection: PatchMaker, bilinear resize of the patches, Preprocessing, Aggregator."""
+    layers = []
+    for m in maps:
+        b, c, h, w = m.shape
+        patches = F.unfold(m, p, padding=p // 2).view(b, c * p * p, h, w)
+        if (h, w) != grid:
+            patches = F.interpolate(patches, size=grid, mode="bilinear", align_corners=False)
+        flat = patches.permute(0, 2, 3, 1).reshape(-1, 1, c * p * p)
+        layers.append(F.adaptive_avg_pool1d(flat, dimensions).squeeze(1))
+    stacked = torch.stack(layers, dim=1).flatten(1)[:, None]  # [B*P, 1, layers * dimensions]
+    return F.adaptive_avg_pool1d(stacked, dimensions).view(maps[0].shape[0], -1, dimensions)
+
+
+def random_maps(shapes, batch=2):
+    generator = torch.Generator().manual_seed(sum(map(sum, shapes)))
+    return [torch.randn(batch, *shape, generator=generator) for shape in shapes]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "p", "dimensions"),
+    [
+        ([(512, 7, 7), (1024, 4, 4)], 3, 1024),  # WideResNet-50, stages 2 and 3
+        ([(256, 6, 6), (512, 3, 3), (1024, 2, 2)], 3, 1024),  # three stages: windows across layers
+        ([(40, 6, 5), (112, 3, 3)], 3, 64),
+        ([(40, 6, 6), (112, 3, 3)], 3, 100),  # nothing divides anything
+        ([(13, 5, 4), (29, 3, 2)], 5, 17),
+        ([(7, 5, 5)], 3, 50),
+        ([(3, 5, 5), (5, 3, 3)], 3, 96),  # more outputs than numbers in a patch
+        ([(6, 4, 4), (8, 4, 4)], 1, 7),
+    ],
+)
+def test_equals_the_authors_pipeline(shapes, p, dimensions):
+    maps = random_maps(shapes)
+    embedding = PatchEmbedding(shapes, p, dimensions)
+    found = embedding(maps)
+    expected = authors([m.double() for m in maps], p, dimensions, shapes[0][1:])
+    assert found.shape == (2, shapes[0][1] * shapes[0][2], embedding.width)
+    assert float((found - expected).abs().max()) <= 1e-5
+
+
+def test_closed_form_for_512_and_1024_channels():
+    """methods.md 2.4: a 3x3 kernel of 1/10 with centre 2/10, and means of two channels' boxes."""
+    (fine, low), (coarse, high) = pooling_kernels([512, 1024], 3, 1024)
+    assert (low, high) == (0, 512)
+    tenth = torch.full((3, 3), 0.1)
+    tenth[1, 1] = 0.2
+    expected = torch.zeros(512, 512, 3, 3)
+    expected[torch.arange(512), torch.arange(512)] = tenth
+    torch.testing.assert_close(fine, expected, rtol=0, atol=1e-7)
+    pairs = torch.zeros(512, 1024, 3, 3)
+    for offset in (0, 1):
+        pairs[torch.arange(512), 2 * torch.arange(512) + offset] = 1 / 18
+    torch.testing.assert_close(coarse, pairs, rtol=0, atol=1e-7)
+    embedding = PatchEmbedding([(512, 4, 4), (1024, 2, 2)], 3, 1024)
+    assert embedding.kernel0.shape == (512, 1, 3, 3)  # depthwise: that is what makes it cheap
+    assert embedding.kernel1.shape == (512, 2, 3, 3)
+
+
+@pytest.mark.parametrize("p", [1, 3, 5])
+def test_default_is_average_resize_concatenate(p):
+    shapes = [(5, 6, 8), (7, 3, 4)]
+    maps = random_maps(shapes)
+    pooled = [F.avg_pool2d(m, p, stride=1, padding=p // 2, count_include_pad=True) for m in maps]
+    expected = torch.cat(
+        [pooled[0], F.interpolate(pooled[1], size=(6, 8), mode="bilinear", align_corners=False)], dim=1
+    )
+    found = PatchEmbedding(shapes, p, None)(maps)
+    for row in range(6):
+        for column in range(8):
+            torch.testing.assert_close(found[:, row * 8 + column], expected[:, :, row, column])
+
+
+def test_the_finest_grid_is_used_wherever_it_stands():
+    shapes = [(4, 2, 2), (6, 4, 4)]
+    embedding = PatchEmbedding(shapes, 3, None)
+    assert embedding.grid == (4, 4)
+    assert embedding(random_maps(shapes)).shape == (2, 16, 10)
+
+
+@pytest.mark.parametrize(("length", "outputs"), [(10, 3), (3, 10), (12, 4), (9, 9), (1, 5)])
+def test_windows_are_torchs(length, outputs):
+    values = torch.rand(1, 1, length, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = F.adaptive_avg_pool1d(values, outputs)[0, 0]
+    found = [float(values[0, 0, a:b].mean()) for a, b in adaptive_windows(length, outputs)]
+    assert found == pytest.approx(expected.tolist())

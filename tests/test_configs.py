@@ -1,0 +1,43 @@
+"""The shipped configurations say what the code does."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flawscope import config, registry
+
+SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+def test_every_method_ships_one():
+    assert {path.stem for path in SHIPPED} == set(registry.METHODS)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_it_lists_every_setting_with_its_default(path):
+    values = config.read_config(path)
+    cls = registry.config_class(path.stem)
+    assert set(values) == {field.name for field in fields(cls)}
+    assert config.build(cls, values) == cls()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_its_example_of_categories_works(path, tmp_path):
+    text = path.read_text(encoding="utf-8")
+    head, found, example = text.partition("# categories:\n")
+    assert found, "the example is missing"
+    example = "".join(line.removeprefix("# ") for line in (found + example).splitlines(keepends=True))
+    overrides = yaml.safe_load(example)["categories"]
+    assert overrides
+    copy = tmp_path / path.name
+    copy.write_text(head + example, encoding="utf-8")
+    cls = registry.config_class(path.stem)
+    for category, changed in overrides.items():
+        built = config.build(cls, config.read_config(copy, category))
+        assert built == config.build(cls, {**asdict(cls()), **changed})
+        assert built != cls()
+    assert config.build(cls, config.read_config(copy, "another")) == cls()

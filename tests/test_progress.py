@@ -1,0 +1,79 @@
+"""What a person sees of a long job: little on a file, a living line on a terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from flawscope import progress
+from flawscope.progress import Terminal, duration
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_gets_one_line_a_stage() -> None:
+    log = io.StringIO()
+    step = Terminal(log)
+    for stage in ("reading", "fitting"):
+        for k in range(1, 51):
+            step(stage, k, 50)
+    lines = log.getvalue().splitlines()
+    assert [line.split(":")[0] for line in lines] == ["reading", "fitting"]
+    assert "\x1b" not in log.getvalue()
+    assert "\r" not in log.getvalue()
+
+
+def test_a_terminal_gets_the_remaining_time_and_one_line_end_a_stage(clock: list[float]) -> None:
+    screen = Screen()
+    step = Terminal(screen)
+    for k in range(11):
+        step("fitting", k, 10)
+        clock[0] += 2.0
+    text = screen.getvalue()
+    assert "fitting: 5 of 10, 10 s left" in text
+    assert text.count("\n") == 1
+    assert text.endswith("fitting: 10 in 20 s\n")
+
+
+def test_a_terminal_is_not_flooded(clock: list[float]) -> None:
+    screen = Screen()
+    step = Terminal(screen)
+    for k in range(1000):
+        step("fitting", k, 100_000)
+        clock[0] += 0.001
+    assert screen.getvalue().count("\r") <= 6
+
+
+@pytest.mark.parametrize("total", [0, 1])
+def test_a_stage_of_nothing_or_one_is_fine(total: int) -> None:
+    screen = Screen()
+    Terminal(screen)("check", total, total)
+    assert screen.getvalue().endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (9.94, "9.9 s"),
+        (10, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3599.7, "1 h 00 min"),
+        (7800, "2 h 10 min"),
+    ],
+)
+def test_durations_are_read_at_a_glance(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,94 @@
+"""Every command and every Python block of the README runs, in order, on drawn pictures."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawscope.cli import main
+from flawscope.datasets.synthetic import draw_picture
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+SIDE = 128  # pixels of a drawn picture
+NOT_HERE = ("pip", "make")  # they change the machine
+
+
+def blocks() -> list[tuple[str, str]]:
+    """(language, text) of every fenced block."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.startswith("$ "):
+            yield shlex.split(line[2:])
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Such small pictures keep torch's threads waiting for each other, on a busy machine for minutes."""
+    torch = pytest.importorskip("torch")
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(count)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with pictures where the README has them: names tell the part, two pictures of each."""
+    rng = np.random.default_rng(3)
+
+    def draw(path: str, defect: str | None = None) -> None:
+        target = tmp_path / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_picture("fabric", rng, defect, 0.2, size=SIDE)[0]).save(target)
+
+    for k in range(12):
+        draw(f"pictures/good/part{k // 2:02d}_{'ab'[k % 2]}.png")
+    for k, defect in enumerate(("hole", "thread", "stain")):
+        draw(f"pictures/bad/{defect}/{k}.png", defect)
+    for k in range(6):
+        draw(f"more_pictures/{k}.png")
+    for name in ("001", "002"):
+        draw(f"new_pictures/{name}.png")
+    draw("new_pictures/007.png", "hole")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_everything_in_the_readme_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = 0
+    for language, text in blocks():
+        if language == "python":
+            exec(compile(text, str(README), "exec"), {})
+            ran += 1
+            continue
+        assert language == "console", f"a block of {language} that nothing runs"
+        for words in commands(text):
+            if words[0] in NOT_HERE:
+                continue
+            assert words[0] == "flawscope"
+            wanted = 3 if "--fail-on-anomaly" in words else 0  # there is a hole among the new pictures
+            code = main(words[1:])
+            assert code == wanted, f"{shlex.join(words)}\n{capsys.readouterr().err}"
+            ran += 1
+    assert ran > 10
+    assert (folder / "found" / "contact_sheet.png").is_file()
+    assert (folder / "results" / "results.json").is_file()
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8"))
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
