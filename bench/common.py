@@ -319,8 +319,8 @@ def draw(folder: Path, count: int, size: int = 256) -> Path:
     return root
 
 
-def embed(paths: Sequence[Path], **options: Any) -> Tensor:
-    """Features [N, P, D] of pictures by flawscope's extraction: decode, backbone, embed, no more."""
+def embed(paths: Sequence[Path], **options: Any) -> list[Tensor]:
+    """Per size the features [N, P, D] of pictures by flawscope's extraction: decode, backbone, embed."""
     import torch
 
     from flawscope import config
@@ -331,16 +331,19 @@ def embed(paths: Sequence[Path], **options: Any) -> Tensor:
     from flawscope.patchcore.model import Model
 
     settings = config.build(Config, options)
-    preprocess = Preprocess(settings.size, settings.keep_aspect, settings.crop)
+    preprocess = Preprocess(settings.sizes[-1], settings.keep_aspect, settings.crop)
     backbone, _ = load_backbone(settings.backbone, settings.stages, preprocess.network_size, settings.weights)
     model = Model(settings, backbone)
-    features = torch.empty(len(paths), len(model.inside), model.embedding.width)
+    features = [
+        torch.empty(len(paths), p, v.embedding.width) for p, v in zip(model.patches, model.views, strict=True)
+    ]
 
     def load(index: int) -> Tensor:
         return torch.from_numpy(preprocess(paths[index])[0][0])
 
     def store(index: int, one: Tensor) -> None:
-        features[index] = one
+        for own, part in zip(features, one.split(model.patches), strict=True):
+            own[index] = part
 
     embed_pictures(model, load, range(len(paths)), store)
     return features

@@ -93,7 +93,7 @@ def real_features(args: argparse.Namespace, folder: Path) -> tuple[Tensor, int, 
         per_picture = 1024
         paths = common.pictures_below(common.draw(folder, math.ceil(args.points / per_picture)))
         origin = "drawn pictures"
-    features = common.embed(paths)  # [N, P, D]
+    features = common.embed(paths, size="256")[0]  # [N, P, D]
     flat = features.flatten(0, 1)[: args.points].clone()
     if len(flat) < args.points:
         common.say(f"only {len(flat)} points at hand")

@@ -6,8 +6,10 @@
 accuracy     every category with the default settings and with ResNet-18 stages 2,3, 10 %, `flawscope fit`
              and `evaluate --json` each in a process of its own
 fit          the whole process against a process that only starts, reads, embeds and selects, in pairs
-             A B A B; and against anomalib's `Engine.fit` with the same backbone, size and ratio
-latency      one picture against the backbone's forward and one plain matrix product, interleaved
+             A B A B; and against anomalib's `Engine.fit` with the same backbone and ratio at the smallest of
+             our sizes (--set size=256 makes it the only one)
+latency      one picture against the backbone's forward and one plain matrix product (of each size),
+             interleaved
 memory       predicted against measured peak; --large drawn pictures, and what ten times as many would take
 startup      --help and --version against `python -c "import numpy"`
 determinism  SHA-256 of what was learnt, fitted twice and with other numbers of threads
@@ -95,35 +97,40 @@ def accuracy(args: Args, record: Record, folder: Path) -> None:
 # --------------------------------------------------------------------------------------------------- fit
 
 
-def task_floor(folder: str, ratio: float, cap: int) -> dict[str, Any]:
-    """Start-up, reading, features and coreset, nothing else."""
+def task_floor(folder: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Start-up, reading, features and coresets, nothing else."""
+    from flawscope import config
     from flawscope.patchcore import coreset
+    from flawscope.patchcore.config import Config
+    from flawscope.patchcore.memory import bank_size
 
-    features = common.embed(common.pictures_below(Path(folder))).flatten(0, 1)
-    count = min(round(ratio * len(features)), cap)
-    return {"bank": len(coreset.select(features, count).indices)}
+    built, bank = config.build(Config, settings), 0
+    for view, features in enumerate(common.embed(common.pictures_below(Path(folder)), **settings)):
+        points = features.flatten(0, 1)
+        bank += len(coreset.select(points, bank_size(built, view, len(points))).indices)
+    return {"bank": bank}
 
 
 def fit(args: Args, record: Record, folder: Path) -> None:
     root = common.mvtec(args, args.category)
     if root is None:
         return
+    from flawscope.config import build, parse_assignments
     from flawscope.features.weights import DEFAULT_BACKBONE, locate
     from flawscope.patchcore.config import Config
 
-    config = Config()
+    settings = parse_assignments(args.set)
+    config = build(Config, settings)
     model = folder / "fit.safetensors"
 
     def paired() -> dict[str, Any]:
         whole, floor = [], []
         for _ in range(args.repeats):
             whole.append(fit_command(args, root, model))
-            floor.append(
-                common.task(__file__, "floor", folder=root / "train", ratio=config.ratio, cap=config.cap)
-            )
+            floor.append(common.task(__file__, "floor", folder=root / "train", settings=settings))
             common.say(f"  {whole[-1].seconds:.2f} s, floor {floor[-1].seconds:.2f} s")
         facts = facts_of(model)
-        if floor[-1].json["bank"] != facts["bank"] and not args.set:
+        if floor[-1].json["bank"] != facts["bank"]:
             common.say(f"  the floor selects {floor[-1].json['bank']}, fit {facts['bank']}")
         return {
             "whole": common.summary([c.seconds for c in whole]) | {"peak_mib": _mib(whole)},
@@ -147,7 +154,7 @@ def fit(args: Args, record: Record, folder: Path) -> None:
         def peer() -> dict[str, Any]:
             command: list[str | Path] = [python, common.ROOT / "bench" / "peer.py", "fit", root]
             command += ["--backbone", DEFAULT_BACKBONE, "--ratio", str(config.ratio)]
-            command += ["--size", str(config.size[0]), "--picks", ",".join(map(str, args.peer_picks))]
+            command += ["--size", str(config.sizes[0][0]), "--picks", ",".join(map(str, args.peer_picks))]
             path = locate(DEFAULT_BACKBONE).path
             command += ["--weights", path] if path else []
             child = common.run(command)
@@ -196,24 +203,36 @@ def task_latency(model: str, picture: str, repeats: int) -> dict[str, Any]:
     image = predictor.manifest.preprocess(picture)[0]
     one = torch.from_numpy(image)
     eight = one.expand(8, -1, -1, -1).contiguous()
-    last = one.contiguous(memory_format=torch.channels_last)
-    patches = network.grid[0] * network.grid[1]
-    queries, bank = torch.randn(patches, network.bank.shape[1]), network.bank.T
-    products = torch.empty(patches, bank.shape[1])
+    views = list(network.views)
+    seen = [view.resized(one).contiguous(memory_format=torch.channels_last) for view in views]
+    queries = [torch.randn(n, view.embedding.width) for n, view in zip(network.patches, views, strict=True)]
+    products = [torch.empty(len(q), len(view.bank)) for q, view in zip(queries, views, strict=True)]
 
-    def floor(out: torch.Tensor | None) -> None:
-        network.backbone(last)
-        torch.mm(queries, bank, out=out)
+    def backbone() -> None:
+        for image in seen:
+            network.backbone(image)
+
+    def product(kept: bool = False) -> None:
+        for view, query, out in zip(views, queries, products, strict=True):
+            torch.mm(query, view.bank.T, out=out if kept else None)
+
+    def floor(kept: bool) -> None:
+        backbone()
+        product(kept)
+
+    def search() -> None:
+        for view, query in zip(views, queries, strict=True):
+            view.search(query[None])
 
     with torch.inference_mode():
         times = common.interleaved(
             {
                 "model": lambda: network(one),
-                "backbone + plain product": lambda: floor(None),
-                "backbone + plain product into a kept buffer": lambda: floor(products),
-                "backbone": lambda: network.backbone(last),
-                "plain product": lambda: torch.mm(queries, bank),
-                "search": lambda: network.search(queries[None]),
+                "backbone + plain product": lambda: floor(False),
+                "backbone + plain product into a kept buffer": lambda: floor(True),
+                "backbone": backbone,
+                "plain product": product,
+                "search": search,
                 "decode + preprocess": lambda: predictor.manifest.preprocess(picture),
                 "predict(path), all of it": lambda: predictor.predict(picture),
             },
@@ -226,9 +245,9 @@ def task_latency(model: str, picture: str, repeats: int) -> dict[str, Any]:
     times |= batch | stream
     medians = {k: v["median"] for k, v in times.items()}
     return {
-        "bank": len(network.bank),
-        "patches": patches,
-        "size": list(network.size),
+        "bank": sum(len(view.bank) for view in views),
+        "patches": sum(network.patches),
+        "size": predictor.manifest.config["size"],
         "threads": torch.get_num_threads(),
         "picture": list(np.shape(image)),
         "seconds": times,
@@ -264,7 +283,7 @@ def latency(args: Args, record: Record, folder: Path) -> None:
         (name, f"{1000 * v['median']:.2f}", f"{v['median'] / base:.2f}")
         for name, v in cell["seconds"].items()
     ]
-    size = f"{cell['size'][0]} px, bank {cell['bank']}, {cell['threads']} threads"
+    size = f"{cell['size']} px, bank {cell['bank']}, {cell['threads']} threads"
     common.table(f"latency, {size}", rows, ("what", "ms", "x (backbone + plain product)"))
     print(
         f"ratio {cell['ratio']} (of processes: {cell['ratio_of_processes']}); "
@@ -292,7 +311,7 @@ def task_plan(count: int, settings: dict[str, Any]) -> dict[str, Any]:
     from flawscope.patchcore.model import Model
 
     built = config.build(Config, settings)
-    backbone, _ = load_backbone(built.backbone, built.stages, built.size, built.weights)
+    backbone, _ = load_backbone(built.backbone, built.stages, built.network_size, built.weights)
     plan = memory.plan(built, Model(built, backbone), count, torch.device("cpu"))
     return {"peak_mib": plan.peak // common.MIB, "shards": plan.shards, "line": plan.line()}
 
@@ -305,7 +324,8 @@ def memory(args: Args, record: Record, folder: Path) -> None:
         for n, size in ((60, 256), (60, 384), (12, 640), (args.large, 256))
     }
     cases: list[tuple[str, Callable[[], Path], tuple[str, ...]]] = [
-        ("60 drawn, 256 px", drawn[60, 256], ()),
+        ("60 drawn, as shipped", drawn[60, 384], ()),
+        ("60 drawn, 256 px", drawn[60, 256], ("--size", "256")),
         ("60 drawn, 384 px", drawn[60, 384], ("--size", "384")),
         ("12 drawn, 640 px", drawn[12, 640], ("--size", "640")),
     ]
@@ -318,8 +338,9 @@ def memory(args: Args, record: Record, folder: Path) -> None:
     # a tenth of the memory for a tenth of the pictures: the same number of shards, each a tenth as large
     gib = args.large_memory / 10
     large, streamed = f"{args.large} drawn, 256 px", f"{args.large} drawn, 256 px, memory={gib:g}"
-    cases.append((large, drawn[args.large, 256], ()))
-    cases.append((streamed, drawn[args.large, 256], ("--set", f"memory={gib}")))
+    small = ("--size", "256")
+    cases.append((large, drawn[args.large, 256], (*small, "--set", "memory=1000")))  # all of it in memory
+    cases.append((streamed, drawn[args.large, 256], (*small, "--set", f"memory={gib}")))
     rows = []
     for name, where, more in cases:
 
@@ -348,7 +369,9 @@ def memory(args: Args, record: Record, folder: Path) -> None:
     plans = record.cell(
         "memory/predictions",
         lambda: {
-            f"{n} pictures, memory={m}": common.task(__file__, "plan", count=n, settings={"memory": m}).json
+            f"{n} pictures, memory={m}": common.task(
+                __file__, "plan", count=n, settings={"memory": m, "size": "256"}
+            ).json
             for n in (args.large, 10 * args.large)
             for m in (None, args.large_memory)
         },
@@ -439,8 +462,9 @@ def determinism(args: Args, record: Record, folder: Path) -> None:
 
         found[name] = record.cell(f"determinism/{args.category}/{name}", measure)
     first = found["first"]["sha256"]
+    banks = sorted(k for k in first if k.endswith(".bank"))
     same = {
-        name: {"bank": cell["sha256"]["bank"] == first["bank"]}
+        name: {"bank": all(cell["sha256"][k] == first[k] for k in banks)}
         | {"differing": [k for k, v in cell["sha256"].items() if v != first.get(k)]}
         for name, cell in found.items()
     }
@@ -449,7 +473,7 @@ def determinism(args: Args, record: Record, folder: Path) -> None:
         (
             name,
             cell["threads"],
-            cell["sha256"]["bank"][:16],
+            " ".join(cell["sha256"][k][:16] for k in banks),
             same[name]["bank"],
             same[name]["differing"] or "none",
         )

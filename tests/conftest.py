@@ -9,7 +9,9 @@ import pytest
 
 from flawscope.datasets.synthetic import draw_dataset
 
-# Before torch is loaded: threads that wait must not spin, or tests crawl on a machine that is busy.
+# Before torch is loaded. Pictures this small keep torch's threads waiting for each other, and threads that
+# wait must not spin, or tests crawl on a machine that is busy. Tests about threads set their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SIZE = 64  # pixels a side that the small model sees

@@ -31,7 +31,7 @@ def example(**changes: Any) -> Artefact:
     rng = np.random.default_rng(0)
     manifest = Manifest(
         method="patchcore",
-        config={"size": [32, 32], "ratio": 0.1, "weights": None},
+        config={"size": "32", "ratio": 0.1, "weights": None},
         preprocess=Preprocess((32, 48), True, (16, 16), 4095.0),
         calibration=Calibration((1.0, 2.0, 0.1 + 0.2), (3.0, 4.0, 5.0), 0.5, method="held out"),
         backbone={"name": "tiny", "origin": "nowhere", "licence": "none"},
@@ -541,7 +541,9 @@ def test_an_unknown_method_is_one_line(tmp_path: Path) -> None:
     [
         ({"ratoi": 0.1}, "did you mean ratio"),
         ({"ratio": "much"}, "ratio"),
-        ({"size": [10**9, 10**9]}, "size"),
+        ({"size": str(10**9)}, "size"),
+        ({"size": [64, 64]}, "size"),
+        ({"size": "48+64"}, "fit"),
         ({"stages": []}, "stages"),
     ],
 )

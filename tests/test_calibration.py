@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from flawscope.calibration import Calibration, fence, from_maps, suspects
+from flawscope.calibration import Calibration, fence, from_values, suspects
 from flawscope.errors import InputError
 
 # 0.29 * 100 is 28.999999999999996
@@ -151,14 +151,12 @@ def test_the_colour_range_is_never_empty(level: float) -> None:
     assert low < high
 
 
-def test_from_maps_takes_each_maps_maximum_and_the_median_of_medians() -> None:
-    maps = np.zeros((3, 4, 5), np.float32)
-    maps[0] += 2
-    maps[1, 1, 1] = 7
-    maps[2] += 9
-    made = from_maps(np.array([1.0, 2.0, 3.0]), maps, rate=0.2, method="test")
+def test_from_values_takes_the_maps_maxima_and_the_median_of_their_medians() -> None:
+    maxima, medians = np.array([2.0, 7.0, 9.0], np.float32), (m for m in (2.0, 0.0, 9.0))
+    made = from_values(np.array([1.0, 2.0, 3.0]), maxima, medians, rate=0.2, method="test")
     assert made.map_maxima == (2.0, 7.0, 9.0)
-    assert made.map_level == 2.0  # of 2, 0 and 9
+    assert made.map_level == 2.0
+    assert {type(v) for v in (*made.scores, *made.map_maxima, made.map_level)} == {float}
     assert (made.scores, made.rate, made.method) == ((1.0, 2.0, 3.0), 0.2, "test")
 
 

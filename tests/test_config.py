@@ -68,6 +68,7 @@ def test_a_size_is_height_and_width_however_it_is_written(
         ({"score": "maximum"}, Example(score="maximum")),
         ({"flag": True}, Example(flag=True)),
         ({"weights": Path("a/b")}, Example(weights="a/b")),
+        ({"name": 256}, Example(name="256")),  # YAML reads a size as a number
         ({}, Example()),
     ],
     ids=str,
@@ -99,7 +100,8 @@ def test_values_are_converted_only_where_nothing_is_lost(values: dict, expected:
         ({"score": "best"}, "one of reweighted, maximum"),
         ({"flag": 1}, "true or false"),
         ({"flag": "yes"}, "true or false"),
-        ({"name": 3}, "a text"),
+        ({"name": True}, "a text"),
+        ({"name": 2.5}, "a text"),
         ({"weights": [1]}, "a text or nothing"),
     ],
     ids=str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +401,35 @@ def test_a_bad_saturation_file_is_one_line_with_its_name(loco: Path, text: str) 
     with pytest.raises(InputError, match="saturation file") as caught:
         evaluate(make_predictor(), open_dataset(loco))
     assert "\n" not in str(caught.value)
+
+
+# -------------------------------------------------------------------------------------------------- stream
+
+
+@pytest.mark.parametrize("batch", [None, 1, 2, 50])
+def test_a_stream_answers_in_order_and_tells_what_cannot_be_read(root: Path, batch: int | None) -> None:
+    paths = [*sorted((root / "test/good").glob("*.png")) * 3]
+    broken = root / "broken.png"
+    broken.write_bytes(b"x")
+    paths.insert(4, broken)
+    found = list(make_predictor().stream(iter(paths), batch=batch))
+    assert [path for path, _ in found] == paths
+    assert [isinstance(result, InputError) for _, result in found] == [path == broken for path in paths]
+    assert list(make_predictor().stream([], batch=batch)) == []
+
+
+def test_one_at_a_time_a_picture_is_answered_before_the_next_one_is_asked_for(root: Path) -> None:
+    path = next((root / "test/good").glob("*.png"))
+    asked = []
+
+    def ask() -> Iterator[Path]:
+        for number in range(3):
+            asked.append(number)
+            yield path
+
+    for number, _ in enumerate(make_predictor().stream(ask(), batch=1)):
+        assert asked == list(range(number + 1))
+    assert len(asked) == 3
 
 
 # ------------------------------------------------------------------------------------------------ calibrate

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,19 +29,24 @@ from flawscope.predictor import Predictor, load
 
 PATCHES = 64  # of a picture at 64 px: stride 8
 WIDTH = 152  # EfficientNet-Lite0, stages 2 and 3
+TWO = "48+64"  # sizes of 36 and 64 patches
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sparse_banks():
+    """Tiny sets have tiny banks here; the lower bound of the larger sizes has a test of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flawscope.patchcore.memory.FEWEST", 1)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick():
-    """Building a backbone is most of the time of a fit this small; frozen, one can serve all models. And
-    torch's threads only wait for each other on pictures this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Building a backbone is most of the time of a fit this small; frozen, one can serve all models."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "load_backbone", functools.cache(fitting.load_backbone))
         patch.setattr(models, "empty_backbone", functools.cache(models.empty_backbone))
         yield
-    torch.set_num_threads(threads)
 
 
 def parts(count: int, seed: int = 0, defect: str | None = None) -> list[np.ndarray]:
@@ -64,17 +71,27 @@ def fitted() -> Predictor:
     return fit_small(samples=3)
 
 
+@pytest.fixture(scope="module")
+def fitted_two() -> Predictor:
+    return fit_small(size=TWO, samples=3)
+
+
 def features_of(predictor: Predictor, images) -> torch.Tensor:
-    """[N, P, D] as `fit` sees them."""
+    """[N, P, D] as `fit` sees them, one size after the other."""
     tensors = [torch.from_numpy(predictor.manifest.preprocess(image)[0][0]) for image in images]
     found: dict[int, torch.Tensor] = {}
     embed_pictures(predictor.session.model, lambda i: tensors[i], range(len(tensors)), found.__setitem__)
     return torch.stack([found[i] for i in range(len(tensors))])
 
 
-def bank_of(predictor: Predictor) -> torch.Tensor:
+def bank_of(predictor: Predictor, view: int = 0) -> torch.Tensor:
     tensors = predictor.artefact.tensors
-    return torch.from_numpy(tensors["bank"] + tensors["centre"])
+    return torch.from_numpy(tensors[f"views.{view}.bank"] + tensors[f"views.{view}.centre"])
+
+
+def radius_of(features: torch.Tensor, bank: torch.Tensor) -> float:
+    """The largest distance of a patch [N, P, D] to the bank."""
+    return float(torch.cdist(features.flatten(0, 1).double(), bank.double()).amin(1).max())
 
 
 def roles(predictor: Predictor) -> list[str]:
@@ -84,24 +101,28 @@ def roles(predictor: Predictor) -> list[str]:
 # ------------------------------------------------------------------------------------------- the same again
 
 
-def test_same_bytes_again_and_with_any_number_of_threads():
+@pytest.mark.parametrize("size", [64, TWO])
+def test_same_bytes_again_and_with_any_number_of_threads(size):
     before, models_ = torch.get_num_threads(), []
     try:
         for threads in (2, 2, 1, 3):
             torch.set_num_threads(threads)
-            models_.append(fit_small(ratio=0.5, group=r"[0-9]$"))
+            models_.append(fit_small(size=size, ratio=0.5, fine_ratio=0.2, group=r"[0-9]$"))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
     first = models_[0].artefact.tensors
-    assert first["bank"].shape == (384, WIDTH)
+    banks = [first[name].shape for name in ("views.0.bank", "views.1.bank") if name in first]
+    assert banks == ([(384, WIDTH)] if size == 64 else [(216, WIDTH), (154, WIDTH)])
     for other in models_[1:]:
         for name, tensor in first.items():
             assert tensor.tobytes() == other.artefact.tensors[name].tobytes(), name
         assert other.calibration == models_[0].calibration
 
 
-def test_a_saved_model_scores_the_same_and_passes_its_self_test(fitted, tmp_path):
+@pytest.mark.parametrize("which", ["fitted", "fitted_two"])
+def test_a_saved_model_scores_the_same_and_passes_its_self_test(which, tmp_path, request):
+    fitted = request.getfixturevalue(which)
     fitted.save(tmp_path / "m.safetensors")
     loaded = load(tmp_path / "m.safetensors", device="cpu")
     assert loaded.self_test().passed
@@ -122,7 +143,7 @@ def test_folder_and_list_of_its_pictures_give_the_same_model(tmp_path):
     for k, image in enumerate(good()[:5]):
         Image.fromarray(image).save(tmp_path / f"{k}.png")
     a, b = fit_small(tmp_path), fit_small(list(good()[:5]))
-    assert np.array_equal(a.artefact.tensors["bank"], b.artefact.tensors["bank"])
+    assert torch.equal(bank_of(a), bank_of(b))
     assert [p.hash for p in a.manifest.pictures] == [pixel_hash(i) for i in good()[:5]]
     assert [p.name for p in a.manifest.pictures] == [f"{k}.png" for k in range(5)]
 
@@ -150,7 +171,7 @@ def literal_leave_one_out(
 def test_calibration_is_leave_one_out(group):
     """Without a refit: the bank minus what its picture (or its group) gave."""
     predictor = fit_small(list(good()[:10]) + parts(3, seed=5), group=group and r"([0-4])$")
-    numbers = predictor.artefact.tensors["bank_groups"]
+    numbers = predictor.artefact.tensors["bank_groups.0"]
     groups = (
         range(13) if group is None else [{0: 0, 1: 1, 2: 2, 3: 3, 4: 4}.get(k % 10, k) for k in range(13)]
     )
@@ -169,7 +190,7 @@ def test_pictures_of_one_part_must_not_vouch_for_each_other(tmp_path):
             noisy = np.clip(part + rng.normal(0, 2, part.shape), 0, 255).astype(np.uint8)
             Image.fromarray(noisy).save(tmp_path / f"part{k}_{shot}.png")
     alone, grouped = (fit_small(tmp_path, ratio=0.5, group=group) for group in (None, r"part\d+"))
-    assert np.array_equal(alone.artefact.tensors["bank"], grouped.artefact.tensors["bank"])
+    assert torch.equal(bank_of(alone), bank_of(grouped))
     maxima = (p.calibration.map_maxima for p in (grouped, alone))
     assert all(g > a for g, a in zip(*maxima, strict=True))
     assert grouped.calibration.map_level > 2 * alone.calibration.map_level
@@ -240,7 +261,7 @@ def test_dropping_a_planted_defect_is_as_if_it_had_never_been_there():
     assert roles(dropped) == ["train"] * 12 + ["dropped"]
     assert any("left out before calibrating" in note for note in dropped.manifest.notes)
     clean = fit_small()
-    for name in ("bank", "table", "centre", "bank_groups"):
+    for name in ("views.0.bank", "views.0.table", "views.0.centre", "bank_groups.0"):
         assert np.array_equal(dropped.artefact.tensors[name], clean.artefact.tensors[name]), name
     assert dropped.calibration == clean.calibration
 
@@ -257,16 +278,15 @@ def test_streaming_keeps_its_promises(fitted):
     assert facts["shards"] == 3
     assert "streamed in 3 shards" in lines[0]
     assert len(bank_of(streamed)) == round(0.1 * 12 * PATCHES)
-    features = features_of(streamed, good()).flatten(0, 1).double()
-    radius = float(torch.cdist(features, bank_of(streamed).double()).amin(1).max())
-    assert radius <= facts["covering_radius"] <= 3 * radius
-    assert radius <= 1.5 * fitted.manifest.facts["covering_radius"]
+    radius = radius_of(features_of(streamed, good()), bank_of(streamed))
+    assert radius <= facts["covering_radius"][0] <= 3 * radius
+    assert radius <= 1.5 * fitted.manifest.facts["covering_radius"][0]
     ratio = np.median(streamed.calibration.scores) / np.median(fitted.calibration.scores)
     assert 0.9 < ratio < 1.1
     literal = literal_leave_one_out(
         features_of(streamed, good()),
         bank_of(streamed),
-        streamed.artefact.tensors["bank_groups"],
+        streamed.artefact.tensors["bank_groups.0"],
         range(12),
     )
     np.testing.assert_allclose(streamed.calibration.scores, literal, rtol=2e-3)
@@ -309,25 +329,34 @@ def test_memory_plan_follows_what_is_free(monkeypatch, fitted):
         fit_small()
 
 
+def test_nobody_is_given_more_than_two_gib_for_features(monkeypatch, fitted):
+    model, plenty = fitted.session.model, SimpleNamespace(available=100 * 2**30)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: plenty)
+    many = int(5 / PER_PICTURE)  # pictures with 5 GiB of features
+    for limit, shards in ((None, 3), (4.0, 2), (20.0, 1)):
+        config = replace(model.config, memory=limit)
+        assert memory.plan(config, model, many, torch.device("cpu")).shards == shards
+
+
 # ---------------------------------------------------------------------------------------------- more pictures
 
 
 def test_extending_keeps_the_old_and_adds_what_is_new(fitted):
     more = parts(5, seed=8)
     new = extend(fitted.artefact, more, device="cpu")
-    old_bank, bank = fitted.artefact.tensors["bank"], new.artefact.tensors["bank"]
+    old_bank, bank = (p.artefact.tensors["views.0.bank"] for p in (fitted, new))
     assert bank[: len(old_bank)].tobytes() == old_bank.tobytes()
-    assert new.artefact.tensors["centre"].tobytes() == fitted.artefact.tensors["centre"].tobytes()
+    for name in ("views.0.centre", "normal"):
+        assert new.artefact.tensors[name].tobytes() == fitted.artefact.tensors[name].tobytes()
     assert len(bank) - len(old_bank) < 0.05 * 5 * PATCHES  # the same product: little is new
     assert new.calibration.scores[:12] == fitted.calibration.scores
     assert new.calibration.count == 17
     assert new.manifest.facts["calibration_pictures"] == [pixel_hash(i) for i in (*good(), *more)]
     assert any(note.startswith("extended by 5 pictures") for note in new.manifest.notes)
     assert roles(new) == ["train"] * 17
-    everything = features_of(new, [*good(), *more]).flatten(0, 1).double()
-    radius = float(torch.cdist(everything, bank_of(new).double()).amin(1).max())
-    assert radius <= new.manifest.facts["covering_radius"] * (1 + 1e-5)
-    owner = new.artefact.tensors["bank_groups"]
+    radius = radius_of(features_of(new, [*good(), *more]), bank_of(new))
+    assert radius <= new.manifest.facts["covering_radius"][0] * (1 + 1e-5)
+    owner = new.artefact.tensors["bank_groups.0"]
     literal = literal_leave_one_out(features_of(new, more), bank_of(new), owner, range(5))
     np.testing.assert_allclose(new.calibration.scores[12:], literal, rtol=2e-3)
     assert new.self_test().passed
@@ -357,7 +386,7 @@ def test_extending_twice(fitted, tmp_path):
     assert len(twice.manifest.pictures) == 20
     assert len(twice.manifest.facts["calibration_pictures"]) == 20
     # each picture's own elements are left out: a group of the second round is none of the first
-    assert min(twice.artefact.tensors["bank_groups"]) < 0
+    assert min(twice.artefact.tensors["bank_groups.0"]) < 0
 
 
 def test_a_full_bank_does_not_grow():
@@ -365,8 +394,173 @@ def test_a_full_bank_does_not_grow():
     assert len(bank_of(full)) == 40
     new = extend(full.artefact, [255 - image for image in parts(3, seed=9)], device="cpu")
     assert len(bank_of(new)) == 40
-    assert new.manifest.facts["covering_radius"] > full.manifest.facts["covering_radius"]
+    assert new.manifest.facts["covering_radius"][0] > full.manifest.facts["covering_radius"][0]
     assert any("memory bank is full" in note for note in new.manifest.notes)
+
+
+# ------------------------------------------------------------------------------------------- several sizes
+
+
+def with_block(picture: np.ndarray) -> np.ndarray:
+    """A defect that nobody can overlook, left and low."""
+    picture = picture.copy()
+    picture[60:80:4, 18:40] = (255, 0, 255)
+    picture[62:80:4, 18:40] = (0, 255, 0)
+    return picture
+
+
+def test_a_defect_stands_out_and_is_drawn_where_it_is(fitted_two):
+    others = parts(4, seed=3)
+    good = fitted_two.predict(others)
+    bad = fitted_two.predict([with_block(picture) for picture in others])
+    assert min(p.score for p in bad) > 0.5 + max(p.score for p in good)  # in spreads of good pictures
+    for before, after in zip(good, bad, strict=True):
+        difference = after.map - before.map
+        y, x = np.unravel_index(difference.argmax(), difference.shape)
+        assert abs(y - 46) <= 8  # 69 of 96 pixels
+        assert abs(x - 19) <= 8
+
+
+def views_of(features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return features.split((36, PATCHES), dim=1)
+
+
+def test_two_sizes_have_a_bank_each(fitted_two, tmp_path):
+    facts, tensors = fitted_two.manifest.facts, fitted_two.artefact.tensors
+    banks = [bank_of(fitted_two, v) for v in (0, 1)]
+    assert [len(bank) for bank in banks] == [round(0.1 * 12 * 36), round(0.03 * 12 * PATCHES)]
+    assert facts["bank"] == sum(map(len, banks))
+    assert facts["patches"] == 12 * (36 + PATCHES)
+    assert [len(tensors[f"bank_groups.{v}"]) for v in (0, 1)] == list(map(len, banks))
+    parts = views_of(features_of(fitted_two, good()))
+    radii = [radius_of(part, bank) for part, bank in zip(parts, banks, strict=True)]
+    assert facts["covering_radius"] == pytest.approx(radii, rel=1e-3)
+    assert fitted_two.manifest.config["size"] == TWO
+    assert fitted_two.manifest.preprocess.network_size == (64, 64)
+    assert fitted_two.predict(good()[0]).map.shape == (64, 64)
+
+
+def test_calibration_with_two_sizes_is_leave_one_out(fitted_two):
+    """Scores brought to one scale by their own mean and spread, and of each picture the larger one."""
+    parts = views_of(features_of(fitted_two, good()))
+    literal = np.array(
+        [
+            literal_leave_one_out(
+                part, bank_of(fitted_two, v), fitted_two.artefact.tensors[f"bank_groups.{v}"], range(12)
+            )
+            for v, part in enumerate(parts)
+        ]
+    )
+    normal = fitted_two.artefact.tensors["normal"]
+    np.testing.assert_allclose(normal[:, 2], literal.mean(1), rtol=1e-3)
+    np.testing.assert_allclose(normal[:, 3], literal.std(1), rtol=2e-2)
+    expected = ((literal - normal[:, 2:3]) / normal[:, 3:4]).max(0)
+    np.testing.assert_allclose(fitted_two.calibration.scores, expected, rtol=1e-2, atol=1e-2)
+
+
+def test_maps_of_good_pictures_have_one_scale_at_every_size(fitted_two):
+    model = fitted_two.session.model
+    parts = views_of(features_of(fitted_two, good()))
+    for v, (view, part) in enumerate(zip(model.views, parts, strict=True)):
+        owner = torch.from_numpy(fitted_two.artefact.tensors[f"bank_groups.{v}"])
+        values = torch.stack(
+            [view.anomaly_map(view.without(one, owner == k)[1][None])[0] for k, one in enumerate(part)]
+        ).double()
+        mean, spread = fitted_two.artefact.tensors["normal"][v, :2]
+        assert mean == pytest.approx(float(values.mean()), rel=1e-3)
+        assert spread == pytest.approx(float(values.std(correction=0)), rel=1e-3)
+
+
+def test_a_picture_scores_the_same_in_any_batch_and_with_any_number_of_threads(fitted_two):
+    pictures = parts(5, seed=1)
+    alone = [fitted_two.predict(picture) for picture in pictures]
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            for batch in (2, 5):
+                results = [r for _, r in fitted_two.stream(pictures, batch=batch)]
+                for a, b in zip(alone, results, strict=True):
+                    assert b.score == pytest.approx(a.score, rel=1e-4, abs=1e-4)
+                    np.testing.assert_allclose(b.map, a.map, rtol=1e-4, atol=1e-4)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_extending_two_sizes_keeps_the_old_of_both(fitted_two):
+    more = parts(5, seed=8)
+    new = extend(fitted_two.artefact, more, device="cpu")
+    for v in (0, 1):
+        for name in (f"views.{v}.bank", f"bank_groups.{v}"):
+            old, now = fitted_two.artefact.tensors[name], new.artefact.tensors[name]
+            if name.endswith("bank"):
+                assert now[: len(old)].tobytes() == old.tobytes()
+            assert len(now) >= len(old)
+        assert new.artefact.tensors[f"views.{v}.centre"].tobytes() == (
+            fitted_two.artefact.tensors[f"views.{v}.centre"].tobytes()
+        )
+    assert new.artefact.tensors["normal"].tobytes() == fitted_two.artefact.tensors["normal"].tobytes()
+    assert new.calibration.scores[:12] == fitted_two.calibration.scores
+    assert new.calibration.count == 17
+    features = views_of(features_of(new, [*good(), *more]))
+    for v, radius in enumerate(new.manifest.facts["covering_radius"]):
+        assert radius_of(features[v], bank_of(new, v)) <= radius * (1 + 1e-5)
+    assert new.self_test().passed
+    strange = [255 - image for image in parts(4, seed=9)]
+    learnt = extend(new.artefact, strange[1:], device="cpu")
+    assert all(len(bank_of(learnt, v)) > len(bank_of(new, v)) for v in (0, 1))
+    assert learnt.predict(strange[0]).score < 0.8 * new.predict(strange[0]).score
+
+
+def test_streaming_two_sizes(fitted_two):
+    per_picture = (36 + PATCHES) * (WIDTH * 4 + 4 * 3 + 8) / 2**30
+    streamed = fit_small(size=TWO, memory=4 * per_picture)
+    facts = streamed.manifest.facts
+    assert facts["shards"] == 3
+    assert facts["patches"] == 12 * (36 + PATCHES)
+    features = views_of(features_of(streamed, good()))
+    for v, bound in enumerate(facts["covering_radius"]):
+        assert len(bank_of(streamed, v)) == len(bank_of(fitted_two, v))
+        assert radius_of(features[v], bank_of(streamed, v)) <= bound
+    other = parts(1, seed=3)[0]
+    assert streamed.predict(with_block(other)).score > 0.5 + streamed.predict(other).score
+    np.testing.assert_allclose(
+        streamed.artefact.tensors["normal"], fitted_two.artefact.tensors["normal"], rtol=0.5
+    )
+
+
+def test_region_of_interest_limits_both_banks():
+    half = fit_small(size=TWO, roi="0,0,0.5,1")
+    assert half.manifest.facts["patches"] == 12 * (36 + PATCHES) // 2
+    left = [
+        part.view(12, side, side, WIDTH)[:, :, : side // 2].reshape(-1, WIDTH)
+        for part, side in zip(views_of(features_of(half, good())), (6, 8), strict=True)
+    ]
+    for v, own in enumerate(left):
+        assert float(torch.cdist(bank_of(half, v).double(), own.double()).amin(1).max()) < 1e-3
+    drawn = half.predict(good()[0]).map
+    assert np.abs(drawn[:, 32:]).max() == 0
+    assert np.abs(drawn[:, :32]).max() > 0
+    assert np.isfinite(half.calibration.scores).all()
+    assert half.artefact.tensors["normal"][:, [1, 3]].min() > 0
+
+
+def test_a_transformer_with_two_sizes_is_one_line(tmp_path):
+    from safetensors.torch import save_file
+
+    from flawscope.features.backbone import import_timm
+
+    name = "vit_tiny_patch16_224"
+    save_file(import_timm().create_model(name, pretrained=False).state_dict(), tmp_path / "vit.safetensors")
+    options = {"backbone": name, "stages": (2,), "weights": str(tmp_path / "vit.safetensors")}
+    with pytest.raises(InputError, match="takes one picture size only: give one --size") as caught:
+        fit_small(size=TWO, **options)
+    assert "\n" not in str(caught.value)
+    one = fit_small(list(good()[:4]), size=64, ratio=0.5, **options)
+    assert np.isfinite(one.calibration.scores).all()
+    assert one.manifest.config["weights"] == "vit.safetensors"  # not where it lay
+    assert str(tmp_path) not in json.dumps(one.manifest.to_dict())
 
 
 # ---------------------------------------------------------------------------------------------- settings
@@ -376,12 +570,22 @@ def test_paper_preset_end_to_end():
     predictor = fit_small(
         preset="paper", backbone="tf_efficientnet_lite0", size=64, crop=56, dimensions=64, samples=2
     )
-    assert predictor.artefact.tensors["bank"].shape == (round(0.1 * 12 * 49), 64)
+    assert bank_of(predictor).shape == (round(0.1 * 12 * 49), 64)
     assert predictor.manifest.preprocess.network_size == (56, 56)
     assert predictor.self_test().passed
     assert predictor.predict(good()[0]).map.shape == (56, 56)
     defective = [p.score for p in predictor.predict(parts(3, seed=3, defect="stain"))]
     assert min(defective) > max(p.score for p in predictor.predict(parts(3, seed=3)))
+
+
+def test_score_map_is_the_maximum_of_the_map(tmp_path):
+    predictor = fit_small(score="map", samples=2)
+    assert predictor.calibration.scores == predictor.calibration.map_maxima
+    predictor.save(tmp_path / "m.safetensors")
+    loaded = load(tmp_path / "m.safetensors", device="cpu")
+    assert loaded.self_test().passed
+    for found in loaded.predict(parts(3, seed=1)):
+        assert found.score == float(found.map.max())
 
 
 @pytest.mark.parametrize("options", [{"score": "maximum"}, {"neighbours": 1}])
@@ -438,7 +642,7 @@ def test_wrong_settings_are_told_before_the_work(options, text, monkeypatch):
         ([], "at least one good picture"),
         (np.zeros((64, 64, 3), np.uint8), "a list"),
         ([b"no picture", b""], "none of the pictures can be used"),
-        ([np.zeros((64, 64, 3), np.uint8)], "at least two groups"),
+        ([np.zeros((64, 64, 3), np.uint8)], "at least two parts"),
     ],
 )
 def test_pictures_that_make_no_model(images, text):
@@ -446,9 +650,10 @@ def test_pictures_that_make_no_model(images, text):
         fit_small(images)
 
 
-def test_identical_features_everywhere_still_make_a_model():
+@pytest.mark.parametrize("options", [{}, {"size": TWO, "fine_ratio": 0.2}], ids=str)
+def test_identical_features_everywhere_still_make_a_model(options):
     """Two blank parts: every distance between them is about 0."""
-    predictor = fit_small([np.full((64, 64, 3), v, np.uint8) for v in (100, 101)])
+    predictor = fit_small([np.full((64, 64, 3), v, np.uint8) for v in (100, 101)], **options)
     assert np.isfinite(predictor.calibration.scores).all()
     assert np.isfinite(predictor.predict(good()[0]).score)
 
@@ -490,6 +695,9 @@ def test_progress_reaches_the_end_of_every_stage():
     seen: dict[str, tuple[int, int]] = {}
     fit_small(step=lambda stage, done, total: seen.update({stage: (done, total)}))
     assert seen == {"features": (12, 12), "coreset": (77, 77)}
+    seen.clear()
+    fit_small(size=TWO, step=lambda stage, done, total: seen.update({stage: (done, total)}))
+    assert seen == {"features": (12, 12), "coreset at 48": (43, 43), "coreset at 64": (23, 23)}
 
 
 def test_names_are_relative_to_the_common_folder(tmp_path, monkeypatch):
@@ -503,3 +711,13 @@ def test_names_are_relative_to_the_common_folder(tmp_path, monkeypatch):
     predictor = fit_small([Path("a/0.png"), "a/1.png", tmp_path / "b/0.png", os.path.join("b", "1.png")])
     assert [p.name for p in predictor.manifest.pictures] == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
     assert predictor.manifest.pictures[0].hash == pixel_hash(decode("a/0.png"))
+
+
+def test_larger_sizes_keep_at_least_a_few_thousand(monkeypatch):
+    monkeypatch.setattr("flawscope.patchcore.memory.FEWEST", 2000)
+    config = Config()
+    assert memory.bank_size(config, 1, 10_000) == 2000
+    assert memory.bank_size(config, 1, 500) == 500
+    assert memory.bank_size(config, 1, 200_000) == 6000
+    assert memory.bank_size(config, 0, 10_000) == 1000
+    assert memory.bank_size(Config(count=50), 1, 10_000) == 50

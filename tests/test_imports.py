@@ -26,7 +26,7 @@ WITH_TORCH = {
     *(
         f"{method}.{part}"
         for method in registry.METHODS
-        for part in ("model", "embedding", "coreset", "fit", "memory")
+        for part in ("model", "view", "embedding", "coreset", "fit", "memory", "size")
     ),
 }
 

@@ -32,16 +32,6 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Such small pictures keep torch's threads waiting for each other, on a busy machine for minutes."""
-    torch = pytest.importorskip("torch")
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
-
-
-@pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with pictures where the README has them: names tell the part, two pictures of each."""
     rng = np.random.default_rng(3)
@@ -65,8 +55,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
 def test_everything_in_the_readme_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
     ran = 0
     for language, text in blocks():
         if language == "python":

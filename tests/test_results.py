@@ -104,6 +104,28 @@ def test_pictures_of_one_name_in_two_folders_do_not_overwrite_each_other(
     assert len([f for f in files(tmp_path / "out") if f.startswith("overlays/")]) == 2
 
 
+def test_pictures_that_differ_in_their_suffix_only_do_not_overwrite_each_other(
+    tmp_path: Path, spot: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures = Pictures(tmp_path / "out")
+    for name in ("in/a.png", "in/a.jpg", "in/b.jpg"):
+        pictures.add(Path(name), predict(tmp_path / name, spot))
+    overlays = {f for f in files(tmp_path / "out") if f.startswith("overlays/")}
+    assert len(overlays) == 3
+    pictures.add(Path("in/a.jpg"), predict(tmp_path / "in/a.jpg", spot))  # the same one again is no other
+    assert {f for f in files(tmp_path / "out") if f.startswith("overlays/")} == overlays
+
+
+def test_evaluated_pictures_of_two_suffixes_are_told_apart(tmp_path: Path, spot: np.ndarray) -> None:
+    root, out = tmp_path / "data", tmp_path / "out"
+    pictures = Pictures(out, root)
+    for name in ("test/dent/a.png", "test/dent/a.jpg"):
+        pictures.take(Item(root / name, "dent", True), predict(root / name, spot))
+    names = ("a.png", "a.jpg.png")
+    assert files(out) == {f"{folder}/dent/{n}" for folder in ("overlays", "maps", "masks") for n in names}
+
+
 def test_a_file_in_the_way_is_one_line(tmp_path: Path, spot: np.ndarray) -> None:
     (tmp_path / "out").write_text("in the way")
     path = tmp_path / "data/test/dent/000.png"

@@ -9,7 +9,7 @@ are, its p-value is at most alpha with probability at most alpha, whatever the s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -137,12 +137,14 @@ class Calibration:
             ) from None
 
 
-def from_maps(scores: NDArray[Any], maps: NDArray[Any], **how: Any) -> Calibration:
-    """A calibration from good pictures' scores [N] and maps [N, H, W]."""
+def from_values(
+    scores: Iterable[float], map_maxima: Iterable[float], map_medians: Iterable[float], **how: Any
+) -> Calibration:
+    """A calibration from good pictures' scores and their maps' maxima and medians."""
     return Calibration(
         scores=tuple(map(float, scores)),
-        map_maxima=tuple(float(m.max()) for m in maps),
-        map_level=float(np.median([np.median(m) for m in maps])),
+        map_maxima=tuple(map(float, map_maxima)),
+        map_level=float(np.median(list(map_medians))),
         **how,
     )
 

@@ -116,7 +116,7 @@ def convert(value: Any, hint: Any) -> Any:
             raise ValueError
         return number
     if hint is str:
-        if isinstance(value, str | Path):
+        if isinstance(value, str | Path) or (isinstance(value, int) and not isinstance(value, bool)):
             return str(value)
         raise TypeError
     raise TypeError

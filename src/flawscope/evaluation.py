@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,14 +157,12 @@ def _predict(predictor: Predictor, dataset: Dataset, take: Take | None, step: St
     learnt = {p.hash for p in predictor.manifest.pictures}  # thresholds are learnt from pictures, too
     seen = _Seen()
     fresh: list[Item] = []
-    for item in dataset.test:
-        try:
-            if learnt and pixel_hash(decode(item.path)) in learnt:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for item, digest in zip(dataset.test, pool.map(_hash, dataset.test), strict=True):
+            if digest in learnt:
                 seen.left_out[item.kind] += 1
-                continue
-        except InputError:
-            pass  # told below, once
-        fresh.append(item)
+            else:
+                fresh.append(item)
     results = predictor.stream([item.path for item in fresh])
     for done, (item, (_, result)) in enumerate(zip(fresh, results, strict=True), start=1):
         step("evaluation", done, len(fresh))
@@ -180,6 +180,13 @@ def _predict(predictor: Predictor, dataset: Dataset, take: Take | None, step: St
         if take:
             take(item, result)
     return seen
+
+
+def _hash(item: Item) -> str:
+    try:
+        return pixel_hash(decode(item.path))
+    except InputError:
+        return ""  # told when it is scored
 
 
 def _truth(item: Item, result: Prediction) -> NDArray[np.bool_] | None:

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from threading import Lock
@@ -82,8 +82,20 @@ def fit(
     config = settings.build(registry.config_class(method), values)
     sources, category = _sources(images, category, config.seed)
     where = device_for(device)
-    preprocess = Preprocess(config.size, config.keep_aspect, config.crop, _white_level(sources))
+    preprocess = Preprocess(config.sizes[-1], config.keep_aspect, config.crop, _white_level(sources))
     backbone, origin = load_backbone(config.backbone, config.stages, preprocess.network_size, config.weights)
+    if getattr(config, "size", None) == "auto":
+        size = registry.size_module(method).choose(
+            config,
+            backbone.to(where),
+            lambda i: _decoded(sources[i]),
+            len(sources),
+            white_level=preprocess.white_level,
+            say=say,
+            step=step,
+        )
+        config = replace(config, size=size)
+        preprocess = replace(preprocess, size=config.sizes[-1])
     region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess))
     model = registry.model_module(method).Model(config, backbone, roi=region).to(where)
     return _run(
@@ -212,7 +224,7 @@ def _run(
         kept = _expected(model, tensors["samples"], [reader.names[i] for i in chosen])
     manifest = Manifest(
         method=method,
-        config=asdict(config),
+        config=_without_paths(asdict(config)),
         preprocess=preprocess,
         calibration=calibration,
         backbone=origin,
@@ -338,6 +350,19 @@ def _preset(method: str, name: str) -> dict[str, Any]:
     if name not in known:
         raise InputError(f"{method} has no preset {name}: choose one of {', '.join(known)}")
     return known[name]
+
+
+def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings as the artefact holds them: where files lay on this machine is nobody's business."""
+    weights = config.get("weights")
+    return {**config, "weights": os.path.basename(weights)} if weights else config
+
+
+def _decoded(source: Source) -> np.ndarray | None:
+    try:
+        return decode(source)
+    except (InputError, MemoryError):
+        return None  # told when it is loaded for fitting
 
 
 def _expected(model: Detector, images: np.ndarray, names: Sequence[str]) -> tuple[dict[str, Any], ...]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flawscope import artefact as artefacts
 from flawscope.artefact import Artefact, Manifest, Picture
-from flawscope.calibration import Calibration, from_maps
+from flawscope.calibration import Calibration, from_values
 from flawscope.errors import InputError
 from flawscope.imaging import Geometry, Source, decode, pixel_hash
 from flawscope.prediction import Prediction
@@ -92,22 +92,29 @@ class Predictor:
             return found
         return self.predict([pictures])[0]
 
-    def stream(self, pictures: Iterable[Source]) -> Iterator[tuple[Source, Prediction | InputError]]:
+    def stream(
+        self, pictures: Iterable[Source], batch: int | None = None
+    ) -> Iterator[tuple[Source, Prediction | InputError]]:
         """Every picture with its prediction, or with the reason why there is none, in order.
 
-        Threads decode ahead; memory does not grow with the number of pictures.
+        Threads decode ahead; memory does not grow with the number of pictures. `batch` pictures are computed
+        together, by default as many as are fastest; with 1, each is answered as soon as it is given.
         """
-        size = self.session.batch
+        size = batch or self.session.batch
+        ahead = 1 if batch == 1 else size * AHEAD
         waiting = iter(pictures)
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             queue: list[Future[tuple[Source, Loaded]]] = [
-                pool.submit(self._load, p) for p in islice(waiting, size * AHEAD)
+                pool.submit(self._load, p) for p in islice(waiting, ahead)
             ]
             while queue:
-                batch = [future.result() for future in queue[:size]]
+                ready = [future.result() for future in queue[:size]]
                 del queue[:size]
-                queue += [pool.submit(self._load, p) for p in islice(waiting, len(batch))]
-                yield from self._run(batch)
+                if ahead > 1:
+                    queue += [pool.submit(self._load, p) for p in islice(waiting, len(ready))]
+                yield from self._run(ready)
+                if ahead == 1:  # the next one may not exist yet
+                    queue += [pool.submit(self._load, p) for p in islice(waiting, 1)]
 
     def _load(self, source: Source) -> tuple[Source, Loaded]:
         try:
@@ -180,14 +187,15 @@ class Predictor:
                     hashes.append(digest)
                     yield source
 
-        scores, maps, pictures, failures = [], [], [], []
+        scores, maxima, medians, pictures, failures = [], [], [], [], []
         for done, (_, result) in enumerate(self.stream(fresh()), start=1):
             step("calibration", done, len(good))
             if isinstance(result, InputError):
                 failures.append(str(result))
                 continue
             scores.append(result.score)
-            maps.append(result.map)
+            maxima.append(float(result.map.max()))
+            medians.append(float(np.median(result.map)))
             name = os.path.basename(result.path) if result.path else f"picture {done - 1}"
             pictures.append(Picture(hashes[done - 1], "calibration", name))
         step("calibration", len(good), len(good))
@@ -198,9 +206,10 @@ class Predictor:
         left_out = len(good) - len(scores) - len(failures)
         if left_out:
             notes.append(f"{left_out} pictures the model was fitted on, or copies, were not calibrated with")
-        calibration = from_maps(
-            np.array(scores),
-            np.stack(maps),
+        calibration = from_values(
+            scores,
+            maxima,
+            medians,
             rate=self.calibration.rate,
             method="held out",
             runtime=self.session.runtime,

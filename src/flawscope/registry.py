@@ -37,6 +37,11 @@ def model_module(name: str) -> ModuleType:
     return importlib.import_module(f"{_package(name)}.model")
 
 
+def size_module(name: str) -> ModuleType:
+    """The module that holds `choose`, for `size=auto`. Needs torch."""
+    return importlib.import_module(f"{_package(name)}.size")
+
+
 def fit_module(name: str) -> ModuleType:
     """The module that holds `fit`. Needs torch."""
     return importlib.import_module(f"{_package(name)}.fit")

@@ -94,6 +94,7 @@ class Pictures:
     root: Path | None = None
     kinds: dict[str, Kind] = field(default_factory=dict)
     bar: Image.Image | None = None
+    owners: dict[str, Path] = field(default_factory=dict)  # result name -> picture
 
     def take(self, item: Item, prediction: Prediction) -> None:
         """One evaluated picture."""
@@ -180,6 +181,15 @@ class Pictures:
         return path
 
     def _name(self, path: Path) -> str:
+        """Where the picture's results go; a.png and a.jpg beside each other keep their suffix apart."""
+        name = self._stem(path)
+        if self.owners.setdefault(name, path) != path:
+            name = f"{name}{path.suffix}"
+        while self.owners.setdefault(name, path) != path:
+            name += "_"
+        return name
+
+    def _stem(self, path: Path) -> str:
         if self.root is not None and path.is_relative_to(self.root):
             relative = path.relative_to(self.root)
             parts = relative.parts[1:] if relative.parts[0] == "test" else relative.parts

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, TypeVar
 
 import torch
@@ -30,8 +31,7 @@ def workers(device: torch.device | str = "cpu") -> Iterator[Each[Any]]:
 
         yield serial
         return
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
+    count = _enter()
     try:
         with ThreadPoolExecutor(count) as pool:
 
@@ -44,4 +44,27 @@ def workers(device: torch.device | str = "cpu") -> Iterator[Each[Any]]:
 
             yield spread
     finally:
-        torch.set_num_threads(count)
+        _leave()
+
+
+# torch's number of threads belongs to the process: the first to come lowers it, the last to go restores it.
+_lock = Lock()
+_inside, _threads = 0, 1
+
+
+def _enter() -> int:
+    global _inside, _threads
+    with _lock:
+        if _inside == 0:
+            _threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+        _inside += 1
+        return _threads
+
+
+def _leave() -> None:
+    global _inside
+    with _lock:
+        _inside -= 1
+        if _inside == 0:
+            torch.set_num_threads(_threads)

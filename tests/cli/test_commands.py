@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +15,9 @@ from PIL import Image
 from flawscope.artefact import read_manifest
 from flawscope.cli import main
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """So small a network is faster without threads, by far where other work goes on beside it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def plate(drawn: Path) -> Path:
@@ -396,7 +386,7 @@ def test_fit_settings_come_from_file_category_flag_and_set_in_this_order(
     assert (code, stdout) == (0, "")
     assert "12 good pictures" in err
     made = read_manifest(out)
-    wanted = {"size": [64, 48], "ratio": 0.05, "sigma": 1.0, "seed": 5}
+    wanted = {"size": "64x48", "ratio": 0.05, "sigma": 1.0, "seed": 5}
     assert wanted.items() <= made.config.items()
     assert made.calibration.rate == 0.2
     assert made.samples == ()
@@ -411,7 +401,9 @@ def test_fit_settings_come_from_file_category_flag_and_set_in_this_order(
         (["--set", "ratoi=0.1"], "did you mean ratio"),
         (["--set", "ratio=2"], "at most 1"),
         (["--size", "large"], "size"),
-        (["--size", "8"], "at least 16"),
+        (["--size", "256+"], "joined by +"),
+        (["--size", "64+96", "--crop", "48"], "crop works with one size"),
+        (["--size", "8"], "between 16 and 4096"),
         (["--method", "pathcore"], "choose one of patchcore"),
         (["--preset", "papr"], "paper"),
         (["--group", "("], "--group"),

@@ -114,7 +114,9 @@ def state_of(path: Path) -> dict[str, torch.Tensor]:
 def test_safetensors_give_timms_features(resnet):
     path, expected = resnet
     backbone, origin = load_backbone("resnet18", (2, 3), SIZE, path)
-    assert backbone.shapes == [(128, 8, 12), (256, 4, 6)]
+    assert backbone.shapes_at(SIZE) == [(128, 8, 12), (256, 4, 6)]
+    assert backbone.shapes_at((32, 64)) == [(128, 4, 8), (256, 2, 4)]
+    assert not backbone.fixed
     assert close(backbone(pictures()), expected)
     assert origin["name"] == "resnet18"
     assert weights.file_sha256(path) in origin["origin"]
@@ -326,7 +328,7 @@ def test_vision_transformer_from_a_file(tmp_path):
     whole = timm.create_model(name, pretrained=False, img_size=size).eval()
     save_file(whole.state_dict(), tmp_path / "vit.safetensors")
     backbone, _ = load_backbone(name, (3, 9), size, tmp_path / "vit.safetensors")
-    assert backbone.shapes == [(192, 4, 6), (192, 4, 6)]
+    assert backbone.shapes_at(size) == [(192, 4, 6), (192, 4, 6)]
     images = pictures(size)
     with torch.no_grad():
         expected = whole.forward_intermediates((images - 0.5) / 0.5, indices=[3, 9], intermediates_only=True)
@@ -341,14 +343,18 @@ def test_position_embeddings_of_another_size_are_resampled(tmp_path):
     whole = import_timm().create_model("vit_tiny_patch16_224", pretrained=False)
     save_file(whole.state_dict(), tmp_path / "vit.safetensors")  # for 14 x 14 patches
     backbone, _ = load_backbone("vit_tiny_patch16_224", (2,), (64, 96), tmp_path / "vit.safetensors")
-    assert backbone.shapes == [(192, 4, 6)]
+    assert backbone.shapes_at((64, 96)) == [(192, 4, 6)]
     assert bool(backbone(pictures((64, 96)))[0].isfinite().all())
 
 
 def test_swin_gives_channels_first():
     torch.manual_seed(6)
     backbone = empty_backbone("swin_tiny_patch4_window7_224", (0, 1), (64, 96))
-    assert backbone.shapes == [(96, 16, 24), (192, 8, 12)]
+    assert backbone.shapes_at((64, 96)) == [(96, 16, 24), (192, 8, 12)]
+    assert backbone.fixed
+    with pytest.raises(InputError, match="takes one picture size only: give one --size") as caught:
+        backbone.shapes_at((64, 64))
+    assert "\n" not in str(caught.value)
     images = pictures((64, 96))
     raw = backbone.network((images - backbone.mean) / backbone.std)
     for found, map_ in zip(backbone(images), raw, strict=True):

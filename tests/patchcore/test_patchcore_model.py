@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from flawscope.errors import InputError
 from flawscope.features.backbone import load_backbone
 from flawscope.patchcore.config import Config
-from flawscope.patchcore.model import (
+from flawscope.patchcore.model import Model
+from flawscope.patchcore.view import (
     BLOCK,
-    Model,
     eq7,
     nearest_table,
     patches_inside,
+    reducing_matrix,
     smoothing_matrix,
 )
 
@@ -25,20 +28,29 @@ from flawscope.patchcore.model import (
 class Pixels(nn.Module):
     """A backbone whose only map is the picture at an eighth of its size: receptive field 8."""
 
-    def __init__(self, size=(32, 48)):
-        super().__init__()
-        self.size = size
-        self.shapes = [(3, size[0] // 8, size[1] // 8)]
+    def shapes_at(self, size):
+        return [(3, size[0] // 8, size[1] // 8)]
 
     def forward(self, images):
         return [F.avg_pool2d(images, 8)]
 
 
-CONFIG = Config(size=(32, 48), neighbourhood=1)  # 4 x 6 patches of 3 numbers
+CONFIG = Config(size="32x48", neighbourhood=1)  # 4 x 6 patches of 3 numbers
 
 
 def model_with(bank: torch.Tensor, roi: torch.Tensor | None = None, **options) -> Model:
-    return Model(replace(CONFIG, **options), Pixels(), bank, roi)
+    model = Model(replace(CONFIG, **options), Pixels(), roi)
+    model.views[0].set_bank(bank)
+    return model
+
+
+def two_sizes(roi: torch.Tensor | None = None, **options) -> Model:
+    """Sees the picture with 2 x 3 and with 4 x 6 patches."""
+    model = Model(replace(CONFIG, size="16x24+32x48", **options), Pixels(), roi)
+    model.views[0].set_bank(random(7, 3, seed=20))
+    model.views[1].set_bank(random(15, 3, seed=21))
+    model.normal.copy_(torch.tensor([[0.5, 0.2, 1.0, 0.3], [0.7, 0.1, 2.0, 0.4]]))
+    return model
 
 
 def random(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -95,7 +107,8 @@ def test_search_is_the_nearest_distance(elements):
     model = model_with(bank)
     features = random(3, 24, 3, seed=5) + 50
     expected = torch.cdist(features.double(), bank.double()).amin(2)
-    found = model.search(features - model.centre)
+    view = model.views[0]
+    found = view.search(features - view.centre)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-3)
 
 
@@ -152,7 +165,7 @@ def test_map_without_smoothing_is_the_resize_alone():
     model = model_with(random(5, 3), sigma=0.0)
     distances = random(1, 24, seed=9).abs()
     expected = F.interpolate(distances.view(1, 1, 4, 6), size=(32, 48), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(model.anomaly_map(distances), expected[:, 0])
+    torch.testing.assert_close(model.views[0].anomaly_map(distances), expected[:, 0])
 
 
 def left_half() -> torch.Tensor:
@@ -188,10 +201,10 @@ def test_a_patch_is_inside_when_its_cell_touches_the_region():
     assert patches_inside(roi, (4, 6)).nonzero().flatten().tolist() == [1 * 6 + 2]
 
 
-@pytest.mark.parametrize("score", ["reweighted", "maximum"])
+@pytest.mark.parametrize("score", ["reweighted", "maximum", "map"])
 @pytest.mark.parametrize("with_roi", [False, True])
 @pytest.mark.parametrize("rest", [1, 3, 30])
-def test_score_without_is_the_score_of_a_model_that_never_had_them(score, with_roi, rest):
+def test_without_is_the_score_of_a_model_that_never_had_them(score, with_roi, rest):
     bank, features = random(40, 3, seed=12), random(3, 24, 3, seed=13) * 2
     roi = left_half() if with_roi else None
     ignored = torch.ones(40, dtype=torch.bool)
@@ -200,39 +213,129 @@ def test_score_without_is_the_score_of_a_model_that_never_had_them(score, with_r
     other = model_with(bank[~ignored], roi, score=score)
     scores, maps = other.score(features)
     for i, picture in enumerate(features):
-        found, drawn = model.score_without(picture, ignored)
-        assert float(found) == pytest.approx(float(scores[i]), rel=1e-4)
-        torch.testing.assert_close(drawn, maps[i], rtol=1e-4, atol=1e-5)
-        distances = torch.cdist(picture, bank[~ignored]).amin(1)
-        again, _ = model.score_without(picture, ignored, distances)
-        assert float(again) == pytest.approx(float(scores[i]), rel=1e-4)
+        literal = torch.cdist(picture, bank[~ignored]).amin(1)
+        for known in (None, literal):
+            score, distances = model.views[0].without(picture, ignored, known)
+            torch.testing.assert_close(distances, literal * model.views[0].inside, rtol=1e-4, atol=1e-5)
+            found, drawn = model.combine([score[None]], [distances[None]])
+            assert float(found) == pytest.approx(float(scores[i]), rel=1e-4)
+            torch.testing.assert_close(drawn[0], maps[i], rtol=1e-4, atol=1e-5)
 
 
-def test_score_without_anything_left():
-    model = model_with(random(4, 3))
-    with pytest.raises(InputError, match="two groups"):
-        model.score_without(random(24, 3), torch.ones(4, dtype=torch.bool))
+def test_nothing_left_without_the_ignored():
+    view = model_with(random(4, 3)).views[0]
+    with pytest.raises(InputError, match="at least two parts"):
+        view.without(random(24, 3), torch.ones(4, dtype=torch.bool))
 
 
 def test_extended_bank_keeps_its_elements_and_finds_the_new_ones():
     bank, more = random(20, 3, seed=14), random(7, 3, seed=15) + 30
     model = model_with(bank)
-    before = model.bank.clone()
-    model.extend_bank(more)
-    assert torch.equal(model.bank[:20], before)
-    assert torch.equal(model.table, nearest_table(model.bank, 9))
+    view = model.views[0]
+    before = view.bank.clone()
+    view.extend_bank(more)
+    assert torch.equal(view.bank[:20], before)
+    assert torch.equal(view.table, nearest_table(view.bank, 9))
+    torch.testing.assert_close(view.norms, view.bank.square().sum(1))
     scores, _ = model.score(more[[0, 1, 2, 3, 4, 5] * 4][None])
     assert float(scores) < 1e-3
 
 
-@pytest.fixture(scope="module")
-def real_model() -> tuple[Model, torch.Tensor]:
-    config = Config(size=(64, 96))
-    backbone, _ = load_backbone(config.backbone, config.stages, config.size)
+# ------------------------------------------------------------------------------------------- several sizes
+
+
+@pytest.mark.parametrize(
+    ("whole", "size"), [((64, 96), (48, 64)), ((64, 64), (16, 63)), ((37, 50), (20, 11)), ((33, 40), (33, 8))]
+)
+def test_reduced_as_pillow_does_it(whole, size):
+    image = torch.rand(whole, generator=torch.Generator().manual_seed(whole[0])).numpy()
+    expected = np.asarray(Image.fromarray(image, mode="F").resize(size[::-1], Image.Resampling.BILINEAR))
+    rows, columns = (reducing_matrix(s, w) for s, w in zip(size, whole, strict=True))
+    found = rows @ torch.from_numpy(image) @ columns.T
+    assert float((found - torch.from_numpy(expected.copy())).abs().max()) < 1e-5
+
+
+def test_reducing_keeps_a_constant_and_at_the_same_size_everything():
+    torch.testing.assert_close(reducing_matrix(11, 37).sum(1), torch.ones(11))
+    assert torch.equal(reducing_matrix(9, 9), torch.eye(9))
+
+
+def test_each_size_sees_the_reduced_picture():
+    model = two_sizes()
+    image = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(22))
+    small = np.stack(
+        [
+            np.asarray(Image.fromarray(c, mode="F").resize((24, 16), Image.Resampling.BILINEAR))
+            for c in image[0].numpy()
+        ]
+    )
+    expected = torch.cat(
+        [F.avg_pool2d(i, 8).flatten(2).transpose(1, 2) for i in (torch.from_numpy(small)[None], image)], dim=1
+    )
+    assert model.patches == [6, 24]
+    torch.testing.assert_close(model.embed(image), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("score", ["reweighted", "maximum", "map"])
+def test_combine_takes_the_largest_standardised_value(score):
+    model = two_sizes(left_half(), score=score, sigma=2.0)
+    distances = [random(3, 6, seed=23).abs(), random(3, 24, seed=24).abs()]
+    scores = [random(3, seed=25).abs(), random(3, seed=26).abs()]
+    found, drawn = model.combine(scores, distances)
+    for i in range(3):
+        maps = []
+        for grid, sigma, d in (((2, 3), 4.0, distances[0][i]), ((4, 6), 2.0, distances[1][i])):
+            # sigma counts pixels of the size that is seen, the map is drawn at the largest
+            rows, columns = (smoothing_matrix(n, g, sigma) for n, g in zip((32, 48), grid, strict=True))
+            maps.append(rows @ d.view(grid) @ columns.T)
+        largest = torch.maximum((maps[0] - 0.5) / 0.2, (maps[1] - 0.7) / 0.1)
+        largest[:, 24:] = 0.0
+        torch.testing.assert_close(drawn[i], largest, rtol=1e-4, atol=1e-4)
+        expected = max((float(scores[0][i]) - 1.0) / 0.3, (float(scores[1][i]) - 2.0) / 0.4)
+        assert float(found[i]) == pytest.approx(
+            float(largest.max()) if score == "map" else expected, rel=1e-4
+        )
+
+
+def test_one_size_is_not_standardised():
+    model = model_with(random(5, 3))
+    before = model.combine([torch.ones(1)], [torch.ones(1, 24)])
+    model.normal.fill_(7.0)
+    for a, b in zip(before, model.combine([torch.ones(1)], [torch.ones(1, 24)]), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_score_map_is_the_maps_maximum_inside_the_region():
+    model = model_with(random(9, 3, seed=27), left_half(), score="map")
+    features = random(2, 24, 3, seed=28) * 2
+    scores, maps = model.score(features)
+    assert torch.equal(scores, maps[:, :, :24].flatten(1).amax(1))
+    assert model.views[0].table.numel() == 0  # nothing needs neighbours
+
+
+def test_the_region_counts_at_every_size():
+    model = two_sizes(left_half())
+    assert model.views[0].inside.view(2, 3)[0].tolist() == [1, 1, 0]  # its middle cell touches the region
+    assert model.views[1].inside.view(4, 6)[0].tolist() == [1, 1, 1, 0, 0, 0]
+    image = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(29))
+    changed = image.clone()
+    changed[:, :, :, 36:] = 30.0  # out of reach of every patch inside, also of the reduced ones
+    for a, b in zip(model(image), model(changed), strict=True):
+        assert torch.equal(a, b)
+    assert float(model(image)[1][:, :, 24:].abs().max()) == 0.0
+
+
+@pytest.fixture(scope="module", params=["64x96", "48x64+64x96"])
+def real_model(request) -> tuple[Model, torch.Tensor]:
+    config = Config(size=request.param)
+    backbone, _ = load_backbone(config.backbone, config.stages, config.network_size)
     model = Model(config, backbone)
     images = torch.rand(8, 3, 64, 96, generator=torch.Generator().manual_seed(16))
     with torch.inference_mode():
-        model.set_bank(model.embed(images).flatten(0, 1)[::5] + random(1, model.embedding.width, seed=17))
+        parts = model.embed(images).split(model.patches, dim=1)
+        for view, part in zip(model.views, parts, strict=True):
+            view.set_bank(part.flatten(0, 1)[::5] + random(1, view.embedding.width, seed=17))
+        model.normal.copy_(torch.tensor([5.0, 2.0, 6.0, 3.0]) * torch.arange(1, 1 + len(parts))[:, None])
     return model, images
 
 
@@ -260,10 +363,11 @@ def test_rebuilt_from_its_tensors_it_is_the_same(real_model):
     ("name", "spoil"),
     [
         ("roi", lambda t: t[:32]),
-        ("bank", lambda t: t[:0]),
-        ("bank", lambda t: t[:10]),
-        ("table", lambda t: t + 10**6),
-        ("table", lambda t: -1 - t),
+        ("views.0.bank", lambda t: t[:0]),
+        ("views.0.bank", lambda t: t[:10]),
+        ("views.0.table", lambda t: t + 10**6),
+        ("views.0.table", lambda t: -1 - t),
+        ("views.0.bank", lambda t: t[:, 1:]),
     ],
 )
 def test_tensors_that_contradict_the_configuration_are_refused(real_model, name, spoil, monkeypatch):

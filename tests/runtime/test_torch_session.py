@@ -30,16 +30,17 @@ def test_numpy_in_and_out(artefact):
 
 def test_damaged_tensors_are_one_line(artefact):
     for name, change in {
-        "bank": lambda t: t[:, :-1],
-        "centre": lambda t: t[:-1],
+        "views.0.bank": lambda t: t[:, :-1],
+        "views.0.centre": lambda t: t[:-1],
         "roi": lambda t: t[:-1],
-        "table": lambda t: t + len(t),
+        "views.0.table": lambda t: t + len(t),
+        "normal": lambda t: t[:, :-1],
     }.items():
         tensors = {**artefact.tensors, name: change(artefact.tensors[name])}
         with pytest.raises(InputError, match="fit anew") as error:
             open_session(replace(artefact, tensors=tensors), "cpu")
         assert "\n" not in str(error.value)
-    missing = {k: v for k, v in artefact.tensors.items() if k != "bank"}
+    missing = {k: v for k, v in artefact.tensors.items() if k != "views.0.bank"}
     with pytest.raises(InputError, match=r"bank.*fit anew"):
         open_session(replace(artefact, tensors=missing), "cpu")
 

@@ -56,6 +56,11 @@ def seed_of(manifest: Manifest) -> int:
     return int(config.build(registry.config_class(manifest.method), manifest.config).seed)
 
 
+def numbers(values: float | Sequence[float]) -> str:
+    """A number, or several with commas."""
+    return ", ".join(f"{v:.6g}" for v in (values if isinstance(values, Sequence) else [values]))
+
+
 def say(line: str) -> None:
     """A remark for a person; stdout stays free for results."""
     print(line, file=sys.stderr, flush=True)

@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over the file"
     )
-    parser.add_argument("--size", metavar="N|HxW", help="picture size the network sees (default: 256)")
+    parser.add_argument(
+        "--size", metavar="N|HxW|N+N", help="picture size, or several seen one by one (default: 256+384)"
+    )
     parser.add_argument("--keep-aspect", action="store_true", help="do not stretch")
     parser.add_argument("--crop", metavar="N|HxW", help="keep the central part after resizing")
     parser.add_argument("--backbone", metavar="NAME", help="any timm model; see `flawscope backbones`")
@@ -115,7 +117,7 @@ def summary(predictor: Predictor) -> list[str]:
     peak, predicted = facts["memory_peak"] / 2**30, facts["memory_predicted"] / 2**30
     lines = [
         f"memory bank: {facts['bank']} of {facts['patches']} patches, "
-        f"covering radius {facts['covering_radius']:.4g}",
+        f"covering radius {common.numbers(facts['covering_radius'])}",
         f"memory: {peak:.2f} GiB at the peak, {predicted:.2f} predicted",
         predictor.calibration.promise(),
     ]

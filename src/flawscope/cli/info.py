@@ -43,6 +43,7 @@ def lines(manifest: Manifest) -> list[str]:
     p, c, facts = manifest.preprocess, manifest.calibration, manifest.facts
     roles = Counter(picture.role for picture in manifest.pictures)
     height, width = p.network_size
+    sizes = str(manifest.config.get("size", ""))
     rows = [
         ("method", f"{manifest.method}" + (f" for {manifest.category}" if manifest.category else "")),
         ("backbone", f"{manifest.backbone.get('name', '?')}, {manifest.backbone.get('origin', '?')}"),
@@ -50,6 +51,7 @@ def lines(manifest: Manifest) -> list[str]:
         (
             "picture",
             f"{height}x{width}"
+            + (f", seen at {sizes}" if "+" in sizes else "")
             + (", aspect ratio kept" if p.keep_aspect else ", stretched")
             + (f", centre of {p.size[0]}x{p.size[1]}" if p.crop else "")
             + (f", white level {p.white_level:g}" if p.white_level else ""),
@@ -58,7 +60,7 @@ def lines(manifest: Manifest) -> list[str]:
         ("decision", c.promise()),
         ("mask", f"map above {c.mask_threshold:.4g}"),
         ("calibrated for", f"{c.runtime}, {c.precision}"),
-        *[(k, f"{facts[k]:.6g}") for k in ("bank", "patches", "covering_radius") if k in facts],
+        *[(k, common.numbers(facts[k])) for k in ("bank", "patches", "covering_radius") if k in facts],
         ("made with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items())),
         *[("note", note) for note in manifest.notes],
         *[(f"test {k}", f"{v:.4f}") for k, v in manifest.metrics.items() if isinstance(v, float)],

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     total = len(paths) if isinstance(paths, list) else 0
     failures: list[str] = []
     anomalous = count = 0
-    for _, result in predictor.stream(paths):
+    for _, result in predictor.stream(paths, batch=None if total else 1):
         if isinstance(result, InputError):
             failures.append(str(result))
             continue

@@ -75,11 +75,17 @@ class Backbone(nn.Module):
         mean, std = (cfg.get("mean") or IMAGENET[0]), (cfg.get("std") or IMAGENET[1])
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+        # transformers: position embeddings belong to one size
+        self.fixed = bool(cfg.get("fixed_input_size"))
         self.requires_grad_(False)
         self.eval()
+
+    def shapes_at(self, size: tuple[int, int]) -> list[tuple[int, int, int]]:
+        """(C_j, H_j, W_j) of every map for images of `size`."""
+        if self.fixed and size != self.size:
+            raise InputError(f"backbone {self.name} takes one picture size only: give one --size")
         with torch.inference_mode():
-            maps = self(torch.zeros(1, 3, *size))
-        self.shapes = [tuple(m.shape[1:]) for m in maps]  # (C_j, H_j, W_j)
+            return [tuple(m.shape[1:]) for m in self(torch.zeros(1, 3, *size, device=self.mean.device))]
 
     def train(self, mode: bool = True) -> Backbone:
         return super().train(False)

@@ -1,4 +1,4 @@
-"""Fitting PatchCore: features, coreset, memory bank, and a calibration that spends no good picture."""
+"""Fitting PatchCore: features, coresets, memory banks, and a calibration that spends no good picture."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from flawscope.artefact import Artefact
-from flawscope.calibration import Calibration, from_maps, suspects
+from flawscope.calibration import Calibration, from_values, suspects
 from flawscope.errors import InputError
 from flawscope.features.extract import Load, embed_pictures
 from flawscope.patchcore import coreset, memory
 from flawscope.patchcore.config import Config
-from flawscope.patchcore.memory import MAX_CALIBRATION
+from flawscope.patchcore.memory import MAX_CALIBRATION, bank_size
 from flawscope.patchcore.model import Model
+from flawscope.patchcore.view import View
 from flawscope.progress import Step, silent
 from flawscope.workers import workers
 
@@ -39,9 +40,45 @@ class Fitted:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass
+class Job:
+    """One fit: what it works on, and whom it tells."""
+
+    config: Config
+    model: Model
+    load: Load
+    groups: Sequence[int]
+    rate: float
+    drop_suspects: bool
+    settle: Callable[[list[int]], list[int]]
+    starts: list[Start] | None  # one per view, if a model is being extended
+    say: Callable[[str], None]
+    step: Step
+    clock: dict[str, float] = field(default_factory=lambda: {"start": time.perf_counter()})
+
+    @property
+    def views(self) -> list[View]:
+        return list(self.model.views)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.roi.device
+
+    def tick(self, stage: str) -> None:
+        self.clock[stage] = time.perf_counter()
+
+    def seconds(self) -> dict[str, float]:
+        names, times = list(self.clock), list(self.clock.values())
+        return {n: round(t - s, 3) for n, s, t in zip(names[1:], times, times[1:], strict=False)}
+
+    def named(self, stage: str, view: View) -> str:
+        """The stage's name, with the size where there are several."""
+        return stage if len(self.views) == 1 else f"{stage} at {view.size[0]}"
+
+
 @dataclass(frozen=True)
 class Start:
-    """The bank of a model that is being extended: elements [M, D], absolute, the group of each [M] (negative:
+    """The bank of a view that is being extended: elements [M, D], absolute, the group of each [M] (negative:
     numbers the new pictures do not have), and its covering radius: what is closer is nothing new."""
 
     bank: Tensor
@@ -49,10 +86,14 @@ class Start:
     radius: float
 
     @classmethod
-    def of(cls, old: Artefact, model: Model) -> Start:
-        groups = torch.from_numpy(old.tensors["bank_groups"]).to(model.bank.device).long()
-        groups = torch.where(groups < 0, groups, -1 - groups)
-        return cls(model.bank + model.centre, groups, float(old.manifest.facts["covering_radius"]))
+    def of(cls, old: Artefact, model: Model) -> list[Start]:
+        starts = []
+        for v, view in enumerate(model.views):
+            groups = torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(view.bank.device).long()
+            groups = torch.where(groups < 0, groups, -1 - groups)
+            radius = float(old.manifest.facts["covering_radius"][v])
+            starts.append(cls(view.bank + view.centre, groups, radius))
+        return starts
 
 
 def fit(
@@ -69,7 +110,7 @@ def fit(
     say: Callable[[str], None] = lambda line: None,
     step: Step = silent,
 ) -> Fitted:
-    """Fill `model` with a memory bank of `count` good pictures and calibrate it.
+    """Fill `model` with the memory banks of `count` good pictures and calibrate it.
 
     Args:
         load: picture i as [3, H, W] float32, or None where it must be left out (unreadable, a copy).
@@ -81,333 +122,344 @@ def fit(
         old: the artefact `model` was rebuilt from, if it is being extended.
         say: gets lines for a person.
     """
-    clock = {"start": time.perf_counter()}
-    device = next(model.buffers()).device
-    start = None if old is None else Start.of(old, model)
-    plan = memory.plan(config, model, count, device)
+    starts = None if old is None else Start.of(old, model)
+    job = Job(config, model, load, groups, rate, drop_suspects, settle, starts, say, step)
+    plan = memory.plan(config, model, count, job.device)
     say(plan.line())
-    if plan.shards == 1:
-        fitted = _in_memory(
-            config, model, load, count, groups, rate, drop_suspects, settle, start, say, step, clock
+    if plan.shards > 1 and drop_suspects:
+        raise InputError(
+            "--drop-suspects needs all features in memory: raise --set memory=GiB, or leave it out"
         )
-    else:
-        if drop_suspects:
-            raise InputError(
-                "--drop-suspects needs all features in memory: give --set memory=GiB, or leave it out"
-            )
-        fitted = _streamed(config, model, load, count, groups, rate, settle, start, plan, say, step, clock)
+    fitted = _in_memory(job, count) if plan.shards == 1 else _streamed(job, count, plan.shards)
     if old is not None:
         _join(fitted, old)
-    fitted.facts["memory_predicted"] = plan.peak
-    fitted.facts["memory_peak"] = memory.peak_rss()
+    fitted.facts |= {"memory_predicted": plan.peak, "memory_peak": memory.peak_rss()}
     return fitted
 
 
-def bank_size(config: Config, patches: int) -> int:
-    """How many of so many patches are kept."""
-    wanted = config.count if config.count is not None else max(1, round(config.ratio * patches))
-    return max(1, min(wanted, config.cap, patches))
+# ------------------------------------------------------------------------------- features and their coresets
 
 
-def _picks(config: Config, patches: int, start: Start | None) -> int:
-    """How many of so many new patches: all of the bank, or what its cap leaves where it is extended."""
-    most = bank_size(config, patches)
-    return most if start is None else max(0, min(most, config.cap - len(start.bank)))
-
-
-def _left_out(groups: Sequence[int]) -> str:
-    """The calibration's name, from the groups of the pictures that were used."""
-    return "leave-one-group-out" if len(set(groups)) < len(groups) else "leave-one-picture-out"
-
-
-def _unusable() -> InputError:
-    return InputError("none of the pictures can be used: see the reasons above, or give others")
-
-
-# ---------------------------------------------------------------------------------------------- in memory
-
-
-def _in_memory(
-    config: Config,
-    model: Model,
-    load: Load,
-    count: int,
-    groups: Sequence[int],
-    rate: float,
-    drop_suspects: bool,
-    settle: Callable[[list[int]], list[int]],
-    start: Start | None,
-    say: Callable[[str], None],
-    step: Step,
-    clock: dict[str, float],
-) -> Fitted:
-    inside = model.inside.bool()
-    features, used = _collect(model, load, range(count), inside, settle, step)
-    if not used:
-        raise _unusable()
-    clock["features"] = time.perf_counter()
-    seen = torch.tensor([groups[i] for i in used], device=features.device)
-    result = _select(config, features, seen, start, step)
-    dropped: list[int] = []
-    of_patch = seen.repeat_interleave(features.shape[1])
-    bank_groups = _install(model, features.flatten(0, 1), of_patch, result.indices, start)
-    clock["coreset"] = time.perf_counter()
-    scores, maps = _leave_one_out(model, features, seen, bank_groups, result, inside)
-    suspicious = suspects(scores)
-    listed = {used[i]: float(scores[i]) for i in suspicious}
-    if drop_suspects and len(suspicious):
-        if len(suspicious) >= len(used):
-            raise InputError("every picture looks suspicious: check the folder of good pictures")
-        dropped = [used[i] for i in suspicious]
-        keep = sorted(set(range(len(used))) - set(suspicious.tolist()))
-        for new, old in enumerate(keep):  # in place: a second copy of the features may not fit
-            features[new] = features[old]
-        features, used, seen = features[: len(keep)], [used[i] for i in keep], seen[keep]
-        say(f"left out {len(dropped)} suspicious pictures; selecting again")
-        if start is not None:  # as if the dropped ones had never been there
-            model.bank = model.bank[: len(start.bank)]
-        result = _select(config, features, seen, start, step)
-        of_patch = seen.repeat_interleave(features.shape[1])
-        bank_groups = _install(model, features.flatten(0, 1), of_patch, result.indices, start)
-        scores, maps = _leave_one_out(model, features, seen, bank_groups, result, inside)
-    clock["calibration"] = time.perf_counter()
-    return Fitted(
-        model,
-        from_maps(scores, maps, rate=rate, method=_left_out(seen.tolist()), precision=config.precision),
-        pictures=used,
-        used=used,
-        dropped=dropped,
-        suspects=listed,
-        extra={"bank_groups": bank_groups.int()},
-        facts={
-            "bank": len(model.bank),
-            "patches": features.shape[0] * features.shape[1],
-            "covering_radius": result.radius,
-            "shards": 1,
-            "seconds": _durations(clock),
-        },
-    )
-
-
-def _collect(
-    model: Model,
-    load: Load,
-    indices: Sequence[int],
-    inside: Tensor,
-    settle: Callable[[list[int]], list[int]],
-    step: Step,
-) -> tuple[Tensor, list[int]]:
-    """Features [N, P, D] of the pictures to be used (patches inside the region), and which these are."""
+def _collect(job: Job, indices: Sequence[int], stage: str) -> tuple[list[Tensor], list[int]]:
+    """Per view the features [N, P, D] of the patches inside the region, and the pictures they are of."""
+    inside = [view.inside.bool() for view in job.views]
     rows = {index: row for row, index in enumerate(indices)}
-    everything = bool(inside.all())
-    patches = int(inside.sum())
-    features = torch.empty(len(indices), patches, model.embedding.width, device=inside.device)
+    features = [
+        torch.empty(len(indices), int(mask.sum()), view.embedding.width, device=job.device)
+        for view, mask in zip(job.views, inside, strict=True)
+    ]
     got: list[int] = []
 
     def store(index: int, one: Tensor) -> None:
         if not bool(one.sum().isfinite()):
             raise InputError(
-                f"the backbone overflows in {model.config.precision}: choose another --set precision, "
+                f"the backbone overflows in {job.config.precision}: choose another --set precision, "
                 "or check its weights"
             )
-        features[rows[index]] = one if everything else one[inside]
+        for own, part, mask in zip(features, one.split(job.model.patches), inside, strict=True):
+            own[rows[index]] = part if own.shape[1] == len(part) else part[mask]
         got.append(index)
 
-    embed_pictures(model, load, list(indices), store, step)
-    used = settle(sorted(got))
+    embed_pictures(job.model, job.load, list(indices), store, job.step, stage)
+    used = job.settle(sorted(got))
     if len(used) < len(indices):
-        for new, index in enumerate(used):
-            features[new] = features[rows[index]]
-    return features[: len(used)], used
+        _compact(features, [rows[i] for i in used])
+    return [own[: len(used)] for own in features], used
 
 
-def _select(
-    config: Config, features: Tensor, groups: Tensor, start: Start | None, step: Step
-) -> coreset.Coreset:
-    patches = features.shape[0] * features.shape[1]
-    return coreset.select(
-        features.flatten(0, 1),
-        _picks(config, patches, start),
-        groups=groups.repeat_interleave(features.shape[1]),
-        start=None if start is None else start.bank,
-        start_groups=None if start is None else start.groups,
-        until=0.0 if start is None else start.radius,
-        progress=lambda done, total: step("coreset", done, total),
-    )
+def _compact(features: list[Tensor], keep: Sequence[int]) -> None:
+    """Move the rows `keep` to the front, in place: a second copy may not fit in memory."""
+    for own in features:
+        for new, old in enumerate(keep):
+            if new != old:
+                own[new] = own[old]
 
 
-def _install(model: Model, points: Tensor, groups: Tensor, indices: Tensor, start: Start | None) -> Tensor:
-    """Give the model the selected points [N, D]; returns the group of every element of its bank [M]."""
-    if start is None:
-        model.set_bank(points[indices])
+def _select(job: Job, features: list[Tensor], seen: Tensor) -> tuple[list[coreset.Coreset], list[Tensor]]:
+    """Per view a coreset, put into the model as its memory bank, and the group of every bank element."""
+    results, bank_groups = [], []
+    for v, (view, own) in enumerate(zip(job.views, features, strict=True)):
+        points, groups = own.flatten(0, 1), seen.repeat_interleave(own.shape[1])
+        stage = job.named("coreset", view)
+        result = coreset.select(
+            points,
+            _picks(job, v, len(points)),
+            groups=groups,
+            progress=lambda done, total, stage=stage: job.step(stage, done, total),  # type: ignore[misc]
+            **_start(job, v),
+        )
+        results.append(result)
+        bank_groups.append(_install(job, v, points, groups, result.indices))
+    return results, bank_groups
+
+
+def _picks(job: Job, v: int, patches: int) -> int:
+    """How many of so many new patches: all of the bank, or what its cap leaves where it is extended."""
+    most = bank_size(job.config, v, patches)
+    return most if job.starts is None else max(0, min(most, job.config.cap - len(job.starts[v].bank)))
+
+
+def _start(job: Job, v: int) -> dict[str, Any]:
+    if job.starts is None:
+        return {}
+    start = job.starts[v]
+    return {"start": start.bank, "start_groups": start.groups, "until": start.radius}
+
+
+def _install(job: Job, v: int, points: Tensor, groups: Tensor, indices: Tensor) -> Tensor:
+    """Give the view the selected points [N, D]; returns the group of every element of its bank [M]."""
+    if job.starts is None:
+        job.views[v].set_bank(points[indices])
         return groups[indices]
-    model.extend_bank(points[indices])
+    start = job.starts[v]
+    job.views[v].bank = job.views[v].bank[: len(start.bank)]  # a second selection starts as the first did
+    job.views[v].extend_bank(points[indices])
     return torch.cat([start.groups, groups[indices]])
+
+
+# ----------------------------------------------------------------------------------------------- calibration
+
+Raw = tuple[list[Tensor], list[Tensor]]  # of one picture: every view's image score, patch distances [P]
+
+
+@dataclass(frozen=True)
+class Good:
+    """What calibration needs of the good pictures, [N] each."""
+
+    scores: np.ndarray
+    maxima: np.ndarray
+    medians: np.ndarray
+
+
+def _leave_one_out(
+    job: Job, features: list[Tensor], seen: Tensor, results: list[coreset.Coreset], bank_groups: list[Tensor]
+) -> Good:
+    """Every picture against the banks without its own group's elements.
+
+    The patch distances come from the coresets, which kept them beside their own; what is left is Eq. 7 for
+    one patch a picture.
+    """
+
+    def raw(i: int) -> Raw:
+        scores, distances = [], []
+        for view, own, result, of in zip(job.views, features, results, bank_groups, strict=True):
+            assert result.leave_out is not None
+            mask = view.inside.bool()
+            known = _spread(result.leave_out.view(own.shape[:2])[i], mask)
+            score, known = view.without(_spread(own[i], mask), of == seen[i], known)
+            scores.append(score)
+            distances.append(known)
+        return scores, distances
+
+    with workers(job.device) as each:
+        return _calibrate(job, each(raw, range(len(seen))))
+
+
+def _spread(values: Tensor, mask: Tensor) -> Tensor:
+    """Values of the patches inside the region, back at their places; 0 elsewhere."""
+    if len(values) == len(mask):
+        return values
+    whole = values.new_zeros(len(mask), *values.shape[1:])
+    whole[mask] = values
+    return whole
+
+
+def _calibrate(job: Job, raw: list[Raw]) -> Good:
+    """Bring the views to one scale, unless an earlier fit has done it, and combine them."""
+    model = job.model
+    with workers(job.device) as each:
+        if len(job.views) > 1 and job.starts is None:
+            for v, view in enumerate(job.views):
+                moments = each(lambda r, v=v, view=view: _moments(view, r[1][v], model.roi), raw)  # type: ignore[misc]
+                mean, square = torch.stack(moments).mean(0).tolist()
+                scores = torch.stack([s[v] for s, _ in raw]).double()
+                pairs = [
+                    (mean, max(0.0, square - mean * mean) ** 0.5),  # rounding may bring it below 0
+                    (float(scores.mean()), float(scores.std(correction=0))),
+                ]
+                model.normal[v] = torch.tensor(
+                    [x for m, s in pairs for x in (m, max(s, 1e-6 * abs(m) + 1e-12))]
+                )
+
+        def one(picture: Raw) -> tuple[float, float, float]:
+            score, drawn = model.combine([s[None] for s in picture[0]], [d[None] for d in picture[1]])
+            return float(score), float(drawn.max()), float(drawn[0][model.roi].median())
+
+        values = np.array(each(one, raw))
+    return Good(*values.T)
+
+
+def _moments(view: View, distances: Tensor, roi: Tensor) -> Tensor:
+    """Mean and mean square of a map's values inside the region."""
+    values = view.anomaly_map(distances[None])[0][roi].double()
+    return torch.stack([values.mean(), (values * values).mean()])
+
+
+# ------------------------------------------------------------------------------------------------- in memory
+
+
+def _in_memory(job: Job, count: int) -> Fitted:
+    features, used = _collect(job, range(count), "features")
+    _some(used)
+    job.tick("features")
+    seen = torch.tensor([job.groups[i] for i in used], device=job.device)
+    results, bank_groups = _select(job, features, seen)
+    job.tick("coreset")
+    good = _leave_one_out(job, features, seen, results, bank_groups)
+    found = suspects(good.scores)
+    listed = {used[i]: float(good.scores[i]) for i in found}
+    dropped: list[int] = []
+    if job.drop_suspects and listed:
+        dropped = sorted(listed)
+        keep = sorted(set(range(len(used))) - set(found.tolist()))
+        _compact(features, keep)
+        features, used, seen = [own[: len(keep)] for own in features], [used[i] for i in keep], seen[keep]
+        job.say(f"left out {len(dropped)} suspicious pictures; selecting again")
+        results, bank_groups = _select(job, features, seen)
+        good = _leave_one_out(job, features, seen, results, bank_groups)
+    job.tick("calibration")
+    radii = [result.radius for result in results]
+    patches = sum(own.shape[0] * own.shape[1] for own in features)
+    fitted = _fitted(job, good, used, used, bank_groups, radii, patches, 1)
+    fitted.dropped, fitted.suspects = dropped, listed
+    return fitted
+
+
+def _some(used: Sequence[int]) -> None:
+    if not used:
+        raise InputError("none of the pictures can be used: see the reasons above, or give others")
+
+
+def _fitted(
+    job: Job,
+    good: Good,
+    pictures: list[int],
+    used: list[int],
+    bank_groups: list[Tensor],
+    radii: list[float],
+    patches: int,
+    shards: int,
+) -> Fitted:
+    alone = len({job.groups[i] for i in used}) == len(used)
+    return Fitted(
+        job.model,
+        from_values(
+            good.scores,
+            good.maxima,
+            good.medians,
+            rate=job.rate,
+            method="leave-one-picture-out" if alone else "leave-one-group-out",
+            precision=job.config.precision,
+        ),
+        pictures=pictures,
+        used=used,
+        extra={f"bank_groups.{v}": groups.int() for v, groups in enumerate(bank_groups)},
+        facts={
+            "bank": sum(len(view.bank) for view in job.views),
+            "patches": patches,
+            "covering_radius": radii,
+            "shards": shards,
+            "seconds": job.seconds(),
+        },
+    )
 
 
 def _join(fitted: Fitted, old: Artefact) -> None:
     """Keep the old pictures' calibration: with a bank that only grows their patch distances can only shrink
     (their scores nearly so: Eq. 7's weight may move either way)."""
-    before, now = old.manifest.calibration, fitted.calibration
+    before, now, facts = old.manifest.calibration, fitted.calibration, old.manifest.facts
     fitted.calibration = replace(
         now,
         scores=before.scores + now.scores,
         map_maxima=before.map_maxima + now.map_maxima,
         map_level=max(before.map_level, now.map_level),
     )
-    facts = old.manifest.facts
-    fitted.facts["covering_radius"] = max(fitted.facts["covering_radius"], facts["covering_radius"])
+    radii = zip(fitted.facts["covering_radius"], facts["covering_radius"], strict=True)
+    fitted.facts["covering_radius"] = [max(pair) for pair in radii]
     fitted.facts["patches"] += facts["patches"]
     fitted.notes.append(
         f"extended by {len(fitted.used)} pictures: the calibration scores of the {before.count} earlier ones "
         "were kept; their patch distances can only have shrunk, so expect fewer false alarms than promised"
     )
-    if len(fitted.model.bank) >= fitted.model.config.cap:
+    full = [view for view in fitted.model.views if len(view.bank) >= fitted.model.config.cap]
+    if full:
         fitted.notes.append(
-            f"the memory bank is full ({len(fitted.model.bank)} elements): to learn more, fit anew with all "
+            f"the memory bank is full ({len(full[0].bank)} elements): to learn more, fit anew with all "
             "pictures or with a larger cap"
         )
 
 
-def _leave_one_out(
-    model: Model,
-    features: Tensor,
-    groups: Tensor,
-    bank_groups: Tensor,
-    result: coreset.Coreset,
-    inside: Tensor,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores [N] and maps [N, H, W] of every picture against the bank without its own group's elements.
-
-    The patch distances come from the coreset, which kept them beside its own; what is left is Eq. 7 for one
-    patch a picture.
-    """
-    assert result.leave_out is not None
-    distances = result.leave_out.view(features.shape[:2])
-    if not bool(inside.all()):
-        whole = torch.zeros(len(features), len(inside), device=features.device)
-        whole[:, inside] = distances
-        distances = whole
-
-    def one(i: int) -> tuple[float, np.ndarray]:
-        patches = features[i]
-        if len(inside) != len(patches):
-            patches = torch.zeros(len(inside), patches.shape[1], device=patches.device)
-            patches[inside] = features[i]
-        score, drawn = model.score_without(patches, bank_groups == groups[i], distances[i])
-        return float(score), drawn.cpu().numpy()
-
-    return _gather(one, range(len(features)), features.device)
+# -------------------------------------------------------------------------------------------------- streamed
 
 
-def _gather(
-    one: Callable[[int], tuple[float, np.ndarray]], indices: Sequence[int], device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    with workers(device) as each:
-        scored = each(one, indices)
-    return np.array([s for s, _ in scored]), np.stack([m for _, m in scored])
-
-
-# ----------------------------------------------------------------------------------------------- streamed
-
-
-def _streamed(
-    config: Config,
-    model: Model,
-    load: Load,
-    count: int,
-    groups: Sequence[int],
-    rate: float,
-    settle: Callable[[list[int]], list[int]],
-    start: Start | None,
-    plan: memory.Plan,
-    say: Callable[[str], None],
-    step: Step,
-    clock: dict[str, float],
-) -> Fitted:
+def _streamed(job: Job, count: int, shards: int) -> Fitted:
     """Merge and reduce: a coreset of every shard of pictures, then a coreset of their union.
 
     A point is at most its shard's radius from the union and the union at most the last radius from the
     bank, so their sum bounds the covering radius.
     """
-    inside = model.inside.bool()
-    patches = int(inside.sum())
-    per_shard = -(-2 * bank_size(config, count * patches) // plan.shards)
-    parts, part_groups, used = [], [], []
-    radius = 0.0
-    for shard in range(plan.shards):
-        indices = range(shard * count // plan.shards, (shard + 1) * count // plan.shards)
-        features, got = _collect(
-            model, load, indices, inside, settle, _named(step, f"features {shard + 1}/{plan.shards}")
-        )
+    kept: list[list[Tensor]] = [[] for _ in job.views]
+    kept_groups: list[list[Tensor]] = [[] for _ in job.views]
+    radii = [0.0] * len(job.views)
+    used: list[int] = []
+    patches = 0
+    for shard in range(shards):
+        indices = range(shard * count // shards, (shard + 1) * count // shards)
+        features, got = _collect(job, indices, f"features {shard + 1}/{shards}")
         if not got:
             continue  # only copies, or nothing that can be read
-        flat = features.flatten(0, 1)
-        result = coreset.select(
-            flat,
-            min(per_shard, len(flat)),
-            progress=lambda d, t, s=shard: step(f"coreset {s + 1}/{plan.shards}", d, t),  # type: ignore[misc]
-        )
-        parts.append(flat[result.indices].clone())
-        of = torch.tensor([groups[i] for i in got], device=flat.device)
-        part_groups.append(of[result.indices // features.shape[1]])
-        radius = max(radius, result.radius)
+        of = torch.tensor([job.groups[i] for i in got], device=job.device)
+        for v, (view, own) in enumerate(zip(job.views, features, strict=True)):
+            points = own.flatten(0, 1)
+            final = bank_size(job.config, v, count * own.shape[1])
+            stage = f"{job.named('coreset', view)} {shard + 1}/{shards}"
+            result = coreset.select(
+                points,
+                min(final, len(points), -(-2 * final // shards)),  # the union holds twice the bank
+                progress=lambda d, t, stage=stage: job.step(stage, d, t),  # type: ignore[misc]
+            )
+            kept[v].append(points[result.indices])
+            kept_groups[v].append(of[result.indices // own.shape[1]])
+            radii[v] = max(radii[v], result.radius)
+            patches += len(points)
         used += got
-        del features, flat, result
+        del features, own, points, result
         gc.collect()
-    if not used:
-        raise _unusable()
-    clock["features"] = time.perf_counter()
-    union, union_groups = torch.cat(parts), torch.cat(part_groups)
-    del parts
-    result = coreset.select(
-        union,
-        min(_picks(config, len(used) * patches, start), len(union)),
-        start=None if start is None else start.bank,
-        until=0.0 if start is None else start.radius,
-        progress=lambda d, t: step("coreset of coresets", d, t),
-    )
-    bank_groups = _install(model, union, union_groups, result.indices, start)
-    clock["coreset"] = time.perf_counter()
+    _some(used)
+    job.tick("features")
+    bank_groups = []
+    for v, view in enumerate(job.views):
+        union, groups = torch.cat(kept[v]), torch.cat(kept_groups[v])
+        final = min(len(union), _picks(job, v, len(used) * int(view.inside.sum())))
+        stage = job.named("coreset of coresets", view)
+        result = coreset.select(
+            union,
+            final,
+            progress=lambda d, t, stage=stage: job.step(stage, d, t),  # type: ignore[misc]
+            **_start(job, v),
+        )
+        bank_groups.append(_install(job, v, union, groups, result.indices))
+        radii[v] += result.radius
+    job.tick("coreset")
     # The features are gone: calibrate on pictures read again, spread over all of them by the seed
     chosen = used
     if len(used) > MAX_CALIBRATION:
-        rng = np.random.default_rng(config.seed)
+        rng = np.random.default_rng(job.config.seed)
         chosen = sorted(rng.choice(used, MAX_CALIBRATION, replace=False).tolist())
-    found: dict[int, tuple[float, np.ndarray]] = {}
+    found: dict[int, Raw] = {}
 
     def store(index: int, one: Tensor) -> None:
-        score, drawn = model.score_without(one, bank_groups == groups[index])
-        found[index] = (float(score), drawn.cpu().numpy())
+        parts = one.split(job.model.patches)
+        scored = [
+            view.without(part, of == job.groups[index])
+            for view, part, of in zip(job.views, parts, bank_groups, strict=True)
+        ]
+        found[index] = ([s for s, _ in scored], [d for _, d in scored])
 
-    embed_pictures(model, load, chosen, store, step, "calibration")
-    scores = np.array([found[i][0] for i in chosen])
-    maps = np.stack([found[i][1] for i in chosen])
-    clock["calibration"] = time.perf_counter()
-    say(f"covering radius at most {radius + result.radius:.4g} ({plan.shards} shards)")
-    return Fitted(
-        model,
-        from_maps(
-            scores, maps, rate=rate, method=_left_out([groups[i] for i in used]), precision=config.precision
-        ),
-        pictures=chosen,
-        used=used,
-        suspects={chosen[i]: float(scores[i]) for i in suspects(scores)},
-        extra={"bank_groups": bank_groups.int()},
-        facts={
-            "bank": len(model.bank),
-            "patches": len(used) * patches,
-            "covering_radius": radius + result.radius,
-            "shards": plan.shards,
-            "seconds": _durations(clock),
-        },
-    )
-
-
-def _named(step: Step, stage: str) -> Step:
-    return lambda _, done, total: step(stage, done, total)
-
-
-def _durations(clock: dict[str, float]) -> dict[str, float]:
-    names, times = list(clock), list(clock.values())
-    return {n: round(t - s, 3) for n, s, t in zip(names[1:], times, times[1:], strict=False)}
+    embed_pictures(job.model, job.load, chosen, store, job.step, "calibration")
+    good = _calibrate(job, [found[i] for i in chosen])
+    job.tick("calibration")
+    job.say(f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} ({shards} shards)")
+    fitted = _fitted(job, good, chosen, used, bank_groups, radii, patches, shards)
+    fitted.suspects = {chosen[i]: float(good.scores[i]) for i in suspects(good.scores)}
+    return fitted

@@ -5,18 +5,27 @@ from __future__ import annotations
 import math
 import resource
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
+from torch import Tensor, nn
 
 from flawscope.errors import InputError
+from flawscope.features.extract import BATCH
 from flawscope.patchcore import coreset
 from flawscope.patchcore.config import Config
-from flawscope.patchcore.model import BLOCK, Model
+from flawscope.patchcore.model import Model
+from flawscope.patchcore.view import BLOCK
 
 MIB, GIB = 2**20, 2**30
-MAX_CALIBRATION = 500  # pictures re-read for calibration when the features did not stay in memory
+MOST = 2 * GIB  # of features that are kept in memory if nobody asks for more
+ENGINE = 60 * MIB  # code and buffers that torch's kernels bring in when they are first used
+COPIES = 2
+FEWEST = 2000  # elements at the larger sizes: sparser banks score good pictures of a small set too high
+MAX_CALIBRATION = 500  # pictures read again for calibration when the features did not stay in memory
 
 
 @dataclass(frozen=True)
@@ -37,39 +46,69 @@ class Plan:
         return f"memory: about {self.peak / GIB:.2f} GiB at the peak, {self.free / GIB:.1f} GiB free; {how}"
 
 
+def bank_size(config: Config, view: int, patches: int) -> int:
+    """How many of so many patches of a view are kept; views are counted from the smallest size."""
+    if config.count is not None:
+        wanted = config.count
+    elif view == 0:
+        wanted = round(config.ratio * patches)
+    else:
+        wanted = max(round(config.fine_ratio * patches), FEWEST)
+    return max(1, min(wanted, config.cap, patches))
+
+
 def plan(config: Config, model: Model, count: int, device: torch.device) -> Plan:
     """Predict the peak, and split until it fits.
 
     Raises:
         InputError: not even a single picture's features fit.
     """
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
-    base = psutil.Process().memory_info().rss if device.type == "cpu" else 0
-    free = psutil.virtual_memory().available if device.type == "cpu" else _device_free(device)
-    patches = model.grid[0] * model.grid[1]
-    width = model.embedding.width
-    per_picture = patches * (width * 4 + 4 * 3 + 8)  # features, three distances or norms, a group number
-    height, columns = model.size
-    bank = min(config.cap, config.count or config.cap, max(1, round(config.ratio * patches * count)))
-    working = (
-        # activations of a batch, about 24 maps of the picture's size in the widest layers
-        threads * 4 * 24 * height * columns * 4
-        + threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
-        + threads * BLOCK // 4 * bank * 4  # the neighbours' table
-        + 4 * bank * width * 4
-    )
+    on_cpu = device.type == "cpu"
+    threads = torch.get_num_threads() if on_cpu else 1
+    base = psutil.Process().memory_info().rss if on_cpu else 0
+    free = psutil.virtual_memory().available if on_cpu else _device_free(device)
+    width = model.views[0].embedding.width
+    patches = [int(view.inside.sum()) for view in model.views]
+    # features, three distances or norms, a group number
+    per_picture = sum(patches) * (width * 4 + 4 * 3 + 8)
+    banks = [bank_size(config, v, n * count) for v, n in enumerate(patches)]
+    embedding = threads * BATCH * _activations(model) + ENGINE
+    # products of a block with a batch of picks, and the block itself
+    selecting = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
+    # one row block of the neighbours' table against the bank; the bank in its forms
+    installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * width * 4
     features = count * per_picture
-    budget = config.memory * GIB if config.memory is not None else 0.5 * free
+    budget = config.memory * GIB if config.memory is not None else min(MOST, 0.5 * free)
     shards = max(1, math.ceil(features / max(budget, 1)))
     if shards > count:
         raise InputError(
             f"one picture's features take {per_picture / MIB:.0f} MiB and only {budget / MIB:.0f} MiB may be "
             "used: free some memory, raise --set memory=GiB, or choose a smaller --size"
         )
-    union = 0 if shards == 1 else 2 * bank * width * 4 * 2
-    maps = (count if shards == 1 else min(count, MAX_CALIBRATION)) * height * columns * 4
-    peak = base + features // shards + working + union + maps
+    union = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2
+    peak = base + features // shards + embedding + selecting + installing + union
     return Plan(shards, int(peak), features, int(free))
+
+
+def _activations(model: Model) -> int:
+    """Bytes that one picture takes in the backbone at once: the widest layer's input and output, and the
+    copies that convolutions make of them (padding, memory layout)."""
+    widest = 0
+
+    def look(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal widest
+        if isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor):
+            widest = max(widest, (inputs[0].numel() + output.numel()) * 4)
+
+    leaves = [m for m in model.backbone.modules() if not list(m.children())]
+    hooks = [m.register_forward_hook(look) for m in leaves]
+    try:
+        with torch.inference_mode():
+            model.embed(torch.zeros(1, 3, *model.size, device=model.roi.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return COPIES * widest
 
 
 def _device_free(device: torch.device) -> int:
@@ -80,5 +119,8 @@ def _device_free(device: torch.device) -> int:
 
 def peak_rss() -> int:
     """The largest memory this process has held, in bytes."""
+    with suppress(OSError, StopIteration, ValueError):  # Linux; ru_maxrss there may be the parent's
+        status = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,229 @@
+"""One picture size of PatchCore: its patches, its memory bank, its search and its map."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flawscope.errors import InputError
+from flawscope.features.backbone import Backbone
+from flawscope.patchcore.config import Config
+from flawscope.patchcore.embedding import PatchEmbedding
+from flawscope.workers import workers
+
+BLOCK = 1024  # patches x bank elements multiplied at once: 4 MiB of products, minimum taken in the cache
+
+
+class View(nn.Module):
+    """Sees the image at `size`, draws its map at the image's own size.
+
+    The memory bank is kept relative to its mean (`centre`), which keeps fp32 distances accurate, together
+    with each element's `neighbours` nearest elements, so that Eq. 7 needs no search of its own.
+    """
+
+    centre: Tensor  # [D]
+    bank: Tensor  # [M, D]
+    norms: Tensor  # [M], |m|²
+    table: Tensor  # [M, b], nearest elements, itself first
+    inside: Tensor  # [P], 1 where a patch counts
+    rows: Tensor  # [H, h]
+    columns: Tensor  # [W, w]
+    down_rows: Tensor  # [h of this size, H], where it is not the image's
+    down_columns: Tensor
+
+    def __init__(self, config: Config, backbone: Backbone, size: tuple[int, int], roi: Tensor):
+        super().__init__()
+        self.config, self.size = config, size
+        image = (roi.shape[0], roi.shape[1])
+        self.embedding = PatchEmbedding(backbone.shapes_at(size), config.neighbourhood, config.dimensions)
+        self.grid = self.embedding.grid
+        # sigma is in pixels of this size
+        rows, columns = (
+            smoothing_matrix(whole, grid, config.sigma * whole / seen)
+            for whole, grid, seen in zip(image, self.grid, size, strict=True)
+        )
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
+        self.smaller = size != image
+        if self.smaller:
+            down = [reducing_matrix(seen, whole) for seen, whole in zip(size, image, strict=True)]
+            self.register_buffer("down_rows", down[0], persistent=False)
+            self.register_buffer("down_columns", down[1], persistent=False)
+        self.register_buffer("inside", patches_inside(roi, self.grid), persistent=False)
+        self.register_buffer("centre", torch.zeros(self.embedding.width))
+        self.register_buffer("bank", torch.zeros(0, self.embedding.width))
+        self.register_buffer("norms", torch.zeros(0), persistent=False)
+        self.register_buffer("table", torch.zeros(0, 1, dtype=torch.int32))
+
+    # ---- the memory bank
+
+    def set_bank(self, bank: Tensor) -> None:
+        """Install a memory bank `[M, D]` of absolute features."""
+        self.centre = bank.mean(0)
+        self._install(bank - self.centre)
+
+    def extend_bank(self, more: Tensor) -> None:
+        """Add absolute features `[K, D]`; the elements already there stay as they are, bit for bit."""
+        self._install(torch.cat([self.bank, more - self.centre]))
+
+    def _install(self, bank: Tensor) -> None:
+        self.bank, self.norms = bank, (bank * bank).sum(1)
+        if self.config.score == "reweighted":
+            self.table = nearest_table(bank, min(self.config.neighbours, len(bank)))
+
+    def fill(self, bank: Tensor, table: Tensor) -> None:
+        """A bank as `state_dict` holds it."""
+        if (
+            bank.shape[1:] != self.centre.shape
+            or not len(bank)
+            or (self.config.score == "reweighted" and len(table) != len(bank))
+            or (table.numel() and not 0 <= int(table.min()) <= int(table.max()) < len(bank))
+        ):
+            raise InputError("the model's memory bank does not fit its configuration: fit anew")
+        self.bank, self.norms, self.table = bank, (bank * bank).sum(1), table
+
+    # ---- images to patches
+
+    def resized(self, images: Tensor) -> Tensor:
+        """The images at this size: antialiased bilinear, as two products."""
+        return self.down_rows @ images @ self.down_columns.T if self.smaller else images
+
+    # ---- patches to scores and maps
+
+    def search(self, features: Tensor, norms: Tensor | None = None) -> Tensor:
+        """Distance `[B, P]` of every patch to its nearest bank element; 0 outside the region of interest.
+
+        |x - m|² = |x|² + (|m|² - 2xm): one matrix product and a running minimum, in blocks that stay in the
+        processor's cache, so that the [P, M] distances never travel to memory.
+
+        Args:
+            features: `[B, P, D]`, relative to `centre`.
+            norms: |m|² of the bank, infinite for elements to be ignored.
+        """
+        batch, patches, width = features.shape
+        norms = self.norms if norms is None else norms
+        rows = []
+        for queries in features.reshape(-1, width).split(BLOCK):
+            best: Tensor | None = None
+            for square, bank in zip(norms.split(BLOCK), self.bank.split(BLOCK), strict=True):
+                nearest = torch.addmm(square, queries, bank.T, alpha=-2).amin(1)
+                best = nearest if best is None else torch.minimum(best, nearest)
+            assert best is not None
+            rows.append((best + (queries * queries).sum(1)).clamp(min=0).sqrt())
+        return torch.cat(rows).view(batch, patches) * self.inside
+
+    def image_score(self, features: Tensor, distances: Tensor) -> Tensor:
+        """Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
+        patch = farthest(features, distances)  # m_t*, [B, D]
+        nearest = torch.addmm(self.norms, patch, self.bank.T, alpha=-2).argmin(1)  # m*
+        if self.config.score == "reweighted":
+            neighbours = self.bank[self.table[nearest].long()]  # N_b(m*), itself first: [B, b, D]
+        else:
+            neighbours = self.bank[nearest][:, None]
+        return eq7(torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)) * self.inside.amax()
+
+    def anomaly_map(self, distances: Tensor) -> Tensor:
+        """Patch distances `[B, P]` to maps `[B, H, W]`: bilinear resize and Gaussian, two products (3.3)."""
+        return self.rows @ distances.view(-1, *self.grid) @ self.columns.T
+
+    def without(
+        self, features: Tensor, ignored: Tensor, distances: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Score and patch distances `[P]` of one picture, as if the `ignored` [M] elements were not there.
+
+        Args:
+            features: `[P, D]`, absolute.
+            distances: `[P]` to the other elements, where they are known.
+        """
+        features = (features - self.centre)[None]
+        norms = self.norms.masked_fill(ignored, torch.inf)
+        left = int(torch.isfinite(norms).sum())
+        if not left:
+            raise InputError("leave-one-out needs pictures of at least two parts: give more good pictures")
+        distances = self.search(features, norms) if distances is None else distances[None] * self.inside
+        patch = farthest(features, distances)
+        nearest = torch.addmv(norms, self.bank, patch[0], alpha=-2).argmin()
+        b = min(self.config.neighbours, left) if self.config.score == "reweighted" else 1
+        around = torch.addmv(norms, self.bank, self.bank[nearest], alpha=-2)
+        around[nearest] = -torch.inf
+        neighbours = self.bank[around.topk(b, largest=False, sorted=True).indices]
+        score = eq7(torch.linalg.vector_norm(patch - neighbours, dim=1)[None]) * self.inside.amax()
+        return score[0], distances[0]
+
+
+def farthest(features: Tensor, distances: Tensor) -> Tensor:
+    """The patch `[B, D]` with the largest distance (Eq. 6)."""
+    index = distances.argmax(1)
+    return features[torch.arange(len(features), device=features.device), index]
+
+
+def eq7(distances: Tensor) -> Tensor:
+    """s = (1 - softmax over N_b(m*) of ||m_t* - m||, taken at m*) * ||m_t* - m*||.
+
+    Args:
+        distances: [B, b], of the farthest patch to N_b(m*), m* itself first.
+
+    With b = 1 the factor would be 0 and is left out. The softmax subtracts the maximum, so that distances
+    beyond 88 do not overflow.
+    """
+    if distances.shape[1] == 1:
+        return distances[:, 0]
+    return (1.0 - torch.softmax(distances, dim=1)[:, 0]) * distances[:, 0]
+
+
+def nearest_table(bank: Tensor, b: int) -> Tensor:
+    """Every bank element's `b` nearest elements, itself first: [M, b] int32.
+
+    The b smallest of a row lie in the b groups of columns with the smallest minima, so that only those are
+    sorted.
+    """
+    total, per_group = len(bank), 32
+    padded = F.pad(bank, (0, 0, 0, -total % per_group))
+    norms = F.pad((bank * bank).sum(1), (0, len(padded) - total), value=torch.inf)
+
+    def rows(start: int) -> Tensor:
+        part = bank[start : start + BLOCK // 4]
+        square = torch.addmm(norms, part, padded.T, alpha=-2)
+        own = torch.arange(len(part), device=bank.device)
+        square[own, own + start] = -torch.inf  # rounding or a twin must not put another first
+        groups = square.view(len(part), -1, per_group)
+        near = groups.amin(2).topk(min(b, groups.shape[1]), largest=False).indices  # [rows, b]
+        candidates = (near[:, :, None] * per_group + torch.arange(per_group, device=bank.device)).flatten(1)
+        nearest = square.gather(1, candidates).topk(b, largest=False, sorted=True).indices
+        return candidates.gather(1, nearest).int()
+
+    with workers(bank.device) as each:
+        return torch.cat(each(rows, range(0, total, BLOCK // 4)))
+
+
+def smoothing_matrix(size: int, grid: int, sigma: float) -> Tensor:
+    """[size, grid]: bilinear resize from `grid` to `size`, then a Gaussian of `sigma` pixels.
+
+    Both are linear and separable, so one matrix a side holds them exactly. The kernel reaches four sigma
+    and is mirrored at the border.
+    """
+    identity = torch.eye(grid, dtype=torch.float64)[None]  # one column a grid cell
+    resized = F.interpolate(identity, size=size, mode="linear", align_corners=False)[0]  # [grid, size]
+    if sigma > 0:
+        reach = min(int(4 * sigma + 0.5), size - 1)
+        x = torch.arange(-reach, reach + 1, dtype=torch.float64)
+        kernel = torch.exp(-0.5 * (x / sigma) ** 2)
+        padded = F.pad(resized[:, None], (reach, reach), mode="reflect")
+        resized = F.conv1d(padded, (kernel / kernel.sum()).view(1, 1, -1))[:, 0]
+    return resized.T.float().contiguous()
+
+
+def patches_inside(roi: Tensor, grid: tuple[int, int]) -> Tensor:
+    """[P] float, 1 where a patch's cell touches the region of interest."""
+    return F.adaptive_max_pool2d(roi[None].float(), grid).flatten()
+
+
+def reducing_matrix(size: int, whole: int) -> Tensor:
+    """[size, whole]: bilinear resize with antialiasing from `whole` to `size`, as Pillow does it."""
+    factor = whole / size
+    reach = max(factor, 1.0)
+    centres = (torch.arange(size, dtype=torch.float64) + 0.5) * factor
+    pixels = torch.arange(whole, dtype=torch.float64) + 0.5
+    weights = (1.0 - (pixels[None] - centres[:, None]).abs() / reach).clamp(min=0)
+    return (weights / weights.sum(1, keepdim=True)).float()
