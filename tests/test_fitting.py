@@ -25,6 +25,7 @@ from flawscope.fitting import extend, fit
 from flawscope.imaging import decode, pixel_hash
 from flawscope.patchcore import memory
 from flawscope.patchcore import model as models
+from flawscope.patchcore.config import Config
 from flawscope.predictor import Predictor, load
 
 PATCHES = 64  # of a picture at 64 px: stride 8
