@@ -37,10 +37,15 @@ CLOSE = 0.01  # a cheaper size wins if it is this close to the best
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate and its mean image AUROC over the scales of defect."""
+    """A candidate and its image AUROC on small, medium and large synthetic defects."""
 
     sizes: tuple[int, ...]
-    auroc: float
+    by_scale: tuple[float, ...]
+
+    @property
+    def auroc(self) -> float:
+        """The mean over the scales."""
+        return float(np.mean(self.by_scale))
 
     @property
     def name(self) -> str:
@@ -69,9 +74,7 @@ def choose(
     """
     if backbone.fixed:
         raise InputError(f"backbone {backbone.name} takes one picture size only: give --size instead of auto")
-    rng = np.random.default_rng(config.seed)
-    order = rng.permutation(count)[: LEARN + HOLD]
-    pictures = [p for p in (decoded(int(i)) for i in order) if p is not None]
+    pictures = sample(decoded, count, config.seed)
     default = Config().size
     if len(pictures) < LEAST or any(p.dtype != np.uint8 for p in pictures):
         why = f"only {len(pictures)} pictures" if len(pictures) < LEAST else "deep pictures"
@@ -84,7 +87,8 @@ def choose(
     if len(sizes) == 1:
         say(f"size {sizes[0]}: the pictures are {shorter} px on their shorter side, larger ones add nothing")
         return str(sizes[0])
-    trials = _trials(config, backbone, learnt, held, sizes, white_level, step)
+    candidates = [c for c in CANDIDATES if set(c) <= set(sizes)]
+    trials = compare(config, backbone, learnt, held, candidates, white_level=white_level, step=step)
     best = max(trials, key=lambda trial: trial.auroc)
     chosen = min((t for t in trials if t.auroc >= best.auroc - CLOSE), key=lambda trial: trial.cost)
     others = ", ".join(f"{t.name} {t.auroc:.3f}" for t in trials if t is not chosen)
@@ -95,15 +99,25 @@ def choose(
     return chosen.name
 
 
-def _trials(
+def sample(decoded: Callable[[int], NDArray[Any] | None], count: int, seed: int) -> list[NDArray[Any]]:
+    """Up to `LEARN` + `HOLD` pictures, drawn by the seed; the first are to be held out."""
+    order = np.random.default_rng(seed).permutation(count)[: LEARN + HOLD]
+    return [p for p in (decoded(int(i)) for i in order) if p is not None]
+
+
+def compare(
     config: Config,
     backbone: Backbone,
     learnt: Sequence[NDArray[Any]],
     held: Sequence[NDArray[Any]],
-    sizes: tuple[int, ...],
-    white_level: float | None,
-    step: Step,
+    candidates: Sequence[tuple[int, ...]],
+    *,
+    white_level: float | None = None,
+    step: Step = silent,
 ) -> list[Trial]:
+    """Fit one model that sees all sizes on `learnt`, and let every candidate tell the `held` pictures from
+    the same ones with a synthetic defect. Pictures are [H, W, 3] uint8."""
+    sizes = tuple(sorted({size for candidate in candidates for size in candidate}))
     trial = replace(config, size="+".join(map(str, sizes)), count=BANK, memory=None)
     model = Model(trial, backbone).to(backbone.mean.device)
     preprocess = Preprocess(trial.sizes[-1], trial.keep_aspect, None, white_level)
@@ -128,13 +142,13 @@ def _trials(
 
     embed_pictures(model, tensors(shown), range(len(shown)), store, quiet)
     trials = []
-    for candidate in [c for c in CANDIDATES if set(c) <= set(sizes)]:
+    for candidate in candidates:
         views = [sizes.index(size) for size in candidate]
         scores = np.array([_score(model, views, found[i], len(sizes)) for i in range(len(shown))])
         good, bad = scores[: len(held)], scores[len(held) :].reshape(len(held), -1)
         labels = np.repeat([False, True], len(held))
         values = [auroc(labels, np.concatenate([good, bad[:, j]])) for j in range(bad.shape[1])]
-        trials.append(Trial(candidate, float(np.mean(values))))
+        trials.append(Trial(candidate, tuple(map(float, values))))
     return trials
 
 
