@@ -26,7 +26,7 @@ WITH_TORCH = {
     *(
         f"{method}.{part}"
         for method in registry.METHODS
-        for part in ("model", "view", "embedding", "coreset", "fit", "memory", "size")
+        for part in ("model", "view", "embedding", "coreset", "fit", "job", "leave_out", "memory", "size")
     ),
 }
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over the file"
     )
     parser.add_argument(
-        "--size", metavar="N|HxW|N+N", help="picture size, or several seen one by one (default: 256+384)"
+        "--size", metavar="N|HxW|N+N|auto", help="picture size, or several seen one by one (default: 256+384)"
     )
     parser.add_argument("--keep-aspect", action="store_true", help="do not stretch")
     parser.add_argument("--crop", metavar="N|HxW", help="keep the central part after resizing")

@@ -1,9 +1,8 @@
-"""Fitting PatchCore: features, coresets, memory banks, and a calibration that spends no good picture."""
+"""Fitting PatchCore: features, coresets, memory banks, calibration; in memory or streamed."""
 
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,11 +17,11 @@ from flawscope.errors import InputError
 from flawscope.features.extract import Load, embed_pictures
 from flawscope.patchcore import coreset, memory
 from flawscope.patchcore.config import Config
+from flawscope.patchcore.job import Job, Start, collect, compact, install, picks, select, start_of
+from flawscope.patchcore.leave_out import Good, Raw, calibrate, leave_one_out
 from flawscope.patchcore.memory import MAX_CALIBRATION, bank_size
 from flawscope.patchcore.model import Model
-from flawscope.patchcore.view import View
 from flawscope.progress import Step, silent
-from flawscope.workers import workers
 
 
 @dataclass
@@ -38,62 +37,6 @@ class Fitted:
     extra: dict[str, Tensor] = field(default_factory=dict)  # tensors kept beside the model's own
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Job:
-    """One fit: what it works on, and whom it tells."""
-
-    config: Config
-    model: Model
-    load: Load
-    groups: Sequence[int]
-    rate: float
-    drop_suspects: bool
-    settle: Callable[[list[int]], list[int]]
-    starts: list[Start] | None  # one per view, if a model is being extended
-    say: Callable[[str], None]
-    step: Step
-    clock: dict[str, float] = field(default_factory=lambda: {"start": time.perf_counter()})
-
-    @property
-    def views(self) -> list[View]:
-        return list(self.model.views)
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.roi.device
-
-    def tick(self, stage: str) -> None:
-        self.clock[stage] = time.perf_counter()
-
-    def seconds(self) -> dict[str, float]:
-        names, times = list(self.clock), list(self.clock.values())
-        return {n: round(t - s, 3) for n, s, t in zip(names[1:], times, times[1:], strict=False)}
-
-    def named(self, stage: str, view: View) -> str:
-        """The stage's name, with the size where there are several."""
-        return stage if len(self.views) == 1 else f"{stage} at {view.size[0]}"
-
-
-@dataclass(frozen=True)
-class Start:
-    """The bank of a view that is being extended: elements [M, D], absolute, the group of each [M] (negative:
-    numbers the new pictures do not have), and its covering radius: what is closer is nothing new."""
-
-    bank: Tensor
-    groups: Tensor
-    radius: float
-
-    @classmethod
-    def of(cls, old: Artefact, model: Model) -> list[Start]:
-        starts = []
-        for v, view in enumerate(model.views):
-            groups = torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(view.bank.device).long()
-            groups = torch.where(groups < 0, groups, -1 - groups)
-            radius = float(old.manifest.facts["covering_radius"][v])
-            starts.append(cls(view.bank + view.centre, groups, radius))
-        return starts
 
 
 def fit(
@@ -137,186 +80,28 @@ def fit(
     return fitted
 
 
-# ------------------------------------------------------------------------------- features and their coresets
-
-
-def _collect(job: Job, indices: Sequence[int], stage: str) -> tuple[list[Tensor], list[int]]:
-    """Per view the features [N, P, D] of the patches inside the region, and the pictures they are of."""
-    inside = [view.inside.bool() for view in job.views]
-    rows = {index: row for row, index in enumerate(indices)}
-    features = [
-        torch.empty(len(indices), int(mask.sum()), view.embedding.width, device=job.device)
-        for view, mask in zip(job.views, inside, strict=True)
-    ]
-    got: list[int] = []
-
-    def store(index: int, one: Tensor) -> None:
-        if not bool(one.sum().isfinite()):
-            raise InputError(
-                f"the backbone overflows in {job.config.precision}: choose another --set precision, "
-                "or check its weights"
-            )
-        for own, part, mask in zip(features, one.split(job.model.patches), inside, strict=True):
-            own[rows[index]] = part if own.shape[1] == len(part) else part[mask]
-        got.append(index)
-
-    embed_pictures(job.model, job.load, list(indices), store, job.step, stage)
-    used = job.settle(sorted(got))
-    if len(used) < len(indices):
-        _compact(features, [rows[i] for i in used])
-    return [own[: len(used)] for own in features], used
-
-
-def _compact(features: list[Tensor], keep: Sequence[int]) -> None:
-    """Move the rows `keep` to the front, in place: a second copy may not fit in memory."""
-    for own in features:
-        for new, old in enumerate(keep):
-            if new != old:
-                own[new] = own[old]
-
-
-def _select(job: Job, features: list[Tensor], seen: Tensor) -> tuple[list[coreset.Coreset], list[Tensor]]:
-    """Per view a coreset, put into the model as its memory bank, and the group of every bank element."""
-    results, bank_groups = [], []
-    for v, (view, own) in enumerate(zip(job.views, features, strict=True)):
-        points, groups = own.flatten(0, 1), seen.repeat_interleave(own.shape[1])
-        stage = job.named("coreset", view)
-        result = coreset.select(
-            points,
-            _picks(job, v, len(points)),
-            groups=groups,
-            progress=lambda done, total, stage=stage: job.step(stage, done, total),  # type: ignore[misc]
-            **_start(job, v),
-        )
-        results.append(result)
-        bank_groups.append(_install(job, v, points, groups, result.indices))
-    return results, bank_groups
-
-
-def _picks(job: Job, v: int, patches: int) -> int:
-    """How many of so many new patches: all of the bank, or what its cap leaves where it is extended."""
-    most = bank_size(job.config, v, patches)
-    return most if job.starts is None else max(0, min(most, job.config.cap - len(job.starts[v].bank)))
-
-
-def _start(job: Job, v: int) -> dict[str, Any]:
-    if job.starts is None:
-        return {}
-    start = job.starts[v]
-    return {"start": start.bank, "start_groups": start.groups, "until": start.radius}
-
-
-def _install(job: Job, v: int, points: Tensor, groups: Tensor, indices: Tensor) -> Tensor:
-    """Give the view the selected points [N, D]; returns the group of every element of its bank [M]."""
-    if job.starts is None:
-        job.views[v].set_bank(points[indices])
-        return groups[indices]
-    start = job.starts[v]
-    job.views[v].bank = job.views[v].bank[: len(start.bank)]  # a second selection starts as the first did
-    job.views[v].extend_bank(points[indices])
-    return torch.cat([start.groups, groups[indices]])
-
-
-# ----------------------------------------------------------------------------------------------- calibration
-
-Raw = tuple[list[Tensor], list[Tensor]]  # of one picture: every view's image score, patch distances [P]
-
-
-@dataclass(frozen=True)
-class Good:
-    """What calibration needs of the good pictures, [N] each."""
-
-    scores: np.ndarray
-    maxima: np.ndarray
-    medians: np.ndarray
-
-
-def _leave_one_out(
-    job: Job, features: list[Tensor], seen: Tensor, results: list[coreset.Coreset], bank_groups: list[Tensor]
-) -> Good:
-    """Every picture against the banks without its own group's elements.
-
-    The patch distances come from the coresets, which kept them beside their own; what is left is Eq. 7 for
-    one patch a picture.
-    """
-
-    def raw(i: int) -> Raw:
-        scores, distances = [], []
-        for view, own, result, of in zip(job.views, features, results, bank_groups, strict=True):
-            assert result.leave_out is not None
-            mask = view.inside.bool()
-            known = _spread(result.leave_out.view(own.shape[:2])[i], mask)
-            score, known = view.without(_spread(own[i], mask), of == seen[i], known)
-            scores.append(score)
-            distances.append(known)
-        return scores, distances
-
-    with workers(job.device) as each:
-        return _calibrate(job, each(raw, range(len(seen))))
-
-
-def _spread(values: Tensor, mask: Tensor) -> Tensor:
-    """Values of the patches inside the region, back at their places; 0 elsewhere."""
-    if len(values) == len(mask):
-        return values
-    whole = values.new_zeros(len(mask), *values.shape[1:])
-    whole[mask] = values
-    return whole
-
-
-def _calibrate(job: Job, raw: list[Raw]) -> Good:
-    """Bring the views to one scale, unless an earlier fit has done it, and combine them."""
-    model = job.model
-    with workers(job.device) as each:
-        if len(job.views) > 1 and job.starts is None:
-            for v, view in enumerate(job.views):
-                moments = each(lambda r, v=v, view=view: _moments(view, r[1][v], model.roi), raw)  # type: ignore[misc]
-                mean, square = torch.stack(moments).mean(0).tolist()
-                scores = torch.stack([s[v] for s, _ in raw]).double()
-                pairs = [
-                    (mean, max(0.0, square - mean * mean) ** 0.5),  # rounding may bring it below 0
-                    (float(scores.mean()), float(scores.std(correction=0))),
-                ]
-                model.normal[v] = torch.tensor(
-                    [x for m, s in pairs for x in (m, max(s, 1e-6 * abs(m) + 1e-12))]
-                )
-
-        def one(picture: Raw) -> tuple[float, float, float]:
-            score, drawn = model.combine([s[None] for s in picture[0]], [d[None] for d in picture[1]])
-            return float(score), float(drawn.max()), float(drawn[0][model.roi].median())
-
-        values = np.array(each(one, raw))
-    return Good(*values.T)
-
-
-def _moments(view: View, distances: Tensor, roi: Tensor) -> Tensor:
-    """Mean and mean square of a map's values inside the region."""
-    values = view.anomaly_map(distances[None])[0][roi].double()
-    return torch.stack([values.mean(), (values * values).mean()])
-
-
 # ------------------------------------------------------------------------------------------------- in memory
 
 
 def _in_memory(job: Job, count: int) -> Fitted:
-    features, used = _collect(job, range(count), "features")
+    features, used = collect(job, range(count), "features")
     _some(used)
     job.tick("features")
     seen = torch.tensor([job.groups[i] for i in used], device=job.device)
-    results, bank_groups = _select(job, features, seen)
+    results, bank_groups = select(job, features, seen)
     job.tick("coreset")
-    good = _leave_one_out(job, features, seen, results, bank_groups)
+    good = leave_one_out(job, features, seen, results, bank_groups)
     found = suspects(good.scores)
     listed = {used[i]: float(good.scores[i]) for i in found}
     dropped: list[int] = []
     if job.drop_suspects and listed:
         dropped = sorted(listed)
         keep = sorted(set(range(len(used))) - set(found.tolist()))
-        _compact(features, keep)
+        compact(features, keep)
         features, used, seen = [own[: len(keep)] for own in features], [used[i] for i in keep], seen[keep]
         job.say(f"left out {len(dropped)} suspicious pictures; selecting again")
-        results, bank_groups = _select(job, features, seen)
-        good = _leave_one_out(job, features, seen, results, bank_groups)
+        results, bank_groups = select(job, features, seen)
+        good = leave_one_out(job, features, seen, results, bank_groups)
     job.tick("calibration")
     radii = [result.radius for result in results]
     patches = sum(own.shape[0] * own.shape[1] for own in features)
@@ -405,7 +190,7 @@ def _streamed(job: Job, count: int, shards: int) -> Fitted:
     patches = 0
     for shard in range(shards):
         indices = range(shard * count // shards, (shard + 1) * count // shards)
-        features, got = _collect(job, indices, f"features {shard + 1}/{shards}")
+        features, got = collect(job, indices, f"features {shard + 1}/{shards}")
         if not got:
             continue  # only copies, or nothing that can be read
         of = torch.tensor([job.groups[i] for i in got], device=job.device)
@@ -430,15 +215,15 @@ def _streamed(job: Job, count: int, shards: int) -> Fitted:
     bank_groups = []
     for v, view in enumerate(job.views):
         union, groups = torch.cat(kept[v]), torch.cat(kept_groups[v])
-        final = min(len(union), _picks(job, v, len(used) * int(view.inside.sum())))
+        final = min(len(union), picks(job, v, len(used) * int(view.inside.sum())))
         stage = job.named("coreset of coresets", view)
         result = coreset.select(
             union,
             final,
             progress=lambda d, t, stage=stage: job.step(stage, d, t),  # type: ignore[misc]
-            **_start(job, v),
+            **start_of(job, v),
         )
-        bank_groups.append(_install(job, v, union, groups, result.indices))
+        bank_groups.append(install(job, v, union, groups, result.indices))
         radii[v] += result.radius
     job.tick("coreset")
     # The features are gone: calibrate on pictures read again, spread over all of them by the seed
@@ -457,7 +242,7 @@ def _streamed(job: Job, count: int, shards: int) -> Fitted:
         found[index] = ([s for s, _ in scored], [d for _, d in scored])
 
     embed_pictures(job.model, job.load, chosen, store, job.step, "calibration")
-    good = _calibrate(job, [found[i] for i in chosen])
+    good = calibrate(job, [found[i] for i in chosen])
     job.tick("calibration")
     job.say(f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} ({shards} shards)")
     fitted = _fitted(job, good, chosen, used, bank_groups, radii, patches, shards)
