@@ -18,6 +18,7 @@ ROOT = Path(flawscope.__file__).parent
 # Modules in which a network lives. Everything else predicts, calibrates and reads files without torch.
 WITH_TORCH = {
     "detector",
+    "export",
     "fitting",
     "workers",
     "runtime.torch",

@@ -193,7 +193,7 @@ def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> P
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """The manifest alone: fast, whatever the size of the model. Tensor data are not checked."""
-    with _opened(path) as file:
+    with opened(path) as file:
         return _header(file, path)[0]
 
 
@@ -203,21 +203,21 @@ def read(path: str | os.PathLike[str]) -> Artefact:
     Raises:
         InputError: one line that says what is wrong with the file.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         manifest, entries, start, digest = _header(file, path)
         found = hashlib.file_digest(file, "sha256").hexdigest()  # from here to the end
         if found != digest:
-            raise _bad(path, "its tensors were altered or damaged")
+            raise bad(path, "its tensors were altered or damaged")
         tensors = {}
         for name, (dtype, shape, begin, end) in entries.items():
             file.seek(start + begin)
             data = np.fromfile(file, dtype=np.uint8, count=end - begin)
             if dtype == "BOOL" and data.max(initial=0) > 1:
-                raise _bad(path, f"tensor {name!s:.40} is not made of true and false")
+                raise bad(path, f"tensor {name!s:.40} is not made of true and false")
             try:
                 tensors[name] = data.view(_numpy_dtype(dtype)).reshape(shape)
             except ValueError:  # such as [0, 2^40, 2^40]
-                raise _bad(path, f"tensor {name!s:.40} has no sensible shape") from None
+                raise bad(path, f"tensor {name!s:.40} has no sensible shape") from None
     return Artefact(manifest, tensors)
 
 
@@ -235,41 +235,41 @@ def _header(file: io.BufferedReader, path: Any) -> tuple[Manifest, dict[str, Ent
     size = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
     if len(prefix) < 8:
-        raise _bad(path, "it is empty or cut short")
+        raise bad(path, "it is empty or cut short")
     (length,) = struct.unpack("<Q", prefix)
     if not 2 <= length <= min(MAX_HEADER, size - 8):
-        raise _bad(path, "it is no safetensors file, or cut short")
+        raise bad(path, "it is no safetensors file, or cut short")
     try:
         header = json.loads(file.read(length))
         meta = header.pop("__metadata__")
         text, digest = meta[KEY], meta["sha256"]
-        data = json.loads(text, parse_constant=_no_constant)
+        data = json.loads(text, parse_constant=no_constant)
         if not isinstance(data, dict):
             raise TypeError
         altered = _header_hash(text, header) != meta.get("header_sha256")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise _bad(path, "it is no flawscope model, or its header is damaged") from None
+        raise bad(path, "it is no flawscope model, or its header is damaged") from None
     try:
         _format(data)  # before anything that another version may do otherwise
     except InputError as error:
-        raise _refused(path, str(error)) from None
+        raise refused(path, str(error)) from None
     if altered:
-        raise _bad(path, "its header was altered or damaged")
+        raise bad(path, "its header was altered or damaged")
     try:
         entries = {str(k): _entry(v) for k, v in header.items()}
     except (ValueError, KeyError, TypeError):
-        raise _bad(path, "its list of tensors is damaged") from None
+        raise bad(path, "its list of tensors is damaged") from None
     position = 0  # safetensors lays tensors out without gaps or overlaps
     for _, _, begin, end in sorted(entries.values(), key=lambda e: (e[2], e[3])):
         if begin != position or end < begin:
-            raise _bad(path, "its tensors overlap or leave gaps")
+            raise bad(path, "its tensors overlap or leave gaps")
         position = end
     if 8 + length + position != size:
-        raise _bad(path, "it is cut short or has extra data at the end")
+        raise bad(path, "it is cut short or has extra data at the end")
     try:
         manifest = Manifest.from_dict(data)
     except InputError as error:
-        raise _bad(path, str(error)) from None
+        raise bad(path, str(error)) from None
     return manifest, entries, 8 + length, str(digest)
 
 
@@ -288,7 +288,7 @@ def _entry(value: Mapping[str, Any]) -> Entry:
     return dtype, shape, begin, end
 
 
-def _no_constant(name: str) -> float:
+def no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
@@ -298,7 +298,7 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
+def opened(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -316,9 +316,9 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
         yield file
 
 
-def _bad(path: Any, reason: str) -> InputError:
-    return _refused(path, f"{reason}; copy it again or fit anew")
+def bad(path: Any, reason: str) -> InputError:
+    return refused(path, f"{reason}; copy it again or fit anew")
 
 
-def _refused(path: Any, reason: str) -> InputError:
+def refused(path: Any, reason: str) -> InputError:
     return InputError(f"cannot use model {path}: {reason}")

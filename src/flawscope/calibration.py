@@ -151,8 +151,7 @@ def from_values(
 
 # Suspects are far out, not merely the last few percent. Where the logarithms of good scores spread normally,
 # 4 lets about one good picture in 3,000 pass the fence; the quartile of few pictures is uncertain, so that of
-# 200 it is one in 1,000 and of 20 one in 130 (simulated, tests/test_calibration.py). Among 50 good pictures
-# of each MVTec AD category at hand, 4 of 4 planted defects passed it; at 6 some no longer did.
+# 200 it is one in 1,000 and of 20 one in 130 (simulated, tests/test_calibration.py).
 FENCE = 4.0
 
 
@@ -169,9 +168,12 @@ def fence(scores: NDArray[Any]) -> float:
     return float(np.exp(upper + FENCE * max(upper - middle, 1e-3)))
 
 
-def suspects(scores: NDArray[Any]) -> NDArray[np.intp]:
-    """Indices of good pictures that do not look good by their leave-one-out scores, most suspicious first."""
+def suspects(scores: NDArray[Any], limit: float | None = None) -> NDArray[np.intp]:
+    """Indices of good pictures that do not look good by their leave-one-out scores, most suspicious first.
+
+    Those above `limit`, by default the fence of these scores, which must be distances (positive).
+    """
     scores = np.asarray(scores, dtype=np.float64)
     order = np.argsort(-scores, kind="stable")
-    far: NDArray[np.intp] = order[scores[order] > fence(scores)]
+    far: NDArray[np.intp] = order[scores[order] > (fence(scores) if limit is None else limit)]
     return far

@@ -36,6 +36,12 @@ def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]
     for name in categories:
         if not isinstance(name, str):  # YAML reads BTAD's 01 as a number
             raise InputError(f"config {path}: write the category {name!r} in quotes, as its folder is called")
+    if category is not None and category not in categories:
+        near = difflib.get_close_matches(category, categories, n=1)
+        if near:
+            raise InputError(
+                f"config {path} has values for {near[0]}, the category is {category}: mend one of them"
+            )
     return {**values, **categories.get(category, {})}
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -82,7 +83,8 @@ def fit(
     config = settings.build(registry.config_class(method), values)
     sources, category = _sources(images, category, config.seed)
     where = device_for(device)
-    preprocess = Preprocess(config.sizes[-1], config.keep_aspect, config.crop, _white_level(sources))
+    white_level, decoded = _survey(sources)
+    preprocess = Preprocess(config.sizes[-1], config.keep_aspect, config.crop, white_level)
     backbone, origin = load_backbone(config.backbone, config.stages, preprocess.network_size, config.weights)
     if getattr(config, "size", None) == "auto":
         size = registry.size_module(method).choose(
@@ -90,7 +92,8 @@ def fit(
             backbone.to(where),
             lambda i: _decoded(sources[i]),
             len(sources),
-            white_level=preprocess.white_level,
+            roi=roi,
+            white_level=white_level,
             say=say,
             step=step,
         )
@@ -110,6 +113,7 @@ def fit(
         rate=false_alarm_rate,
         drop_suspects=drop_suspects,
         samples=samples,
+        decoded=decoded,
         say=say,
         step=step,
     )
@@ -148,6 +152,7 @@ def extend(
         rate=manifest.calibration.rate,
         drop_suspects=drop_suspects,
         samples=0,
+        decoded=_survey(sources)[1],
         say=say,
         step=step,
         old=old,
@@ -167,13 +172,18 @@ def _run(
     rate: float,
     drop_suspects: bool,
     samples: int,
+    decoded: int,
     say: Say,
     step: Step,
     old: Artefact | None = None,
 ) -> Predictor:
     began = time.perf_counter()
     Calibration((0.0,), (0.0,), 0.0, rate)  # a senseless rate is told now, not after the work
-    reader = Reader(sources, preprocess, {p.hash for p in old.manifest.pictures} if old else set())
+    reader = Reader(
+        sources,
+        preprocess,
+        {p.hash for p in old.manifest.pictures if p.role != "calibration"} if old else set(),
+    )
     fitted = registry.fit_module(method).fit(
         config,
         model,
@@ -184,6 +194,7 @@ def _run(
         drop_suspects=drop_suspects,
         settle=reader.without_copies,
         old=old,
+        decoded=decoded,
         say=say,
         step=step,
     )
@@ -309,26 +320,30 @@ def _sources(images: Any, category: str | None, seed: int) -> tuple[list[Source]
     return list(images), category or ""
 
 
-def _white_level(sources: Sequence[Source]) -> float | None:
-    """One white level for all deep pictures, None where all have 8 bits. Reads only headers of the latter."""
-    highest, kind = -1.0, np.dtype(np.uint16)
+def _survey(sources: Sequence[Source]) -> tuple[float | None, int]:
+    """One white level for all deep pictures, None where all have 8 bits; bytes of the largest picture.
+
+    Of 8-bit files only the headers are read.
+    """
+    highest, kind, largest = -1.0, np.dtype(np.uint16), 0
     for source in sources:
         try:
-            if isinstance(source, str | os.PathLike):
-                with Image.open(source) as header:
-                    deep = header.mode.startswith(("I", "F"))
-            elif isinstance(source, Image.Image):
-                deep = source.mode.startswith(("I", "F"))
+            if isinstance(source, np.ndarray):
+                deep, largest = source.dtype != np.uint8, max(largest, source.nbytes)
+            elif isinstance(source, bytes):
+                deep = True
             else:
-                deep = isinstance(source, bytes) or (
-                    isinstance(source, np.ndarray) and source.dtype != np.uint8
-                )
+                with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as header:
+                    deep = header.mode.startswith(("I", "F"))
+                    largest = max(largest, 3 * header.width * header.height)
             picture = decode(source) if deep else None
         except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue  # told when it is loaded
-        if picture is not None and picture.dtype != np.uint8:
-            highest, kind = max(highest, float(picture.max())), picture.dtype
-    return white_level_for(highest, kind) if highest >= 0 else None
+        if picture is not None:
+            largest = max(largest, picture.nbytes)
+            if picture.dtype != np.uint8:
+                highest, kind = max(highest, float(picture.max())), picture.dtype
+    return (white_level_for(highest, kind) if highest >= 0 else None), largest
 
 
 def _common_folder(sources: Sequence[Source]) -> Path | None:

@@ -15,7 +15,7 @@ from PIL import Image
 from flawscope import drawing
 from flawscope.datasets import Item
 from flawscope.datasets.files import natural_key
-from flawscope.errors import FlawscopeError
+from flawscope.errors import FlawscopeError, InputError
 from flawscope.imaging import Geometry, decode, read_mask
 from flawscope.prediction import Prediction
 
@@ -166,11 +166,7 @@ class Pictures:
                 cells.append((PANEL, width))
                 frames.append([drawing.BAD if e.is_anomalous else drawing.GOOD for e in row])
             headings += [None] * (len(rows) - len(headings))
-        lines = [
-            title,
-            "picture | heat map, outlined where it is above the threshold | ground truth, if known",
-        ]
-        lines.append("of each kind the pictures with the highest and the lowest scores")
+        lines = [title, *LEGEND.split("\n")]
         if left:
             lines.append(f"not shown: {', '.join(left)}")
         path = self.out / "contact_sheet.png"
@@ -223,7 +219,10 @@ def _truth(masks: tuple[Path, ...], size: tuple[int, int]) -> NDArray[np.bool_]:
     """The union of the masks of a picture of `size`; masks of another size are left out."""
     truth = np.zeros(size, dtype=bool)
     for path in masks:
-        found = read_mask(path)
+        try:
+            found = read_mask(path)
+        except InputError:
+            continue  # told by the evaluation
         if found.shape == truth.shape:
             truth |= found
     return truth

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from flawscope.cli import common
 
@@ -12,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--good", required=True, metavar="FOLDER", help="good pictures the model has not seen"
     )
-    parser.add_argument("--out", required=True, metavar="MODEL2", help="model file to write")
+    parser.add_argument(
+        "--out", required=True, metavar="MODEL2", help="model file to write, of the same kind"
+    )
     common.add_rate(parser, "the model's")
     common.add_device(parser)
     common.add_quiet(parser)
@@ -23,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.datasets import list_pictures
     from flawscope.predictor import load
 
-    out = artefact.check_writable(args.out, ".safetensors")
+    out = artefact.check_writable(args.out, Path(args.model).suffix)
     pictures = list_pictures(args.good)
     predictor = load(args.model, device=args.device, false_alarm_rate=args.false_alarm_rate)
     before = predictor.calibration

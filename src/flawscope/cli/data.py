@@ -26,17 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from flawscope.artefact import read_manifest
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
 
-    dataset = open_dataset(args.data, args.category)
+    seed = common.seed_of(read_manifest(args.model)) if args.model else 0
+    dataset = open_dataset(args.data, args.category, seed=seed)
     step = common.step_for(args)
     report = check(dataset, near=not args.no_near, progress=lambda done, total: step("check", done, total))
-    suspects = _suspects(args, dataset, step) if args.model else None
+    suspects, unknown = _suspects(args, dataset, step) if args.model else (None, 0)
     if args.json:
         document = report.to_dict()
         if suspects is not None:
             document["suspects"] = [{"path": n, "score": s, "p_value": p} for n, s, p in suspects]
+            document["not_judged"] = unknown
         print(json.dumps(document, indent=1, allow_nan=False))
     else:
         print("\n".join(report.lines()))
@@ -44,42 +47,47 @@ def run(args: argparse.Namespace) -> int:
             print(f"\n{len(suspects)} good pictures do not look good to {args.model}, most suspicious first:")
             for name, score, p in suspects:
                 print(f"  {name}  score {score:.4g}, p {p:.3f}")
+            if unknown:
+                print(f"{unknown} more cannot be judged: the model learnt from them and kept no score")
     return 0 if report.ok else 1
 
 
-def _suspects(args: argparse.Namespace, dataset: Dataset, step: Step) -> list[tuple[str, float, float]]:
-    """Good training pictures far out among the scores that the model was calibrated with.
+def _suspects(
+    args: argparse.Namespace, dataset: Dataset, step: Step
+) -> tuple[list[tuple[str, float, float]], int]:
+    """Good pictures far out among those that the model learnt from, and how many could not be judged.
 
     A picture the model was fitted on has its leave-one-out score in the manifest; its plain score would be
-    far too small.
+    far too small. Where that score is not there (large sets calibrate on a part of their pictures, and
+    `calibrate` replaces the scores), the picture cannot be judged.
     """
-    import numpy as np
-
-    from flawscope.calibration import fence
     from flawscope.errors import InputError
     from flawscope.imaging import decode, pixel_hash
     from flawscope.predictor import load
 
     predictor = load(args.model, device=args.device)
-    calibration = predictor.calibration
-    own = dict(
-        zip(predictor.manifest.facts.get("calibration_pictures", []), calibration.scores, strict=False)
-    )
-    found, fresh = [], []
+    manifest, calibration = predictor.manifest, predictor.calibration
+    limit = manifest.facts.get("suspicious_above")
+    if limit is None:
+        raise InputError(f"{args.model} learnt from too few pictures to know a suspicious one")
+    own = dict(zip(manifest.facts.get("calibration_pictures", []), calibration.scores, strict=False))
+    learnt = {p.hash for p in manifest.pictures if p.role == "train"}
+    found, fresh, unknown = [], [], 0
     for item in dataset.train:
         try:
-            score = own.get(pixel_hash(decode(item.path)))
+            digest = pixel_hash(decode(item.path))
         except InputError:
             continue  # the report above names it
-        if score is None:
-            fresh.append(item.path)
+        if digest in own:
+            found.append((item.path, own[digest]))
+        elif digest in learnt:
+            unknown += 1
         else:
-            found.append((item.path, score))
+            fresh.append(item.path)
     results = predictor.stream(fresh)
     for done, (path, (_, result)) in enumerate(zip(fresh, results, strict=True), start=1):
         step("scores", done, len(fresh))
         if not isinstance(result, InputError):
             found.append((path, result.score))
-    limit = fence(np.array(calibration.scores))
     far = sorted((f for f in found if f[1] > limit), key=lambda f: -f[1])
-    return [(dataset.relative(path), float(s), float(calibration.p_values(s))) for path, s in far]
+    return [(dataset.relative(path), float(s), float(calibration.p_values(s))) for path, s in far], unknown

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.artefact import read_manifest
     from flawscope.datasets import open_dataset
+    from flawscope.predictor import read_manifest
 
     seed = common.seed_of(read_manifest(args.model))
     dataset = open_dataset(args.data, args.category, seed=seed)

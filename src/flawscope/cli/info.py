@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
 
@@ -20,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope import artefact
+    from flawscope.predictor import read_manifest
 
-    manifest = artefact.read_manifest(args.model)
+    manifest = read_manifest(args.model)
     if args.json:
         print(json.dumps(manifest.to_dict(), indent=1, allow_nan=False))
     else:
@@ -62,6 +62,7 @@ def lines(manifest: Manifest) -> list[str]:
         ("calibrated for", f"{c.runtime}, {c.precision}"),
         *[(k, common.numbers(facts[k])) for k in ("bank", "patches", "covering_radius") if k in facts],
         ("made with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items())),
+        *([("exported", exported(facts["certificate"]))] if "certificate" in facts else []),
         *[("note", note) for note in manifest.notes],
         *[(f"test {k}", f"{v:.4f}") for k, v in manifest.metrics.items() if isinstance(v, float)],
         ("samples", f"{len(manifest.samples)} for --self-test"),
@@ -69,3 +70,12 @@ def lines(manifest: Manifest) -> list[str]:
     ]
     pad = max(len(k) for k, _ in rows) + 2
     return [f"{k:<{pad}}{v}" for k, v in rows]
+
+
+def exported(certificate: Any) -> str:
+    from flawscope.certificate import Certificate
+
+    try:
+        return Certificate.from_dict(certificate).line()
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return "its certificate is damaged"

@@ -145,6 +145,8 @@ def hub_reachable(timeout: float = 3.0) -> bool:
     """One attempt with a short limit, so that a machine without network gets its answer at once."""
     if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
         return False
+    if any(os.environ.get(name) for name in ("HF_ENDPOINT", "HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return True  # a mirror or a proxy: a direct connection says nothing
     try:
         socket.create_connection(HUB, timeout=timeout).close()
     except OSError:

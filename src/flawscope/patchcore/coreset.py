@@ -215,10 +215,10 @@ def _pool_picks(features: Tensor, update: _Update, wanted: int, until: float) ->
         for i in range(steps):
             value, index = distance.max(0)
             chosen[i], height[i] = index, value
-            row = torch.addmv(norms, doubled, points[index])
-            row += norms[index]
-            distance = torch.minimum(distance, row)
-            distance[index] = PICKED
+            at = index.view(1)  # by index_select: a plain subscript would bring the index to the host
+            row = torch.addmv(norms, doubled, points.index_select(0, at)[0])
+            row += norms.index_select(0, at)
+            distance = torch.minimum(distance, row).index_fill_(0, at, PICKED)
         # The pool speaks for all points only while its farthest is farther than everything outside.
         speaks = height >= bound if ties else height > bound
         held = int((speaks & (height > until)).sum()) if until > 0 else int(speaks.sum())

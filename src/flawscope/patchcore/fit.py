@@ -50,6 +50,7 @@ def fit(
     drop_suspects: bool = False,
     settle: Callable[[list[int]], list[int]] = list,
     old: Artefact | None = None,
+    decoded: int = 0,
     say: Callable[[str], None] = lambda line: None,
     step: Step = silent,
 ) -> Fitted:
@@ -63,17 +64,18 @@ def fit(
         drop_suspects: leave out the pictures that do not look good, and select again.
         settle: gets the pictures that were loaded, in order, gives those to keep (no copies).
         old: the artefact `model` was rebuilt from, if it is being extended.
+        decoded: bytes of the largest picture, for the prediction of memory.
         say: gets lines for a person.
     """
     starts = None if old is None else Start.of(old, model)
     job = Job(config, model, load, groups, rate, drop_suspects, settle, starts, say, step)
-    plan = memory.plan(config, model, count, job.device)
+    plan = memory.plan(config, model, count, job.device, decoded)
     say(plan.line())
     if plan.shards > 1 and drop_suspects:
         raise InputError(
             "--drop-suspects needs all features in memory: raise --set memory=GiB, or leave it out"
         )
-    fitted = _in_memory(job, count) if plan.shards == 1 else _streamed(job, count, plan.shards)
+    fitted = _in_memory(job, count, old) if plan.shards == 1 else _streamed(job, count, plan.shards, old)
     if old is not None:
         _join(fitted, old)
     fitted.facts |= {"memory_predicted": plan.peak, "memory_peak": memory.peak_rss()}
@@ -83,7 +85,7 @@ def fit(
 # ------------------------------------------------------------------------------------------------- in memory
 
 
-def _in_memory(job: Job, count: int) -> Fitted:
+def _in_memory(job: Job, count: int, old: Artefact | None) -> Fitted:
     features, used = collect(job, range(count), "features")
     _some(used)
     job.tick("features")
@@ -91,7 +93,8 @@ def _in_memory(job: Job, count: int) -> Fitted:
     results, bank_groups = select(job, features, seen)
     job.tick("coreset")
     good = leave_one_out(job, features, seen, results, bank_groups)
-    found = suspects(good.scores)
+    limit = _limit(good, old)
+    found = suspects(good.scores, limit)
     listed = {used[i]: float(good.scores[i]) for i in found}
     dropped: list[int] = []
     if job.drop_suspects and listed:
@@ -107,12 +110,26 @@ def _in_memory(job: Job, count: int) -> Fitted:
     patches = sum(own.shape[0] * own.shape[1] for own in features)
     fitted = _fitted(job, good, used, used, bank_groups, radii, patches, 1)
     fitted.dropped, fitted.suspects = dropped, listed
+    fitted.facts["suspicious_above"] = _finite(_limit(good, old))
     return fitted
+
+
+def _limit(good: Good, old: Artefact | None) -> float:
+    """The score beyond which a good picture is suspicious; an extended model keeps its own."""
+    known = None if old is None else old.manifest.facts.get("suspicious_above")
+    return good.fence if known is None else float(known)
+
+
+def _finite(limit: float) -> float | None:
+    """For JSON, which has no infinity."""
+    return limit if np.isfinite(limit) else None
 
 
 def _some(used: Sequence[int]) -> None:
     if not used:
-        raise InputError("none of the pictures can be used: see the reasons above, or give others")
+        raise InputError(
+            "none of the pictures can be used: they cannot be read, or the model knows them; give others"
+        )
 
 
 def _fitted(
@@ -177,7 +194,7 @@ def _join(fitted: Fitted, old: Artefact) -> None:
 # -------------------------------------------------------------------------------------------------- streamed
 
 
-def _streamed(job: Job, count: int, shards: int) -> Fitted:
+def _streamed(job: Job, count: int, shards: int, old: Artefact | None) -> Fitted:
     """Merge and reduce: a coreset of every shard of pictures, then a coreset of their union.
 
     A point is at most its shard's radius from the union and the union at most the last radius from the
@@ -246,5 +263,9 @@ def _streamed(job: Job, count: int, shards: int) -> Fitted:
     job.tick("calibration")
     job.say(f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} ({shards} shards)")
     fitted = _fitted(job, good, chosen, used, bank_groups, radii, patches, shards)
-    fitted.suspects = {chosen[i]: float(good.scores[i]) for i in suspects(good.scores)}
+    limit = _limit(good, old)
+    fitted.suspects = {chosen[i]: float(good.scores[i]) for i in suspects(good.scores, limit)}
+    fitted.facts["suspicious_above"] = _finite(limit)
+    if len(chosen) < len(used):
+        fitted.notes.append(f"{len(chosen)} of {len(used)} pictures were looked at for suspicious ones")
     return fitted

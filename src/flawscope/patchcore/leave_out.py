@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flawscope.calibration import fence
 from flawscope.patchcore import coreset
 from flawscope.patchcore.job import Job
+from flawscope.patchcore.model import Model
 from flawscope.patchcore.view import View
 from flawscope.workers import workers
 
@@ -18,11 +20,12 @@ Raw = tuple[list[Tensor], list[Tensor]]  # of one picture: every view's image sc
 
 @dataclass(frozen=True)
 class Good:
-    """What calibration needs of the good pictures, [N] each."""
+    """What calibration needs of the good pictures, [N] each, and the score beyond which one is suspicious."""
 
     scores: np.ndarray
     maxima: np.ndarray
     medians: np.ndarray
+    fence: float
 
 
 def leave_one_out(
@@ -66,7 +69,7 @@ def calibrate(job: Job, raw: list[Raw]) -> Good:
             for v, view in enumerate(job.views):
                 moments = each(lambda r, v=v, view=view: _moments(view, r[1][v], model.roi), raw)  # type: ignore[misc]
                 mean, square = torch.stack(moments).mean(0).tolist()
-                scores = torch.stack([s[v] for s, _ in raw]).double()
+                scores = torch.stack([s[v] for s, _ in raw]).cpu().double()
                 pairs = [
                     (mean, max(0.0, square - mean * mean) ** 0.5),  # rounding may bring it below 0
                     (float(scores.mean()), float(scores.std(correction=0))),
@@ -75,15 +78,32 @@ def calibrate(job: Job, raw: list[Raw]) -> Good:
                     [x for m, s in pairs for x in (m, max(s, 1e-6 * abs(m) + 1e-12))]
                 )
 
-        def one(picture: Raw) -> tuple[float, float, float]:
+        def one(picture: Raw) -> list[float]:
             score, drawn = model.combine([s[None] for s in picture[0]], [d[None] for d in picture[1]])
-            return float(score), float(drawn.max()), float(drawn[0][model.roi].median())
+            strengths = [strength(v, picture) for v in range(len(job.views))]
+            return [float(score), float(drawn.max()), float(drawn[0][model.roi].median()), *strengths]
+
+        def strength(v: int, picture: Raw) -> float:
+            """The view's own score, a distance: in those units good pictures spread alike."""
+            if job.config.score != "map":
+                return float(picture[0][v])
+            return float(job.views[v].anomaly_map(picture[1][v][None])[0][model.roi].max())
 
         values = np.array(each(one, raw))
-    return Good(*values.T)
+    return Good(values[:, 0], values[:, 1], values[:, 2], _fence(model, values[:, 3:]))
+
+
+def _fence(model: Model, strengths: np.ndarray) -> float:
+    """Every view's fence `[N, views]` brought to the scale of the scores; what passes the highest is far out
+    at any size."""
+    limits = [fence(column) for column in strengths.T]
+    if len(limits) == 1:
+        return limits[0]
+    part = slice(0, 2) if model.config.score == "map" else slice(2, 4)
+    return max((f - float(n[0])) / float(n[1]) for f, n in zip(limits, model.normal[:, part], strict=True))
 
 
 def _moments(view: View, distances: Tensor, roi: Tensor) -> Tensor:
     """Mean and mean square of a map's values inside the region."""
-    values = view.anomaly_map(distances[None])[0][roi].double()
+    values = view.anomaly_map(distances[None])[0][roi].cpu().double()  # not every device has float64
     return torch.stack([values.mean(), (values * values).mean()])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.errors import InputError
-from flawscope.features.extract import BATCH
+from flawscope.features.extract import BATCH, GPU_BATCH
 from flawscope.patchcore import coreset
 from flawscope.patchcore.config import Config
 from flawscope.patchcore.model import Model
@@ -43,7 +43,9 @@ class Plan:
             if self.shards == 1
             else f"{self.features / GIB:.1f} GiB of features are streamed in {self.shards} shards"
         )
-        return f"memory: about {self.peak / GIB:.2f} GiB at the peak, {self.free / GIB:.1f} GiB free; {how}"
+        tight = "; that may not fit: close other programs" if self.peak > self.free else ""
+        free = f"{self.free / GIB:.1f} GiB free"
+        return f"memory: about {self.peak / GIB:.2f} GiB at the peak, {free}; {how}{tight}"
 
 
 def bank_size(config: Config, view: int, patches: int) -> int:
@@ -57,8 +59,11 @@ def bank_size(config: Config, view: int, patches: int) -> int:
     return max(1, min(wanted, config.cap, patches))
 
 
-def plan(config: Config, model: Model, count: int, device: torch.device) -> Plan:
+def plan(config: Config, model: Model, count: int, device: torch.device, decoded: int = 0) -> Plan:
     """Predict the peak, and split until it fits.
+
+    Args:
+        decoded: bytes of the largest picture as it comes from its file.
 
     Raises:
         InputError: not even a single picture's features fit.
@@ -72,7 +77,9 @@ def plan(config: Config, model: Model, count: int, device: torch.device) -> Plan
     # features, three distances or norms, a group number
     per_picture = sum(patches) * (width * 4 + 4 * 3 + 8)
     banks = [bank_size(config, v, n * count) for v, n in enumerate(patches)]
-    embedding = threads * BATCH * _activations(model) + ENGINE
+    batch = BATCH if on_cpu else GPU_BATCH
+    # a thread holds the decoded picture, its upright copy and what the resize reads
+    embedding = threads * (batch * _activations(model) + (3 * decoded if on_cpu else 0)) + ENGINE
     # products of a block with a batch of picks, and the block itself
     selecting = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
     # one row block of the neighbours' table against the bank; the bank in its forms

@@ -53,7 +53,11 @@ class Model(Detector):
         parts = []
         for view in self.views:
             seen = view.resized(images).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+            # fp32 means fp32: cuDNN's default for convolutions is TF32, with ten bits
+            with (
+                torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None),
+                torch.backends.cudnn.flags(allow_tf32=False),
+            ):
                 maps = self.backbone(seen)
             parts.append(view.embedding([m.float() for m in maps]))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
@@ -74,14 +78,17 @@ class Model(Detector):
         and maps `[B, H, W]`."""
         numbers = range(len(self.views)) if chosen is None else chosen
         maps = [self.views[v].anomaly_map(d) for v, d in zip(numbers, distances, strict=True)]
+        normal = [self.normal[v] for v in numbers]
         if len(maps) > 1:
-            normal = [self.normal[v] for v in numbers]
             maps = [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
             scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
-        drawn = torch.stack(maps).amax(0)
-        drawn = torch.where(self.roi, drawn, drawn.new_zeros(()))
+        # outside the region of interest: as if every patch were in the bank, the lowest a map can be
+        lowest = (
+            torch.stack([-n[0] / n[1] for n in normal]).amax() if len(maps) > 1 else maps[0].new_zeros(())
+        )
+        drawn = torch.where(self.roi, torch.stack(maps).amax(0), lowest)
         if self.config.score == "map":
-            return drawn.masked_fill(~self.roi, -torch.inf).flatten(1).amax(1), drawn
+            return drawn.flatten(1).amax(1), drawn
         return torch.stack(scores).amax(0), drawn
 
     # ---- artefact

@@ -6,6 +6,7 @@ on good pictures that were held out, and the sizes are compared by how well they
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from flawscope.errors import InputError
 from flawscope.features.backbone import Backbone
 from flawscope.features.extract import embed_pictures
-from flawscope.imaging import Preprocess
+from flawscope.imaging import Preprocess, roi_from
 from flawscope.metrics import auroc
 from flawscope.patchcore.config import Config
 from flawscope.patchcore.fit import fit
@@ -31,6 +33,7 @@ SIZES = (256, 384, 512)
 # everywhere, although parts that are bent or out of place need a coarse look (docs/decisions/0007).
 CANDIDATES = ((256,), (256, 384), (256, 512))
 LEARN, HOLD, LEAST = 40, 20, 12  # pictures learnt from and held out at most, and needed altogether
+SIDE = 1024  # pixels that trial pictures are reduced to
 BANK = 4000  # elements of each size's trial bank
 CLOSE = 0.01  # a cheaper size wins if it is this close to the best
 
@@ -62,6 +65,7 @@ def choose(
     decoded: Callable[[int], NDArray[Any] | None],
     count: int,
     *,
+    roi: str | os.PathLike[str] | NDArray[Any] | None = None,
     white_level: float | None = None,
     say: Callable[[str], None] = lambda line: None,
     step: Step = silent,
@@ -71,6 +75,7 @@ def choose(
     Args:
         decoded: picture i as `imaging.decode` gives it, or None where it cannot be read.
         count: how many pictures there are.
+        roi: region of interest as `imaging.roi_from` reads it: defects are put there, and only it counts.
     """
     if backbone.fixed:
         raise InputError(f"backbone {backbone.name} takes one picture size only: give --size instead of auto")
@@ -88,7 +93,7 @@ def choose(
         say(f"size {sizes[0]}: the pictures are {shorter} px on their shorter side, larger ones add nothing")
         return str(sizes[0])
     candidates = [c for c in CANDIDATES if set(c) <= set(sizes)]
-    trials = compare(config, backbone, learnt, held, candidates, white_level=white_level, step=step)
+    trials = compare(config, backbone, learnt, held, candidates, roi=roi, white_level=white_level, step=step)
     best = max(trials, key=lambda trial: trial.auroc)
     chosen = min((t for t in trials if t.auroc >= best.auroc - CLOSE), key=lambda trial: trial.cost)
     others = ", ".join(f"{t.name} {t.auroc:.3f}" for t in trials if t is not chosen)
@@ -102,7 +107,17 @@ def choose(
 def sample(decoded: Callable[[int], NDArray[Any] | None], count: int, seed: int) -> list[NDArray[Any]]:
     """Up to `LEARN` + `HOLD` pictures, drawn by the seed; the first are to be held out."""
     order = np.random.default_rng(seed).permutation(count)[: LEARN + HOLD]
-    return [p for p in (decoded(int(i)) for i in order) if p is not None]
+    return [_shrunk(p) for p in (decoded(int(i)) for i in order) if p is not None]
+
+
+def _shrunk(picture: NDArray[Any]) -> NDArray[Any]:
+    """At most `SIDE` wide or high: twice the largest size shows all that a size can see."""
+    height, width = picture.shape[:2]
+    factor = SIDE / max(height, width)
+    if factor >= 1 or picture.dtype != np.uint8:
+        return picture
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BOX))
 
 
 def compare(
@@ -112,6 +127,7 @@ def compare(
     held: Sequence[NDArray[Any]],
     candidates: Sequence[tuple[int, ...]],
     *,
+    roi: str | os.PathLike[str] | NDArray[Any] | None = None,
     white_level: float | None = None,
     step: Step = silent,
 ) -> list[Trial]:
@@ -119,8 +135,10 @@ def compare(
     the same ones with a synthetic defect. Pictures are [H, W, 3] uint8."""
     sizes = tuple(sorted({size for candidate in candidates for size in candidate}))
     trial = replace(config, size="+".join(map(str, sizes)), count=BANK, memory=None)
-    model = Model(trial, backbone).to(backbone.mean.device)
     preprocess = Preprocess(trial.sizes[-1], trial.keep_aspect, None, white_level)
+    region = None if roi is None else roi_from(roi, preprocess)
+    model = Model(trial, backbone, None if region is None else torch.from_numpy(region))
+    model = model.to(backbone.mean.device)
 
     def tensors(pictures: Sequence[NDArray[Any]]) -> Callable[[int], Tensor]:
         return lambda i: torch.from_numpy(preprocess.from_array(pictures[i])[0][0])
@@ -128,7 +146,9 @@ def compare(
     quiet: Step = lambda stage, done, total: step("choosing a size", done, total)  # noqa: E731
     fit(trial, model, tensors(learnt), len(learnt), range(len(learnt)), rate=0.05, step=quiet)
     defects = [
-        _defect(picture, k, scale, config.seed) for k, picture in enumerate(held) for scale in DefectScale
+        _defect(picture, k, scale, config.seed, _within(picture, region, preprocess))
+        for k, picture in enumerate(held)
+        for scale in DefectScale
     ]
     shown = [*held, *defects]
     found: dict[int, list[Tensor]] = {}  # of each picture its distances, one size after the other
@@ -160,7 +180,21 @@ def _score(model: Model, views: Sequence[int], found: list[Tensor], count: int) 
         return float(model.combine(scores, distances, views)[0])
 
 
-def _defect(picture: NDArray[Any], index: int, scale: DefectScale, seed: int) -> NDArray[Any]:
+def _within(
+    picture: NDArray[Any], region: NDArray[np.bool_] | None, preprocess: Preprocess
+) -> NDArray[np.bool_]:
+    """Where a defect may lie: on the part, inside the region of interest."""
+    foreground = foreground_mask(np.ascontiguousarray(picture))
+    if region is None:
+        return foreground
+    inside = preprocess.geometry((picture.shape[0], picture.shape[1])).warp_mask(region)
+    both = foreground & inside
+    return both if both.any() else inside
+
+
+def _defect(
+    picture: NDArray[Any], index: int, scale: DefectScale, seed: int, within: NDArray[np.bool_]
+) -> NDArray[Any]:
     rng = np.random.default_rng([seed, index, list(DefectScale).index(scale)])
     picture = np.ascontiguousarray(picture)
-    return simulate_defect(picture, rng, scale=scale, foreground=foreground_mask(picture)).picture
+    return simulate_defect(picture, rng, scale=scale, foreground=within).picture

@@ -60,7 +60,9 @@ class View(nn.Module):
 
     def set_bank(self, bank: Tensor) -> None:
         """Install a memory bank `[M, D]` of absolute features."""
-        self.centre = bank.mean(0)
+        with workers(bank.device) as each:  # in fixed blocks: the same bytes with any number of threads
+            sums = each(lambda block: block.sum(0), bank.split(BLOCK))
+        self.centre = torch.stack(sums).sum(0) / len(bank)
         self._install(bank - self.centre)
 
     def extend_bank(self, more: Tensor) -> None:
@@ -115,7 +117,7 @@ class View(nn.Module):
 
     def image_score(self, features: Tensor, distances: Tensor) -> Tensor:
         """Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
-        patch = farthest(features, distances)  # m_t*, [B, D]
+        patch = farthest(features, distances, self.inside)  # m_t*, [B, D]
         nearest = torch.addmm(self.norms, patch, self.bank.T, alpha=-2).argmin(1)  # m*
         if self.config.score == "reweighted":
             neighbours = self.bank[self.table[nearest].long()]  # N_b(m*), itself first: [B, b, D]
@@ -142,7 +144,7 @@ class View(nn.Module):
         if not left:
             raise InputError("leave-one-out needs pictures of at least two parts: give more good pictures")
         distances = self.search(features, norms) if distances is None else distances[None] * self.inside
-        patch = farthest(features, distances)
+        patch = farthest(features, distances, self.inside)
         nearest = torch.addmv(norms, self.bank, patch[0], alpha=-2).argmin()
         b = min(self.config.neighbours, left) if self.config.score == "reweighted" else 1
         around = torch.addmv(norms, self.bank, self.bank[nearest], alpha=-2)
@@ -152,9 +154,9 @@ class View(nn.Module):
         return score[0], distances[0]
 
 
-def farthest(features: Tensor, distances: Tensor) -> Tensor:
-    """The patch `[B, D]` with the largest distance (Eq. 6)."""
-    index = distances.argmax(1)
+def farthest(features: Tensor, distances: Tensor, inside: Tensor) -> Tensor:
+    """The patch `[B, D]` with the largest distance (Eq. 6), of those inside the region of interest."""
+    index = distances.masked_fill(inside == 0, -1.0).argmax(1)
     return features[torch.arange(len(features), device=features.device), index]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ class Session(Protocol):
     """What a `Predictor` needs of an engine."""
 
     runtime: str
+    suffix: str  # of the model files it runs
     size: tuple[int, int]
 
     @property
@@ -22,6 +24,13 @@ class Session(Protocol):
 
     def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`, float32."""
+
+    def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
+        """Write the model file, atomically."""
+
+
+def is_onnx(path: str | os.PathLike[str]) -> bool:
+    return os.fspath(path).lower().endswith(".onnx")
 
 
 def open_session(artefact: Artefact, device: str = "auto") -> Session:

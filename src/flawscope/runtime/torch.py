@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flawscope import artefact as artefacts
 from flawscope.artefact import Artefact
 from flawscope.detector import Detector, device_for
 from flawscope.errors import InputError
@@ -17,6 +20,7 @@ class TorchSession:
     """Images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, numpy in and out."""
 
     runtime = "torch"
+    suffix = ".safetensors"
 
     def __init__(self, model: Detector, device: str = "auto"):
         self.device = device_for(device)
@@ -53,3 +57,6 @@ class TorchSession:
             with torch.inference_mode():
                 scores, maps = self.model(batch.to(self.device))
         return scores.float().cpu().numpy(), maps.float().cpu().numpy()
+
+    def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
+        artefacts.write(artefact, path)
