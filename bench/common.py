@@ -42,7 +42,7 @@ def parser(description: str | None, name: str) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument(
-        "--data", type=Path, help="reference data (default: $FLAWSCOPE_DATA, then ../shared/data)"
+        "--data", type=Path, help="reference data: mvtec/CATEGORY, weights (default: $FLAWSCOPE_DATA)"
     )
     made.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="default: %(default)s")
     made.add_argument("--again", action="store_true", help="measure anew what the results already hold")
@@ -81,7 +81,7 @@ def numbers(text: str) -> list[int]:
 
 
 def data_root(args: argparse.Namespace) -> Path:
-    return Path(args.data or os.environ.get("FLAWSCOPE_DATA") or ROOT.parent / "shared" / "data")
+    return Path(args.data or os.environ.get("FLAWSCOPE_DATA") or ROOT / "data")
 
 
 def mvtec(args: argparse.Namespace, category: str) -> Path | None:

@@ -34,3 +34,15 @@ def model_path(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "plate.safetensors"
     fit(drawn, size=SIZE, device="cpu", seed=0).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def onnx_path(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, exported. Read only."""
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name)
+    from flawscope.export import export
+
+    path = tmp_path_factory.mktemp("onnx") / "plate.onnx"
+    export(model_path, path)
+    return path

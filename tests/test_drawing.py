@@ -19,7 +19,7 @@ from flawscope.drawing import (
     save_png,
     side_by_side,
 )
-from flawscope.errors import InputError
+from flawscope.errors import FlawscopeError, InputError
 from flawscope.imaging import Preprocess
 
 
@@ -261,7 +261,7 @@ def test_files_that_cannot_be_written(tmp_path, photo):
         lambda: save_map16(tmp_path, np.zeros((2, 2)), 0, 1),
         lambda: save_map_tiff(tmp_path / "none" / "a.tif", np.zeros((2, 2))),
     ):
-        with pytest.raises(InputError, match="cannot write"):
+        with pytest.raises(FlawscopeError, match="cannot write"):
             call()
-    with pytest.raises(InputError, match="finite"):
+    with pytest.raises(FlawscopeError, match="finite"):
         save_map_tiff(tmp_path / "nan.tif", np.full((2, 2), np.nan))

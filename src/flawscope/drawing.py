@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from flawscope.errors import InputError
+from flawscope.errors import FlawscopeError, InputError
 from flawscope.imaging import Geometry
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ def colour_bar(
 
 
 def save_png(path: str | os.PathLike[str], picture: Drawable) -> None:
-    """Write a picture as 8-bit PNG. Raises InputError where the file cannot be written."""
+    """Write a picture as 8-bit PNG. Raises FlawscopeError where the file cannot be written."""
     _save(_as_image(picture), path, "PNG", compress_level=4)
 
 
@@ -319,7 +319,7 @@ def _save(image: Image.Image, path: str | os.PathLike[str], file_format: str, **
         image.save(path, file_format, **options)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
-        raise InputError(f"cannot write picture {path}: {reason}; check the folder") from None
+        raise FlawscopeError(f"cannot write picture {path}: {reason}; check the folder") from None
 
 
 def _levels(values: Values, low: float, high: float) -> NDArray[np.uint8]:

@@ -28,7 +28,7 @@ from flawscope.runtime.onnx import write as write_onnx
 from flawscope.runtime.torch import TorchSession
 
 BATCHES = (1, 3)
-OPSET = 18
+OPSET, IR = 18, 8  # the file format that came with the operators: ONNX Runtime 1.17 reads it
 
 
 def export(
@@ -102,6 +102,7 @@ def to_onnx(model: Detector) -> bytes:
             )
             proto = program.model_proto
             _forget_origin(proto)
+            proto.ir_version = IR
             network: bytes = proto.SerializeToString()
     except Exception as error:
         cause: BaseException = error

@@ -72,6 +72,12 @@ class Predictor:
     """
 
     def __init__(self, artefact: Artefact, session: Session):
+        wanted = artefact.manifest.preprocess.network_size
+        if tuple(wanted) != tuple(session.size):
+            raise InputError(
+                f"the model's manifest says pictures of {wanted[0]}x{wanted[1]}, its network takes "
+                f"{session.size[0]}x{session.size[1]}: fit anew"
+            )
         self.artefact = artefact
         self.session = session
         self.failures: list[str] = []
@@ -87,6 +93,8 @@ class Predictor:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file, atomically."""
+        if is_onnx(path) != (self.session.suffix == ".onnx"):
+            raise InputError(f"this model is saved as {self.session.suffix}; `flawscope export` makes .onnx")
         self.session.save(self.artefact, path)
 
     # ---- prediction
@@ -217,7 +225,8 @@ class Predictor:
         inside = self.artefact.tensors.get("roi")  # as fit does: what lies outside says nothing
         scores, maxima, medians, pictures, failures = [], [], [], [], []
         for done, (_, result) in enumerate(self.stream(fresh()), start=1):
-            step("calibration", done, len(good))
+            if done < len(good):
+                step("calibration", done, len(good))
             if isinstance(result, InputError):
                 failures.append(str(result))
                 continue
@@ -292,4 +301,4 @@ class SelfTest:
 
 Loaded = tuple[NDArray[np.float32], Geometry] | InputError
 
-__all__ = ["Predictor", "SelfTest", "load"]
+__all__ = ["Predictor", "SelfTest", "load", "read_manifest"]

@@ -32,8 +32,6 @@ class Terminal:
         finished = done >= total
         if not finished and (not self.live or now - self.shown < 0.2):
             return
-        if finished and not self.stage:
-            return
         self.shown = now
         spent = now - self.started
         if finished:

@@ -58,9 +58,8 @@ def mvtec(tmp_path: Path, save: Save, mask: np.ndarray) -> Path:
 
 @pytest.fixture
 def reference_data() -> Path:
-    """MVTec AD as far as it is at hand: $FLAWSCOPE_DATA, or shared/data beside the repository."""
-    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
-    data = Path(os.environ.get("FLAWSCOPE_DATA", beside))
+    """MVTec AD as far as it is at hand, in $FLAWSCOPE_DATA/mvtec."""
+    data = Path(os.environ.get("FLAWSCOPE_DATA", "data"))
     if not (data / "mvtec").is_dir():
         pytest.skip(f"no reference data in {data}")
     return data / "mvtec"

@@ -379,3 +379,16 @@ def test_timm_imports_beside_a_broken_torchvision():
     )
     assert done.stdout.strip() == "True", done.stderr
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("stages", [(0,), (1, 2), (2, 3), (4,)])
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_100"])
+def test_blocks_after_the_last_stage_are_dropped_and_change_nothing(name, stages):
+    whole = import_timm().create_model(name, features_only=True, out_indices=stages).eval()
+    cut = backbones._create(name, stages, (64, 64)).eval()
+    kept = cut.state_dict()
+    cut.load_state_dict({k: v for k, v in whole.state_dict().items() if k in kept})
+    images = torch.rand(1, 3, 64, 64)
+    for a, b in zip(whole(images), cut(images), strict=True):
+        assert torch.equal(a, b)
+    assert (len(cut.blocks) < len(whole.blocks)) == (stages != (4,))

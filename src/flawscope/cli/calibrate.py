@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from flawscope.cli import common
 
@@ -25,8 +24,9 @@ def run(args: argparse.Namespace) -> int:
     from flawscope import artefact
     from flawscope.datasets import list_pictures
     from flawscope.predictor import load
+    from flawscope.runtime import is_onnx
 
-    out = artefact.check_writable(args.out, Path(args.model).suffix)
+    out = artefact.check_writable(args.out, ".onnx" if is_onnx(args.model) else ".safetensors")
     pictures = list_pictures(args.good)
     predictor = load(args.model, device=args.device, false_alarm_rate=args.false_alarm_rate)
     before = predictor.calibration

@@ -46,10 +46,13 @@ def run(args: argparse.Namespace) -> int:
         take=pictures.take if pictures else None,
         step=common.step_for(args),
     )
+    from flawscope.artefact import atomic
+
     document = json.dumps(result.to_dict(), indent=1, allow_nan=False)
     if pictures and out:
         pictures.finish(f"{dataset.category}: {predictor.manifest.method}")
-        (out / "results.json").write_text(document + "\n", encoding="utf-8")
+        with atomic(out / "results.json") as file:
+            file.write(f"{document}\n".encode())
     print(document if args.json else lines(result))
     return common.report_failures(result.failures)
 

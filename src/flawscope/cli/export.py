@@ -23,9 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flawscope import artefact as artefacts
     from flawscope.errors import InputError
+    from flawscope.runtime import is_onnx
 
     out = artefacts.check_writable(args.out, ".onnx")
-    if str(args.model).endswith(".onnx"):
+    if is_onnx(args.model):
         raise InputError(f"{args.model} is an .onnx model already: name the .safetensors model it came from")
     artefact = artefacts.read(args.model)
     samples = None

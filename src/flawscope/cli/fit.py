@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     old = artefact.read(args.update) if args.update else None
     if old is not None:
         given = [k for k in (*options, "roi") if (options.get(k) or getattr(args, k, None)) is not None]
+        given += ["no-samples"] if args.no_samples else []
         if given or args.preset or args.method or args.false_alarm_rate:
             raise InputError(
                 f"--update keeps the model's own settings: leave out {', '.join(given) or 'the others'}"

@@ -70,7 +70,8 @@ class Backbone(nn.Module):
         self.name, self.stages, self.size = name, stages, size
         self.network = network
         timm_network: Any = network
-        self.channels: list[int] = timm_network.feature_info.channels()
+        # Swin and its kin give [B, H, W, C]
+        self.channels_last = "NHWC" in str(getattr(network, "output_fmt", ""))
         cfg = timm_network.pretrained_cfg
         mean, std = (cfg.get("mean") or IMAGENET[0]), (cfg.get("std") or IMAGENET[1])
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
@@ -92,10 +93,8 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         images = (images - self.mean) / self.std
-        return [
-            m if m.shape[1] == channels else m.permute(0, 3, 1, 2)  # Swin and its kin give [B, H, W, C]
-            for m, channels in zip(self.network(images), self.channels, strict=True)
-        ]
+        maps = self.network(images)
+        return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else list(maps)
 
 
 def load_backbone(
@@ -171,7 +170,9 @@ def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs:
     with warnings.catch_warnings(), _quiet("timm"):  # "unexpected keys" are the stages that are not used
         warnings.simplefilter("ignore")
         try:
-            return timm.create_model(name, features_only=True, out_indices=stages, **extra, **kwargs)
+            return _without_tail(
+                timm.create_model(name, features_only=True, out_indices=stages, **extra, **kwargs)
+            )
         except (AssertionError, IndexError, ValueError) as error:
             raise InputError(
                 f"backbone {name} cannot give stages {','.join(map(str, stages))} at {size[0]}x{size[1]} "
@@ -181,6 +182,14 @@ def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs:
             raise InputError(
                 f"these weights do not fit backbone {name}: {str(error).splitlines()[0]}"
             ) from None
+
+
+def _without_tail(network: nn.Module) -> nn.Module:
+    """timm's EfficientNets compute all blocks, whatever stages are asked for: drop those after the last."""
+    blocks, used = getattr(network, "blocks", None), getattr(network, "_stage_out_idx", None)
+    if isinstance(blocks, nn.Sequential) and used:
+        network.blocks = blocks[: max(used)]  # counted from 1; 0 is the stem
+    return network
 
 
 def _fetch(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> nn.Module:

@@ -84,7 +84,7 @@ class Model(Detector):
             scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
         # outside the region of interest: as if every patch were in the bank, the lowest a map can be
         lowest = (
-            torch.stack([-n[0] / n[1] for n in normal]).amax() if len(maps) > 1 else maps[0].new_zeros(())
+            torch.stack([-n[0] / n[1] for n in normal]).amax(0) if len(maps) > 1 else maps[0].new_zeros(())
         )
         drawn = torch.where(self.roi, torch.stack(maps).amax(0), lowest)
         if self.config.score == "map":

@@ -106,7 +106,9 @@ class View(nn.Module):
         batch, patches, width = features.shape
         norms = self.norms if norms is None else norms
         rows = []
-        for queries in features.reshape(-1, width).split(BLOCK):
+        together = features.reshape(-1, width)
+        # an exported graph takes any number of pictures: its queries cannot be divided, its bank can
+        for queries in [together] if torch.compiler.is_exporting() else together.split(BLOCK):
             best: Tensor | None = None
             for square, bank in zip(norms.split(BLOCK), self.bank.split(BLOCK), strict=True):
                 nearest = torch.addmm(square, queries, bank.T, alpha=-2).amin(1)
@@ -123,7 +125,7 @@ class View(nn.Module):
             neighbours = self.bank[self.table[nearest].long()]  # N_b(m*), itself first: [B, b, D]
         else:
             neighbours = self.bank[nearest][:, None]
-        return eq7(torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)) * self.inside.amax()
+        return eq7(torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)) * self.inside.amax(0)
 
     def anomaly_map(self, distances: Tensor) -> Tensor:
         """Patch distances `[B, P]` to maps `[B, H, W]`: bilinear resize and Gaussian, two products (3.3)."""
@@ -150,14 +152,14 @@ class View(nn.Module):
         around = torch.addmv(norms, self.bank, self.bank[nearest], alpha=-2)
         around[nearest] = -torch.inf
         neighbours = self.bank[around.topk(b, largest=False, sorted=True).indices]
-        score = eq7(torch.linalg.vector_norm(patch - neighbours, dim=1)[None]) * self.inside.amax()
+        score = eq7(torch.linalg.vector_norm(patch - neighbours, dim=1)[None]) * self.inside.amax(0)
         return score[0], distances[0]
 
 
 def farthest(features: Tensor, distances: Tensor, inside: Tensor) -> Tensor:
     """The patch `[B, D]` with the largest distance (Eq. 6), of those inside the region of interest."""
     index = distances.masked_fill(inside == 0, -1.0).argmax(1)
-    return features[torch.arange(len(features), device=features.device), index]
+    return features[torch.arange(features.shape[0], device=features.device), index]
 
 
 def eq7(distances: Tensor) -> Tensor:
