@@ -26,8 +26,8 @@ test: $(READY) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY) ## style, types, spelling
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench docs
+	$(BIN)/ruff format --check src tests bench docs
 	$(BIN)/mypy
 	$(BIN)/codespell src tests bench docs configs *.md
 
@@ -35,9 +35,14 @@ format: $(READY) ## apply the style
 	$(BIN)/ruff check --fix src tests bench
 	$(BIN)/ruff format src tests bench
 
-bench: $(READY) ## measure: coreset, then PatchCore (bench/results/)
-	$(BIN)/python bench/coreset.py --out bench/results/coreset.json
-	$(BIN)/python bench/patchcore.py --out bench/results/patchcore.json
+bench: $(READY) ## measure everything (bench/results/), about two hours; goes on where it stopped
+	$(BIN)/python bench/patchcore.py
+	$(BIN)/python bench/patchcore.py --only accuracy,fit,latency --set size=256 --out bench/results/patchcore-256.json
+	$(BIN)/python bench/coreset.py
+	$(BIN)/python bench/calibration.py
+	$(BIN)/python bench/contamination.py --set size=256
+	$(BIN)/python bench/sizes.py
+	$(BIN)/python bench/metrics.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache
