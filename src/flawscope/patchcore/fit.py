@@ -23,6 +23,8 @@ from flawscope.patchcore.memory import MAX_CALIBRATION, bank_size
 from flawscope.patchcore.model import Model
 from flawscope.progress import Step, silent
 
+ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until the first are gone
+
 
 @dataclass
 class Fitted:
@@ -93,23 +95,25 @@ def _in_memory(job: Job, count: int, old: Artefact | None) -> Fitted:
     results, bank_groups = select(job, features, seen)
     job.tick("coreset")
     good = leave_one_out(job, features, seen, results, bank_groups)
-    limit = _limit(good, old)
-    found = suspects(good.scores, limit)
-    listed = {used[i]: float(good.scores[i]) for i in found}
+    listed: dict[int, float] = {}
     dropped: list[int] = []
-    if job.drop_suspects and listed:
-        dropped = sorted(listed)
+    for round_ in range(ROUNDS):
+        found = suspects(good.scores, _limit(good, old))
+        listed |= {used[i]: float(good.scores[i]) for i in found}
+        if not job.drop_suspects or not len(found):
+            break
+        dropped += [used[i] for i in found]
         keep = sorted(set(range(len(used))) - set(found.tolist()))
         compact(features, keep)
         features, used, seen = [own[: len(keep)] for own in features], [used[i] for i in keep], seen[keep]
-        job.say(f"left out {len(dropped)} suspicious pictures; selecting again")
+        job.say(f"round {round_ + 1}: left out {len(found)} suspicious pictures; selecting again")
         results, bank_groups = select(job, features, seen)
         good = leave_one_out(job, features, seen, results, bank_groups)
     job.tick("calibration")
     radii = [result.radius for result in results]
     patches = sum(own.shape[0] * own.shape[1] for own in features)
     fitted = _fitted(job, good, used, used, bank_groups, radii, patches, 1)
-    fitted.dropped, fitted.suspects = dropped, listed
+    fitted.dropped, fitted.suspects = sorted(dropped), listed
     fitted.facts["suspicious_above"] = _finite(_limit(good, old))
     return fitted
 
