@@ -124,7 +124,7 @@ def main() -> int:
         "command": "python bench/metrics.py",
         "what": "pixel_metrics (AUROC, AP, F1, AU-PRO) of float32 maps; peak_mib is the whole process's, "
         "data_mib what it was before the call",
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform()},
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system()},
         "load_average_at_end": [round(load, 2) for load in os.getloadavg()],
         "versions": {
             "python": platform.python_version(),
