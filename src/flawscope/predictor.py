@@ -164,28 +164,28 @@ class Predictor:
                 yield source, loaded
                 continue
             name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
-            if math.isfinite(scores[k]):
-                yield (
-                    source,
-                    Prediction(
-                        score=float(scores[k]),
-                        p_value=float(p_values[k]),
-                        is_anomalous=bool(anomalous[k]),
-                        map=maps[k],
-                        geometry=loaded[1],
-                        threshold=self.calibration.threshold,
-                        mask_threshold=self.calibration.mask_threshold,
-                        colour_range=self.calibration.colour_range,
-                        path=name,
-                    ),
-                )
-            else:
+            i, k = k, k + 1
+            if not math.isfinite(scores[i]):
                 what = name or "a picture"
                 yield (
                     source,
                     InputError(f"{what}: its score is not a number; fit with --set precision=fp32"),
                 )
-            k += 1
+                continue
+            yield (
+                source,
+                Prediction(
+                    score=float(scores[i]),
+                    p_value=float(p_values[i]),
+                    is_anomalous=bool(anomalous[i]),
+                    map=maps[i],
+                    geometry=loaded[1],
+                    threshold=self.calibration.threshold,
+                    mask_threshold=self.calibration.mask_threshold,
+                    colour_range=self.calibration.colour_range,
+                    path=name,
+                ),
+            )
 
     # ---- calibration
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,15 @@ from flawscope.patchcore.config import Config
 from flawscope.patchcore.view import View
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _whole_fp32(device: torch.device) -> AbstractContextManager[None]:
+    """fp32 means fp32: cuDNN's default for convolutions is TF32, with ten bits. The flags are the process's,
+    so that threads on a CPU, which need none of them, leave them alone."""
+    if device.type != "cuda":
+        return nullcontext()
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, allow_tf32=False)
 
 
 class Model(Detector):
@@ -53,10 +63,9 @@ class Model(Detector):
         parts = []
         for view in self.views:
             seen = view.resized(images).contiguous(memory_format=torch.channels_last)
-            # fp32 means fp32: cuDNN's default for convolutions is TF32, with ten bits
             with (
                 torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None),
-                torch.backends.cudnn.flags(allow_tf32=False),
+                _whole_fp32(images.device),
             ):
                 maps = self.backbone(seen)
             parts.append(view.embedding([m.float() for m in maps]))
