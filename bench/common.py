@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import inspect
 import json
+import math
 import os
 import platform
 import shlex
@@ -26,10 +28,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from flawscope.predictor import Predictor
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 CATEGORIES = ("transistor", "toothbrush")
 PACKAGES = ("flawscope", "torch", "torchvision", "timm", "numpy", "pillow", "scipy", "safetensors")
+ENGINES = ("onnx", "onnxruntime", "openvino", "nncf")
 MIB, GIB = 2**20, 2**30
 
 
@@ -125,7 +130,7 @@ def _cpu() -> str:
 
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in PACKAGES + ENGINES:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
@@ -176,13 +181,34 @@ def interleaved(
     works: dict[str, Callable[[], object]], repeats: int, warm: int = 1
 ) -> dict[str, dict[str, Any]]:
     """Seconds of every work, all of them in every round (A B A B), so that a drift meets all alike."""
+    return {name: summary(t) for name, t in rounds(works, repeats, warm).items()}
+
+
+def rounds(
+    works: dict[str, Callable[[], object]], repeats: int, warm: int = 1, pause: float = 0.0
+) -> dict[str, list[float]]:
+    """The same, every time in the order of the rounds. `pause`: seconds of rest before each work, so that
+    one engine's threads, which spin for a while after their work, take no core from the next."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for round_ in range(warm + repeats):
         for name, work in works.items():
+            time.sleep(pause)
             took = seconds(work)
             if round_ >= warm:
                 times[name].append(took)
-    return {name: summary(t) for name, t in times.items()}
+    return times
+
+
+def spread(times: Sequence[float]) -> dict[str, Any]:
+    """Median and 99th percentile (nearest rank: the largest of up to 100), and of how many."""
+    ordered = sorted(times)
+    last = ordered[math.ceil(0.99 * (len(ordered) + 1)) - 2] if len(ordered) > 100 else ordered[-1]
+    return {"median": sig(statistics.median(ordered)), "p99": sig(last), "repeats": len(ordered)}
+
+
+def paired(a: Sequence[float], b: Sequence[float]) -> float:
+    """The median of a / b, round by round."""
+    return sig(statistics.median(x / y for x, y in zip(a, b, strict=True)), 4)
 
 
 def extrapolate(runs: Sequence[dict[str, Any]], picks: int) -> dict[str, Any]:
@@ -300,6 +326,84 @@ def workspace(given: Path | None = None) -> Iterator[Path]:
         yield Path(folder)
 
 
+# ------------------------------------------------------------------------------------- models and runtimes
+
+RUNTIMES = {"torch": ".safetensors", "onnxruntime": ".onnx", "openvino": ".xml"}
+PRECISIONS = {
+    "torch": ("fp32", "bf16", "fp16"),
+    "onnxruntime": ("fp32", "fp16", "bf16", "int8"),
+    "openvino": ("fp32", "bf16", "fp16", "int8"),
+}
+
+
+def combinations(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """(runtime, precision) of `--runtimes` and `--precisions`, as far as there could be such a thing."""
+    runtimes, precisions = args.runtimes.split(","), args.precisions.split(",")
+    return [(r, p) for r in runtimes for p in PRECISIONS[r] if p in precisions]
+
+
+def add_runtimes(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--runtimes", default=",".join(RUNTIMES), help="default: %(default)s")
+    made.add_argument("--precisions", default="fp32,bf16,fp16,int8", help="default: %(default)s")
+
+
+def exported(model: Path, runtime: str, precision: str) -> Path | None:
+    """`model` exported for a runtime, beside it; made once. None and a remark where there is no such thing.
+
+    For torch it is the model itself, which `at_precision` or `flawscope.fit` bring to another precision.
+    """
+    if runtime == "torch":
+        return model
+    out = model.with_name(f"{model.stem}-{precision}{RUNTIMES[runtime]}")
+    if out.is_file():
+        return out
+    from flawscope.errors import FlawscopeError
+
+    try:
+        from flawscope.export import export
+
+        knows = "precision" in inspect.signature(export).parameters
+        if not knows and precision != "fp32":
+            say(f"skipped: {runtime} {precision}: this exporter knows no precisions")
+            return None
+        options = {"precision": precision} if knows else {}
+        certificate = export(model, out, **options)
+    except (FlawscopeError, ImportError) as error:
+        say(f"skipped: {runtime} {precision}: {error}")
+        return None
+    say(f"  {runtime} {precision}: {certificate.line()}")
+    return out
+
+
+def open_model(path: Path | str, device: str = "cpu", threads: int | None = None) -> Predictor:
+    import flawscope
+
+    return flawscope.load(path, device=device, threads=threads)
+
+
+def at_precision(model: Path, precision: str) -> Path:
+    """A torch model whose network computes at another precision. Its calibration stays as it was: enough to
+    measure time with, not to judge pictures."""
+    import dataclasses
+
+    from flawscope import artefact as artefacts
+
+    out = model.with_name(f"{model.stem}-{precision}{model.suffix}")
+    if not out.is_file():
+        artefact = artefacts.read(model)
+        config = {**artefact.manifest.config, "precision": precision}
+        calibration = dataclasses.replace(artefact.manifest.calibration, precision=precision)
+        manifest = dataclasses.replace(artefact.manifest, config=config, calibration=calibration)
+        artefacts.write(dataclasses.replace(artefact, manifest=manifest), out)
+    return out
+
+
+def file_size(model: Path) -> int:
+    """Bytes; OpenVINO's weights lie in a second file."""
+    beside = model.with_suffix(".bin")
+    return model.stat().st_size + (beside.stat().st_size if model.suffix == ".xml" else 0)
+
+
 # -------------------------------------------------------------------------------------- pictures, features
 
 
@@ -372,10 +476,11 @@ class Record:
                 say(f"{self.path.name} has other settings: starting anew")
         self.cells: dict[str, Any] = self.document["cells"]
         self._done: set[str] = set()
+        self.failures: list[str] = []
 
     def cell(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The result called `name`: from the file, or measured now and written."""
-        if name in self.cells and (not self.again or name in self._done):
+        if self.has(name):
             say(f"{name}: taken from {self.path.name}")
         else:
             say(f"{name} ...")
@@ -394,6 +499,19 @@ class Record:
             self._done.add(name)
             self.write()
         return self.cells[name]
+
+    def has(self, name: str) -> bool:
+        """Whether `cell` would take it from the file."""
+        return name in self.cells and (not self.again or name in self._done)
+
+    def attempt(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        """The same, where the rest can go on without it: None, a remark and an entry in `failures`."""
+        try:
+            return self.cell(name, work)
+        except SystemExit as error:  # a process of ours, with its last words
+            say(f"FAILED: {name}: {error}")
+            self.failures.append(name)
+            return None
 
     def summarise(self, name: str, value: Any) -> None:
         """Something worked out from cells, written anew every time."""

@@ -1,18 +1,18 @@
-"""PatchCore measured from outside: accuracy, fit time, latency, memory, start-up, determinism.
+"""PatchCore measured from outside: accuracy, fit time, memory, start-up, determinism.
 
     python bench/patchcore.py --peer-python PYTHON_WITH_ANOMALIB
-    python bench/patchcore.py --only latency,startup
+    python bench/patchcore.py --only accuracy,startup
 
 accuracy     every category with the default settings and with ResNet-18 stages 2,3, 10 %, `flawscope fit`
              and `evaluate --json` each in a process of its own
 fit          the whole process against a process that only starts, reads, embeds and selects, in pairs
              A B A B; and against anomalib's `Engine.fit` with the same backbone and ratio at the smallest of
              our sizes (--set size=256 makes it the only one)
-latency      one picture against the backbone's forward and one plain matrix product (of each size),
-             interleaved
 memory       predicted against measured peak; --large drawn pictures, and what ten times as many would take
 startup      --help and --version against `python -c "import numpy"`
 determinism  SHA-256 of what was learnt, fitted twice and with other numbers of threads
+
+Times of a picture: `bench/latency.py`.
 
 Every cell is written when it is done; a run that was stopped goes on where it was.
 """
@@ -187,110 +187,6 @@ def fit(args: Args, record: Record, folder: Path) -> None:
 
 def _mib(children: list[common.Child]) -> int:
     return round(statistics.median(c.peak for c in children) / common.MIB)
-
-
-# ----------------------------------------------------------------------------------------------- latency
-
-
-def task_latency(model: str, picture: str, repeats: int) -> dict[str, Any]:
-    import numpy as np
-    import torch
-
-    import flawscope
-
-    predictor = flawscope.load(model, device="cpu")
-    network = predictor.session.model  # type: ignore[attr-defined]
-    image = predictor.manifest.preprocess(picture)[0]
-    one = torch.from_numpy(image)
-    eight = one.expand(8, -1, -1, -1).contiguous()
-    views = list(network.views)
-    seen = [view.resized(one).contiguous(memory_format=torch.channels_last) for view in views]
-    queries = [torch.randn(n, view.embedding.width) for n, view in zip(network.patches, views, strict=True)]
-    products = [torch.empty(len(q), len(view.bank)) for q, view in zip(queries, views, strict=True)]
-
-    def backbone() -> None:
-        for image in seen:
-            network.backbone(image)
-
-    def product(kept: bool = False) -> None:
-        for view, query, out in zip(views, queries, products, strict=True):
-            torch.mm(query, view.bank.T, out=out if kept else None)
-
-    def floor(kept: bool) -> None:
-        backbone()
-        product(kept)
-
-    def search() -> None:
-        for view, query in zip(views, queries, strict=True):
-            view.search(query[None])
-
-    with torch.inference_mode():
-        times = common.interleaved(
-            {
-                "model": lambda: network(one),
-                "backbone + plain product": lambda: floor(False),
-                "backbone + plain product into a kept buffer": lambda: floor(True),
-                "backbone": backbone,
-                "plain product": product,
-                "search": search,
-                "decode + preprocess": lambda: predictor.manifest.preprocess(picture),
-                "predict(path), all of it": lambda: predictor.predict(picture),
-            },
-            repeats,
-            warm=5,
-        )
-        batch = common.interleaved({"model, batch 8": lambda: network(eight)}, max(3, repeats // 8))
-        paths = [picture] * 64
-        stream = common.interleaved({"stream of 64": lambda: list(predictor.stream(paths))}, 3)
-    times |= batch | stream
-    medians = {k: v["median"] for k, v in times.items()}
-    return {
-        "bank": sum(len(view.bank) for view in views),
-        "patches": sum(network.patches),
-        "size": predictor.manifest.config["size"],
-        "threads": torch.get_num_threads(),
-        "picture": list(np.shape(image)),
-        "seconds": times,
-        "ratio": common.ratio(medians["model"], medians["backbone + plain product"]),
-        "ratio_kept_buffer": common.ratio(
-            medians["model"], medians["backbone + plain product into a kept buffer"]
-        ),
-        "pictures_per_second_batch_8": common.sig(8 / medians["model, batch 8"], 4),
-        "pictures_per_second_stream": common.sig(64 / medians["stream of 64"], 4),
-    }
-
-
-def latency(args: Args, record: Record, folder: Path) -> None:
-    root = common.mvtec(args, args.category)
-    if root is None:
-        return
-
-    def measure() -> dict[str, Any]:
-        model = folder / "latency.safetensors"
-        if not model.is_file():
-            fit_command(args, root, model)
-        picture = common.pictures_below(root / "test")[0]
-        runs = [
-            common.task(__file__, "latency", model=model, picture=picture, repeats=args.latency_repeats).json
-            for _ in range(args.repeats)
-        ]
-        middle = sorted(runs, key=lambda r: r["ratio"])[len(runs) // 2]
-        return {**middle, "ratio_of_processes": [r["ratio"] for r in runs]}
-
-    cell = record.cell(f"latency/{args.category}", measure)
-    base = cell["seconds"]["backbone + plain product"]["median"]
-    rows = [
-        (name, f"{1000 * v['median']:.2f}", f"{v['median'] / base:.2f}")
-        for name, v in cell["seconds"].items()
-    ]
-    size = f"{cell['size']} px, bank {cell['bank']}, {cell['threads']} threads"
-    common.table(f"latency, {size}", rows, ("what", "ms", "x (backbone + plain product)"))
-    print(
-        f"ratio {cell['ratio']} (of processes: {cell['ratio_of_processes']}); "
-        f"with a kept buffer {cell['ratio_kept_buffer']}; "
-        f"batch 8: {cell['pictures_per_second_batch_8']} pictures/s, "
-        f"files: {cell['pictures_per_second_stream']} pictures/s"
-    )
 
 
 # ------------------------------------------------------------------------------------------------ memory
@@ -488,14 +384,12 @@ def determinism(args: Args, record: Record, folder: Path) -> None:
 SECTIONS: dict[str, Callable[[Args, Record, Path], None]] = {
     "accuracy": accuracy,
     "fit": fit,
-    "latency": latency,
     "memory": memory,
     "startup": startup,
     "determinism": determinism,
 }
 TASKS: dict[str, Callable[..., Any]] = {
     "floor": task_floor,
-    "latency": task_latency,
     "draw": task_draw,
     "plan": task_plan,
 }
@@ -506,9 +400,8 @@ def main() -> int:
     common.add_peer(parser)
     common.add_settings(parser)
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, by default all")
-    parser.add_argument("--category", default="transistor", help="of fit, latency, determinism")
+    parser.add_argument("--category", default="transistor", help="of fit, determinism")
     parser.add_argument("--repeats", type=int, default=3, help="of whole processes")
-    parser.add_argument("--latency-repeats", type=int, default=50)
     parser.add_argument("--startup-repeats", type=int, default=10)
     parser.add_argument("--large", type=int, default=1000, help="drawn pictures of the large fit")
     parser.add_argument("--large-memory", type=float, default=1.5, help="GiB of features, ten times as many")

@@ -2,16 +2,21 @@
 
     PEER_PYTHON bench/peer.py coreset FEATURES.npy --picks 512,1024
     PEER_PYTHON bench/peer.py fit FOLDER --weights FILE --picks 512,1024
+    PEER_PYTHON bench/peer.py export BANK.npy --weights FILE --out FOLDER
+    PEER_PYTHON bench/peer.py predict FOLDER --engine openvino --pictures LIST.json --repeats 50
 
-Prints one JSON line. `bench/coreset.py` and `bench/patchcore.py` start it. Selections of few picks out of
-all points are timed; what a whole one would take is worked out by the caller, who says so. Everything that
-could be left out in anomalib's favour is left out: progress bars, validation, post-processing.
+Prints one JSON line. `bench/coreset.py`, `bench/patchcore.py` and `bench/latency.py` start it. Selections of
+few picks out of all points are timed; what a whole one would take is worked out by the caller, who says so.
+Everything that could be left out of a fit in anomalib's favour is left out: progress bars, validation,
+post-processing. Its inference is what its own exports and its own inferencers do, unchanged.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -101,6 +106,83 @@ def fit(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def export(args: argparse.Namespace) -> dict[str, Any]:
+    """A Patchcore model around a given memory bank [M, D], written by anomalib's own `to_torch` and
+    `to_openvino`. No coreset is selected, and the limits of its post-processor are made up: neither changes
+    how long a prediction takes.
+
+    The graph takes pictures of `--size`: the pre-processor, which resizes, is part of it.
+    """
+    import numpy as np
+    import torch
+    from anomalib.models import Patchcore
+
+    model = Patchcore(
+        backbone=args.backbone,
+        layers=args.layers,
+        pre_trained=False,
+        pre_processor=Patchcore.configure_pre_processor((args.size, args.size)),
+        evaluator=False,
+        visualizer=False,
+    )
+    if args.weights:
+        load_by_order(model.model.feature_extractor.feature_extractor, args.backbone, args.weights)
+    model.model.memory_bank = torch.from_numpy(np.load(args.source))
+    limits = {"_image_threshold": 20, "_pixel_threshold": 20}
+    limits |= {f"{kind}_{end}": v for kind in ("image", "pixel") for end, v in (("min", 0), ("max", 40))}
+    for name, value in limits.items():
+        getattr(model.post_processor, name).fill_(value)
+    model.eval()
+    with torch.no_grad():
+        found = model(torch.rand(1, 3, args.size, args.size))
+    made: dict[str, Any] = {"torch": str(model.to_torch(args.out)), "map": list(found.anomaly_map.shape)}
+    # As shipped (2.7.0) the batch of a Patchcore graph is fixed at 2 while the inferencer gives 1: a model
+    # that `predict` can run needs a static batch of 1, and then the pictures' own size, too.
+    dims = ({2: torch.export.Dim("height"), 3: torch.export.Dim("width")},)
+    ways: dict[str, dict[str, Any]] = {
+        "as shipped": {},
+        "any size": {"onnx_kwargs": {"dynamic_shapes": dims}},
+        "one size": {"onnx_kwargs": {"dynamic_shapes": None}, "input_size": tuple(args.picture_size)},
+    }
+    notes = {}
+    for name, options in ways.items():
+        if name not in args.ways:
+            continue
+        try:
+            made[name] = str(model.to_openvino(args.out / name.replace(" ", "_"), **options))
+        except Exception as error:  # an export that fails is a finding
+            notes[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return {"made": made, "failed": notes, "bank": list(model.model.memory_bank.shape)}
+
+
+def predict(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of the inferencer's `predict(path)` for the listed pictures in turn, after a first round."""
+    import torch
+    from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+
+    torch.set_num_threads(args.threads)
+    pictures = json.loads(args.pictures.read_text())
+    precision = "f32"
+    if args.engine == "torch":
+        os.environ["TRUST_REMOTE_CODE"] = "1"  # it opens nothing without; the file is our own
+        inferencer: Any = TorchInferencer(args.source, device="cpu")
+    else:
+        os.chdir(args.source.parent)  # it keeps a cache folder where it is called
+        limit = {"INFERENCE_NUM_THREADS": args.threads, "PERFORMANCE_HINT": "LATENCY"}
+        if args.precision:  # left to itself, OpenVINO takes bf16 where the processor has it
+            limit["INFERENCE_PRECISION_HINT"] = args.precision
+        inferencer = OpenVINOInferencer(args.source, device="CPU", config=limit)
+        precision = inferencer.model.get_property("INFERENCE_PRECISION_HINT").to_string()
+    times = []
+    for k in range(args.warm + args.repeats):
+        picture = pictures[k % len(pictures)]
+        start = time.perf_counter()
+        found = inferencer.predict(picture)
+        times.append(time.perf_counter() - start)
+    shape = list(found.anomaly_map.shape)
+    return {"seconds": times[args.warm :], "map": shape, "threads": args.threads, "precision": precision}
+
+
 def load_by_order(network: Any, backbone: str, path: Path) -> None:
     """The packaged checkpoint into timm's features-only network, tensor by tensor in order."""
     import timm
@@ -122,8 +204,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("task", choices=("coreset", "fit"))
-    parser.add_argument("source", type=Path, help=".npy of features, or a category in MVTec AD layout")
+    tasks = {"coreset": coreset, "fit": fit, "export": export, "predict": predict}
+    parser.add_argument("task", choices=tuple(tasks))
+    parser.add_argument(
+        "source", type=Path, help=".npy of features, a category in MVTec AD layout, or an exported model"
+    )
     parser.add_argument("--picks", type=lambda t: [int(n) for n in t.split(",")], default=[512, 1024])
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--layers", type=lambda t: t.split(","), default=["blocks.2", "blocks.4"])
@@ -131,9 +216,21 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--ratio", type=float, default=0.1)
     parser.add_argument("--workers", type=int, default=0, help="of anomalib's data loader")
+    parser.add_argument("--out", type=Path, help="folder for exported models")
+    parser.add_argument("--ways", type=lambda t: t.split(","), default=["any size", "one size"])
+    parser.add_argument("--picture-size", type=lambda t: [int(n) for n in t.split("x")], help="HxW")
+    parser.add_argument("--engine", choices=("torch", "openvino"), default="torch")
+    parser.add_argument("--precision", help="OpenVINO's INFERENCE_PRECISION_HINT")
+    parser.add_argument("--pictures", type=Path, help="JSON list of files")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--warm", type=int, default=5)
     args = parser.parse_args()
-    result = {"coreset": coreset, "fit": fit}[args.task](args)
-    result["versions"] = {name: version(name) for name in ("anomalib", "torch", "timm", "lightning")}
+    logging.disable(logging.WARNING)
+    with contextlib.redirect_stdout(sys.stderr):  # exporters print
+        result = tasks[args.task](args)
+    names = ["anomalib", "torch", "timm", "lightning", *(["openvino"] if args.engine == "openvino" else [])]
+    result["versions"] = {name: version(name) for name in names}
     print(json.dumps(result))
     return 0
 

@@ -46,3 +46,14 @@ def onnx_path(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     path = tmp_path_factory.mktemp("onnx") / "plate.onnx"
     export(model_path, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def openvino_path(onnx_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model for OpenVINO, with its weights beside it. Read only."""
+    pytest.importorskip("openvino")
+    from flawscope.runtime import onnx, openvino
+
+    path = tmp_path_factory.mktemp("openvino") / "plate.xml"
+    openvino.write(onnx.read(onnx_path), openvino.engine().convert_model(onnx_path), path)
+    return path

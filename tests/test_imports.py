@@ -16,19 +16,17 @@ from flawscope import registry
 ROOT = Path(flawscope.__file__).parent
 
 # Modules in which a network lives. Everything else predicts, calibrates and reads files without torch.
+METHOD_PARTS = "model view embedding coreset fit job leave_out memory screen size"
 WITH_TORCH = {
     "detector",
     "export",
     "fitting",
+    "graph",
     "workers",
     "runtime.torch",
     "features.backbone",
     "features.extract",
-    *(
-        f"{method}.{part}"
-        for method in registry.METHODS
-        for part in ("model", "view", "embedding", "coreset", "fit", "job", "leave_out", "memory", "size")
-    ),
+    *(f"{method}.{part}" for method in registry.METHODS for part in METHOD_PARTS.split()),
 }
 
 

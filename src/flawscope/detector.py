@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,6 +30,23 @@ class Detector(nn.Module, ABC):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.score(self.embed(images))
+
+    def ties(self, features: Tensor) -> Tensor:
+        """Pictures `[B]` bool whose score rests on a choice between equals, which rounding alone decides."""
+        return torch.zeros(len(features), dtype=torch.bool)
+
+    def left_out(
+        self, features: Tensor, group: int, kept: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor] | None:
+        """Score `[1]` and map `[1, H, W]` of a training picture as if its group had not been seen; None where
+        a method calibrates on pictures that it holds out.
+
+        Args:
+            features: the picture's, as `embed` gives them, of one picture.
+            group: its number at fit.
+            kept: the artefact's tensors.
+        """
+        return None
 
     @classmethod
     @abstractmethod

@@ -1,168 +1,356 @@
-"""A fitted model as one .onnx file, with a certificate that it answers as the trained one does."""
+"""A fitted model for another engine, with a certificate that it answers as the trained one does."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
-import logging
 import os
-import warnings
-from collections.abc import Iterator
-from dataclasses import replace
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 
 from flawscope import artefact as artefacts
-from flawscope.artefact import Artefact
-from flawscope.certificate import Certificate
+from flawscope import graph
+from flawscope.artefact import Artefact, Picture
+from flawscope.calibration import from_values
+from flawscope.certificate import STRIDE, Certificate, compare, of_pairs
 from flawscope.detector import Detector
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.runtime import Session, onnx_metadata
-from flawscope.runtime.onnx import OnnxSession
-from flawscope.runtime.onnx import write as write_onnx
+from flawscope.imaging import Source, decode, pixel_hash
+from flawscope.progress import Step, silent
+from flawscope.runtime import Session
+from flawscope.runtime import onnx as onnx_files
+from flawscope.runtime import openvino as openvino_files
 from flawscope.runtime.torch import TorchSession
 
-BATCHES = (1, 3)
-OPSET, IR = 18, 8  # the file format that came with the operators: ONNX Runtime 1.17 reads it
+PRECISIONS = {".onnx": ("fp32", "fp16", "int8"), ".xml": ("fp32", "fp16", "bf16", "int8")}
+NEEDED = {".onnx": ("onnx", "onnxscript"), ".xml": ("onnx", "onnxscript", "openvino")}
+EXTRAS = {".onnx": "export", ".xml": "export,openvino"}
+COMPARED = 32  # pictures at most
+RANGED = 100  # pictures that the ranges of 8-bit numbers are measured on
+
+Embed = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def export(
     model: str | os.PathLike[str] | Artefact,
     out: str | os.PathLike[str],
     *,
-    samples: NDArray[Any] | None = None,
+    precision: str = "fp32",
+    pictures: Sequence[Source] = (),
+    step: Step = silent,
 ) -> Certificate:
-    """Write `model` as an .onnx file that ONNX Runtime runs without torch, whatever its method.
+    """Write `model` for ONNX Runtime (.onnx) or OpenVINO (.xml, and .bin beside it), which then run it
+    without torch, whatever its method.
 
     Args:
         model: a .safetensors file or what was read from one.
-        samples: pictures to compare on, `[N, 3, H, W]`, uint8 or float32 in 0..1. None: the model's own.
+        precision: of `embed`; `score` is always computed in fp32. fp16: weights and memory bank are rounded
+            to it and stored in it, and computed with in fp32; bf16 (.xml): computed in it, on processors that
+            have it; int8: convolutions are computed in it.
+        pictures: good ones to compare on; by default the model's own samples. A reduced precision is another
+            detector and is calibrated anew, on these: those the model was fitted on will do if its method can
+            leave a picture out, others always.
 
     Raises:
-        InputError: a package is missing, there is nothing to compare on, or the model is of no such kind.
+        InputError: a package is missing, there is nothing to compare or calibrate on, or the model is of no
+            such kind.
         FlawscopeError: torch cannot export it, or what it exported differs beyond the certificate's
             tolerance. No file is written then.
     """
     artefact = model if isinstance(model, Artefact) else artefacts.read(model)
-    artefacts.check_writable(out, ".onnx")
-    if artefact.manifest.calibration.precision != "fp32":
-        raise InputError("only models of precision fp32 can be exported: fit with --set precision=fp32")
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"export needs {' and '.join(missing)}: pip install 'flawscope[export]'")
-    samples = artefact.tensors.get("samples") if samples is None else samples
-    if samples is None or not len(samples):
-        raise InputError("the model holds no sample pictures to compare on: give some with --pictures")
-    images = samples.astype(np.float32) / 255.0 if samples.dtype == np.uint8 else samples
-    session = TorchSession.open(artefact, "cpu")
-    if images.shape[1:] != (3, *session.size):
+    suffix = artefacts.check_writable(out).suffix.lower()
+    _check(artefact, suffix, precision, pictures)
+    images = _images(artefact, pictures)
+    trained = TorchSession.open(artefact, "cpu")
+    if images.shape[1:] != (3, *trained.size):
         raise InputError("the sample pictures do not have the model's size")
 
-    network = to_onnx(session.model)
-    certificate = compare(session, OnnxSession(network, "cpu"), artefact, images)
+    step("network", 0, 2)
+    rounded = TorchSession.open(_rounded(artefact), "cpu") if precision == "fp16" else trained
+    embed, score = graph.trace(rounded.model)
+    step("network", 1, 2)
+    if precision == "int8":
+        some = pictures[:: -(-len(pictures) // RANGED)]
+        embed = graph.quantised(embed, (image for _, image in _read(artefact, some)))
+    network = graph.join(embed, score)
+    if precision == "fp16":
+        graph.halve(network)
+    made = _made(network, suffix, precision)
+    step("network", 2, 2)
+
+    if precision == "fp32":
+        exported = artefact
+        certificate = _compared(artefact, made.session, trained, images)
+    else:
+        run = _runner(embed, suffix, precision)
+        exported, certificate = _calibrated(
+            artefact, precision, pictures, images, made.session, trained, rounded.model, run, step
+        )
     if not certificate.passed:
         raise FlawscopeError(
             f"the exported model is not the trained one, nothing written: {certificate.line()}"
         )
+    manifest = exported.manifest
     manifest = replace(
-        artefact.manifest,
-        facts={**artefact.manifest.facts, "certificate": certificate.to_dict()},
-        versions={**artefact.manifest.versions, "onnxruntime": onnxruntime.__version__, "opset": str(OPSET)},
+        manifest,
+        facts={**manifest.facts, "certificate": certificate.to_dict()},
+        versions={
+            **manifest.versions,
+            made.session.runtime: version(made.session.runtime),
+            "opset": str(graph.OPSET),
+        },
     )
-    write_onnx(replace(artefact, manifest=manifest), network, out)
+    made.write(replace(exported, manifest=manifest), out)
     return certificate
 
 
-def to_onnx(model: Detector) -> bytes:
-    """The detector's `forward` as one .onnx message: pictures of its size, any number of them at once."""
-    held = {id(t): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
-    if sum(held.values()) > onnx_metadata.LIMIT * 0.9:
+def _check(artefact: Artefact, suffix: str, precision: str, pictures: Sequence[Source]) -> None:
+    if suffix not in PRECISIONS:
+        raise InputError("exported models are .onnx (ONNX Runtime) or .xml (OpenVINO) files: name --out so")
+    if precision not in PRECISIONS[suffix]:
         raise InputError(
-            f"the model has {sum(held.values()) / 2**30:.1f} GiB and an .onnx file holds 2: "
-            "fit with a smaller memory bank"
+            f"no precision {precision} in {suffix} files: use one of {', '.join(PRECISIONS[suffix])}"
         )
-    example = torch.zeros(2, 3, *model.size)
-    try:
-        with _quiet(), torch.no_grad():
-            program: Any = torch.onnx.export(
-                model,
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=["images"],
-                output_names=["scores", "maps"],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-                external_data=False,
-                verbose=False,
-            )
-            proto = program.model_proto
-            _forget_origin(proto)
-            proto.ir_version = IR
-            network: bytes = proto.SerializeToString()
-    except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # the exporter wraps the reason several times
-            cause = cause.__cause__
-        reason = " ".join(str(cause).split()) or type(cause).__name__
-        raise FlawscopeError(f"torch {torch.__version__} cannot export this model: {reason:.200}") from error
-    return network
+    if artefact.manifest.calibration.precision != "fp32":
+        raise InputError("only models of precision fp32 can be exported: fit with --set precision=fp32")
+    missing = [name for name in NEEDED[suffix] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"export needs {' and '.join(missing)}: pip install 'flawscope[{EXTRAS[suffix]}]'")
+    if precision != "fp32" and not pictures:
+        raise InputError(
+            f"{precision} is calibrated anew: give good pictures with --pictures, such as those the model "
+            "was fitted on"
+        )
 
 
-def compare(
-    trained: Session, exported: Session, artefact: Artefact, images: NDArray[np.float32]
-) -> Certificate:
-    """Both models on the same pictures, in batches of every size; a batch that is not full takes the first
-    pictures again."""
-    count = len(images)
-    parts = [trained.run(images[k : k + 1]) for k in range(count)]
-    scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
-    calibration = artefact.manifest.calibration
-    score = map_ = 0.0
-    changed: set[int] = set()
-    for batch in BATCHES:
-        for start in range(0, count, batch):
-            chosen = np.arange(start, start + batch) % count
-            found, drawn = exported.run(np.ascontiguousarray(images[chosen]))
-            score = max(score, _difference(found, scores[chosen]))
-            map_ = max(map_, _difference(drawn, maps[chosen]))
-            other = calibration.is_anomalous(found) != calibration.is_anomalous(scores[chosen])
-            changed |= set(chosen[other].tolist())
-    runtime = f"{exported.runtime} {onnxruntime.__version__}"
-    return Certificate(count, BATCHES, score, map_, len(changed), runtime)
+# ----------------------------------------------------------------------------------------------- the engines
 
 
-def _difference(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    away = np.abs(found.astype(np.float64) - expected) / np.maximum(np.abs(expected), 1.0)
-    return float(np.nan_to_num(away, nan=np.inf).max())
+@dataclass(frozen=True)
+class Made:
+    """A network in its engine, and how it is written."""
+
+    session: Session
+    write: Callable[[Artefact, str | os.PathLike[str]], None]
 
 
-def _forget_origin(proto: Any) -> None:
-    """The exporter notes at every step which source line it came from, with this machine's paths."""
-    graphs = [proto.graph]
-    for part in (proto.graph, *proto.functions):
-        part.ClearField("doc_string")
-        part.ClearField("metadata_props")
-    while graphs:
-        graph = graphs.pop()
-        for entry in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-            entry.ClearField("doc_string")
-            entry.ClearField("metadata_props")
-        graphs += [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+def _made(network: Any, suffix: str, precision: str) -> Made:
+    data = network.SerializeToString()
+    if suffix == ".onnx":
+        return Made(
+            onnx_files.OnnxSession(data, "cpu"),
+            lambda artefact, path: onnx_files.write(artefact, data, path),
+        )
+    model = _openvino(data)
+    return Made(
+        openvino_files.OpenVinoSession(model, "cpu", precision=precision),
+        lambda artefact, path: openvino_files.write(artefact, model, path),
+    )
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints and warns about its own insides."""
-    before = logging.root.manager.disable
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
+def _openvino(data: bytes) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        path.write_bytes(data)
         try:
-            yield
-        finally:
-            logging.disable(before)
+            return openvino_files.engine().convert_model(path)
+        except Exception as error:
+            raise FlawscopeError(f"OpenVINO cannot convert this model: {error!s:.200}") from None
+
+
+def _runner(embed: Any, suffix: str, precision: str) -> Embed:
+    """Images to features, as the exported network computes them."""
+    data = embed.SerializeToString()
+    if suffix == ".onnx":
+        import onnxruntime
+
+        engine = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        return lambda images: engine.run(["features"], {"images": images})[0]
+    hint = {"INFERENCE_PRECISION_HINT": openvino_files.HINTS[precision]}
+    compiled = openvino_files.engine().Core().compile_model(_openvino(data), "CPU", hint)
+    return lambda images: np.array(compiled({"images": images})["features"], np.float32)
+
+
+# ---------------------------------------------------------------------------------- pictures and calibration
+
+
+def _read(
+    artefact: Artefact, pictures: Sequence[Source]
+) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
+    """Pictures, decoded and preprocessed; those that cannot be read are for `calibrate` to tell of."""
+    for source in pictures:
+        try:
+            picture = decode(source)
+            yield picture, artefact.manifest.preprocess.from_array(picture, str(source))[0]
+        except InputError:
+            continue
+
+
+def _images(artefact: Artefact, pictures: Sequence[Source]) -> NDArray[np.float32]:
+    """Pictures to compare on, `[N, 3, H, W]`."""
+    given = [image for _, image in _read(artefact, pictures[:: -(-len(pictures) // COMPARED) or 1])]
+    if given:
+        return np.concatenate(given)
+    if pictures:
+        raise InputError(f"none of the pictures can be read: {pictures[0]!s:.200}")
+    samples = artefact.tensors.get("samples")
+    if samples is None or not len(samples):
+        raise InputError("the model holds no sample pictures to compare on: give some with --pictures")
+    return samples.astype(np.float32) / 255.0 if samples.dtype == np.uint8 else samples
+
+
+def _rounded(artefact: Artefact) -> Artefact:
+    """Its large tensors as fp16 has them."""
+
+    def rounded(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
+        if tensor.dtype != np.float32 or tensor.size < graph.WORTH_HALVING:
+            return tensor
+        with np.errstate(over="ignore"):
+            halves = tensor.astype(np.float16)
+        if not np.isfinite(halves).all():
+            raise FlawscopeError(f"numbers of {name} are too large for fp16: choose another --precision")
+        return halves.astype(np.float32)
+
+    return replace(artefact, tensors={k: rounded(k, v) for k, v in artefact.tensors.items()})
+
+
+def _answers(session: Session, images: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
+    parts = [session.run(images[k : k + 1]) for k in range(len(images))]
+    scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return scores, maps
+
+
+def _compared(
+    artefact: Artefact, session: Session, trained: TorchSession, images: NDArray[np.float32]
+) -> Certificate:
+    """In fp32: the same answers for the same pictures."""
+    scores, maps = _answers(trained, images)
+    with torch.inference_mode():
+        ties = [trained.model.ties(trained.model.embed(torch.from_numpy(image[None]))) for image in images]
+    calibration = artefact.manifest.calibration
+    return compare(
+        session,
+        images,
+        scores,
+        maps,
+        decisions=calibration.is_anomalous(scores),
+        calibration=calibration,
+        runtime=_named(session),
+        ties=torch.cat(ties).numpy(),
+    )
+
+
+def _named(session: Session) -> str:
+    return f"{session.runtime} {version(session.runtime)}"
+
+
+def _calibrated(
+    artefact: Artefact,
+    precision: str,
+    pictures: Sequence[Source],
+    images: NDArray[np.float32],
+    session: Session,
+    trained: TorchSession,
+    model: Detector,
+    embed: Embed,
+    step: Step,
+) -> tuple[Artefact, Certificate]:
+    """The artefact with the calibration of another precision, and how far that is from its own: pictures that
+    it was fitted on are left out one by one, others are simply scored.
+
+    Args:
+        model: scores the features that `embed` gives.
+    """
+    manifest = artefact.manifest
+    before = manifest.calibration
+    facts = dict(manifest.facts)
+    groups = dict(zip(facts["calibration_pictures"], facts.pop("calibration_groups", []), strict=False))
+    fitted = {p.hash for p in manifest.pictures if p.role != "calibration"}
+    kept = {k: torch.from_numpy(v) for k, v in artefact.tensors.items() if k != "samples"}
+    known = dict(
+        zip(facts["calibration_pictures"], zip(before.scores, before.map_maxima, strict=True), strict=False)
+    )
+    found: list[tuple[float, float, float]] = []
+    expected: list[tuple[float, float]] = []
+    fresh: list[Picture] = []
+    hashes: list[str] = []
+    for done, (picture, image) in enumerate(_read(artefact, pictures)):
+        step("calibration", done, len(pictures))
+        digest = pixel_hash(picture)
+        if digest in hashes:
+            continue
+        if digest in groups:
+            with torch.inference_mode():
+                result = model.left_out(torch.from_numpy(embed(image)), groups[digest], kept)
+            if result is None:
+                continue
+            score, drawn = (part.numpy() for part in result)
+            expected.append(known[digest])
+        elif digest in fitted:
+            continue
+        else:
+            score, drawn = session.run(image)
+            scores, maps = trained.run(image)
+            expected.append((float(scores[0]), float(maps.max())))
+            fresh.append(Picture(digest, "calibration", f"picture {len(hashes)}"))
+        hashes.append(digest)
+        inside = artefact.tensors["roi"] if "roi" in artefact.tensors else np.ones(drawn[0].shape, bool)
+        found.append((float(score[0]), float(drawn.max()), float(np.median(drawn[0][inside]))))
+    step("calibration", len(pictures), len(pictures))
+    if not found:
+        raise InputError(
+            f"none of the pictures can calibrate {precision}: the model was fitted on them and cannot leave "
+            "them out, or they cannot be read; give good pictures that it has not seen"
+        )
+    left_out = len(hashes) - len(fresh)
+    calibration = from_values(
+        *zip(*found, strict=True),
+        rate=before.rate,
+        method=before.method if left_out else "held out",
+        runtime=session.runtime,
+        precision=precision,
+    )
+    note = f"{precision}: calibrated anew on {len(found)} good pictures"
+    if fresh and left_out:
+        note += f", {left_out} that it was fitted on and left out one by one, {len(fresh)} others"
+    facts["calibration_pictures"] = hashes
+    manifest = replace(
+        manifest,
+        calibration=calibration,
+        facts=facts,
+        notes=(*manifest.notes, note),
+        pictures=(*(p for p in manifest.pictures if p.role != "calibration"), *fresh),
+    )
+    own, wanted = np.array(found)[:, :2].T, np.array(expected).T
+    scores, maps = _answers(session, images)
+    consistency = compare(
+        session,
+        images,
+        scores,
+        maps,
+        decisions=calibration.is_anomalous(scores),
+        calibration=calibration,
+        runtime=_named(session),
+    )
+    changed = np.count_nonzero(calibration.is_anomalous(own[0]) != before.is_anomalous(wanted[0]))
+    certificate = of_pairs(consistency, own[0], wanted[0], own[1], wanted[1], int(changed))
+    return _with_samples(replace(artefact, manifest=manifest), session), certificate
+
+
+def _with_samples(artefact: Artefact, session: Session) -> Artefact:
+    """What another machine's self-test compares with: what this session says, not the trained model."""
+    samples = artefact.tensors.get("samples")
+    if samples is None:
+        return artefact
+    scores, maps = _answers(session, _images(artefact, ()))
+    said = zip(artefact.manifest.samples, scores, maps, strict=True)
+    kept = tuple({**s, "score": float(x), "map_maximum": float(m.max())} for s, x, m in said)
+    tensors = {**artefact.tensors, "sample_maps": np.ascontiguousarray(maps[:, ::STRIDE, ::STRIDE])}
+    return Artefact(replace(artefact.manifest, samples=kept), tensors)

@@ -23,6 +23,7 @@ from flawscope import registry
 from flawscope._version import __version__
 from flawscope.artefact import Artefact, Manifest, Picture
 from flawscope.calibration import DEFAULT_RATE, Calibration
+from flawscope.certificate import STRIDE
 from flawscope.datasets import Dataset, group_numbers, open_dataset
 from flawscope.detector import Detector, device_for
 from flawscope.errors import InputError
@@ -184,12 +185,13 @@ def _run(
         preprocess,
         {p.hash for p in old.manifest.pictures if p.role != "calibration"} if old else set(),
     )
+    groups = group_numbers(reader.names, group)
     fitted = registry.fit_module(method).fit(
         config,
         model,
         reader.load,
         len(sources),
-        group_numbers(reader.names, group),
+        groups,
         rate=rate,
         drop_suspects=drop_suspects,
         settle=reader.without_copies,
@@ -218,21 +220,24 @@ def _run(
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     kept: tuple[dict[str, Any], ...] = ()
     earlier: list[str] = []  # whose scores come first
+    earlier_groups: list[int] = []
     if old is not None:
         earlier = old.manifest.facts["calibration_pictures"]
+        # as `extend` numbers the old ones anew
+        earlier_groups = [g if g < 0 else -1 - g for g in old.manifest.facts.get("calibration_groups", [])]
         pictures = [*old.manifest.pictures, *pictures]
         notes = [*old.manifest.notes, *notes]
         if "samples" in old.tensors:
             tensors["samples"] = old.tensors["samples"]
             names = [s["name"] for s in old.manifest.samples]
-            kept = _expected(model, tensors["samples"], names)
+            kept = _expected(model, tensors, names)
     elif samples:
         chosen = fitted.used[:: max(1, len(fitted.used) // samples)][:samples]
         images = np.stack([reader.load(i).numpy() for i in chosen])  # type: ignore[union-attr]
         eight = np.rint(images * 255.0)
         exact = np.array_equal(eight.astype(np.float32) / np.float32(255.0), images)
         tensors["samples"] = eight.astype(np.uint8) if exact else images
-        kept = _expected(model, tensors["samples"], [reader.names[i] for i in chosen])
+        kept = _expected(model, tensors, [reader.names[i] for i in chosen])
     manifest = Manifest(
         method=method,
         config=_without_paths(asdict(config)),
@@ -244,6 +249,7 @@ def _run(
         facts={
             **fitted.facts,
             "calibration_pictures": earlier + [reader.hashes[i] for i in fitted.pictures],
+            "calibration_groups": earlier_groups + [int(groups[i]) for i in fitted.pictures],
             "seconds_total": round(time.perf_counter() - began, 3),
             "device": next(model.buffers()).device.type,
             "threads": torch.get_num_threads(),
@@ -380,15 +386,19 @@ def _decoded(source: Source) -> np.ndarray | None:
         return None  # told when it is loaded for fitting
 
 
-def _expected(model: Detector, images: np.ndarray, names: Sequence[str]) -> tuple[dict[str, Any], ...]:
-    """What `Predictor.self_test` compares with."""
+def _expected(
+    model: Detector, tensors: dict[str, np.ndarray], names: Sequence[str]
+) -> tuple[dict[str, Any], ...]:
+    """What `Predictor.self_test` compares with: the samples' scores, and their maps among the tensors."""
     device = next(model.buffers()).device
-    found = []
+    found, maps = [], []
     with torch.inference_mode():
-        for image, name in zip(images, names, strict=True):
+        for image, name in zip(tensors["samples"], names, strict=True):
             batch = torch.from_numpy(image.astype(np.float32) / (255.0 if image.dtype == np.uint8 else 1.0))
             score, drawn = model(batch[None].to(device))
             found.append({"name": name, "score": float(score[0]), "map_maximum": float(drawn.max())})
+            maps.append(drawn[0, ::STRIDE, ::STRIDE].float().cpu().numpy())
+    tensors["sample_maps"] = np.stack(maps)
     return tuple(found)
 
 

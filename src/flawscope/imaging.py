@@ -271,7 +271,9 @@ class Preprocess:
         def resize(image: Image.Image) -> NDArray[Any]:
             if image.size == (w, h) and box == (0, 0, w, h):
                 return np.asarray(image)
-            return np.asarray(image.resize((w, h), Image.Resampling.BILINEAR, box=box))
+            # The width first: Pillow 13 would take the height first in tall pictures, and round otherwise
+            across = image.resize((w, image.height), Image.Resampling.BILINEAR, box=(x0, 0, x1, image.height))
+            return np.asarray(across.resize((w, h), Image.Resampling.BILINEAR, box=(0, y0, w, y1)))
 
         tensor = np.empty((1, 3, *self.network_size), dtype=np.float32)
         target = tensor[0, :, top : top + h, left : left + w]

@@ -13,53 +13,47 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope import artefact as artefacts
 from flawscope.artefact import Artefact, Manifest, Picture
 from flawscope.calibration import Calibration, from_values
+from flawscope.certificate import STRIDE, Certificate, compare
 from flawscope.errors import InputError
 from flawscope.imaging import Geometry, Source, decode, pixel_hash
 from flawscope.prediction import Prediction
 from flawscope.progress import Step, silent
-from flawscope.runtime import Session, is_onnx, open_session
+from flawscope.runtime import Session, check_threads, format_of
 
 AHEAD = 4  # batches decoded while one is being computed
-# Between machines: of a score's or a map maximum's size, or of 1 where that is larger (scores of several
-# sizes lie around 0)
-SELF_TEST_TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2}
 
 
 def load(
-    path: str | os.PathLike[str], *, device: str = "auto", false_alarm_rate: float | None = None
+    path: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    false_alarm_rate: float | None = None,
 ) -> Predictor:
-    """Open a model file.
+    """Open a model file: .safetensors, .onnx or .xml.
 
     Args:
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda or mps; an .xml model runs on cpu, gpu or npu.
+        threads: that compute one batch on a CPU, 1 or more; None leaves it to the engine. torch has one
+            number for the whole process, so that of a .safetensors model holds for all that torch does.
         false_alarm_rate: another target than the one stored, 0..1.
 
     Raises:
-        InputError: the file is missing, damaged, hostile or made by a newer version.
+        InputError: the file is missing, damaged, hostile or made by a newer version, or what runs it is not
+            installed.
     """
-    session: Session
-    if is_onnx(path):
-        from flawscope.runtime import onnx
-
-        artefact = onnx.read(path)
-        session = onnx.OnnxSession.open(artefact, path, device)
-    else:
-        artefact = artefacts.read(path)
-        session = open_session(artefact, device)
-    predictor = Predictor(artefact, session)
+    check_threads(threads)
+    files = format_of(path)
+    artefact = files.read(path)
+    predictor = Predictor(artefact, files.open_session(artefact, path, device, threads))
     return predictor if false_alarm_rate is None else predictor.with_rate(false_alarm_rate)
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """What is known about a model file of any kind, without its weights."""
-    if is_onnx(path):
-        from flawscope.runtime import onnx
-
-        return onnx.read_manifest(path)
-    return artefacts.read_manifest(path)
+    return format_of(path).read_manifest(path)
 
 
 class Predictor:
@@ -93,8 +87,10 @@ class Predictor:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file, atomically."""
-        if is_onnx(path) != (self.session.suffix == ".onnx"):
-            raise InputError(f"this model is saved as {self.session.suffix}; `flawscope export` makes .onnx")
+        if os.path.splitext(os.fspath(path))[1].lower() != self.session.suffix:
+            raise InputError(
+                f"this model is saved as {self.session.suffix}; `flawscope export` makes the other kinds"
+            )
         self.session.save(self.artefact, path)
 
     # ---- prediction
@@ -264,41 +260,35 @@ class Predictor:
 
     # ---- self-test
 
-    def self_test(self) -> SelfTest:
-        """Run the artefact's sample pictures on this machine and compare with the scores stored at fit."""
+    def self_test(self) -> Certificate:
+        """Run the artefact's sample pictures on this machine and compare with what the trained model said of
+        them, or with what a model of reduced precision said where it was exported."""
         samples = self.artefact.tensors.get("samples")
         if samples is None or not len(samples):
             raise InputError("the model holds no sample pictures: fit without --no-samples")
         images = samples.astype(np.float32) / 255.0 if samples.dtype == np.uint8 else samples
+        wrong = InputError("the model's sample pictures do not fit its manifest: fit anew")
         try:
-            expected = np.array([(s["score"], s["map_maximum"]) for s in self.manifest.samples], np.float64)
+            scores = np.array([s["score"] for s in self.manifest.samples], np.float64)
         except (KeyError, TypeError, ValueError):
-            expected = np.empty((0, 2))
-        if images.shape != (len(expected), 3, *self.session.size):
-            raise InputError("the model's sample pictures do not fit its manifest: fit anew")
-        worst = 0.0
-        for size in (1, len(images)):
-            for start in range(0, len(images), size):
-                part = slice(start, start + size)
-                scores, maps = self.session.run(np.ascontiguousarray(images[part]))
-                got = np.stack([scores, maps.max((1, 2))], axis=1).astype(np.float64)
-                away = np.abs(got - expected[part]) / np.maximum(np.abs(expected[part]), 1.0)
-                worst = max(worst, float(np.nan_to_num(away, nan=np.inf).max()))
-        return SelfTest(len(images), worst, SELF_TEST_TOLERANCE[self.calibration.precision])
-
-
-class SelfTest:
-    """How many samples were compared, and the largest relative difference."""
-
-    def __init__(self, samples: int, worst: float, tolerance: float):
-        self.samples, self.worst, self.tolerance = samples, worst, tolerance
-        self.passed = worst <= tolerance
-
-    def line(self) -> str:
-        verdict = "passed" if self.passed else "FAILED"
-        return f"self-test {verdict}: {self.samples} samples, largest relative difference {self.worst:.1e}"
+            raise wrong from None
+        maps = self.artefact.tensors.get("sample_maps")
+        height, width = self.session.size
+        grid = (len(images), -(-height // STRIDE), -(-width // STRIDE))
+        if images.shape != (len(scores), 3, height, width) or (maps is not None and maps.shape != grid):
+            raise wrong
+        return compare(
+            self.session,
+            images,
+            scores,
+            maps,
+            decisions=self.calibration.is_anomalous(scores),
+            calibration=self.calibration,
+            runtime=self.session.runtime,
+            stride=STRIDE,
+        )
 
 
 Loaded = tuple[NDArray[np.float32], Geometry] | InputError
 
-__all__ = ["Predictor", "SelfTest", "load", "read_manifest"]
+__all__ = ["Predictor", "load", "read_manifest"]

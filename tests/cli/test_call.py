@@ -115,8 +115,8 @@ def test_an_unknown_option_names_the_nearest(argv: list[str], meant: str, capsys
         (["info", "."], "folder"),
         (["predict", "no.safetensors", "no.png"], "no such file"),
         (["evaluate", "no.safetensors", "--data", "."], "there is no model"),
-        (["calibrate", "m", "--good", ".", "--out", "no/m.safetensors"], "no folder"),
-        (["calibrate", "m", "--good", ".", "--out", "m.onnx"], "should end in .safetensors"),
+        (["calibrate", "m.safetensors", "--good", ".", "--out", "no/m.safetensors"], "no folder"),
+        (["calibrate", "m.safetensors", "--good", ".", "--out", "m.onnx"], "should end in .safetensors"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_exit_code_2(argv: list[str], match: str, capsys: Capture) -> None:

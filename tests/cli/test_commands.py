@@ -382,6 +382,7 @@ def test_fit_settings_come_from_file_category_flag_and_set_in_this_order(
         capsys,
         *("fit", "--data", str(drawn), "--out", str(out), "--config", str(config)),
         *("--size", "64x48", "--set", "ratio=0.05", "--false-alarm-rate", "20%", "--no-samples"),
+        *("--threads", "1"),
     )
     assert (code, stdout) == (0, "")
     assert "12 good pictures" in err

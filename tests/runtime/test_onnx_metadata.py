@@ -13,11 +13,8 @@ onnx = pytest.importorskip("onnx")
 PREFIX = "flawscope"
 
 
-def model(entries: dict[str, str], external: bool = False) -> bytes:
+def model(entries: dict[str, str]) -> bytes:
     weight = onnx.numpy_helper.from_array(np.arange(6, dtype=np.float32), "w")
-    if external:
-        onnx.external_data_helper.set_external_data(weight, "elsewhere.bin")
-        weight.ClearField("raw_data")
     values = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [6]) for n in "xy"]
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", values[:1], values[1:], [weight]
@@ -55,12 +52,6 @@ def test_the_body_does_not_depend_on_our_entries() -> None:
     data = model({"author": "somebody"})
     again = rewritten(rewritten(data, {PREFIX: "1"}), {PREFIX: "2", f"{PREFIX}.x": "3"})
     assert b"".join(metadata.body(again, PREFIX)) == data
-    assert metadata.digest(metadata.body(again, PREFIX)) == metadata.digest([data])
-
-
-def test_weights_in_other_files_are_found() -> None:
-    assert not metadata.has_external_data(model({}))
-    assert metadata.has_external_data(model({}, external=True))
 
 
 def test_what_is_no_message_is_a_value_error() -> None:

@@ -15,6 +15,7 @@ import flawscope
 from flawscope import predictor
 from flawscope.cli import main
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.runtime import carried
 from flawscope.runtime import onnx as runtime
 from flawscope.runtime import onnx_metadata as metadata
 from flawscope.runtime.onnx import OnnxSession
@@ -121,7 +122,7 @@ def with_manifest(data: bytes, **changes: object) -> bytes:
 
     entries = metadata.read(data, "flawscope")
     entries["flawscope"] = json.dumps({**json.loads(entries["flawscope"]), **changes})
-    entries[runtime.METADATA_SHA256] = runtime._metadata_hash(entries)
+    entries[carried.METADATA_SHA256] = carried.metadata_hash(entries)
     file = io.BytesIO()
     metadata.write(file, metadata.body(data, "flawscope"), entries)
     return file.getvalue()

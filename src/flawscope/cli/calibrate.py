@@ -24,11 +24,13 @@ def run(args: argparse.Namespace) -> int:
     from flawscope import artefact
     from flawscope.datasets import list_pictures
     from flawscope.predictor import load
-    from flawscope.runtime import is_onnx
+    from flawscope.runtime import suffix_of
 
-    out = artefact.check_writable(args.out, ".onnx" if is_onnx(args.model) else ".safetensors")
+    out = artefact.check_writable(args.out, suffix_of(args.model))
     pictures = list_pictures(args.good)
-    predictor = load(args.model, device=args.device, false_alarm_rate=args.false_alarm_rate)
+    predictor = load(
+        args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
+    )
     before = predictor.calibration
     new = predictor.calibrate(pictures, step=common.step_for(args))
     new.save(out)

@@ -27,8 +27,24 @@ def rate(text: str) -> float:
     return value
 
 
+def count(text: str) -> int:
+    """4 -> 4; 1 at least."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of threads: write 1 or more")
+    return value
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or mps; of OpenVINO also gpu, npu (default: auto)"
+    )
+    parser.add_argument(
+        "--threads", type=count, metavar="N", help="threads that compute on a CPU (default: all cores)"
+    )
 
 
 def add_rate(parser: argparse.ArgumentParser, default: str) -> None:

@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.artefact import read_manifest
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
+    from flawscope.predictor import read_manifest
 
     seed = common.seed_of(read_manifest(args.model)) if args.model else 0
     dataset = open_dataset(args.data, args.category, seed=seed)
@@ -65,7 +65,7 @@ def _suspects(
     from flawscope.imaging import decode, pixel_hash
     from flawscope.predictor import load
 
-    predictor = load(args.model, device=args.device)
+    predictor = load(args.model, device=args.device, threads=args.threads)
     manifest, calibration = predictor.manifest, predictor.calibration
     limit = manifest.facts.get("suspicious_above")
     if limit is None:

@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
     data = ["--data", str(out / "data"), "--category", args.category]
     model = str(out / f"{args.category}.safetensors")
     rest = ["--device", args.device, *(["--quiet"] if args.quiet else [])]
+    rest += ["--threads", str(args.threads)] if args.threads else []
     for command in (
         ["fit", *data, "--out", model, *rest],
         ["evaluate", model, *data, "--out", str(out / "results"), *rest],

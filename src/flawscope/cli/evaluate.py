@@ -37,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.predictor import load
     from flawscope.results import Pictures
 
-    predictor = load(args.model, device=args.device, false_alarm_rate=args.false_alarm_rate)
+    predictor = load(
+        args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
+    )
     pictures = Pictures(out, dataset.root) if out else None
     result = evaluate(
         predictor,

@@ -1,49 +1,61 @@
-"""Write a model as one .onnx file that needs no torch, and prove that it answers as before."""
+"""Write a fitted model for ONNX Runtime or OpenVINO, which run it without torch, and prove that it answers as
+before.
+"""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from flawscope.cli import common
 
-MOST = 32  # pictures that are compared
+FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model file, .safetensors")
-    parser.add_argument("--out", required=True, metavar="FILE", help="model file to write, .onnx")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="model file to write, .onnx, or .xml for OpenVINO"
+    )
+    parser.add_argument("--format", choices=list(FORMATS), help="default: by the name of FILE")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        choices=["fp32", "bf16", "fp16", "int8"],
+        help="of the features; bf16 for OpenVINO alone (default: fp32)",
+    )
     parser.add_argument(
         "--pictures",
         metavar="FOLDER",
-        help=f"pictures to compare on, at most {MOST} are used (default: the samples in the model)",
+        help="good pictures to compare on (default: the samples in the model), and to calibrate on for a "
+        "precision other than fp32; the training pictures will do",
     )
     common.add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from flawscope import artefact as artefacts
+    from flawscope.datasets import list_pictures
     from flawscope.errors import InputError
-    from flawscope.runtime import is_onnx
+    from flawscope.runtime import suffix_of
 
-    out = artefacts.check_writable(args.out, ".onnx")
-    if is_onnx(args.model):
-        raise InputError(f"{args.model} is an .onnx model already: name the .safetensors model it came from")
+    suffix = Path(args.out).suffix.lower()
+    if args.format and suffix != FORMATS[args.format]:
+        raise InputError(f"--out {args.out} is no file for {args.format}: name it {FORMATS[args.format]}")
+    out = artefacts.check_writable(args.out)
+    if suffix_of(args.model) != ".safetensors":
+        raise InputError(f"{args.model} is exported already: name the .safetensors model it came from")
     artefact = artefacts.read(args.model)
-    samples = None
-    if args.pictures:
-        import numpy as np
-
-        from flawscope.datasets import list_pictures
-
-        preprocess = artefact.manifest.preprocess
-        samples = np.concatenate([preprocess(p)[0] for p in list_pictures(args.pictures)[:MOST]])
+    pictures = list_pictures(args.pictures) if args.pictures else []
     try:
         from flawscope.export import export
     except ImportError:
         raise InputError("export needs torch: pip install 'flawscope[train,export]'") from None
 
-    certificate = export(artefact, out, samples=samples)
+    certificate = export(
+        artefact, out, precision=args.precision, pictures=pictures, step=common.step_for(args)
+    )
     print(certificate.line())
     if not args.quiet:
-        common.say(f"wrote {out}")
+        common.say(f"wrote {out}" + (f" and {out.with_suffix('.bin').name}" if suffix == ".xml" else ""))
     return 0

@@ -78,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
     say(f"{dataset.category}: {len(dataset.train)} good pictures ({dataset.layout} layout)")
 
     from flawscope import fitting  # torch
+    from flawscope.runtime.torch import use_threads
 
+    use_threads(args.threads)
     step = common.step_for(args)
     if old is not None:
         predictor = fitting.extend(

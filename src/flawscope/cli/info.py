@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from flawscope.predictor import load
 
-    result = load(args.model, device=args.device).self_test()
-    common.say(result.line())
+    result = load(args.model, device=args.device, threads=args.threads).self_test()
+    common.say(f"self-test {'passed' if result.passed else 'FAILED'}: {result.line()}")
     return 0 if result.passed else 1
 
 

@@ -33,7 +33,9 @@ def run(args: argparse.Namespace) -> int:
 
     out = common.folder_for_results(args.out) if args.out else None
     paths = _paths(args.pictures)
-    predictor = load(args.model, device=args.device, false_alarm_rate=args.false_alarm_rate)
+    predictor = load(
+        args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
+    )
     pictures = Pictures(out) if out else None
     step = common.step_for(args)
     total = len(paths) if isinstance(paths, list) else 0

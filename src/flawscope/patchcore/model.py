@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -99,6 +99,26 @@ class Model(Detector):
         if self.config.score == "map":
             return drawn.flatten(1).amax(1), drawn
         return torch.stack(scores).amax(0), drawn
+
+    # ---- calibration and comparison of an exported model
+
+    def left_out(self, features: Tensor, group: int, kept: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        scores, distances = [], []
+        for v, (view, part) in enumerate(zip(self.views, features.split(self.patches, dim=1), strict=True)):
+            score, known = view.without(part[0], kept[f"bank_groups.{v}"] == group)
+            scores.append(score[None])
+            distances.append(known[None])
+        return self.combine(scores, distances)
+
+    def ties(self, features: Tensor) -> Tensor:
+        """Eq. 6's farthest patch or its nearest element is one of two, nearer to each other than 1e-5."""
+        if self.config.score == "map":
+            return super().ties(features)
+        tied = torch.zeros(len(features), dtype=torch.bool)
+        for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
+            relative = part - view.centre
+            tied |= view.ties(relative, view.search(relative)).cpu()
+        return tied
 
     # ---- artefact
 

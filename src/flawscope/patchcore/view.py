@@ -10,8 +10,10 @@ from flawscope.errors import InputError
 from flawscope.features.backbone import Backbone
 from flawscope.patchcore.config import Config
 from flawscope.patchcore.embedding import PatchEmbedding
+from flawscope.patchcore.screen import SMALLEST, Screen, fast_bytes
 from flawscope.workers import workers
 
+TIE = 1e-5  # relative
 BLOCK = 1024  # patches x bank elements multiplied at once: 4 MiB of products, minimum taken in the cache
 
 
@@ -55,6 +57,7 @@ class View(nn.Module):
         self.register_buffer("bank", torch.zeros(0, self.embedding.width))
         self.register_buffer("norms", torch.zeros(0), persistent=False)
         self.register_buffer("table", torch.zeros(0, 1, dtype=torch.int32))
+        self.screen: Screen | None = None
 
     # ---- the memory bank
 
@@ -70,7 +73,7 @@ class View(nn.Module):
         self._install(torch.cat([self.bank, more - self.centre]))
 
     def _install(self, bank: Tensor) -> None:
-        self.bank, self.norms = bank, (bank * bank).sum(1)
+        self._hold(bank)
         if self.config.score == "reweighted":
             self.table = nearest_table(bank, min(self.config.neighbours, len(bank)))
 
@@ -83,7 +86,12 @@ class View(nn.Module):
             or (table.numel() and not 0 <= int(table.min()) <= int(table.max()) < len(bank))
         ):
             raise InputError("the model's memory bank does not fit its configuration: fit anew")
-        self.bank, self.norms, self.table = bank, (bank * bank).sum(1), table
+        self._hold(bank)
+        self.table = table
+
+    def _hold(self, bank: Tensor) -> None:
+        self.bank, self.norms = bank, (bank * bank).sum(1)
+        self.screen = Screen(bank, self.norms) if len(bank) >= SMALLEST else None
 
     # ---- images to patches
 
@@ -96,26 +104,37 @@ class View(nn.Module):
     def search(self, features: Tensor, norms: Tensor | None = None) -> Tensor:
         """Distance `[B, P]` of every patch to its nearest bank element; 0 outside the region of interest.
 
-        |x - m|² = |x|² + (|m|² - 2xm): one matrix product and a running minimum, in blocks that stay in the
-        processor's cache, so that the [P, M] distances never travel to memory.
-
         Args:
             features: `[B, P, D]`, relative to `centre`.
             norms: |m|² of the bank, infinite for elements to be ignored.
         """
         batch, patches, width = features.shape
+        queries = features.reshape(-1, width)
+        exporting = torch.compiler.is_exporting()
+        if self.screen is not None and norms is None and (exporting or fast_bytes(queries.device)):
+            best = self.screen(queries, self.bank, self.norms, self.nearest)
+        else:
+            best = self.nearest(queries, norms)
+        distances = (best + (queries * queries).sum(1)).clamp(min=0).sqrt()
+        return distances.view(batch, patches) * self.inside
+
+    def nearest(self, queries: Tensor, norms: Tensor | None = None) -> Tensor:
+        """The smallest |m|² - 2xm `[N]` of queries `[N, D]`: what of |x - m|² depends on m.
+
+        One matrix product and a running minimum, in blocks that stay in the processor's cache, so that the
+        [N, M] products never travel to memory.
+        """
         norms = self.norms if norms is None else norms
         rows = []
-        together = features.reshape(-1, width)
         # an exported graph takes any number of pictures: its queries cannot be divided, its bank can
-        for queries in [together] if torch.compiler.is_exporting() else together.split(BLOCK):
+        for part in [queries] if torch.compiler.is_exporting() else queries.split(BLOCK):
             best: Tensor | None = None
             for square, bank in zip(norms.split(BLOCK), self.bank.split(BLOCK), strict=True):
-                nearest = torch.addmm(square, queries, bank.T, alpha=-2).amin(1)
-                best = nearest if best is None else torch.minimum(best, nearest)
+                least = torch.addmm(square, part, bank.T, alpha=-2).amin(1)
+                best = least if best is None else torch.minimum(best, least)
             assert best is not None
-            rows.append((best + (queries * queries).sum(1)).clamp(min=0).sqrt())
-        return torch.cat(rows).view(batch, patches) * self.inside
+            rows.append(best)
+        return torch.cat(rows)
 
     def image_score(self, features: Tensor, distances: Tensor) -> Tensor:
         """Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
@@ -126,6 +145,16 @@ class View(nn.Module):
         else:
             neighbours = self.bank[nearest][:, None]
         return eq7(torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)) * self.inside.amax(0)
+
+    def ties(self, features: Tensor, distances: Tensor) -> Tensor:
+        """Pictures `[B]` bool with two farthest patches or two nearest elements of it: closer than 1e-5, as
+        a part of the distance. Equal patches or elements are no choice: they give the same score."""
+        two = distances.topk(min(2, distances.shape[1]), dim=1).values
+        patch = farthest(features, distances, self.inside)
+        from_all = torch.cdist(patch, self.bank, compute_mode="donot_use_mm_for_euclid_dist")  # [B, M]
+        near, which = from_all.topk(min(2, len(self.bank)), dim=1, largest=False)
+        other = (self.bank[which[:, 0]] != self.bank[which[:, -1]]).any(1)
+        return _close(two) | (_close(near) & other)
 
     def anomaly_map(self, distances: Tensor) -> Tensor:
         """Patch distances `[B, P]` to maps `[B, H, W]`: bilinear resize and Gaussian, two products (3.3)."""
@@ -154,6 +183,12 @@ class View(nn.Module):
         neighbours = self.bank[around.topk(b, largest=False, sorted=True).indices]
         score = eq7(torch.linalg.vector_norm(patch - neighbours, dim=1)[None]) * self.inside.amax(0)
         return score[0], distances[0]
+
+
+def _close(pairs: Tensor) -> Tensor:
+    """Whether the two of `[B, 2]` are the same within 1e-5."""
+    near = (pairs[:, 0] - pairs[:, -1]).abs() <= TIE * pairs.abs().amax(1)
+    return near if pairs.shape[1] > 1 else torch.zeros_like(near)
 
 
 def farthest(features: Tensor, distances: Tensor, inside: Tensor) -> Tensor:

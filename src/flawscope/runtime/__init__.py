@@ -1,14 +1,16 @@
-"""Sessions: each imports only its own engine."""
+"""Sessions and the model files they run: each imports only its own engine, and only when it is needed."""
 
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from importlib import import_module
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact import Artefact
+from flawscope import artefact as artefacts
+from flawscope.artefact import Artefact, Manifest
 from flawscope.errors import InputError
 
 
@@ -29,14 +31,52 @@ class Session(Protocol):
         """Write the model file, atomically."""
 
 
+class Format(Protocol):
+    """A module for one kind of model file."""
+
+    def read_manifest(self, path: str | os.PathLike[str]) -> Manifest:
+        """The manifest alone. Weights are neither read nor checked."""
+
+    def read(self, path: str | os.PathLike[str]) -> Artefact:
+        """Everything that is checked and held in memory. InputError: one line on what is wrong."""
+
+    def open_session(
+        self,
+        artefact: Artefact,
+        path: str | os.PathLike[str],
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> Session:
+        """The session of the artefact that was read from `path`."""
+
+
+FORMATS = {
+    ".safetensors": "flawscope.runtime.safetensors",
+    ".onnx": "flawscope.runtime.onnx",
+    ".xml": "flawscope.runtime.openvino",
+}
+
+
+def suffix_of(path: str | os.PathLike[str]) -> str:
+    """Which of `FORMATS` a model file is, from its name. InputError if it is none."""
+    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    if suffix not in FORMATS:
+        with artefacts.opened(path):  # that there is no such file, or that it is a folder, says more
+            pass
+        *others, last = FORMATS
+        raise artefacts.refused(path, f"models are {', '.join(others)} or {last} files; name one of these")
+    return suffix
+
+
+def format_of(path: str | os.PathLike[str]) -> Format:
+    """The module that reads this model file."""
+    return cast(Format, import_module(FORMATS[suffix_of(path)]))
+
+
 def is_onnx(path: str | os.PathLike[str]) -> bool:
     return os.fspath(path).lower().endswith(".onnx")
 
 
-def open_session(artefact: Artefact, device: str = "auto") -> Session:
-    """The session that runs this artefact."""
-    try:
-        from flawscope.runtime.torch import TorchSession
-    except ImportError:
-        raise InputError("running a .safetensors model needs torch: pip install 'flawscope[train]'") from None
-    return TorchSession.open(artefact, device)
+def check_threads(threads: int | None) -> None:
+    if threads is not None and threads < 1:
+        raise InputError(f"cannot compute with {threads} threads: give 1 or more")

@@ -8,13 +8,10 @@ https://protobuf.dev/programming-guides/encoding, https://github.com/onnx/onnx/b
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO
 
-GRAPH, METADATA = 7, 14  # fields of ModelProto
-INITIALIZER = 5  # of GraphProto
-EXTERNAL_DATA, DATA_LOCATION = 13, 14  # of TensorProto
+METADATA = 14  # field of ModelProto
 LIMIT = 2**31 - 1  # bytes of a protobuf message
 MOST_FIELDS = 1_000_000  # a real model has a few thousand
 
@@ -61,33 +58,12 @@ def body(data: Buffer, prefix: str) -> Iterator[Buffer]:
     yield data[begin:]
 
 
-def digest(pieces: Iterable[Buffer]) -> str:
-    found = hashlib.sha256()
-    for piece in pieces:
-        found.update(piece)
-    return found.hexdigest()
-
-
 def write(file: BinaryIO, pieces: Iterable[Buffer], entries: Mapping[str, str]) -> None:
     """A body and metadata to be added to it."""
     for piece in pieces:
         file.write(piece)
     for key, value in entries.items():
         file.write(_message(METADATA, _message(1, key.encode()) + _message(2, value.encode())))
-
-
-def has_external_data(data: Buffer) -> bool:
-    """Whether weights lie in other files, which such a model could name anywhere on the disk."""
-    for number, _, graph, graph_end in fields(data):
-        if number != GRAPH:
-            continue
-        for part, _, tensor, tensor_end in fields(data, graph, graph_end):
-            if part == INITIALIZER and any(
-                n in (EXTERNAL_DATA, DATA_LOCATION) and not (n == DATA_LOCATION and data[content] == 0)
-                for n, _, content, _ in fields(data, tensor, tensor_end)
-            ):
-                return True
-    return False
 
 
 def _entries(data: Buffer) -> Iterator[tuple[str, str, int, int]]:

@@ -28,7 +28,9 @@ class TorchSession:
         self.size = model.size
 
     @classmethod
-    def open(cls, artefact: Artefact, device: str = "auto") -> TorchSession:
+    def open(cls, artefact: Artefact, device: str = "auto", threads: int | None = None) -> TorchSession:
+        """The session of an artefact. `threads` holds for all that torch does in this process."""
+        use_threads(threads)
         tensors = {k: torch.from_numpy(np.asarray(v)) for k, v in artefact.tensors.items() if k != "samples"}
         try:
             model = model_module(artefact.manifest.method).Model.rebuild(artefact.manifest.config, tensors)
@@ -60,3 +62,9 @@ class TorchSession:
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         artefacts.write(artefact, path)
+
+
+def use_threads(count: int | None) -> None:
+    """Let torch compute with so many threads, in the whole process: it knows no other way."""
+    if count is not None:
+        torch.set_num_threads(count)

@@ -1,0 +1,135 @@
+"""What a network in an .onnx file may be made of, checked before ONNX Runtime sees it.
+
+Whoever makes a file can make its hashes right, so they say nothing about what the network does. ONNX Runtime
+runs whatever it finds: a Loop that never ends, partly already while loading, or functions that call each
+other 2^30 times. So what is not listed here is refused: operators, and also fields of the format, above all
+those for graphs inside graphs, functions and other files. What is left ends after as many steps as it has
+nodes. It may still ask for much memory; only the session can limit that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flawscope.runtime.onnx_metadata import METADATA, Buffer, fields
+
+MOST_NODES = 20_000  # ours have some hundred; loading this many takes one or two seconds
+
+# All that networks, their search and their quantisation need, and nothing that holds a graph, draws random
+# numbers, or works on text, sequences or pictures in files. https://onnx.ai/onnx/operators
+_STANDARD = """
+    Abs Add And Atan Ceil Celu Clip Cos Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid
+    HardSwish IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow
+    Reciprocal Relu Round Selu Sigmoid Sign Sin Softplus Softsign Sqrt Sub Sum Swish Tanh Where Xor
+    BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor
+    Attention AveragePool BatchNormalization Conv ConvTranspose Dropout GlobalAveragePool GlobalMaxPool
+    GridSample GroupNormalization InstanceNormalization LayerNormalization LogSoftmax LpNormalization
+    LpPool LRN MaxPool MeanVarianceNormalization RMSNormalization RotaryEmbedding Softmax
+    Einsum Gemm MatMul ArgMax ArgMin CumSum TopK
+    ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+    ReduceSumSquare
+    Cast CastLike Concat Constant ConstantOfShape DepthToSpace Expand EyeLike Flatten Gather GatherElements
+    GatherND Identity NonZero OneHot Pad Range Reshape Resize ScatterElements ScatterND Shape Size Slice
+    SpaceToDepth Split Squeeze Tile Transpose Trilu Unique Unsqueeze
+    ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearConv QLinearMatMul QuantizeLinear
+"""
+# What ONNX Runtime's own quantisation adds. https://onnxruntime.ai/docs/performance/model-optimizations
+_MICROSOFT = """
+    DequantizeLinear DynamicQuantizeMatMul MatMulIntegerToFloat MatMulNBits QGemm QLinearAdd
+    QLinearAveragePool QLinearConcat QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul QLinearReduceMean
+    QLinearSigmoid QLinearSoftmax QuantizeLinear
+"""
+OPERATORS = {
+    "": frozenset(_STANDARD.split()),
+    "ai.onnx": frozenset(_STANDARD.split()),  # another name for the same
+    "com.microsoft": frozenset(_MICROSOFT.split()),
+}
+
+# Numbers of the fields that may occur, message by message: onnx.proto of ONNX 1.23
+GRAPH, NODE, INITIALIZER, OP_TYPE, ATTRIBUTE, DOMAIN = 7, 1, 5, 4, 5, 7
+NAME, NUMBER, TENSOR = 1, 3, 5
+DATA_TYPE, EXTERNAL_DATA, DATA_LOCATION = 2, 13, 14
+# not: training, functions, devices
+_MODEL = {*range(1, 9), METADATA}
+# not: sparse initializers
+_GRAPH = {NODE, 2, INITIALIZER, 10, 11, 12, 13, 14, 16}
+# not: overloads, devices
+_NODE = {1, 2, 3, OP_TYPE, ATTRIBUTE, 6, DOMAIN, 9}
+# not: graphs, sparse tensors, lists of texts or tensors, references
+_ATTRIBUTE = {NAME, 2, NUMBER, 4, TENSOR, 7, 8, 13, 20}
+# not: text, segments
+_TENSOR = {1, DATA_TYPE, 4, 5, 7, 8, 9, 10, 11, 12, EXTERNAL_DATA, DATA_LOCATION, 16}
+# Of data. Not: text, which may be of any length; complex numbers
+_TYPES = {*range(1, 8), *range(9, 14), *range(16, 23)}
+
+Part = tuple[int, int, int]  # a field's number, where its content begins, where it ends
+
+
+def check(data: Buffer) -> None:
+    """ValueError, with the reason, unless an .onnx file is made of the known parts alone."""
+    nodes = 0
+    for number, begin, end in _known(data, 0, len(data), _MODEL, "a model"):
+        if number != GRAPH:
+            continue
+        for part, start, stop in _known(data, begin, end, _GRAPH, "a graph"):
+            if part == NODE:
+                nodes += 1
+                if nodes > MOST_NODES:
+                    raise ValueError(f"its network has more than {MOST_NODES} nodes")
+                _check_node(data, start, stop)
+            elif part == INITIALIZER:
+                _check_tensor(data, start, stop)
+
+
+def _check_node(data: Buffer, begin: int, end: int) -> None:
+    parts = list(_known(data, begin, end, _NODE, "a node"))
+    operator, domain = (_text(data, parts, number) for number in (OP_TYPE, DOMAIN))
+    if operator not in OPERATORS.get(domain, ()):
+        raise ValueError(
+            f"its network has an operator that is not allowed, {f'{domain} {operator}'.strip()!r:.80}"
+        )
+    for number, start, stop in parts:
+        if number == ATTRIBUTE:
+            _check_attribute(data, start, stop)
+
+
+def _check_attribute(data: Buffer, begin: int, end: int) -> None:
+    parts = list(_known(data, begin, end, _ATTRIBUTE, "an attribute"))
+    name = _text(data, parts, NAME)
+    for number, start, stop in parts:
+        if number == TENSOR:
+            _check_tensor(data, start, stop)
+        elif name == "value_string" or (
+            number == NUMBER
+            and name in ("to", "dtype", "output_dtype")
+            and _number(data, start, stop) not in {0, *_TYPES}
+        ):
+            raise ValueError("its network makes text, or another type of data that is not allowed")
+
+
+def _check_tensor(data: Buffer, begin: int, end: int) -> None:
+    for number, start, stop in _known(data, begin, end, _TENSOR, "a tensor"):
+        if number == EXTERNAL_DATA or (number == DATA_LOCATION and _number(data, start, stop)):
+            raise ValueError("its weights lie in other files")  # anywhere on the disk
+        if number == DATA_TYPE and _number(data, start, stop) not in _TYPES:
+            raise ValueError("its network has tensors of text, or of another type that is not allowed")
+
+
+def _known(data: Buffer, begin: int, end: int, numbers: set[int], what: str) -> Iterator[Part]:
+    for number, _, start, stop in fields(data, begin, end):
+        if number not in numbers:
+            raise ValueError(f"its network has {what} with parts that are not allowed (field {number})")
+        yield number, start, stop
+
+
+def _text(data: Buffer, parts: list[Part], wanted: int) -> str:
+    """The one field of this number, or nothing. Of several, readers could take different ones."""
+    found = [bytes(data[start:stop]) for number, start, stop in parts if number == wanted]
+    if len(found) > 1:
+        raise ValueError("its network says one thing twice")
+    return found[0].decode(errors="replace") if found else ""
+
+
+def _number(data: Buffer, begin: int, end: int) -> int:
+    """An integer, not cut to any width, so that one that wraps around is none of the small ones."""
+    return sum((data[k] & 127) << 7 * (k - begin) for k in range(begin, min(end, begin + 10)))

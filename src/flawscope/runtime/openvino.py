@@ -1,0 +1,328 @@
+"""The OpenVINO session, and the .xml model file with its weights in a .bin beside it: neither needs torch.
+
+The .xml's runtime info holds what a .safetensors model holds in its header: the manifest, the sample
+pictures, and hashes of both, of the network and of the .bin. Reading it does not need OpenVINO.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope import artefact as artefacts
+from flawscope.artefact import KEY, Artefact, Manifest
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.runtime import carried
+from flawscope.runtime import openvino_xml as metadata
+from flawscope.runtime.carried import SHA256
+
+WEIGHTS_SHA256 = f"{KEY}.weights_sha256"
+# What OpenVINO computes with, asked for by name: left to itself it takes bf16 where the processor has it.
+# Of fp16 only the stored weights are half as long; of int8 whatever the network does not say itself is f32.
+STEPS = ("images", "features")  # what the network's two steps, embed and score, are given
+HINTS = {"fp32": "f32", "fp16": "f32", "int8": "f32", "bf16": "bf16"}
+
+
+# ------------------------------------------------------------------------------------------------- the file
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """The manifest alone. Weights have to be there; they are neither read nor checked."""
+    return carried.manifest(_entries(_network(path), path), path)
+
+
+def read(path: str | os.PathLike[str]) -> Artefact:
+    """Manifest, sample pictures and region of interest. Weights are checked, and stay where they are.
+
+    Raises:
+        InputError: one line that says what is wrong with the file.
+    """
+    data = _network(path)
+    entries = _entries(data, path)
+    manifest = carried.manifest(entries, path)
+    try:
+        if carried.digest([metadata.body(data, KEY)]) != entries.get(SHA256):
+            raise ValueError
+    except ValueError:
+        raise artefacts.bad(path, "its network was altered or damaged") from None
+    weights = weights_of(path)
+    with artefacts.opened(weights) as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != entries.get(WEIGHTS_SHA256):
+            raise artefacts.bad(path, f"its weights {weights.name} are of another model, or damaged")
+    if odd := metadata.odd(data, KEY):
+        raise artefacts.refused(path, f"its network has {odd}; export it anew")
+    return Artefact(manifest, carried.tensors(entries, manifest, path))
+
+
+def write(artefact: Artefact, model: Any, path: str | os.PathLike[str]) -> None:
+    """A network (an `openvino.Model`) with this artefact's manifest and samples: the .xml and, beside it, the
+    .bin. Each is written atomically, the .bin first; a pair that does not belong together is not read.
+    """
+    path = Path(path)
+    try:
+        with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as folder:
+            made = Path(folder) / "model.xml"
+            engine().save_model(model, made, compress_to_fp16=False)
+            with open(weights_of(made), "rb") as weights:
+                _write(artefact, metadata.prepared(made.read_bytes(), KEY), weights, path)
+    except OSError as error:
+        raise FlawscopeError(f"cannot write {path}: {error.strerror}; choose another --out") from None
+    except (RuntimeError, ValueError) as error:
+        raise FlawscopeError(f"OpenVINO cannot write {path}: {carried.one_line(error)}") from None
+
+
+def open_session(
+    artefact: Artefact, path: str | os.PathLike[str], device: str = "auto", threads: int | None = None
+) -> OpenVinoSession:
+    """The session of the artefact that was read from `path`."""
+    return OpenVinoSession.open(artefact, path, device, threads)
+
+
+def weights_of(path: str | os.PathLike[str]) -> Path:
+    """Where the weights of an .xml model lie."""
+    return Path(path).with_suffix(".bin")
+
+
+def _write(artefact: Artefact, body: bytes, weights: BufferedReader, path: str | os.PathLike[str]) -> None:
+    hashes = {
+        SHA256: carried.digest([body]),
+        WEIGHTS_SHA256: hashlib.file_digest(weights, "sha256").hexdigest(),
+    }
+    data = metadata.written(body, carried.pack(artefact, hashes), KEY)
+    if len(data) > metadata.LIMIT:
+        raise FlawscopeError(
+            f"cannot write {path}: its network and manifest take more than an .xml model may, "
+            f"{metadata.LIMIT >> 20} MiB; fit with fewer pictures"
+        )
+    target = weights_of(path)
+    with artefacts.atomic(path) as file:
+        file.write(data)
+        if not (target.exists() and os.path.samestat(os.fstat(weights.fileno()), os.stat(target))):
+            weights.seek(0)
+            with artefacts.atomic(target) as copy:
+                shutil.copyfileobj(weights, copy)
+
+
+def _network(path: str | os.PathLike[str]) -> bytes:
+    with artefacts.opened(path) as file:
+        if not 0 < os.fstat(file.fileno()).st_size <= metadata.LIMIT:
+            raise artefacts.bad(path, "it is empty, or larger than an .xml model can be")
+        data = file.read(metadata.LIMIT)
+    weights = weights_of(path)
+    if not os.path.isfile(weights):
+        raise artefacts.refused(path, f"its weights {weights.name} are not beside it; copy both files")
+    return data
+
+
+def _entries(data: bytes, path: Any) -> dict[str, str]:
+    try:
+        return metadata.read(data, KEY)
+    except ValueError:
+        raise artefacts.bad(path, carried.FOREIGN) from None
+
+
+# ---------------------------------------------------------------------------------------------- the session
+
+_importing = Lock()
+
+
+@contextmanager
+def without_telemetry() -> Iterator[None]:
+    """OpenVINO's packages, imported in this block, send nothing. Left to itself, `import openvino` already
+    reports to a server of its makers and leaves a number for this person in the home folder, if nobody opted
+    out. Where its package for that is missing, OpenVINO goes without: here it is missing.
+    """
+    name = "openvino_telemetry"
+    with _importing:
+        before = sys.modules.get(name)
+        sys.modules[name] = None  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            sys.modules.pop(name, None)
+            if before is not None:
+                sys.modules[name] = before
+
+
+def engine() -> Any:
+    """The package openvino. InputError if it is not installed."""
+    try:
+        if "openvino" in sys.modules:  # somebody else's wish
+            import openvino
+        else:
+            with without_telemetry():
+                import openvino
+    except ImportError:
+        raise InputError("running an .xml model needs openvino: pip install 'flawscope[openvino]'") from None
+    return openvino
+
+
+class OpenVinoSession:
+    """Images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, on the CPU or what OpenVINO has."""
+
+    runtime = "openvino"
+    suffix = ".xml"
+
+    def __init__(self, model: Any, device: str = "auto", threads: int | None = None, precision: str = "fp32"):
+        """
+        Args:
+            model: an `openvino.Model` with any number of pictures a batch.
+            device: auto (the CPU), cpu, gpu, npu.
+            threads: of the CPU; None: as many as there are cores.
+            precision: what the model was made for, one of `HINTS`.
+        """
+        self.model = model
+        self.path: Path | None = None
+        self.size = _size(model)
+        core = engine().Core()
+        device = _device(core, device)
+        options: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": _hint(core, device, precision),
+        }
+        if device == "CPU":
+            # Pinned, two processes of one thread each share the first core: 154 ms a picture and not 76
+            options["ENABLE_CPU_PINNING"] = False
+            if threads is not None:
+                options["INFERENCE_NUM_THREADS"] = threads
+        try:
+            parts = [model]
+            if options["INFERENCE_PRECISION_HINT"] == "bf16":  # of the features alone, as it was exported
+                parts = _halves(model)
+            self.parts = [core.compile_model(parts[0], device, options)]
+            options["INFERENCE_PRECISION_HINT"] = "f32"
+            self.parts += [core.compile_model(part, device, options) for part in parts[1:]]
+        except InputError:
+            raise
+        except Exception as error:  # RuntimeError, or whatever its binding makes of one
+            raise InputError(f"OpenVINO cannot use this model: {carried.one_line(error)}") from None
+
+    @classmethod
+    def open(
+        cls,
+        artefact: Artefact,
+        path: str | os.PathLike[str],
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> OpenVinoSession:
+        """The session of the artefact that was read from `path`."""
+        path = Path(path)
+        core = engine().Core()
+        try:
+            model = core.read_model(str(path), str(weights_of(path)))
+        except Exception as error:
+            raise artefacts.refused(path, f"OpenVINO cannot read it: {carried.one_line(error)}") from None
+        try:
+            if _size(model) != tuple(artefact.manifest.preprocess.network_size):
+                raise InputError("its size is not its manifest's; export it anew")
+            session = cls(model, device, threads, artefact.manifest.calibration.precision)
+        except InputError as error:
+            raise artefacts.refused(path, str(error)) from None
+        session.path = path
+        return session
+
+    @property
+    def batch(self) -> int:
+        """Pictures that are fastest together here."""
+        pixels = self.size[0] * self.size[1]
+        return max(1, min(8, 8 * 256 * 256 // pixels))
+
+    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        try:
+            # One of its own for each call: several threads may call at once
+            found = {"images": images}
+            for part in self.parts:
+                given = {name: found[name] for i in part.inputs for name in i.names if name in STEPS}
+                results = part.create_infer_request().infer(given)
+                found |= {name: value for output, value in results.items() for name in output.names}
+            scores, maps = (np.array(found[name], np.float32) for name in ("scores", "maps"))
+        except Exception as error:
+            raise FlawscopeError(f"OpenVINO failed: {carried.one_line(error)}") from None
+        count = len(images)
+        if (scores.shape, maps.shape) != ((count,), (count, *self.size)):
+            raise FlawscopeError("the model's results have other shapes than they should: export it anew")
+        return scores, maps
+
+    def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
+        """This network with the artefact's manifest: weights are copied byte by byte."""
+        if self.path is None:
+            write(artefact, self.model, path)
+            return
+        try:
+            body = metadata.body(_network(self.path), KEY)
+        except ValueError:
+            raise artefacts.bad(self.path, "its network was altered or damaged") from None
+        with artefacts.opened(weights_of(self.path)) as weights:
+            _write(artefact, body, weights, path)
+
+
+def _size(model: Any) -> tuple[int, int]:
+    """Height and width of the pictures it takes, from what it declares; nothing is computed."""
+    wrong = InputError("it has other inputs and outputs than it should; export it anew")
+    try:
+        (images,) = model.inputs
+        outputs = [name for output in model.outputs for name in ("scores", "maps") if name in output.names]
+        shape = [int(d.get_length()) if d.is_static else None for d in images.partial_shape]
+        right = "images" in images.names and images.element_type.get_type_name() == "f32"
+    except Exception:
+        raise wrong from None
+    if not right or outputs != ["scores", "maps"] or len(model.outputs) != 2 or len(shape) != 4:
+        raise wrong
+    batch, channels, height, width = shape
+    if batch is not None or channels != 3 or not height or not width:
+        raise wrong
+    return height, width
+
+
+def _halves(model: Any) -> list[Any]:
+    """The network's two steps: images to features, and features to scores and maps. The second is given the
+    images too: OpenVINO reads from them how many there are."""
+    ov = engine()
+
+    def features_of(model: Any) -> Any:
+        found = [output for op in model.get_ops() for output in op.outputs() if "features" in output.names]
+        if len(found) != 1:
+            raise InputError("its network has no features; export it anew")
+        return found[0]
+
+    embed, score = model.clone(), model.clone()
+    result = ov.opset13.result(features_of(embed))
+    cut = features_of(score)
+    given = ov.opset13.parameter(cut.partial_shape, cut.element_type)
+    for target in cut.get_target_inputs():
+        target.replace_source_output(given.output(0))
+    cut.set_names(set())
+    given.output(0).set_names({"features"})
+    return [
+        ov.Model([result], embed.get_parameters(), "embed"),
+        ov.Model(score.get_results(), [given, *score.get_parameters()], "score"),
+    ]
+
+
+def _device(core: Any, name: str) -> str:
+    available = list(core.available_devices)
+    wanted = "CPU" if name == "auto" else name.upper()
+    if wanted in available or f"{wanted}.0" in available:
+        return wanted
+    names = ", ".join(["auto", *map(str.lower, available)])
+    raise InputError(f"OpenVINO has no device {name} here: use one of {names}")
+
+
+def _hint(core: Any, device: str, precision: str) -> str:
+    if precision not in HINTS:
+        raise InputError(f"it is of precision {precision!s:.20}, and OpenVINO has {', '.join(HINTS)}")
+    if precision == "bf16" and "BF16" not in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
+        raise InputError(f"it is of precision bf16, which this {device} lacks; export it with another")
+    return HINTS[precision]

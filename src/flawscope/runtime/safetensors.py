@@ -1,0 +1,26 @@
+"""The .safetensors model file, which torch runs: what it knows of torch is how to ask for it."""
+
+from __future__ import annotations
+
+import os
+
+from flawscope.artefact import Artefact, read, read_manifest
+from flawscope.errors import InputError
+from flawscope.runtime import Session
+
+
+def open_session(
+    artefact: Artefact,
+    path: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Session:
+    """The session that runs this artefact; everything is in it, whatever `path` it came from."""
+    try:
+        from flawscope.runtime.torch import TorchSession
+    except ImportError:
+        raise InputError("running a .safetensors model needs torch: pip install 'flawscope[train]'") from None
+    return TorchSession.open(artefact, device, threads)
+
+
+__all__ = ["open_session", "read", "read_manifest"]

@@ -1,0 +1,124 @@
+"""The three kinds of model file do the same, and each is known by its suffix."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flawscope
+from flawscope import predictor, runtime
+from flawscope.cli import main
+from flawscope.errors import InputError
+
+pytest.importorskip("torch")
+FIXTURES = {".safetensors": "model_path", ".onnx": "onnx_path", ".xml": "openvino_path"}
+
+
+@pytest.fixture(params=FIXTURES)
+def path(request: pytest.FixtureRequest) -> Path:
+    """The same model in each kind of file."""
+    found: Path = request.getfixturevalue(FIXTURES[request.param])
+    return found
+
+
+def test_every_format_is_tried_here() -> None:
+    assert set(FIXTURES) == set(runtime.FORMATS)
+
+
+def test_every_command_takes_it(
+    path: Path, model_path: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*argv: str) -> Any:
+        assert main([*argv, "--json", "--threads", "1"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    def calibrated(model: Path) -> Path:
+        new = tmp_path / f"new{model.suffix}"
+        argv = ["calibrate", str(model), "--good", str(drawn / "plate/test/good"), "--out", str(new)]
+        assert main([*argv, "--threads", "1", "--quiet"]) == 0
+        return new
+
+    picture = sorted((drawn / "plate/test").glob("*/*.png"))[-1]
+    new, origin = calibrated(path), calibrated(model_path)
+    for model, trained in ((path, model_path), (new, origin)):
+        found, expected = (run("predict", str(m), str(picture)) for m in (model, trained))
+        assert found["score"] == pytest.approx(expected["score"], rel=1e-4)
+        assert found["is_anomalous"] == expected["is_anomalous"]
+    found, expected = (run("evaluate", str(m), "--data", str(drawn)) for m in (path, model_path))
+    assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-3)
+    found, expected = (run("info", str(m)) for m in (new, origin))
+    assert found["calibration"]["scores"] == pytest.approx(expected["calibration"]["scores"], rel=1e-4)
+    assert found["pictures"] == expected["pictures"]
+    run("info", str(new), "--self-test")
+    found = run("data", "check", "--data", str(drawn / "plate"), "--model", str(path), "--no-near")
+    assert found["suspects"] is not None
+
+
+def test_calibrate_writes_the_kind_it_was_given(
+    path: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["calibrate", str(path), "--good", str(drawn / "plate/test/good")]
+    for suffix in {*FIXTURES, ".pt"} - {path.suffix}:
+        assert main([*argv, "--out", str(tmp_path / f"new{suffix}")]) == 2
+        assert f"should end in {path.suffix}" in capsys.readouterr().err
+        with pytest.raises(InputError, match=rf"saved as \{path.suffix}; `flawscope export`"):
+            flawscope.load(path, device="cpu").save(tmp_path / f"new{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_suffix_may_be_in_capitals(path: Path, tmp_path: Path) -> None:
+    (tmp_path / f"M{path.suffix.upper()}").symlink_to(path)
+    if path.suffix == ".xml":
+        (tmp_path / "M.bin").symlink_to(path.with_suffix(".bin"))
+    assert predictor.read_manifest(tmp_path / f"M{path.suffix.upper()}") == predictor.read_manifest(path)
+
+
+def test_another_suffix_is_one_line_with_the_kinds(
+    model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = tmp_path / "model.pt"
+    with pytest.raises(InputError, match="there is no model"):
+        flawscope.load(wrong)
+    wrong.write_bytes(model_path.read_bytes())
+    for read in (flawscope.load, predictor.read_manifest):
+        with pytest.raises(InputError, match=r"\.safetensors, \.onnx or \.xml"):
+            read(wrong)
+    with pytest.raises(InputError, match="is a folder"):
+        flawscope.load(tmp_path)
+    assert main(["info", str(wrong)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_threads_that_make_no_sense_are_told_before_the_file_is_read(threads: int) -> None:
+    with pytest.raises(InputError, match="1 or more"):
+        flawscope.load("no.safetensors", threads=threads)
+
+
+@pytest.mark.parametrize("text", ["0", "-2", "two", "1.5"])
+def test_threads_that_make_no_sense_in_a_call(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "no.onnx", "no.png", f"--threads={text}"]) == 2
+    assert "is no number of threads" in capsys.readouterr().err
+
+
+def test_the_engine_computes_with_so_many_threads(path: Path) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        session: Any = flawscope.load(path, device="cpu", threads=2).session
+        count: int = {
+            "torch": torch.get_num_threads,
+            "onnxruntime": lambda: session.engine.get_session_options().intra_op_num_threads,
+            "openvino": lambda: session.compiled.get_property("INFERENCE_NUM_THREADS"),
+        }[session.runtime]()
+        assert count == 2 or (session.runtime == "openvino" and count == 1)  # it has no more than cores
+        assert session.run(np.zeros((1, 3, *session.size), np.float32))[0].shape == (1,)
+        if session.runtime != "torch":
+            assert torch.get_num_threads() == before
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,314 @@
+"""Networks that mean harm, in files whose manifest and hashes are right. The onnx package makes them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flawscope
+from flawscope.errors import InputError
+from flawscope.runtime import onnx as runtime
+from flawscope.runtime import onnx_check, onnx_metadata
+
+onnx = pytest.importorskip("onnx")
+node: Callable[..., Any] = onnx.helper.make_node
+FLOAT = onnx.TensorProto.FLOAT
+
+
+def constant(name: str, values: Any, kind: Any = np.int64) -> Any:
+    return onnx.numpy_helper.from_array(np.asarray(values, kind), name)
+
+
+def network(nodes: Sequence[Any] = (), constants: Sequence[Any] = (), **more: Any) -> Any:
+    """A network with the right inputs and outputs, which `nodes` may replace; "mean" [B, 64, 64] and
+    "peak" [B] are there to be used."""
+    base = [
+        node("ReduceMean", ["images", "channels"], ["mean"], keepdims=0),
+        node("ReduceMax", ["mean", "plane"], ["peak"], keepdims=0),
+    ]
+    made = {name for n in nodes for name in n.output}
+    base += [node("Identity", [a], [b]) for a, b in (("mean", "maps"), ("peak", "scores")) if b not in made]
+    tensor = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [*base, *nodes],
+        "g",
+        [tensor("images", FLOAT, ["batch", 3, 64, 64])],
+        [tensor("scores", FLOAT, ["batch"]), tensor("maps", FLOAT, ["batch", 64, 64])],
+        [constant("channels", [1]), constant("plane", [1, 2]), *constants],
+    )
+    opsets = [onnx.helper.make_opsetid(d, v) for d, v in (("", 18), ("evil", 1), ("com.microsoft", 1))]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8, **more)
+
+
+def used(tensor: str, constants: Sequence[Any], *nodes: Any) -> Any:
+    """A network whose scores need `tensor`."""
+    total = [
+        node("ReduceSum", [tensor], ["total"], keepdims=0),
+        node("Add", ["peak", "total"], ["scores"]),
+    ]
+    return network([*nodes, *total], constants)
+
+
+# ------------------------------------------------------------------------------- what the check refuses
+
+
+def loop(start: str) -> Any:
+    tensor = onnx.helper.make_tensor_value_info
+    boolean, number = onnx.TensorProto.BOOL, onnx.TensorProto.INT64
+    body = onnx.helper.make_graph(
+        [node("Identity", ["go"], ["again"]), node("Identity", ["x"], ["y"])],
+        "body",
+        [tensor("k", number, []), tensor("go", boolean, []), tensor("x", FLOAT, None)],
+        [tensor("again", boolean, []), tensor("y", FLOAT, None)],
+    )
+    constants = [constant("true", True, np.bool_), constant("zero", 0, np.float32)]
+    return used("end", constants, node("Loop", ["", "true", start], ["end"], body=body))
+
+
+def branch() -> Any:
+    value = onnx.helper.make_tensor_value_info("y", FLOAT, [])
+    side = onnx.helper.make_graph([node("Constant", [], ["y"], value_float=1.0)], "side", [], [value])
+    chosen = node("If", ["true"], ["x"], then_branch=side, else_branch=side)
+    return used("x", [constant("true", True, np.bool_)], chosen)
+
+
+def functions() -> Any:
+    """Each calls the one before it twice: 2^30 nodes."""
+    opsets = [onnx.helper.make_opsetid(*o) for o in (("", 18), ("evil", 1))]
+    bodies = [[node("Neg", ["a"], ["b"])]]
+    for k in range(30):
+        call = [node(f"F{k}", [a], [b], domain="evil") for a, b in (("a", "t"), ("t", "b"))]
+        bodies.append(call)
+    made = [
+        onnx.helper.make_function("evil", f"F{k}", ["a"], ["b"], body, opsets)
+        for k, body in enumerate(bodies)
+    ]
+    return network([node("F30", ["peak"], ["scores"], domain="evil")], functions=made)
+
+
+def in_another_file(tensor: Any) -> None:
+    onnx.external_data_helper.set_external_data(tensor, "../../../etc/passwd", 0, 4)
+    tensor.ClearField("raw_data")
+
+
+def external(inside_a_node: bool) -> Any:
+    value = constant("x", [0.0], np.float32)
+    if not inside_a_node:
+        in_another_file(value)
+        return used("x", [value])
+    made = used("x", [], node("Constant", [], ["x"], value=value))
+    in_another_file(next(n for n in made.graph.node if n.op_type == "Constant").attribute[0].t)
+    return made
+
+
+def sparse() -> Any:
+    made = used("x", [])
+    tensor = made.graph.sparse_initializer.add()
+    tensor.values.CopyFrom(constant("x", [1.0], np.float32))
+    tensor.indices.CopyFrom(constant("", [0]))
+    tensor.dims.append(2**33)
+    return made
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "endless loop": (lambda: loop("peak"), "'Loop'"),
+    "endless loop while loading": (lambda: loop("zero"), "'Loop'"),
+    "graph inside a graph": (branch, "'If'"),
+    "functions that call functions": (functions, "not allowed"),
+    "functions, with a name that is allowed": (
+        lambda: network(
+            functions=[
+                onnx.helper.make_function("", "Add", ["a"], ["b"], [], [onnx.helper.make_opsetid("", 18)])
+            ]
+        ),
+        "a model with parts that are not allowed",
+    ),
+    "unknown domain": (lambda: network([node("Conv", ["peak"], ["scores"], domain="evil")]), "'evil Conv'"),
+    "ONNX Runtime's own": (
+        lambda: network([node("FusedMatMul", ["mean", "mean"], ["maps"], domain="com.microsoft")]),
+        "'com.microsoft FusedMatMul'",
+    ),
+    "chance": (lambda: network([node("RandomUniformLike", ["peak"], ["scores"])]), "'RandomUniformLike'"),
+    "weights in another file": (lambda: external(False), "other files"),
+    "a constant in another file": (lambda: external(True), "other files"),
+    "sparse weights": (sparse, "a graph with parts that are not allowed"),
+    "texts": (lambda: network([], [onnx.helper.make_tensor("x", 8, [1], [b"a"])]), "text"),
+    "a text in a node": (lambda: network([node("Constant", [], ["x"], value_string="a" * 99)]), "text"),
+    "numbers as text": (lambda: network([node("Cast", ["peak"], ["x"], to=8)]), "text"),
+    "numbers as text, wrapped around": (
+        lambda: network([node("Cast", ["peak"], ["x"], to=2**32 + 8)]),
+        "text",
+    ),
+    "a graph for an operator that has none": (
+        lambda: network([node("Neg", ["peak"], ["scores"], x=network().graph)]),
+        "an attribute with parts that are not allowed",
+    ),
+    "very many nodes": (
+        lambda: network([node("Neg", ["peak"], [f"x{k}"]) for k in range(onnx_check.MOST_NODES)]),
+        "nodes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_known_is_refused(name: str) -> None:
+    make, reason = REFUSED[name]
+    with pytest.raises(ValueError) as error:
+        onnx_check.check(memoryview(make().SerializeToString()))
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def message(number: int, content: bytes) -> bytes:
+    return onnx_metadata._message(number, content)
+
+
+def test_what_readers_could_understand_otherwise_is_refused() -> None:
+    """The same field twice: the last one counts for some, the first one for others."""
+    operator = message(4, b"Neg")
+    for parts in (operator + message(4, b"Loop"), message(4, b"Loop") + operator, operator + operator):
+        with pytest.raises(ValueError):
+            onnx_check.check(message(7, message(1, parts)))
+    onnx_check.check(message(7, message(1, operator)))
+    with pytest.raises(ValueError, match="Loop"):  # two graphs are read as one
+        onnx_check.check(message(7, message(1, operator)) + message(7, message(1, message(4, b"Loop"))))
+    for eight in (b"\x08", b"\x88\x00", b"\x88\x80\x80\x80\x00"):  # numbers can be written in several ways
+        with pytest.raises(ValueError, match="text"):
+            onnx_check.check(message(7, message(5, b"\x10" + eight)))
+
+
+def test_damage_is_a_value_error() -> None:
+    data = network([node("Cast", ["peak"], ["x"], to=1)]).SerializeToString()
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        broken = bytearray(data)
+        broken[rng.integers(len(data))] = rng.integers(256)
+        try:
+            onnx_check.check(memoryview(broken)[: rng.integers(len(data) + 1)])
+        except ValueError:
+            continue
+
+
+# -------------------------------------------------------------------------------- what it lets through
+
+
+def test_our_own_networks_pass_and_quickly(onnx_path: Path) -> None:
+    data = memoryview(onnx_path.read_bytes())
+    best = np.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        onnx_check.check(data)
+        best = min(best, time.perf_counter() - start)
+    print(f"checked in {best * 1e3:.1f} ms")
+    assert best < 0.1  # 4 ms where it was written
+
+
+def test_quantised_networks_pass(onnx_path: Path, tmp_path: Path) -> None:
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    path = tmp_path / "quantised.onnx"
+    quantization.quantize_dynamic(onnx_path, path)
+    assert {"ConvInteger", "DynamicQuantizeLinear"} <= {n.op_type for n in onnx.load(path).graph.node}
+    onnx_check.check(memoryview(path.read_bytes()))
+
+
+def test_no_operator_on_the_list_can_hold_a_graph_or_make_text() -> None:
+    """The operators' own descriptions are the oracle."""
+    schemas: dict[str, list[Any]] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if schema.domain == "":
+            schemas.setdefault(schema.name, []).append(schema)
+    for name in onnx_check.OPERATORS[""]:
+        assert name in schemas, name
+        for schema in schemas.get(name, ()):
+            assert not any("GRAPH" in str(a.type) for a in schema.attributes.values()), name
+            for result in schema.outputs:
+                types = set(result.types)
+                assert not any(t.startswith(("seq", "optional", "map")) for t in types - {""}) or (
+                    name == "Identity"
+                ), name
+                assert types != {"tensor(string)"}, name
+
+
+# --------------------------------------------------------------- what only running it shows: much memory
+
+HUGE = [2**18, 2**17]  # of float32: 128 GiB
+HUNGRY: dict[str, Callable[[], Any]] = {
+    "constant": lambda: used("x", [constant("s", HUGE)], node("ConstantOfShape", ["s"], ["x"])),
+    "expand": lambda: used("x", [constant("s", [*HUGE, 1])], node("Expand", ["peak", "s"], ["x"])),
+    "tile": lambda: used("x", [constant("s", [2**35])], node("Tile", ["peak", "s"], ["x"])),
+    "resize": lambda: used(
+        "x", [constant("s", [1, 1, 4096, 4096], np.float32)], node("Resize", ["images", "", "s"], ["x"])
+    ),
+    "pad": lambda: used("x", [constant("s", [0, 0, 0, 0, 2**19, 2**17])], node("Pad", ["mean", "s"], ["x"])),
+    "range": lambda: used(
+        "x",
+        [constant("a", 0.0, np.float32), constant("b", 2.0**35, np.float32), constant("c", 1.0, np.float32)],
+        node("Range", ["a", "b", "c"], ["x"]),
+    ),
+    "more than numbers can count": lambda: used(
+        "x", [constant("s", [2**32, 2**32])], node("ConstantOfShape", ["s"], ["x"])
+    ),
+    "2^60": lambda: used("x", [constant("s", [2**60])], node("ConstantOfShape", ["s"], ["x"])),
+    "less than nothing": lambda: used("x", [constant("s", [-5])], node("ConstantOfShape", ["s"], ["x"])),
+    "a weight of 2^40": lambda: used("w", [weight(2**40)]),
+    "twice as much 40 times": lambda: used(
+        "x40", [], *[node("Concat", [f"x{k}", f"x{k}"], [f"x{k + 1}"], axis=0) for k in range(1, 40)],
+        node("Identity", ["peak"], ["x1"]),
+    ),
+}  # fmt: skip
+
+
+def weight(count: int) -> Any:
+    made = constant("w", [1.0], np.float32)
+    made.dims[:] = [count]
+    return made
+
+
+def test_a_network_that_wants_too_much_fails_in_one_line(onnx_path: Path, tmp_path: Path) -> None:
+    """In a process that can get 3 GiB, where the machine would otherwise be short of memory."""
+    artefact = runtime.read(onnx_path)
+    for name, make in HUNGRY.items():
+        network = make().SerializeToString()
+        onnx_check.check(memoryview(network))  # nothing here that the check could know
+        runtime.write(artefact, network, tmp_path / f"{name}.onnx")
+    code = f"""
+import json, resource
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
+import numpy as np
+import flawscope
+for path in Path({str(tmp_path)!r}).glob("*.onnx"):
+    try:
+        said = repr(flawscope.load(path).predict(np.zeros((64, 64, 3), np.uint8)))
+    except flawscope.FlawscopeError as error:
+        said = str(error)
+    print(json.dumps([path.stem, said]))
+"""
+    pytest.importorskip("resource")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = dict(json.loads(line) for line in done.stdout.splitlines())
+    assert set(found) == set(HUNGRY)
+    for name, said in found.items():
+        assert said.startswith(("ONNX Runtime failed", "ONNX Runtime cannot use")), (name, said)
+        assert "\n" not in said
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_file_with_right_hashes_is_refused_in_one_line(name: str, onnx_path: Path, tmp_path: Path) -> None:
+    make, reason = REFUSED[name]
+    path = tmp_path / "bad.onnx"
+    runtime.write(runtime.read(onnx_path), make().SerializeToString(), path)
+    with pytest.raises(InputError) as error:
+        flawscope.load(path)
+    assert str(path) in str(error.value)
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)

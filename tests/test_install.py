@@ -1,0 +1,113 @@
+"""The core, installed without extras into an empty environment: small, quick, and enough to predict."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flawscope
+
+ROOT = Path(__file__).parents[1]
+MOST_BYTES = 350 * 2**20
+MOST_SECONDS = 0.3
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment that has nothing but flawscope and what it asks for."""
+    folder = tmp_path_factory.mktemp("install")
+    checkout = folder / "checkout"  # setuptools writes beside what it builds
+    checkout.mkdir()
+    shutil.copytree(
+        ROOT / "src", checkout / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+    )
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "constraints.txt"):
+        shutil.copy(ROOT / name, checkout)
+    environment = folder / "environment"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True, timeout=120)
+    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    install = [python, "-m", "pip", "install", "--quiet", "--no-input", "--retries", "1"]
+    install += ["--disable-pip-version-check", "-c", "constraints.txt", "."]
+    done = subprocess.run(install, cwd=checkout, capture_output=True, text=True, timeout=600)
+    lost = [line for line in done.stderr.splitlines() if "connection" in line.lower() or "timed out" in line]
+    if done.returncode and lost:
+        pytest.skip(f"pip reaches no index: {lost[0].strip():.200}")
+    assert done.returncode == 0, done.stderr
+    return python
+
+
+def run(python: Path, *words: str | Path, folder: Path) -> str:
+    """What it prints, in a folder from which nothing is imported by accident."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    done = subprocess.run(
+        [python, *words], cwd=folder, env=clean, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_core_alone_predicts_and_calibrates(
+    python: Path, onnx_path: Path, drawn: Path, tmp_path: Path
+) -> None:
+    good, bad = drawn / "plate/test/good", drawn / "plate/test/scratch"
+    command = python.with_name("flawscope")
+    run(command, "calibrate", onnx_path, "--good", good, "--out", "new.onnx", folder=tmp_path)
+    printed = run(command, "predict", "new.onnx", good, bad, "--json", folder=tmp_path)
+    found = [json.loads(line) for line in printed.splitlines()]
+    model = flawscope.load(tmp_path / "new.onnx")  # with everything that is installed here
+    assert len(found) > len(list(bad.iterdir())) > 0
+    for line in found:
+        expected = model.predict(line["path"])
+        assert line["score"] == pytest.approx(expected.score, rel=1e-5)
+        assert (line["p_value"], line["is_anomalous"]) == (expected.p_value, expected.is_anomalous)
+
+    code = f"""
+import importlib.util, json, sys
+import flawscope
+model = flawscope.load({str(onnx_path)!r}).calibrate([{found[0]["path"]!r}])
+score = model.predict({found[-1]["path"]!r}).score
+names = ("torch", "torchvision", "timm", "onnx", "psutil", "sklearn")
+print(json.dumps([score, model.calibration.count, [n for n in names if importlib.util.find_spec(n)],
+                  [n for n in names if n in sys.modules], flawscope.__file__]))
+"""
+    score, count, installed, loaded, where = json.loads(run(python, "-c", code, folder=tmp_path))
+    assert score == pytest.approx(found[-1]["score"], rel=1e-5)
+    assert count == 1
+    assert installed == loaded == []
+    assert Path(where).is_relative_to(python.parents[1])
+
+
+@pytest.mark.slow
+def test_the_core_alone_is_small_and_quick(python: Path, tmp_path: Path) -> None:
+    packages = Path(
+        run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", folder=tmp_path).strip()
+    )
+    sizes = {
+        part.name: sum(f.stat().st_size for f in [part, *part.rglob("*")] if f.is_file())
+        for part in packages.iterdir()
+        if not part.name.startswith(("pip", "setuptools", "_distutils_hack", "distutils-precedence"))
+    }
+    total = sum(sizes.values())
+    seconds = quickest(python, "import flawscope", tmp_path)
+    ready = quickest(python, "import flawscope; flawscope.load", tmp_path)
+    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:5]
+    parts = ", ".join(f"{name} {sizes[name] / 2**20:.0f}" for name in largest)
+    print(
+        f"installed: {total / 2**20:.0f} MiB ({parts}); import flawscope: {seconds * 1e3:.0f} ms, "
+        f"its load: {ready * 1e3:.0f} ms"
+    )
+    assert total < MOST_BYTES
+    assert seconds < MOST_SECONDS
+
+
+def quickest(python: Path, statement: str, folder: Path) -> float:
+    """Seconds, best of five processes."""
+    code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
+    return min(float(run(python, "-c", code, folder=folder)) for _ in range(5))
