@@ -79,10 +79,7 @@ def export(
     if precision == "int8":
         some = pictures[:: -(-len(pictures) // RANGED)]
         embed = graph.quantised(embed, (image for _, image in _read(artefact, some)))
-    network = graph.join(embed, score)
-    if precision == "fp16":
-        graph.halve(network)
-    made = _made(network, suffix, precision)
+    made = _made(graph.join(embed, score), suffix, precision)
     step("network", 2, 2)
 
     if precision == "fp32":
@@ -142,13 +139,17 @@ class Made:
 
 
 def _made(network: Any, suffix: str, precision: str) -> Made:
-    data = network.SerializeToString()
     if suffix == ".onnx":
+        if precision == "fp16":
+            graph.halve(network)
+        data = network.SerializeToString()
         return Made(
             onnx_files.OnnxSession(data, "cpu"),
             lambda artefact, path: onnx_files.write(artefact, data, path),
         )
-    model = _openvino(data)
+    model = _openvino(network.SerializeToString())
+    if precision == "fp16":
+        _halve(model)
     return Made(
         openvino_files.OpenVinoSession(model, "cpu", precision=precision),
         lambda artefact, path: openvino_files.write(artefact, model, path),
@@ -163,6 +164,19 @@ def _openvino(data: bytes) -> Any:
             return openvino_files.engine().convert_model(path)
         except Exception as error:
             raise FlawscopeError(f"OpenVINO cannot convert this model: {error!s:.200}") from None
+
+
+def _halve(model: Any) -> None:
+    """As `graph.halve`, for OpenVINO, whose converter undoes that."""
+    ov = openvino_files.engine()
+    for constant in model.get_ops():
+        if constant.get_type_name() != "Constant" or constant.get_element_type() != ov.Type.f32:
+            continue
+        halves = graph.as_halves(constant.get_data())
+        if halves is not None:
+            wide = ov.opset13.convert(ov.opset13.constant(halves), "f32")
+            for target in constant.output(0).get_target_inputs():
+                target.replace_source_output(wide.output(0))
 
 
 def _runner(embed: Any, suffix: str, precision: str) -> Embed:

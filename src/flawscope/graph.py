@@ -198,12 +198,10 @@ def halve(proto: Any) -> None:
 
     casts = []
     for i, tensor in enumerate(proto.graph.initializer):
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < WORTH_HALVING:
+        if tensor.data_type != TensorProto.FLOAT:
             continue
-        values = numpy_helper.to_array(tensor)
-        with np.errstate(over="ignore"):
-            halves = values.astype(np.float16)
-        if np.array_equal(halves.astype(np.float32), values):
+        halves = as_halves(numpy_helper.to_array(tensor))
+        if halves is not None:
             casts.append(
                 helper.make_node("Cast", [f"{tensor.name}.fp16"], [tensor.name], to=TensorProto.FLOAT)
             )
@@ -211,6 +209,13 @@ def halve(proto: Any) -> None:
     nodes = [*casts, *proto.graph.node]
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
+
+
+def as_halves(values: NDArray[np.float32]) -> NDArray[np.float16] | None:
+    """The same numbers in fp16, or None where that would lose something, or gain nothing."""
+    with np.errstate(over="ignore"):
+        halves = values.astype(np.float16)
+    return halves if values.size >= WORTH_HALVING and np.array_equal(halves, values) else None
 
 
 # --------------------------------------------------------------------------------------------------- joining
