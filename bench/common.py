@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import inspect
 import json
 import math
 import os
@@ -331,7 +330,7 @@ def workspace(given: Path | None = None) -> Iterator[Path]:
 RUNTIMES = {"torch": ".safetensors", "onnxruntime": ".onnx", "openvino": ".xml"}
 PRECISIONS = {
     "torch": ("fp32", "bf16", "fp16"),
-    "onnxruntime": ("fp32", "fp16", "bf16", "int8"),
+    "onnxruntime": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "bf16", "fp16", "int8"),
 }
 
@@ -347,10 +346,11 @@ def add_runtimes(made: argparse.ArgumentParser) -> None:
     made.add_argument("--precisions", default="fp32,bf16,fp16,int8", help="default: %(default)s")
 
 
-def exported(model: Path, runtime: str, precision: str) -> Path | None:
+def exported(model: Path, runtime: str, precision: str, root: Path) -> Path | None:
     """`model` exported for a runtime, beside it; made once. None and a remark where there is no such thing.
 
-    For torch it is the model itself, which `at_precision` or `flawscope.fit` bring to another precision.
+    For torch it is the model itself, which `at_precision` or `flawscope.fit` bring to another precision. A
+    reduced precision is calibrated on the good training pictures below `root`.
     """
     if runtime == "torch":
         return model
@@ -362,12 +362,8 @@ def exported(model: Path, runtime: str, precision: str) -> Path | None:
     try:
         from flawscope.export import export
 
-        knows = "precision" in inspect.signature(export).parameters
-        if not knows and precision != "fp32":
-            say(f"skipped: {runtime} {precision}: this exporter knows no precisions")
-            return None
-        options = {"precision": precision} if knows else {}
-        certificate = export(model, out, **options)
+        good = pictures_below(root / "train" / "good") if precision != "fp32" else []
+        certificate = export(model, out, precision=precision, pictures=good)
     except (FlawscopeError, ImportError) as error:
         say(f"skipped: {runtime} {precision}: {error}")
         return None

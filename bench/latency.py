@@ -282,7 +282,8 @@ def openvino_nodes(model: str, images: Images, threads: int, patches: list[int])
     core = openvino.Core()
     graph = core.read_model(model)
     graph.reshape(list(images.shape))
-    compiled = core.compile_model(graph, "CPU", {"PERF_COUNT": True, "INFERENCE_NUM_THREADS": threads})
+    options = {"PERF_COUNT": True, "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(graph, "CPU", options)
     request = compiled.create_infer_request()
     for _ in range(10):
         request.infer([images])
@@ -339,7 +340,7 @@ class Subject:
     def file(self, runtime: str, precision: str) -> Path | None:
         if runtime == "torch" and precision != "fp32":
             return common.at_precision(self.trained, precision)
-        return common.exported(self.trained, runtime, precision)
+        return common.exported(self.trained, runtime, precision, self.root)
 
     def facts(self) -> dict[str, Any]:
         from flawscope.artefact import read_manifest

@@ -170,7 +170,7 @@ def main() -> int:
                         common.say(f"fitting {category}, {variant} ...")
                         settings = [word for pair in chosen for word in ("--set", pair)]
                         common.flawscope("fit", "--data", root, "--out", model, "--quiet", *settings)
-                    other = common.exported(model, runtime, "fp32")
+                    other = common.exported(model, runtime, "fp32", root)
                     if other is None:
                         continue
 

@@ -107,7 +107,7 @@ def main() -> int:
                     except SystemExit as error:
                         common.say(f"skipped: {name}: {error}")
                         continue
-                    model = common.exported(model, runtime, precision)
+                    model = common.exported(model, runtime, precision, root)
                     if model is None:
                         continue
 
