@@ -91,13 +91,19 @@ class View(nn.Module):
 
     def _hold(self, bank: Tensor) -> None:
         self.bank, self.norms = bank, (bank * bank).sum(1)
-        self.screen = Screen(bank, self.norms) if len(bank) >= SMALLEST else None
+        # with norms that are no numbers there is no bound: the plain search then says so
+        bounded = len(bank) >= SMALLEST and bool(self.norms.isfinite().all())
+        self.screen = Screen(bank, self.norms) if bounded else None
 
     # ---- images to patches
 
     def resized(self, images: Tensor) -> Tensor:
         """The images at this size: antialiased bilinear, as two products."""
-        return self.down_rows @ images @ self.down_columns.T if self.smaller else images
+        if not self.smaller:
+            return images
+        # as single planes: OpenVINO joins a product of four dimensions with the normalisation, and fails
+        planes = self.down_rows @ images.flatten(0, 1) @ self.down_columns.T
+        return planes.view(-1, images.shape[1], *self.size)
 
     # ---- patches to scores and maps
 
