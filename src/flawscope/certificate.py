@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from flawscope.calibration import Calibration
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-# Largest |difference| / max(|expected|, 1) of a score: scores of several sizes lie around 0. fp32 is the same
-# numbers in another order. A reduced precision is another network, whose scores lie elsewhere and which is
-# calibrated anew; beyond this it is no longer the detector that was trained.
-TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 0.1, "int8": 0.2}
+# Of a score. fp32 is the same numbers in another order, and the difference is a part of the score, or of 1
+# where the score is smaller (scores of several sizes lie around 0). A reduced precision is another network,
+# calibrated anew, and the difference is a part of the way from the middle good picture to the threshold: at
+# half of it, good pictures begin to change places with those at the threshold.
+TOLERANCE = {"fp32": 1e-4, "fp16": 0.1, "bf16": 0.5, "int8": 0.5}
 BATCHES = (1, 3, 8)
 STRIDE = 8  # of the maps that are kept for the self-test
 
@@ -25,7 +27,7 @@ class Certificate:
     """How far a model is from the trained one.
 
     pictures: how many were compared, in every one of `batches`.
-    score, map: the largest |difference| / max(|expected|, 1) of scores and of map values.
+    score, map: the largest difference of scores and of map values, relative (see `TOLERANCE`).
     score_absolute, map_absolute: the largest |difference|.
     decisions: how many pictures are judged otherwise, each model by its own calibration.
     ties: numbers of the pictures whose score is a choice between equals; they are compared in nothing else.
@@ -48,15 +50,20 @@ class Certificate:
         return TOLERANCE[self.precision]
 
     @property
+    def unit(self) -> str:
+        return "relative" if self.precision == "fp32" else "of the way from the middle to the threshold"
+
+    @property
     def passed(self) -> bool:
         """A reduced precision may judge otherwise what lies near the threshold; fp32 may not."""
-        return self.score <= self.tolerance and (self.precision != "fp32" or not self.decisions)
+        right = self.score <= self.tolerance and math.isfinite(self.map)
+        return right and (self.precision != "fp32" or not self.decisions)
 
     def line(self) -> str:
         batches = ", ".join(map(str, self.batches))
         text = (
             f"{self.pictures} pictures in batches of {batches}, {self.precision}, {self.runtime}: "
-            f"scores differ by at most {self.score:.1e}, maps by {self.map:.1e} (relative; "
+            f"scores differ by at most {self.score:.1e}, maps by {self.map:.1e} ({self.unit}; "
             f"{self.score_absolute:.1e} and {self.map_absolute:.1e} absolute), "
             f"decisions of {self.decisions} pictures; scores may differ by {self.tolerance:g}"
         )
@@ -125,6 +132,9 @@ def compare(
             other = calibration.is_anomalous(found) != decisions[chosen]
             changed |= set(chosen[other].tolist())
     score_absolute, score, map_absolute, map_ = map(float, largest)
+    if calibration.precision != "fp32":
+        score = score_absolute / _way(calibration.scores, calibration.threshold)
+        map_ = map_absolute / _way(calibration.map_maxima, calibration.mask_threshold)
     return Certificate(
         pictures=count,
         batches=BATCHES,
@@ -141,6 +151,7 @@ def compare(
 
 def of_pairs(
     consistency: Certificate,
+    calibration: Calibration,
     scores: NDArray[Any],
     expected_scores: NDArray[Any],
     maxima: NDArray[Any],
@@ -152,22 +163,28 @@ def of_pairs(
 
     Args:
         consistency: of its answers in batches against its answers one by one; the larger difference counts.
+        calibration: the trained model's.
     """
-    score_absolute, score = _differences(scores, expected_scores)
-    map_absolute, map_ = _differences(maxima, expected_maxima)
+    score = max(_differences(scores, expected_scores)[0], consistency.score_absolute)
+    map_ = max(_differences(maxima, expected_maxima)[0], consistency.map_absolute)
     return replace(
         consistency,
         pictures=len(scores),
-        score=max(score, consistency.score),
-        map=max(map_, consistency.map),
-        score_absolute=max(score_absolute, consistency.score_absolute),
-        map_absolute=max(map_absolute, consistency.map_absolute),
+        score=score / _way(calibration.scores, calibration.threshold),
+        map=map_ / _way(calibration.map_maxima, calibration.mask_threshold),
+        score_absolute=score,
+        map_absolute=map_,
         decisions=decisions,
     )
+
+
+def _way(values: Sequence[float], threshold: float) -> float:
+    """From the middle value to the threshold; where all are alike, a thousandth of it."""
+    return max(threshold - float(np.median(values)), 1e-3 * abs(threshold), 1e-12)
 
 
 def _differences(found: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float]:
     """Largest absolute and relative difference; infinite where one is not a number."""
     expected = np.asarray(expected, np.float64)
-    away = np.nan_to_num(np.abs(found.astype(np.float64) - expected), nan=np.inf)
+    away = np.nan_to_num(np.abs(found.astype(np.float64) - expected), nan=np.inf, posinf=np.inf)
     return float(away.max()), float((away / np.maximum(np.abs(expected), 1.0)).max())

@@ -31,6 +31,9 @@ class Detector(nn.Module, ABC):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.score(self.embed(images))
 
+    def for_export(self) -> None:
+        """Called before `forward` is traced: make what only an exported graph needs."""
+
     def ties(self, features: Tensor) -> Tensor:
         """Pictures `[B]` bool whose score rests on a choice between equals, which rounding alone decides."""
         return torch.zeros(len(features), dtype=torch.bool)

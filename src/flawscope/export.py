@@ -354,7 +354,7 @@ def _calibrated(
         runtime=_named(session),
     )
     changed = np.count_nonzero(calibration.is_anomalous(own[0]) != before.is_anomalous(wanted[0]))
-    certificate = of_pairs(consistency, own[0], wanted[0], own[1], wanted[1], int(changed))
+    certificate = of_pairs(consistency, before, own[0], wanted[0], own[1], wanted[1], int(changed))
     return _with_samples(replace(artefact, manifest=manifest), session), certificate
 
 

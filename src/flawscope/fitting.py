@@ -25,6 +25,7 @@ from flawscope.artefact import Artefact, Manifest, Picture
 from flawscope.calibration import DEFAULT_RATE, Calibration
 from flawscope.certificate import STRIDE
 from flawscope.datasets import Dataset, group_numbers, open_dataset
+from flawscope.datasets.groups import earlier as renumbered
 from flawscope.detector import Detector, device_for
 from flawscope.errors import InputError
 from flawscope.features.backbone import load_backbone
@@ -223,8 +224,7 @@ def _run(
     earlier_groups: list[int] = []
     if old is not None:
         earlier = old.manifest.facts["calibration_pictures"]
-        # as `extend` numbers the old ones anew
-        earlier_groups = [g if g < 0 else -1 - g for g in old.manifest.facts.get("calibration_groups", [])]
+        earlier_groups = [renumbered(g) for g in old.manifest.facts.get("calibration_groups", [])]
         pictures = [*old.manifest.pictures, *pictures]
         notes = [*old.manifest.notes, *notes]
         if "samples" in old.tensors:

@@ -51,6 +51,7 @@ def trace(model: Detector) -> tuple[Any, Any]:
             f"the model has {sum(held.values()) / 2**30:.1f} GiB and an .onnx file holds 2: "
             "fit with a smaller memory bank"
         )
+    model.for_export()
     images = torch.zeros(2, 3, *model.size)
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))

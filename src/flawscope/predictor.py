@@ -249,10 +249,12 @@ class Predictor:
             precision=self.calibration.precision,
         )
         new = self.with_calibration(calibration, *notes)
+        # groups are of pictures that were left out; these were not
+        facts = {k: v for k, v in self.manifest.facts.items() if k != "calibration_groups"}
         manifest = replace(
             new.manifest,
             pictures=(*kept, *pictures),
-            facts={**self.manifest.facts, "calibration_pictures": [p.hash for p in pictures]},
+            facts={**facts, "calibration_pictures": [p.hash for p in pictures]},
         )
         new = Predictor(replace(new.artefact, manifest=manifest), self.session)
         new.failures = failures

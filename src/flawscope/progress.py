@@ -1,5 +1,6 @@
 """Telling a person how far a long job is. A job calls `step(stage, done, total)`; what happens then is the
-caller's choice: nothing in a library, a line with the remaining time on a terminal.
+caller's choice: nothing in a library, a line with the remaining time on a terminal. What follows a comma in
+the stage may change from call to call, such as a loss: it is still the same stage.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ class Terminal:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if stage != self.stage:
-            self.stage, self.started, self.shown = stage, now, 0.0
+        name = stage.partition(",")[0]
+        if name != self.stage:
+            self.stage, self.started, self.shown = name, now, 0.0
         finished = done >= total
         if not finished and (not self.live or now - self.shown < 0.2):
             return

@@ -241,6 +241,44 @@ def test_extended_bank_keeps_its_elements_and_finds_the_new_ones():
     assert float(scores) < 1e-3
 
 
+def far_patch(*where: float, also: tuple[float, ...] = ()) -> torch.Tensor:
+    """A picture whose patches are all the bank's first element, but one, or two."""
+    features = torch.zeros(1, 24, 3)
+    features[0, 7] = torch.tensor(where)
+    if also:
+        features[0, 11] = torch.tensor(also)
+    return features
+
+
+@pytest.mark.parametrize(
+    ("bank", "features", "tied"),
+    [
+        ([[0, 0, 0], [2, 0, 0]], far_patch(1, 0, 0), True),  # in the middle between two
+        ([[0, 0, 0], [2, 0, 0]], far_patch(1 - 1e-6, 0, 0), True),
+        ([[0, 0, 0], [2, 0, 0]], far_patch(1 - 1e-4, 0, 0), False),
+        ([[0, 0, 0], [0, 0, 0]], far_patch(1, 0, 0), False),  # twins: the same score whichever it is
+        ([[0, 0, 0]], far_patch(1, 0, 0), False),
+        ([[0, 0, 0]], far_patch(1, 0, 0, also=(0, 1, 0)), True),  # two patches equally far
+        ([[0, 0, 0]], far_patch(1, 0, 0, also=(0, 1 - 1e-6, 0)), True),
+        ([[0, 0, 0]], far_patch(1, 0, 0, also=(0, 1 - 1e-4, 0)), False),
+        ([[0, 0, 0], [9, 9, 9]], far_patch(1, 0, 0), False),
+    ],
+)
+def test_a_choice_between_equals_is_a_tie(bank, features, tied):
+    model = model_with(torch.tensor(bank, dtype=torch.float32))
+    other = far_patch(3, 2, 1)  # beside it in the batch
+    assert model.ties(torch.cat([other, features, other])).tolist() == [False, tied, False]
+    model = model_with(torch.tensor(bank, dtype=torch.float32), score="map")
+    assert model.ties(features).tolist() == [False]  # nothing is chosen
+
+
+def test_outside_the_region_nothing_ties():
+    bank, features = torch.zeros(1, 3), far_patch(1, 0, 0)
+    features[0, 0], features[0, 5] = torch.tensor([0.0, 2, 0]), torch.tensor([0.0, 0, 2])
+    assert model_with(bank).ties(features).tolist() == [True]
+    assert model_with(bank, left_half()).ties(features).tolist() == [False]  # patch 5 is on the right
+
+
 # ------------------------------------------------------------------------------------------- several sizes
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flawscope.artefact import Artefact
+from flawscope.datasets.groups import earlier
 from flawscope.errors import InputError
 from flawscope.features.extract import Load, embed_pictures
 from flawscope.patchcore import coreset
@@ -70,10 +71,9 @@ class Start:
     def of(cls, old: Artefact, model: Model) -> list[Start]:
         starts = []
         for v, view in enumerate(model.views):
-            groups = torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(view.bank.device).long()
-            groups = torch.where(groups < 0, groups, -1 - groups)
+            groups = torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(view.bank.device)
             radius = float(old.manifest.facts["covering_radius"][v])
-            starts.append(cls(view.bank + view.centre, groups, radius))
+            starts.append(cls(view.bank + view.centre, earlier(groups.long()), radius))
         return starts
 
 

@@ -102,6 +102,10 @@ class Model(Detector):
 
     # ---- calibration and comparison of an exported model
 
+    def for_export(self) -> None:
+        for view in self.views:
+            view.for_export()
+
     def left_out(self, features: Tensor, group: int, kept: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         scores, distances = [], []
         for v, (view, part) in enumerate(zip(self.views, features.split(self.patches, dim=1), strict=True)):

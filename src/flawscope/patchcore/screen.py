@@ -1,5 +1,6 @@
 """The nearest bank element by an 8-bit product first, and in fp32 among the few that it leaves: exact, at a
-quarter of the multiplications' time where the processor multiplies bytes.
+quarter of the multiplications' time where an engine multiplies bytes. For exported graphs: in torch, which
+makes new memory for every step, nothing would be gained.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 BLOCK = 1024  # bank elements multiplied at once
 GROUP = 4  # of them share one bound
 KEEP = 12  # groups a query confirms in fp32
-TOGETHER = 256  # queries, where their number is known: what they need stays in the processor's cache
 SMALLEST = 2 * BLOCK  # bank: below, the plain search is as fast
 TOP = 127  # largest number of a query
 # Largest of an element: processors without VNNI add two products of bytes in 16 bits, and 2 * 255 * 63 still
@@ -23,38 +23,27 @@ WEIGHT_TOP = 63
 
 @torch.library.custom_op("flawscope::group_minima", mutates_args=())
 def group_minima(queries: Tensor, weights: Tensor, group: int) -> Tensor:
-    """Products of whole numbers in -127..127, and of every `group` of them, a block's width apart, the least.
+    """Products of whole numbers, and of every `group` of them the least.
 
-    An operator of its own, because an exported graph writes it in its engine's way (`flawscope.export`).
+    An operator of its own, because an exported graph writes it in its engine's way (`flawscope.graph`).
 
     Args:
-        queries: `[N, K]` float32.
-        weights: `[blocks, K, M]` int8.
+        queries: `[N, K]` float32, whole numbers in -127..127.
+        weights: `[blocks, K, M]` int8. Group i of a block is products i, i + M / group, i + 2 M / group, ...
 
     Returns:
-        `[N, blocks * M / group]` float32: minima over j of product[:, j * M / group + i].
+        `[N, blocks * M / group]` float32.
     """
-    count, (blocks, _, width) = queries.shape[0], weights.shape
-    ints = queries.to(torch.int8)
-    products = torch.empty(count, width, dtype=torch.int32, device=queries.device)  # for all blocks
-    minima = torch.empty(count, blocks, width // group, dtype=torch.int32, device=queries.device)
-    for i, block in enumerate(weights):
-        torch._int_mm(ints, block, out=products)
-        torch.amin(products.view(count, group, -1), 1, out=minima[:, i])
-    return minima.flatten(1).float()
+    minima = []
+    for block in weights:
+        products = queries @ block.float()
+        minima.append(products.view(len(queries), group, -1).amin(1))
+    return torch.cat(minima, 1)
 
 
 @group_minima.register_fake
 def _(queries: Tensor, weights: Tensor, group: int) -> Tensor:
     return queries.new_empty((queries.shape[0], weights.shape[0] * weights.shape[2] // group))
-
-
-def fast_bytes(device: torch.device) -> bool:
-    """Whether torch multiplies bytes quickly here: on processors with VNNI instructions."""
-    known = getattr(torch.cpu, "_is_vnni_supported", None) or getattr(
-        torch.cpu, "_is_cpu_support_avx512_vnni", None
-    )
-    return device.type == "cpu" and known is not None and bool(known())
 
 
 class Screen(nn.Module):
@@ -68,8 +57,8 @@ class Screen(nn.Module):
     |e_x| is replaced by a limit that nearly all queries keep; those that do not count as unsure. The part
     that depends on m alone, |m|² - 2 limit |m'|, is written in digits to the base 127 into further rows of
     the product, so that the product itself is the bound, in units of twice the steps, and only its minima
-    over groups are looked at. The `KEEP` best groups are confirmed in fp32. Where the next group's bound is
-    not above the distance found, the query is unsure and compared with the whole bank.
+    over groups are looked at. The `KEEP` lowest groups are confirmed in fp32. Where the next group's bound
+    is not above the distance found, the query is unsure and compared with the whole bank.
     """
 
     rotation: Tensor  # [D, D], divided by the step
@@ -133,29 +122,19 @@ class Screen(nn.Module):
             bank, norms: those that it was made of.
             plain: gives the same by the plain search, for the queries that are unsure.
         """
-        if torch.compiler.is_exporting():
-            best, unsure = self._confirmed(queries, bank, norms)
-            # one query too many, so that there is always one: not every engine can work on none
-            again = torch.cat([unsure.new_zeros(1, dtype=torch.int64), unsure.nonzero()[:, 0]])
-            return best.index_put((again,), plain(queries[again]))
-        results = []
-        for part in queries.split(TOGETHER):
-            best, unsure = self._confirmed(part, bank, norms)
-            again = unsure.nonzero()[:, 0]
-            if len(again):
-                best[again] = plain(part[again])
-            results.append(best)
-        return torch.cat(results)
+        best, unsure = self.confirmed(queries, bank, norms)
+        # one query too many, so that there is always one: not every engine can work on none
+        again = torch.cat([unsure.new_zeros(1, dtype=torch.int64), unsure.nonzero()[:, 0]])
+        return best.index_put((again,), plain(queries[again]))
 
-    def _confirmed(self, queries: Tensor, bank: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
+    def confirmed(self, queries: Tensor, bank: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
         """The smallest |m|² - 2xm of the groups kept, and whether another might be smaller."""
         turned = queries @ self.rotation
         whole = turned.round().clamp(-TOP, TOP)
         lost = (turned - whole).square().sum(1) * self.step**2
         longer = torch.cat([whole, self.tail.expand(queries.shape[0], -1)], 1)
         bounds = group_minima(longer, self.weights, GROUP)
-        keep = min(KEEP, bounds.shape[1])
-        kept, groups = bounds.topk(keep, dim=1, largest=False, sorted=False)
+        kept, groups = bounds.topk(KEEP, dim=1, largest=False, sorted=False)
         candidates = self.members[groups].flatten(1)
         elements = F.embedding(candidates, bank)
         best = (norms[candidates] - 2.0 * (elements @ queries[:, :, None])[:, :, 0]).amin(1)

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from flawscope.errors import InputError
 from flawscope.features.backbone import Backbone
+from flawscope.features.embedding import PatchEmbedding
 from flawscope.patchcore.config import Config
-from flawscope.patchcore.embedding import PatchEmbedding
-from flawscope.patchcore.screen import SMALLEST, Screen, fast_bytes
+from flawscope.patchcore.screen import SMALLEST, Screen
 from flawscope.workers import workers
 
 TIE = 1e-5  # relative
@@ -91,9 +91,13 @@ class View(nn.Module):
 
     def _hold(self, bank: Tensor) -> None:
         self.bank, self.norms = bank, (bank * bank).sum(1)
+        self.screen = None
+
+    def for_export(self) -> None:
+        """Make what the exported graph searches with."""
         # with norms that are no numbers there is no bound: the plain search then says so
-        bounded = len(bank) >= SMALLEST and bool(self.norms.isfinite().all())
-        self.screen = Screen(bank, self.norms) if bounded else None
+        bounded = len(self.bank) >= SMALLEST and bool(self.norms.isfinite().all())
+        self.screen = Screen(self.bank, self.norms) if bounded else None
 
     # ---- images to patches
 
@@ -116,8 +120,7 @@ class View(nn.Module):
         """
         batch, patches, width = features.shape
         queries = features.reshape(-1, width)
-        exporting = torch.compiler.is_exporting()
-        if self.screen is not None and norms is None and (exporting or fast_bytes(queries.device)):
+        if self.screen is not None and norms is None and torch.compiler.is_exporting():
             best = self.screen(queries, self.bank, self.norms, self.nearest)
         else:
             best = self.nearest(queries, norms)
