@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SIZE = 64  # pixels a side that the small model sees
+Trace = Callable[[Any], Any]
 
 
 @pytest.fixture(scope="session")
@@ -37,23 +42,61 @@ def model_path(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def onnx_path(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model, exported. Read only."""
-    for name in ("onnx", "onnxscript"):
+def trace_once() -> Trace:
+    """`graph.trace`, which takes seconds, once for each set of weights."""
+    for name in ("torch", "onnx", "onnxscript"):
         pytest.importorskip(name)
-    from flawscope.export import export
+    from flawscope import graph
 
-    path = tmp_path_factory.mktemp("onnx") / "plate.onnx"
-    export(model_path, path)
-    return path
+    trace, known = graph.trace, {}
+
+    def once(model: Any) -> Any:
+        tensors = model.state_dict()
+        digest = hashlib.sha256(repr(model.config).encode())
+        for name in sorted(tensors):
+            digest.update(tensors[name].numpy().tobytes())
+        if digest.digest() not in known:
+            known[digest.digest()] = trace(model)
+        return known[digest.digest()]
+
+    return once
 
 
 @pytest.fixture(scope="session")
-def openvino_path(onnx_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model for OpenVINO, with its weights beside it. Read only."""
-    pytest.importorskip("openvino")
-    from flawscope.runtime import onnx, openvino
+def exported(
+    model_path: Path, drawn: Path, trace_once: Trace, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Path]:
+    """The same model by kind of file and precision, made when it is first asked for. Read only.
 
-    path = tmp_path_factory.mktemp("openvino") / "plate.xml"
-    openvino.write(onnx.read(onnx_path), openvino.engine().convert_model(onnx_path), path)
-    return path
+    Of reduced precision it is calibrated on all its training pictures and on the good test pictures.
+    """
+
+    @functools.cache
+    def made(suffix: str, precision: str) -> Path:
+        if suffix == ".xml":
+            pytest.importorskip("openvino")
+        from flawscope import graph
+        from flawscope.datasets import list_pictures
+        from flawscope.export import export
+
+        path = tmp_path_factory.mktemp(precision) / f"plate{suffix}"
+        folders = [drawn / "plate/train/good", drawn / "plate/test/good"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(graph, "trace", trace_once)
+            pictures = [] if precision == "fp32" else list_pictures(folders)
+            export(model_path, path, precision=precision, pictures=pictures)
+        return path
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def onnx_path(exported: Callable[[str, str], Path]) -> Path:
+    """The same model, exported. Read only."""
+    return exported(".onnx", "fp32")
+
+
+@pytest.fixture(scope="session")
+def openvino_path(exported: Callable[[str, str], Path]) -> Path:
+    """The same model for OpenVINO, with its weights beside it. Read only."""
+    return exported(".xml", "fp32")

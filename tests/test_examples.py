@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 import flawscope
-from conftest import SIZE
 from flawscope.imaging import Preprocess
 from flawscope.runtime import onnx as runtime
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+SIZE = 64  # of the small model
 WAYS = {
     "stretched": Preprocess((SIZE, SIZE)),
     "fitted in": Preprocess((SIZE, SIZE), keep_aspect=True),
@@ -47,6 +47,7 @@ def drawn_picture(height: int, width: int, seed: int = 0) -> Image.Image:
 def models(onnx_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One network that gets its pictures in several ways."""
     folder, artefact = tmp_path_factory.mktemp("ways"), runtime.read(onnx_path)
+    assert artefact.manifest.preprocess.size == (SIZE, SIZE)
     made = {}
     for name, how in WAYS.items():
         made[name] = folder / f"{name}.onnx"

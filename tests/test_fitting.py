@@ -127,7 +127,7 @@ def test_a_saved_model_scores_the_same_and_passes_its_self_test(which, tmp_path,
     fitted.save(tmp_path / "m.safetensors")
     loaded = load(tmp_path / "m.safetensors", device="cpu")
     assert loaded.self_test().passed
-    assert loaded.self_test().samples == 3
+    assert loaded.self_test().pictures == 3
     pictures = parts(3, seed=1) + parts(2, seed=2, defect="stain")
     for a, b in zip(fitted.predict(pictures), loaded.predict(pictures), strict=True):
         assert a.score == b.score

@@ -15,7 +15,6 @@ import flawscope
 
 ROOT = Path(__file__).parents[1]
 MOST_BYTES = 350 * 2**20
-MOST_SECONDS = 0.3
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +103,6 @@ def test_the_core_alone_is_small_and_quick(python: Path, tmp_path: Path) -> None
         f"its load: {ready * 1e3:.0f} ms"
     )
     assert total < MOST_BYTES
-    assert seconds < MOST_SECONDS
 
 
 def quickest(python: Path, statement: str, folder: Path) -> float:

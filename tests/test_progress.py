@@ -46,6 +46,17 @@ def test_a_terminal_gets_the_remaining_time_and_one_line_end_a_stage(clock: list
     assert text.endswith("fitting: 10 in 20 s\n")
 
 
+def test_what_follows_a_comma_may_change_within_a_stage(clock: list[float]) -> None:
+    screen = Screen()
+    step = Terminal(screen)
+    for k in range(1, 11):
+        step(f"distilling, loss {1 / k:.2f}", k, 10)
+        clock[0] += 2.0
+    text = screen.getvalue()
+    assert "distilling, loss 0.20: 5 of 10, 8.0 s left" in text
+    assert text.endswith("distilling, loss 0.10: 10 in 18 s\n")
+
+
 def test_a_terminal_is_not_flooded(clock: list[float]) -> None:
     screen = Screen()
     step = Terminal(screen)

@@ -1,4 +1,4 @@
-"""Every command and every Python block of the README runs, in order, on drawn pictures."""
+"""Every command and every Python block of the README and of docs/ runs, in order, on drawn pictures."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from flawscope.datasets.synthetic import draw_picture
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+PAGES = [README, ROOT / "docs" / "deployment.md"]  # each may use what the ones before it made
 SIDE = 128  # pixels of a drawn picture
 NOT_HERE = ("pip", "make")  # they change the machine
 
 
-def blocks() -> list[tuple[str, str]]:
+def blocks(page: Path) -> list[tuple[str, str]]:
     """(language, text) of every fenced block."""
-    return re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    return re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -55,30 +56,33 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_everything_in_the_readme_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("torch")
+def test_everything_in_the_pages_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("torch", "onnx", "onnxscript", "openvino"):
+        pytest.importorskip(name)
     ran = 0
-    for language, text in blocks():
-        if language == "python":
-            exec(compile(text, str(README), "exec"), {})
-            ran += 1
-            continue
-        assert language == "console", f"a block of {language} that nothing runs"
-        for words in commands(text):
-            if words[0] in NOT_HERE:
+    for page in PAGES:
+        for language, text in blocks(page):
+            if language == "python":
+                exec(compile(text, str(page), "exec"), {})
+                ran += 1
                 continue
-            assert words[0] == "flawscope"
-            wanted = 3 if "--fail-on-anomaly" in words else 0  # there is a hole among the new pictures
-            code = main(words[1:])
-            assert code == wanted, f"{shlex.join(words)}\n{capsys.readouterr().err}"
-            ran += 1
-    assert ran > 10
+            assert language == "console", f"a block of {language} that nothing runs"
+            for words in commands(text):
+                if words[0] in NOT_HERE:
+                    continue
+                assert words[0] == "flawscope"
+                wanted = 3 if "--fail-on-anomaly" in words else 0  # there is a hole among the new pictures
+                code = main(words[1:])
+                assert code == wanted, f"{shlex.join(words)}\n{capsys.readouterr().err}"
+                ran += 1
+    assert ran > 20
     assert (folder / "found" / "contact_sheet.png").is_file()
     assert (folder / "results" / "results.json").is_file()
 
 
-def test_links_of_the_readme_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     assert links
     for link in links:
-        assert (ROOT / link).exists(), link
+        assert (page.parent / link).exists(), link

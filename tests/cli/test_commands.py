@@ -312,7 +312,7 @@ def test_info_self_test_passes_where_the_model_was_made(capsys: Capture, model: 
     code, out, err = run(capsys, "info", model, "--self-test", "--json")
     assert code == 0
     json.loads(out)
-    assert "self-test passed: 3 samples" in err
+    assert "self-test passed: 3 pictures in batches of 1, 3, 8, fp32, torch" in err
 
 
 def test_a_failing_self_test_is_exit_code_1(capsys: Capture, model: str, tmp_path: Path) -> None:

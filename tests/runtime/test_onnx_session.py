@@ -48,7 +48,7 @@ def test_the_manifest_comes_along(onnx_path: Path, model_path: Path) -> None:
 
 def test_samples_and_region_come_along(onnx_path: Path, model_path: Path) -> None:
     found, origin = (flawscope.load(p, device="cpu").artefact.tensors for p in (onnx_path, model_path))
-    assert set(found) == {"samples", "roi"}
+    assert set(found) == {"samples", "sample_maps", "roi"}
     for name, tensor in found.items():
         assert tensor.dtype == origin[name].dtype
         np.testing.assert_array_equal(tensor, origin[name])

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("predict", "score pictures and show what is wrong"),
     "calibrate": ("calibrate", "new thresholds from new good pictures"),
     "export": ("export", "a copy that needs no torch, .onnx"),
+    "distill": ("distill", "make a teacher for EfficientAD"),
     "info": ("info", "what a model is and where it came from"),
     "backbones": ("backbones", "feature extractors at hand"),
     "data": ("data", "check a folder of pictures"),

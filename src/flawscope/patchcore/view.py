@@ -156,14 +156,18 @@ class View(nn.Module):
         return eq7(torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)) * self.inside.amax(0)
 
     def ties(self, features: Tensor, distances: Tensor) -> Tensor:
-        """Pictures `[B]` bool with two farthest patches or two nearest elements of it: closer than 1e-5, as
-        a part of the distance. Equal patches or elements are no choice: they give the same score."""
-        two = distances.topk(min(2, distances.shape[1]), dim=1).values
-        patch = farthest(features, distances, self.inside)
-        from_all = torch.cdist(patch, self.bank, compute_mode="donot_use_mm_for_euclid_dist")  # [B, M]
-        near, which = from_all.topk(min(2, len(self.bank)), dim=1, largest=False)
-        other = (self.bank[which[:, 0]] != self.bank[which[:, -1]]).any(1)
-        return _close(two) | (_close(near) & other)
+        """Pictures `[B]` bool with another patch as far as the farthest, or another element as near to it as
+        the nearest, within 1e-5 of the distance. Equal ones are no choice: they give the same score."""
+        found = []
+        for own, away, patch in zip(
+            features, distances, farthest(features, distances, self.inside), strict=True
+        ):
+            far = own[away >= away.max() * (1 - TIE)]
+            # not by a product, whose rounding is as large as what is looked for
+            near = torch.cdist(patch[None], self.bank, compute_mode="donot_use_mm_for_euclid_dist")[0]
+            close = self.bank[near <= near.min() * (1 + TIE)]
+            found.append(bool((far != patch).any() or (close != close[:1]).any()))
+        return torch.tensor(found)
 
     def anomaly_map(self, distances: Tensor) -> Tensor:
         """Patch distances `[B, P]` to maps `[B, H, W]`: bilinear resize and Gaussian, two products (3.3)."""
@@ -192,12 +196,6 @@ class View(nn.Module):
         neighbours = self.bank[around.topk(b, largest=False, sorted=True).indices]
         score = eq7(torch.linalg.vector_norm(patch - neighbours, dim=1)[None]) * self.inside.amax(0)
         return score[0], distances[0]
-
-
-def _close(pairs: Tensor) -> Tensor:
-    """Whether the two of `[B, 2]` are the same within 1e-5."""
-    near = (pairs[:, 0] - pairs[:, -1]).abs() <= TIE * pairs.abs().amax(1)
-    return near if pairs.shape[1] > 1 else torch.zeros_like(near)
 
 
 def farthest(features: Tensor, distances: Tensor, inside: Tensor) -> Tensor:

@@ -122,6 +122,7 @@ class OnnxSession:
         ]:
             raise InputError(f"cannot use model {name}: it has other inputs and outputs; export it anew")
         self.size = (height, width)
+        self.on_cpu = self.engine.get_providers()[0] == "CPUExecutionProvider"
 
     @classmethod
     def open(
@@ -139,9 +140,10 @@ class OnnxSession:
 
     @property
     def batch(self) -> int:
-        """Pictures that are fastest together here."""
+        """Pictures that are fastest together here. On a CPU one keeps all threads busy, and more of them only
+        take memory (bench/latency.py)."""
         pixels = self.size[0] * self.size[1]
-        return max(1, min(8, 8 * 256 * 256 // pixels))
+        return 1 if self.on_cpu else max(1, min(8, 8 * 256 * 256 // pixels))
 
     def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         try:

@@ -188,6 +188,7 @@ class OpenVinoSession:
         self.size = _size(model)
         core = engine().Core()
         device = _device(core, device)
+        self.on_cpu = device == "CPU"
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": _hint(core, device, precision),
@@ -235,9 +236,10 @@ class OpenVinoSession:
 
     @property
     def batch(self) -> int:
-        """Pictures that are fastest together here."""
+        """Pictures that are fastest together here. On a CPU one keeps all threads busy, and more of them only
+        take memory (bench/latency.py)."""
         pixels = self.size[0] * self.size[1]
-        return max(1, min(8, 8 * 256 * 256 // pixels))
+        return 1 if self.on_cpu else max(1, min(8, 8 * 256 * 256 // pixels))
 
     def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         try:

@@ -1,0 +1,101 @@
+"""Make a teacher for EfficientAD: a small network that says of 33 pixels what a backbone says of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from flawscope.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--images", required=True, metavar="FOLDER", help="pictures of anything, the more various the better"
+    )
+    parser.add_argument("--out", required=True, metavar="TEACHER", help="file to write, .safetensors")
+    parser.add_argument("--backbone", metavar="NAME", help="any timm model; see `flawscope backbones`")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="the backbone's weights: safetensors or a checkpoint"
+    )
+    parser.add_argument("--stages", metavar="2,3", help="feature stages as timm counts them")
+    parser.add_argument("--size", choices=["s", "m"], help="PDN-S or PDN-M (default: s)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", metavar="N", help="how many (default: 6000)")
+    length.add_argument("--minutes", type=minutes, metavar="M", help="as many steps as fit into the time")
+    parser.add_argument("--crop", metavar="PIXELS", help="side of the crops, 33 to 252 (default: 157)")
+    parser.add_argument("--batch", metavar="N", help="crops a step (default: 8)")
+    parser.add_argument("--preset", default="default", help="named settings: default, paper")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over the file"
+    )
+    parser.add_argument("--seed", help="of everything random (default: 0)")
+    parser.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
+    common.add_device(parser)
+    common.add_quiet(parser)
+
+
+def minutes(text: str) -> float:
+    """30 or 0.5; above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes: write 30 or 0.5")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    from flawscope import artefact, config
+    from flawscope.datasets import list_pictures
+    from flawscope.efficientad.recipe import PRESETS, Recipe
+    from flawscope.errors import InputError
+
+    out = artefact.check_writable(args.out, ".safetensors")
+    if args.preset not in PRESETS:
+        raise InputError(f"there is no preset {args.preset}: choose of {', '.join(PRESETS)}")
+    recipe = config.build(Recipe, {**PRESETS[args.preset], **_options(args)})
+    paths = list_pictures(args.images)
+    try:
+        from flawscope.efficientad.distill import distill
+        from flawscope.runtime.torch import use_threads
+    except ImportError:
+        raise InputError("distilling needs torch: pip install 'flawscope[train]'") from None
+
+    use_threads(args.threads)
+    _, failures = distill(
+        paths,
+        recipe,
+        out,
+        weights=args.weights,
+        minutes=None if recipe.steps else args.minutes,
+        resume=args.resume,
+        device=args.device,
+        say=(lambda line: None) if args.quiet else _say,
+        step=common.step_for(args),
+    )
+    if not args.quiet:
+        common.say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
+    return common.report_failures(failures)
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings from the file, then the flags, then --set. --minutes wins over a preset's steps."""
+    from flawscope import config
+
+    values = config.read_config(args.config) if args.config else {}
+    for key in ("backbone", "stages", "size", "steps", "crop", "batch", "seed"):
+        if getattr(args, key) is not None:
+            values[key] = getattr(args, key)
+    if args.minutes is not None:
+        values["steps"] = None
+    return {**values, **config.parse_assignments(args.set)}
+
+
+def _say(line: str) -> None:
+    """A remark, in the place of the living line where there is one."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+    common.say(line)

@@ -1,0 +1,86 @@
+"""How a teacher is distilled: the settings. Torch-free, so that a wrong one is told before anything is
+loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from flawscope.errors import InputError
+from flawscope.features.weights import DEFAULT_BACKBONE
+
+RECEPTIVE_FIELD = 33  # pixels that decide one output of a PDN
+STRIDE = 4  # of its outputs, in pixels
+CHANNELS = 384  # of a teacher
+DEFAULT_STEPS = 6000
+PICTURE = 252  # pixels a side that a PDN sees of a picture of 256: see `targets`
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a teacher, beside the pictures. Section numbers are those of Batzner et al.,
+    EfficientAD (WACV 2024)."""
+
+    size: Literal["s", "m"] = "s"
+    backbone: str = DEFAULT_BACKBONE
+    stages: tuple[int, ...] = (2, 3)  # strides 8 and 16, as PatchCore's
+    neighbourhood: int = 3  # patches of p x p features are averaged, as PatchCore's
+    steps: int | None = None  # None: DEFAULT_STEPS, or what --minutes allows
+    batch: int = 8
+    crop: int = 157  # pixels a side, 32 x 32 outputs; without padding every output counts in full
+    rate: float = 1e-3  # Adam's largest learning rate
+    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    decay: float = 1e-5  # Adam's weight decay
+    grey: float = 0.1  # probability that a picture loses its colours (A.1)
+    zoom: float = 0.7  # a view shows at least this share of each side of the picture
+    flip: bool = True  # half of the views are mirrored
+    reuse: int = 16  # crops cut from a view before it is replaced
+    memory: float = 2.0  # GiB of views kept at a time
+    statistics: int = 10_000  # pictures for the targets' mean and spread, at most
+    held_out: float = 0.05  # share of pictures never trained on
+    checks: int = 20  # measurements of the held-out loss, evenly spaced
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for ok, text in (
+            (bool(self.stages) and min(self.stages) >= 0, "stages must be feature indices such as 2,3"),
+            (self.neighbourhood >= 1 and self.neighbourhood % 2 == 1, "neighbourhood must be odd: 1, 3, 5"),
+            (self.steps is None or self.steps >= 1, "steps must be at least 1"),
+            (self.batch >= 1, "batch must be at least 1"),
+            (
+                RECEPTIVE_FIELD <= self.crop <= PICTURE,
+                f"crop must be between {RECEPTIVE_FIELD} and {PICTURE} pixels",
+            ),
+            (0 < self.rate <= 1, "rate must be above 0 and at most 1"),
+            (0 <= self.decay <= 1, "decay must be between 0 and 1"),
+            (0 <= self.grey <= 1, "grey must be a probability"),
+            (0.1 <= self.zoom <= 1, "zoom must be between 0.1 and 1"),
+            (self.reuse >= 1, "reuse must be at least 1"),
+            (0.01 <= self.memory <= 4096, "memory must be a number of GiB, 0.01 at least"),
+            (self.statistics >= 1, "statistics must be at least 1"),
+            (0 < self.held_out <= 0.5, "held_out must be above 0 and at most 0.5"),
+            (self.checks >= 1, "checks must be at least 1"),
+            (self.seed >= 0, "seed must be at least 0"),
+        ):
+            if not ok:
+                raise InputError(f"setting {text}")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # A CPU's: measured with EfficientNet-Lite0 on 1,000 photographs
+    "default": {},
+    # 3.1 and A.1, on ImageNet: whole pictures, each seen once before the next ones. Unpadded all the same
+    "paper": {
+        "backbone": "wide_resnet101_2",
+        "steps": 60_000,
+        "batch": 16,
+        "crop": PICTURE,
+        "rate": 1e-4,
+        "schedule": "constant",
+        "zoom": 1.0,
+        "flip": False,
+        "reuse": 1,
+    },
+}
