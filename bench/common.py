@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 CATEGORIES = ("transistor", "toothbrush")
 PACKAGES = ("flawscope", "torch", "torchvision", "timm", "numpy", "pillow", "scipy", "safetensors")
-ENGINES = ("onnx", "onnxruntime", "openvino", "nncf")
+ENGINES = ("onnx", "onnxruntime", "openvino")
 MIB, GIB = 2**20, 2**30
 
 

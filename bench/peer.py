@@ -167,6 +167,7 @@ def predict(args: argparse.Namespace) -> dict[str, Any]:
         os.environ["TRUST_REMOTE_CODE"] = "1"  # it opens nothing without; the file is our own
         inferencer: Any = TorchInferencer(args.source, device="cpu")
     else:
+        args.source, pictures = args.source.resolve(), [str(Path(p).resolve()) for p in pictures]
         os.chdir(args.source.parent)  # it keeps a cache folder where it is called
         limit = {"INFERENCE_NUM_THREADS": args.threads, "PERFORMANCE_HINT": "LATENCY"}
         if args.precision:  # left to itself, OpenVINO takes bf16 where the processor has it

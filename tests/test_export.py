@@ -342,7 +342,7 @@ def left_out(model: Predictor, pictures: list[Path]) -> list[float]:
     facts, tensors = model.manifest.facts, model.artefact.tensors
     kept = {name: torch.from_numpy(np.asarray(value)) for name, value in tensors.items()}
     found = []
-    for picture, group in zip(pictures, facts["calibration_groups"], strict=True):
+    for picture, group in zip(pictures, facts["calibration_groups"].values(), strict=True):
         image = torch.from_numpy(model.manifest.preprocess(picture)[0])
         with torch.inference_mode():
             found.append(float(session.model.left_out(session.model.embed(image), group, kept)[0]))
@@ -359,7 +359,7 @@ def fitted(pictures: list[Path], **options: Any) -> Predictor:
 def test_left_out_is_what_fit_calibrated_with(options: dict[str, Any], train: list[Path]) -> None:
     model = fitted(train, **options)
     groups = [k % 10 if "group" in options else k for k in range(TRAIN)]
-    assert model.manifest.facts["calibration_groups"] == groups
+    assert list(model.manifest.facts["calibration_groups"].values()) == groups
     np.testing.assert_allclose(left_out(model, train), model.calibration.scores, rtol=1e-4, atol=1e-4)
 
 
@@ -370,7 +370,7 @@ def test_left_out_of_a_model_that_was_extended(train: list[Path], unseen: list[P
     twice = fitted(train, ratio=0.5)
     for more in (unseen[:2], unseen[2:]):
         twice = extend(twice.artefact, list(more), device="cpu")
-    assert len(set(twice.manifest.facts["calibration_groups"])) == TRAIN + UNSEEN
+    assert len(set(twice.manifest.facts["calibration_groups"].values())) == TRAIN + UNSEEN
     found, kept = np.array(left_out(twice, [*train, *unseen])), np.array(twice.calibration.scores)
     assert bool((found <= kept * (1 + 1e-4)).all())
     assert bool((found > 0.5 * kept).all())

@@ -30,7 +30,7 @@ class Certificate:
     score, map: the largest difference of scores and of map values, relative (see `TOLERANCE`).
     score_absolute, map_absolute: the largest |difference|.
     decisions: how many pictures are judged otherwise, each model by its own calibration.
-    ties: numbers of the pictures whose score is a choice between equals; they are compared in nothing else.
+    ties: numbers of the pictures whose score is a choice between equals; of them only the maps are compared.
     runtime: what the model ran on.
     """
 
@@ -56,7 +56,8 @@ class Certificate:
     @property
     def passed(self) -> bool:
         """A reduced precision may judge otherwise what lies near the threshold; fp32 may not."""
-        right = self.score <= self.tolerance and math.isfinite(self.map)
+        compared = len(self.ties) < self.pictures
+        right = compared and self.score <= self.tolerance and math.isfinite(self.map)
         return right and (self.precision != "fp32" or not self.decisions)
 
     def line(self) -> str:
@@ -68,7 +69,7 @@ class Certificate:
             f"decisions of {self.decisions} pictures; scores may differ by {self.tolerance:g}"
         )
         if self.ties:
-            text += f"; ties, not compared: {', '.join(map(str, self.ties))}"
+            text += f"; scores of ties, not compared: {', '.join(map(str, self.ties))}"
         return text
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def compare(
             or None: not compared.
         decisions: `[N]`, the expected ones.
         calibration: the session's own.
-        ties: `[N]`, pictures not to be compared.
+        ties: `[N]`, pictures whose scores are not to be compared.
     """
     count = len(images)
     ties = np.zeros(count, bool) if ties is None else ties
@@ -123,12 +124,12 @@ def compare(
         for start in range(0, count, batch):
             chosen = np.arange(start, start + batch) % count
             found, drawn = session.run(np.ascontiguousarray(images[chosen]))
-            use = ~ties[chosen]
-            chosen, found, drawn = chosen[use], found[use], drawn[use, ::stride, ::stride]
-            if not len(chosen):
-                continue
+            drawn = drawn[:, ::stride, ::stride]
             of_maps = (0.0, 0.0) if maps is None else _differences(drawn, maps[chosen])
-            largest = np.maximum(largest, (*_differences(found, scores[chosen]), *of_maps))
+            counted = ~ties[chosen]  # a tie is one of scores; maps do not know it
+            chosen, found = chosen[counted], found[counted]
+            of_scores = _differences(found, scores[chosen]) if len(chosen) else (0.0, 0.0)
+            largest = np.maximum(largest, (*of_scores, *of_maps))
             other = calibration.is_anomalous(found) != decisions[chosen]
             changed |= set(chosen[other].tolist())
     score_absolute, score, map_absolute, map_ = map(float, largest)

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ def export(
     *,
     precision: str = "fp32",
     pictures: Sequence[Source] = (),
+    failures: list[str] | None = None,
     step: Step = silent,
 ) -> Certificate:
     """Write `model` for ONNX Runtime (.onnx) or OpenVINO (.xml, and .bin beside it), which then run it
@@ -57,6 +58,7 @@ def export(
         pictures: good ones to compare on; by default the model's own samples. A reduced precision is another
             detector and is calibrated anew, on these: those the model was fitted on will do if its method can
             leave a picture out, others always.
+        failures: gets a line for every picture that cannot be read.
 
     Raises:
         InputError: a package is missing, there is nothing to compare or calibrate on, or the model is of no
@@ -65,7 +67,11 @@ def export(
             tolerance. No file is written then.
     """
     artefact = model if isinstance(model, Artefact) else artefacts.read(model)
-    suffix = artefacts.check_writable(out).suffix.lower()
+    path = artefacts.check_writable(out)
+    suffix = path.suffix.lower()
+    weights = openvino_files.weights_of(path)
+    if suffix == ".xml" and weights.exists() and not path.exists():
+        raise InputError(f"{weights} is there already and belongs to no model: choose another --out")
     _check(artefact, suffix, precision, pictures)
     images = _images(artefact, pictures)
     trained = TorchSession.open(artefact, "cpu")
@@ -88,7 +94,8 @@ def export(
     else:
         run = _runner(embed, suffix, precision)
         exported, certificate = _calibrated(
-            artefact, precision, pictures, images, made.session, trained, rounded.model, run, step
+            *(artefact, precision, pictures, images, made.session, trained, rounded.model, run, step),
+            failures=[] if failures is None else failures,
         )
     if not certificate.passed:
         raise FlawscopeError(
@@ -100,7 +107,7 @@ def export(
         facts={**manifest.facts, "certificate": certificate.to_dict()},
         versions={
             **manifest.versions,
-            made.session.runtime: version(made.session.runtime),
+            made.session.runtime: import_module(made.session.runtime).__version__,
             "opset": str(graph.OPSET),
         },
     )
@@ -196,15 +203,20 @@ def _runner(embed: Any, suffix: str, precision: str) -> Embed:
 
 
 def _read(
-    artefact: Artefact, pictures: Sequence[Source]
+    artefact: Artefact, pictures: Sequence[Source], failures: list[str] | None = None
 ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
-    """Pictures, decoded and preprocessed; those that cannot be read are for `calibrate` to tell of."""
+    """Pictures, decoded and preprocessed. They are read several times; what cannot be read is told once."""
     for source in pictures:
+        name = source if isinstance(source, str | os.PathLike) else "a picture"
         try:
             picture = decode(source)
-            yield picture, artefact.manifest.preprocess.from_array(picture, str(source))[0]
-        except InputError:
+            image = artefact.manifest.preprocess.from_array(picture, os.fspath(name))[0]
+        except (InputError, MemoryError) as error:
+            if failures is not None:
+                few = f"{name}: not enough memory to decode it; make it smaller"
+                failures.append(str(error) if isinstance(error, InputError) else few)
             continue
+        yield picture, image
 
 
 def _images(artefact: Artefact, pictures: Sequence[Source]) -> NDArray[np.float32]:
@@ -262,7 +274,7 @@ def _compared(
 
 
 def _named(session: Session) -> str:
-    return f"{session.runtime} {version(session.runtime)}"
+    return f"{session.runtime} {import_module(session.runtime).__version__}"
 
 
 def _calibrated(
@@ -275,6 +287,7 @@ def _calibrated(
     model: Detector,
     embed: Embed,
     step: Step,
+    failures: list[str],
 ) -> tuple[Artefact, Certificate]:
     """The artefact with the calibration of another precision, and how far that is from its own: pictures that
     it was fitted on are left out one by one, others are simply scored.
@@ -285,35 +298,36 @@ def _calibrated(
     manifest = artefact.manifest
     before = manifest.calibration
     facts = dict(manifest.facts)
-    groups = dict(zip(facts["calibration_pictures"], facts.pop("calibration_groups", []), strict=False))
+    groups = facts.pop("calibration_groups", {})
     fitted = {p.hash for p in manifest.pictures if p.role != "calibration"}
     kept = {k: torch.from_numpy(v) for k, v in artefact.tensors.items() if k != "samples"}
-    known = dict(
-        zip(facts["calibration_pictures"], zip(before.scores, before.map_maxima, strict=True), strict=False)
-    )
     found: list[tuple[float, float, float]] = []
     expected: list[tuple[float, float]] = []
     fresh: list[Picture] = []
     hashes: list[str] = []
-    for done, (picture, image) in enumerate(_read(artefact, pictures)):
+    for done, (picture, image) in enumerate(_read(artefact, pictures, failures)):
         step("calibration", done, len(pictures))
         digest = pixel_hash(picture)
         if digest in hashes:
             continue
+        result = None
         if digest in groups:
             with torch.inference_mode():
                 result = model.left_out(torch.from_numpy(embed(image)), groups[digest], kept)
-            if result is None:
-                continue
+        if result is not None:
             score, drawn = (part.numpy() for part in result)
-            expected.append(known[digest])
+            with torch.inference_mode():
+                own = trained.model.embed(torch.from_numpy(image))
+                wanted = trained.model.left_out(own, groups[digest], kept)
+            assert wanted is not None
+            scores, maps = (part.numpy() for part in wanted)
         elif digest in fitted:
             continue
         else:
             score, drawn = session.run(image)
             scores, maps = trained.run(image)
-            expected.append((float(scores[0]), float(maps.max())))
             fresh.append(Picture(digest, "calibration", f"picture {len(hashes)}"))
+        expected.append((float(scores[0]), float(maps.max())))
         hashes.append(digest)
         inside = artefact.tensors["roi"] if "roi" in artefact.tensors else np.ones(drawn[0].shape, bool)
         found.append((float(score[0]), float(drawn.max()), float(np.median(drawn[0][inside]))))
@@ -334,6 +348,8 @@ def _calibrated(
     note = f"{precision}: calibrated anew on {len(found)} good pictures"
     if fresh and left_out:
         note += f", {left_out} that it was fitted on and left out one by one, {len(fresh)} others"
+    if precision == "int8":
+        note += "; some of them also gave the ranges of its 8-bit numbers"
     facts["calibration_pictures"] = hashes
     manifest = replace(
         manifest,
@@ -342,7 +358,7 @@ def _calibrated(
         notes=(*manifest.notes, note),
         pictures=(*(p for p in manifest.pictures if p.role != "calibration"), *fresh),
     )
-    own, wanted = np.array(found)[:, :2].T, np.array(expected).T
+    now, then = np.array(found)[:, :2].T, np.array(expected).T
     scores, maps = _answers(session, images)
     consistency = compare(
         session,
@@ -353,8 +369,8 @@ def _calibrated(
         calibration=calibration,
         runtime=_named(session),
     )
-    changed = np.count_nonzero(calibration.is_anomalous(own[0]) != before.is_anomalous(wanted[0]))
-    certificate = of_pairs(consistency, before, own[0], wanted[0], own[1], wanted[1], int(changed))
+    changed = np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0]))
+    certificate = of_pairs(consistency, before, now[0], then[0], now[1], then[1], int(changed))
     return _with_samples(replace(artefact, manifest=manifest), session), certificate
 
 

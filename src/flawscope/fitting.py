@@ -25,7 +25,6 @@ from flawscope.artefact import Artefact, Manifest, Picture
 from flawscope.calibration import DEFAULT_RATE, Calibration
 from flawscope.certificate import STRIDE
 from flawscope.datasets import Dataset, group_numbers, open_dataset
-from flawscope.datasets.groups import earlier as renumbered
 from flawscope.detector import Detector, device_for
 from flawscope.errors import InputError
 from flawscope.features.backbone import load_backbone
@@ -186,7 +185,8 @@ def _run(
         preprocess,
         {p.hash for p in old.manifest.pictures if p.role != "calibration"} if old else set(),
     )
-    groups = group_numbers(reader.names, group)
+    free = _free_group(old)
+    groups = [free + number for number in group_numbers(reader.names, group)]
     fitted = registry.fit_module(method).fit(
         config,
         model,
@@ -221,10 +221,10 @@ def _run(
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     kept: tuple[dict[str, Any], ...] = ()
     earlier: list[str] = []  # whose scores come first
-    earlier_groups: list[int] = []
+    known_groups: dict[str, int] = {}  # of pictures, by hash
     if old is not None:
         earlier = old.manifest.facts["calibration_pictures"]
-        earlier_groups = [renumbered(g) for g in old.manifest.facts.get("calibration_groups", [])]
+        known_groups = dict(old.manifest.facts.get("calibration_groups", {}))
         pictures = [*old.manifest.pictures, *pictures]
         notes = [*old.manifest.notes, *notes]
         if "samples" in old.tensors:
@@ -249,7 +249,7 @@ def _run(
         facts={
             **fitted.facts,
             "calibration_pictures": earlier + [reader.hashes[i] for i in fitted.pictures],
-            "calibration_groups": earlier_groups + [int(groups[i]) for i in fitted.pictures],
+            "calibration_groups": known_groups | {reader.hashes[i]: groups[i] for i in fitted.pictures},
             "seconds_total": round(time.perf_counter() - began, 3),
             "device": next(model.buffers()).device.type,
             "threads": torch.get_num_threads(),
@@ -386,6 +386,14 @@ def _decoded(source: Source) -> np.ndarray | None:
         return None  # told when it is loaded for fitting
 
 
+def _free_group(old: Artefact | None) -> int:
+    """The first group number that no picture of an extended model has."""
+    if old is None:
+        return 0
+    held = [int(tensor.max()) for name, tensor in old.tensors.items() if "groups" in name and tensor.size]
+    return 1 + max([*held, *old.manifest.facts.get("calibration_groups", {}).values()], default=-1)
+
+
 def _expected(
     model: Detector, tensors: dict[str, np.ndarray], names: Sequence[str]
 ) -> tuple[dict[str, Any], ...]:
@@ -395,8 +403,11 @@ def _expected(
     with torch.inference_mode():
         for image, name in zip(tensors["samples"], names, strict=True):
             batch = torch.from_numpy(image.astype(np.float32) / (255.0 if image.dtype == np.uint8 else 1.0))
-            score, drawn = model(batch[None].to(device))
-            found.append({"name": name, "score": float(score[0]), "map_maximum": float(drawn.max())})
+            features = model.embed(batch[None].to(device))
+            score, drawn = model.score(features)
+            tie = bool(model.ties(features)[0])
+            of_map = float(drawn.max())
+            found.append({"name": name, "score": float(score[0]), "map_maximum": of_map, "tie": tie})
             maps.append(drawn[0, ::STRIDE, ::STRIDE].float().cpu().numpy())
     tensors["sample_maps"] = np.stack(maps)
     return tuple(found)

@@ -24,13 +24,13 @@ from flawscope.detector import Detector
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.runtime import onnx_metadata
 
-OPSET, IR = 18, 8  # the file format that came with the operators: ONNX Runtime 1.17 reads it
+OPSET, IR = 18, 8  # the file format that came with the operators: ONNX Runtime 1.18 reads it
 WORTH_HALVING = 4096  # numbers of a tensor
 ACTIVATIONS = ("Clip", "Relu")  # that 8-bit numbers end at: what a convolution gives before is far larger
 WHOLE = 3  # first convolutions that int8 leaves as they are
 
 
-class Step(nn.Module):
+class Traced(nn.Module):
     """One of a detector's methods as a module, which is what can be traced."""
 
     def __init__(self, model: Detector, name: str):
@@ -45,18 +45,18 @@ def trace(model: Detector) -> tuple[Any, Any]:
     """`embed`, images to features, and `score`, features to scores and maps: two `onnx.ModelProto`, for
     pictures of the model's size, any number of them at once.
     """
+    model.for_export()
     held = {id(t): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
     if sum(held.values()) > onnx_metadata.LIMIT * 0.9:
         raise InputError(
             f"the model has {sum(held.values()) / 2**30:.1f} GiB and an .onnx file holds 2: "
             "fit with a smaller memory bank"
         )
-    model.for_export()
     images = torch.zeros(2, 3, *model.size)
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))
-    embed = _traced(Step(model, "embed"), images, "images", ["features"])
-    return embed, _traced(Step(model, "score"), features.clone(), "features", ["scores", "maps"])
+    embed = _traced(Traced(model, "embed"), images, "images", ["features"])
+    return embed, _traced(Traced(model, "score"), features.clone(), "features", ["scores", "maps"])
 
 
 def _traced(module: nn.Module, example: Tensor, given: str, results: list[str]) -> Any:

@@ -267,7 +267,10 @@ class Predictor:
         them, or with what a model of reduced precision said where it was exported."""
         samples = self.artefact.tensors.get("samples")
         if samples is None or not len(samples):
-            raise InputError("the model holds no sample pictures: fit without --no-samples")
+            raise InputError(
+                "the model holds no sample pictures: it was fitted with --no-samples, or they are too many "
+                "or too deep for this kind of file"
+            )
         images = samples.astype(np.float32) / 255.0 if samples.dtype == np.uint8 else samples
         wrong = InputError("the model's sample pictures do not fit its manifest: fit anew")
         try:
@@ -287,6 +290,7 @@ class Predictor:
             decisions=self.calibration.is_anomalous(scores),
             calibration=self.calibration,
             runtime=self.session.runtime,
+            ties=np.array([s.get("tie") is True for s in self.manifest.samples]),
             stride=STRIDE,
         )
 

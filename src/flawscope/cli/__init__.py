@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("evaluate", "measure a model on test pictures"),
     "predict": ("predict", "score pictures and show what is wrong"),
     "calibrate": ("calibrate", "new thresholds from new good pictures"),
-    "export": ("export", "a copy that needs no torch, .onnx"),
+    "export": ("export", "a copy that needs no torch, .onnx or .xml"),
     "distill": ("distill", "make a teacher for EfficientAD"),
     "info": ("info", "what a model is and where it came from"),
     "backbones": ("backbones", "feature extractors at hand"),

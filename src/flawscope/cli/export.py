@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope import artefact as artefacts
     from flawscope.datasets import list_pictures
     from flawscope.errors import InputError
+    from flawscope.predictor import read_manifest
     from flawscope.runtime import suffix_of
 
     suffix = Path(args.out).suffix.lower()
@@ -52,10 +53,17 @@ def run(args: argparse.Namespace) -> int:
     except ImportError:
         raise InputError("export needs torch: pip install 'flawscope[train,export]'") from None
 
+    failures: list[str] = []
     certificate = export(
-        artefact, out, precision=args.precision, pictures=pictures, step=common.step_for(args)
+        *(artefact, out),
+        precision=args.precision,
+        pictures=pictures,
+        failures=failures,
+        step=common.step_for(args),
     )
     print(certificate.line())
     if not args.quiet:
         common.say(f"wrote {out}" + (f" and {out.with_suffix('.bin').name}" if suffix == ".xml" else ""))
-    return 0
+        if args.precision != "fp32":
+            common.say(read_manifest(out).calibration.promise())
+    return common.report_failures(failures)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from flawscope.errors import InputError
 
@@ -35,9 +34,3 @@ def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
     if names and not found:
         raise InputError(f"--group {pattern!r} matches no file name such as {names[0]}: mend the pattern")
     return result
-
-
-def earlier(number: Any) -> Any:
-    """What a group's number, or a tensor of them, becomes when a model is extended: a negative one, which the
-    new pictures do not have, and another for each, however often that happens."""
-    return -2 * abs(number) - 1 * (number >= 0)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from flawscope.artefact import Artefact
-from flawscope.datasets.groups import earlier
 from flawscope.errors import InputError
 from flawscope.features.extract import Load, embed_pictures
 from flawscope.patchcore import coreset
@@ -60,8 +59,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Start:
-    """The bank of a view that is being extended: elements [M, D], absolute, the group of each [M] (negative:
-    numbers the new pictures do not have), and its covering radius: what is closer is nothing new."""
+    """The bank of a view that is being extended: elements [M, D], absolute, the group of each [M] (numbers
+    that the new pictures do not have), and its covering radius: what is closer is nothing new."""
 
     bank: Tensor
     groups: Tensor
@@ -73,7 +72,7 @@ class Start:
         for v, view in enumerate(model.views):
             groups = torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(view.bank.device)
             radius = float(old.manifest.facts["covering_radius"][v])
-            starts.append(cls(view.bank + view.centre, earlier(groups.long()), radius))
+            starts.append(cls(view.bank + view.centre, groups.long(), radius))
         return starts
 
 

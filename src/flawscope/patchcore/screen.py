@@ -16,8 +16,9 @@ GROUP = 4  # of them share one bound
 KEEP = 12  # groups a query confirms in fp32
 SMALLEST = 2 * BLOCK  # bank: below, the plain search is as fast
 TOP = 127  # largest number of a query
-# Largest of an element: processors without VNNI add two products of bytes in 16 bits, and 2 * 255 * 63 still
-# fits there, the engines adding 128 to a query
+# Largest of an element: processors without VNNI add two neighbouring products of bytes in 16 bits, up to
+# 32,767, the engines adding 128 to a query. 2 * 255 * 63 fits there, and so does 255 * 63 + 129 * 126, where
+# the last digit comes in
 WEIGHT_TOP = 63
 
 
@@ -101,7 +102,7 @@ class Screen(nn.Module):
         tail[len(digits) - 1] = 1
         missing = -count % BLOCK
         never = torch.zeros(missing, rows.shape[1], dtype=torch.int64, device=bank.device)
-        never[:, width : width + len(digits)] = WEIGHT_TOP  # the largest bound there is
+        never[:, width : width + len(digits)] = WEIGHT_TOP  # as high as bounds get
         weights = torch.cat([rows, never]).to(torch.int8)
         # a sum of K products may not fit fp32's 24 bits, whatever the order it is summed in
         self.rounding = self.unit * (1.0 + TOP * WEIGHT_TOP * weights.shape[1] * 2.0**-22)

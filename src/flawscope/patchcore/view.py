@@ -10,10 +10,11 @@ from flawscope.errors import InputError
 from flawscope.features.backbone import Backbone
 from flawscope.features.embedding import PatchEmbedding
 from flawscope.patchcore.config import Config
-from flawscope.patchcore.screen import SMALLEST, Screen
+from flawscope.patchcore.screen import GROUP, KEEP, SMALLEST, Screen
 from flawscope.workers import workers
 
 TIE = 1e-5  # relative
+MOST_CONFIRMED = 256 * 2**20  # bytes of bank elements that a picture's patches are compared with in fp32
 BLOCK = 1024  # patches x bank elements multiplied at once: 4 MiB of products, minimum taken in the cache
 
 
@@ -97,7 +98,8 @@ class View(nn.Module):
         """Make what the exported graph searches with."""
         # with norms that are no numbers there is no bound: the plain search then says so
         bounded = len(self.bank) >= SMALLEST and bool(self.norms.isfinite().all())
-        self.screen = Screen(self.bank, self.norms) if bounded else None
+        confirmed = len(self.inside) * KEEP * GROUP * self.bank.shape[1] * 4  # bytes a picture
+        self.screen = Screen(self.bank, self.norms) if bounded and confirmed <= MOST_CONFIRMED else None
 
     # ---- images to patches
 

@@ -73,10 +73,6 @@ def format_of(path: str | os.PathLike[str]) -> Format:
     return cast(Format, import_module(FORMATS[suffix_of(path)]))
 
 
-def is_onnx(path: str | os.PathLike[str]) -> bool:
-    return os.fspath(path).lower().endswith(".onnx")
-
-
 def check_threads(threads: int | None) -> None:
     if threads is not None and threads < 1:
         raise InputError(f"cannot compute with {threads} threads: give 1 or more")

@@ -11,6 +11,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,18 @@ MOST_BYTES = 32 * 2**20  # of one of them; larger ones stay in the .safetensors 
 
 def pack(artefact: Artefact, hashes: Mapping[str, str]) -> dict[str, str]:
     """Everything but the network, which `hashes` are of. ASCII only."""
-    entries = {KEY: json.dumps(artefact.manifest.to_dict(), allow_nan=False)}
-    for name, kind in KEPT.items():
-        tensor = artefact.tensors.get(name)
-        if tensor is not None and tensor.dtype == kind and tensor.nbytes <= MOST_BYTES:
-            entries[f"{KEY}.{name}"] = _pack(tensor)
+    tensors = {
+        f"{KEY}.{name}": _pack(tensor)
+        for name, kind in KEPT.items()
+        if (tensor := artefact.tensors.get(name)) is not None
+        and tensor.dtype == kind
+        and tensor.nbytes <= MOST_BYTES
+    }
+    manifest = artefact.manifest
+    if f"{KEY}.samples" not in tensors:  # then there is nothing to say of them, or to compare with
+        manifest = replace(manifest, samples=())
+        tensors.pop(f"{KEY}.sample_maps", None)
+    entries = {KEY: json.dumps(manifest.to_dict(), allow_nan=False), **tensors}
     entries |= hashes
     return entries | {METADATA_SHA256: metadata_hash(entries)}
 
@@ -54,7 +62,7 @@ def manifest(entries: Mapping[str, str], path: Any) -> Manifest:
     try:
         found = Manifest.from_dict(content)
     except InputError as error:
-        raise artefacts.bad(path, str(error)) from None
+        raise artefacts.refused(path, str(error)) from None
     if metadata_hash(entries) != entries.get(METADATA_SHA256):
         raise artefacts.bad(path, "its manifest was altered or damaged")
     return found

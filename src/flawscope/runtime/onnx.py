@@ -76,7 +76,11 @@ def _mapped(path: str | os.PathLike[str]) -> Iterator[memoryview]:
     with artefacts.opened(path) as file:
         if not 0 < os.fstat(file.fileno()).st_size <= metadata.LIMIT:
             raise artefacts.bad(path, "it is empty, or larger than an .onnx file can be")
-        yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        with (
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as view,
+        ):
+            yield view
 
 
 # ---------------------------------------------------------------------------------------------- the session
@@ -98,6 +102,7 @@ class OnnxSession:
             threads: that compute one picture; None: as many as there are cores.
         """
         self.path = None if isinstance(model, bytes) else os.fspath(model)
+        self.digest: str | None = None  # of the file, as it was opened
         name = self.path or "the exported network"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors come as exceptions; they need not be printed too
@@ -136,6 +141,8 @@ class OnnxSession:
         session = cls(path, device, threads)
         if session.size != tuple(artefact.manifest.preprocess.network_size):
             raise InputError(f"cannot use model {path}: its size is not its manifest's; export it anew")
+        with _mapped(path) as network:
+            session.digest = carried.digest(metadata.body(network, KEY))
         return session
 
     @property
@@ -160,6 +167,8 @@ class OnnxSession:
         if self.path is None:
             raise FlawscopeError("a network without a file cannot be saved")
         with _mapped(self.path) as network:
+            if carried.digest(metadata.body(network, KEY)) != self.digest:
+                raise artefacts.refused(self.path, "it has changed since it was opened; open it again")
             write(artefact, network, path)
 
 
@@ -171,4 +180,4 @@ def _providers(device: str) -> list[Any]:
         raise InputError(f"ONNX Runtime has no device {device}: use auto, cpu or cuda")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise InputError("this ONNX Runtime has no CUDA: use --device cpu, or install onnxruntime-gpu")
-    return [("CUDAExecutionProvider", {"device_id": number or "0"}), "CPUExecutionProvider"]
+    return [("CUDAExecutionProvider", {"device_id": number or "0", "use_tf32": "0"}), "CPUExecutionProvider"]

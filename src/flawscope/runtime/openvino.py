@@ -109,10 +109,22 @@ def _write(artefact: Artefact, body: bytes, weights: BufferedReader, path: str |
     target = weights_of(path)
     with artefacts.atomic(path) as file:
         file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # it has its place on the disk before the old weights go
         if not (target.exists() and os.path.samestat(os.fstat(weights.fileno()), os.stat(target))):
             weights.seek(0)
             with artefacts.atomic(target) as copy:
                 shutil.copyfileobj(weights, copy)
+
+
+def _digests(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """Of the network and of the weights, as they lie there now."""
+    try:
+        body = metadata.body(_network(path), KEY)
+    except ValueError:
+        raise artefacts.bad(path, "its network was altered or damaged") from None
+    with artefacts.opened(weights_of(path)) as weights:
+        return carried.digest([body]), hashlib.file_digest(weights, "sha256").hexdigest()
 
 
 def _network(path: str | os.PathLike[str]) -> bytes:
@@ -185,6 +197,7 @@ class OpenVinoSession:
         """
         self.model = model
         self.path: Path | None = None
+        self.digests: tuple[str, str] | None = None
         self.size = _size(model)
         core = engine().Core()
         device = _device(core, device)
@@ -231,7 +244,7 @@ class OpenVinoSession:
             session = cls(model, device, threads, artefact.manifest.calibration.precision)
         except InputError as error:
             raise artefacts.refused(path, str(error)) from None
-        session.path = path
+        session.path, session.digests = path, _digests(path)
         return session
 
     @property
@@ -262,10 +275,9 @@ class OpenVinoSession:
         if self.path is None:
             write(artefact, self.model, path)
             return
-        try:
-            body = metadata.body(_network(self.path), KEY)
-        except ValueError:
-            raise artefacts.bad(self.path, "its network was altered or damaged") from None
+        if _digests(self.path) != self.digests:
+            raise artefacts.refused(self.path, "it has changed since it was opened; open it again")
+        body = metadata.body(_network(self.path), KEY)
         with artefacts.opened(weights_of(self.path)) as weights:
             _write(artefact, body, weights, path)
 
