@@ -107,7 +107,7 @@ def export(
         facts={**manifest.facts, "certificate": certificate.to_dict()},
         versions={
             **manifest.versions,
-            made.session.runtime: import_module(made.session.runtime).__version__,
+            made.session.runtime: _version(made.session),
             "opset": str(graph.OPSET),
         },
     )
@@ -274,7 +274,12 @@ def _compared(
 
 
 def _named(session: Session) -> str:
-    return f"{session.runtime} {import_module(session.runtime).__version__}"
+    return f"{session.runtime} {_version(session)}"
+
+
+def _version(session: Session) -> str:
+    """Of the engine itself: packages of several names bring it. OpenVINO's goes on with its commit."""
+    return str(import_module(session.runtime).__version__).partition("-")[0]
 
 
 def _calibrated(

@@ -207,7 +207,7 @@ class OpenVinoSession:
             "INFERENCE_PRECISION_HINT": _hint(core, device, precision),
         }
         if device == "CPU":
-            # Pinned, two processes of one thread each share the first core: 154 ms a picture and not 76
+            # Pinned, two processes of one thread each would share the first core
             options["ENABLE_CPU_PINNING"] = False
             if threads is not None:
                 options["INFERENCE_NUM_THREADS"] = threads
