@@ -636,3 +636,11 @@ def test_only_so_many_pictures_are_compared(
     monkeypatch.setattr(exporting, "COMPARED", 5)
     assert export(model_path, tmp_path / "m.onnx", pictures=train).pictures <= 5
     assert export(model_path, tmp_path / "m.onnx", precision="fp16", pictures=train).pictures == TRAIN
+
+
+def test_weights_that_belong_to_no_model_stay(model_path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    (tmp_path / "firmware.bin").write_bytes(b"mine")
+    with pytest.raises(InputError, match="belongs to no model"):
+        export(model_path, tmp_path / "firmware.xml")
+    assert (tmp_path / "firmware.bin").read_bytes() == b"mine"

@@ -224,3 +224,16 @@ def test_calibrate_writes_the_kind_it_was_given(
     argv = ["calibrate", str(onnx_path), "--good", str(drawn / "plate/test/good")]
     assert main([*argv, "--out", str(tmp_path / "new.safetensors")]) == 2
     assert "should end in .onnx" in capsys.readouterr().err
+
+
+def test_a_file_that_changed_since_it_was_opened_is_not_saved_anew(onnx_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(onnx_path.read_bytes())
+    model = flawscope.load(path)
+    model.save(tmp_path / "same.onnx")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="it has changed since it was opened"):
+        model.save(tmp_path / "other.onnx")
+    assert not (tmp_path / "other.onnx").exists()

@@ -427,3 +427,20 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe.xml")
         with pytest.raises(InputError, match="no ordinary file"):
             predictor.read_manifest(tmp_path / "pipe.xml")
+
+
+def test_weights_that_changed_since_they_were_opened_are_not_saved_anew(
+    openvino_path: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.xml"
+    path.write_bytes(openvino_path.read_bytes())
+    weights = path.with_suffix(".bin")
+    weights.write_bytes(openvino_path.with_suffix(".bin").read_bytes())
+    model = flawscope.load(path)
+    model.save(tmp_path / "same.xml")
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 3] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(InputError, match="it has changed since it was opened"):
+        model.save(tmp_path / "other.xml")
+    assert not (tmp_path / "other.xml").exists()
