@@ -58,7 +58,6 @@ def compared(
         images,
         scores,
         **{"maps": maps, **options},
-        decisions=calibration.is_anomalous(scores),
         calibration=calibration,
         runtime="fixed 1",
         stride=stride,

@@ -100,7 +100,6 @@ def compare(
     scores: NDArray[Any],
     maps: NDArray[Any] | None,
     *,
-    decisions: NDArray[np.bool_],
     calibration: Calibration,
     runtime: str,
     ties: NDArray[np.bool_] | None = None,
@@ -112,12 +111,12 @@ def compare(
     Args:
         images: `[N, 3, H, W]`, scores: `[N]`, maps: `[N, h, w]`: of every `stride`-th row and column,
             or None: not compared.
-        decisions: `[N]`, the expected ones.
-        calibration: the session's own.
+        calibration: the session's own; the expected decisions are its, too.
         ties: `[N]`, pictures whose scores are not to be compared.
     """
     count = len(images)
     ties = np.zeros(count, bool) if ties is None else ties
+    decisions = calibration.is_anomalous(scores)
     largest = np.zeros(4)
     changed: set[int] = set()
     for batch in BATCHES:

@@ -266,7 +266,6 @@ def _compared(
         images,
         scores,
         maps,
-        decisions=calibration.is_anomalous(scores),
         calibration=calibration,
         runtime=_named(session),
         ties=torch.cat(ties).numpy(),
@@ -370,7 +369,6 @@ def _calibrated(
         images,
         scores,
         maps,
-        decisions=calibration.is_anomalous(scores),
         calibration=calibration,
         runtime=_named(session),
     )

@@ -287,7 +287,6 @@ class Predictor:
             images,
             scores,
             maps,
-            decisions=self.calibration.is_anomalous(scores),
             calibration=self.calibration,
             runtime=self.session.runtime,
             ties=np.array([s.get("tie") is True for s in self.manifest.samples]),

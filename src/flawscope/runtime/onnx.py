@@ -142,7 +142,7 @@ class OnnxSession:
         if session.size != tuple(artefact.manifest.preprocess.network_size):
             raise InputError(f"cannot use model {path}: its size is not its manifest's; export it anew")
         with _mapped(path) as network:
-            session.digest = carried.digest(metadata.body(network, KEY))
+            session.digest = _entries(network, path).get(SHA256)  # `read` has compared it
         return session
 
     @property

@@ -76,7 +76,8 @@ def write(artefact: Artefact, model: Any, path: str | os.PathLike[str]) -> None:
             made = Path(folder) / "model.xml"
             engine().save_model(model, made, compress_to_fp16=False)
             with open(weights_of(made), "rb") as weights:
-                _write(artefact, metadata.prepared(made.read_bytes(), KEY), weights, path)
+                body = metadata.prepared(made.read_bytes(), KEY)
+                _write(artefact, body, weights, _hashes(body, weights), path)
     except OSError as error:
         raise FlawscopeError(f"cannot write {path}: {error.strerror}; choose another --out") from None
     except (RuntimeError, ValueError) as error:
@@ -95,11 +96,20 @@ def weights_of(path: str | os.PathLike[str]) -> Path:
     return Path(path).with_suffix(".bin")
 
 
-def _write(artefact: Artefact, body: bytes, weights: BufferedReader, path: str | os.PathLike[str]) -> None:
-    hashes = {
+def _hashes(body: bytes, weights: BufferedReader) -> dict[str, str]:
+    return {
         SHA256: carried.digest([body]),
         WEIGHTS_SHA256: hashlib.file_digest(weights, "sha256").hexdigest(),
     }
+
+
+def _write(
+    artefact: Artefact,
+    body: bytes,
+    weights: BufferedReader,
+    hashes: dict[str, str],
+    path: str | os.PathLike[str],
+) -> None:
     data = metadata.written(body, carried.pack(artefact, hashes), KEY)
     if len(data) > metadata.LIMIT:
         raise FlawscopeError(
@@ -115,16 +125,6 @@ def _write(artefact: Artefact, body: bytes, weights: BufferedReader, path: str |
             weights.seek(0)
             with artefacts.atomic(target) as copy:
                 shutil.copyfileobj(weights, copy)
-
-
-def _digests(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """Of the network and of the weights, as they lie there now."""
-    try:
-        body = metadata.body(_network(path), KEY)
-    except ValueError:
-        raise artefacts.bad(path, "its network was altered or damaged") from None
-    with artefacts.opened(weights_of(path)) as weights:
-        return carried.digest([body]), hashlib.file_digest(weights, "sha256").hexdigest()
 
 
 def _network(path: str | os.PathLike[str]) -> bytes:
@@ -197,7 +197,7 @@ class OpenVinoSession:
         """
         self.model = model
         self.path: Path | None = None
-        self.digests: tuple[str, str] | None = None
+        self.digests: tuple[str | None, str | None] = (None, None)  # of network and weights, as opened
         self.size = _size(model)
         core = engine().Core()
         device = _device(core, device)
@@ -244,7 +244,8 @@ class OpenVinoSession:
             session = cls(model, device, threads, artefact.manifest.calibration.precision)
         except InputError as error:
             raise artefacts.refused(path, str(error)) from None
-        session.path, session.digests = path, _digests(path)
+        entries = _entries(_network(path), path)  # `read` has compared them
+        session.path, session.digests = path, (entries.get(SHA256), entries.get(WEIGHTS_SHA256))
         return session
 
     @property
@@ -275,11 +276,15 @@ class OpenVinoSession:
         if self.path is None:
             write(artefact, self.model, path)
             return
-        if _digests(self.path) != self.digests:
-            raise artefacts.refused(self.path, "it has changed since it was opened; open it again")
-        body = metadata.body(_network(self.path), KEY)
+        try:
+            body = metadata.body(_network(self.path), KEY)
+        except ValueError:
+            raise artefacts.bad(self.path, "its network was altered or damaged") from None
         with artefacts.opened(weights_of(self.path)) as weights:
-            _write(artefact, body, weights, path)
+            hashes = _hashes(body, weights)
+            if tuple(hashes.values()) != self.digests:
+                raise artefacts.refused(self.path, "it has changed since it was opened; open it again")
+            _write(artefact, body, weights, hashes, path)
 
 
 def _size(model: Any) -> tuple[int, int]:
