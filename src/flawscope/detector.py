@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -55,6 +56,15 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Detector:
         """The detector that an artefact describes. Imports no code that the artefact names."""
+
+
+def whole_fp32(device: torch.device) -> AbstractContextManager[None]:
+    """fp32 means fp32: cuDNN's default for convolutions is TF32, with ten bits. The flags are the process's,
+    so that threads on a CPU, which need none of them, leave them alone."""
+    if device.type != "cuda":
+        return nullcontext()
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, allow_tf32=False)
 
 
 def device_for(name: str) -> torch.device:

@@ -27,7 +27,7 @@ from flawscope.certificate import STRIDE
 from flawscope.datasets import Dataset, group_numbers, open_dataset
 from flawscope.detector import Detector, device_for
 from flawscope.errors import InputError
-from flawscope.features.backbone import load_backbone
+from flawscope.fitted import Budget, Task
 from flawscope.imaging import Preprocess, Source, decode, pixel_hash, roi_from, white_level_for
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, silent
@@ -50,6 +50,9 @@ def fit(
     roi: str | os.PathLike[str] | np.ndarray | None = None,
     group: str | None = None,
     drop_suspects: bool = False,
+    minutes: float | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     device: str = "auto",
     samples: int = 3,
     say: Say = _quiet,
@@ -61,13 +64,17 @@ def fit(
     Args:
         images: a data set, a folder (any layout that `open_dataset` reads), or good pictures: paths, bytes,
             PIL images or numpy `[H, W, 3]` uint8.
-        method: patchcore.
+        method: patchcore or efficientad.
         preset: named settings of the method.
         category: which one, if the folder holds several.
         false_alarm_rate: share of good pictures that may be called anomalous, 0..1.
         roi: region of interest, a mask file (white counts) or "x0,y0,x1,y1" in fractions of the picture.
         group: regular expression on file names; pictures for which it matches the same text show one part.
         drop_suspects: leave out training pictures that do not look good.
+        minutes: how long a method that learns in steps may take; their number follows from the first ones'
+            time, wins over `steps`, and stands in the model's settings.
+        checkpoint: file that holds such a method's state while it learns, .safetensors.
+        resume: go on where the checkpoint stops.
         device: auto, cpu, cuda or mps.
         samples: pictures stored in the model for its self-test.
         say, step: get lines for a person and progress.
@@ -82,41 +89,45 @@ def fit(
     """
     values = {**_preset(method, preset), **options}
     config = settings.build(registry.config_class(method), values)
+    if not hasattr(config, "steps") and (minutes is not None or resume):
+        raise InputError(f"{method} does not learn in steps: leave out --minutes and --resume")
+    if minutes is not None:
+        config = replace(config, steps=None)
     sources, category = _sources(images, category, config.seed)
     where = device_for(device)
     white_level, decoded = _survey(sources)
-    preprocess = Preprocess(config.sizes[-1], config.keep_aspect, config.crop, white_level)
-    backbone, origin = load_backbone(config.backbone, config.stages, preprocess.network_size, config.weights)
     if getattr(config, "size", None) == "auto":
         size = registry.size_module(method).choose(
             config,
-            backbone.to(where),
             lambda i: _decoded(sources[i]),
             len(sources),
+            device=where,
             roi=roi,
             white_level=white_level,
             say=say,
             step=step,
         )
         config = replace(config, size=size)
-        preprocess = replace(preprocess, size=config.sizes[-1])
+    preprocess = Preprocess(config.sizes[-1], config.keep_aspect, config.crop, white_level)
     region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess))
-    model = registry.model_module(method).Model(config, backbone, roi=region).to(where)
+    model, origin = registry.model_module(method).create(config, region)
     return _run(
         method,
-        config,
-        model,
+        model.to(where),
         preprocess,
         sources,
         category=category,
         origin=origin,
         group=group,
-        rate=false_alarm_rate,
-        drop_suspects=drop_suspects,
         samples=samples,
-        decoded=decoded,
-        say=say,
-        step=step,
+        task=Task(
+            rate=false_alarm_rate,
+            drop_suspects=drop_suspects,
+            decoded=decoded,
+            budget=Budget(minutes, None if checkpoint is None else Path(checkpoint), resume),
+            say=say,
+            step=step,
+        ),
     )
 
 
@@ -143,26 +154,26 @@ def extend(
     session = TorchSession.open(old, device)
     return _run(
         manifest.method,
-        config,
         session.model,
         manifest.preprocess,
         sources,
         category=manifest.category,
         origin=manifest.backbone,
         group=group,
-        rate=manifest.calibration.rate,
-        drop_suspects=drop_suspects,
         samples=0,
-        decoded=_survey(sources)[1],
-        say=say,
-        step=step,
-        old=old,
+        task=Task(
+            rate=manifest.calibration.rate,
+            drop_suspects=drop_suspects,
+            old=old,
+            decoded=_survey(sources)[1],
+            say=say,
+            step=step,
+        ),
     )
 
 
 def _run(
     method: str,
-    config: Any,
     model: Detector,
     preprocess: Preprocess,
     sources: list[Source],
@@ -170,16 +181,11 @@ def _run(
     category: str,
     origin: dict[str, str],
     group: str | None,
-    rate: float,
-    drop_suspects: bool,
     samples: int,
-    decoded: int,
-    say: Say,
-    step: Step,
-    old: Artefact | None = None,
+    task: Task,
 ) -> Predictor:
-    began = time.perf_counter()
-    Calibration((0.0,), (0.0,), 0.0, rate)  # a senseless rate is told now, not after the work
+    began, old = time.perf_counter(), task.old
+    Calibration((0.0,), (0.0,), 0.0, task.rate)  # a senseless rate is told now, not after the work
     reader = Reader(
         sources,
         preprocess,
@@ -188,18 +194,7 @@ def _run(
     free = _free_group(old)
     groups = [free + number for number in group_numbers(reader.names, group)]
     fitted = registry.fit_module(method).fit(
-        config,
-        model,
-        reader.load,
-        len(sources),
-        groups,
-        rate=rate,
-        drop_suspects=drop_suspects,
-        settle=reader.without_copies,
-        old=old,
-        decoded=decoded,
-        say=say,
-        step=step,
+        model.config, model, reader.load, len(sources), groups, replace(task, settle=reader.without_copies)
     )
     calibration = fitted.calibration
     notes = list(fitted.notes)
@@ -211,8 +206,10 @@ def _run(
     if reader.copies:
         notes.append(f"{len(reader.copies)} pictures are copies of others and were counted once")
     for note in notes:
-        say(note)
+        task.say(note)
     roles = {
+        **dict.fromkeys(fitted.pictures, "calibration"),
+        **{index: role for role, held in fitted.held.items() for index in held},
         **dict.fromkeys(fitted.used, "train"),
         **dict.fromkeys(fitted.dropped, "dropped"),
         **dict.fromkeys(reader.copies, "duplicate"),
@@ -240,7 +237,7 @@ def _run(
         kept = _expected(model, tensors, [reader.names[i] for i in chosen])
     manifest = Manifest(
         method=method,
-        config=_without_paths(asdict(config)),
+        config=_without_paths(model.config),
         preprocess=preprocess,
         calibration=calibration,
         backbone=origin,
@@ -248,6 +245,7 @@ def _run(
         pictures=tuple(pictures),
         facts={
             **fitted.facts,
+            "summary": fitted.summary,
             "calibration_pictures": earlier + [reader.hashes[i] for i in fitted.pictures],
             "calibration_groups": known_groups | {reader.hashes[i]: groups[i] for i in fitted.pictures},
             "seconds_total": round(time.perf_counter() - began, 3),
@@ -373,10 +371,10 @@ def _preset(method: str, name: str) -> dict[str, Any]:
     return known[name]
 
 
-def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+def _without_paths(config: Any) -> dict[str, Any]:
     """Settings as the artefact holds them: where files lay on this machine is nobody's business."""
-    weights = config.get("weights")
-    return {**config, "weights": os.path.basename(weights)} if weights else config
+    values = asdict(config)
+    return {k: os.path.basename(v) if k in config.PATHS and v else v for k, v in values.items()}
 
 
 def _decoded(source: Source) -> np.ndarray | None:

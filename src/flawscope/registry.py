@@ -8,9 +8,10 @@ from typing import Any
 
 from flawscope.errors import InputError
 
-# name -> package with `config.Config` (torch-free), `model.Model` (a Detector) and `fit.fit`
+# name -> package with `config.Config` (torch-free), `model.Model` (a Detector), `model.create`, `fit.fit`
 METHODS: dict[str, str] = {
     "patchcore": "flawscope.patchcore",
+    "efficientad": "flawscope.efficientad",
 }
 
 

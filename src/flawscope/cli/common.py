@@ -38,6 +38,17 @@ def count(text: str) -> int:
     return value
 
 
+def minutes(text: str) -> float:
+    """30 or 0.5; above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes: write 30 or 0.5")
+    return value
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or mps; of OpenVINO also gpu, npu (default: auto)"

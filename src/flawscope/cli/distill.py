@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", choices=["s", "m"], help="PDN-S or PDN-M (default: s)")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", metavar="N", help="how many (default: 6000)")
-    length.add_argument("--minutes", type=minutes, metavar="M", help="as many steps as fit into the time")
+    length.add_argument(
+        "--minutes", type=common.minutes, metavar="M", help="as many steps as fit into the time"
+    )
     parser.add_argument("--crop", metavar="PIXELS", help="side of the crops, 33 to 252 (default: 157)")
     parser.add_argument("--batch", metavar="N", help="crops a step (default: 8)")
     parser.add_argument("--preset", default="default", help="named settings: default, paper")
@@ -34,17 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
     common.add_device(parser)
     common.add_quiet(parser)
-
-
-def minutes(text: str) -> float:
-    """30 or 0.5; above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes: write 30 or 0.5")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:

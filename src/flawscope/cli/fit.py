@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--update", metavar="MODEL", help="add the pictures to this model; settings are its own"
     )
-    parser.add_argument("--method", default=None, help="patchcore (default: patchcore)")
+    parser.add_argument("--method", default=None, help="patchcore or efficientad (default: patchcore)")
     parser.add_argument("--preset", default=None, help="named settings: default, paper")
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
     parser.add_argument(
@@ -33,6 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", metavar="FILE", help="the backbone's weights: safetensors or a checkpoint"
     )
+    parser.add_argument("--teacher", metavar="FILE", help="efficientad: another one; see `flawscope distill`")
+    parser.add_argument(
+        "--natural",
+        metavar="FOLDER|generated|none",
+        help="efficientad: pictures of anything else, which must stay unknown to it",
+    )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", metavar="N", help="efficientad: how many (default: as the device can)")
+    length.add_argument(
+        "--minutes", type=common.minutes, metavar="M", help="efficientad: as many steps as fit into the time"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
     parser.add_argument(
         "--roi", metavar="MASK.png|x0,y0,x1,y1", help="region of interest; a box is in fractions"
     )
@@ -64,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     old = artefact.read(args.update) if args.update else None
     if old is not None:
         given = [k for k in (*options, "roi") if (options.get(k) or getattr(args, k, None)) is not None]
-        given += ["no-samples"] if args.no_samples else []
+        given += [k for k in ("no-samples", "minutes", "resume") if getattr(args, k.replace("-", "_"))]
         if given or args.preset or args.method or args.false_alarm_rate:
             raise InputError(
                 f"--update keeps the model's own settings: leave out {', '.join(given) or 'the others'}"
@@ -82,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
     use_threads(args.threads)
     step = common.step_for(args)
+    checkpoint = out.with_suffix(".checkpoint.safetensors")  # of methods that learn in steps
     if old is not None:
         predictor = fitting.extend(
             old,
@@ -101,6 +114,9 @@ def run(args: argparse.Namespace) -> int:
             roi=args.roi,
             group=args.group,
             drop_suspects=args.drop_suspects,
+            minutes=args.minutes,
+            checkpoint=checkpoint,
+            resume=args.resume,
             device=args.device,
             samples=0 if args.no_samples else 3,
             say=say,
@@ -108,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
             **options,
         )
     predictor.save(out)
+    checkpoint.unlink(missing_ok=True)
     for line in summary(predictor):
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
@@ -116,14 +133,7 @@ def run(args: argparse.Namespace) -> int:
 
 def summary(predictor: Predictor) -> list[str]:
     """What a person wants to know after fitting."""
-    facts = predictor.manifest.facts
-    peak, predicted = facts["memory_peak"] / 2**30, facts["memory_predicted"] / 2**30
-    lines = [
-        f"memory bank: {facts['bank']} of {facts['patches']} patches, "
-        f"covering radius {common.numbers(facts['covering_radius'])}",
-        f"memory: {peak:.2f} GiB at the peak, {predicted:.2f} predicted",
-        predictor.calibration.promise(),
-    ]
+    lines = [*predictor.manifest.facts["summary"], predictor.calibration.promise()]
     if predictor.suspects:
         dropped = (
             "were left out" if any(p.role == "dropped" for p in predictor.manifest.pictures) else "were kept"
@@ -146,7 +156,8 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if args.config:
         values = config.read_config(args.config, args.category or _only_category(args.data))
-    for key in ("method", "preset", "size", "crop", "backbone", "stages", "weights", "seed"):
+    given = ("method", "preset", "size", "crop", "backbone", "stages", "weights", "seed")
+    for key in (*given, "teacher", "natural", "steps"):
         if getattr(args, key) is not None:
             values[key] = getattr(args, key)
     if args.keep_aspect:

@@ -28,7 +28,7 @@ from flawscope.efficientad.networks import initialise, narrowed, normalised, pdn
 from flawscope.efficientad.recipe import CHANNELS, DEFAULT_STEPS, Recipe
 from flawscope.efficientad.targets import SIDE, Pictures, Pool, Source, Target, View, widened
 from flawscope.efficientad.teacher import pack, read_packed, write_teacher
-from flawscope.efficientad.training import on_device, one_cycle, precision_for
+from flawscope.efficientad.training import adam_state, on_device, precision_for, rate_share, restore_adam
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.features.backbone import Backbone, load_backbone
 from flawscope.fitting import versions
@@ -270,7 +270,7 @@ class Run:
 
     def _set_rate(self, step: int) -> None:
         assert self.steps is not None
-        share = one_cycle(step, self.steps) if self.recipe.schedule == "one_cycle" else 1.0
+        share = rate_share(self.recipe.schedule, step, self.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate * share
 
@@ -325,12 +325,10 @@ class Run:
         }
 
     def _save(self, path: Path) -> None:
-        states = self.optimiser.state
-        tensors = {"target.mean": self.target.mean, "target.std": self.target.std}
-        for name, values in self.net.named_parameters():
-            tensors[f"net.{name}"] = values
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                tensors[f"{key}.{name}"] = states[values][key]
+        tensors = {
+            **{"target.mean": self.target.mean, "target.std": self.target.std},
+            **adam_state(self.net.named_parameters(), self.optimiser),
+        }
         spent = self.seconds + time.monotonic()
         rest = {"total": float(self.total), "since": self.since, "seconds": spent}
         pack(path, tensors, "checkpoint", {**self._facts(), **rest})
@@ -341,17 +339,7 @@ class Run:
             self._same(facts)
             self.target.mean.copy_(tensors["target.mean"])
             self.target.std.copy_(tensors["target.std"])
-            with torch.no_grad():
-                for name, values in self.net.named_parameters():
-                    values.copy_(tensors[f"net.{name}"])
-                    # in the layout of the parameter, as the optimiser itself makes them
-                    self.optimiser.state[values] = {
-                        "step": tensors[f"step.{name}"],
-                        **{
-                            key: torch.empty_like(values).copy_(tensors[f"{key}.{name}"])
-                            for key in ("exp_avg", "exp_avg_sq")
-                        },
-                    }
+            restore_adam(self.net.named_parameters(), self.optimiser, tensors)
             self.steps, self.done = int(facts["recipe"]["steps"]), int(facts["steps"])
             self.curve, self.seconds = list(facts["curve"]), float(facts["seconds"])
             self.total.fill_(float(facts["total"]))

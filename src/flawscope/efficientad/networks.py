@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flawscope.efficientad.config import SMALLEST
 from flawscope.efficientad.recipe import CHANNELS, STRIDE
 from flawscope.errors import InputError
 
 Size = Literal["s", "m"]
 
-SMALLEST = 256  # pixels a side that the autoencoder's 8x8 layer needs
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, whatever the teacher was made from
 
 
@@ -112,14 +112,15 @@ class Autoencoder(nn.Module):
     work too, also when the sides differ.
     """
 
-    def __init__(self, channels: int = CHANNELS, *, padding: bool = False):
+    def __init__(self, channels: int = CHANNELS, *, border: int = 0):
         """
         Args:
             channels: of the teacher.
-            padding: whether the PDN that it is compared with is padded.
+            border: pixels that the PDN which it is compared with sees beyond each edge of the picture; 16 for
+                one with padding.
         """
         super().__init__()
-        self.padding = padding
+        self.border = border
         self.encoder = nn.Sequential(  # side for 256 pixels
             *_halved(3, 32),  # 128
             *_halved(32, 32),  # 64
@@ -147,7 +148,8 @@ class Autoencoder(nn.Module):
             self.decoder, zip(decoder_sizes(height), decoder_sizes(width), strict=True), strict=True
         ):
             x = layer(_resized(x, (h, w)))  # [B, 64, h + 1, w + 1]
-        output: Tensor = self.last(_resized(x, pdn_grid((height, width), padding=self.padding)))
+        seen = (height + 2 * self.border, width + 2 * self.border)
+        output: Tensor = self.last(_resized(x, pdn_grid(seen)))
         return output
 
 

@@ -56,6 +56,17 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     return state, {**facts, "origin": origin}
 
 
+def packaged(size: Size) -> Path:
+    """The teacher that comes with flawscope."""
+    path = Path(__file__).parent / "weights" / f"pdn_{size}.safetensors"
+    if not path.exists():
+        raise InputError(
+            f"no teacher PDN-{size.upper()} comes with flawscope: make one with `flawscope distill`, or name "
+            "one with --set teacher=FILE"
+        )
+    return path
+
+
 def write_teacher(
     path: str | os.PathLike[str], state: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from flawscope.errors import InputError
 from flawscope.features.weights import DEFAULT_BACKBONE
@@ -37,6 +37,9 @@ class Config:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the backbone
     memory: float | None = None  # GiB of features before they are streamed; None: 2, or half of what is free
     seed: int = 0
+
+    # settings that say where a file lies: no model tells
+    PATHS: ClassVar[tuple[str, ...]] = ("weights",)
 
     def __post_init__(self) -> None:
         if self.size.strip().lower() == "auto":

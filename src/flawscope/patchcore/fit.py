@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,76 +12,65 @@ import torch
 from torch import Tensor
 
 from flawscope.artefact import Artefact
-from flawscope.calibration import Calibration, from_values, suspects
+from flawscope.calibration import from_values, suspects
 from flawscope.errors import InputError
 from flawscope.features.extract import Load, embed_pictures
+from flawscope.fitted import Fitted, Task
 from flawscope.patchcore import coreset, memory
 from flawscope.patchcore.config import Config
 from flawscope.patchcore.job import Job, Start, collect, compact, install, picks, select, start_of
 from flawscope.patchcore.leave_out import Good, Raw, calibrate, leave_one_out
 from flawscope.patchcore.memory import MAX_CALIBRATION, bank_size
 from flawscope.patchcore.model import Model
-from flawscope.progress import Step, silent
 
 ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until the first are gone
 
 
-@dataclass
-class Fitted:
-    """What fitting gives. `pictures[i]` is the index, among those given, of calibration score i."""
-
-    model: Model
-    calibration: Calibration
-    pictures: list[int]
-    used: list[int]
-    dropped: list[int] = field(default_factory=list)
-    suspects: dict[int, float] = field(default_factory=dict)  # with their scores, most suspicious first
-    extra: dict[str, Tensor] = field(default_factory=dict)  # tensors kept beside the model's own
-    facts: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
-def fit(
-    config: Config,
-    model: Model,
-    load: Load,
-    count: int,
-    groups: Sequence[int],
-    *,
-    rate: float,
-    drop_suspects: bool = False,
-    settle: Callable[[list[int]], list[int]] = list,
-    old: Artefact | None = None,
-    decoded: int = 0,
-    say: Callable[[str], None] = lambda line: None,
-    step: Step = silent,
-) -> Fitted:
+def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[int], task: Task) -> Fitted:
     """Fill `model` with the memory banks of `count` good pictures and calibrate it.
 
     Args:
         load: picture i as [3, H, W] float32, or None where it must be left out (unreadable, a copy).
         groups: [count], pictures of one and the same part share a number; a picture is never compared with
             its own group in calibration.
-        rate: target false-alarm rate.
-        drop_suspects: leave out the pictures that do not look good, and select again.
-        settle: gets the pictures that were loaded, in order, gives those to keep (no copies).
-        old: the artefact `model` was rebuilt from, if it is being extended.
-        decoded: bytes of the largest picture, for the prediction of memory.
-        say: gets lines for a person.
     """
+    old = task.old
     starts = None if old is None else Start.of(old, model)
-    job = Job(config, model, load, groups, rate, drop_suspects, settle, starts, say, step)
-    plan = memory.plan(config, model, count, job.device, decoded)
-    say(plan.line())
-    if plan.shards > 1 and drop_suspects:
+    job = Job(
+        *(
+            config,
+            model,
+            load,
+            groups,
+            task.rate,
+            task.drop_suspects,
+            task.settle,
+            starts,
+            task.say,
+            task.step,
+        )
+    )
+    plan = memory.plan(config, model, count, job.device, task.decoded)
+    task.say(plan.line())
+    if plan.shards > 1 and task.drop_suspects:
         raise InputError(
             "--drop-suspects needs all features in memory: raise --set memory=GiB, or leave it out"
         )
     fitted = _in_memory(job, count, old) if plan.shards == 1 else _streamed(job, count, plan.shards, old)
     if old is not None:
-        _join(fitted, old)
+        _join(fitted, model, old)
     fitted.facts |= {"memory_predicted": plan.peak, "memory_peak": memory.peak_rss()}
+    fitted.summary = _summary(fitted.facts)
     return fitted
+
+
+def _summary(facts: dict[str, Any]) -> list[str]:
+    peak, predicted = facts["memory_peak"] / 2**30, facts["memory_predicted"] / 2**30
+    radii = ", ".join(f"{radius:.4g}" for radius in facts["covering_radius"])
+    return [
+        f"memory bank: {facts['bank']} of {facts['patches']} patches, covering radius {radii}",
+        f"memory: {peak:.2f} GiB at the peak, {predicted:.2f} predicted",
+    ]
 
 
 # ------------------------------------------------------------------------------------------------- in memory
@@ -170,7 +159,7 @@ def _fitted(
     )
 
 
-def _join(fitted: Fitted, old: Artefact) -> None:
+def _join(fitted: Fitted, model: Model, old: Artefact) -> None:
     """Keep the old pictures' calibration: with a bank that only grows their patch distances can only shrink
     (their scores nearly so: Eq. 7's weight may move either way)."""
     before, now, facts = old.manifest.calibration, fitted.calibration, old.manifest.facts
@@ -187,7 +176,7 @@ def _join(fitted: Fitted, old: Artefact) -> None:
         f"extended by {len(fitted.used)} pictures: the calibration scores of the {before.count} earlier ones "
         "were kept; their patch distances can only have shrunk, so expect fewer false alarms than promised"
     )
-    full = [view for view in fitted.model.views if len(view.bank) >= fitted.model.config.cap]
+    full = [view for view in model.views if len(view.bank) >= model.config.cap]
     if full:
         fitted.notes.append(
             f"the memory bank is full ({len(full[0].bank)} elements): to learn more, fit anew with all "

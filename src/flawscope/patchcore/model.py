@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flawscope import config as settings
-from flawscope.detector import Detector
+from flawscope.detector import Detector, whole_fp32
 from flawscope.errors import InputError
-from flawscope.features.backbone import Backbone, empty_backbone
+from flawscope.features.backbone import Backbone, empty_backbone, load_backbone
 from flawscope.patchcore.config import Config
 from flawscope.patchcore.view import View
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def _whole_fp32(device: torch.device) -> AbstractContextManager[None]:
-    """fp32 means fp32: cuDNN's default for convolutions is TF32, with ten bits. The flags are the process's,
-    so that threads on a CPU, which need none of them, leave them alone."""
-    if device.type != "cuda":
-        return nullcontext()
-    cudnn = torch.backends.cudnn
-    return cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, allow_tf32=False)
 
 
 class Model(Detector):
@@ -65,7 +55,7 @@ class Model(Detector):
             seen = view.resized(images).contiguous(memory_format=torch.channels_last)
             with (
                 torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None),
-                _whole_fp32(images.device),
+                whole_fp32(images.device),
             ):
                 maps = self.backbone(seen)
             parts.append(view.embedding([m.float() for m in maps]))
@@ -137,3 +127,9 @@ class Model(Detector):
             view.fill(tensors[f"views.{i}.bank"], tensors[f"views.{i}.table"])
         model.load_state_dict({k: v for k, v in tensors.items() if k in model.state_dict()})
         return model
+
+
+def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, str]]:
+    """A model with its backbone and empty memory banks, and where the backbone's weights came from."""
+    backbone, origin = load_backbone(config.backbone, config.stages, config.network_size, config.weights)
+    return Model(config, backbone, roi), origin

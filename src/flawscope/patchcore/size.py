@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from flawscope.errors import InputError
-from flawscope.features.backbone import Backbone
+from flawscope.features.backbone import Backbone, load_backbone
 from flawscope.features.extract import embed_pictures
+from flawscope.fitted import Task
 from flawscope.imaging import Preprocess, roi_from
 from flawscope.metrics import auroc
 from flawscope.patchcore.config import Config
@@ -61,10 +62,10 @@ class Trial:
 
 def choose(
     config: Config,
-    backbone: Backbone,
     decoded: Callable[[int], NDArray[Any] | None],
     count: int,
     *,
+    device: torch.device | str = "cpu",
     roi: str | os.PathLike[str] | NDArray[Any] | None = None,
     white_level: float | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -77,6 +78,8 @@ def choose(
         count: how many pictures there are.
         roi: region of interest as `imaging.roi_from` reads it: defects are put there, and only it counts.
     """
+    backbone, _ = load_backbone(config.backbone, config.stages, config.sizes[-1], config.weights)
+    backbone = backbone.to(device)
     if backbone.fixed:
         raise InputError(f"backbone {backbone.name} takes one picture size only: give --size instead of auto")
     pictures = sample(decoded, count, config.seed)
@@ -144,7 +147,7 @@ def compare(
         return lambda i: torch.from_numpy(preprocess.from_array(pictures[i])[0][0])
 
     quiet: Step = lambda stage, done, total: step("choosing a size", done, total)  # noqa: E731
-    fit(trial, model, tensors(learnt), len(learnt), range(len(learnt)), rate=0.05, step=quiet)
+    fit(trial, model, tensors(learnt), len(learnt), range(len(learnt)), Task(rate=0.05, step=quiet))
     defects = [
         _defect(picture, k, scale, config.seed, _within(picture, region, preprocess))
         for k, picture in enumerate(held)
