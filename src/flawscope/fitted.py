@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Task:
 
     rate: target false-alarm rate.
     drop_suspects: leave out the pictures that do not look good.
+    reserved: numbers of good pictures that the data set keeps apart, to be held out and not learnt from.
     settle: gets the numbers of the pictures that were loaded, in order, gives those to keep (no copies).
     old: the artefact the model was rebuilt from, if it is being extended.
     decoded: bytes of the largest picture, for predictions of memory.
@@ -47,6 +48,7 @@ class Task:
 
     rate: float
     drop_suspects: bool = False
+    reserved: Sequence[int] = ()
     settle: Callable[[list[int]], list[int]] = list
     old: Artefact | None = None
     decoded: int = 0

@@ -93,7 +93,10 @@ def fit(
         raise InputError(f"{method} does not learn in steps: leave out --minutes and --resume")
     if minutes is not None:
         config = replace(config, steps=None)
-    sources, category = _sources(images, category, config.seed)
+    sources, validation, category = _sources(images, category, config.seed)
+    if not hasattr(config, "held_out"):
+        validation = []  # this method calibrates on what it learns from
+    sources += validation
     where = device_for(device)
     white_level, decoded = _survey(sources)
     if getattr(config, "size", None) == "auto":
@@ -123,6 +126,7 @@ def fit(
         task=Task(
             rate=false_alarm_rate,
             drop_suspects=drop_suspects,
+            reserved=range(len(sources) - len(validation), len(sources)),
             decoded=decoded,
             budget=Budget(minutes, None if checkpoint is None else Path(checkpoint), resume),
             say=say,
@@ -150,7 +154,7 @@ def extend(
     old = model if isinstance(model, Artefact) else artefacts.read(model)
     manifest = old.manifest
     config = settings.build(registry.config_class(manifest.method), manifest.config)
-    sources, _ = _sources(images, category, config.seed)
+    sources, _, _ = _sources(images, category, config.seed)
     session = TorchSession.open(old, device)
     return _run(
         manifest.method,
@@ -309,19 +313,20 @@ class Reader:
         return kept
 
 
-def _sources(images: Any, category: str | None, seed: int) -> tuple[list[Source], str]:
+def _sources(images: Any, category: str | None, seed: int) -> tuple[list[Source], list[Source], str]:
+    """Good pictures to learn from, good ones that the data set keeps apart, and the category."""
     if isinstance(images, str | os.PathLike):
         images = open_dataset(os.fspath(images), category, seed=seed)
     if isinstance(images, Dataset):
         sources: list[Source] = [item.path for item in images.train]
         if not sources:
             raise InputError(f"there are no good pictures to learn from in {images.root}")
-        return sources, images.category
+        return sources, [item.path for item in images.validation], images.category
     if isinstance(images, np.ndarray) and images.ndim == 4:
         images = list(images)
     if not isinstance(images, list | tuple) or not images:
         raise InputError("give a folder, a data set, or a list with at least one good picture")
-    return list(images), category or ""
+    return list(images), [], category or ""
 
 
 def _survey(sources: Sequence[Source]) -> tuple[float | None, int]:

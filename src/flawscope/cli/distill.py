@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", metavar="FILE", help="the backbone's weights: safetensors or a checkpoint"
     )
+    parser.add_argument(
+        "--start", metavar="TEACHER", help="begin with this one of the same size and backbone"
+    )
     parser.add_argument("--stages", metavar="2,3", help="feature stages as timm counts them")
     parser.add_argument("--size", choices=["s", "m"], help="PDN-S or PDN-M (default: s)")
     length = parser.add_mutually_exclusive_group()
@@ -61,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         recipe,
         out,
         weights=args.weights,
+        start=args.start,
         minutes=None if recipe.steps else args.minutes,
         resume=args.resume,
         device=args.device,

@@ -124,7 +124,8 @@ def run(args: argparse.Namespace) -> int:
             **options,
         )
     predictor.save(out)
-    checkpoint.unlink(missing_ok=True)
+    if "steps" in predictor.manifest.config:
+        checkpoint.unlink(missing_ok=True)
     for line in summary(predictor):
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")

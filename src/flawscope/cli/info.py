@@ -60,7 +60,7 @@ def lines(manifest: Manifest) -> list[str]:
         ("decision", c.promise()),
         ("mask", f"map above {c.mask_threshold:.4g}"),
         ("calibrated for", f"{c.runtime}, {c.precision}"),
-        *[(k, common.numbers(facts[k])) for k in ("bank", "patches", "covering_radius") if k in facts],
+        *[("fitted", line) for line in facts.get("summary", ())],
         ("made with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items())),
         *([("exported", exported(facts["certificate"]))] if "certificate" in facts else []),
         *[("note", note) for note in manifest.notes],

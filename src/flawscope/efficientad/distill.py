@@ -27,7 +27,7 @@ from flawscope.detector import device_for
 from flawscope.efficientad.networks import initialise, narrowed, normalised, pdn
 from flawscope.efficientad.recipe import CHANNELS, DEFAULT_STEPS, Recipe
 from flawscope.efficientad.targets import SIDE, Pictures, Pool, Source, Target, View, widened
-from flawscope.efficientad.teacher import pack, read_packed, write_teacher
+from flawscope.efficientad.teacher import compact, pack, read_packed, read_teacher, write_teacher
 from flawscope.efficientad.training import adam_state, on_device, precision_for, rate_share, restore_adam
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.features.backbone import Backbone, load_backbone
@@ -46,6 +46,7 @@ def distill(
     out: str | os.PathLike[str],
     *,
     weights: str | None = None,
+    start: str | os.PathLike[str] | None = None,
     minutes: float | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -63,6 +64,8 @@ def distill(
         recipe: the settings.
         out: the file to write, .safetensors.
         weights: the backbone's, if they are not at hand: a safetensors file or a checkpoint.
+        start: a teacher of the same backbone to begin with, instead of random weights: a few more hours for
+            what another run made. Choose a lower `rate` then.
         minutes: the time it may take, from now; the number of steps follows from the first ones' time, and
             is kept when the run is resumed.
         resume: go on where an earlier run stopped; from the start if there was none.
@@ -90,6 +93,8 @@ def distill(
             f"give {FEWEST} at least, better thousands"
         )
     run = Run(recipe, pictures, backbone, origin, where, say, step)
+    if start is not None:
+        run.start_from(start)
     if found is None:
         run.begin()
     else:
@@ -139,6 +144,7 @@ class Run:
         initialise(self.net, torch.Generator().manual_seed(int(self.rng(START).integers(2**62))))
         on_device(self.net, device)
         self.optimiser = torch.optim.Adam(self.net.parameters(), recipe.rate, weight_decay=recipe.decay)
+        self.started_from: str | None = None
         self.steps = None if recipe.steps is None else int(recipe.steps)
         self.done = 0
         self.pool: Pool | None = None
@@ -153,6 +159,20 @@ class Run:
         return np.random.default_rng([self.recipe.seed, purpose, *numbers])
 
     # ---- before the first step
+
+    def start_from(self, path: str | os.PathLike[str]) -> None:
+        """Take over a teacher's weights."""
+        state, facts = read_teacher(path)
+        state, channels = compact(state, facts)
+        known = facts["backbone"]
+        wanted = (self.recipe.size, self.target.channels, self.origin["name"])
+        if (facts["size"], channels, known["name"]) != wanted:
+            raise InputError(
+                f"{path} is a PDN-{facts['size'].upper()} from {known['name']}: begin with a teacher of the "
+                "same size and backbone"
+            )
+        self.net.load_state_dict(state)
+        self.started_from = facts["origin"]
 
     def begin(self) -> None:
         self.source.measure(self.training[: self.recipe.statistics], self.step)
@@ -319,6 +339,7 @@ class Run:
             "recipe": asdict(replace(self.recipe, steps=self.steps)),
             "steps": self.done,
             "curve": self.curve,
+            "started_from": self.started_from,
             "device": self.device.type,
             "threads": torch.get_num_threads(),
             "versions": versions(),
@@ -363,6 +384,8 @@ class Run:
                     f"the checkpoint is of a run with {key} {value}, this one has {mine}: give the same "
                     "settings, or remove the checkpoint"
                 )
+        if facts.get("started_from") != self.started_from:
+            raise InputError("the checkpoint is of a run with another --start: give the same")
         theirs, mine = facts["backbone"]["origin"], self.origin["origin"]
         if theirs != mine or facts["pictures"]["sha256"] != self.pictures.sha256:
             what = "pictures" if theirs == mine else "weights of the backbone"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -45,7 +45,7 @@ def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[i
     room = int(config.memory * 2**30)
     images = GoodPictures(load, count, room // 2)
     used = task.settle(images.read(step))
-    held = hold_out(used, [groups[i] for i in used], config, task.rate)
+    held = hold_out(used, [groups[i] for i in used], config, task.rate, set(task.reserved))
     learnt = [i for i in used if i not in {*held.quantiles, *held.threshold}]
     other = other_pictures(config.natural)
     say(_plan(model, learnt, held, other.name if other else "none"))
@@ -126,21 +126,36 @@ class Held:
         return self.quantiles == self.threshold
 
 
-def hold_out(used: Sequence[int], groups: Sequence[int], config: Config, rate: float) -> Held:
-    """Which pictures are not learnt from: a share, 10 at least where a quarter of all are as many, and from
-    120 pictures on as many as the false-alarm rate needs and 5 more. Whole groups, drawn by the seed.
+def hold_out(
+    used: Sequence[int],
+    groups: Sequence[int],
+    config: Config,
+    rate: float,
+    reserved: Collection[int] = (),
+) -> Held:
+    """Which pictures are not learnt from: those that the data set keeps apart (4.6); where it keeps none, a
+    share, 10 at least where a quarter of all are as many, and from 120 pictures on as many as the false-alarm
+    rate needs and 5 more. Whole groups, drawn by the seed.
 
     Args:
         used: numbers of the pictures.
         groups: of each of them.
+        reserved: numbers of those that are kept apart.
     """
+    needed = math.ceil(1 / rate - 1e-9) - 1
+    own = sorted(set(reserved) & set(used))
+    if own and len(own) < len(used):
+        drawn = np.random.default_rng([config.seed, SPLIT]).permutation(own).tolist()
+        first = max(FOR_QUANTILES, len(own) // 5)
+        if len(own) - first < needed:
+            return Held(own, own)
+        return Held(sorted(drawn[:first]), sorted(drawn[first:]))
     total = len(used)
     if total < 2:
         raise InputError(
             f"{total} usable pictures are too few for efficientad: it learns from some and holds out others"
         )
     wanted = max(round(config.held_out * total), min(HELD_OUT, total // 4), 1)
-    needed = math.ceil(1 / rate - 1e-9) - 1
     apart = total >= ENOUGH
     if apart:
         wanted = max(wanted, min(needed + FOR_QUANTILES, total // 5))
@@ -160,10 +175,10 @@ def hold_out(used: Sequence[int], groups: Sequence[int], config: Config, rate: f
     if not apart or len(taken) < 2:
         same = sorted(i for part in taken for i in part)
         return Held(same, same)
-    first: list[list[int]] = []
-    while len(taken) > 1 and sum(map(len, first)) < max(FOR_QUANTILES, wanted // 5):
-        first.append(taken.pop())
-    return Held(*(sorted(i for part in parts for i in part) for parts in (first, taken)))
+    for_quantiles: list[list[int]] = []
+    while len(taken) > 1 and sum(map(len, for_quantiles)) < max(FOR_QUANTILES, wanted // 5):
+        for_quantiles.append(taken.pop())
+    return Held(*(sorted(i for part in parts for i in part) for parts in (for_quantiles, taken)))
 
 
 # --------------------------------------------------------------------------------- quantiles and calibration

@@ -4,7 +4,6 @@ is not like the good ones (Batzner, Heckler and König, EfficientAD, WACV 2024).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +16,7 @@ from flawscope.detector import Detector, whole_fp32
 from flawscope.efficientad.config import Config
 from flawscope.efficientad.networks import Autoencoder, Size, narrowed, normalised, pdn, pdn_grid
 from flawscope.efficientad.recipe import CHANNELS, STRIDE
-from flawscope.efficientad.targets import widened
-from flawscope.efficientad.teacher import packaged, read_teacher
+from flawscope.efficientad.teacher import compact, packaged, read_teacher
 from flawscope.errors import InputError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -134,22 +132,6 @@ def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, 
         "origin": facts["origin"],
         "licence": source["licence"],
     }
-
-
-def compact(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
-    """The same teacher without the outputs that are sums of others, and how many are left.
-
-    A teacher of a backbone with fewer than 384 channels was widened (`targets.widened`): turned back, mean
-    squared differences stay what they are, and the last layers cost less.
-    """
-    channels = min(int(facts.get("rank", CHANNELS)), CHANNELS)
-    state = dict(state)
-    if channels < CHANNELS:
-        back = widened(channels).T * (channels / CHANNELS)
-        weight, bias = list(state)[-2:]
-        state[weight] = torch.einsum("co,oikl->cikl", back, state[weight])
-        state[bias] = back @ state[bias]
-    return state, channels
 
 
 def bordered(images: Tensor, border: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from flawscope import artefact as artefacts
 from flawscope.efficientad.networks import Size, pdn
 from flawscope.efficientad.recipe import CHANNELS
+from flawscope.efficientad.targets import widened
 from flawscope.errors import InputError
 
 FORMAT = 1  # raised when an older flawscope could not read the file
@@ -72,6 +73,23 @@ def write_teacher(
 ) -> None:
     """Write a teacher atomically: fp16 tensors and `facts` as JSON in one safetensors file."""
     pack(path, {k: v.half() for k, v in state.items()}, "teacher", facts)
+
+
+def compact(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
+    """The same teacher without the outputs that are sums of others, and how many are left.
+
+    A teacher of a backbone with fewer than 384 channels was widened (`targets.widened`): turned back, mean
+    squared differences stay what they are, and the last layers cost less.
+    """
+    rank = facts.get("rank", CHANNELS)
+    channels = rank if isinstance(rank, int) and 1 <= rank <= CHANNELS else CHANNELS
+    state = dict(state)
+    if channels < CHANNELS:
+        back = widened(channels).T * (channels / CHANNELS)
+        weight, bias = list(state)[-2:]
+        state[weight] = torch.einsum("co,oikl->cikl", back, state[weight])
+        state[bias] = back @ state[bias]
+    return state, channels
 
 
 # ------------------------------------------------------------------------------------------ tensors and facts

@@ -26,11 +26,11 @@ from flawscope.efficientad.targets import outputs_of
 from flawscope.efficientad.teacher import pack
 from flawscope.efficientad.training import adam_state, on_device, precision_for, rate_share, restore_adam
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.progress import Step
+from flawscope.progress import Step, duration
 
 CPU_STEPS = 6000
 CHECKS = 20  # points of the loss curve
-TRIALS = 8  # steps that --minutes times
+TRIALS = 8  # steps that are timed before the first
 FIRST_WEIGHTS, ORDER, STEP, DROPOUT = range(10, 14)  # what a random number is for: no two share a stream
 LOSSES = ("hard", "penalty", "autoencoder", "student_autoencoder")
 
@@ -103,20 +103,25 @@ class Trainer:
     def fix_steps(self, seconds: float | None) -> None:
         """As many as fit into `seconds`, by the time that a few of them take; the device's
         default if None."""
+        begun = time.perf_counter()
+        per_step = self._trial()
         if seconds is None:
             self.steps = CPU_STEPS if self.device.type == "cpu" else PAPER_STEPS
-            return
-        begun = time.perf_counter()
+        else:
+            self.steps = int((seconds - (time.perf_counter() - begun)) / per_step)
+        if self.steps < 1:
+            raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
+        self.say(f"{self.steps} steps of {per_step:.2f} s: about {duration(self.steps * per_step)}")
+
+    def _trial(self) -> float:
+        """Seconds of a step, by a few on copies of the networks."""
         networks = copy.deepcopy(self.networks)
         optimiser, trial = self._adam(networks), []
         for k in range(TRIALS):
             start = time.perf_counter()
             self._learn(networks, optimiser, self.batch(k), k).sum().item()
             trial.append(time.perf_counter() - start)
-        per_step = statistics.median(trial[2:])
-        self.steps = int((seconds - (time.perf_counter() - begun)) / per_step)
-        if self.steps < 1:
-            raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
+        return statistics.median(trial[2:])
 
     # ---- training
 
