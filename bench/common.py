@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import statistics
 import subprocess
@@ -288,6 +289,14 @@ def finish(command: Sequence[str]) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
+def own_peak() -> int:
+    """The most memory that this process has held so far, bytes."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _high_water(Path("/proc/self/status")) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def _high_water(status: Path) -> int:
     with contextlib.suppress(OSError):
         for line in status.read_text().splitlines():
@@ -536,17 +545,23 @@ class Record:
     def _sanitised_command(self, args: argparse.Namespace) -> str:
         words = ["python", f"bench/{Path(sys.argv[0]).name}"]
         for word in sys.argv[1:]:
-            flag, found, given = word.rpartition("=") if word.startswith("--") else ("", "", word)
-            if given and given == str(getattr(args, "peer_python", None)):
-                given = "$PEER_PYTHON"
-            elif given and Path(given).is_absolute():
-                path = Path(given)
-                if path == data_root(args):
-                    given = "$FLAWSCOPE_DATA"
-                else:
-                    given = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
-            words.append(f"{flag}{found}{given}")
+            # a word may hold several values: --flag=value, key=value, name=file,name=file
+            several = re.search(r"(^|[=,])/", word) or (word.startswith("--") and "=" in word)
+            parts = re.split(r"([=,])", word) if several else [word]
+            words.append("".join(self._sanitised(part, args) for part in parts))
         return " ".join(w if w.startswith("$") else shlex.quote(w) for w in words)
+
+    @staticmethod
+    def _sanitised(given: str, args: argparse.Namespace) -> str:
+        """An absolute path without this machine's folders; anything else as it is."""
+        if given and given == str(getattr(args, "peer_python", None)):
+            return "$PEER_PYTHON"
+        path = Path(given)
+        if not given or not path.is_absolute():
+            return given
+        if path == data_root(args):
+            return "$FLAWSCOPE_DATA"
+        return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
 def table(title: str, rows: Sequence[Sequence[Any]], header: Sequence[str]) -> None:

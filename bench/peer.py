@@ -4,8 +4,12 @@
     PEER_PYTHON bench/peer.py fit FOLDER --weights FILE --picks 512,1024
     PEER_PYTHON bench/peer.py export BANK.npy --weights FILE --out FOLDER
     PEER_PYTHON bench/peer.py predict FOLDER --engine openvino --pictures LIST.json --repeats 50
+    PEER_PYTHON bench/peer.py efficientad-step LIST.json --natural FOLDER --repeats 30
+    PEER_PYTHON bench/peer.py efficientad-forward LIST.json --repeats 30
+    PEER_PYTHON bench/peer.py efficientad-export FOLDER
 
-Prints one JSON line. `bench/coreset.py`, `bench/patchcore.py` and `bench/latency.py` start it. Selections of
+Prints one JSON line. `bench/coreset.py`, `bench/patchcore.py`, `bench/latency.py` and `bench/efficientad.py`
+start it. Selections of
 few picks out of all points are timed; what a whole one would take is worked out by the caller, who says so.
 Everything that could be left out of a fit in anomalib's favour is left out: progress bars, validation,
 post-processing. Its inference is what its own exports and its own inferencers do, unchanged.
@@ -128,10 +132,7 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
     if args.weights:
         load_by_order(model.model.feature_extractor.feature_extractor, args.backbone, args.weights)
     model.model.memory_bank = torch.from_numpy(np.load(args.source))
-    limits = {"_image_threshold": 20, "_pixel_threshold": 20}
-    limits |= {f"{kind}_{end}": v for kind in ("image", "pixel") for end, v in (("min", 0), ("max", 40))}
-    for name, value in limits.items():
-        getattr(model.post_processor, name).fill_(value)
+    made_up_limits(model)
     model.eval()
     with torch.no_grad():
         found = model(torch.rand(1, 3, args.size, args.size))
@@ -153,6 +154,14 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
         except Exception as error:  # an export that fails is a finding
             notes[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return {"made": made, "failed": notes, "bank": list(model.model.memory_bank.shape)}
+
+
+def made_up_limits(model: Any) -> None:
+    """Limits for the post-processor of a model that was not fitted."""
+    limits = {"_image_threshold": 20, "_pixel_threshold": 20}
+    limits |= {f"{kind}_{end}": v for kind in ("image", "pixel") for end, v in (("min", 0), ("max", 40))}
+    for name, value in limits.items():
+        getattr(model.post_processor, name).fill_(value)
 
 
 def predict(args: argparse.Namespace) -> dict[str, Any]:
@@ -184,6 +193,124 @@ def predict(args: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": times[args.warm :], "map": shape, "threads": args.threads, "precision": precision}
 
 
+def efficientad(args: argparse.Namespace) -> Any:
+    """EfficientAd (small) with random weights everywhere, since its teacher is a download, and statistics
+    and quantiles made up: none of them changes how long it computes."""
+    import torch
+    from anomalib.models import EfficientAd
+
+    torch.manual_seed(0)
+    model = EfficientAd(
+        model_size="small",
+        pre_processor=EfficientAd.configure_pre_processor((args.size, args.size)),
+        evaluator=False,
+        visualizer=False,
+    )
+    with torch.no_grad():
+        model.model.mean_std["mean"].zero_()
+        model.model.mean_std["std"].fill_(1)
+        for name, value in (("qa_st", 0.1), ("qb_st", 0.2), ("qa_ae", 0.1), ("qb_ae", 0.2)):
+            model.model.quantiles[name].fill_(value)
+    return model
+
+
+def tensors(args: argparse.Namespace) -> list[Any]:
+    """The listed pictures as its data module gives them: [1, 3, N, N] float32 in 0..1."""
+    from PIL import Image
+    from torchvision.transforms.v2.functional import resize, to_dtype, to_image
+
+    paths = json.loads(args.source.read_text())
+    side = [args.size, args.size]
+    found = []
+    for path in paths:
+        with Image.open(path) as picture:
+            image = to_dtype(to_image(picture.convert("RGB")), scale=True)
+        found.append(resize(image, side, antialias=True)[None])
+    return found
+
+
+def efficientad_step(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of `training_step`, backward and Adam, as lightning calls them, on pictures that are at hand.
+
+    The penalty's pictures come from its own loader where --natural names a folder, and are noise at hand
+    otherwise.
+    """
+    import itertools
+
+    import torch
+    from anomalib.data import ImageBatch
+
+    torch.set_num_threads(args.threads)
+    model = efficientad(args)
+    model.train()
+    model.model.teacher.eval()
+    batches = [ImageBatch(image=image) for image in tensors(args)]
+    # as `configure_optimizers` makes it, which asks a trainer for the schedule's length
+    values = [*model.model.student.parameters(), *model.model.ae.parameters()]
+    optimiser = torch.optim.Adam(values, lr=model.lr, weight_decay=model.weight_decay)
+    times = []
+    with tempfile.TemporaryDirectory() as folder:
+        if args.natural:
+            Path(folder, "all").symlink_to(args.natural.resolve(), target_is_directory=True)
+            model.imagenet_dir = Path(folder)
+            model.prepare_imagenette_data((args.size, args.size))
+            penalty = f"its own loader on {len(model.imagenet_loader.dataset)} pictures"
+        else:
+            model.imagenet_iterator = itertools.repeat([torch.rand(1, 3, args.size, args.size)])
+            penalty = "noise at hand: no picture is read"
+        for k in range(3 + args.repeats):
+            start = time.perf_counter()
+            loss = model.training_step(batches[k % len(batches)])["loss"]
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            times.append(time.perf_counter() - start)
+    return {
+        "seconds": times[3:],
+        "penalty": penalty,
+        "parameters": sum(v.numel() for v in values),
+        "threads": torch.get_num_threads(),
+        "weights": "random",
+    }
+
+
+def efficientad_forward(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of the torch model's forward for one picture that is at hand."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    model = efficientad(args).model.eval()
+    images, times = tensors(args), []
+    with torch.inference_mode():
+        for k in range(args.warm + args.repeats):
+            start = time.perf_counter()
+            found = model(images[k % len(images)])
+            times.append(time.perf_counter() - start)
+    return {
+        "seconds": times[args.warm :],
+        "map": list(found.anomaly_map.shape),
+        "threads": torch.get_num_threads(),
+        "weights": "random",
+    }
+
+
+def efficientad_export(args: argparse.Namespace) -> dict[str, Any]:
+    """Its own exports of that model, for `predict`, into the folder `source`."""
+    model = efficientad(args)
+    made_up_limits(model)
+    model.eval()
+    made: dict[str, Any] = {"torch": str(model.to_torch(args.source))}
+    failed = {}
+    ways = {"as shipped": {}, "one size": {"input_size": (args.size, args.size)}}
+    for name, options in ways.items():
+        try:
+            made["openvino"] = str(model.to_openvino(args.source / name.replace(" ", "_"), **options))
+            return {"made": made, "failed": failed, "way": name, "weights": "random"}
+        except Exception as error:  # an export that fails is a finding
+            failed["openvino"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return {"made": made, "failed": failed, "weights": "random"}
+
+
 def load_by_order(network: Any, backbone: str, path: Path) -> None:
     """The packaged checkpoint into timm's features-only network, tensor by tensor in order."""
     import timm
@@ -205,10 +332,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    tasks = {"coreset": coreset, "fit": fit, "export": export, "predict": predict}
+    tasks = {
+        "coreset": coreset,
+        "fit": fit,
+        "export": export,
+        "predict": predict,
+        "efficientad-step": efficientad_step,
+        "efficientad-forward": efficientad_forward,
+        "efficientad-export": efficientad_export,
+    }
     parser.add_argument("task", choices=tuple(tasks))
     parser.add_argument(
-        "source", type=Path, help=".npy of features, a category in MVTec AD layout, or an exported model"
+        "source",
+        type=Path,
+        help=".npy of features, a category in MVTec AD layout, an exported model, a JSON list of pictures, "
+        "or the folder to export into",
     )
     parser.add_argument("--picks", type=lambda t: [int(n) for n in t.split(",")], default=[512, 1024])
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
@@ -223,6 +361,7 @@ def main() -> int:
     parser.add_argument("--engine", choices=("torch", "openvino"), default="torch")
     parser.add_argument("--precision", help="OpenVINO's INFERENCE_PRECISION_HINT")
     parser.add_argument("--pictures", type=Path, help="JSON list of files")
+    parser.add_argument("--natural", type=Path, help="folder of pictures for EfficientAd's penalty")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--warm", type=int, default=5)

@@ -100,3 +100,41 @@ def onnx_path(exported: Callable[[str, str], Path]) -> Path:
 def openvino_path(exported: Callable[[str, str], Path]) -> Path:
     """The same model for OpenVINO, with its weights beside it. Read only."""
     return exported(".xml", "fp32")
+
+
+@pytest.fixture(scope="session")
+def teacher_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher for EfficientAD with drawn weights, which says 8 different things in its 384 outputs. Read
+    only."""
+    torch = pytest.importorskip("torch")
+    from flawscope.efficientad.networks import initialise, narrowed, pdn
+    from flawscope.efficientad.targets import widened
+    from flawscope.efficientad.teacher import write_teacher
+
+    network = narrowed(pdn("s"), 8)
+    initialise(network, torch.Generator().manual_seed(0))
+    state, wide = network.state_dict(), widened(8)
+    state["conv4.weight"] = torch.einsum("oc,cikl->oikl", wide, state["conv4.weight"])
+    state["conv4.bias"] = wide @ state["conv4.bias"]
+    backbone = {"name": "none", "origin": "drawn", "licence": "none"}
+    path = tmp_path_factory.mktemp("teacher") / "drawn.safetensors"
+    write_teacher(path, state, {"size": "s", "channels": 384, "rank": 8, "backbone": backbone})
+    return path
+
+
+@pytest.fixture(scope="session")
+def quick_settings(teacher_path: Path) -> dict[str, Any]:
+    """EfficientAD's settings with which a step of training is small."""
+    return {"teacher": str(teacher_path), "steps": 3, "window": 41, "training": "fp32"}
+
+
+@pytest.fixture(scope="session")
+def efficientad_path(
+    drawn: Path, quick_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An EfficientAD model fitted on `drawn`, hardly trained. Read only."""
+    from flawscope.fitting import fit
+
+    path = tmp_path_factory.mktemp("efficientad") / "plate.safetensors"
+    fit(drawn, method="efficientad", device="cpu", samples=2, **quick_settings).save(path)
+    return path

@@ -45,7 +45,7 @@ def _sparse_banks():
 def _quick():
     """Building a backbone is most of the time of a fit this small; frozen, one can serve all models."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "load_backbone", functools.cache(fitting.load_backbone))
+        patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))
         patch.setattr(models, "empty_backbone", functools.cache(models.empty_backbone))
         yield
 

@@ -17,19 +17,22 @@ ROOT = Path(flawscope.__file__).parent
 OF_ONE_METHOD = {"cli.distill"}  # commands that belong to it
 
 # Modules in which a network lives. Everything else predicts, calibrates and reads files without torch.
-METHOD_PARTS = "model view coreset fit job leave_out memory screen size"
+METHOD_PARTS = {
+    "patchcore": "model view coreset fit job leave_out memory screen size",
+    "efficientad": "networks distill targets teacher training model pictures trainer fit",
+}
 WITH_TORCH = {
     "detector",
     "export",
+    "fitted",
     "fitting",
     "graph",
     "workers",
     "runtime.torch",
-    *(f"efficientad.{part}" for part in ["networks", "distill", "targets", "teacher", "training"]),
     "features.backbone",
     "features.embedding",
     "features.extract",
-    *(f"{method}.{part}" for method in registry.METHODS for part in METHOD_PARTS.split()),
+    *(f"{method}.{part}" for method in registry.METHODS for part in METHOD_PARTS[method].split()),
 }
 
 

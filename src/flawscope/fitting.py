@@ -73,7 +73,8 @@ def fit(
         drop_suspects: leave out training pictures that do not look good.
         minutes: how long a method that learns in steps may take; their number follows from the first ones'
             time, wins over `steps`, and stands in the model's settings.
-        checkpoint: file that holds such a method's state while it learns, .safetensors.
+        checkpoint: file that holds such a method's state while it learns, .safetensors. It stays: remove it
+            when the model is saved.
         resume: go on where the checkpoint stops.
         device: auto, cpu, cuda or mps.
         samples: pictures stored in the model for its self-test.
@@ -379,7 +380,7 @@ def _preset(method: str, name: str) -> dict[str, Any]:
 def _without_paths(config: Any) -> dict[str, Any]:
     """Settings as the artefact holds them: where files lay on this machine is nobody's business."""
     values = asdict(config)
-    return {k: os.path.basename(v) if k in config.PATHS and v else v for k, v in values.items()}
+    return {k: Path(v).name if k in config.PATHS and v else v for k, v in values.items()}
 
 
 def _decoded(source: Source) -> np.ndarray | None:

@@ -131,10 +131,12 @@ def test_the_decoder_is_the_table_at_256_pixels():
 
 @pytest.mark.parametrize("size", [(256, 256), (257, 300), (512, 512), (1024, 256), (256, 319)])
 def test_the_autoencoder_fits_the_pdn_at_any_size(size):
-    for padding in (False, True):
-        network = Autoencoder(padding=padding).to("meta")
+    for border in (0, 4, 16):
+        network = Autoencoder(8, border=border).to("meta")
         output = network(torch.zeros(2, 3, *size, device="meta"))
-        assert output.shape == (2, 384, *pdn_grid(size, padding=padding))
+        height, width = (side + 2 * border for side in size)
+        assert output.shape == (2, 8, *pdn_grid((height, width)))
+    assert pdn_grid((height, width)) == pdn_grid(size, padding=True)  # a border of 16 is worth the padding
 
 
 @pytest.mark.parametrize("size", [(255, 256), (256, 128), (1024, 255)])

@@ -26,19 +26,20 @@ def backbone():
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch):
+def _small(monkeypatch, backbone):
+    monkeypatch.setattr(size, "load_backbone", lambda *_: (backbone, {}))  # built once
     monkeypatch.setattr(size, "SIZES", (48, 64, 96))
     monkeypatch.setattr(size, "CANDIDATES", ((48,), (48, 64), (48, 96)))
     monkeypatch.setattr(size, "BANK", 60)
 
 
-def choose(pictures, backbone, **settings) -> tuple[str, list[str]]:
+def choose(pictures, **settings) -> tuple[str, list[str]]:
     lines: list[str] = []
     config = Config(size="auto", **settings)
-    return size.choose(config, backbone, pictures.__getitem__, len(pictures), say=lines.append), lines
+    return size.choose(config, pictures.__getitem__, len(pictures), say=lines.append), lines
 
 
-def test_chooses_by_the_figures_it_names_and_never_enlarges(pictures, backbone, monkeypatch):
+def test_chooses_by_the_figures_it_names_and_never_enlarges(pictures, monkeypatch):
     seen: list[list[Trial]] = []
     real = size.compare
 
@@ -47,7 +48,7 @@ def test_chooses_by_the_figures_it_names_and_never_enlarges(pictures, backbone, 
         return seen[-1]
 
     monkeypatch.setattr(size, "compare", spy)
-    chosen, lines = choose(pictures, backbone)
+    chosen, lines = choose(pictures)
     trials = {trial.name: trial for trial in seen[0]}
     assert set(trials) == {"48", "48+64"}  # the pictures are 72 px: 96 would show nothing more
     best = max(t.auroc for t in trials.values())
@@ -61,32 +62,32 @@ def test_chooses_by_the_figures_it_names_and_never_enlarges(pictures, backbone, 
         assert all(0 <= value <= 1 for value in trial.by_scale)
 
 
-def test_same_seed_same_choice(pictures, backbone):
-    assert choose(pictures, backbone, seed=4) == choose(pictures, backbone, seed=4)
+def test_same_seed_same_choice(pictures):
+    assert choose(pictures, seed=4) == choose(pictures, seed=4)
 
 
-def test_a_size_that_sees_the_defects_wins(pictures, backbone, monkeypatch):
+def test_a_size_that_sees_the_defects_wins(pictures, monkeypatch):
     trials = [Trial((48,), (0.5, 0.6, 0.7)), Trial((48, 64), (0.9, 0.9, 0.9))]
     monkeypatch.setattr(size, "compare", lambda *args, **kwargs: trials)
-    assert choose(pictures, backbone)[0] == "48+64"
+    assert choose(pictures)[0] == "48+64"
     trials[0] = Trial((48,), (0.895, 0.895, 0.895))  # within 0.01, and cheaper
-    assert choose(pictures, backbone)[0] == "48"
+    assert choose(pictures)[0] == "48"
 
 
-def test_too_few_pictures_give_the_default_and_say_so(pictures, backbone):
-    chosen, lines = choose(pictures[:5], backbone)
+def test_too_few_pictures_give_the_default_and_say_so(pictures):
+    chosen, lines = choose(pictures[:5])
     assert chosen == Config().size
     assert "only 5 pictures" in lines[0]
 
 
-def test_unreadable_pictures_do_not_count(pictures, backbone):
+def test_unreadable_pictures_do_not_count(pictures):
     broken = [None if k % 2 else p for k, p in enumerate(pictures)]
-    assert "only 8 pictures" in choose(broken, backbone)[1][0]
+    assert "only 8 pictures" in choose(broken)[1][0]
 
 
-def test_small_pictures_need_no_comparison(pictures, backbone, monkeypatch):
+def test_small_pictures_need_no_comparison(pictures, monkeypatch):
     monkeypatch.setattr(size, "SIZES", (72, 100))
-    chosen, lines = choose(pictures, backbone)
+    chosen, lines = choose(pictures)
     assert chosen == "72"
     assert "72 px" in lines[0]
 
@@ -94,7 +95,7 @@ def test_small_pictures_need_no_comparison(pictures, backbone, monkeypatch):
 def test_a_backbone_for_one_size_is_told(pictures, backbone, monkeypatch):
     monkeypatch.setattr(backbone, "fixed", True)
     with pytest.raises(InputError, match="give --size instead of auto"):
-        choose(pictures, backbone)
+        choose(pictures)
 
 
 def test_auto_and_crop_exclude_each_other():

@@ -20,7 +20,7 @@ from flawscope.efficientad.pictures import GoodPictures, Taught, other_pictures
 from flawscope.efficientad.quantiles import quantiles
 from flawscope.efficientad.teacher import read_packed
 from flawscope.efficientad.trainer import Trainer
-from flawscope.errors import InputError
+from flawscope.errors import FlawscopeError, InputError
 from flawscope.features.extract import Load, embed_pictures
 from flawscope.fitted import Budget, Fitted, Task
 from flawscope.progress import duration
@@ -29,6 +29,7 @@ from flawscope.workers import workers
 HELD_OUT = 10  # pictures at least, where a quarter of all are as many
 ENOUGH = 120  # pictures from which on the threshold gets as many as its rate needs, and quantiles others
 FOR_QUANTILES = 5  # pictures at least, if they are not the threshold's
+LATER = ("held_out", "memory", "precision", "quantiles")  # settings that training does not depend on
 SPLIT = 20  # what a random number is for; the trainer has its own
 
 
@@ -41,6 +42,7 @@ def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[i
     """
     begun = time.monotonic()
     _refuse(task)
+    found = _checkpoint(task.budget)
     say, step = task.say, task.step
     room = int(config.memory * 2**30)
     images = GoodPictures(load, count, room // 2)
@@ -54,13 +56,15 @@ def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[i
     digest = taught.measure(step)
     trainer = Trainer(model, images, taught, other, say, step)
     identity = {
-        **{k: _plain(v) for k, v in asdict(config).items() if k not in Config.PATHS},
+        **{k: _plain(v) for k, v in asdict(config).items() if k not in (*Config.PATHS, *LATER)},
         "training set": digest,
         "teacher": _digest_of(model),
         "penalty": other.name if other else "none",
         "precision while it learns": trainer.precision,
     }
-    _resume(trainer, task.budget, identity)
+    if found is not None:
+        trainer.restore(*found, identity)
+        say(f"goes on after step {trainer.done} of {trainer.steps}")
     if trainer.steps is None:
         minutes = task.budget.minutes
         # what comes after takes a picture's time for each that is held out
@@ -165,9 +169,13 @@ def hold_out(
         members.setdefault(group, []).append(index)
     taken: list[list[int]] = []
     for group in order.tolist():
-        if sum(map(len, taken)) >= wanted or len(taken) == len(members) - 1:
+        held = sum(map(len, taken))
+        if held >= wanted or len(taken) == len(members) - 1:
             break
-        taken.append(members[group])
+        if held + len(members[group]) <= max(2 * wanted, total // 3):  # no large part for a few pictures
+            taken.append(members[group])
+    if not taken and len(members) > 1:
+        taken = [min(members.values(), key=len)]
     if not taken:
         raise InputError(
             "all pictures show one part (--group), and efficientad holds out whole parts: give others too"
@@ -193,6 +201,10 @@ def calibrate(model: Model, images: GoodPictures, held: Held, task: Task) -> tup
         found[index] = features
 
     embed_pictures(model, lambda i: images[i], indices, store, task.step, "calibration")
+    if not all(bool(features.isfinite().all()) for features in found.values()):
+        raise FlawscopeError(
+            f"the networks overflow in {model.config.precision}: fit with another --set precision"
+        )
     roi = model.roi.cpu().numpy()
     for which in range(2):
 
@@ -226,14 +238,13 @@ def calibrate(model: Model, images: GoodPictures, held: Held, task: Task) -> tup
 # ------------------------------------------------------------------------------------------------- the run
 
 
-def _resume(trainer: Trainer, budget: Budget, identity: dict[str, Any]) -> None:
+def _checkpoint(budget: Budget) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     path = budget.checkpoint
     if path is None or not path.exists():
-        return
+        return None
     if not budget.resume:
         raise InputError(f"{path} holds an unfinished run: go on with --resume, or remove it")
-    trainer.restore(*read_packed(path, "checkpoint"), identity)
-    trainer.say(f"goes on after step {trainer.done} of {trainer.steps}")
+    return read_packed(path, "checkpoint")
 
 
 def _plan(model: Model, learnt: Sequence[int], held: Held, penalty: str) -> str:

@@ -49,6 +49,7 @@ class Model(Detector):
         self.teacher = narrowed(pdn(network), channels).requires_grad_(False)
         self.student = narrowed(pdn(network, 2 * CHANNELS), 2 * channels)
         self.autoencoder = Autoencoder(channels, border=config.border)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.register_buffer("roi", torch.ones(self.size, dtype=torch.bool) if roi is None else roi)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
@@ -108,9 +109,12 @@ class Model(Detector):
         if typed.network is None or not 1 <= channels <= CHANNELS:
             raise InputError("the model does not say which teacher it has: fit anew")
         model = cls(typed, typed.network, channels, roi=tensors["roi"])
-        if tuple(tensors["roi"].shape) != model.size:
+        if tuple(tensors["roi"].shape) != model.size or tensors["roi"].dtype != torch.bool:
             raise InputError("the model's region of interest does not fit its picture size: fit anew")
         model.load_state_dict({k: v for k, v in tensors.items() if k in model.state_dict()})
+        low, high = model.quantiles.T
+        if not (model.mean.isfinite().all() and (model.std > 0).all() and (low < high).all()):
+            raise InputError("the model's statistics or quantiles are senseless numbers: fit anew")
         return model
 
 
@@ -128,9 +132,9 @@ def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, 
     model.teacher.load_state_dict(state)
     source = facts["backbone"]
     return model, {
-        "name": f"PDN-{network.upper()} teacher from {source['name']}",
+        "name": f"PDN-{network.upper()} teacher from {source.get('name', 'unknown')}",
         "origin": facts["origin"],
-        "licence": source["licence"],
+        "licence": source.get("licence", "unknown"),
     }
 
 

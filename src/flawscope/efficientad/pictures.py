@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
@@ -18,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from flawscope.datasets import list_pictures
+from flawscope.detector import whole_fp32
 from flawscope.efficientad.config import GENERATED, NONE
 from flawscope.efficientad.model import Model, bordered
 from flawscope.efficientad.networks import normalised
@@ -128,7 +130,9 @@ class Taught:
         return digest.hexdigest()
 
     def outputs(self, images: Tensor) -> Tensor:
-        return self.model.teacher(bordered(normalised(images), self.model.config.border)).float()
+        with whole_fp32(images.device):
+            found: Tensor = self.model.teacher(bordered(normalised(images), self.model.config.border))
+        return found.float()
 
     def __getitem__(self, index: int) -> Tensor:
         """[C, h, w] fp16."""
@@ -163,7 +167,7 @@ class Natural:
     """Photographs from a folder: at 512 x 512 pixels, without their colours with probability 0.3 (A.1). The
     authors cut out the middle; here it is any place, since a few thousand pictures stand for ImageNet."""
 
-    SIDE, GREY = 512, 0.3
+    SIDE, GREY, TRIES = 512, 0.3, 20
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.paths = [p for p in list_pictures(os.fspath(folder)) if _readable(p)]
@@ -174,7 +178,12 @@ class Natural:
         self.name = f"{len(self.paths)} pictures of folder {Path(folder).name} ({sha})"
 
     def draw(self, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
-        path = self.paths[int(rng.integers(len(self.paths)))]
+        for _ in range(self.TRIES):  # a file may be cut short behind its header
+            with suppress(InputError):
+                return self._part(self.paths[int(rng.integers(len(self.paths)))], side, rng)
+        raise InputError("many pictures of setting natural cannot be read: name another folder")
+
+    def _part(self, path: Path, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
         large = max(self.SIDE, *side)
         grey = rng.uniform() < self.GREY
         picture = decode(path)
@@ -187,7 +196,7 @@ class Natural:
         # only the part is computed
         scale = (image.width / large, image.height / large)
         box = (x * scale[0], y * scale[1], (x + side[1]) * scale[0], (y + side[0]) * scale[1])
-        return np.asarray(image.resize((side[1], side[0]), Image.Resampling.BILINEAR, box=box))
+        return np.array(image.resize((side[1], side[0]), Image.Resampling.BILINEAR, box=box))
 
 
 def _readable(path: Path) -> bool:

@@ -51,6 +51,9 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     wanted = pdn(kind).state_dict() if kind in ("s", "m") else {}
     if not wanted or {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in wanted.items()}:
         raise _bad(path, "its tensors are not those of a teacher")
+    rank = facts.get("rank", CHANNELS)
+    if not isinstance(facts.get("backbone"), dict) or not isinstance(rank, int) or not 1 <= rank <= CHANNELS:
+        raise _bad(path, "it does not say what it was made from")
     state = {k: tensors[k].float() for k in wanted}  # safetensors has its own order
     if not all(bool(v.isfinite().all()) for v in state.values()):
         raise _bad(path, "some of its weights are no finite numbers")
@@ -81,8 +84,7 @@ def compact(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[dict
     A teacher of a backbone with fewer than 384 channels was widened (`targets.widened`): turned back, mean
     squared differences stay what they are, and the last layers cost less.
     """
-    rank = facts.get("rank", CHANNELS)
-    channels = rank if isinstance(rank, int) and 1 <= rank <= CHANNELS else CHANNELS
+    channels = facts.get("rank", CHANNELS)
     state = dict(state)
     if channels < CHANNELS:
         back = widened(channels).T * (channels / CHANNELS)

@@ -24,7 +24,7 @@ from flawscope.efficientad.pictures import GoodPictures, Other, Taught, recolour
 from flawscope.efficientad.recipe import RECEPTIVE_FIELD, STRIDE
 from flawscope.efficientad.targets import outputs_of
 from flawscope.efficientad.teacher import pack
-from flawscope.efficientad.training import adam_state, on_device, precision_for, rate_share, restore_adam
+from flawscope.efficientad.training import adam_state, precision_for, rate_share, restore_adam
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import Step, duration
 
@@ -67,8 +67,6 @@ class Trainer:
         generator = torch.Generator().manual_seed(int(self.rng(FIRST_WEIGHTS).integers(2**62)))
         for network in self.networks:
             initialise(network, generator)
-            on_device(network, self.device)
-        on_device(model.teacher, self.device)
         self.optimiser = self._adam(self.networks)
         self.steps = self.config.steps
         self.done, self.seconds = 0, 0.0

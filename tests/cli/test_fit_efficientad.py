@@ -1,0 +1,155 @@
+"""`flawscope fit --method efficientad`: what it writes, what it says, and how a wrong call is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flawscope.artefact import read_manifest
+from flawscope.cli import main
+from flawscope.datasets.synthetic import draw_dataset
+
+pytest.importorskip("torch")
+
+Capture = pytest.CaptureFixture[str]
+FAST = [
+    *("--method", "efficientad", "--set", "window=41", "--set", "border=0", "--set", "training=fp32"),
+    *("--no-samples", "--device", "cpu"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three good pictures. Read only."""
+    root = tmp_path_factory.mktemp("three")
+    return draw_dataset(root, train=3, good=0, bad_per_kind=0, size=256, seed=3)
+
+
+def run(capsys: Capture, *argv: str | Path) -> tuple[int, str, str]:
+    code = main([str(word) for word in argv])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_model_is_written_and_its_checkpoint_removed(
+    capsys: Capture, data: Path, teacher_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawscope.fitted import Budget
+
+    monkeypatch.setattr("flawscope.fitting.Budget", lambda *given: Budget(*given, every=0.0))
+    out, folder = tmp_path / "m.safetensors", data / "train/good"
+    said = ["--teacher", teacher_path, "--natural", folder, "--steps", "3", "--out", out]
+    code, printed, err = run(capsys, "fit", "--data", data, *FAST, *said)
+    assert (code, printed) == (0, "")
+    assert list(tmp_path.iterdir()) == [out]
+    assert "2 pictures to learn from, 1 held out" in err
+    assert "trained 3 steps in " in err
+    assert f"wrote {out} (" in err
+    manifest = read_manifest(out)
+    assert manifest.method == "efficientad"
+    assert (manifest.config["steps"], manifest.config["window"]) == (3, 41)
+    assert manifest.facts["penalty"].startswith("3 pictures of folder good (")
+    code, printed, _ = run(capsys, "info", out)
+    assert code == 0
+    assert "trained 3 steps" in printed
+    assert "2 train" in printed
+    code, _, err = run(capsys, "fit", "--data", data, "--update", out, "--out", tmp_path / "n.safetensors")
+    assert code == 2
+    assert "efficientad cannot be extended: fit anew" in err
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_run_that_was_stopped_goes_on_only_when_it_is_told_to(
+    capsys: Capture, data: Path, teacher_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawscope.efficientad.trainer import Trainer
+    from flawscope.fitted import Budget
+
+    out, checkpoint = tmp_path / "m.safetensors", tmp_path / "m.checkpoint.safetensors"
+    call = ["fit", "--data", data, *FAST, "--teacher", teacher_path, "--steps", "3", "--out", out, "--quiet"]
+    learn = Trainer._learn
+
+    def stopping(self, networks, optimiser, batch, step):
+        if step == 1:
+            raise KeyboardInterrupt
+        return learn(self, networks, optimiser, batch, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flawscope.fitting.Budget", lambda *given: Budget(*given, every=0.0))
+        patch.setattr(Trainer, "_learn", stopping)
+        code, _, err = run(capsys, *call)
+    assert code == 130
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == [checkpoint]
+    held = checkpoint.read_bytes()
+    code, _, err = run(capsys, *call)
+    assert code == 2
+    assert "holds an unfinished run: go on with --resume, or remove it" in err
+    assert err.count("\n") == 1
+    # another method leaves it alone
+    patchcore = ["fit", "--data", data, "--size", "64", "--out", out, "--quiet", "--no-samples"]
+    assert run(capsys, *patchcore)[0] == 0
+    assert checkpoint.read_bytes() == held
+    code, _, err = run(capsys, *call, "--resume")
+    assert (code, err) == (0, "")
+    assert list(tmp_path.iterdir()) == [out]
+    assert read_manifest(out).facts["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--steps", "2", "--minutes", "3"], "not allowed with argument"),
+        (["--minutes", "0"], "is no number of minutes: write 30 or 0.5"),
+        (["--steps", "many"], "setting steps: 'many' is not a whole number"),
+        (["--steps", "0"], "steps must be at least 1"),
+        (["--size", "128"], "setting size, or crop, must be between 256 and 4096 pixels"),
+        (["--size", "auto"], "takes one size"),
+        (["--backbone", "resnet18"], "unknown setting backbone"),
+        (["--teacher", "nowhere.safetensors"], "there is no teacher nowhere.safetensors"),
+        (["--natural", "nowhere", "--steps", "1"], "nowhere"),
+        (["--drop-suspects"], "find them with --method patchcore --drop-suspects"),
+        (["--group", "^00"], "all pictures show one part"),
+        (["--set", "windows=33"], "unknown setting windows; did you mean window?"),
+        (["--preset", "papers"], "no preset papers"),
+        (["--method", "patchcore", "--minutes", "3"], "patchcore does not learn in steps"),
+        (["--method", "patchcore", "--resume"], "patchcore does not learn in steps"),
+        (["--method", "patchcore", "--steps", "3"], "unknown setting steps"),
+    ],
+)
+def test_wrong_calls_are_one_line(
+    capsys: Capture, data: Path, teacher_path: Path, tmp_path: Path, words: list[str], match: str
+) -> None:
+    fast = ["--device", "cpu"] if "patchcore" in words else [*FAST, "--teacher", str(teacher_path)]
+    out = tmp_path / "m.safetensors"
+    code, printed, err = run(capsys, "fit", "--data", data, *fast, "--quiet", *words, "--out", out)
+    assert (code, printed) == (2, "")
+    assert match in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_settings_are_told_without_torch(data: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "m.safetensors")
+    argv = ["fit", "--data", str(data), "--method", "efficientad", "--size", "128", "--out", out]
+    code = (
+        f"import sys\nsys.modules['torch'] = None\nfrom flawscope.cli import main\nsys.exit(main({argv!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "setting size" in done.stderr
+
+
+def test_minutes_win_over_a_presets_steps(
+    capsys: Capture, data: Path, teacher_path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "m.safetensors"
+    paper = ["--preset", "paper", *FAST, "--teacher", teacher_path, "--set", "window=33"]
+    code, _, err = run(capsys, "fit", "--data", data, *paper, "--minutes", "0.1", "--quiet", "--out", out)
+    assert (code, err) == (0, "")
+    config = read_manifest(out).config
+    assert 1 <= config["steps"] < 1000
+    assert config["schedule"] == "drop"
