@@ -320,8 +320,9 @@ def trainer_for(paths: Sequence[str], settings: Settings, device: str) -> Traine
     from flawscope import config
     from flawscope.efficientad.config import Config
     from flawscope.efficientad.model import create
-    from flawscope.efficientad.pictures import GoodPictures, Taught, other_pictures
+    from flawscope.efficientad.pictures import Taught, other_pictures
     from flawscope.efficientad.trainer import Trainer
+    from flawscope.features.pictures import GoodPictures
     from flawscope.imaging import Preprocess
     from flawscope.progress import silent
 
@@ -463,7 +464,7 @@ def step_variants(args: Args, folder: Path) -> dict[str, Settings | None]:
     import torch
 
     from flawscope.efficientad.config import PRESETS
-    from flawscope.efficientad.training import precision_for
+    from flawscope.training import precision_for
 
     own = {k: v for k, v in common.settings(args).items() if k != "teacher"}
     size = own.get("network", "s")

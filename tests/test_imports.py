@@ -19,7 +19,7 @@ OF_ONE_METHOD = {"cli.distill"}  # commands that belong to it
 # Modules in which a network lives. Everything else predicts, calibrates and reads files without torch.
 METHOD_PARTS = {
     "patchcore": "model view coreset fit job leave_out memory screen size",
-    "efficientad": "networks distill targets teacher training model pictures trainer fit",
+    "efficientad": "networks distill targets teacher model pictures trainer fit",
 }
 WITH_TORCH = {
     "detector",
@@ -27,11 +27,15 @@ WITH_TORCH = {
     "fitted",
     "fitting",
     "graph",
+    "moments",
+    "packed",
+    "training",
     "workers",
     "runtime.torch",
     "features.backbone",
     "features.embedding",
     "features.extract",
+    "features.pictures",
     *(f"{method}.{part}" for method in registry.METHODS for part in METHOD_PARTS[method].split()),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,13 @@ from flawscope.datasets.synthetic import draw_picture
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "docs" / "deployment.md"]  # each may use what the ones before it made
+PAGES = [  # each may use what the ones before it made
+    README,
+    *(ROOT / "docs" / f"{name}.md" for name in ("deployment", "efficientad", "teacher")),
+]
 SIDE = 128  # pixels of a drawn picture
 NOT_HERE = ("pip", "make")  # they change the machine
+SOON = "0.2"  # minutes, for what may take half an hour
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -29,7 +34,8 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 def commands(text: str) -> Iterator[list[str]]:
     for line in text.replace("\\\n", " ").splitlines():
         if line.startswith("$ "):
-            yield shlex.split(line[2:])
+            words = shlex.split(line[2:])
+            yield [SOON if last == "--minutes" else word for last, word in pairwise(["", *words])]
 
 
 @pytest.fixture
@@ -48,6 +54,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         draw(f"pictures/bad/{defect}/{k}.png", defect)
     for k in range(6):
         draw(f"more_pictures/{k}.png")
+    for k in range(20):
+        draw(f"photographs/{k}.png")
     for name in ("001", "002"):
         draw(f"new_pictures/{name}.png")
     draw("new_pictures/007.png", "hole")

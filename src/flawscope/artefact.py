@@ -320,5 +320,5 @@ def bad(path: Any, reason: str) -> InputError:
     return refused(path, f"{reason}; copy it again or fit anew")
 
 
-def refused(path: Any, reason: str) -> InputError:
-    return InputError(f"cannot use model {path}: {reason}")
+def refused(path: Any, reason: str, kind: str = "model") -> InputError:
+    return InputError(f"cannot use {kind} {path}: {reason}")

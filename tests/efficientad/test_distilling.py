@@ -15,10 +15,11 @@ from flawscope.efficientad.distill import checkpoint_of, distill
 from flawscope.efficientad.networks import normalised, pdn
 from flawscope.efficientad.recipe import Recipe
 from flawscope.efficientad.targets import widened
-from flawscope.efficientad.teacher import read_packed, read_teacher
-from flawscope.efficientad.training import one_cycle, precision_for
+from flawscope.efficientad.teacher import read_teacher
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.features.weights import PACKAGED
+from flawscope.packed import read_checkpoint
+from flawscope.training import one_cycle, precision_for
 
 with_lite0 = pytest.mark.skipif(
     PACKAGED["tf_efficientnet_lite0"].find() is None,
@@ -121,7 +122,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
         # the step that is stopped is lost: its checkpoint would have come after it
         distill(pictures(photographs), recipe, parts, every=0.0, step=stopping_after(stop + 1))
     assert not parts.exists()
-    assert read_packed(checkpoint_of(parts), "checkpoint")[1]["steps"] == stop
+    assert read_checkpoint(checkpoint_of(parts))[1]["steps"] == stop
     said: list[str] = []
     distill(pictures(photographs), recipe, parts, resume=True, say=said.append)
     assert f"goes on after step {stop} of {recipe.steps}" in said
@@ -179,7 +180,7 @@ def test_minutes_fix_the_number_of_steps(photographs: Path, tmp_path: Path) -> N
             step=stopping_after(2),
             say=said.append,
         )
-    fixed = read_packed(checkpoint_of(out), "checkpoint")[1]["recipe"]["steps"]
+    fixed = read_checkpoint(checkpoint_of(out))[1]["recipe"]["steps"]
     assert fixed > 10
     assert any(line.startswith(f"{fixed} steps of ") for line in said)
     with pytest.raises(KeyboardInterrupt):

@@ -19,12 +19,13 @@ from flawscope.datasets import list_pictures, open_dataset
 from flawscope.datasets.synthetic import draw_picture
 from flawscope.efficientad.config import Config
 from flawscope.efficientad.fit import hold_out
-from flawscope.efficientad.teacher import read_packed, read_teacher, write_teacher
+from flawscope.efficientad.teacher import read_teacher, write_teacher
 from flawscope.errors import InputError
 from flawscope.evaluation import evaluate
 from flawscope.fitted import Budget
 from flawscope.fitting import extend, fit
 from flawscope.imaging import decode, pixel_hash
+from flawscope.packed import read_checkpoint
 from flawscope.predictor import Predictor
 
 Settings = dict[str, Any]
@@ -371,7 +372,7 @@ def stopped(
         patch.setattr("flawscope.fitting.Budget", lambda *given: Budget(*given, every=0.0))
         with pytest.raises(KeyboardInterrupt):
             fit_small(few[:3], quick_settings, checkpoint=path, step=stop_after(2))
-    assert read_packed(path, "checkpoint")[1]["done"] == 1
+    assert read_checkpoint(path)[1]["done"] == 1
     return path
 
 

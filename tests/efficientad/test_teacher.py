@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from flawscope.efficientad.networks import pdn
-from flawscope.efficientad.teacher import pack, read_packed, read_teacher, write_teacher
+from flawscope.efficientad.teacher import read_teacher, write_teacher
 from flawscope.errors import InputError
+from flawscope.packed import pack, read_checkpoint
 
 FACTS = {"size": "s", "channels": 384, "backbone": {"name": "b", "origin": "o", "licence": "l"}, "steps": 3}
 
@@ -92,7 +93,7 @@ def test_a_changed_byte_is_noticed(written: Path, tmp_path: Path, place: int) ->
     body = bytearray(written.read_bytes())
     body[place] ^= 1
     (tmp_path / "t.safetensors").write_bytes(body)
-    with pytest.raises(InputError, match=r"cannot use model .*t\.safetensors: .*(damaged|teacher)"):
+    with pytest.raises(InputError, match=r"cannot use teacher .*t\.safetensors: .*(damaged|teacher)"):
         read_teacher(tmp_path / "t.safetensors")
 
 
@@ -114,12 +115,12 @@ def test_a_changed_fact_is_noticed(written: Path, tmp_path: Path) -> None:
 def test_other_kinds_and_newer_formats_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "t.safetensors"
     pack(path, {"a": torch.ones(2)}, "checkpoint", {})
-    assert torch.equal(read_packed(path, "checkpoint")[0]["a"], torch.ones(2))
+    assert torch.equal(read_checkpoint(path)[0]["a"], torch.ones(2))
     with pytest.raises(InputError, match="it is a checkpoint, not a teacher"):
         read_teacher(path)
-    monkeypatch.setattr("flawscope.efficientad.teacher.FORMAT", 2)
+    monkeypatch.setattr("flawscope.packed.FORMAT", 2)
     write_teacher(path, pdn("s").state_dict(), FACTS)
-    monkeypatch.setattr("flawscope.efficientad.teacher.FORMAT", 1)
+    monkeypatch.setattr("flawscope.packed.FORMAT", 1)
     with pytest.raises(InputError, match="format 2, and this one reads up to 1: upgrade"):
         read_teacher(path)
 

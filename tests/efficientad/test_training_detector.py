@@ -17,18 +17,18 @@ from flawscope.efficientad.config import Config
 from flawscope.efficientad.model import Model, create
 from flawscope.efficientad.pictures import (
     Generated,
-    GoodPictures,
     Natural,
     Taught,
     other_pictures,
     recoloured,
 )
 from flawscope.efficientad.recipe import RECEPTIVE_FIELD, STRIDE
-from flawscope.efficientad.teacher import pack, read_packed
 from flawscope.efficientad.trainer import Batch, Trainer, _hardest, _starts
-from flawscope.efficientad.training import rate_share
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.features.pictures import GoodPictures
+from flawscope.packed import pack, read_checkpoint
 from flawscope.progress import silent
+from flawscope.training import rate_share
 
 PLENTY = 2**30
 Settings = dict[str, Any]
@@ -387,7 +387,7 @@ def test_stopped_and_resumed_ends_as_uninterrupted(
     stopped = trainer_of(settings, shots, step=stop_after(stop + 1))
     with pytest.raises(KeyboardInterrupt):
         stopped.run(path, 0.0, identity)  # the step that is stopped is lost
-    tensors, facts = read_packed(path, "checkpoint")
+    tensors, facts = read_checkpoint(path)
     assert facts["done"] == stop
     resumed = trainer_of(settings, shots)
     resumed.restore(tensors, facts, identity)
@@ -404,7 +404,7 @@ def test_a_checkpoint_of_another_run_is_told(
     trainer = trainer_of(quick_settings, shots[:1], step=stop_after(2))
     with pytest.raises(KeyboardInterrupt):
         trainer.run(path, 0.0, identity)
-    tensors, facts = read_packed(path, "checkpoint")
+    tensors, facts = read_checkpoint(path)
     other = trainer_of(quick_settings, shots[:1])
     for change, text in (
         ({"seed": 1}, "another seed 0, this one has 1"),
@@ -425,7 +425,7 @@ def test_a_checkpoint_of_another_run_is_told(
     assert (other.steps, other.done) == (3, 1)
     pack(path, tensors, "teacher", facts)
     with pytest.raises(InputError, match="it is a teacher, not a checkpoint"):
-        read_packed(path, "checkpoint")
+        read_checkpoint(path)
 
 
 def test_an_exploding_loss_is_told(

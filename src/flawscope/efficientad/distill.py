@@ -27,12 +27,13 @@ from flawscope.detector import device_for
 from flawscope.efficientad.networks import initialise, narrowed, normalised, pdn
 from flawscope.efficientad.recipe import CHANNELS, DEFAULT_STEPS, Recipe
 from flawscope.efficientad.targets import SIDE, Pictures, Pool, Source, Target, View, widened
-from flawscope.efficientad.teacher import compact, pack, read_packed, read_teacher, write_teacher
-from flawscope.efficientad.training import adam_state, on_device, precision_for, rate_share, restore_adam
+from flawscope.efficientad.teacher import compact, read_teacher, write_teacher
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.features.backbone import Backbone, load_backbone
 from flawscope.fitting import versions
+from flawscope.packed import pack, read_checkpoint
 from flawscope.progress import Step, duration, silent
+from flawscope.training import adam_state, on_device, precision_for, rate_share, restore_adam
 
 FEWEST = 20  # pictures: one of them is held out
 MOST_HELD_OUT = 256
@@ -115,7 +116,7 @@ def _checkpoint(path: Path, resume: bool) -> tuple[dict[str, Tensor], dict[str, 
         return None
     if not resume:
         raise InputError(f"{path} holds an unfinished run: go on with --resume, or remove it")
-    return read_packed(path, "checkpoint")
+    return read_checkpoint(path)
 
 
 class Run:

@@ -16,13 +16,14 @@ from torch import Tensor
 from flawscope.calibration import from_values
 from flawscope.efficientad.config import Config
 from flawscope.efficientad.model import Model
-from flawscope.efficientad.pictures import GoodPictures, Taught, other_pictures
+from flawscope.efficientad.pictures import Taught, other_pictures
 from flawscope.efficientad.quantiles import quantiles
-from flawscope.efficientad.teacher import read_packed
 from flawscope.efficientad.trainer import Trainer
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.features.extract import Load, embed_pictures
+from flawscope.features.pictures import GoodPictures
 from flawscope.fitted import Budget, Fitted, Task
+from flawscope.packed import read_checkpoint
 from flawscope.progress import duration
 from flawscope.workers import workers
 
@@ -244,7 +245,7 @@ def _checkpoint(budget: Budget) -> tuple[dict[str, Tensor], dict[str, Any]] | No
         return None
     if not budget.resume:
         raise InputError(f"{path} holds an unfinished run: go on with --resume, or remove it")
-    return read_packed(path, "checkpoint")
+    return read_checkpoint(path)
 
 
 def _plan(model: Model, learnt: Sequence[int], held: Held, penalty: str) -> str:

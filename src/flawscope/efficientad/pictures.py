@@ -23,10 +23,10 @@ from flawscope.detector import whole_fp32
 from flawscope.efficientad.config import GENERATED, NONE
 from flawscope.efficientad.model import Model, bordered
 from flawscope.efficientad.networks import normalised
-from flawscope.efficientad.targets import Moments
 from flawscope.errors import InputError
-from flawscope.features.extract import Load
+from flawscope.features.pictures import GoodPictures
 from flawscope.imaging import decode
+from flawscope.moments import Moments
 from flawscope.progress import Step
 from flawscope.synthesis import fractal_noise, generated_texture
 from flawscope.workers import workers
@@ -35,56 +35,7 @@ Pixels = NDArray[np.uint8]
 BLOCK = 4  # pictures a thread sees together: fixed, so that results do not depend on the threads
 
 
-# ------------------------------------------------------------------------------------------------ good ones
-
-
-class GoodPictures:
-    """The good pictures at the network's size, as many in memory as fit, the rest read again when wanted."""
-
-    def __init__(self, load: Load, count: int, room: int):
-        """
-        Args:
-            load: picture i as [3, H, W] float32 in 0..1, or None where it cannot be used.
-            room: bytes of pictures kept.
-        """
-        self.load, self.count, self.room = load, count, room
-        self.kept: dict[int, Tensor] = {}
-
-    def read(self, step: Step) -> list[int]:
-        """Read all of them once; the numbers of those that can be used."""
-        done, lock, usable = 0, Lock(), set()
-
-        def look(index: int) -> None:
-            nonlocal done
-            image = self.load(index)
-            with lock:
-                done += 1
-                if image is not None:
-                    usable.add(index)
-                    packed = _packed(image)
-                    if (index + 1) * packed.nbytes <= self.room:  # the first ones, whichever thread is first
-                        self.kept[index] = packed
-                step("pictures", done, self.count)
-
-        with workers() as each:
-            each(look, range(self.count))
-        return sorted(usable)
-
-    def __getitem__(self, index: int) -> Tensor:
-        """Picture [3, H, W] float32 in 0..1."""
-        kept = self.kept.get(index)
-        if kept is not None:
-            return kept.float() / 255 if kept.dtype == torch.uint8 else kept
-        image = self.load(index)
-        if image is None:
-            raise InputError("a training picture can no longer be read: leave the folder alone while it fits")
-        return image
-
-
-def _packed(image: Tensor) -> Tensor:
-    """In 8 bits where that loses nothing."""
-    eight = torch.round(image * 255).to(torch.uint8)
-    return eight if torch.equal(eight.float() / 255, image) else image
+# --------------------------------------------------------------------------------------- the teacher's words
 
 
 class Taught:
@@ -170,12 +121,13 @@ class Natural:
     SIDE, GREY, TRIES = 512, 0.3, 20
 
     def __init__(self, folder: str | os.PathLike[str]):
-        self.paths = [p for p in list_pictures(os.fspath(folder)) if _readable(p)]
-        if not self.paths:
+        self.paths = list_pictures(os.fspath(folder))
+        if not any(_readable(path) for path in self.paths[:: -(-len(self.paths) // self.TRIES)]):
             raise InputError(f"no picture in {folder} can be read: name another folder for setting natural")
-        names = "\n".join(f"{p.stat().st_size}" for p in self.paths)
-        sha = hashlib.sha256(names.encode()).hexdigest()[:12]
-        self.name = f"{len(self.paths)} pictures of folder {Path(folder).name} ({sha})"
+        # ImageNet has more than a million: their sizes tell one folder from another well enough
+        sizes = " ".join(str(path.stat().st_size) for path in self.paths)
+        digest = hashlib.sha256(sizes.encode()).hexdigest()[:12]
+        self.name = f"{len(self.paths)} pictures of folder {Path(folder).name} ({digest})"
 
     def draw(self, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
         for _ in range(self.TRIES):  # a file may be cut short behind its header

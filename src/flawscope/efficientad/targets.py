@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +33,7 @@ from flawscope.features.backbone import Backbone
 from flawscope.features.embedding import PatchEmbedding
 from flawscope.features.extract import prefetch
 from flawscope.imaging import decode
+from flawscope.moments import Moments
 from flawscope.progress import Step, silent
 from flawscope.workers import workers
 
@@ -181,34 +181,6 @@ class Target(nn.Module):
         if self.embedding.grid != (CELLS, CELLS):
             grid = F.interpolate(grid, size=(CELLS, CELLS), mode="bilinear", align_corners=False)
         return grid
-
-
-class Moments:
-    """Mean and spread of every channel in one pass: Chan, Golub and LeVeque's pairwise update, in float64.
-
-    Sums of squares would cancel where a channel's mean is large beside its spread.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean: Any = 0.0  # [C]
-        self.squares: Any = 0.0  # of deviations from the mean
-
-    def add(self, values: Tensor) -> None:
-        """`[N, C]`."""
-        count = len(values)
-        values = (values.cpu() if values.device.type == "mps" else values).double()  # MPS has no float64
-        mean = values.mean(0)
-        squares = (values - mean).square().sum(0)
-        total = self.count + count
-        delta = mean - self.mean
-        self.squares = self.squares + squares + delta.square() * (self.count * count / total)
-        self.mean = self.mean + delta * (count / total)
-        self.count = total
-
-    def std(self) -> Tensor:
-        found: Tensor = (self.squares / self.count).sqrt()
-        return found
 
 
 def widened(channels: int, outputs: int = CHANNELS) -> Tensor:

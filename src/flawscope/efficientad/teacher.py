@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,13 @@ import torch
 from torch import Tensor
 
 from flawscope import artefact as artefacts
+from flawscope import packed
 from flawscope.efficientad.networks import Size, pdn
 from flawscope.efficientad.recipe import CHANNELS
 from flawscope.efficientad.targets import widened
 from flawscope.errors import InputError
 
-FORMAT = 1  # raised when an older flawscope could not read the file
-KEY = "flawscope_teacher"
-LARGEST = 2**30  # bytes; a teacher has 5 to 32 MB, a checkpoint of one 100 MB at most
+REMEDY = "copy it again or distil anew"
 
 
 def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -40,13 +37,15 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         InputError: one line that says what is wrong with the file.
     """
     path = Path(path)
-    body = _body(path)
+    if not path.exists():
+        raise InputError(f"there is no teacher {path}: check the path, or make one with `flawscope distill`")
+    body = packed.read(path, "teacher")
     origin = f"file {path.name} sha256 {hashlib.sha256(body).hexdigest()}"
     if path.suffix in (".pth", ".pt"):
         state, size = _published(path, body)
         unknown = {"name": "unknown", "origin": "unknown", "licence": "as the file's owner says"}
         return state, {"size": size, "channels": CHANNELS, "backbone": unknown, "origin": origin}
-    tensors, facts = unpack(path, body, "teacher")
+    tensors, facts = packed.unpack(path, body, "teacher", REMEDY)
     kind = facts.get("size")
     wanted = pdn(kind).state_dict() if kind in ("s", "m") else {}
     if not wanted or {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in wanted.items()}:
@@ -75,7 +74,7 @@ def write_teacher(
     path: str | os.PathLike[str], state: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> None:
     """Write a teacher atomically: fp16 tensors and `facts` as JSON in one safetensors file."""
-    pack(path, {k: v.half() for k, v in state.items()}, "teacher", facts)
+    packed.pack(path, {k: v.half() for k, v in state.items()}, "teacher", facts)
 
 
 def compact(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
@@ -94,73 +93,6 @@ def compact(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[dict
     return state, channels
 
 
-# ------------------------------------------------------------------------------------------ tensors and facts
-
-
-def pack(
-    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], kind: str, facts: Mapping[str, Any]
-) -> None:
-    """Tensors, and `facts` as JSON with a hash over both, in a safetensors file that is written whole or not
-    at all."""
-    from safetensors.torch import save
-
-    plain = {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}
-    text = json.dumps({**facts, "format": FORMAT, "kind": kind}, allow_nan=False)
-    body = save(plain, {KEY: text, "sha256": _digest(text, plain)})
-    with artefacts.atomic(path) as file:
-        file.write(body)
-
-
-def read_packed(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `pack` wrote. InputError says what is wrong with the file."""
-    return unpack(Path(path), _body(Path(path)), kind)
-
-
-def unpack(path: Path, body: bytes, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors.torch import load
-
-    try:
-        tensors = load(body)  # checks header, offsets and sizes; no code
-        (length,) = struct.unpack("<Q", body[:8])
-        meta = json.loads(body[8 : 8 + length])["__metadata__"]
-        text, digest = meta[KEY], meta["sha256"]
-        facts = json.loads(text, parse_constant=artefacts.no_constant)
-        version = facts["format"]
-        found = facts["kind"]
-    except Exception:  # safetensors raises its own errors for damaged files
-        raise _bad(path, "it is no teacher that flawscope wrote, or it is damaged") from None
-    if not isinstance(version, int) or version > FORMAT:
-        raise artefacts.refused(
-            path, f"it has format {version!s:.20}, and this one reads up to {FORMAT}: upgrade"
-        )
-    if _digest(text, tensors) != digest:
-        raise _bad(path, "it was altered or damaged")
-    if found != kind:
-        raise artefacts.refused(path, f"it is a {found!s:.20}, not a {kind}: name another file")
-    return tensors, facts
-
-
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _body(path: Path) -> bytes:
-    if not path.exists():
-        raise InputError(f"there is no teacher {path}: check the path, or make one with `flawscope distill`")
-    with artefacts.opened(path) as file:
-        if os.fstat(file.fileno()).st_size > LARGEST:
-            raise artefacts.refused(path, "it is far too large for a teacher: name another file")
-        return file.read()
-
-
-def _bad(path: Path, reason: str) -> InputError:
-    return artefacts.refused(path, f"{reason}; copy it again or distil anew")
-
-
 # ------------------------------------------------------------------------------------- published checkpoints
 
 
@@ -170,11 +102,17 @@ def _published(path: Path, body: bytes) -> tuple[dict[str, Tensor], Size]:
         values = [v for v in found.values() if isinstance(v, Tensor)]
     except Exception:  # pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ...
         raise artefacts.refused(
-            path, "it holds more than tensors, or is damaged: give the state dict of a PDN"
+            path, "it holds more than tensors, or is damaged: give the state dict of a PDN", "teacher"
         ) from None
     sizes: tuple[Size, ...] = ("s", "m")
     for size in sizes:
         wanted = pdn(size).state_dict()
         if [v.shape for v in values] == [v.shape for v in wanted.values()]:
             return {k: v.float() for k, v in zip(wanted, values, strict=True)}, size
-    raise artefacts.refused(path, "its tensors are not those of a PDN-S or PDN-M with 384 channels")
+    raise artefacts.refused(
+        path, "its tensors are not those of a PDN-S or PDN-M with 384 channels", "teacher"
+    )
+
+
+def _bad(path: Path, reason: str) -> InputError:
+    return artefacts.refused(path, f"{reason}; {REMEDY}", "teacher")

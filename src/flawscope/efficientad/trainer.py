@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flawscope import training
 from flawscope.efficientad.config import PAPER_STEPS, Config
 from flawscope.efficientad.model import Model, bordered
 from flawscope.efficientad.networks import initialise, normalised
-from flawscope.efficientad.pictures import GoodPictures, Other, Taught, recoloured
+from flawscope.efficientad.pictures import Other, Taught, recoloured
 from flawscope.efficientad.recipe import RECEPTIVE_FIELD, STRIDE
 from flawscope.efficientad.targets import outputs_of
-from flawscope.efficientad.teacher import pack
-from flawscope.efficientad.training import adam_state, precision_for, rate_share, restore_adam
-from flawscope.errors import FlawscopeError, InputError
-from flawscope.progress import Step, duration
+from flawscope.features.pictures import GoodPictures
+from flawscope.progress import Step
 
-CPU_STEPS = 6000
-CHECKS = 20  # points of the loss curve
-TRIALS = 8  # steps that are timed before the first
 FIRST_WEIGHTS, ORDER, STEP, DROPOUT = range(10, 14)  # what a random number is for: no two share a stream
-LOSSES = ("hard", "penalty", "autoencoder", "student_autoencoder")
 
 
 @dataclass
@@ -46,9 +36,12 @@ class Batch:
     cells: list[tuple[int, int]]  # where each window begins, in outputs
 
 
-class Trainer:
-    """One training. Every random number comes from the seed and from what it is for, such as a step's number:
-    so a resumed run needs no generator's state."""
+class Trainer(training.Trainer[Batch]):
+    """The student and the autoencoder learn together."""
+
+    NETWORKS = ("student", "autoencoder")
+    LOSSES = ("hard", "penalty", "autoencoder", "student_autoencoder")
+    CPU_STEPS, GPU_STEPS = 6000, PAPER_STEPS
 
     def __init__(
         self,
@@ -60,98 +53,17 @@ class Trainer:
         step: Step,
     ):
         self.model, self.images, self.taught, self.other = model, images, taught, other
-        self.config, self.training, self.device = model.config, taught.training, model.mean.device
-        self.say, self.step = say, step
-        self.dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        self.config, self.training = model.config, taught.training
         self.window = _window(self.config, model.grid)  # cells
-        generator = torch.Generator().manual_seed(int(self.rng(FIRST_WEIGHTS).integers(2**62)))
-        for network in self.networks:
+        networks = (model.student, model.autoencoder)
+        generator = torch.Generator().manual_seed(
+            int(np.random.default_rng([self.config.seed, FIRST_WEIGHTS]).integers(2**62))
+        )
+        for network in networks:
             initialise(network, generator)
-        self.optimiser = self._adam(self.networks)
-        self.steps = self.config.steps
-        self.done, self.seconds = 0, 0.0
-        self.curve: list[dict[str, float]] = []
-        self.total = torch.zeros(len(LOSSES), device=self.device)  # since the last check
-        self.since = 0
+        super().__init__(networks, model.config, model.mean.device, say, step)
 
-    @property
-    def precision(self) -> str:
-        return precision_for(self.config.training, self.device)
-
-    @property
-    def networks(self) -> tuple[nn.Module, nn.Module]:
-        return self.model.student, self.model.autoencoder
-
-    def rng(self, purpose: int, *numbers: int) -> np.random.Generator:
-        return np.random.default_rng([self.config.seed, purpose, *numbers])
-
-    def _adam(self, networks: Sequence[nn.Module]) -> torch.optim.Optimizer:
-        values = [v for network in networks for v in network.parameters()]
-        fused = self.device.type in ("cpu", "cuda")
-        return torch.optim.Adam(values, self.config.rate, weight_decay=self.config.decay, fused=fused)
-
-    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        names = ("student", "autoencoder")
-        for name, network in zip(names, self.networks, strict=True):
-            for key, values in network.named_parameters():
-                yield f"{name}.{key}", values
-
-    # ---- how many steps
-
-    def fix_steps(self, seconds: float | None) -> None:
-        """As many as fit into `seconds`, by the time that a few of them take; the device's
-        default if None."""
-        begun = time.perf_counter()
-        per_step = self._trial()
-        if seconds is None:
-            self.steps = CPU_STEPS if self.device.type == "cpu" else PAPER_STEPS
-        else:
-            self.steps = int((seconds - (time.perf_counter() - begun)) / per_step)
-        if self.steps < 1:
-            raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
-        self.say(f"{self.steps} steps of {per_step:.2f} s: about {duration(self.steps * per_step)}")
-
-    def _trial(self) -> float:
-        """Seconds of a step, by a few on copies of the networks."""
-        networks = copy.deepcopy(self.networks)
-        optimiser, trial = self._adam(networks), []
-        for k in range(TRIALS):
-            start = time.perf_counter()
-            self._learn(networks, optimiser, self.batch(k), k).sum().item()
-            trial.append(time.perf_counter() - start)
-        return statistics.median(trial[2:])
-
-    # ---- training
-
-    def run(self, checkpoint: Path | None, every: float, identity: dict[str, Any]) -> None:
-        """Go on from step `done` to the last one."""
-        assert self.steps is not None
-        first, begun, saved = self.done, time.monotonic(), time.monotonic()
-        self.seconds -= begun
-        checks = {-(-k * self.steps // CHECKS) for k in range(1, CHECKS + 1)}
-        for network in self.networks:
-            network.train()
-        with ThreadPoolExecutor(1) as ahead:
-            waiting = ahead.submit(self.batch, self.done)
-            while self.done < self.steps:
-                batch = waiting.result()
-                if self.done + 1 < self.steps:
-                    waiting = ahead.submit(self.batch, self.done + 1)
-                for group in self.optimiser.param_groups:
-                    share = rate_share(self.config.schedule, self.done, self.steps)
-                    group["lr"] = self.config.rate * share
-                self.total += self._learn(self.networks, self.optimiser, batch, self.done)
-                self.done, self.since = self.done + 1, self.since + 1
-                if self.done in checks:
-                    self._check()
-                if self.device.type == "cpu" or self.done % 64 == 0 or self.done == self.steps:
-                    self.step(f"training{self._loss()}", self.done - first, self.steps - first)
-                if checkpoint and time.monotonic() - saved >= every and self.done < self.steps:
-                    self.save(checkpoint, identity)
-                    saved = time.monotonic()
-        for network in self.networks:
-            network.eval()
-        self.seconds += time.monotonic()
+    # ---- a step
 
     def batch(self, step: int) -> Batch:
         """Step number so and so: every picture once, in random order, before any comes again."""
@@ -194,19 +106,8 @@ class Trainer:
         ]
         return torch.stack(parts)
 
-    def _learn(
-        self, networks: Sequence[nn.Module], optimiser: torch.optim.Optimizer, batch: Batch, step: int
-    ) -> Tensor:
-        """One step; its four losses [4]."""
-        losses = torch.stack(self.losses(networks, batch, step))
-        optimiser.zero_grad(set_to_none=True)
-        losses.sum().backward()
-        optimiser.step()
-        return losses.detach()
-
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
-        """The hard-feature loss, the penalty, the autoencoder's loss, and the student's against it: each
-        enters with the same weight."""
+        """The hard-feature loss, the penalty, the autoencoder's loss, and the student's against it."""
         student, autoencoder = networks
         channels, count = self.model.channels, len(batch.images)
         images = normalised(batch.images.to(self.device))
@@ -216,7 +117,7 @@ class Trainer:
         if batch.other is not None:
             seen.append(normalised(batch.other.to(self.device).float() / 255))
         together = torch.cat([*seen, changed_windows]).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+        with self.autocast():
             with torch.no_grad():
                 changed_taught = self.model.teacher(together[-count:])
             # the last layer's two halves are needed of different pictures
@@ -248,57 +149,6 @@ class Trainer:
             torch.manual_seed(int(self.rng(DROPOUT, step).integers(2**62)))
             rebuilt: Tensor = autoencoder(images.contiguous(memory_format=torch.channels_last))
         return rebuilt
-
-    def _check(self) -> None:
-        means = (self.total / self.since).tolist()
-        if not all(map(math.isfinite, means)):
-            raise FlawscopeError(
-                f"the loss is no number any more after {self.done} steps: fit anew with a lower --set rate"
-            )
-        self.curve.append({"step": self.done, **dict(zip(LOSSES, means, strict=True))})
-        self.total.zero_()
-        self.since = 0
-
-    def _loss(self) -> str:
-        if self.device.type == "cpu" and self.since:
-            return f", loss {float(self.total.sum()) / self.since:.3f}"
-        return f", loss {sum(self.curve[-1][k] for k in LOSSES):.3f}" if self.curve else ""
-
-    # ---- checkpoints
-
-    def save(self, path: Path, identity: dict[str, Any]) -> None:
-        facts = {
-            "identity": identity,
-            "steps": self.steps,
-            "done": self.done,
-            "since": self.since,
-            "total": self.total.tolist(),
-            "curve": self.curve,
-            "seconds": self.seconds + time.monotonic(),
-        }
-        pack(path, adam_state(self._parameters(), self.optimiser), "checkpoint", facts)
-
-    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any], identity: dict[str, Any]) -> None:
-        """Go on from what `save` wrote, if it belongs to this run."""
-        try:
-            theirs = dict(facts["identity"])
-            for key, mine in identity.items():
-                if theirs.get(key) != mine and not (key == "steps" and mine is None):
-                    shown = "" if len(str(mine)) > 60 else f" {theirs.get(key)}, this one has {mine}"
-                    raise InputError(
-                        f"the checkpoint is of a run with another {key}{shown}: give the same, or remove the "
-                        "checkpoint"
-                    )
-            restore_adam(self._parameters(), self.optimiser, tensors)
-            self.steps, self.done, self.since = int(facts["steps"]), int(facts["done"]), int(facts["since"])
-            self.total.copy_(torch.tensor(facts["total"]))
-            self.curve, self.seconds = list(facts["curve"]), float(facts["seconds"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                "the checkpoint does not fit this version of flawscope: remove it and begin anew"
-            ) from None
 
 
 def _window(config: Config, grid: tuple[int, int]) -> tuple[int, int]:

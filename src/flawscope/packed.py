@@ -1,0 +1,82 @@
+"""Files of tensors and facts that are no models: teachers, and the states of trainings. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from flawscope import artefact as artefacts
+
+FORMAT = 1  # raised when an older flawscope could not read the file
+KEY = "flawscope_state"
+LARGEST = 2**30  # bytes; a teacher has 5 to 32 MB, a checkpoint some 100 MB
+
+
+def pack(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], kind: str, facts: Mapping[str, Any]
+) -> None:
+    """Tensors, and `facts` as JSON with a hash over both, in a safetensors file that is written whole or not
+    at all."""
+    from safetensors.torch import save
+
+    plain = {k: v.detach().cpu().contiguous() for k, v in sorted(tensors.items())}
+    text = json.dumps({**facts, "format": FORMAT, "kind": kind}, allow_nan=False)
+    body = save(plain, {KEY: text, "sha256": _digest(text, plain)})
+    with artefacts.atomic(path) as file:
+        file.write(body)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `pack` wrote of a training. InputError says what is wrong with the file."""
+    path = Path(path)
+    return unpack(path, read(path, "checkpoint"), "checkpoint", "remove it and begin anew")
+
+
+def read(path: Path, kind: str) -> bytes:
+    """The whole file, if it is no larger than any of that kind."""
+    with artefacts.opened(path) as file:
+        if os.fstat(file.fileno()).st_size > LARGEST:
+            raise artefacts.refused(path, "it is far too large: name another file", kind)
+        return file.read()
+
+
+def unpack(path: Path, body: bytes, kind: str, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `pack` wrote, of this kind and unaltered."""
+    from safetensors.torch import load
+
+    try:
+        tensors = load(body)  # checks header, offsets and sizes; no code
+        (length,) = struct.unpack("<Q", body[:8])
+        meta = json.loads(body[8 : 8 + length])["__metadata__"]
+        text, digest = meta[KEY], meta["sha256"]
+        facts = json.loads(text, parse_constant=artefacts.no_constant)
+        version = facts["format"]
+        found = facts["kind"]
+    except Exception:  # safetensors raises its own errors for damaged files
+        raise artefacts.refused(
+            path, f"flawscope wrote no such {kind}, or it is damaged; {remedy}", kind
+        ) from None
+    if not isinstance(version, int) or version > FORMAT:
+        raise artefacts.refused(
+            path, f"it has format {version!s:.20}, and this one reads up to {FORMAT}: upgrade", kind
+        )
+    if _digest(text, tensors) != digest:
+        raise artefacts.refused(path, f"it was altered or damaged; {remedy}", kind)
+    if found != kind:
+        raise artefacts.refused(path, f"it is a {found!s:.20}, not a {kind}: name another file", kind)
+    return tensors, facts
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
