@@ -35,6 +35,9 @@ WITH_TORCH = {
     "features.backbone",
     "features.embedding",
     "features.extract",
+    "prnet.prototypes",
+    "prnet.network",
+    "prnet.losses",
     "features.pictures",
     *(f"{method}.{part}" for method in registry.METHODS for part in METHOD_PARTS[method].split()),
 }

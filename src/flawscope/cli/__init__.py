@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "calibrate": ("calibrate", "new thresholds from new good pictures"),
     "export": ("export", "a copy that needs no torch, .onnx or .xml"),
     "distill": ("distill", "make a teacher for EfficientAD"),
+    "simulate": ("simulate", "put defects on good pictures, to look at them"),
     "info": ("info", "what a model is and where it came from"),
     "backbones": ("backbones", "feature extractors at hand"),
     "data": ("data", "check a folder of pictures"),

@@ -1,0 +1,154 @@
+"""Moving a cut-out defect: turn, mirror, resize and distort it, find a place for it, paste it."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.synthesis.masks import Mask, bounding_box
+from flawscope.synthesis.noise import Floats, Picture
+
+IN_PLACE = 2 / 3  # share in the foreground above which a cut stays where it is
+_QUADS = 4  # a side, whose corners are shaken
+_PLACES = 8  # that are tried for a part
+
+
+class Cut(NamedTuple):
+    """A cut-out: `pixels [h, w, 3]` uint8, `opacity [h, w]` float32 in 0..1, 0 outside it, and where its top
+    left corner lies in the picture (row, column), which may be outside the frame."""
+
+    pixels: Picture
+    opacity: Floats
+    corner: tuple[int, int]
+
+    @property
+    def mask(self) -> Mask:
+        return self.opacity > 0
+
+
+def moved_cut(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
+    """What `mask [H, W]` bool (not empty) marks of `picture [H, W, 3]` uint8, moved at random.
+
+    Half of the time it is mirrored and turned about its own middle, so that it stays where it was; else
+    about the picture's, as if the whole picture had been turned.
+    """
+    box = bounding_box(mask, 1)
+    layers = np.concatenate([picture[box], mask[box][..., None] * np.uint8(255)], 2)
+    middle = np.asarray([(part.start + part.stop) / 2 for part in box])
+    frame = np.asarray(mask.shape, np.float64)
+    matrix = _matrix(rng)
+    size = np.asarray(layers.shape[:2])
+    reach = np.abs(matrix) @ size
+    fits = min(1.0, float((frame / reach).min()))  # no larger than the picture
+    matrix, reach = matrix * fits, reach * fits
+    canvas = np.clip(np.ceil(reach), 1, frame).astype(int)
+    if rng.random() < 0.5:
+        middle = frame / 2 + matrix @ (middle - frame / 2)
+    top, left = np.rint(middle - canvas / 2).astype(int)
+    mesh = _mesh(canvas, size, np.asarray(np.linalg.inv(matrix), np.float64), rng)
+    turned = np.asarray(
+        Image.fromarray(layers).transform(
+            (int(canvas[1]), int(canvas[0])), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
+        )
+    )
+    alpha = turned[..., 3]
+    opacity = np.where(alpha >= 128, alpha, 0).astype(np.float32) / np.float32(255)
+    return Cut(turned[..., :3], opacity, (int(top), int(left)))
+
+
+def _matrix(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Source -> target, `[2, 2]` in (row, column): mirror, stretch, turn."""
+    mirror = np.diag(rng.choice([-1.0, 1.0], 2))
+    stretch = np.diag(np.exp(rng.uniform(-0.3, 0.3) + rng.uniform(-0.1, 0.1, 2)))
+    quarter = int(rng.choice([0, 0, 1])) * math.pi / 2
+    # mostly a little, at times any angle
+    angle = quarter + (rng.uniform(-0.3, 0.3) if rng.random() < 0.7 else rng.uniform(-math.pi, math.pi))
+    cos, sin = math.cos(angle), math.sin(angle)
+    return np.asarray(np.asarray([[cos, -sin], [sin, cos]]) @ stretch @ mirror, np.float64)
+
+
+def _mesh(
+    canvas: NDArray[np.int_], size: NDArray[np.int_], inverse: NDArray[np.float64], rng: np.random.Generator
+) -> list[tuple[tuple[int, int, int, int], tuple[float, ...]]]:
+    """For Pillow: rectangles of the canvas, and the corners in the source of what they show."""
+    rows, columns = (np.unique(np.linspace(0, n, _QUADS + 1).round().astype(int)) for n in canvas)
+    grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
+    source = (grid - canvas / 2) @ inverse.T + size / 2
+    source = source + rng.normal(0, rng.uniform(0, 0.03), source.shape) * size
+    mesh = []
+    for i in range(len(rows) - 1):
+        for j in range(len(columns) - 1):
+            box = (int(columns[j]), int(rows[i]), int(columns[j + 1]), int(rows[i + 1]))
+            corners = source[[i, i + 1, i + 1, i], [j, j, j + 1, j + 1]][:, ::-1]
+            mesh.append((box, tuple(corners.ravel().tolist())))
+    return mesh
+
+
+def pasted(picture: Picture, cut: Cut, within: Mask, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """The picture with the cut in place, or with its parts at random places in `within [H, W]` bool.
+
+    Returns the picture and the mask of what was pasted, empty where nothing found room.
+    """
+    changed, mask = picture.copy(), np.zeros_like(within)
+    if _share_within(cut, within) > IN_PLACE:
+        _paste(changed, mask, cut)
+        return changed, mask
+    places = np.flatnonzero(within)
+    for part in _parts(cut):
+        tried = [_placed(part, places, within.shape, rng) for _ in range(_PLACES)]
+        best = max(tried, key=lambda one: _share_within(one, within))
+        there, here = _windows(best, within.shape)
+        opacity = best.opacity.copy()
+        opacity[here] *= within[there]
+        _paste(changed, mask, best._replace(opacity=opacity))
+    return changed, mask
+
+
+def _parts(cut: Cut) -> list[Cut]:
+    """The connected parts, each in its own window."""
+    from scipy import ndimage
+
+    labels, _ = ndimage.label(cut.mask, np.ones((3, 3)))
+    parts = []
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        opacity = np.where(labels[box] == number, cut.opacity[box], np.float32(0))
+        corner = (cut.corner[0] + box[0].start, cut.corner[1] + box[1].start)
+        parts.append(Cut(cut.pixels[box], opacity, corner))
+    return parts
+
+
+def _placed(part: Cut, places: NDArray[np.intp], frame: tuple[int, ...], rng: np.random.Generator) -> Cut:
+    """With its middle at one of the places, or as near to it as the frame allows."""
+    middle = divmod(int(places[rng.integers(len(places))]), frame[1])
+    top, left = (
+        min(max(0, at - size // 2), whole - size)
+        for at, size, whole in zip(middle, part.opacity.shape, frame, strict=True)
+    )
+    return part._replace(corner=(top, left))
+
+
+def _windows(cut: Cut, frame: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where it lies in the picture, and which part of it does."""
+    there, here = [], []
+    for at, size, whole in zip(cut.corner, cut.opacity.shape, frame, strict=True):
+        start, stop = max(0, at), max(min(whole, at + size), max(0, at))
+        there.append(slice(start, stop))
+        here.append(slice(start - at, stop - at))
+    return (there[0], there[1]), (here[0], here[1])
+
+
+def _share_within(cut: Cut, within: Mask) -> float:
+    there, here = _windows(cut, within.shape)
+    mask = cut.mask
+    return float((mask[here] & within[there]).sum()) / max(1, int(mask.sum()))
+
+
+def _paste(changed: Picture, mask: Mask, cut: Cut) -> None:
+    there, here = _windows(cut, mask.shape)
+    old = changed[there].astype(np.float32)
+    changed[there] = np.rint(old + cut.opacity[here][..., None] * (cut.pixels[here] - old)).astype(np.uint8)
+    mask[there] |= cut.mask[here]

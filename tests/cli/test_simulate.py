@@ -1,0 +1,181 @@
+"""`flawscope simulate`: what it writes, what it prints, and how a wrong call is told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawscope.cli import main
+from flawscope.datasets.synthetic import draw_picture
+from flawscope.synthesis import ANOMALIES, KINDS
+
+Capture = pytest.CaptureFixture[str]
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    """Four good pictures."""
+    rng = np.random.default_rng(0)
+    for k in range(4):
+        save(tmp_path / "good" / f"{k}.png", draw_picture("plate", rng, size=64)[0])
+    return tmp_path / "good"
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Path:
+    """Two defective pictures with masks."""
+    rng = np.random.default_rng(1)
+    for k in range(2):
+        picture, mask = draw_picture("plate", rng, "stain", 0.0, size=64)
+        save(tmp_path / "seen" / "pictures" / f"{k}.png", picture)
+        save(tmp_path / "seen" / "masks" / f"{k}.png", mask.astype(np.uint8) * 255)
+    return tmp_path / "seen"
+
+
+def run(capsys: Capture, *argv: str | Path | int) -> tuple[int, str, str]:
+    code = main(["simulate", *(str(word) for word in argv)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def read(folder: Path) -> dict[str, np.ndarray]:
+    return {
+        path.relative_to(folder).as_posix(): np.asarray(Image.open(path)) for path in folder.rglob("*.png")
+    }
+
+
+def test_pictures_masks_and_a_sheet_are_written(capsys: Capture, good: Path, seen: Path) -> None:
+    out = good.parent / "out"
+    code, printed, err = run(capsys, "--data", good, "--seen", seen, "--out", out, "--count", 7)
+    assert code == 0
+    written = read(out)
+    assert written.pop("contact_sheet.png").shape[1] > 6 * 176
+    pictures = sorted(name.partition("/")[2] for name in written if name.startswith("pictures/"))
+    assert len(pictures) == 7
+    assert sorted(name.partition("/")[2] for name in written if name.startswith("masks/")) == pictures
+    originals = [np.asarray(Image.open(path)) for path in sorted(good.iterdir())]
+    for name in pictures:
+        mask = written[f"masks/{name}"]
+        marked = mask.reshape(64, 64, -1)[..., 0] > 0
+        assert set(np.unique(mask)) == {0, 255}
+        changed = [(written[f"pictures/{name}"] != one).any(-1) for one in originals]
+        assert any((one == marked).all() for one in changed)  # exact, of one of the good pictures
+    header, line, *rows = printed.splitlines()
+    assert header.split() == ["kind", "count", "mean", "area", "mean", "difference"]
+    assert set(line) == {"-", " "}
+    counts = {row.split()[0]: int(row.split()[1]) for row in rows}
+    assert sum(counts.values()) == 7
+    assert set(counts) <= {"texture", "structure", "seen", "spot"}
+    assert all(re.fullmatch(r"\w+ +\d+ +\d+\.\d\d% +\d+\.\d", row) for row in rows)
+    assert "simulate: 7 in" in err
+    assert re.search(r"object found in \d of 4 good pictures", err)
+    assert f"wrote {out / 'contact_sheet.png'}" in err
+
+
+def test_the_same_seed_writes_the_same_files(capsys: Capture, good: Path, seen: Path) -> None:
+    runs = []
+    for number, seed in enumerate((5, 5, 6)):
+        out = good.parent / f"out{number}"
+        code, printed, err = run(
+            *(capsys, "--data", good, "--seen", seen, "--out", out, "--count", 3, "--seed", seed, "--quiet")
+        )
+        assert (code, err) == (0, "")
+        runs.append((printed, read(out)))
+    assert runs[0][0] == runs[1][0]
+    assert runs[0][1].keys() == runs[1][1].keys()
+    assert all((runs[0][1][name] == runs[1][1][name]).all() for name in runs[0][1])
+    assert runs[0][0] != runs[2][0]
+
+
+def test_every_kind_can_be_asked_for(capsys: Capture, good: Path) -> None:
+    kinds = [*ANOMALIES, *(kind for kind in KINDS if kind not in ANOMALIES)]
+    out = good.parent / "out"
+    code, printed, _ = run(
+        *(capsys, "--data", good, "--out", out, "--kinds", *kinds, "--count", 12, "--size", 96, "--quiet")
+    )
+    assert code == 0
+    made = {row.split()[0] for row in printed.splitlines()[2:]}
+    assert set(kinds) - {"crack"} <= made <= set(kinds)  # a small crack may not fit, and then it is a spot
+    assert read(out / "pictures")["000_texture.png"].shape == (96, 96, 3)
+
+
+def test_grey_deep_and_odd_shaped_pictures(capsys: Capture, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    deep = rng.integers(1500, 2500, (40, 90)).astype(np.uint16)
+    save(tmp_path / "deep" / "1.png", deep)
+    save(tmp_path / "grey" / "1.png", (deep // 16).astype(np.uint8))
+    for name in ("deep", "grey"):
+        out = tmp_path / f"{name}_out"
+        code, _, err = run(capsys, "--data", tmp_path / name, "--out", out, "--count", 4, "--quiet")
+        assert (code, err) == (0, "")
+        for picture in read(out / "pictures").values():
+            assert picture.shape == (40, 90, 3)
+            assert (picture == picture[..., :1]).all()
+            assert 80 < np.median(picture) < 170  # one white level for all, 4095
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_done(capsys: Capture, good: Path, seen: Path) -> None:
+    textures = good.parent / "textures"
+    save(textures / "1.png", np.full((9, 9, 3), 250, np.uint8))
+    (textures / "torn.png").write_bytes(b"\x89PNG and no more")
+    (good / "0.png").write_bytes(b"no picture")
+    save(good / "tiny.png", np.zeros((8, 8, 3), np.uint8))
+    save(seen / "masks" / "0.png", np.zeros((64, 64), np.uint8))
+    out = good.parent / "out"
+    options = ["--textures", textures, "--seen", seen, "--count", 12]
+    code, printed, err = run(capsys, "--data", good, "--out", out, *options)
+    assert code == 1
+    assert sum(int(row.split()[1]) for row in printed.splitlines()[2:]) == 12
+    for name in ("torn.png", "0.png", "tiny.png"):
+        assert re.search(rf"^skipped: .*{re.escape(name)}", err, re.M)
+    assert "skipped: cannot use mask" in err
+    assert "4 pictures were skipped" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--kinds", "graze"],
+            "there is no kind of defect 'graze': choose of texture, structure, seen, paste",
+        ),
+        (["--kinds", "seen"], "add --seen FOLDER"),
+        (["--kinds", "texture", "--seen", "SEEN"], "--seen is of no use"),
+        (["--seen", "GOOD"], "no defective picture with a mask"),
+        (["--textures", "NOTHING"], "no such"),
+        (["--count", "0"], "'0' is no whole number of at least 1"),
+        (["--size", "8"], "'8' is no whole number of at least 16"),
+        (["--seed", "-1"], "'-1' is no whole number of at least 0"),
+        (["--category", "plate"], "plate"),
+        (["--cuont", "3"], "did you mean --count?"),
+    ],
+)
+def test_a_wrong_call_is_told_in_one_line(
+    capsys: Capture, good: Path, seen: Path, options: list[str], message: str
+) -> None:
+    places = {"SEEN": str(seen), "GOOD": str(good), "NOTHING": str(good / "nothing")}
+    out = good.parent / "out"
+    code, printed, err = run(capsys, "--data", good, "--out", out, *(places.get(o, o) for o in options))
+    assert (code, printed) == (2, "")
+    assert err.startswith("flawscope: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not out.exists()
+
+
+def test_no_good_picture_at_all_is_an_error(capsys: Capture, tmp_path: Path) -> None:
+    save(tmp_path / "good" / "1.png", np.zeros((8, 8, 3), np.uint8))
+    code, _, err = run(capsys, "--data", tmp_path / "good", "--out", tmp_path / "out")
+    assert code == 2
+    assert "no good picture in" in err
+    assert "1.png: it is below 16x16" in err
