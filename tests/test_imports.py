@@ -29,6 +29,7 @@ WITH_TORCH = {
     "graph",
     "moments",
     "packed",
+    "smoothing",
     "training",
     "workers",
     "runtime.torch",

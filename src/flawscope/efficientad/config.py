@@ -35,6 +35,7 @@ class Config:
     decay: float = 1e-5  # Adam's weight decay
     hard: float = 0.999  # quantile of squared differences above which the student learns (3.2)
     natural: str = GENERATED  # pictures the student must not learn: a folder, `generated` or `none` (3.2)
+    sigma: float = 4.0  # pixels of a Gaussian over both maps; 0: none, as published
     quantiles: tuple[float, float] = (0.9, 0.995)  # of good pictures' maps, mapped to 0 and 0.1 (3.4)
     training: Literal["auto", "fp32", "bf16"] = "auto"  # precision while it learns
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the networks afterwards
@@ -66,6 +67,7 @@ class Config:
             (0 < self.rate <= 1, "rate must be above 0 and at most 1"),
             (0 <= self.decay <= 1, "decay must be between 0 and 1"),
             (0 <= self.hard < 1, "hard must be at least 0 and below 1"),
+            (0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"),
             (bool(self.natural.strip()), f"natural must be a folder, {GENERATED} or {NONE}"),
             (0 <= low < high <= 1, "quantiles must be two rising shares such as 0.9,0.995"),
             (self.memory > 0, "memory must be a number of GiB above 0"),
@@ -93,6 +95,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # A.1: one whole picture a step, no border, 70,000 steps. Give --set natural=FOLDER as well
     "paper": {
         "border": 0,
+        "sigma": 0.0,
         "steps": PAPER_STEPS,
         "window": None,
         "rate": 1e-4,

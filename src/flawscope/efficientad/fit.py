@@ -30,7 +30,7 @@ from flawscope.workers import workers
 HELD_OUT = 10  # pictures at least, where a quarter of all are as many
 ENOUGH = 120  # pictures from which on the threshold gets as many as its rate needs, and quantiles others
 FOR_QUANTILES = 5  # pictures at least, if they are not the threshold's
-LATER = ("held_out", "memory", "precision", "quantiles")  # settings that training does not depend on
+LATER = ("held_out", "memory", "precision", "quantiles", "sigma")  # settings that training does not depend on
 SPLIT = 20  # what a random number is for; the trainer has its own
 
 

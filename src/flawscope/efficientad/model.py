@@ -18,6 +18,7 @@ from flawscope.efficientad.networks import Autoencoder, Size, narrowed, normalis
 from flawscope.efficientad.recipe import CHANNELS, STRIDE
 from flawscope.efficientad.teacher import compact, packaged, read_teacher
 from flawscope.errors import InputError
+from flawscope.smoothing import smoothed
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CENTRE = 16  # pixels from where a PDN's output begins to see to the middle of what it sees
@@ -56,9 +57,13 @@ class Model(Detector):
         self.register_buffer("quantiles", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
         height, width = (side + 2 * config.border for side in self.size)
         self.grid = pdn_grid((height, width))
-        for name, side, cells in zip(("rows", "columns"), self.size, self.grid, strict=True):
-            spread = interpolation(side, cells, CENTRE - config.border)
-            self.register_buffer(name, spread if name == "rows" else spread.T.contiguous(), persistent=False)
+        first = CENTRE - config.border
+        rows, columns = (
+            smoothed(interpolation(side, cells, first), config.sigma).float()
+            for side, cells in zip(self.size, self.grid, strict=True)
+        )
+        self.register_buffer("rows", rows.contiguous(), persistent=False)
+        self.register_buffer("columns", columns.T.contiguous(), persistent=False)
         self.eval()
 
     # ---- the two named steps
@@ -97,7 +102,8 @@ class Model(Detector):
 
     def enlarged(self, features: Tensor) -> Tensor:
         """Maps `[..., h, w]` on the PDN's grid to `[..., H, W]`, bilinearly, every output where the middle of
-        its receptive field lies. Pixels beyond the outermost outputs have the nearest one's value."""
+        its receptive field lies, and smoothed. Pixels beyond the outermost outputs have the nearest one's
+        value."""
         return self.rows @ features @ self.columns
 
     # ---- artefact
@@ -145,8 +151,8 @@ def bordered(images: Tensor, border: int) -> Tensor:
 
 
 def interpolation(side: int, cells: int, first: int) -> Tensor:
-    """`[side, cells]`: the share that each cell has in each pixel, bilinearly. Cell i stands on pixel
+    """`[side, cells]` float64: the share that each cell has in each pixel, bilinearly. Cell i stands on pixel
     `first` + 4 i; pixels before the first cell and after the last one have theirs."""
     place = ((torch.arange(side, dtype=torch.float64) - first) / STRIDE).clamp(0, cells - 1)
     distance = (place[:, None] - torch.arange(cells, dtype=torch.float64)).abs()
-    return (1 - distance).clamp(min=0).float()
+    return (1 - distance).clamp(min=0)

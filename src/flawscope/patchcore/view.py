@@ -11,6 +11,7 @@ from flawscope.features.backbone import Backbone
 from flawscope.features.embedding import PatchEmbedding
 from flawscope.patchcore.config import Config
 from flawscope.patchcore.screen import GROUP, KEEP, SMALLEST, Screen
+from flawscope.smoothing import smoothed
 from flawscope.workers import workers
 
 TIE = 1e-5  # relative
@@ -246,20 +247,10 @@ def nearest_table(bank: Tensor, b: int) -> Tensor:
 
 
 def smoothing_matrix(size: int, grid: int, sigma: float) -> Tensor:
-    """[size, grid]: bilinear resize from `grid` to `size`, then a Gaussian of `sigma` pixels.
-
-    Both are linear and separable, so one matrix a side holds them exactly. The kernel reaches four sigma
-    and is mirrored at the border.
-    """
+    """[size, grid]: bilinear resize from `grid` to `size`, then a Gaussian of `sigma` pixels."""
     identity = torch.eye(grid, dtype=torch.float64)[None]  # one column a grid cell
     resized = F.interpolate(identity, size=size, mode="linear", align_corners=False)[0]  # [grid, size]
-    if sigma > 0:
-        reach = min(int(4 * sigma + 0.5), size - 1)
-        x = torch.arange(-reach, reach + 1, dtype=torch.float64)
-        kernel = torch.exp(-0.5 * (x / sigma) ** 2)
-        padded = F.pad(resized[:, None], (reach, reach), mode="reflect")
-        resized = F.conv1d(padded, (kernel / kernel.sum()).view(1, 1, -1))[:, 0]
-    return resized.T.float().contiguous()
+    return smoothed(resized.T, sigma).float().contiguous()
 
 
 def patches_inside(roi: Tensor, grid: tuple[int, int]) -> Tensor:
