@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [  # each may use what the ones before it made
     README,
-    *(ROOT / "docs" / f"{name}.md" for name in ("deployment", "efficientad", "teacher")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("deployment", "efficientad", "teacher", "simulation")),
 ]
 SIDE = 128  # pixels of a drawn picture
 NOT_HERE = ("pip", "make")  # they change the machine
