@@ -148,7 +148,7 @@ def test_minutes_win_over_a_presets_steps(
 ) -> None:
     out = tmp_path / "m.safetensors"
     paper = ["--preset", "paper", *FAST, "--teacher", teacher_path, "--set", "window=33"]
-    code, _, err = run(capsys, "fit", "--data", data, *paper, "--minutes", "0.1", "--quiet", "--out", out)
+    code, _, err = run(capsys, "fit", "--data", data, *paper, "--minutes", "0.5", "--quiet", "--out", out)
     assert (code, err) == (0, "")
     config = read_manifest(out).config
     assert 1 <= config["steps"] < 1000

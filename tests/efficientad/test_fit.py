@@ -296,7 +296,7 @@ def test_without_other_pictures_there_is_no_penalty(quick_settings: Settings, fe
 
 def test_minutes_fix_the_number_of_steps(quick_settings: Settings, few: list[np.ndarray]) -> None:
     said: list[str] = []
-    made = fit_small(few[:2], quick_settings, minutes=0.12, steps=100_000, window=33, say=said.append)
+    made = fit_small(few[:2], quick_settings, minutes=0.3, steps=100_000, window=33, say=said.append)
     steps = made.manifest.config["steps"]
     assert 1 <= steps < 1000
     assert made.manifest.facts["steps"] == steps

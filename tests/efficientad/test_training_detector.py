@@ -325,7 +325,6 @@ def test_a_folder_of_photographs_is_named_with_their_number(tmp_path: Path) -> N
     folder.mkdir()
     for k in range(3):
         Image.fromarray(np.full((20, 30 + k, 3), 40 * k, np.uint8)).save(folder / f"{k}.png")
-    (folder / "broken.png").write_bytes(b"no picture")
     found = other_pictures(str(folder))
     assert isinstance(found, Natural)
     assert found.name.startswith("3 pictures of folder photographs (")

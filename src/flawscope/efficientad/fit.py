@@ -19,7 +19,7 @@ from flawscope.efficientad.model import Model
 from flawscope.efficientad.pictures import Taught, other_pictures
 from flawscope.efficientad.quantiles import quantiles
 from flawscope.efficientad.trainer import Trainer
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import InputError
 from flawscope.features.extract import Load, embed_pictures
 from flawscope.features.pictures import GoodPictures
 from flawscope.fitted import Budget, Fitted, Task
@@ -203,8 +203,9 @@ def calibrate(model: Model, images: GoodPictures, held: Held, task: Task) -> tup
 
     embed_pictures(model, lambda i: images[i], indices, store, task.step, "calibration")
     if not all(bool(features.isfinite().all()) for features in found.values()):
-        raise FlawscopeError(
-            f"the networks overflow in {model.config.precision}: fit with another --set precision"
+        raise InputError(
+            f"the networks' answers overflow in {model.config.precision}: choose another --set precision, or "
+            "another --teacher"
         )
     roi = model.roi.cpu().numpy()
     for which in range(2):
