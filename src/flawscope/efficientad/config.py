@@ -33,7 +33,7 @@ class Config:
     rate: float = 1e-3  # Adam's largest learning rate
     schedule: Literal["drop", "one_cycle"] = "one_cycle"  # drop: a tenth of the rate after 95 % (A.1)
     decay: float = 1e-5  # Adam's weight decay
-    hard: float = 0.999  # quantile of squared differences above which the student learns (3.2)
+    hard: float = 0.99  # quantile of squared differences above which the student learns (3.2)
     natural: str = GENERATED  # pictures the student must not learn: a folder, `generated` or `none` (3.2)
     sigma: float = 4.0  # pixels of a Gaussian over both maps; 0: none, as published
     quantiles: tuple[float, float] = (0.9, 0.995)  # of good pictures' maps, mapped to 0 and 0.1 (3.4)
@@ -100,5 +100,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "window": None,
         "rate": 1e-4,
         "schedule": "drop",
+        "hard": 0.999,
     },
 }
