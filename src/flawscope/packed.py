@@ -6,13 +6,15 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from flawscope import artefact as artefacts
+from flawscope.errors import InputError
 
 FORMAT = 1  # raised when an older flawscope could not read the file
 KEY = "flawscope_state"
@@ -31,6 +33,33 @@ def pack(
     body = save(plain, {KEY: text, "sha256": _digest(text, plain)})
     with artefacts.atomic(path) as file:
         file.write(body)
+
+
+def checkpoint_of(out: str | os.PathLike[str]) -> Path:
+    """Where a training that writes `out` keeps its state until it ends."""
+    return Path(out).with_suffix(".checkpoint.safetensors")
+
+
+def found_checkpoint(path: Path | None, resume: bool) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The state to go on from, if there is one. InputError where it is there and nobody asked for it."""
+    if path is None or not path.exists():
+        return None
+    if not resume:
+        raise InputError(f"{path} holds an unfinished run: go on with --resume, or remove it")
+    return read_checkpoint(path)
+
+
+@contextmanager
+def restoring() -> Iterator[None]:
+    """What does not fit while a checkpoint is taken over becomes one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise InputError(
+            "the checkpoint does not fit this version of flawscope: remove it and begin anew"
+        ) from None
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.packed import pack
+from flawscope.packed import pack, restoring
 from flawscope.progress import Step, duration
 
 WARM_UP, FIRST, LAST = 0.3, 1 / 25, 1 / 25 / 1e4  # one cycle: share of the steps, and of the largest rate
@@ -135,6 +135,7 @@ class Trainer(ABC, Generic[B]):
     ):
         self.networks, self.settings, self.device = tuple(networks), settings, device
         self.say, self.step = say, step
+        self.precision = precision_for(settings.training, device)
         self.optimiser = self._adam(self.networks)
         self.steps = settings.steps
         self.done, self.seconds = 0, 0.0
@@ -149,10 +150,6 @@ class Trainer(ABC, Generic[B]):
     @abstractmethod
     def losses(self, networks: Sequence[nn.Module], batch: B, step: int) -> list[Tensor]:
         """The losses of `LOSSES`, which enter with the same weight."""
-
-    @property
-    def precision(self) -> str:
-        return precision_for(self.settings.training, self.device)
 
     def autocast(self) -> torch.autocast:
         """Within it networks compute in the precision of training."""
@@ -231,7 +228,7 @@ class Trainer(ABC, Generic[B]):
     def _learn(
         self, networks: Sequence[nn.Module], optimiser: torch.optim.Optimizer, batch: B, step: int
     ) -> Tensor:
-        """One step; its four losses [4]."""
+        """One step; its losses, those of `LOSSES`."""
         losses = torch.stack(self.losses(networks, batch, step))
         optimiser.zero_grad(set_to_none=True)
         losses.sum().backward()
@@ -269,7 +266,7 @@ class Trainer(ABC, Generic[B]):
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any], identity: dict[str, Any]) -> None:
         """Go on from what `save` wrote, if it belongs to this run."""
-        try:
+        with restoring():
             theirs = dict(facts["identity"])
             for key, mine in identity.items():
                 if theirs.get(key) != mine and not (key == "steps" and mine is None):
@@ -282,9 +279,3 @@ class Trainer(ABC, Generic[B]):
             self.steps, self.done, self.since = int(facts["steps"]), int(facts["done"]), int(facts["since"])
             self.total.copy_(torch.tensor(facts["total"]))
             self.curve, self.seconds = list(facts["curve"]), float(facts["seconds"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                "the checkpoint does not fit this version of flawscope: remove it and begin anew"
-            ) from None

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flawscope.efficientad.distill import checkpoint_of, distill
+from flawscope.efficientad.distill import distill
 from flawscope.efficientad.networks import normalised, pdn
 from flawscope.efficientad.recipe import Recipe
 from flawscope.efficientad.targets import widened
 from flawscope.efficientad.teacher import read_teacher
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.features.weights import PACKAGED
-from flawscope.packed import read_checkpoint
+from flawscope.packed import checkpoint_of, read_checkpoint
 from flawscope.training import one_cycle, precision_for
 
 with_lite0 = pytest.mark.skipif(

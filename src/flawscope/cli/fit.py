@@ -90,11 +90,12 @@ def run(args: argparse.Namespace) -> int:
     say(f"{dataset.category}: {len(dataset.train)} good pictures ({dataset.layout} layout)")
 
     from flawscope import fitting  # torch
+    from flawscope.packed import checkpoint_of
     from flawscope.runtime.torch import use_threads
 
     use_threads(args.threads)
     step = common.step_for(args)
-    checkpoint = out.with_suffix(".checkpoint.safetensors")  # of methods that learn in steps
+    checkpoint = checkpoint_of(out)  # of methods that learn in steps
     if old is not None:
         predictor = fitting.extend(
             old,

@@ -30,14 +30,14 @@ from flawscope.efficientad.targets import SIDE, Pictures, Pool, Source, Target, 
 from flawscope.efficientad.teacher import compact, read_teacher, write_teacher
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.features.backbone import Backbone, load_backbone
+from flawscope.fitted import EVERY
 from flawscope.fitting import versions
-from flawscope.packed import pack, read_checkpoint
+from flawscope.packed import checkpoint_of, found_checkpoint, pack, restoring
 from flawscope.progress import Step, duration, silent
 from flawscope.training import adam_state, on_device, precision_for, rate_share, restore_adam
 
 FEWEST = 20  # pictures: one of them is held out
 MOST_HELD_OUT = 256
-EVERY = 60.0  # seconds between checkpoints
 SPLIT, ORDER, VIEW, STEP, START = range(5)  # what a random number is for: no two uses share a stream
 
 
@@ -84,7 +84,7 @@ def distill(
     begun, where = time.monotonic(), device_for(device)
     recipe = replace(recipe, precision=precision_for(recipe.precision, where))
     store = checkpoint_of(out)
-    found = _checkpoint(store, resume)
+    found = found_checkpoint(store, resume)
     backbone, origin = load_backbone(recipe.backbone, recipe.stages, (SIDE, SIDE), weights)
     pictures = Pictures.find(paths, step)
     if len(pictures.paths) < FEWEST:
@@ -104,19 +104,6 @@ def distill(
         run.fix_steps(None if minutes is None else begun + 60 * minutes - time.monotonic())
     facts = run.finish(store, out, every)
     return facts, pictures.failures
-
-
-def checkpoint_of(out: str | os.PathLike[str]) -> Path:
-    """Where a run that writes `out` keeps its state until it ends."""
-    return Path(out).with_suffix(".checkpoint.safetensors")
-
-
-def _checkpoint(path: Path, resume: bool) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    if not path.exists():
-        return None
-    if not resume:
-        raise InputError(f"{path} holds an unfinished run: go on with --resume, or remove it")
-    return read_checkpoint(path)
 
 
 class Run:
@@ -357,7 +344,7 @@ class Run:
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Go on from what `_save` wrote, if it belongs to this run."""
-        try:
+        with restoring():
             self._same(facts)
             self.target.mean.copy_(tensors["target.mean"])
             self.target.std.copy_(tensors["target.std"])
@@ -366,12 +353,6 @@ class Run:
             self.curve, self.seconds = list(facts["curve"]), float(facts["seconds"])
             self.total.fill_(float(facts["total"]))
             self.since = int(facts["since"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                "the checkpoint does not fit this version of flawscope: remove it and begin anew"
-            ) from None
         self.say(f"goes on after step {self.done} of {self.steps}")
         self._keep()
 

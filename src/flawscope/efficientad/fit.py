@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Collection, Iterable, Sequence
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.calibration import from_values
-from flawscope.efficientad.config import Config
+from flawscope.efficientad.config import GENERATED, Config
 from flawscope.efficientad.model import Model
 from flawscope.efficientad.pictures import Taught, other_pictures
 from flawscope.efficientad.quantiles import quantiles
@@ -22,8 +23,8 @@ from flawscope.efficientad.trainer import Trainer
 from flawscope.errors import InputError
 from flawscope.features.extract import Load, embed_pictures
 from flawscope.features.pictures import GoodPictures
-from flawscope.fitted import Budget, Fitted, Task
-from flawscope.packed import read_checkpoint
+from flawscope.fitted import Fitted, Task
+from flawscope.packed import found_checkpoint
 from flawscope.progress import duration
 from flawscope.workers import workers
 
@@ -43,7 +44,7 @@ def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[i
     """
     begun = time.monotonic()
     _refuse(task)
-    found = _checkpoint(task.budget)
+    found = found_checkpoint(task.budget.checkpoint, task.budget.resume)
     say, step = task.say, task.step
     room = int(config.memory * 2**30)
     images = GoodPictures(load, count, room // 2)
@@ -76,8 +77,7 @@ def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[i
     say(_budget(trainer))
     checkpoint = task.budget.checkpoint
     trainer.run(checkpoint, task.budget.every, identity)
-    config = replace(model.config, steps=trainer.steps)
-    model.config = config
+    model.config = replace(model.config, steps=trainer.steps)
 
     calibration, notes = calibrate(model, images, held, task)
     return Fitted(
@@ -93,7 +93,7 @@ def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[i
             "curve": trainer.curve,
             "seconds": {"training": round(trainer.seconds, 1)},
         },
-        notes=notes + ([] if other is None or config.natural != "generated" else [STAND_IN]),
+        notes=notes + ([] if other is None or config.natural != GENERATED else [STAND_IN]),
         summary=[
             f"trained {trainer.steps} steps in {duration(trainer.seconds)} on {len(learnt)} pictures; "
             f"penalty on {other.name if other else 'nothing'}"
@@ -240,15 +240,6 @@ def calibrate(model: Model, images: GoodPictures, held: Held, task: Task) -> tup
 # ------------------------------------------------------------------------------------------------- the run
 
 
-def _checkpoint(budget: Budget) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    path = budget.checkpoint
-    if path is None or not path.exists():
-        return None
-    if not budget.resume:
-        raise InputError(f"{path} holds an unfinished run: go on with --resume, or remove it")
-    return read_checkpoint(path)
-
-
 def _plan(model: Model, learnt: Sequence[int], held: Held, penalty: str) -> str:
     shared = (
         "for quantiles and threshold"
@@ -276,8 +267,6 @@ def _bytes(images: GoodPictures) -> int:
 
 
 def _digest_of(model: Model) -> str:
-    import hashlib
-
     digest = hashlib.sha256()
     for values in model.teacher.state_dict().values():
         digest.update(values.cpu().contiguous().numpy().tobytes())

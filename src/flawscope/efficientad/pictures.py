@@ -28,7 +28,7 @@ from flawscope.features.pictures import GoodPictures
 from flawscope.imaging import decode
 from flawscope.moments import Moments
 from flawscope.progress import Step
-from flawscope.synthesis import fractal_noise, generated_texture
+from flawscope.synthesis import fractal_noise, generated_texture, to_eight_bits
 from flawscope.workers import workers
 
 Pixels = NDArray[np.uint8]
@@ -138,10 +138,7 @@ class Natural:
     def _part(self, path: Path, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
         large = max(self.SIDE, *side)
         grey = rng.uniform() < self.GREY
-        picture = decode(path)
-        if picture.dtype != np.uint8:
-            picture = (picture / max(float(picture.max()), 1e-6) * 255).astype(np.uint8)
-        image = Image.fromarray(np.ascontiguousarray(picture))
+        image = Image.fromarray(to_eight_bits(decode(path)))
         if grey:
             image = image.convert("L").convert("RGB")
         y, x = (int(rng.integers(large - n + 1)) for n in side)

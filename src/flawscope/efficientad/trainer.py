@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,13 +54,10 @@ class Trainer(training.Trainer[Batch]):
         self.model, self.images, self.taught, self.other = model, images, taught, other
         self.config, self.training = model.config, taught.training
         self.window = _window(self.config, model.grid)  # cells
-        networks = (model.student, model.autoencoder)
-        generator = torch.Generator().manual_seed(
-            int(np.random.default_rng([self.config.seed, FIRST_WEIGHTS]).integers(2**62))
-        )
-        for network in networks:
+        super().__init__((model.student, model.autoencoder), model.config, model.mean.device, say, step)
+        generator = torch.Generator().manual_seed(int(self.rng(FIRST_WEIGHTS).integers(2**62)))
+        for network in self.networks:
             initialise(network, generator)
-        super().__init__(networks, model.config, model.mean.device, say, step)
 
     # ---- a step
 
