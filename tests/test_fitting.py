@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flawscope import fitting
+from flawscope import sources
 from flawscope.artefact import read
 from flawscope.datasets.synthetic import draw_picture
 from flawscope.detector import device_for
@@ -225,7 +225,7 @@ def test_a_picture_too_large_for_memory_is_told_like_an_unreadable_one(monkeypat
     def no_room(picture):
         raise MemoryError
 
-    monkeypatch.setattr(fitting, "pixel_hash", lambda p: no_room(p) if p[0, 0, 0] == 1 else pixel_hash(p))
+    monkeypatch.setattr(sources, "pixel_hash", lambda p: no_room(p) if p[0, 0, 0] == 1 else pixel_hash(p))
     predictor = fit_small([*good(), np.ones((64, 64, 3), np.uint8)])
     assert len(predictor.failures) == 1
     assert "memory" in predictor.failures[0]

@@ -14,12 +14,13 @@ import flawscope
 from flawscope import registry
 
 ROOT = Path(flawscope.__file__).parent
-OF_ONE_METHOD = {"cli.distill"}  # commands that belong to it
+OF_ONE_METHOD = {"cli.distill", "cli.prototypes"}  # commands that belong to it
 
 # Modules in which a network lives. Everything else predicts, calibrates and reads files without torch.
 METHOD_PARTS = {
     "patchcore": "model view coreset fit job leave_out memory screen size",
     "efficientad": "networks distill targets teacher model pictures trainer fit",
+    "prnet": "prototypes network losses known model pictures trainer fit",
 }
 WITH_TORCH = {
     "detector",
@@ -30,15 +31,13 @@ WITH_TORCH = {
     "moments",
     "packed",
     "smoothing",
+    "sources",
     "training",
     "workers",
     "runtime.torch",
     "features.backbone",
     "features.embedding",
     "features.extract",
-    "prnet.prototypes",
-    "prnet.network",
-    "prnet.losses",
     "features.pictures",
     *(f"{method}.{part}" for method in registry.METHODS for part in METHOD_PARTS[method].split()),
 }

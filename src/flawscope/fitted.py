@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.artefact import Artefact
@@ -34,6 +36,19 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Defect:
+    """A defect that was seen, for methods that learn from them too.
+
+    image: [3, H, W] float32 in 0..1, as the network sees it.
+    mask: [H, W] bool, True somewhere.
+    """
+
+    image: Tensor
+    mask: NDArray[np.bool_]
+    name: str
+
+
+@dataclass(frozen=True)
 class Task:
     """What fitting is told.
 
@@ -41,6 +56,7 @@ class Task:
     drop_suspects: leave out the pictures that do not look good.
     reserved: numbers of good pictures that the data set keeps apart, to be held out and not learnt from.
     settle: gets the numbers of the pictures that were loaded, in order, gives those to keep (no copies).
+    seen: defects to learn from.
     old: the artefact the model was rebuilt from, if it is being extended.
     decoded: bytes of the largest picture, for predictions of memory.
     say, step: get lines for a person and progress.
@@ -50,6 +66,7 @@ class Task:
     drop_suspects: bool = False
     reserved: Sequence[int] = ()
     settle: Callable[[list[int]], list[int]] = list
+    seen: Sequence[Defect] = ()
     old: Artefact | None = None
     decoded: int = 0
     budget: Budget = Budget()

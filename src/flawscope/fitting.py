@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from flawscope import artefact as artefacts
 from flawscope import config as settings
@@ -27,11 +24,12 @@ from flawscope.certificate import STRIDE
 from flawscope.datasets import Dataset, group_numbers, open_dataset
 from flawscope.detector import Detector, device_for
 from flawscope.errors import InputError
-from flawscope.fitted import Budget, Task
-from flawscope.imaging import Preprocess, Source, decode, pixel_hash, roi_from, white_level_for
+from flawscope.fitted import Budget, Defect, Task
+from flawscope.imaging import Preprocess, Source, roi_from
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, silent
 from flawscope.runtime.torch import TorchSession
+from flawscope.sources import Reader, decoded_or_none, pairs_of, read_defects, sources_of, survey
 
 Say = Callable[[str], None]
 
@@ -50,6 +48,7 @@ def fit(
     roi: str | os.PathLike[str] | np.ndarray | None = None,
     group: str | None = None,
     drop_suspects: bool = False,
+    seen: int | str | os.PathLike[str] | Sequence[tuple[Source, Source]] = 0,
     minutes: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -64,13 +63,16 @@ def fit(
     Args:
         images: a data set, a folder (any layout that `open_dataset` reads), or good pictures: paths, bytes,
             PIL images or numpy `[H, W, 3]` uint8.
-        method: patchcore or efficientad.
+        method: patchcore, efficientad or prnet.
         preset: named settings of the method.
         category: which one, if the folder holds several.
         false_alarm_rate: share of good pictures that may be called anomalous, 0..1.
         roi: region of interest, a mask file (white counts) or "x0,y0,x1,y1" in fractions of the picture.
         group: regular expression on file names; pictures for which it matches the same text show one part.
         drop_suspects: leave out training pictures that do not look good.
+        seen: defects to learn from too, for prnet: how many to draw from the data set's test pictures, evenly
+            over their kinds; a folder of defective pictures with masks; a text file that lists such; or pairs
+            of picture and mask. The model remembers them, and evaluation leaves them out.
         minutes: how long a method that learns in steps may take; their number follows from the first ones'
             time, wins over `steps`, and stands in the model's settings.
         checkpoint: file that holds such a method's state while it learns, .safetensors. It stays: remove it
@@ -88,52 +90,55 @@ def fit(
     Raises:
         InputError: wrong settings, no usable pictures, no weights.
     """
-    values = {**_preset(method, preset), **options}
-    config = settings.build(registry.config_class(method), values)
-    if not hasattr(config, "steps") and (minutes is not None or resume):
+    if not hasattr(registry.config_class(method), "steps") and (minutes is not None or resume):
         raise InputError(f"{method} does not learn in steps: leave out --minutes and --resume")
     if minutes is not None:
-        config = replace(config, steps=None)
-    sources, validation, category = _sources(images, category, config.seed)
-    if not hasattr(config, "held_out"):
-        validation = []  # this method calibrates on what it learns from
-    sources += validation
-    where = device_for(device)
-    white_level, decoded = _survey(sources)
-    if getattr(config, "size", None) == "auto":
-        size = registry.size_module(method).choose(
-            config,
-            lambda i: _decoded(sources[i]),
-            len(sources),
-            device=where,
-            roi=roi,
-            white_level=white_level,
-            say=say,
-            step=step,
-        )
-        config = replace(config, size=size)
-    preprocess = Preprocess(config.sizes[-1], config.keep_aspect, config.crop, white_level)
-    region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess))
-    model, origin = registry.model_module(method).create(config, region)
+        options["steps"] = None
+    opened = _open(images, method, preset, category, roi, seen, device, say, step, options)
     return _run(
         method,
-        model.to(where),
-        preprocess,
-        sources,
-        category=category,
-        origin=origin,
+        opened,
         group=group,
         samples=samples,
         task=Task(
             rate=false_alarm_rate,
             drop_suspects=drop_suspects,
-            reserved=range(len(sources) - len(validation), len(sources)),
-            decoded=decoded,
+            reserved=opened.reserved,
+            seen=opened.defects,
+            decoded=opened.decoded,
             budget=Budget(minutes, None if checkpoint is None else Path(checkpoint), resume),
             say=say,
             step=step,
         ),
     )
+
+
+def prototypes(
+    images: Dataset | str | os.PathLike[str] | Sequence[Source],
+    out: str | os.PathLike[str],
+    *,
+    preset: str = "default",
+    category: str | None = None,
+    false_alarm_rate: float = DEFAULT_RATE,
+    group: str | None = None,
+    device: str = "auto",
+    say: Say = _quiet,
+    step: Step = silent,
+    **options: Any,
+) -> list[str]:
+    """Find PRN's prototypes as `fit` with the same settings would, and write them to a file that it takes
+    (`prototypes=out`).
+
+    Returns:
+        What is wrong with pictures that could not be used, a line each.
+    """
+    opened = _open(images, "prnet", preset, category, None, 0, device, say, step, options)
+    reader = opened.reader()
+    task = Task(false_alarm_rate, settle=reader.without_copies, reserved=opened.reserved, say=say, step=step)
+    groups = group_numbers(reader.names, group)
+    module = registry.fit_module("prnet")
+    module.write_prototypes(opened.model, reader.load, len(reader.sources), groups, task, Path(out))
+    return list(reader.failures.values())
 
 
 def extend(
@@ -155,51 +160,112 @@ def extend(
     old = model if isinstance(model, Artefact) else artefacts.read(model)
     manifest = old.manifest
     config = settings.build(registry.config_class(manifest.method), manifest.config)
-    sources, _, _ = _sources(images, category, config.seed)
+    if isinstance(images, str | os.PathLike):
+        images = open_dataset(os.fspath(images), category, seed=config.seed)
+    sources, _, _ = sources_of(images, category)
     session = TorchSession.open(old, device)
+    opened = _Opened(session.model, manifest.backbone, manifest.preprocess, sources, manifest.category)
     return _run(
         manifest.method,
-        session.model,
-        manifest.preprocess,
-        sources,
-        category=manifest.category,
-        origin=manifest.backbone,
+        opened,
         group=group,
         samples=0,
         task=Task(
             rate=manifest.calibration.rate,
             drop_suspects=drop_suspects,
             old=old,
-            decoded=_survey(sources)[1],
+            decoded=survey(sources)[1],
             say=say,
             step=step,
         ),
     )
 
 
-def _run(
+@dataclass
+class _Opened:
+    """A model that is still to be fitted, and the pictures for it."""
+
+    model: Any  # a Detector with its `config`
+    origin: dict[str, str]  # of its backbone
+    preprocess: Preprocess
+    sources: list[Source]
+    category: str
+    reserved: Sequence[int] = ()  # of the sources, those that the data set keeps apart
+    decoded: int = 0  # bytes of the largest picture
+    defects: Sequence[Defect] = ()
+    hashes: Sequence[str] = ()  # of the defects
+    unusable: Sequence[str] = ()  # what is wrong with the others
+
+    def reader(self, known: Collection[str] = ()) -> Reader:
+        """`known`: hashes of pictures that are in the model already."""
+        names = (defect.name for defect in self.defects)
+        return Reader(self.sources, self.preprocess, set(known), dict(zip(self.hashes, names, strict=True)))
+
+
+def _open(
+    images: Any,
     method: str,
-    model: Detector,
-    preprocess: Preprocess,
-    sources: list[Source],
-    *,
-    category: str,
-    origin: dict[str, str],
-    group: str | None,
-    samples: int,
-    task: Task,
-) -> Predictor:
+    preset: str,
+    category: str | None,
+    roi: Any,
+    seen: Any,
+    device: str,
+    say: Say,
+    step: Step,
+    options: dict[str, Any],
+) -> _Opened:
+    config = settings.build(registry.config_class(method), {**_preset(method, preset), **options})
+    if isinstance(images, str | os.PathLike):
+        images = open_dataset(os.fspath(images), category, seed=config.seed)
+    pairs = pairs_of(seen, method, config, images if isinstance(images, Dataset) else None)
+    sources, validation, category = sources_of(images, category)
+    if not hasattr(config, "held_out"):
+        validation = []  # this method calibrates on what it learns from
+    sources += validation
+    where = device_for(device)
+    white_level, decoded = survey(sources)
+    if getattr(config, "size", None) == "auto":
+        size = registry.size_module(method).choose(
+            config,
+            lambda i: decoded_or_none(sources[i]),
+            len(sources),
+            device=where,
+            roi=roi,
+            white_level=white_level,
+            say=say,
+            step=step,
+        )
+        config = replace(config, size=size)
+    preprocess = Preprocess(config.sizes[-1], config.keep_aspect, config.crop, white_level)
+    region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess))
+    model, origin = registry.model_module(method).create(config, region)
+    return _Opened(
+        model.to(where),
+        origin,
+        preprocess,
+        sources,
+        category,
+        range(len(sources) - len(validation), len(sources)),
+        decoded,
+        *read_defects(pairs, preprocess),
+    )
+
+
+def _run(method: str, opened: _Opened, *, group: str | None, samples: int, task: Task) -> Predictor:
     began, old = time.perf_counter(), task.old
     Calibration((0.0,), (0.0,), 0.0, task.rate)  # a senseless rate is told now, not after the work
-    reader = Reader(
-        sources,
-        preprocess,
-        {p.hash for p in old.manifest.pictures if p.role != "calibration"} if old else set(),
-    )
+    model = opened.model
+    known = [p.hash for p in old.manifest.pictures if p.role != "calibration"] if old else []
+    reader = opened.reader(known)
     free = _free_group(old)
     groups = [free + number for number in group_numbers(reader.names, group)]
     fitted = registry.fit_module(method).fit(
-        model.config, model, reader.load, len(sources), groups, replace(task, settle=reader.without_copies)
+        model.config,
+        model,
+        reader.load,
+        len(reader.sources),
+        groups,
+        replace(task, settle=reader.without_copies),
     )
     calibration = fitted.calibration
     notes = list(fitted.notes)
@@ -220,6 +286,7 @@ def _run(
         **dict.fromkeys(reader.copies, "duplicate"),
     }
     pictures = [Picture(reader.hashes[i], role, reader.names[i]) for i, role in sorted(roles.items())]
+    pictures += [Picture(digest, "seen", name) for digest, name in reader.defects.items()]
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     kept: tuple[dict[str, Any], ...] = ()
     earlier: list[str] = []  # whose scores come first
@@ -243,10 +310,10 @@ def _run(
     manifest = Manifest(
         method=method,
         config=_without_paths(model.config),
-        preprocess=preprocess,
+        preprocess=opened.preprocess,
         calibration=calibration,
-        backbone=origin,
-        category=category,
+        backbone=opened.origin,
+        category=opened.category,
         pictures=tuple(pictures),
         facts={
             **fitted.facts,
@@ -262,109 +329,9 @@ def _run(
         versions=versions(),
     )
     predictor = Predictor(Artefact(manifest, tensors), TorchSession(model, str(next(model.buffers()).device)))
-    predictor.failures = list(reader.failures.values())
+    predictor.failures = [*opened.unusable, *reader.failures.values()]
     predictor.suspects = [(reader.names[i], score) for i, score in fitted.suspects.items()]
     return predictor
-
-
-# ------------------------------------------------------------------------------------------------ pictures
-
-
-@dataclass
-class Reader:
-    """Loads training pictures, remembers their hashes, and knows copies and failures. Used by threads."""
-
-    sources: list[Source]
-    preprocess: Preprocess
-    known: set[str]  # hashes of pictures that are already in the model
-    names: list[str] = field(init=False)
-    hashes: dict[int, str] = field(default_factory=dict)
-    failures: dict[int, str] = field(default_factory=dict)
-    copies: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._lock = Lock()
-        common = _common_folder(self.sources)
-        self.names = [_name(source, i, common) for i, source in enumerate(self.sources)]
-
-    def load(self, index: int) -> torch.Tensor | None:
-        """Picture `index` as [3, H, W] float32 in 0..1, or None where it cannot be read."""
-        try:
-            picture = decode(self.sources[index], name=self.names[index])
-            digest = pixel_hash(picture)
-            image = self.preprocess.from_array(picture, self.names[index])[0][0]
-        except (InputError, MemoryError) as error:
-            reason = f"{self.names[index]}: not enough memory to decode it; make it smaller"
-            with self._lock:
-                self.failures[index] = str(error) if isinstance(error, InputError) else reason
-            return None
-        with self._lock:
-            self.hashes[index] = digest
-        return torch.from_numpy(image)
-
-    def without_copies(self, indices: list[int]) -> list[int]:
-        """Those of `indices` whose pixels neither the model nor an earlier picture has."""
-        kept = []
-        for index in indices:
-            if self.hashes[index] in self.known:
-                self.copies.append(index)
-            else:
-                self.known.add(self.hashes[index])
-                kept.append(index)
-        return kept
-
-
-def _sources(images: Any, category: str | None, seed: int) -> tuple[list[Source], list[Source], str]:
-    """Good pictures to learn from, good ones that the data set keeps apart, and the category."""
-    if isinstance(images, str | os.PathLike):
-        images = open_dataset(os.fspath(images), category, seed=seed)
-    if isinstance(images, Dataset):
-        sources: list[Source] = [item.path for item in images.train]
-        if not sources:
-            raise InputError(f"there are no good pictures to learn from in {images.root}")
-        return sources, [item.path for item in images.validation], images.category
-    if isinstance(images, np.ndarray) and images.ndim == 4:
-        images = list(images)
-    if not isinstance(images, list | tuple) or not images:
-        raise InputError("give a folder, a data set, or a list with at least one good picture")
-    return list(images), [], category or ""
-
-
-def _survey(sources: Sequence[Source]) -> tuple[float | None, int]:
-    """One white level for all deep pictures, None where all have 8 bits; bytes of the largest picture.
-
-    Of 8-bit files only the headers are read.
-    """
-    highest, kind, largest = -1.0, np.dtype(np.uint16), 0
-    for source in sources:
-        try:
-            if isinstance(source, np.ndarray):
-                deep, largest = source.dtype != np.uint8, max(largest, source.nbytes)
-            elif isinstance(source, bytes):
-                deep = True
-            else:
-                with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as header:
-                    deep = header.mode.startswith(("I", "F"))
-                    largest = max(largest, 3 * header.width * header.height)
-            picture = decode(source) if deep else None
-        except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            continue  # told when it is loaded
-        if picture is not None:
-            largest = max(largest, picture.nbytes)
-            if picture.dtype != np.uint8:
-                highest, kind = max(highest, float(picture.max())), picture.dtype
-    return (white_level_for(highest, kind) if highest >= 0 else None), largest
-
-
-def _common_folder(sources: Sequence[Source]) -> Path | None:
-    paths = [Path(s) for s in sources if isinstance(s, str | os.PathLike)]
-    return Path(os.path.commonpath([p.absolute().parent for p in paths])) if paths else None
-
-
-def _name(source: Source, index: int, common: Path | None) -> str:
-    if isinstance(source, str | os.PathLike) and common is not None:
-        return Path(source).absolute().relative_to(common).as_posix()
-    return f"picture {index}"
 
 
 # ------------------------------------------------------------------------------------------------- helpers
@@ -381,13 +348,6 @@ def _without_paths(config: Any) -> dict[str, Any]:
     """Settings as the artefact holds them: where files lay on this machine is nobody's business."""
     values = asdict(config)
     return {k: Path(v).name if k in config.PATHS and v else v for k, v in values.items()}
-
-
-def _decoded(source: Source) -> np.ndarray | None:
-    try:
-        return decode(source)
-    except (InputError, MemoryError):
-        return None  # told when it is loaded for fitting
 
 
 def _free_group(old: Artefact | None) -> int:

@@ -12,6 +12,7 @@ from flawscope.errors import InputError
 METHODS: dict[str, str] = {
     "patchcore": "flawscope.patchcore",
     "efficientad": "flawscope.efficientad",
+    "prnet": "flawscope.prnet",
 }
 
 

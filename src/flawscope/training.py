@@ -113,6 +113,8 @@ class Settings(Protocol):
     @property
     def training(self) -> Literal["auto", "fp32", "bf16"]: ...
     @property
+    def batch(self) -> int: ...
+    @property
     def seed(self) -> int: ...
 
 
@@ -124,6 +126,7 @@ class Trainer(ABC, Generic[B]):
     LOSSES: ClassVar[tuple[str, ...]]
     CPU_STEPS: ClassVar[int]  # the devices' defaults
     GPU_STEPS: ClassVar[int]
+    DECOUPLED: ClassVar[bool] = False  # weight decay apart from the gradients, as AdamW has it
 
     def __init__(
         self,
@@ -161,7 +164,8 @@ class Trainer(ABC, Generic[B]):
     def _adam(self, networks: Sequence[nn.Module]) -> torch.optim.Optimizer:
         values = [v for network in networks for v in network.parameters()]
         fused = self.device.type in ("cpu", "cuda")
-        return torch.optim.Adam(values, self.settings.rate, weight_decay=self.settings.decay, fused=fused)
+        kind = torch.optim.AdamW if self.DECOUPLED else torch.optim.Adam
+        return kind(values, self.settings.rate, weight_decay=self.settings.decay, fused=fused)
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, network in zip(self.NETWORKS, self.networks, strict=True):
@@ -192,6 +196,14 @@ class Trainer(ABC, Generic[B]):
             self._learn(networks, optimiser, self.batch(k), k).sum().item()
             trial.append(time.perf_counter() - start)
         return statistics.median(trial[2:])
+
+    def budget(self) -> str:
+        """One line for a person."""
+        where = {"cpu": "this processor", "cuda": "the graphics card"}.get(self.device.type, "this device")
+        return (
+            f"{self.steps} steps of {self.settings.batch} on {where}, {self.precision}; --steps and "
+            "--minutes change that"
+        )
 
     # ---- training
 

@@ -18,7 +18,7 @@ import flawscope
 from flawscope.datasets import list_pictures, open_dataset
 from flawscope.datasets.synthetic import draw_picture
 from flawscope.efficientad.config import Config
-from flawscope.efficientad.fit import hold_out
+from flawscope.efficientad.fit import held_pictures
 from flawscope.efficientad.teacher import read_teacher, write_teacher
 from flawscope.errors import InputError
 from flawscope.evaluation import evaluate
@@ -78,7 +78,7 @@ def roles(predictor: Predictor) -> Counter[str]:
     ],
 )
 def test_how_many_are_held_out(total: int, for_quantiles: int, for_threshold: int) -> None:
-    held = hold_out(range(total), range(total), Config(), 0.05)
+    held = held_pictures(range(total), range(total), Config(), 0.05)
     assert (len(held.quantiles), len(held.threshold)) == (for_quantiles, for_threshold)
     assert held.shared == (total < 120)
     both = {*held.quantiles, *held.threshold}
@@ -89,7 +89,7 @@ def test_how_many_are_held_out(total: int, for_quantiles: int, for_threshold: in
 
 
 def test_who_is_held_out_follows_from_the_seed_alone() -> None:
-    one, again, other = (hold_out(range(200), range(200), Config(seed=s), 0.05) for s in (0, 0, 1))
+    one, again, other = (held_pictures(range(200), range(200), Config(seed=s), 0.05) for s in (0, 0, 1))
     assert (one.quantiles, one.threshold) == (again.quantiles, again.threshold)
     assert one.threshold != other.threshold
     assert one.threshold != list(range(19))
@@ -97,7 +97,7 @@ def test_who_is_held_out_follows_from_the_seed_alone() -> None:
 
 def test_a_larger_share_and_a_stricter_rate_hold_out_more() -> None:
     def held(total: int, share: float, rate: float) -> int:
-        return len(hold_out(range(total), range(total), Config(held_out=share), rate))
+        return len(held_pictures(range(total), range(total), Config(held_out=share), rate))
 
     assert held(100, 0.3, 0.05) == 30
     assert held(1000, 0.1, 0.01) == 104  # 99 and 5
@@ -107,14 +107,14 @@ def test_a_larger_share_and_a_stricter_rate_hold_out_more() -> None:
 
 def test_numbers_that_were_left_out_stay_out() -> None:
     used = [k for k in range(60) if k % 3]
-    held = hold_out(used, [0] * 10 + list(range(1, 31)), Config(), 0.05)
+    held = held_pictures(used, [0] * 10 + list(range(1, 31)), Config(), 0.05)
     assert set(held.threshold) < set(used)
 
 
 @pytest.mark.parametrize("total", [30, 150, 600])
 def test_pictures_of_one_part_are_held_out_together(total: int) -> None:
     groups = [k // 3 for k in range(total)]
-    held = hold_out(range(total), groups, Config(), 0.05)
+    held = held_pictures(range(total), groups, Config(), 0.05)
     parts = [held.quantiles, held.threshold]
     learnt = set(range(total)) - {*held.quantiles, *held.threshold}
     of = [{groups[i] for i in part} for part in (*parts, learnt)]
@@ -130,7 +130,7 @@ def test_what_the_data_set_keeps_apart_is_held_out_and_nothing_else(
 ) -> None:
     """Quantiles get pictures of their own where enough are left for a threshold at 5 %."""
     reserved = range(100, 100 + kept_apart)
-    held = hold_out(range(100 + kept_apart), range(200), Config(), 0.05, reserved)
+    held = held_pictures(range(100 + kept_apart), range(200), Config(), 0.05, reserved)
     assert {*held.quantiles, *held.threshold} == set(reserved)
     assert len(held.quantiles) == for_quantiles
     assert held.shared == (kept_apart < 24)
@@ -138,13 +138,13 @@ def test_what_the_data_set_keeps_apart_is_held_out_and_nothing_else(
 
 
 def test_something_is_always_left_to_learn_from() -> None:
-    held = hold_out(range(20), [0] * 19 + [1], Config(), 0.05)
+    held = held_pictures(range(20), [0] * 19 + [1], Config(), 0.05)
     assert 0 < len(held) < 20
     with pytest.raises(InputError, match="all pictures show one part"):
-        hold_out(range(20), [7] * 20, Config(), 0.05)
+        held_pictures(range(20), [7] * 20, Config(), 0.05)
     for few in (0, 1):
         with pytest.raises(InputError, match=f"{few} usable pictures are too few"):
-            hold_out(range(few), range(few), Config(), 0.05)
+            held_pictures(range(few), range(few), Config(), 0.05)
 
 
 # ---------------------------------------------------------------------------------------------- a model

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from flawscope.errors import InputError
+from flawscope.moments import Moments
 from flawscope.prnet import prototypes
 from flawscope.prnet.prototypes import (
     Prototypes,
-    Spread,
     Standard,
     cluster,
     gram,
@@ -24,6 +24,7 @@ from flawscope.prnet.prototypes import (
     prototypes_for,
     residual,
     residual_without,
+    spread_of,
 )
 
 
@@ -256,40 +257,30 @@ def test_the_only_picture_has_nothing_else_to_be_compared_with():
     assert not residual_without(maps, maps, torch.ones(3), maps, one, one + 1).any()
 
 
-@pytest.mark.parametrize("sizes", [[10], [1, 2, 7], [1] * 10])
-def test_spread_in_one_pass(sizes):
-    maps = groups(10) + 1e4
-    spread = Spread()
-    for block in maps.split(sizes):
-        spread.add(block)
-    wide = maps.double().transpose(0, 1).flatten(1)
-    assert spread.count == wide.shape[1]
-    torch.testing.assert_close(spread.mean, wide.mean(1).float())
-    torch.testing.assert_close(spread.std, wide.std(1, correction=0).float(), rtol=1e-6, atol=0)
+def moments_of(maps):
+    moments = Moments()
+    moments.add(maps.transpose(0, 1).flatten(1).T)
+    return moments
 
 
 def test_a_channel_that_never_moves_does_not_divide_by_zero():
     maps = groups(5)
     maps[:, 1] = 7.0
-    spread = Spread()
-    spread.add(maps)
-    assert 0 < spread.std[1] < 0.01 * spread.std[0]
-    still = Spread()
-    still.add(torch.ones(2, 3, 4, 4))
-    assert still.std.tolist() == [1, 1, 1]
+    spread = spread_of(moments_of(maps))
+    assert 0 < spread[1] < 0.01 * spread[0]
+    assert spread_of(moments_of(torch.ones(2, 3, 4, 4))).tolist() == [1, 1, 1]
 
 
 def test_the_module_standardises_and_keeps_its_tensors():
     maps = groups(30)
-    spread = Spread()
-    spread.add(maps)
+    moments = moments_of(maps)
     found = cluster(maps.__getitem__, 30)
     scale = Prototypes(3, (3, 4, 6))
-    scale.set_spread(spread)
+    scale.set_spread(moments)
     scale.prototypes.copy_(found.prototypes)
     standard = scale(maps).transpose(0, 1).flatten(1)
     torch.testing.assert_close(standard.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(standard.std(1, correction=0), torch.ones(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(scale.residuals(maps), residual(maps, found.prototypes, spread.std))
+    torch.testing.assert_close(scale.residuals(maps), residual(maps, found.prototypes, spread_of(moments)))
     assert set(scale.state_dict()) == {"mean", "std", "prototypes"}
     assert set(Standard(5).state_dict()) == {"mean", "std"}

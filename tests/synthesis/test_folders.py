@@ -10,7 +10,8 @@ from PIL import Image
 
 from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
-from flawscope.synthesis import TextureFolder, generated_texture, list_seen, read_seen
+from flawscope.datasets.seen import list_seen
+from flawscope.synthesis import TextureFolder, generated_texture, read_seen
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:

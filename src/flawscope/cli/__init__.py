@@ -17,10 +17,12 @@ from flawscope.errors import FlawscopeError, InputError
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("fit", "learn what good parts look like"),
     "evaluate": ("evaluate", "measure a model on test pictures"),
+    "benchmark": ("benchmark", "fit and evaluate a grid, with the literature's tables"),
     "predict": ("predict", "score pictures and show what is wrong"),
     "calibrate": ("calibrate", "new thresholds from new good pictures"),
     "export": ("export", "a copy that needs no torch, .onnx or .xml"),
     "distill": ("distill", "make a teacher for EfficientAD"),
+    "prototypes": ("prototypes", "find PRN's prototypes of good pictures, to fit with them later"),
     "simulate": ("simulate", "put defects on good pictures, to look at them"),
     "info": ("info", "what a model is and where it came from"),
     "backbones": ("backbones", "feature extractors at hand"),

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--update", metavar="MODEL", help="add the pictures to this model; settings are its own"
     )
-    parser.add_argument("--method", default=None, help="patchcore or efficientad (default: patchcore)")
+    parser.add_argument("--method", default=None, help="patchcore, efficientad or prnet (default: patchcore)")
     parser.add_argument("--preset", default=None, help="named settings: default, paper")
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
     parser.add_argument(
@@ -39,10 +39,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER|generated|none",
         help="efficientad: pictures of anything else, which must stay unknown to it",
     )
+    parser.add_argument(
+        "--seen",
+        metavar="N|FOLDER|FILE",
+        help="prnet: defects to learn from: so many test pictures, drawn evenly over their kinds, or a folder "
+        "of pictures with masks, or a text file of paths; evaluation leaves them out",
+    )
+    parser.add_argument(
+        "--textures", metavar="FOLDER|generated", help="prnet: what simulated defects are made of"
+    )
+    parser.add_argument("--prototypes", metavar="FILE", help="prnet: made by `flawscope prototypes`")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", metavar="N", help="efficientad: how many (default: as the device can)")
     length.add_argument(
-        "--minutes", type=common.minutes, metavar="M", help="efficientad: as many steps as fit into the time"
+        "--steps", metavar="N", help="efficientad, prnet: how many (default: as the device can)"
+    )
+    length.add_argument(
+        "--minutes",
+        type=common.minutes,
+        metavar="M",
+        help="efficientad, prnet: as many steps as fit into the time",
     )
     parser.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
     parser.add_argument(
@@ -73,9 +88,11 @@ def run(args: argparse.Namespace) -> int:
     options = _options(args)
     method = options.pop("method", "patchcore")
     preset = options.pop("preset", "default")
+    seen = options.pop("seen", 0)
     old = artefact.read(args.update) if args.update else None
     if old is not None:
         given = [k for k in (*options, "roi") if (options.get(k) or getattr(args, k, None)) is not None]
+        given += ["seen"] if seen else []
         given += [k for k in ("no-samples", "minutes", "resume") if getattr(args, k.replace("-", "_"))]
         if given or args.preset or args.method or args.false_alarm_rate:
             raise InputError(
@@ -115,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
             roi=args.roi,
             group=args.group,
             drop_suspects=args.drop_suspects,
+            seen=seen,
             minutes=args.minutes,
             checkpoint=checkpoint,
             resume=args.resume,
@@ -159,7 +177,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     if args.config:
         values = config.read_config(args.config, args.category or _only_category(args.data))
     given = ("method", "preset", "size", "crop", "backbone", "stages", "weights", "seed")
-    for key in (*given, "teacher", "natural", "steps"):
+    for key in (*given, "teacher", "natural", "seen", "textures", "prototypes", "steps"):
         if getattr(args, key) is not None:
             values[key] = getattr(args, key)
     if args.keep_aspect:

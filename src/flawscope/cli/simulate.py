@@ -152,12 +152,12 @@ def _kinds(args: argparse.Namespace) -> list[str]:
 
 def _maker(args: argparse.Namespace, textures: TextureFolder | None, failures: list[str]) -> Make:
     """What puts a defect of a kind on a picture. Seen defects that cannot be read end up in `failures`."""
+    from flawscope.datasets.seen import list_seen
     from flawscope.errors import InputError
     from flawscope.synthesis import (
         ANOMALIES,
         Anomaly,
         extend_defect,
-        list_seen,
         read_seen,
         simulate_anomaly,
         simulate_defect,

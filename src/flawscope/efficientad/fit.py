@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, replace
@@ -24,15 +23,13 @@ from flawscope.errors import InputError
 from flawscope.features.extract import Load, embed_pictures
 from flawscope.features.pictures import GoodPictures
 from flawscope.fitted import Fitted, Task
+from flawscope.hold_out import ENOUGH, hold_out, needed_for
 from flawscope.packed import found_checkpoint
 from flawscope.progress import duration
 from flawscope.workers import workers
 
-HELD_OUT = 10  # pictures at least, where a quarter of all are as many
-ENOUGH = 120  # pictures from which on the threshold gets as many as its rate needs, and quantiles others
 FOR_QUANTILES = 5  # pictures at least, if they are not the threshold's
 LATER = ("held_out", "memory", "precision", "quantiles", "sigma")  # settings that training does not depend on
-SPLIT = 20  # what a random number is for; the trainer has its own
 
 
 def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[int], task: Task) -> Fitted:
@@ -49,7 +46,7 @@ def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[i
     room = int(config.memory * 2**30)
     images = GoodPictures(load, count, room // 2)
     used = task.settle(images.read(step))
-    held = hold_out(used, [groups[i] for i in used], config, task.rate, set(task.reserved))
+    held = held_pictures(used, [groups[i] for i in used], config, task.rate, task.reserved)
     learnt = [i for i in used if i not in {*held.quantiles, *held.threshold}]
     other = other_pictures(config.natural)
     say(_plan(model, learnt, held, other.name if other else "none"))
@@ -74,7 +71,7 @@ def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[i
         left = None if minutes is None else begun + 60 * minutes - time.monotonic() - after
         trainer.fix_steps(left)
     identity["steps"] = trainer.steps
-    say(_budget(trainer))
+    say(trainer.budget())
     checkpoint = task.budget.checkpoint
     trainer.run(checkpoint, task.budget.every, identity)
     model.config = replace(model.config, steps=trainer.steps)
@@ -120,8 +117,8 @@ def _refuse(task: Task) -> None:
 class Held:
     """Pictures held out: for the quantiles and for the threshold. The same ones where they are few."""
 
-    def __init__(self, for_quantiles: list[int], for_threshold: list[int]):
-        self.quantiles, self.threshold = for_quantiles, for_threshold
+    def __init__(self, for_quantiles: Iterable[int], for_threshold: Iterable[int]):
+        self.quantiles, self.threshold = sorted(for_quantiles), sorted(for_threshold)
 
     def __len__(self) -> int:
         return len({*self.quantiles, *self.threshold})
@@ -131,63 +128,36 @@ class Held:
         return self.quantiles == self.threshold
 
 
-def hold_out(
+def held_pictures(
     used: Sequence[int],
     groups: Sequence[int],
     config: Config,
     rate: float,
     reserved: Collection[int] = (),
 ) -> Held:
-    """Which pictures are not learnt from: those that the data set keeps apart (4.6); where it keeps none, a
-    share, 10 at least where a quarter of all are as many, and from 120 pictures on as many as the false-alarm
-    rate needs and 5 more. Whole groups, drawn by the seed.
-
-    Args:
-        used: numbers of the pictures.
-        groups: of each of them.
-        reserved: numbers of those that are kept apart.
-    """
-    needed = math.ceil(1 / rate - 1e-9) - 1
-    own = sorted(set(reserved) & set(used))
-    if own and len(own) < len(used):
-        drawn = np.random.default_rng([config.seed, SPLIT]).permutation(own).tolist()
-        first = max(FOR_QUANTILES, len(own) // 5)
-        if len(own) - first < needed:
-            return Held(own, own)
-        return Held(sorted(drawn[:first]), sorted(drawn[first:]))
-    total = len(used)
-    if total < 2:
-        raise InputError(
-            f"{total} usable pictures are too few for efficientad: it learns from some and holds out others"
-        )
-    wanted = max(round(config.held_out * total), min(HELD_OUT, total // 4), 1)
-    apart = total >= ENOUGH
-    if apart:
-        wanted = max(wanted, min(needed + FOR_QUANTILES, total // 5))
-    order = np.random.default_rng([config.seed, SPLIT]).permutation(sorted(set(groups)))
-    members: dict[int, list[int]] = {}
-    for index, group in zip(used, groups, strict=True):
-        members.setdefault(group, []).append(index)
-    taken: list[list[int]] = []
-    for group in order.tolist():
-        held = sum(map(len, taken))
-        if held >= wanted or len(taken) == len(members) - 1:
-            break
-        if held + len(members[group]) <= max(2 * wanted, total // 3):  # no large part for a few pictures
-            taken.append(members[group])
-    if not taken and len(members) > 1:
-        taken = [min(members.values(), key=len)]
-    if not taken:
-        raise InputError(
-            "all pictures show one part (--group), and efficientad holds out whole parts: give others too"
-        )
-    if not apart or len(taken) < 2:
-        same = sorted(i for part in taken for i in part)
-        return Held(same, same)
-    for_quantiles: list[list[int]] = []
-    while len(taken) > 1 and sum(map(len, for_quantiles)) < max(FOR_QUANTILES, wanted // 5):
-        for_quantiles.append(taken.pop())
-    return Held(*(sorted(i for part in parts for i in part) for parts in (for_quantiles, taken)))
+    """What `hold_out` gives: a fifth for the quantiles, five at least, the rest for the threshold; all for
+    both where there are too few."""
+    parts = hold_out(
+        used,
+        groups,
+        share=config.held_out,
+        rate=rate,
+        seed=config.seed,
+        method="efficientad",
+        reserved=reserved,
+        more=FOR_QUANTILES,
+    )
+    count = sum(map(len, parts))
+    few = max(FOR_QUANTILES, count // 5)
+    apart = parts[0][0] in reserved
+    enough = count - few >= needed_for(rate) if apart else len(used) >= ENOUGH
+    if not enough or len(parts) < 2:
+        everything = [i for part in parts for i in part]
+        return Held(everything, everything)
+    quantiles: list[int] = []
+    while len(parts) > 1 and len(quantiles) < few:
+        quantiles += parts.pop()
+    return Held(quantiles, (i for part in parts for i in part))
 
 
 # --------------------------------------------------------------------------------- quantiles and calibration
@@ -247,14 +217,6 @@ def _plan(model: Model, learnt: Sequence[int], held: Held, penalty: str) -> str:
         else (f"{len(held.quantiles)} for the quantiles, {len(held.threshold)} for the threshold")
     )
     return f"{len(learnt)} pictures to learn from, {len(held)} held out ({shared}); penalty: {penalty}"
-
-
-def _budget(trainer: Trainer) -> str:
-    where = {"cpu": "this processor", "cuda": "the graphics card"}.get(trainer.device.type, "this device")
-    return (
-        f"{trainer.steps} steps of {trainer.config.batch} on {where}, {trainer.precision}; --steps and "
-        "--minutes change that"
-    )
 
 
 def _plain(value: Any) -> Any:

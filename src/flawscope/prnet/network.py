@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.errors import InputError
+from flawscope.prnet.config import STRIDES
 
-STRIDES = (4, 8, 16, 32)  # of the backbone's stages; the last has no prototypes
 PARTS = (2, 4, 8)  # patches along each side of a map. With 1 there is one token, and nothing to attend to
 LAYERS = 3
 SHARE = 4  # a patch size gets a quarter of the channels

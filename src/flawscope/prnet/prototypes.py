@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.errors import InputError
+from flawscope.moments import Moments
 from flawscope.workers import workers
 
 SHARE = 0.1  # prototypes per good picture
@@ -54,6 +55,14 @@ class Clusters:
     @property
     def iterations(self) -> int:
         return len(self.history)
+
+    def facts(self) -> dict[str, float]:
+        """For the manifest."""
+        return {
+            "count": len(self.prototypes),
+            "objective": self.objective,
+            "iterations": self.iterations,
+        }
 
 
 def prototypes_for(pictures: int) -> int:
@@ -244,39 +253,12 @@ def _held(shape: tuple[int, int, int]) -> int:
     return max(1, HELD // (4 * math.prod(shape)) // BLOCK) * BLOCK
 
 
-class Spread:
-    """Mean and standard deviation of each channel, over pictures that come in blocks, in one pass.
-
-    Each block is summed relative to its own mean and then merged (Chan, Golub and LeVeque 1979), so that a
-    large mean takes no digits from a small deviation.
-    """
-
-    def __init__(self) -> None:
-        self.count, self._mean, self._squares = 0, torch.zeros(()), torch.zeros(())
-
-    def add(self, maps: Tensor) -> None:
-        """Take `[b, C, H, W]` in, fp32 or fp16."""
-        values = maps.detach().double().transpose(0, 1).flatten(1).cpu()
-        count, mean = values.shape[1], values.mean(1)
-        squares = (values - mean[:, None]).square().sum(1)
-        if self.count:
-            total, apart = self.count + count, mean - self._mean
-            squares = self._squares + squares + apart.square() * (self.count * count / total)
-            mean = self._mean + apart * (count / total)
-        self.count, self._mean, self._squares = self.count + count, mean, squares
-
-    @property
-    def mean(self) -> Tensor:
-        """`[C]` float32."""
-        return self._mean.float()
-
-    @property
-    def std(self) -> Tensor:
-        """`[C]` float32, above 0: a channel that hardly moves on good pictures counts as if it moved a
-        thousandth of what the others do, and not as if its noise were a defect."""
-        std = (self._squares / max(self.count, 1)).sqrt()
-        floor = float(std.mean()) * 1e-3
-        return std.clamp(min=floor if floor > 0 else 1.0).float()
+def spread_of(moments: Moments) -> Tensor:
+    """The channels' standard deviations `[C]` float32, above 0: a channel that hardly moves on good pictures
+    counts as if it moved a thousandth of what the others do, and not as if its noise were a defect."""
+    std = moments.std()
+    floor = float(std.mean()) * 1e-3
+    return std.clamp(min=floor if floor > 0 else 1.0).float()
 
 
 def offsets(features: Tensor, prototypes: Tensor) -> Tensor:
@@ -348,9 +330,10 @@ class Standard(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
 
-    def set_spread(self, spread: Spread) -> None:
-        self.mean.copy_(spread.mean)
-        self.std.copy_(spread.std)
+    def set_spread(self, moments: Moments) -> None:
+        """`moments`: of the features on good pictures, `[positions, C]`."""
+        self.mean.copy_(moments.mean)
+        self.std.copy_(spread_of(moments))
 
     def forward(self, features: Tensor) -> Tensor:
         return (features - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)

@@ -24,7 +24,7 @@ from flawscope.synthesis.effects import (
     scratch,
     shuffle_patches,
 )
-from flawscope.synthesis.folders import TextureFolder, list_seen, read_seen
+from flawscope.synthesis.folders import TextureFolder, read_seen
 from flawscope.synthesis.foreground import foreground_mask
 from flawscope.synthesis.masks import (
     SCALE_AREAS,
@@ -58,7 +58,6 @@ __all__ = [
     "foreground_mask",
     "fractal_noise",
     "generated_texture",
-    "list_seen",
     "local_blur",
     "local_light",
     "local_shift",

@@ -1,17 +1,14 @@
-"""What is simulated from: a folder of textures, and a folder of seen defects with their masks."""
+"""What is simulated from: a folder of textures, and seen defects with their masks."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from flawscope.datasets.dataset import Item
-from flawscope.datasets.files import child, list_pictures, pictures_in
-from flawscope.datasets.layouts import find_categories, open_dataset
-from flawscope.datasets.masks import MASK_FOLDERS, Masks, stem
+from flawscope.datasets.files import list_pictures
 from flawscope.errors import InputError
 from flawscope.imaging import decode, read_mask
 from flawscope.synthesis.appearance import to_eight_bits
@@ -58,46 +55,6 @@ def _reduced(picture: Picture, side: int) -> Picture:
     reduced: Picture = np.asarray(image)
     reduced.flags.writeable = False
     return reduced
-
-
-def list_seen(folder: str | os.PathLike[str], category: str | None = None) -> list[Item]:
-    """Defective pictures with masks: the test pictures of a data set, or any folder of pictures with the
-    masks in a folder `masks` or `ground_truth` in it, beside it or above it.
-
-    Masks are found by name: `STEM_mask.png`, `STEM.png` or a folder `STEM`. Raises `InputError` where there
-    is none.
-    """
-    root = Path(folder)
-    items: list[Item] = []
-    reason = f"{folder}: no defective picture with a mask; put masks of the same names into {root / 'masks'}"
-    if find_categories(root):
-        try:
-            items = [item for item in open_dataset(root, category).test if item.anomalous and item.masks]
-        except InputError as error:  # the folder "test" of a data set looks like half a data set
-            reason = str(error)
-    items = items or _with_masks(root)
-    if not items:
-        raise InputError(reason)
-    return items
-
-
-def _with_masks(root: Path) -> list[Item]:
-    full = root.resolve()
-    inside = child(root, *MASK_FOLDERS)
-    folders = [inside, child(full.parent, *MASK_FOLDERS), child(full.parent.parent, *MASK_FOLDERS)]
-    known = [Masks(one) for one in folders if one is not None]
-    items = []
-    for path in pictures_in(root):
-        if inside is not None and path.is_relative_to(inside):
-            continue
-        name = stem(path, root)
-        parts = name.split("/")
-        # root/KIND/1, root/images/1, and KIND/1 where root is the folder KIND
-        spellings = [name, f"{full.name}/{name}", *(["/".join(parts[1:])] if len(parts) > 1 else [])]
-        found = next((m for m in (masks.of(spellings) for masks in known) if m), ())
-        if found:
-            items.append(Item(path, path.resolve().parent.name, True, found))
-    return items
 
 
 def read_seen(item: Item, white: float | None = None) -> tuple[Picture, Mask]:

@@ -1,0 +1,79 @@
+"""Find PRN's prototypes of the good pictures, as a step of its own; fit with `--prototypes FILE`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from flawscope.cli import common
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_data(parser)
+    parser.add_argument("--out", required=True, metavar="FILE", help="file to write, .safetensors")
+    parser.add_argument("--preset", default=None, help="named settings: default, paper")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over the file"
+    )
+    parser.add_argument("--size", metavar="N|HxW", help="picture size (default: 256)")
+    parser.add_argument("--backbone", metavar="NAME", help="any timm model; see `flawscope backbones`")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="the backbone's weights: safetensors or a checkpoint"
+    )
+    parser.add_argument(
+        "--group",
+        metavar="PATTERN",
+        help="regular expression; file names that match the same text show one part",
+    )
+    common.add_rate(parser, "5%%")
+    parser.add_argument("--seed", type=int, help="of everything random (default: 0)")
+    common.add_device(parser)
+    common.add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from flawscope import artefact, config, registry
+    from flawscope.calibration import DEFAULT_RATE
+    from flawscope.datasets import open_dataset
+
+    out = artefact.check_writable(args.out, ".safetensors")
+    options = _options(args)
+    preset = options.pop("preset", "default")
+    # a wrong setting is told before torch is loaded
+    values = {**registry.presets("prnet").get(preset, {}), **options}
+    seed = config.build(registry.config_class("prnet"), values).seed
+    dataset = open_dataset(args.data, args.category, seed=seed)
+
+    from flawscope import fitting  # torch
+    from flawscope.runtime.torch import use_threads
+
+    use_threads(args.threads)
+    failures = fitting.prototypes(
+        dataset,
+        out,
+        preset=preset,
+        false_alarm_rate=args.false_alarm_rate or DEFAULT_RATE,
+        group=args.group,
+        device=args.device,
+        say=(lambda line: None) if args.quiet else common.say,
+        step=common.step_for(args),
+        **options,
+    )
+    if not args.quiet:
+        common.say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
+    return common.report_failures(failures)
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings from the file, then the flags, then --set; what only training needs does not matter."""
+    from flawscope import config
+
+    values: dict[str, Any] = config.read_config(args.config, args.category) if args.config else {}
+    for key in ("preset", "size", "backbone", "weights", "seed"):
+        if getattr(args, key) is not None:
+            values[key] = getattr(args, key)
+    values = {**values, **config.parse_assignments(args.set)}
+    for key in ("method", "seen"):
+        values.pop(key, None)
+    return values

@@ -1,0 +1,130 @@
+"""Defects that were seen: which pictures a method may learn from beside the good ones."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from flawscope.datasets.dataset import Dataset, Item
+from flawscope.datasets.files import child, natural_key, pictures_in
+from flawscope.datasets.layouts import find_categories, open_dataset
+from flawscope.datasets.masks import MASK_FOLDERS, Masks, stem
+from flawscope.errors import InputError
+
+DRAW = 40  # what a random number is for
+
+
+def choose_seen(
+    seen: int | str | os.PathLike[str], dataset: Dataset | None = None, seed: int = 0
+) -> list[Item]:
+    """The defective pictures, with masks, that `--seen` means.
+
+    Args:
+        seen: a number, drawn from the data set's test pictures; a folder, as `list_seen` reads it; or a text
+            file with one picture a line, in the data set's test pictures or with masks as in such a folder.
+        dataset: what is drawn from, and where a list's pictures may lie.
+        seed: of the draw.
+
+    Raises:
+        InputError: too few to draw from, or a picture without a mask.
+    """
+    text = str(seen).strip()
+    if text.isdecimal():
+        return draw_seen(dataset, int(text), seed)
+    path = Path(seen)  # type: ignore[arg-type]
+    if path.is_file():
+        return _listed(path, dataset)
+    if not path.is_dir():
+        raise InputError(f"setting seen: {text} is neither a number, a folder nor a list of pictures")
+    return list_seen(path, dataset.category if dataset else None)
+
+
+def draw_seen(dataset: Dataset | None, count: int, seed: int) -> list[Item]:
+    """`count` defective test pictures with masks, as evenly over the kinds as they allow."""
+    items = [item for item in dataset.test if item.anomalous and item.masks] if dataset else []
+    if count > len(items):
+        where = dataset.root if dataset else "a list of pictures"
+        raise InputError(
+            f"{count} seen defects cannot be drawn: {where} has {len(items)} test pictures with a mask; give "
+            "a smaller number, or a folder"
+        )
+    rng = np.random.default_rng([seed, DRAW])
+    kinds = sorted({item.kind for item in items}, key=natural_key)
+    waiting = {}
+    for kind in kinds:
+        own = sorted((item for item in items if item.kind == kind), key=lambda item: natural_key(item.path))
+        waiting[kind] = [own[int(k)] for k in rng.permutation(len(own))]
+    order = [kinds[int(k)] for k in rng.permutation(len(kinds))]  # which kinds get one more
+    drawn: list[Item] = []
+    while len(drawn) < count:
+        drawn += [waiting[kind].pop() for kind in order if waiting[kind]]
+    return sorted(drawn[:count], key=lambda item: natural_key(item.path))
+
+
+def _listed(path: Path, dataset: Dataset | None) -> list[Item]:
+    """Pictures of a text file: paths from where one is, from the file's folder, or in the data set."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the list {path}: {error}; give a text file of paths") from None
+    known = {item.path.resolve(): item for item in dataset.test} if dataset else {}
+    roots = [Path(), path.parent, *([dataset.root] if dataset else [])]
+    items: dict[Path, Item] = {}
+    for line in (line.strip() for line in lines):
+        if not line or line.startswith("#"):
+            continue
+        found = next((p for p in (root / line for root in roots) if p.is_file()), None)
+        if found is None:
+            raise InputError(f"{path} names {line}, which is not there: mend the line")
+        full = found.resolve()
+        item = known.get(full) or next(
+            (i for i in _with_masks(found.parent) if i.path.resolve() == full), None
+        )
+        if item is None or not item.anomalous or not item.masks:
+            raise InputError(f"{path} names {line}, which has no mask: put one beside it, or drop the line")
+        items[full] = item
+    if not items:
+        raise InputError(f"{path} names no picture: write one path a line")
+    return list(items.values())
+
+
+def list_seen(folder: str | os.PathLike[str], category: str | None = None) -> list[Item]:
+    """Defective pictures with masks: the test pictures of a data set, or any folder of pictures with the
+    masks in a folder `masks` or `ground_truth` in it, beside it or above it.
+
+    Masks are found by name: `STEM_mask.png`, `STEM.png` or a folder `STEM`. Raises `InputError` where there
+    is none.
+    """
+    root = Path(folder)
+    items: list[Item] = []
+    reason = f"{folder}: no defective picture with a mask; put masks of the same names into {root / 'masks'}"
+    if find_categories(root):
+        try:
+            items = [item for item in open_dataset(root, category).test if item.anomalous and item.masks]
+        except InputError as error:  # the folder "test" of a data set looks like half a data set
+            reason = str(error)
+    items = items or _with_masks(root)
+    if not items:
+        raise InputError(reason)
+    return items
+
+
+def _with_masks(root: Path) -> list[Item]:
+    full = root.resolve()
+    inside = child(root, *MASK_FOLDERS)
+    folders = [inside, child(full.parent, *MASK_FOLDERS), child(full.parent.parent, *MASK_FOLDERS)]
+    known = [Masks(one) for one in folders if one is not None]
+    items = []
+    for path in pictures_in(root):
+        if inside is not None and path.is_relative_to(inside):
+            continue
+        name = stem(path, root)
+        parts = name.split("/")
+        # root/KIND/1, root/images/1, and KIND/1 where root is the folder KIND
+        spellings = [name, f"{full.name}/{name}", *(["/".join(parts[1:])] if len(parts) > 1 else [])]
+        found = next((m for m in (masks.of(spellings) for masks in known) if m), ())
+        if found:
+            items.append(Item(path, path.resolve().parent.name, True, found))
+    return items

@@ -1,0 +1,73 @@
+"""Which good pictures a method that learns in steps does not learn from, so that it can be calibrated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from flawscope.errors import InputError
+
+LEAST = 10  # pictures, where a quarter of all are as many
+ENOUGH = 120  # pictures from which on the threshold gets as many as its rate needs
+SPLIT = 20  # what a random number is for
+
+
+def needed_for(rate: float) -> int:
+    """Calibration scores that a false-alarm rate needs (design.md: 1 / (n + 1) is the smallest one)."""
+    return math.ceil(1 / rate - 1e-9) - 1
+
+
+def hold_out(
+    used: Sequence[int],
+    groups: Sequence[int],
+    *,
+    share: float,
+    rate: float,
+    seed: int,
+    method: str,
+    reserved: Collection[int] = (),
+    more: int = 0,
+) -> list[list[int]]:
+    """Pictures to hold out, by group, in the order drawn: those that the data set keeps apart; where it keeps
+    none, a share, 10 at least where a quarter of all are as many, and from 120 pictures on as many as the
+    false-alarm rate needs and `more`. Whole groups, drawn by the seed.
+
+    Args:
+        used: numbers of the pictures.
+        groups: of each of them.
+        reserved: numbers of those that are kept apart.
+
+    Raises:
+        InputError: fewer than two pictures, or all of one group.
+    """
+    own = sorted(set(reserved) & set(used))
+    if own and len(own) < len(used):
+        return [[i] for i in np.random.default_rng([seed, SPLIT]).permutation(own).tolist()]
+    total = len(used)
+    if total < 2:
+        raise InputError(
+            f"{total} usable pictures are too few for {method}: it learns from some and holds out others"
+        )
+    wanted = max(round(share * total), min(LEAST, total // 4), 1)
+    if total >= ENOUGH:
+        wanted = max(wanted, min(needed_for(rate) + more, total // 5))
+    order = np.random.default_rng([seed, SPLIT]).permutation(sorted(set(groups)))
+    members: dict[int, list[int]] = {}
+    for index, group in zip(used, groups, strict=True):
+        members.setdefault(group, []).append(index)
+    taken: list[list[int]] = []
+    for group in order.tolist():
+        held = sum(map(len, taken))
+        if held >= wanted or len(taken) == len(members) - 1:
+            break
+        if held + len(members[group]) <= max(2 * wanted, total // 3):  # no large part for a few pictures
+            taken.append(members[group])
+    if not taken and len(members) > 1:
+        taken = [min(members.values(), key=len)]
+    if not taken:
+        raise InputError(
+            f"all pictures show one part (--group), and {method} holds out whole parts: give others too"
+        )
+    return taken
