@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# all tests in several processes; the few that ARGS names are done before those have started
+PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format bench clean
@@ -23,7 +25,7 @@ demo: $(READY) ## draw a data set, fit, evaluate, write pictures (demo/)
 	$(BIN)/flawscope demo --out demo
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(PARALLEL))
 
 lint: $(READY) ## style, types, spelling
 	$(BIN)/ruff check src tests bench docs examples
@@ -48,6 +50,7 @@ bench: $(READY) ## measure everything (bench/results/), about seven hours; goes 
 	$(BIN)/python bench/sizes.py
 	$(BIN)/python bench/metrics.py
 	$(BIN)/python bench/efficientad.py
+	$(BIN)/python bench/prnet.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from flawscope.datasets.synthetic import draw_dataset
 
@@ -20,52 +22,91 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SIZE = 64  # pixels a side that the small model sees
 Trace = Callable[[Any], Any]
+Shared = Callable[[str, Callable[[Path], Any]], Path]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, the slow ones come first: none of them is left for the end,
+    when the other processes have nothing to do."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """`shared(name, fill)` is a folder that `fill(folder)` has filled, once for all processes of a run. Read
+    only."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # the run's; each of its processes has one of its own within
+    base /= "shared"
+    base.mkdir(exist_ok=True)
+
+    def once(name: str, fill: Callable[[Path], Any]) -> Path:
+        folder = base / name
+        with FileLock(base / f"{name}.lock"):
+            if not folder.exists():
+                made = Path(tempfile.mkdtemp(dir=base))
+                fill(made)
+                made.rename(folder)  # whole, or not there
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def drawn(shared: Shared) -> Path:
     """Root of a drawn data set with the category "plate". Read only: copy what a test changes."""
-    root = tmp_path_factory.mktemp("drawn")
-    draw_dataset(root, category="plate", train=12, good=4, bad_per_kind=1, size=96, seed=1)
-    return root
+    return shared(
+        "drawn",
+        lambda root: draw_dataset(root, category="plate", train=12, good=4, bad_per_kind=1, size=96, seed=1),
+    )
 
 
 @pytest.fixture(scope="session")
-def model_path(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_path(drawn: Path, shared: Shared) -> Path:
     """A small PatchCore model fitted on `drawn`. Read only."""
     pytest.importorskip("torch")
     from flawscope.fitting import fit
 
-    path = tmp_path_factory.mktemp("model") / "plate.safetensors"
-    fit(drawn, size=SIZE, device="cpu", seed=0).save(path)
-    return path
+    def fill(folder: Path) -> None:
+        fit(drawn, size=SIZE, device="cpu", seed=0).save(folder / "plate.safetensors")
+
+    return shared("model", fill) / "plate.safetensors"
 
 
 @pytest.fixture(scope="session")
-def trace_once() -> Trace:
+def trace_once(shared: Shared) -> Trace:
     """`graph.trace`, which takes seconds, once for each set of weights."""
     for name in ("torch", "onnx", "onnxscript"):
         pytest.importorskip(name)
+    import onnx
+
     from flawscope import graph
 
-    trace, known = graph.trace, {}
+    trace, steps = graph.trace, ("embed.onnx", "score.onnx")
+
+    @functools.cache
+    def read(folder: Path) -> tuple[Any, ...]:
+        return tuple(onnx.load(folder / name) for name in steps)
 
     def once(model: Any) -> Any:
         tensors = model.state_dict()
         digest = hashlib.sha256(repr(model.config).encode())
         for name in sorted(tensors):
             digest.update(tensors[name].numpy().tobytes())
-        if digest.digest() not in known:
-            known[digest.digest()] = trace(model)
-        return known[digest.digest()]
+
+        def fill(folder: Path) -> None:
+            for name, step in zip(steps, trace(model), strict=True):
+                (folder / name).write_bytes(step.SerializeToString())
+
+        return read(shared(f"trace-{digest.hexdigest():.16}", fill))
 
     return once
 
 
 @pytest.fixture(scope="session")
-def exported(
-    model_path: Path, drawn: Path, trace_once: Trace, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, str], Path]:
+def exported(model_path: Path, drawn: Path, trace_once: Trace, shared: Shared) -> Callable[[str, str], Path]:
     """The same model by kind of file and precision, made when it is first asked for. Read only.
 
     Of reduced precision it is calibrated on all its training pictures and on the good test pictures.
@@ -79,13 +120,14 @@ def exported(
         from flawscope.datasets import list_pictures
         from flawscope.export import export
 
-        path = tmp_path_factory.mktemp(precision) / f"plate{suffix}"
-        folders = [drawn / "plate/train/good", drawn / "plate/test/good"]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(graph, "trace", trace_once)
+        def fill(folder: Path) -> None:
             pictures = [] if precision == "fp32" else list_pictures(folders)
-            export(model_path, path, precision=precision, pictures=pictures)
-        return path
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(graph, "trace", trace_once)
+                export(model_path, folder / f"plate{suffix}", precision=precision, pictures=pictures)
+
+        folders = [drawn / "plate/train/good", drawn / "plate/test/good"]
+        return shared(f"{suffix[1:]}-{precision}", fill) / f"plate{suffix}"
 
     return made
 
@@ -103,7 +145,7 @@ def openvino_path(exported: Callable[[str, str], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def teacher_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def teacher_path(shared: Shared) -> Path:
     """A teacher for EfficientAD with drawn weights, which says 8 different things in its 384 outputs. Read
     only."""
     torch = pytest.importorskip("torch")
@@ -117,9 +159,9 @@ def teacher_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state["conv4.weight"] = torch.einsum("oc,cikl->oikl", wide, state["conv4.weight"])
     state["conv4.bias"] = wide @ state["conv4.bias"]
     backbone = {"name": "none", "origin": "drawn", "licence": "none"}
-    path = tmp_path_factory.mktemp("teacher") / "drawn.safetensors"
-    write_teacher(path, state, {"size": "s", "channels": 384, "rank": 8, "backbone": backbone})
-    return path
+    facts = {"size": "s", "channels": 384, "rank": 8, "backbone": backbone}
+    folder = shared("teacher", lambda folder: write_teacher(folder / "drawn.safetensors", state, facts))
+    return folder / "drawn.safetensors"
 
 
 @pytest.fixture(scope="session")
@@ -129,12 +171,12 @@ def quick_settings(teacher_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def efficientad_path(
-    drawn: Path, quick_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def efficientad_path(drawn: Path, quick_settings: dict[str, Any], shared: Shared) -> Path:
     """An EfficientAD model fitted on `drawn`, hardly trained. Read only."""
     from flawscope.fitting import fit
 
-    path = tmp_path_factory.mktemp("efficientad") / "plate.safetensors"
-    fit(drawn, method="efficientad", device="cpu", samples=2, **quick_settings).save(path)
-    return path
+    def fill(folder: Path) -> None:
+        model = fit(drawn, method="efficientad", device="cpu", samples=2, **quick_settings)
+        model.save(folder / "plate.safetensors")
+
+    return shared("efficientad", fill) / "plate.safetensors"

@@ -29,9 +29,10 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "constraints.txt"):
         shutil.copy(ROOT / name, checkout)
     environment = folder / "environment"
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=120)
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    install = [python, "-m", "pip", "install", "--quiet", "--no-input", "--retries", "1"]
+    install = [sys.executable, "-m", "pip", "--python", python, "install"]
+    install += ["--quiet", "--no-input", "--retries", "1"]
     install += ["--disable-pip-version-check", "-c", "constraints.txt", "."]
     done = subprocess.run(install, cwd=checkout, capture_output=True, text=True, timeout=600)
     lost = [line for line in done.stderr.splitlines() if "connection" in line.lower() or "timed out" in line]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from pathlib import Path
 
 import numpy as np
@@ -110,13 +109,6 @@ def test_it_opens_as_an_mvtec_data_set(category: str, tmp_path: Path) -> None:
         assert mask.shape == (40, 40)
         assert set(np.unique(mask)) == {0, 255}
         assert (folder / "test" / path.parent.name / path.name.replace("_mask", "")).is_file()
-
-
-@pytest.mark.slow
-def test_a_data_set_is_drawn_in_seconds(tmp_path: Path) -> None:
-    start = time.process_time()
-    draw_dataset(tmp_path)
-    assert time.process_time() - start < 30
 
 
 def test_wrong_calls_are_refused_in_one_line(tmp_path: Path) -> None:

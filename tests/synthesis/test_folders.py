@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from flawscope.datasets import list_pictures
-from flawscope.errors import InputError
 from flawscope.datasets.seen import list_seen
+from flawscope.errors import InputError
 from flawscope.synthesis import TextureFolder, generated_texture, read_seen
 
 

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seen",
         metavar="N|FOLDER|FILE",
-        help="prnet: defects to learn from: so many test pictures, drawn evenly over their kinds, or a folder "
+        help="prnet: defects to learn from: so many test pictures, drawn evenly over kinds, or a folder "
         "of pictures with masks, or a text file of paths; evaluation leaves them out",
     )
     parser.add_argument(

@@ -1,0 +1,323 @@
+"""Which cells a benchmark has, each named by everything that decides its result."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from flawscope import config as settings
+from flawscope import registry
+from flawscope.datasets import Dataset, find_categories, open_dataset
+from flawscope.datasets.files import walk
+from flawscope.errors import InputError
+
+# MVTec AD's categories in the usual order
+TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
+OBJECTS = (
+    *("bottle", "cable", "capsule", "hazelnut", "metal_nut"),
+    *("pill", "screw", "toothbrush", "transistor", "zipper"),
+)
+MVTEC = TEXTURES + OBJECTS
+GROUPS = {"textures": TEXTURES, "objects": OBJECTS}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A category, a method and a seed, and how they are worked off.
+
+    options: the method's settings, all of them.
+    seen: defects that it learns from too, as `fitting.fit` takes them; they are not tested on.
+    identity: what decides the result; files that settings name count by content, not by place.
+    """
+
+    category: str
+    method: str
+    seed: int
+    options: dict[str, Any]
+    seen: int | str
+    minutes: float | None
+    device: str
+    identity: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        return f"{self.category} {self.method} seed {self.seed}"
+
+    @property
+    def name(self) -> str:
+        """What its files are called: other settings, other name."""
+        return f"{self.category}-{self.method}-seed{self.seed}-{_digest(self.identity)[:12]}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What was asked for.
+
+    rows: categories in the order of the tables.
+    missing: those of them that the data do not have.
+    unusable: those that cannot be worked with, each with the reason.
+    cells: in the order they are worked off: the first seed of everything comes first.
+    """
+
+    rows: tuple[str, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    cells: tuple[Cell, ...]
+    missing: tuple[str, ...] = ()
+    unusable: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan(
+    root: str | os.PathLike[str],
+    *,
+    categories: str = "all",
+    methods: str = "patchcore",
+    seeds: str = "0",
+    configs: Sequence[str] = (),
+    sets: Sequence[str] = (),
+    steps: int | None = None,
+    minutes: float | None = None,
+    seen: str | None = None,
+    device: str = "auto",
+) -> Grid:
+    """The grid of a call, with every setting checked. Loads no torch.
+
+    Args:
+        root: folder of categories in any layout that `open_dataset` reads, or one category.
+        categories: `all`, or names with commas, among which `textures` and `objects` mean MVTec AD's.
+        methods, seeds: with commas.
+        configs: `METHOD=FILE`, YAML files of settings.
+        sets: `METHOD.key=value`; win over the files.
+        steps, minutes: for the methods that learn in steps.
+        seen: defects to learn from, for the methods that do: how many of the test pictures, or a path.
+
+    Raises:
+        InputError: an unknown method or setting, no category that could be worked with.
+    """
+    chosen = _methods(methods)
+    numbers = _seeds(seeds)
+    files = dict(_pair(text, "--config", "METHOD=FILE", chosen, "=") for text in configs)
+    own: dict[str, list[str]] = {}
+    for text in sets:
+        method, rest = _pair(text, "--set", "METHOD.key=value", chosen, ".")
+        own.setdefault(method, []).append(rest)
+    rows, missing = _rows(root, categories)
+    given = {"steps": steps, "minutes": minutes, "seen": seen}
+    values = {
+        (method, category): _config(method, category, files.get(method), own.get(method, ()), given)
+        for method in chosen
+        for category in rows
+        if category not in missing
+    }
+    if (steps or minutes) and not any(map(_learns_in_steps, chosen)):
+        raise InputError(f"--steps and --minutes: {' and '.join(chosen)} learn in no steps; leave them out")
+    if seen and not any(map(_learns_from_defects, chosen)):
+        raise InputError(f"--seen: {' and '.join(chosen)} learn from good pictures only; leave it out")
+    usable, unusable = _open(root, [row for row in rows if row not in missing], numbers[0])
+    files_in = {category: _files(dataset) for category, dataset in usable.items()}
+    known: dict[str, str] = {}
+    cells = []
+    for seed in numbers:
+        for method in chosen:
+            for category in usable:
+                value, defects = values[method, category]
+                value = replace(value, seed=seed)
+                length = minutes if _learns_in_steps(method) else None
+                identity = {
+                    "category": category,
+                    "method": method,
+                    "settings": _by_content(value, known),
+                    "seen": _content(defects, known),
+                    "minutes": length,
+                    "device": device,
+                    "data": files_in[category],
+                }
+                cells.append(
+                    Cell(
+                        category,
+                        method,
+                        seed,
+                        _plain(asdict(value)),
+                        defects,
+                        length,
+                        device,
+                        _plain(identity),
+                    )
+                )
+    return Grid(rows, chosen, numbers, tuple(cells), missing, unusable)
+
+
+# ----------------------------------------------------------------------------------------- what was asked for
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    names = _listed(text, "--methods", "name one or more, such as patchcore,efficientad")
+    for name in names:
+        registry.config_class(name)  # an unknown one is told now
+    return names
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    words = _listed(text, "--seeds", "write numbers with commas, such as 0,1,2")
+    if not all(word.isdecimal() for word in words):
+        raise InputError(f"--seeds {text}: not whole numbers of at least 0; write for example 0,1,2")
+    return tuple(dict.fromkeys(map(int, words)))
+
+
+def _listed(text: str, option: str, remedy: str) -> tuple[str, ...]:
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not words:
+        raise InputError(f"{option} is empty: {remedy}")
+    return words
+
+
+def _pair(text: str, option: str, form: str, methods: Sequence[str], sign: str) -> tuple[str, str]:
+    """`METHOD` and what follows the sign."""
+    method, found, rest = text.partition(sign)
+    if not found or not rest:
+        raise InputError(f"{option} {text}: write it as {form}")
+    if method not in methods:
+        raise InputError(f"{option} {text}: {method} is none of --methods {','.join(methods)}; mend one")
+    return method, rest
+
+
+def _rows(root: str | os.PathLike[str], text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Categories in the order of the tables, and which of them are not in `root`."""
+    words = _listed(text, "--categories", "name some, or leave it out for all")
+    found = find_categories(root)
+    if not found:
+        raise InputError(
+            f"{root}: no category to work with: give a folder of categories with train/good and test/KIND, "
+            "or one such category"
+        )
+    asked: set[str] = set()
+    for word in words:
+        if word == "all":
+            # a table with some of MVTec AD's categories shows which are missing
+            asked |= {*found, *(MVTEC if set(MVTEC) & set(found) else ())}
+        else:
+            asked |= {*GROUPS.get(word, (word,))}
+    order = {name: k for k, name in enumerate(dict.fromkeys([*MVTEC, *found]))}
+    rows = tuple(sorted(asked, key=lambda name: order.get(name, len(order))))
+    missing = tuple(row for row in rows if row not in found)
+    if len(missing) == len(rows):
+        near = difflib.get_close_matches(words[0], found, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(found)}"
+        raise InputError(f"{root}: none of --categories {text} is there; {hint}")
+    return rows, missing
+
+
+def _config(
+    method: str,
+    category: str,
+    file: str | None,
+    own: Sequence[str],
+    options: Mapping[str, Any],
+) -> tuple[Any, int | str]:
+    """Settings from the preset, the file, the options and --set, each winning over those before it; and the
+    defects to learn from."""
+    cls = registry.config_class(method)
+    given = settings.read_config(file, category) if file else {}
+    if given.pop("method", method) != method:
+        raise InputError(f"config {file} is not for {method}: mend its `method`, or give the right file")
+    assigned = settings.parse_assignments(own)
+    if "seed" in assigned:
+        raise InputError(f"--set {method}.seed: the seeds are those of --seeds")
+    preset = assigned.pop("preset", given.pop("preset", "default"))
+    presets = registry.presets(method)
+    if preset not in presets:
+        raise InputError(f"{method} has no preset {preset}: choose one of {', '.join(presets)}")
+    values = {**presets[preset], **given}
+    if options["steps"] is not None and _learns_in_steps(method):
+        values["steps"] = options["steps"]
+    if options["seen"] is not None and _learns_from_defects(method):
+        values["seen"] = options["seen"]
+    values |= assigned
+    seen = values.pop("seen", 0)
+    if seen != 0 and not _learns_from_defects(method):
+        raise InputError(f"{method} learns from good pictures only: leave out its setting seen")
+    built = settings.build(cls, values)
+    if options["minutes"] is not None and _learns_in_steps(method):
+        built = replace(built, steps=None)  # as many as fit
+    return built, int(seen) if str(seen).isdecimal() else str(seen)
+
+
+def _learns_in_steps(method: str) -> bool:
+    return "steps" in registry.config_class(method).__dataclass_fields__
+
+
+def _learns_from_defects(method: str) -> bool:
+    return "extended" in registry.config_class(method).__dataclass_fields__  # as `fitting.fit` tells them
+
+
+def _open(
+    root: str | os.PathLike[str], names: Sequence[str], seed: int
+) -> tuple[dict[str, Dataset], dict[str, str]]:
+    """The categories that can be worked with, and why others cannot."""
+    usable, unusable = {}, {}
+    for name in names:
+        try:
+            dataset = open_dataset(root, name, seed=seed)
+            if not dataset.test:
+                raise InputError(f"{dataset.root} has no test pictures: there is nothing to evaluate")
+            usable[name] = dataset
+        except InputError as error:
+            unusable[name] = str(error)
+    if not usable:
+        raise InputError(next(iter(unusable.values())))
+    return usable, unusable
+
+
+# ------------------------------------------------------------------------------------------- what decides it
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _files(dataset: Dataset) -> str:
+    """A digest of names and sizes of a category's pictures and masks, wherever the folder lies."""
+    items = [item for split in dataset.splits.values() for item in split]
+    return _sizes(dataset.root, [path for item in items for path in (item.path, *item.masks)])
+
+
+def _sizes(root: Path, paths: Sequence[Path]) -> str:
+    found = []
+    for path in paths:
+        try:
+            size = path.stat().st_size
+        except OSError:
+            size = -1  # a link that leads nowhere: told when it is read
+        found.append([Path(os.path.relpath(path, root)).as_posix(), size])
+    return _digest(sorted(found))
+
+
+def _by_content(config: Any, known: dict[str, str]) -> dict[str, Any]:
+    """Settings, with a digest beside the name of every file or folder."""
+    return {k: _content(v, known) if k in config.PATHS else v for k, v in asdict(config).items()}
+
+
+def _content(value: Any, known: dict[str, str]) -> Any:
+    """The name and a digest of the file or folder that a setting names, or the setting itself. `known` spares
+    hashing twice."""
+    path = Path(str(value))
+    if not value or not path.exists():
+        return value
+    if str(path) not in known:
+        if path.is_dir():
+            known[str(path)] = _sizes(path, walk(path))
+        else:
+            with open(path, "rb") as file:
+                known[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"{path.name} {known[str(path)][:16]}"

@@ -1,0 +1,92 @@
+"""What others have published for MVTec AD, as data: `published.yaml` says what its fields mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PATH = Path(__file__).with_name("published.yaml")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A share in 0..1, how sure it is, and what must be known about it."""
+
+    value: float
+    mark: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One set of results.
+
+    table: stands as a column beside the measured figures.
+    decimals: digits that it gives, as a share in 0..1.
+    cells: by metric and category. means: by metric, over all 15 categories, as it prints them.
+    notes: what must be known about the figures of a metric.
+    """
+
+    id: str
+    method: str
+    label: str
+    source: str
+    conditions: str
+    note: str
+    decimals: int
+    table: bool
+    cells: dict[str, dict[str, Figure]]
+    means: dict[str, Figure]
+    notes: dict[str, str]
+
+
+def sources(methods: Iterable[str]) -> list[Source]:
+    """Those about these methods, in the order of the methods."""
+    return [source for method in methods for source in _all() if source.method == method]
+
+
+def marks() -> dict[str, str]:
+    """What the marks mean."""
+    return dict(_read()["marks"])
+
+
+def without_figures() -> list[dict[str, str]]:
+    """Projects that report none: `name` and `note`."""
+    return list(_read()["without_figures"])
+
+
+@cache
+def _read() -> dict[str, Any]:
+    import yaml
+
+    data: dict[str, Any] = yaml.safe_load(PATH.read_text(encoding="utf-8"))
+    return data
+
+
+@cache
+def _all() -> tuple[Source, ...]:
+    return tuple(_source(entry) for entry in _read()["sources"])
+
+
+def _source(entry: dict[str, Any]) -> Source:
+    scale = {"percent": 100.0, "fraction": 1.0}[entry["unit"]]
+    cells: dict[str, dict[str, Figure]] = {}
+    means: dict[str, Figure] = {}
+    for metric, given in entry["metrics"].items():
+        single, notes = given.get("marks", {}), given.get("notes", {})
+        cells[metric] = {
+            category: Figure(value / scale, single.get(category, given["mark"]), notes.get(category, ""))
+            for category, value in given.get("cells", {}).items()
+        }
+        if "mean" in given:
+            means[metric] = Figure(given["mean"] / scale, given.get("mean_mark", given["mark"]))
+    return Source(
+        **{k: entry[k] for k in ("id", "method", "label", "source", "conditions", "decimals", "table")},
+        note=entry.get("note", ""),
+        cells=cells,
+        means=means,
+        notes={metric: given["note"] for metric, given in entry["metrics"].items() if "note" in given},
+    )

@@ -1,0 +1,93 @@
+"""The folder of a benchmark: finished cells, work that was begun, and who may write."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from flawscope.artefact import atomic
+from flawscope.benchmark.grid import Cell
+from flawscope.errors import InputError
+
+FORMAT = 1
+PATIENCE = 10.0  # seconds that the processes of a benchmark that was killed may take to end
+
+
+class Store:
+    """Where the files of a benchmark lie, below the folder `root`."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.cells = root / "cells"
+
+    def cell(self, cell: Cell) -> Path:
+        """Its results: there, whole, or not at all."""
+        return self.cells / f"{cell.name}.json"
+
+    def work(self, cell: Cell) -> Path:
+        """What has been begun; removed when the cell is done."""
+        return self.root / "work" / cell.name
+
+    def model(self, cell: Cell) -> Path:
+        return self.root / "models" / f"{cell.name}.safetensors"
+
+    def prepare(self) -> None:
+        """Make the folders, and remove what writers that were killed have left."""
+        self.cells.mkdir(parents=True, exist_ok=True)
+        for path in [
+            *self.root.glob(".*.part"),
+            *self.root.glob("*/.*.part"),
+            *self.root.glob("*/*/.*.part"),
+        ]:
+            with suppress(OSError):
+                path.unlink()
+
+    def read(self, cell: Cell) -> dict[str, Any] | None:
+        """The document of a finished cell; None where it is not done, or was not written by this program."""
+        try:
+            document = json.loads(self.cell(cell).read_text(encoding="utf-8"))
+            if document["format"] == FORMAT and document["identity"] == cell.identity:
+                return dict(document)
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return None
+
+    def forget(self, cell: Cell) -> None:
+        shutil.rmtree(self.work(cell), ignore_errors=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[int | None]:
+        """One benchmark at a time in this folder. Gives the lock's file number, which the processes of the
+        cells hold too: after a kill the folder is free when the last of them has ended."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield None
+            return
+        with open(self.root / ".lock", "wb") as file:
+            give_up = time.monotonic() + PATIENCE
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > give_up:
+                        raise InputError(
+                            f"another benchmark works in {self.root}: wait for it, or choose another --out"
+                        ) from None
+                    time.sleep(0.1)
+                except OSError:  # a file system without locks
+                    break
+            yield file.fileno()
+
+
+def write_json(path: str | os.PathLike[str], document: Any) -> None:
+    """Whole or not at all."""
+    with atomic(path) as file:
+        file.write(f"{json.dumps(document, indent=1, allow_nan=False)}\n".encode())

@@ -1,0 +1,230 @@
+"""From finished cells to the literature's tables: means over seeds, averages over categories, and what must
+be said beside single figures. What is not there stays None; nothing is filled in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from flawscope._version import __version__
+from flawscope.benchmark import published
+from flawscope.benchmark.grid import MVTEC, OBJECTS, TEXTURES, Cell, Grid
+from flawscope.benchmark.published import Figure, Source
+
+# key in an evaluation -> how the literature calls it
+METRICS = {
+    "image_auroc": "image AUROC",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_f1": "pixel F1",
+    "au_pro": "AU-PRO",
+    "pixel_ap": "pixel AP",
+}
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Value:
+    """A figure of a method: over the seeds of a category, or over the categories of a group.
+
+    mean, deviation: None where there is none; the deviation is that of a sample (n - 1), over seeds.
+    count, of: how many seeds, or categories, it covers, and how many there are.
+    """
+
+    mean: float | None
+    deviation: float | None
+    count: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Categories that are averaged."""
+
+    label: str
+    categories: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A grid and what is known of it by now.
+
+    done: documents of finished cells by name. failed: why others failed, by name.
+    """
+
+    grid: Grid
+    done: Mapping[str, dict[str, Any]]
+    failed: Mapping[str, str]
+
+    # ---- figures
+
+    def document(self, cell: Cell) -> dict[str, Any] | None:
+        return self.done.get(cell.name)
+
+    @cached_property
+    def cells(self) -> dict[tuple[str, str], list[Cell]]:
+        """By method and category, a cell a seed."""
+        found: dict[tuple[str, str], list[Cell]] = {}
+        for cell in self.grid.cells:
+            found.setdefault((cell.method, cell.category), []).append(cell)
+        return found
+
+    def seeds(self, metric: str, method: str, category: str) -> dict[int, float]:
+        """The metric of every seed that has one."""
+        found = {}
+        for cell in self.cells.get((method, category), []):
+            document = self.document(cell)
+            value = None if document is None else document["evaluation"]["metrics"].get(metric)
+            if value is not None:
+                found[cell.seed] = float(value)
+        return found
+
+    def value(self, metric: str, method: str, category: str) -> Value:
+        values = list(self.seeds(metric, method, category).values())
+        return Value(_mean(values), _deviation(values), len(values), len(self.grid.seeds))
+
+    def average(self, metric: str, method: str, group: Group) -> Value:
+        """The mean of the categories' means; its deviation over the seeds that cover all of them."""
+        each = {c: self.seeds(metric, method, c) for c in group.categories}
+        each = {category: seeds for category, seeds in each.items() if seeds}
+        common = set.intersection(*map(set, each.values())) if each else set()
+        runs = [statistics.fmean(seeds[s] for seeds in each.values()) for s in sorted(common)]
+        means = [statistics.fmean(seeds.values()) for seeds in each.values()]
+        return Value(_mean(means), _deviation(runs), len(each), len(group.categories))
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """What is averaged: MVTec AD's textures, objects and both, other categories, and where MVTec AD is
+        not complete, what was measured of it, so that published figures can be averaged over the same."""
+        rows = set(self.grid.rows)
+        found = [Group(n, g) for n, g in (("textures", TEXTURES), ("objects", OBJECTS)) if rows & set(g)]
+        if len(found) == 2:
+            found.append(Group("all", MVTEC))
+        others = tuple(row for row in self.grid.rows if row not in MVTEC)
+        if others:
+            found.append(Group("others" if found else "all", others))
+        measured = tuple(c for c in MVTEC if any(self.seeds("image_auroc", m, c) for m in self.grid.methods))
+        if measured and all(set(measured) != set(group.categories) for group in found):
+            found.append(Group("those measured here", measured))
+        return found
+
+    # ---- what others say
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        """Published results that stand beside these: of these methods, if any category is MVTec AD's."""
+        return published.sources(self.grid.methods) if set(self.grid.rows) & set(MVTEC) else []
+
+    def columns(self, metric: str) -> list[Source]:
+        """The sources that have something to say of a metric and stand in its table."""
+        return [s for s in self.sources if s.table and (s.cells.get(metric) or metric in s.means)]
+
+    # ---- on disk
+
+    def to_dict(self) -> dict[str, Any]:
+        """What results.json holds and `--json` prints."""
+        return {
+            "format": 1,
+            "flawscope": __version__,
+            "categories": list(self.grid.rows),
+            "methods": list(self.grid.methods),
+            "seeds": list(self.grid.seeds),
+            "missing": list(self.grid.missing),
+            "unusable": dict(self.grid.unusable),
+            "cells": [
+                {
+                    **{k: getattr(cell, k) for k in ("category", "method", "seed", "name")},
+                    "state": self.state(cell),
+                    "reason": self.failed.get(cell.name),
+                    "result": self.document(cell),
+                }
+                for cell in self.grid.cells
+            ],
+            "tables": {metric: self._table(metric) for metric in METRICS},
+            "published": [asdict(source) for source in self.sources],
+            "marks": published.marks(),
+        }
+
+    def state(self, cell: Cell) -> str:
+        if cell.name in self.done:
+            return "done"
+        return "failed" if cell.name in self.failed else "not done"
+
+    def _table(self, metric: str) -> dict[str, Any]:
+        return {
+            "categories": {
+                c: {m: asdict(self.value(metric, m, c)) for m in self.grid.methods} for c in self.grid.rows
+            },
+            "averages": {
+                group.label: {
+                    "categories": list(group.categories),
+                    **{m: asdict(self.average(metric, m, group)) for m in self.grid.methods},
+                    "published": {s.id: _or_none(printed(s, metric, group)) for s in self.columns(metric)},
+                }
+                for group in self.groups
+            },
+        }
+
+    def to_csv(self) -> str:
+        """A row a cell; a category that is missing has rows too, with nothing in them."""
+        metrics = list(METRICS)
+        for document in self.done.values():
+            metrics += [k for k in document["evaluation"]["metrics"] if k not in metrics]
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        more = ["fit_seconds", "evaluate_seconds", "peak_memory_mib", "threads", "jobs", "steps", "reason"]
+        writer.writerow(["category", "method", "seed", "state", *metrics, *more])
+        by_seed = {(cell.method, cell.category, cell.seed): cell for cell in self.grid.cells}
+        for category in self.grid.rows:
+            for method in self.grid.methods:
+                for seed in self.grid.seeds:
+                    cell = by_seed.get((method, category, seed))
+                    writer.writerow([category, method, seed, *self._csv_row(category, cell, metrics)])
+        return file.getvalue()
+
+    def _csv_row(self, category: str, cell: Cell | None, metrics: Sequence[str]) -> list[Any]:
+        empty: list[Any] = [None] * (len(metrics) + 6)
+        if cell is None:
+            reason = self.grid.unusable.get(category)
+            return ["failed" if reason else "missing", *empty, reason]
+        document = self.document(cell)
+        if document is None:
+            return [self.state(cell), *empty, self.failed.get(cell.name)]
+        found = document["evaluation"]["metrics"]
+        return [
+            "done",
+            *(found.get(metric) for metric in metrics),
+            document["fit"]["seconds"],
+            document["evaluate"]["seconds"],
+            round(document["peak_memory"] / MIB),
+            document["threads"],
+            document["jobs"],
+            document["settings"].get("steps"),
+            None,
+        ]
+
+
+def printed(source: Source, metric: str, group: Group) -> tuple[Figure, int] | None:
+    """A source's average over a group, and how many categories it covers: as it prints it, for all of MVTec
+    AD, else computed from its cells, without a mark."""
+    if group.categories == MVTEC and metric in source.means:
+        return source.means[metric], len(MVTEC)
+    cells = source.cells.get(metric, {})
+    values = [cells[c].value for c in group.categories if c in cells]
+    return (Figure(statistics.fmean(values), ""), len(values)) if values else None
+
+
+def _or_none(found: tuple[Figure, int] | None) -> dict[str, Any] | None:
+    return None if found is None else {**asdict(found[0]), "count": found[1]}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None

@@ -1,0 +1,180 @@
+"""Fit and evaluate a grid of categories, methods and seeds, and write the literature's tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flawscope.cli import common
+
+if TYPE_CHECKING:
+    from flawscope.benchmark.tables import Results
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, metavar="ROOT", help="folder of categories, or one of them")
+    parser.add_argument(
+        "--categories",
+        default="all",
+        metavar="LIST",
+        help="all, or names with commas; textures and objects mean MVTec AD's (default: all)",
+    )
+    parser.add_argument(
+        "--methods", default="patchcore", metavar="LIST", help="with commas (default: patchcore)"
+    )
+    parser.add_argument("--seeds", default="0", metavar="LIST", help="such as 0,1,2 (default: 0)")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="results; what is done there already is not done again"
+    )
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="METHOD=FILE", help="YAML file of settings"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="METHOD.KEY=VALUE",
+        help="one setting; wins over the file",
+    )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "--steps",
+        type=_steps,
+        metavar="N",
+        help="of methods that learn in steps (default: as the device can)",
+    )
+    length.add_argument(
+        "--minutes", type=common.minutes, metavar="M", help="for each of their cells: as many steps as fit"
+    )
+    parser.add_argument(
+        "--seen",
+        metavar="N|FOLDER|FILE",
+        help="prnet: defects to learn from, so many of a category's test pictures; it is not tested on them",
+    )
+    parser.add_argument(
+        "--jobs", type=_jobs, metavar="N", help="cells at a time (default: as cores and memory allow)"
+    )
+    parser.add_argument("--keep-models", action="store_true", help="keep the model files, in DIR/models")
+    parser.add_argument("--json", action="store_true", help="print one JSON document, as results.json")
+    common.add_device(parser)
+    common.add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from flawscope.benchmark import grid as grids
+    from flawscope.benchmark.run import Live, Plan, finished, jobs_and_threads, refuse_without_torch
+    from flawscope.benchmark.run import run as work_off
+    from flawscope.benchmark.store import Store
+    from flawscope.benchmark.tables import Results
+
+    grid = grids.plan(
+        args.data,
+        categories=args.categories,
+        methods=args.methods,
+        seeds=args.seeds,
+        configs=args.config,
+        sets=args.set,
+        steps=args.steps,
+        minutes=args.minutes,
+        seen=args.seen,
+        device=args.device,
+    )
+    refuse_without_torch()
+    out = common.folder_for_results(args.out)
+    say = (lambda line: None) if args.quiet else common.say
+    if grid.missing:
+        common.say(f"not in {args.data}, their rows stay blank: {', '.join(grid.missing)}")
+    for category, reason in grid.unusable.items():
+        common.say(f"{category}: failed: {' '.join(reason.split())}")
+    store = Store(out)
+    latest = Results(grid, {}, {})
+
+    def after(state: Results) -> None:
+        nonlocal latest
+        latest = state
+        _write(latest, out)
+
+    with store.locked() as lock:
+        store.prepare()
+        before = finished(grid, store)
+        left = len(grid.cells) - len(before)
+        say(
+            f"{len(grid.cells)} cells: {', '.join(dict.fromkeys(cell.category for cell in grid.cells))}; "
+            f"{', '.join(grid.methods)}; seed {', '.join(map(str, grid.seeds))}"
+            + (f"; {len(before)} are done already" if before else "")
+        )
+        jobs, threads = 1, 1
+        if left:
+            jobs, threads = jobs_and_threads(left, args.jobs, args.threads, args.device, say)
+        elif args.keep_models and not all(store.model(cell).is_file() for cell in grid.cells):
+            say(f"some were done without --keep-models: remove their files in {store.cells} to fit anew")
+        live = Live(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
+        plan = Plan(args.data, jobs, threads, args.keep_models)
+        try:
+            work_off(grid, store, plan, lock, live, after)
+        except KeyboardInterrupt:
+            done = len(finished(grid, store))
+            text = f"stopped with {done} of {len(grid.cells)} cells done; the same call goes on from there"
+            live.line(text, failed=False)
+            raise
+    if args.json:
+        print(json.dumps(latest.to_dict(), indent=1, allow_nan=False))
+    else:
+        print(_summary(latest))
+    say(f"wrote {out / 'results.md'}, results.csv and results.json")
+    return _code(latest)
+
+
+def _write(results: Results, out: Path) -> None:
+    from flawscope.artefact import atomic
+    from flawscope.benchmark.markdown import render
+    from flawscope.benchmark.store import write_json
+
+    write_json(out / "results.json", results.to_dict())
+    for name, text in (("results.csv", results.to_csv()), ("results.md", render(results))):
+        with atomic(out / name) as file:
+            file.write(text.encode())
+
+
+def _summary(results: Results) -> str:
+    """What is measured, on a terminal: a row a category and method; averages are in results.md."""
+    from flawscope.benchmark.tables import METRICS
+
+    rows = []
+    for category in results.grid.rows:
+        for method in results.grid.methods:
+            values = [results.value(metric, method, category).mean for metric in METRICS]
+            rows.append([category, method, *("" if v is None else f"{v:.4f}" for v in values)])
+    return common.table(rows, ("category", "method", *METRICS.values()))
+
+
+def _code(results: Results) -> int:
+    """1 where a cell failed or pictures were skipped. Each failure was told when it happened."""
+    from flawscope.benchmark.machine import counted
+
+    if results.failed:
+        common.say(f"{counted(len(results.failed), 'cell')} failed; the same call tries again")
+    skipped = [line for document in results.done.values() for line in document["skipped"]]
+    code = common.report_failures(list(dict.fromkeys(skipped)))
+    return 1 if results.failed or results.grid.unusable else code
+
+
+def _jobs(text: str) -> int:
+    return _whole(text, "cells at a time")
+
+
+def _steps(text: str) -> int:
+    return _whole(text, "steps")
+
+
+def _whole(text: str, of: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of {of}: write 1 or more")
+    return value

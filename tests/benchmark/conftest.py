@@ -1,0 +1,19 @@
+"""A drawn data set with two categories, one of which has the name of one of MVTec AD's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flawscope.datasets.synthetic import draw_dataset
+
+
+@pytest.fixture(scope="session")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root with the categories "grid" and "plate". Read only."""
+    root = tmp_path_factory.mktemp("two")
+    for category in ("plate", "fabric"):
+        draw_dataset(root, category=category, train=6, good=3, bad_per_kind=1, size=64, seed=2)
+    (root / "fabric").rename(root / "grid")
+    return root

@@ -1,0 +1,142 @@
+"""Which cells there are, what they are called, and which calls are refused before anything runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flawscope.benchmark.grid import MVTEC, OBJECTS, TEXTURES, Grid, plan
+from flawscope.errors import InputError
+
+
+def names(grid: Grid) -> list[str]:
+    return [cell.name for cell in grid.cells]
+
+
+def test_rows_stand_in_the_usual_order_and_others_after_them(two: Path) -> None:
+    assert MVTEC[0] == "carpet"
+    assert MVTEC[-1] == "zipper"
+    assert (len(TEXTURES), len(OBJECTS)) == (5, 10)
+    grid = plan(two)
+    assert grid.rows == (*MVTEC, "plate")
+    assert grid.missing == tuple(c for c in MVTEC if c != "grid")
+    assert [cell.category for cell in grid.cells] == ["grid", "plate"]
+    assert plan(two, categories="plate,grid").rows == ("grid", "plate")
+    assert plan(two, categories="textures").rows == TEXTURES
+    assert plan(two, categories="grid, bottle").missing == ("bottle",)
+    assert plan(two / "plate").rows == ("plate",)  # one category, which is none of MVTec AD's
+
+
+def test_the_first_seed_of_everything_comes_first(two: Path) -> None:
+    grid = plan(two, categories="grid,plate", methods="efficientad,patchcore", seeds="3,1")
+    assert [(c.seed, c.method, c.category) for c in grid.cells] == [
+        (seed, method, category)
+        for seed in (3, 1)
+        for method in ("efficientad", "patchcore")
+        for category in ("grid", "plate")
+    ]
+    assert all(cell.options["seed"] == cell.seed for cell in grid.cells)
+
+
+def test_settings_come_from_the_file_by_category_then_from_set(two: Path, tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("size: 128\nratio: 0.2\nseed: 7\ncategories:\n  plate: {size: 96}\n", encoding="utf-8")
+    call = {"configs": [f"patchcore={file}"], "sets": ["patchcore.ratio=0.3"]}
+    found = {c.category: c.options for c in plan(two, categories="grid,plate", **call).cells}
+    assert (found["grid"]["size"], found["grid"]["ratio"], found["grid"]["seed"]) == ("128", 0.3, 0)
+    assert (found["plate"]["size"], found["plate"]["ratio"]) == ("96", 0.3)
+    paper = plan(two, sets=["patchcore.preset=paper"]).cells[0].options
+    assert (paper["backbone"], paper["crop"]) == ("wide_resnet50_2", [224, 224])
+
+
+def test_steps_minutes_and_seen_go_to_the_methods_that_know_them(two: Path) -> None:
+    found = {c.method: c for c in plan(two, methods="patchcore,efficientad,prnet", steps=9, seen="2").cells}
+    assert "steps" not in found["patchcore"].options
+    assert found["efficientad"].options["steps"] == found["prnet"].options["steps"] == 9
+    assert {m: c.seen for m, c in found.items()} == {"patchcore": 0, "efficientad": 0, "prnet": 2}
+    timed = {
+        c.method: c
+        for c in plan(
+            two, methods="patchcore,efficientad", sets=["efficientad.preset=paper"], minutes=2
+        ).cells
+    }
+    assert timed["patchcore"].minutes is None
+    assert timed["efficientad"].minutes == 2
+    assert timed["efficientad"].options["steps"] is None  # wins over the preset's 70,000
+
+
+def test_a_cell_is_called_by_what_decides_its_result_and_by_nothing_else(two: Path, tmp_path: Path) -> None:
+    base = names(plan(two, categories="grid"))
+    assert names(plan(two, categories="all", seeds="0,1"))[0] == base[0]
+    assert names(plan(two, categories="grid", sets=["patchcore.size=256+384"])) == base  # the default
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(two, moved)
+    assert names(plan(moved, categories="grid")) == base
+    others = [
+        names(plan(two, categories="grid", sets=["patchcore.size=64"])),
+        names(plan(two, categories="grid", seeds="1")),
+        names(plan(two, categories="grid", device="cpu")),
+    ]
+    next((moved / "grid/train/good").iterdir()).unlink()
+    others.append(names(plan(moved, categories="grid")))
+    assert len({base[0], *(found[0] for found in others)}) == 5
+
+
+def test_a_file_that_a_setting_names_counts_by_its_content(two: Path, tmp_path: Path) -> None:
+    def name(path: Path, text: str) -> str:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return names(plan(two, categories="grid", sets=[f"patchcore.weights={path}"]))[0]
+
+    first = name(tmp_path / "a" / "w.pth", "one")
+    assert name(tmp_path / "b" / "w.pth", "one") == first
+    assert name(tmp_path / "b" / "w.pth", "two") != first
+    cell = plan(two, categories="grid", sets=[f"patchcore.weights={tmp_path / 'a' / 'w.pth'}"]).cells[0]
+    assert str(tmp_path) not in str(cell.identity)
+
+
+def test_a_category_that_cannot_be_used_does_not_stop_the_others(two: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(two, root)
+    shutil.rmtree(root / "plate/test")
+    grid = plan(root, categories="grid,plate")
+    assert [cell.category for cell in grid.cells] == ["grid"]
+    assert "no test pictures" in grid.unusable["plate"]
+    with pytest.raises(InputError, match="no test pictures"):
+        plan(root, categories="plate")
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        ({"methods": "patchcore,padim"}, "no method called padim: choose one of patchcore, efficientad"),
+        ({"methods": ","}, "--methods is empty"),
+        ({"seeds": "0,x"}, "not whole numbers"),
+        ({"seeds": "-1"}, "not whole numbers"),
+        ({"categories": "gridd"}, "none of --categories gridd is there; did you mean grid?"),
+        ({"categories": "objects"}, "none of --categories objects is there"),
+        ({"sets": ["size=3"]}, "write it as METHOD.key=value"),
+        ({"sets": ["efficientad.steps=3"]}, "efficientad is none of --methods patchcore"),
+        ({"sets": ["patchcore.sizee=64"]}, "unknown setting sizee; did you mean size?"),
+        ({"sets": ["patchcore.seed=1"]}, "the seeds are those of --seeds"),
+        ({"sets": ["patchcore.preset=papers"]}, "no preset papers"),
+        ({"sets": ["patchcore.seen=3"]}, "learns from good pictures only"),
+        ({"configs": ["patchcore"]}, "write it as METHOD=FILE"),
+        ({"configs": ["patchcore=nowhere.yaml"]}, "cannot read config nowhere.yaml"),
+        ({"steps": 3}, "patchcore learn in no steps"),
+        ({"minutes": 3.0}, "patchcore learn in no steps"),
+        ({"seen": "3"}, "learn from good pictures only"),
+        ({"methods": "efficientad", "sets": ["efficientad.size=64"]}, "must be between 256 and 4096"),
+    ],
+)
+def test_wrong_calls_are_told_before_anything_runs(two: Path, call: dict, match: str) -> None:
+    with pytest.raises(InputError, match=match.replace("?", r"\?")) as caught:
+        plan(two, **call)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bare_folder_has_no_category(two: Path) -> None:
+    with pytest.raises(InputError, match="no category to work with"):
+        plan(two / "plate/train/good")

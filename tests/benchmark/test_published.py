@@ -1,0 +1,53 @@
+"""The published figures are data that were typed: their averages must be those that the sources print."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+
+from flawscope import registry
+from flawscope.benchmark import published
+from flawscope.benchmark.grid import MVTEC
+from flawscope.benchmark.tables import METRICS
+
+SOURCES = {source.id: source for source in published.sources(registry.METHODS)}
+
+
+def test_every_figure_is_a_share_of_a_known_category_with_a_known_mark() -> None:
+    assert len(SOURCES) > 10
+    for source in SOURCES.values():
+        assert set(source.cells) | set(source.means) <= set(METRICS), source.id
+        for cells in source.cells.values():
+            assert set(cells) <= set(MVTEC), source.id
+            for figure in (*cells.values(), *source.means.values()):
+                assert 0.4 < figure.value <= 1, source.id
+                assert figure.mark in published.marks(), source.id
+        assert source.source
+        assert source.conditions
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_complete_column_averages_to_the_mean_that_is_printed(name: str) -> None:
+    source = SOURCES[name]
+    for metric, cells in source.cells.items():
+        if len(cells) < len(MVTEC) or metric not in source.means:
+            continue
+        mean = statistics.fmean(figure.value for figure in cells.values())
+        # what recalled cells and a doubtful one allow; an exchanged or mistyped digit is larger
+        within = 2e-3 if name == "prnet-paper" else 1e-3
+        assert mean == pytest.approx(source.means[metric].value, abs=within), metric
+
+
+def test_no_source_gives_a_pixel_f1() -> None:
+    """TNVision announced it and computed none; a column would have to be an invention."""
+    assert not any("pixel_f1" in {*s.cells, *s.means} for s in SOURCES.values())
+    assert [entry["name"] for entry in published.without_figures()] == ["TNVision"]
+
+
+def test_single_figures_as_their_sources_print_them() -> None:
+    paper, paddle = SOURCES["patchcore-paper-10"], SOURCES["patchcore-paddle"]
+    assert paper.cells["image_auroc"]["screw"] == published.Figure(0.970, "S")
+    assert paper.cells["image_auroc"]["bottle"] == published.Figure(1.0, "M")
+    assert paddle.cells["au_pro"]["zipper"] == published.Figure(0.9550, "R")
+    assert "0.997" in SOURCES["prnet-paper"].cells["image_auroc"]["carpet"].note

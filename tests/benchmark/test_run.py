@@ -1,0 +1,168 @@
+"""The processes of a benchmark: killed at random, interrupted, failing, in each other's way."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flawscope.benchmark import machine, store
+from flawscope.benchmark.run import _ended, jobs_and_threads
+from flawscope.benchmark.store import Store
+from flawscope.errors import InputError
+
+GIB = 2**30
+
+
+def start(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "flawscope", "benchmark", "--data", str(data), "--out", str(out), *more]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def figures(out: Path) -> dict[str, Any]:
+    """Everything in the results that does not depend on when and how often it ran."""
+    found = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    for cell in found["cells"]:
+        result = cell["result"]
+        for key in ("fit", "evaluate", "peak_memory", "model_bytes"):
+            del result[key]
+        del result["evaluation"]["seconds"]
+    return found
+
+
+@pytest.mark.slow
+def test_killed_at_random_it_ends_with_the_same_figures(
+    two: Path, teacher_path: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    call = [
+        *(
+            "--categories",
+            "grid",
+            "--methods",
+            "patchcore,efficientad",
+            "--steps",
+            "3",
+            "--threads",
+            "1",
+        ),
+        *("--set", "patchcore.size=64", "--set", f"efficientad.teacher={teacher_path}"),
+        *("--set", "efficientad.window=41", "--set", "efficientad.training=fp32", "--device", "cpu"),
+    ]
+    began = time.monotonic()
+    whole = start(two, tmp_path / "whole", *call)
+    _, said = whole.communicate()
+    assert whole.returncode == 0, said
+    seconds = time.monotonic() - began
+    out, when, kills = tmp_path / "killed", random.Random(6), 0
+    while kills < 4:
+        process = start(two, out, *call)
+        try:
+            process.wait(when.uniform(0.05, 0.6) * seconds)
+            break  # it was faster than the kill
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += 1
+        finally:
+            process.communicate()
+        for path in out.glob("cells/*.json"):
+            assert json.loads(path.read_text(encoding="utf-8"))["evaluation"]["metrics"]  # whole, or absent
+    assert kills
+    last = start(two, out, *call)
+    _, said = last.communicate()
+    assert last.returncode == 0, said
+    assert figures(out) == figures(tmp_path / "whole")
+    assert not list((out / "work").iterdir())
+    assert not list(out.rglob("*.part"))
+
+
+def test_ctrl_c_leaves_a_state_to_go_on_from_and_no_process(two: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    process = start(two, tmp_path, "--categories", "grid", "--set", "patchcore.size=64")
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("work/*/begun.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    printed, said = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert printed == ""
+    assert "stopped with 0 of 1 cells done; the same call goes on from there" in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.glob("cells/*"))
+    assert "seed 0 is not done yet" in (tmp_path / "results.md").read_text(encoding="utf-8")
+    with Store(tmp_path).locked() as lock:  # nobody works there any more
+        assert lock is not None
+
+
+def test_two_benchmarks_do_not_write_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fcntl")
+    monkeypatch.setattr(store, "PATIENCE", 0.2)
+    with (
+        Store(tmp_path).locked(),
+        pytest.raises(InputError, match="another benchmark works in"),
+        Store(tmp_path).locked(),
+    ):
+        pass
+    with Store(tmp_path).locked():
+        pass
+
+
+def test_a_cell_of_other_settings_or_a_damaged_one_is_not_taken_for_done(two: Path, tmp_path: Path) -> None:
+    from flawscope.benchmark.grid import plan
+
+    cell = plan(two, categories="grid").cells[0]
+    place = Store(tmp_path)
+    place.prepare()
+    good = {"format": store.FORMAT, "identity": cell.identity}
+    store.write_json(place.cell(cell), good)
+    assert place.read(cell) == good
+    store.write_json(place.cell(cell), {**good, "identity": {**cell.identity, "seed": 5}})
+    assert place.read(cell) is None
+    place.cell(cell).write_text('{"format": 1, "ident', encoding="utf-8")
+    assert place.read(cell) is None
+
+
+def test_how_a_process_ended_is_said_in_words(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("Traceback\nImportError: no timm\n", encoding="utf-8")
+    assert "as systems do when memory runs out" in _ended(-signal.SIGKILL, log)
+    assert "SIGSEGV" in _ended(-signal.SIGSEGV, log)
+    assert _ended(1, log).endswith("ImportError: no timm")
+
+
+@pytest.mark.parametrize(
+    ("cells", "threads", "free", "device", "jobs", "reason"),
+    [
+        (30, 2, 20, "cpu", 1, "keeps 2 busy"),
+        (30, 16, 100, "cpu", 8, "keeps 2 busy"),
+        (30, 16, 13, "cpu", 3, "13.0 GiB are free"),
+        (30, 16, 1, "cpu", 1, "1.0 GiB are free"),
+        (2, 16, 100, "cpu", 2, "there are no more"),
+        (30, 16, 100, "cuda", 1, "graphics card"),
+    ],
+)
+def test_cells_at_a_time_follow_from_threads_and_memory(
+    monkeypatch: pytest.MonkeyPatch, cells: int, threads: int, free: int, device: str, jobs: int, reason: str
+) -> None:
+    monkeypatch.setattr(machine, "_memory", lambda: (200 * GIB, free * GIB))
+    found, why = machine.default_jobs(cells, threads, device)
+    assert found == jobs
+    assert reason in why
+
+
+def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    assert jobs_and_threads(9, 3, 7, "cpu", said.append) == (3, 2)
+    assert jobs_and_threads(2, 5, 4, "cpu", said.append) == (2, 2)  # there are no more cells
+    assert said[0] == "3 cells at a time, 2 threads each: as --jobs says"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert machine.all_threads() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    assert machine.all_threads() == machine.cores() >= 1
