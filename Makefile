@@ -28,14 +28,14 @@ test: $(READY) ## run the tests
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(PARALLEL))
 
 lint: $(READY) ## style, types, spelling
-	$(BIN)/ruff check src tests bench docs examples
-	$(BIN)/ruff format --check src tests bench docs examples
+	$(BIN)/ruff check src tests bench docs examples docker
+	$(BIN)/ruff format --check src tests bench docs examples docker
 	$(BIN)/mypy
-	$(BIN)/codespell src tests bench docs configs examples *.md
+	$(BIN)/codespell src tests bench docs configs examples docker *.md
 
 format: $(READY) ## apply the style
-	$(BIN)/ruff check --fix src tests bench docs examples
-	$(BIN)/ruff format src tests bench docs examples
+	$(BIN)/ruff check --fix src tests bench docs examples docker
+	$(BIN)/ruff format src tests bench docs examples docker
 
 bench: $(READY) ## measure everything (bench/results/), about seven hours; goes on where it stopped
 	$(BIN)/python bench/patchcore.py

@@ -1,7 +1,8 @@
-"""Make the README's picture again, from drawn pictures alone: `python docs/make_images.py`."""
+"""Make the pictures of README and docs/ again, from drawn pictures alone: `python docs/make_images.py`."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -10,14 +11,22 @@ from PIL import Image
 
 import flawscope
 from flawscope import drawing
+from flawscope.datasets import open_dataset
 from flawscope.datasets.synthetic import draw_dataset
+from flawscope.predictor import Predictor
+from flawscope.results import Pictures
 
 HERE = Path(__file__).parent
 SHOWN = {"plate": ("scratch/001", "dent/003", "missing_part/006"), "fabric": ("hole/001", "missing_pick/000")}
 PANEL = (220, 220)
 
 
+IMAGES = HERE / "images"
+MOVING = "plate"  # the category that `flawscope demo` draws
+
+
 def main() -> None:
+    IMAGES.mkdir(exist_ok=True)
     pictures: list[drawing.Drawable] = []
     heats: list[drawing.Drawable] = []
     names, verdicts = [], []
@@ -34,13 +43,28 @@ def main() -> None:
                 names.append(f"{category}: {name.split('/')[0].replace('_', ' ')}")
                 verdict = "anomalous" if found.is_anomalous else "good"
                 verdicts.append(f"{verdict}, p = {found.p_value:.3f}")
+            if category == MOVING:
+                animate(model, root, Path(folder) / "results")
     sheet = drawing.contact_sheet([(pictures, names), (heats, verdicts)], PANEL)
-    path = HERE / "images" / "defects.png"
-    path.parent.mkdir(exist_ok=True)
     # 256 colours: a third of the size, and no visible difference
     sheet.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE).save(
-        path, optimize=True
+        IMAGES / "defects.png", optimize=True
     )
+    tell(IMAGES / "defects.png")
+
+
+def animate(model: Predictor, root: Path, out: Path) -> None:
+    """What `flawscope evaluate --animation webp` makes of all test pictures."""
+    pictures = Pictures(out, root, maps="none", animation="webp")
+    dataset = open_dataset(root)
+    for item in dataset.test:
+        pictures.take(item, model.predict(item.path))
+    pictures.finish(f"{root.name}: drawn parts, PatchCore fitted on {len(dataset.train)} good ones")
+    shutil.copy(out / "animation.webp", IMAGES / "demo.webp")
+    tell(IMAGES / "demo.webp")
+
+
+def tell(path: Path) -> None:
     print(f"{path.relative_to(HERE.parent)}: {path.stat().st_size / 1024:.0f} KiB")
 
 

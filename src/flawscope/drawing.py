@@ -314,6 +314,12 @@ def save_map_tiff(path: str | os.PathLike[str], values: Values) -> None:
     _save(Image.fromarray(np.ascontiguousarray(values, dtype=np.float32)), path, "TIFF")
 
 
+def save_map_npy(path: str | os.PathLike[str], values: Values) -> None:
+    """Write a map [H, W] unscaled as float32 in numpy's format. Raises OSError."""
+    _check_numbers(values)
+    np.save(path, np.asarray(values, dtype=np.float32), allow_pickle=False)
+
+
 def _save(image: Image.Image, path: str | os.PathLike[str], file_format: str, **options: int) -> None:
     try:
         image.save(path, file_format, **options)

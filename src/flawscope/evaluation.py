@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,27 @@ from flawscope.progress import Step, silent
 
 Take = Callable[[Item, Prediction], None]
 
+NAMES = {  # of the metrics, for a person
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1": "image F1, best threshold (test labels)",
+    "image_f1_calibrated": "image F1, calibrated threshold",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1": "pixel F1, best threshold (test labels)",
+    "pixel_f1_calibrated": "pixel F1, calibrated threshold",
+    "au_pro": "AU-PRO (FPR up to 0.3)",
+}
+
+
+class Evaluated(NamedTuple):
+    """One test picture: what it is, what was predicted, and its ground truth [H, W] bool at the map's size
+    (all False for a good picture, None where a defective one has no mask)."""
+
+    item: Item
+    prediction: Prediction
+    truth: NDArray[np.bool_] | None
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -36,6 +57,7 @@ class Evaluation:
     false_alarms: target, measured, images (good test pictures), interval (95 %, Clopper-Pearson).
     kinds: per kind of test picture the number, how many were called anomalous, and the mean score.
     left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
+    pictures: every picture that counted, for the report; left_out_items: those left out. Not in `to_dict`.
     """
 
     category: str
@@ -49,6 +71,8 @@ class Evaluation:
     seconds: float
     failures: tuple[str, ...] = ()
     labels: dict[str, Any] = field(default_factory=dict)  # what a reader must know about single figures
+    pictures: tuple[Evaluated, ...] = field(default=(), repr=False, compare=False)
+    left_out_items: tuple[Item, ...] = field(default=(), repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """What `evaluate --json` prints."""
@@ -74,7 +98,7 @@ class _Seen:
     predictions: list[Prediction] = field(default_factory=list)
     truths: list[NDArray[np.bool_] | None] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: list[Item] = field(default_factory=list)
 
 
 def evaluate(
@@ -145,11 +169,13 @@ def evaluate(
         },
         kinds=_kinds(seen, dataset),
         images=len(seen.items),
-        left_out=dict(seen.left_out),
+        left_out=dict(Counter(item.kind for item in seen.left_out)),
         without_mask=sum(t is None for t in seen.truths),
         seconds=time.perf_counter() - began,
         failures=tuple(seen.failures),
         labels=labels,
+        pictures=tuple(map(Evaluated, seen.items, seen.predictions, seen.truths)),
+        left_out_items=tuple(seen.left_out),
     )
 
 
@@ -160,7 +186,7 @@ def _predict(predictor: Predictor, dataset: Dataset, take: Take | None, step: St
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for item, digest in zip(dataset.test, pool.map(_hash, dataset.test), strict=True):
             if digest in learnt:
-                seen.left_out[item.kind] += 1
+                seen.left_out.append(item)
             else:
                 fresh.append(item)
     results = predictor.stream([item.path for item in fresh])

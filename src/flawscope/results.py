@@ -1,7 +1,8 @@
-"""Pictures on disk: overlays, maps, masks and a contact sheet of what a predictor found."""
+"""Pictures on disk: overlays, maps, masks, a contact sheet and an animation of what a predictor found."""
 
 from __future__ import annotations
 
+import json
 import os
 from bisect import bisect
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope import drawing
+from flawscope import animation, drawing
 from flawscope.datasets import Item
 from flawscope.datasets.files import natural_key
 from flawscope.errors import FlawscopeError, InputError
@@ -31,6 +32,13 @@ WIDTH = 1440  # pixels that a row of examples may take
 MARGIN = 16  # between examples, roomily
 KEPT = 8  # highest and lowest scores of a kind that are kept: enough for the sheet, whatever the number
 
+# How maps are written: the file's suffix, and what a value in it means
+MAPS = {
+    "png16": (".png", "low + (high - low) * pixel / 65535; what is outside is at the nearer end"),
+    "tiff": (".tiff", "pixel, 32-bit float"),
+    "npy": (".npy", "element, 32-bit float"),
+}
+
 LEGEND = (
     "picture | heat map, outlined where it is above the threshold | ground truth, if known\n"
     "of each kind the pictures with the highest and the lowest scores"
@@ -47,6 +55,7 @@ class Example(NamedTuple):
     strip: Pixels
     verdict: str
     is_anomalous: bool
+    shot: animation.Shot | None = None  # for the animation, while the picture is among those it shows
 
 
 @dataclass
@@ -66,6 +75,10 @@ class Kind:
         self.examples.insert(self._place(example.score), example)
         if len(self.examples) > 2 * KEPT:
             del self.examples[KEPT]
+        # Who is no longer among the extremes never returns to them. Shots are large: let theirs go.
+        shown = animation.SHOTS // 2
+        for k in range(shown, len(self.examples) - shown):
+            self.examples[k] = self.examples[k]._replace(shot=None)
 
     def extremes(self, count: int) -> list[Example]:
         """`count` of them, highest score first: one half the highest, the other the lowest."""
@@ -87,13 +100,18 @@ class Kind:
 
 @dataclass
 class Pictures:
-    """Writes under `out`: overlays/, maps/ (16-bit, scale fixed by calibration) and masks/, in the folders'
-    own names, and collects a contact sheet. Memory does not grow with the number of pictures."""
+    """Writes under `out`: overlays/, maps/ and masks/, in the folders' own names, and collects a contact
+    sheet and an animation. Memory does not grow with the number of pictures.
+
+    maps: one of `MAPS`, or none. animation: gif, webp or none.
+    """
 
     out: Path
     root: Path | None = None
+    maps: str = "png16"
+    animation: str = "none"
     kinds: dict[str, Kind] = field(default_factory=dict)
-    bar: Image.Image | None = None
+    scale: tuple[float, float, float] | None = None  # both ends of the colours and the mask's threshold
     owners: dict[str, Path] = field(default_factory=dict)  # result name -> picture
 
     def take(self, item: Item, prediction: Prediction) -> None:
@@ -116,15 +134,15 @@ class Pictures:
         values = geometry.warp(prediction.map)
         heat, found = drawing.overlay(shown, values, low, high), values > prediction.mask_threshold
         try:
-            for folder in ("overlays", "maps", "masks"):
+            for folder in ("overlays", "masks", *(["maps"] if self.maps != "none" else [])):
                 (self.out / folder / name).parent.mkdir(parents=True, exist_ok=True)
             drawing.save_png(self.out / "overlays" / f"{name}.png", drawing.contour(heat, found))
-            drawing.save_map16(self.out / "maps" / f"{name}.png", prediction.map, low, high)
             drawing.save_png(self.out / "masks" / f"{name}.png", prediction.mask)
+            if self.maps != "none":
+                self._write_map(name, prediction)
         except OSError as error:
             raise FlawscopeError(f"cannot write to {self.out}: {error.strerror}; free some space") from None
-        if self.bar is None:
-            self.bar = drawing.colour_bar(low, high, prediction.mask_threshold, height=PANEL, label="map")
+        self.scale = (low, high, prediction.mask_threshold)
         verdict = "anomalous" if prediction.is_anomalous else "good"
         collected = self.kinds.setdefault(kind or verdict, Kind(expected))
         collected.count += 1
@@ -136,18 +154,28 @@ class Pictures:
             if masks:
                 panels.append(_truth(masks, prediction.geometry.picture_size))
             wrong = expected is not None and expected != prediction.is_anomalous
-            remark = (", missed" if expected else ", false alarm") if wrong else ""
-            words = f"{verdict}{remark}, p = {prediction.p_value:.3f}"
-            example = Example(name, prediction.score, _strip(panels), words, prediction.is_anomalous)
-            collected.add(example)
+            remark = ("missed" if expected else "false alarm") if wrong else ""
+            words = f"{verdict}, {remark}" if remark else verdict
+            p_value = f"p = {prediction.p_value:.3f}"
+            shot = None
+            if self.animation != "none":
+                short, bad = f"{remark or verdict}, {p_value}", prediction.is_anomalous
+                shot = animation.shot(kind or path.name, shown, heat, found, short, is_anomalous=bad)
+            strip, words = _strip(panels), f"{words}, {p_value}"
+            collected.add(Example(name, prediction.score, strip, words, prediction.is_anomalous, shot))
 
     def finish(self, title: str) -> Path | None:
-        """Write the contact sheet."""
+        """Write the contact sheet, whose path it returns, and the animation."""
         # kinds known to be good first; without known kinds the anomalous ones
         names = sorted(self.kinds, key=lambda name: (self.kinds[name].expected is True, natural_key(name)))
-        if not names:
+        if not names or self.scale is None:
             return None
         shown, left = names[:ROWS], names[ROWS:]
+        if self.animation != "none":
+            room = animation.room(len(shown))
+            shots = [[e.shot for e in self.kinds[name].extremes(room) if e.shot] for name in shown]
+            moving = self.out / f"animation.{self.animation}"
+            animation.save(moving, *animation.frames(shots, title, self.scale))
         rows: list[tuple[list[drawing.Drawable], list[str]]] = []
         cells: list[tuple[int, int]] = []
         frames: list[list[drawing.Colour | None]] = []
@@ -170,11 +198,34 @@ class Pictures:
         if left:
             lines.append(f"not shown: {', '.join(left)}")
         path = self.out / "contact_sheet.png"
+        bar = drawing.colour_bar(*self.scale, height=PANEL, label="map")
         sheet = drawing.contact_sheet(
-            rows, cells, frames=frames, headings=headings, title="\n".join(lines), bar=self.bar
+            rows, cells, frames=frames, headings=headings, title="\n".join(lines), bar=bar
         )
         drawing.save_png(path, sheet)
         return path
+
+    def _write_map(self, name: str, prediction: Prediction) -> None:
+        """The map, and once what its numbers mean."""
+        low, high = prediction.colour_range
+        suffix, meaning = MAPS[self.maps]
+        path = self.out / "maps" / f"{name}{suffix}"
+        if self.maps == "png16":
+            drawing.save_map16(path, prediction.map, low, high)
+        elif self.maps == "tiff":
+            drawing.save_map_tiff(path, prediction.map)
+        else:
+            drawing.save_map_npy(path, prediction.map)
+        if self.scale is None:
+            facts = {
+                "format": self.maps,
+                "value": meaning,
+                "low": low,
+                "high": high,
+                "mask_threshold": prediction.mask_threshold,
+            }
+            text = json.dumps(facts, indent=1, allow_nan=False)
+            (self.out / "maps" / "scale.json").write_text(f"{text}\n", encoding="utf-8")
 
     def _name(self, path: Path) -> str:
         """Where the picture's results go; a.png and a.jpg beside each other keep their suffix apart."""

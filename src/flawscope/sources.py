@@ -73,15 +73,16 @@ def pairs_of(
     seen: Any, method: str, config: Any, dataset: Dataset | None
 ) -> list[tuple[Source, list[Source]]]:
     """The defective pictures that `seen` means, each with its masks."""
-    if isinstance(seen, list | tuple):
+    wanted = len(seen) if isinstance(seen, list | tuple) else str(seen).strip() != "0"
+    if wanted and not hasattr(config, "extended"):
+        raise InputError(f"{method} learns from good pictures only: leave out --seen, or take --method prnet")
+    if isinstance(seen, list | tuple) and all(isinstance(p, list | tuple) and len(p) == 2 for p in seen):
         pairs = [(picture, [mask]) for picture, mask in seen]
     elif isinstance(seen, int | str | os.PathLike):
         items = choose_seen(seen, dataset, config.seed)
         pairs = [(item.path, list(item.masks)) for item in items]
     else:
         raise InputError("seen is a number, a folder, a list file, or pairs of picture and mask")
-    if pairs and not hasattr(config, "extended"):
-        raise InputError(f"{method} learns from good pictures only: leave out --seen, or take --method prnet")
     return pairs
 
 
@@ -101,7 +102,8 @@ def read_defects(
             for one in masks:
                 marked = one.astype(bool) if isinstance(one, np.ndarray) else read_mask(one)
                 if marked.shape != whole.shape:
-                    sizes = "{1}x{0}, its picture {3}x{2}".format(*marked.shape, *whole.shape)
+                    size = "x".join(map(str, marked.shape[1::-1] + marked.shape[2:]))
+                    sizes = f"{size}, its picture {picture.shape[1]}x{picture.shape[0]}"
                     raise InputError(f"cannot use the mask of {name}: it is {sizes}; make them agree")
                 whole |= marked
             mask = geometry.mask_to_network(whole)

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 from flawscope.benchmark import machine
 from flawscope.benchmark.store import FORMAT, write_json
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.process import peak_memory
 from flawscope.progress import Step
 
 EVERY = 0.5  # seconds between messages about progress
@@ -74,7 +75,7 @@ def work_off(task: Task, step: Step, say: Callable[[str], None]) -> None:
         "settings": manifest.config,
         "fit": {k: fit[k] for k in ("seconds", "resumed")},
         "evaluate": {"seconds": round(seconds, 3)},
-        "peak_memory": max(fit["peak_memory"], machine.peak()),
+        "peak_memory": max(fit["peak_memory"], peak_memory()),
         "model_bytes": model.stat().st_size,
         "pictures": dict(Counter(p.role for p in manifest.pictures)),
         "skipped": [*fit["skipped"], *evaluation.failures],
@@ -136,7 +137,7 @@ def _fit(
         "seconds": None if resumed else round(seconds, 3),  # the part before the interruption is not known
         "resumed": resumed,
         "skipped": predictor.failures,
-        "peak_memory": machine.peak(),
+        "peak_memory": peak_memory(),
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -56,16 +55,6 @@ def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
 def counted(number: int, what: str) -> str:
     """1 thread, 2 threads."""
     return f"{number} {what}{'s' * (number != 1)}"
-
-
-def peak() -> int:
-    """The most memory that this process has held so far, bytes."""
-    with suppress(OSError, StopIteration, ValueError):  # Linux; ru_maxrss there may be the parent's
-        status = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _memory() -> tuple[int, int] | None:

@@ -72,6 +72,31 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument("--category", metavar="NAME", help="which one, if ROOT holds several")
 
 
+def add_pictures(parser: argparse.ArgumentParser, animation: str) -> None:
+    """What `--out DIR` holds; `animation` is what is made unless the user says otherwise."""
+    parser.add_argument(
+        "--maps",
+        choices=("png16", "tiff", "npy", "none"),
+        help="how to write maps: 16-bit PNG, 32-bit TIFF or numpy; maps/scale.json says what a value means "
+        "(default: png16)",
+    )
+    parser.add_argument(
+        "--animation",
+        choices=("gif", "webp", "none"),
+        help=f"an animated picture beside the contact sheet (default: {animation})",
+    )
+
+
+def folder_for_pictures(args: argparse.Namespace) -> Path | None:
+    """`--out`, made if missing. What says how to write pictures is refused where none are written."""
+    if args.out:
+        return folder_for_results(args.out)
+    for option in ("maps", "animation"):
+        if getattr(args, option):
+            raise InputError(f"--{option} has nothing to write to: add --out DIR")
+    return None
+
+
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress and no remarks")
 

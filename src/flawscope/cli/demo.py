@@ -1,4 +1,4 @@
-"""The main job on pictures drawn here: draw a data set, fit, evaluate, show. No network, no data needed."""
+"""The main job on pictures drawn here: draw a data set, fit, evaluate, report. No network, no data needed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from flawscope import report
     from flawscope.cli import main
     from flawscope.datasets.synthetic import draw_dataset
 
+    report.require()
     out = common.folder_for_results(args.out)
     common.say(f"drawing a data set of category {args.category} in {out / 'data'}")
     draw_dataset(out / "data", category=args.category, train=args.train, seed=args.seed)
@@ -35,5 +37,6 @@ def run(args: argparse.Namespace) -> int:
         code = main(command)
         if code:
             return code
-    common.say(f"\nLook at {out / 'results' / 'contact_sheet.png'} and the folders beside it.")
+    common.say("\nOpen the report in a browser; overlays, maps and a contact sheet lie beside it:")
+    print(out / "results" / report.NAME)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common
@@ -19,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--full-resolution", action="store_true", help="pixel metrics at the pictures' size too"
     )
-    parser.add_argument("--out", metavar="DIR", help="write overlays, maps, a contact sheet and the results")
+    parser.add_argument(
+        "--out", metavar="DIR", help="write a report, overlays, maps, a contact sheet, results"
+    )
+    common.add_pictures(parser, animation="webp")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     common.add_device(parser)
     common.add_quiet(parser)
@@ -29,9 +33,13 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.datasets import open_dataset
     from flawscope.predictor import read_manifest
 
+    if args.out:
+        from flawscope import report
+
+        report.require()
     seed = common.seed_of(read_manifest(args.model))
     dataset = open_dataset(args.data, args.category, seed=seed)
-    out = common.folder_for_results(args.out) if args.out else None
+    out = common.folder_for_pictures(args)
 
     from flawscope.evaluation import evaluate
     from flawscope.predictor import load
@@ -40,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     predictor = load(
         args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
     )
-    pictures = Pictures(out, dataset.root) if out else None
+    pictures = None
+    if out:
+        pictures = Pictures(out, dataset.root, args.maps or "png16", args.animation or "webp")
     result = evaluate(
         predictor,
         dataset,
@@ -55,24 +65,20 @@ def run(args: argparse.Namespace) -> int:
         pictures.finish(f"{dataset.category}: {predictor.manifest.method}")
         with atomic(out / "results.json") as file:
             file.write(f"{document}\n".encode())
+        path = out / report.NAME
+        name = os.path.basename(args.model)
+        report.write_report(path, result, predictor, dataset, model=name, step=common.step_for(args))
+        if not args.quiet:
+            common.say(f"report: {path}")
     print(document if args.json else lines(result))
     return common.report_failures(result.failures)
 
 
 def lines(result: Evaluation) -> str:
     """The table that a person reads."""
-    names = {
-        "image_auroc": "image AUROC",
-        "image_ap": "image AP",
-        "image_f1": "image F1, best threshold (test labels)",
-        "image_f1_calibrated": "image F1, calibrated threshold",
-        "pixel_auroc": "pixel AUROC",
-        "pixel_ap": "pixel AP",
-        "pixel_f1": "pixel F1, best threshold (test labels)",
-        "pixel_f1_calibrated": "pixel F1, calibrated threshold",
-        "au_pro": "AU-PRO (FPR up to 0.3)",
-    }
-    rows = [(names.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in result.metrics.items()]
+    from flawscope.evaluation import NAMES
+
+    rows = [(NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in result.metrics.items()]
     parts = [
         f"{result.category}: {result.method}, {result.images} test pictures in {result.seconds:.1f} s",
         common.table(rows, ("metric", "value")),

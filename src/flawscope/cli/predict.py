@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_rate(parser, "the model's")
     parser.add_argument("--json", action="store_true", help="one JSON line a picture")
     parser.add_argument("--out", metavar="DIR", help="write overlays, maps, masks and a contact sheet")
+    common.add_pictures(parser, animation="none")
     parser.add_argument(
         "--fail-on-anomaly", action="store_true", help="exit with 3 if any picture is anomalous"
     )
@@ -31,12 +32,12 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.predictor import load
     from flawscope.results import Pictures
 
-    out = common.folder_for_results(args.out) if args.out else None
+    out = common.folder_for_pictures(args)
     paths = _paths(args.pictures)
     predictor = load(
         args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
     )
-    pictures = Pictures(out) if out else None
+    pictures = Pictures(out, maps=args.maps or "png16", animation=args.animation or "none") if out else None
     step = common.step_for(args)
     total = len(paths) if isinstance(paths, list) else 0
     failures: list[str] = []

@@ -33,11 +33,11 @@ def choose_seen(
     text = str(seen).strip()
     if text.isdecimal():
         return draw_seen(dataset, int(text), seed)
-    path = Path(seen)  # type: ignore[arg-type]
-    if path.is_file():
+    path = Path(text if isinstance(seen, int) else seen)
+    if os.path.isfile(path):  # also of names that no file can have
         return _listed(path, dataset)
-    if not path.is_dir():
-        raise InputError(f"setting seen: {text} is neither a number, a folder nor a list of pictures")
+    if not text or not os.path.isdir(path):  # an empty text would be the folder one is in
+        raise InputError(f"setting seen: {text:.200} is neither a number, a folder nor a list of pictures")
     return list_seen(path, dataset.category if dataset else None)
 
 
@@ -66,7 +66,7 @@ def draw_seen(dataset: Dataset | None, count: int, seed: int) -> list[Item]:
 def _listed(path: Path, dataset: Dataset | None) -> list[Item]:
     """Pictures of a text file: paths from where one is, from the file's folder, or in the data set."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the list {path}: {error}; give a text file of paths") from None
     known = {item.path.resolve(): item for item in dataset.test} if dataset else {}
@@ -75,9 +75,9 @@ def _listed(path: Path, dataset: Dataset | None) -> list[Item]:
     for line in (line.strip() for line in lines):
         if not line or line.startswith("#"):
             continue
-        found = next((p for p in (root / line for root in roots) if p.is_file()), None)
+        found = next((p for p in (root / line for root in roots) if os.path.isfile(p)), None)
         if found is None:
-            raise InputError(f"{path} names {line}, which is not there: mend the line")
+            raise InputError(f"{path} names {line:.200}, which is not there: mend the line")
         full = found.resolve()
         item = known.get(full) or next(
             (i for i in _with_masks(found.parent) if i.path.resolve() == full), None
@@ -125,6 +125,6 @@ def _with_masks(root: Path) -> list[Item]:
         # root/KIND/1, root/images/1, and KIND/1 where root is the folder KIND
         spellings = [name, f"{full.name}/{name}", *(["/".join(parts[1:])] if len(parts) > 1 else [])]
         found = next((m for m in (masks.of(spellings) for masks in known) if m), ())
-        if found:
+        if found and path.resolve() not in {mask.resolve() for mask in found}:  # no mask is a picture
             items.append(Item(path, path.resolve().parent.name, True, found))
     return items

@@ -22,6 +22,7 @@ from flawscope.patchcore.job import Job, Start, collect, compact, install, picks
 from flawscope.patchcore.leave_out import Good, Raw, calibrate, leave_one_out
 from flawscope.patchcore.memory import MAX_CALIBRATION, bank_size
 from flawscope.patchcore.model import Model
+from flawscope.process import peak_memory
 
 ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until the first are gone
 
@@ -59,7 +60,7 @@ def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[i
     fitted = _in_memory(job, count, old) if plan.shards == 1 else _streamed(job, count, plan.shards, old)
     if old is not None:
         _join(fitted, model, old)
-    fitted.facts |= {"memory_predicted": plan.peak, "memory_peak": memory.peak_rss()}
+    fitted.facts |= {"memory_predicted": plan.peak, "memory_peak": peak_memory()}
     fitted.summary = _summary(fitted.facts)
     return fitted
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import torch
@@ -122,12 +118,3 @@ def _device_free(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)  # MPS shares the machine's memory
-
-
-def peak_rss() -> int:
-    """The largest memory this process has held, in bytes."""
-    with suppress(OSError, StopIteration, ValueError):  # Linux; ru_maxrss there may be the parent's
-        status = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

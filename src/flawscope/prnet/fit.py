@@ -59,7 +59,7 @@ def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[i
     identity = {
         **{k: _plain(v) for k, v in asdict(config).items() if k not in (*Config.PATHS, *LATER)},
         "training set": digest,
-        "seen defects": [defect.name for defect in task.seen],
+        "seen defects": _digest_of_seen(task.seen),
         "textures": pictures.textures,
         "prototypes": [one.objective for one in clusters],
         "precision while it learns": trainer.precision,
@@ -266,6 +266,13 @@ def _plan(learnt: Sequence[int], held: Sequence[int], seen: Sequence[Defect], te
         f"{len(learnt)} good pictures to learn from, {len(held)} held out for the threshold; "
         f"{len(seen)} seen defects; simulated ones of {textures}"
     )
+
+
+def _digest_of_seen(seen: Sequence[Defect]) -> str:
+    digest = hashlib.sha256()
+    for defect in seen:
+        digest.update(defect.image.numpy().tobytes() + defect.mask.tobytes())
+    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -109,14 +109,17 @@ class Model(Detector):
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
         typed = settings.build(Config, config)
         backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size)
-        counts = [len(tensors[f"scales.{i}.prototypes"]) for i in range(len(STRIDES) - 1)]
+        counts = [tensors[f"scales.{i}.prototypes"].shape[:1].numel() for i in range(len(STRIDES) - 1)]
+        if 0 in counts:
+            raise InputError("the model has no prototypes: fit anew")
         model = cls(typed, backbone, roi=tensors["roi"], counts=counts)
         if tuple(tensors["roi"].shape) != model.size or tensors["roi"].dtype != torch.bool:
             raise InputError("the model's region of interest does not fit its picture size: fit anew")
         model.load_state_dict({k: v for k, v in tensors.items() if k in model.state_dict()})
+        learnt = [v for k, v in model.state_dict().items() if not k.startswith("backbone.")]
         spreads = [scale.std for scale in (*model.scales, model.last)]
-        if not all(bool((std > 0).all()) for std in spreads):
-            raise InputError("the model's spreads are senseless numbers: fit anew")
+        if not all(bool(v.isfinite().all()) for v in learnt) or not all(bool((s > 0).all()) for s in spreads):
+            raise InputError("the model holds senseless numbers: fit anew")
         return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -40,7 +41,7 @@ class Pictures:
     def __post_init__(self) -> None:
         folder = None if self.config.textures == GENERATED else TextureFolder(self.config.textures)
         self.draw = folder.draw if folder else None
-        self.textures = f"{len(folder)} textures" if folder else "generated textures"
+        self.textures = _named(folder) if folder else "generated textures"
         self.foregrounds: dict[int, NDArray[np.bool_]] = {}
         self.pixels = [_pixels(defect.image) for defect in self.seen]
 
@@ -74,6 +75,14 @@ class Pictures:
             known = foreground_mask(_pixels(self.images[self.learnt[place]]))
             self.foregrounds[place] = known
         return known
+
+
+def _named(folder: TextureFolder) -> str:
+    """So that a run does not go on with others."""
+    digest = hashlib.sha256()
+    for picture in folder.pictures:
+        digest.update(np.ascontiguousarray(picture).tobytes())
+    return f"{len(folder)} textures ({digest.hexdigest()[:12]})"
 
 
 def _pixels(image: Tensor) -> NDArray[np.uint8]:

@@ -1,0 +1,55 @@
+# Two images (docs/docker.md):
+#   docker build --target runtime -t flawscope .        predicts, evaluates and calibrates exported models, no torch
+#   docker build --target train -t flawscope:train .    everything, on the processor
+# docker/check.py runs the steps below without a Docker daemon.
+
+# By tag. By digest, so that not even the registry can change it:
+#   --build-arg PYTHON_IMAGE=python:3.11.14-slim-bookworm@sha256:...
+# where `docker buildx imagetools inspect python:3.11.14-slim-bookworm` tells the digest.
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS base
+ENV VIRTUAL_ENV=/opt/flawscope
+ENV PATH=/opt/flawscope/bin:$PATH
+
+# Environments are made in stages of their own: neither sources nor pip's leftovers reach the images.
+FROM base AS build
+ENV PIP_NO_CACHE_DIR=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /build
+RUN python -m venv "$VIRTUAL_ENV"
+COPY constraints.txt ./
+
+FROM build AS build-runtime
+COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY src ./src
+RUN pip install -c constraints.txt ".[openvino,report]"
+
+FROM build AS build-train
+# Builds for the processor: those on PyPI bring gigabytes of CUDA. For a GPU: .../whl/cu130
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# without dependencies: this index has other versions of them than constraints.txt
+RUN pip install -c constraints.txt --no-deps --index-url "$TORCH_INDEX" torch torchvision
+COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY src ./src
+RUN pip install -c constraints.txt ".[train,export,openvino,backbones,report]"
+
+FROM base AS image
+LABEL org.opencontainers.image.title="flawscope" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# HOME: `docker run --user` may name anybody, and libraries want a place for their caches
+ENV HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+RUN useradd --no-create-home --uid 1000 flawscope
+USER 1000:1000
+WORKDIR /data
+ENTRYPOINT ["flawscope"]
+CMD ["--help"]
+
+FROM image AS train
+COPY --from=build-train /opt/flawscope /opt/flawscope
+
+# last, so that a build without --target makes the small one
+FROM image AS runtime
+COPY --from=build-runtime /opt/flawscope /opt/flawscope

@@ -1,0 +1,71 @@
+"""The report of an evaluation: one HTML file that opens from disk, with every figure and every picture.
+
+matplotlib and Jinja2 are loaded when a report is written, and only then.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flawscope.errors import InputError
+from flawscope.progress import Step, silent
+
+if TYPE_CHECKING:
+    from flawscope.datasets import Dataset
+    from flawscope.evaluation import Evaluation
+    from flawscope.predictor import Predictor
+
+NAME = "report.html"
+
+__all__ = ["NAME", "require", "write_report"]
+
+
+def require() -> None:
+    """Raises InputError where a library that the report needs is not installed."""
+    missing = [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"a report needs {' and '.join(missing)}: pip install 'flawscope[report]'")
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    result: Evaluation,
+    predictor: Predictor,
+    dataset: Dataset,
+    *,
+    model: str = "",
+    step: Step = silent,
+) -> Path:
+    """Write the report of `evaluate(predictor, dataset)` to `path`, atomically, and return it.
+
+    Args:
+        model: the model file's name, as the report shows it.
+
+    Raises:
+        InputError: matplotlib or Jinja2 is missing.
+        FlawscopeError: the file cannot be written.
+    """
+    require()
+    from flawscope.artefact import atomic
+    from flawscope.report.collect import figures
+    from flawscope.report.facts import facts
+    from flawscope.report.page import page
+    from flawscope.report.thumbnails import thumbnails
+    from flawscope.report.words import printable, sentences
+
+    calibration = predictor.calibration
+    found = figures(result, calibration, dataset)
+    text = page(
+        title=printable(f"{dataset.category}: {result.method}"),
+        found=found,
+        told=sentences(found.tally, calibration, result.without_mask),
+        facts=facts(result, predictor.manifest, dataset, predictor.session.runtime, model),
+        thumbnails=thumbnails(result.pictures, predictor.manifest.preprocess.white_level, step),
+        calibration=calibration,
+    )
+    with atomic(path) as file:
+        file.write(text.encode())
+    return Path(path)

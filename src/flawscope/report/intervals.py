@@ -1,0 +1,247 @@
+"""How far a metric may be from the truth: 95 % intervals from the test pictures themselves.
+
+A picture is the unit: pixels of one picture are alike and no independent witnesses. Good and defective ones
+are drawn apart, because a test set has them in the numbers that somebody chose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope import metrics
+
+RESAMPLES = 1000
+TAIL = 0.025  # on either side
+NORMAL_QUANTILE = 1.959963984540054  # of 1 - TAIL
+PRO_LIMIT = 0.3
+MOST_PIXELS = 1 << 24  # that the thresholds of the pixel metrics are chosen from
+LEVELS = 256  # thresholds from each of three sources
+
+Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """Bounds of a 95 % interval, and how they were found."""
+
+    low: float
+    high: float
+    how: str
+
+
+def delong(anomalous: Flags, scores: NDArray[Any]) -> tuple[float, float]:
+    """AUROC and its variance; (NaN, NaN) with fewer than two pictures of either class.
+
+    DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988): the variance over pictures of the share of the
+    other class that each one is ranked correctly against.
+    """
+    bad, good = np.sort(scores[anomalous]), np.sort(scores[~anomalous])
+    if min(bad.size, good.size) < 2:
+        return math.nan, math.nan
+    of_bad = _share_below(good, bad)  # [bad]: good pictures that score less, ties half
+    of_good = 1 - _share_below(bad, good)  # [good]: defective ones that score more
+    variance = of_bad.var(ddof=1) / bad.size + of_good.var(ddof=1) / good.size
+    return float(of_bad.mean()), float(variance)
+
+
+def _share_below(ordered: NDArray[Any], values: NDArray[Any]) -> Floats:
+    both = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+    return np.asarray(both / (2 * ordered.size), dtype=np.float64)
+
+
+def auroc_interval(anomalous: Flags, scores: NDArray[Any]) -> Interval | None:
+    """95 % interval of the image AUROC; None where there are too few pictures.
+
+    DeLong's variance on the logit scale, which keeps the bounds inside 0..1 (Pepe, 2003). Where the classes
+    are separated that variance is zero and says nothing. Then the pictures are paired off, each good one
+    with another defective one: independent trials whose rate is the AUROC, with the exact binomial interval.
+    """
+    area, variance = delong(anomalous, scores)
+    if math.isnan(area):
+        return None
+    if 0 < area < 1 and variance > 0:
+        logit = math.log(area / (1 - area))
+        reach = NORMAL_QUANTILE * math.sqrt(variance) / (area * (1 - area))
+        low, high = (1 / (1 + math.exp(-v)) for v in (logit - reach, logit + reach))
+        return Interval(low, high, "DeLong, logit scale")
+    if area in (0.0, 1.0):
+        pairs = int(min(anomalous.sum(), (~anomalous).sum()))
+        low, high = metrics.confidence_interval_rate(round(area * pairs), pairs)
+        return Interval(low, high, f"exact, {pairs} separate pairs")
+    return None
+
+
+def _draws(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.int64]:
+    """How often each picture is drawn in each resample, [resamples, N]: good and defective ones apart."""
+    rng = np.random.default_rng(seed)
+    times = np.zeros((resamples, anomalous.size), dtype=np.int64)
+    for members in (np.flatnonzero(anomalous), np.flatnonzero(~anomalous)):
+        if members.size:
+            shares = np.full(members.size, 1 / members.size)
+            times[:, members] = rng.multinomial(members.size, shares, size=resamples)
+    return times
+
+
+def _percentiles(values: NDArray[Any], resamples: int) -> Interval | None:
+    """None where no resample differs: that shows too few mistakes to count, not certainty."""
+    values = values[~np.isnan(values)]
+    if values.size < resamples or np.ptp(values) == 0:
+        return None
+    low, high = np.quantile(values, [TAIL, 1 - TAIL])
+    return Interval(float(low), float(high), f"bootstrap over pictures, {resamples:,} draws")
+
+
+def image_intervals(
+    anomalous: Flags, scores: NDArray[Any], decisions: Flags, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Interval | None]:
+    """95 % intervals of the image metrics, by the metrics' names. All arrays [N]."""
+    found: dict[str, Interval | None] = {"image_auroc": auroc_interval(anomalous, scores)}
+    if min(anomalous.sum(), (~anomalous).sum()) < 2:
+        return found
+    ap, f1, calibrated = (np.empty(resamples) for _ in range(3))
+    for k, times in enumerate(_draws(anomalous, resamples, seed)):
+        drawn = np.repeat(np.arange(anomalous.size), times)
+        ranking = metrics.image_metrics(anomalous[drawn], scores[drawn])
+        ap[k], f1[k] = ranking.ap, ranking.f1
+        calibrated[k] = metrics.f1_at(anomalous[drawn], decisions[drawn])
+    for name, values in (("image_ap", ap), ("image_f1", f1), ("image_f1_calibrated", calibrated)):
+        found[name] = _percentiles(values, resamples)
+    return found
+
+
+@dataclass(frozen=True)
+class PixelCounts:
+    """Every picture's map, counted at common thresholds, so that a resample is a weighted sum.
+
+    thresholds: [K], falling. normal, anomalous: [N, K] pixels at or above each. overlap: [N, K], the sum over
+    the picture's regions of the share found. marked: [N, 3] pixels that are marked and anomalous, marked, and
+    anomalous, by the calibrated threshold. regions, defective: [N].
+    """
+
+    thresholds: Floats
+    normal: Floats
+    anomalous: Floats
+    overlap: Floats
+    marked: Floats
+    regions: Floats
+    defective: Flags
+
+    def curves(self, times: NDArray[Any] | None = None) -> Curves:
+        """The pooled curves of resamples `times` [B, N]; by default of the pictures as they are."""
+        weights = np.ones((1, len(self.normal))) if times is None else times.astype(np.float64)
+        false, true, overlap = (weights @ counts for counts in (self.normal, self.anomalous, self.overlap))
+        regions = weights @ self.regions
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return Curves(
+                fpr=_from_zero(false / false[:, -1:]),
+                recall=_from_zero(true / true[:, -1:]),
+                pro=_from_zero(overlap / regions[:, None]),
+                precision=true / (true + false),
+                f1=2 * true / (true + false + true[:, -1:]),
+            )
+
+
+class Curves(NamedTuple):
+    """[B, K + 1] each from 0 to 1 along falling thresholds; precision and f1 are [B, K]."""
+
+    fpr: Floats
+    recall: Floats
+    pro: Floats
+    precision: Floats
+    f1: Floats
+
+    def metrics(self) -> dict[str, Floats]:
+        """The pixel metrics of each resample, [B]; close to the exact ones, as far as the thresholds go."""
+        gained = np.diff(self.recall, axis=1)
+        return {
+            "pixel_auroc": area(self.fpr, self.recall, 1.0),
+            "pixel_ap": np.where(gained > 0, gained * self.precision, 0).sum(axis=1),
+            "pixel_f1": self.f1.max(axis=1),
+            "au_pro": area(self.fpr, self.pro, PRO_LIMIT),
+        }
+
+
+def area(x: Floats, y: Floats, limit: float) -> Floats:
+    """The area under curves [B, K], x rising from 0, up to x = `limit` and divided by it."""
+    start, step = x[:, :-1], np.diff(x, axis=1)
+    inside = np.clip(limit - start, 0, step)
+    share = np.divide(inside, step, out=np.zeros_like(step), where=step > 0)
+    end = y[:, :-1] + np.diff(y, axis=1) * share  # interpolated where the limit is crossed
+    return np.asarray((inside * (y[:, :-1] + end) / 2).sum(axis=1) / limit)
+
+
+def _from_zero(values: Floats) -> Floats:
+    return np.concatenate([np.zeros((len(values), 1)), values], axis=1)
+
+
+def count_pixels(
+    maps: Sequence[NDArray[Any]], masks: Sequence[Flags], truths: Sequence[Flags | None], defective: Flags
+) -> PixelCounts | None:
+    """Count the maps and predicted masks [H, W] of the pictures with a ground truth; None without an
+    anomalous or a normal pixel."""
+    chosen = [i for i, truth in enumerate(truths) if truth is not None]
+    pairs = [(maps[i], truth) for i in chosen if (truth := truths[i]) is not None]
+    if not any(truth.any() for _, truth in pairs) or all(truth.all() for _, truth in pairs):
+        return None
+    thresholds = _thresholds(pairs)
+    rising = thresholds[::-1]
+
+    def at_or_above(values: NDArray[Any], weights: NDArray[Any] | None = None) -> Floats:
+        place = np.searchsorted(rising, values, side="right")
+        counts = np.bincount(place, weights, minlength=rising.size + 1)[1:]
+        return np.asarray(np.cumsum(counts[::-1]), dtype=np.float64)
+
+    from scipy.ndimage import label  # slow to import
+
+    normal, anomalous, overlap, regions = [], [], [], []
+    for values, truth in pairs:
+        labels, count = label(truth, structure=np.ones((3, 3))) if truth.any() else (None, 0)
+        inside = values[truth]
+        normal.append(at_or_above(values[~truth]))
+        anomalous.append(at_or_above(inside))
+        of_region = labels[truth] if labels is not None else np.zeros(0, dtype=np.intp)
+        overlap.append(at_or_above(inside, 1 / np.bincount(of_region, minlength=count + 1)[of_region]))
+        regions.append(count)
+    return PixelCounts(
+        thresholds,
+        np.stack(normal),
+        np.stack(anomalous),
+        np.stack(overlap),
+        np.array(
+            [[(masks[i] & t).sum(), masks[i].sum(), t.sum()] for i in chosen if (t := truths[i]) is not None],
+            dtype=np.float64,
+        ),
+        np.asarray(regions, dtype=np.float64),
+        defective[chosen],
+    )
+
+
+def _thresholds(pairs: Sequence[tuple[NDArray[Any], Flags]]) -> Floats:
+    """Falling: where normal pixels lie, evenly and far out in the tail, where anomalous ones do, and last
+    the least value."""
+    every = max(1, sum(values.size for values, _ in pairs) // MOST_PIXELS)
+    normal = np.sort(np.concatenate([values[~truth][::every] for values, truth in pairs]))[::-1]
+    anomalous = np.concatenate([values[truth] for values, truth in pairs])
+    tail = np.geomspace(1, normal.size, LEVELS).astype(np.int64) - 1
+    even = np.linspace(0, normal.size - 1, LEVELS).astype(np.int64)
+    least = min(float(values.min()) for values, _ in pairs)
+    levels = np.quantile(anomalous, np.linspace(0, 1, LEVELS))
+    return np.unique(np.concatenate([normal[tail], normal[even], levels, [least]]).astype(np.float64))[::-1]
+
+
+def pixel_intervals(
+    counts: PixelCounts, *, resamples: int = RESAMPLES // 2, seed: int = 0
+) -> dict[str, Interval | None]:
+    """95 % intervals of the pixel metrics, by their names; none with fewer than two defective pictures."""
+    if int((counts.regions > 0).sum()) < 2:
+        return {}
+    times = _draws(counts.defective, resamples, seed)
+    hits, marked, wanted = (times @ counts.marked).T
+    values = counts.curves(times).metrics() | {"pixel_f1_calibrated": 2 * hits / (marked + wanted)}
+    return {name: _percentiles(found, resamples) for name, found in values.items()}

@@ -1,0 +1,182 @@
+"""A picture and what was found on it, small enough to lie in a page by the hundred.
+
+The photo is stored once. Heat map and outline are transparent layers that the browser lays over it; they are
+taken from the very functions that draw on pictures elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope import drawing
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.evaluation import Evaluated
+from flawscope.imaging import Geometry, decode, read_mask
+from flawscope.prediction import Prediction
+from flawscope.progress import Step, silent
+from flawscope.synthesis.appearance import to_eight_bits
+
+MOST_SIDE, LEAST_SIDE = 288, 96  # of a square picture, pixels
+MOST_RATIO = 3  # the longer side of a flat picture is at most that many times the square's
+PAGE_BYTES = 9_000_000  # of all thumbnails together: the page stays below 10 MB
+QUALITY = {"photo": 70, "layer": 70}  # of lossy WebP, 0..100
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """data: URIs of pictures that cover each other. `mask` is None where no ground truth is known.
+
+    photo: the picture. heat, line: transparent layers over it. map: the map in colours. Maps are smooth, so
+    that heat and map have half the photo's size.
+    """
+
+    photo: str
+    heat: str
+    line: str
+    map: str
+    mask: str | None
+
+    @property
+    def size(self) -> int:
+        """Bytes that they take in the page."""
+        return sum(len(uri) for uri in (self.photo, self.heat, self.line, self.map, self.mask or ""))
+
+
+def thumbnails(
+    pictures: Sequence[Evaluated], white: float | None = None, step: Step = silent
+) -> list[Layers | None]:
+    """The layers of every picture, `MOST_SIDE` large or as small as they must be for `PAGE_BYTES`; None where
+    a picture has gone or was changed since it was evaluated."""
+    side = MOST_SIDE
+    while True:
+        made, size = _made(pictures, white, side, step)
+        if len(made) == len(pictures):
+            return made
+        side = max(LEAST_SIDE, int(0.97 * side * math.sqrt(PAGE_BYTES / size)))
+
+
+def _made(
+    pictures: Sequence[Evaluated], white: float | None, side: int, step: Step
+) -> tuple[list[Layers | None], float]:
+    """The layers, and the bytes that all take; fewer if that will be too much."""
+
+    def one(seen: Evaluated) -> Layers | None:
+        try:
+            return layers(seen.item.path, seen.prediction, seen.item.masks, side, white)
+        except FlawscopeError:
+            return None
+
+    made: list[Layers | None] = []
+    size = 0
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for found in pool.map(one, pictures):
+            made.append(found)
+            size += 0 if found is None else found.size
+            if size > PAGE_BYTES and side > LEAST_SIDE:
+                pool.shutdown(wait=False, cancel_futures=True)
+                return made[:-1], size * len(pictures) / len(made)
+            step("report", len(made), len(pictures))
+    return made, size
+
+
+def layers(
+    path: Path, prediction: Prediction, masks: tuple[Path, ...], side: int, white: float | None
+) -> Layers:
+    """The layers of one picture file, as large in area as a square of `side` pixels.
+
+    `white` is the level of a deep picture that is shown white; None: 65535, or 1 of floats. Masks that cannot
+    be read are left out: the evaluation has told so. Raises InputError where the picture cannot be read (any
+    more).
+    """
+    picture = decode(path)
+    level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)  # as the model sees it
+    photo = _fitted(to_eight_bits(picture, level), side)
+    height, width = photo.shape[:2]
+    seen = _onto(prediction.geometry, (height, width))
+    found = seen.warp(prediction.map, fill=np.nan) > prediction.mask_threshold  # not where it does not look
+    half = (-(-height // 2), -(-width // 2))
+    low, high = prediction.colour_range
+    values = _onto(prediction.geometry, half).warp(prediction.map, fill=np.nan)
+
+    def heat(picture: Pixels) -> Pixels:
+        return drawing.overlay(picture, values, low, high)
+
+    def line(picture: Pixels) -> Pixels:
+        return drawing.contour(picture, found)
+
+    truth = _truth(masks, prediction.geometry.picture_size, (height, width)) if masks else None
+    return Layers(
+        photo=_webp(Image.fromarray(photo), QUALITY["photo"]),
+        heat=_webp(layer(heat, half), QUALITY["layer"]),
+        line=_webp(layer(line, (height, width))),
+        map=_webp(Image.fromarray(drawing.colour_map(values, low, high)), QUALITY["layer"]),
+        mask=None if truth is None else _webp(Image.fromarray(truth)),
+    )
+
+
+def layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image.Image:
+    """What `draw` adds to a picture [H, W, 3] of `size`, as RGBA, if it only blends.
+
+    Blending makes `keep * picture + added` of a pixel: on black that shows what is added, on white also how
+    much is kept.
+    """
+    black = draw(np.zeros((*size, 3), np.uint8))
+    white = draw(np.full((*size, 3), 255, np.uint8))
+    alpha = 255 - (white.astype(np.int16) - black).max(axis=2)
+    colour = black.astype(np.float32) * 255 / np.maximum(alpha, 1)[..., None]
+    rgba = np.concatenate([np.clip(np.round(colour), 0, 255), alpha[..., None]], axis=2)
+    return Image.fromarray(rgba.astype(np.uint8))
+
+
+def _fitted(picture: Pixels, side: int) -> Pixels:
+    height, width = picture.shape[:2]
+    scale = min(side / math.sqrt(height * width), MOST_RATIO * side / max(height, width))
+    cell = (max(1, round(height * scale)), max(1, round(width * scale)))
+    return np.asarray(drawing.fitted(picture, cell))
+
+
+def _onto(geometry: Geometry, size: tuple[int, int]) -> Geometry:
+    """The same view of the picture at another size."""
+    ratios = (geometry.picture_size[axis] / size[axis] for axis in (0, 1))
+    (sy, sx), (ry, rx) = geometry.scale, ratios
+    return Geometry(size, geometry.size, (sy * ry, sx * rx), geometry.offset)
+
+
+def _truth(masks: tuple[Path, ...], full: tuple[int, int], size: tuple[int, int]) -> Pixels | None:
+    """The union of the masks, white on black; a defect smaller than a pixel still shows."""
+    union = None
+    for path in masks:
+        try:
+            mask = read_mask(path)
+        except InputError:
+            continue
+        if mask.shape == full:
+            union = mask if union is None else union | mask
+    if union is None:
+        return None
+    grey = Image.fromarray(union.astype(np.uint8) * np.uint8(255))
+    small = grey.resize(size[::-1], Image.Resampling.BOX)
+    return np.where(np.asarray(small) > 0, 255, 0).astype(np.uint8)
+
+
+def _webp(image: Image.Image, quality: int | None = None) -> str:
+    """A data: URI; lossless without a quality."""
+    buffer = io.BytesIO()
+    if quality is None:
+        image.save(buffer, "WEBP", lossless=True, quality=50, method=3)
+    else:
+        image.save(buffer, "WEBP", quality=quality, alpha_quality=quality, method=3)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,101 @@
+"""How the report says things: rates, counts, and what a result comes to in plain sentences."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from flawscope import metrics
+from flawscope.calibration import Calibration
+
+
+class Tally(NamedTuple):
+    """Test pictures by what they are, and how many of them were judged wrongly."""
+
+    good: int
+    false_alarms: int
+    defective: int
+    missed: int
+
+    @property
+    def found(self) -> int:
+        return self.defective - self.missed
+
+
+def printable(text: str) -> str:
+    """A file's name as it can stand in a page: bytes that are no text are shown escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def percent(value: float) -> str:
+    """0.05 -> 5 %; 0.0123 -> 1.2 %. Number and sign stay on one line."""
+    return f"{100 * value:.1f}".removesuffix(".0") + "\N{NO-BREAK SPACE}%"
+
+
+def rates(low: float, high: float) -> str:
+    """An interval of rates: 63.1 to 100 %."""
+    return f"{percent(low)[:-2]} to {percent(high)}"
+
+
+def count(number: int, thing: str) -> str:
+    """1 picture, 2 pictures."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
+def headline(tally: Tally) -> str:
+    """The verdict in one line."""
+    parts = []
+    if tally.defective:
+        parts.append(f"{tally.found} of {count(tally.defective, 'defective picture')} found")
+    if tally.good:
+        parts.append(f"{tally.false_alarms} of {count(tally.good, 'good picture')} called anomalous")
+    return ", ".join(parts)
+
+
+def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0) -> list[str]:
+    """What the threshold promises, whether the promise was kept, and what was missed."""
+    told = [_promise(calibration), _false_alarms(tally, calibration.effective_rate), _missed(tally)]
+    if without_mask:
+        told.append(
+            f"{count(without_mask, 'defective picture')} without a usable mask: not in the pixel figures."
+        )
+    return told
+
+
+def _promise(calibration: Calibration) -> str:
+    told = (
+        f"The threshold is a score of {calibration.threshold:.4g}, set from "
+        f"{count(calibration.count, 'good picture')} alone ({calibration.method}). It promises that about "
+        f"{percent(calibration.effective_rate)} of good parts like those are called anomalous; about defects "
+        "it promises nothing."
+    )
+    if calibration.pictures_missing:
+        more = count(calibration.pictures_missing, "more good picture")
+        told += f" {percent(calibration.rate)} cannot be promised from so few: {more} would do."
+    return told
+
+
+def _false_alarms(tally: Tally, rate: float) -> str:
+    if not tally.good:
+        return "There are no good test pictures: false alarms were not measured."
+    low, high = metrics.confidence_interval_rate(tally.false_alarms, tally.good)
+    if low > rate:
+        judged = "more than promised; are the good test pictures like those that the model learnt from?"
+    elif high < rate:
+        judged = "less than promised."
+    else:
+        judged = f"which agrees with the promise of {percent(rate)}."
+    return (
+        f"Measured: {tally.false_alarms} of {count(tally.good, 'good picture')} called anomalous, "
+        f"{percent(tally.false_alarms / tally.good)}. From so many pictures one learns that the true rate is "
+        f"between {percent(low)} and {percent(high)} (95\N{NO-BREAK SPACE}%), {judged}"
+    )
+
+
+def _missed(tally: Tally) -> str:
+    if not tally.defective:
+        return "There are no defective test pictures: nothing is known about what it finds."
+    low, high = metrics.confidence_interval_rate(tally.missed, tally.defective)
+    return (
+        f"{tally.missed or 'None'} of {count(tally.defective, 'defective picture')} missed. Of defects like "
+        f"these, between {percent(low)} and {percent(high)} may be missed (95 %)."
+    )

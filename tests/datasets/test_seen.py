@@ -1,0 +1,249 @@
+"""Which pictures `--seen` means: a number, a folder or a list."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flawscope.datasets import Dataset, Item, open_dataset
+from flawscope.datasets.seen import choose_seen, draw_seen, list_seen
+from flawscope.errors import InputError
+
+Save = Callable[..., Path]
+
+
+def dataset_of(*counts: int, good: int = 5, without: int = 0) -> Dataset:
+    """So many pictures of kinds a, b, ...; `without` more of kind a have no mask."""
+    root = Path("widget")
+    items = [Item(root / f"test/good/{k}.png", "good", False) for k in range(good)]
+    for kind, count in zip("abcdefg", counts, strict=False):
+        items += [
+            Item(root / f"test/{kind}/{k}.png", kind, True, (root / f"ground_truth/{kind}/{k}_mask.png",))
+            for k in range(count)
+        ]
+    items += [Item(root / f"test/a/u{k}.png", "a", True) for k in range(without)]
+    return Dataset(root, "widget", "mvtec", (), tuple(items))
+
+
+def kinds(items: list[Item]) -> list[int]:
+    return sorted(Counter(item.kind for item in items).values())
+
+
+# ------------------------------------------------------------------------------------------------ a number
+
+
+@pytest.mark.parametrize(
+    ("counts", "count", "expected"),
+    [
+        ((10, 10, 10), 9, [3, 3, 3]),
+        ((10, 10, 10), 10, [3, 3, 4]),
+        ((10, 10, 10), 2, [1, 1]),
+        ((1, 10, 10), 9, [1, 4, 4]),
+        ((1, 2, 10), 13, [1, 2, 10]),
+        ((4,), 3, [3]),
+        ((4, 4), 0, []),
+    ],
+)
+def test_drawn_evenly_over_the_kinds(counts: tuple[int, ...], count: int, expected: list[int]) -> None:
+    drawn = draw_seen(dataset_of(*counts), count, 0)
+    assert kinds(drawn) == expected
+    assert len({item.path for item in drawn}) == count
+    assert all(item.anomalous and item.masks for item in drawn)
+
+
+def test_drawn_by_the_seed_and_not_by_the_order_of_the_files() -> None:
+    data = dataset_of(10, 10, 10)
+    found = [{item.path for item in draw_seen(data, 7, seed)} for seed in range(6)]
+    assert found[0] == {item.path for item in draw_seen(data, 7, 0)}
+    assert found[0] == {item.path for item in draw_seen(replace(data, test=data.test[::-1]), 7, 0)}
+    assert len(set(map(frozenset, found))) == 6
+    # which kinds get one more, and which pictures of a kind, are drawn too
+    more = {Counter(p.parent.name for p in paths).most_common(1)[0][0] for paths in found}
+    assert len(more) > 1
+    assert {p.stem for paths in found for p in paths} == set(map(str, range(10)))
+
+
+def test_a_larger_number_keeps_the_smaller_ones_pictures() -> None:
+    data = dataset_of(6, 6, 6)
+    found = [{item.path for item in draw_seen(data, count, 3)} for count in (1, 4, 10, 18)]
+    assert all(few < many for few, many in pairwise(found))
+
+
+@pytest.mark.parametrize("seen", [4, "4", " 4 "])
+def test_a_number_may_be_a_text(seen: int | str) -> None:
+    assert choose_seen(seen, dataset_of(3, 3), 5) == draw_seen(dataset_of(3, 3), 4, 5)
+
+
+def test_never_more_than_there_are() -> None:
+    data = dataset_of(2, 2, without=3)
+    assert len(choose_seen(4, data)) == 4
+    with pytest.raises(InputError, match="5 seen defects cannot be drawn: widget has 4 test pictures"):
+        choose_seen(5, data)
+    with pytest.raises(InputError, match="1 seen defects cannot be drawn: a list of pictures has 0"):
+        choose_seen(1)
+    assert choose_seen(0) == []
+
+
+# ------------------------------------------------------------------------------------------------ a folder
+
+
+def names(items: list[Item]) -> list[str]:
+    return [f"{item.path.parent.name}/{item.path.name}" for item in items]
+
+
+def test_a_category_gives_its_defective_test_pictures(mvtec: Path) -> None:
+    assert names(list_seen(mvtec)) == ["bent/000.png", "bent/001.png", "cut/000.png", "cut/001.png"]
+    assert [item.masks[0].name for item in list_seen(mvtec)] == ["000_mask.png", "001_mask.png"] * 2
+
+
+def test_a_folder_of_categories_gives_the_one_that_is_fitted(mvtec: Path) -> None:
+    shutil.copytree(mvtec, mvtec.parent / "other")
+    found = choose_seen(mvtec.parent, open_dataset(mvtec))
+    assert {item.path.parents[2].name for item in found} == {"widget"}
+    with pytest.raises(InputError, match=r"other.*widget|widget.*other"):
+        choose_seen(mvtec.parent)
+
+
+def test_the_test_folder_of_a_data_set_or_one_kind_of_it(mvtec: Path) -> None:
+    assert names(list_seen(mvtec / "test")) == names(list_seen(mvtec))  # not the good ones
+    found = list_seen(mvtec / "test/cut")
+    assert names(found) == ["cut/000.png", "cut/001.png"]
+    assert found[1].masks == (mvtec / "ground_truth/cut/001_mask.png",)
+    assert {item.kind for item in found} == {"cut"}
+
+
+@pytest.mark.parametrize("where", ["masks", "ground_truth", "Masks", "../masks"])
+@pytest.mark.parametrize("suffix", ["", "_mask"])
+def test_any_folder_with_masks_in_it_or_beside_it(
+    tmp_path: Path, save: Save, mask: np.ndarray, where: str, suffix: str
+) -> None:
+    root = tmp_path / "defects"
+    for k in range(3):
+        save(root / f"{k}.jpg")
+    for k in range(2):
+        save(root / where / f"{k}{suffix}.png", mask)
+    found = list_seen(root)
+    assert [item.path.name for item in found] == ["0.jpg", "1.jpg"]  # the third has no mask, masks are none
+    assert [item.masks[0].name for item in found] == [f"0{suffix}.png", f"1{suffix}.png"]
+    assert all(item.anomalous for item in found)
+
+
+def test_pictures_in_subfolders_and_several_masks_of_one(
+    tmp_path: Path, save: Save, mask: np.ndarray
+) -> None:
+    save(tmp_path / "images/a.png")
+    save(tmp_path / "masks/a/0.png", mask)
+    save(tmp_path / "masks/a/1.png", mask)
+    (found,) = list_seen(tmp_path)
+    assert found.path == tmp_path / "images/a.png"
+    assert [path.name for path in found.masks] == ["0.png", "1.png"]
+
+
+def test_without_masks_it_is_told(tmp_path: Path, save: Save) -> None:
+    save(tmp_path / "defects/a.png")
+    with pytest.raises(
+        InputError, match="no defective picture with a mask; put masks of the same names into"
+    ):
+        choose_seen(tmp_path / "defects")
+    save(tmp_path / "masks/b.png")
+    with pytest.raises(InputError, match="no defective picture with a mask"):
+        choose_seen(tmp_path / "masks")  # its pictures are not their own masks
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty: the folder is empty"):
+        choose_seen(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("seen", ["nowhere", "-1", "2.5", "", " ", "a\0b", "x" * 5000])
+def test_what_is_none_of_these_is_told(
+    seen: str, tmp_path: Path, save: Save, mask: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is not the folder one is in."""
+    save(tmp_path / "a.png")
+    save(tmp_path / "masks/a.png", mask)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="is neither a number, a folder nor a list") as caught:
+        choose_seen(seen)
+    assert len(str(caught.value)) < 400
+
+
+# ------------------------------------------------------------------------------------------------- a list
+
+
+@pytest.fixture
+def listed(mvtec: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """listed(*lines) gives the names of what a list in another folder means, for the data set of `mvtec`."""
+
+    def read(*lines: str, data: bool = True, encoding: str = "utf-8", folder: str = "lists") -> list[str]:
+        path = tmp_path / folder / "seen.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(lines), encoding=encoding)
+        return names(choose_seen(path, open_dataset(mvtec) if data else None))
+
+    return read
+
+
+def test_a_list_names_pictures_of_the_data_set_or_beside_it(
+    listed: Callable[..., list[str]], mvtec: Path
+) -> None:
+    lines = ["# two", "", "test/cut/001.png", f"  {mvtec}/test/bent/000.png  ", "../widget/test/cut/000.png"]
+    wanted = ["cut/001.png", "bent/000.png", "cut/000.png"]
+    assert listed(*lines) == wanted
+    assert listed(*lines, "test/cut/../cut/001.png") == wanted  # once
+    assert listed(*lines[3:], data=False) == wanted[1:]
+    with pytest.raises(InputError, match=r"names test/cut/001\.png, which is not there"):
+        listed(*lines, data=False)
+
+
+def test_a_list_as_windows_writes_it(listed: Callable[..., list[str]]) -> None:
+    assert listed("test/cut/001.png\r", "test/cut/000.png\r", encoding="utf-8-sig") == [
+        "cut/001.png",
+        "cut/000.png",
+    ]
+
+
+def test_a_list_of_pictures_that_have_masks_beside_them(
+    listed: Callable[..., list[str]], tmp_path: Path, save: Save, mask: np.ndarray
+) -> None:
+    save(tmp_path / "lists/own/7.png")
+    save(tmp_path / "lists/own/masks/7.png", mask)
+    assert listed("own/7.png", "test/cut/001.png") == ["own/7.png", "cut/001.png"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("test/cut/009.png", "which is not there: mend the line"),
+        ("test/cut", "which is not there"),
+        ("x" * 5000, "which is not there"),
+        ("test/good/000.png", "which has no mask"),
+        ("train/good/000.png", "which has no mask"),
+        ("ground_truth/cut/000_mask.png", "which has no mask"),
+        ("# nothing", "names no picture: write one path a line"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named(
+    listed: Callable[..., list[str]], line: str, reason: str
+) -> None:
+    with pytest.raises(InputError, match=reason) as caught:
+        listed(*(["test/cut/001.png"] if line[0] != "#" else []), line)
+    assert "\n" not in str(caught.value)
+    assert line[0] == "#" or line[:100] in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_picture_whose_mask_is_gone_is_named(listed: Callable[..., list[str]], mvtec: Path) -> None:
+    (mvtec / "ground_truth/cut/001_mask.png").unlink()
+    with pytest.raises(InputError, match=r"names test/cut/001\.png, which has no mask: put one beside it"):
+        listed("test/bent/000.png", "test/cut/001.png")
+
+
+def test_a_picture_is_no_list(mvtec: Path) -> None:
+    with pytest.raises(InputError, match="cannot read the list"):
+        choose_seen(mvtec / "test/cut/000.png")

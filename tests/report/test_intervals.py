@@ -1,0 +1,181 @@
+"""The intervals against literal definitions, resampling by hand, and simulated coverage."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from flawscope import metrics
+from flawscope.report.intervals import (
+    area,
+    auroc_interval,
+    count_pixels,
+    delong,
+    image_intervals,
+    pixel_intervals,
+)
+
+
+def binormal(rng: np.random.Generator, good: int, bad: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores; the true AUROC is Phi(shift / sqrt 2)."""
+    scores = np.concatenate([rng.normal(size=good), rng.normal(shift, size=bad)])
+    return np.arange(good + bad) >= good, scores
+
+
+def test_delong_is_its_definition_ties_included() -> None:
+    """Every pair by hand: 1 in the right order, 1/2 tied; variances of its row and column means."""
+    rng = np.random.default_rng(0)
+    labels = rng.random(40) < 0.4
+    scores = rng.integers(0, 8, 40) + 2.0 * labels
+    bad, good = scores[labels], scores[~labels]
+    pairs = (bad[:, None] > good) + 0.5 * (bad[:, None] == good)
+    variance = np.var(pairs.mean(1), ddof=1) / len(bad) + np.var(pairs.mean(0), ddof=1) / len(good)
+    found = delong(labels, scores)
+    assert found == pytest.approx((metrics.auroc(labels, scores), variance), rel=1e-12)
+
+
+def test_delong_agrees_with_a_bootstrap() -> None:
+    rng = np.random.default_rng(1)
+    labels, scores = binormal(rng, 80, 60, 1.5)
+    bad, good = np.flatnonzero(labels), np.flatnonzero(~labels)
+    drawn = []
+    for _ in range(1500):
+        which = np.concatenate([rng.choice(bad, bad.size), rng.choice(good, good.size)])
+        drawn.append(metrics.auroc(labels[which], scores[which]))
+    assert math.sqrt(delong(labels, scores)[1]) == pytest.approx(np.std(drawn), rel=0.1)
+
+
+@pytest.mark.parametrize(("shift", "truth"), [(1.0, 0.76025), (2.0, 0.92135)])
+def test_the_auroc_interval_holds_the_truth_as_often_as_it_says(shift: float, truth: float) -> None:
+    rng = np.random.default_rng(2)
+    held = 0
+    for _ in range(400):
+        found = auroc_interval(*binormal(rng, 30, 30, shift))
+        assert found is not None
+        assert 0 <= found.low < found.high <= 1
+        held += found.low <= truth <= found.high
+    assert 0.92 <= held / 400 <= 0.985
+
+
+def test_separated_classes_are_no_certainty() -> None:
+    """5 separate pairs, all in the right order: the exact binomial bound, not [1, 1]."""
+    labels = np.array([False] * 20 + [True] * 5)
+    found = auroc_interval(labels, labels + 0.0)
+    assert found is not None
+    assert found.low == pytest.approx(0.025 ** (1 / 5))
+    assert found.high == 1
+    assert "5 separate pairs" in found.how
+    upside_down = auroc_interval(labels, -1.0 * labels)
+    assert upside_down is not None
+    assert (upside_down.low, upside_down.high) == (0, pytest.approx(1 - 0.025 ** (1 / 5)))
+
+
+def test_one_picture_of_a_class_has_no_interval() -> None:
+    labels = np.array([False, False, True])
+    found = image_intervals(labels, np.array([0.1, 0.2, 0.3]), labels)
+    assert set(found.values()) == {None}
+
+
+def test_image_intervals_are_seeded_and_hold_the_value() -> None:
+    labels, scores = binormal(np.random.default_rng(3), 40, 40, 1.5)
+    decisions = scores > 1
+    found = image_intervals(labels, scores, decisions, resamples=200, seed=5)
+    assert found == image_intervals(labels, scores, decisions, resamples=200, seed=5)
+    values = {
+        "image_ap": metrics.average_precision(labels, scores),
+        "image_f1_calibrated": metrics.f1_at(labels, decisions),
+    }
+    for name, value in values.items():
+        interval = found[name]
+        assert interval is not None
+        assert interval.low < value < interval.high
+        assert interval.high - interval.low < 0.3
+
+
+def test_without_a_mistake_the_bootstrap_says_nothing() -> None:
+    labels = np.array([False] * 10 + [True] * 10)
+    found = image_intervals(labels, labels + 0.0, labels, resamples=50)
+    assert found["image_ap"] is None
+    assert found["image_auroc"] is not None
+
+
+# -------------------------------------------------------------------------------------------------- pixels
+
+
+@pytest.fixture(scope="module")
+def pictures() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """12 maps with their truths; every second one has two regions, found more or less well."""
+    rng = np.random.default_rng(4)
+    maps, truths = [], []
+    for k in range(12):
+        truth = np.zeros((40, 50), bool)
+        if k % 2:
+            truth[5 : 8 + k, 5:20] = True
+            truth[30:36, 30:45] = True
+        maps.append((rng.gamma(2, size=truth.shape) + truth * rng.gamma(3, 1.5)).astype(np.float32))
+        truths.append(truth)
+    return maps, truths
+
+
+def exact(maps: list[np.ndarray], truths: list[np.ndarray]) -> dict[str, float]:
+    found = metrics.pixel_metrics(maps, truths)
+    return {
+        "pixel_auroc": found.auroc,
+        "pixel_ap": found.ap,
+        "pixel_f1": found.f1,
+        "au_pro": found.au_pro,
+    }
+
+
+def test_counted_pixels_give_the_exact_metrics_nearly(pictures: tuple[list, list]) -> None:
+    maps, truths = pictures
+    defective = np.array([t.any() for t in truths])
+    masks = [m > 4 for m in maps]
+    counts = count_pixels(maps, masks, truths, defective)
+    assert counts is not None
+    found = {name: float(values[0]) for name, values in counts.curves().metrics().items()}
+    assert found == pytest.approx(exact(maps, truths), abs=2e-3)
+    # a resample is the pictures as often as they were drawn
+    times = np.array([0, 3, 1, 1, 0, 2, 2, 0, 1, 0, 1, 1])
+    repeated = [i for i, k in enumerate(times) for _ in range(k)]
+    drawn = counts.curves(times[None]).metrics()
+    expected = exact([maps[i] for i in repeated], [truths[i] for i in repeated])
+    assert {name: float(values[0]) for name, values in drawn.items()} == pytest.approx(expected, abs=2e-3)
+
+
+def test_pixel_intervals_hold_the_values(pictures: tuple[list, list]) -> None:
+    maps, truths = pictures
+    defective = np.array([t.any() for t in truths])
+    masks = [m > 4 for m in maps]
+    counts = count_pixels(maps, masks, truths, defective)
+    assert counts is not None
+    found = pixel_intervals(counts, resamples=200)
+    hits = sum((m & t).sum() for m, t in zip(masks, truths, strict=True))
+    total = sum(m.sum() + t.sum() for m, t in zip(masks, truths, strict=True))
+    for name, value in (exact(maps, truths) | {"pixel_f1_calibrated": 2 * hits / total}).items():
+        interval = found[name]
+        assert interval is not None
+        assert interval.low < value < interval.high, name
+
+
+def test_pictures_without_truth_take_no_part(pictures: tuple[list, list]) -> None:
+    maps, truths = pictures
+    masks = [m > 4 for m in maps]
+    defective = np.array([t.any() for t in truths])
+    some = [None if k in (1, 3) else t for k, t in enumerate(truths)]
+    counts = count_pixels(maps, masks, some, defective)
+    assert counts is not None
+    kept = [k for k in range(12) if k not in (1, 3)]
+    assert counts.normal[:, -1].tolist() == [float((~truths[k]).sum()) for k in kept]
+    assert counts.defective.tolist() == defective[kept].tolist()
+    assert count_pixels(maps, masks, [None] * 12, defective) is None
+    assert count_pixels(maps, masks, [np.zeros_like(t) for t in truths], defective) is None
+
+
+def test_area_stops_at_the_limit_inside_a_segment() -> None:
+    x, y = np.array([[0.0, 0.0, 0.2, 1.0]]), np.array([[0.0, 0.5, 0.5, 1.0]])
+    # to 0.6: a rectangle 0.2 x 0.5, then a trapezoid from 0.5 to 0.75
+    assert area(x, y, 0.6) == pytest.approx((0.2 * 0.5 + 0.4 * 0.625) / 0.6)
+    assert area(x, y, 1.0) == pytest.approx(0.2 * 0.5 + 0.8 * 0.75)

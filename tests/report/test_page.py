@@ -1,0 +1,169 @@
+"""The written page: whole, self-contained, and safe whatever the files are called."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html.parser
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flawscope import report
+from flawscope.cli import main
+from flawscope.errors import InputError
+from flawscope.report.page import for_script
+
+for library in ("matplotlib", "jinja2"):
+    pytest.importorskip(library)
+
+
+class Page(html.parser.HTMLParser):
+    """Elements with their attributes, and the text outside scripts and styles."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self.inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self.inside = tag
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "script":
+            self.scripts.append(data)
+        elif self.inside != "style":
+            self.words.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+
+@pytest.fixture(scope="module")
+def text(report_path: Path) -> str:
+    return report_path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_names_never_become_markup(page: Page) -> None:
+    tags = {tag for tag, _ in page.elements}
+    assert "img" not in tags  # the script makes all of them
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    words = "".join(page.words)
+    assert "<img src=x onerror=alert(1)>\"'&amp;日本" in words  # shown as it is called
+    pictures = json.loads(page.scripts[0])
+    assert any("onerror" in picture["name"] for picture in pictures)
+
+
+def test_nothing_comes_from_outside(text: str, page: Page) -> None:
+    assert not re.findall(r"(?:https?:)?//[\w.-]+\.\w+", text.replace("data:image", ""))
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "srcset", "action"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:")), (tag, value)
+    assert "@import" not in text
+    assert "url(http" not in text
+
+
+def test_only_our_own_script_may_run(text: str, page: Page) -> None:
+    policy = next(a["content"] for t, a in page.elements if t == "meta" and "http-equiv" in a)
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    digest = base64.b64encode(hashlib.sha256(page.scripts[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert len(page.scripts) == 2
+
+
+def test_every_picture_is_there_with_its_layers(page: Page, hostile: Any) -> None:
+    pictures = {p["name"]: p for p in json.loads(page.scripts[0])}
+    # good ones, odd ones, dents, the one with a hostile name; and one whose name is no text, if it can be
+    assert len(pictures) == len(hostile.result.pictures) >= 5 + 3 + 3 + 1
+    for picture in pictures.values():
+        for name in ("photo", "heat", "line", "map"):
+            assert picture["layers"][name].startswith("data:image/webp;base64,")
+    assert pictures["dent/d0.png"]["layers"]["mask"]
+    assert pictures["good/g0.png"]["layers"]["mask"] is None
+    assert pictures["good/g3.png"]["outcome"] == "false alarm"
+    assert pictures["dent/d0.png"]["outcome"] == "missed"
+    assert "good/broken.png" not in pictures
+    assert "good/learnt.png" not in pictures
+
+
+def test_what_was_skipped_and_left_out_is_told_without_paths(page: Page, hostile: Any) -> None:
+    words = "".join(page.words)
+    assert "problem with the test data" in words
+    assert "test/good/broken.png" in words
+    assert "left out of the test" in words
+    assert "learnt.png" in words
+    assert str(hostile.dataset.root.parent) not in words
+    assert "model.safetensors" in words
+
+
+def test_a_table_can_be_sorted_by_its_buttons(page: Page) -> None:
+    keys = {a["data-sort"] for tag, a in page.elements if tag == "button" and "data-sort" in a}
+    assert keys == {"name", "kind", "score", "p_value", "verdict", "margin"}
+    assert keys <= set(json.loads(page.scripts[0])[0])
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "masks"),
+    [((0.1,), (), True), ((), (0.9,), True), ((0.1, 0.2), (0.4, 0.9), False), ((0.1, 0.6), (0.3, 0.9), True)],
+)
+def test_it_works_with_what_there_is(
+    run_of: Callable[..., Any], tmp_path: Path, good: tuple[float, ...], bad: tuple[float, ...], masks: bool
+) -> None:
+    text = run_of(good, bad, masks=masks).write(tmp_path / "report.html")
+    pictures = json.loads(Page(text).scripts[0])
+    assert len(pictures) == len(good) + len(bad)
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", text.lower()).replace("nano", "")
+
+
+def test_a_picture_that_has_gone_is_named_and_not_shown(run_of: Callable[..., Any], tmp_path: Path) -> None:
+    run = run_of((0.1, 0.2), (0.9,))
+    run.result.pictures[0].item.path.unlink()
+    pictures = json.loads(Page(run.write(tmp_path / "report.html")).scripts[0])
+    assert [p["layers"] is None for p in pictures] == [True, False, False]
+
+
+def test_json_cannot_end_its_script() -> None:
+    value = ["</script><script>", "<!--", "]]>", "&lt;"]
+    assert not set("<>&") & set(for_script(value))
+    assert json.loads(for_script(value)) == value
+
+
+# ------------------------------------------------------------------------------------------------ libraries
+
+
+@pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
+def test_a_missing_library_is_told_first_with_the_extra(
+    library: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Before the model is opened, which is not even there."""
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(InputError, match=r"pip install 'flawscope\[report\]'"):
+        report.require()
+    for argv in (
+        ["evaluate", "missing.onnx", "--data", "missing", "--out", str(tmp_path / "out")],
+        ["demo", "--out", str(tmp_path / "out")],
+    ):
+        assert main(argv) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert library in error
+        assert "flawscope[report]" in error
+    assert not (tmp_path / "out").exists()
+    assert main(["evaluate", "missing.onnx", "--data", "missing"]) == 2
+    assert "flawscope[report]" not in capsys.readouterr().err

@@ -1,0 +1,158 @@
+"""The Dockerfile: what an image must and must not be, and that its steps work, without a Docker daemon."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TARGETS = ("runtime", "train")
+
+
+@pytest.fixture(scope="module")
+def check() -> ModuleType:
+    """docker/check.py."""
+    spec = importlib.util.spec_from_file_location("docker_check", ROOT / "docker" / "check.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def of(check: ModuleType, target: str, word: str) -> list[str]:
+    """What follows `word` in a target and all that it starts from."""
+    return [rest for name, rest in check.lineage(check.parse()[1], target) if name == word]
+
+
+def installed(check: ModuleType, target: str) -> list[str]:
+    """The pip commands whose result the target copies."""
+    source = next(rest for rest in of(check, target, "COPY") if "--from=" in rest)
+    stage = re.search(r"--from=(\S+)", source)[1]  # type: ignore[index]
+    return [rest for rest in of(check, stage, "RUN") if rest.startswith("pip")]
+
+
+def test_base_images_are_pinned_to_a_version(check: ModuleType) -> None:
+    arguments, stages = check.parse()
+    outside = {stage.base for stage in stages.values()} - set(stages)
+    for base in outside:
+        name = re.sub(r"\$\{(\w+)\}", lambda found: arguments[found[1]], base)
+        assert re.fullmatch(r"[\w/.-]+:\d+\.\d+\.\d+-[\w-]+(@sha256:[0-9a-f]{64})?", name), name
+
+
+def test_the_base_image_has_a_python_that_the_package_takes(check: ModuleType) -> None:
+    version = re.search(r"python:(\d+)\.(\d+)", check.parse()[0]["PYTHON_IMAGE"])
+    assert version
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"Programming Language :: Python :: {version[1]}.{version[2]}" in project["classifiers"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_runs_the_command_as_nobody_special_where_the_data_is(
+    check: ModuleType, target: str
+) -> None:
+    user = of(check, target, "USER")[-1]
+    assert user.split(":")[0] not in ("root", "0")
+    assert of(check, target, "ENTRYPOINT") == ['["flawscope"]']  # exec form: words after the image reach it
+    assert of(check, target, "WORKDIR")[-1] == "/data"
+    environment = dict(pair.split("=", 1) for rest in of(check, target, "ENV") for pair in shlex.split(rest))
+    assert environment["PATH"].startswith(environment["VIRTUAL_ENV"] + "/bin:")
+    assert any(environment["VIRTUAL_ENV"] in rest for rest in of(check, target, "COPY"))
+
+
+def test_the_image_without_a_target_is_the_small_one(check: ModuleType) -> None:
+    assert list(check.parse()[1])[-1] == "runtime"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_versions_are_pinned_and_nothing_is_cached(check: ModuleType, target: str) -> None:
+    commands = installed(check, target)
+    assert commands
+    for command in commands:
+        assert "-c constraints.txt" in command
+    text = (ROOT / "Dockerfile").read_text()
+    assert "PIP_NO_CACHE_DIR=1" in text
+    assert not re.search(r"apt-get install(?!.*rm -rf /var/lib/apt/lists)", text, re.S)
+
+
+def test_extras_exist_and_only_one_image_has_torch(check: ModuleType) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    asked = {
+        target: {e for command in installed(check, target) for e in extras_of(command)} for target in TARGETS
+    }
+    for target in TARGETS:
+        assert asked[target] <= set(extras), target
+    packages = {target: " ".join(p for e in asked[target] for p in extras[e]) for target in TARGETS}
+    assert "openvino" in packages["runtime"]
+    assert "torch" not in packages["runtime"]
+    assert "torch>=" in packages["train"]
+    assert asked["runtime"] < asked["train"]
+
+
+def extras_of(command: str) -> list[str]:
+    return [e for group in re.findall(r"\.\[([\w,]+)\]", command) for e in group.split(",")]
+
+
+def test_what_is_copied_exists_and_reaches_the_daemon(check: ModuleType) -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    let_through = {line[1:] for line in lines if line.startswith("!")}
+    assert "*" in lines
+    copied = set()
+    for stage in check.parse()[1].values():
+        for word, rest in stage.steps:
+            if word == "COPY" and "--from=" not in rest:
+                copied |= set(rest.split()[:-1])
+    assert copied == let_through
+    for name in copied:
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.skipif(not shutil.which("hadolint"), reason="hadolint is not installed")
+def test_a_linter_has_nothing_to_say() -> None:
+    done = subprocess.run(["hadolint", ROOT / "Dockerfile"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_the_steps_of_the_small_image_make_one_that_predicts(
+    check: ModuleType,
+    onnx_path: Path,
+    drawn: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its train twin takes gigabytes: `python docker/check.py train` by hand."""
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    try:
+        programs = check.build("runtime", tmp_path)
+    except subprocess.CalledProcessError:
+        probe = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "-q",
+            "-d",
+            tmp_path / "probe",
+            "PyYAML",
+        ]
+        if subprocess.run(probe, capture_output=True, timeout=300).returncode:
+            pytest.skip("pip reaches no index")
+        raise
+    pictures = [str(drawn / "plate/test/good")]
+    check.try_out("runtime", programs, str(onnx_path), pictures, tmp_path)
+    out = capsys.readouterr().out
+    assert "4 pictures predicted" in out
+    assert "torch" not in out
