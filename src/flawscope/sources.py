@@ -46,9 +46,8 @@ class Reader:
             digest = pixel_hash(picture)
             image = self.preprocess.from_array(picture, self.names[index])[0][0]
         except (InputError, MemoryError) as error:
-            reason = f"{self.names[index]}: not enough memory to decode it; make it smaller"
             with self._lock:
-                self.failures[index] = str(error) if isinstance(error, InputError) else reason
+                self.failures[index] = told(error, self.names[index])
             return None
         with self._lock:
             self.hashes[index] = digest
@@ -67,6 +66,13 @@ class Reader:
                 self.known.add(self.hashes[index])
                 kept.append(index)
         return kept
+
+
+def told(error: Exception, name: str) -> str:
+    """What is wrong with a picture, in one line."""
+    if isinstance(error, MemoryError):
+        return f"{name}: not enough memory to decode it; make it smaller"
+    return str(error)
 
 
 def pairs_of(
@@ -109,12 +115,12 @@ def read_defects(
             mask = geometry.mask_to_network(whole)
             if not mask.any():
                 raise InputError(
-                    f"cannot use {name} as a defect: its mask is empty, or less than a pixel at "
-                    f"{mask.shape[1]}x{mask.shape[0]}; mark the defect, or take a larger --size"
+                    f"cannot use {name} as a defect: its mask is empty, cut away, or less than a "
+                    f"pixel at {mask.shape[1]}x{mask.shape[0]}; mark it, or take a larger --size or --crop"
                 )
             found[pixel_hash(picture)] = Defect(torch.from_numpy(image[0]), mask, name)
-        except InputError as error:
-            unusable.append(str(error))
+        except (InputError, MemoryError) as error:
+            unusable.append(told(error, name))
     if pairs and not found:
         raise InputError(f"none of the {len(pairs)} seen defects can be used; the first: {unusable[0]}")
     return list(found.values()), list(found), unusable

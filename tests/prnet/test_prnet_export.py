@@ -25,6 +25,7 @@ def _traced_once(trace_once: Callable[[Any], Any]):
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 def test_the_exported_model_says_the_same(prnet_path: Path, drawn: Path, tmp_path: Path, suffix: str) -> None:
     if suffix == ".xml":

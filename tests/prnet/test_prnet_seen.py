@@ -164,7 +164,7 @@ def test_what_cannot_be_used_is_told_and_the_others_are_learnt_from(
     for line, name in zip(made.failures, ("1.png", "2_mask.png", "3.png"), strict=True):
         assert name in line
         assert "\n" not in line
-    assert "its mask is empty, or less than a pixel at 64x64" in made.failures[2]
+    assert "its mask is empty, cut away, or less than a pixel at 64x64" in made.failures[2]
     assert any("2 seen defects" in line for line in said)
 
 
@@ -175,7 +175,7 @@ def test_a_mask_of_less_than_a_pixel_is_told(fit_small: Fit, defects: Pairs) -> 
     made = fit_small(steps=1, seen=[(large, speck), defects[1]])
     (line,) = made.failures
     assert line.startswith(
-        "cannot use picture 0 as a defect: its mask is empty, or less than a pixel at 64x64"
+        "cannot use picture 0 as a defect: its mask is empty, cut away, or less than a pixel at 64x64"
     )
 
 

@@ -175,7 +175,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
     values: dict[str, Any] = {}
     if args.config:
-        values = config.read_config(args.config, args.category or _only_category(args.data))
+        values = config.read_config(args.config, args.category or only_category(args.data))
     given = ("method", "preset", "size", "crop", "backbone", "stages", "weights", "seed")
     for key in (*given, "teacher", "natural", "seen", "textures", "prototypes", "steps"):
         if getattr(args, key) is not None:
@@ -185,7 +185,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     return {**values, **config.parse_assignments(args.set)}
 
 
-def _only_category(root: str) -> str | None:
+def only_category(root: str) -> str | None:
     from flawscope.datasets import find_categories
 
     found = find_categories(root)

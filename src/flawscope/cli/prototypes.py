@@ -68,8 +68,11 @@ def run(args: argparse.Namespace) -> int:
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Settings from the file, then the flags, then --set; what only training needs does not matter."""
     from flawscope import config
+    from flawscope.cli.fit import only_category
 
-    values: dict[str, Any] = config.read_config(args.config, args.category) if args.config else {}
+    values: dict[str, Any] = {}
+    if args.config:
+        values = config.read_config(args.config, args.category or only_category(args.data))
     for key in ("preset", "size", "backbone", "weights", "seed"):
         if getattr(args, key) is not None:
             values[key] = getattr(args, key)

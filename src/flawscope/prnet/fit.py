@@ -44,7 +44,9 @@ def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[i
     made = read_prototypes(config, model) if config.prototypes else None
     say, step = task.say, task.step
     images, learnt, held = divided(config, load, count, groups, task)
-    pictures = Pictures(config, images, learnt, task.seen)
+    pictures = Pictures(config, images, learnt, task.seen, model.roi.cpu().numpy())
+    for line in pictures.skipped:
+        say(f"skipped a texture: {line}")
     say(_plan(learnt, held, task.seen, pictures.textures))
 
     known = Known(model, images, learnt, _room(config))

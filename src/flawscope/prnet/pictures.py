@@ -37,12 +37,14 @@ class Pictures:
     images: GoodPictures
     learnt: Sequence[int]  # numbers of the good pictures
     seen: Sequence[Defect]
+    within: NDArray[np.bool_] | None = None  # [H, W]: where defects are put; None or empty: everywhere
 
     def __post_init__(self) -> None:
         folder = None if self.config.textures == GENERATED else TextureFolder(self.config.textures)
         self.draw = folder.draw if folder else None
         self.textures = _named(folder) if folder else "generated textures"
-        self.foregrounds: dict[int, NDArray[np.bool_]] = {}
+        self.skipped = folder.skipped if folder else ()  # a line for each texture that cannot be read
+        self.foregrounds: dict[int, NDArray[np.uint8]] = {}  # eight pixels a byte
         self.pixels = [_pixels(defect.image) for defect in self.seen]
 
     def good(self, place: int) -> Shown:
@@ -70,11 +72,14 @@ class Pictures:
         return Shown(shown, _plane(made.mask), place, EXTENDED if extended else SIMULATED)
 
     def _foreground(self, place: int) -> NDArray[np.bool_]:
-        known = self.foregrounds.get(place)
-        if known is None:
-            known = foreground_mask(_pixels(self.images[self.learnt[place]]))
-            self.foregrounds[place] = known
-        return known
+        shape = self.config.network_size
+        packed = self.foregrounds.get(place)
+        if packed is None:
+            found = foreground_mask(_pixels(self.images[self.learnt[place]]))
+            if self.within is not None:
+                found = found & self.within if (found & self.within).any() else self.within
+            packed = self.foregrounds[place] = np.packbits(found)
+        return np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).astype(bool)
 
 
 def _named(folder: TextureFolder) -> str:
