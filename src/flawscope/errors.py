@@ -9,3 +9,7 @@ class FlawscopeError(Exception):
 
 class InputError(FlawscopeError, ValueError):
     """The call, the configuration or a file given to us is wrong. Exit code 2."""
+
+
+class LeftOut(InputError):
+    """A picture that was to be left out, by its decoded pixels; the others are done."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +15,8 @@ from numpy.typing import NDArray
 
 from flawscope import metrics
 from flawscope.datasets import Dataset, Item
-from flawscope.errors import InputError
-from flawscope.imaging import decode, pixel_hash, read_labels, read_mask
+from flawscope.errors import InputError, LeftOut
+from flawscope.imaging import read_labels, read_mask
 from flawscope.prediction import Prediction
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, silent
@@ -182,16 +180,12 @@ def evaluate(
 def _predict(predictor: Predictor, dataset: Dataset, take: Take | None, step: Step) -> _Seen:
     learnt = {p.hash for p in predictor.manifest.pictures}  # thresholds are learnt from pictures, too
     seen = _Seen()
-    fresh: list[Item] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for item, digest in zip(dataset.test, pool.map(_hash, dataset.test), strict=True):
-            if digest in learnt:
-                seen.left_out.append(item)
-            else:
-                fresh.append(item)
-    results = predictor.stream([item.path for item in fresh])
-    for done, (item, (_, result)) in enumerate(zip(fresh, results, strict=True), start=1):
-        step("evaluation", done, len(fresh))
+    results = predictor.stream([item.path for item in dataset.test], leave_out=learnt)
+    for done, (item, (_, result)) in enumerate(zip(dataset.test, results, strict=True), start=1):
+        step("evaluation", done, len(dataset.test))
+        if isinstance(result, LeftOut):
+            seen.left_out.append(item)
+            continue
         if isinstance(result, InputError):
             seen.failures.append(str(result))
             continue
@@ -206,13 +200,6 @@ def _predict(predictor: Predictor, dataset: Dataset, take: Take | None, step: St
         if take:
             take(item, result)
     return seen
-
-
-def _hash(item: Item) -> str:
-    try:
-        return pixel_hash(decode(item.path))
-    except InputError:
-        return ""  # told when it is scored
 
 
 def _truth(item: Item, result: Prediction) -> NDArray[np.bool_] | None:

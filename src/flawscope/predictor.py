@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flawscope.artefact import Artefact, Manifest, Picture
 from flawscope.calibration import Calibration, from_values
 from flawscope.certificate import STRIDE, Certificate, compare
-from flawscope.errors import InputError
+from flawscope.errors import InputError, LeftOut
 from flawscope.imaging import Geometry, Source, decode, pixel_hash
 from flawscope.prediction import Prediction
 from flawscope.progress import Step, silent
@@ -117,32 +117,39 @@ class Predictor:
         return self.predict([pictures])[0]
 
     def stream(
-        self, pictures: Iterable[Source], batch: int | None = None
+        self, pictures: Iterable[Source], batch: int | None = None, *, leave_out: Collection[str] = ()
     ) -> Iterator[tuple[Source, Prediction | InputError]]:
         """Every picture with its prediction, or with the reason why there is none, in order.
 
         Threads decode ahead; memory does not grow with the number of pictures. `batch` pictures are computed
-        together, by default as many as are fastest; with 1, each is answered as soon as it is given.
+        together, by default as many as are fastest; with 1, each is answered as soon as it is given. Pictures
+        whose decoded pixels have a hash of `leave_out` get a `LeftOut`.
         """
         size = batch or self.session.batch
         ahead = 1 if batch == 1 else size * AHEAD
         waiting = iter(pictures)
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             queue: list[Future[tuple[Source, Loaded]]] = [
-                pool.submit(self._load, p) for p in islice(waiting, ahead)
+                pool.submit(self._load, p, leave_out) for p in islice(waiting, ahead)
             ]
             while queue:
                 ready = [future.result() for future in queue[:size]]
                 del queue[:size]
                 if ahead > 1:
-                    queue += [pool.submit(self._load, p) for p in islice(waiting, len(ready))]
+                    queue += [pool.submit(self._load, p, leave_out) for p in islice(waiting, len(ready))]
                 yield from self._run(ready)
                 if ahead == 1:  # the next one may not exist yet
-                    queue += [pool.submit(self._load, p) for p in islice(waiting, 1)]
+                    queue += [pool.submit(self._load, p, leave_out) for p in islice(waiting, 1)]
 
-    def _load(self, source: Source) -> tuple[Source, Loaded]:
+    def _load(self, source: Source, leave_out: Collection[str]) -> tuple[Source, Loaded]:
         try:
-            return source, self.manifest.preprocess(source)
+            if not leave_out:
+                return source, self.manifest.preprocess(source)
+            picture = decode(source)
+            if pixel_hash(picture) in leave_out:
+                return source, LeftOut(f"{source!s:.200} is one of the pictures to leave out")
+            name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+            return source, self.manifest.preprocess.from_array(picture, name)
         except InputError as error:
             return source, error
         except MemoryError:
