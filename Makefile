@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test chain lint format bench docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,15 +27,18 @@ demo: $(READY) ## draw a data set, fit, evaluate, write pictures (demo/)
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(PARALLEL))
 
+chain: $(READY) ## all methods, runtimes and precisions give the same numbers, in minutes
+	$(BIN)/python tools/chain.py $(ARGS)
+
 lint: $(READY) ## style, types, spelling
-	$(BIN)/ruff check src tests bench docs examples docker
-	$(BIN)/ruff format --check src tests bench docs examples docker
+	$(BIN)/ruff check src tests bench tools docs examples docker
+	$(BIN)/ruff format --check src tests bench tools docs examples docker
 	$(BIN)/mypy
-	$(BIN)/codespell src tests bench docs configs examples docker *.md
+	$(BIN)/codespell src tests bench tools docs configs examples docker *.md
 
 format: $(READY) ## apply the style
-	$(BIN)/ruff check --fix src tests bench docs examples docker
-	$(BIN)/ruff format src tests bench docs examples docker
+	$(BIN)/ruff check --fix src tests bench tools docs examples docker
+	$(BIN)/ruff format src tests bench tools docs examples docker
 
 bench: $(READY) ## measure everything (bench/results/), about seven hours; goes on where it stopped
 	$(BIN)/python bench/patchcore.py
@@ -52,5 +55,13 @@ bench: $(READY) ## measure everything (bench/results/), about seven hours; goes 
 	$(BIN)/python bench/efficientad.py
 	$(BIN)/python bench/prnet.py
 
+$(VENV)/.docs: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	@touch $@
+
+docs: $(VENV)/.docs ## build the guide as a site (site/)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean: ## remove what the other targets made
-	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo site build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,9 +1,11 @@
-"""Pages of docs/ whose commands need what a test has not, such as a Docker daemon: the calls are right."""
+"""Pages of docs/: calls that no test runs are right, and so are links, error lines and files they name."""
 
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,14 +13,18 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
 import flawscope
 from flawscope import config, registry
 from flawscope.cli import COMMANDS, Parser
 from flawscope.predictor import Predictor
 
-DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [DOCS / name for name in ("coming-from.md", "docker.md")]
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+CALLING = [DOCS / name for name in ("coming-from.md", "docker.md", "choosing-a-method.md")]
+LINK = re.compile(r"\]\(([^()\s#]*)(?:#([^()\s]*))?\)")
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
@@ -30,21 +36,23 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 def calls(text: str) -> Iterator[list[str]]:
     """The words after `flawscope`, or after the image's name, of every call in a text."""
     for line in re.findall(r"`([^`\n]+)`", text) + re.findall(r"^\$ (.*)$", text, re.M):
+        if not line.startswith(("flawscope ", "docker ")):
+            continue
         words = shlex.split(line)
         if words[:2] == ["docker", "run"]:
             images = [k for k, word in enumerate(words) if word.split(":")[0] == "flawscope"]
             if images:
                 yield words[images[0] + 1 :]
-        elif words and words[0] == "flawscope" and len(words) > 2:
+        elif words[0] == "flawscope" and len(words) > 2:
             yield words[1:]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_call_is_understood(page: Path) -> None:
-    found = list(calls(page.read_text(encoding="utf-8")))
-    assert len(found) > 3
-    for command, *words in found:
-        parser_of(command).parse_args(words)  # raises InputError
+def test_every_call_is_understood() -> None:
+    for page in PAGES:
+        found = list(calls(page.read_text(encoding="utf-8")))
+        assert len(found) > 3 or page not in CALLING
+        for command, *words in found:
+            parser_of(command).parse_args(words)  # raises InputError
 
 
 def test_a_call_with_a_wrong_option_would_be_noticed() -> None:
@@ -101,7 +109,115 @@ def test_names_of_python_exist() -> None:
         assert hasattr(flawscope, name)
 
 
+# ------------------------------------------------------------------------------------------ the pages as such
+
+
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings, as GitHub and MkDocs make them; both leave out what is neither word nor space."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / link).exists(), link
+    for link, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
+
+
+def test_lists_begin_after_an_empty_line() -> None:
+    """GitHub does without it, MkDocs would make one paragraph of it."""
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *PAGES):
+        lines = page.read_text(encoding="utf-8").splitlines()
+        for above, line in pairwise(lines):
+            starts = re.match(r"(- |\d+\. )", line) and not re.match(r"(- |\d+\. |\s)", above)
+            assert not (starts and above), f"{page.name}: {line}"
+
+
+def test_the_site_shows_every_page_once() -> None:
+    def pages(entry: object) -> Iterator[str]:
+        if isinstance(entry, str):
+            yield entry
+        for inner in entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ():
+            yield from pages(inner)
+
+    shown = list(pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
+    own = [name for name in shown if not name.startswith("repository/")]
+    assert sorted(own) == [page.relative_to(DOCS).as_posix() for page in PAGES]
+    for name in set(shown) - set(own):
+        assert (ROOT / name.removeprefix("repository/")).is_file()
+
+
+# ---------------------------------------------------------------------------------------- troubleshooting.md
+
+
+def texts() -> str:
+    """Every piece of text in the program's source, without docstrings and what is put into it."""
+    found = []
+    for path in (ROOT / "src").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        alone = {id(n.value) for n in nodes if isinstance(n, ast.Expr)}
+        of_text = [n for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        found += [n.value for n in of_text if id(n) not in alone]
+    return "\n".join(found)
+
+
+def error_lines() -> list[str]:
+    """The first column of the tables below "Errors"."""
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+?`) \| ", page[page.index("## Errors") :], re.M)
+    return [line for row in rows for line in re.findall(r"`([^`]+)`", row)]
+
+
+def test_every_error_line_is_one_of_the_program() -> None:
+    known, lines = texts(), error_lines()
+    assert len(lines) > 40
+    for line in lines:
+        pieces = [piece.strip(" :;") for piece in line.split("...")]
+        assert max(map(len, pieces)) > 6, line
+        for piece in pieces:
+            assert piece in known, f"{line}: {piece!r} is no text of the program"
+
+
+# ------------------------------------------------------------------------------------------------- figures.md
+
+
+def test_figures_come_from_the_scripts_that_are_named() -> None:
+    """The results of a row were written by the row's script, and no results file is forgotten."""
+    named = set()
+    page = (DOCS / "figures.md").read_text(encoding="utf-8")
+    for line in page.splitlines():
+        scripts = re.findall(r"`python ((?:bench|docs)/\w+\.py)", line)
+        for script in scripts:
+            assert (ROOT / script).is_file(), script
+        for name in re.findall(r"bench/results/([\w-]+\.json)\)", line):
+            named.add(name)
+            made_by = re.findall(r'"command": "python (bench/\w+\.py)', _results(name))
+            assert set(scripts) == set(made_by), f"{name} was made by {set(made_by)}"
+    assert named == {path.name for path in (ROOT / "bench" / "results").glob("*.json")}
+
+
+def test_what_is_not_measured_yet_is_not() -> None:
+    """Neither is there a results file, nor, of a script's parts that are named, a cell of one."""
+    page = (DOCS / "figures.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| .* \| `python (bench/\w+\.py)(?: --only (\S+))?` \| `(\S+\.json)` \|$",
+        page[page.index("## Not measured yet") :],
+        re.M,
+    )
+    assert rows
+    for script, parts, name in rows:
+        assert (ROOT / script).is_file(), script
+        if not (ROOT / "bench" / "results" / name).exists():
+            continue
+        cells = json.loads(_results(name))["cells"]
+        done = {cell.split("/")[0] for cell in cells} & set(parts.split(","))
+        assert parts, f"{name} is there: move its row to the table above"
+        assert not done, f"{name} has {', '.join(done)}: move this to the table above"
+
+
+def _results(name: str) -> str:
+    return json.dumps(json.loads((ROOT / "bench" / "results" / name).read_text(encoding="utf-8")))

@@ -25,7 +25,10 @@ PAGES = [
     README,
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("benchmark", "deployment", "efficientad", "prnet", "teacher", "simulation")
+        for name in (
+            *("first-detector", "resolution-and-threshold", "few-defects", "large-data", "troubleshooting"),
+            *("cards", "benchmark", "deployment", "efficientad", "prnet", "teacher", "simulation"),
+        )
     ),
 ]
 SIDE = 128  # pixels of a drawn picture
@@ -123,7 +126,7 @@ def test_everything_in_the_pages_runs(
             code = main(words[1:])
             assert code == wanted, f"{shlex.join(words)}\n{capsys.readouterr().err}"
             ran += 1
-    assert ran > (20 if page == README else 1)
+    assert ran > (20 if page == README else 0)
     if page == README:
         assert (folder / "found" / "contact_sheet.png").is_file()
         assert (folder / "results" / "results.json").is_file()
