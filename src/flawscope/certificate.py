@@ -133,8 +133,8 @@ def compare(
             changed |= set(chosen[other].tolist())
     score_absolute, score, map_absolute, map_ = map(float, largest)
     if calibration.precision != "fp32":
-        score = score_absolute / _way(calibration.scores, calibration.threshold)
-        map_ = map_absolute / _way(calibration.map_maxima, calibration.mask_threshold)
+        score = score_absolute / way(calibration.scores, calibration.threshold)
+        map_ = map_absolute / way(calibration.map_maxima, calibration.mask_threshold)
     return Certificate(
         pictures=count,
         batches=BATCHES,
@@ -170,15 +170,15 @@ def of_pairs(
     return replace(
         consistency,
         pictures=len(scores),
-        score=score / _way(calibration.scores, calibration.threshold),
-        map=map_ / _way(calibration.map_maxima, calibration.mask_threshold),
+        score=score / way(calibration.scores, calibration.threshold),
+        map=map_ / way(calibration.map_maxima, calibration.mask_threshold),
         score_absolute=score,
         map_absolute=map_,
         decisions=decisions,
     )
 
 
-def _way(values: Sequence[float], threshold: float) -> float:
+def way(values: Sequence[float], threshold: float) -> float:
     """From the middle value to the threshold; where all are alike, a thousandth of it."""
     return max(threshold - float(np.median(values)), 1e-3 * abs(threshold), 1e-12)
 
