@@ -18,9 +18,10 @@ curve        the same, of one number of seen defects, at several --steps (or --m
              follows from the number of steps, so that every point is a training of its own.
 ablation     trainings without one part each, judged without the test's good pictures, and for what is chosen
              by it: a share of the good training pictures (--tuning) is kept from the training, and half of
-             the defects drawn. There are two judges, both with the pictures kept as the good ones:
+             the defects drawn. There are three judges, all with the pictures kept as the good ones:
                synthetic  `simulate_defect` on them, at three sizes, of the kinds that PRN does not train on
                seen       the other half of the defects, put on them by `extend_defect`
+               real       the pictures of that other half as they are: few, but nothing is simulated
              Give --steps: with --minutes a smaller network gets more steps. What each judge can tell is
              written below, where the judges are.
 step         seconds of a whole training step, several kinds in every round (A B C A B C), and of its parts.
@@ -81,6 +82,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no simulated": {"extended": 1.0},
     "no residuals": {"residuals": False},
     "no attention": {"attention": False},
+    "augmented": {"augment": 1.0},
+    "half the rate": {"rate": 5e-4},
+    "narrow": {"width": 0.5},
 }
 REFERENCE = "patchcore"  # the variant that is no PRN
 TRAINED_ON = ("texture", "structure")  # the kinds of `simulate_defect` that PRN's own simulation is of
@@ -475,6 +479,8 @@ def curve(args: Args, record: Record, folder: Path) -> None:
 #            from the same function, so that "no extended" looks worse than it may be. It cannot tell about
 #            kinds that nobody has seen, about what cannot be pasted (a missing or misplaced part), or about
 #            false alarms beyond the few good pictures kept.
+# real       tells about all kinds, what cannot be pasted included, by pictures that are never part of a test
+#            with the same draw. There are only half as many as were drawn: small differences mean nothing.
 
 
 @dataclass(frozen=True)
@@ -544,8 +550,12 @@ def task_judge(
             rng = np.random.default_rng([seed, number, len(DefectScale), draw])
             defect, mask = cuts[int(rng.integers(len(cuts)))]
             show("seen", extend_defect(pixels, defect, mask, rng, foreground=foreground))
+    for defect in defects:
+        answers.add("real", *session.run(defect.image.numpy()[None]), defect.mask)
     groups = {"synthetic": [scale.value for scale in DefectScale]}
-    groups |= {scale.value: [scale.value] for scale in DefectScale} | ({"seen": ["seen"]} if cuts else {})
+    groups |= {scale.value: [scale.value] for scale in DefectScale} | (
+        {"seen": ["seen"], "real": ["real"]} if cuts else {}
+    )
     threshold = predictor.calibration
     alarms = np.array(answers.scores["good"])
     return {
@@ -631,7 +641,7 @@ def ablation(args: Args, record: Record, folder: Path) -> None:
                     above = f"{found['above_threshold']:.1%}"
                     of = (category, seed, which, job.words, variant, cell["steps"])
                     rows.append((*of, *values, above, f"{cell['good']['above_threshold']:.1%}"))
-    order = {which: k for k, which in enumerate(("synthetic", "small", "medium", "large", "seen"))}
+    order = {which: k for k, which in enumerate(("synthetic", "small", "medium", "large", "seen", "real"))}
     rows.sort(key=lambda row: (row[0], row[1], order[row[2]], row[3]))  # the variants beneath each other
     header = ("category", "seed", "judge", "budget", "variant", "steps", "image AUROC", "of the maximum")
     more = ("pixel AUROC", "pixel AP", "AU-PRO", "found", "false alarms")

@@ -32,6 +32,9 @@ class Config:
     textures: str = GENERATED  # what simulated defects are made of: a folder, or generated (3.4)
     extended: float = 0.5  # share of the defective pictures whose defects were seen, where there are any
     original: float = 0.5  # share of those that are the seen pictures themselves
+    augment: float = (
+        0.0  # how far every picture is moved, turned, resized and lit otherwise; 1 is plain to see
+    )
     held_out: float = 0.1  # share of the good pictures kept for the threshold, 10 at least
     steps: int | None = None  # None: what the device can do, or what --minutes allows
     batch: int = 8  # pictures a step, half of them good
@@ -67,6 +70,7 @@ class Config:
             (bool(self.textures.strip()), f"textures must be a folder or {GENERATED}"),
             (0 <= self.extended <= 1, "extended must be between 0 and 1"),
             (0 <= self.original <= 1, "original must be between 0 and 1"),
+            (0 <= self.augment <= 4, "augment must be between 0 and 4"),
             (0 < self.held_out <= 0.5, "held_out must be above 0 and at most 0.5"),
             (self.steps is None or self.steps >= 1, "steps must be at least 1"),
             (self.batch >= 2, "batch must be at least 2: a good picture and a defective one"),

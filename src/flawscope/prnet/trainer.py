@@ -18,7 +18,9 @@ from flawscope.prnet.pictures import Pictures, Shown
 from flawscope.prnet.prototypes import Clusters, residual_without
 from flawscope.progress import Step
 
-FIRST_WEIGHTS, ORDER, BASE, DRAW = range(30, 34)  # what a random number is for: no two share a stream
+FIRST_WEIGHTS, ORDER, BASE, DRAW, AUGMENT = range(
+    30, 35
+)  # what a random number is for: no two share a stream
 
 
 @dataclass
@@ -85,7 +87,7 @@ class Trainer(training.Trainer[Batch]):
         if k < good:
             number = step * good + k
             order = self.rng(ORDER, number // count).permutation(count)
-            return self.pictures.good(int(order[number % count]))
+            return self.pictures.good(int(order[number % count]), self.rng(AUGMENT, number))
         number = step * (self.config.batch - good) + k - good
         order = self.rng(BASE, number // count).permutation(count)
         # spread evenly: of the first n defective pictures, n times the share
