@@ -99,11 +99,11 @@ class Network(nn.Module):
         Returns:
             Logits `[B, 1, H, W]`.
         """
-        *maps, last = features
+        *maps, last = (_lean(x) for x in features)
         maps = self.feature_fusion(maps)
         if self.residual_fusion is not None:
             # half of the squares are below 0.1, and a few above 50: those few must not drown the others
-            others = self.residual_fusion([r.log1p() for r in residuals])
+            others = self.residual_fusion([_lean(r.log1p()) for r in residuals])
             maps = [torch.cat(pair, 1) for pair in zip(maps, others, strict=True)]
         for layer in self.layers:
             assert isinstance(layer, nn.ModuleList)
@@ -153,7 +153,7 @@ class Attention(nn.Module):
         super().__init__()
         self.grid, self.parts = grid, parts_for(grid)
         self.inner = max(4, channels // SHARE)
-        self.norm = _norm(channels)
+        self.norm = Norm(channels)
         # No bias: one of k adds the same to all logits of a patch, and the soft-max takes it out again.
         self.qkv = nn.Conv2d(channels, 3 * self.inner * len(self.parts), 1, bias=False)
         self.merge = nn.Conv2d(self.inner * len(self.parts), channels, 1)
@@ -186,7 +186,7 @@ class Block(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = Norm(channels)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -208,7 +208,9 @@ class Decoder(nn.Module):
         self.steps = nn.ModuleList(steps)
         half = (size[0] // 2, size[1] // 2)
         self.finest = Up(inputs, 0, inputs, half)
-        self.head = nn.Sequential(_resize(size), nn.Conv2d(inputs, 1, 3, padding=1))
+        # four logits at half the size become two by two pixels: a fifth of a step's time would go into
+        # enlarging all channels first
+        self.head = nn.Sequential(nn.Conv2d(inputs, 4, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, last: Tensor, maps: Sequence[Tensor]) -> Tensor:
         x = last
@@ -225,7 +227,7 @@ class Up(nn.Module):
         super().__init__()
         self.up = nn.Sequential(nn.Conv2d(inputs, outputs, 1), _resize(grid))
         self.conv = nn.Sequential(
-            nn.Conv2d(outputs + skip, outputs, 3, padding=1, bias=False), _norm(outputs), nn.ReLU()
+            nn.Conv2d(outputs + skip, outputs, 3, padding=1, bias=False), Norm(outputs), nn.ReLU()
         )
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
@@ -244,8 +246,27 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
                     nn.init.uniform_(values, -bound, bound, generator=generator)
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(1, channels)
+class Norm(nn.GroupNorm):
+    """Over one whole picture and all its channels.
+
+    It sums in fp32 whatever it is given. Autocast would make it give fp32 as well, only to round that for the
+    next convolution.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(1, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x)
+
+
+def _lean(x: Tensor) -> Tensor:
+    """As autocast computes, where it does: sums with fp32 maps would all be fp32 again."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def _resize(grid: Grid) -> nn.Upsample:
