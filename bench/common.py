@@ -36,6 +36,13 @@ CATEGORIES = ("transistor", "toothbrush")
 PACKAGES = ("flawscope", "torch", "torchvision", "timm", "numpy", "pillow", "scipy", "safetensors")
 ENGINES = ("onnx", "onnxruntime", "openvino")
 MIB, GIB = 2**20, 2**30
+METRICS = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "au_pro": "AU-PRO",
+}
 
 
 # --------------------------------------------------------------------------------------------- arguments
@@ -83,6 +90,30 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def numbers(text: str) -> list[int]:
     return [int(n) for n in text.split(",")]
+
+
+def label_of(settings: dict[str, Any], preset: str = "default") -> str:
+    """dict[str, Any] in words, without folders and without the number of steps."""
+    words = [] if preset == "default" else [preset]
+    for key, value in settings.items():
+        if key != "steps":
+            words.append(f"{key}={Path(value).name if isinstance(value, str) else value}")
+    return ", ".join(words) or "default"
+
+
+def shown(settings: dict[str, Any]) -> dict[str, Any]:
+    """dict[str, Any] without folders."""
+    return {k: Path(v).name if isinstance(v, str) else v for k, v in settings.items()}
+
+
+def slug(text: str) -> str:
+    """A file name of it."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
+
+
+def several_steps(text: str) -> list[int | None]:
+    """500,1000,default: None is the default."""
+    return [None if word == "default" else int(word) for word in text.split(",")]
 
 
 def data_root(args: argparse.Namespace) -> Path:

@@ -59,13 +59,6 @@ if TYPE_CHECKING:
     from flawscope.efficientad.trainer import Trainer
     from flawscope.predictor import Predictor
 
-METRICS = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "au_pro": "AU-PRO",
-}
 # torch imitates fp16 on a CPU, minutes a batch; OpenVINO only stores it and computes in fp32
 LEFT_OUT = (("torch", "fp16"), ("openvino", "fp16"))
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -78,24 +71,6 @@ Work = Callable[[], object]
 
 
 # ---------------------------------------------------------------------------------------- settings, teachers
-
-
-def label_of(settings: Settings, preset: str = "default") -> str:
-    """Settings in words, without folders and without the number of steps."""
-    words = [] if preset == "default" else [preset]
-    for key, value in settings.items():
-        if key != "steps":
-            words.append(f"{key}={Path(value).name if isinstance(value, str) else value}")
-    return ", ".join(words) or "default"
-
-
-def shown(settings: Settings) -> Settings:
-    """Settings without folders."""
-    return {k: Path(v).name if isinstance(v, str) else v for k, v in settings.items()}
-
-
-def slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
 
 
 def settings_of(args: Args, folder: Path) -> Settings:
@@ -200,7 +175,7 @@ def task_train(
 
 def accuracy(args: Args, record: Record, folder: Path) -> None:
     settings = settings_of(args, folder)
-    label = label_of(settings, args.preset)
+    label = common.label_of(settings, args.preset)
     if args.false_alarm_rate is not None:
         label += f", false alarms {args.false_alarm_rate:g}"
     for category in args.categories.split(","):
@@ -215,7 +190,7 @@ def accuracy(args: Args, record: Record, folder: Path) -> None:
             def measure(
                 own: Settings = own, root: Path = root, words: str = words, category: str = category
             ) -> dict[str, Any]:
-                stem = folder / slug(f"accuracy-{category}-{label}-{words}")
+                stem = folder / common.slug(f"accuracy-{category}-{label}-{words}")
                 child = common.task(
                     *(__file__, "train"),
                     root=root,
@@ -228,7 +203,12 @@ def accuracy(args: Args, record: Record, folder: Path) -> None:
                     false_alarm_rate=args.false_alarm_rate,
                 )
                 peak = child.peak // common.MIB
-                return {**child.json, "process_peak_mib": peak, "settings": shown(own), "preset": args.preset}
+                return {
+                    **child.json,
+                    "process_peak_mib": peak,
+                    "settings": common.shown(own),
+                    "preset": args.preset,
+                }
 
             record.attempt(f"accuracy/{category}/{label}{device}/{words}", measure)
     rows = []
@@ -238,7 +218,7 @@ def accuracy(args: Args, record: Record, folder: Path) -> None:
         _, category, described, _ = name.split("/")
         low, high = cell["false_alarms"]["interval"]
         alarms = cell["false_alarms"]
-        values = (f"{v:.4f}" if (v := cell["metrics"].get(k)) is not None else "n/a" for k in METRICS)
+        values = (f"{v:.4f}" if (v := cell["metrics"].get(k)) is not None else "n/a" for k in common.METRICS)
         measured = "n/a" if alarms["measured"] is None else f"{alarms['measured']:.1%}"
         rows.append(
             (
@@ -250,7 +230,7 @@ def accuracy(args: Args, record: Record, folder: Path) -> None:
                 cell["process_peak_mib"],
             )
         )
-    header = ("category", "settings", "steps", *METRICS.values(), "false alarms", "target")
+    header = ("category", "settings", "steps", *common.METRICS.values(), "false alarms", "target")
     rows.sort(key=lambda row: row[:3])
     common.table("accuracy", rows, (*header, "training s", "fit s", "peak MiB"))
     record.summarise(
@@ -485,7 +465,7 @@ def step_variants(args: Args, folder: Path) -> dict[str, Settings | None]:
 def step(args: Args, record: Record, folder: Path) -> None:
     where, pictures = training_pictures(args, folder)
     given = {k: v for k, v in common.settings(args).items() if k != "teacher"}
-    label = f"{where}/{label_of(given)}, {args.device}, {args.threads} threads"
+    label = f"{where}/{common.label_of(given)}, {args.device}, {args.threads} threads"
     same: dict[str, Any] = {
         "pictures": pictures,
         "repeats": args.repeats,
@@ -496,7 +476,7 @@ def step(args: Args, record: Record, folder: Path) -> None:
 
     def measure() -> dict[str, Any]:
         found = common.task(__file__, "steps", variants=variants, **same).json
-        return {**found, "teachers": "random weights: times only", "settings": shown(given)}
+        return {**found, "teachers": "random weights: times only", "settings": common.shown(given)}
 
     def compiled() -> dict[str, Any]:
         settings = variants["default, rank 152"]
@@ -1197,10 +1177,6 @@ TASKS: dict[str, Callable[..., Any]] = {
 }
 
 
-def several_steps(text: str) -> list[int | None]:
-    return [None if word == "default" else int(word) for word in text.split(",")]
-
-
 def main() -> int:
     parser = common.parser(__doc__, "efficientad")
     common.add_peer(parser)
@@ -1211,7 +1187,10 @@ def main() -> int:
     parser.add_argument("--categories", default=",".join(common.CATEGORIES), help="of accuracy")
     parser.add_argument("--category", default="toothbrush", help="of step, latency and peer")
     parser.add_argument(
-        "--steps", type=several_steps, default=[None], help="of accuracy, one training each: 500,1000,default"
+        "--steps",
+        type=common.several_steps,
+        default=[None],
+        help="of accuracy, one training each: 500,1000,default",
     )
     parser.add_argument("--false-alarm-rate", type=float, help="of accuracy (default: flawscope's)")
     parser.add_argument("--device", default="cpu", help="of accuracy and step")

@@ -58,7 +58,7 @@ from typing import TYPE_CHECKING, Any
 
 import common
 import latency as latencies
-from efficientad import METRICS, Stepper, label_of, networks_in, several_steps, shown, slug
+from efficientad import Stepper, networks_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,6 +86,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "half the rate": {"rate": 5e-4},
     "narrow": {"width": 0.5},
 }
+# as public code has it: changes of the program, not settings
+ALTERED = {"two classes": 2, "three classes": 3, "own prototypes": 0}
 REFERENCE = "patchcore"  # the variant that is no PRN
 TRAINED_ON = ("texture", "structure")  # the kinds of `simulate_defect` that PRN's own simulation is of
 Args = argparse.Namespace
@@ -114,11 +116,12 @@ class Job:
     tuning: float | None = None  # share of the good pictures that is kept from it; None: none
     device: str = "cpu"
     rate: float | None = None
+    altered: str = ""  # one of ALTERED
 
     @property
     def described(self) -> str:
         """The method and its settings, without what was seen."""
-        words = [self.label, self.words, "" if self.device == "cpu" else self.device]
+        words = [self.label, self.altered, self.words, "" if self.device == "cpu" else self.device]
         words += [f"false alarms {self.rate:g}"] if self.rate is not None else []
         words += [f"{self.tuning:g} kept"] if self.tuning is not None else []
         return ", ".join([self.method, *filter(None, words)])
@@ -156,7 +159,7 @@ def learning(args: Args, category: str, root: Path, budget: tuple[str, Settings,
         root=root,
         method="prnet",
         settings=settings,
-        label=label_of(settings, args.preset),
+        label=common.label_of(settings, args.preset),
         preset=args.preset,
         words=words,
         minutes=minutes,
@@ -164,6 +167,47 @@ def learning(args: Args, category: str, root: Path, budget: tuple[str, Settings,
         rate=args.false_alarm_rate,
         **more,
     )
+
+
+def alter(how: str) -> None:
+    """Changes flawscope, in this process, to what public code does.
+
+    two, three classes: the logit of a defect is worked out of several, of which one is "good": the soft
+    maximum of the others less that one. Its probability is 1 - soft-max of "good", as public code has it.
+    own prototypes: a training picture's residual is taken from the prototype that it helped to make.
+    """
+    if not how:
+        return
+    import torch
+    from torch import nn
+
+    from flawscope.prnet import network, trainer
+
+    classes = ALTERED[how]
+    if not classes:
+        found = trainer.Trainer._residuals
+
+        def plain(self: Trainer, maps: Sequence[Tensor], batch: Any) -> list[Tensor]:
+            return found(self, maps, dataclasses.replace(batch, places=[-1] * len(batch.places)))
+
+        trainer.Trainer._residuals = plain  # type: ignore[method-assign]
+        return
+
+    class Joined(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            good, *others = x.split(1, 1)
+            return torch.cat(others, 1).logsumexp(1, keepdim=True) - good
+
+    build = network.Decoder.__init__
+
+    def several(self: network.Decoder, *values: Any) -> None:
+        build(self, *values)
+        first = self.head[0]
+        assert isinstance(first, nn.Conv2d)
+        made = nn.Conv2d(first.in_channels, 4 * classes, 3, padding=1)
+        self.head = nn.Sequential(made, nn.PixelShuffle(2), Joined())
+
+    network.Decoder.__init__ = several  # type: ignore[method-assign]
 
 
 def task_train(
@@ -179,9 +223,12 @@ def task_train(
     device: str,
     threads: int,
     rate: float | None,
+    altered: str,
 ) -> dict[str, Any]:
     """One training, and its model written."""
     import torch
+
+    alter(altered)
 
     torch.set_num_threads(threads)
     from flawscope.datasets import open_dataset
@@ -224,7 +271,7 @@ def task_train(
 
 def train(args: Args, record: Record, folder: Path, job: Job) -> Path | None:
     """The model of a job: kept from before if its cell is there too, or trained now. None where it failed."""
-    model = folder / f"{slug(job.name)}.safetensors"
+    model = folder / f"{common.slug(job.name)}.safetensors"
 
     def measure() -> dict[str, Any]:
         child = common.task(
@@ -241,13 +288,14 @@ def train(args: Args, record: Record, folder: Path, job: Job) -> Path | None:
             device=job.device,
             threads=args.threads,
             rate=job.rate,
+            altered=job.altered,
         )
         found = child.json
         if "steps" in found:
             per_step = found["seconds"]["training"] / found["steps"]
             found["seconds_per_step"] = common.sig(per_step, 4)
         peak = {"process_peak_mib": child.peak // common.MIB, "process_seconds": common.sig(child.seconds, 4)}
-        return {**found, **peak, "settings": shown(job.settings), "preset": job.preset}
+        return {**found, **peak, "settings": common.shown(job.settings), "preset": job.preset}
 
     if not model.is_file():  # what the results tell of a model that is gone would be another's
         record.cells.pop(job.name, None)
@@ -354,7 +402,7 @@ def peer_of(args: Args, category: str, root: Path, text: str, **more: Any) -> Jo
     from flawscope.config import parse_assignments
 
     settings = {} if text == "default" else parse_assignments([text])
-    label = label_of(settings)
+    label = common.label_of(settings)
     rate = args.false_alarm_rate
     return Job(category, root, "patchcore", settings, label, device=args.device, rate=rate, **more)
 
@@ -377,7 +425,7 @@ def show_accuracy(record: Record, categories: Sequence[str]) -> None:
             (
                 *(of[k] for k in ("category", "seen", "seed", "described")),
                 fitted.get("steps", ""),
-                *(number(cell["metrics"].get(k)) for k in METRICS),
+                *(number(cell["metrics"].get(k)) for k in common.METRICS),
                 f"{measured} ({low:.1%} to {high:.1%})",
                 f"{alarms['target']:.1%}",
                 cell["left_out"],
@@ -386,7 +434,16 @@ def show_accuracy(record: Record, categories: Sequence[str]) -> None:
                 fitted["process_peak_mib"],
             )
         )
-    header = ("category", "seen", "seed", "method", "steps", *METRICS.values(), "false alarms", "target")
+    header = (
+        "category",
+        "seen",
+        "seed",
+        "method",
+        "steps",
+        *common.METRICS.values(),
+        "false alarms",
+        "target",
+    )
     common.table("accuracy", rows, (*header, "left out", "training s", "fit s", "peak MiB"))
 
 
@@ -452,14 +509,14 @@ def curve(args: Args, record: Record, folder: Path) -> None:
                 "steps": cell["fit"]["steps"],
                 "training_minutes": common.sig(spent["training"] / 60, 4),
                 "fit_minutes": common.sig(spent["fit"] / 60, 4),
-                **{k: cell["metrics"][k] for k in METRICS},
+                **{k: cell["metrics"][k] for k in common.METRICS},
             }
             points.setdefault(f"{category}, {args.curve_seen} seen, {job.label}", []).append(point)
             minutes = (point["training_minutes"], point["fit_minutes"])
-            values = (number(point[k]) for k in METRICS)
+            values = (number(point[k]) for k in common.METRICS)
             rows.append((category, args.curve_seen, job.label, point["steps"], *minutes, *values))
     record.summarise("accuracy against steps and minutes", points)
-    header = ("category", "seen", "settings", "steps", "training min", "fit min", *METRICS.values())
+    header = ("category", "seen", "settings", "steps", "training min", "fit min", *common.METRICS.values())
     common.table("accuracy against steps: one training a row", rows, header)
 
 
@@ -510,9 +567,18 @@ def tuning_split(dataset: Dataset, share: float, seed: int, seen: int) -> Split:
 
 
 def task_judge(
-    model: str, root: str, tuning: float, seen: int, seed: int, draws: int, device: str, threads: int
+    model: str,
+    root: str,
+    tuning: float,
+    seen: int,
+    seed: int,
+    draws: int,
+    device: str,
+    threads: int,
+    altered: str = "",
 ) -> dict[str, Any]:
     """A model on the good pictures kept from it, with defects and without."""
+    alter(altered)
     import numpy as np
     import torch
 
@@ -628,8 +694,10 @@ def ablation(args: Args, record: Record, folder: Path) -> None:
                     jobs.append((variant, peer_of(args, category, root, text, seed=seed, tuning=share)))
                     continue
                 for words, rest, minutes in budgets(args, settings):
-                    budget = (words, {**rest, **VARIANTS[variant]}, minutes)
-                    job = learning(args, category, root, budget, seen=seen, seed=seed, tuning=share)
+                    budget = (words, {**rest, **VARIANTS.get(variant, {})}, minutes)
+                    altered = variant if variant in ALTERED else ""
+                    more = {"seen": seen, "seed": seed, "tuning": share, "altered": altered}
+                    job = learning(args, category, root, budget, **more)
                     jobs.append((variant, job))
             for variant, job in jobs:
                 cell = judge(args, record, folder, variant, job, seed)
@@ -893,7 +961,9 @@ def step(args: Args, record: Record, folder: Path) -> None:
     given = common.settings(args)
     own = {**PRESETS[args.preset], **given}
     variants = {name: {**own, "training": name} for name in ("fp32", "bf16")}
-    label = f"{where}/{label_of(given, args.preset)}, {seen} seen, {args.device}, {args.threads} threads"
+    label = (
+        f"{where}/{common.label_of(given, args.preset)}, {seen} seen, {args.device}, {args.threads} threads"
+    )
     if args.good:
         label += f", {args.good} pictures"
 
@@ -909,7 +979,7 @@ def step(args: Args, record: Record, folder: Path) -> None:
             threads=args.threads,
             device=args.device,
         ).json
-        return {**found, "settings": shown(given)}
+        return {**found, "settings": common.shown(given)}
 
     cell = record.attempt(f"step/{label}", measure)
     if cell is None:
@@ -1007,10 +1077,10 @@ def torch_parts(model: Any, images: Tensor) -> dict[str, Work]:
 
 def latency(args: Args, record: Record, folder: Path) -> None:
     given = common.settings(args)
-    label = args.model.stem if args.model else label_of(given)
+    label = args.model.stem if args.model else common.label_of(given)
     few = [] if "steps" in given else [f"steps={args.latency_steps}"]
     own = argparse.Namespace(**{**vars(args), "method": "prnet", "set": [*args.set, *few]})
-    place = folder / f"latency-{slug(label)}"
+    place = folder / f"latency-{common.slug(label)}"
     place.mkdir(exist_ok=True)
     subject = latencies.Subject(own, place)
     rows = []
@@ -1141,8 +1211,8 @@ def prototypes(args: Args, record: Record, folder: Path) -> None:
         if root is None:
             continue
         made: dict[str, Any] = {}
-        label = label_of(settings) + (f", {args.good} pictures" if args.good else "")
-        place = folder / slug(f"maps-{category}-{label}")
+        label = common.label_of(settings) + (f", {args.good} pictures" if args.good else "")
+        place = folder / common.slug(f"maps-{category}-{label}")
         for scale in range(3):
 
             def measure(
@@ -1247,11 +1317,11 @@ def main() -> int:
     parser.add_argument("--ablation-seen", type=int, default=10, help="half are learnt, half judged with")
     parser.add_argument("--step-seen", type=int, default=10, help="of step (default: %(default)s)")
     parser.add_argument("--seeds", type=common.numbers, default=[0], help="default: 0")
-    parser.add_argument("--steps", type=several_steps, help="one training each: 500,1000,default")
+    parser.add_argument("--steps", type=common.several_steps, help="one training each: 500,1000,default")
     parser.add_argument("--minutes", type=several_minutes, help=f"one training each (default: {MINUTES:g})")
     parser.add_argument("--full", action="store_true", help="pixel figures at the pictures' size too")
     parser.add_argument("--false-alarm-rate", type=float, help="of accuracy (default: flawscope's)")
-    parser.add_argument("--variants", default=",".join((*VARIANTS, REFERENCE)), help="of ablation")
+    parser.add_argument("--variants", default=",".join((*VARIANTS, *ALTERED, REFERENCE)), help="of ablation")
     parser.add_argument("--tuning", type=float, default=0.2, help="share of the good pictures for the judges")
     parser.add_argument("--draws", type=int, default=2, help="defects of a kind and picture kept, for judges")
     parser.add_argument("--device", default="cpu", help="of trainings and step")
@@ -1268,7 +1338,7 @@ def main() -> int:
         return common.run_task(args.task, TASKS)
     for given, known in (
         (args.only, SECTIONS),
-        (args.variants, (*VARIANTS, REFERENCE)),
+        (args.variants, (*VARIANTS, *ALTERED, REFERENCE)),
         (args.methods, ("prnet", "patchcore")),
     ):
         unknown = set(given.split(",")) - set(known)

@@ -21,12 +21,11 @@ from typing import Any
 
 import common
 import prnet
-from efficientad import slug
 
 
 def distil(args: argparse.Namespace, record: common.Record, folder: Path, backbone: str, weights: str) -> Any:
     """The cell of a teacher, and its file."""
-    out = folder / f"teacher-{slug(backbone)}-{args.minutes:g}.safetensors"
+    out = folder / f"teacher-{common.slug(backbone)}-{args.minutes:g}.safetensors"
     name = f"teacher/{backbone}/{args.minutes:g} minutes"
     if not out.is_file():
         record.cells.pop(name, None)
@@ -130,7 +129,7 @@ def judged(
     name = f"judged/{category}/{backbone}/{args.minutes:g} minutes/{args.steps} steps/seed {args.seed}"
 
     def measure() -> dict[str, Any]:
-        model = folder / f"{slug(name)}.safetensors"
+        model = folder / f"{common.slug(name)}.safetensors"
         same = {
             "root": root,
             "tuning": args.tuning,
