@@ -82,7 +82,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no simulated": {"extended": 1.0},
     "no residuals": {"residuals": False},
     "no attention": {"attention": False},
-    "augmented": {"augment": 1.0},
     "half the rate": {"rate": 5e-4},
     "narrow": {"width": 0.5},
 }

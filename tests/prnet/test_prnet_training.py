@@ -58,9 +58,7 @@ def test_pictures_that_made_the_prototypes_are_learnt_as_if_they_had_not(trainer
     two_prototypes(trainer)
     places = [0, 5, 4, -1, 3, 2]
     shown = [
-        trainer.pictures.good(k, np.random.default_rng(0))
-        if k >= 0
-        else trainer.pictures.defective(0, True, np.random.default_rng(0))
+        trainer.pictures.good(k) if k >= 0 else trainer.pictures.defective(0, True, np.random.default_rng(0))
         for k in places
     ]
     batch = Batch(

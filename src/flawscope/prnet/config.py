@@ -70,7 +70,6 @@ class Config:
             (bool(self.textures.strip()), f"textures must be a folder or {GENERATED}"),
             (0 <= self.extended <= 1, "extended must be between 0 and 1"),
             (0 <= self.original <= 1, "original must be between 0 and 1"),
-            (0 <= self.augment <= 4, "augment must be between 0 and 4"),
             (0 < self.held_out <= 0.5, "held_out must be above 0 and at most 0.5"),
             (self.steps is None or self.steps >= 1, "steps must be at least 1"),
             (self.batch >= 2, "batch must be at least 2: a good picture and a defective one"),

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -49,17 +47,12 @@ class Pictures:
         self.foregrounds: dict[int, NDArray[np.uint8]] = {}  # eight pixels a byte
         self.pixels = [_pixels(defect.image) for defect in self.seen]
 
-    def good(self, place: int, rng: np.random.Generator) -> Shown:
-        """Good picture `place`."""
+    def good(self, place: int) -> Shown:
         image = self.images[self.learnt[place]]
-        shown = Shown(image, torch.zeros(1, *image.shape[1:]), place, GOOD)
-        return augmented(shown, rng, self.config.augment)
+        return Shown(image, torch.zeros(1, *image.shape[1:]), place, GOOD)
 
     def defective(self, place: int, extended: bool, rng: np.random.Generator) -> Shown:
         """Good picture `place` with a defect, a simulated one or a seen one; or a seen picture itself."""
-        return augmented(self._defective(place, extended, rng), rng, self.config.augment)
-
-    def _defective(self, place: int, extended: bool, rng: np.random.Generator) -> Shown:
         if extended and rng.random() < self.config.original:
             defect = self.seen[int(rng.integers(len(self.seen)))]
             return Shown(defect.image, _plane(defect.mask), -1, ORIGINAL)
@@ -87,30 +80,6 @@ class Pictures:
                 found = found & self.within if (found & self.within).any() else self.within
             packed = self.foregrounds[place] = np.packbits(found)
         return np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).astype(bool)
-
-
-def augmented(shown: Shown, rng: np.random.Generator, strength: float) -> Shown:
-    """The picture and its mask moved, turned, resized, lit otherwise.
-
-    At 1 by up to 3 % of a side, 3 degrees, 3 %, and 10 % in brightness and in contrast. What comes into the
-    frame is the picture mirrored at its edge. Few seen pictures are shown thousands of times: as they are,
-    they would be known by heart.
-    """
-    if strength == 0:
-        return shown
-    turn, grow = math.radians(3) * rng.uniform(-1, 1), 1 + 0.03 * rng.uniform(-1, 1) * strength
-    down, right = 0.06 * strength * rng.uniform(-1, 1, 2)  # of half a side
-    cos, sin = math.cos(strength * turn) / grow, math.sin(strength * turn) / grow
-    height, width = shown.image.shape[1:]
-    wide = width / height
-    matrix = torch.tensor([[[cos, -sin / wide, right], [sin * wide, cos, down]]], dtype=torch.float32)
-    grid = F.affine_grid(matrix, [1, 1, height, width], align_corners=False)
-    layers = torch.cat([shown.image, shown.mask])[None]
-    moved = F.grid_sample(layers, grid, padding_mode="reflection", align_corners=False)[0]
-    contrast, brightness = np.exp(0.1 * strength * rng.uniform(-1, 1, 2))
-    middle = shown.image.mean()
-    image = ((moved[:3] - middle) * contrast + middle) * brightness
-    return shown._replace(image=image.clamp(0, 1), mask=(moved[3:] >= 0.5).float())
 
 
 def _named(folder: TextureFolder) -> str:

@@ -87,7 +87,7 @@ class Trainer(training.Trainer[Batch]):
         if k < good:
             number = step * good + k
             order = self.rng(ORDER, number // count).permutation(count)
-            return self.pictures.good(int(order[number % count]), self.rng(AUGMENT, number))
+            return self.pictures.good(int(order[number % count]))
         number = step * (self.config.batch - good) + k - good
         order = self.rng(BASE, number // count).permutation(count)
         # spread evenly: of the first n defective pictures, n times the share
