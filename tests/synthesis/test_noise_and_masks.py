@@ -17,6 +17,7 @@ from flawscope.synthesis import (
     perlin_noise,
     scratch_mask,
 )
+from flawscope.synthesis.masks import _rotated_perlin
 
 SIZES = [(64, 64), (37, 91), (100, 16), (16, 16)]
 
@@ -111,6 +112,21 @@ def test_an_area_larger_than_the_foreground_takes_the_foreground() -> None:
     within[10:15, 10:15] = True
     mask = blob_mask((64, 64), np.random.default_rng(0), area=(0.1, 0.2), within=within)
     assert (mask == within).all()
+
+
+def test_perlin_mask_is_never_empty_where_all_noise_is_below_zero() -> None:
+    """Small foregrounds lie in the valleys of coarse noise now and then."""
+    within = np.zeros((64, 64), np.bool_)
+    within[30:36, 28:38] = True
+    low = 0
+    for k in range(60):
+        mask = perlin_mask((64, 64), np.random.default_rng(k), scales=(1, 2), within=within)
+        assert mask.any()
+        assert not mask[~within].any()
+        rng = np.random.default_rng(k)
+        cells = (int(rng.choice(np.asarray((1, 2)))), int(rng.choice(np.asarray((1, 2)))))
+        low += float(_rotated_perlin((64, 64), cells, rng)[within].max()) < 0
+    assert low > 5  # it happened
 
 
 def test_perlin_mask_without_area_is_the_published_threshold() -> None:

@@ -167,7 +167,8 @@ def perlin_mask(
     cells = (int(rng.choice(np.asarray(scales))), int(rng.choice(np.asarray(scales))))
     noise = _rotated_perlin(shape, (min(cells[0], shape[0]), min(cells[1], shape[1])), rng)
     if area is None:
-        return np.asarray(allowed & (noise >= min(threshold, 0.9 * float(noise[allowed].max()))))
+        peak = float(noise[allowed].max())  # in a small foreground it may be below 0
+        return np.asarray(allowed & (noise >= min(threshold, peak - 0.1 * abs(peak))))
     count = pixel_count(shape, area, rng)
     # an island: of some places, the one highest in the noise
     places = [draw_centre(allowed, rng) for _ in range(8)]
