@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flawscope.benchmark.grid import MVTEC, OBJECTS, TEXTURES, Grid, plan
+from flawscope.benchmark.markdown import methods_and_seeds
 from flawscope.errors import InputError
 
 
@@ -38,6 +39,19 @@ def test_the_first_seed_of_everything_comes_first(two: Path) -> None:
         for category in ("grid", "plate")
     ]
     assert all(cell.options["seed"] == cell.seed for cell in grid.cells)
+
+
+def test_a_method_may_have_seeds_of_its_own(two: Path) -> None:
+    call = {"categories": "plate", "methods": "patchcore,efficientad"}
+    grid = plan(two, **call, seeds="0,1,2", sets=["efficientad.seeds=1", "efficientad.steps=5"])
+    assert grid.seeds == {"patchcore": (0, 1, 2), "efficientad": (1,)}
+    found = [(c.method, c.seed) for c in grid.cells]
+    assert found == [("patchcore", 0), ("efficientad", 1), ("patchcore", 1), ("patchcore", 2)]
+    assert methods_and_seeds(grid) == "patchcore (seeds 0, 1, 2), efficientad (seed 1)"
+    same = plan(two, **call, seeds="0,1,2", sets=["efficientad.steps=5"])  # other seeds are no other cells
+    assert {c.name for c in grid.cells} < {c.name for c in same.cells}
+    with pytest.raises(InputError, match="seeds x: not whole"):
+        plan(two, **call, sets=["efficientad.seeds=x"])
 
 
 def test_settings_come_from_the_file_by_category_then_from_set(two: Path, tmp_path: Path) -> None:
@@ -120,7 +134,7 @@ def test_a_category_that_cannot_be_used_does_not_stop_the_others(two: Path, tmp_
         ({"sets": ["size=3"]}, "write it as METHOD.key=value"),
         ({"sets": ["efficientad.steps=3"]}, "efficientad is none of --methods patchcore"),
         ({"sets": ["patchcore.sizee=64"]}, "unknown setting sizee; did you mean size?"),
-        ({"sets": ["patchcore.seed=1"]}, "the seeds are those of --seeds"),
+        ({"sets": ["patchcore.seed=1"]}, "give --seeds, or"),
         ({"sets": ["patchcore.preset=papers"]}, "no preset papers"),
         ({"sets": ["patchcore.seen=3"]}, "learns from good pictures only"),
         ({"configs": ["patchcore"]}, "write it as METHOD=FILE"),

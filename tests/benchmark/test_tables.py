@@ -50,7 +50,7 @@ def made(
     seeds = tuple(sorted({seed for *_, seed in keys}))
     cells = tuple(cell(*key) for key in keys)
     return Results(
-        Grid(rows, methods, seeds, cells, **grid),
+        Grid(rows, methods, dict.fromkeys(methods, seeds), cells, **grid),
         {cell(*key).name: document(value) for key, value in values.items()},
         {cell(*key).name: reason for key, reason in (failed or {}).items()},
     )

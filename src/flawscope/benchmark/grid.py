@@ -60,6 +60,7 @@ class Grid:
     """What was asked for.
 
     rows: categories in the order of the tables.
+    seeds: by method.
     missing: those of them that the data do not have.
     unusable: those that cannot be worked with, each with the reason.
     cells: in the order they are worked off: the first seed of everything comes first.
@@ -67,7 +68,7 @@ class Grid:
 
     rows: tuple[str, ...]
     methods: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seeds: Mapping[str, tuple[int, ...]]
     cells: tuple[Cell, ...]
     missing: tuple[str, ...] = ()
     unusable: Mapping[str, str] = field(default_factory=dict)
@@ -93,7 +94,7 @@ def plan(
         categories: `all`, or names with commas, among which `textures` and `objects` mean MVTec AD's.
         methods, seeds: with commas.
         configs: `METHOD=FILE`, YAML files of settings.
-        sets: `METHOD.key=value`; win over the files.
+        sets: `METHOD.key=value`; win over the files. `METHOD.seeds=LIST` wins over `seeds`.
         steps, minutes: for the methods that learn in steps.
         seen: defects to learn from, for the methods that do: how many of the test pictures, or a path.
 
@@ -101,12 +102,15 @@ def plan(
         InputError: an unknown method or setting, no category that could be worked with.
     """
     chosen = _methods(methods)
-    numbers = _seeds(seeds)
+    numbers = dict.fromkeys(chosen, _seeds(seeds, "--seeds"))
     files = dict(_pair(text, "--config", "METHOD=FILE", chosen, "=") for text in configs)
     own: dict[str, list[str]] = {}
     for text in sets:
         method, rest = _pair(text, "--set", "METHOD.key=value", chosen, ".")
-        own.setdefault(method, []).append(rest)
+        if rest.startswith("seeds="):
+            numbers[method] = _seeds(rest.removeprefix("seeds="), f"--set {method}.seeds")
+        else:
+            own.setdefault(method, []).append(rest)
     rows, missing = _rows(root, categories)
     given = {"steps": steps, "minutes": minutes, "seen": seen}
     values = {
@@ -119,13 +123,14 @@ def plan(
         raise InputError(f"--steps and --minutes: {' and '.join(chosen)} learn in no steps; leave them out")
     if seen and not any(map(_learns_from_defects, chosen)):
         raise InputError(f"--seen: {' and '.join(chosen)} learn from good pictures only; leave it out")
-    usable, unusable = _open(root, [row for row in rows if row not in missing], numbers[0])
+    usable, unusable = _open(root, [row for row in rows if row not in missing], numbers[chosen[0]][0])
     files_in = {category: _files(dataset) for category, dataset in usable.items()}
     known: dict[str, str] = {}
     cells = []
-    for seed in numbers:
+    for place in range(max(map(len, numbers.values()))):
         for method in chosen:
-            for category in usable:
+            for category in usable if place < len(numbers[method]) else ():
+                seed = numbers[method][place]
                 value, defects = values[method, category]
                 value = replace(value, seed=seed)
                 length = minutes if _learns_in_steps(method) else None
@@ -163,10 +168,10 @@ def _methods(text: str) -> tuple[str, ...]:
     return names
 
 
-def _seeds(text: str) -> tuple[int, ...]:
-    words = _listed(text, "--seeds", "write numbers with commas, such as 0,1,2")
+def _seeds(text: str, option: str) -> tuple[int, ...]:
+    words = _listed(text, option, "write numbers with commas, such as 0,1,2")
     if not all(word.isdecimal() for word in words):
-        raise InputError(f"--seeds {text}: not whole numbers of at least 0; write for example 0,1,2")
+        raise InputError(f"{option} {text}: not whole numbers of at least 0; write for example 0,1,2")
     return tuple(dict.fromkeys(map(int, words)))
 
 
@@ -228,7 +233,7 @@ def _config(
         raise InputError(f"config {file} is not for {method}: mend its `method`, or give the right file")
     assigned = settings.parse_assignments(own)
     if "seed" in assigned:
-        raise InputError(f"--set {method}.seed: the seeds are those of --seeds")
+        raise InputError(f"--set {method}.seed: give --seeds, or --set {method}.seeds=0,1,2")
     preset = assigned.pop("preset", given.pop("preset", "default"))
     presets = registry.presets(method)
     if preset not in presets:

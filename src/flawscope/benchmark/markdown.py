@@ -10,6 +10,7 @@ from typing import Any
 
 from flawscope import registry
 from flawscope.benchmark import published
+from flawscope.benchmark.grid import Grid
 from flawscope.benchmark.machine import GIB
 from flawscope.benchmark.published import Figure, Source
 from flawscope.benchmark.tables import METRICS, Group, Results, Value, printed
@@ -55,16 +56,30 @@ def render(results: Results) -> str:
     ).rstrip() + ("\n")
 
 
+def methods_and_seeds(grid: Grid) -> str:
+    """`patchcore, prnet; seeds 0, 1`, or by method where they differ."""
+
+    def words(seeds: Sequence[int]) -> str:
+        return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+    if len({*grid.seeds.values()}) == 1:
+        return f"{', '.join(grid.methods)}; {words(grid.seeds[grid.methods[0]])}"
+    return ", ".join(f"{method} ({words(grid.seeds[method])})" for method in grid.methods)
+
+
+def _several(grid: Grid) -> bool:
+    return any(len(seeds) > 1 for seeds in grid.seeds.values())
+
+
 def _head(results: Results) -> str:
     grid = results.grid
     count = f"{len(results.done)} of {len(grid.cells)} cells are done"
     if results.failed:
         count += f", {len(results.failed)} failed"
-    seeds = f"seed {grid.seeds[0]}" if len(grid.seeds) == 1 else f"seeds {', '.join(map(str, grid.seeds))}"
     lines = [
-        f"{', '.join(grid.methods)}; {seeds}; {count}.",
+        f"{methods_and_seeds(grid)}; {count}.",
         "Shares from 0 to 1, higher is better"
-        + ("; mean ± standard deviation over the seeds" if len(grid.seeds) > 1 else "")
+        + ("; mean ± standard deviation over the seeds" if _several(grid) else "")
         + ". A blank was not measured; an average that does not cover all says how many it covers.",
     ]
     if results.sources:
@@ -215,7 +230,7 @@ def _costs(results: Results, notes: _Notes) -> str:
     kept = [k for k in range(len(header)) if k < 5 or any(row[k] for row in rows)]
     return (
         "## Time and memory\n\nOf a cell's process"
-        + (", mean over its seeds" if len(results.grid.seeds) > 1 else "")
+        + (", mean over its seeds" if _several(results.grid) else "")
         + ". Fit: reading, learning, calibrating. Evaluate: opening the model file, scoring all test "
         "pictures, metrics. Other cells may have run at the same time.\n\n"
         + _table([header[k] for k in kept], [[row[k] for k in kept] for row in rows], text=2)

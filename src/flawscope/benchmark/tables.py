@@ -85,7 +85,7 @@ class Results:
 
     def value(self, metric: str, method: str, category: str) -> Value:
         values = list(self.seeds(metric, method, category).values())
-        return Value(_mean(values), _deviation(values), len(values), len(self.grid.seeds))
+        return Value(_mean(values), _deviation(values), len(values), len(self.grid.seeds[method]))
 
     def average(self, metric: str, method: str, group: Group) -> Value:
         """The mean of the categories' means; its deviation over the seeds that cover all of them."""
@@ -132,7 +132,7 @@ class Results:
             "flawscope": __version__,
             "categories": list(self.grid.rows),
             "methods": list(self.grid.methods),
-            "seeds": list(self.grid.seeds),
+            "seeds": {method: list(seeds) for method, seeds in self.grid.seeds.items()},
             "missing": list(self.grid.missing),
             "unusable": dict(self.grid.unusable),
             "cells": [
@@ -181,7 +181,7 @@ class Results:
         by_seed = {(cell.method, cell.category, cell.seed): cell for cell in self.grid.cells}
         for category in self.grid.rows:
             for method in self.grid.methods:
-                for seed in self.grid.seeds:
+                for seed in self.grid.seeds[method]:
                     cell = by_seed.get((method, category, seed))
                     writer.writerow([category, method, seed, *self._csv_row(category, cell, metrics)])
         return file.getvalue()

@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.benchmark import grid as grids
+    from flawscope.benchmark.markdown import methods_and_seeds
     from flawscope.benchmark.run import Live, Plan, finished, jobs_and_threads, refuse_without_torch
     from flawscope.benchmark.run import run as work_off
     from flawscope.benchmark.store import Store
@@ -103,8 +104,7 @@ def run(args: argparse.Namespace) -> int:
         left = len(grid.cells) - len(before)
         say(
             f"{len(grid.cells)} cells: {', '.join(dict.fromkeys(cell.category for cell in grid.cells))}; "
-            f"{', '.join(grid.methods)}; seed {', '.join(map(str, grid.seeds))}"
-            + (f"; {len(before)} are done already" if before else "")
+            f"{methods_and_seeds(grid)}" + (f"; {len(before)} are done already" if before else "")
         )
         jobs, threads = 1, 1
         if left:
