@@ -1,0 +1,206 @@
+"""anomalib's part of `run.py`, run by the Python of its environment; needs nothing of flawscope.
+
+Wherever anomalib would download weights it gets those of `--weights`, in their order; the rest is anomalib as
+shipped. Prints one JSON line, after whatever anomalib prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from peer import load_by_order
+
+BACKBONE, LAYERS, RATIO = "tf_efficientnet_lite0", ["blocks.2", "blocks.4"], 0.1
+
+
+def supply(weights: Path) -> None:
+    """Let timm.create_model(..., pretrained=True) take the packaged weights instead of a download."""
+    import timm
+
+    create = timm.create_model
+
+    def create_model(name: str, pretrained: bool = False, **options: Any) -> Any:
+        network = create(name, pretrained=False, **options)
+        if pretrained:
+            timm.create_model = create  # load_by_order makes one, too
+            load_by_order(network, name, weights)
+            timm.create_model = create_model
+        return network
+
+    timm.create_model = create_model
+
+
+def data(args: argparse.Namespace) -> Any:
+    """Its data module as shipped: test pictures validate, too, and set the thresholds."""
+    from anomalib.data import MVTecAD
+
+    return MVTecAD(root=args.data, category=args.category)
+
+
+def pictures(args: argparse.Namespace) -> list[Path]:
+    return sorted((args.data / args.category / "test").rglob("*.png"))
+
+
+def job(args: argparse.Namespace) -> None:
+    """A user's script, unchanged."""
+    runpy.run_path(str(args.source), run_name="__main__")
+
+
+def fit(args: argparse.Namespace) -> dict[str, Any]:
+    from anomalib.engine import Engine
+    from anomalib.models import Patchcore
+
+    model = Patchcore(backbone=BACKBONE, layers=LAYERS, coreset_sampling_ratio=RATIO)
+    engine = Engine(default_root_dir=args.out)
+    engine.fit(model=model, datamodule=data(args))
+    Path(engine.best_model_path).rename(args.out / "model.ckpt")
+    bank = model.model.memory_bank
+    return {"bank": list(bank.shape), "image_threshold": float(model.post_processor.image_threshold)}
+
+
+def load(path: Path) -> Any:
+    from anomalib.models import Patchcore
+
+    return Patchcore.load_from_checkpoint(path, map_location="cpu").eval()
+
+
+def tensor(path: Path) -> Any:
+    """[1, 3, H, W] in 0..1, as its inferencers read it."""
+    from anomalib.data.utils import read_image
+
+    return read_image(path, as_tensor=True)[None]
+
+
+def answers(model: Any, path: Path) -> tuple[Any, Any]:
+    """What the model says before and after its post-processor, as `Engine.test` and `Engine.predict` ask it:
+    they resize with `pre_processor.transform`, which smooths; what is exported resizes without smoothing."""
+    raw = model.model(model.pre_processor.transform(tensor(path)))
+    return raw, model.post_processor(raw)
+
+
+def test(args: argparse.Namespace) -> dict[str, Any]:
+    """Raw scores and maps of the test pictures, and decisions at its own threshold, into raw.npz beside the
+    model; printed is what `Engine.test` reports."""
+    import numpy as np
+    import torch
+    from anomalib.engine import Engine
+
+    model = load(args.source)
+    scores, maps, decisions = [], [], []
+    with torch.no_grad():
+        for path in pictures(args):
+            raw, answer = answers(model, path)
+            scores.append(float(raw.pred_score))
+            maps.append(raw.anomaly_map.numpy().squeeze())
+            decisions.append(bool(answer.pred_label))
+    names = [p.relative_to(args.data / args.category).as_posix() for p in pictures(args)]
+    found = {"names": names, "scores": scores, "maps": np.stack(maps), "decisions": decisions}
+    np.savez(args.source.with_name("raw.npz"), **found)
+    reported = Engine(default_root_dir=args.source.parent / "test").test(model=model, datamodule=data(args))
+    return {name: float(value) for name, value in reported[0].items()}
+
+
+def export(args: argparse.Namespace) -> dict[str, Any]:
+    """Its own exports. An OpenVINO file counts as made when the inferencer answers with it."""
+    from anomalib.deploy import OpenVINOInferencer
+
+    model = load(args.source)
+    made, failed = {"torch": str(model.to_torch(args.out))}, {}
+    size = tuple(args.picture_size)
+    ways: dict[str, dict[str, Any]] = {
+        "as shipped": {},
+        "input_size": {"input_size": size},
+        "input_size, dynamic_shapes=None": {"input_size": size, "onnx_kwargs": {"dynamic_shapes": None}},
+    }
+    picture = args.out / "probe.png"
+    probe(picture, size)
+    os.chdir(args.out)  # it keeps a cache folder where it is called
+    for k, (way, options) in enumerate(ways.items()):
+        try:
+            path = model.to_openvino(args.out / f"openvino_{k}", **options)
+            OpenVINOInferencer(path, device="CPU").predict(picture)
+        except Exception as error:  # an export that fails is a finding
+            failed[way] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            continue
+        return {"made": {**made, "openvino": str(path)}, "failed": failed, "way": way}
+    return {"made": made, "failed": failed}
+
+
+def probe(path: Path, size: tuple[int, ...]) -> None:
+    import numpy as np
+    from PIL import Image
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)).save(path)
+
+
+def parity(args: argparse.Namespace) -> dict[str, Any]:
+    """The model as the engine runs it, and its export by the inferencer, on every test picture.
+
+    `largest_with_same_resizing`: the model resizes as its export does.
+    """
+    import torch
+    from anomalib.deploy import OpenVINOInferencer
+
+    model = load(args.source)
+    os.chdir(args.source.parent)
+    config = {"INFERENCE_PRECISION_HINT": args.precision} if args.precision else None
+    inferencer = OpenVINOInferencer(args.exported, device="CPU", config=config)
+    rows = []
+    with torch.no_grad():
+        for path in pictures(args):
+            a, b, c = answers(model, path)[1], inferencer.predict(path), model(tensor(path))
+            pixels = float(abs(a.anomaly_map.numpy().squeeze() - b.anomaly_map.squeeze()).max())
+            rows.append(
+                (
+                    *(float(a.pred_score), float(b.pred_score.squeeze())),
+                    *(bool(a.pred_label), bool(b.pred_label.squeeze()), pixels),
+                    abs(float(c.pred_score) - float(b.pred_score.squeeze())),
+                )
+            )
+    trained = [r[0] for r in rows]
+    return {
+        "largest": max(abs(r[0] - r[1]) for r in rows),
+        "score_range": max(trained) - min(trained),
+        "decisions_differ": sum(r[2] != r[3] for r in rows),
+        "pictures": len(rows),
+        "largest_with_same_resizing": max(r[5] for r in rows),
+        "largest_in_maps": max(r[4] for r in rows),
+        "precision": inferencer.model.get_property("INFERENCE_PRECISION_HINT").to_string(),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    tasks = {"job": job, "fit": fit, "test": test, "export": export, "parity": parity}
+    parser.add_argument("task", choices=tuple(tasks))
+    parser.add_argument("source", type=Path, help="a script, the folder of the categories, or a checkpoint")
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--category")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--exported", type=Path)
+    parser.add_argument("--precision", help="OpenVINO's INFERENCE_PRECISION_HINT")
+    parser.add_argument("--picture-size", type=lambda t: [int(n) for n in t.split("x")], help="HxW")
+    args = parser.parse_args()
+    args.data = args.data or args.source
+    supply(args.weights)
+    if args.task == "job":
+        job(args)
+        return 0
+    with contextlib.redirect_stdout(sys.stderr):
+        result = tasks[args.task](args)
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

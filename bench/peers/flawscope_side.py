@@ -1,0 +1,116 @@
+"""flawscope's part of `run.py`, run by the Python of its environment, and the judge of both.
+
+Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import flawscope
+
+SIDE = 512  # pixels that all maps are brought to; the pictures' own
+
+
+def pictures(root: Path) -> list[Path]:
+    return sorted((root / "test").rglob("*.png"))
+
+
+def predict(args: argparse.Namespace) -> dict[str, Any]:
+    """Scores, maps and decisions of the test pictures into raw.npz beside the model."""
+    model = flawscope.load(args.source)
+    found = [model.predict(path) for path in pictures(args.data)]
+    np.savez(
+        args.source.with_name("raw.npz"),
+        names=[p.relative_to(args.data).as_posix() for p in pictures(args.data)],
+        scores=[p.score for p in found],
+        maps=np.stack([p.map for p in found]),
+        decisions=[p.is_anomalous for p in found],
+    )
+    return {"pictures": len(found)}
+
+
+def judge(args: argparse.Namespace) -> dict[str, Any]:
+    """Metrics of source/raw.npz by flawscope.metrics. Maps are brought to the pictures' size, bilinear."""
+    from PIL import Image
+
+    from flawscope.metrics import image_metrics, pixel_metrics
+
+    raw = np.load(args.source / "raw.npz")
+    names = [str(n) for n in raw["names"]]
+    assert names == [p.relative_to(args.data).as_posix() for p in pictures(args.data)]
+    bad = np.array([not n.startswith("test/good/") for n in names])
+    maps, masks = [], []
+    for name, one in zip(names, raw["maps"], strict=True):
+        maps.append(np.asarray(Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.BILINEAR)))
+        path = Path(name)
+        mask = args.data / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
+        opened = Image.open(mask).convert("L") if mask.is_file() else None
+        masks.append(np.zeros((SIDE, SIDE), bool) if opened is None else np.asarray(opened) > 0)
+    image, pixel = image_metrics(bad, raw["scores"]), pixel_metrics(maps, masks)
+    decisions = raw["decisions"].astype(bool)
+    return {
+        "image_auroc": image.auroc,
+        "image_ap": image.ap,
+        "pixel_auroc": pixel.auroc,
+        "pixel_ap": pixel.ap,
+        "au_pro": pixel.au_pro,
+        "defects": int(bad.sum()),
+        "found": int((decisions & bad).sum()),
+        "good": int((~bad).sum()),
+        "false_alarms": int((decisions & ~bad).sum()),
+        "map": list(raw["maps"].shape[1:]),
+    }
+
+
+def parity(args: argparse.Namespace) -> dict[str, Any]:
+    """The trained model and its export on every test picture."""
+    trained, exported = (flawscope.load(path) for path in (args.source, args.exported))
+    rows = [(trained.predict(p), exported.predict(p)) for p in pictures(args.data)]
+    scores = [a.score for a, _ in rows]
+    return {
+        "largest": max(abs(a.score - b.score) for a, b in rows),
+        "score_range": max(scores) - min(scores),
+        "decisions_differ": sum(a.is_anomalous != b.is_anomalous for a, b in rows),
+        "pictures": len(rows),
+        "largest_in_maps": max(float(abs(a.map - b.map).max()) for a, b in rows),
+        "precision": "f32",
+    }
+
+
+def timed(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of `predict(path)` for the listed pictures in turn, after a first round of five."""
+    model = flawscope.load(args.source, device="cpu", threads=args.threads)
+    paths = json.loads(args.pictures.read_text())
+    times = []
+    for k in range(5 + args.repeats):
+        began = time.perf_counter()
+        model.predict(paths[k % len(paths)])
+        times.append(time.perf_counter() - began)
+    return {"seconds": times[5:]}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    tasks = {"predict": predict, "judge": judge, "parity": parity, "time": timed}
+    parser.add_argument("task", choices=tuple(tasks))
+    parser.add_argument("source", type=Path, help="a model, or the folder with raw.npz")
+    parser.add_argument("exported", type=Path, nargs="?")
+    parser.add_argument("--data", type=Path, help="the category's folder")
+    parser.add_argument("--pictures", type=Path, help="JSON list of files")
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--threads", type=int)
+    args = parser.parse_args()
+    print(json.dumps(tasks[args.task](args)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
