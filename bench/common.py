@@ -507,7 +507,7 @@ class Record:
         if self.path.is_file():
             before = json.loads(self.path.read_text())
             if before.get("settings") == self.document["settings"]:
-                self.document["cells"] = before["cells"]
+                self.document |= {k: before[k] for k in ("cells", "summary") if k in before}
             else:
                 say(f"{self.path.name} has other settings: starting anew")
         self.cells: dict[str, Any] = self.document["cells"]
