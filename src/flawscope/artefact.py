@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration import Calibration
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import CheckpointError, FlawscopeError, InputError
 from flawscope.imaging import Preprocess
 
 FORMAT = 1  # raised when an older flawscope could not read the file
@@ -321,4 +321,5 @@ def bad(path: Any, reason: str) -> InputError:
 
 
 def refused(path: Any, reason: str, kind: str = "model") -> InputError:
-    return InputError(f"cannot use {kind} {path}: {reason}")
+    error = CheckpointError if kind == "checkpoint" else InputError
+    return error(f"cannot use {kind} {path}: {reason}")

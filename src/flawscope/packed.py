@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flawscope import artefact as artefacts
-from flawscope.errors import InputError
+from flawscope.errors import CheckpointError, InputError
 
 FORMAT = 1  # raised when an older flawscope could not read the file
 KEY = "flawscope_state"
@@ -54,16 +55,16 @@ def restoring() -> Iterator[None]:
     """What does not fit while a checkpoint is taken over becomes one line."""
     try:
         yield
-    except InputError:
+    except (InputError, torch.OutOfMemoryError):
         raise
     except (KeyError, TypeError, ValueError, RuntimeError):
-        raise InputError(
+        raise CheckpointError(
             "the checkpoint does not fit this version of flawscope: remove it and begin anew"
         ) from None
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `pack` wrote of a training. InputError says what is wrong with the file."""
+    """What `pack` wrote of a training. CheckpointError says what is wrong in it."""
     path = Path(path)
     return unpack(path, read(path, "checkpoint"), "checkpoint", "remove it and begin anew")
 
@@ -88,6 +89,8 @@ def unpack(path: Path, body: bytes, kind: str, remedy: str) -> tuple[dict[str, T
         facts = json.loads(text, parse_constant=artefacts.no_constant)
         version = facts["format"]
         found = facts["kind"]
+    except MemoryError:
+        raise
     except Exception:  # safetensors raises its own errors for damaged files
         raise artefacts.refused(
             path, f"flawscope wrote no such {kind}, or it is damaged; {remedy}", kind

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import CheckpointError, FlawscopeError, InputError
 from flawscope.packed import pack, restoring
 from flawscope.progress import Step, duration
 
@@ -283,7 +283,7 @@ class Trainer(ABC, Generic[B]):
             for key, mine in identity.items():
                 if theirs.get(key) != mine and not (key == "steps" and mine is None):
                     shown = "" if len(str(mine)) > 60 else f" {theirs.get(key)}, this one has {mine}"
-                    raise InputError(
+                    raise CheckpointError(
                         f"the checkpoint is of a run with another {key}{shown}: give the same, or remove the "
                         "checkpoint"
                     )

@@ -12,6 +12,7 @@ import pytest
 from flawscope.benchmark.cell import Task, work_off
 from flawscope.benchmark.grid import plan
 from flawscope.benchmark.store import Store
+from flawscope.errors import CheckpointError, InputError
 
 pytest.importorskip("torch")
 
@@ -98,6 +99,86 @@ def test_a_checkpoint_that_cannot_be_used_is_left_aside(
     Path(task.work).mkdir(parents=True)
     (Path(task.work) / "model.checkpoint.safetensors").write_bytes(b"of another version")
     assert run(task)["fit"]["resumed"] is False
+
+
+def test_a_checkpoint_stays_where_something_else_is_wrong(
+    two: Path, training: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a graphics card that is gone for a while: hours of training must not go with it."""
+    from flawscope import fitting
+
+    task = task_for(two, tmp_path, **training)
+    checkpoint = Path(task.work) / "model.checkpoint.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"hours")
+
+    def refuse(*given: Any, **named: Any) -> None:
+        raise InputError("device cuda: there is none")
+
+    monkeypatch.setattr(fitting, "fit", refuse)
+    with pytest.raises(InputError, match="there is none"):
+        run(task)
+    assert checkpoint.read_bytes() == b"hours"
+
+
+def test_every_refusal_of_a_checkpoint_is_told_apart(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    from flawscope.packed import pack, read_checkpoint, restoring
+    from flawscope.training import Trainer
+
+    path = tmp_path / "a.safetensors"
+    pack(path, {"a": torch.ones(1)}, "teacher", {})
+    other = path.read_bytes()
+    newer = other.replace(rb"\"format\": 1", rb"\"format\": 9")
+    for body, reason in ((other, "not a checkpoint"), (newer, "upgrade"), (b"damaged", "damaged")):
+        path.write_bytes(body)
+        with pytest.raises(CheckpointError, match=reason):
+            read_checkpoint(path)
+    with pytest.raises(CheckpointError, match="does not fit"), restoring():
+        raise KeyError
+    with pytest.raises(torch.OutOfMemoryError), restoring():
+        raise torch.OutOfMemoryError
+    with pytest.raises(InputError) as missing:  # it may be back soon
+        read_checkpoint(tmp_path / "missing.safetensors")
+    assert not isinstance(missing.value, CheckpointError)
+    with pytest.raises(CheckpointError, match="another seed 1, this one has 2"):
+        Trainer.restore(nn.Module(), {}, {"identity": {"seed": 1}}, {"seed": 2})  # type: ignore[arg-type]
+
+
+def test_a_model_that_is_kept_is_not_missing_when_the_cell_cannot_be_written(
+    two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawscope import fitting
+    from flawscope.benchmark import cell
+
+    task = replace(
+        task_for(two, tmp_path, sets=["patchcore.size=64"]), keep=str(tmp_path / "models/a.safetensors")
+    )
+    write = cell.write_json
+
+    def full(path: Any, document: Any) -> None:
+        if str(path) == task.out:
+            raise Stop
+        write(path, document)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cell, "write_json", full)
+        with pytest.raises(Stop):
+            run(task)
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "fit", full)  # not called
+        document = run(task)
+    assert document["model_bytes"] == Path(task.keep or "").stat().st_size
+    assert not Path(task.work).exists()
+
+
+def test_a_fit_without_its_model_is_made_again(two: Path, tmp_path: Path) -> None:
+    task = task_for(two, tmp_path, sets=["patchcore.size=64"])
+    Path(task.work).mkdir(parents=True)
+    (Path(task.work) / "fit.json").write_text("{}", encoding="utf-8")
+    assert run(task)["fit"]["seconds"] > 0
 
 
 def test_a_fitted_model_is_not_fitted_again(

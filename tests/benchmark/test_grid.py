@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flawscope.benchmark.grid import MVTEC, OBJECTS, TEXTURES, Grid, plan
+from flawscope.benchmark.grid import MVTEC, OBJECTS, TEXTURES, Cell, Grid, plan
 from flawscope.benchmark.markdown import methods_and_seeds
 from flawscope.errors import InputError
 
@@ -109,6 +109,44 @@ def test_a_file_that_a_setting_names_counts_by_its_content(two: Path, tmp_path: 
     assert name(tmp_path / "b" / "w.pth", "two") != first
     cell = plan(two, categories="grid", sets=[f"patchcore.weights={tmp_path / 'a' / 'w.pth'}"]).cells[0]
     assert str(tmp_path) not in str(cell.identity)
+
+
+def test_seen_defects_and_textures_count_by_their_content(two: Path, tmp_path: Path) -> None:
+    """Pictures and masks, wherever they lie; a byte that changes no size is seen."""
+
+    def cell(seen: Path, textures: Path) -> Cell:
+        sets = [f"prnet.textures={textures}"]
+        return plan(two, categories="grid", methods="prnet", seen=str(seen), sets=sets).cells[0]
+
+    def made(root: Path) -> tuple[Path, Path, Path]:
+        folder, masks = root / "defects", root / "masks"  # the masks lie beside the folder
+        for path in (folder / "a.png", masks / "a.png", root / "textures" / "t.png"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"0" * 9)
+        listed = root / "list.txt"
+        listed.write_text(f"{folder / 'a.png'}\n", encoding="utf-8")
+        return folder, listed, root / "textures"
+
+    folder, listed, textures = made(tmp_path / "here")
+    first, by_list = cell(folder, textures), cell(listed, textures)
+    assert str(tmp_path) not in str(first.identity) + str(by_list.identity)
+    moved = made(tmp_path / "elsewhere")
+    assert cell(moved[0], moved[2]).name == first.name
+    assert cell(moved[1], moved[2]).name == by_list.name
+    for changed in ("defects/a.png", "masks/a.png"):
+        (tmp_path / "here" / changed).write_bytes(b"1" * 9)
+        second, second_by_list = cell(folder, textures), cell(listed, textures)
+        assert (second.name, second_by_list.name) != (first.name, by_list.name)
+        assert second.name != first.name
+        assert second_by_list.name != by_list.name
+        first, by_list = second, second_by_list
+    (textures / "t.png").write_bytes(b"1" * 9)
+    assert cell(folder, textures).name != first.name
+
+
+def test_seen_defects_that_cannot_be_used_stop_no_other_method(two: Path, tmp_path: Path) -> None:
+    grid = plan(two, categories="grid", methods="patchcore,prnet", seen=str(tmp_path))
+    assert [cell.method for cell in grid.cells] == ["patchcore", "prnet"]
 
 
 def test_a_category_that_cannot_be_used_does_not_stop_the_others(two: Path, tmp_path: Path) -> None:

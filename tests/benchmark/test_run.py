@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from flawscope.benchmark import machine, store
-from flawscope.benchmark.run import _ended, jobs_and_threads
+from flawscope.benchmark.run import Live, Plan, _ended, jobs_and_threads, run
 from flawscope.benchmark.store import Store
+from flawscope.benchmark.tables import Results
 from flawscope.errors import InputError
 
 GIB = 2**30
@@ -127,6 +128,24 @@ def test_a_cell_of_other_settings_or_a_damaged_one_is_not_taken_for_done(two: Pa
     assert place.read(cell) is None
     place.cell(cell).write_text('{"format": 1, "ident', encoding="utf-8")
     assert place.read(cell) is None
+
+
+def test_no_place_for_a_cells_files_is_that_cells_failure(two: Path, tmp_path: Path) -> None:
+    from flawscope.benchmark.grid import plan
+
+    pytest.importorskip("torch")
+    grid = plan(two, categories="grid,plate", sets=["patchcore.size=64"], device="cpu")
+    place = Store(tmp_path)
+    place.prepare()
+    blocked, other = grid.cells
+    place.work(blocked).parent.mkdir()
+    place.work(blocked).write_text("no folder", encoding="utf-8")
+    said: list[str] = []
+    latest: list[Results] = []
+    run(grid, place, Plan(str(two), 1, 1), None, Live(said.append, said.append, False), latest.append)
+    assert "could not be run: File exists" in latest[-1].failed[blocked.name]
+    assert "File exists" in said[0]
+    assert list(latest[-1].done) == [other.name]
 
 
 def test_how_a_process_ended_is_said_in_words(tmp_path: Path) -> None:

@@ -39,6 +39,28 @@ def test_evaluate_writes_a_report_of_what_it_printed(
         assert str(path) not in text
 
 
+def test_an_evaluation_is_not_lost_when_a_picture_cannot_be_written(
+    capsys: pytest.CaptureFixture[str],
+    model_path: Path,
+    drawn: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flawscope.errors import FlawscopeError
+    from flawscope.results import Pictures
+
+    def full(self: Pictures, title: str) -> None:
+        raise FlawscopeError("no space left")
+
+    monkeypatch.setattr(Pictures, "finish", full)
+    argv = ["evaluate", str(model_path), "--data", str(drawn), "--json", "--out", str(tmp_path), "--quiet"]
+    assert main(argv) == 1
+    printed, said = capsys.readouterr()
+    assert "no space left" in said
+    assert json.loads(printed)["images"] > 0
+    assert (tmp_path / "results.json").read_text(encoding="utf-8") == printed
+
+
 def test_without_out_the_libraries_are_not_even_loaded(model_path: Path, drawn: Path) -> None:
     code = f"""
 import sys

@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,61 @@ def test_a_picture_that_has_gone_is_named_and_not_shown(run_of: Callable[..., An
     run = run_of((0.1, 0.2), (0.9,))
     run.result.pictures[0].item.path.unlink()
     pictures = json.loads(Page(run.write(tmp_path / "report.html")).scripts[0])
-    assert [p["layers"] is None for p in pictures] == [True, False, False]
+    assert [p["layers"] == "picture not readable" for p in pictures] == [True, False, False]
+
+
+def test_one_picture_that_cannot_be_drawn_costs_no_report(
+    run_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawscope.report import thumbnails
+
+    drawn = thumbnails.layers
+
+    def broken(path: Path, *rest: Any) -> Any:
+        if path.name == "g1.png":
+            raise OSError("encoder error")
+        return drawn(path, *rest)
+
+    monkeypatch.setattr(thumbnails, "layers", broken)
+    pictures = json.loads(Page(run_of((0.1, 0.2), (0.9,)).write(tmp_path / "report.html")).scripts[0])
+    assert [p["name"] for p in pictures if isinstance(p["layers"], str)] == ["good/g1.png"]
+
+
+def test_what_has_no_room_is_left_out_and_the_report_says_so(
+    run_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawscope.report import thumbnails
+
+    run = run_of((0.1, 0.2, 0.7), (0.9, 0.3))
+    assert "There is room for" not in run.write(tmp_path / "report.html")
+    monkeypatch.setattr(thumbnails, "LEAST_SIDE", thumbnails.MOST_SIDE)
+    made = thumbnails.thumbnails(run.result.pictures, range(5))
+    sizes = {seen.item.path.name: one.size for seen, one in zip(run.result.pictures, made, strict=True)}
+    limit = sizes["g2.png"] + sizes["d1.png"]  # the mistakes
+    monkeypatch.setattr(thumbnails, "PAGE_BYTES", limit)
+    page = Page(run.write(tmp_path / "report.html"))
+    pictures = json.loads(page.scripts[0])
+    assert {p["name"] for p in pictures if isinstance(p["layers"], dict)} == {"good/g2.png", "dent/d1.png"}
+    assert {p["layers"] for p in pictures if isinstance(p["layers"], str)} == {thumbnails.FULL}
+    words = " ".join("".join(page.words).split())
+    assert "There is room for 2 pictures, those on the wrong side" in words
+    assert "3 pictures left out" in words
+
+
+@pytest.mark.parametrize("facts", [{"summary": 5}, {"summary": [5]}, {"seconds_total": float("inf")}])
+def test_facts_that_are_none_do_not_cost_the_report(hostile: Any, facts: dict[str, Any]) -> None:
+    from flawscope.report.facts import facts as told
+
+    manifest = replace(hostile.predictor.manifest, facts=facts)
+    rows = [what for what, _ in told(hostile.result, manifest, hostile.dataset, "fake", "").model]
+    assert "fit" not in rows
+    assert "time of the fit" not in rows
+
+
+def test_a_pillow_without_webp_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.features.check", lambda name: name != "webp")
+    with pytest.raises(InputError, match="WebP"):
+        report.require()
 
 
 def test_json_cannot_end_its_script() -> None:

@@ -16,7 +16,7 @@ from flawscope.datasets import Item
 from flawscope.evaluation import Evaluated
 from flawscope.imaging import Preprocess
 from flawscope.prediction import Prediction
-from flawscope.report.thumbnails import LEAST_SIDE, MOST_SIDE, Layers, layer, layers, thumbnails
+from flawscope.report.thumbnails import FULL, LEAST_SIDE, MOST_SIDE, Layers, layer, layers, thumbnails
 
 
 def prediction(values: np.ndarray, size: tuple[int, int]) -> Prediction:
@@ -107,7 +107,7 @@ def noise(tmp_path: Path) -> Evaluated:
 def test_thumbnails_shrink_until_they_fit(noise: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     """170 of them have 9 MB, 10 a seventeenth of it."""
     monkeypatch.setattr("flawscope.report.thumbnails.PAGE_BYTES", 9_000_000 * 10 / 170)
-    made = [found for found in thumbnails([noise] * 10) if found]
+    made = [found for found in thumbnails([noise] * 10, range(10)) if isinstance(found, Layers)]
     assert len(made) == 10
     assert sum(found.size for found in made) <= 9_000_000 * 10 / 170
     assert LEAST_SIDE < opened(made[0].photo).width < MOST_SIDE
@@ -115,12 +115,17 @@ def test_thumbnails_shrink_until_they_fit(noise: Evaluated, monkeypatch: pytest.
 
 
 def test_thumbnails_are_large_where_there_is_room(noise: Evaluated) -> None:
-    (made,) = thumbnails([noise])
-    assert made
+    (made,) = thumbnails([noise], [0])
+    assert isinstance(made, Layers)
     assert opened(made.photo).size == (MOST_SIDE, MOST_SIDE)
 
 
-def test_there_is_a_least_size(noise: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flawscope.report.thumbnails.PAGE_BYTES", 10)
-    made = thumbnails([noise] * 2)
-    assert [opened(found.photo).width for found in made if found] == [LEAST_SIDE] * 2
+def test_at_the_least_size_the_first_in_the_order_are_shown(
+    noise: Evaluated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = layers(noise.item.path, noise.prediction, noise.item.masks, LEAST_SIDE, None).size
+    monkeypatch.setattr("flawscope.report.thumbnails.PAGE_BYTES", int(2.5 * one))
+    made = thumbnails([noise] * 5, [3, 1, 4, 0, 2])
+    assert [found if isinstance(found, str) else opened(found.photo).width for found in made] == [
+        *(FULL, LEAST_SIDE, FULL, LEAST_SIDE, FULL)
+    ]

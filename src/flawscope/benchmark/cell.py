@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from flawscope.artefact import atomic
 from flawscope.benchmark import machine
 from flawscope.benchmark.store import FORMAT, write_json
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import CheckpointError, FlawscopeError
 from flawscope.process import peak_memory
 from flawscope.progress import Step
 
@@ -58,7 +59,7 @@ def work_off(task: Task, step: Step, say: Callable[[str], None]) -> None:
     threads = _begin(work, task.threads)
     dataset = open_dataset(task.root, task.category, seed=task.seed)
     model, fitted = work / "model.safetensors", work / "fit.json"
-    if not fitted.is_file():
+    if not (fitted.is_file() and model.is_file()):
         write_json(fitted, _fit(task, dataset, model, threads, step, say))
     fit = json.loads(fitted.read_text(encoding="utf-8"))
     began = time.perf_counter()
@@ -90,7 +91,9 @@ def work_off(task: Task, step: Step, say: Callable[[str], None]) -> None:
     }
     if task.keep:
         Path(task.keep).parent.mkdir(exist_ok=True)
-        os.replace(model, task.keep)
+        # a copy: until the cell is written, the next try needs the model where it is
+        with open(model, "rb") as source, atomic(task.keep) as kept:
+            shutil.copyfileobj(source, kept)
     write_json(task.out, document)
     shutil.rmtree(work, ignore_errors=True)
 
@@ -123,7 +126,7 @@ def _fit(
     resumed, began = checkpoint.exists(), time.perf_counter()
     try:
         predictor = fit()
-    except InputError as error:
+    except CheckpointError as error:
         if not resumed:
             raise
         # such as one by another version: nobody is there to remove it

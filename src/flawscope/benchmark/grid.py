@@ -15,6 +15,7 @@ from flawscope import config as settings
 from flawscope import registry
 from flawscope.datasets import Dataset, find_categories, open_dataset
 from flawscope.datasets.files import walk
+from flawscope.datasets.seen import choose_seen
 from flawscope.errors import InputError
 
 # MVTec AD's categories in the usual order
@@ -25,6 +26,8 @@ OBJECTS = (
 )
 MVTEC = TEXTURES + OBJECTS
 GROUPS = {"textures": TEXTURES, "objects": OBJECTS}
+# Folders that settings name and that may have a million pictures: names and sizes tell one from another
+LARGE = ("natural",)
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def plan(
                     "category": category,
                     "method": method,
                     "settings": _by_content(value, known),
-                    "seen": _content(defects, known),
+                    "seen": _seen(defects, usable[category], seed, known),
                     "minutes": length,
                     "device": device,
                     "data": files_in[category],
@@ -294,35 +297,59 @@ def _digest(value: Any) -> str:
 def _files(dataset: Dataset) -> str:
     """A digest of names and sizes of a category's pictures and masks, wherever the folder lies."""
     items = [item for split in dataset.splits.values() for item in split]
-    return _sizes(dataset.root, [path for item in items for path in (item.path, *item.masks)])
+    return _digest(_sizes(dataset.root, [path for item in items for path in (item.path, *item.masks)]))
 
 
-def _sizes(root: Path, paths: Sequence[Path]) -> str:
+def _sizes(root: Path, paths: Sequence[Path]) -> list[tuple[str, int]]:
     found = []
     for path in paths:
         try:
             size = path.stat().st_size
         except OSError:
             size = -1  # a link that leads nowhere: told when it is read
-        found.append([Path(os.path.relpath(path, root)).as_posix(), size])
-    return _digest(sorted(found))
+        found.append((Path(os.path.relpath(path, root)).as_posix(), size))
+    return sorted(found)
 
 
 def _by_content(config: Any, known: dict[str, str]) -> dict[str, Any]:
     """Settings, with a digest beside the name of every file or folder."""
-    return {k: _content(v, known) if k in config.PATHS else v for k, v in asdict(config).items()}
+    return {k: _content(k, v, known) if k in config.PATHS else v for k, v in asdict(config).items()}
 
 
-def _content(value: Any, known: dict[str, str]) -> Any:
+def _content(key: str, value: Any, known: dict[str, str]) -> Any:
     """The name and a digest of the file or folder that a setting names, or the setting itself. `known` spares
     hashing twice."""
     path = Path(str(value))
     if not value or not path.exists():
         return value
-    if str(path) not in known:
-        if path.is_dir():
-            known[str(path)] = _sizes(path, walk(path))
-        else:
+    if not path.is_dir():
+        digest = _hash(path, known)
+    elif key in LARGE:
+        digest = _digest(_sizes(path, walk(path)))
+    else:
+        digest = _digest([(file.relative_to(path).as_posix(), _hash(file, known)) for file in walk(path)])
+    return f"{path.name} {digest[:16]}"
+
+
+def _seen(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) -> Any:
+    """The number of seen defects, or a name with a digest of the pictures and masks that it stands for."""
+    if isinstance(value, int):
+        return value  # drawn from the data by the seed
+    try:
+        items = choose_seen(value, dataset, seed)
+    except InputError as error:
+        return str(error)  # the cell fails with it, and the others do not
+    digest = _digest([[_hash(path, known) for path in (item.path, *item.masks)] for item in items])
+    return f"{Path(value).name} {digest[:16]}"
+
+
+def _hash(path: Path, known: dict[str, str]) -> str:
+    """Of a file's content; of one that cannot be read, why: that is told when it is needed."""
+    key = str(path)
+    if key not in known:
+        try:
             with open(path, "rb") as file:
-                known[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
-    return f"{path.name} {known[str(path)][:16]}"
+                known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            known[key] = str(error.strerror)
+    return known[key]

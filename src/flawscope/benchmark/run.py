@@ -148,6 +148,15 @@ class _Processes:
     def work_off(self, cell: Cell) -> tuple[float, str | None]:
         """Run a cell's process to its end: seconds, and the reason if it failed."""
         began = time.monotonic()
+        try:
+            reason = self._run(cell)
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            reason = f"its process could not be run: {error.strerror or error}{where}; try again"
+        return time.monotonic() - began, reason
+
+    def _run(self, cell: Cell) -> str | None:
+        """The reason if it failed; OSError where there is no place for its files, or no process."""
         work = self.store.work(cell)
         work.mkdir(parents=True, exist_ok=True)
         log = work / "log.txt"
@@ -161,7 +170,7 @@ class _Processes:
             code = process.wait()
             self.live.running.pop(cell.label, None)
             del self.running[cell.name]
-        return time.monotonic() - began, None if code == 0 else error or _ended(code, log)
+        return None if code == 0 else error or _ended(code, log)
 
     def _start(self, log: Path) -> subprocess.Popen[str]:
         threads = {name: str(self.plan.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}

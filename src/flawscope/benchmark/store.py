@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,9 +56,6 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             pass
         return None
-
-    def forget(self, cell: Cell) -> None:
-        shutil.rmtree(self.work(cell), ignore_errors=True)
 
     @contextmanager
     def locked(self) -> Iterator[int | None]:

@@ -61,16 +61,17 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import atomic
 
     document = json.dumps(result.to_dict(), indent=1, allow_nan=False)
-    if pictures and out:
-        pictures.finish(f"{dataset.category}: {predictor.manifest.method}")
+    if out:
         with atomic(out / "results.json") as file:
             file.write(f"{document}\n".encode())
+    print(document if args.json else lines(result), flush=True)  # before what may fail
+    if pictures and out:
+        pictures.finish(f"{dataset.category}: {predictor.manifest.method}")
         path = out / report.NAME
         name = os.path.basename(args.model)
         report.write_report(path, result, predictor, dataset, model=name, step=common.step_for(args))
         if not args.quiet:
             common.say(f"report: {path}")
-    print(document if args.json else lines(result))
     return common.report_failures(result.failures)
 
 

@@ -28,7 +28,7 @@ from flawscope.efficientad.networks import initialise, narrowed, normalised, pdn
 from flawscope.efficientad.recipe import CHANNELS, DEFAULT_STEPS, Recipe
 from flawscope.efficientad.targets import SIDE, Pictures, Pool, Source, Target, View, widened
 from flawscope.efficientad.teacher import compact, read_teacher, write_teacher
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import CheckpointError, FlawscopeError, InputError
 from flawscope.features.backbone import Backbone, load_backbone
 from flawscope.fitted import EVERY
 from flawscope.fitting import versions
@@ -362,16 +362,16 @@ class Run:
         for key, value in facts["recipe"].items():
             mine = list(asked[key]) if isinstance(asked[key], tuple) else asked[key]
             if mine != value and not (key == "steps" and mine is None):
-                raise InputError(
+                raise CheckpointError(
                     f"the checkpoint is of a run with {key} {value}, this one has {mine}: give the same "
                     "settings, or remove the checkpoint"
                 )
         if facts.get("started_from") != self.started_from:
-            raise InputError("the checkpoint is of a run with another --start: give the same")
+            raise CheckpointError("the checkpoint is of a run with another --start: give the same")
         theirs, mine = facts["backbone"]["origin"], self.origin["origin"]
         if theirs != mine or facts["pictures"]["sha256"] != self.pictures.sha256:
             what = "pictures" if theirs == mine else "weights of the backbone"
-            raise InputError(
+            raise CheckpointError(
                 f"the checkpoint is of a run with other {what}: give the same, or remove the checkpoint"
             )
 

@@ -24,10 +24,14 @@ __all__ = ["NAME", "require", "write_report"]
 
 
 def require() -> None:
-    """Raises InputError where a library that the report needs is not installed."""
+    """Raises InputError where something that the report needs is not installed."""
+    from PIL import features
+
     missing = [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"a report needs {' and '.join(missing)}: pip install 'flawscope[report]'")
+    if not features.check("webp"):
+        raise InputError("a report needs a Pillow with WebP: pip install --force-reinstall pillow")
 
 
 def write_report(
@@ -45,7 +49,7 @@ def write_report(
         model: the model file's name, as the report shows it.
 
     Raises:
-        InputError: matplotlib or Jinja2 is missing.
+        InputError: matplotlib, Jinja2 or WebP is missing.
         FlawscopeError: the file cannot be written.
     """
     require()
@@ -63,7 +67,9 @@ def write_report(
         found=found,
         told=sentences(found.tally, calibration, result.without_mask),
         facts=facts(result, predictor.manifest, dataset, predictor.session.runtime, model),
-        thumbnails=thumbnails(result.pictures, predictor.manifest.preprocess.white_level, step),
+        thumbnails=thumbnails(
+            result.pictures, found.by_margin, predictor.manifest.preprocess.white_level, step
+        ),
         calibration=calibration,
     )
     with atomic(path) as file:

@@ -10,6 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from flawscope import drawing
+from flawscope.report.thumbnails import FULL
 from flawscope.report.words import count, headline, rates
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ def page(
     found: Figures,
     told: list[str],
     facts: Facts,
-    thumbnails: list[Layers | None],
+    thumbnails: list[Layers | str],
     calibration: Calibration,
 ) -> str:
-    """The whole page. All text is escaped; `thumbnails` are in the order of `found.rows`, None where the
-    picture cannot be shown."""
+    """The whole page. All text is escaped; `thumbnails` are in the order of `found.rows`, or why there is
+    none."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -51,7 +52,7 @@ def page(
             "outcome": row.outcome,
             "verdict": row.verdict,
             "margin": row.margin,
-            "layers": layers and asdict(layers),
+            "layers": layers if isinstance(layers, str) else asdict(layers),
         }
         for row, layers in zip(found.rows, thumbnails, strict=True)
     ]
@@ -64,6 +65,7 @@ def page(
         curves=[(*CURVES[name], Markup(found.plots[name])) for name in CURVES if name in found.plots],
         histogram=Markup(found.plots["scores"]),
         worst=found.mistakes[:WORST],
+        left_out=thumbnails.count(FULL),
         kinds=list(dict.fromkeys(row.kind for row in found.rows)),
         style=Markup(_text("report.css")),
         script=Markup(script),

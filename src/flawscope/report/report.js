@@ -23,8 +23,8 @@
     const figure = make("figure", "panel");
     const stage = make("div", "stage");
     stage.setAttribute("role", "img");
-    const layers = picture.layers;
-    if (layers && layers[names[0]]) {
+    const layers = picture.layers; // or, in words, why there are none
+    if (layers[names[0]]) {
       for (const name of names) {
         const image = make("img");
         image.alt = "";
@@ -34,7 +34,8 @@
       }
       stage.setAttribute("aria-label", `${title} of ${picture.name}`);
     } else {
-      const why = !layers ? "picture not readable" : picture.anomalous ? "no mask" : "good: nothing to mark";
+      const missing = picture.anomalous ? "no mask" : "good: nothing to mark";
+      const why = typeof layers === "string" ? layers : missing;
       stage.classList.add("empty");
       stage.append(make("span", "", why));
       stage.setAttribute("aria-label", `${title}: ${why}`);

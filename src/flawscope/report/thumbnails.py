@@ -30,6 +30,7 @@ from flawscope.synthesis.appearance import to_eight_bits
 MOST_SIDE, LEAST_SIDE = 288, 96  # of a square picture, pixels
 MOST_RATIO = 3  # the longer side of a flat picture is at most that many times the square's
 PAGE_BYTES = 9_000_000  # of all thumbnails together: the page stays below 10 MB
+GONE, FULL = "picture not readable", "left out: the page is full"  # why a picture is not shown
 QUALITY = {"photo": 70, "layer": 70}  # of lossy WebP, 0..100
 
 Pixels = NDArray[np.uint8]
@@ -56,36 +57,42 @@ class Layers:
 
 
 def thumbnails(
-    pictures: Sequence[Evaluated], white: float | None = None, step: Step = silent
-) -> list[Layers | None]:
-    """The layers of every picture, `MOST_SIDE` large or as small as they must be for `PAGE_BYTES`; None where
-    a picture has gone or was changed since it was evaluated."""
-    side = MOST_SIDE
+    pictures: Sequence[Evaluated], order: Sequence[int], white: float | None = None, step: Step = silent
+) -> list[Layers | str]:
+    """The layers of every picture, `MOST_SIDE` large or as small as they must be for `PAGE_BYTES`, or why
+    there are none: `GONE` where a picture has gone or was changed since it was evaluated; `FULL` where even
+    at `LEAST_SIDE` not all find room. What comes first in `order`, indices of all pictures, is shown then."""
+    side, ordered = MOST_SIDE, [pictures[k] for k in order]
     while True:
-        made, size = _made(pictures, white, side, step)
-        if len(made) == len(pictures):
-            return made
+        made, size = _made(ordered, white, side, step)
+        if len(made) == len(pictures) or side == LEAST_SIDE:
+            if len(made) < len(pictures):
+                step("report", len(pictures), len(pictures))  # the rest is left out
+            found: list[Layers | str] = [FULL] * len(pictures)
+            for k, one in zip(order, made, strict=False):
+                found[k] = one
+            return found
         side = max(LEAST_SIDE, int(0.97 * side * math.sqrt(PAGE_BYTES / size)))
 
 
 def _made(
     pictures: Sequence[Evaluated], white: float | None, side: int, step: Step
-) -> tuple[list[Layers | None], float]:
-    """The layers, and the bytes that all take; fewer if that will be too much."""
+) -> tuple[list[Layers | str], float]:
+    """The layers of as many of the first pictures as find room, and the bytes that all would take."""
 
-    def one(seen: Evaluated) -> Layers | None:
+    def one(seen: Evaluated) -> Layers | str:
         try:
             return layers(seen.item.path, seen.prediction, seen.item.masks, side, white)
-        except FlawscopeError:
-            return None
+        except (FlawscopeError, OSError, ValueError, MemoryError):  # one picture costs no report
+            return GONE
 
-    made: list[Layers | None] = []
+    made: list[Layers | str] = []
     size = 0
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for found in pool.map(one, pictures):
             made.append(found)
-            size += 0 if found is None else found.size
-            if size > PAGE_BYTES and side > LEAST_SIDE:
+            size += found.size if isinstance(found, Layers) else 0
+            if size > PAGE_BYTES:
                 pool.shutdown(wait=False, cancel_futures=True)
                 return made[:-1], size * len(pictures) / len(made)
             step("report", len(made), len(pictures))
