@@ -68,6 +68,33 @@ def test_forward_is_score_of_embed(model: Model) -> None:
             assert torch.equal(found, wanted)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_residuals_are_computed_in_fp32_whatever_the_precision(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Distances of whole maps are larger than fp16 can tell: every prototype would be the first."""
+    model = model_of(precision=precision)
+    maps = []
+    for scale in model.scales:
+        scale.prototypes = random(8, *scale.prototypes.shape[1:], seed=2) * 40
+        p = scale.prototypes - scale.prototypes.mean(0)
+        maps.append(scale.prototypes.mean(0) + 3 * p[[5, 6]] + 2.5 * p[[2, 1]])
+    last = model.features(random(2, 3, 64, 64))[-1]
+    given: list[torch.Tensor] = []
+
+    def logits(maps: Any, residuals: Any) -> torch.Tensor:
+        given.extend(residuals)
+        return torch.zeros(2, 1, 64, 64)
+
+    monkeypatch.setattr(model, "features", lambda images: [*maps, last])
+    monkeypatch.setattr(model, "logits", logits)
+    with torch.inference_mode():
+        model.embed(random(2, 3, 64, 64))
+        for scale, own, found in zip(model.scales, maps, given, strict=True):
+            nearest = scale.prototypes[[5, 6]]
+            assert torch.equal(found, ((own - nearest) / scale.std.view(-1, 1, 1)).square())
+
+
 def test_the_logits_are_the_networks_of_standardised_maps_and_residuals(model: Model) -> None:
     """Part by part, as the paper has them."""
     images = random(2, 3, 64, 64, seed=4)

@@ -32,9 +32,6 @@ class Config:
     textures: str = GENERATED  # what simulated defects are made of: a folder, or generated (3.4)
     extended: float = 0.5  # share of the defective pictures whose defects were seen, where there are any
     original: float = 0.5  # share of those that are the seen pictures themselves
-    augment: float = (
-        0.0  # how far every picture is moved, turned, resized and lit otherwise; 1 is plain to see
-    )
     held_out: float = 0.1  # share of the good pictures kept for the threshold, 10 at least
     steps: int | None = None  # None: what the device can do, or what --minutes allows
     batch: int = 8  # pictures a step, half of them good

@@ -79,7 +79,10 @@ class Model(Detector):
             whole_fp32(images.device),
         ):
             maps = self.features(images)
-            logits = self.logits(maps, [s.residuals(m) for s, m in zip(self.scales, maps, strict=False)])
+            # distances of whole maps are millions: fp16 ends at 65504, and every prototype would be the first
+            with torch.autocast(images.device.type, enabled=False):
+                residuals = [s.residuals(m) for s, m in zip(self.scales, maps, strict=False)]
+            logits = self.logits(maps, residuals)
         return logits[:, 0].float()
 
     def score(self, features: Tensor) -> tuple[Tensor, Tensor]:

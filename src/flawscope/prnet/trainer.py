@@ -18,9 +18,7 @@ from flawscope.prnet.pictures import Pictures, Shown
 from flawscope.prnet.prototypes import Clusters, residual_without
 from flawscope.progress import Step
 
-FIRST_WEIGHTS, ORDER, BASE, DRAW, AUGMENT = range(
-    30, 35
-)  # what a random number is for: no two share a stream
+FIRST_WEIGHTS, ORDER, BASE, DRAW = range(30, 34)  # what a random number is for: no two share a stream
 
 
 @dataclass
