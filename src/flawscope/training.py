@@ -248,14 +248,18 @@ class Trainer(ABC, Generic[B]):
         return losses.detach()
 
     def _check(self) -> None:
-        means = (self.total / self.since).tolist()
-        if not all(map(math.isfinite, means)):
-            raise FlawscopeError(
-                f"the loss is no number any more after {self.done} steps: fit anew with a lower --set rate"
-            )
+        means = (self._total() / self.since).tolist()
         self.curve.append({"step": self.done, **dict(zip(self.LOSSES, means, strict=True))})
         self.total.zero_()
         self.since = 0
+
+    def _total(self) -> Tensor:
+        """The losses of the steps since the last check, which are numbers."""
+        if not self.total.isfinite().all():
+            raise FlawscopeError(
+                f"the loss is no number any more after {self.done} steps: fit anew with a lower --set rate"
+            )
+        return self.total
 
     def _loss(self) -> str:
         if self.device.type == "cpu" and self.since:
@@ -270,7 +274,7 @@ class Trainer(ABC, Generic[B]):
             "steps": self.steps,
             "done": self.done,
             "since": self.since,
-            "total": self.total.tolist(),
+            "total": self._total().tolist(),
             "curve": self.curve,
             "seconds": self.seconds + time.monotonic(),
         }

@@ -260,6 +260,7 @@ def moved(pairs: Pairs) -> Pairs:
         ({"extended": 0.25}, "another extended 0.5, this one has 0.25"),
         ({"seen": 1}, "another seen defects: give the same, or remove the checkpoint"),
         ({"seen": "moved"}, "another seen defects: give the same, or remove the checkpoint"),
+        ({"roi": np.tri(64, dtype=bool)}, "another region of interest: give the same, or remove"),
         ({"images": 5}, "another training set: give the same, or remove the checkpoint"),
         ({"resume": False}, "holds an unfinished run: go on with --resume, or remove it"),
     ],

@@ -228,6 +228,15 @@ def test_stopped_and_resumed_ends_as_uninterrupted(trainer_of: Make, tmp_path: P
             resumed.restore(damaged, facts, identity)
 
 
+def test_a_loss_that_is_no_number_is_told_before_a_checkpoint_is_written(
+    trainer_of: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Trainer, "_learn", lambda *_: torch.full((1,), torch.nan))
+    with pytest.raises(FlawscopeError, match=r"no number any more after 1 steps.*lower --set rate"):
+        trainer_of(pictures=3, steps=40).run(tmp_path / "c.safetensors", 0.0, {})  # the check is in step 2
+    assert not [*tmp_path.iterdir()]
+
+
 def test_an_exploding_loss_is_told(trainer_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "_learn", lambda *_: torch.full((1,), torch.nan))
     with pytest.raises(FlawscopeError, match=r"no number any more after 1 steps.*lower --set rate"):

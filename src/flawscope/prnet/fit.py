@@ -63,6 +63,7 @@ def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[i
         "training set": digest,
         "seen defects": _digest_of_seen(task.seen),
         "textures": pictures.textures,
+        "region of interest": hashlib.sha256(model.roi.cpu().numpy().tobytes()).hexdigest(),
         "prototypes": [one.objective for one in clusters],
         "precision while it learns": trainer.precision,
     }

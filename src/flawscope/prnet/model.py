@@ -115,7 +115,11 @@ class Model(Detector):
         counts = [tensors[f"scales.{i}.prototypes"].shape[:1].numel() for i in range(len(STRIDES) - 1)]
         if 0 in counts:
             raise InputError("the model has no prototypes: fit anew")
-        model = cls(typed, backbone, roi=tensors["roi"], counts=counts)
+        model = cls(typed, backbone, roi=tensors["roi"], counts=[1] * len(counts))
+        for i, scale in enumerate(model.scales):
+            own = tensors[f"scales.{i}.prototypes"]
+            if own.shape[1:] == scale.prototypes.shape[1:]:  # else what follows refuses it: a few bytes that
+                scale.prototypes = torch.empty_like(own)  # say a million rows ask for no memory
         if tuple(tensors["roi"].shape) != model.size or tensors["roi"].dtype != torch.bool:
             raise InputError("the model's region of interest does not fit its picture size: fit anew")
         model.load_state_dict({k: v for k, v in tensors.items() if k in model.state_dict()})
