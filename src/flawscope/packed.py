@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from flawscope.errors import CheckpointError, InputError
 
 FORMAT = 1  # raised when an older flawscope could not read the file
 KEY = "flawscope_state"
-LARGEST = 2**30  # bytes; a teacher has 5 to 32 MB, a checkpoint some 100 MB
+LARGEST = 2**30  # bytes of a teacher, which comes from anywhere; it has 5 to 32 MB
 
 
 def pack(
@@ -70,11 +70,27 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
 
 
 def read(path: Path, kind: str) -> bytes:
-    """The whole file, if it is no larger than any of that kind."""
+    """The whole file. Not a teacher larger than any, nor anything large that is not as long as its header
+    says: checkpoints and prototypes may have some GiB."""
     with artefacts.opened(path) as file:
-        if os.fstat(file.fileno()).st_size > LARGEST:
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST and (kind == "teacher" or _declared(file) != size):
             raise artefacts.refused(path, "it is far too large: name another file", kind)
+        file.seek(0)
         return file.read()
+
+
+def _declared(file: BinaryIO) -> int | None:
+    """Bytes that a safetensors file has by its header, None where there is no such header."""
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > artefacts.MAX_HEADER:
+        return None
+    try:
+        header = json.loads(file.read(length))
+        ends = [int(one["data_offsets"][1]) for name, one in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
+        return None
+    return 8 + int(length) + max(ends, default=0)
 
 
 def unpack(path: Path, body: bytes, kind: str, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

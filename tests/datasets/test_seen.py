@@ -146,6 +146,19 @@ def test_pictures_in_subfolders_and_several_masks_of_one(
     assert [path.name for path in found.masks] == ["0.png", "1.png"]
 
 
+def test_a_mask_without_a_folder_belongs_to_one_picture(tmp_path: Path, save: Save, mask: np.ndarray) -> None:
+    save(tmp_path / "masks/1.png", mask)
+    save(tmp_path / "Normal/1.png")
+    save(tmp_path / "cut/1.png")
+    assert names(list_seen(tmp_path)) == ["cut/1.png"]  # good ones have no defects
+    save(tmp_path / "dent/1.png")
+    with pytest.raises(InputError, match=r"1\.png may be the mask of 2 pictures, such as cut") as told:
+        list_seen(tmp_path)
+    assert "\n" not in str(told.value)
+    save(tmp_path / "1.png")
+    assert [item.path for item in list_seen(tmp_path)] == [tmp_path / "1.png"]
+
+
 def test_without_masks_it_is_told(tmp_path: Path, save: Save) -> None:
     save(tmp_path / "defects/a.png")
     with pytest.raises(

@@ -125,6 +125,24 @@ def test_other_kinds_and_newer_formats_are_told(tmp_path: Path, monkeypatch: pyt
         read_teacher(path)
 
 
+def test_own_files_may_be_large_if_they_are_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of a wide backbone has some GiB; a teacher never has."""
+    monkeypatch.setattr("flawscope.packed.LARGEST", 100)
+    path = tmp_path / "t.safetensors"
+    pack(path, {"a": torch.ones(99), "b": torch.ones(1)}, "checkpoint", {})
+    assert torch.equal(read_checkpoint(path)[0]["a"], torch.ones(99))
+    whole = path.read_bytes()
+    for body in (whole + bytes(8), whole[:-4], bytes(500), b"\xff" * 500):
+        path.write_bytes(body)
+        with pytest.raises(InputError, match="far too large"):
+            read_checkpoint(path)
+    write_teacher(path, pdn("s").state_dict(), FACTS)
+    with pytest.raises(InputError, match="far too large"):
+        read_teacher(path)
+
+
 def test_missing_files_and_folders_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no teacher .*flawscope distill"):
         read_teacher(tmp_path / "none.safetensors")

@@ -17,7 +17,6 @@ from flawscope.prnet.prototypes import (
     cluster,
     gram,
     lloyd,
-    memory_for,
     nearest,
     offsets,
     plus_plus,
@@ -177,12 +176,6 @@ def test_of_too_many_pictures_a_seeded_part_is_looked_at():
     assert first.pictures.tolist() == sorted(set(first.pictures.tolist()))
     assert torch.equal(first.pictures, again.pictures)
     assert not torch.equal(first.pictures, cluster(maps.__getitem__, 60, limit=20, seed=2).pictures)
-
-
-def test_memory_is_bounded_and_stated():
-    shape = (24, 64, 64)
-    assert memory_for(213, shape) < 300 * 2**20
-    assert memory_for(10**6, shape) == memory_for(4096, shape) < 2 * 2**30
 
 
 def test_bad_features_are_refused():

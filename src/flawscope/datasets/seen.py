@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.files import child, natural_key, pictures_in
-from flawscope.datasets.layouts import find_categories, open_dataset
+from flawscope.datasets.layouts import GOOD, find_categories, open_dataset
 from flawscope.datasets.masks import MASK_FOLDERS, Masks, stem
 from flawscope.errors import InputError
 
@@ -111,20 +112,39 @@ def list_seen(folder: str | os.PathLike[str], category: str | None = None) -> li
     return items
 
 
+def _good(path: Path) -> bool:
+    """Whether one of its folders is called as those of good pictures are."""
+    return any(part.casefold() in GOOD for part in path.parts[:-1])
+
+
 def _with_masks(root: Path) -> list[Item]:
     full = root.resolve()
     inside = child(root, *MASK_FOLDERS)
     folders = [inside, child(full.parent, *MASK_FOLDERS), child(full.parent.parent, *MASK_FOLDERS)]
     known = [Masks(one) for one in folders if one is not None]
     items = []
-    for path in pictures_in(root):
-        if inside is not None and path.is_relative_to(inside):
-            continue
-        name = stem(path, root)
-        parts = name.split("/")
-        # root/KIND/1, root/images/1, and KIND/1 where root is the folder KIND
-        spellings = [name, f"{full.name}/{name}", *(["/".join(parts[1:])] if len(parts) > 1 else [])]
-        found = next((m for m in (masks.of(spellings) for masks in known) if m), ())
+    names = {
+        path: stem(path, root)
+        for path in pictures_in(root)
+        if not (inside is not None and path.is_relative_to(inside)) and not _good(path.relative_to(root))
+    }
+    whole = {*names.values()}
+    # root/images/1 is called 1 too, unless a picture in root is
+    short = {name: name.partition("/")[2] for name in whole}
+    shared = Counter(short.values())
+
+    def of(*spellings: str) -> tuple[Path, ...]:
+        return next((m for m in (masks.of(spellings) for masks in known) if m), ())
+
+    for path, name in names.items():
+        found = of(name, f"{full.name}/{name}")  # root/KIND/1, and KIND/1 where root is the folder KIND
+        if not found and short[name] and short[name] not in whole:
+            found = of(short[name])
+            if found and shared[short[name]] > 1:
+                raise InputError(
+                    f"{root}: {found[0].name} may be the mask of {shared[short[name]]} pictures, such as "
+                    f"{path.relative_to(root)}: put masks into folders called as those of the pictures"
+                )
         if found and path.resolve() not in {mask.resolve() for mask in found}:  # no mask is a picture
             items.append(Item(path, path.resolve().parent.name, True, found))
     return items

@@ -70,20 +70,6 @@ def prototypes_for(pictures: int) -> int:
     return max(1, round(SHARE * pictures))
 
 
-def memory_for(pictures: int, shape: tuple[int, int, int], limit: int = LIMIT) -> int:
-    """Bytes that `cluster` takes at most, beside what `load` keeps.
-
-    Args:
-        pictures: good pictures.
-        shape: (C, H, W) of their feature maps.
-    """
-    used = min(pictures, limit)
-    point, k = 4 * math.prod(shape), prototypes_for(used)
-    held = min(used, _held(shape)) * point + BLOCK * point * 2
-    walking = torch.get_num_threads() * 5 * used * k * 8  # distances and sums of the restarts under way
-    return max(held, walking, k * point + BLOCK * point * 2) + used * used * 8
-
-
 def cluster(
     load: Load,
     pictures: int,
