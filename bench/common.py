@@ -93,7 +93,7 @@ def numbers(text: str) -> list[int]:
 
 
 def label_of(settings: dict[str, Any], preset: str = "default") -> str:
-    """dict[str, Any] in words, without folders and without the number of steps."""
+    """Settings in words, without folders and without the number of steps."""
     words = [] if preset == "default" else [preset]
     for key, value in settings.items():
         if key != "steps":
@@ -102,7 +102,7 @@ def label_of(settings: dict[str, Any], preset: str = "default") -> str:
 
 
 def shown(settings: dict[str, Any]) -> dict[str, Any]:
-    """dict[str, Any] without folders."""
+    """Settings without folders."""
     return {k: Path(v).name if isinstance(v, str) else v for k, v in settings.items()}
 
 

@@ -324,11 +324,16 @@ def _content(key: str, value: Any, known: dict[str, str]) -> Any:
         return value
     if not path.is_dir():
         digest = _hash(path, known)
-    elif key in LARGE:
-        digest = _digest(_sizes(path, walk(path)))
     else:
-        digest = _digest([(file.relative_to(path).as_posix(), _hash(file, known)) for file in walk(path)])
+        digest = known.get(str(path)) or _folder(key, path, known)
+        known[str(path)] = digest  # every cell names it again
     return f"{path.name} {digest[:16]}"
+
+
+def _folder(key: str, path: Path, known: dict[str, str]) -> str:
+    if key in LARGE:
+        return _digest(_sizes(path, walk(path)))
+    return _digest([(file.relative_to(path).as_posix(), _hash(file, known)) for file in walk(path)])
 
 
 def _seen(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) -> Any:
