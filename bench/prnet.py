@@ -574,7 +574,7 @@ def task_judge(
     draws: int,
     device: str,
     threads: int,
-    altered: str = "",
+    altered: str,
 ) -> dict[str, Any]:
     """A model on the good pictures kept from it, with defects and without."""
     alter(altered)
@@ -737,6 +737,7 @@ def judge(
             draws=args.draws,
             device=job.device,
             threads=args.threads,
+            altered=job.altered,
         )
         fitted = record.cells[job.name]
         return {

@@ -190,12 +190,12 @@ def test_figures_come_from_the_scripts_that_are_named() -> None:
     named = set()
     page = (DOCS / "figures.md").read_text(encoding="utf-8")
     for line in page.splitlines():
-        scripts = re.findall(r"`python ((?:bench|docs)/\w+\.py)", line)
+        scripts = re.findall(r"`python ((?:bench|docs)/[\w/]+\.py)", line)
         for script in scripts:
             assert (ROOT / script).is_file(), script
         for name in re.findall(r"bench/results/([\w-]+\.json)\)", line):
             named.add(name)
-            made_by = re.findall(r'"command": "python (bench/\w+\.py)', _results(name))
+            made_by = re.findall(r'"command": "python (bench/[\w/]+\.py)', _results(name))
             assert set(scripts) == set(made_by), f"{name} was made by {set(made_by)}"
     assert named == {path.name for path in (ROOT / "bench" / "results").glob("*.json")}
 
@@ -204,7 +204,7 @@ def test_what_is_not_measured_yet_is_not() -> None:
     """Neither is there a results file, nor, of a script's parts that are named, a cell of one."""
     page = (DOCS / "figures.md").read_text(encoding="utf-8")
     rows = re.findall(
-        r"^\| .* \| `python (bench/\w+\.py)(?: --only (\S+))?` \| `(\S+\.json)` \|$",
+        r"^\| .* \| `python (bench/[\w/]+\.py)(?: --only (\S+))?` \| `(\S+\.json)` \|$",
         page[page.index("## Not measured yet") :],
         re.M,
     )

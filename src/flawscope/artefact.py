@@ -90,7 +90,7 @@ class Manifest:
                     Picture(str(p["hash"]), str(p["role"]), str(p["name"])) for p in data["pictures"]
                 ),
                 metrics=dict(data["metrics"]),
-                facts=dict(data["facts"]),
+                facts=_facts(data["facts"]),
                 notes=tuple(map(str, data["notes"])),
                 samples=tuple(dict(s) for s in data["samples"]),
                 versions=dict(data["versions"]),
@@ -98,6 +98,17 @@ class Manifest:
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"its manifest is damaged ({error!s:.80})") from None
+
+
+def _facts(data: Mapping[str, Any]) -> dict[str, Any]:
+    """ValueError where what every reader shows is of another kind."""
+    found = dict(data)
+    summary, seconds = found.get("summary", []), found.get("seconds_total", 0)
+    if not isinstance(summary, list) or not all(isinstance(line, str) for line in summary):
+        raise ValueError("summary")
+    if not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
+        raise ValueError("seconds_total")
+    return found
 
 
 def _format(data: Mapping[str, Any]) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from flawscope.artefact import Artefact
 from flawscope.calibration import Calibration
 from flawscope.detector import Detector
+from flawscope.features.pictures import unpacked
 from flawscope.progress import Step, silent
 
 EVERY = 60.0  # seconds between checkpoints
@@ -39,13 +40,18 @@ class Budget:
 class Defect:
     """A defect that was seen, for methods that learn from them too.
 
-    image: [3, H, W] float32 in 0..1, as the network sees it.
+    kept: [3, H, W], as the network sees it: uint8 where that loses nothing, else float32 in 0..1.
     mask: [H, W] bool, True somewhere.
     """
 
-    image: Tensor
+    kept: Tensor
     mask: NDArray[np.bool_]
     name: str
+
+    @property
+    def image(self) -> Tensor:
+        """[3, H, W] float32 in 0..1."""
+        return unpacked(self.kept)
 
 
 @dataclass(frozen=True)

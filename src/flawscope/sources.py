@@ -17,6 +17,7 @@ from PIL import Image
 from flawscope.datasets import Dataset
 from flawscope.datasets.seen import choose_seen
 from flawscope.errors import InputError
+from flawscope.features.pictures import packed
 from flawscope.fitted import Defect
 from flawscope.imaging import Preprocess, Source, decode, pixel_hash, read_mask, white_level_for
 
@@ -118,7 +119,7 @@ def read_defects(
                     f"cannot use {name} as a defect: its mask is empty, cut away, or less than a "
                     f"pixel at {mask.shape[1]}x{mask.shape[0]}; mark it, or take a larger --size or --crop"
                 )
-            found[pixel_hash(picture)] = Defect(torch.from_numpy(image[0]), mask, name)
+            found[pixel_hash(picture)] = Defect(packed(torch.from_numpy(image[0])), mask, name)
         except (InputError, MemoryError) as error:
             unusable.append(told(error, name))
     if pairs and not found:

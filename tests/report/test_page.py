@@ -9,7 +9,6 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,16 +174,6 @@ def test_what_has_no_room_is_left_out_and_the_report_says_so(
     words = " ".join("".join(page.words).split())
     assert "There is room for 2 pictures, those on the wrong side" in words
     assert "3 pictures left out" in words
-
-
-@pytest.mark.parametrize("facts", [{"summary": 5}, {"summary": [5]}, {"seconds_total": float("inf")}])
-def test_facts_that_are_none_do_not_cost_the_report(hostile: Any, facts: dict[str, Any]) -> None:
-    from flawscope.report.facts import facts as told
-
-    manifest = replace(hostile.predictor.manifest, facts=facts)
-    rows = [what for what, _ in told(hostile.result, manifest, hostile.dataset, "fake", "").model]
-    assert "fit" not in rows
-    assert "time of the fit" not in rows
 
 
 def test_a_pillow_without_webp_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:

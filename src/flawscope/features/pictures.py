@@ -36,9 +36,9 @@ class GoodPictures:
                 done += 1
                 if image is not None:
                     usable.add(index)
-                    packed = _packed(image)
-                    if (index + 1) * packed.nbytes <= self.room:  # the first ones, whichever thread is first
-                        self.kept[index] = packed
+                    kept = packed(image)
+                    if (index + 1) * kept.nbytes <= self.room:  # the first ones, whichever thread is first
+                        self.kept[index] = kept
                 step("pictures", done, self.count)
 
         with workers() as each:
@@ -49,14 +49,19 @@ class GoodPictures:
         """Picture [3, H, W] float32 in 0..1."""
         kept = self.kept.get(index)
         if kept is not None:
-            return kept.float() / 255 if kept.dtype == torch.uint8 else kept
+            return unpacked(kept)
         image = self.load(index)
         if image is None:
             raise InputError("a training picture can no longer be read: leave the folder alone while it fits")
         return image
 
 
-def _packed(image: Tensor) -> Tensor:
-    """In 8 bits where that loses nothing."""
+def packed(image: Tensor) -> Tensor:
+    """float32 in 0..1 in 8 bits, where that loses nothing."""
     eight = torch.round(image * 255).to(torch.uint8)
     return eight if torch.equal(eight.float() / 255, image) else image
+
+
+def unpacked(image: Tensor) -> Tensor:
+    """Undo `packed`."""
+    return image.float() / 255 if image.dtype == torch.uint8 else image

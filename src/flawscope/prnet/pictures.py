@@ -45,7 +45,6 @@ class Pictures:
         self.textures = _named(folder) if folder else "generated textures"
         self.skipped = folder.skipped if folder else ()  # a line for each texture that cannot be read
         self.foregrounds: dict[int, NDArray[np.uint8]] = {}  # eight pixels a byte
-        self.pixels = [_pixels(defect.image) for defect in self.seen]
 
     def good(self, place: int) -> Shown:
         image = self.images[self.learnt[place]]
@@ -59,10 +58,8 @@ class Pictures:
         image = self.images[self.learnt[place]]
         pixels, foreground = _pixels(image), self._foreground(place)
         if extended:
-            number = int(rng.integers(len(self.seen)))
-            made = extend_defect(
-                pixels, self.pixels[number], self.seen[number].mask, rng, foreground=foreground
-            )
+            defect = self.seen[int(rng.integers(len(self.seen)))]
+            made = extend_defect(pixels, _pixels(defect.image), defect.mask, rng, foreground=foreground)
         else:
             made = simulate_anomaly(pixels, rng, textures=self.draw, foreground=foreground)
         # where there is no defect the picture stays what it is to the last bit, with 16 bits too

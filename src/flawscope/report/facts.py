@@ -68,18 +68,12 @@ def _model(manifest: Manifest, model: str) -> list[tuple[str, Any]]:
         ("threshold", c.promise()),
         ("outline", f"where the map is above {c.mask_threshold:.4g}"),
         ("calibrated for", f"{c.runtime}, {c.precision}"),
-        *[("fit", line) for line in _texts(facts.get("summary"))],
+        *[("fit", line) for line in facts.get("summary", ())],
     ]
-    seconds = facts.get("seconds_total")
-    if isinstance(seconds, int | float) and 0 <= seconds < 1e9:  # a file may say 1e999
-        rows.append(("time of the fit", duration(seconds)))
+    if "seconds_total" in facts:
+        rows.append(("time of the fit", duration(facts["seconds_total"])))
     rows.append(("fitted with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) or "not known"))
     return rows
-
-
-def _texts(value: Any) -> list[str]:
-    """A list of texts; none where a model file has something else there."""
-    return value if isinstance(value, list) and all(isinstance(line, str) for line in value) else []
 
 
 def _run(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
