@@ -54,6 +54,7 @@ bench: $(READY) ## measure everything (bench/results/), about seven hours; goes 
 	$(BIN)/python bench/metrics.py
 	$(BIN)/python bench/efficientad.py
 	$(BIN)/python bench/prnet.py
+	$(BIN)/python bench/report.py
 	$(BIN)/python bench/teachers.py
 	$(BIN)/python bench/peers/run.py
 

@@ -84,6 +84,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no attention": {"attention": False},
     "half the rate": {"rate": 5e-4},
     "narrow": {"width": 0.5},
+    "no noise": {"noise": 0.0},
 }
 # as public code has it: changes of the program, not settings
 ALTERED = {"two classes": 2, "three classes": 3, "own prototypes": 0}
@@ -116,6 +117,7 @@ class Job:
     device: str = "cpu"
     rate: float | None = None
     altered: str = ""  # one of ALTERED
+    good: int | None = None  # the first good pictures only; None: all
 
     @property
     def described(self) -> str:
@@ -123,6 +125,7 @@ class Job:
         words = [self.label, self.altered, self.words, "" if self.device == "cpu" else self.device]
         words += [f"false alarms {self.rate:g}"] if self.rate is not None else []
         words += [f"{self.tuning:g} kept"] if self.tuning is not None else []
+        words += [f"{self.good} good"] if self.good is not None else []
         return ", ".join([self.method, *filter(None, words)])
 
     @property
@@ -164,6 +167,7 @@ def learning(args: Args, category: str, root: Path, budget: tuple[str, Settings,
         minutes=minutes,
         device=args.device,
         rate=args.false_alarm_rate,
+        good=args.good,
         **more,
     )
 
@@ -223,6 +227,7 @@ def task_train(
     threads: int,
     rate: float | None,
     altered: str,
+    good: int | None,
 ) -> dict[str, Any]:
     """One training, and its model written."""
     import torch
@@ -235,6 +240,7 @@ def task_train(
     from flawscope.synthesis import read_seen
 
     dataset, given = open_dataset(root), seen
+    dataset = dataclasses.replace(dataset, train=dataset.train[:good])
     if tuning is not None:
         split = tuning_split(dataset, tuning, seed, seen)
         dataset = dataclasses.replace(dataset, train=split.learnt)
@@ -288,6 +294,7 @@ def train(args: Args, record: Record, folder: Path, job: Job) -> Path | None:
             threads=args.threads,
             rate=job.rate,
             altered=job.altered,
+            good=job.good,
         )
         found = child.json
         if "steps" in found:
@@ -403,7 +410,8 @@ def peer_of(args: Args, category: str, root: Path, text: str, **more: Any) -> Jo
     settings = {} if text == "default" else parse_assignments([text])
     label = common.label_of(settings)
     rate = args.false_alarm_rate
-    return Job(category, root, "patchcore", settings, label, device=args.device, rate=rate, **more)
+    more |= {"device": args.device, "rate": rate, "good": args.good}
+    return Job(category, root, "patchcore", settings, label, **more)
 
 
 def tested(record: Record) -> list[dict[str, Any]]:
@@ -575,6 +583,7 @@ def task_judge(
     device: str,
     threads: int,
     altered: str,
+    good: int | None,
 ) -> dict[str, Any]:
     """A model on the good pictures kept from it, with defects and without."""
     alter(altered)
@@ -588,7 +597,8 @@ def task_judge(
 
     predictor = common.open_model(model, device, threads)
     session, preprocess = predictor.session, predictor.manifest.preprocess
-    split = tuning_split(open_dataset(root), tuning, seed, seen)
+    dataset = open_dataset(root)
+    split = tuning_split(dataclasses.replace(dataset, train=dataset.train[:good]), tuning, seed, seen)
     pairs: list[Any] = [(item.path, list(item.masks)) for item in split.other]
     defects = read_defects(pairs, preprocess)[0]
     cuts = [(_pixels(defect.image), defect.mask) for defect in defects]
@@ -738,6 +748,7 @@ def judge(
             device=job.device,
             threads=args.threads,
             altered=job.altered,
+            good=job.good,
         )
         fitted = record.cells[job.name]
         return {
@@ -1328,7 +1339,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=20, help="of steps and of single pictures")
     parser.add_argument("--rounds", type=int, default=3, help="of whole processes of prototypes")
-    parser.add_argument("--good", type=int, help="of step and prototypes: the first good pictures only")
+    parser.add_argument("--good", type=int, help="the first good pictures only")
     parser.add_argument("--pictures", type=int, default=16, help="of latency, different ones")
     parser.add_argument("--model", type=Path, help="of latency")
     parser.add_argument("--latency-steps", type=int, default=20, help="where no --model is given")

@@ -41,6 +41,7 @@ from flawscope.prnet.config import PRESETS, Config
         ("rate=0", "rate must be above 0"),
         ("rate=.nan", "setting rate: nan is not a number"),
         ("decay=2", "decay must be between 0 and 1"),
+        ("noise=-1", "noise must be between 0 and 10"),
         ("schedule=cosine", "schedule: 'cosine' is not one of constant, drop, one_cycle"),
         ("top=0", "top must be at least 1"),
         ("memory=0", "memory must be a number of GiB above 0"),
@@ -80,5 +81,6 @@ def test_presets() -> None:
     # 4.1: 700 epochs of 200 good pictures and as many defective ones, 64 at a time: 700 * 400 / 64 = 4375
     assert (paper.backbone, paper.stages, paper.size) == ("resnet18", (1, 2, 3, 4), "256")
     assert (paper.batch, paper.rate, paper.schedule, paper.decay) == (64, 1e-4, "constant", 1e-2)
+    assert paper.noise == 0
     assert paper.steps == pytest.approx(700 * 400 / 64, rel=0.01)
     assert (paper.top, paper.width) == (100, 1.0)

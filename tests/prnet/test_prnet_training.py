@@ -140,13 +140,30 @@ def test_spreads_are_those_of_the_learnt_pictures(trainer_of: Make) -> None:
 
 
 def test_the_loss_is_of_the_networks_map_and_the_mask(trainer_of: Make) -> None:
-    trainer = trainer_of(batch=4, extended=1.0, original=1.0)
+    trainer = trainer_of(batch=4, extended=1.0, original=1.0, noise=0.0)
     batch = trainer.batch(0)
     batch.places = [-1] * 4  # all as new pictures are seen
     with torch.no_grad():
         (found,) = trainer.losses(trainer.networks, batch, 0)
         logits = trainer.model.embed(batch.images)[:, None]
         assert float(found) == pytest.approx(float(loss(logits, batch.masks)), rel=1e-5)
+
+
+def test_features_are_never_twice_the_same(trainer_of: Make) -> None:
+    """Standardised with noise of the deviation that is set, which a step's number alone decides."""
+    trainer = trainer_of(batch=4, noise=0.5)
+    images = trainer.batch(0).images
+    with torch.no_grad():
+        maps = trainer.model.features(images)
+        plain = trainer.model.standardised(maps)
+        first, again, next_one = (trainer._features(maps, step) for step in (7, 7, 8))
+    assert len(first) == 4
+    for a, b, c, without in zip(first, again, next_one, plain, strict=True):
+        assert torch.equal(a, b)
+        added, others = (a - without).flatten(), (c - without).flatten()
+        assert float(added.std()) == pytest.approx(0.5, rel=0.1)
+        assert abs(float(added.mean())) < 0.05
+        assert abs(float((added * others).mean())) < 0.25 * 0.15
 
 
 def test_without_residuals_none_are_made(trainer_of: Make) -> None:

@@ -38,6 +38,7 @@ class Config:
     rate: float = 1e-3  # Adam's largest learning rate
     schedule: Literal["constant", "drop", "one_cycle"] = "one_cycle"
     decay: float = 1e-2  # weight decay, apart from Adam's gradients
+    noise: float = 0.3  # deviation of what is added to features while it learns; theirs is 1
     top: int = 100  # pixels whose mean is the score; 1: the maximum (3.5)
     training: Literal["auto", "fp32", "bf16"] = "auto"  # precision while it learns
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the networks afterwards
@@ -72,6 +73,7 @@ class Config:
             (self.batch >= 2, "batch must be at least 2: a good picture and a defective one"),
             (0 < self.rate <= 1, "rate must be above 0 and at most 1"),
             (0 <= self.decay <= 1, "decay must be between 0 and 1"),
+            (0 <= self.noise <= 10, "noise must be between 0 and 10"),
             (self.top >= 1, "top must be at least 1"),
             (self.memory > 0, "memory must be a number of GiB above 0"),
             (self.seed >= 0, "seed must be at least 0"),
@@ -101,6 +103,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch": 64,
         "rate": 1e-4,
         "schedule": "constant",
+        "noise": 0.0,
         "steps": 4400,
     },
 }

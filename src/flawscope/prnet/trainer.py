@@ -18,7 +18,7 @@ from flawscope.prnet.pictures import Pictures, Shown
 from flawscope.prnet.prototypes import Clusters, residual_without
 from flawscope.progress import Step
 
-FIRST_WEIGHTS, ORDER, BASE, DRAW = range(30, 34)  # what a random number is for: no two share a stream
+FIRST_WEIGHTS, ORDER, BASE, DRAW, NOISE = range(30, 35)  # what a random number is for: no two share a stream
 
 
 @dataclass
@@ -101,8 +101,20 @@ class Trainer(training.Trainer[Batch]):
             with torch.no_grad():
                 maps = self.model.features(images)
             residuals = self._residuals(maps, batch)
-            logits = network(self.model.standardised(maps), residuals)
+            logits = network(self._features(maps, step), residuals)
         return [loss(logits.float(), masks)]
+
+    def _features(self, maps: Sequence[Tensor], step: int) -> list[Tensor]:
+        """Standardised, and not twice the same: a few dozen good pictures, seen hundreds of times each, would
+        be known by heart, and what is normal in a new one would look like a defect."""
+        features = self.model.standardised(maps)
+        if not self.config.noise:
+            return features
+        generator = torch.Generator(self.device).manual_seed(int(self.rng(NOISE, step).integers(2**62)))
+        for one in features:
+            drawn = torch.randn(one.shape, generator=generator, device=self.device)
+            one.add_(drawn, alpha=self.config.noise)
+        return features
 
     def _residuals(self, maps: Sequence[Tensor], batch: Batch) -> list[Tensor]:
         """Of pictures that made the prototypes, as if they had not."""
