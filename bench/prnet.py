@@ -374,6 +374,7 @@ def judged(args: Args, record: Record, folder: Path, job: Job, seen: int, seed: 
                 "described": job.described,
                 "seen": seen,
                 "seed": seed,
+                "good": job.good,
             },
             **child.json,
             "evaluation_peak_mib": child.peak // common.MIB,
@@ -469,6 +470,8 @@ def compare(record: Record, first: int) -> None:
             theirs = other["of"]
             seed = of["seed"] if of["seen"] else first
             if (theirs["category"], theirs["seen"], theirs["seed"]) != (of["category"], of["seen"], seed):
+                continue
+            if theirs.get("good") != of.get("good"):
                 continue
             name = f"{of['category']}, {drawn_words(of['seen'], of['seed'])}"
             name = f"{name.replace('/', ', ')}: {of['described']} less {theirs['described']}"
