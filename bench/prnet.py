@@ -85,6 +85,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "half the rate": {"rate": 5e-4},
     "narrow": {"width": 0.5},
     "no noise": {"noise": 0.0},
+    "larger": {"size": "384"},
 }
 # as public code has it: changes of the program, not settings
 ALTERED = {"two classes": 2, "three classes": 3, "own prototypes": 0}
