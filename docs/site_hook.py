@@ -1,7 +1,7 @@
 """A hook of MkDocs: what the pages link to outside docs/ becomes part of the site under repository/.
 
 So one link works in the built site and on GitHub. Markdown becomes a page, other text a page that shows it,
-a folder its README or a list of its files; pictures and JSON are copied.
+a folder its README or a list of its files; pictures, JSON and CSV are copied.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mkdocs.structure.pages import Page
 
 LINK = re.compile(r"(\]\()([^()\s#]+)((?:#[^()\s]*)?\))")
 ALWAYS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")  # the navigation has them
-COPIED = (".json", ".png", ".webp")
+COPIED = (".json", ".csv", ".png", ".webp")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".cpp": "cpp", ".txt": "text"}
 OUTSIDE = "repository"
 

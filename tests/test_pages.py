@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import csv
 import importlib
 import json
 import re
 import shlex
+import statistics
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -198,6 +200,33 @@ def test_figures_come_from_the_scripts_that_are_named() -> None:
             made_by = re.findall(r'"command": "python (bench/[\w/]+\.py)', _results(name))
             assert set(scripts) == set(made_by), f"{name} was made by {set(made_by)}"
     assert named == {path.name for path in (ROOT / "bench" / "results").glob("*.json")}
+
+
+def test_the_grid_that_was_run_is_the_one_that_is_told() -> None:
+    """Every row of the table on the page has the means of the results' rows."""
+    page = (DOCS / "benchmark.md").read_text(encoding="utf-8")
+    file = ROOT / "bench" / "results" / "benchmark" / "results.csv"
+    found: dict[tuple[str, str], list[dict[str, str]]] = {}
+    with file.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            if row["state"] == "done":
+                found.setdefault((row["category"], row["method"]), []).append(row)
+    told, category = 0, ""
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        if len(cells) < 6 or not re.match(r"0\.\d{4}", cells[-1]):
+            continue
+        category = cells[0] if len(cells) == 7 else category
+        (method,) = (m for m in ("patchcore", "efficientad", "prnet") if cells[-6].lower().startswith(m[:3]))
+        rows = found.pop((category, method))
+        for told_value, key in zip(
+            cells[-5:], ("image_auroc", "pixel_auroc", "pixel_f1", "au_pro", "pixel_ap"), strict=True
+        ):
+            mean = statistics.mean(float(row[key]) for row in rows)
+            assert abs(float(told_value.split()[0]) - mean) < 6e-5, (line, key, mean)
+            told += 1
+    assert told == 30
+    assert not found
 
 
 def test_what_is_not_measured_yet_is_not() -> None:
