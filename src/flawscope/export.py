@@ -28,6 +28,7 @@ from flawscope.runtime import Session
 from flawscope.runtime import onnx as onnx_files
 from flawscope.runtime import openvino as openvino_files
 from flawscope.runtime.torch import TorchSession
+from flawscope.synthesis import simulate_anomaly
 
 PRECISIONS = {".onnx": ("fp32", "fp16", "int8"), ".xml": ("fp32", "fp16", "bf16", "int8")}
 NEEDED = {".onnx": ("onnx", "onnxscript"), ".xml": ("onnx", "onnxscript", "openvino")}
@@ -83,8 +84,7 @@ def export(
     embed, score = graph.trace(rounded.model)
     step("network", 1, 2)
     if precision == "int8":
-        some = pictures[:: -(-len(pictures) // RANGED)]
-        embed = graph.quantised(embed, (image for _, image in _read(artefact, some)))
+        embed = graph.quantised(embed, _ranged(artefact, pictures))
     made = _made(graph.join(embed, score), suffix, precision)
     step("network", 2, 2)
 
@@ -217,6 +217,16 @@ def _read(
                 failures.append(str(error) if isinstance(error, InputError) else few)
             continue
         yield picture, image
+
+
+def _ranged(artefact: Artefact, pictures: Sequence[Source]) -> Iterator[NDArray[np.float32]]:
+    """Pictures to measure the ranges of 8-bit numbers on: good ones, each without and with a simulated
+    defect. What is beyond a range is cut off, and one of good pictures alone ends where defects begin."""
+    rng = np.random.default_rng(0)
+    for _, image in _read(artefact, pictures[:: -(-len(pictures) // RANGED)]):
+        yield image
+        pixels = np.ascontiguousarray((image[0] * 255).round().astype(np.uint8).transpose(1, 2, 0))
+        yield simulate_anomaly(pixels, rng).picture.transpose(2, 0, 1)[None].astype(np.float32) / 255.0
 
 
 def _images(artefact: Artefact, pictures: Sequence[Source]) -> NDArray[np.float32]:

@@ -27,6 +27,7 @@ from flawscope.runtime import onnx_metadata
 OPSET, IR = 18, 8  # the file format that came with the operators: ONNX Runtime 1.18 reads it
 WORTH_HALVING = 4096  # numbers of a tensor
 ACTIVATIONS = ("Clip", "Relu")  # that 8-bit numbers end at: what a convolution gives before is far larger
+LAYOUTS = ("DepthToSpace", "Identity", "Reshape", "Squeeze", "Transpose", "Slice", "Gather", "Cast")
 WHOLE = 3  # first convolutions that int8 leaves as they are
 
 
@@ -148,8 +149,9 @@ def _quiet() -> Iterator[None]:
 def quantised(embed: Any, batches: Iterable[NDArray[np.float32]]) -> Any:
     """`embed` with its convolutions in 8 bits, their ranges measured on pictures `[B, 3, H, W]`.
 
-    Two kinds of convolution stay in fp32, with the activation after them: the first `WHOLE`, whose error all
-    others make larger; and those whose input is also a feature, which OpenVINO would then give wrong.
+    Three kinds of convolution stay in fp32, with the activation after them: the first `WHOLE`, whose error
+    all others make larger; those whose input is also a feature, which OpenVINO would then give wrong; and one
+    that gives the features themselves, if only in another order: their highest values would be cut off.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -171,6 +173,11 @@ def quantised(embed: Any, batches: Iterable[NDArray[np.float32]]) -> Any:
     left = convolutions[:WHOLE] + [
         node for node in convolutions if any(r.op_type not in inside for r in readers[node.input[0]])
     ]
+    makers = {name: node for node in embed.graph.node for name in node.output}
+    last = makers[embed.graph.output[0].name]
+    while last.op_type in LAYOUTS:
+        last = makers[last.input[0]]
+    left += [last] if last.op_type == "Conv" else []
     after = [r for node in left for r in readers.get(node.output[0], []) if r.op_type in ACTIVATIONS]
 
     given = onnx.ModelProto()

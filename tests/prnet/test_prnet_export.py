@@ -14,8 +14,13 @@ import flawscope
 for needed in ("torch", "onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(needed)
 
+from onnx import numpy_helper  # noqa: E402
+
+from flawscope import artefact as artefacts  # noqa: E402
 from flawscope import graph  # noqa: E402
-from flawscope.export import export  # noqa: E402
+from flawscope.datasets import list_pictures  # noqa: E402
+from flawscope.export import _ranged, export  # noqa: E402
+from flawscope.runtime.torch import TorchSession  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,3 +55,44 @@ def test_the_exported_model_says_the_same(prnet_path: Path, drawn: Path, tmp_pat
     a, b = trained.predict(pictures[1]), exported.predict(pictures[1])
     assert b.score == pytest.approx(a.score, rel=1e-4)
     assert b.is_anomalous == a.is_anomalous
+
+
+@pytest.mark.slow
+def test_eight_bits_do_not_end_where_good_pictures_do(prnet_path: Path, drawn: Path) -> None:
+    """A logit that is cut off at the highest one of good pictures makes all defects alike."""
+    import onnxruntime
+
+    artefact = artefacts.read(prnet_path)
+    traced = graph.trace(TorchSession.open(artefact, "cpu").model)[0]
+    embed = type(traced)()
+    embed.CopyFrom(traced)  # that one is kept
+    head = [node for node in embed.graph.node if node.op_type == "Conv"][-1]
+    bias = next(tensor for tensor in embed.graph.initializer if tensor.name == head.input[2])
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(20), bias.name))
+
+    def run(proto: Any, image: Any) -> Any:
+        engine = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        return engine.run(None, {"images": image})[0]
+
+    paths = [p for kind in ("good", "stain", "scratch") for p in list_pictures(drawn / f"plate/test/{kind}")]
+    images = sorted(
+        (artefact.manifest.preprocess(path)[0] for path in paths),
+        key=lambda image: float(run(embed, image).max()),
+    )
+    low, high = (float(run(embed, image).max()) for image in (images[0], images[-1]))
+    assert 0 < low < high
+    found = run(graph.quantised(embed, [images[0]]), images[-1])
+    assert float(found.max()) > low + 0.5 * (high - low)
+
+
+def test_ranges_know_defects_too(prnet_path: Path, drawn: Path) -> None:
+    artefact = artefacts.read(prnet_path)
+    paths = list_pictures(drawn / "plate/train/good")[:3]
+    found = list(_ranged(artefact, paths))
+    assert len(found) == 6
+    for path, good, bad in zip(paths, found[::2], found[1::2], strict=True):
+        np.testing.assert_array_equal(good, artefact.manifest.preprocess(path)[0])
+        assert bad.shape == good.shape
+        assert bad.dtype == good.dtype == np.float32
+        changed = np.abs(bad - good).max(1) > 1 / 255
+        assert 0 < changed.mean() < 0.9
