@@ -55,8 +55,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "patchcore": {"size": "64"},
     "efficientad": {"steps": 30, "window": 41, "training": "fp32"},
     "prnet": {
-        **{"size": "64", "width": 0.25, "batch": 4, "steps": 400, "training": "fp32"},
-        **{"seen": 2, "held_out": 0.4},
+        "size": "64",
+        "width": 0.25,
+        "batch": 4,
+        "steps": 400,
+        "training": "fp32",
+        "seen": 2,
+        "held_out": 0.4,
     },
 }
 ENGINES = {"onnxruntime": ".onnx", "openvino": ".xml"}

@@ -177,7 +177,8 @@ def quantised(embed: Any, batches: Iterable[NDArray[np.float32]]) -> Any:
     last = makers[embed.graph.output[0].name]
     while last.op_type in LAYOUTS:
         last = makers[last.input[0]]
-    left += [last] if last.op_type == "Conv" else []
+    if last.op_type == "Conv":
+        left.append(last)
     after = [r for node in left for r in readers.get(node.output[0], []) if r.op_type in ACTIVATIONS]
 
     given = onnx.ModelProto()
