@@ -40,7 +40,7 @@ def measure(train: Sequence[Path], held_out: Sequence[Path], settings: dict[str,
 
 def alarms(cells: Sequence[dict[str, Any]], rate: float) -> dict[str, Any]:
     """False alarms of all cells together at a target rate."""
-    from flawscope.calibration import Calibration
+    from flawscope.calibration.decision import Calibration
     from flawscope.metrics import confidence_interval_rate
 
     count, total, promised = 0, 0, 0.0

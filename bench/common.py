@@ -400,7 +400,7 @@ def exported(model: Path, runtime: str, precision: str, root: Path) -> Path | No
     from flawscope.errors import FlawscopeError
 
     try:
-        from flawscope.export import export
+        from flawscope.export.export import export
 
         good = pictures_below(root / "train" / "good") if precision != "fp32" else []
         certificate = export(model, out, precision=precision, pictures=good)
@@ -422,15 +422,15 @@ def at_precision(model: Path, precision: str) -> Path:
     measure time with, not to judge pictures."""
     import dataclasses
 
-    from flawscope import artefact as artefacts
+    from flawscope.artefact import model_file
 
     out = model.with_name(f"{model.stem}-{precision}{model.suffix}")
     if not out.is_file():
-        artefact = artefacts.read(model)
+        artefact = model_file.read(model)
         config = {**artefact.manifest.config, "precision": precision}
         calibration = dataclasses.replace(artefact.manifest.calibration, precision=precision)
         manifest = dataclasses.replace(artefact.manifest, config=config, calibration=calibration)
-        artefacts.write(dataclasses.replace(artefact, manifest=manifest), out)
+        model_file.write(dataclasses.replace(artefact, manifest=manifest), out)
     return out
 
 
@@ -449,7 +449,7 @@ def pictures_below(folder: Path) -> list[Path]:
 
 def draw(folder: Path, count: int, size: int = 256) -> Path:
     """`count` drawn pictures of good parts; what is there already is kept. Returns the data set's root."""
-    from flawscope.datasets.synthetic import draw_dataset
+    from flawscope.demo.dataset import draw_dataset
 
     root = folder / f"drawn_{count}_{size}"
     if not root.is_dir():
@@ -465,10 +465,10 @@ def embed(paths: Sequence[Path], **options: Any) -> list[Tensor]:
 
     from flawscope import config
     from flawscope.features.backbone import load_backbone
-    from flawscope.features.extract import embed_pictures
-    from flawscope.imaging import Preprocess
-    from flawscope.patchcore.config import Config
-    from flawscope.patchcore.model import Model
+    from flawscope.methods.extract import embed_pictures
+    from flawscope.methods.patchcore.config import Config
+    from flawscope.methods.patchcore.model import Model
+    from flawscope.pictures.preprocess import Preprocess
 
     settings = config.build(Config, options)
     preprocess = Preprocess(settings.sizes[-1], settings.keep_aspect, settings.crop)

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 import common
-from flawscope.patchcore import coreset
-from flawscope.workers import workers
+from flawscope.methods.patchcore import coreset
+from flawscope.methods.threads import workers
 
 OURS, GROUPS, FLOOR = "flawscope", "flawscope, leave-one-out kept", "bare matrix products"
 PRODUCTS, DIFFERENCES, PEER = "plain loop, products", "plain loop, differences", "anomalib KCenterGreedy"

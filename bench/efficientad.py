@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from flawscope.efficientad.trainer import Trainer
+    from flawscope.methods.efficientad.trainer import Trainer
     from flawscope.predictor import Predictor
 
 # torch imitates fp16 on a CPU, minutes a batch; OpenVINO only stores it and computes in fp32
@@ -89,9 +89,9 @@ def random_teacher(folder: Path, rank: int, size: str = "s") -> Path:
         return path
     import torch
 
-    from flawscope.efficientad.networks import initialise, narrowed, pdn
-    from flawscope.efficientad.targets import widened
-    from flawscope.efficientad.teacher import write_teacher
+    from flawscope.methods.efficientad.networks import initialise, narrowed, pdn
+    from flawscope.methods.efficientad.targets import widened
+    from flawscope.methods.efficientad.teacher import write_teacher
 
     network = narrowed(pdn(size), rank)  # type: ignore[arg-type]
     initialise(network, torch.Generator().manual_seed(rank))
@@ -124,7 +124,7 @@ def task_train(
     torch.set_num_threads(threads)
     from flawscope.datasets import open_dataset
     from flawscope.evaluation import evaluate
-    from flawscope.fitting import fit
+    from flawscope.fitting.fitting import fit
 
     dataset = open_dataset(root)
     start = time.perf_counter()
@@ -255,7 +255,7 @@ class Reference:
     def __init__(self, size: Any, images: Sequence[Tensor], device: torch.device):
         import torch
 
-        from flawscope.efficientad.networks import Autoencoder, normalised, pdn
+        from flawscope.methods.efficientad.networks import Autoencoder, normalised, pdn
 
         self.teacher = pdn(size).to(device).requires_grad_(False).eval()
         self.student = pdn(size, 768).to(device).train()
@@ -298,12 +298,12 @@ def trainer_for(paths: Sequence[str], settings: Settings, device: str) -> Traine
     import torch
 
     from flawscope import config
-    from flawscope.efficientad.config import Config
-    from flawscope.efficientad.model import create
-    from flawscope.efficientad.pictures import Taught, other_pictures
-    from flawscope.efficientad.trainer import Trainer
-    from flawscope.features.pictures import GoodPictures
-    from flawscope.imaging import Preprocess
+    from flawscope.methods.efficientad.config import Config
+    from flawscope.methods.efficientad.model import create
+    from flawscope.methods.efficientad.trainer import Trainer
+    from flawscope.methods.efficientad.training_pictures import Taught, other_pictures
+    from flawscope.methods.picture_cache import GoodPictures
+    from flawscope.pictures.preprocess import Preprocess
     from flawscope.progress import silent
 
     built = config.build(Config, settings)
@@ -360,7 +360,7 @@ def task_steps(
     to."""
     import torch
 
-    from flawscope.efficientad.networks import Size
+    from flawscope.methods.efficientad.networks import Size
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -370,7 +370,7 @@ def task_steps(
     network: Size = next((s.get("network", "s") for s in variants.values() if s), "s")
     for name, settings in variants.items():
         if settings is None:
-            from flawscope.imaging import Preprocess
+            from flawscope.pictures.preprocess import Preprocess
 
             read = Preprocess((256, 256))
             images = [torch.from_numpy(read(path)[0][0]) for path in pictures]
@@ -443,8 +443,8 @@ def step_variants(args: Args, folder: Path) -> dict[str, Settings | None]:
     """Name to settings; the reference first."""
     import torch
 
-    from flawscope.efficientad.config import PRESETS
-    from flawscope.training import precision_for
+    from flawscope.methods.efficientad.config import PRESETS
+    from flawscope.methods.training import precision_for
 
     own = {k: v for k, v in common.settings(args).items() if k != "teacher"}
     size = own.get("network", "s")
@@ -620,9 +620,9 @@ def task_engine(
     import numpy as np
     import torch
 
-    from flawscope.efficientad.model import DTYPES, Model, bordered
-    from flawscope.efficientad.networks import Autoencoder, normalised, pdn
-    from flawscope.workers import workers
+    from flawscope.methods.efficientad.model import DTYPES, Model, bordered
+    from flawscope.methods.efficientad.networks import Autoencoder, normalised, pdn
+    from flawscope.methods.threads import workers
 
     torch.set_num_threads(threads)
     predictor = common.open_model(model, "cpu", threads)
@@ -784,7 +784,7 @@ def engine_cell(
 
 
 def _facts(model: Path) -> dict[str, Any]:
-    from flawscope.artefact import read_manifest
+    from flawscope.artefact.model_file import read_manifest
 
     return read_manifest(model).facts
 
@@ -811,7 +811,7 @@ def models_of(args: Args, folder: Path) -> dict[str, Path]:
 def unseen(predictor: Predictor, root: str) -> list[Path]:
     """Good test pictures that the model has not learnt from, nor been calibrated on."""
     from flawscope.datasets import open_dataset
-    from flawscope.imaging import decode, pixel_hash
+    from flawscope.pictures.decoding import decode, pixel_hash
 
     known = {p.hash for p in predictor.manifest.pictures}
     good = [item.path for item in open_dataset(root).test if not item.anomalous]
@@ -945,14 +945,14 @@ def border(args: Args, record: Record, folder: Path) -> None:
 
 
 def _root_of(args: Args, model: Path) -> Path | None:
-    from flawscope.artefact import read_manifest
+    from flawscope.artefact.model_file import read_manifest
 
     return common.mvtec(args, read_manifest(model).category)
 
 
 def _told(model: Path) -> dict[str, Any]:
     """What a model says about itself."""
-    from flawscope.artefact import read_manifest
+    from flawscope.artefact.model_file import read_manifest
 
     manifest = read_manifest(model)
     return {

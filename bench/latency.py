@@ -110,7 +110,7 @@ def task_parts(
     import numpy as np
     import torch
 
-    from flawscope.decoding import load
+    from flawscope.pictures.decoding import load
     from flawscope.predictor import Predictor
     from flawscope.runtime.torch import TorchSession
 
@@ -205,7 +205,7 @@ def steps(session: TorchSession, images: Images) -> dict[str, Work]:
     """The detector's two named steps, run as the session runs them."""
     import torch
 
-    from flawscope.workers import workers
+    from flawscope.methods.threads import workers
 
     model, device = session.model, session.device
     batch = torch.from_numpy(images).to(device)
@@ -343,7 +343,7 @@ class Subject:
         return common.exported(self.trained, runtime, precision, self.root)
 
     def facts(self) -> dict[str, Any]:
-        from flawscope.artefact import read_manifest
+        from flawscope.artefact.model_file import read_manifest
 
         manifest = read_manifest(self.trained)
         keys = ("bank", "patches", "shards")
@@ -503,7 +503,7 @@ def peer_models(python: str, subject: Subject) -> dict[str, Any]:
     import numpy as np
     from PIL import Image
 
-    from flawscope.artefact import read
+    from flawscope.artefact.model_file import read
     from flawscope.features.weights import locate
 
     artefact = read(subject.trained)
@@ -589,8 +589,8 @@ def main() -> int:
     record = Record(args, "from a picture to an answer", settings | {"model": args.model and args.model.name})
     common.headline("latency")
     if args.device != "cpu":
-        from flawscope.detector import device_for
         from flawscope.errors import InputError
+        from flawscope.methods.detector import device_for
 
         try:
             device_for(args.device)

@@ -76,7 +76,7 @@ def metrics(predictor: Predictor, dataset: Dataset) -> dict[str, float | None]:
 
 def odd(trained: Predictor, other: Predictor, paths: list[Path]) -> dict[str, Any]:
     """Crops of test pictures, the same for both; through `predict`, so with all that is around a session."""
-    from flawscope.imaging import decode
+    from flawscope.pictures.decoding import decode
 
     pictures = []
     for k, (height, width) in enumerate(SHAPES):

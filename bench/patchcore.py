@@ -51,7 +51,7 @@ def fit_command(args: Args, root: Path, model: Path, *more: str, env: dict[str, 
 
 
 def facts_of(model: Path) -> dict[str, Any]:
-    from flawscope.artefact import read_manifest
+    from flawscope.artefact.model_file import read_manifest
 
     return read_manifest(model).facts
 
@@ -100,9 +100,9 @@ def accuracy(args: Args, record: Record, folder: Path) -> None:
 def task_floor(folder: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Start-up, reading, features and coresets, nothing else."""
     from flawscope import config
-    from flawscope.patchcore import coreset
-    from flawscope.patchcore.config import Config
-    from flawscope.patchcore.memory import bank_size
+    from flawscope.methods.patchcore import coreset
+    from flawscope.methods.patchcore.config import Config
+    from flawscope.methods.patchcore.memory_plan import bank_size
 
     built, bank = config.build(Config, settings), 0
     for view, features in enumerate(common.embed(common.pictures_below(Path(folder)), **settings)):
@@ -117,7 +117,7 @@ def fit(args: Args, record: Record, folder: Path) -> None:
         return
     from flawscope.config import build, parse_assignments
     from flawscope.features.weights import DEFAULT_BACKBONE, locate
-    from flawscope.patchcore.config import Config
+    from flawscope.methods.patchcore.config import Config
 
     settings = parse_assignments(args.set)
     config = build(Config, settings)
@@ -202,9 +202,9 @@ def task_plan(count: int, settings: dict[str, Any]) -> dict[str, Any]:
 
     from flawscope import config
     from flawscope.features.backbone import load_backbone
-    from flawscope.patchcore import memory
-    from flawscope.patchcore.config import Config
-    from flawscope.patchcore.model import Model
+    from flawscope.methods.patchcore import memory_plan as memory
+    from flawscope.methods.patchcore.config import Config
+    from flawscope.methods.patchcore.model import Model
 
     built = config.build(Config, settings)
     backbone, _ = load_backbone(built.backbone, built.stages, built.network_size, built.weights)
@@ -343,7 +343,7 @@ def determinism(args: Args, record: Record, folder: Path) -> None:
     for name, env in cases.items():
 
         def measure(env: dict[str, str] = env) -> dict[str, Any]:
-            from flawscope.artefact import read
+            from flawscope.artefact.model_file import read
 
             model = folder / "determinism.safetensors"
             child = fit_command(args, root, model, env=env)

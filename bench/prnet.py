@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flawscope.datasets import Dataset, Item
-    from flawscope.prnet.trainer import Trainer
+    from flawscope.methods.prnet.trainer import Trainer
 
 # Zhang et al., CVPR 2023: 10 seen defects, ResNet-18, 700 epochs
 PAPER = {
@@ -185,7 +185,7 @@ def alter(how: str) -> None:
     import torch
     from torch import nn
 
-    from flawscope.prnet import network, trainer
+    from flawscope.methods.prnet import network, trainer
 
     classes = ALTERED[how]
     if not classes:
@@ -237,7 +237,7 @@ def task_train(
 
     torch.set_num_threads(threads)
     from flawscope.datasets import open_dataset
-    from flawscope.fitting import fit
+    from flawscope.fitting.fitting import fit
     from flawscope.synthesis import read_seen
 
     dataset, given = open_dataset(root), seen
@@ -319,7 +319,7 @@ def task_test(
     from flawscope.datasets import open_dataset
     from flawscope.datasets.seen import draw_seen
     from flawscope.evaluation import evaluate
-    from flawscope.imaging import decode, pixel_hash
+    from flawscope.pictures.decoding import decode, pixel_hash
 
     dataset = open_dataset(root)
     drawn = {pixel_hash(decode(item.path)) for item in draw_seen(dataset, seen, seed)}
@@ -595,8 +595,8 @@ def task_judge(
     import torch
 
     from flawscope.datasets import open_dataset
-    from flawscope.prnet.pictures import _pixels
-    from flawscope.sources import read_defects
+    from flawscope.fitting.training_pictures import read_defects
+    from flawscope.methods.prnet.training_pictures import _pixels
     from flawscope.synthesis import KINDS, DefectScale, extend_defect, foreground_mask, simulate_defect
 
     predictor = common.open_model(model, device, threads)
@@ -689,7 +689,7 @@ class Answers:
 
 def ablation(args: Args, record: Record, folder: Path) -> None:
     from flawscope import config
-    from flawscope.prnet.config import PRESETS, Config
+    from flawscope.methods.prnet.config import PRESETS, Config
 
     settings = common.settings(args)
     size = config.build(Config, {**PRESETS[args.preset], **settings}).size
@@ -777,16 +777,16 @@ def trainer_for(
     from flawscope import config
     from flawscope.datasets import open_dataset
     from flawscope.datasets.seen import draw_seen
-    from flawscope.features.pictures import GoodPictures
-    from flawscope.imaging import Preprocess
-    from flawscope.prnet.config import Config
-    from flawscope.prnet.fit import find_prototypes
-    from flawscope.prnet.known import Known
-    from flawscope.prnet.model import create
-    from flawscope.prnet.pictures import Pictures
-    from flawscope.prnet.trainer import Trainer
+    from flawscope.fitting.training_pictures import read_defects
+    from flawscope.methods.picture_cache import GoodPictures
+    from flawscope.methods.prnet.config import Config
+    from flawscope.methods.prnet.feature_cache import Known
+    from flawscope.methods.prnet.fit import find_prototypes
+    from flawscope.methods.prnet.model import create
+    from flawscope.methods.prnet.trainer import Trainer
+    from flawscope.methods.prnet.training_pictures import Pictures
+    from flawscope.pictures.preprocess import Preprocess
     from flawscope.progress import silent
-    from flawscope.sources import read_defects
 
     built = config.build(Config, settings)
     model, _ = create(built)
@@ -846,7 +846,7 @@ class Parts(Stepper):
 
     def network(self) -> None:
         """Forwards, loss, backwards."""
-        from flawscope.prnet.losses import loss
+        from flawscope.methods.prnet.losses import loss
 
         trainer = self.trainer
         trainer.optimiser.zero_grad(set_to_none=True)
@@ -912,7 +912,7 @@ class Reference:
     def __call__(self) -> float:
         import torch
 
-        from flawscope.prnet.losses import loss
+        from flawscope.methods.prnet.losses import loss
 
         batch = self.batches[self.done % len(self.batches)]
         self.done += 1
@@ -969,7 +969,7 @@ def task_steps(
 
 
 def step(args: Args, record: Record, folder: Path) -> None:
-    from flawscope.prnet.config import PRESETS
+    from flawscope.methods.prnet.config import PRESETS
 
     root = common.mvtec(args, args.category)
     where, seen = (args.category, args.step_seen) if root else ("drawn", 0)
@@ -1018,13 +1018,13 @@ def task_backbone(model: str, out: str) -> None:
     """The backbone alone as a graph."""
     import torch
 
-    from flawscope import graph
+    from flawscope.export import onnx_graph
 
     own: Any = common.open_model(model, "cpu").session.model  # type: ignore[attr-defined]
     own.for_export()
     example = torch.zeros(2, 3, *own.size)
     names = [f"stage{k}" for k in own.config.stages]
-    proto = graph._traced(graph.Traced(own, "features"), example, "images", names)
+    proto = onnx_graph._traced(onnx_graph.Traced(own, "features"), example, "images", names)
     Path(out).write_bytes(proto.SerializeToString())
 
 
@@ -1063,7 +1063,7 @@ def torch_parts(model: Any, images: Tensor) -> dict[str, Work]:
     """The detector's parts, each on what the one before it gives."""
     import torch
 
-    from flawscope.prnet.model import DTYPES
+    from flawscope.methods.prnet.model import DTYPES
 
     dtype = DTYPES.get(model.config.precision)
 
@@ -1133,7 +1133,7 @@ def engine_cell(args: Args, subject: latencies.Subject, runtime: str, precision:
     child = common.task(latencies.__file__, "predict", **same, batch=1, device="cpu", stream=False)
     found["seconds"]["predict"] = common.spread(child.json["seconds"])
 
-    from flawscope.artefact import read_manifest
+    from flawscope.artefact.model_file import read_manifest
 
     manifest = read_manifest(subject.trained)
     return {
@@ -1179,7 +1179,7 @@ def task_cluster(
     import numpy as np
     import torch
 
-    from flawscope.prnet.prototypes import cluster, prototypes_for
+    from flawscope.methods.prnet.prototypes import cluster, prototypes_for
 
     torch.set_num_threads(threads)
     length = math.prod(shape)

@@ -59,7 +59,7 @@ def bounds(queries: Tensor, bank: Tensor) -> dict[str, Tensor]:
 def measure(model: Path, pictures: list[Path]) -> dict[str, Any]:
     import torch
 
-    from flawscope.patchcore.screen import Screen
+    from flawscope.methods.patchcore.screen import Screen
 
     predictor = common.open_model(model)
     network = predictor.session.model  # type: ignore[attr-defined]

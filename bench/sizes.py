@@ -25,7 +25,7 @@ DRAWN = ("plate", "fabric")
 
 def train_pictures(args: argparse.Namespace, category: str, work: Path) -> list[Path] | None:
     from flawscope import open_dataset
-    from flawscope.datasets.synthetic import draw_dataset
+    from flawscope.demo.dataset import draw_dataset
 
     if category in DRAWN:
         draw_dataset(work, category=category, train=60, good=2, bad_per_kind=1, size=512, seed=1)
@@ -37,9 +37,9 @@ def train_pictures(args: argparse.Namespace, category: str, work: Path) -> list[
 
 def cell(paths: list[Path], seed: int) -> dict[str, Any]:
     from flawscope.features.backbone import load_backbone
-    from flawscope.imaging import decode
-    from flawscope.patchcore import size
-    from flawscope.patchcore.config import Config
+    from flawscope.methods.patchcore import size
+    from flawscope.methods.patchcore.config import Config
+    from flawscope.pictures.decoding import decode
 
     config = Config(seed=seed)
     backbone, _ = load_backbone(config.backbone, config.stages, (512, 512))

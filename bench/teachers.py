@@ -31,7 +31,7 @@ def distil(args: argparse.Namespace, record: common.Record, folder: Path, backbo
         record.cells.pop(name, None)
 
     def measure() -> dict[str, Any]:
-        from flawscope.efficientad.teacher import read_teacher
+        from flawscope.methods.efficientad.teacher import read_teacher
 
         more = ["--weights", weights] if weights else []
         child = common.flawscope(
@@ -55,7 +55,7 @@ def task_fit(
 
     torch.set_num_threads(threads)
     from flawscope.datasets import open_dataset
-    from flawscope.fitting import fit
+    from flawscope.fitting.fitting import fit
 
     dataset = open_dataset(root)
     learnt = prnet.tuning_split(dataset, tuning, seed, 0).learnt

@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 import flawscope
-from flawscope import drawing
 from flawscope.datasets import open_dataset
-from flawscope.datasets.synthetic import draw_dataset
+from flawscope.demo.dataset import draw_dataset
 from flawscope.predictor import Predictor
-from flawscope.results import Pictures
+from flawscope.results import drawing
+from flawscope.results.folder import Pictures
 
 HERE = Path(__file__).parent
 SHOWN = {"plate": ("scratch/001", "dent/003", "missing_part/006"), "fabric": ("hole/001", "missing_pick/000")}

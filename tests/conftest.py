@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from flawscope.datasets.synthetic import draw_dataset
+from flawscope.demo.dataset import draw_dataset
 
 # Before torch is loaded. Pictures this small keep torch's threads waiting for each other, and threads that
 # wait must not spin, or tests crawl on a machine that is busy. Tests about threads set their own number.
@@ -67,7 +67,7 @@ def drawn(shared: Shared) -> Path:
 def model_path(drawn: Path, shared: Shared) -> Path:
     """A small PatchCore model fitted on `drawn`. Read only."""
     pytest.importorskip("torch")
-    from flawscope.fitting import fit
+    from flawscope.fitting.fitting import fit
 
     def fill(folder: Path) -> None:
         fit(drawn, size=SIZE, device="cpu", seed=0).save(folder / "plate.safetensors")
@@ -77,14 +77,14 @@ def model_path(drawn: Path, shared: Shared) -> Path:
 
 @pytest.fixture(scope="session")
 def trace_once(shared: Shared) -> Trace:
-    """`graph.trace`, which takes seconds, once for each set of weights."""
+    """`onnx_graph.trace`, which takes seconds, once for each set of weights."""
     for name in ("torch", "onnx", "onnxscript"):
         pytest.importorskip(name)
     import onnx
 
-    from flawscope import graph
+    from flawscope.export import onnx_graph
 
-    trace, steps = graph.trace, ("embed.onnx", "score.onnx")
+    trace, steps = onnx_graph.trace, ("embed.onnx", "score.onnx")
 
     @functools.cache
     def read(folder: Path) -> tuple[Any, ...]:
@@ -116,14 +116,14 @@ def exported(model_path: Path, drawn: Path, trace_once: Trace, shared: Shared) -
     def made(suffix: str, precision: str) -> Path:
         if suffix == ".xml":
             pytest.importorskip("openvino")
-        from flawscope import graph
         from flawscope.datasets import list_pictures
-        from flawscope.export import export
+        from flawscope.export import onnx_graph
+        from flawscope.export.export import export
 
         def fill(folder: Path) -> None:
             pictures = [] if precision == "fp32" else list_pictures(folders)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(graph, "trace", trace_once)
+                patch.setattr(onnx_graph, "trace", trace_once)
                 export(model_path, folder / f"plate{suffix}", precision=precision, pictures=pictures)
 
         folders = [drawn / "plate/train/good", drawn / "plate/test/good"]
@@ -149,9 +149,9 @@ def teacher_path(shared: Shared) -> Path:
     """A teacher for EfficientAD with drawn weights, which says 8 different things in its 384 outputs. Read
     only."""
     torch = pytest.importorskip("torch")
-    from flawscope.efficientad.networks import initialise, narrowed, pdn
-    from flawscope.efficientad.targets import widened
-    from flawscope.efficientad.teacher import write_teacher
+    from flawscope.methods.efficientad.networks import initialise, narrowed, pdn
+    from flawscope.methods.efficientad.targets import widened
+    from flawscope.methods.efficientad.teacher import write_teacher
 
     network = narrowed(pdn("s"), 8)
     initialise(network, torch.Generator().manual_seed(0))
@@ -173,7 +173,7 @@ def quick_settings(teacher_path: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def efficientad_path(drawn: Path, quick_settings: dict[str, Any], shared: Shared) -> Path:
     """An EfficientAD model fitted on `drawn`, hardly trained. Read only."""
-    from flawscope.fitting import fit
+    from flawscope.fitting.fitting import fit
 
     def fill(folder: Path) -> None:
         model = fit(drawn, method="efficientad", device="cpu", samples=2, **quick_settings)

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 import flawscope
-from flawscope.artefact import Manifest
-from flawscope.certificate import TOLERANCE
+from flawscope.artefact.certificate import TOLERANCE
+from flawscope.artefact.model_file import Manifest
 from flawscope.predictor import Predictor
 
 for needed in ("torch", "onnx", "onnxscript", "openvino"):
     pytest.importorskip(needed)
 
-from flawscope import graph  # noqa: E402
+from flawscope.export import onnx_graph  # noqa: E402
 from flawscope.runtime import onnx as onnx_files  # noqa: E402
 from flawscope.runtime import openvino as openvino_files  # noqa: E402
 
@@ -53,7 +53,7 @@ def done(chain: ModuleType, shared: Any, trace_once: Any) -> Path:
 
     def fill(work: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(graph, "trace", trace_once)
+            patch.setattr(onnx_graph, "trace", trace_once)
             rows = list(chain.run("patchcore", chain.draw(work, train=8, good=2), work, {"size": "64"}))
         (work / "rows.json").write_text(json.dumps([asdict(row) for row in rows]))
 
@@ -96,7 +96,7 @@ def with_manifest(model: Predictor, **changes: Any) -> Predictor:
 
 
 def test_patchcore_agrees_in_every_combination(agreement: ModuleType, rows: list[Any]) -> None:
-    from flawscope.export import PRECISIONS
+    from flawscope.export.export import PRECISIONS
 
     assert [line for row in rows for line in row.deviations] == []
     ran = {(row.runtime, row.precision, row.batch) for row in rows if not row.skipped}
@@ -117,7 +117,7 @@ def test_patchcore_agrees_in_every_combination(agreement: ModuleType, rows: list
 def test_prnet_agrees(
     chain: ModuleType, done: Path, trace_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph, "trace", trace_once)
+    monkeypatch.setattr(onnx_graph, "trace", trace_once)
     settings = {**chain.SMALL["prnet"], "steps": 3}
     found = list(chain.run("prnet", done / "data/plate", tmp_path, settings, precisions=("fp32",)))
     assert [line for row in found for line in row.deviations] == []

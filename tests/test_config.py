@@ -8,9 +8,9 @@ from typing import Literal
 
 import pytest
 
-from flawscope import registry
 from flawscope.config import build, parse_assignments, read_config
 from flawscope.errors import InputError
+from flawscope.methods import registry
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flawscope import config, registry
+from flawscope import config
+from flawscope.methods import registry
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 

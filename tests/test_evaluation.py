@@ -14,13 +14,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.artefact import Artefact, Manifest, Picture
-from flawscope.calibration import Calibration
+from flawscope.artefact.model_file import Artefact, Manifest, Picture
+from flawscope.calibration.decision import Calibration
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError
 from flawscope.evaluation import evaluate
-from flawscope.imaging import Preprocess, decode, pixel_hash
 from flawscope.metrics import confidence_interval_rate
+from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 
 SIDE = 16  # of the network; pictures are twice as large

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import flawscope
-from flawscope.imaging import Preprocess
+from flawscope.pictures.preprocess import Preprocess
 from flawscope.runtime import onnx as runtime
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -202,7 +202,7 @@ def test_in_cpp_score_and_decision(
     model = flawscope.load(models[way])
     decisions, worst = set(), 0.0
     for path in pictures:
-        Image.fromarray(flawscope.imaging.decode(path)).save(tmp_path / "a.ppm")
+        Image.fromarray(flawscope.pictures.preprocess.decode(path)).save(tmp_path / "a.ppm")
         (found,) = lines(program, models[way], tmp_path / "a.ppm")
         expected = model.predict(path)
         same(found, expected)

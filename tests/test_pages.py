@@ -18,8 +18,9 @@ import pytest
 import yaml
 
 import flawscope
-from flawscope import config, registry
+from flawscope import config
 from flawscope.cli import COMMANDS, Parser
+from flawscope.methods import registry
 from flawscope.predictor import Predictor
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main
-from flawscope.datasets.synthetic import draw_picture
+from flawscope.demo.dataset import draw_picture
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -87,10 +87,11 @@ def workplace(shared: Callable[[str, Callable[[Path], Any]], Path]) -> Path:
 @pytest.fixture
 def soon(trace_once: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes minutes takes seconds."""
-    from flawscope import graph, training
-    from flawscope.efficientad import distill
+    from flawscope.export import onnx_graph
+    from flawscope.methods import training
+    from flawscope.methods.efficientad import distill
 
-    monkeypatch.setattr(graph, "trace", trace_once)
+    monkeypatch.setattr(onnx_graph, "trace", trace_once)
     for run in (training.Trainer, distill.Run):
         monkeypatch.setattr(run, "fix_steps", lambda run, seconds: setattr(run, "steps", 2))
 

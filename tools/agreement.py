@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flawscope import certificate as certificates
+from flawscope.artefact import certificate as certificates
 from flawscope.datasets import Dataset, list_pictures, open_dataset
 from flawscope.errors import InputError
 from flawscope.evaluation import evaluate

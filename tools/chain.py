@@ -40,14 +40,14 @@ import numpy as np
 from PIL import Image
 
 from agreement import OTHERS, Answers, Expected, Row, answers, compare, of_calibration, of_prediction
-from flawscope import certificate as certificates
+from flawscope.artefact import certificate as certificates
 from flawscope.cli.common import say, table
 from flawscope.datasets import list_pictures
-from flawscope.datasets.synthetic import draw_dataset
+from flawscope.demo.dataset import draw_dataset
 from flawscope.errors import FlawscopeError
 from flawscope.evaluation import evaluate
+from flawscope.methods.registry import METHODS
 from flawscope.predictor import load
-from flawscope.registry import METHODS
 
 # Settings with which a method is quick, and trained as far as its scores mean something: what a reduced
 # precision may change is measured by how far the held-out good pictures' scores lie apart
@@ -106,8 +106,8 @@ def run(
         settings: of the fit.
         precisions: of the exported models.
     """
-    from flawscope.export import PRECISIONS, export
-    from flawscope.fitting import fit
+    from flawscope.export.export import PRECISIONS, export
+    from flawscope.fitting.fitting import fit
 
     model = work / f"{method}.safetensors"
     train = list_pictures(folder / "train/good")

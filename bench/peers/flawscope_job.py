@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import flawscope
-from flawscope.export import export
-from flawscope.results import Pictures
+from flawscope.export.export import export
+from flawscope.results.folder import Pictures
 
 model = flawscope.fit("data/toothbrush", size=256)
 model.save("part.safetensors")

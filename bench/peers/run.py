@@ -307,7 +307,7 @@ def start(args: Args, record: Record, place: Place) -> None:
             "flawscope, all for a fit": [
                 ours,
                 "-c",
-                "import torch, flawscope.detector, flawscope.patchcore.model",
+                "import torch, flawscope.methods.detector, flawscope.methods.patchcore.model",
             ],
             "anomalib, all for a fit": [theirs, "-c", parts],
         }

@@ -15,30 +15,30 @@ from typing import TYPE_CHECKING, Any
 from flawscope._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from flawscope.calibration import Calibration as Calibration
+    from flawscope.calibration.decision import Calibration as Calibration
     from flawscope.datasets import open_dataset as open_dataset
     from flawscope.errors import FlawscopeError as FlawscopeError
     from flawscope.errors import InputError as InputError
     from flawscope.evaluation import evaluate as evaluate
-    from flawscope.fitting import extend as extend
-    from flawscope.fitting import fit as fit
-    from flawscope.imaging import Preprocess as Preprocess
-    from flawscope.prediction import Prediction as Prediction
-    from flawscope.prediction import Region as Region
+    from flawscope.fitting.fitting import extend as extend
+    from flawscope.fitting.fitting import fit as fit
+    from flawscope.pictures.preprocess import Preprocess as Preprocess
     from flawscope.predictor import Predictor as Predictor
     from flawscope.predictor import load as load
+    from flawscope.results.prediction import Prediction as Prediction
+    from flawscope.results.prediction import Region as Region
 
 _WHERE = {
-    "Calibration": "calibration",
+    "Calibration": "calibration.decision",
     "FlawscopeError": "errors",
     "InputError": "errors",
-    "Prediction": "prediction",
+    "Prediction": "results.prediction",
     "Predictor": "predictor",
-    "Preprocess": "imaging",
-    "Region": "prediction",
+    "Preprocess": "pictures.preprocess",
+    "Region": "results.prediction",
     "evaluate": "evaluation",
-    "extend": "fitting",
-    "fit": "fitting",
+    "extend": "fitting.fitting",
+    "fit": "fitting.fitting",
     "load": "predictor",
     "open_dataset": "datasets",
 }

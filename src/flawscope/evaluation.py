@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from flawscope import metrics
 from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError, LeftOut
-from flawscope.imaging import read_labels, read_mask
-from flawscope.prediction import Prediction
+from flawscope.pictures.decoding import read_labels, read_mask
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, silent
+from flawscope.results.prediction import Prediction
 
 Take = Callable[[Item, Prediction], None]
 

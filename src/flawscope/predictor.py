@@ -13,13 +13,14 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact import Artefact, Manifest, Picture
-from flawscope.calibration import Calibration, from_values
-from flawscope.certificate import STRIDE, Certificate, compare
+from flawscope.artefact.certificate import STRIDE, Certificate, compare
+from flawscope.artefact.model_file import Artefact, Manifest, Picture
+from flawscope.calibration.decision import Calibration, from_values
 from flawscope.errors import InputError, LeftOut
-from flawscope.imaging import Geometry, Source, decode, pixel_hash
-from flawscope.prediction import Prediction
+from flawscope.pictures.decoding import Source, decode, pixel_hash
+from flawscope.pictures.preprocess import Geometry
 from flawscope.progress import Step, silent
+from flawscope.results.prediction import Prediction
 from flawscope.runtime import Session, check_threads, format_of
 
 AHEAD = 4  # batches decoded while one is being computed

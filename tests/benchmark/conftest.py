@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flawscope.datasets.synthetic import draw_dataset
+from flawscope.demo.dataset import draw_dataset
 
 
 @pytest.fixture(scope="session")

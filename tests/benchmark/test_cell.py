@@ -62,8 +62,8 @@ def training(teacher_path: Path) -> dict[str, Any]:
 def test_a_training_that_is_interrupted_ends_as_one_that_is_not(
     two: Path, training: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flawscope.efficientad.trainer import Trainer
-    from flawscope.fitted import Budget
+    from flawscope.methods.efficientad.trainer import Trainer
+    from flawscope.methods.task import Budget
 
     whole = run(task_for(two, tmp_path / "whole", **training))
     assert whole["fit"]["resumed"] is False
@@ -78,7 +78,7 @@ def test_a_training_that_is_interrupted_ends_as_one_that_is_not(
         learnt.append(step)
         return learn(self, networks, optimiser, batch, step)
 
-    monkeypatch.setattr("flawscope.fitting.Budget", lambda *given: Budget(*given, every=0.0))
+    monkeypatch.setattr("flawscope.fitting.fitting.Budget", lambda *given: Budget(*given, every=0.0))
     monkeypatch.setattr(Trainer, "_learn", stopping)
     with pytest.raises(Stop):
         run(task)
@@ -105,7 +105,7 @@ def test_a_checkpoint_stays_where_something_else_is_wrong(
     two: Path, training: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as a graphics card that is gone for a while: hours of training must not go with it."""
-    from flawscope import fitting
+    from flawscope.fitting import fitting
 
     task = task_for(two, tmp_path, **training)
     checkpoint = Path(task.work) / "model.checkpoint.safetensors"
@@ -125,8 +125,8 @@ def test_every_refusal_of_a_checkpoint_is_told_apart(tmp_path: Path) -> None:
     import torch
     from torch import nn
 
-    from flawscope.packed import pack, read_checkpoint, restoring
-    from flawscope.training import Trainer
+    from flawscope.artefact.state_file import pack, read_checkpoint, restoring
+    from flawscope.methods.training import Trainer
 
     path = tmp_path / "a.safetensors"
     pack(path, {"a": torch.ones(1)}, "teacher", {})
@@ -150,8 +150,8 @@ def test_every_refusal_of_a_checkpoint_is_told_apart(tmp_path: Path) -> None:
 def test_a_model_that_is_kept_is_not_missing_when_the_cell_cannot_be_written(
     two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flawscope import fitting
     from flawscope.benchmark import cell
+    from flawscope.fitting import fitting
 
     task = replace(
         task_for(two, tmp_path, sets=["patchcore.size=64"]), keep=str(tmp_path / "models/a.safetensors")
@@ -184,7 +184,8 @@ def test_a_fit_without_its_model_is_made_again(two: Path, tmp_path: Path) -> Non
 def test_a_fitted_model_is_not_fitted_again(
     two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flawscope import evaluation, fitting
+    from flawscope import evaluation
+    from flawscope.fitting import fitting
 
     call = {"sets": ["patchcore.size=64"]}
     whole = run(task_for(two, tmp_path / "whole", **call))

@@ -6,10 +6,10 @@ import statistics
 
 import pytest
 
-from flawscope import registry
 from flawscope.benchmark import published
 from flawscope.benchmark.grid import MVTEC
 from flawscope.benchmark.tables import METRICS
+from flawscope.methods import registry
 
 SOURCES = {source.id: source for source in published.sources(registry.METHODS)}
 

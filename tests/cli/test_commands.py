@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.artefact import read_manifest
+from flawscope.artefact.model_file import read_manifest
 from flawscope.cli import main
 
 pytest.importorskip("torch")
@@ -318,7 +318,7 @@ def test_info_self_test_passes_where_the_model_was_made(capsys: Capture, model: 
 def test_a_failing_self_test_is_exit_code_1(capsys: Capture, model: str, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from flawscope.artefact import read, write
+    from flawscope.artefact.model_file import read, write
 
     loaded = read(model)
     for samples, code in (

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flawscope.artefact import read_manifest
+from flawscope.artefact.model_file import read_manifest
 from flawscope.cli import main
-from flawscope.datasets.synthetic import draw_dataset
+from flawscope.demo.dataset import draw_dataset
 
 pytest.importorskip("torch")
 
@@ -37,9 +37,9 @@ def run(capsys: Capture, *argv: str | Path) -> tuple[int, str, str]:
 def test_a_model_is_written_and_its_checkpoint_removed(
     capsys: Capture, data: Path, teacher_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flawscope.fitted import Budget
+    from flawscope.methods.task import Budget
 
-    monkeypatch.setattr("flawscope.fitting.Budget", lambda *given: Budget(*given, every=0.0))
+    monkeypatch.setattr("flawscope.fitting.fitting.Budget", lambda *given: Budget(*given, every=0.0))
     out, folder = tmp_path / "m.safetensors", data / "train/good"
     said = ["--teacher", teacher_path, "--natural", folder, "--steps", "3", "--out", out]
     code, printed, err = run(capsys, "fit", "--data", data, *FAST, *said)
@@ -65,8 +65,8 @@ def test_a_model_is_written_and_its_checkpoint_removed(
 def test_a_run_that_was_stopped_goes_on_only_when_it_is_told_to(
     capsys: Capture, data: Path, teacher_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flawscope.efficientad.trainer import Trainer
-    from flawscope.fitted import Budget
+    from flawscope.methods.efficientad.trainer import Trainer
+    from flawscope.methods.task import Budget
 
     out, checkpoint = tmp_path / "m.safetensors", tmp_path / "m.checkpoint.safetensors"
     call = ["fit", "--data", data, *FAST, "--teacher", teacher_path, "--steps", "3", "--out", out, "--quiet"]
@@ -78,7 +78,7 @@ def test_a_run_that_was_stopped_goes_on_only_when_it_is_told_to(
         return learn(self, networks, optimiser, batch, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr("flawscope.fitting.Budget", lambda *given: Budget(*given, every=0.0))
+        patch.setattr("flawscope.fitting.fitting.Budget", lambda *given: Budget(*given, every=0.0))
         patch.setattr(Trainer, "_learn", stopping)
         code, _, err = run(capsys, *call)
     assert code == 130

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flawscope.artefact import read_manifest
+from flawscope.artefact.model_file import read_manifest
 from flawscope.cli import main
 from flawscope.datasets import open_dataset
 from flawscope.datasets.seen import draw_seen

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flawscope.artefact import read, read_manifest
+from flawscope.artefact.model_file import read, read_manifest
 from flawscope.cli import main
 
 pytest.importorskip("torch")

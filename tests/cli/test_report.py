@@ -47,7 +47,7 @@ def test_an_evaluation_is_not_lost_when_a_picture_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from flawscope.errors import FlawscopeError
-    from flawscope.results import Pictures
+    from flawscope.results.folder import Pictures
 
     def full(self: Pictures, title: str) -> None:
         raise FlawscopeError("no space left")

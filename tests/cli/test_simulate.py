@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main
-from flawscope.datasets.synthetic import draw_picture
+from flawscope.demo.dataset import draw_picture
 from flawscope.synthesis import ANOMALIES, KINDS
 
 Capture = pytest.CaptureFixture[str]

@@ -13,8 +13,8 @@ from PIL import Image, ImageFilter
 
 from flawscope.datasets.check import check
 from flawscope.datasets.near import SAME, clusters, near_duplicates, thumbnail, verify
-from flawscope.datasets.synthetic import draw_dataset
-from flawscope.imaging import decode
+from flawscope.demo.dataset import draw_dataset
+from flawscope.pictures.decoding import decode
 
 
 def jpeg(image: Image.Image) -> Image.Image:

@@ -14,11 +14,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.artefact import Artefact, Manifest, Picture
-from flawscope.calibration import Calibration
+from flawscope.artefact.model_file import Artefact, Manifest, Picture
+from flawscope.calibration.decision import Calibration
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.evaluation import Evaluation, evaluate
-from flawscope.imaging import Preprocess, decode, pixel_hash
+from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 from flawscope.report import write_report
 

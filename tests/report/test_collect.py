@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from flawscope.calibration import Calibration
+from flawscope.calibration.decision import Calibration
 from flawscope.report.collect import FALSE_ALARM, MISSED, RIGHT, Figures, figures, image_curves
 from flawscope.report.words import Tally, headline, percent, printable, rates, sentences
 

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from flawscope import drawing
 from flawscope.datasets import Item
 from flawscope.evaluation import Evaluated
-from flawscope.imaging import Preprocess
-from flawscope.prediction import Prediction
+from flawscope.pictures.preprocess import Preprocess
 from flawscope.report.thumbnails import FULL, LEAST_SIDE, MOST_SIDE, Layers, layer, layers, thumbnails
+from flawscope.results import drawing
+from flawscope.results.prediction import Prediction
 
 
 def prediction(values: np.ndarray, size: tuple[int, int]) -> Prediction:

@@ -13,9 +13,9 @@ import pytest
 
 import flawscope
 from flawscope import predictor
+from flawscope.artefact import embedded as carried
 from flawscope.cli import main
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.runtime import carried
 from flawscope.runtime import onnx as runtime
 from flawscope.runtime import onnx_metadata as metadata
 from flawscope.runtime.onnx import OnnxSession

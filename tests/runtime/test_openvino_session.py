@@ -16,9 +16,9 @@ import pytest
 
 import flawscope
 from flawscope import predictor
+from flawscope.artefact import embedded as carried
 from flawscope.cli import main
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.runtime import carried
 from flawscope.runtime import openvino as runtime
 from flawscope.runtime import openvino_xml as metadata
 from flawscope.runtime.openvino import OpenVinoSession, weights_of

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flawscope.artefact import read
+from flawscope.artefact.model_file import read
 from flawscope.errors import InputError
 from flawscope.runtime.safetensors import open_session
 

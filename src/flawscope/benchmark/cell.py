@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from flawscope.artefact import atomic
+from flawscope.artefact.files import atomic
 from flawscope.benchmark import machine
 from flawscope.benchmark.store import FORMAT, write_json
 from flawscope.errors import CheckpointError, FlawscopeError
-from flawscope.process import peak_memory
+from flawscope.machine import peak_memory
 from flawscope.progress import Step
 
 EVERY = 0.5  # seconds between messages about progress
@@ -102,8 +102,8 @@ def _fit(
     task: Task, dataset: Any, model: Path, threads: int, step: Step, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Fit and write the model; what is known about that."""
-    from flawscope import fitting
-    from flawscope.packed import checkpoint_of
+    from flawscope.artefact.state_file import checkpoint_of
+    from flawscope.fitting import fitting
     from flawscope.runtime.torch import use_threads
 
     use_threads(threads)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from flawscope import config as settings
-from flawscope import registry
 from flawscope.datasets import Dataset, find_categories, open_dataset
 from flawscope.datasets.files import walk
 from flawscope.datasets.seen import choose_seen
 from flawscope.errors import InputError
+from flawscope.methods import registry
 
 # MVTec AD's categories in the usual order
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")

@@ -8,12 +8,12 @@ from dataclasses import MISSING, fields
 from string import ascii_lowercase
 from typing import Any
 
-from flawscope import registry
 from flawscope.benchmark import published
 from flawscope.benchmark.grid import Grid
 from flawscope.benchmark.machine import GIB
 from flawscope.benchmark.published import Figure, Source
 from flawscope.benchmark.tables import METRICS, Group, Results, Value, printed
+from flawscope.methods import registry
 from flawscope.progress import duration
 
 RAISED = str.maketrans("0123456789RSMU", "⁰¹²³⁴⁵⁶⁷⁸⁹ᴿˢᴹᵁ")

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from flawscope.artefact import atomic
+from flawscope.artefact.files import atomic
 from flawscope.benchmark.grid import Cell
 from flawscope.errors import InputError
 

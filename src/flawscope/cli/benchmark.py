@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(results: Results, out: Path) -> None:
-    from flawscope.artefact import atomic
+    from flawscope.artefact.files import atomic
     from flawscope.benchmark.markdown import render
     from flawscope.benchmark.store import write_json
 

@@ -13,7 +13,7 @@ from flawscope.errors import InputError
 from flawscope.progress import Step, Terminal, silent
 
 if TYPE_CHECKING:
-    from flawscope.artefact import Manifest
+    from flawscope.artefact.model_file import Manifest
 
 
 def rate(text: str) -> float:
@@ -103,7 +103,8 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
 
 def seed_of(manifest: Manifest) -> int:
     """The seed that a model was fitted with: its data set is split in the same way again."""
-    from flawscope import config, registry
+    from flawscope import config
+    from flawscope.methods import registry
 
     return int(config.build(registry.config_class(manifest.method), manifest.config).seed)
 

@@ -62,7 +62,7 @@ def _suspects(
     `calibrate` replaces the scores), the picture cannot be judged.
     """
     from flawscope.errors import InputError
-    from flawscope.imaging import decode, pixel_hash
+    from flawscope.pictures.decoding import decode, pixel_hash
     from flawscope.predictor import load
 
     predictor = load(args.model, device=args.device, threads=args.threads)

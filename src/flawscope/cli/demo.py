@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flawscope import report
     from flawscope.cli import main
-    from flawscope.datasets.synthetic import draw_dataset
+    from flawscope.demo.dataset import draw_dataset
 
     report.require()
     out = common.folder_for_results(args.out)

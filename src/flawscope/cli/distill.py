@@ -42,18 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope import artefact, config
+    from flawscope import config
+    from flawscope.artefact import files
     from flawscope.datasets import list_pictures
-    from flawscope.efficientad.recipe import PRESETS, Recipe
     from flawscope.errors import InputError
+    from flawscope.methods.efficientad.recipe import PRESETS, Recipe
 
-    out = artefact.check_writable(args.out, ".safetensors")
+    out = files.check_writable(args.out, ".safetensors")
     if args.preset not in PRESETS:
         raise InputError(f"there is no preset {args.preset}: choose of {', '.join(PRESETS)}")
     recipe = config.build(Recipe, {**PRESETS[args.preset], **_options(args)})
     paths = list_pictures(args.images)
     try:
-        from flawscope.efficientad.distill import distill
+        from flawscope.methods.efficientad.distill import distill
         from flawscope.runtime.torch import use_threads
     except ImportError:
         raise InputError("distilling needs torch: pip install 'flawscope[train]'") from None

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     from flawscope.evaluation import evaluate
     from flawscope.predictor import load
-    from flawscope.results import Pictures
+    from flawscope.results.folder import Pictures
 
     predictor = load(
         args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         take=pictures.take if pictures else None,
         step=common.step_for(args),
     )
-    from flawscope.artefact import atomic
+    from flawscope.artefact.files import atomic
 
     document = json.dumps(result.to_dict(), indent=1, allow_nan=False)
     if out:

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope import artefact as artefacts
+    from flawscope.artefact import files, model_file
     from flawscope.datasets import list_pictures
     from flawscope.errors import InputError
     from flawscope.predictor import read_manifest
@@ -43,13 +43,13 @@ def run(args: argparse.Namespace) -> int:
     suffix = Path(args.out).suffix.lower()
     if args.format and suffix != FORMATS[args.format]:
         raise InputError(f"--out {args.out} is no file for {args.format}: name it {FORMATS[args.format]}")
-    out = artefacts.check_writable(args.out)
+    out = files.check_writable(args.out)
     if suffix_of(args.model) != ".safetensors":
         raise InputError(f"{args.model} is exported already: name the .safetensors model it came from")
-    artefact = artefacts.read(args.model)
+    artefact = model_file.read(args.model)
     pictures = list_pictures(args.pictures) if args.pictures else []
     try:
-        from flawscope.export import export
+        from flawscope.export.export import export
     except ImportError:
         raise InputError("export needs torch: pip install 'flawscope[train,export]'") from None
 

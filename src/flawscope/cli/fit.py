@@ -79,17 +79,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope import artefact, config, registry
-    from flawscope.calibration import DEFAULT_RATE
+    from flawscope import config
+    from flawscope.artefact import files, model_file
+    from flawscope.calibration.decision import DEFAULT_RATE
     from flawscope.datasets import open_dataset
     from flawscope.errors import InputError
+    from flawscope.methods import registry
 
-    out = artefact.check_writable(args.out, ".safetensors")
+    out = files.check_writable(args.out, ".safetensors")
     options = _options(args)
     method = options.pop("method", "patchcore")
     preset = options.pop("preset", "default")
     seen = options.pop("seen", 0)
-    old = artefact.read(args.update) if args.update else None
+    old = model_file.read(args.update) if args.update else None
     if old is not None:
         given = [k for k in (*options, "roi") if (options.get(k) or getattr(args, k, None)) is not None]
         given += ["seen"] if seen else []
@@ -106,8 +108,8 @@ def run(args: argparse.Namespace) -> int:
     say = (lambda line: None) if args.quiet else common.say
     say(f"{dataset.category}: {len(dataset.train)} good pictures ({dataset.layout} layout)")
 
-    from flawscope import fitting  # torch
-    from flawscope.packed import checkpoint_of
+    from flawscope.artefact.state_file import checkpoint_of
+    from flawscope.fitting import fitting  # torch
     from flawscope.runtime.torch import use_threads
 
     use_threads(args.threads)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flawscope.cli import common
 
 if TYPE_CHECKING:
-    from flawscope.artefact import Manifest
+    from flawscope.artefact.model_file import Manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +73,7 @@ def lines(manifest: Manifest) -> list[str]:
 
 
 def exported(certificate: Any) -> str:
-    from flawscope.certificate import Certificate
+    from flawscope.artefact.certificate import Certificate
 
     try:
         return Certificate.from_dict(certificate).line()

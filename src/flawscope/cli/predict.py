@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flawscope.errors import InputError
     from flawscope.predictor import load
-    from flawscope.results import Pictures
+    from flawscope.results.folder import Pictures
 
     out = common.folder_for_pictures(args)
     paths = _paths(args.pictures)

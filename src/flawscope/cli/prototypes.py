@@ -33,11 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope import artefact, config, registry
-    from flawscope.calibration import DEFAULT_RATE
+    from flawscope import config
+    from flawscope.artefact import files
+    from flawscope.calibration.decision import DEFAULT_RATE
     from flawscope.datasets import open_dataset
+    from flawscope.methods import registry
 
-    out = artefact.check_writable(args.out, ".safetensors")
+    out = files.check_writable(args.out, ".safetensors")
     options = _options(args)
     preset = options.pop("preset", "default")
     # a wrong setting is told before torch is loaded
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     seed = config.build(registry.config_class("prnet"), values).seed
     dataset = open_dataset(args.data, args.category, seed=seed)
 
-    from flawscope import fitting  # torch
+    from flawscope.fitting import fitting  # torch
     from flawscope.runtime.torch import use_threads
 
     use_threads(args.threads)

@@ -82,9 +82,9 @@ class Made(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     import numpy as np
 
-    from flawscope import drawing
     from flawscope.datasets import open_dataset
     from flawscope.errors import InputError
+    from flawscope.results import drawing
     from flawscope.synthesis import TextureFolder, foreground_mask
 
     kinds = _kinds(args)
@@ -195,7 +195,8 @@ def _white(paths: list[Path]) -> float | None:
     import numpy as np
 
     from flawscope.errors import InputError
-    from flawscope.imaging import decode, white_level_for
+    from flawscope.pictures.decoding import decode
+    from flawscope.pictures.preprocess import white_level_for
 
     level = None
     for path in paths:
@@ -213,7 +214,7 @@ def _picture(path: Path, white: float | None, size: int | None) -> NDArray[np.ui
     from PIL import Image
 
     from flawscope.errors import InputError
-    from flawscope.imaging import decode
+    from flawscope.pictures.decoding import decode
     from flawscope.synthesis import to_eight_bits
 
     picture = to_eight_bits(decode(path), white)
@@ -225,7 +226,7 @@ def _picture(path: Path, white: float | None, size: int | None) -> NDArray[np.ui
 
 
 def _report(name: str, good: Any, foreground: Any, one: Anomaly, shown: bool) -> Made:
-    from flawscope import drawing
+    from flawscope.results import drawing
 
     area = float(one.mask.mean())
     if not shown:
@@ -240,7 +241,7 @@ def _report(name: str, good: Any, foreground: Any, one: Anomaly, shown: bool) ->
 
 def _sheet(made: list[Made], kinds: list[str]) -> Image.Image:
     """By kind, two defects a row: the good picture with its object outlined, the defect, its outline."""
-    from flawscope import drawing
+    from flawscope.results import drawing
 
     rows, headings = [], []
     for kind in dict.fromkeys([*kinds, *(one.kind for one in made)]):

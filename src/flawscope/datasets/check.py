@@ -24,7 +24,7 @@ from flawscope.datasets.masks import MASK_FOLDERS
 from flawscope.datasets.near import clusters, near_duplicates, thumbnail
 from flawscope.datasets.report import SEVERITIES, Finding, Report
 from flawscope.errors import InputError
-from flawscope.imaging import decode, is_picture, pixel_hash, read_mask
+from flawscope.pictures.decoding import decode, is_picture, pixel_hash, read_mask
 
 _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]

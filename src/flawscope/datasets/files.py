@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from flawscope.errors import InputError
-from flawscope.imaging import PICTURE_SUFFIXES, is_picture
+from flawscope.pictures.decoding import PICTURE_SUFFIXES, is_picture
 
 # What systems leave behind in folders of pictures; names that begin with a dot are left out anyway.
 LITTER = frozenset(

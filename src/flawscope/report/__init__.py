@@ -53,7 +53,7 @@ def write_report(
         FlawscopeError: the file cannot be written.
     """
     require()
-    from flawscope.artefact import atomic
+    from flawscope.artefact.files import atomic
     from flawscope.report.collect import figures
     from flawscope.report.facts import facts
     from flawscope.report.page import page

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from flawscope._version import __version__
-from flawscope.artefact import Manifest
+from flawscope.artefact.model_file import Manifest
 from flawscope.datasets import Dataset
 from flawscope.evaluation import Evaluation
-from flawscope.process import peak_memory
+from flawscope.machine import peak_memory
 from flawscope.progress import duration
 from flawscope.report.words import count, printable
 

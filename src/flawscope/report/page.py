@@ -9,12 +9,12 @@ from dataclasses import asdict
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from flawscope import drawing
 from flawscope.report.thumbnails import FULL
 from flawscope.report.words import count, headline, rates
+from flawscope.results import drawing
 
 if TYPE_CHECKING:
-    from flawscope.calibration import Calibration
+    from flawscope.calibration.decision import Calibration
     from flawscope.report.collect import Figures
     from flawscope.report.facts import Facts
     from flawscope.report.thumbnails import Layers

@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope import drawing
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.evaluation import Evaluated
-from flawscope.imaging import Geometry, decode, read_mask
-from flawscope.prediction import Prediction
+from flawscope.pictures.decoding import decode, read_mask
+from flawscope.pictures.preprocess import Geometry
 from flawscope.progress import Step, silent
+from flawscope.results import drawing
+from flawscope.results.prediction import Prediction
 from flawscope.synthesis.appearance import to_eight_bits
 
 MOST_SIDE, LEAST_SIDE = 288, 96  # of a square picture, pixels

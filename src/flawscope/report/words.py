@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from flawscope import metrics
-from flawscope.calibration import Calibration
+from flawscope.calibration.decision import Calibration
 
 
 class Tally(NamedTuple):

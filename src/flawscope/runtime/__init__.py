@@ -9,8 +9,8 @@ from typing import Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope import artefact as artefacts
-from flawscope.artefact import Artefact, Manifest
+from flawscope.artefact import files
+from flawscope.artefact.model_file import Artefact, Manifest
 from flawscope.errors import InputError
 
 
@@ -61,10 +61,10 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
     """Which of `FORMATS` a model file is, from its name. InputError if it is none."""
     suffix = os.path.splitext(os.fspath(path))[1].lower()
     if suffix not in FORMATS:
-        with artefacts.opened(path):  # that there is no such file, or that it is a folder, says more
+        with files.opened(path):  # that there is no such file, or that it is a folder, says more
             pass
         *others, last = FORMATS
-        raise artefacts.refused(path, f"models are {', '.join(others)} or {last} files; name one of these")
+        raise files.refused(path, f"models are {', '.join(others)} or {last} files; name one of these")
     return suffix
 
 

@@ -16,12 +16,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from flawscope import artefact as artefacts
-from flawscope.artefact import KEY, Artefact, Manifest
+from flawscope.artefact import embedded as carried
+from flawscope.artefact import files
+from flawscope.artefact.embedded import SHA256
+from flawscope.artefact.model_file import KEY, Artefact, Manifest
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.runtime import carried, onnx_check
+from flawscope.runtime import onnx_check
 from flawscope.runtime import onnx_metadata as metadata
-from flawscope.runtime.carried import SHA256
 
 # ------------------------------------------------------------------------------------------------- the file
 
@@ -42,18 +43,18 @@ def read(path: str | os.PathLike[str]) -> Artefact:
         entries = _entries(data, path)
         manifest = carried.manifest(entries, path)
         if carried.digest(metadata.body(data, KEY)) != entries.get(SHA256):
-            raise artefacts.bad(path, "its network was altered or damaged")
+            raise files.bad(path, "its network was altered or damaged")
         try:
             onnx_check.check(data)
         except ValueError as error:
-            raise artefacts.refused(path, f"{error}; export it anew") from None
+            raise files.refused(path, f"{error}; export it anew") from None
         return Artefact(manifest, carried.tensors(entries, manifest, path))
 
 
 def write(artefact: Artefact, network: metadata.Buffer, path: str | os.PathLike[str]) -> None:
     """A network (an .onnx file's bytes) with this artefact's manifest and samples, atomically."""
     entries = carried.pack(artefact, {SHA256: carried.digest(metadata.body(network, KEY))})
-    with artefacts.atomic(path) as file:
+    with files.atomic(path) as file:
         metadata.write(file, metadata.body(network, KEY), entries)
 
 
@@ -68,14 +69,14 @@ def _entries(data: memoryview, path: Any) -> dict[str, str]:
     try:
         return metadata.read(data, KEY)
     except ValueError:
-        raise artefacts.bad(path, carried.FOREIGN) from None
+        raise files.bad(path, carried.FOREIGN) from None
 
 
 @contextmanager
 def _mapped(path: str | os.PathLike[str]) -> Iterator[memoryview]:
-    with artefacts.opened(path) as file:
+    with files.opened(path) as file:
         if not 0 < os.fstat(file.fileno()).st_size <= metadata.LIMIT:
-            raise artefacts.bad(path, "it is empty, or larger than an .onnx file can be")
+            raise files.bad(path, "it is empty, or larger than an .onnx file can be")
         with (
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
             memoryview(mapped) as view,
@@ -168,7 +169,7 @@ class OnnxSession:
             raise FlawscopeError("a network without a file cannot be saved")
         with _mapped(self.path) as network:
             if carried.digest(metadata.body(network, KEY)) != self.digest:
-                raise artefacts.refused(self.path, "it has changed since it was opened; open it again")
+                raise files.refused(self.path, "it has changed since it was opened; open it again")
             write(artefact, network, path)
 
 

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope import artefact as artefacts
-from flawscope.artefact import KEY, Artefact, Manifest
+from flawscope.artefact import embedded as carried
+from flawscope.artefact import files
+from flawscope.artefact.embedded import SHA256
+from flawscope.artefact.model_file import KEY, Artefact, Manifest
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.runtime import carried
 from flawscope.runtime import openvino_xml as metadata
-from flawscope.runtime.carried import SHA256
 
 WEIGHTS_SHA256 = f"{KEY}.weights_sha256"
 # What OpenVINO computes with, asked for by name: left to itself it takes bf16 where the processor has it.
@@ -56,13 +56,13 @@ def read(path: str | os.PathLike[str]) -> Artefact:
         if carried.digest([metadata.body(data, KEY)]) != entries.get(SHA256):
             raise ValueError
     except ValueError:
-        raise artefacts.bad(path, "its network was altered or damaged") from None
+        raise files.bad(path, "its network was altered or damaged") from None
     weights = weights_of(path)
-    with artefacts.opened(weights) as file:
+    with files.opened(weights) as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != entries.get(WEIGHTS_SHA256):
-            raise artefacts.bad(path, f"its weights {weights.name} are of another model, or damaged")
+            raise files.bad(path, f"its weights {weights.name} are of another model, or damaged")
     if odd := metadata.odd(data, KEY):
-        raise artefacts.refused(path, f"its network has {odd}; export it anew")
+        raise files.refused(path, f"its network has {odd}; export it anew")
     return Artefact(manifest, carried.tensors(entries, manifest, path))
 
 
@@ -117,24 +117,24 @@ def _write(
             f"{metadata.LIMIT >> 20} MiB; fit with fewer pictures"
         )
     target = weights_of(path)
-    with artefacts.atomic(path) as file:
+    with files.atomic(path) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())  # it has its place on the disk before the old weights go
         if not (target.exists() and os.path.samestat(os.fstat(weights.fileno()), os.stat(target))):
             weights.seek(0)
-            with artefacts.atomic(target) as copy:
+            with files.atomic(target) as copy:
                 shutil.copyfileobj(weights, copy)
 
 
 def _network(path: str | os.PathLike[str]) -> bytes:
-    with artefacts.opened(path) as file:
+    with files.opened(path) as file:
         if not 0 < os.fstat(file.fileno()).st_size <= metadata.LIMIT:
-            raise artefacts.bad(path, "it is empty, or larger than an .xml model can be")
+            raise files.bad(path, "it is empty, or larger than an .xml model can be")
         data = file.read(metadata.LIMIT)
     weights = weights_of(path)
     if not os.path.isfile(weights):
-        raise artefacts.refused(path, f"its weights {weights.name} are not beside it; copy both files")
+        raise files.refused(path, f"its weights {weights.name} are not beside it; copy both files")
     return data
 
 
@@ -142,7 +142,7 @@ def _entries(data: bytes, path: Any) -> dict[str, str]:
     try:
         return metadata.read(data, KEY)
     except ValueError:
-        raise artefacts.bad(path, carried.FOREIGN) from None
+        raise files.bad(path, carried.FOREIGN) from None
 
 
 # ---------------------------------------------------------------------------------------------- the session
@@ -237,13 +237,13 @@ class OpenVinoSession:
         try:
             model = core.read_model(str(path), str(weights_of(path)))
         except Exception as error:
-            raise artefacts.refused(path, f"OpenVINO cannot read it: {carried.one_line(error)}") from None
+            raise files.refused(path, f"OpenVINO cannot read it: {carried.one_line(error)}") from None
         try:
             if _size(model) != tuple(artefact.manifest.preprocess.network_size):
                 raise InputError("its size is not its manifest's; export it anew")
             session = cls(model, device, threads, artefact.manifest.calibration.precision)
         except InputError as error:
-            raise artefacts.refused(path, str(error)) from None
+            raise files.refused(path, str(error)) from None
         entries = _entries(_network(path), path)  # `read` has compared them
         session.path, session.digests = path, (entries.get(SHA256), entries.get(WEIGHTS_SHA256))
         return session
@@ -279,11 +279,11 @@ class OpenVinoSession:
         try:
             body = metadata.body(_network(self.path), KEY)
         except ValueError:
-            raise artefacts.bad(self.path, "its network was altered or damaged") from None
-        with artefacts.opened(weights_of(self.path)) as weights:
+            raise files.bad(self.path, "its network was altered or damaged") from None
+        with files.opened(weights_of(self.path)) as weights:
             hashes = _hashes(body, weights)
             if tuple(hashes.values()) != self.digests:
-                raise artefacts.refused(self.path, "it has changed since it was opened; open it again")
+                raise files.refused(self.path, "it has changed since it was opened; open it again")
             _write(artefact, body, weights, hashes, path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from flawscope.artefact import Artefact, read, read_manifest
+from flawscope.artefact.model_file import Artefact, read, read_manifest
 from flawscope.errors import InputError
 from flawscope.runtime import Session
 

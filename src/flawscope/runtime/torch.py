@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flawscope import artefact as artefacts
-from flawscope.artefact import Artefact
-from flawscope.detector import Detector, device_for
+from flawscope.artefact import model_file
+from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
-from flawscope.registry import model_module
-from flawscope.workers import workers
+from flawscope.methods.detector import Detector, device_for
+from flawscope.methods.registry import model_module
+from flawscope.methods.threads import workers
 
 
 class TorchSession:
@@ -61,7 +61,7 @@ class TorchSession:
         return scores.float().cpu().numpy(), maps.float().cpu().numpy()
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-        artefacts.write(artefact, path)
+        model_file.write(artefact, path)
 
 
 def use_threads(count: int | None) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from flawscope.datasets.dataset import Item
 from flawscope.datasets.files import list_pictures
 from flawscope.errors import InputError
-from flawscope.imaging import decode, read_mask
+from flawscope.pictures.decoding import decode, read_mask
 from flawscope.synthesis.appearance import to_eight_bits
 from flawscope.synthesis.masks import Mask
 from flawscope.synthesis.noise import Picture

@@ -1,0 +1,1 @@
+"""The files that flawscope writes and reads: models, checkpoints, certificates. Torch-free."""

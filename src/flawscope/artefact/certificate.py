@@ -1,0 +1,190 @@
+"""How far an exported model is from the trained one: written into its file, shown by `info`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.calibration.decision import Calibration
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+# Of a score. fp32 is the same numbers in another order, and the difference is a part of the score, or of 1
+# where the score is smaller (scores of several sizes lie around 0). A reduced precision is another network,
+# calibrated anew, and the difference is a part of the way from the middle good picture to the threshold: at
+# half of it, good pictures begin to change places with those at the threshold.
+TOLERANCE = {"fp32": 1e-4, "fp16": 0.1, "bf16": 0.5, "int8": 0.5}
+BATCHES = (1, 3, 8)
+STRIDE = 8  # of the maps that are kept for the self-test
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How far a model is from the trained one.
+
+    pictures: how many were compared, in every one of `batches`.
+    score, map: the largest difference of scores and of map values, relative (see `TOLERANCE`).
+    score_absolute, map_absolute: the largest |difference|.
+    decisions: how many pictures are judged otherwise, each model by its own calibration.
+    ties: numbers of the pictures whose score is a choice between equals; of them only the maps are compared.
+    runtime: what the model ran on.
+    """
+
+    pictures: int
+    batches: tuple[int, ...]
+    score: float
+    map: float
+    score_absolute: float
+    map_absolute: float
+    decisions: int
+    ties: tuple[int, ...]
+    runtime: str
+    precision: str = "fp32"
+
+    @property
+    def tolerance(self) -> float:
+        return TOLERANCE[self.precision]
+
+    @property
+    def unit(self) -> str:
+        return "relative" if self.precision == "fp32" else "of the way from the middle to the threshold"
+
+    @property
+    def passed(self) -> bool:
+        """A reduced precision may judge otherwise what lies near the threshold; fp32 may not."""
+        compared = len(self.ties) < self.pictures
+        right = compared and self.score <= self.tolerance and math.isfinite(self.map)
+        return right and (self.precision != "fp32" or not self.decisions)
+
+    def line(self) -> str:
+        batches = ", ".join(map(str, self.batches))
+        text = (
+            f"{self.pictures} pictures in batches of {batches}, {self.precision}, {self.runtime}: "
+            f"scores differ by at most {self.score:.1e}, maps by {self.map:.1e} ({self.unit}; "
+            f"{self.score_absolute:.1e} and {self.map_absolute:.1e} absolute), "
+            f"decisions of {self.decisions} pictures; scores may differ by {self.tolerance:g}"
+        )
+        if self.ties:
+            text += f"; scores of ties, not compared: {', '.join(map(str, self.ties))}"
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "batches": list(self.batches), "ties": list(self.ties)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Certificate:
+        """KeyError, TypeError or ValueError if it is none."""
+        if data["precision"] not in PRECISIONS:
+            raise ValueError(data["precision"])
+        return cls(
+            pictures=int(data["pictures"]),
+            batches=tuple(map(int, data["batches"])),
+            score=float(data["score"]),
+            map=float(data["map"]),
+            score_absolute=float(data["score_absolute"]),
+            map_absolute=float(data["map_absolute"]),
+            decisions=int(data["decisions"]),
+            ties=tuple(map(int, data["ties"])),
+            runtime=str(data["runtime"]),
+            precision=str(data["precision"]),
+        )
+
+
+def compare(
+    session: Any,
+    images: NDArray[np.float32],
+    scores: NDArray[Any],
+    maps: NDArray[Any] | None,
+    *,
+    calibration: Calibration,
+    runtime: str,
+    ties: NDArray[np.bool_] | None = None,
+    stride: int = 1,
+) -> Certificate:
+    """A session's answers against the expected ones, in batches of every size; a batch that is not full takes
+    the first pictures again.
+
+    Args:
+        images: `[N, 3, H, W]`, scores: `[N]`, maps: `[N, h, w]`: of every `stride`-th row and column,
+            or None: not compared.
+        calibration: the session's own; the expected decisions are its, too.
+        ties: `[N]`, pictures whose scores are not to be compared.
+    """
+    count = len(images)
+    ties = np.zeros(count, bool) if ties is None else ties
+    decisions = calibration.is_anomalous(scores)
+    largest = np.zeros(4)
+    changed: set[int] = set()
+    for batch in BATCHES:
+        for start in range(0, count, batch):
+            chosen = np.arange(start, start + batch) % count
+            found, drawn = session.run(np.ascontiguousarray(images[chosen]))
+            drawn = drawn[:, ::stride, ::stride]
+            of_maps = (0.0, 0.0) if maps is None else _differences(drawn, maps[chosen])
+            counted = ~ties[chosen]  # a tie is one of scores; maps do not know it
+            chosen, found = chosen[counted], found[counted]
+            of_scores = _differences(found, scores[chosen]) if len(chosen) else (0.0, 0.0)
+            largest = np.maximum(largest, (*of_scores, *of_maps))
+            other = calibration.is_anomalous(found) != decisions[chosen]
+            changed |= set(chosen[other].tolist())
+    score_absolute, score, map_absolute, map_ = map(float, largest)
+    if calibration.precision != "fp32":
+        score = score_absolute / way(calibration.scores, calibration.threshold)
+        map_ = map_absolute / way(calibration.map_maxima, calibration.mask_threshold)
+    return Certificate(
+        pictures=count,
+        batches=BATCHES,
+        score=score,
+        map=map_,
+        score_absolute=score_absolute,
+        map_absolute=map_absolute,
+        decisions=len(changed),
+        ties=tuple(np.flatnonzero(ties).tolist()),
+        runtime=runtime,
+        precision=calibration.precision,
+    )
+
+
+def of_pairs(
+    consistency: Certificate,
+    calibration: Calibration,
+    scores: NDArray[Any],
+    expected_scores: NDArray[Any],
+    maxima: NDArray[Any],
+    expected_maxima: NDArray[Any],
+    decisions: int,
+) -> Certificate:
+    """A reduced precision's: what it says of the `[N]` pictures that it is calibrated on, against what the
+    trained model says of them. Of maps the maxima are compared.
+
+    Args:
+        consistency: of its answers in batches against its answers one by one; the larger difference counts.
+        calibration: the trained model's.
+    """
+    score = max(_differences(scores, expected_scores)[0], consistency.score_absolute)
+    map_ = max(_differences(maxima, expected_maxima)[0], consistency.map_absolute)
+    return replace(
+        consistency,
+        pictures=len(scores),
+        score=score / way(calibration.scores, calibration.threshold),
+        map=map_ / way(calibration.map_maxima, calibration.mask_threshold),
+        score_absolute=score,
+        map_absolute=map_,
+        decisions=decisions,
+    )
+
+
+def way(values: Sequence[float], threshold: float) -> float:
+    """From the middle value to the threshold; where all are alike, a thousandth of it."""
+    return max(threshold - float(np.median(values)), 1e-3 * abs(threshold), 1e-12)
+
+
+def _differences(found: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float]:
+    """Largest absolute and relative difference; infinite where one is not a number."""
+    expected = np.asarray(expected, np.float64)
+    away = np.nan_to_num(np.abs(found.astype(np.float64) - expected), nan=np.inf, posinf=np.inf)
+    return float(away.max()), float((away / np.maximum(np.abs(expected), 1.0)).max())

@@ -1,0 +1,87 @@
+"""Files that are written whole or not at all, and opened with one line on what is wrong."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from flawscope.errors import CheckpointError, FlawscopeError, InputError
+
+
+@contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file that appears under `path` only when the block ends well."""
+    path = Path(path)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise FlawscopeError(f"cannot write {path}: {error.strerror}; choose another --out") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FlawscopeError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another --out"
+        ) from None
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> Path:
+    """Before an hour's work: can `path` be written at all? Makes no file."""
+    path = Path(path)
+    if suffix and path.suffix != suffix:
+        raise InputError(f"--out {path} should end in {suffix}")
+    if path.is_dir():
+        raise InputError(f"--out {path} is a folder: name a file in it")
+    parent = path.parent
+    if not parent.is_dir():
+        raise InputError(f"--out {path}: there is no folder {parent}; make it first")
+    if not os.access(parent, os.W_OK):
+        raise InputError(f"--out {path}: folder {parent} cannot be written; choose another")
+    return path
+
+
+def no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise InputError(f"{path} is a folder: name a model file")
+        if not stat.S_ISREG(mode):  # opening a pipe could wait for ever
+            raise InputError(f"{path} is no ordinary file: name a model file")
+        file = open(path, "rb")  # noqa: SIM115 - closed below
+    except FileNotFoundError:
+        raise InputError(
+            f"there is no model {path}: check the path, or make one with `flawscope fit`"
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot read model {path}: {error.strerror}; check the path") from None
+    with file:
+        yield file
+
+
+def bad(path: Any, reason: str) -> InputError:
+    return refused(path, f"{reason}; copy it again or fit anew")
+
+
+def refused(path: Any, reason: str, kind: str = "model") -> InputError:
+    error = CheckpointError if kind == "checkpoint" else InputError
+    return error(f"cannot use {kind} {path}: {reason}")

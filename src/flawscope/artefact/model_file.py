@@ -1,0 +1,260 @@
+"""The model file: tensors and one JSON manifest in a safetensors file. No pickle, no code, written whole or
+not at all, and checked before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.artefact.files import atomic, bad, no_constant, opened, refused
+from flawscope.calibration.decision import Calibration
+from flawscope.errors import InputError
+from flawscope.pictures.preprocess import Preprocess
+
+FORMAT = 1  # raised when an older flawscope could not read the file
+KEY = "flawscope"
+MAX_HEADER = 64 * 2**20
+MAX_DIMENSIONS = 32  # numpy 1.26 can have no more
+DTYPES = {
+    **{"F16": 2, "F32": 4, "F64": 8, "BOOL": 1},
+    **{f"{sign}{8 * size}": size for sign in "IU" for size in (1, 2, 4, 8)},
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture the model has seen: its decoded pixels' hash, its name, and its role
+    (train, calibration, duplicate, dropped)."""
+
+    hash: str
+    role: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a model that is not a tensor."""
+
+    method: str
+    config: dict[str, Any]
+    preprocess: Preprocess
+    calibration: Calibration
+    backbone: dict[str, str] = field(default_factory=dict)
+    category: str = ""
+    pictures: tuple[Picture, ...] = ()
+    metrics: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)  # seconds, covering radius, peak memory, ...
+    notes: tuple[str, ...] = ()
+    samples: tuple[dict[str, Any], ...] = ()  # name, score, map_max of each picture in tensor "samples"
+    versions: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **{k: getattr(self, k) for k in ("format", "method", "config", "backbone", "category")},
+            "preprocess": self.preprocess.to_dict(),
+            "calibration": self.calibration.to_dict(),
+            "pictures": [asdict(p) for p in self.pictures],
+            "metrics": self.metrics,
+            "facts": self.facts,
+            "notes": list(self.notes),
+            "samples": list(self.samples),
+            "versions": self.versions,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
+        version = _format(data)
+        try:
+            return cls(
+                method=str(data["method"]),
+                config=dict(data["config"]),
+                preprocess=Preprocess.from_dict(data["preprocess"]),
+                calibration=Calibration.from_dict(data["calibration"]),
+                backbone=dict(data["backbone"]),
+                category=str(data["category"]),
+                pictures=tuple(
+                    Picture(str(p["hash"]), str(p["role"]), str(p["name"])) for p in data["pictures"]
+                ),
+                metrics=dict(data["metrics"]),
+                facts=_facts(data["facts"]),
+                notes=tuple(map(str, data["notes"])),
+                samples=tuple(dict(s) for s in data["samples"]),
+                versions=dict(data["versions"]),
+                format=version,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise InputError(f"its manifest is damaged ({error!s:.80})") from None
+
+
+def _facts(data: Mapping[str, Any]) -> dict[str, Any]:
+    """ValueError where what every reader shows is of another kind."""
+    found = dict(data)
+    summary, seconds = found.get("summary", []), found.get("seconds_total", 0)
+    if not isinstance(summary, list) or not all(isinstance(line, str) for line in summary):
+        raise ValueError("summary")
+    if not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
+        raise ValueError("seconds_total")
+    return found
+
+
+def _format(data: Mapping[str, Any]) -> int:
+    """The format version, if this flawscope can read it."""
+    version = data.get("format")
+    if not isinstance(version, int) or version < 1:
+        raise InputError("it has no format version")
+    if version > FORMAT:
+        versions = data.get("versions")
+        newer = versions.get("flawscope") if isinstance(versions, dict) else None
+        by = f"flawscope {newer!s:.40}" if newer else "a newer flawscope"
+        raise InputError(f"it has format {version}, made by {by}, and this one reads up to {FORMAT}: upgrade")
+    return version
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A manifest and its tensors (numpy arrays)."""
+
+    manifest: Manifest
+    tensors: dict[str, NDArray[Any]]
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+def write(artefact: Artefact, path: str | os.PathLike[str]) -> None:
+    """Write atomically. FlawscopeError if it cannot be written; then no file is left and an old one stays."""
+    from safetensors.numpy import save
+
+    tensors = {k: np.asarray(v, order="C") for k, v in sorted(artefact.tensors.items())}
+    body = save(tensors)  # the same order and layout as below, without the manifest
+    (length,) = struct.unpack("<Q", body[:8])
+    data = memoryview(body)[8 + length :]
+    header = json.loads(body[8 : 8 + length])
+    text = json.dumps(artefact.manifest.to_dict(), allow_nan=False)
+    header["__metadata__"] = {
+        KEY: text,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "header_sha256": _header_hash(text, header),
+    }
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    with atomic(path) as file:
+        file.write(struct.pack("<Q", len(head)))
+        file.write(head)
+        file.write(data)
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """The manifest alone: fast, whatever the size of the model. Tensor data are not checked."""
+    with opened(path) as file:
+        return _header(file, path)[0]
+
+
+def read(path: str | os.PathLike[str]) -> Artefact:
+    """Read and check a model file.
+
+    Raises:
+        InputError: one line that says what is wrong with the file.
+    """
+    with opened(path) as file:
+        manifest, entries, start, digest = _header(file, path)
+        found = hashlib.file_digest(file, "sha256").hexdigest()  # from here to the end
+        if found != digest:
+            raise bad(path, "its tensors were altered or damaged")
+        tensors = {}
+        for name, (dtype, shape, begin, end) in entries.items():
+            file.seek(start + begin)
+            data = np.fromfile(file, dtype=np.uint8, count=end - begin)
+            if dtype == "BOOL" and data.max(initial=0) > 1:
+                raise bad(path, f"tensor {name!s:.40} is not made of true and false")
+            try:
+                tensors[name] = data.view(_numpy_dtype(dtype)).reshape(shape)
+            except ValueError:  # such as [0, 2^40, 2^40]
+                raise bad(path, f"tensor {name!s:.40} has no sensible shape") from None
+    return Artefact(manifest, tensors)
+
+
+Entry = tuple[str, tuple[int, ...], int, int]
+
+
+def _header_hash(text: str, entries: Mapping[str, Any]) -> str:
+    """Of the manifest and of where the tensors lie, apart from theirs: it is checked without reading them."""
+    entries = {k: v for k, v in entries.items() if k != "__metadata__"}
+    return hashlib.sha256(json.dumps([text, entries], sort_keys=True).encode()).hexdigest()
+
+
+def _header(file: io.BufferedReader, path: Any) -> tuple[Manifest, dict[str, Entry], int, str]:
+    """Manifest, tensors (dtype, shape, begin, end), where data start, and their hash. Leaves `file` there."""
+    size = os.fstat(file.fileno()).st_size
+    prefix = file.read(8)
+    if len(prefix) < 8:
+        raise bad(path, "it is empty or cut short")
+    (length,) = struct.unpack("<Q", prefix)
+    if not 2 <= length <= min(MAX_HEADER, size - 8):
+        raise bad(path, "it is no safetensors file, or cut short")
+    try:
+        header = json.loads(file.read(length))
+        meta = header.pop("__metadata__")
+        text, digest = meta[KEY], meta["sha256"]
+        data = json.loads(text, parse_constant=no_constant)
+        if not isinstance(data, dict):
+            raise TypeError
+        altered = _header_hash(text, header) != meta.get("header_sha256")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise bad(path, "it is no flawscope model, or its header is damaged") from None
+    try:
+        _format(data)  # before anything that another version may do otherwise
+    except InputError as error:
+        raise refused(path, str(error)) from None
+    if altered:
+        raise bad(path, "its header was altered or damaged")
+    try:
+        entries = {str(k): _entry(v) for k, v in header.items()}
+    except (ValueError, KeyError, TypeError):
+        raise bad(path, "its list of tensors is damaged") from None
+    position = 0  # safetensors lays tensors out without gaps or overlaps
+    for _, _, begin, end in sorted(entries.values(), key=lambda e: (e[2], e[3])):
+        if begin != position or end < begin:
+            raise bad(path, "its tensors overlap or leave gaps")
+        position = end
+    if 8 + length + position != size:
+        raise bad(path, "it is cut short or has extra data at the end")
+    try:
+        manifest = Manifest.from_dict(data)
+    except InputError as error:
+        raise bad(path, str(error)) from None
+    return manifest, entries, 8 + length, str(digest)
+
+
+def _entry(value: Mapping[str, Any]) -> Entry:
+    dtype, shape = value["dtype"], tuple(value["shape"])
+    begin, end = value["data_offsets"]
+    if len(shape) > MAX_DIMENSIONS:
+        raise ValueError
+    if not all(type(n) is int and 0 <= n < 2**48 for n in (*shape, begin, end)):
+        raise ValueError
+    count = 1
+    for n in shape:
+        count *= n
+    if count * DTYPES[dtype] != end - begin:
+        raise ValueError
+    return dtype, shape, begin, end
+
+
+def _numpy_dtype(name: str) -> np.dtype[Any]:
+    names = {"F": "float", "I": "int", "U": "uint"}
+    return np.dtype("bool") if name == "BOOL" else np.dtype(names[name[0]] + name[1:])

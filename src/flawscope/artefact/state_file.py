@@ -1,0 +1,118 @@
+"""Tensors and facts that are not a model: teachers, prototypes, checkpoints. No pickle, torch-free."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.artefact import files, model_file
+from flawscope.errors import InputError
+
+FORMAT = 1  # raised when an older flawscope could not read the file
+KEY = "flawscope_state"
+Arrays = dict[str, NDArray[Any]]
+LARGEST = 2**30  # bytes of a teacher, which comes from anywhere; it has 5 to 32 MB
+
+
+def pack(
+    path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], kind: str, facts: Mapping[str, Any]
+) -> None:
+    """Tensors, and `facts` as JSON with a hash over both, in a safetensors file that is written whole or not
+    at all."""
+    from safetensors.numpy import save
+
+    plain = {k: np.asarray(v, order="C") for k, v in sorted(tensors.items())}
+    text = json.dumps({**facts, "format": FORMAT, "kind": kind}, allow_nan=False)
+    body = save(plain, {KEY: text, "sha256": _digest(text, plain)})
+    with files.atomic(path) as file:
+        file.write(body)
+
+
+def checkpoint_of(out: str | os.PathLike[str]) -> Path:
+    """Where a training that writes `out` keeps its state until it ends."""
+    return Path(out).with_suffix(".checkpoint.safetensors")
+
+
+def found_checkpoint(path: Path | None, resume: bool) -> tuple[Arrays, dict[str, Any]] | None:
+    """The state to go on from, if there is one. InputError where it is there and nobody asked for it."""
+    if path is None or not path.exists():
+        return None
+    if not resume:
+        raise InputError(f"{path} holds an unfinished run: go on with --resume, or remove it")
+    return read_checkpoint(path)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
+    """What `pack` wrote of a training. CheckpointError says what is wrong in it."""
+    path = Path(path)
+    return unpack(path, read(path, "checkpoint"), "checkpoint", "remove it and begin anew")
+
+
+def read(path: Path, kind: str) -> bytes:
+    """The whole file. Not a teacher larger than any, nor anything large that is not as long as its header
+    says: checkpoints and prototypes may have some GiB."""
+    with files.opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST and (kind == "teacher" or _declared(file) != size):
+            raise files.refused(path, "it is far too large: name another file", kind)
+        file.seek(0)
+        return file.read()
+
+
+def _declared(file: BinaryIO) -> int | None:
+    """Bytes that a safetensors file has by its header, None where there is no such header."""
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > model_file.MAX_HEADER:
+        return None
+    try:
+        header = json.loads(file.read(length))
+        ends = [int(one["data_offsets"][1]) for name, one in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
+        return None
+    return 8 + int(length) + max(ends, default=0)
+
+
+def unpack(path: Path, body: bytes, kind: str, remedy: str) -> tuple[Arrays, dict[str, Any]]:
+    """What `pack` wrote, of this kind and unaltered."""
+    from safetensors.numpy import load
+
+    try:
+        tensors = load(body)  # checks header, offsets and sizes; no code
+        (length,) = struct.unpack("<Q", body[:8])
+        meta = json.loads(body[8 : 8 + length])["__metadata__"]
+        text, digest = meta[KEY], meta["sha256"]
+        facts = json.loads(text, parse_constant=files.no_constant)
+        version = facts["format"]
+        found = facts["kind"]
+    except MemoryError:
+        raise
+    except Exception:  # safetensors raises its own errors for damaged files
+        raise files.refused(
+            path, f"flawscope wrote no such {kind}, or it is damaged; {remedy}", kind
+        ) from None
+    if not isinstance(version, int) or version > FORMAT:
+        raise files.refused(
+            path, f"it has format {version!s:.20}, and this one reads up to {FORMAT}: upgrade", kind
+        )
+    if _digest(text, tensors) != digest:
+        raise files.refused(path, f"it was altered or damaged; {remedy}", kind)
+    if found != kind:
+        raise files.refused(path, f"it is a {found!s:.20}, not a {kind}: name another file", kind)
+    return tensors, facts
+
+
+def _digest(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        # types are spelled as torch does, which wrote the first of these files
+        digest.update(f"{name} torch.{tensor.dtype.name} {list(tensor.shape)}".encode())
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""From scores to p-values, thresholds and decisions. Torch-free."""

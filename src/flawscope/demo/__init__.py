@@ -1,0 +1,1 @@
+"""A data set that is drawn, so that nothing has to be downloaded."""

@@ -1,0 +1,134 @@
+"""A drawn data set in MVTec AD layout: no network, no files needed, the same for the same seed.
+
+Two categories: "plate", an object, and "fabric", a texture. Every picture is drawn from a generator of
+(seed, category, split, type, index) alone, so that it does not depend on how many others there are.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from flawscope.demo import fabric, plate, scene
+from flawscope.errors import InputError
+from flawscope.synthesis.masks import Mask
+from flawscope.synthesis.noise import Floats, Picture
+from flawscope.synthesis.simulate import visible_change
+
+_SMALLEST_SIDE = 16
+_TRIES = 16
+_WEAKEST = 5.0  # mean change over the mask in grey levels below which a defect is drawn again
+
+
+class Category(NamedTuple):
+    """What can be drawn: the types of defect, easiest to name first, and the function that draws."""
+
+    defects: tuple[str, ...]
+    render: Callable[[int, np.random.Generator, scene.Flaw | None], Floats]
+
+
+CATEGORIES: dict[str, Category] = {
+    "plate": Category(plate.DEFECTS, plate.render),
+    "fabric": Category(fabric.DEFECTS, fabric.render),
+}
+
+
+def draw_picture(
+    category: str,
+    rng: np.random.Generator,
+    defect: str | None = None,
+    difficulty: float = 0.5,
+    *,
+    size: int = 320,
+) -> tuple[Picture, Mask]:
+    """One picture `[size, size, 3]` uint8 and the exact mask `[size, size]` bool of its defect.
+
+    `defect` is one of `CATEGORIES[category].defects`, or None for a good part and an empty mask.
+    `difficulty` goes from 0 (large, strong) to 1 (small, faint). For the same state of `rng` the good and the
+    defective picture show the same part in the same light, equal in every pixel outside the mask. Raises
+    `InputError` for an unknown category or defect, a difficulty outside 0..1 or a size below 16.
+    """
+    if category not in CATEGORIES:
+        raise InputError(f"There is no drawn category {category!r}: choose of {', '.join(CATEGORIES)}.")
+    known = CATEGORIES[category]
+    if defect is not None and defect not in known.defects:
+        raise InputError(f"A {category} has no defect {defect!r}: choose of {', '.join(known.defects)}.")
+    if not 0 <= difficulty <= 1:
+        raise InputError(f"The difficulty of a defect is in 0..1, not {difficulty}.")
+    if size < _SMALLEST_SIDE:
+        raise InputError(f"A drawn picture has at least {_SMALLEST_SIDE} pixels a side, not {size}.")
+    part, light, flaw = (int(s) for s in rng.integers(2**63, size=3))
+
+    def shoot(canvas: Floats) -> Picture:
+        return scene.sensor(canvas, np.random.default_rng(light))
+
+    canvas = known.render(size, np.random.default_rng(part), None)
+    good = shoot(canvas)
+    if defect is None:
+        return good, np.zeros((size, size), np.bool_)
+    for attempt in range(_TRIES):
+        # a defect that does not show (off the edge, in the dark) is drawn elsewhere, and in the end easier
+        ease = difficulty * (1 - max(0, attempt - 3) / (_TRIES - 4))
+        details = scene.Flaw(defect, ease, np.random.default_rng([flaw, attempt]))
+        spoilt = known.render(size, np.random.default_rng(part), details)
+        intended = np.abs(spoilt - canvas).max(-1) > 0.5
+        if not intended.any():
+            continue
+        picture, mask, mean = visible_change(good, shoot(spoilt), intended)
+        if mean >= _WEAKEST and mask.sum() >= min(4, size // 16):
+            return picture, mask
+    raise InputError(f"A {defect} cannot be seen at {size} pixels a side: draw it larger.")
+
+
+def _generator(seed: int, *names: str | int) -> np.random.Generator:
+    """A generator that depends on the seed and the names alone."""
+    keys = [zlib.crc32(str(name).encode()) for name in names]
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=keys))
+
+
+def draw_dataset(
+    root: Path,
+    *,
+    category: str = "plate",
+    train: int = 60,
+    good: int = 20,
+    bad_per_kind: int = 8,
+    size: int = 320,
+    seed: int = 0,
+) -> Path:
+    """Draw `root/category` in MVTec AD layout and return its path.
+
+    `train/good` and `test/good` hold good pictures, `test/<type>` defective ones of every type from easy
+    (000) to hard, `ground_truth/<type>/NNN_mask.png` their masks (0 and 255). Existing files of the same
+    names are overwritten.
+    """
+    if category not in CATEGORIES:
+        raise InputError(f"There is no drawn category {category!r}: choose of {', '.join(CATEGORIES)}.")
+    if min(train, good, bad_per_kind) < 0:
+        raise InputError(f"Numbers of pictures are at least 0, not {train}, {good} and {bad_per_kind}.")
+    folder = Path(root) / category
+    for split, count in (("train", train), ("test", good)):
+        for index in range(count):
+            picture, _ = draw_picture(category, _generator(seed, category, split, "good", index), size=size)
+            _save(picture, folder / split / "good" / f"{index:03d}.png")
+    for defect in CATEGORIES[category].defects:
+        for index in range(bad_per_kind):
+            rng = _generator(seed, category, "test", defect, index)
+            difficulty = index / max(1, bad_per_kind - 1)
+            picture, mask = draw_picture(category, rng, defect, difficulty, size=size)
+            _save(picture, folder / "test" / defect / f"{index:03d}.png")
+            _save(
+                mask.astype(np.uint8) * np.uint8(255),
+                folder / "ground_truth" / defect / f"{index:03d}_mask.png",
+            )
+    return folder
+
+
+def _save(pixels: Picture, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, compress_level=3)

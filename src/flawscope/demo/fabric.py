@@ -1,0 +1,140 @@
+"""The drawn category "fabric": a 2/2 twill of blue warp and light weft, without any object in it.
+
+Good pieces differ in where the weave begins, its angle (2 degrees), how the threads wander and the shade
+of every single thread.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from flawscope.demo import scene
+from flawscope.demo.scene import Flaw, smooth
+from flawscope.synthesis.masks import draw_centre, line_coverage
+from flawscope.synthesis.noise import Floats, fractal_noise, perlin_noise
+
+DEFECTS = ("hole", "thread", "stain", "colour", "missing_pick")
+
+_PITCH = 7.6  # units from thread to thread
+_WARP = np.asarray((56, 77, 116), np.float32)
+_WEFT = np.asarray((196, 190, 176), np.float32)
+_WRONG_DYE = np.asarray((128, 62, 80), np.float32)
+_COUNT = 64  # threads either way, more than the picture shows
+_FINE = 2  # drawn at this multiple of the size, then averaged
+
+
+def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Floats:
+    """A piece of fabric as light, `[size, size, 3]` float32; with a flaw, otherwise the same piece."""
+    fine = size * _FINE
+    frame = scene.place(fine, rng, shift=2 * _PITCH, degrees=2)
+    wander = [perlin_noise((size, size), (4, 4), rng).repeat(_FINE, 0).repeat(_FINE, 1) for _ in range(2)]
+    x = frame.u / np.float32(_PITCH) + _COUNT // 2 + np.float32(0.22) * wander[0]
+    y = frame.v / np.float32(_PITCH) + _COUNT // 2 + np.float32(0.22) * wander[1]
+    column, row = np.floor(x), np.floor(y)  # float32: with integers numpy would go on in float64
+    i, j = column.astype(np.int32), row.astype(np.int32)
+    across_warp, across_weft = x - column - np.float32(0.5), y - row - np.float32(0.5)
+    shade_warp = rng.normal(1, 0.06, _COUNT).astype(np.float32)[i]
+    shade_weft = rng.normal(1, 0.045, _COUNT).astype(np.float32)[j]
+    fibres = rng.standard_normal((2, fine, fine // 4 + 1), np.float32)
+
+    on_top = ((i + j) & 3) < 2  # 2/2 twill: warp over two, under two, one further in each row
+    dyed = np.zeros((fine, fine), np.float32)
+    gone = np.zeros((fine, fine), np.bool_)
+    if flaw and flaw.name == "missing_pick":
+        gone = _missing_pick(x, j, flaw)
+    elif flaw and flaw.name == "colour":
+        dyed = _wrong_dye(i, y, flaw)
+
+    top = on_top | gone  # every pixel shows one thread: the warp or the weft
+    along = np.where(top, y, x)
+    across = np.where(top, across_warp, across_weft)
+    # how high it lies: a wave along itself, 1 in the middle of its float over two threads, 0 at the ends
+    lift = np.cos(np.where(top, y + column - 1, x + row - 3) * np.float32(np.pi / 2))
+    lift[gone] = np.maximum(lift[gone], 0.45)  # where nothing presses it down it stays up
+    fibre = np.where(top, fibres[0].repeat(4, 1)[:, :fine].T, fibres[1].repeat(4, 1)[:, :fine])
+    light = _thread(across, along, lift, fibre) * np.where(top, shade_warp, shade_weft)
+    light[gone & ~on_top] *= 0.86
+    colour = np.where(top[..., None], _WARP, _WEFT)
+    if dyed.any():
+        colour += (dyed * top)[..., None] * (_WRONG_DYE - colour)
+    fine_canvas = light[..., None] * colour
+    canvas = np.zeros((size, size, 3), np.float32)
+    for down in range(_FINE):
+        for right in range(_FINE):
+            canvas += fine_canvas[down::_FINE, right::_FINE]
+    canvas /= _FINE * _FINE
+    if flaw:
+        _damage(canvas, flaw)
+    return canvas
+
+
+def _thread(across: Floats, along: Floats, lift: Floats, fibre: Floats) -> Floats:
+    """Light on a round, twisted yarn: 0..about 1.15. Dark towards its sides and where it dives."""
+    dive = 1 - lift
+    round_off = np.sqrt(np.maximum(1 - (across * 1.9) ** 2 - 0.7 * dive * dive * dive, 0))
+    twist = np.sin((along * 2.5 + across * 1.6) * np.float32(2 * np.pi))
+    light = 0.30 + round_off * (0.82 + 0.07 * twist - 0.16 * dive)
+    return np.asarray(light + 0.035 * fibre - 0.1 * across, np.float32)
+
+
+def _missing_pick(x: Floats, j: np.ndarray, flaw: Flaw) -> np.ndarray:
+    """One weft thread is missing over a length: only warp shows there."""
+    span = flaw.grade(34, 9) / 2
+    middle = _COUNT / 2 + float(flaw.rng.uniform(-12, 12))
+    row = _COUNT // 2 + int(flaw.rng.integers(-15, 16))
+    return np.asarray((j == row) & (np.abs(x - middle) < span))
+
+
+def _wrong_dye(i: np.ndarray, y: Floats, flaw: Flaw) -> Floats:
+    """A few neighbouring warp threads have taken another dye over a length."""
+    count = max(1, round(flaw.grade(6, 1.6)))
+    first = _COUNT // 2 + int(flaw.rng.integers(-14, 14))
+    middle = _COUNT / 2 + float(flaw.rng.uniform(-10, 10))
+    span = flaw.grade(13, 5)
+    ragged = flaw.rng.uniform(-1.5, 1.5, (2, _COUNT))[:, i].astype(np.float32)
+    length = smooth(span / 2 + ragged[0] - np.abs(y - middle - ragged[1]) + np.float32(0.5))
+    return np.asarray(
+        length * ((i >= first) & (i < first + count)) * min(1.0, flaw.grade(1, 0.5)), np.float32
+    )
+
+
+def _damage(canvas: Floats, flaw: Flaw) -> None:
+    size = canvas.shape[0]
+    scale = size / scene.UNITS
+    inside = np.zeros((size, size), np.bool_)
+    margin = size // 8
+    inside[margin : size - margin, margin : size - margin] = True
+    if flaw.name == "hole":
+        _hole(canvas, draw_centre(inside, flaw.rng), flaw, scale)
+    elif flaw.name == "thread":
+        colours = ((226, 220, 206), (168, 58, 52), (40, 44, 56))
+        colour = colours[int(flaw.rng.integers(len(colours)))]
+        scene.draw_thread(canvas, inside, flaw, scale, colour)
+    elif flaw.name == "stain":
+        tints = ((0.42, 0.34, 0.22), (0.3, 0.3, 0.32))
+        scene.draw_stain(canvas, inside, flaw, scale, tints[int(flaw.rng.integers(len(tints)))])
+
+
+def _hole(canvas: Floats, centre: tuple[int, int], flaw: Flaw, scale: float) -> None:
+    """A hole worn through: dark ground, a shadow under the rim, frayed ends of both colours."""
+    rng, size = flaw.rng, canvas.shape[0]
+    y, x = np.ogrid[:size, :size]
+    x, y = (x - centre[1]).astype(np.float32), (y - centre[0]).astype(np.float32)
+    radius = flaw.grade(20, 5) * scale
+    distance = np.hypot(x, y) / np.float32(radius)
+    distance = distance * np.exp(0.45 * fractal_noise((size, size), (10, 10), rng, octaves=3))
+    canvas *= 1 - 0.35 * smooth((1.45 - distance) / 0.45)[..., None]
+    ground = 26 + 10 * smooth(distance) + 14 * np.maximum(-scene.lit(x, y), 0) * smooth(distance)
+    scene.lay(canvas, ground[..., None] * np.asarray((1, 0.97, 0.92)), smooth((1.06 - distance) / 0.12))
+    for _ in range(int(5 + radius)):
+        angle = rng.uniform(0, 2 * np.pi)
+        root = np.asarray([math.sin(angle), math.cos(angle)]) * radius * rng.uniform(0.9, 1.15)
+        turn = angle + math.pi + rng.normal(0, 0.7)
+        steps = np.linspace(0, rng.uniform(0.25, 0.8) * radius, 6)[:, None]
+        bend = turn + rng.normal(0, 0.5) * np.linspace(0, 1, 6)
+        path = root + steps * np.stack([np.sin(bend), np.cos(bend)], 1) + (centre[0] + 0.5, centre[1] + 0.5)
+        colour = (_WARP if rng.random() < 0.5 else _WEFT) * rng.uniform(0.5, 0.95)
+        widths = np.linspace(1.3, 0.5, 6) * max(scale, 0.5)
+        scene.lay(canvas, colour, 0.85 * line_coverage((size, size), path, widths))

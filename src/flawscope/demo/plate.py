@@ -1,0 +1,282 @@
+"""The drawn category "plate": a brushed and printed metal plate with a turned boss, holes and screws.
+
+Good plates differ in position (4 units), angle (2 degrees), the grain of the metal, the place of the
+highlight, how the screws are turned, and the serial number with its bar code.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from flawscope.demo import scene
+from flawscope.demo.scene import Flaw, Frame, cover, lay, lit, rounded_box, smooth
+from flawscope.synthesis.masks import Mask
+from flawscope.synthesis.noise import Floats, fractal_noise
+
+DEFECTS = ("scratch", "dent", "stain", "contamination", "crack", "missing_part", "misprint")
+
+_HALF, _CORNER = (141.0, 120.0), 16.0
+_BOSS, _BOSS_RADIUS, _BORE = (-52.0, 0.0), 66.0, 31.0
+_SCREWS = tuple((x, y) for y in (-98.0, 98.0) for x in (-119.0, 119.0))
+_SCREW_RADIUS = 12.5
+_BOLT_HOLES = tuple(
+    (_BOSS[0] + 49 * math.cos(a), 49 * math.sin(a)) for a in (math.radians(60 * i + 30) for i in range(6))
+)
+_TAPPED = ((42.0, 66.0), (76.0, 66.0))
+_LABEL, _LABEL_HALF = (76.0, -20.0), (50.0, 46.0)  # centre and half sides of the print
+_INKS = np.asarray([(24, 68, 122), (34, 34, 38), (222, 112, 28)], np.float32)
+_PRINT_SCALE = 4  # pixels per unit on the printing plate
+
+
+class _Part(NamedTuple):
+    """What varies between good plates, drawn before anything is, so that a flaw does not change it."""
+
+    frame: Frame
+    grain: Floats
+    screws: tuple[float, ...]
+    highlight: float
+    serial: str
+    grooves: Floats
+    table: Floats
+
+
+def _part(size: int, rng: np.random.Generator) -> _Part:
+    frame = scene.place(size, rng, shift=4, degrees=2)
+    return _Part(
+        frame,
+        _brushed(frame, size, rng),
+        tuple(float(a) for a in rng.uniform(0, np.pi / 3, len(_SCREWS))),
+        float(rng.uniform(-12, 12)),
+        f"{int(rng.integers(100_000)):05d}",
+        np.convolve(rng.normal(0, 1, 260), [0.25, 0.5, 0.25], "same").astype(np.float32),
+        fractal_noise((size, size), (3, 3), rng, octaves=5),
+    )
+
+
+def _brushed(frame: Frame, size: int, rng: np.random.Generator) -> Floats:
+    """The grain of brushed metal along the plate, about -1..1: streaks of several lengths."""
+    side = math.ceil(1.2 * size)
+    streaks = np.zeros((side, side), np.float32)
+    for columns, height in ((3, 0.35), (10, 0.5), (40, 0.5)):
+        coarse = Image.fromarray(rng.standard_normal((side, columns), np.float32))
+        streaks += height * np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
+    cos, sin = math.cos(frame.angle), math.sin(frame.angle)
+    offset = side / 2 - (cos + sin) * size / 2, side / 2 - (cos - sin) * size / 2
+    turned = Image.fromarray(streaks).transform(
+        (size, size),
+        Image.Transform.AFFINE,
+        (cos, sin, offset[0], -sin, cos, offset[1]),
+        Image.Resampling.BILINEAR,
+    )
+    return np.asarray(turned, np.float32)
+
+
+def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Floats:
+    """A plate as light, `[size, size, 3]` float32 in about 0..255; with a flaw, otherwise the same plate."""
+    part = _part(size, rng)
+    frame, scale = part.frame, part.frame.scale
+    u, v = frame.u, frame.v
+    name = flaw.name if flaw else ""
+    canvas = np.empty((size, size, 3), np.float32)
+    canvas[:] = (54, 58, 64)
+    canvas += (6 * part.table)[..., None]
+    canvas *= (1 - 0.62 * smooth(1 - rounded_box(u - 5, v - 7, _HALF, _CORNER) / 15))[..., None]
+
+    edge = rounded_box(u, v, _HALF, _CORNER)
+    face = 168 + 8.5 * part.grain + 30 * np.exp(-(((0.55 * u + 0.85 * v + 40 + part.highlight) / 62) ** 2))
+    # the bevel catches the light by the way its side faces: the gradient of the distance
+    slope_y, slope_x = np.gradient(edge)
+    facing = (slope_x * scene.LIGHT[0] + slope_y * scene.LIGHT[1]) * scale
+    face += 52 * facing * smooth(1 + edge / 5) - 14 * np.exp(-(((edge + 5.2) / 0.8) ** 2))
+    lay(canvas, face[..., None] * np.asarray((0.985, 1.0, 1.02), np.float32), cover(edge, scale))
+
+    _boss(canvas, part)
+    missing = _missing(flaw) if flaw and name == "missing_part" else ""
+    for index, centre in enumerate(_BOLT_HOLES):
+        if missing != f"hole{index}":
+            _hole(*scene.around(canvas, frame, centre, 8), 5.6, scale)
+    for index, centre in enumerate(_TAPPED):
+        if missing != f"tapped{index}":
+            _hole(*scene.around(canvas, frame, centre, 10), 7.5, scale)
+    for index, centre in enumerate(_SCREWS):
+        window = scene.around(canvas, frame, centre, _SCREW_RADIUS + 3)
+        _screw(*window, part.screws[index], scale, there=missing != f"screw{index}")
+    _print(canvas, part, flaw if name == "misprint" else None)
+    if flaw:
+        _damage(canvas, part, flaw)
+    return canvas
+
+
+def _boss(canvas: Floats, part: _Part) -> None:
+    """A turned, slightly raised ring about the bore: grooves, and the two-winged shine of a lathe."""
+    scale = part.frame.scale
+    u, v = part.frame.u - np.float32(_BOSS[0]), part.frame.v - np.float32(_BOSS[1])
+    radius, angle = np.hypot(u, v), np.arctan2(v, u)
+    towards = lit(u, v)
+    shadow = np.exp(-((np.maximum(radius - _BOSS_RADIUS, 0) / 4.5) ** 2)) * (0.5 - 0.5 * towards)
+    canvas *= (1 - 0.5 * shadow * (radius > _BOSS_RADIUS - 1))[..., None]
+    wings = np.cos(angle - 0.9 - part.highlight / 40) ** 2
+    face = 138 + 78 * wings**4 + 20 * np.cos(3 * angle + 1) * wings
+    face += 9 * np.interp(radius * 3, np.arange(260), part.grooves).astype(np.float32)
+    face += 46 * towards * smooth((radius - _BOSS_RADIUS + 3.5) / 2.5)  # outer chamfer
+    face -= 60 * towards * smooth((_BORE + 5 - radius) / 2)  # inner chamfer faces inwards
+    lay(
+        canvas,
+        face[..., None] * np.asarray((1.0, 1.0, 1.01), np.float32),
+        cover(radius - _BOSS_RADIUS, scale),
+    )
+    wall = smooth((radius - 0.7 * _BORE) / (0.3 * _BORE))
+    depth = 17 + 40 * wall * np.maximum(-towards, 0) ** 2 + 8 * wall
+    lay(canvas, depth[..., None] * np.asarray((0.95, 1.0, 1.08), np.float32), cover(radius - _BORE, scale))
+
+
+def _hole(canvas: Floats, u: Floats, v: Floats, radius: float, scale: float) -> None:
+    """A drilled hole with a chamfer."""
+    distance, towards = np.hypot(u, v), lit(u, v)
+    lay(canvas, (150 - 70 * towards)[..., None], cover(distance - np.float32(radius + 1.8), scale))
+    depth = 20 + 46 * np.maximum(-towards, 0) ** 2 * smooth((distance - 0.45 * radius) / (0.55 * radius))
+    lay(canvas, depth[..., None], cover(distance - np.float32(radius), scale))
+
+
+def _screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float, *, there: bool) -> None:
+    """A brass screw with a hexagon socket in its counterbore, or the empty counterbore."""
+    distance, towards = np.hypot(u, v), lit(u, v)
+    lay(canvas, (96 - 62 * towards)[..., None], cover(distance - np.float32(_SCREW_RADIUS + 2.6), scale))
+    lay(canvas, np.full(3, 34.0), cover(distance - np.float32(_SCREW_RADIUS + 1.2), scale))
+    if not there:
+        floor = 92 - 34 * towards * smooth(distance / np.float32(_SCREW_RADIUS))
+        lay(canvas, floor[..., None], cover(distance - np.float32(_SCREW_RADIUS - 0.5), scale))
+        _hole(canvas, u, v, 5.0, scale)
+        return
+    brass = np.asarray((1.0, 0.84, 0.53), np.float32)
+    dome = 184 + 62 * towards * smooth(distance / np.float32(_SCREW_RADIUS)) ** 2
+    dome += 26 * np.exp(-((u + 4) ** 2 + (v + 5) ** 2) / 22)
+    lay(canvas, dome[..., None] * brass, cover(distance - np.float32(_SCREW_RADIUS), scale))
+    socket = scene.hexagon(u, v, 6.0, turn)
+    lay(canvas, (150 - 60 * towards)[..., None] * brass, cover(socket - np.float32(0.9), scale))
+    deep = 30 + 34 * np.maximum(-towards, 0) * smooth(distance / 6)
+    lay(canvas, deep[..., None] * np.asarray((1.0, 0.9, 0.75), np.float32), cover(socket, scale))
+
+
+@lru_cache(maxsize=8)
+def _font(height: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(height * _PRINT_SCALE)
+
+
+def _print(canvas: Floats, part: _Part, flaw: Flaw | None) -> None:
+    """The label in three inks; the metal's grain shows through. A misprint spoils the printing plate."""
+    n = _PRINT_SCALE
+    width, height = round(2 * _LABEL_HALF[0] * n), round(2 * _LABEL_HALF[1] * n)
+    inks = [Image.new("L", (width, height), 0) for _ in range(3)]
+    blue, black, orange = (ImageDraw.Draw(ink) for ink in inks)
+    blue.rounded_rectangle([0, 0, width - 1, 25 * n], 3 * n, fill=255)
+    blue.text((width / 2, 12.8 * n), "FLAWSCOPE", 0, _font(15.5), "mm")
+    orange.rectangle([0, 28 * n, width - 1, 31 * n], fill=255)
+    black.text((0, 43 * n), "FS-20", 255, _font(17), "lm")
+    black.text((width - 1, 39.5 * n), "24 V DC", 255, _font(9.5), "rm")
+    black.text((width - 1, 49 * n), "0.5 A  IP67", 255, _font(9.5), "rm")
+    black.text((0, 61.5 * n), "SN", 255, _font(11), "lm")
+    black.text((18 * n, 61.5 * n), part.serial, 255, _font(11), "lm")
+    orange.ellipse([width - 13 * n, 56 * n, width - 2 * n, 67 * n], fill=255)
+    bits = "".join(f"{int(d) * 37 % 64:06b}1" for d in "7" + part.serial + "3")
+    step = width / (2 * len(bits))
+    for index, bit in enumerate(bits):
+        left = 2 * index * step
+        black.rectangle([left, 72 * n, left + (1.45 if bit == "1" else 0.55) * step, height - 1], fill=255)
+    plate = Image.merge("RGB", inks)
+    if flaw:
+        plate = _misprint(plate, flaw)
+    # to the picture: enlarge the window of the label by 2, turn, and average down
+    frame, scale = part.frame, part.frame.scale
+    top, left = (int(c) for c in np.asarray(frame.pixel(*_LABEL)) - (_LABEL_HALF[1] + 6) * scale)
+    left -= round((_LABEL_HALF[0] - _LABEL_HALF[1]) * scale)
+    rows, columns = math.ceil(2 * (_LABEL_HALF[1] + 6) * scale), math.ceil(2 * (_LABEL_HALF[0] + 6) * scale)
+    rows, columns = min(rows, canvas.shape[0] - top), min(columns, canvas.shape[1] - left)
+    fine = 3
+    cos, sin = math.cos(frame.angle) * n / scale / fine, math.sin(frame.angle) * n / scale / fine
+    centre = frame.pixel(*_LABEL)
+    middle_y, middle_x = (centre[0] - top) * fine, (centre[1] - left) * fine
+    affine = (
+        *(cos, sin, width / 2 - cos * middle_x - sin * middle_y),
+        *(-sin, cos, height / 2 + sin * middle_x - cos * middle_y),
+    )
+    turned = plate.transform(
+        (columns * fine, rows * fine), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
+    ).reduce(fine)
+    coverage = np.asarray(turned, np.float32) / 255
+    window = (slice(top, top + rows), slice(left, left + columns))
+    grain = part.grain[window]
+    for channel, ink in enumerate(_INKS):
+        lay(canvas[window], ink + 3 * grain[..., None], 0.93 * coverage[..., channel])
+
+
+def _misprint(plate: Image.Image, flaw: Flaw) -> Image.Image:
+    """Ink missing, ink dragged along, or a part printed twice."""
+    rng, n = flaw.rng, _PRINT_SCALE
+    inked = np.asarray(plate, np.float32)
+    places = np.flatnonzero(inked.max(-1) > 128)
+    row, column = divmod(int(places[rng.integers(len(places))]), inked.shape[1])
+    y, x = np.ogrid[: inked.shape[0], : inked.shape[1]]
+    radius = flaw.grade(22, 6.5) * n
+    distance = np.hypot((x - column) / 1.5, y - row) / radius
+    distance = distance * np.exp(0.5 * fractal_noise(inked.shape[:2], (6, 6), rng, octaves=4))
+    inside = smooth((1.1 - distance) / 0.2)[..., None]
+    style = int(rng.integers(3))
+    if style == 0:  # void
+        spoilt = inked * (1 - inside * min(1.0, flaw.grade(1.0, 0.75)))
+    elif style == 1:  # smear
+        drag = round(flaw.grade(14, 5) * n)
+        length = np.linspace(1, 0, 6)
+        trail = np.max([w * np.roll(inked, round(drag * (1 - w)), 1) for w in length], 0)
+        spoilt = np.maximum(inked, inside * 0.85 * trail)
+    else:  # double
+        offset = round(flaw.grade(4.5, 2.4) * n)
+        spoilt = np.maximum(inked, inside * 0.9 * np.roll(inked, (offset, offset), (0, 1)))
+    return Image.fromarray(np.clip(spoilt, 0, 255).astype(np.uint8))
+
+
+def _missing(flaw: Flaw) -> str:
+    """A screw is missed at once, an undrilled hole less easily."""
+    if flaw.difficulty < 0.55:
+        return f"screw{int(flaw.rng.integers(len(_SCREWS)))}"
+    if flaw.difficulty < 0.8:
+        return f"tapped{int(flaw.rng.integers(len(_TAPPED)))}"
+    return f"hole{int(flaw.rng.integers(len(_BOLT_HOLES)))}"
+
+
+def _surface(part: _Part) -> Mask:
+    """The plate without its edge and the bore: where the surface can be hurt."""
+    u, v = part.frame.u, part.frame.v
+    return np.asarray(
+        (rounded_box(u, v, _HALF, _CORNER) < -9)
+        & (np.hypot(u - np.float32(_BOSS[0]), v - np.float32(_BOSS[1])) > _BORE + 4)
+    )
+
+
+def _damage(canvas: Floats, part: _Part, flaw: Flaw) -> None:
+    scale, rng = part.frame.scale, flaw.rng
+    surface = _surface(part)
+    if flaw.name == "scratch":
+        scene.draw_scratch(canvas, surface, flaw, scale)
+    elif flaw.name == "dent":
+        scene.draw_dent(canvas, surface, flaw, scale)
+    elif flaw.name == "stain":
+        tints = ((0.55, 0.42, 0.24), (0.42, 0.4, 0.42), (0.5, 0.52, 0.3))
+        scene.draw_stain(canvas, surface, flaw, scale, tints[int(rng.integers(len(tints)))])
+    elif flaw.name == "contamination":
+        scene.draw_speck(canvas, surface, flaw, scale)
+    elif flaw.name == "crack":  # from the bore outwards, or from the rim inwards
+        heading = float(rng.uniform(0, 2 * np.pi))
+        if rng.random() < 0.5:
+            reach = _BORE + 1
+            start = (_BOSS[0] + reach * math.cos(heading), _BOSS[1] + reach * math.sin(heading))
+        else:
+            side = float(rng.choice([-1.0, 1.0]))
+            start = (float(rng.uniform(-90, 90)), side * (_HALF[1] - 2))
+            heading = -side * math.pi / 2 + float(rng.normal(0, 0.3))
+        scene.draw_crack(canvas, part.frame.pixel(*start), heading + part.frame.angle, flaw, scale)

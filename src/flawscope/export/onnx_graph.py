@@ -1,0 +1,259 @@
+"""A detector as an ONNX graph: traced in its two steps, `embed` and `score`, reduced if asked for, joined.
+
+Precision is a matter of `embed` alone. `score` compares features, and small differences between features that
+are nearly equal decide: it stays in fp32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.methods.detector import Detector
+from flawscope.runtime import onnx_metadata
+
+OPSET, IR = 18, 8  # the file format that came with the operators: ONNX Runtime 1.18 reads it
+WORTH_HALVING = 4096  # numbers of a tensor
+ACTIVATIONS = ("Clip", "Relu")  # that 8-bit numbers end at: what a convolution gives before is far larger
+LAYOUTS = ("DepthToSpace", "Identity", "Reshape", "Squeeze", "Transpose", "Slice", "Gather", "Cast")
+WHOLE = 3  # first convolutions that int8 leaves as they are
+
+
+class Traced(nn.Module):
+    """One of a detector's methods as a module, which is what can be traced."""
+
+    def __init__(self, model: Detector, name: str):
+        super().__init__()
+        self.model, self.name = model, name
+
+    def forward(self, values: Tensor) -> Any:
+        return getattr(self.model, self.name)(values)
+
+
+def trace(model: Detector) -> tuple[Any, Any]:
+    """`embed`, images to features, and `score`, features to scores and maps: two `onnx.ModelProto`, for
+    pictures of the model's size, any number of them at once.
+    """
+    model.for_export()
+    held = {id(t): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
+    if sum(held.values()) > onnx_metadata.LIMIT * 0.9:
+        raise InputError(
+            f"the model has {sum(held.values()) / 2**30:.1f} GiB and an .onnx file holds 2: "
+            "fit with a smaller memory bank"
+        )
+    images = torch.zeros(2, 3, *model.size)
+    with torch.inference_mode():
+        features = torch.zeros_like(model.embed(images))
+    embed = _traced(Traced(model, "embed"), images, "images", ["features"])
+    return embed, _traced(Traced(model, "score"), features.clone(), "features", ["scores", "maps"])
+
+
+def _traced(module: nn.Module, example: Tensor, given: str, results: list[str]) -> Any:
+    try:
+        with _quiet(), torch.no_grad():
+            program: Any = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[given],
+                output_names=results,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                external_data=False,
+                verbose=False,
+                custom_translation_table=_translations(),
+            )
+            proto = program.model_proto
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the exporter wraps the reason several times
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split()) or type(cause).__name__
+        raise FlawscopeError(f"torch {torch.__version__} cannot export this model: {reason:.200}") from error
+    _forget_origin(proto)
+    proto.ir_version = IR
+    return proto
+
+
+def _translations() -> dict[Any, Any]:
+    """What flawscope's own operators are in ONNX."""
+    from onnx import TensorProto, helper
+    from onnxscript import opset18
+
+    op: Any = opset18  # its annotations are of values, and what is given here are names of values
+
+    def group_minima(queries: Any, weights: Any, group: int) -> Any:
+        # as the quantised networks' layers are written: an engine that knows them multiplies bytes, any other
+        # multiplies the same whole numbers in fp32
+        one, to_unsigned, none = (
+            op.Constant(value=helper.make_tensor("value", kind, [], [number]))
+            for kind, number in ((TensorProto.FLOAT, 1.0), (TensorProto.UINT8, 128), (TensorProto.INT8, 0))
+        )
+        rounded = op.DequantizeLinear(op.QuantizeLinear(queries, one, to_unsigned), one, to_unsigned)
+        blocks, _, width = weights.shape
+        minima = []
+        for i in range(blocks):
+            block = op.Gather(weights, op.Constant(value_int=i), axis=0)
+            products = op.MatMul(rounded, op.DequantizeLinear(block, one, none))
+            grouped = op.Reshape(products, op.Constant(value_ints=[-1, group, width // group]))
+            minima.append(op.ReduceMin(grouped, op.Constant(value_ints=[1]), keepdims=0))
+        return op.Concat(*minima, axis=1)
+
+    if not hasattr(torch.ops.flawscope, "group_minima"):  # no method that is loaded has it
+        return {}
+    return {torch.ops.flawscope.group_minima.default: group_minima}
+
+
+def _forget_origin(proto: Any) -> None:
+    """The exporter notes at every step which source line it came from, with this machine's paths."""
+    graphs = [proto.graph]
+    for part in (proto.graph, *proto.functions):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+    while graphs:
+        graph = graphs.pop()
+        for entry in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+            entry.ClearField("doc_string")
+            entry.ClearField("metadata_props")
+        graphs += [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints and warns about its own insides."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
+# ------------------------------------------------------------------------------------------------- reduction
+
+
+def quantised(embed: Any, batches: Iterable[NDArray[np.float32]]) -> Any:
+    """`embed` with its convolutions in 8 bits, their ranges measured on pictures `[B, 3, H, W]`.
+
+    Three kinds of convolution stay in fp32, with the activation after them: the first `WHOLE`, whose error
+    all others make larger; those whose input is also a feature, which OpenVINO would then give wrong; and one
+    that gives the features themselves, if only in another order: their highest values would be cut off.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Pictures(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(batches)
+
+        def get_next(self) -> Any:
+            batch = next(self.left, None)
+            return None if batch is None else {"images": batch}
+
+    readers: dict[str, list[Any]] = {}
+    for node in embed.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    convolutions = [node for node in embed.graph.node if node.op_type == "Conv"]
+    inside = {"Conv", "Add", *ACTIVATIONS}
+    left = convolutions[:WHOLE] + [
+        node for node in convolutions if any(r.op_type not in inside for r in readers[node.input[0]])
+    ]
+    makers = {name: node for node in embed.graph.node for name in node.output}
+    last = makers[embed.graph.output[0].name]
+    while last.op_type in LAYOUTS:
+        last = makers[last.input[0]]
+    if last.op_type == "Conv":
+        left.append(last)
+    after = [r for node in left for r in readers.get(node.output[0], []) if r.op_type in ACTIVATIONS]
+
+    given = onnx.ModelProto()
+    given.CopyFrom(embed)  # its weights are moved into a file that does not stay
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        out = Path(folder) / "quantised.onnx"
+        quantize_static(
+            given,
+            out,
+            Pictures(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", *ACTIVATIONS],
+            nodes_to_exclude=[node.name for node in (*left, *after)],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        proto = onnx.load(out)
+    proto.ir_version = IR
+    return proto
+
+
+def halve(proto: Any) -> None:
+    """Store in fp16 every large tensor that loses nothing by it; computing stays in fp32."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for i, tensor in enumerate(proto.graph.initializer):
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        halves = as_halves(numpy_helper.to_array(tensor))
+        if halves is not None:
+            casts.append(
+                helper.make_node("Cast", [f"{tensor.name}.fp16"], [tensor.name], to=TensorProto.FLOAT)
+            )
+            proto.graph.initializer[i].CopyFrom(numpy_helper.from_array(halves, f"{tensor.name}.fp16"))
+    nodes = [*casts, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
+def as_halves(values: NDArray[np.float32]) -> NDArray[np.float16] | None:
+    """The same numbers in fp16, or None where that would lose something, or gain nothing."""
+    with np.errstate(over="ignore"):
+        halves = values.astype(np.float16)
+    return halves if values.size >= WORTH_HALVING and np.array_equal(halves, values) else None
+
+
+# --------------------------------------------------------------------------------------------------- joining
+
+
+def join(embed: Any, score: Any) -> Any:
+    """One model: images to scores and maps, by way of `features`."""
+    import onnx
+
+    whole, head = onnx.ModelProto(), onnx.ModelProto()
+    whole.CopyFrom(embed)
+    head.CopyFrom(score)
+    outside = {"features", "scores", "maps"}
+
+    def renamed(name: str) -> str:
+        return f"score.{name}" if name and name not in outside else name
+
+    graph = head.graph
+    for node in graph.node:
+        node.name = renamed(node.name)
+        for names in (node.input, node.output):
+            names[:] = [renamed(name) for name in names]
+    for entry in (*graph.initializer, *graph.value_info):
+        entry.name = renamed(entry.name)
+    whole.graph.node.extend(graph.node)
+    whole.graph.initializer.extend(graph.initializer)
+    whole.graph.value_info.extend([*graph.value_info, *embed.graph.output])
+    del whole.graph.output[:]
+    whole.graph.output.extend(graph.output)
+    known = {(entry.domain, entry.version) for entry in whole.opset_import}
+    whole.opset_import.extend(e for e in head.opset_import if (e.domain, e.version) not in known)
+    return whole

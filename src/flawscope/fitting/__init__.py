@@ -1,0 +1,1 @@
+"""From pictures of good parts to a calibrated model."""

@@ -1,0 +1,186 @@
+"""The pictures that a method is fitted on: which they are, and reading them once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from flawscope.datasets import Dataset
+from flawscope.datasets.seen import choose_seen
+from flawscope.errors import InputError
+from flawscope.methods.picture_cache import packed
+from flawscope.methods.task import Defect
+from flawscope.pictures.decoding import Source, decode, pixel_hash, read_mask
+from flawscope.pictures.preprocess import Preprocess, white_level_for
+
+
+@dataclass
+class Reader:
+    """Loads training pictures, remembers their hashes, and knows copies and failures. Used by threads."""
+
+    sources: list[Source]
+    preprocess: Preprocess
+    known: set[str]  # hashes of pictures that are already in the model
+    defects: dict[str, str] = field(default_factory=dict)  # hashes and names of the seen defects
+    names: list[str] = field(init=False)
+    hashes: dict[int, str] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
+    copies: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._lock = Lock()
+        common = common_folder(self.sources)
+        self.names = [name_of(source, i, common) for i, source in enumerate(self.sources)]
+
+    def load(self, index: int) -> torch.Tensor | None:
+        """Picture `index` as [3, H, W] float32 in 0..1, or None where it cannot be read."""
+        try:
+            picture = decode(self.sources[index], name=self.names[index])
+            digest = pixel_hash(picture)
+            image = self.preprocess.from_array(picture, self.names[index])[0][0]
+        except (InputError, MemoryError) as error:
+            with self._lock:
+                self.failures[index] = told(error, self.names[index])
+            return None
+        with self._lock:
+            self.hashes[index] = digest
+        return torch.from_numpy(image)
+
+    def without_copies(self, indices: list[int]) -> list[int]:
+        """Those of `indices` whose pixels neither the model nor an earlier picture nor a defect has."""
+        kept = []
+        for index in indices:
+            if self.hashes[index] in self.defects:
+                other = self.defects[self.hashes[index]]
+                self.failures[index] = f"{self.names[index]} is not good: it is the seen defect {other}"
+            elif self.hashes[index] in self.known:
+                self.copies.append(index)
+            else:
+                self.known.add(self.hashes[index])
+                kept.append(index)
+        return kept
+
+
+def told(error: Exception, name: str) -> str:
+    """What is wrong with a picture, in one line."""
+    if isinstance(error, MemoryError):
+        return f"{name}: not enough memory to decode it; make it smaller"
+    return str(error)
+
+
+def pairs_of(
+    seen: Any, method: str, config: Any, dataset: Dataset | None
+) -> list[tuple[Source, list[Source]]]:
+    """The defective pictures that `seen` means, each with its masks."""
+    wanted = len(seen) if isinstance(seen, list | tuple) else str(seen).strip() != "0"
+    if wanted and not hasattr(config, "extended"):
+        raise InputError(f"{method} learns from good pictures only: leave out --seen, or take --method prnet")
+    if isinstance(seen, list | tuple) and all(isinstance(p, list | tuple) and len(p) == 2 for p in seen):
+        pairs = [(picture, [mask]) for picture, mask in seen]
+    elif isinstance(seen, int | str | os.PathLike):
+        items = choose_seen(seen, dataset, config.seed)
+        pairs = [(item.path, list(item.masks)) for item in items]
+    else:
+        raise InputError("seen is a number, a folder, a list file, or pairs of picture and mask")
+    return pairs
+
+
+def read_defects(
+    pairs: Sequence[tuple[Source, list[Source]]], preprocess: Preprocess
+) -> tuple[list[Defect], list[str], list[str]]:
+    """Seen defects as the network sees them, their pixels' hashes, and what is wrong with the others."""
+    found: dict[str, Defect] = {}
+    unusable = []
+    common = common_folder([picture for picture, _ in pairs])
+    for number, (source, masks) in enumerate(pairs):
+        name = name_of(source, number, common)
+        try:
+            picture = decode(source, name=name)
+            image, geometry = preprocess.from_array(picture, name)
+            whole = np.zeros(picture.shape[:2], np.bool_)
+            for one in masks:
+                marked = one.astype(bool) if isinstance(one, np.ndarray) else read_mask(one)
+                if marked.shape != whole.shape:
+                    size = "x".join(map(str, marked.shape[1::-1] + marked.shape[2:]))
+                    sizes = f"{size}, its picture {picture.shape[1]}x{picture.shape[0]}"
+                    raise InputError(f"cannot use the mask of {name}: it is {sizes}; make them agree")
+                whole |= marked
+            mask = geometry.mask_to_network(whole)
+            if not mask.any():
+                raise InputError(
+                    f"cannot use {name} as a defect: its mask is empty, cut away, or less than a "
+                    f"pixel at {mask.shape[1]}x{mask.shape[0]}; mark it, or take a larger --size or --crop"
+                )
+            found[pixel_hash(picture)] = Defect(packed(torch.from_numpy(image[0])), mask, name)
+        except (InputError, MemoryError) as error:
+            unusable.append(told(error, name))
+    if pairs and not found:
+        raise InputError(f"none of the {len(pairs)} seen defects can be used; the first: {unusable[0]}")
+    return list(found.values()), list(found), unusable
+
+
+def sources_of(images: Any, category: str | None) -> tuple[list[Source], list[Source], str]:
+    """Good pictures to learn from, good ones that the data set keeps apart, and the category."""
+    if isinstance(images, Dataset):
+        sources: list[Source] = [item.path for item in images.train]
+        if not sources:
+            raise InputError(f"there are no good pictures to learn from in {images.root}")
+        return sources, [item.path for item in images.validation], images.category
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = list(images)
+    if not isinstance(images, list | tuple) or not images:
+        raise InputError("give a folder, a data set, or a list with at least one good picture")
+    return list(images), [], category or ""
+
+
+def survey(sources: Sequence[Source]) -> tuple[float | None, int]:
+    """One white level for all deep pictures, None where all have 8 bits; bytes of the largest picture.
+
+    Of 8-bit files only the headers are read.
+    """
+    highest, kind, largest = -1.0, np.dtype(np.uint16), 0
+    for source in sources:
+        try:
+            if isinstance(source, np.ndarray):
+                deep, largest = source.dtype != np.uint8, max(largest, source.nbytes)
+            elif isinstance(source, bytes):
+                deep = True
+            else:
+                with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as header:
+                    deep = header.mode.startswith(("I", "F"))
+                    largest = max(largest, 3 * header.width * header.height)
+            picture = decode(source) if deep else None
+        except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue  # told when it is loaded
+        if picture is not None:
+            largest = max(largest, picture.nbytes)
+            if picture.dtype != np.uint8:
+                highest, kind = max(highest, float(picture.max())), picture.dtype
+    return (white_level_for(highest, kind) if highest >= 0 else None), largest
+
+
+def common_folder(sources: Sequence[Source]) -> Path | None:
+    paths = [Path(s) for s in sources if isinstance(s, str | os.PathLike)]
+    return Path(os.path.commonpath([p.absolute().parent for p in paths])) if paths else None
+
+
+def name_of(source: Source, index: int, common: Path | None) -> str:
+    if isinstance(source, str | os.PathLike) and common is not None:
+        return Path(source).absolute().relative_to(common).as_posix()
+    return f"picture {index}"
+
+
+def decoded_or_none(source: Source) -> np.ndarray | None:
+    try:
+        return decode(source)
+    except (InputError, MemoryError):
+        return None  # told when it is loaded for fitting

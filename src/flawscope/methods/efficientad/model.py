@@ -1,0 +1,158 @@
+"""EfficientAD's inference path: teacher, student and autoencoder look at the picture; where they disagree, it
+is not like the good ones (Batzner, Heckler and König, EfficientAD, WACV 2024).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flawscope import config as settings
+from flawscope.errors import InputError
+from flawscope.features.smoothing import smoothed
+from flawscope.methods.detector import Detector, whole_fp32
+from flawscope.methods.efficientad.config import Config
+from flawscope.methods.efficientad.networks import Autoencoder, Size, narrowed, normalised, pdn, pdn_grid
+from flawscope.methods.efficientad.recipe import CHANNELS, STRIDE
+from flawscope.methods.efficientad.teacher import compact, packaged, read_teacher
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+CENTRE = 16  # pixels from where a PDN's output begins to see to the middle of what it sees
+
+
+class Model(Detector):
+    """3.1 to 3.4.
+
+    `embed` gives two small maps: where the student differs from the teacher (local) and from the autoencoder
+    (global). `score` brings them to the picture's size and to one scale, and takes their mean.
+    """
+
+    roi: Tensor  # [H, W] bool, where something counts
+    mean: Tensor  # [C]: the teacher's outputs on the training pictures
+    std: Tensor
+    quantiles: Tensor  # [2, 2]: of good pictures' local and global maps, what becomes 0 and what 0.1
+    rows: Tensor  # [H, h]: from the maps' grid to pixels
+    columns: Tensor  # [w, W]
+
+    def __init__(self, config: Config, network: Size, channels: int, roi: Tensor | None = None):
+        """
+        Args:
+            network: PDN-S or PDN-M.
+            channels: numbers that the teacher says of a place; 384, or fewer from a backbone that says less.
+            roi: [H, W] bool at the size of the images. None: everywhere.
+        """
+        super().__init__()
+        self.config, self.size, self.channels = config, config.network_size, channels
+        self.teacher = narrowed(pdn(network), channels).requires_grad_(False)
+        self.student = narrowed(pdn(network, 2 * CHANNELS), 2 * channels)
+        self.autoencoder = Autoencoder(channels, border=config.border)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.register_buffer("roi", torch.ones(self.size, dtype=torch.bool) if roi is None else roi)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+        self.register_buffer("quantiles", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+        height, width = (side + 2 * config.border for side in self.size)
+        self.grid = pdn_grid((height, width))
+        first = CENTRE - config.border
+        rows, columns = (
+            smoothed(interpolation(side, cells, first), config.sigma).float()
+            for side, cells in zip(self.size, self.grid, strict=True)
+        )
+        self.register_buffer("rows", rows.contiguous(), persistent=False)
+        self.register_buffer("columns", columns.T.contiguous(), persistent=False)
+        self.eval()
+
+    # ---- the two named steps
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images `[B, 3, H, W]` to the local and the global map `[B, 2, h, w]` float32: squared differences,
+        averaged over the channels."""
+        dtype = DTYPES.get(self.config.precision)
+        seen = normalised(images).contiguous(memory_format=torch.channels_last)
+        mirrored = bordered(seen, self.config.border)
+        with (
+            torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None),
+            whole_fp32(images.device),
+        ):
+            taught, learnt = self.teacher(mirrored), self.student(mirrored)
+            rebuilt = self.autoencoder(seen)
+        taught, learnt, rebuilt = self.standardised(taught.float()), learnt.float(), rebuilt.float()
+        local = (taught - learnt[:, : self.channels]).square().mean(1)
+        distant = (rebuilt - learnt[:, self.channels :]).square().mean(1)
+        return torch.stack([local, distant], 1)
+
+    def score(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Local and global maps `[B, 2, h, w]` to scores `[B]` and maps `[B, H, W]`."""
+        low, high = self.quantiles.T.view(2, 1, 2, 1, 1)
+        maps = 0.1 * (self.enlarged(features) - low) / (high - low)
+        # outside the region of interest: as if all networks agreed, the lowest a map can be
+        lowest = (-0.1 * low / (high - low)).mean()
+        drawn = torch.where(self.roi, maps.mean(1), lowest)
+        return drawn.flatten(1).amax(1), drawn
+
+    # ---- their parts, which training and calibration use too
+
+    def standardised(self, taught: Tensor) -> Tensor:
+        """The teacher's outputs `[B, C, h, w]`, each channel with mean 0 and spread 1 on good pictures."""
+        return (taught - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+
+    def enlarged(self, features: Tensor) -> Tensor:
+        """Maps `[..., h, w]` on the PDN's grid to `[..., H, W]`, bilinearly, every output where the middle of
+        its receptive field lies, and smoothed. Pixels beyond the outermost outputs have the nearest one's
+        value."""
+        return self.rows @ features @ self.columns
+
+    # ---- artefact
+
+    @classmethod
+    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
+        typed = settings.build(Config, config)
+        channels = tensors["mean"].numel()
+        if typed.network is None or not 1 <= channels <= CHANNELS:
+            raise InputError("the model does not say which teacher it has: fit anew")
+        model = cls(typed, typed.network, channels, roi=tensors["roi"])
+        if tuple(tensors["roi"].shape) != model.size or tensors["roi"].dtype != torch.bool:
+            raise InputError("the model's region of interest does not fit its picture size: fit anew")
+        model.load_state_dict({k: v for k, v in tensors.items() if k in model.state_dict()})
+        low, high = model.quantiles.T
+        if not (model.mean.isfinite().all() and (model.std > 0).all() and (low < high).all()):
+            raise InputError("the model's statistics or quantiles are senseless numbers: fit anew")
+        return model
+
+
+def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, str]]:
+    """A model with its teacher and untrained otherwise, and where the teacher came from."""
+    path = config.teacher or packaged(config.network or "s")
+    state, facts = read_teacher(path)
+    network: Size = facts["size"]
+    if config.network not in (None, network):
+        raise InputError(
+            f"teacher {path} is a PDN-{network.upper()}, setting network is {config.network}: leave it out"
+        )
+    state, channels = compact(state, facts)
+    model = Model(replace(config, network=network), network, channels, roi)
+    model.teacher.load_state_dict(state)
+    source = facts["backbone"]
+    return model, {
+        "name": f"PDN-{network.upper()} teacher from {source.get('name', 'unknown')}",
+        "origin": facts["origin"],
+        "licence": source.get("licence", "unknown"),
+    }
+
+
+def bordered(images: Tensor, border: int) -> Tensor:
+    """Images `[B, 3, H, W]`, mirrored outwards by `border` pixels, so that a PDN's outputs are as near to
+    the picture's edges as to any other place."""
+    return F.pad(images, (border,) * 4, mode="reflect") if border else images
+
+
+def interpolation(side: int, cells: int, first: int) -> Tensor:
+    """`[side, cells]` float64: the share that each cell has in each pixel, bilinearly. Cell i stands on pixel
+    `first` + 4 i; pixels before the first cell and after the last one have theirs."""
+    place = ((torch.arange(side, dtype=torch.float64) - first) / STRIDE).clamp(0, cells - 1)
+    distance = (place[:, None] - torch.arange(cells, dtype=torch.float64)).abs()
+    return (1 - distance).clamp(min=0)

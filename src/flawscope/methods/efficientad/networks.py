@@ -1,0 +1,166 @@
+"""The three networks of EfficientAD: the patch description network (PDN) as teacher and as student, and the
+autoencoder (Batzner, Heckler, König, EfficientAD, WACV 2024, appendix A.1, tables 5 to 7).
+
+All of them take pictures as `normalised` returns them, as the published teachers do.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flawscope.errors import InputError
+from flawscope.methods.efficientad.config import SMALLEST
+from flawscope.methods.efficientad.recipe import CHANNELS, STRIDE
+
+Size = Literal["s", "m"]
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, whatever the teacher was made from
+
+
+def normalised(images: Tensor) -> Tensor:
+    """Images `[B, 3, H, W]` in 0..1, RGB, to the networks' input."""
+    mean = torch.tensor(MEAN, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+    return (images - mean) / std
+
+
+def pdn(size: Size, channels: int = CHANNELS, *, padding: bool = False) -> nn.Sequential:
+    """A PDN: `[B, 3, H, W]` normalised to `[B, channels, h, w]`, one description per 4 pixels.
+
+    Every output sees 33 x 33 pixels and nothing else. The weights are the same with and without padding.
+
+    Args:
+        size: "s" or "m".
+        channels: 384 for a teacher, 768 for a student: the second half predicts the autoencoder.
+        padding: h = ceil(H / 4), 64 for 256 pixels, and output j is centred on pixel 4 j. Off for detection:
+            h = ceil(H / 4) - 8, and output i is centred on pixel 4 i + 16.
+    """
+    return {"s": _pdn_s, "m": _pdn_m}[size](channels, int(padding))
+
+
+def _pdn_s(channels: int, pad: int) -> nn.Sequential:
+    """Table 5. In brackets the side of the maps for 256 pixels, without and with padding."""
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(3, 128, 4, padding=3 * pad),  # 253, 259
+            relu1=nn.ReLU(),
+            pool1=nn.AvgPool2d(2, 2, padding=pad),  # 126, 130
+            conv2=nn.Conv2d(128, 256, 4, padding=3 * pad),  # 123, 133
+            relu2=nn.ReLU(),
+            pool2=nn.AvgPool2d(2, 2, padding=pad),  # 61, 67
+            conv3=nn.Conv2d(256, 256, 3, padding=pad),  # 59, 67
+            relu3=nn.ReLU(),
+            conv4=nn.Conv2d(256, channels, 4),  # 56, 64
+        )
+    )
+
+
+def _pdn_m(channels: int, pad: int) -> nn.Sequential:
+    """Table 6."""
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(3, 256, 4, padding=3 * pad),  # 253, 259
+            relu1=nn.ReLU(),
+            pool1=nn.AvgPool2d(2, 2, padding=pad),  # 126, 130
+            conv2=nn.Conv2d(256, 512, 4, padding=3 * pad),  # 123, 133
+            relu2=nn.ReLU(),
+            pool2=nn.AvgPool2d(2, 2, padding=pad),  # 61, 67
+            conv3=nn.Conv2d(512, 512, 1),  # 61, 67
+            relu3=nn.ReLU(),
+            conv4=nn.Conv2d(512, 512, 3, padding=pad),  # 59, 67
+            relu4=nn.ReLU(),
+            conv5=nn.Conv2d(512, channels, 4),  # 56, 64
+            relu5=nn.ReLU(),
+            conv6=nn.Conv2d(channels, channels, 1),  # 56, 64
+        )
+    )
+
+
+def narrowed(network: nn.Sequential, channels: int) -> nn.Sequential:
+    """The PDN with so many outputs in its last layer alone, which is new."""
+    last = network[-1]
+    assert isinstance(last, nn.Conv2d)
+    network[-1] = nn.Conv2d(last.in_channels, channels, (last.kernel_size[0], last.kernel_size[1]))
+    return network
+
+
+def pdn_grid(size: tuple[int, int], *, padding: bool = False) -> tuple[int, int]:
+    """(h, w) of a PDN's output for pictures of (H, W) pixels."""
+    height, width = (-(-n // STRIDE) - (0 if padding else 8) for n in size)
+    return height, width
+
+
+def initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """Fresh weights as torch draws them for convolutions, from `generator` instead of the process's."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            bound = layer.weight[0].numel() ** -0.5  # kaiming_uniform_ with a = sqrt(5), and the bias's
+            for values in (layer.weight, layer.bias):
+                if values is not None:
+                    nn.init.uniform_(values, -bound, bound, generator=generator)
+
+
+class Autoencoder(nn.Module):
+    """`[B, 3, H, W]` normalised to `[B, 384, h, w]` on the grid of a PDN; sees the whole picture at once.
+
+    For 256 x 256 pixels it is table 7. The decoder's sizes are shares of the input's, so that other sizes
+    work too, also when the sides differ.
+    """
+
+    def __init__(self, channels: int = CHANNELS, *, border: int = 0):
+        """
+        Args:
+            channels: of the teacher.
+            border: pixels that the PDN which it is compared with sees beyond each edge of the picture; 16 for
+                one with padding.
+        """
+        super().__init__()
+        self.border = border
+        self.encoder = nn.Sequential(  # side for 256 pixels
+            *_halved(3, 32),  # 128
+            *_halved(32, 32),  # 64
+            *_halved(32, 64),  # 32
+            *_halved(64, 64),  # 16
+            *_halved(64, 64),  # 8
+            nn.Conv2d(64, 64, 8),  # 1
+        )
+        self.decoder = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(64, 64, 4, padding=2), nn.ReLU(), nn.Dropout(0.2)) for _ in range(6)
+        )
+        self.last = nn.Sequential(
+            nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, channels, 3, padding=1)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        if min(height, width) < SMALLEST:
+            raise InputError(
+                f"the autoencoder of EfficientAD needs pictures of {SMALLEST} pixels a side at least, these "
+                f"have {height}x{width}: choose a larger --size"
+            )
+        x = self.encoder(images)  # [B, 64, H/32 - 7, W/32 - 7]
+        for layer, (h, w) in zip(
+            self.decoder, zip(decoder_sizes(height), decoder_sizes(width), strict=True), strict=True
+        ):
+            x = layer(_resized(x, (h, w)))  # [B, 64, h + 1, w + 1]
+        seen = (height + 2 * self.border, width + 2 * self.border)
+        output: Tensor = self.last(_resized(x, pdn_grid(seen)))
+        return output
+
+
+def decoder_sizes(side: int) -> list[int]:
+    """What the decoder's maps are resized to: 3, 8, 15, 32, 63, 127 for 256 pixels. Its layers add one."""
+    return [side // 64 - 1, side // 32, side // 16 - 1, side // 8, side // 4 - 1, side // 2 - 1]
+
+
+def _halved(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.ReLU()
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,313 @@
+"""What a teacher learns from: views of pictures, and what a backbone says about every place in them.
+
+Where things lie. A view is a part of a picture. The backbone sees it at 512 x 512 pixels, and its features
+stand on a grid of 64 x 64 cells. The PDN sees the same at half that size: in pixels of 256, cell k covers
+4 k .. 4 k + 4 and is centred on 4 k + 2. Output i of an unpadded PDN sees the 33 pixels from 4 i and is
+centred on 4 i + 16.5. So the PDN's picture begins 1.5 pixels later than the backbone's: in it output i is
+centred on 4 i + 18, the middle of cell i + 4, exactly, and so for every crop that begins at a multiple of 4.
+With padding, as the authors distil, the two centres are 1.5 pixels apart.
+
+Why targets are kept. The backbone at 512 pixels costs more than a step of the PDN. Its features of a view are
+computed once and kept in fp16 until `reuse` crops have been cut from it; then other views follow, so that any
+number of pictures and scales goes through a bounded amount of memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from flawscope.errors import InputError
+from flawscope.features.backbone import Backbone
+from flawscope.features.embedding import PatchEmbedding
+from flawscope.features.moments import Moments
+from flawscope.methods.efficientad.recipe import CHANNELS, PICTURE, RECEPTIVE_FIELD, STRIDE, Recipe
+from flawscope.methods.extract import prefetch
+from flawscope.methods.threads import workers
+from flawscope.pictures.decoding import decode
+from flawscope.progress import Step, silent
+
+Pixels = NDArray[np.uint8]
+
+SIDE = 512  # pixels that the backbone sees
+CELLS = 64  # a side
+SHIFT = 1.5  # pixels of 256
+FIRST = 4  # the cell under output 0
+USED = (PICTURE - RECEPTIVE_FIELD) // STRIDE + 1  # 55 cells a side, from FIRST on
+BLOCK = 4  # views a thread computes together: fixed, so that results do not depend on the threads
+GPU_BLOCK = 32
+
+
+def outputs_of(crop: int) -> int:
+    """Outputs a side of an unpadded PDN for `crop` pixels."""
+    return (crop - RECEPTIVE_FIELD) // STRIDE + 1
+
+
+# -------------------------------------------------------------------------------------------------- pictures
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures that can be read, each content once."""
+
+    paths: list[Path]
+    sizes: list[tuple[int, int]]  # (H, W)
+    sha256: str  # of all contents, whatever the files are called
+    failures: list[str]
+
+    @classmethod
+    def find(cls, paths: Sequence[Path], step: Step = silent) -> Pictures:
+        """Open every file once."""
+        done, lock = 0, Lock()
+
+        def look(path: Path) -> tuple[str, tuple[int, int]] | str:
+            nonlocal done
+            try:
+                body = path.read_bytes()
+                height, width = _decoded(path, body).shape[:2]
+                return hashlib.sha256(body).hexdigest(), (height, width)
+            except InputError as error:
+                return str(error)
+            except OSError as error:
+                return f"cannot read picture {path}: {error.strerror}; check its permissions"
+            finally:
+                with lock:
+                    done += 1
+                    step("pictures", done, len(paths))
+
+        with workers() as each:
+            looked = each(look, paths)
+        failures = [found for found in looked if isinstance(found, str)]
+        first: dict[str, tuple[Path, tuple[int, int]]] = {}
+        for path, found in zip(paths, looked, strict=True):
+            if not isinstance(found, str):
+                first.setdefault(found[0], (path, found[1]))
+        whole = hashlib.sha256("\n".join(sorted(first)).encode()).hexdigest()
+        hashes = sorted(first)  # the order is the contents' too: other names make the same teacher
+        return cls([first[h][0] for h in hashes], [first[h][1] for h in hashes], whole, failures)
+
+
+def _decoded(path: Path, body: bytes | None = None) -> Pixels:
+    picture = decode(path.read_bytes() if body is None else body, name=str(path))
+    if picture.dtype != np.uint8:
+        raise InputError(f"cannot use picture {path}: it has more than 8 bits a channel; convert it to 8")
+    return picture
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of a picture (x0, y0, x1, y1 in its pixels), mirrored or not, with or without its colours."""
+
+    picture: int
+    box: tuple[int, int, int, int]
+    mirrored: bool = False
+    grey: bool = False
+
+    @classmethod
+    def whole(cls, picture: int, size: tuple[int, int]) -> View:
+        return cls(picture, (0, 0, size[1], size[0]))
+
+    @classmethod
+    def drawn(cls, picture: int, size: tuple[int, int], recipe: Recipe, rng: np.random.Generator) -> View:
+        shares = rng.uniform(recipe.zoom, 1.0, 2)
+        places = rng.uniform(0.0, 1.0, 2)
+        coins = rng.uniform(0.0, 1.0, 2)
+        h, w = (max(1, round(side * share)) for side, share in zip(size, shares, strict=True))
+        y, x = (int(place * (side - n + 1)) for place, side, n in zip(places, size, (h, w), strict=True))
+        return cls(
+            picture, (x, y, x + w, y + h), recipe.flip and coins[0] < 0.5, bool(coins[1] < recipe.grey)
+        )
+
+    def render(self, picture: Pixels) -> tuple[Pixels, Pixels]:
+        """`[512, 512, 3]` for the backbone and `[252, 252, 3]` for the PDN, both uint8."""
+        image = Image.fromarray(np.ascontiguousarray(picture)).crop(self.box)
+        if self.mirrored:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.grey:
+            image = image.convert("L").convert("RGB")
+        left, right = SHIFT / 256, (SHIFT + PICTURE) / 256
+        part = (left * image.width, left * image.height, right * image.width, right * image.height)
+        large = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        small = image.resize((PICTURE, PICTURE), Image.Resampling.BILINEAR, box=part)
+        return np.asarray(large), np.asarray(small)
+
+
+# --------------------------------------------------------------------------------------------------- targets
+
+
+class Target(nn.Module):
+    """PatchCore's patch features of 512 px pictures, standardised: uint8 `[B, 3, 512, 512]` to
+    `[B, C, 64, 64]` float32.
+
+    C is 384 where the backbone gives more channels: they are pooled as PatchCore's `dimensions` does. Where
+    it gives fewer, C is their number; `widened` says how 384 come from them.
+    """
+
+    mean: Tensor  # [C]
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, neighbourhood: int, precision: torch.dtype):
+        super().__init__()
+        shapes = backbone.shapes_at((SIDE, SIDE))
+        wide = sum(c for c, _, _ in shapes) > CHANNELS
+        self.backbone, self.precision = backbone, precision
+        self.embedding = PatchEmbedding(shapes, neighbourhood, CHANNELS if wide else None)
+        self.channels = self.embedding.width
+        self.register_buffer("mean", torch.zeros(self.channels))
+        self.register_buffer("std", torch.ones(self.channels))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features = (self.features(pixels) - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+        return features
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """The same before it is standardised."""
+        images = (pixels.float() / 255).contiguous(memory_format=torch.channels_last)
+        half = self.precision != torch.float32
+        with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=half):
+            maps = self.backbone(images)
+        patches = self.embedding([m.float() for m in maps])  # [B, h * w, C]
+        grid = patches.transpose(1, 2).unflatten(2, self.embedding.grid)
+        if self.embedding.grid != (CELLS, CELLS):
+            grid = F.interpolate(grid, size=(CELLS, CELLS), mode="bilinear", align_corners=False)
+        return grid
+
+
+def widened(channels: int, outputs: int = CHANNELS) -> Tensor:
+    """`[outputs, channels]`: makes 384 numbers of fewer; the identity where there are as many.
+
+    The columns are orthogonal and of length sqrt(outputs / channels), directions drawn once and for all. So
+    mean squared differences of the 384 numbers are those of the standardised channels, exactly: no channel
+    weighs more than another, which repeating some of them (384 is no multiple of 152) would bring, and
+    nothing is told apart that the backbone does not. Pooling 3 x 3 neighbourhoods upwards to 384, as
+    PatchCore's code would, takes each channel at single places of the neighbourhood, more in the layers with
+    few channels.
+
+    A matrix commutes with the last layer of a PDN. So the teacher is distilled with one output a channel,
+    which costs less, and its last layer is multiplied afterwards: the same function, and the same loss.
+    """
+    if channels == outputs:
+        return torch.eye(outputs)
+    rng = np.random.default_rng(outputs)
+    basis, triangle = np.linalg.qr(rng.standard_normal((outputs, channels)))
+    basis *= np.sign(np.diagonal(triangle))  # LAPACKs differ in their signs
+    return torch.from_numpy(basis * (outputs / channels) ** 0.5).float()
+
+
+# ----------------------------------------------------------------------------------------------------- views
+
+
+class Source:
+    """Renders views and computes their targets, in fixed blocks side by side."""
+
+    def __init__(self, pictures: Pictures, target: Target, device: torch.device):
+        self.pictures, self.target, self.device = pictures, target, device
+        self.block = BLOCK if device.type == "cpu" else GPU_BLOCK
+
+    def visit(
+        self,
+        views: Sequence[View],
+        compute: Callable[[Tensor], Tensor],
+        store: Callable[[int, Tensor, Tensor], None],
+        step: Step,
+        stage: str,
+    ) -> None:
+        """`store(k, small, computed)` for every block of views from number k on: small `[n, 3, 252, 252]`
+        uint8 and what `compute` makes of the `[n, 3, 512, 512]` uint8 for the backbone."""
+        done, lock = 0, Lock()
+        blocks = [range(k, min(k + self.block, len(views))) for k in range(0, len(views), self.block)]
+
+        def render(block: Sequence[int]) -> list[Tensor | None]:
+            drawn = [views[k].render(_decoded(self.pictures.paths[views[k].picture])) for k in block]
+            return [torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2) for part in zip(*drawn, strict=True)]
+
+        def run(block: Sequence[int], rendered: list[Tensor | None]) -> None:
+            nonlocal done
+            large, small = rendered
+            assert large is not None
+            assert small is not None
+            store(block[0], small, compute(large.to(self.device)))
+            with lock:
+                done += len(block)
+                step(stage, done, len(views))
+
+        if self.device.type == "cpu":
+            with workers(self.device) as each:
+                each(lambda block: run(block, render(block)), blocks)
+            return
+        with torch.inference_mode():
+            for block, rendered in prefetch(blocks, render):
+                run(block, rendered)
+
+    def measure(self, chosen: Sequence[int], step: Step) -> None:
+        """Set the targets' mean and spread to those of these pictures, whole and with their colours."""
+        found: dict[int, Tensor] = {}
+        moments, waiting, lock = Moments(), 0, Lock()
+
+        def store(start: int, small: Tensor, features: Tensor) -> None:
+            nonlocal waiting
+            with lock:  # in the pictures' order, whichever thread is first
+                found[start] = features
+                while waiting in found:
+                    ready = found.pop(waiting)
+                    moments.add(ready.permute(0, 2, 3, 1).flatten(0, 2))
+                    waiting += self.block
+
+        views = [View.whole(i, self.pictures.sizes[i]) for i in chosen]
+        self.visit(views, self.target.features, store, step, "target statistics")
+        self.target.mean.copy_(moments.mean)
+        std = moments.std()
+        # a channel that never changes says nothing: zero, not noise
+        self.target.std.copy_(torch.where(std > 1e-6 * moments.mean.abs() + 1e-12, std, torch.inf))
+
+    def pool(self, views: Sequence[View], step: Step = silent, stage: str = "targets") -> Pool:
+        """The views and their targets."""
+        count = len(views)
+        pool = Pool(
+            torch.empty(count, 3, PICTURE, PICTURE, dtype=torch.uint8, device=self.device),
+            torch.empty(count, self.target.channels, USED, USED, dtype=torch.float16, device=self.device),
+        )
+        used = slice(FIRST, FIRST + USED)
+
+        def store(start: int, small: Tensor, targets: Tensor) -> None:
+            part = slice(start, start + len(small))
+            pool.pictures[part].copy_(small)
+            pool.targets[part].copy_(targets[:, :, used, used])
+
+        self.visit(views, self.target, store, step, stage)
+        return pool
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Views at hand: pictures `[S, 3, 252, 252]` uint8, targets `[S, C, 55, 55]` fp16, cell (0, 0) under the
+    first output."""
+
+    pictures: Tensor
+    targets: Tensor
+
+    @staticmethod
+    def bytes_per_view(channels: int) -> int:
+        return 3 * PICTURE * PICTURE + 2 * channels * USED * USED
+
+    def crops(self, batch: int, crop: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Random crops `[B, 3, crop, crop]` uint8 and what the PDN should say, `[B, C, n, n]` float32."""
+        cells = outputs_of(crop)
+        views = rng.integers(len(self.pictures), size=batch)
+        places = rng.integers((PICTURE - crop) // STRIDE + 1, size=(batch, 2))
+        pictures, targets = [], []
+        for view, (y, x) in zip(views.tolist(), places.tolist(), strict=True):
+            top, left = STRIDE * y, STRIDE * x
+            pictures.append(self.pictures[view, :, top : top + crop, left : left + crop])
+            targets.append(self.targets[view, :, y : y + cells, x : x + cells])
+        return torch.stack(pictures), torch.stack(targets).float()

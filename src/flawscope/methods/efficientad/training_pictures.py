@@ -1,0 +1,181 @@
+"""What the student and the autoencoder see while they learn: good pictures with the teacher's outputs, and
+pictures of other things, all within bounded memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from flawscope.datasets import list_pictures
+from flawscope.errors import InputError
+from flawscope.features.moments import Moments
+from flawscope.methods.detector import whole_fp32
+from flawscope.methods.efficientad.config import GENERATED, NONE
+from flawscope.methods.efficientad.model import Model, bordered
+from flawscope.methods.efficientad.networks import normalised
+from flawscope.methods.picture_cache import GoodPictures
+from flawscope.methods.threads import workers
+from flawscope.pictures.decoding import decode
+from flawscope.progress import Step
+from flawscope.synthesis import fractal_noise, generated_texture, to_eight_bits
+
+Pixels = NDArray[np.uint8]
+BLOCK = 4  # pictures a thread sees together: fixed, so that results do not depend on the threads
+
+
+# --------------------------------------------------------------------------------------- the teacher's words
+
+
+class Taught:
+    """The teacher's outputs on training pictures, before they are standardised, in fp16."""
+
+    def __init__(self, model: Model, images: GoodPictures, training: Sequence[int], room: int):
+        self.model, self.images, self.training = model, images, list(training)
+        height, width = model.grid
+        self.room = room // (2 * model.channels * height * width)  # pictures kept
+        self.kept: dict[int, Tensor] = {}
+
+    def measure(self, step: Step) -> str:
+        """Set the model's teacher statistics (A.1), keep what there is room for, and give a hash of all the
+        training pictures' pixels."""
+        moments, found, waiting, done, lock = Moments(), {}, 0, 0, Lock()
+        digest = hashlib.sha256()
+        blocks = range(0, len(self.training), BLOCK)
+
+        def look(start: int) -> None:
+            nonlocal waiting, done
+            numbers = self.training[start : start + BLOCK]
+            images = torch.stack([self.images[i] for i in numbers])
+            outputs = self.outputs(images.to(self.model.mean.device))
+            with lock:  # in the pictures' order, whichever thread is first
+                found[start] = images, outputs
+                while waiting in found:
+                    images, outputs = found.pop(waiting)
+                    digest.update(images.numpy().tobytes())
+                    moments.add(outputs.permute(0, 2, 3, 1).flatten(0, 2))
+                    for k, one in enumerate(outputs, waiting):
+                        if k < self.room:
+                            self.kept[self.training[k]] = one.half()
+                    waiting += BLOCK
+                done += len(numbers)
+                step("teacher statistics", done, len(self.training))
+
+        with workers(self.model.mean.device) as each:
+            each(look, blocks)
+        self.model.mean.copy_(moments.mean)
+        std = moments.std()
+        # a channel that never changes says nothing: zero, not noise
+        self.model.std.copy_(torch.where(std > 1e-6 * moments.mean.abs() + 1e-12, std, torch.inf))
+        return digest.hexdigest()
+
+    def outputs(self, images: Tensor) -> Tensor:
+        with whole_fp32(images.device):
+            found: Tensor = self.model.teacher(bordered(normalised(images), self.model.config.border))
+        return found.float()
+
+    def __getitem__(self, index: int) -> Tensor:
+        """[C, h, w] fp16."""
+        kept = self.kept.get(index)
+        if kept is None:
+            with torch.inference_mode():
+                image = self.images[index][None].to(self.model.mean.device)
+                kept = self.outputs(image)[0].half()
+        return kept
+
+
+# ------------------------------------------------------------------------------------------- other pictures
+
+
+class Other(Protocol):
+    """Pictures that the student must not learn to describe (3.2)."""
+
+    name: str  # for the manifest
+
+    def draw(self, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
+        """Part `[h, w, 3]` of one of them."""
+
+
+def other_pictures(natural: str) -> Other | None:
+    """What the setting `natural` asks for."""
+    if natural == NONE:
+        return None
+    return Generated() if natural == GENERATED else Natural(natural)
+
+
+class Natural:
+    """Photographs from a folder: at 512 x 512 pixels, without their colours with probability 0.3 (A.1). The
+    authors cut out the middle; here it is any place, since a few thousand pictures stand for ImageNet."""
+
+    SIDE, GREY, TRIES = 512, 0.3, 20
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self.paths = list_pictures(os.fspath(folder))
+        if not any(_readable(path) for path in self.paths[:: -(-len(self.paths) // self.TRIES)]):
+            raise InputError(f"no picture in {folder} can be read: name another folder for setting natural")
+        # ImageNet has more than a million: their sizes tell one folder from another well enough
+        sizes = " ".join(str(path.stat().st_size) for path in self.paths)
+        digest = hashlib.sha256(sizes.encode()).hexdigest()[:12]
+        self.name = f"{len(self.paths)} pictures of folder {Path(folder).name} ({digest})"
+
+    def draw(self, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
+        for _ in range(self.TRIES):  # a file may be cut short behind its header
+            with suppress(InputError):
+                return self._part(self.paths[int(rng.integers(len(self.paths)))], side, rng)
+        raise InputError("many pictures of setting natural cannot be read: name another folder")
+
+    def _part(self, path: Path, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
+        large = max(self.SIDE, *side)
+        grey = rng.uniform() < self.GREY
+        image = Image.fromarray(to_eight_bits(decode(path)))
+        if grey:
+            image = image.convert("L").convert("RGB")
+        y, x = (int(rng.integers(large - n + 1)) for n in side)
+        # only the part is computed
+        scale = (image.width / large, image.height / large)
+        box = (x * scale[0], y * scale[1], (x + side[1]) * scale[0], (y + side[0]) * scale[1])
+        return np.array(image.resize((side[1], side[0]), Image.Resampling.BILINEAR, box=box))
+
+
+def _readable(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return min(image.size) >= 1
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
+class Generated:
+    """The stand-in where there are no photographs: two drawn textures, one in patches on the other."""
+
+    name = "generated textures, no photographs"
+
+    def draw(self, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
+        first, second = generated_texture(side, rng), generated_texture(side, rng)
+        cells = (int(rng.integers(2, 6)), int(rng.integers(2, 6)))
+        patches = fractal_noise(side, cells, rng, octaves=2) > rng.uniform(-0.2, 0.3)
+        return np.where(patches[..., None], first, second)
+
+
+# ---------------------------------------------------------------------------------------------- augmentation
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's grey
+
+
+def recoloured(image: Tensor, kind: int, factor: float) -> Tensor:
+    """Picture `[3, H, W]` in 0..1 with another brightness (kind 0), contrast (1) or saturation (2): blended
+    by `factor` with black, with its mean grey, or with its own greys (A.1)."""
+    grey = (image * torch.tensor(LUMA, dtype=image.dtype, device=image.device).view(3, 1, 1)).sum(0)
+    other = (torch.zeros_like(grey), grey.mean(), grey)[kind]
+    return (other + factor * (image - other)).clamp(0, 1)

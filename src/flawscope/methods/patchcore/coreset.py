@@ -1,0 +1,229 @@
+"""Greedy k-center selection, exact and fast.
+
+The textbook loop (PatchCore, Algorithm 1) brings all N distances up to date after every pick: N·D reads a
+pick, bound by memory. Distances only shrink, so it is enough to look at the P farthest points as long as
+the farthest of them is farther than everything outside: inside that pool the picks are the same as the
+textbook's. When the pool is exhausted, all N points meet the whole batch of picks in one matrix product,
+which is bound by arithmetic instead.
+
+Blocks of rows have a fixed size and each runs on one thread, so the result does not depend on how many
+threads there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flawscope.errors import InputError
+from flawscope.methods.threads import Each, workers
+
+POOL = 4096  # farthest points looked at between two updates of everything
+STRIDE = 64  # picks made between two looks at how many of them still held (one host sync on a GPU)
+ROWS = 2048  # rows of a block: its products with a batch of picks stay in the cache
+BATCH = 512  # most picks multiplied at once
+PICKED = float("-inf")  # never again: below any squared distance, also those that rounding makes negative
+
+Progress = Callable[[int, int], None]  # picks made, picks wanted
+
+
+@dataclass(frozen=True)
+class Coreset:
+    """A selection and what it covers.
+
+    indices: [count] int64, in order of picking.
+    distances: [N] float32, every point's distance to the selection. Its maximum is the covering radius.
+    leave_out: [N] float32 or None, every point's distance to the picks of *other* groups; infinite where
+        there are none.
+    """
+
+    indices: Tensor
+    distances: Tensor
+    leave_out: Tensor | None = None
+
+    @property
+    def radius(self) -> float:
+        return float(self.distances.max())
+
+
+def greedy_k_center(features: Tensor, count: int, first: int = 0) -> Tensor:
+    """Indices of a greedy k-center selection, in order of picking.
+
+    Each pick is the point farthest from all picks so far; of equals the one with the lowest index, and no
+    point twice. Identical to the plain loop where fp32 is exact (integer features whose squared norms stay
+    below 2**24); elsewhere rounding may reorder picks, and the covering radius agrees within 1e-5.
+
+    Args:
+        features: [N, D] float32, on any device.
+        count: how many to pick, 1..N.
+        first: index of the first pick.
+
+    Returns:
+        [count] int64 on the device of `features`.
+
+    Source: Roth et al., Towards Total Recall in Industrial Anomaly Detection (CVPR 2022), Algorithm 1;
+    Gonzalez 1985 for the greedy rule.
+    """
+    return select(features, count, first=first).indices
+
+
+def select(
+    features: Tensor,
+    count: int,
+    *,
+    first: int = 0,
+    groups: Tensor | None = None,
+    start: Tensor | None = None,
+    start_groups: Tensor | None = None,
+    until: float = 0.0,
+    progress: Progress | None = None,
+) -> Coreset:
+    """`greedy_k_center` with everything around it.
+
+    Args:
+        features: [N, D] float32.
+        count: how many to pick, 1..N; with `start` also 0.
+        first: the first pick, unless `start` is given.
+        groups: [N] integer, rows of one group next to each other. With it, the distance to the picks of
+            other groups is tracked beside the distance to all picks, at almost no cost.
+        start: [M, D] float32, points that already are in the selection (a bank that is being extended).
+        start_groups: [M] integer, their groups; without it they belong to no group of `groups`.
+        until: stop early once every point is this close to the selection.
+        progress: called with (picks made, count).
+    """
+    total, _ = features.shape
+    least = 1 if start is None or not len(start) else 0
+    if not least <= count <= total:
+        raise InputError(f"cannot pick {count} of {total} points: ask for {least} to {total}")
+    if not 0 <= first < total:
+        raise InputError(f"the first pick {first} is not one of {total} points")
+    with torch.inference_mode(), workers(features.device) as each:
+        update = _Update(features, groups, each)
+        picks: list[Tensor] = []
+        if start is not None and len(start):
+            update(start, start_groups)
+        else:
+            picks.append(torch.tensor([first], device=features.device))
+            update(features[picks[0]], None if groups is None else groups[picks[0]])
+            update.squared[first] = PICKED
+        done = len(picks)
+        while done < count:
+            new = _pool_picks(features, update, count - done, until * until)
+            if not len(new):
+                break
+            picks.append(new)
+            done += len(new)
+            update(features[new], None if groups is None else groups[new])
+            update.squared[new] = PICKED
+            if progress:
+                progress(done, count)
+        leave_out = None if update.others is None else update.others.clamp_(min=0).sqrt_()
+        chosen = torch.cat(picks) if picks else torch.zeros(0, dtype=torch.long, device=features.device)
+        return Coreset(chosen, update.squared.clamp_(min=0).sqrt_(), leave_out)
+
+
+class _Update:
+    """Squared distances of all points to the selection, brought up to date with batches of picks."""
+
+    def __init__(self, features: Tensor, groups: Tensor | None, each: Each[None]):
+        total = len(features)
+        self.features, self.each = features, each
+        # Squared distances come from |x|² + |y|² - 2xy. Relative to one of the points the norms are no
+        # larger than the distances themselves, and integers stay integers.
+        self.origin = features[0].clone()
+        self.rows = [slice(r, min(r + ROWS, total)) for r in range(0, total, ROWS)]
+        self.squared = torch.full((total,), float("inf"), device=features.device)
+        self.norms = torch.empty(total, device=features.device)
+        self.others: Tensor | None = None  # the same, to the picks of other groups
+        self.runs: list[list[tuple[int, int, int]]] = [[] for _ in self.rows]
+        if groups is not None:
+            self.others = self.squared.clone()
+            self.runs = [_runs(groups[rows]) for rows in self.rows]
+        self.each(self._norms, range(len(self.rows)))
+
+    def __call__(self, points: Tensor, groups: Tensor | None) -> None:
+        """Take `points` [K, D] of `groups` [K] (or of no group) into the selection."""
+        if groups is not None:
+            groups, order = groups.sort(stable=True)
+            points = points[order]
+        for k in range(0, len(points), BATCH):
+            batch = points[k : k + BATCH] - self.origin
+            columns = (
+                {g: slice(a, b) for g, a, b in _runs(groups[k : k + BATCH])} if groups is not None else {}
+            )
+            norms, doubled = (batch * batch).sum(1), (batch * -2.0).T
+
+            def meet(
+                b: int, norms: Tensor = norms, doubled: Tensor = doubled, columns: dict[int, slice] = columns
+            ) -> None:
+                rows = self.rows[b]
+                products = torch.addmm(norms, self.features[rows] - self.origin, doubled)  # |y|² - 2xy
+                nearest = self.squared[rows]
+                if columns:
+                    for group, start, stop in self.runs[b]:
+                        own = columns.get(group)
+                        if own is not None:
+                            square = products[start:stop, own]
+                            part = slice(rows.start + start, rows.start + stop)
+                            near = square.amin(1) + self.norms[part]
+                            torch.minimum(nearest[start:stop], near, out=nearest[start:stop])
+                            square.fill_(float("inf"))
+                others = products.amin(1) + self.norms[rows]
+                torch.minimum(nearest, others, out=nearest)
+                if self.others is not None:
+                    torch.minimum(self.others[rows], others, out=self.others[rows])
+
+            self.each(meet, range(len(self.rows)))
+
+    def _norms(self, b: int) -> None:
+        block = self.features[self.rows[b]] - self.origin
+        self.norms[self.rows[b]] = (block * block).sum(1)
+
+
+def _runs(groups: Tensor) -> list[tuple[int, int, int]]:
+    """Runs of equal values: (value, start, stop)."""
+    values, counts = groups.unique_consecutive(return_counts=True)
+    stops = counts.cumsum(0).tolist()
+    return list(zip(values.tolist(), [0, *stops[:-1]], stops, strict=True))
+
+
+def _pool_picks(features: Tensor, update: _Update, wanted: int, until: float) -> Tensor:
+    """The next picks by running the greedy rule inside a pool: at most `wanted`, and at least one unless all
+    squared distances are at most `until`."""
+    squared = update.squared
+    top, pool = squared.topk(min(POOL, len(squared)))
+    if top[0] == top[-1]:
+        # All equal: take them in the order of their index, then a tie with the outside is won by the pool.
+        pool = (squared == top[0]).nonzero().flatten()[:POOL]
+        bound, ties = top[0], True
+    else:
+        pool = pool.sort().values  # of equals the lowest index first, as argmax does
+        bound, ties = top[-1], len(pool) == len(squared)
+    distance = squared[pool]
+    points = features[pool] - update.origin
+    norms = (points * points).sum(1)
+    doubled = points * -2.0
+    picks: list[Tensor] = []
+    made = 0
+    while made < min(wanted, len(pool)):
+        steps = min(STRIDE, wanted - made, len(pool) - made)
+        chosen = torch.empty(steps, dtype=torch.long, device=features.device)
+        height = torch.empty(steps, dtype=distance.dtype, device=features.device)
+        for i in range(steps):
+            value, index = distance.max(0)
+            chosen[i], height[i] = index, value
+            at = index.view(1)  # by index_select: a plain subscript would bring the index to the host
+            row = torch.addmv(norms, doubled, points.index_select(0, at)[0])
+            row += norms.index_select(0, at)
+            distance = torch.minimum(distance, row).index_fill_(0, at, PICKED)
+        # The pool speaks for all points only while its farthest is farther than everything outside.
+        speaks = height >= bound if ties else height > bound
+        held = int((speaks & (height > until)).sum()) if until > 0 else int(speaks.sum())
+        picks.append(pool[chosen[:held]])
+        made += held
+        if held < steps:
+            break
+    return torch.cat(picks)

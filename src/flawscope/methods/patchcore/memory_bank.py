@@ -1,0 +1,268 @@
+"""One picture size of PatchCore: its patches, its memory bank, its search and its map."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flawscope.errors import InputError
+from flawscope.features.backbone import Backbone
+from flawscope.features.embedding import PatchEmbedding
+from flawscope.features.smoothing import smoothed
+from flawscope.methods.patchcore.config import Config
+from flawscope.methods.patchcore.screen import GROUP, KEEP, SMALLEST, Screen
+from flawscope.methods.threads import workers
+
+TIE = 1e-5  # relative
+MOST_CONFIRMED = 256 * 2**20  # bytes of bank elements that a picture's patches are compared with in fp32
+BLOCK = 1024  # patches x bank elements multiplied at once: 4 MiB of products, minimum taken in the cache
+
+
+class View(nn.Module):
+    """Sees the image at `size`, draws its map at the image's own size.
+
+    The memory bank is kept relative to its mean (`centre`), which keeps fp32 distances accurate, together
+    with each element's `neighbours` nearest elements, so that Eq. 7 needs no search of its own.
+    """
+
+    centre: Tensor  # [D]
+    bank: Tensor  # [M, D]
+    norms: Tensor  # [M], |m|²
+    table: Tensor  # [M, b], nearest elements, itself first
+    inside: Tensor  # [P], 1 where a patch counts
+    rows: Tensor  # [H, h]
+    columns: Tensor  # [W, w]
+    down_rows: Tensor  # [h of this size, H], where it is not the image's
+    down_columns: Tensor
+
+    def __init__(self, config: Config, backbone: Backbone, size: tuple[int, int], roi: Tensor):
+        super().__init__()
+        self.config, self.size = config, size
+        image = (roi.shape[0], roi.shape[1])
+        self.embedding = PatchEmbedding(backbone.shapes_at(size), config.neighbourhood, config.dimensions)
+        self.grid = self.embedding.grid
+        # sigma is in pixels of this size
+        rows, columns = (
+            smoothing_matrix(whole, grid, config.sigma * whole / seen)
+            for whole, grid, seen in zip(image, self.grid, size, strict=True)
+        )
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
+        self.smaller = size != image
+        if self.smaller:
+            down = [reducing_matrix(seen, whole) for seen, whole in zip(size, image, strict=True)]
+            self.register_buffer("down_rows", down[0], persistent=False)
+            self.register_buffer("down_columns", down[1], persistent=False)
+        self.register_buffer("inside", patches_inside(roi, self.grid), persistent=False)
+        self.register_buffer("centre", torch.zeros(self.embedding.width))
+        self.register_buffer("bank", torch.zeros(0, self.embedding.width))
+        self.register_buffer("norms", torch.zeros(0), persistent=False)
+        self.register_buffer("table", torch.zeros(0, 1, dtype=torch.int32))
+        self.screen: Screen | None = None
+
+    # ---- the memory bank
+
+    def set_bank(self, bank: Tensor) -> None:
+        """Install a memory bank `[M, D]` of absolute features."""
+        with workers(bank.device) as each:  # in fixed blocks: the same bytes with any number of threads
+            sums = each(lambda block: block.sum(0), bank.split(BLOCK))
+        self.centre = torch.stack(sums).sum(0) / len(bank)
+        self._install(bank - self.centre)
+
+    def extend_bank(self, more: Tensor) -> None:
+        """Add absolute features `[K, D]`; the elements already there stay as they are, bit for bit."""
+        self._install(torch.cat([self.bank, more - self.centre]))
+
+    def _install(self, bank: Tensor) -> None:
+        self._hold(bank)
+        if self.config.score == "reweighted":
+            self.table = nearest_table(bank, min(self.config.neighbours, len(bank)))
+
+    def fill(self, bank: Tensor, table: Tensor) -> None:
+        """A bank as `state_dict` holds it."""
+        if (
+            bank.shape[1:] != self.centre.shape
+            or not len(bank)
+            or (self.config.score == "reweighted" and len(table) != len(bank))
+            or (table.numel() and not 0 <= int(table.min()) <= int(table.max()) < len(bank))
+        ):
+            raise InputError("the model's memory bank does not fit its configuration: fit anew")
+        self._hold(bank)
+        self.table = table
+
+    def _hold(self, bank: Tensor) -> None:
+        self.bank, self.norms = bank, (bank * bank).sum(1)
+        self.screen = None
+
+    def for_export(self) -> None:
+        """Make what the exported graph searches with."""
+        # with norms that are no numbers there is no bound: the plain search then says so
+        bounded = len(self.bank) >= SMALLEST and bool(self.norms.isfinite().all())
+        confirmed = len(self.inside) * KEEP * GROUP * self.bank.shape[1] * 4  # bytes a picture
+        self.screen = Screen(self.bank, self.norms) if bounded and confirmed <= MOST_CONFIRMED else None
+
+    # ---- images to patches
+
+    def resized(self, images: Tensor) -> Tensor:
+        """The images at this size: antialiased bilinear, as two products."""
+        if not self.smaller:
+            return images
+        # as single planes: OpenVINO joins a product of four dimensions with the normalisation, and fails
+        planes = self.down_rows @ images.flatten(0, 1) @ self.down_columns.T
+        return planes.view(-1, images.shape[1], *self.size)
+
+    # ---- patches to scores and maps
+
+    def search(self, features: Tensor, norms: Tensor | None = None) -> Tensor:
+        """Distance `[B, P]` of every patch to its nearest bank element; 0 outside the region of interest.
+
+        Args:
+            features: `[B, P, D]`, relative to `centre`.
+            norms: |m|² of the bank, infinite for elements to be ignored.
+        """
+        batch, patches, width = features.shape
+        queries = features.reshape(-1, width)
+        if self.screen is not None and norms is None and torch.compiler.is_exporting():
+            best = self.screen(queries, self.bank, self.norms, self.nearest)
+        else:
+            best = self.nearest(queries, norms)
+        distances = (best + (queries * queries).sum(1)).clamp(min=0).sqrt()
+        return distances.view(batch, patches) * self.inside
+
+    def nearest(self, queries: Tensor, norms: Tensor | None = None) -> Tensor:
+        """The smallest |m|² - 2xm `[N]` of queries `[N, D]`: what of |x - m|² depends on m.
+
+        One matrix product and a running minimum, in blocks that stay in the processor's cache, so that the
+        [N, M] products never travel to memory.
+        """
+        norms = self.norms if norms is None else norms
+        rows = []
+        # an exported graph takes any number of pictures: its queries cannot be divided, its bank can
+        for part in [queries] if torch.compiler.is_exporting() else queries.split(BLOCK):
+            best: Tensor | None = None
+            for square, bank in zip(norms.split(BLOCK), self.bank.split(BLOCK), strict=True):
+                least = torch.addmm(square, part, bank.T, alpha=-2).amin(1)
+                best = least if best is None else torch.minimum(best, least)
+            assert best is not None
+            rows.append(best)
+        return torch.cat(rows)
+
+    def image_score(self, features: Tensor, distances: Tensor) -> Tensor:
+        """Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
+        patch = farthest(features, distances, self.inside)  # m_t*, [B, D]
+        nearest = torch.addmm(self.norms, patch, self.bank.T, alpha=-2).argmin(1)  # m*
+        if self.config.score == "reweighted":
+            neighbours = self.bank[self.table[nearest].long()]  # N_b(m*), itself first: [B, b, D]
+        else:
+            neighbours = self.bank[nearest][:, None]
+        return eq7(torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)) * self.inside.amax(0)
+
+    def ties(self, features: Tensor, distances: Tensor) -> Tensor:
+        """Pictures `[B]` bool with another patch as far as the farthest, or another element as near to it as
+        the nearest, within 1e-5 of the distance. Equal ones are no choice: they give the same score."""
+        found = []
+        for own, away, patch in zip(
+            features, distances, farthest(features, distances, self.inside), strict=True
+        ):
+            far = own[away >= away.max() * (1 - TIE)]
+            # not by a product, whose rounding is as large as what is looked for
+            near = torch.cdist(patch[None], self.bank, compute_mode="donot_use_mm_for_euclid_dist")[0]
+            close = self.bank[near <= near.min() * (1 + TIE)]
+            found.append(bool((far != patch).any() or (close != close[:1]).any()))
+        return torch.tensor(found)
+
+    def anomaly_map(self, distances: Tensor) -> Tensor:
+        """Patch distances `[B, P]` to maps `[B, H, W]`: bilinear resize and Gaussian, two products (3.3)."""
+        return self.rows @ distances.view(-1, *self.grid) @ self.columns.T
+
+    def without(
+        self, features: Tensor, ignored: Tensor, distances: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Score and patch distances `[P]` of one picture, as if the `ignored` [M] elements were not there.
+
+        Args:
+            features: `[P, D]`, absolute.
+            distances: `[P]` to the other elements, where they are known.
+        """
+        features = (features - self.centre)[None]
+        norms = self.norms.masked_fill(ignored, torch.inf)
+        left = int(torch.isfinite(norms).sum())
+        if not left:
+            raise InputError("leave-one-out needs pictures of at least two parts: give more good pictures")
+        distances = self.search(features, norms) if distances is None else distances[None] * self.inside
+        patch = farthest(features, distances, self.inside)
+        nearest = torch.addmv(norms, self.bank, patch[0], alpha=-2).argmin()
+        b = min(self.config.neighbours, left) if self.config.score == "reweighted" else 1
+        around = torch.addmv(norms, self.bank, self.bank[nearest], alpha=-2)
+        around[nearest] = -torch.inf
+        neighbours = self.bank[around.topk(b, largest=False, sorted=True).indices]
+        score = eq7(torch.linalg.vector_norm(patch - neighbours, dim=1)[None]) * self.inside.amax(0)
+        return score[0], distances[0]
+
+
+def farthest(features: Tensor, distances: Tensor, inside: Tensor) -> Tensor:
+    """The patch `[B, D]` with the largest distance (Eq. 6), of those inside the region of interest."""
+    index = distances.masked_fill(inside == 0, -1.0).argmax(1)
+    return features[torch.arange(features.shape[0], device=features.device), index]
+
+
+def eq7(distances: Tensor) -> Tensor:
+    """s = (1 - softmax over N_b(m*) of ||m_t* - m||, taken at m*) * ||m_t* - m*||.
+
+    Args:
+        distances: [B, b], of the farthest patch to N_b(m*), m* itself first.
+
+    With b = 1 the factor would be 0 and is left out. The softmax subtracts the maximum, so that distances
+    beyond 88 do not overflow.
+    """
+    if distances.shape[1] == 1:
+        return distances[:, 0]
+    return (1.0 - torch.softmax(distances, dim=1)[:, 0]) * distances[:, 0]
+
+
+def nearest_table(bank: Tensor, b: int) -> Tensor:
+    """Every bank element's `b` nearest elements, itself first: [M, b] int32.
+
+    The b smallest of a row lie in the b groups of columns with the smallest minima, so that only those are
+    sorted.
+    """
+    total, per_group = len(bank), 32
+    padded = F.pad(bank, (0, 0, 0, -total % per_group))
+    norms = F.pad((bank * bank).sum(1), (0, len(padded) - total), value=torch.inf)
+
+    def rows(start: int) -> Tensor:
+        part = bank[start : start + BLOCK // 4]
+        square = torch.addmm(norms, part, padded.T, alpha=-2)
+        own = torch.arange(len(part), device=bank.device)
+        square[own, own + start] = -torch.inf  # rounding or a twin must not put another first
+        groups = square.view(len(part), -1, per_group)
+        near = groups.amin(2).topk(min(b, groups.shape[1]), largest=False).indices  # [rows, b]
+        candidates = (near[:, :, None] * per_group + torch.arange(per_group, device=bank.device)).flatten(1)
+        nearest = square.gather(1, candidates).topk(b, largest=False, sorted=True).indices
+        return candidates.gather(1, nearest).int()
+
+    with workers(bank.device) as each:
+        return torch.cat(each(rows, range(0, total, BLOCK // 4)))
+
+
+def smoothing_matrix(size: int, grid: int, sigma: float) -> Tensor:
+    """[size, grid]: bilinear resize from `grid` to `size`, then a Gaussian of `sigma` pixels."""
+    identity = torch.eye(grid, dtype=torch.float64)[None]  # one column a grid cell
+    resized = F.interpolate(identity, size=size, mode="linear", align_corners=False)[0]  # [grid, size]
+    return smoothed(resized.T, sigma).float().contiguous()
+
+
+def patches_inside(roi: Tensor, grid: tuple[int, int]) -> Tensor:
+    """[P] float, 1 where a patch's cell touches the region of interest."""
+    return F.adaptive_max_pool2d(roi[None].float(), grid).flatten()
+
+
+def reducing_matrix(size: int, whole: int) -> Tensor:
+    """[size, whole]: bilinear resize with antialiasing from `whole` to `size`, as Pillow does it."""
+    factor = whole / size
+    reach = max(factor, 1.0)
+    centres = (torch.arange(size, dtype=torch.float64) + 0.5) * factor
+    pixels = torch.arange(whole, dtype=torch.float64) + 0.5
+    weights = (1.0 - (pixels[None] - centres[:, None]).abs() / reach).clamp(min=0)
+    return (weights / weights.sum(1, keepdim=True)).float()

@@ -1,0 +1,135 @@
+"""PatchCore's inference path: embed the patches, find their nearest good ones, score and draw the map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flawscope import config as settings
+from flawscope.errors import InputError
+from flawscope.features.backbone import Backbone, empty_backbone, load_backbone
+from flawscope.methods.detector import Detector, whole_fp32
+from flawscope.methods.patchcore.config import Config
+from flawscope.methods.patchcore.memory_bank import View
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Model(Detector):
+    """Roth et al., Towards Total Recall in Industrial Anomaly Detection (CVPR 2022), at one picture size or
+    at several.
+
+    With several sizes the picture comes at the largest and is reduced here for the others; each size has its
+    own memory bank. Maps are brought to one scale by the mean and the spread that good pictures' maps have at
+    that size (`normal`), and the largest counts: a defect needs to stand out at one size only.
+    """
+
+    roi: Tensor  # [H, W] bool, where something counts
+    views: list[View]  # one per size, smallest first
+    normal: Tensor  # [views, 4]: mean and spread of good pictures' map values, then of their scores
+
+    def __init__(self, config: Config, backbone: Backbone, roi: Tensor | None = None):
+        """
+        Args:
+            backbone: sees every size.
+            roi: [H, W] bool at the size of the images. None: everywhere.
+        """
+        super().__init__()
+        self.config, self.backbone, self.size = config, backbone, config.network_size
+        self.register_buffer("roi", torch.ones(self.size, dtype=torch.bool) if roi is None else roi)
+        self.views = nn.ModuleList(View(config, backbone, s, self.roi) for s in config.view_sizes)  # type: ignore[assignment]
+        self.patches = [view.inside.numel() for view in self.views]
+        self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.views), 1))
+        self.eval()
+
+    # ---- the two named steps
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images `[B, 3, H, W]` to patch features `[B, P, D]` float32 (3.1), one size after the other."""
+        dtype = DTYPES.get(self.config.precision)
+        parts = []
+        for view in self.views:
+            seen = view.resized(images).contiguous(memory_format=torch.channels_last)
+            with (
+                torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None),
+                whole_fp32(images.device),
+            ):
+                maps = self.backbone(seen)
+            parts.append(view.embedding([m.float() for m in maps]))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def score(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch features `[B, P, D]` to scores `[B]` and maps `[B, H, W]`."""
+        scores, distances = [], []
+        for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
+            relative = part - view.centre
+            distances.append(view.search(relative))
+            scores.append(view.image_score(relative, distances[-1]))
+        return self.combine(scores, distances)
+
+    def combine(
+        self, scores: list[Tensor], distances: list[Tensor], chosen: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Image scores `[B]` and patch distances `[B, P]` of all views, or of those `chosen`, to scores `[B]`
+        and maps `[B, H, W]`."""
+        numbers = range(len(self.views)) if chosen is None else chosen
+        maps = [self.views[v].anomaly_map(d) for v, d in zip(numbers, distances, strict=True)]
+        normal = [self.normal[v] for v in numbers]
+        if len(maps) > 1:
+            maps = [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
+            scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
+        # outside the region of interest: as if every patch were in the bank, the lowest a map can be
+        lowest = (
+            torch.stack([-n[0] / n[1] for n in normal]).amax(0) if len(maps) > 1 else maps[0].new_zeros(())
+        )
+        drawn = torch.where(self.roi, torch.stack(maps).amax(0), lowest)
+        if self.config.score == "map":
+            return drawn.flatten(1).amax(1), drawn
+        return torch.stack(scores).amax(0), drawn
+
+    # ---- calibration and comparison of an exported model
+
+    def for_export(self) -> None:
+        for view in self.views:
+            view.for_export()
+
+    def left_out(self, features: Tensor, group: int, kept: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        scores, distances = [], []
+        for v, (view, part) in enumerate(zip(self.views, features.split(self.patches, dim=1), strict=True)):
+            score, known = view.without(part[0], kept[f"bank_groups.{v}"] == group)
+            scores.append(score[None])
+            distances.append(known[None])
+        return self.combine(scores, distances)
+
+    def ties(self, features: Tensor) -> Tensor:
+        """Eq. 6's farthest patch or its nearest element is one of two, nearer to each other than 1e-5."""
+        if self.config.score == "map":
+            return super().ties(features)
+        tied = torch.zeros(len(features), dtype=torch.bool)
+        for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
+            relative = part - view.centre
+            tied |= view.ties(relative, view.search(relative)).cpu()
+        return tied
+
+    # ---- artefact
+
+    @classmethod
+    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
+        typed = settings.build(Config, config)
+        backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size)
+        model = cls(typed, backbone, roi=tensors["roi"])
+        if tuple(tensors["roi"].shape) != model.size:
+            raise InputError("the model's region of interest does not fit its picture size: fit anew")
+        for i, view in enumerate(model.views):  # as large as the artefact says
+            view.fill(tensors[f"views.{i}.bank"], tensors[f"views.{i}.table"])
+        model.load_state_dict({k: v for k, v in tensors.items() if k in model.state_dict()})
+        return model
+
+
+def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, str]]:
+    """A model with its backbone and empty memory banks, and where the backbone's weights came from."""
+    backbone, origin = load_backbone(config.backbone, config.stages, config.network_size, config.weights)
+    return Model(config, backbone, roi), origin

@@ -1,0 +1,203 @@
+"""`--size auto`: does a second, finer look at the picture find more defects in this product?
+
+No size serves all products, and test pictures must not decide. So synthetic defects of three scales are put
+on good pictures that were held out, and the sizes are compared by how well they tell them from the good ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from flawscope.errors import InputError
+from flawscope.features.backbone import Backbone, load_backbone
+from flawscope.methods.extract import embed_pictures
+from flawscope.methods.patchcore.config import Config
+from flawscope.methods.patchcore.fit import fit
+from flawscope.methods.patchcore.model import Model
+from flawscope.methods.task import Task
+from flawscope.metrics import auroc
+from flawscope.pictures.preprocess import Preprocess, roi_from
+from flawscope.progress import Step, silent
+from flawscope.synthesis import DefectScale, foreground_mask, simulate_defect
+
+SIZES = (256, 384, 512)
+# The smallest is always in. Synthetic defects are local, and by them alone the finest size wins nearly
+# everywhere, although parts that are bent or out of place need a coarse look (docs/decisions/0007).
+CANDIDATES = ((256,), (256, 384), (256, 512))
+LEARN, HOLD, LEAST = 40, 20, 12  # pictures learnt from and held out at most, and needed altogether
+SIDE = 1024  # pixels that trial pictures are reduced to
+BANK = 4000  # elements of each size's trial bank
+CLOSE = 0.01  # a cheaper size wins if it is this close to the best
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate and its image AUROC on small, medium and large synthetic defects."""
+
+    sizes: tuple[int, ...]
+    by_scale: tuple[float, ...]
+
+    @property
+    def auroc(self) -> float:
+        """The mean over the scales."""
+        return float(np.mean(self.by_scale))
+
+    @property
+    def name(self) -> str:
+        return "+".join(map(str, self.sizes))
+
+    @property
+    def cost(self) -> int:
+        return sum(size * size for size in self.sizes)
+
+
+def choose(
+    config: Config,
+    decoded: Callable[[int], NDArray[Any] | None],
+    count: int,
+    *,
+    device: torch.device | str = "cpu",
+    roi: str | os.PathLike[str] | NDArray[Any] | None = None,
+    white_level: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    step: Step = silent,
+) -> str:
+    """The best `size` for these good pictures, as `Config` takes it, with one line that explains it.
+
+    Args:
+        decoded: picture i as `imaging.decode` gives it, or None where it cannot be read.
+        count: how many pictures there are.
+        roi: region of interest as `imaging.roi_from` reads it: defects are put there, and only it counts.
+    """
+    backbone, _ = load_backbone(config.backbone, config.stages, config.sizes[-1], config.weights)
+    backbone = backbone.to(device)
+    if backbone.fixed:
+        raise InputError(f"backbone {backbone.name} takes one picture size only: give --size instead of auto")
+    pictures = sample(decoded, count, config.seed)
+    default = Config().size
+    if len(pictures) < LEAST or any(p.dtype != np.uint8 for p in pictures):
+        why = f"only {len(pictures)} pictures" if len(pictures) < LEAST else "deep pictures"
+        say(f"size {default}, the default: too little to choose by ({why})")
+        return default
+    held = pictures[: min(HOLD, len(pictures) // 3)]
+    learnt = pictures[len(held) :]
+    shorter = min(min(p.shape[:2]) for p in pictures)
+    sizes = tuple(s for s in SIZES if s <= shorter) or SIZES[:1]
+    if len(sizes) == 1:
+        say(f"size {sizes[0]}: the pictures are {shorter} px on their shorter side, larger ones add nothing")
+        return str(sizes[0])
+    candidates = [c for c in CANDIDATES if set(c) <= set(sizes)]
+    trials = compare(config, backbone, learnt, held, candidates, roi=roi, white_level=white_level, step=step)
+    best = max(trials, key=lambda trial: trial.auroc)
+    chosen = min((t for t in trials if t.auroc >= best.auroc - CLOSE), key=lambda trial: trial.cost)
+    others = ", ".join(f"{t.name} {t.auroc:.3f}" for t in trials if t is not chosen)
+    say(
+        f"size {chosen.name}: image AUROC {chosen.auroc:.3f} on {len(held)} held-out good pictures with "
+        f"{3 * len(held)} synthetic defects ({others}; the cheapest within {CLOSE} of the best)"
+    )
+    return chosen.name
+
+
+def sample(decoded: Callable[[int], NDArray[Any] | None], count: int, seed: int) -> list[NDArray[Any]]:
+    """Up to `LEARN` + `HOLD` pictures, drawn by the seed; the first are to be held out."""
+    order = np.random.default_rng(seed).permutation(count)[: LEARN + HOLD]
+    return [_shrunk(p) for p in (decoded(int(i)) for i in order) if p is not None]
+
+
+def _shrunk(picture: NDArray[Any]) -> NDArray[Any]:
+    """At most `SIDE` wide or high: twice the largest size shows all that a size can see."""
+    height, width = picture.shape[:2]
+    factor = SIDE / max(height, width)
+    if factor >= 1 or picture.dtype != np.uint8:
+        return picture
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BOX))
+
+
+def compare(
+    config: Config,
+    backbone: Backbone,
+    learnt: Sequence[NDArray[Any]],
+    held: Sequence[NDArray[Any]],
+    candidates: Sequence[tuple[int, ...]],
+    *,
+    roi: str | os.PathLike[str] | NDArray[Any] | None = None,
+    white_level: float | None = None,
+    step: Step = silent,
+) -> list[Trial]:
+    """Fit one model that sees all sizes on `learnt`, and let every candidate tell the `held` pictures from
+    the same ones with a synthetic defect. Pictures are [H, W, 3] uint8."""
+    sizes = tuple(sorted({size for candidate in candidates for size in candidate}))
+    trial = replace(config, size="+".join(map(str, sizes)), count=BANK, memory=None)
+    preprocess = Preprocess(trial.sizes[-1], trial.keep_aspect, None, white_level)
+    region = None if roi is None else roi_from(roi, preprocess)
+    model = Model(trial, backbone, None if region is None else torch.from_numpy(region))
+    model = model.to(backbone.mean.device)
+
+    def tensors(pictures: Sequence[NDArray[Any]]) -> Callable[[int], Tensor]:
+        return lambda i: torch.from_numpy(preprocess.from_array(pictures[i])[0][0])
+
+    quiet: Step = lambda stage, done, total: step("choosing a size", done, total)  # noqa: E731
+    fit(trial, model, tensors(learnt), len(learnt), range(len(learnt)), Task(rate=0.05, step=quiet))
+    defects = [
+        _defect(picture, k, scale, config.seed, _within(picture, region, preprocess))
+        for k, picture in enumerate(held)
+        for scale in DefectScale
+    ]
+    shown = [*held, *defects]
+    found: dict[int, list[Tensor]] = {}  # of each picture its distances, one size after the other
+
+    def store(index: int, features: Tensor) -> None:
+        parts = features.split(model.patches)
+        relative = [(part - view.centre)[None] for view, part in zip(model.views, parts, strict=True)]
+        distances = [view.search(r) for view, r in zip(model.views, relative, strict=True)]
+        scores = [view.image_score(r, d) for view, r, d in zip(model.views, relative, distances, strict=True)]
+        found[index] = [*scores, *distances]
+
+    embed_pictures(model, tensors(shown), range(len(shown)), store, quiet)
+    trials = []
+    for candidate in candidates:
+        views = [sizes.index(size) for size in candidate]
+        scores = np.array([_score(model, views, found[i], len(sizes)) for i in range(len(shown))])
+        good, bad = scores[: len(held)], scores[len(held) :].reshape(len(held), -1)
+        labels = np.repeat([False, True], len(held))
+        values = [auroc(labels, np.concatenate([good, bad[:, j]])) for j in range(bad.shape[1])]
+        trials.append(Trial(candidate, tuple(map(float, values))))
+    return trials
+
+
+def _score(model: Model, views: Sequence[int], found: list[Tensor], count: int) -> float:
+    """The image score that a model of these views alone would give."""
+    scores = [found[v] for v in views]
+    distances = [found[count + v] for v in views]
+    with torch.inference_mode():
+        return float(model.combine(scores, distances, views)[0])
+
+
+def _within(
+    picture: NDArray[Any], region: NDArray[np.bool_] | None, preprocess: Preprocess
+) -> NDArray[np.bool_]:
+    """Where a defect may lie: on the part, inside the region of interest."""
+    foreground = foreground_mask(np.ascontiguousarray(picture))
+    if region is None:
+        return foreground
+    inside = preprocess.geometry((picture.shape[0], picture.shape[1])).warp_mask(region)
+    both = foreground & inside
+    return both if both.any() else inside
+
+
+def _defect(
+    picture: NDArray[Any], index: int, scale: DefectScale, seed: int, within: NDArray[np.bool_]
+) -> NDArray[Any]:
+    rng = np.random.default_rng([seed, index, list(DefectScale).index(scale)])
+    picture = np.ascontiguousarray(picture)
+    return simulate_defect(picture, rng, scale=scale, foreground=within).picture

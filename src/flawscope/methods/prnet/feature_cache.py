@@ -1,0 +1,85 @@
+"""The feature maps of the good pictures, as they are: what prototypes, means and spreads are made of."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from flawscope.features.moments import Moments
+from flawscope.methods.detector import whole_fp32
+from flawscope.methods.picture_cache import GoodPictures
+from flawscope.methods.prnet.model import Model
+from flawscope.methods.threads import workers
+from flawscope.progress import Step
+
+BLOCK = 4  # pictures a thread sees together: fixed, so that results do not depend on the threads
+
+
+class Known:
+    """Feature maps of training pictures in fp16, as many as there is room for; the others are made again
+    when they are wanted."""
+
+    def __init__(self, model: Model, images: GoodPictures, learnt: Sequence[int], room: int):
+        """
+        Args:
+            learnt: numbers of the pictures; everywhere else here a picture is its place in this list.
+            room: bytes.
+        """
+        self.model, self.images, self.learnt = model, images, list(learnt)
+        self.room = room // (2 * sum(math.prod(shape) for shape in model.shapes[:-1]))  # pictures kept
+        self.kept: dict[int, list[Tensor]] = {}
+
+    def measure(self, step: Step) -> str:
+        """Set the model's means and spreads, keep what there is room for, and give a hash of all the training
+        pictures' pixels."""
+        moments = [Moments() for _ in self.model.shapes]
+        found: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        waiting, done, lock, digest = 0, 0, Lock(), hashlib.sha256()
+        blocks = range(0, len(self.learnt), BLOCK)
+
+        def look(start: int) -> None:
+            nonlocal waiting, done
+            images = self._images(range(start, min(start + BLOCK, len(self.learnt))))
+            maps = self._maps(images)
+            with lock:  # in the pictures' order, whichever thread is first
+                found[start] = images, maps
+                while waiting in found:
+                    seen, four = found.pop(waiting)
+                    digest.update(seen.numpy().tobytes())
+                    for one, all_maps in zip(moments, four, strict=True):
+                        one.add(all_maps.permute(0, 2, 3, 1).flatten(0, 2))
+                    for k in range(waiting, min(waiting + len(seen), self.room)):
+                        self.kept[k] = [m[k - waiting].half().cpu() for m in four[:-1]]
+                    waiting += BLOCK
+                done += len(images)
+                step("features", done, len(self.learnt))
+
+        with workers(self.model.roi.device) as each:
+            each(look, blocks)
+        for scale, one in zip([*self.model.scales, self.model.last], moments, strict=True):
+            scale.set_spread(one)
+        return digest.hexdigest()
+
+    def maps(self, numbers: Tensor, scale: int) -> Tensor:
+        """`[b, C, H, W]` fp16 on the CPU of scale 0, 1 or 2, of pictures `[b]` int64."""
+        return torch.stack([self[int(k)][scale] for k in numbers])
+
+    def __getitem__(self, place: int) -> list[Tensor]:
+        """The three scales' maps `[C, H, W]` fp16 on the CPU."""
+        kept = self.kept.get(place)
+        if kept is None:
+            with torch.inference_mode():
+                kept = [m[0].half().cpu() for m in self._maps(self._images([place]))[:-1]]
+        return kept
+
+    def _images(self, places: Sequence[int]) -> Tensor:
+        return torch.stack([self.images[self.learnt[k]] for k in places])
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        with whole_fp32(images.device):
+            return self.model.features(images.to(self.model.roi.device))

@@ -1,0 +1,136 @@
+"""PRN's inference path: features, residuals to the nearest prototypes, the network's map, its score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flawscope import config as settings
+from flawscope.errors import InputError
+from flawscope.features.backbone import Backbone, empty_backbone, load_backbone
+from flawscope.methods.detector import Detector, whole_fp32
+from flawscope.methods.prnet.config import STRIDES, Config
+from flawscope.methods.prnet.losses import image_score
+from flawscope.methods.prnet.network import Network, grids_for
+from flawscope.methods.prnet.prototypes import Prototypes, Standard
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Model(Detector):
+    """Zhang et al., Prototypical Residual Networks for Anomaly Detection and Localization (CVPR 2023).
+
+    The backbone is frozen, its last stage too, so that prototypes and features stay what they were.
+    """
+
+    roi: Tensor  # [H, W] bool, where something counts
+    scales: list[Prototypes]  # at strides 4, 8 and 16
+
+    def __init__(
+        self,
+        config: Config,
+        backbone: Backbone,
+        roi: Tensor | None = None,
+        counts: Sequence[int] = (1, 1, 1),
+    ):
+        """
+        Args:
+            roi: [H, W] bool at the size of the images. None: everywhere.
+            counts: K, the number of prototypes, at strides 4, 8 and 16.
+        """
+        super().__init__()
+        self.config, self.backbone, self.size = config, backbone, config.network_size
+        self.shapes = backbone.shapes_at(self.size)
+        grids = grids_for(self.size)
+        if [shape[1:] for shape in self.shapes] != grids:
+            raise InputError(
+                f"stages {','.join(map(str, config.stages))} of backbone {config.backbone} do not have "
+                f"strides {','.join(map(str, STRIDES))}: choose others with --stages, or another --backbone"
+            )
+        self.register_buffer("roi", torch.ones(self.size, dtype=torch.bool) if roi is None else roi)
+        self.scales = nn.ModuleList(  # type: ignore[assignment]
+            Prototypes(k, shape) for k, shape in zip(counts, self.shapes[:-1], strict=True)
+        )
+        self.last = Standard(self.shapes[-1][0])
+        self.network = Network(
+            [shape[0] for shape in self.shapes],
+            self.size,
+            width=config.width,
+            attention=config.attention,
+            residuals=config.residuals,
+        )
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.eval()
+
+    def train(self, mode: bool = True) -> Model:
+        """Nothing here behaves otherwise while it learns: the frozen backbone least of all."""
+        return super().train(False)
+
+    # ---- the two named steps
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images `[B, 3, H, W]` to the network's logits `[B, H, W]` float32."""
+        dtype = DTYPES.get(self.config.precision)
+        with (
+            torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None),
+            whole_fp32(images.device),
+        ):
+            maps = self.features(images)
+            # distances of whole maps are millions: fp16 ends at 65504, and every prototype would be the first
+            with torch.autocast(images.device.type, enabled=False):
+                residuals = [s.residuals(m) for s, m in zip(self.scales, maps, strict=False)]
+            logits = self.logits(maps, residuals)
+        return logits[:, 0].float()
+
+    def score(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[B, H, W]` to scores `[B]` and maps `[B, H, W]`: the probability of a defect, 0..1."""
+        maps = torch.where(self.roi, features.sigmoid(), features.new_zeros(()))
+        return image_score(maps, self.config.top), maps
+
+    # ---- their parts, which training uses too
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The four stages' maps `[B, C_j, H_j, W_j]`, float32."""
+        maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        return [m.float() for m in maps]
+
+    def standardised(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Each channel with mean 0 and spread 1 on good pictures."""
+        return [scale(m) for scale, m in zip([*self.scales, self.last], maps, strict=True)]
+
+    def logits(self, maps: Sequence[Tensor], residuals: Sequence[Tensor]) -> Tensor:
+        """`[B, 1, H, W]`."""
+        found: Tensor = self.network(self.standardised(maps), residuals)
+        return found
+
+    # ---- artefact
+
+    @classmethod
+    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
+        typed = settings.build(Config, config)
+        backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size)
+        counts = [tensors[f"scales.{i}.prototypes"].shape[:1].numel() for i in range(len(STRIDES) - 1)]
+        if 0 in counts:
+            raise InputError("the model has no prototypes: fit anew")
+        model = cls(typed, backbone, roi=tensors["roi"], counts=[1] * len(counts))
+        for i, scale in enumerate(model.scales):
+            own = tensors[f"scales.{i}.prototypes"]
+            if own.shape[1:] == scale.prototypes.shape[1:]:  # else what follows refuses it: a few bytes that
+                scale.prototypes = torch.empty_like(own)  # say a million rows ask for no memory
+        if tuple(tensors["roi"].shape) != model.size or tensors["roi"].dtype != torch.bool:
+            raise InputError("the model's region of interest does not fit its picture size: fit anew")
+        model.load_state_dict({k: v for k, v in tensors.items() if k in model.state_dict()})
+        learnt = [v for k, v in model.state_dict().items() if not k.startswith("backbone.")]
+        spreads = [scale.std for scale in (*model.scales, model.last)]
+        if not all(bool(v.isfinite().all()) for v in learnt) or not all(bool((s > 0).all()) for s in spreads):
+            raise InputError("the model holds senseless numbers: fit anew")
+        return model
+
+
+def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, str]]:
+    """A model with its backbone and untrained otherwise, and where the backbone's weights came from."""
+    backbone, origin = load_backbone(config.backbone, config.stages, config.network_size, config.weights)
+    return Model(config, backbone, roi), origin

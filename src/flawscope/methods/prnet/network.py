@@ -1,0 +1,273 @@
+"""The part of PRN that is trained: from a picture's features and residuals to the logit of a defect, pixel by
+pixel (Zhang et al., Prototypical Residual Networks for Anomaly Detection and Localization, CVPR 2023,
+sections 3.3 and 3.4).
+
+    features  -> fusion \\
+                          concatenated -> 3 x multi-size attention -> fusion -> decoder -> logits
+    residuals -> fusion /
+
+Normalisation is over one whole picture and all its channels. It is the same in training and in use, whatever
+the batch. It comes only after features and residuals have met: alone, the weak residuals of a good picture
+would be blown up to the strength of a defect's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from flawscope.errors import InputError
+from flawscope.methods.prnet.config import STRIDES
+
+PARTS = (2, 4, 8)  # patches along each side of a map. With 1 there is one token, and nothing to attend to
+LAYERS = 3
+SHARE = 4  # a patch size gets a quarter of the channels
+
+Grid = tuple[int, int]
+
+
+def grids_for(size: Grid) -> list[Grid]:
+    """(H_j, W_j) of the four stages for pictures of (H, W).
+
+    Raises:
+        InputError: a side is not a multiple of 32.
+    """
+    if min(size) < STRIDES[-1] or any(side % STRIDES[-1] for side in size):
+        near = "x".join(str(max(1, round(side / STRIDES[-1])) * STRIDES[-1]) for side in size)
+        raise InputError(
+            f"PRN needs picture sides that are multiples of {STRIDES[-1]}, not {size[0]}x{size[1]}: "
+            f"use --size {near}"
+        )
+    return [(size[0] // stride, size[1] // stride) for stride in STRIDES]
+
+
+def parts_for(grid: Grid) -> tuple[int, ...]:
+    """Into how many patches a side of the map is cut, one number per patch size: those that divide both."""
+    return tuple(n for n in PARTS if grid[0] % n == 0 and grid[1] % n == 0)
+
+
+class Network(nn.Module):
+    """Stage features and residuals of three scales to logits `[B, 1, H, W]`."""
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        size: Grid,
+        *,
+        width: float = 1.0,
+        attention: bool = True,
+        residuals: bool = True,
+    ):
+        """
+        Args:
+            channels: of the backbone's stages at strides 4, 8, 16 and 32.
+            size: (H, W) of the pictures, multiples of 32.
+            width: channels inside, relative to the backbone's; computing grows with its square.
+            attention: False leaves it out, and keeps the residual blocks behind it.
+            residuals: False leaves them out, and with them half of the channels.
+
+        Raises:
+            InputError: other sizes, or not four stages.
+        """
+        super().__init__()
+        if len(channels) != len(STRIDES):
+            raise InputError(f"PRN needs a backbone with {len(STRIDES)} stages, not {len(channels)}")
+        *grids, _ = grids_for(size)
+        *inputs, last = channels
+        inside = [c if width == 1 else max(8, round(c * width / 8) * 8) for c in inputs]
+        joined = [c * (1 + residuals) for c in inside]
+        self.feature_fusion = Fusion(inputs, inside, grids)
+        self.residual_fusion = Fusion(inputs, inside, grids) if residuals else None
+        self.layers = nn.ModuleList(
+            nn.ModuleList(
+                nn.Sequential(*([Attention(c, grid)] if attention else []), Block(c))
+                for c, grid in zip(joined, grids, strict=True)
+            )
+            for _ in range(LAYERS)
+        )
+        self.fusion = Fusion(joined, joined, grids)
+        self.decoder = Decoder(last, joined, inside, grids, size)
+
+    def forward(self, features: Sequence[Tensor], residuals: Sequence[Tensor] = ()) -> Tensor:
+        """
+        Args:
+            features: four maps `[B, C_j, H_j, W_j]`, standardised.
+            residuals: three maps like the first three, 0 or more; not read where the network has none.
+
+        Returns:
+            Logits `[B, 1, H, W]`.
+        """
+        *maps, last = (_lean(x) for x in features)
+        maps = self.feature_fusion(maps)
+        if self.residual_fusion is not None:
+            # half of the squares are below 0.1, and a few above 50: those few must not drown the others
+            others = self.residual_fusion([_lean(r.log1p()) for r in residuals])
+            maps = [torch.cat(pair, 1) for pair in zip(maps, others, strict=True)]
+        for layer in self.layers:
+            assert isinstance(layer, nn.ModuleList)
+            maps = [part(x) for part, x in zip(layer, maps, strict=True)]
+        logits: Tensor = self.decoder(last, self.fusion(maps))
+        return logits
+
+
+class Fusion(nn.Module):
+    """Every scale receives what the others know (3.3), as in HRNet."""
+
+    def __init__(self, inputs: Sequence[int], outputs: Sequence[int], grids: Sequence[Grid]):
+        super().__init__()
+        scales = range(len(inputs))
+        self.paths = nn.ModuleList(
+            nn.ModuleList(_path(inputs[j], outputs[i], i - j, grids[i]) for j in scales) for i in scales
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        fused = []
+        for paths in self.paths:
+            assert isinstance(paths, nn.ModuleList)
+            first, *others = (path(x) for path, x in zip(paths, maps, strict=True))
+            for other in others:
+                first = first + other
+            fused.append(first)
+        return fused
+
+
+def _path(inputs: int, outputs: int, down: int, grid: Grid) -> nn.Module:
+    """From one scale to another that is `down` times halved, or doubled where negative."""
+    if down < 0:
+        return nn.Sequential(nn.Conv2d(inputs, outputs, 1), _resize(grid))
+    if down == 0:
+        return nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+    layers: list[nn.Module] = []
+    for _ in range(down - 1):
+        layers += [nn.Conv2d(inputs, inputs, 3, stride=2, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(inputs, outputs, 3, stride=2, padding=1))
+
+
+class Attention(nn.Module):
+    """Multi-size self-attention (3.3): the map is cut into patches of several sizes, and per size every patch
+    looks at all others."""
+
+    def __init__(self, channels: int, grid: Grid):
+        super().__init__()
+        self.grid, self.parts = grid, parts_for(grid)
+        self.inner = max(4, channels // SHARE)
+        self.norm = Norm(channels)
+        # No bias: one of k adds the same to all logits of a patch, and the soft-max takes it out again.
+        self.qkv = nn.Conv2d(channels, 3 * self.inner * len(self.parts), 1, bias=False)
+        self.merge = nn.Conv2d(self.inner * len(self.parts), channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = []
+        sizes = self.qkv(self.norm(x)).split(3 * self.inner, 1)
+        for parts, maps in zip(self.parts, sizes, strict=True):
+            q, k, v = (self.tokens(part, parts) for part in maps.split(self.inner, 1))
+            weights = (q * q.shape[2] ** -0.5 @ k.transpose(1, 2)).softmax(2)  # [B, parts², parts²]
+            seen.append(self.folded(weights @ v, parts))
+        merged: Tensor = self.merge(torch.cat(seen, 1))
+        return x + merged
+
+    def tokens(self, maps: Tensor, parts: int) -> Tensor:
+        """Maps `[B, c, h, w]` to patches `[B, parts², d]`, d = c h w / parts²."""
+        h, w = self.grid[0] // parts, self.grid[1] // parts
+        cut = maps.reshape(-1, self.inner, parts, h, parts, w)
+        return cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, parts * parts, self.inner * h * w)
+
+    def folded(self, tokens: Tensor, parts: int) -> Tensor:
+        """Undo `tokens`."""
+        h, w = self.grid[0] // parts, self.grid[1] // parts
+        cut = tokens.reshape(-1, parts, parts, self.inner, h, w)
+        return cut.permute(0, 3, 1, 4, 2, 5).reshape(-1, self.inner, *self.grid)
+
+
+class Block(nn.Module):
+    """A residual block behind the attention."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = Norm(channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        added: Tensor = self.conv(self.norm(x).relu())
+        return x + added
+
+
+class Decoder(nn.Module):
+    """From the last stage's map back to the picture's size; at each scale the fused maps join (3.4)."""
+
+    def __init__(
+        self, last: int, skips: Sequence[int], outputs: Sequence[int], grids: Sequence[Grid], size: Grid
+    ):
+        super().__init__()
+        steps, inputs = [], last
+        for skip, channels, grid in reversed(list(zip(skips, outputs, grids, strict=True))):
+            steps.append(Up(inputs, skip, channels, grid))
+            inputs = channels
+        self.steps = nn.ModuleList(steps)
+        half = (size[0] // 2, size[1] // 2)
+        self.finest = Up(inputs, 0, inputs, half)
+        # four logits at half the size become two by two pixels: a fifth of a step's time would go into
+        # enlarging all channels first
+        self.head = nn.Sequential(nn.Conv2d(inputs, 4, 3, padding=1), nn.PixelShuffle(2))
+
+    def forward(self, last: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        x = last
+        for step, skip in zip(self.steps, reversed(maps), strict=True):
+            x = step(x, skip)
+        logits: Tensor = self.head(self.finest(x))
+        return logits
+
+
+class Up(nn.Module):
+    """Twice the size, with the skip connection's map where there is one."""
+
+    def __init__(self, inputs: int, skip: int, outputs: int, grid: Grid):
+        super().__init__()
+        self.up = nn.Sequential(nn.Conv2d(inputs, outputs, 1), _resize(grid))
+        self.conv = nn.Sequential(
+            nn.Conv2d(outputs + skip, outputs, 3, padding=1, bias=False), Norm(outputs), nn.ReLU()
+        )
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        x = self.up(x)
+        grown: Tensor = self.conv(x if skip is None else torch.cat([x, skip], 1))
+        return grown
+
+
+def initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """Fresh weights as torch draws them for convolutions, from `generator` instead of the process's."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            bound = layer.weight[0].numel() ** -0.5
+            for values in (layer.weight, layer.bias):
+                if values is not None:
+                    nn.init.uniform_(values, -bound, bound, generator=generator)
+
+
+class Norm(nn.GroupNorm):
+    """Over one whole picture and all its channels.
+
+    It sums in fp32 whatever it is given. Autocast would make it give fp32 as well, only to round that for the
+    next convolution.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(1, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x)
+
+
+def _lean(x: Tensor) -> Tensor:
+    """As autocast computes, where it does: sums with fp32 maps would all be fp32 again."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+def _resize(grid: Grid) -> nn.Upsample:
+    return nn.Upsample(size=grid, mode="bilinear", align_corners=False)

@@ -1,0 +1,345 @@
+"""Prototypes of good pictures, per scale, and how a picture differs from the nearest one (Zhang et al.,
+Prototypical Residual Networks for Anomaly Detection and Localization, CVPR 2023, section 3.2).
+
+The points that k-means groups are whole feature maps of about 100,000 numbers each, and there are only as
+many as good pictures. Every centroid is a mean of points, so all distances follow from the products of the
+points with each other. These are formed once, a block of pictures at a time; after that k-means is cheap.
+
+Every block is computed by one thread, so the result does not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flawscope.errors import InputError
+from flawscope.features.moments import Moments
+from flawscope.methods.threads import workers
+
+SHARE = 0.1  # prototypes per good picture
+LIMIT = 4096  # pictures that k-means looks at: their products take 128 MiB
+RESTARTS = 10
+ITERATIONS = 100
+HELD = 512 * 2**20  # bytes of feature maps held while the others pass by
+BLOCK = 64  # pictures multiplied at once by one thread
+SLICE = 16384  # numbers of a product summed in fp32; beyond that in fp64
+
+# Feature maps [b, C, H, W], fp32 or fp16, of the pictures with these numbers [b] int64. Called again for the
+# same pictures, it gives the same. A tensor's `__getitem__` will do.
+Load = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What k-means found at one scale.
+
+    prototypes: [K, C, H, W] float32 on the CPU.
+    objective: sum of the squared distances of the pictures to their prototypes.
+    assignment: [n] int64, the prototype of each picture that was looked at. No prototype is without one.
+    pictures: [n] int64, ascending: which they were. All of them, unless there are more than `LIMIT`.
+    history: the objective in every iteration of the restart that won; it never rises.
+    """
+
+    prototypes: Tensor
+    objective: float
+    assignment: Tensor
+    pictures: Tensor
+    history: tuple[float, ...]
+
+    @property
+    def iterations(self) -> int:
+        return len(self.history)
+
+    def facts(self) -> dict[str, float]:
+        """For the manifest."""
+        return {
+            "count": len(self.prototypes),
+            "objective": self.objective,
+            "iterations": self.iterations,
+        }
+
+
+def prototypes_for(pictures: int) -> int:
+    """K: a tenth of the good pictures, one at least."""
+    return max(1, round(SHARE * pictures))
+
+
+def cluster(
+    load: Load,
+    pictures: int,
+    *,
+    seed: int = 0,
+    limit: int = LIMIT,
+    restarts: int = RESTARTS,
+    iterations: int = ITERATIONS,
+) -> Clusters:
+    """K-means over the feature maps of one scale, K a tenth of the pictures: k-means++, then Lloyd's rule
+    until nothing changes; the best of several restarts.
+
+    Args:
+        load: gives the maps of any pictures; called with at most `BLOCK` at once.
+        pictures: how many there are.
+        seed: of the restarts, and of the pictures drawn where there are more than `limit`.
+        limit: pictures that are looked at; also bounds K.
+        iterations: most that a restart makes.
+
+    Raises:
+        InputError: no pictures, or a feature that is not a finite number.
+    """
+    if pictures < 1:
+        raise InputError("prototypes need one good picture at least")
+    chosen = np.arange(pictures)
+    if pictures > limit:
+        chosen = np.sort(np.random.default_rng([seed, pictures]).choice(pictures, limit, replace=False))
+    numbers = torch.from_numpy(chosen)
+    products = gram(load, numbers)
+    if not products.isfinite().all():
+        raise InputError("features of a good picture are not finite numbers: use other weights or fp32")
+    count = prototypes_for(len(numbers))
+    with workers() as each:  # a whole restart per thread
+        runs = each(
+            lambda r: lloyd(
+                products, plus_plus(products, count, np.random.default_rng([seed, r])), iterations
+            ),
+            range(restarts),
+        )
+    assignment, history = min(runs, key=lambda run: run[1][-1])  # of equals the first
+    assignment = assignment.clone()  # made in inference mode
+    return Clusters(_means(load, numbers, assignment, count), history[-1], assignment, numbers, history)
+
+
+def gram(load: Load, numbers: Tensor) -> Tensor:
+    """Products of the maps with each other, `[n, n]` float64 on the CPU, as seen from some point among them:
+    there the products are no larger than the distances, so that rounding takes nothing from these."""
+    blocks = list(numbers.split(BLOCK))
+    first = load(blocks[0])
+    shape, origin = (first.shape[1], first.shape[2], first.shape[3]), first.float().mean(0)
+
+    def points(block: Tensor) -> Tensor:
+        return (load(block).float() - origin).flatten(1)
+
+    products = torch.zeros(len(numbers), len(numbers), dtype=torch.float64)
+    at_once = max(1, _held(shape) // BLOCK)
+    with workers(origin.device) as each:
+        for start in range(0, len(blocks), at_once):
+            held = {b: points(blocks[b]) for b in range(start, min(start + at_once, len(blocks)))}
+            for b in range(start, len(blocks)):
+                other = held[b] if b in held else points(blocks[b])
+
+                def meet(a: int, b: int = b, other: Tensor = other, held: dict[int, Tensor] = held) -> None:
+                    rows = slice(a * BLOCK, a * BLOCK + len(held[a]))
+                    columns = slice(b * BLOCK, b * BLOCK + len(other))
+                    total = torch.zeros(len(held[a]), len(other), dtype=torch.float64)
+                    for d in range(0, other.shape[1], SLICE):
+                        part = held[a][:, d : d + SLICE] @ other[:, d : d + SLICE].T
+                        total += part.double().cpu()
+                    if a == b:
+                        total = (total + total.T) / 2
+                    products[rows, columns] = total
+                    products[columns, rows] = total.T
+
+                each(meet, [a for a in held if a <= b])
+    return products
+
+
+def plus_plus(products: Tensor, count: int, generator: np.random.Generator) -> list[int]:
+    """K-means++: points drawn with a chance in proportion to the squared distance from those already drawn,
+    of a few such draws the one that leaves least (Arthur and Vassilvitskii 2007, greedy variant).
+
+    Args:
+        products: `[n, n]` float64, of the points with each other.
+    """
+    squares = products.diagonal()
+    trials = 2 + int(math.log(count))
+
+    def distances(points: Tensor) -> Tensor:
+        return (squares + squares[points, None] - 2 * products[points]).clamp(min=0)
+
+    picks = [int(generator.integers(len(squares)))]
+    nearest = distances(torch.tensor(picks))[0]
+    while len(picks) < count:
+        chances = nearest.cumsum(0)
+        drawn = torch.from_numpy(generator.random(trials)) * chances[-1]
+        tried = torch.searchsorted(chances, drawn, right=True).clamp(max=len(squares) - 1)
+        left = torch.minimum(nearest, distances(tried))
+        best = int(left.sum(1).argmin())
+        picks.append(int(tried[best]))
+        nearest = left[best]
+    return picks
+
+
+def lloyd(products: Tensor, picks: list[int], iterations: int) -> tuple[Tensor, tuple[float, ...]]:
+    """Lloyd's rule from the centroids at the points `picks`.
+
+    Args:
+        products: `[n, n]` float64, of the points with each other.
+
+    Returns:
+        Assignment `[n]` int64, every centroid with one point at least, and the objective of the assignment
+        after every iteration.
+    """
+    count, squares = len(picks), products.diagonal()
+    at = torch.tensor(picks)
+    distances = squares[:, None] + squares[at] - 2 * products[:, at]
+    assignment = torch.full((len(squares),), -1)
+    history: list[float] = []
+    for _ in range(max(1, iterations)):
+        previous, assignment = assignment, distances.argmin(1)
+        _fill_empty(assignment, distances, count)
+        members = torch.bincount(assignment, minlength=count).double()
+        # m = sum of points / number: |x - m|² = x·x - 2 x·m + m·m
+        sums = torch.zeros(count, len(squares), dtype=torch.float64).index_add_(0, assignment, products)
+        with_centroid = (sums / members[:, None]).T
+        own = with_centroid.gather(1, assignment[:, None])[:, 0]
+        centroids = torch.zeros(count, dtype=torch.float64).index_add_(0, assignment, own) / members
+        distances = squares[:, None] - 2 * with_centroid + centroids
+        history.append(float(distances.gather(1, assignment[:, None]).clamp(min=0).sum()))
+        if torch.equal(assignment, previous):
+            break
+    return assignment, tuple(history)
+
+
+def _fill_empty(assignment: Tensor, distances: Tensor, count: int) -> None:
+    """Give every centroid without points the farthest point that does not stand alone, which lowers the
+    objective, or leaves it where points coincide."""
+    members = torch.bincount(assignment, minlength=count)
+    empty = (members == 0).nonzero().flatten().tolist()
+    if not empty:
+        return
+    own = distances.gather(1, assignment[:, None])[:, 0]
+    farthest = iter(own.argsort(descending=True, stable=True).tolist())
+    for cluster_ in empty:
+        point = next(p for p in farthest if members[assignment[p]] > 1)
+        members[assignment[point]] -= 1
+        members[cluster_] += 1
+        assignment[point] = cluster_
+
+
+def _means(load: Load, numbers: Tensor, assignment: Tensor, count: int) -> Tensor:
+    weights = (1 / torch.bincount(assignment, minlength=count).double()).tolist()
+    means: Tensor | None = None
+    for block, clusters in zip(numbers.split(BLOCK), assignment.split(BLOCK), strict=True):
+        maps = load(block).float().cpu()
+        if means is None:
+            means = torch.zeros(count, *maps.shape[1:])
+        for one, c in zip(maps, clusters.tolist(), strict=True):
+            means[c].add_(one, alpha=weights[c])
+    assert means is not None
+    return means
+
+
+def _held(shape: tuple[int, int, int]) -> int:
+    """Pictures whose maps are held at once: whole blocks, one at least."""
+    return max(1, HELD // (4 * math.prod(shape)) // BLOCK) * BLOCK
+
+
+def spread_of(moments: Moments) -> Tensor:
+    """The channels' standard deviations `[C]` float32, above 0: a channel that hardly moves on good pictures
+    counts as if it moved a thousandth of what the others do, and not as if its noise were a defect."""
+    std = moments.std()
+    floor = float(std.mean()) * 1e-3
+    return std.clamp(min=floor if floor > 0 else 1.0).float()
+
+
+def offsets(features: Tensor, prototypes: Tensor) -> Tensor:
+    """Squared distances `[B, K]` between features `[B, C, H, W]` and prototypes `[K, C, H, W]`, all of a
+    picture too small by one and the same number, which the choice of the nearest does not need."""
+    # As seen from the middle of the prototypes, where |p|² is no larger than the distances between them:
+    # in fp32 there are digits enough.
+    middle = prototypes.mean(0)
+    points = (prototypes - middle).flatten(1)
+    return points.square().sum(1) - 2 * ((features - middle).flatten(1) @ points.T)
+
+
+def nearest(features: Tensor, prototypes: Tensor) -> Tensor:
+    """The prototype `[B]` int64 nearest to features `[B, C, H, W]` in the Euclidean distance of whole maps;
+    of equals the first."""
+    return offsets(features, prototypes).argmin(1)
+
+
+def residual(features: Tensor, prototypes: Tensor, std: Tensor) -> Tensor:
+    """Squared differences `[B, C, H, W]`, element by element, between features and their nearest prototype,
+    in units of each channel's variance on good pictures.
+
+    Args:
+        features: `[B, C, H, W]`.
+        prototypes: `[K, C, H, W]`.
+        std: `[C]`, of good pictures.
+    """
+    own = prototypes.index_select(0, nearest(features, prototypes))
+    return ((features - own) / std.view(-1, 1, 1)).square()
+
+
+def residual_without(
+    features: Tensor, prototypes: Tensor, std: Tensor, originals: Tensor, clusters: Tensor, sizes: Tensor
+) -> Tensor:
+    """`residual` of training pictures as if they had not been among those that made the prototypes.
+
+    A prototype is the mean of about ten pictures, and lies nearer to each of them than to any other good
+    picture. A network that trains on such residuals takes those of new good pictures for defects.
+
+    Args:
+        features: `[B, C, H, W]`, of good pictures that may have got a defect.
+        prototypes: `[K, C, H, W]`.
+        std: `[C]`.
+        originals: `[B, C, H, W]`, of the pictures as k-means saw them.
+        clusters: `[B]` int64, the prototypes that they belong to (`Clusters.assignment`).
+        sizes: `[K]` int64, pictures that belong to each prototype.
+    """
+    others = (sizes[clusters] - 1).view(-1, 1, 1, 1)
+    mine = prototypes[clusters]
+    changed = mine + (mine - originals) / others.clamp(min=1)  # the mean of the others
+    middle = prototypes.mean(0)
+    point = changed - middle
+    found = offsets(features, prototypes)
+    own = (point * (point - 2 * (features - middle))).flatten(1).sum(1, keepdim=True)
+    alone = others.flatten(1) == 0  # no others: the next prototype, if there is one
+    index = found.scatter(1, clusters[:, None], own.masked_fill(alone, float("inf"))).argmin(1)
+    chosen = torch.where((index == clusters).view(-1, 1, 1, 1), changed, prototypes[index])
+    return ((features - chosen) / std.view(-1, 1, 1)).square()
+
+
+class Standard(nn.Module):
+    """Features `[B, C, H, W]`, each channel with mean 0 and spread 1 on good pictures."""
+
+    mean: Tensor  # [C]
+    std: Tensor  # [C]
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+
+    def set_spread(self, moments: Moments) -> None:
+        """`moments`: of the features on good pictures, `[positions, C]`."""
+        self.mean.copy_(moments.mean)
+        self.std.copy_(spread_of(moments))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+
+
+class Prototypes(Standard):
+    """One scale's prototypes: `forward` gives the features, standardised, and `residuals` their residuals."""
+
+    prototypes: Tensor  # [K, C, H, W]
+
+    def __init__(self, count: int, shape: tuple[int, int, int]):
+        """
+        Args:
+            count: K.
+            shape: (C, H, W) of the features.
+        """
+        super().__init__(shape[0])
+        self.register_buffer("prototypes", torch.zeros(count, *shape))
+
+    def residuals(self, features: Tensor) -> Tensor:
+        """Features `[B, C, H, W]` as the backbone gives them, to residuals of the same shape, 0 or more. For
+        the pictures that made the prototypes use `residual_without`."""
+        return residual(features, self.prototypes, self.std)

@@ -1,0 +1,141 @@
+"""Training PRN's network (Zhang et al., CVPR 2023, 3.4 and 3.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from flawscope.methods import training
+from flawscope.methods.prnet.feature_cache import Known
+from flawscope.methods.prnet.losses import loss
+from flawscope.methods.prnet.model import Model
+from flawscope.methods.prnet.network import initialise
+from flawscope.methods.prnet.prototypes import Clusters, residual_without
+from flawscope.methods.prnet.training_pictures import Pictures, Shown
+from flawscope.progress import Step
+
+FIRST_WEIGHTS, ORDER, BASE, DRAW, NOISE = range(30, 35)  # what a random number is for: no two share a stream
+
+
+@dataclass
+class Batch:
+    """What a step learns from: as many good pictures as defective ones."""
+
+    images: Tensor  # [B, 3, H, W] float32 in 0..1
+    masks: Tensor  # [B, 1, H, W] float32: 1 on defects
+    places: list[int]  # of the good picture under each; -1: none
+    originals: list[Tensor]  # per scale the maps [b, C, H, W] of those that have one, as k-means saw them
+
+
+class Trainer(training.Trainer[Batch]):
+    """The network learns where prototypes, backbone and spreads stay as they are."""
+
+    NETWORKS = ("network",)
+    LOSSES = ("loss",)
+    CPU_STEPS, GPU_STEPS = 3000, 4400
+    DECOUPLED = True
+
+    def __init__(
+        self,
+        model: Model,
+        pictures: Pictures,
+        known: Known,
+        clusters: Sequence[Clusters],
+        say: Callable[[str], None],
+        step: Step,
+    ):
+        self.model, self.pictures, self.known, self.config = model, pictures, known, model.config
+        count = len(known.learnt)
+        self.belongs, self.sizes = [], []
+        for found in clusters:
+            own = torch.full((count,), -1)  # those that k-means did not look at belong to none
+            own[found.pictures] = found.assignment
+            self.belongs.append(own)
+            self.sizes.append(torch.bincount(found.assignment, minlength=len(found.prototypes)))
+        super().__init__((model.network,), model.config, model.roi.device, say, step)
+        generator = torch.Generator().manual_seed(int(self.rng(FIRST_WEIGHTS).integers(2**62)))
+        initialise(model.network, generator)
+
+    # ---- a step
+
+    def batch(self, step: int) -> Batch:
+        """Step number so and so: every good picture once, in random order, before any comes again."""
+        size = self.config.batch
+        good = size // 2
+        if self.device.type == "cpu":  # the processor is busy learning
+            shown = [self._shown(step, k, good) for k in range(size)]
+        else:
+            with ThreadPoolExecutor() as pool:
+                shown = list(pool.map(lambda k: self._shown(step, k, good), range(size)))
+        places = [one.place for one in shown]
+        maps = [self.known[place] for place in places if place >= 0]
+        return Batch(
+            torch.stack([one.image for one in shown]),
+            torch.stack([one.mask for one in shown]),
+            places,
+            [torch.stack(of_scale) for of_scale in zip(*maps, strict=True)],
+        )
+
+    def _shown(self, step: int, k: int, good: int) -> Shown:
+        count = len(self.known.learnt)
+        if k < good:
+            number = step * good + k
+            order = self.rng(ORDER, number // count).permutation(count)
+            return self.pictures.good(int(order[number % count]))
+        number = step * (self.config.batch - good) + k - good
+        order = self.rng(BASE, number // count).permutation(count)
+        # spread evenly: of the first n defective pictures, n times the share
+        share = self.config.extended if self.pictures.seen else 0.0
+        extended = int((number + 1) * share) > int(number * share)
+        return self.pictures.defective(int(order[number % count]), extended, self.rng(DRAW, number))
+
+    def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
+        """3.5."""
+        (network,) = networks
+        images, masks = batch.images.to(self.device), batch.masks.to(self.device)
+        with self.autocast():
+            with torch.no_grad():
+                maps = self.model.features(images)
+            residuals = self._residuals(maps, batch)
+            logits = network(self._features(maps, step), residuals)
+        return [loss(logits.float(), masks)]
+
+    def _features(self, maps: Sequence[Tensor], step: int) -> list[Tensor]:
+        """Standardised, and not twice the same: a few dozen good pictures, seen hundreds of times each, would
+        be known by heart, and what is normal in a new one would look like a defect."""
+        features = self.model.standardised(maps)
+        if not self.config.noise:
+            return features
+        generator = torch.Generator(self.device).manual_seed(int(self.rng(NOISE, step).integers(2**62)))
+        for one in features:
+            drawn = torch.randn(one.shape, generator=generator, device=self.device)
+            one.add_(drawn, alpha=self.config.noise)
+        return features
+
+    def _residuals(self, maps: Sequence[Tensor], batch: Batch) -> list[Tensor]:
+        """Of pictures that made the prototypes, as if they had not."""
+        if not self.config.residuals:
+            return []
+        based = torch.tensor(batch.places)
+        found = []
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            for scale, (prototypes, own) in enumerate(zip(self.model.scales, self.belongs, strict=True)):
+                plain = prototypes.residuals(maps[scale])
+                clusters = torch.where(based >= 0, own[based.clamp(min=0)], -1)
+                mine = clusters >= 0
+                if mine.any():
+                    originals = batch.originals[scale][mine[based >= 0]]
+                    plain[mine] = residual_without(
+                        maps[scale][mine],
+                        prototypes.prototypes,
+                        prototypes.std,
+                        originals.to(self.device).float(),
+                        clusters[mine].to(self.device),
+                        self.sizes[scale].to(self.device),
+                    )
+                found.append(plain)
+        return found

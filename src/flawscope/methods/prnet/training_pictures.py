@@ -1,0 +1,96 @@
+"""What PRN learns from (3.4): good pictures, simulated defects, and seen ones put on other good pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flawscope.methods.picture_cache import GoodPictures
+from flawscope.methods.prnet.config import GENERATED, Config
+from flawscope.methods.task import Defect
+from flawscope.synthesis import TextureFolder, extend_defect, foreground_mask, simulate_anomaly
+
+ORIGINAL, EXTENDED, SIMULATED, GOOD = "original", "extended", "simulated", "good"
+
+
+class Shown(NamedTuple):
+    """One picture of a batch."""
+
+    image: Tensor  # [3, H, W] float32 in 0..1
+    mask: Tensor  # [1, H, W] float32: 1 where the defect is
+    place: int  # of the good picture under it, among those learnt from; -1: none
+    kind: str
+
+
+@dataclass
+class Pictures:
+    """Draws the pictures of a training. Each depends on its own random numbers alone."""
+
+    config: Config
+    images: GoodPictures
+    learnt: Sequence[int]  # numbers of the good pictures
+    seen: Sequence[Defect]
+    within: NDArray[np.bool_] | None = None  # [H, W]: where defects are put; None or empty: everywhere
+
+    def __post_init__(self) -> None:
+        folder = None if self.config.textures == GENERATED else TextureFolder(self.config.textures)
+        self.draw = folder.draw if folder else None
+        self.textures = _named(folder) if folder else "generated textures"
+        self.skipped = folder.skipped if folder else ()  # a line for each texture that cannot be read
+        self.foregrounds: dict[int, NDArray[np.uint8]] = {}  # eight pixels a byte
+
+    def good(self, place: int) -> Shown:
+        image = self.images[self.learnt[place]]
+        return Shown(image, torch.zeros(1, *image.shape[1:]), place, GOOD)
+
+    def defective(self, place: int, extended: bool, rng: np.random.Generator) -> Shown:
+        """Good picture `place` with a defect, a simulated one or a seen one; or a seen picture itself."""
+        if extended and rng.random() < self.config.original:
+            defect = self.seen[int(rng.integers(len(self.seen)))]
+            return Shown(defect.image, _plane(defect.mask), -1, ORIGINAL)
+        image = self.images[self.learnt[place]]
+        pixels, foreground = _pixels(image), self._foreground(place)
+        if extended:
+            defect = self.seen[int(rng.integers(len(self.seen)))]
+            made = extend_defect(pixels, _pixels(defect.image), defect.mask, rng, foreground=foreground)
+        else:
+            made = simulate_anomaly(pixels, rng, textures=self.draw, foreground=foreground)
+        # where there is no defect the picture stays what it is to the last bit, with 16 bits too
+        changed = torch.from_numpy(made.picture).permute(2, 0, 1).float() / 255
+        mask = torch.from_numpy(made.mask)
+        shown = torch.where(mask, changed, image)
+        return Shown(shown, _plane(made.mask), place, EXTENDED if extended else SIMULATED)
+
+    def _foreground(self, place: int) -> NDArray[np.bool_]:
+        shape = self.config.network_size
+        packed = self.foregrounds.get(place)
+        if packed is None:
+            found = foreground_mask(_pixels(self.images[self.learnt[place]]))
+            if self.within is not None:
+                found = found & self.within if (found & self.within).any() else self.within
+            packed = self.foregrounds[place] = np.packbits(found)
+        return np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).astype(bool)
+
+
+def _named(folder: TextureFolder) -> str:
+    """So that a run does not go on with others."""
+    digest = hashlib.sha256()
+    for picture in folder.pictures:
+        digest.update(np.ascontiguousarray(picture).tobytes())
+    return f"{len(folder)} textures ({digest.hexdigest()[:12]})"
+
+
+def _pixels(image: Tensor) -> NDArray[np.uint8]:
+    """`[3, H, W]` in 0..1 as `[H, W, 3]` uint8."""
+    return np.ascontiguousarray((image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def _plane(mask: NDArray[np.bool_]) -> Tensor:
+    return torch.from_numpy(mask)[None].float()

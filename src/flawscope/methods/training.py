@@ -1,0 +1,321 @@
+"""What trainings share: learning rate, precision, steps that fit into a time, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flawscope.artefact.state_file import Arrays, pack
+from flawscope.errors import CheckpointError, FlawscopeError, InputError
+from flawscope.progress import Step, duration
+
+WARM_UP, FIRST, LAST = 0.3, 1 / 25, 1 / 25 / 1e4  # one cycle: share of the steps, and of the largest rate
+DROP_AT, DROP = 0.95, 0.1  # Batzner et al., A.1
+MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, of every parameter
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """The share of the largest learning rate in step 0, 1, ... of `steps`: torch's `OneCycleLR`, a cosine up
+    over 30 % of the steps and one down. Adam's momentum is left alone."""
+    top, last = WARM_UP * steps - 1, steps - 1
+
+    def between(a: float, b: float, share: float) -> float:
+        return b + (a - b) / 2 * (1 + math.cos(math.pi * share))
+
+    if step <= top:
+        return between(FIRST, 1.0, step / top if top else 1.0)
+    return between(1.0, LAST, (step - top) / (last - top) if last > top else 1.0)
+
+
+def rate_share(schedule: str, step: int, steps: int) -> float:
+    """The share of the largest learning rate in a step: `one_cycle`, `drop` (a tenth after 95 %) or
+    `constant`."""
+    if schedule == "one_cycle":
+        return one_cycle(step, steps)
+    return DROP if schedule == "drop" and step >= DROP_AT * steps else 1.0
+
+
+def precision_for(asked: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
+    """bf16 where the device computes with it, unless something was asked for."""
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:  # elsewhere on a CPU bf16 is imitated, and slower
+        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
+    return "bf16" if native else "fp32"
+
+
+def on_device(network: nn.Module, device: torch.device) -> None:
+    """With the channels last in memory, which is faster everywhere."""
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def adam_state(
+    parameters: Iterable[tuple[str, nn.Parameter]], optimiser: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """The parameters and what Adam knows about them, as `restore_adam` takes them; after a step at least."""
+    tensors: dict[str, Tensor] = {}
+    for name, values in parameters:
+        known = optimiser.state[values]
+        tensors[f"net.{name}"] = values
+        for key in ("step", *MOMENTS):
+            tensors[f"{key}.{name}"] = known[key]
+    return tensors
+
+
+def arrays(tensors: Mapping[str, Tensor]) -> Arrays:
+    """Tensors as `state_file` writes them."""
+    return {k: v.detach().cpu().contiguous().numpy() for k, v in tensors.items()}
+
+
+def tensors_of(found: Arrays) -> dict[str, Tensor]:
+    """What `state_file` has read."""
+    return {k: torch.from_numpy(v) for k, v in found.items()}
+
+
+@contextmanager
+def restoring() -> Iterator[None]:
+    """Whatever does not fit while a checkpoint is restored becomes one line."""
+    try:
+        yield
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise CheckpointError(
+            "the checkpoint does not fit this version of flawscope: remove it and begin anew"
+        ) from None
+
+
+def restore_adam(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    optimiser: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Undo `adam_state`. KeyError or RuntimeError where the tensors are of other networks."""
+    with torch.no_grad():
+        for name, values in parameters:
+            values.copy_(tensors[f"net.{name}"])
+            # in the layout of the parameter, as the optimiser itself makes them
+            optimiser.state[values] = {
+                "step": tensors[f"step.{name}"].clone(),
+                **{key: torch.empty_like(values).copy_(tensors[f"{key}.{name}"]) for key in MOMENTS},
+            }
+
+
+# --------------------------------------------------------------------------------------------------- training
+
+CHECKS = 20  # points of the loss curve
+TRIALS = 8  # steps that are timed before the first
+B = TypeVar("B")
+
+
+class Settings(Protocol):
+    """What a training reads of a method's configuration."""
+
+    @property
+    def steps(self) -> int | None: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def decay(self) -> float: ...
+    @property
+    def training(self) -> Literal["auto", "fp32", "bf16"]: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+class Trainer(ABC, Generic[B]):
+    """Some networks learn for a number of steps. Every random number comes from the seed and from what it is
+    for, such as a step's number: so a resumed run needs no generator's state, and batches are made ahead."""
+
+    NETWORKS: ClassVar[tuple[str, ...]]  # their names in a checkpoint
+    LOSSES: ClassVar[tuple[str, ...]]
+    CPU_STEPS: ClassVar[int]  # the devices' defaults
+    GPU_STEPS: ClassVar[int]
+    DECOUPLED: ClassVar[bool] = False  # weight decay apart from the gradients, as AdamW has it
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        settings: Settings,
+        device: torch.device,
+        say: Callable[[str], None],
+        step: Step,
+    ):
+        self.networks, self.settings, self.device = tuple(networks), settings, device
+        self.say, self.step = say, step
+        self.precision = precision_for(settings.training, device)
+        self.optimiser = self._adam(self.networks)
+        self.steps = settings.steps
+        self.done, self.seconds = 0, 0.0
+        self.curve: list[dict[str, float]] = []
+        self.total = torch.zeros(len(self.LOSSES), device=device)  # since the last check
+        self.since = 0
+
+    @abstractmethod
+    def batch(self, step: int) -> B:
+        """What step number so and so learns from. Called by another thread, one step ahead."""
+
+    @abstractmethod
+    def losses(self, networks: Sequence[nn.Module], batch: B, step: int) -> list[Tensor]:
+        """The losses of `LOSSES`, which enter with the same weight."""
+
+    def autocast(self) -> torch.autocast:
+        """Within it networks compute in the precision of training."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+    def rng(self, purpose: int, *numbers: int) -> np.random.Generator:
+        return np.random.default_rng([self.settings.seed, purpose, *numbers])
+
+    def _adam(self, networks: Sequence[nn.Module]) -> torch.optim.Optimizer:
+        values = [v for network in networks for v in network.parameters()]
+        fused = self.device.type in ("cpu", "cuda")
+        kind = torch.optim.AdamW if self.DECOUPLED else torch.optim.Adam
+        return kind(values, self.settings.rate, weight_decay=self.settings.decay, fused=fused)
+
+    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, network in zip(self.NETWORKS, self.networks, strict=True):
+            for key, values in network.named_parameters():
+                yield f"{name}.{key}", values
+
+    # ---- how many steps
+
+    def fix_steps(self, seconds: float | None) -> None:
+        """As many as fit into `seconds`, by the time that a few of them take; the device's
+        default if None."""
+        begun = time.perf_counter()
+        per_step = self._trial()
+        if seconds is None:
+            self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
+        else:
+            self.steps = int((seconds - (time.perf_counter() - begun)) / per_step)
+        if self.steps < 1:
+            raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
+        self.say(f"{self.steps} steps of {per_step:.2f} s: about {duration(self.steps * per_step)}")
+
+    def _trial(self) -> float:
+        """Seconds of a step, by a few on copies of the networks."""
+        networks = copy.deepcopy(self.networks)
+        optimiser, trial = self._adam(networks), []
+        for k in range(TRIALS):
+            start = time.perf_counter()
+            self._learn(networks, optimiser, self.batch(k), k).sum().item()
+            trial.append(time.perf_counter() - start)
+        return statistics.median(trial[2:])
+
+    def budget(self) -> str:
+        """One line for a person."""
+        where = {"cpu": "this processor", "cuda": "the graphics card"}.get(self.device.type, "this device")
+        return (
+            f"{self.steps} steps of {self.settings.batch} on {where}, {self.precision}; --steps and "
+            "--minutes change that"
+        )
+
+    # ---- training
+
+    def run(self, checkpoint: Path | None, every: float, identity: dict[str, Any]) -> None:
+        """Go on from step `done` to the last one."""
+        assert self.steps is not None
+        first, begun, saved = self.done, time.monotonic(), time.monotonic()
+        self.seconds -= begun
+        checks = {-(-k * self.steps // CHECKS) for k in range(1, CHECKS + 1)}
+        for network in self.networks:
+            network.train()
+        with ThreadPoolExecutor(1) as ahead:
+            waiting = ahead.submit(self.batch, self.done)
+            while self.done < self.steps:
+                batch = waiting.result()
+                if self.done + 1 < self.steps:
+                    waiting = ahead.submit(self.batch, self.done + 1)
+                for group in self.optimiser.param_groups:
+                    share = rate_share(self.settings.schedule, self.done, self.steps)
+                    group["lr"] = self.settings.rate * share
+                self.total += self._learn(self.networks, self.optimiser, batch, self.done)
+                self.done, self.since = self.done + 1, self.since + 1
+                if self.done in checks:
+                    self._check()
+                if self.device.type == "cpu" or self.done % 64 == 0 or self.done == self.steps:
+                    self.step(f"training{self._loss()}", self.done - first, self.steps - first)
+                if checkpoint and time.monotonic() - saved >= every and self.done < self.steps:
+                    self.save(checkpoint, identity)
+                    saved = time.monotonic()
+        for network in self.networks:
+            network.eval()
+        self.seconds += time.monotonic()
+
+    def _learn(
+        self, networks: Sequence[nn.Module], optimiser: torch.optim.Optimizer, batch: B, step: int
+    ) -> Tensor:
+        """One step; its losses, those of `LOSSES`."""
+        losses = torch.stack(self.losses(networks, batch, step))
+        optimiser.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        optimiser.step()
+        return losses.detach()
+
+    def _check(self) -> None:
+        means = (self._total() / self.since).tolist()
+        self.curve.append({"step": self.done, **dict(zip(self.LOSSES, means, strict=True))})
+        self.total.zero_()
+        self.since = 0
+
+    def _total(self) -> Tensor:
+        """The losses of the steps since the last check, which are numbers."""
+        if not self.total.isfinite().all():
+            raise FlawscopeError(
+                f"the loss is no number any more after {self.done} steps: fit anew with a lower --set rate"
+            )
+        return self.total
+
+    def _loss(self) -> str:
+        if self.device.type == "cpu" and self.since:
+            return f", loss {float(self.total.sum()) / self.since:.3f}"
+        return f", loss {sum(self.curve[-1][k] for k in self.LOSSES):.3f}" if self.curve else ""
+
+    # ---- checkpoints
+
+    def save(self, path: Path, identity: dict[str, Any]) -> None:
+        facts = {
+            "identity": identity,
+            "steps": self.steps,
+            "done": self.done,
+            "since": self.since,
+            "total": self._total().tolist(),
+            "curve": self.curve,
+            "seconds": self.seconds + time.monotonic(),
+        }
+        pack(path, arrays(adam_state(self._parameters(), self.optimiser)), "checkpoint", facts)
+
+    def restore(self, found: Arrays, facts: dict[str, Any], identity: dict[str, Any]) -> None:
+        """Go on from what `save` wrote, if it belongs to this run."""
+        with restoring():
+            theirs = dict(facts["identity"])
+            for key, mine in identity.items():
+                if theirs.get(key) != mine and not (key == "steps" and mine is None):
+                    shown = "" if len(str(mine)) > 60 else f" {theirs.get(key)}, this one has {mine}"
+                    raise CheckpointError(
+                        f"the checkpoint is of a run with another {key}{shown}: give the same, or remove the "
+                        "checkpoint"
+                    )
+            restore_adam(self._parameters(), self.optimiser, tensors_of(found))
+            self.steps, self.done, self.since = int(facts["steps"]), int(facts["done"]), int(facts["since"])
+            self.total.copy_(torch.tensor(facts["total"]))
+            self.curve, self.seconds = list(facts["curve"]), float(facts["seconds"])

@@ -1,0 +1,1 @@
+"""From a file to the network's input and back. Torch-free."""

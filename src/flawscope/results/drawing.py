@@ -1,0 +1,408 @@
+"""Maps as colours, overlays, outlines, contact sheets and map files. Torch-free.
+
+Every scale is given by the caller (`low`, `high`: from the calibration) and nothing is stretched per
+picture, so that a good part looks good beside a bad one.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures.preprocess import Geometry
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+    Values = NDArray[np.floating[Any]]
+
+Colour: TypeAlias = tuple[int, int, int]
+Drawable: TypeAlias = np.ndarray[Any, Any] | Image.Image
+"""uint8 [H, W, 3] or [H, W]; bool [H, W] (black and white); or a PIL image."""
+
+GOOD: Colour = (0, 114, 178)
+BAD: Colour = (213, 94, 0)
+"""Frames; blue and vermilion, which colour-blind people tell apart (Okabe and Ito)."""
+
+_OUTLINE: Colour = (0, 255, 255)  # in neither photos of parts nor the colour map
+_INK: Colour = (32, 32, 36)
+_PALE: Colour = (120, 120, 128)
+_PAPER: Colour = (255, 255, 255)
+_NOT_A_NUMBER = 128  # grey
+# Night blue, violet, magenta, coral, amber, light yellow: lightness rises throughout, and blue to yellow is
+# the axis that the common colour-vision deficiencies keep.
+_ANCHORS = (
+    (8, 8, 32),
+    (48, 26, 118),
+    (128, 34, 138),
+    (206, 64, 100),
+    (243, 130, 52),
+    (250, 190, 40),
+    (255, 247, 118),
+)
+
+
+@functools.cache
+def colour_table() -> Pixels:
+    """The colour map [256, 3] uint8, dark to bright in equal steps of CIE lightness."""
+    anchors = np.asarray(_ANCHORS, dtype=np.float64)
+    fine = np.linspace(0, len(anchors) - 1, 4096)
+    colours = np.stack([np.interp(fine, np.arange(len(anchors)), channel) for channel in anchors.T], axis=1)
+    light = lightness(colours)
+    wanted = np.linspace(light[0], light[-1], 256)
+    table = np.stack([np.interp(wanted, light, channel) for channel in colours.T], axis=1)
+    rounded: Pixels = np.round(table).astype(np.uint8)
+    rounded.flags.writeable = False
+    return rounded
+
+
+def lightness(rgb: NDArray[Any]) -> NDArray[np.float64]:
+    """CIE L* (0..100) of sRGB colours [..., 3] in 0..255."""
+    share = np.asarray(rgb, dtype=np.float64) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    y = linear @ np.array([0.2126, 0.7152, 0.0722])
+    result: NDArray[np.float64] = np.where(y > 216 / 24389, 116 * np.cbrt(y) - 16, y * 24389 / 27)
+    return result
+
+
+def colour_map(values: Values, low: float, high: float) -> Pixels:
+    """Values [H, W] -> colours [H, W, 3] uint8; darkest at `low`, brightest at `high`, NaN grey."""
+    colours = colour_table()[_levels(values, low, high)]
+    colours[np.isnan(values)] = _NOT_A_NUMBER
+    return colours
+
+
+def overlay(
+    picture: Pixels,
+    values: Values,
+    low: float,
+    high: float,
+    *,
+    opacity: float = 0.5,
+    geometry: Geometry | None = None,
+) -> Pixels:
+    """The map over the photo, [H, W, 3] uint8: invisible at `low`, `opacity` (0..1) at `high` and above.
+
+    `values` is at the picture's size, or at network size and then warped by `geometry` (default: the map
+    covers the whole picture).
+    """
+    if not 0 <= opacity <= 1:
+        raise InputError(f"opacity is {opacity}; give a number from 0 to 1")
+    _check_picture(picture)
+    size = (picture.shape[0], picture.shape[1])
+    if values.shape != size:
+        values = (geometry or _stretch(size, values)).warp(values, fill=low)
+    share = np.linspace(0, 1, 256, dtype=np.float32)
+    alpha = np.float32(opacity) * share * share * (3 - 2 * share)  # smooth step: low values leave no veil
+    keep, add = (1 - alpha)[:, None], colour_table() * alpha[:, None] + np.float32(0.5)
+    out = np.empty_like(picture, order="C")
+    step = max(1, (1 << 18) // max(1, size[1]))
+    for start in range(0, size[0], step):  # blocks: a float copy of 100 megapixels would take 1.2 GB
+        part = slice(start, start + step)
+        levels = _levels(values[part], low, high)
+        blended = picture[part] * keep[levels]
+        blended += add[levels]
+        out[part] = blended
+    return out
+
+
+def contour(
+    picture: Pixels, mask: NDArray[np.bool_], colour: Colour = _OUTLINE, width: int | None = None
+) -> Pixels:
+    """A copy of the picture with a line just outside the mask's edge and a dark rim around the line.
+
+    `mask` [H, W] bool at the picture's size, or smaller and then stretched over it. `width` in pixels;
+    default: 1/150 of the shorter side, so that a thumbnail of a large picture still shows it.
+    """
+    _check_picture(picture)
+    size = (picture.shape[0], picture.shape[1])
+    if mask.shape != size:
+        mask = _stretch(size, mask).warp_mask(mask)
+    if width is None:
+        width = max(1, round(min(size) / 150))
+    if width < 1:
+        raise InputError(f"the outline's width is {width}; give at least 1 pixel")
+    out = picture.copy()
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        return out
+    rim = max(1, width // 3)
+    reach = width + rim
+    window = (
+        slice(max(0, rows[0] - reach), rows[-1] + reach + 1),
+        slice(max(0, columns[0] - reach), columns[-1] + reach + 1),
+    )
+    inside, view = mask[window], out[window]
+    line = _dilate(inside, width)
+    dark = _dilate(inside, reach) & ~line
+    line &= ~inside
+    # At the picture's border there is no room outside: there the line lies on the mask.
+    near = [
+        (np.minimum(np.arange(length), length - 1 - np.arange(length)) < width)[span]
+        for length, span in zip(size, window, strict=True)
+    ]
+    line |= inside & (near[0][:, None] | near[1])
+    view[dark] //= 3
+    view[line] = colour
+    return out
+
+
+def side_by_side(images: Sequence[Drawable], titles: Sequence[str]) -> Image.Image:
+    """Images in one row at the height of the first, each under its title."""
+    if not images:
+        raise InputError("no images to draw; give at least one")
+    pictures = [_as_image(image) for image in images]
+    height = pictures[0].height
+    width = max(max(1, round(picture.width * height / picture.height)) for picture in pictures)
+    return contact_sheet([(images, titles)], (height, width))
+
+
+def contact_sheet(
+    rows: Sequence[tuple[Sequence[Drawable], Sequence[str]]],
+    cell: tuple[int, int] | Sequence[tuple[int, int]],
+    *,
+    frames: Sequence[Sequence[Colour | None]] | None = None,
+    headings: Sequence[str | None] | None = None,
+    title: str | None = None,
+    bar: Image.Image | None = None,
+) -> Image.Image:
+    """Rows of (images, captions) on white; each image fitted into `cell` (height, width), caption below.
+
+    `cell`: for all rows, or one a row. `frames`: per row and image a colour or None. `headings`: per row a
+    line above it, or None. `title`: its first line is large, further ones are small. `bar`: a `colour_bar`,
+    set to the right. Captions that are too long for their cell end in an ellipsis; they may have several
+    lines.
+    """
+    if not rows or not any(images for images, _ in rows):
+        raise InputError("no images to draw; give at least one")
+    cells = _cells(cell, len(rows))
+    for images, captions in rows:
+        if len(images) != len(captions):
+            raise InputError(f"{len(images)} images and {len(captions)} captions in a row; give one for each")
+    text = min(max(round(min(map(min, cells)) / 14), 11), 28)
+    gap, edge = max(8, text), max(2, text // 5)
+    font, line = _font(text), round(text * 1.35)
+    large, *small = title.split("\n") if title else [""]
+    heading = round(text * 1.4)
+    above = [2 * heading if name else 0 for name in (headings or [None] * len(rows))]
+    below = [
+        line * max((caption.count("\n") + 1 for caption in captions if caption), default=0)
+        for _, captions in rows
+    ]
+    grid = [[fitted(image, cells[k]) for image in images] for k, (images, _) in enumerate(rows)]
+    tall = [
+        max((image.height for image in images), default=0) for images in grid
+    ]  # no gap under flat pictures
+    margin = round(1.5 * gap)
+    right = margin + max(len(row) * (cells[k][1] + gap) - gap for k, row in enumerate(grid))
+    top = margin + (heading + len(small) * line + gap if title else 0)
+    body = max(sum(above) + sum(tall) + sum(below) + (len(rows) - 1) * gap, bar.height if bar else 0)
+    total = right + margin + (bar.width + margin if bar else 0)
+    sheet = Image.new("RGB", (total, top + body + margin), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        heading_font = _font(heading)
+        shown = _shortened(large, heading_font, total - 2 * margin)
+        draw.text((margin, margin + heading / 2), shown, _INK, heading_font, anchor="lm")
+        for number, words in enumerate(small):
+            at = (margin, margin + heading + line * (number + 0.75))
+            draw.text(at, _shortened(words, font, total - 2 * margin), _PALE, font, anchor="lm")
+    y = top
+    for row, (_, captions) in enumerate(rows):
+        width = cells[row][1]
+        if headings and (name := headings[row]):
+            at = (margin, y + above[row] * 0.45)
+            draw.text(at, _shortened(name, _font(heading), right - margin), _INK, _font(heading), anchor="lm")
+            y += above[row]
+        for column, (image, caption) in enumerate(zip(grid[row], captions, strict=True)):
+            x = margin + column * (width + gap)
+            corner = (x + (width - image.width) // 2, y + (tall[row] - image.height) // 2)
+            sheet.paste(image, corner)
+            frame = frames[row][column] if frames else None
+            if frame is not None:
+                left, upper = corner
+                end = (left + image.width + edge - 1, upper + image.height + edge - 1)
+                draw.rectangle(((left - edge, upper - edge), end), outline=frame, width=edge)
+            for number, words in enumerate(caption.split("\n")):
+                middle = (x + width / 2, y + tall[row] + edge + line * (number + 0.5))
+                draw.text(middle, _shortened(words, font, width), _INK, font, anchor="mm")
+        y += tall[row] + below[row] + gap
+    if bar:
+        sheet.paste(bar, (right + margin, top))
+    return sheet
+
+
+def fitted(image: Drawable, cell: tuple[int, int]) -> Image.Image:
+    """Scaled to fit into `cell` (height, width), proportions kept; RGB."""
+    image = _as_image(image)
+    scale = min(cell[0] / image.height, cell[1] / image.width)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    if size == image.size:
+        return image
+    # enlarged a lot, pixels should look like pixels
+    resampling = Image.Resampling.NEAREST if scale >= 4 else Image.Resampling.BICUBIC
+    return image.resize(size, resampling)
+
+
+def _cells(cell: tuple[int, int] | Sequence[tuple[int, int]], rows: int) -> list[tuple[int, int]]:
+    """One cell a row."""
+    cells: list[Any] = [cell] * rows if isinstance(cell[0], int) else list(cell)
+    if len(cells) != rows:
+        raise InputError(f"{len(cells)} cell sizes for {rows} rows; give one, or one a row")
+    for one in cells:
+        if min(one) < 1:
+            raise InputError(f"cell size is {one}; give a height and a width of at least 1 pixel")
+    return cells
+
+
+def colour_bar(
+    low: float, high: float, threshold: float | None = None, *, height: int = 256, label: str | None = None
+) -> Image.Image:
+    """The scale of `colour_map` as a vertical bar with its ends and the threshold marked; RGB on white."""
+    _check_scale(low, high)
+    text = min(max(round(height / 18), 11), 24)
+    font, small = _font(text), max(2, text // 5)
+    names = [f"{high:.3g}", f"{low:.3g}"] + ([] if threshold is None else [f"{threshold:.3g}  threshold"])
+    thick, above = max(12, round(text * 1.3)), round(text * 1.6) if label else 0
+    width = max(thick + text + round(max(font.getlength(word) for word in [*names, label or ""])), 1) + small
+    image = Image.new("RGB", (width, above + height), _PAPER)
+    draw = ImageDraw.Draw(image)
+    if label:
+        draw.text((0, text / 2), label, _INK, font, anchor="lm")
+    ramp = np.linspace(high, low, height)[:, None]
+    image.paste(Image.fromarray(colour_map(np.repeat(ramp, thick, axis=1), low, high)), (0, above))
+
+    def place(value: float) -> float:
+        return above + (1 - (min(max(value, low), high) - low) / (high - low)) * (height - 1)
+
+    left, first, last = thick + text * 0.8, above + text * 0.6, above + height - text * 0.6
+    draw.text((left, first), names[0], _PALE, font, anchor="lm")
+    draw.text((left, last), names[1], _PALE, font, anchor="lm")
+    if threshold is not None:
+        y = place(threshold)
+        draw.line(((0, y), (left - text * 0.25, y)), fill=_PAPER, width=small + 2)
+        draw.line(((0, y), (left - text * 0.25, y)), fill=_INK, width=small)
+        beside = min(max(y, first + text * 1.2), last - text * 1.2)  # clear of the ends' names
+        draw.text((left, beside), names[2], _INK, font, anchor="lm")
+    return image
+
+
+def save_png(path: str | os.PathLike[str], picture: Drawable) -> None:
+    """Write a picture as 8-bit PNG. Raises FlawscopeError where the file cannot be written."""
+    _save(_as_image(picture), path, "PNG", compress_level=4)
+
+
+def save_map16(path: str | os.PathLike[str], values: Values, low: float, high: float) -> None:
+    """Write a map [H, W] as 16-bit grey PNG: `low` and below 0, `high` and above 65535, linear between."""
+    _check_scale(low, high)
+    _check_numbers(values)
+    share = np.clip((np.asarray(values, dtype=np.float64) - low) / (high - low), 0, 1)
+    _save(Image.fromarray(np.round(share * 65535).astype(np.uint16)), path, "PNG", compress_level=4)
+
+
+def save_map_tiff(path: str | os.PathLike[str], values: Values) -> None:
+    """Write a map [H, W] unscaled as a float32 TIFF, the layout that MVTec's evaluation code reads."""
+    _check_numbers(values)
+    _save(Image.fromarray(np.ascontiguousarray(values, dtype=np.float32)), path, "TIFF")
+
+
+def save_map_npy(path: str | os.PathLike[str], values: Values) -> None:
+    """Write a map [H, W] unscaled as float32 in numpy's format. Raises OSError."""
+    _check_numbers(values)
+    np.save(path, np.asarray(values, dtype=np.float32), allow_pickle=False)
+
+
+def _save(image: Image.Image, path: str | os.PathLike[str], file_format: str, **options: int) -> None:
+    try:
+        image.save(path, file_format, **options)
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise FlawscopeError(f"cannot write picture {path}: {reason}; check the folder") from None
+
+
+def _levels(values: Values, low: float, high: float) -> NDArray[np.uint8]:
+    """Values -> 0..255 of the colour table."""
+    _check_scale(low, high)
+    share = (np.asarray(values, dtype=np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    share = np.nan_to_num(share, copy=False, nan=0.0)
+    levels: NDArray[np.uint8] = (np.clip(share, 0, 255, out=share) + np.float32(0.5)).astype(np.uint8)
+    return levels
+
+
+def _dilate(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """Grow a mask by `reach` pixels, rounded at the corners."""
+    out = mask.copy()
+    previous = -1
+    for dy in range(reach + 1):  # a disc is a stack of runs, one half-width per row offset
+        half = math.isqrt(max(0, round((reach + 0.5) ** 2) - dy * dy))
+        if half != previous:
+            wide, previous = _dilate_rows(mask, half), half
+        for shift in {dy, -dy}:
+            rows = slice(max(0, shift), len(mask) + min(0, shift))
+            out[rows] |= wide[slice(max(0, -shift), len(mask) + min(0, -shift))]
+    return out
+
+
+def _dilate_rows(mask: NDArray[np.bool_], half: int) -> NDArray[np.bool_]:
+    """Grow by `half` pixels to the left and to the right."""
+    counts = np.zeros((mask.shape[0], mask.shape[1] + 1), dtype=np.int32)
+    np.cumsum(mask, axis=1, out=counts[:, 1:])
+    position = np.arange(mask.shape[1])
+    right = np.minimum(position + half + 1, mask.shape[1])
+    return np.asarray(counts[:, right] > counts[:, np.maximum(position - half, 0)])
+
+
+def _stretch(size: tuple[int, int], array: NDArray[Any]) -> Geometry:
+    """The geometry of an array that covers a whole picture of `size`."""
+    if array.ndim != 2 or array.size == 0:
+        raise InputError(f"map of shape {list(array.shape)}; give [H, W]")
+    height, width = array.shape
+    return Geometry(size, (height, width), (height / size[0], width / size[1]), (0.0, 0.0))
+
+
+def _check_picture(picture: NDArray[Any]) -> None:
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise InputError(f"picture of shape {list(picture.shape)}, {picture.dtype}; give [H, W, 3] uint8")
+
+
+def _check_scale(low: float, high: float) -> None:
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(f"colour scale from {low} to {high}; give two numbers, low below high")
+
+
+def _check_numbers(values: NDArray[Any]) -> None:
+    if values.ndim != 2 or not np.isfinite(values).all():
+        raise InputError(f"map of shape {list(values.shape)}; give [H, W] with finite numbers only")
+
+
+def _as_image(image: Drawable) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    if image.dtype == np.bool_:
+        image = image.astype(np.uint8) * np.uint8(255)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0:
+        raise InputError(f"image of shape {list(image.shape)}, {image.dtype}; give uint8 [H, W, 3] or [H, W]")
+    return Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
+
+
+@functools.lru_cache(maxsize=8)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=size)
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+    """The text, or as much of it as fits in `width` pixels with an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    keep = len(text)
+    while keep and font.getlength(text[:keep] + "…") > width:
+        keep -= 1
+    return text[:keep] + "…"

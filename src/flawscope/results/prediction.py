@@ -1,0 +1,111 @@
+"""What a detector says about one picture. Numpy only; every runtime makes the same thing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.pictures.preprocess import Geometry
+from flawscope.results import drawing
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected part of the mask, in the pixels of the picture (x to the right, y down).
+
+    box: x0, y0, x1, y1, the upper bounds exclusive. area: square pixels. peak: largest map value in it.
+    centroid: x, y.
+    """
+
+    box: tuple[float, float, float, float]
+    area: float
+    peak: float
+    centroid: tuple[float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "box": [round(v, 2) for v in self.box],
+            "area": round(self.area, 2),
+            "peak": self.peak,
+            "centroid": [round(v, 2) for v in self.centroid],
+        }
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Score, decision and place.
+
+    score: raw, higher is more anomalous, unbounded.
+    p_value: how often a good picture scores as high; small is anomalous.
+    map: [H, W] float32 at the size of the network; `picture_map()` brings it to the picture's size.
+    mask_threshold, colour_range: fixed by calibration, the same for every picture.
+    """
+
+    score: float
+    p_value: float
+    is_anomalous: bool
+    map: NDArray[np.float32] = field(repr=False)
+    geometry: Geometry
+    threshold: float
+    mask_threshold: float
+    colour_range: tuple[float, float]
+    path: str | None = None
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """[H, W] at the size of the network: where the map is above what good pictures reach."""
+        return self.map > self.mask_threshold
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The mask's 8-connected parts, largest peak first. Independent of `is_anomalous`."""
+        if not self.mask.any():
+            return ()
+        from scipy import ndimage
+
+        labels, _ = ndimage.label(self.mask, structure=np.ones((3, 3)))
+        found = []
+        sy, sx = self.geometry.scale
+        for index, (ys, xs) in enumerate(ndimage.find_objects(labels), start=1):
+            part = labels[ys, xs] == index
+            rows, columns = np.nonzero(part)
+            cy, cx = float(rows.mean()) + ys.start + 0.5, float(columns.mean()) + xs.start + 0.5
+            x, y, _, _ = self.geometry.to_picture((cx, cy, cx, cy))
+            found.append(
+                Region(
+                    box=self.geometry.to_picture((xs.start, ys.start, xs.stop, ys.stop)),
+                    area=float(part.sum() / (sy * sx)),
+                    peak=float(self.map[ys, xs][part].max()),
+                    centroid=(x, y),
+                )
+            )
+        return tuple(sorted(found, key=lambda region: -region.peak))
+
+    def picture_map(self) -> NDArray[np.float32]:
+        """The map at the picture's size: 4 bytes a pixel, so only when asked for."""
+        return self.geometry.warp(self.map)
+
+    def picture_mask(self) -> NDArray[np.bool_]:
+        """The mask at the picture's size."""
+        return self.picture_map() > self.mask_threshold
+
+    def draw(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The picture [H, W, 3] with heat map and outline of the mask; colours fixed by calibration."""
+        values = self.picture_map()
+        low, high = self.colour_range
+        heat = drawing.overlay(picture, values, low, high)
+        return drawing.contour(heat, values > self.mask_threshold)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `predict --json` prints."""
+        return {
+            "path": self.path,
+            "score": self.score,
+            "p_value": self.p_value,
+            "is_anomalous": self.is_anomalous,
+            "regions": [r.to_dict() for r in self.regions],
+        }

@@ -1,0 +1,563 @@
+"""The model file: what is written is read, writing is atomic, a bad file is one line and never a surprise."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+import threading
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flawscope.artefact import model_file
+from flawscope.artefact.files import atomic, check_writable
+from flawscope.artefact.model_file import FORMAT, KEY, Artefact, Manifest, Picture, read, write
+from flawscope.calibration.decision import Calibration
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures.preprocess import Preprocess
+
+
+def example(**changes: Any) -> Artefact:
+    rng = np.random.default_rng(0)
+    manifest = Manifest(
+        method="patchcore",
+        config={"size": "32", "ratio": 0.1, "weights": None},
+        preprocess=Preprocess((32, 48), True, (16, 16), 4095.0),
+        calibration=Calibration((1.0, 2.0, 0.1 + 0.2), (3.0, 4.0, 5.0), 0.5, method="held out"),
+        backbone={"name": "tiny", "origin": "nowhere", "licence": "none"},
+        category="Schraube ⌀5",
+        pictures=(Picture("ab" * 32, "train", "a/ü.png"), Picture("cd" * 32, "dropped", "b.png")),
+        metrics={"image_auroc": 0.5},
+        facts={"bank": 3, "seconds": 1.25},
+        notes=('a note with "quotes"\nand a line',),
+        samples=({"name": "a/ü.png", "score": 1.5, "map_maximum": 2.5},),
+        versions={"flawscope": "0.1"},
+    )
+    tensors = {
+        "bank": rng.random((3, 5), dtype=np.float32),
+        "half": rng.random((2, 2)).astype(np.float16),
+        "double": rng.random(3),
+        "samples": rng.integers(0, 256, (1, 3, 4, 4), dtype=np.uint8),
+        "table": np.arange(6, dtype=np.int32).reshape(3, 2),
+        "long": np.arange(-2, 2),
+        "deep": np.arange(3, dtype=np.uint16),
+        "roi": np.array([[True, False], [False, True]]),
+        "empty": np.zeros((0, 7), np.float32),
+        "scalar": np.float32(4.0).reshape(()),
+        "strided": np.arange(12, dtype=np.float32).reshape(3, 4)[:, ::2],
+    }
+    return Artefact(replace(manifest, **changes), tensors)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("artefact") / "model.safetensors"
+    write(example(), file)
+    return file
+
+
+def split(path: Path) -> tuple[dict[str, Any], bytes]:
+    body = path.read_bytes()
+    (length,) = struct.unpack("<Q", body[:8])
+    return json.loads(body[8 : 8 + length]), body[8 + length :]
+
+
+def join(header: dict[str, Any] | bytes, data: bytes, path: Path, *, honest: bool = True) -> Path:
+    """A file with this header; `honest` puts right hashes into it, so that only the content is hostile."""
+    if honest and isinstance(header, dict):
+        meta = header["__metadata__"]
+        meta["sha256"] = hashlib.sha256(data).hexdigest()
+        meta["header_sha256"] = model_file._header_hash(meta[KEY], header)
+    head = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(head)) + head + data)
+    return path
+
+
+def refused(path: Path, match: str | None = None) -> str:
+    """The one line with which `read` refuses the file."""
+    with pytest.raises(InputError, match=match) as caught:
+        read(path)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert path.name in text
+    return text
+
+
+# ---------------------------------------------------------------------------------------------- round trip
+
+
+def test_what_is_written_is_read(path: Path) -> None:
+    want, got = example(), read(path)
+    assert got.manifest == want.manifest
+    assert set(got.tensors) == set(want.tensors)
+    for name, tensor in want.tensors.items():
+        np.testing.assert_array_equal(got.tensors[name], tensor, strict=True)
+        assert got.tensors[name].flags.writeable  # torch takes them over
+
+
+def test_the_file_is_ordinary_safetensors(path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    loaded = safetensors.load_file(path)
+    for name, tensor in example().tensors.items():
+        np.testing.assert_array_equal(loaded[name], tensor, strict=True)
+    (length,) = struct.unpack("<Q", path.read_bytes()[:8])
+    assert (8 + length) % 8 == 0  # tensors are aligned for whoever maps the file
+
+
+def test_the_same_model_is_the_same_file(path: Path, tmp_path: Path) -> None:
+    write(read(path), tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_a_model_without_tensors_is_possible(tmp_path: Path) -> None:
+    write(replace(example(), tensors={}), tmp_path / "m.safetensors")
+    assert read(tmp_path / "m.safetensors").tensors == {}
+
+
+def test_the_manifest_is_read_without_the_tensors(tmp_path: Path) -> None:
+    """A sparse file that claims 200 GB of tensors: reading those would be noticed."""
+    header = {
+        "__metadata__": {KEY: json.dumps(example().manifest.to_dict()), "sha256": "0" * 64},
+        "bank": {"dtype": "U8", "shape": [200 * 10**9], "data_offsets": [0, 200 * 10**9]},
+    }
+    header["__metadata__"]["header_sha256"] = model_file._header_hash(header["__metadata__"][KEY], header)
+    head = json.dumps(header).encode()
+    file = tmp_path / "huge.safetensors"
+    try:
+        with open(file, "wb") as f:
+            f.write(struct.pack("<Q", len(head)) + head)
+            f.truncate(8 + len(head) + 200 * 10**9)
+    except OSError:
+        pytest.skip("this file system holds no sparse files")
+    began = time.perf_counter()
+    assert model_file.read_manifest(file) == example().manifest
+    assert time.perf_counter() - began < 1
+
+
+def test_numbers_that_json_does_not_know_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        write(example(facts={"radius": float("nan")}), tmp_path / "m.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, MemoryError, SystemExit, RuntimeError])
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, interruption: type[BaseException]
+) -> None:
+    file = tmp_path / "m.safetensors"
+    file.write_bytes(b"old")
+
+    def interrupted() -> None:
+        with atomic(file) as stream:
+            stream.write(b"new" * 10_000)
+            raise interruption
+
+    with pytest.raises(interruption):
+        interrupted()
+    assert file.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["m.safetensors"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "chmod"])
+def test_a_failing_system_call_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    file = tmp_path / "m.safetensors"
+    file.write_bytes(b"old")
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(FlawscopeError, match="No space left on device") as caught:
+        write(example(), file)
+    assert not isinstance(caught.value, InputError)  # exit code 1, not 2
+    assert file.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["m.safetensors"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on file sizes")
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "m.safetensors"
+    file.write_bytes(b"old")
+    big = replace(example(), tensors={"bank": np.zeros(300_000, np.float32)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
+    try:
+        with pytest.raises(FlawscopeError, match="cannot write"):
+            write(big, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert file.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["m.safetensors"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write(example(), tmp_path / "m.safetensors")
+        assert os.umask(umask) == umask  # it was put back
+    finally:
+        os.umask(before)
+    assert (tmp_path / "m.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_reader_sees_the_old_or_the_new_file_never_a_part(tmp_path: Path) -> None:
+    file = tmp_path / "m.safetensors"
+    models = [example(category=c * 1000) for c in "ab"]
+    write(models[0], file)
+    stop = threading.Event()
+
+    def overwrite() -> None:
+        while not stop.is_set():
+            for model in models:
+                write(model, file)
+
+    thread = threading.Thread(target=overwrite)
+    thread.start()
+    try:
+        for _ in range(100):
+            assert read(file).manifest.category in ("a" * 1000, "b" * 1000)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_missing_folder_is_told_before_and_while_writing(tmp_path: Path) -> None:
+    file = tmp_path / "no" / "m.safetensors"
+    with pytest.raises(InputError, match="no folder"):
+        check_writable(file)
+    with pytest.raises(FlawscopeError, match="cannot write"):
+        write(example(), file)
+
+
+def test_check_writable_makes_nothing(tmp_path: Path) -> None:
+    assert check_writable(tmp_path / "m.safetensors", ".safetensors") == tmp_path / "m.safetensors"
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="end in"):
+        check_writable(tmp_path / "m.onnx", ".safetensors")
+    with pytest.raises(InputError, match="folder"):
+        check_writable(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------- damaged files
+
+
+def test_every_truncation_is_refused(path: Path, tmp_path: Path) -> None:
+    body = path.read_bytes()
+    file = tmp_path / "cut.safetensors"
+    (length,) = struct.unpack("<Q", body[:8])
+    for size in sorted({*range(12), *range(12, len(body), 37), 7 + length, 8 + length, len(body) - 1}):
+        file.write_bytes(body[:size])
+        refused(file)
+
+
+def test_every_byte_matters(path: Path, tmp_path: Path) -> None:
+    """A flipped bit anywhere in the file, header and tensors, is noticed."""
+    body = bytearray(path.read_bytes())
+    rng = np.random.default_rng(0)
+    file = tmp_path / "flipped.safetensors"
+    for offset in [*range(8), *range(8, len(body), 3)]:
+        bit = 1 << int(rng.integers(8))
+        body[offset] ^= bit
+        file.write_bytes(body)
+        body[offset] ^= bit
+        refused(file)
+
+
+def test_extra_bytes_are_refused(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.safetensors").write_bytes(path.read_bytes() + b"\0")
+    refused(tmp_path / "long.safetensors")
+    with pytest.raises(InputError, match="extra data"):
+        model_file.read_manifest(tmp_path / "long.safetensors")
+
+
+def test_altered_tensors_are_refused_although_the_layout_is_right(path: Path, tmp_path: Path) -> None:
+    header, data = split(path)
+    join(header, data[:-1] + bytes([data[-1] ^ 1]), tmp_path / "m.safetensors", honest=False)
+    refused(tmp_path / "m.safetensors", "altered")
+    # the manifest alone can be told from it, since its own hash is right
+    assert model_file.read_manifest(tmp_path / "m.safetensors") == example().manifest
+
+
+def test_an_altered_threshold_is_noticed_even_in_the_manifest_alone(path: Path, tmp_path: Path) -> None:
+    header, data = split(path)
+    header["__metadata__"][KEY] = header["__metadata__"][KEY].replace("0.05", "0.95")
+    join(header, data, tmp_path / "m.safetensors", honest=False)
+    with pytest.raises(InputError, match="altered"):
+        model_file.read_manifest(tmp_path / "m.safetensors")
+
+
+# ------------------------------------------------------------------------------------------- hostile files
+
+NO_MODEL = {
+    "empty": b"",
+    "zeros": bytes(4096),
+    "text": b"This is not a model, but it is long enough to look at.\n" * 20,
+    "picture": b"\x89PNG\r\n\x1a\n" + bytes(100),
+    "endless header": struct.pack("<Q", 2**64 - 1) + b"{}",
+    "header of 2^40": struct.pack("<Q", 2**40) + b"{}" * 100,
+    "header over the file's end": struct.pack("<Q", 1000) + b"{}" * 100,
+    "no JSON": struct.pack("<Q", 8) + b"{{{{{{{{",
+    "no UTF-8": struct.pack("<Q", 8) + b"\xff\xfe\xfd\xfc\xff\xff\xff\xff",
+    "JSON, no object": struct.pack("<Q", 8) + b"[1,2,3] ",
+    "no metadata": struct.pack("<Q", 8) + b"{}      ",
+    "deep JSON": struct.pack("<Q", 200_000) + b"[" * 100_000 + b"]" * 100_000,
+    "deep objects": struct.pack("<Q", 500_000) + b'{"a":' * 100_000,
+    "metadata as list": struct.pack("<Q", 24) + b'{"__metadata__":[1,2,3]}',
+}
+
+
+@pytest.mark.parametrize("name", NO_MODEL)
+def test_what_is_no_model_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(NO_MODEL[name])
+    refused(tmp_path / "m.safetensors", "cannot use model")
+
+
+def test_another_tools_safetensors_is_no_model(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    safetensors.save_file({"a": np.zeros(3)}, tmp_path / "m.safetensors", metadata={"format": "pt"})
+    refused(tmp_path / "m.safetensors", "no flawscope model")
+
+
+def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
+    """A torch checkpoint that would write a file if anybody unpickled it."""
+    mark = tmp_path / "executed"
+    payload = b"cos\nsystem\n(S'touch " + os.fsencode(mark) + b"'\ntR."
+    bare, packed = tmp_path / "m.pt", tmp_path / "n.pt"
+    bare.write_bytes(payload)
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("archive/data.pkl", payload)
+    for file in (bare, packed):
+        refused(file)
+    assert not mark.exists()
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    refused(tmp_path, "folder")
+    refused(tmp_path / "nothing.safetensors", "there is no model")
+    (tmp_path / "file").write_bytes(b"x")
+    refused(tmp_path / "file" / "m.safetensors", "cannot read model")
+    loop = tmp_path / "loop.safetensors"
+    loop.symlink_to(loop)
+    refused(loop, "cannot read model")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.safetensors")  # to open it would wait for ever
+        refused(tmp_path / "pipe.safetensors", "ordinary file")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_one_line(path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "m.safetensors"
+    file.write_bytes(path.read_bytes())
+    file.chmod(0)
+    refused(file, "Permission denied")
+
+
+def bank(**changes: Any) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": [3, 5], "data_offsets": [0, 60], **changes}
+
+
+HOSTILE_TENSORS = {
+    "negative shape": bank(shape=[-3, -5]),
+    "shape too large": bank(shape=[2**40, 2**40]),
+    "product beyond 64 bits": bank(shape=[2**63, 2**63, 60]),
+    "shape of floats": bank(shape=[3.0, 5]),
+    "shape of truths": bank(shape=[True, 15]),
+    "shape of text": bank(shape="35"),
+    "a hundred dimensions": bank(shape=[1] * 99 + [15]),
+    "lie about dtype": bank(dtype="F64"),
+    "unknown dtype": bank(dtype="BF16"),
+    "dtype as list": bank(dtype=["F32"]),
+    "no dtype": {"shape": [3, 5], "data_offsets": [0, 60]},
+    "gap before": bank(data_offsets=[4, 64]),
+    "backwards": bank(data_offsets=[60, 0]),
+    "negative offset": bank(data_offsets=[-60, 0]),
+    "beyond the end": bank(shape=[30, 50], data_offsets=[0, 6000]),
+    "three offsets": bank(data_offsets=[0, 30, 60]),
+    "offsets as text": bank(data_offsets="06"),
+    "list": [1, 2],
+    "nothing": None,
+    "text": "F32",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TENSORS)
+def test_hostile_tensors_are_refused_before_anything_is_allocated(name: str, tmp_path: Path) -> None:
+    text = json.dumps(example().manifest.to_dict())
+    header = {"__metadata__": {KEY: text}, "bank": HOSTILE_TENSORS[name]}
+    file = join(header, bytes(60), tmp_path / "m.safetensors")
+    refused(file)
+    with pytest.raises(InputError):
+        model_file.read_manifest(file)
+
+
+def test_a_shape_of_zero_times_very_much_is_refused(tmp_path: Path) -> None:
+    """No byte is missing, yet numpy cannot make it."""
+    shape = [0, 2**47, 2**47, 2**47]
+    text = json.dumps(example().manifest.to_dict())
+    header = {"__metadata__": {KEY: text}, "bank": bank(shape=shape, data_offsets=[0, 0])}
+    refused(join(header, b"", tmp_path / "m.safetensors"), "shape")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [((0, 40), (20, 60)), ((0, 60), (0, 60)), ((0, 20), (40, 60)), ((20, 40), (40, 60))]
+)
+def test_overlaps_and_gaps_are_refused(tmp_path: Path, first: tuple, second: tuple) -> None:
+    header: dict[str, Any] = {"__metadata__": {KEY: json.dumps(example().manifest.to_dict())}}
+    for name, (begin, end) in (("a", first), ("b", second)):
+        header[name] = {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
+    refused(join(header, bytes(60), tmp_path / "m.safetensors"), "overlap or leave gaps")
+
+
+def test_truth_values_are_true_or_false(tmp_path: Path) -> None:
+    header = {
+        "__metadata__": {KEY: json.dumps(example().manifest.to_dict())},
+        "roi": {"dtype": "BOOL", "shape": [3], "data_offsets": [0, 3]},
+    }
+    refused(join(header, bytes([0, 1, 7]), tmp_path / "m.safetensors"), "true and false")
+
+
+# ----------------------------------------------------------------------------------------------- manifests
+
+
+def manifest_file(path: Path, change: Any) -> Path:
+    data = example().manifest.to_dict()
+    data = change(data) or data
+    text = data if isinstance(data, str) else json.dumps(data)
+    return join({"__metadata__": {KEY: text}}, b"", path)
+
+
+def test_a_newer_format_names_the_version_to_upgrade_to(tmp_path: Path) -> None:
+    newer = manifest_file(
+        tmp_path / "m.safetensors", lambda d: d.update(format=FORMAT + 1, versions={"flawscope": "9.7.3"})
+    )
+    text = refused(newer, "upgrade")
+    assert "9.7.3" in text
+    assert "fit anew" not in text
+
+
+@pytest.mark.parametrize("versions", [None, [], "9", {}, {"flawscope": None}])
+def test_a_newer_format_with_a_strange_manifest_is_still_one_line(tmp_path: Path, versions: Any) -> None:
+    """It may lack whatever this version knows, and hash its header in another way."""
+    file = tmp_path / "m.safetensors"
+    text = json.dumps({"format": 99, "versions": versions})
+    refused(join({"__metadata__": {KEY: text, "sha256": ""}}, b"", file, honest=False), "upgrade")
+
+
+MANIFESTS = {
+    "list": lambda d: "[1]",
+    "number": lambda d: "7",
+    "no JSON": lambda d: "{",
+    "NaN": lambda d: d.update(facts={"a": float("nan")}),
+    "deep": lambda d: "[" * 100_000 + "]" * 100_000,
+    "summary as number": lambda d: d.update(facts={"summary": 5}),
+    "summary of numbers": lambda d: d.update(facts={"summary": [5]}),
+    "seconds as text": lambda d: d.update(facts={"seconds_total": "a"}),
+    "seconds of ages": lambda d: d.update(facts={"seconds_total": 1e300}),
+    "no format": lambda d: d.pop("format") and None,
+    "format 0": lambda d: d.update(format=0),
+    "format as text": lambda d: d.update(format="1"),
+    "config as list": lambda d: d.update(config=[1]),
+    "config as number": lambda d: d.update(config=3),
+    "preprocess as text": lambda d: d.update(preprocess="stretch"),
+    "preprocess null": lambda d: d.update(preprocess=None),
+    "size of millions": lambda d: d["preprocess"].update(size=["a", 3]),
+    "unknown preprocess key": lambda d: d["preprocess"].update(tile=3),
+    "calibration null": lambda d: d.update(calibration=None),
+    "calibration of nothing": lambda d: d["calibration"].update(scores=[]),
+    "calibration of 10^400": lambda d: d["calibration"].update(map_level=10**400),
+    "pictures as number": lambda d: d.update(pictures=3),
+    "pictures of text": lambda d: d.update(pictures=["a"]),
+    "samples of numbers": lambda d: d.update(samples=[1]),
+    "notes as number": lambda d: d.update(notes=3),
+    "versions as list": lambda d: d.update(versions=["a"]),
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_damaged_manifests_are_refused(name: str, tmp_path: Path) -> None:
+    file = manifest_file(tmp_path / "m.safetensors", MANIFESTS[name])
+    refused(file)
+    with pytest.raises(InputError):
+        model_file.read_manifest(file)
+
+
+@pytest.mark.parametrize("key", sorted(example().manifest.to_dict()))
+def test_a_manifest_without_an_entry_is_refused(key: str, tmp_path: Path) -> None:
+    refused(manifest_file(tmp_path / "m.safetensors", lambda d: d.pop(key) and None))
+
+
+def test_random_damage_to_the_manifest_is_an_input_error_or_nothing(tmp_path: Path) -> None:
+    """Fuzzing with right hashes: any value may become any other."""
+    rng = np.random.default_rng(0)
+    values: list[Any] = [None, True, -1, 0, 10**400, 1.5, "", "x", [], [[]], {}, {"a": 1}]
+
+    def damage(node: Any) -> Any:
+        if rng.random() < 0.06:
+            return values[rng.integers(len(values))]
+        if isinstance(node, dict):
+            return {k: damage(v) for k, v in node.items()}
+        if isinstance(node, list):
+            return [damage(v) for v in node]
+        return node
+
+    good = example().manifest.to_dict()
+    passed = 0
+    for _ in range(500):
+        data = damage(good)
+        with contextlib.suppress(InputError):
+            Manifest.from_dict(data if isinstance(data, dict) else {})
+            passed += 1
+    assert passed < 500
+
+
+# ---------------------------------------------------------------------------- what the model is opened with
+
+
+def test_an_unknown_method_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from flawscope.predictor import load
+
+    write(example(method="os.system"), tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match=r"no method called os\.system"):
+        load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"ratoi": 0.1}, "did you mean ratio"),
+        ({"ratio": "much"}, "ratio"),
+        ({"size": str(10**9)}, "size"),
+        ({"size": [64, 64]}, "size"),
+        ({"size": "48+64"}, "fit"),
+        ({"stages": []}, "stages"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_one_line(model_path: Path, tmp_path: Path, config, match) -> None:
+    from flawscope.predictor import load
+
+    model = read(model_path)
+    manifest = replace(model.manifest, config={**model.manifest.config, **config})
+    write(replace(model, manifest=manifest), tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match=match) as caught:
+        load(tmp_path / "m.safetensors")
+    assert "\n" not in str(caught.value)

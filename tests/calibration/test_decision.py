@@ -1,0 +1,261 @@
+"""Conformal p-values and what follows from them, against the literal definitions and by simulation."""
+
+from __future__ import annotations
+
+import json
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from flawscope.calibration.decision import Calibration, fence, from_values, suspects
+from flawscope.errors import InputError
+
+# 0.29 * 100 is 28.999999999999996
+RATES = [
+    "0.5",
+    "0.3",
+    "0.29",
+    "0.25",
+    "0.2",
+    "0.1",
+    "0.07",
+    "0.05",
+    "0.03",
+    "0.02",
+    "0.01",
+    "0.001",
+    "0.9",
+    "0.999",
+]
+
+
+def calibration(scores, rate: float = 0.05, maxima=None) -> Calibration:
+    scores = tuple(float(s) for s in scores)
+    maxima = scores if maxima is None else tuple(float(m) for m in maxima)
+    return Calibration(scores=scores, map_maxima=maxima, map_level=0.0, rate=rate)
+
+
+# ------------------------------------------------------------------------------------------------ p-values
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 19, 60])
+def test_p_value_is_the_literal_conformal_formula_also_at_ties(n: int) -> None:
+    rng = np.random.default_rng(n)
+    scores = rng.integers(0, 6, n) / 2  # few distinct values: ties among them and with the queries
+    queries = np.concatenate([np.arange(-1, 5, 0.25), scores])
+    expected = [(1 + sum(s >= q for s in scores)) / (n + 1) for q in queries]
+    np.testing.assert_array_equal(calibration(scores).p_values(queries), expected)
+
+
+def test_p_value_ignores_order_and_monotone_change_of_scale() -> None:
+    rng = np.random.default_rng(0)
+    scores, queries = rng.random(40), rng.random(100)
+    p = calibration(scores).p_values(queries)
+    np.testing.assert_array_equal(calibration(scores[::-1]).p_values(queries), p)
+    np.testing.assert_array_equal(calibration(np.exp(9 * scores)).p_values(np.exp(9 * queries)), p)
+
+
+def test_p_value_keeps_the_shape_and_falls_as_the_score_rises() -> None:
+    made = calibration(range(30))
+    assert made.p_values(5.0).shape == ()
+    assert made.p_values(np.zeros((2, 3))).shape == (2, 3)
+    assert (np.diff(made.p_values(np.linspace(-5, 40, 500))) <= 0).all()
+    assert made.p_values(-math.inf) == 1
+    assert made.p_values(math.inf) == 1 / 31
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.1, 0.34])
+@pytest.mark.parametrize("n", [19, 40])
+def test_a_new_good_picture_has_p_at_most_alpha_with_probability_at_most_alpha(n: int, alpha: float) -> None:
+    rng = np.random.default_rng(7)
+    trials = 4000
+    draws = np.round(rng.lognormal(size=(trials, n + 1)), 1)  # ties too
+    hits = sum(bool(calibration(d[:n]).p_values(d[n]) <= alpha) for d in draws)
+    error = math.sqrt(alpha * (1 - alpha) / trials)
+    assert hits / trials <= alpha + 4 * error
+
+
+def test_without_ties_the_share_is_exactly_what_the_formula_says() -> None:
+    """P(p <= k/(n+1)) = k/(n+1): not only bounded, the threshold wastes nothing."""
+    rng = np.random.default_rng(8)
+    draws = rng.random((4000, 20))
+    hits = np.mean([bool(calibration(d[:19]).is_anomalous(d[19])) for d in draws])
+    assert hits == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 4000))
+
+
+# ---------------------------------------------------------------------------------------------- thresholds
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 19, 20, 99, 199])
+@pytest.mark.parametrize("rate", RATES)
+def test_anomalous_is_p_at_most_the_effective_rate_for_every_rate(n: int, rate: str) -> None:
+    """Counted in exact fractions, so that 0.05 * 20 cannot come out as 0.999."""
+    rng = np.random.default_rng(n)
+    effective = max(Fraction(rate), Fraction(1, n + 1))
+    for scores in (rng.integers(0, max(2, n // 2), n).astype(float), rng.permutation(n).astype(float)):
+        made = calibration(scores, float(rate))
+        for query in np.unique(np.concatenate([scores, scores + 0.5, scores - 0.5])):
+            p = Fraction(1 + int((scores >= query).sum()), n + 1)
+            assert bool(made.is_anomalous(query)) == (p <= effective), (query, p)
+            assert bool(made.is_anomalous(query)) == (query > made.threshold)
+
+
+@pytest.mark.parametrize("n", [1, 5, 40])
+def test_a_rate_next_to_one_still_has_a_threshold(n: int) -> None:
+    made = calibration(range(n), 1 - 1e-12)
+    assert made.threshold == made.mask_threshold == 0
+
+
+def test_the_mask_threshold_follows_the_same_rule_from_the_map_maxima() -> None:
+    rng = np.random.default_rng(1)
+    scores, maxima = rng.random(60), rng.random(60) * 5
+    made = calibration(scores, 0.1, maxima)
+    assert made.mask_threshold == calibration(maxima, 0.1).threshold
+    assert (maxima > made.mask_threshold).mean() <= 0.1
+
+
+def test_five_percent_needs_nineteen_pictures() -> None:
+    assert [calibration(range(n)).pictures_missing for n in (1, 18, 19, 20)] == [18, 1, 0, 0]
+    assert calibration(range(18)).effective_rate == 1 / 19
+    assert calibration(range(19)).effective_rate == 0.05
+    assert calibration(range(10), 0.01).pictures_missing == 89
+    assert calibration(range(18)).threshold == 17  # only above all that were seen
+    assert "1 more would do" in calibration(range(18)).promise()
+    assert "more would do" not in calibration(range(19)).promise()
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_pictures_missing_is_the_smallest_number_that_meets_the_rate(rate: str) -> None:
+    need = 3 + calibration(range(3), float(rate)).pictures_missing
+    assert Fraction(1, need + 1) <= Fraction(rate)
+    assert need == 3 or Fraction(1, need) > Fraction(rate)
+
+
+def test_a_score_that_is_no_number_is_never_called_good() -> None:
+    made = calibration(range(30))
+    assert made.is_anomalous(math.nan)
+    assert made.p_values(math.nan) == 1 / 31
+
+
+def test_the_mask_threshold_lies_in_the_middle_of_the_colours() -> None:
+    made = Calibration((1.0, 2.0), (3.0, 4.0), map_level=1.0)
+    low, high = made.colour_range
+    assert (low, (low + high) / 2) == (1.0, made.mask_threshold)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 1e9])
+def test_the_colour_range_is_never_empty(level: float) -> None:
+    low, high = Calibration((0.0,), (level,), map_level=level + 5).colour_range
+    assert low < high
+
+
+def test_from_values_takes_the_maps_maxima_and_the_median_of_their_medians() -> None:
+    maxima, medians = np.array([2.0, 7.0, 9.0], np.float32), (m for m in (2.0, 0.0, 9.0))
+    made = from_values(np.array([1.0, 2.0, 3.0]), maxima, medians, rate=0.2, method="test")
+    assert made.map_maxima == (2.0, 7.0, 9.0)
+    assert made.map_level == 2.0
+    assert {type(v) for v in (*made.scores, *made.map_maxima, made.map_level)} == {float}
+    assert (made.scores, made.rate, made.method) == ((1.0, 2.0, 3.0), 0.2, "test")
+
+
+# ---------------------------------------------------------------------------------------------------- JSON
+
+
+def test_json_round_trip_is_exact() -> None:
+    rng = np.random.default_rng(3)
+    made = Calibration(
+        tuple(rng.random(25)), tuple(rng.random(25)), 0.1, 0.03, "held out", "onnx", "fp16"
+    ).with_rate(0.07)
+    assert Calibration.from_dict(json.loads(json.dumps(made.to_dict(), allow_nan=False))) == made
+
+
+GOOD = calibration((1, 2, 3)).to_dict()
+
+
+@pytest.mark.parametrize("key", sorted(GOOD))
+def test_a_missing_entry_is_named(key: str) -> None:
+    with pytest.raises(InputError, match=key):
+        Calibration.from_dict({k: v for k, v in GOOD.items() if k != key})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scores": []},
+        {"scores": [1, 2]},
+        {"scores": 3},
+        {"scores": ["a", "b", "c"]},
+        {"scores": [1, 2, math.nan]},
+        {"map_maxima": [1, 2, math.inf]},
+        {"map_maxima": [1, 2, 10**400]},
+        {"map_level": None},
+        {"map_level": math.nan},
+        {"rate": 0},
+        {"rate": 1},
+        {"rate": math.nan},
+        {"rate": [0.05]},
+    ],
+    ids=str,
+)
+def test_damaged_entries_are_input_errors(change: dict) -> None:
+    with pytest.raises(InputError):
+        Calibration.from_dict({**GOOD, **change})
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.05, 5, math.nan])
+def test_senseless_rates_are_refused(rate: float) -> None:
+    with pytest.raises(InputError, match="rate"):
+        calibration((1, 2, 3)).with_rate(rate)
+
+
+# ------------------------------------------------------------------------------------------------ suspects
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_planted_outliers_come_first(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = np.exp(0.1 * rng.standard_normal(60))
+    planted = rng.choice(60, 3, replace=False)
+    scores[planted] = (2.0, 3.0, 2.5)
+    found = suspects(scores)
+    np.testing.assert_array_equal(found[:3], planted[[1, 2, 0]])
+    assert len(found) <= 5
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.15])
+def test_a_tenth_of_defects_does_not_hide_them(share: float) -> None:
+    rng = np.random.default_rng(0)
+    found = total = 0
+    for _ in range(50):
+        scores = np.exp(0.1 * rng.standard_normal(100))
+        bad = round(share * 100)
+        scores[:bad] *= 2.5
+        found += np.isin(np.arange(bad), suspects(scores)).sum()
+        total += bad
+    assert found >= 0.98 * total
+
+
+@pytest.mark.parametrize(("n", "most"), [(20, 1 / 90), (50, 1 / 250), (200, 1 / 700), (1000, 1 / 1500)])
+def test_clean_pictures_are_flagged_as_rarely_as_the_module_says(n: int, most: float) -> None:
+    rng = np.random.default_rng(n)
+    runs = 40_000 // n
+    for draw in (rng.standard_normal((runs, n)) * 0.1, np.log(1 + 0.1 * rng.standard_normal((runs, n)))):
+        flagged = sum(len(suspects(np.exp(row))) for row in draw)
+        assert flagged / draw.size <= most
+
+
+def test_suspects_do_not_depend_on_scale_or_order() -> None:
+    rng = np.random.default_rng(5)
+    scores = np.append(rng.lognormal(sigma=0.2, size=40), [4.0, 5.0])
+    found = suspects(scores)
+    np.testing.assert_array_equal(suspects(scores * 1000), found)
+    shuffled = rng.permutation(42)
+    np.testing.assert_array_equal(scores[shuffled][suspects(scores[shuffled])], scores[found])
+
+
+def test_few_equal_or_zero_scores_accuse_nobody() -> None:
+    for scores in ([], [5.0], [1.0, 1.0, 99.0], [2.0] * 30, [0.0] * 10):
+        assert len(suspects(np.array(scores))) == 0
+    assert fence(np.array([1.0, 2.0, 3.0])) == math.inf

@@ -1,0 +1,83 @@
+"""Which good pictures are held out, for every method that learns in steps."""
+
+from __future__ import annotations
+
+import pytest
+
+from flawscope.calibration.hold_out import hold_out, needed_for
+from flawscope.errors import InputError
+
+
+def held(total: int, groups: list[int] | None = None, **changes: object) -> list[list[int]]:
+    options = {"share": 0.1, "rate": 0.05, "seed": 0, "method": "prnet", **changes}
+    return hold_out(range(total), groups or list(range(total)), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("rate", "scores"), [(0.05, 19), (0.1, 9), (0.01, 99), (0.5, 1), (0.03, 33), (1 / 3, 2)]
+)
+def test_as_many_scores_as_the_smallest_p_value_needs(rate: float, scores: int) -> None:
+    assert needed_for(rate) == scores
+    assert 1 / (scores + 1) <= rate + 1e-12 < 1 / scores
+
+
+@pytest.mark.parametrize(
+    ("total", "count"),
+    [(2, 1), (7, 1), (8, 2), (39, 9), (40, 10), (100, 10), (119, 12), (120, 19), (190, 19), (300, 30)],
+)
+def test_how_many(total: int, count: int) -> None:
+    assert len(held(total)) == count
+
+
+def test_a_share_a_rate_and_more_of_them() -> None:
+    assert len(held(60, share=0.5)) == 30
+    assert len(held(400, rate=0.01)) == 80  # a fifth at most
+    assert len(held(600, rate=0.01)) == 99
+    assert len(held(200, more=5)) == 24
+    assert len(held(119, more=5)) == 12  # too few for pictures of their own
+
+
+def test_drawn_by_the_seed() -> None:
+    assert held(60) == held(60)
+    assert held(60) != held(60, seed=1)
+    assert sorted(map(min, held(60))) != list(range(10))
+
+
+@pytest.mark.parametrize("total", [30, 150])
+def test_whole_groups(total: int) -> None:
+    groups = [i // 3 for i in range(total)]
+    taken = held(total, groups)
+    assert all(len({groups[i] for i in part}) == 1 and len(part) == 3 for part in taken)
+    assert len({groups[part[0]] for part in taken}) == len(taken)
+
+
+def test_groups_of_pictures_that_were_left_out_do_not_count() -> None:
+    taken = hold_out([3, 9, 12], [5, 5, 6], share=0.1, rate=0.05, seed=0, method="prnet")
+    assert taken in ([[3, 9]], [[12]])
+
+
+def test_a_large_part_is_not_spent_for_a_few_pictures() -> None:
+    for seed in range(20):
+        taken = held(41, [0] * 30 + list(range(1, 12)), seed=seed)
+        assert [0] * 30 not in taken
+        assert sum(map(len, taken)) == 10
+
+
+def test_what_the_data_set_keeps_apart_is_held_out_alone() -> None:
+    taken = held(60, [i // 2 for i in range(60)], reserved=range(50, 53))
+    assert sorted(taken) == [[50], [51], [52]]
+    assert sorted(held(60, reserved=[58, 99])) == [[58]]  # 99 could not be read
+    assert len(held(10, reserved=range(10))) == 2  # nothing else to learn from: as if none were kept apart
+
+
+@pytest.mark.parametrize("total", [0, 1])
+def test_too_few(total: int) -> None:
+    with pytest.raises(InputError, match=f"{total} usable pictures are too few for prnet"):
+        held(total)
+
+
+def test_one_part() -> None:
+    with pytest.raises(
+        InputError, match=r"all pictures show one part \(--group\), and efficientad holds out"
+    ):
+        held(6, [4] * 6, method="efficientad")

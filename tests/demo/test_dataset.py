@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawscope.datasets import open_dataset
+from flawscope.demo.dataset import CATEGORIES, draw_dataset, draw_picture
+from flawscope.errors import InputError
+
+ALL = [(c, d) for c, known in CATEGORIES.items() for d in known.defects]
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*.png"))}
+
+
+@pytest.mark.parametrize(("category", "defect"), ALL)
+def test_the_mask_is_exactly_what_the_defect_changed(category: str, defect: str) -> None:
+    good, nothing = draw_picture(category, np.random.default_rng(4), size=160)
+    assert good.shape == (160, 160, 3)
+    assert good.dtype == np.uint8
+    assert not nothing.any()
+    for difficulty in (0.0, 0.5, 1.0):
+        bad, mask = draw_picture(category, np.random.default_rng(4), defect, difficulty, size=160)
+        assert bad.dtype == np.uint8
+        assert mask.shape == (160, 160)
+        assert mask.dtype == np.bool_
+        assert mask.any()
+        assert (bad[~mask] == good[~mask]).all()
+        assert np.abs(bad.astype(int) - good).max(-1)[mask].mean() >= 5
+
+
+@pytest.mark.parametrize(("category", "defect"), ALL)
+def test_hard_defects_are_smaller_or_fainter(category: str, defect: str) -> None:
+    def amount(difficulty: float) -> float:
+        total = 0.0
+        for seed in range(3):
+            good, _ = draw_picture(category, np.random.default_rng(seed), size=160)
+            bad, _ = draw_picture(category, np.random.default_rng(seed), defect, difficulty, size=160)
+            total += float(np.abs(bad.astype(int) - good).sum())
+        return total
+
+    assert amount(1.0) < 0.6 * amount(0.0)
+
+
+@pytest.mark.parametrize("category", list(CATEGORIES))
+@pytest.mark.parametrize("size", [16, 31, 256])
+def test_any_size(category: str, size: int) -> None:
+    for defect in (None, *CATEGORIES[category].defects):
+        picture, mask = draw_picture(category, np.random.default_rng(1), defect, 0.5, size=size)
+        assert picture.shape == (size, size, 3)
+        assert mask.any() == (defect is not None)
+
+
+@pytest.mark.parametrize("category", list(CATEGORIES))
+def test_good_pictures_vary_but_little(category: str) -> None:
+    pictures = [draw_picture(category, np.random.default_rng(s), size=96)[0].astype(float) for s in range(6)]
+    brightness = [p.mean() for p in pictures]
+    assert 0 < np.std(brightness) / np.mean(brightness) < 0.06
+    for a, b in itertools.pairwise(pictures):
+        assert 2 < np.abs(a - b).mean() < 60
+
+
+def test_the_same_plate_at_two_sizes_is_the_same_plate() -> None:
+    """Lengths are relative to the picture: halving the large one gives the small one, but for grain."""
+    large, _ = draw_picture("plate", np.random.default_rng(8), size=320)
+    small, _ = draw_picture("plate", np.random.default_rng(8), size=160)
+    halved = Image.fromarray(large).resize((160, 160), Image.Resampling.BOX)
+    difference = np.abs(np.asarray(halved, float) - small).mean()
+    assert difference < 12
+
+
+def test_no_global_random_state() -> None:
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    draw_picture("plate", np.random.default_rng(0), "stain", size=64)
+    draw_picture("fabric", np.random.default_rng(0), "hole", size=64)
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+
+
+def test_pictures_do_not_depend_on_how_many_are_drawn(tmp_path: Path) -> None:
+    few = files(draw_dataset(tmp_path / "few", train=2, good=1, bad_per_kind=1, size=48, seed=5))
+    many = files(draw_dataset(tmp_path / "many", train=4, good=3, bad_per_kind=2, size=48, seed=5))
+    other = files(draw_dataset(tmp_path / "other", train=2, good=1, bad_per_kind=1, size=48, seed=6))
+    assert few.items() <= many.items()
+    assert few.keys() == other.keys()
+    pictures = [n for n in few if "ground_truth" not in n]
+    assert all(few[name] != other[name] for name in pictures)
+    assert len({many[n] for n in many if "ground_truth" not in n}) == 4 + 3 + 2 * len(
+        CATEGORIES["plate"].defects
+    )
+
+
+@pytest.mark.parametrize("category", list(CATEGORIES))
+def test_it_opens_as_an_mvtec_data_set(category: str, tmp_path: Path) -> None:
+    folder = draw_dataset(tmp_path, category=category, train=3, good=2, bad_per_kind=2, size=40)
+    assert folder == tmp_path / category
+    dataset = open_dataset(tmp_path, category)
+    defects = CATEGORIES[category].defects
+    assert len(dataset.train) == 3
+    assert len(dataset.test) == 2 + 2 * len(defects)
+    assert dataset.has_masks
+    assert set(dataset.kinds) - {"good"} == set(defects)
+    for path in (folder / "ground_truth").rglob("*.png"):
+        mask = np.asarray(Image.open(path))
+        assert mask.shape == (40, 40)
+        assert set(np.unique(mask)) == {0, 255}
+        assert (folder / "test" / path.parent.name / path.name.replace("_mask", "")).is_file()
+
+
+def test_wrong_calls_are_refused_in_one_line(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(InputError, match="fabric"):
+        draw_picture("plates", rng)
+    with pytest.raises(InputError, match="fabric"):
+        draw_dataset(tmp_path, category="plates")
+    with pytest.raises(InputError, match="scratch"):
+        draw_picture("plate", rng, "hole")
+    with pytest.raises(InputError, match="difficulty"):
+        draw_picture("plate", rng, "dent", 1.5)
+    with pytest.raises(InputError, match="16"):
+        draw_picture("plate", rng, size=15)
+    with pytest.raises(InputError, match="at least 0"):
+        draw_dataset(tmp_path, train=-1)

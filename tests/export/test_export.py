@@ -1,0 +1,646 @@
+"""The exported model answers as the trained one does, or there is none."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flawscope
+from flawscope.artefact import certificate as certificates
+from flawscope.artefact import model_file
+from flawscope.artefact.certificate import BATCHES, Certificate
+from flawscope.cli import main
+from flawscope.datasets import list_pictures
+from flawscope.demo.dataset import draw_picture
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.predictor import Predictor, read_manifest
+
+pytest.importorskip("torch")
+for needed in ("onnx", "onnxscript"):
+    pytest.importorskip(needed)
+
+import torch  # noqa: E402
+
+from flawscope.export import export as exporting  # noqa: E402
+from flawscope.export import onnx_graph  # noqa: E402
+from flawscope.export.export import export  # noqa: E402
+from flawscope.methods.patchcore import memory_bank as views  # noqa: E402
+from flawscope.methods.patchcore.model import Model  # noqa: E402
+from flawscope.runtime import onnx as runtime  # noqa: E402
+
+Made = Callable[[str, str], Path]
+Capture = pytest.CaptureFixture[str]
+
+ROI = "0.1,0.2,0.8,0.9"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "one size, maximum of the map": {"size": "48", "score": "map"},
+    "two sizes, region of interest": {"size": "48+64", "roi": ROI},
+    "not square, nearest distance": {"size": "48x64", "score": "maximum"},
+}
+SUFFIXES = (".onnx", ".xml")
+REDUCED = [(".onnx", "fp16"), (".onnx", "int8"), (".xml", "fp16"), (".xml", "bf16"), (".xml", "int8")]
+TRAIN, UNSEEN = 12, 4  # pictures that the small model was fitted on, and good ones that it has not seen
+
+
+@pytest.fixture
+def fast(trace_once: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing takes seconds: one model is traced once."""
+    monkeypatch.setattr(onnx_graph, "trace", trace_once)
+
+
+@pytest.fixture(params=REDUCED, ids=lambda which: "-".join(which))
+def reduced(request: pytest.FixtureRequest, exported: Made) -> Path:
+    """The small model in each reduced precision, calibrated on `train` and `unseen`."""
+    suffix, precision = request.param
+    if precision == "bf16":
+        openvino = pytest.importorskip("openvino")
+        if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            pytest.skip("this processor has no bf16")
+    return exported(suffix, precision)
+
+
+@pytest.fixture(scope="module")
+def train(drawn: Path) -> list[Path]:
+    return list_pictures(drawn / "plate/train/good")
+
+
+@pytest.fixture(scope="module")
+def unseen(drawn: Path) -> list[Path]:
+    return list_pictures(drawn / "plate/test/good")
+
+
+@pytest.fixture(scope="module")
+def trained(model_path: Path) -> Predictor:
+    return flawscope.load(model_path, device="cpu")
+
+
+def images_of(model: Predictor, count: int) -> Any:
+    """Drawn parts, good and defective, and noise, as the network gets them."""
+    rng = np.random.default_rng(5)
+    kinds = [(None, "crack", "stain")[k % 3] for k in range(count - 2)]
+    shown = [draw_picture("plate", rng, kind, 0.2, size=96)[0] for kind in kinds]
+    shown += [rng.integers(0, 256, (70, 90, 3), dtype=np.uint8) for _ in range(2)]
+    return np.concatenate([model.manifest.preprocess(picture)[0] for picture in shown])
+
+
+def scores_of(model: Predictor, pictures: list[Path]) -> list[float]:
+    return [model.predict(picture).score for picture in pictures]
+
+
+def certificate_of(path: Path) -> Certificate:
+    return Certificate.from_dict(read_manifest(path).facts["certificate"])
+
+
+# ----------------------------------------------------------------------------------------------------- parity
+
+
+def assert_parity(model: Predictor, path: Path, count: int = 15) -> None:
+    """In batches of every size, and in one that nothing was compared in."""
+    images, session = images_of(model, count), flawscope.load(path).session
+    alone = [model.session.run(image[None]) for image in images]
+    scores, maps = (np.concatenate(part) for part in zip(*alone, strict=True))
+    for batch in (*BATCHES, 7, count):
+        for start in range(0, count, batch):
+            part = slice(start, start + batch)
+            found, drawn = session.run(np.ascontiguousarray(images[part]))
+            np.testing.assert_allclose(found, scores[part], rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(drawn, maps[part], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_parity(suffix: str, exported: Made, trained: Predictor) -> None:
+    path = exported(suffix, "fp32")
+    assert_parity(trained, path)
+    found = certificate_of(path)
+    assert found.passed
+    assert found.score < 1e-5
+    assert (found.pictures, found.batches, found.precision) == (3, BATCHES, "fp32")
+    assert read_manifest(path).calibration == trained.calibration
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parity_of_other_models(
+    name: str, fast: None, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "two" in name:
+        monkeypatch.setattr(views, "SMALLEST", 1)  # a screen before a memory bank this small
+    model = flawscope.fit(drawn, device="cpu", seed=0, **VARIANTS[name])
+    monkeypatch.setattr(views, "BLOCK", 50)  # several blocks also of a small memory bank
+    for suffix in SUFFIXES if importlib.util.find_spec("openvino") else SUFFIXES[:1]:
+        out = tmp_path / f"model{suffix}"
+        certificate = export(model.artefact, out)
+        assert certificate.passed
+        assert certificate.score < 1e-5
+        assert_parity(model, out, 9)
+
+
+def test_the_certificate_is_in_the_file_and_shown(onnx_path: Path, capsys: Capture) -> None:
+    certificate = certificate_of(onnx_path)
+    assert certificate.passed
+    assert main(["info", str(onnx_path)]) == 0
+    assert certificate.line() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_the_file_is_valid(precision: str, exported: Made) -> None:
+    import onnx
+
+    proto = onnx.load(exported(".onnx", precision))
+    onnx.checker.check_model(proto, full_check=True)
+    assert (proto.ir_version, [o.version for o in proto.opset_import if not o.domain]) == (8, [18])
+
+
+def test_nothing_of_this_machine_is_in_the_file(onnx_path: Path, openvino_path: Path, reduced: Path) -> None:
+    root = Path(flawscope.__file__).parents[2]
+    for path in (onnx_path, openvino_path, reduced):
+        for file in path.parent.iterdir():
+            data = file.read_bytes()
+            for origin in (root, path.parent.parent, Path.home(), "site-packages"):
+                assert str(origin).encode() not in data, (file.name, origin)
+
+
+def test_the_file_is_no_larger_than_the_model(exported: Made, model_path: Path) -> None:
+    """The memory bank and the weights are in it once, and half as long in fp16."""
+
+    def size(suffix: str, precision: str) -> float:
+        path = exported(suffix, precision)
+        return sum(file.stat().st_size for file in path.parent.iterdir()) / model_path.stat().st_size
+
+    assert size(".onnx", "fp32") < 1.1
+    for suffix in SUFFIXES if importlib.util.find_spec("openvino") else SUFFIXES[:1]:
+        for precision in ("fp16", "int8"):
+            assert size(suffix, precision) < 0.65 * size(suffix, "fp32")
+
+
+# ---------------------------------------------------------------------------------------- reduced precisions
+
+
+def test_a_reduced_precision_is_calibrated_anew(
+    reduced: Path, trained: Predictor, train: list[Path], unseen: list[Path]
+) -> None:
+    model = flawscope.load(reduced)
+    calibration, before = model.calibration, trained.calibration
+    assert calibration.count == TRAIN + UNSEEN
+    assert calibration.precision == certificate_of(reduced).precision != "fp32"
+    assert calibration.runtime == model.session.runtime
+    assert calibration.rate == before.rate
+    assert calibration.method == before.method
+    # the trained model leaves each out, too; not left out, they lie in the memory bank
+    assert before.count == TRAIN
+    left_out = np.array(calibration.scores[:TRAIN])
+    np.testing.assert_allclose(left_out, before.scores, rtol=0.1)
+    np.testing.assert_allclose(calibration.map_maxima[:TRAIN], before.map_maxima, rtol=0.1)
+    assert np.median(left_out) > 1.15 * np.median(scores_of(trained, train))
+    # the others are simply scored, by this model
+    np.testing.assert_allclose(calibration.scores[TRAIN:], scores_of(model, unseen), rtol=1e-5)
+    np.testing.assert_allclose(calibration.scores[TRAIN:], scores_of(trained, unseen), rtol=0.1)
+    assert calibration.scores != before.scores
+    assert calibration.map_level == pytest.approx(before.map_level, rel=0.2)
+
+
+def test_its_manifest_says_so(
+    reduced: Path, trained: Predictor, train: list[Path], unseen: list[Path]
+) -> None:
+    manifest = read_manifest(reduced)
+    hashes = [pixel_hash(decode(picture)) for picture in (*train, *unseen)]
+    assert manifest.facts["calibration_pictures"] == hashes
+    assert "calibration_groups" not in manifest.facts  # the file holds no groups of elements
+    roles = [picture.role for picture in manifest.pictures]
+    assert roles == ["train"] * TRAIN + ["calibration"] * UNSEEN
+    assert f"16 good pictures, {TRAIN} that it was fitted on and left out" in manifest.notes[-1]
+    certificate = certificate_of(reduced)
+    assert certificate.passed
+    assert (certificate.pictures, certificate.batches) == (TRAIN + UNSEEN, BATCHES)
+    assert certificate.precision == manifest.calibration.precision
+    assert certificate.score_absolute > 0
+    before = {**trained.manifest.to_dict(), "facts": 0}
+    for name, value in manifest.to_dict().items():
+        changed = ("calibration", "facts", "notes", "pictures", "samples", "versions")
+        assert value == before[name] or name in changed
+
+
+def test_its_answers_are_its_own_in_any_batch_and_on_another_machine(
+    reduced: Path, trained: Predictor
+) -> None:
+    model = flawscope.load(reduced)
+    result = model.self_test()
+    assert result.passed
+    assert result.score < 1e-3  # it says what it said
+    said = [sample["score"] for sample in model.manifest.samples]
+    assert said != [sample["score"] for sample in trained.manifest.samples]
+    images = images_of(trained, 9)
+    scores = np.concatenate([model.session.run(image[None])[0] for image in images])
+    for batch in (3, 8, 7):
+        np.testing.assert_allclose(model.session.run(images[:batch])[0], scores[:batch], rtol=2e-2)
+    np.testing.assert_allclose(scores, trained.session.run(images)[0], rtol=0.1)
+
+
+def test_a_reduced_precision_needs_pictures(model_path: Path, tmp_path: Path, capsys: Capture) -> None:
+    for suffix, precision in REDUCED:
+        argv = ["export", str(model_path), "--precision", precision, "--out", str(tmp_path / f"m{suffix}")]
+        assert main(argv) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(
+            f"flawscope: {precision} is calibrated anew: give good pictures with --pictures"
+        )
+        assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_bf16_is_for_openvino_alone(model_path: Path, train: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no precision bf16 in \.onnx files: use one of fp32, fp16, int8"):
+        export(model_path, tmp_path / "m.onnx", precision="bf16", pictures=train)
+    for suffix in SUFFIXES:
+        with pytest.raises(InputError, match="no precision fp8"):
+            export(model_path, tmp_path / f"m{suffix}", precision="fp8", pictures=train)
+
+
+def test_bf16_where_the_processor_lacks_it_is_one_line(
+    fast: None, model_path: Path, train: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    from flawscope.runtime import openvino
+
+    hint = openvino._hint
+
+    class Without:
+        def get_property(self, device: str, name: str) -> list[str]:
+            return ["FP32", "INT8"]
+
+    monkeypatch.setattr(openvino, "_hint", lambda core, device, precision: hint(Without(), device, precision))
+    with pytest.raises(InputError, match="bf16, which this CPU lacks"):
+        export(model_path, tmp_path / "m.xml", precision="bf16", pictures=train)
+    assert not list(tmp_path.iterdir())
+
+
+def test_copies_and_what_cannot_be_read_do_not_count(
+    fast: None, model_path: Path, train: list[Path], unseen: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, source in (("a", train[3]), ("b", unseen[0]), ("c", train[3]), ("d", unseen[0])):
+        shutil.copy(source, folder / f"{name}.png")
+    (folder / "e.png").write_bytes(b"no picture")
+    out = tmp_path / "m.onnx"
+    export(model_path, out, precision="fp16", pictures=list_pictures(folder))
+    hashes = [pixel_hash(decode(picture)) for picture in (train[3], unseen[0])]
+    assert read_manifest(out).facts["calibration_pictures"] == hashes
+    with pytest.raises(InputError, match="none of the pictures can be read"):
+        export(model_path, tmp_path / "n.onnx", precision="fp16", pictures=[folder / "e.png"])
+
+
+def without_groups(path: Path) -> model_file.Artefact:
+    """As an older flawscope wrote it."""
+    artefact = model_file.read(path)
+    facts = {k: v for k, v in artefact.manifest.facts.items() if k != "calibration_groups"}
+    return replace(artefact, manifest=replace(artefact.manifest, facts=facts))
+
+
+def test_a_model_that_knows_no_groups_needs_pictures_it_has_not_seen(
+    fast: None, model_path: Path, train: list[Path], unseen: list[Path], tmp_path: Path
+) -> None:
+    old, out = without_groups(model_path), tmp_path / "m.onnx"
+    with pytest.raises(InputError, match=r"none of the pictures can calibrate fp16.*has not seen") as error:
+        export(old, out, precision="fp16", pictures=train)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+    export(old, out, precision="fp16", pictures=[*train, *unseen])
+    model = flawscope.load(out)
+    assert (model.calibration.count, model.calibration.method) == (UNSEEN, "held out")
+    np.testing.assert_allclose(model.calibration.scores, scores_of(model, unseen), rtol=1e-5)
+
+
+def test_pictures_it_was_calibrated_on_anew_are_not_left_out(
+    fast: None, trained: Predictor, unseen: list[Path], tmp_path: Path
+) -> None:
+    """They were never in the memory bank: nothing is to be left out for them."""
+    again, out = trained.calibrate(unseen), tmp_path / "m.onnx"
+    assert "calibration_groups" not in again.manifest.facts
+    export(again.artefact, out, precision="fp16", pictures=unseen)
+    model = flawscope.load(out)
+    np.testing.assert_allclose(model.calibration.scores, scores_of(model, unseen), rtol=1e-5)
+    roles = [picture.role for picture in model.manifest.pictures]
+    assert roles == ["train"] * TRAIN + ["calibration"] * UNSEEN
+
+
+# ------------------------------------------------------------------------------------- leaving pictures out
+
+
+def left_out(model: Predictor, pictures: list[Path]) -> list[float]:
+    """Scores of the calibration pictures by `Detector.left_out`, on the trained model's own features."""
+    session: Any = model.session
+    facts, tensors = model.manifest.facts, model.artefact.tensors
+    kept = {name: torch.from_numpy(np.asarray(value)) for name, value in tensors.items()}
+    found = []
+    for picture, group in zip(pictures, facts["calibration_groups"].values(), strict=True):
+        image = torch.from_numpy(model.manifest.preprocess(picture)[0])
+        with torch.inference_mode():
+            found.append(float(session.model.left_out(session.model.embed(image), group, kept)[0]))
+    return found
+
+
+def fitted(pictures: list[Path], **options: Any) -> Predictor:
+    return flawscope.fit(list(pictures), **{"size": 64, "device": "cpu", "samples": 1, **options})
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"group": r"\d\.png"}, {"size": "48+64"}, {"score": "map", "roi": ROI}]
+)
+def test_left_out_is_what_fit_calibrated_with(options: dict[str, Any], train: list[Path]) -> None:
+    model = fitted(train, **options)
+    groups = [k % 10 if "group" in options else k for k in range(TRAIN)]
+    assert list(model.manifest.facts["calibration_groups"].values()) == groups
+    np.testing.assert_allclose(left_out(model, train), model.calibration.scores, rtol=1e-4, atol=1e-4)
+
+
+def test_left_out_of_a_model_that_was_extended(train: list[Path], unseen: list[Path]) -> None:
+    """The earlier pictures' groups are still known; their scores can only have shrunk."""
+    from flawscope.fitting.fitting import extend
+
+    twice = fitted(train, ratio=0.5)
+    for more in (unseen[:2], unseen[2:]):
+        twice = extend(twice.artefact, list(more), device="cpu")
+    assert len(set(twice.manifest.facts["calibration_groups"].values())) == TRAIN + UNSEEN
+    found, kept = np.array(left_out(twice, [*train, *unseen])), np.array(twice.calibration.scores)
+    assert bool((found <= kept * (1 + 1e-4)).all())
+    assert bool((found > 0.5 * kept).all())
+    assert np.median(found) > 1.15 * np.median([p.score for p in twice.predict([*train, *unseen])])
+
+
+# -------------------------------------------------------------------------------------------- no file
+
+
+@pytest.mark.parametrize(("suffix", "precision"), [*((s, "fp32") for s in SUFFIXES), *REDUCED[:2]])
+def test_what_differs_too_much_leaves_no_file(
+    suffix: str,
+    precision: str,
+    fast: None,
+    model_path: Path,
+    unseen: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if suffix == ".xml":
+        pytest.importorskip("openvino")
+    monkeypatch.setitem(certificates.TOLERANCE, precision, 0.0)
+    pictures = unseen if precision != "fp32" else []
+    out = tmp_path / f"model{suffix}"
+    with pytest.raises(FlawscopeError, match="not the trained one, nothing written"):
+        export(model_path, out, precision=precision, pictures=pictures)
+    assert not list(tmp_path.iterdir())
+    old = [out, out.with_suffix(".bin")]
+    for file in old:
+        file.write_bytes(b"old")
+    with pytest.raises(FlawscopeError, match="not the trained one"):
+        export(model_path, out, precision=precision, pictures=pictures)
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == dict.fromkeys(old, b"old")
+
+
+def test_beyond_the_tolerance_there_is_no_file(
+    fast: None, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runtime.OnnxSession.run
+
+    def otherwise(self: Any, images: Any) -> Any:
+        scores, maps = run(self, images)
+        return scores * np.float32(1.0005), maps
+
+    monkeypatch.setattr(runtime.OnnxSession, "run", otherwise)
+    out = tmp_path / "model.onnx"
+    out.write_bytes(b"old")
+    assert main(["export", str(model_path), "--out", str(out)]) == 1
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
+
+
+def test_ties_are_listed_and_not_counted(
+    fast: None, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second sample is one, and the engine chooses otherwise there."""
+    run, asked = runtime.OnnxSession.run, []
+    second = model_file.read(model_path).tensors["samples"][1].astype(np.float32) / 255.0
+
+    def otherwise(self: Any, images: Any) -> Any:
+        scores, maps = run(self, images)
+        return np.where([np.array_equal(i, second) for i in images], 2 * scores, scores), maps
+
+    def ties(self: Any, features: Any) -> Any:
+        asked.append(len(features))
+        return torch.tensor([len(asked) % 3 == 2])
+
+    monkeypatch.setattr(runtime.OnnxSession, "run", otherwise)
+    with pytest.raises(FlawscopeError, match="not the trained one"):
+        export(model_path, tmp_path / "m.onnx")
+    monkeypatch.setattr(Model, "ties", ties)
+    certificate = export(model_path, tmp_path / "m.onnx")
+    assert asked == [1, 1, 1]
+    assert certificate.passed
+    assert (certificate.ties, certificate.pictures) == ((1,), 3)
+    assert certificate_of(tmp_path / "m.onnx") == certificate
+
+
+# ------------------------------------------------------------------------------------------------ wrong calls
+
+
+def test_without_samples_pictures_are_needed(
+    fast: None, model_path: Path, drawn: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    artefact = model_file.read(model_path)
+    bare = replace(
+        artefact,
+        manifest=replace(artefact.manifest, samples=()),
+        tensors={k: v for k, v in artefact.tensors.items() if k not in ("samples", "sample_maps")},
+    )
+    path, out = tmp_path / "bare.safetensors", tmp_path / "bare.onnx"
+    model_file.write(bare, path)
+    assert main(["export", str(path), "--out", str(out)]) == 2
+    assert "--pictures" in capsys.readouterr().err
+    pictures = str(drawn / "plate/test/good")
+    for precision in ("fp32", "fp16"):
+        argv = ["export", str(path), "--out", str(out), "--pictures", pictures, "--precision", precision]
+        assert main(argv) == 0
+        assert capsys.readouterr().out.startswith(
+            f"4 pictures in batches of 1, 3, 8, {precision}, onnxruntime"
+        )
+        assert set(runtime.read(out).tensors) == {"roi"}
+        json.dumps(runtime.read_manifest(out).to_dict())
+
+
+def test_wrong_calls_are_one_line(
+    model_path: Path, onnx_path: Path, openvino_path: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    for argv, reason in (
+        ([str(onnx_path), "--out", "new.onnx"], "exported already"),
+        ([str(openvino_path), "--out", "new.onnx"], "exported already"),
+        ([str(model_path), "--out", "new.pt"], "exported models are .onnx"),
+        ([str(model_path), "--out", "new.safetensors"], "exported models are .onnx"),
+        ([str(model_path), "--out", "new.bin"], "exported models are .onnx"),
+        ([str(model_path), "--out", "new.xml", "--format", "onnx"], "is no file for onnx: name it .onnx"),
+        ([str(model_path), "--out", "new.onnx", "--format", "openvino"], "name it .xml"),
+        ([str(model_path), "--out", "new", "--format", "openvino"], "name it .xml"),
+        ([str(model_path), "--out", "no/new.onnx"], "there is no folder"),
+        ([str(model_path), "--out", "new.onnx", "--pictures", "no"], "no"),
+        ([str(tmp_path / "no.safetensors"), "--out", "new.onnx"], "there is no model"),
+    ):
+        argv[2] = str(tmp_path / argv[2])
+        assert main(["export", *argv]) == 2, argv
+        err = capsys.readouterr().err
+        assert reason in err
+        assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_fp32_models_and_pictures_of_its_size_are_taken(model_path: Path, tmp_path: Path) -> None:
+    artefact, out = model_file.read(model_path), tmp_path / "new.onnx"
+    calibration = replace(artefact.manifest.calibration, precision="bf16")
+    reduced = replace(artefact, manifest=replace(artefact.manifest, calibration=calibration))
+    with pytest.raises(InputError, match="fit with --set precision=fp32"):
+        export(reduced, out)
+    tensors = {**artefact.tensors, "samples": np.zeros((1, 3, 8, 8), np.uint8)}
+    with pytest.raises(InputError, match="size"):
+        export(replace(artefact, tensors=tensors), out)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("suffix", "absent", "extra"),
+    [(".onnx", "onnxscript", "export"), (".xml", "openvino", "export,openvino")],
+)
+def test_a_package_that_is_missing_is_one_line(
+    suffix: str,
+    absent: str,
+    extra: str,
+    model_path: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == absent else find(name, *rest)
+    )
+    assert main(["export", str(model_path), "--out", str(tmp_path / f"m{suffix}")]) == 2
+    err = capsys.readouterr().err
+    assert err == f"flawscope: export needs {absent}: pip install 'flawscope[{extra}]'\n"
+
+
+def test_a_model_too_large_for_the_format_is_said_so(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_graph.onnx_metadata, "LIMIT", 1000)
+    with pytest.raises(InputError, match="file holds 2"):
+        export(model_path, tmp_path / "new.onnx")
+
+
+def test_numbers_too_large_for_fp16_are_said_so(model_path: Path, unseen: list[Path], tmp_path: Path) -> None:
+    artefact = model_file.read(model_path)
+    name = "views.0.bank"
+    large = {**artefact.tensors, name: artefact.tensors[name] * np.float32(1e5)}
+    with pytest.raises(FlawscopeError, match=rf"{name} are too large for fp16"):
+        export(replace(artefact, tensors=large), tmp_path / "m.onnx", precision="fp16", pictures=unseen)
+
+
+def test_what_the_exporter_cannot_do_is_one_line(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("step 3/3\nfailed") from ValueError("no such operator\nfor you")
+
+    monkeypatch.setattr(onnx_graph.torch.onnx, "export", broken)
+    with pytest.raises(FlawscopeError, match="no such operator for you") as error:
+        export(model_path, tmp_path / "new.onnx")
+    assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------- command line
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml")])
+def test_export_and_info_in_a_reduced_precision(
+    kind: str, suffix: str, fast: None, model_path: Path, drawn: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    if suffix == ".xml":
+        pytest.importorskip("openvino")
+    out = tmp_path / f"m{suffix}"
+    argv = ["export", str(model_path), "--format", kind, "--precision", "fp16", "--out", str(out)]
+    assert main([*argv, "--pictures", str(drawn / "plate/train/good")]) == 0
+    printed, said = capsys.readouterr()
+    line = certificate_of(out).line()
+    assert printed == f"{line}\n"
+    assert f"wrote {out}" in said
+    assert ("m.bin" in said) == (suffix == ".xml")
+    assert {p.name for p in tmp_path.iterdir()} == {out.name, *(["m.bin"] if suffix == ".xml" else [])}
+    assert main(["info", str(out)]) == 0
+    (shown,) = [row for row in capsys.readouterr().out.splitlines() if row.startswith("exported")]
+    assert shown.split(maxsplit=1)[1] == line
+    assert ", fp16, " in shown
+    assert shown.endswith(f"scores may differ by {certificates.TOLERANCE['fp16']:g}")
+
+
+@pytest.mark.parametrize("which", ["model_path", "onnx_path", "openvino_path"])
+def test_self_test_fails_where_an_expectation_was_changed(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: Capture
+) -> None:
+    path: Path = request.getfixturevalue(which)
+    assert main(["info", str(path), "--self-test"]) == 0
+    runtime_name = flawscope.load(path, device="cpu").session.runtime
+    said = capsys.readouterr().err
+    assert said.startswith(f"self-test passed: 3 pictures in batches of 1, 3, 8, fp32, {runtime_name}: ")
+    model = flawscope.load(path, device="cpu")
+    for number, factor in ((0, 1.001), (2, 0.999)):
+        samples = [dict(sample) for sample in model.manifest.samples]
+        samples[number]["score"] *= factor
+        manifest = replace(model.manifest, samples=tuple(samples))
+        other = Predictor(replace(model.artefact, manifest=manifest), model.session)
+        other.save(tmp_path / f"m{path.suffix}")
+        assert main(["info", str(tmp_path / f"m{path.suffix}"), "--self-test"]) == 1
+        assert capsys.readouterr().err.startswith("self-test FAILED: 3 pictures")
+
+
+def test_a_self_test_in_reduced_precision_fails_far_from_what_was_said(
+    exported: Made, tmp_path: Path
+) -> None:
+    model = flawscope.load(exported(".onnx", "int8"))
+    way = model.calibration.threshold - float(np.median(model.calibration.scores))
+    for factor, passed in ((0.1, True), (2.0, False)):
+        samples = [{**sample, "score": sample["score"] + factor * way} for sample in model.manifest.samples]
+        manifest = replace(model.manifest, samples=tuple(samples))
+        result = Predictor(replace(model.artefact, manifest=manifest), model.session).self_test()
+        assert result.passed == passed
+        assert result.score == pytest.approx(factor, abs=0.05)
+
+
+def test_a_certificate_that_is_none_is_said_so(onnx_path: Path, tmp_path: Path, capsys: Capture) -> None:
+    model = flawscope.load(onnx_path)
+    for wrong in ("passed", {}, {"precision": "fp7"}):
+        facts = {**model.manifest.facts, "certificate": wrong}
+        manifest = replace(model.manifest, facts=facts)
+        Predictor(replace(model.artefact, manifest=manifest), model.session).save(tmp_path / "m.onnx")
+        assert main(["info", str(tmp_path / "m.onnx")]) == 0
+        assert "its certificate is damaged" in capsys.readouterr().out
+
+
+def test_only_so_many_pictures_are_compared(
+    fast: None, model_path: Path, train: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them take part in a calibration."""
+    monkeypatch.setattr(exporting, "COMPARED", 5)
+    assert export(model_path, tmp_path / "m.onnx", pictures=train).pictures <= 5
+    assert export(model_path, tmp_path / "m.onnx", precision="fp16", pictures=train).pictures == TRAIN
+
+
+def test_weights_that_belong_to_no_model_stay(model_path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    (tmp_path / "firmware.bin").write_bytes(b"mine")
+    with pytest.raises(InputError, match="belongs to no model"):
+        export(model_path, tmp_path / "firmware.xml")
+    assert (tmp_path / "firmware.bin").read_bytes() == b"mine"

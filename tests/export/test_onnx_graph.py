@@ -1,0 +1,263 @@
+"""The ONNX graph: two steps that are one, smaller where that is said, and nothing of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flawscope
+from flawscope.artefact import model_file
+
+pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+
+import torch  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from flawscope.export import onnx_graph  # noqa: E402
+from flawscope.runtime.onnx import OnnxSession  # noqa: E402
+from flawscope.runtime.torch import TorchSession  # noqa: E402
+
+ROOT = Path(flawscope.__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def trained(model_path: Path) -> TorchSession:
+    return TorchSession.open(model_file.read(model_path), "cpu")
+
+
+@pytest.fixture(scope="module")
+def steps(trained: TorchSession, trace_once: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """`embed` and `score`. Read only."""
+    embed, score = trace_once(trained.model)
+    return embed, score
+
+
+@pytest.fixture(scope="module")
+def quantised(steps: tuple[Any, Any]) -> Any:
+    """`embed` in 8 bits. Read only."""
+    before = steps[0].SerializeToString(deterministic=True)
+    found = onnx_graph.quantised(steps[0], [pictures(2), pictures(2, seed=1)])
+    assert steps[0].SerializeToString(deterministic=True) == before  # as it was
+    return found
+
+
+def pictures(count: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).random((count, 3, 64, 64), dtype=np.float32)
+
+
+def run(proto: Any, **given: Any) -> list[Any]:
+    import onnxruntime
+
+    engine = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    found: list[Any] = engine.run(None, given)
+    return found
+
+
+def copied(proto: Any) -> Any:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    return copy
+
+
+def stored(proto: Any) -> dict[str, Any]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+
+
+# ---------------------------------------------------------------------------------------------------- tracing
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_the_steps_are_the_detector_s(batch: int, steps: tuple[Any, Any], trained: TorchSession) -> None:
+    embed, score = steps
+    with torch.inference_mode():
+        features = trained.model.embed(torch.from_numpy(pictures(batch)))
+        scores, maps = trained.model.score(features)
+    (found,) = run(embed, images=pictures(batch))
+    np.testing.assert_allclose(found, features.numpy(), rtol=1e-4, atol=1e-4)
+    found, drawn = run(score, features=features.numpy())
+    np.testing.assert_allclose(found, scores.numpy(), rtol=1e-4)
+    np.testing.assert_allclose(drawn, maps.numpy(), rtol=1e-4, atol=1e-3)
+
+
+def test_names_operators_and_versions(steps: tuple[Any, Any], quantised: Any) -> None:
+    embed, score = steps
+    halved = onnx_graph.join(embed, score)
+    onnx_graph.halve(halved)
+    for proto, given, results in (
+        (embed, "images", ["features"]),
+        (score, "features", ["scores", "maps"]),
+        (quantised, "images", ["features"]),
+        (onnx_graph.join(embed, score), "images", ["scores", "maps"]),
+        (onnx_graph.join(quantised, score), "images", ["scores", "maps"]),
+        (halved, "images", ["scores", "maps"]),
+    ):
+        onnx.checker.check_model(proto, full_check=True)
+        assert [i.name for i in proto.graph.input] == [given]
+        assert [o.name for o in proto.graph.output] == results
+        assert proto.ir_version == onnx_graph.IR
+        assert [(o.domain, o.version) for o in proto.opset_import if not o.domain] == [("", onnx_graph.OPSET)]
+        assert {node.domain for node in proto.graph.node} == {""}  # every engine knows them
+        names = [name for node in proto.graph.node for name in node.output]
+        assert len(names) == len(set(names))
+
+
+def test_nothing_of_this_machine_is_in_it(steps: tuple[Any, Any], quantised: Any) -> None:
+    for proto in (*steps, quantised, onnx_graph.join(*steps)):
+        data = proto.SerializeToString()
+        for origin in (str(ROOT), str(Path.home()), "site-packages", ".py", "/tmp"):
+            assert origin.encode() not in data, origin
+
+
+# ---------------------------------------------------------------------------------------------------- joining
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_joined_they_are_one_after_the_other(batch: int, steps: tuple[Any, Any]) -> None:
+    embed, score = steps
+    before = [proto.SerializeToString(deterministic=True) for proto in steps]
+    joined = onnx_graph.join(embed, score)
+    assert [proto.SerializeToString(deterministic=True) for proto in steps] == before
+    (features,) = run(embed, images=pictures(batch))
+    for one, other in zip(run(joined, images=pictures(batch)), run(score, features=features), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    names = {name for node in joined.graph.node for name in node.output}
+    assert "features" in names  # where a session can cut it
+    assert {len(stored(joined))} == {len(stored(embed)) + len(stored(score))}
+
+
+def test_the_same_name_in_both_steps_means_two_things() -> None:
+    def step(given: str, results: list[str], weight: float) -> Any:
+        number = numpy_helper.from_array(np.float32([weight]), "weight")
+        nodes = [helper.make_node("Add", [given, "weight"], ["inner"], "add")]
+        nodes += [helper.make_node("Identity", ["inner"], [name], f"out_{name}") for name in results]
+        values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n"]) for n in (given, *results)]
+        made = helper.make_graph(nodes, "step", values[:1], values[1:], [number])
+        return helper.make_model(
+            made, opset_imports=[helper.make_opsetid("", onnx_graph.OPSET)], ir_version=onnx_graph.IR
+        )
+
+    joined = onnx_graph.join(step("images", ["features"], 1.0), step("features", ["scores", "maps"], 10.0))
+    onnx.checker.check_model(joined, full_check=True)
+    for found in run(joined, images=np.float32([0, 5])):
+        assert found.tolist() == [11.0, 16.0]
+
+
+# ---------------------------------------------------------------------------------------------------- halving
+
+
+def test_halving_takes_large_tensors_that_lose_nothing_and_no_others() -> None:
+    many, few = onnx_graph.WORTH_HALVING, onnx_graph.WORTH_HALVING - 1
+    tensors = {
+        "whole": np.arange(many, dtype=np.float32) % 2048,
+        "few": np.ones(few, np.float32),
+        "fine": np.ones(many, np.float32) + np.float32(1e-4),
+        "large": np.full(many, 1e5, np.float32),
+        "none": np.full(many, np.nan, np.float32),
+        "numbers": np.ones(many, np.int64),
+        "double": np.ones(many, np.float64),
+    }
+    nodes = [helper.make_node("Identity", [name], [f"{name}.out"]) for name in tensors]
+    outputs = [onnx.ValueInfoProto(name=f"{name}.out") for name in tensors]
+    kept = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
+    proto = helper.make_model(
+        helper.make_graph(nodes, "g", [], outputs, kept),
+        opset_imports=[helper.make_opsetid("", onnx_graph.OPSET)],
+        ir_version=onnx_graph.IR,
+    )
+    for output, value in zip(proto.graph.output, tensors.values(), strict=True):
+        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+        output.CopyFrom(helper.make_tensor_value_info(output.name, kind, value.shape))
+    onnx_graph.halve(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    after = stored(proto)
+    assert set(after) == {"whole.fp16", *tensors} - {"whole"}
+    assert after["whole.fp16"].dtype == np.float16
+    for (name, value), found in zip(tensors.items(), run(proto), strict=True):
+        np.testing.assert_array_equal(found, value, err_msg=name)
+
+
+def test_halving_changes_no_answer(steps: tuple[Any, Any]) -> None:
+    joined = onnx_graph.join(*steps)
+    for tensor in joined.graph.initializer:  # rounded, as the exporter does before it traces
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size >= onnx_graph.WORTH_HALVING:
+            tensor.CopyFrom(
+                numpy_helper.from_array(values.astype(np.float16).astype(np.float32), tensor.name)
+            )
+    halved = copied(joined)
+    onnx_graph.halve(halved)
+    assert halved.ByteSize() < 0.6 * joined.ByteSize()
+    expected, found = (OnnxSession(p.SerializeToString(), "cpu").run(pictures(3)) for p in (joined, halved))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_as_halves() -> None:
+    whole = np.arange(onnx_graph.WORTH_HALVING, dtype=np.float32).reshape(64, -1) % 100
+    found = onnx_graph.as_halves(whole)
+    assert found is not None
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, whole)
+    for wrong in (whole[:, 1:], whole + np.float32(1e-3), whole * 1e4, whole * np.float32(np.nan)):
+        assert onnx_graph.as_halves(wrong) is None
+
+
+# ------------------------------------------------------------------------------------------------- 8 bits
+
+
+def convolutions(proto: Any) -> list[Any]:
+    return [node for node in proto.graph.node if node.op_type == "Conv"]
+
+
+def readers(proto: Any, name: str) -> list[Any]:
+    return [node for node in proto.graph.node if name in node.input]
+
+
+def test_8_bit_convolutions_are_all_but_the_first_and_those_whose_input_is_a_feature(
+    steps: tuple[Any, Any], quantised: Any
+) -> None:
+    embed = steps[0]
+    made_by = {name: node for node in quantised.graph.node for name in node.output}
+    whole = [
+        node.name
+        for node in convolutions(quantised)
+        if made_by.get(node.input[0]) is None or made_by[node.input[0]].op_type != "DequantizeLinear"
+    ]
+    before = convolutions(embed)
+    assert [node.name for node in convolutions(quantised)] == [node.name for node in before]
+    shared = [
+        node.name for node in before if any(r.op_type == "AveragePool" for r in readers(embed, node.input[0]))
+    ]
+    assert shared  # stage 2 is a feature, and what stage 3 begins with
+    expected = {node.name for node in before[: onnx_graph.WHOLE]} | set(shared)
+    assert set(whole) == expected
+    assert len(whole) < len(before) / 2
+    kept = stored(quantised)
+    for node in convolutions(quantised):
+        weights = kept.get(node.input[1])
+        if node.name in expected:
+            assert weights is not None
+            assert weights.dtype == np.float32
+        else:
+            assert weights is None  # bytes, made numbers on the way
+    kinds = {value.dtype for value in kept.values() if value.ndim == 4 and len(value) > 1}
+    assert np.dtype(np.int8) in kinds
+
+
+def test_in_8_bits_features_are_near_and_not_the_same(steps: tuple[Any, Any], quantised: Any) -> None:
+    (expected,), (found,) = (run(proto, images=pictures(3, seed=1)) for proto in (steps[0], quantised))
+    away = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert 1e-4 < away < 0.15
+    assert quantised.ByteSize() < 0.6 * steps[0].ByteSize()
+
+
+def test_in_8_bits_a_picture_is_the_same_in_any_batch(quantised: Any) -> None:
+    (together,) = run(quantised, images=pictures(5))
+    alone = np.concatenate([run(quantised, images=pictures(5)[k : k + 1])[0] for k in range(5)])
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4)

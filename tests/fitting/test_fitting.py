@@ -1,0 +1,730 @@
+"""From pictures to a model: what is used, what is left out, and what the calibration means."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flawscope.artefact.model_file import read
+from flawscope.demo.dataset import draw_picture
+from flawscope.errors import InputError
+from flawscope.fitting import training_pictures as sources
+from flawscope.fitting.fitting import extend, fit
+from flawscope.methods.detector import device_for
+from flawscope.methods.extract import embed_pictures
+from flawscope.methods.patchcore import memory_plan as memory
+from flawscope.methods.patchcore import model as models
+from flawscope.methods.patchcore.config import Config
+from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.predictor import Predictor, load
+
+PATCHES = 64  # of a picture at 64 px: stride 8
+WIDTH = 152  # EfficientNet-Lite0, stages 2 and 3
+TWO = "48+64"  # sizes of 36 and 64 patches
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sparse_banks():
+    """Tiny sets have tiny banks here; the lower bound of the larger sizes has a test of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flawscope.methods.patchcore.memory_plan.FEWEST", 1)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    """Building a backbone is most of the time of a fit this small; frozen, one can serve all models."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))
+        patch.setattr(models, "empty_backbone", functools.cache(models.empty_backbone))
+        yield
+
+
+def parts(count: int, seed: int = 0, defect: str | None = None) -> list[np.ndarray]:
+    """Pictures [96, 96, 3] uint8 of different parts of one product."""
+    return [
+        draw_picture("plate", np.random.default_rng([seed, k]), defect, 0.1, size=96)[0] for k in range(count)
+    ]
+
+
+@functools.cache
+def good() -> tuple[np.ndarray, ...]:
+    return tuple(parts(12))
+
+
+def fit_small(images=None, **options) -> Predictor:
+    images = list(good()) if images is None else images
+    return fit(images, **{"size": 64, "device": "cpu", "samples": 0, **options})
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Predictor:
+    return fit_small(samples=3)
+
+
+@pytest.fixture(scope="module")
+def fitted_two() -> Predictor:
+    return fit_small(size=TWO, samples=3)
+
+
+def features_of(predictor: Predictor, images) -> torch.Tensor:
+    """[N, P, D] as `fit` sees them, one size after the other."""
+    tensors = [torch.from_numpy(predictor.manifest.preprocess(image)[0][0]) for image in images]
+    found: dict[int, torch.Tensor] = {}
+    embed_pictures(predictor.session.model, lambda i: tensors[i], range(len(tensors)), found.__setitem__)
+    return torch.stack([found[i] for i in range(len(tensors))])
+
+
+def bank_of(predictor: Predictor, view: int = 0) -> torch.Tensor:
+    tensors = predictor.artefact.tensors
+    return torch.from_numpy(tensors[f"views.{view}.bank"] + tensors[f"views.{view}.centre"])
+
+
+def radius_of(features: torch.Tensor, bank: torch.Tensor) -> float:
+    """The largest distance of a patch [N, P, D] to the bank."""
+    return float(torch.cdist(features.flatten(0, 1).double(), bank.double()).amin(1).max())
+
+
+def roles(predictor: Predictor) -> list[str]:
+    return [p.role for p in predictor.manifest.pictures]
+
+
+# ------------------------------------------------------------------------------------------- the same again
+
+
+@pytest.mark.parametrize("size", [64, TWO])
+def test_same_bytes_again_and_with_any_number_of_threads(size):
+    before, models_ = torch.get_num_threads(), []
+    try:
+        for threads in (2, 2, 1, 3):
+            torch.set_num_threads(threads)
+            models_.append(fit_small(size=size, ratio=0.5, fine_ratio=0.2, group=r"[0-9]$"))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    first = models_[0].artefact.tensors
+    banks = [first[name].shape for name in ("views.0.bank", "views.1.bank") if name in first]
+    assert banks == ([(384, WIDTH)] if size == 64 else [(216, WIDTH), (154, WIDTH)])
+    for other in models_[1:]:
+        for name, tensor in first.items():
+            assert tensor.tobytes() == other.artefact.tensors[name].tobytes(), name
+        assert other.calibration == models_[0].calibration
+
+
+@pytest.mark.parametrize("which", ["fitted", "fitted_two"])
+def test_a_saved_model_scores_the_same_and_passes_its_self_test(which, tmp_path, request):
+    fitted = request.getfixturevalue(which)
+    fitted.save(tmp_path / "m.safetensors")
+    loaded = load(tmp_path / "m.safetensors", device="cpu")
+    assert loaded.self_test().passed
+    assert loaded.self_test().pictures == 3
+    pictures = parts(3, seed=1) + parts(2, seed=2, defect="stain")
+    for a, b in zip(fitted.predict(pictures), loaded.predict(pictures), strict=True):
+        assert a.score == b.score
+        assert np.array_equal(a.map, b.map)
+
+
+def test_a_defect_scores_above_the_good_parts(fitted):
+    other = [p.score for p in fitted.predict(parts(4, seed=3))]
+    defective = [p.score for p in fitted.predict(parts(4, seed=3, defect="stain"))]
+    assert min(defective) > max(other)
+
+
+def test_folder_and_list_of_its_pictures_give_the_same_model(tmp_path):
+    for k, image in enumerate(good()[:5]):
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    a, b = fit_small(tmp_path), fit_small(list(good()[:5]))
+    assert torch.equal(bank_of(a), bank_of(b))
+    assert [p.hash for p in a.manifest.pictures] == [pixel_hash(i) for i in good()[:5]]
+    assert [p.name for p in a.manifest.pictures] == [f"{k}.png" for k in range(5)]
+
+
+# ---------------------------------------------------------------------------------------------- calibration
+
+
+def literal_leave_one_out(
+    features: torch.Tensor, bank: torch.Tensor, owner: np.ndarray, groups
+) -> list[float]:
+    """Every picture's Eq. 7 against the bank without its group's elements, in float64."""
+    scores = []
+    for picture, group in zip(features.double(), groups, strict=True):
+        others = bank[torch.from_numpy(owner != group)].double()
+        distances = torch.cdist(picture, others)
+        patch = distances.amin(1).argmax()
+        nearest = distances[patch].argmin()
+        around = torch.cdist(others[nearest][None], others)[0].argsort()[:9]
+        weight = torch.softmax(distances[patch, around], 0)[around.tolist().index(int(nearest))]
+        scores.append(float((1 - weight) * distances[patch, nearest]))
+    return scores
+
+
+@pytest.mark.parametrize("group", [None, r"picture [0-9]$"])
+def test_calibration_is_leave_one_out(group):
+    """Without a refit: the bank minus what its picture (or its group) gave."""
+    predictor = fit_small(list(good()[:10]) + parts(3, seed=5), group=group and r"([0-4])$")
+    numbers = predictor.artefact.tensors["bank_groups.0"]
+    groups = (
+        range(13) if group is None else [{0: 0, 1: 1, 2: 2, 3: 3, 4: 4}.get(k % 10, k) for k in range(13)]
+    )
+    names = {g: n for n, g in enumerate(dict.fromkeys(groups))}  # numbered as they appear
+    groups = [names[g] for g in groups]
+    features = features_of(predictor, list(good()[:10]) + parts(3, seed=5))
+    literal = literal_leave_one_out(features, bank_of(predictor), numbers, groups)
+    np.testing.assert_allclose(predictor.calibration.scores, literal, rtol=2e-3)
+    assert predictor.calibration.method == f"leave-one-{'group' if group else 'picture'}-out"
+
+
+def test_pictures_of_one_part_must_not_vouch_for_each_other(tmp_path):
+    rng = np.random.default_rng(0)
+    for k, part in enumerate(parts(5, seed=6)):
+        for shot in range(3):
+            noisy = np.clip(part + rng.normal(0, 2, part.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(tmp_path / f"part{k}_{shot}.png")
+    alone, grouped = (fit_small(tmp_path, ratio=0.5, group=group) for group in (None, r"part\d+"))
+    assert torch.equal(bank_of(alone), bank_of(grouped))
+    maxima = (p.calibration.map_maxima for p in (grouped, alone))
+    assert all(g > a for g, a in zip(*maxima, strict=True))
+    assert grouped.calibration.map_level > 2 * alone.calibration.map_level
+    assert np.median(grouped.calibration.scores) > 1.05 * np.median(alone.calibration.scores)
+    assert grouped.calibration.method == "leave-one-group-out"
+
+
+# ----------------------------------------------------------------------------- copies, damage, deep pictures
+
+
+def test_copies_count_once(tmp_path):
+    Image.fromarray(good()[0]).save(tmp_path / "other name.bmp")
+    predictor = fit_small([*good(), good()[3], tmp_path / "other name.bmp"])
+    assert predictor.calibration.count == 12
+    assert roles(predictor) == ["train"] * 12 + ["duplicate"] * 2
+    assert any(note.startswith("2 pictures are copies") for note in predictor.manifest.notes)
+    np.testing.assert_allclose(bank_of(predictor), bank_of(fit_small()), rtol=1e-4, atol=1e-4)
+
+
+def test_unreadable_pictures_are_told_and_the_others_used(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG no")
+    predictor = fit_small([tmp_path / "broken.png", *good(), tmp_path / "gone.png"])
+    assert len(predictor.failures) == 2
+    assert "broken.png" in predictor.failures[0]
+    assert "gone.png" in predictor.failures[1]
+    assert roles(predictor) == ["train"] * 12
+    assert predictor.manifest.facts["patches"] == 12 * PATCHES
+
+
+def test_a_picture_too_large_for_memory_is_told_like_an_unreadable_one(monkeypatch):
+    def no_room(picture):
+        raise MemoryError
+
+    monkeypatch.setattr(sources, "pixel_hash", lambda p: no_room(p) if p[0, 0, 0] == 1 else pixel_hash(p))
+    predictor = fit_small([*good(), np.ones((64, 64, 3), np.uint8)])
+    assert len(predictor.failures) == 1
+    assert "memory" in predictor.failures[0]
+    assert roles(predictor) == ["train"] * 12
+
+
+def test_deep_pictures_share_one_white_level(tmp_path):
+    deep = [image[:, :, 0].astype(np.uint16) * 16 for image in good()[:4]]  # a 12-bit camera
+    for k, image in enumerate(deep):
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    kinds = {
+        "numpy": deep,
+        "pil": [Image.fromarray(image) for image in deep],
+        "files": sorted(tmp_path.glob("*.png")),
+        "bytes": [p.read_bytes() for p in sorted(tmp_path.glob("*.png"))],
+    }
+    fits = {kind: fit_small(images) for kind, images in kinds.items()}
+    for kind, predictor in fits.items():
+        assert predictor.manifest.preprocess.white_level == 4095, kind
+        assert predictor.calibration == fits["numpy"].calibration, kind
+    assert fit_small(list(good()[:4])).manifest.preprocess.white_level is None
+
+
+# ------------------------------------------------------------------------------------------------- suspects
+
+
+@pytest.mark.parametrize("size", [64, "48+64"])
+def test_dropping_a_planted_defect_is_as_if_it_had_never_been_there(size):
+    spoilt = 255 - good()[0]
+    kept = fit_small([*good(), spoilt], size=size)
+    assert [name for name, _ in kept.suspects] == ["picture 12"]
+    assert roles(kept) == ["train"] * 13
+    dropped = fit_small([*good(), spoilt], size=size, drop_suspects=True)
+    assert [name for name, _ in dropped.suspects] == ["picture 12"]
+    assert roles(dropped) == ["train"] * 12 + ["dropped"]
+    assert any("left out before calibrating" in note for note in dropped.manifest.notes)
+    clean = fit_small(size=size)
+    assert clean.suspects == []
+    for name in clean.artefact.tensors:
+        if name.startswith(("views.", "bank_groups", "normal")):
+            assert np.array_equal(dropped.artefact.tensors[name], clean.artefact.tensors[name]), name
+    assert dropped.calibration == clean.calibration
+
+
+# ------------------------------------------------------------------------------------------------ streaming
+
+PER_PICTURE = PATCHES * (WIDTH * 4 + 4 * 3 + 8) / 2**30  # GiB, as memory.plan counts
+
+
+def test_streaming_keeps_its_promises(fitted):
+    lines: list[str] = []
+    streamed = fit_small(memory=4 * PER_PICTURE, say=lines.append)
+    facts = streamed.manifest.facts
+    assert facts["shards"] == 3
+    assert "streamed in 3 shards" in lines[0]
+    assert len(bank_of(streamed)) == round(0.1 * 12 * PATCHES)
+    radius = radius_of(features_of(streamed, good()), bank_of(streamed))
+    assert radius <= facts["covering_radius"][0] <= 3 * radius
+    assert radius <= 1.5 * fitted.manifest.facts["covering_radius"][0]
+    ratio = np.median(streamed.calibration.scores) / np.median(fitted.calibration.scores)
+    assert 0.9 < ratio < 1.1
+    literal = literal_leave_one_out(
+        features_of(streamed, good()),
+        bank_of(streamed),
+        streamed.artefact.tensors["bank_groups.0"],
+        range(12),
+    )
+    np.testing.assert_allclose(streamed.calibration.scores, literal, rtol=2e-3)
+
+
+def test_streaming_passes_over_a_shard_without_new_pictures(tmp_path):
+    images = [*good()[:4], *good()[:4], *good()[4:8]]
+    predictor = fit_small(images, memory=4 * PER_PICTURE)
+    assert predictor.manifest.facts["shards"] == 3
+    assert roles(predictor).count("train") == 8
+    assert len(bank_of(predictor)) == round(0.1 * 8 * PATCHES)
+    with pytest.raises(InputError, match="none of the pictures can be used"):
+        fit_small([tmp_path / f"{k}.png" for k in range(12)], memory=4 * PER_PICTURE)
+
+
+def test_streaming_names_groups_and_bounds_calibration(monkeypatch):
+    monkeypatch.setattr("flawscope.methods.patchcore.fit.MAX_CALIBRATION", 5)
+    predictor = fit_small(memory=4 * PER_PICTURE, group=r"([0-2])$")
+    assert predictor.calibration.count == 5
+    assert predictor.calibration.method == "leave-one-group-out"
+    used = predictor.manifest.facts["calibration_pictures"]
+    assert len(set(used)) == 5
+    assert set(used) <= {p.hash for p in predictor.manifest.pictures}
+
+
+def test_streaming_cannot_drop_suspects():
+    with pytest.raises(InputError, match="memory=GiB"):
+        fit_small(memory=4 * PER_PICTURE, drop_suspects=True)
+
+
+def test_memory_plan_follows_what_is_free(monkeypatch, fitted):
+    config = fitted.session.model.config
+    for pictures_free, shards in ((40, 1), (24, 1), (12, 2), (4, 6)):
+        free = SimpleNamespace(available=int(pictures_free * PER_PICTURE * 2**30) + 100)
+        monkeypatch.setattr(memory.psutil, "virtual_memory", lambda free=free: free)
+        plan = memory.plan(config, fitted.session.model, 12, torch.device("cpu"))
+        assert plan.shards == shards
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    with pytest.raises(InputError, match="raise --set memory=GiB, or choose a smaller --size"):
+        fit_small()
+
+
+def test_nobody_is_given_more_than_two_gib_for_features(monkeypatch, fitted):
+    model, plenty = fitted.session.model, SimpleNamespace(available=100 * 2**30)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: plenty)
+    many = int(5 / PER_PICTURE)  # pictures with 5 GiB of features
+    for limit, shards in ((None, 3), (4.0, 2), (20.0, 1)):
+        config = replace(model.config, memory=limit)
+        assert memory.plan(config, model, many, torch.device("cpu")).shards == shards
+
+
+# ---------------------------------------------------------------------------------------------- more pictures
+
+
+def test_extending_keeps_the_old_and_adds_what_is_new(fitted):
+    more = parts(5, seed=8)
+    new = extend(fitted.artefact, more, device="cpu")
+    old_bank, bank = (p.artefact.tensors["views.0.bank"] for p in (fitted, new))
+    assert bank[: len(old_bank)].tobytes() == old_bank.tobytes()
+    for name in ("views.0.centre", "normal"):
+        assert new.artefact.tensors[name].tobytes() == fitted.artefact.tensors[name].tobytes()
+    assert len(bank) - len(old_bank) < 0.05 * 5 * PATCHES  # the same product: little is new
+    assert new.calibration.scores[:12] == fitted.calibration.scores
+    assert new.calibration.count == 17
+    assert new.manifest.facts["calibration_pictures"] == [pixel_hash(i) for i in (*good(), *more)]
+    assert any(note.startswith("extended by 5 pictures") for note in new.manifest.notes)
+    assert roles(new) == ["train"] * 17
+    radius = radius_of(features_of(new, [*good(), *more]), bank_of(new))
+    assert radius <= new.manifest.facts["covering_radius"][0] * (1 + 1e-5)
+    owner = new.artefact.tensors["bank_groups.0"]
+    literal = literal_leave_one_out(features_of(new, more), bank_of(new), owner, range(12, 17))
+    np.testing.assert_allclose(new.calibration.scores[12:], literal, rtol=2e-3)
+    assert new.self_test().passed
+
+
+def test_extending_with_something_new_learns_it(fitted):
+    strange = [255 - image for image in parts(4, seed=9)]
+    before = fitted.predict(strange[0])
+    new = extend(fitted.artefact, strange[1:], device="cpu")
+    assert len(bank_of(new)) > len(bank_of(fitted)) + 5
+    assert new.predict(strange[0]).score < 0.8 * before.score
+
+
+def test_known_pictures_are_skipped_when_extending(fitted):
+    new = extend(fitted.artefact, [*parts(2, seed=8), good()[2]], device="cpu")
+    assert new.calibration.count == 14
+    assert roles(new) == ["train"] * 14 + ["duplicate"]
+    with pytest.raises(InputError, match="none of the pictures"):
+        extend(fitted.artefact, list(good()[:3]), device="cpu")
+
+
+def test_extending_twice(fitted, tmp_path):
+    extend(fitted.artefact, parts(4, seed=8), device="cpu").save(tmp_path / "a.safetensors")
+    once = read(tmp_path / "a.safetensors")
+    twice = extend(tmp_path / "a.safetensors", parts(4, seed=10), device="cpu")
+    assert twice.calibration.scores[:16] == once.manifest.calibration.scores
+    assert len(twice.manifest.pictures) == 20
+    assert len(twice.manifest.facts["calibration_pictures"]) == 20
+    # each picture's own elements are left out: a group of one round is none of another
+    groups = twice.manifest.facts["calibration_groups"]
+    assert list(groups) == twice.manifest.facts["calibration_pictures"]
+    assert sorted(groups.values()) == list(range(20))
+    assert set(twice.artefact.tensors["bank_groups.0"]) <= set(range(20))
+
+
+def test_a_full_bank_does_not_grow():
+    full = fit_small(cap=40)
+    assert len(bank_of(full)) == 40
+    new = extend(full.artefact, [255 - image for image in parts(3, seed=9)], device="cpu")
+    assert len(bank_of(new)) == 40
+    assert new.manifest.facts["covering_radius"][0] > full.manifest.facts["covering_radius"][0]
+    assert any("memory bank is full" in note for note in new.manifest.notes)
+
+
+# ------------------------------------------------------------------------------------------- several sizes
+
+
+def with_block(picture: np.ndarray) -> np.ndarray:
+    """A defect that nobody can overlook, left and low."""
+    picture = picture.copy()
+    picture[60:80:4, 18:40] = (255, 0, 255)
+    picture[62:80:4, 18:40] = (0, 255, 0)
+    return picture
+
+
+def test_a_defect_stands_out_and_is_drawn_where_it_is(fitted_two):
+    others = parts(4, seed=3)
+    good = fitted_two.predict(others)
+    bad = fitted_two.predict([with_block(picture) for picture in others])
+    assert min(p.score for p in bad) > 0.5 + max(p.score for p in good)  # in spreads of good pictures
+    for before, after in zip(good, bad, strict=True):
+        difference = after.map - before.map
+        y, x = np.unravel_index(difference.argmax(), difference.shape)
+        assert abs(y - 46) <= 8  # 69 of 96 pixels
+        assert abs(x - 19) <= 8
+
+
+def views_of(features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return features.split((36, PATCHES), dim=1)
+
+
+def test_two_sizes_have_a_bank_each(fitted_two, tmp_path):
+    facts, tensors = fitted_two.manifest.facts, fitted_two.artefact.tensors
+    banks = [bank_of(fitted_two, v) for v in (0, 1)]
+    assert [len(bank) for bank in banks] == [round(0.1 * 12 * 36), round(0.03 * 12 * PATCHES)]
+    assert facts["bank"] == sum(map(len, banks))
+    assert facts["patches"] == 12 * (36 + PATCHES)
+    assert [len(tensors[f"bank_groups.{v}"]) for v in (0, 1)] == list(map(len, banks))
+    parts = views_of(features_of(fitted_two, good()))
+    radii = [radius_of(part, bank) for part, bank in zip(parts, banks, strict=True)]
+    assert facts["covering_radius"] == pytest.approx(radii, rel=1e-3)
+    assert fitted_two.manifest.config["size"] == TWO
+    assert fitted_two.manifest.preprocess.network_size == (64, 64)
+    assert fitted_two.predict(good()[0]).map.shape == (64, 64)
+
+
+def test_calibration_with_two_sizes_is_leave_one_out(fitted_two):
+    """Scores brought to one scale by their own mean and spread, and of each picture the larger one."""
+    parts = views_of(features_of(fitted_two, good()))
+    literal = np.array(
+        [
+            literal_leave_one_out(
+                part, bank_of(fitted_two, v), fitted_two.artefact.tensors[f"bank_groups.{v}"], range(12)
+            )
+            for v, part in enumerate(parts)
+        ]
+    )
+    normal = fitted_two.artefact.tensors["normal"]
+    np.testing.assert_allclose(normal[:, 2], literal.mean(1), rtol=1e-3)
+    np.testing.assert_allclose(normal[:, 3], literal.std(1), rtol=2e-2)
+    expected = ((literal - normal[:, 2:3]) / normal[:, 3:4]).max(0)
+    np.testing.assert_allclose(fitted_two.calibration.scores, expected, rtol=1e-2, atol=1e-2)
+
+
+def test_maps_of_good_pictures_have_one_scale_at_every_size(fitted_two):
+    model = fitted_two.session.model
+    parts = views_of(features_of(fitted_two, good()))
+    for v, (view, part) in enumerate(zip(model.views, parts, strict=True)):
+        owner = torch.from_numpy(fitted_two.artefact.tensors[f"bank_groups.{v}"])
+        values = torch.stack(
+            [view.anomaly_map(view.without(one, owner == k)[1][None])[0] for k, one in enumerate(part)]
+        ).double()
+        mean, spread = fitted_two.artefact.tensors["normal"][v, :2]
+        assert mean == pytest.approx(float(values.mean()), rel=1e-3)
+        assert spread == pytest.approx(float(values.std(correction=0)), rel=1e-3)
+
+
+def test_a_picture_scores_the_same_in_any_batch_and_with_any_number_of_threads(fitted_two):
+    pictures = parts(5, seed=1)
+    alone = [fitted_two.predict(picture) for picture in pictures]
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            for batch in (2, 5):
+                results = [r for _, r in fitted_two.stream(pictures, batch=batch)]
+                for a, b in zip(alone, results, strict=True):
+                    assert b.score == pytest.approx(a.score, rel=1e-4, abs=1e-4)
+                    np.testing.assert_allclose(b.map, a.map, rtol=1e-4, atol=1e-4)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_extending_two_sizes_keeps_the_old_of_both(fitted_two):
+    more = parts(5, seed=8)
+    new = extend(fitted_two.artefact, more, device="cpu")
+    for v in (0, 1):
+        for name in (f"views.{v}.bank", f"bank_groups.{v}"):
+            old, now = fitted_two.artefact.tensors[name], new.artefact.tensors[name]
+            if name.endswith("bank"):
+                assert now[: len(old)].tobytes() == old.tobytes()
+            assert len(now) >= len(old)
+        assert new.artefact.tensors[f"views.{v}.centre"].tobytes() == (
+            fitted_two.artefact.tensors[f"views.{v}.centre"].tobytes()
+        )
+    assert new.artefact.tensors["normal"].tobytes() == fitted_two.artefact.tensors["normal"].tobytes()
+    assert new.calibration.scores[:12] == fitted_two.calibration.scores
+    assert new.calibration.count == 17
+    features = views_of(features_of(new, [*good(), *more]))
+    for v, radius in enumerate(new.manifest.facts["covering_radius"]):
+        assert radius_of(features[v], bank_of(new, v)) <= radius * (1 + 1e-5)
+    assert new.self_test().passed
+    strange = [255 - image for image in parts(4, seed=9)]
+    learnt = extend(new.artefact, strange[1:], device="cpu")
+    assert all(len(bank_of(learnt, v)) > len(bank_of(new, v)) for v in (0, 1))
+    assert learnt.predict(strange[0]).score < 0.8 * new.predict(strange[0]).score
+
+
+def test_streaming_two_sizes(fitted_two):
+    per_picture = (36 + PATCHES) * (WIDTH * 4 + 4 * 3 + 8) / 2**30
+    streamed = fit_small(size=TWO, memory=4 * per_picture)
+    facts = streamed.manifest.facts
+    assert facts["shards"] == 3
+    assert facts["patches"] == 12 * (36 + PATCHES)
+    features = views_of(features_of(streamed, good()))
+    for v, bound in enumerate(facts["covering_radius"]):
+        assert len(bank_of(streamed, v)) == len(bank_of(fitted_two, v))
+        assert radius_of(features[v], bank_of(streamed, v)) <= bound
+    other = parts(1, seed=3)[0]
+    assert streamed.predict(with_block(other)).score > 0.5 + streamed.predict(other).score
+    np.testing.assert_allclose(
+        streamed.artefact.tensors["normal"], fitted_two.artefact.tensors["normal"], rtol=0.5
+    )
+
+
+def test_region_of_interest_limits_both_banks():
+    half = fit_small(size=TWO, roi="0,0,0.5,1")
+    assert half.manifest.facts["patches"] == 12 * (36 + PATCHES) // 2
+    left = [
+        part.view(12, side, side, WIDTH)[:, :, : side // 2].reshape(-1, WIDTH)
+        for part, side in zip(views_of(features_of(half, good())), (6, 8), strict=True)
+    ]
+    for v, own in enumerate(left):
+        assert float(torch.cdist(bank_of(half, v).double(), own.double()).amin(1).max()) < 1e-3
+    drawn = half.predict(good()[0]).map
+    assert drawn[:, 32:].max() == drawn.min()
+    assert np.abs(drawn[:, :32]).max() > 0
+    assert np.isfinite(half.calibration.scores).all()
+    assert half.artefact.tensors["normal"][:, [1, 3]].min() > 0
+
+
+def test_a_transformer_with_two_sizes_is_one_line(tmp_path):
+    from safetensors.torch import save_file
+
+    from flawscope.features.backbone import import_timm
+
+    name = "vit_tiny_patch16_224"
+    save_file(import_timm().create_model(name, pretrained=False).state_dict(), tmp_path / "vit.safetensors")
+    options = {"backbone": name, "stages": (2,), "weights": str(tmp_path / "vit.safetensors")}
+    with pytest.raises(InputError, match="takes one picture size only: give one --size") as caught:
+        fit_small(size=TWO, **options)
+    assert "\n" not in str(caught.value)
+    one = fit_small(list(good()[:4]), size=64, ratio=0.5, **options)
+    assert np.isfinite(one.calibration.scores).all()
+    assert one.manifest.config["weights"] == "vit.safetensors"  # not where it lay
+    assert str(tmp_path) not in json.dumps(one.manifest.to_dict())
+
+
+# ---------------------------------------------------------------------------------------------- settings
+
+
+def test_paper_preset_end_to_end():
+    predictor = fit_small(
+        preset="paper", backbone="tf_efficientnet_lite0", size=64, crop=56, dimensions=64, samples=2
+    )
+    assert bank_of(predictor).shape == (round(0.1 * 12 * 49), 64)
+    assert predictor.manifest.preprocess.network_size == (56, 56)
+    assert predictor.self_test().passed
+    assert predictor.predict(good()[0]).map.shape == (56, 56)
+    defective = [p.score for p in predictor.predict(parts(3, seed=3, defect="stain"))]
+    assert min(defective) > max(p.score for p in predictor.predict(parts(3, seed=3)))
+
+
+def test_score_map_is_the_maximum_of_the_map(tmp_path):
+    predictor = fit_small(score="map", samples=2)
+    assert predictor.calibration.scores == predictor.calibration.map_maxima
+    predictor.save(tmp_path / "m.safetensors")
+    loaded = load(tmp_path / "m.safetensors", device="cpu")
+    assert loaded.self_test().passed
+    for found in loaded.predict(parts(3, seed=1)):
+        assert found.score == float(found.map.max())
+
+
+@pytest.mark.parametrize("options", [{"score": "maximum"}, {"neighbours": 1}])
+def test_without_reweighting_the_score_is_the_farthest_patch(options, tmp_path):
+    predictor = fit_small(sigma=0, samples=2, **options)
+    predictor.save(tmp_path / "m.safetensors")
+    loaded = load(tmp_path / "m.safetensors", device="cpu")
+    assert loaded.self_test().passed
+    picture = parts(1, seed=1)[0]
+    distances = torch.cdist(features_of(loaded, [picture])[0].double(), bank_of(loaded).double()).amin(1)
+    assert loaded.predict(picture).score == pytest.approx(float(distances.max()), rel=1e-4)
+    more = extend(loaded.artefact, parts(3, seed=8), device="cpu")
+    assert more.calibration.count == 15
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_is_close_to_fp32(fitted, precision):
+    predictor = fit_small(precision=precision)
+    assert predictor.calibration.precision == precision
+    ratio = np.array(predictor.calibration.scores) / np.array(fitted.calibration.scores)
+    assert 0.9 < np.median(ratio) < 1.1
+
+
+def test_region_of_interest_limits_the_bank():
+    whole, half = fit_small(), fit_small(roi="0,0,0.5,1")
+    assert half.manifest.facts["patches"] == whole.manifest.facts["patches"] // 2
+    left = features_of(half, good()).view(12, 8, 8, WIDTH)[:, :, :4].reshape(-1, WIDTH)
+    nearest = torch.cdist(bank_of(half).double(), left.double()).amin(1)
+    assert float(nearest.max()) < 1e-3
+    assert half.predict(good()[0]).map[:, 32:].max() == 0
+    assert np.isfinite(half.calibration.scores).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"preset": "papper"}, "no preset papper"),
+        ({"method": "patchcor"}, "no method called patchcor"),
+        ({"ratioo": 0.1}, "did you mean ratio"),
+        ({"false_alarm_rate": 1.5}, "choose between 0 and 1"),
+        ({"device": "tpu"}, "use auto, cpu, cuda or mps"),
+        ({"group": "("}, "no regular expression"),
+    ],
+)
+def test_wrong_settings_are_told_before_the_work(options, text, monkeypatch):
+    monkeypatch.setattr("flawscope.methods.patchcore.fit.embed_pictures", lambda *_: pytest.fail("too late"))
+    with pytest.raises(InputError, match=text):
+        fit_small(**options)
+
+
+@pytest.mark.parametrize(
+    ("images", "text"),
+    [
+        ([], "at least one good picture"),
+        (np.zeros((64, 64, 3), np.uint8), "a list"),
+        ([b"no picture", b""], "none of the pictures can be used"),
+        ([np.zeros((64, 64, 3), np.uint8)], "at least two parts"),
+    ],
+)
+def test_pictures_that_make_no_model(images, text):
+    with pytest.raises(InputError, match=text):
+        fit_small(images)
+
+
+@pytest.mark.parametrize("options", [{}, {"size": TWO, "fine_ratio": 0.2}], ids=str)
+def test_identical_features_everywhere_still_make_a_model(options):
+    """Two blank parts: every distance between them is about 0."""
+    predictor = fit_small([np.full((64, 64, 3), v, np.uint8) for v in (100, 101)], **options)
+    assert np.isfinite(predictor.calibration.scores).all()
+    assert np.isfinite(predictor.predict(good()[0]).score)
+
+
+def test_overflowing_features_name_the_precision(monkeypatch):
+    embed = models.Model.embed
+    monkeypatch.setattr(models.Model, "embed", lambda self, images: embed(self, images) * torch.inf)
+    with pytest.raises(InputError, match="overflows in fp32: choose another --set precision"):
+        fit_small()
+
+
+def test_device_names():
+    assert device_for("cpu").type == "cpu"
+    assert device_for("auto").type in ("cpu", "cuda", "mps")
+    for name in ("tpu", "cpu:abc", "cuda0", ""):
+        with pytest.raises(InputError, match=r"no device called .*: use auto"):
+            device_for(name)
+    if torch.cuda.is_available():
+        with pytest.raises(InputError, match="and no cuda:99"):
+            device_for("cuda:99")
+    else:
+        with pytest.raises(InputError, match="sees no cuda device here: use --device cpu"):
+            device_for("cuda")
+
+
+def test_interrupting_leaves_no_threads():
+    running, threads = threading.active_count(), torch.get_num_threads()
+
+    def stop(stage: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_small(step=stop)
+    assert threading.active_count() == running
+    assert torch.get_num_threads() == threads
+
+
+def test_progress_reaches_the_end_of_every_stage():
+    seen: dict[str, tuple[int, int]] = {}
+    fit_small(step=lambda stage, done, total: seen.update({stage: (done, total)}))
+    assert seen == {"features": (12, 12), "coreset": (77, 77)}
+    seen.clear()
+    fit_small(size=TWO, step=lambda stage, done, total: seen.update({stage: (done, total)}))
+    assert seen == {"features": (12, 12), "coreset at 48": (43, 43), "coreset at 64": (23, 23)}
+
+
+def test_names_are_relative_to_the_common_folder(tmp_path, monkeypatch):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for k in range(2):
+            Image.fromarray(parts(1, seed=20 + k + 2 * (folder == "b"))[0]).save(
+                tmp_path / folder / f"{k}.png"
+            )
+    monkeypatch.chdir(tmp_path)
+    predictor = fit_small([Path("a/0.png"), "a/1.png", tmp_path / "b/0.png", os.path.join("b", "1.png")])
+    assert [p.name for p in predictor.manifest.pictures] == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
+    assert predictor.manifest.pictures[0].hash == pixel_hash(decode("a/0.png"))
+
+
+def test_larger_sizes_keep_at_least_a_few_thousand(monkeypatch):
+    monkeypatch.setattr("flawscope.methods.patchcore.memory_plan.FEWEST", 2000)
+    config = Config()
+    assert memory.bank_size(config, 1, 10_000) == 2000
+    assert memory.bank_size(config, 1, 500) == 500
+    assert memory.bank_size(config, 1, 200_000) == 6000
+    assert memory.bank_size(config, 0, 10_000) == 1000
+    assert memory.bank_size(Config(count=50), 1, 10_000) == 50

@@ -1,0 +1,318 @@
+"""Distilling: it learns, it goes on where it stopped, and what it writes is what it learnt."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from flawscope.artefact.state_file import checkpoint_of, read_checkpoint
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.features.weights import PACKAGED
+from flawscope.methods.efficientad.distill import distill
+from flawscope.methods.efficientad.networks import normalised, pdn
+from flawscope.methods.efficientad.recipe import Recipe
+from flawscope.methods.efficientad.targets import widened
+from flawscope.methods.efficientad.teacher import read_teacher
+from flawscope.methods.training import one_cycle, precision_for
+
+with_lite0 = pytest.mark.skipif(
+    PACKAGED["tf_efficientnet_lite0"].find() is None,
+    reason="the package with EfficientNet-Lite0's weights is not installed",
+)
+
+
+class Colours(nn.Module):
+    """A backbone that costs nothing: mixtures of the mean colours of 8 x 8 and 16 x 16 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        for stride, channels in ((8, 8), (16, 16)):
+            self.register_buffer(f"mix{stride}", torch.randn(channels, 3, 1, 1, generator=generator))
+
+    def shapes_at(self, size: tuple[int, int]) -> list[tuple[int, int, int]]:
+        return [(8, size[0] // 8, size[1] // 8), (16, size[0] // 16, size[1] // 16)]
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [F.conv2d(F.avg_pool2d(images, n), getattr(self, f"mix{n}")) for n in (8, 16)]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = {"name": "colours", "origin": "here", "licence": "none"}
+    monkeypatch.setattr("flawscope.methods.efficientad.distill.load_backbone", lambda *_: (Colours(), origin))
+
+
+TINY = Recipe(steps=6, batch=2, crop=41, checks=2, reuse=4, precision="fp32")
+
+
+def pictures(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+def stopping_after(count: int):
+    """A `step` that stops the run as Ctrl-C does, after so many steps of training."""
+
+    def step(stage: str, done: int, total: int) -> None:
+        if stage.startswith("distilling") and done == count:
+            raise KeyboardInterrupt
+
+    return step
+
+
+def same(a: Path, b: Path) -> bool:
+    (one, facts), (other, expected) = read_teacher(a), read_teacher(b)
+    assert facts["curve"] == expected["curve"]
+    assert facts["loss"] == expected["loss"]
+    assert list(one) == list(other)
+    return all(torch.equal(one[k], other[k]) for k in one)
+
+
+@with_lite0
+def test_distilling_lowers_the_held_out_loss(photographs: Path, tmp_path: Path) -> None:
+    alike = Recipe(zoom=1.0, flip=False, grey=0.0, held_out=0.2, reuse=8, precision="fp32")
+    recipe = replace(alike, steps=60, batch=4, crop=49, checks=3)
+    facts, failures = distill(pictures(photographs), recipe, tmp_path / "t.safetensors")
+    losses = [point["held_out"] for point in facts["curve"]]
+    assert failures == []
+    assert [point["step"] for point in facts["curve"]] == [20, 40, 60]
+    assert losses[2] < min(losses[0], 0.95)
+    assert facts["loss"] == pytest.approx(losses[2], rel=2e-3)  # in fp16, with 384 outputs
+    state, stored = read_teacher(tmp_path / "t.safetensors")
+    assert {k: stored[k] for k in ("curve", "loss", "steps", "rank")} == {
+        **{k: facts[k] for k in ("curve", "loss")},
+        "steps": 60,
+        "rank": 152,
+    }
+    assert stored["pictures"]["training"] == 19
+    assert stored["pictures"]["held_out"] == 5
+    assert stored["backbone"]["licence"] == "Apache-2.0"
+    assert "579344248a93" in stored["backbone"]["origin"]
+    assert stored["recipe"]["steps"] == 60
+    assert str(photographs) not in str(stored)
+    assert not checkpoint_of(tmp_path / "t.safetensors").exists()
+    # 384 outputs that span 152 dimensions, and those that were promised
+    teacher = pdn("s")
+    teacher.load_state_dict(state)
+    with torch.no_grad():
+        said = teacher(normalised(torch.rand(1, 3, 120, 120)))[0].flatten(1)  # [384, N]
+    span = widened(152)
+    outside = said - span @ (span.T @ said) * (152 / 384)
+    assert float(outside.norm() / said.norm()) < 2e-3
+
+
+@pytest.mark.parametrize(("size", "stop"), [("s", 1), ("s", 4), pytest.param("m", 1, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("quick")
+def test_a_resumed_run_ends_as_an_uninterrupted_one(
+    photographs: Path, tmp_path: Path, size: str, stop: int
+) -> None:
+    """Stopped before and after the first check, with views that are replaced on the way (every 3 steps)."""
+    recipe = replace(TINY, size=size, memory=0.01, reuse=1, batch=8)
+    if size == "m":
+        recipe = replace(recipe, steps=2, crop=33)
+    whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
+    distill(pictures(photographs), recipe, whole)
+    with pytest.raises(KeyboardInterrupt):
+        # the step that is stopped is lost: its checkpoint would have come after it
+        distill(pictures(photographs), recipe, parts, every=0.0, step=stopping_after(stop + 1))
+    assert not parts.exists()
+    assert read_checkpoint(checkpoint_of(parts))[1]["steps"] == stop
+    said: list[str] = []
+    distill(pictures(photographs), recipe, parts, resume=True, say=said.append)
+    assert f"goes on after step {stop} of {recipe.steps}" in said
+    assert same(parts, whole)
+    assert not checkpoint_of(parts).exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_views_are_replaced_within_the_memory(photographs: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    recipe = replace(TINY, reuse=1, memory=0.01, batch=8)
+    distill(pictures(photographs), recipe, tmp_path / "t.safetensors", say=said.append)
+    # 48 crops of one view each; 0.01 GiB hold 31 views of 336 kB: twice 24
+    assert "24 views at a time, 0.01 GiB, 2 times" in said[0]
+
+
+@pytest.mark.usefixtures("quick")
+def test_resume_without_a_checkpoint_begins(photographs: Path, tmp_path: Path) -> None:
+    facts, _ = distill(pictures(photographs), TINY, tmp_path / "t.safetensors", resume=True)
+    assert facts["steps"] == 6
+
+
+@pytest.mark.usefixtures("quick")
+def test_only_the_same_run_goes_on(photographs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "t.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        distill(pictures(photographs), TINY, out, every=0.0, step=stopping_after(3))
+    for change, words in (
+        ({"batch": 3}, "with batch 2, this one has 3"),
+        ({"steps": 7}, "with steps 6, this one has 7"),
+        ({"seed": 1}, "with seed 0, this one has 1"),
+        ({"stages": (1, 2)}, r"with stages \[2, 3\], this one has \[1, 2\]"),
+    ):
+        with pytest.raises(InputError, match=words):
+            distill(pictures(photographs), replace(TINY, **change), out, resume=True)
+    with pytest.raises(InputError, match="other pictures"):
+        distill(pictures(photographs)[1:], TINY, out, resume=True)
+    with pytest.raises(InputError, match="go on with --resume, or remove it"):
+        distill(pictures(photographs), TINY, out)
+    facts, _ = distill(pictures(photographs), replace(TINY, steps=None), out, resume=True)  # steps are stored
+    assert facts["steps"] == 6
+
+
+@pytest.mark.usefixtures("quick")
+def test_minutes_fix_the_number_of_steps(photographs: Path, tmp_path: Path) -> None:
+    """The number is kept by a run that goes on, whatever time it is given."""
+    recipe, out, said = replace(TINY, steps=None, checks=1, reuse=1000), tmp_path / "t.safetensors", []
+    with pytest.raises(KeyboardInterrupt):
+        distill(
+            pictures(photographs),
+            recipe,
+            out,
+            minutes=2,
+            every=0.0,
+            step=stopping_after(2),
+            say=said.append,
+        )
+    fixed = read_checkpoint(checkpoint_of(out))[1]["recipe"]["steps"]
+    assert fixed > 10
+    assert any(line.startswith(f"{fixed} steps of ") for line in said)
+    with pytest.raises(KeyboardInterrupt):
+        distill(
+            pictures(photographs),
+            recipe,
+            out,
+            minutes=0.01,
+            resume=True,
+            step=stopping_after(1),
+            say=said.append,
+        )
+    assert f"goes on after step 1 of {fixed}" in said
+    checkpoint_of(out).unlink()
+    with pytest.raises(InputError, match="the minutes are over before the first step"):
+        distill(pictures(photographs), recipe, out, minutes=0.001)
+
+
+@pytest.mark.usefixtures("quick")
+def test_too_few_pictures_are_told(photographs: Path, tmp_path: Path) -> None:
+    """Copies do not count."""
+    few = pictures(photographs)[:19]
+    copy = tmp_path / "copy.png"
+    shutil.copy(few[0], copy)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"19 different pictures \(1 cannot be read\) are too few"):
+        distill([*few, copy, broken], TINY, tmp_path / "t.safetensors")
+
+
+@pytest.mark.usefixtures("quick")
+def test_unreadable_pictures_are_counted(photographs: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    out = tmp_path / "t.safetensors"
+    facts, failures = distill([broken, *pictures(photographs)], replace(TINY, steps=1), out)
+    assert facts["pictures"]["unreadable"] == len(failures) == 1
+    assert "broken.png" in failures[0]
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_same_pictures_under_other_names_make_the_same_teacher(photographs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "renamed"
+    folder.mkdir()
+    for k, path in enumerate(pictures(photographs)):
+        shutil.copy(path, folder / f"{99 - k}.png")
+    outs = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for source, out in zip((photographs, folder), outs, strict=True):
+        distill(pictures(source), replace(TINY, steps=2), out)
+    assert same(*outs)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_held_out_picture_is_never_trained_on(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawscope.methods.efficientad import distill as module
+
+    seen: list[tuple[str, set[int]]] = []
+    pool = module.Source.pool
+
+    def watched(self, views, step=lambda *_: None, stage="targets"):
+        seen.append((stage, {view.picture for view in views}))
+        return pool(self, views, step, stage)
+
+    measure = module.Source.measure
+
+    def measured(self, chosen, step):
+        seen.append(("statistics", set(chosen)))
+        measure(self, chosen, step)
+
+    monkeypatch.setattr(module.Source, "pool", watched)
+    monkeypatch.setattr(module.Source, "measure", measured)
+    recipe = replace(TINY, steps=40, batch=1, crop=33, reuse=1, held_out=0.25)
+    distill(pictures(photographs), recipe, tmp_path / "t.safetensors")
+    held_out = set().union(*(numbers for stage, numbers in seen if stage == "held-out targets"))
+    trained = set().union(*(numbers for stage, numbers in seen if stage != "held-out targets"))
+    assert len(held_out) == 6
+    assert len(trained) == 18
+    assert not held_out & trained
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_exploding_loss_is_told(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "flawscope.methods.efficientad.distill.Run._learn", lambda *_: torch.tensor(torch.nan)
+    )
+    out = tmp_path / "t.safetensors"
+    with pytest.raises(FlawscopeError, match=r"no number any more after 3 steps.*lower --set rate"):
+        distill(pictures(photographs), TINY, out)
+    assert not out.exists()
+
+
+# ------------------------------------------------------------------------------------- rate and precision
+
+
+@pytest.mark.parametrize("steps", [10, 37, 1000])
+def test_one_cycle_is_torchs(steps: int) -> None:
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1.0, total_steps=steps, cycle_momentum=False)
+    for k in range(steps):
+        assert one_cycle(k, steps) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9, abs=1e-12)
+        optimiser.step()
+        schedule.step()
+
+
+def test_one_cycle_of_very_few_steps_is_a_rate() -> None:
+    for steps in (1, 2, 3, 4):
+        assert all(0 < one_cycle(k, steps) <= 1 for k in range(steps))
+
+
+def test_what_is_asked_for_wins() -> None:
+    cpu = torch.device("cpu")
+    assert precision_for("fp32", cpu) == "fp32"
+    assert precision_for("bf16", cpu) == "bf16"
+    assert precision_for("auto", cpu) in ("fp32", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("crop", 32),
+        ("crop", 253),
+        ("batch", 0),
+        ("steps", 0),
+        ("rate", 0.0),
+        ("zoom", 0.0),
+        ("held_out", 0.0),
+    ],
+)
+def test_wrong_settings_are_told(setting: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"setting {setting} must be"):
+        Recipe(**{setting: value})

@@ -1,0 +1,172 @@
+"""The networks against the paper's tables (methods of Batzner et al., appendix A.1)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from flawscope.errors import InputError
+from flawscope.methods.efficientad.networks import (
+    Autoencoder,
+    decoder_sizes,
+    initialise,
+    narrowed,
+    normalised,
+    pdn,
+    pdn_grid,
+)
+
+# kernel, outputs, padding for distillation (convolutions); kernel, stride, padding (pools)
+TABLE = {
+    "s": ["4 128 3", "pool 2 2 1", "4 256 3", "pool 2 2 1", "3 256 1", "4 384 0"],
+    "m": ["4 256 3", "pool 2 2 1", "4 512 3", "pool 2 2 1", "1 512 0", "3 512 1", "4 384 0", "1 384 0"],
+}
+SIDES = {  # of the maps after each of these layers, for 256 pixels: unpadded, padded
+    "s": [(253, 259), (126, 130), (123, 133), (61, 67), (59, 67), (56, 64)],
+    "m": [(253, 259), (126, 130), (123, 133), (61, 67), (61, 67), (59, 67), (56, 64), (56, 64)],
+}
+
+
+def count(network: nn.Module) -> float:
+    """Millions of parameters."""
+    return sum(p.numel() for p in network.parameters()) / 1e6
+
+
+@pytest.mark.parametrize(
+    ("network", "millions"),
+    [
+        (lambda: pdn("s"), 2.694),
+        (lambda: pdn("s", 768), 4.267),
+        (lambda: pdn("m"), 8.03),
+        (lambda: pdn("m", 768), 11.62),
+        (Autoencoder, 1.096),
+    ],
+)
+def test_numbers_of_parameters(network, millions):
+    digits = len(str(millions).split(".")[1])
+    assert round(count(network()), digits) == millions
+
+
+@pytest.mark.parametrize("size", ["s", "m"])
+def test_layers_are_the_tables(size):
+    found = []
+    layers = list(pdn(size, padding=True))
+    for layer, following in zip(layers, [*layers[1:], None], strict=True):
+        if isinstance(layer, nn.Conv2d):
+            assert layer.stride == (1, 1)
+            found.append(f"{layer.kernel_size[0]} {layer.out_channels} {layer.padding[0]}")
+            assert isinstance(following, nn.ReLU) == (following is not None)  # no activation at the end
+        elif isinstance(layer, nn.AvgPool2d):
+            found.append(f"pool {layer.kernel_size} {layer.stride} {layer.padding}")
+    assert found == TABLE[size]
+
+
+@pytest.mark.parametrize("size", ["s", "m"])
+def test_sides_of_the_maps_are_the_tables(size):
+    for column, padding in enumerate((False, True)):
+        x, found = torch.zeros(1, 3, 256, 256, device="meta"), []
+        for layer in pdn(size, padding=padding).to("meta"):
+            x = layer(x)
+            if not isinstance(layer, nn.ReLU):
+                found.append(x.shape[-1])
+        assert found == [pair[column] for pair in SIDES[size]]
+
+
+@pytest.mark.parametrize("size", ["s", "m"])
+def test_padded_and_unpadded_are_the_same_network(size):
+    """Where the padding is not seen, output i + 4 of the one is output i of the other."""
+    padded, plain = pdn(size, 8, padding=True), pdn(size, 8)
+    plain.load_state_dict(padded.state_dict())
+    images = torch.rand(1, 3, 72, 65, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole, inner = padded(images), plain(images)
+    assert tuple(whole.shape[-2:]) == (18, 17)
+    torch.testing.assert_close(inner, whole[:, :, 4 : 4 + inner.shape[2], 4 : 4 + inner.shape[3]])
+
+
+@pytest.mark.parametrize("size", ["s", "m"])
+def test_an_output_sees_33_pixels_and_no_other(size):
+    network = pdn(size, 4)
+    images = torch.rand(1, 3, 61, 61, requires_grad=True)
+    network(images)[0, :, 3, 5].square().sum().backward()
+    seen = images.grad[0].abs().sum(0) > 0
+    rows, columns = (torch.nonzero(seen.any(axis))[:, 0].tolist() for axis in (1, 0))
+    assert (rows[0], rows[-1], len(rows)) == (12, 44, 33)
+    assert (columns[0], columns[-1], len(columns)) == (20, 52, 33)
+
+
+@pytest.mark.parametrize("padding", [False, True])
+@pytest.mark.parametrize("size", [(256, 256), (257, 300), (258, 259), (512, 512), (1024, 256), (33, 40)])
+def test_grid(size, padding):
+    for kind in ("s", "m"):
+        output = pdn(kind, 2, padding=padding).to("meta")(torch.zeros(1, 3, *size, device="meta"))
+        assert tuple(output.shape[-2:]) == pdn_grid(size, padding=padding)
+
+
+def test_a_narrowed_network_differs_in_its_last_layer_alone():
+    for size in ("s", "m"):
+        whole, narrow = pdn(size), narrowed(pdn(size), 152)
+        assert narrow[-1].out_channels == 152
+        assert narrow[-1].in_channels == whole[-1].in_channels
+        assert [type(m) for m in narrow] == [type(m) for m in whole]
+        assert list(narrow.state_dict()) == list(whole.state_dict())
+
+
+# --------------------------------------------------------------------------------------------- autoencoder
+
+
+def test_the_decoder_is_the_table_at_256_pixels():
+    assert decoder_sizes(256) == [3, 8, 15, 32, 63, 127]
+    sides = []
+    network = Autoencoder().eval()
+    for layer in [*network.encoder, *network.decoder, network.last]:
+        layer.register_forward_hook(lambda _, inputs, output: sides.append(output.shape[-1]))
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 256, 256))
+    encoder = sides[: len(network.encoder)]
+    assert encoder == [128, 128, 64, 64, 32, 32, 16, 16, 8, 8, 1]
+    assert sides[len(encoder) :] == [4, 9, 16, 33, 64, 128, 56]
+
+
+@pytest.mark.parametrize("size", [(256, 256), (257, 300), (512, 512), (1024, 256), (256, 319)])
+def test_the_autoencoder_fits_the_pdn_at_any_size(size):
+    for border in (0, 4, 16):
+        network = Autoencoder(8, border=border).to("meta")
+        output = network(torch.zeros(2, 3, *size, device="meta"))
+        height, width = (side + 2 * border for side in size)
+        assert output.shape == (2, 8, *pdn_grid((height, width)))
+    assert pdn_grid((height, width)) == pdn_grid(size, padding=True)  # a border of 16 is worth the padding
+
+
+@pytest.mark.parametrize("size", [(255, 256), (256, 128), (1024, 255)])
+def test_below_256_pixels_the_autoencoder_says_so(size):
+    with pytest.raises(InputError, match=f"256 pixels a side at least, these have {size[0]}x{size[1]}"):
+        Autoencoder().to("meta")(torch.zeros(1, 3, *size, device="meta"))
+
+
+# ------------------------------------------------------------------------------------------ input, weights
+
+
+def test_input_is_normalised_with_imagenets_numbers():
+    images = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).repeat(1, 1, 2, 2)
+    assert float(normalised(images).abs().max()) < 1e-6
+    torch.testing.assert_close(
+        normalised(images + torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)), torch.ones(1, 3, 2, 2)
+    )
+
+
+def test_fresh_weights_come_from_the_generator_and_spread_as_torchs():
+    ours, again, torchs = pdn("s"), pdn("s"), pdn("s")
+    before = torch.random.get_rng_state()
+    for network in (ours, again):
+        initialise(network, torch.Generator().manual_seed(3))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    drawn = zip(
+        ours.state_dict().items(), again.state_dict().values(), torchs.state_dict().values(), strict=True
+    )
+    for (name, a), b, c in drawn:
+        assert torch.equal(a, b), name
+        if name.endswith("weight"):
+            assert float(a.std()) == pytest.approx(float(c.std()), rel=0.05), name
+        assert float(a.abs().max()) == pytest.approx(float(c.abs().max()), rel=0.1), name

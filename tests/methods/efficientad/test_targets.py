@@ -1,0 +1,249 @@
+"""Views and targets: where they lie over each other, what they are scaled to, and what they must not depend
+on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from flawscope.features.backbone import Backbone, load_backbone
+from flawscope.features.weights import PACKAGED
+from flawscope.methods.efficientad.recipe import Recipe
+from flawscope.methods.efficientad.targets import (
+    USED,
+    Moments,
+    Pictures,
+    Pool,
+    Source,
+    Target,
+    View,
+    outputs_of,
+    widened,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    if PACKAGED["tf_efficientnet_lite0"].find() is None:
+        pytest.skip("the package with EfficientNet-Lite0's weights is not installed")
+    return load_backbone("tf_efficientnet_lite0", (2, 3), (512, 512))[0]
+
+
+# -------------------------------------------------------------------------------------------------- alignment
+
+
+class CellMeans(nn.Module):
+    """A target whose answer is known: the mean grey level of every cell."""
+
+    channels = 3
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(pixels.float(), 8)
+
+
+def ramp(path: Path) -> None:
+    """Red rises with x, green with y: the mean of any part says where its centre is."""
+    picture = np.zeros((64, 128, 3), np.uint8)
+    picture[:, :, 0] = 2 * np.arange(128)
+    picture[:, :, 1] = 4 * np.arange(64)[:, None]
+    Image.fromarray(picture).save(path)
+
+
+@pytest.mark.parametrize("crop", [33, 49, 157, 158, 252])
+@pytest.mark.parametrize("box", [None, (3, 10, 90, 60)])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_what_an_output_sees_is_centred_on_its_target(tmp_path, crop, box, mirrored):
+    """Shifted by one pixel of 256 the two would differ by a grey level."""
+    ramp(tmp_path / "ramp.png")
+    pictures = Pictures.find([tmp_path / "ramp.png"])
+    view = View(0, box or (0, 0, 128, 64), mirrored=mirrored)
+    pool = Source(pictures, CellMeans(), CPU).pool([view])
+    rng = np.random.default_rng(crop)
+    for _ in range(3):
+        pixels, targets = pool.crops(4, crop, rng)
+        seen = F.avg_pool2d(pixels.float(), 33, stride=4)  # a PDN that means what it sees
+        assert seen.shape == targets.shape == (4, 3, outputs_of(crop), outputs_of(crop))
+        # the mean of 33 pixels of a ramp is its value in the middle
+        assert float((seen - targets).abs().max()) < 0.35
+        assert float((seen - targets).mean(dim=(0, 2, 3)).abs().max()) < 0.2
+
+
+def test_crops_reach_every_place_that_they_fit():
+    rows = torch.arange(USED, dtype=torch.float16)[:, None].expand(1, 1, USED, USED)
+    pool = Pool(torch.zeros(1, 3, 252, 252, dtype=torch.uint8), rows)
+    rng = np.random.default_rng(0)
+    tops = {top for _ in range(60) for top in pool.crops(8, 157, rng)[1][:, 0, 0, 0].tolist()}
+    assert tops == set(range(24))  # 4 * 23 + 157 = 249
+
+
+def test_pictures_and_targets_are_of_one_view(tmp_path):
+    """Also without colours and mirrored: both are the same part of the same picture."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    picture = np.asarray(Image.open(tmp_path / "a.png"))
+    plain = View(0, (2, 3, 22, 18)).render(picture)
+    for view in (View(0, (2, 3, 22, 18), mirrored=True), View(0, (2, 3, 22, 18), grey=True)):
+        large, small = view.render(picture)
+        assert large.shape == (512, 512, 3)
+        assert small.shape == (252, 252, 3)
+        # what both show, 252 pixels of 256, reduced to 12 x 12
+        inner = [
+            F.interpolate(
+                torch.from_numpy(x.copy()).permute(2, 0, 1)[None].float(), size=(12, 12), mode="area"
+            )
+            for x in (large[3:507, 3:507], small)
+        ]
+        assert float((inner[0] - inner[1]).abs().max()) < 2
+        if view.grey:
+            for x in (large, small):
+                assert (x == x[:, :, :1]).all()
+        else:
+            assert np.array_equal(large, plain[0][:, ::-1])
+
+
+def test_drawn_views_lie_in_the_picture_and_follow_the_recipe():
+    recipe = Recipe(zoom=0.5, grey=0.3)
+    views = [View.drawn(4, (40, 61), recipe, np.random.default_rng(k)) for k in range(400)]
+    for view in views:
+        x0, y0, x1, y1 = view.box
+        assert 0 <= x0 < x1 <= 61
+        assert 0 <= y0 < y1 <= 40
+        assert x1 - x0 >= 30
+        assert y1 - y0 >= 20
+    assert np.mean([v.grey for v in views]) == pytest.approx(0.3, abs=0.07)
+    assert np.mean([v.mirrored for v in views]) == pytest.approx(0.5, abs=0.08)
+    assert len({v.box for v in views}) > 350
+    assert not any(
+        View.drawn(0, (9, 9), Recipe(flip=False), np.random.default_rng(k)).mirrored for k in range(9)
+    )
+
+
+# ------------------------------------------------------------------------------------------- mean and spread
+
+
+@pytest.mark.parametrize("blocks", [[1000], [1, 999], [400, 1, 7, 592]])
+def test_moments_where_sums_of_squares_cancel(blocks):
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((1000, 3)) * [1e-3, 1.0, 5.0] + [1e4, -3.0, 0.0]
+    values = torch.from_numpy(values).float()
+    moments = Moments()
+    for part in values.split(blocks):
+        moments.add(part)
+    exact = values.double().numpy()
+    np.testing.assert_allclose(moments.mean.numpy(), exact.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(moments.std().numpy(), exact.std(0), rtol=1e-7)
+
+
+def test_targets_of_the_measured_pictures_are_standardised(photographs, backbone):
+    pictures = Pictures.find(sorted(photographs.iterdir())[:6])
+    target = Target(backbone, 3, torch.float32)
+    source = Source(pictures, target, CPU)
+    source.measure(range(6), lambda *_: None)
+    with torch.inference_mode():
+        large = [
+            View.whole(i, pictures.sizes[i]).render(np.asarray(Image.open(pictures.paths[i])))[0]
+            for i in range(6)
+        ]
+        found = target(torch.from_numpy(np.stack(large)).permute(0, 3, 1, 2))
+    assert found.shape == (6, 152, 64, 64)
+    assert float(found.mean(dim=(0, 2, 3)).abs().max()) < 1e-3
+    assert float((found.std(dim=(0, 2, 3), correction=0) - 1).abs().max()) < 1e-3
+
+
+def test_a_channel_that_never_changes_says_nothing(tmp_path):
+    class Constant(CellMeans):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(3))
+            self.register_buffer("std", torch.ones(3))
+
+        features = CellMeans.forward
+
+    ramp(tmp_path / "ramp.png")
+    target = Constant()
+    Source(Pictures.find([tmp_path / "ramp.png"]), target, CPU).measure([0], lambda *_: None)
+    assert target.std[2] == torch.inf  # blue
+    assert float(target.std[0]) == pytest.approx(256 / 12**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("channels", [40, 152, 384])
+def test_widening_keeps_every_distance(channels):
+    matrix = widened(channels)
+    a, b = torch.randn(2, 50, channels, generator=torch.Generator().manual_seed(2))
+    wide = (a - b) @ matrix.T
+    assert wide.shape == (50, 384)
+    torch.testing.assert_close(wide.square().mean(1), (a - b).square().mean(1), rtol=1e-5, atol=0)
+    if channels == 384:
+        assert torch.equal(matrix, torch.eye(384))
+    assert torch.equal(matrix, widened(channels))
+
+
+def test_wide_backbones_are_pooled_to_384_channels():
+    class Wide(nn.Module):
+        def shapes_at(self, size):
+            return [(256, 64, 64), (512, 32, 32)]
+
+        def forward(self, images):
+            return [torch.rand(len(images), 256, 64, 64), torch.rand(len(images), 512, 32, 32)]
+
+    target = Target(Wide(), 3, torch.float32)
+    assert target.channels == 384
+    assert target(torch.zeros(1, 3, 512, 512, dtype=torch.uint8)).shape == (1, 384, 64, 64)
+
+
+def test_other_grids_come_to_64_cells():
+    class Coarse(nn.Module):
+        def shapes_at(self, size):
+            return [(6, 32, 32)]
+
+        def forward(self, images):
+            return [torch.ones(len(images), 6, 32, 32)]
+
+    target = Target(Coarse(), 1, torch.float32)
+    found = target(torch.zeros(2, 3, 512, 512, dtype=torch.uint8))
+    torch.testing.assert_close(found, torch.ones(2, 6, 64, 64))
+
+
+# -------------------------------------------------------------------------------------------------- contracts
+
+
+def test_a_pool_does_not_depend_on_the_threads(photographs, backbone):
+    pictures = Pictures.find(sorted(photographs.iterdir()))
+    source = Source(pictures, Target(backbone, 3, torch.float32), CPU)
+    views = [View.whole(i, pictures.sizes[i]) for i in range(5)]  # more than a block
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(source.pool(views))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0].targets, found[1].targets)
+    assert torch.equal(found[0].pictures, found[1].pictures)
+    view = found[0].targets[0].nbytes + found[0].pictures[0].nbytes
+    assert Pool.bytes_per_view(152) == view
+
+
+def test_pictures_are_known_by_content(photographs, tmp_path):
+    """Other names and copies make no other set; what cannot be read is named."""
+    for k, path in enumerate(sorted(photographs.iterdir())):
+        shutil.copy(path, tmp_path / f"{99 - k}.png")
+    shutil.copy(tmp_path / "99.png", tmp_path / "copy.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "99.png").read_bytes()[:300])
+    Image.fromarray(np.zeros((40, 40), np.uint16)).save(tmp_path / "deep.png")
+    here, there = Pictures.find(sorted(photographs.iterdir())), Pictures.find(sorted(tmp_path.iterdir()))
+    assert here.sha256 == there.sha256
+    assert here.sizes == there.sizes
+    assert len(there.paths) == 24
+    assert here.failures == []
+    assert ["broken.png" in there.failures[0], "8 bits" in there.failures[1]] == [True, True]
+    assert Pictures.find(here.paths[1:]).sha256 != here.sha256

@@ -1,0 +1,150 @@
+"""The teacher's file: what is written comes back, and nothing else is believed."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from flawscope.artefact.state_file import pack, read_checkpoint
+from flawscope.errors import InputError
+from flawscope.methods.efficientad.networks import pdn
+from flawscope.methods.efficientad.teacher import read_teacher, write_teacher
+
+FACTS = {"size": "s", "channels": 384, "backbone": {"name": "b", "origin": "o", "licence": "l"}, "steps": 3}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    torch.manual_seed(0)
+    write_teacher(path, pdn("s").state_dict(), FACTS)
+    return path
+
+
+def test_what_is_written_comes_back(written: Path) -> None:
+    torch.manual_seed(0)
+    expected = pdn("s").state_dict()
+    state, facts = read_teacher(written)
+    pdn("s").load_state_dict(state)
+    for name, values in expected.items():
+        assert state[name].dtype == torch.float32
+        assert torch.equal(state[name], values.half().float())
+    assert {k: facts[k] for k in FACTS} == FACTS
+    assert re.fullmatch(r"file teacher\.safetensors sha256 [0-9a-f]{64}", facts["origin"])
+    assert written.stat().st_size < 2 * 2.7e6 + 4000  # fp16
+
+
+def nelsons(size: str) -> nn.Sequential:
+    """The published layout: numbered layers."""
+    return nn.Sequential(*pdn(size))
+
+
+@pytest.mark.parametrize("size", ["s", "m"])
+def test_published_checkpoints_are_read(size: str, tmp_path: Path) -> None:
+    """Numbered keys as nelson1425's, or named ones."""
+    network = nelsons(size)
+    assert next(iter(network.state_dict())) == "0.weight"
+    for name, state in (("n.pth", network.state_dict()), ("a.pt", pdn(size).state_dict())):
+        torch.save(state, tmp_path / name)
+        found, facts = read_teacher(tmp_path / name)
+        assert facts["size"] == size
+        assert facts["origin"].startswith(f"file {name} sha256 ")
+        for a, b in zip(found.values(), state.values(), strict=True):
+            assert torch.equal(a, b)
+        assert list(found) == list(pdn(size).state_dict())
+
+
+def test_pickles_with_code_are_not_opened(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    (tmp_path / "a.pth").write_bytes(pickle.dumps(Trap()))
+    torch.save(nelsons("s"), tmp_path / "b.pth")  # a whole module, as the authors' training saves it
+    torch.save({"trap": Trap()}, tmp_path / "c.pth")
+    for name in "abc":
+        with pytest.raises(InputError, match="holds more than tensors, or is damaged"):
+            read_teacher(tmp_path / f"{name}.pth")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_other_networks_are_told(tmp_path: Path) -> None:
+    torch.save(pdn("s", 768).state_dict(), tmp_path / "student.pth")
+    with pytest.raises(InputError, match="not those of a PDN-S or PDN-M with 384 channels"):
+        read_teacher(tmp_path / "student.pth")
+    for facts in ({**FACTS, "size": "m"}, {**FACTS, "size": "x"}, {}):
+        pack(tmp_path / "t.safetensors", pdn("s").state_dict(), "teacher", facts)
+        with pytest.raises(InputError, match="its tensors are not those of a teacher"):
+            read_teacher(tmp_path / "t.safetensors")
+    state = pdn("s").state_dict()
+    state["conv3.bias"][7] = torch.nan
+    write_teacher(tmp_path / "t.safetensors", state, FACTS)
+    with pytest.raises(InputError, match="no finite numbers"):
+        read_teacher(tmp_path / "t.safetensors")
+
+
+@pytest.mark.parametrize("place", [3, 60, -1, -100_000])
+def test_a_changed_byte_is_noticed(written: Path, tmp_path: Path, place: int) -> None:
+    body = bytearray(written.read_bytes())
+    body[place] ^= 1
+    (tmp_path / "t.safetensors").write_bytes(body)
+    with pytest.raises(InputError, match=r"cannot use teacher .*t\.safetensors: .*(damaged|teacher)"):
+        read_teacher(tmp_path / "t.safetensors")
+
+
+@pytest.mark.parametrize("length", [0, 5, 200, 100_000])
+def test_a_file_cut_short_is_refused(written: Path, tmp_path: Path, length: int) -> None:
+    (tmp_path / "t.safetensors").write_bytes(written.read_bytes()[:length])
+    with pytest.raises(InputError, match="it is damaged"):
+        read_teacher(tmp_path / "t.safetensors")
+
+
+def test_a_changed_fact_is_noticed(written: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.safetensors").write_bytes(
+        written.read_bytes().replace(b'licence\\": \\"l', b'licence\\": \\"k')
+    )
+    with pytest.raises(InputError, match="altered or damaged"):
+        read_teacher(tmp_path / "t.safetensors")
+
+
+def test_other_kinds_and_newer_formats_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.safetensors"
+    pack(path, {"a": torch.ones(2)}, "checkpoint", {})
+    assert torch.equal(read_checkpoint(path)[0]["a"], torch.ones(2))
+    with pytest.raises(InputError, match="it is a checkpoint, not a teacher"):
+        read_teacher(path)
+    monkeypatch.setattr("flawscope.artefact.state_file.FORMAT", 2)
+    write_teacher(path, pdn("s").state_dict(), FACTS)
+    monkeypatch.setattr("flawscope.artefact.state_file.FORMAT", 1)
+    with pytest.raises(InputError, match="format 2, and this one reads up to 1: upgrade"):
+        read_teacher(path)
+
+
+def test_own_files_may_be_large_if_they_are_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of a wide backbone has some GiB; a teacher never has."""
+    monkeypatch.setattr("flawscope.artefact.state_file.LARGEST", 100)
+    path = tmp_path / "t.safetensors"
+    pack(path, {"a": torch.ones(99), "b": torch.ones(1)}, "checkpoint", {})
+    assert torch.equal(read_checkpoint(path)[0]["a"], torch.ones(99))
+    whole = path.read_bytes()
+    for body in (whole + bytes(8), whole[:-4], bytes(500), b"\xff" * 500):
+        path.write_bytes(body)
+        with pytest.raises(InputError, match="far too large"):
+            read_checkpoint(path)
+    write_teacher(path, pdn("s").state_dict(), FACTS)
+    with pytest.raises(InputError, match="far too large"):
+        read_teacher(path)
+
+
+def test_missing_files_and_folders_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no teacher .*flawscope distill"):
+        read_teacher(tmp_path / "none.safetensors")
+    with pytest.raises(InputError, match="is a folder"):
+        read_teacher(tmp_path)

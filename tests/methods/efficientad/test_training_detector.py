@@ -1,0 +1,459 @@
+"""Training the detector: its losses, that it learns, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance
+
+from flawscope.artefact.state_file import pack, read_checkpoint
+from flawscope.demo.dataset import draw_picture
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.methods.efficientad.config import Config
+from flawscope.methods.efficientad.model import Model, create
+from flawscope.methods.efficientad.recipe import RECEPTIVE_FIELD, STRIDE
+from flawscope.methods.efficientad.trainer import Batch, Trainer, _hardest, _starts
+from flawscope.methods.efficientad.training_pictures import (
+    Generated,
+    Natural,
+    Taught,
+    other_pictures,
+    recoloured,
+)
+from flawscope.methods.picture_cache import GoodPictures
+from flawscope.methods.training import rate_share
+from flawscope.progress import silent
+
+PLENTY = 2**30
+Settings = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def shots() -> list[torch.Tensor]:
+    """Pictures [3, 256, 256] float32 of three parts, 8 bits deep."""
+    drawn = [draw_picture("plate", np.random.default_rng([7, k]), size=256)[0] for k in range(3)]
+    return [torch.from_numpy(p).permute(2, 0, 1).float() / 255 for p in drawn]
+
+
+def trainer_of(
+    settings: Settings,
+    shots: list[torch.Tensor],
+    *,
+    rooms: tuple[int, int] = (PLENTY, PLENTY),
+    step: Callable[[str, int, int], None] = silent,
+    **changes: Any,
+) -> Trainer:
+    """A trainer for all of `shots`, with so many bytes for pictures and for the teacher's outputs."""
+    config = Config(**{**settings, "border": 0, "natural": "none", **changes})
+    model, _ = create(config)
+    images = GoodPictures(shots.__getitem__, len(shots), rooms[0])
+    taught = Taught(model, images, images.read(silent), rooms[1])
+    taught.measure(silent)
+    return Trainer(model, images, taught, other_pictures(config.natural), lambda line: None, step)
+
+
+def weights(model: Model) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert list(a) == list(b)
+    for name, values in a.items():
+        assert torch.equal(values, b[name]), name
+
+
+def stop_after(count: int) -> Callable[[str, int, int], None]:
+    """A `step` that stops the training as Ctrl-C does."""
+
+    def step(stage: str, done: int, total: int) -> None:
+        if stage.startswith("training") and done == count:
+            raise KeyboardInterrupt
+
+    return step
+
+
+# ------------------------------------------------------------------------------------------------ losses
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("shape", [(1,), (2, 3, 1, 1), (1, 8, 25, 5), (2, 4, 32, 31)])
+def test_the_hardest_are_those_at_or_above_the_quantile(shape: tuple[int, ...], share: float) -> None:
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(len(shape))).square()
+    exact = values.double().numpy()
+    expected = exact[exact >= np.quantile(exact, share)].mean()
+    assert float(_hardest(values, share)) == pytest.approx(expected, rel=1e-5)
+
+
+def whole(trainer: Trainer, image: torch.Tensor, index: int) -> Batch:
+    """A batch of one picture, seen whole."""
+    return Batch(image[None], image[None], trainer.taught[index][None], None, [(0, 0)])
+
+
+def test_windows_say_what_the_whole_picture_says(quick_settings: Settings, shots: list[torch.Tensor]) -> None:
+    """56 x 56 outputs are four windows of 28 x 28."""
+    trainer = trainer_of(quick_settings, shots[:1], hard=0.0, window=141)
+    assert trainer.window == (28, 28)
+    other = recoloured(shots[0], 1, 1.2)
+    cells = [(y, x) for y in (0, 28) for x in (0, 28)]
+    taught = torch.stack([trainer.taught[0][:, y : y + 28, x : x + 28] for y, x in cells])
+    parts = Batch(shots[0].repeat(4, 1, 1, 1), other.repeat(4, 1, 1, 1), taught, None, cells)
+    with torch.no_grad():
+        in_windows = trainer.losses(trainer.networks, parts, 0)
+        trainer.window = trainer.model.grid
+        all_at_once = trainer.losses(
+            trainer.networks, replace(whole(trainer, shots[0], 0), recoloured=other[None]), 0
+        )
+    assert float(in_windows[1]) == 0
+    for a, b in zip(in_windows, all_at_once, strict=True):
+        assert float(a) == pytest.approx(float(b), rel=1e-4)
+    assert len({round(float(v), 6) for v in in_windows}) == 4
+
+
+def test_losses_are_the_papers(quick_settings: Settings, shots: list[torch.Tensor]) -> None:
+    """With the networks run one by one, as in inference."""
+    trainer = trainer_of(quick_settings, shots[:1], window=None, hard=0.9)
+    model, half = trainer.model, trainer.model.channels
+    strange = torch.from_numpy(Generated().draw((253, 253), np.random.default_rng(0))).permute(2, 0, 1)
+    changed = recoloured(shots[0], 0, 0.8)
+    batch = replace(whole(trainer, shots[0], 0), recoloured=changed[None], other=strange[None])
+    with torch.no_grad():
+        found = trainer.losses(trainer.networks, batch, 0)
+
+        def seen(network: Any, image: torch.Tensor) -> torch.Tensor:
+            mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+            shape = (1, 3, 1, 1)
+            return network((image - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape))
+
+        def taught(image: torch.Tensor) -> torch.Tensor:
+            return (seen(model.teacher, image) - model.mean[:, None, None]) / model.std[:, None, None]
+
+        squares = (taught(shots[0][None]) - seen(model.student, shots[0][None])[:, :half]).square()
+        limit = np.quantile(squares.double().numpy(), 0.9)
+        rebuilt = seen(model.autoencoder, changed[None])
+        expected = [
+            squares[squares >= limit].mean(),
+            seen(model.student, strange[None].float() / 255)[:, :half].square().mean(),
+            (rebuilt - taught(changed[None])).square().mean(),
+            (rebuilt - seen(model.student, changed[None])[:, half:]).square().mean(),
+        ]
+    for a, b in zip(found, expected, strict=True):
+        assert float(a) == pytest.approx(float(b), rel=3e-3)  # the teacher's outputs are kept in fp16
+
+
+def test_the_autoencoder_learns_from_the_student_too(
+    quick_settings: Settings, shots: list[torch.Tensor]
+) -> None:
+    trainer = trainer_of(quick_settings, shots[:1])
+    *_, of_student = trainer.losses(trainer.networks, trainer.batch(0), 0)
+    of_student.backward()
+    for network in trainer.networks:
+        assert all(bool(p.grad.abs().sum() > 0) for p in network.parameters() if p.grad is not None)
+        assert any(p.grad is not None for p in network.parameters())
+    assert all(p.grad is None for p in trainer.model.teacher.parameters())
+
+
+@pytest.mark.parametrize(("kind", "enhance"), [(0, "Brightness"), (1, "Contrast"), (2, "Color")])
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
+def test_recoloured_as_pillow_does_it(
+    shots: list[torch.Tensor], kind: int, enhance: str, factor: float
+) -> None:
+    for image in (shots[0], torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(1))):
+        eight = torch.round(image * 255)
+        picture = Image.fromarray(eight.byte().permute(1, 2, 0).numpy())
+        expected = np.asarray(getattr(ImageEnhance, enhance)(picture).enhance(factor)).astype(float)
+        found = recoloured(eight / 255, kind, factor).permute(1, 2, 0).numpy() * 255
+        assert np.abs(found - expected).max() < 2
+        assert np.abs(found - eight.permute(1, 2, 0).numpy()).max() < 1e-3 if factor == 1 else True
+
+
+def test_the_rate_drops_to_a_tenth_after_95_percent() -> None:
+    shares = [rate_share("drop", step, 1000) for step in range(1000)]
+    assert shares == [1.0] * 950 + [0.1] * 50
+    assert rate_share("drop", 66_499, 70_000) == 1.0
+    assert rate_share("drop", 66_500, 70_000) == 0.1
+    assert {rate_share("constant", step, 9) for step in range(9)} == {1.0}
+
+
+# ------------------------------------------------------------------------------------------------ batches
+
+
+@pytest.mark.parametrize(("cells", "window"), [(64, 32), (64, 64), (56, 31), (65, 32), (256, 32), (33, 32)])
+def test_windows_cover_every_cell_about_equally_often(cells: int, window: int) -> None:
+    starts = _starts(cells, window)
+    seen = np.zeros(cells, int)
+    for start in starts:
+        assert 0 <= start <= cells - window
+        seen[start : start + window] += 1
+    assert seen.min() == 1
+    assert len(starts) == -(-cells // window)
+
+
+def test_every_picture_comes_once_before_any_comes_again(
+    quick_settings: Settings, shots: list[torch.Tensor]
+) -> None:
+    trainer = trainer_of(quick_settings, shots, batch=2)
+    batches = [trainer.batch(step).images for step in range(12)]
+    drawn = [k for batch in batches for image in batch for k in range(3) if torch.equal(image, shots[k])]
+    epochs = [tuple(drawn[k : k + 3]) for k in range(0, 24, 3)]
+    assert all(sorted(epoch) == [0, 1, 2] for epoch in epochs)
+    assert len(set(epochs)) > 2
+
+
+def test_a_window_is_the_part_of_the_picture_that_its_outputs_see(
+    quick_settings: Settings, shots: list[torch.Tensor]
+) -> None:
+    """Also across the border: of the part the teacher says what it says there of the whole picture."""
+    trainer = trainer_of(quick_settings, shots[:1], border=8, window=45)
+    places = set()
+    for step in range(6):
+        batch = trainer.batch(step)
+        places |= set(batch.cells)
+        part = trainer._cut(batch.images, batch.cells)
+        side = RECEPTIVE_FIELD + 3 * STRIDE
+        assert part.shape == (1, 3, side, side)
+        with torch.no_grad():
+            mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+            seen = (part - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+            outputs = trainer.model.teacher(seen)
+        torch.testing.assert_close(outputs.half(), batch.taught, rtol=2e-3, atol=1e-3)
+    assert len(places) > 3
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+@pytest.mark.parametrize("rooms", [(0, 0), (PLENTY, 0), (0, PLENTY), (200_000, 60_000)])
+def test_what_is_kept_changes_nothing(
+    quick_settings: Settings, shots: list[torch.Tensor], rooms: tuple[int, int]
+) -> None:
+    shots = shots[:2]
+    trainers = [trainer_of(quick_settings, shots, rooms=r) for r in ((PLENTY, PLENTY), rooms)]
+    assert len(trainers[0].images.kept) == len(trainers[0].taught.kept) == 2
+    assert len(trainers[1].images.kept) == min(2, rooms[0] // (3 * 256 * 256))
+    assert len(trainers[1].taught.kept) == min(2, rooms[1] // (2 * 8 * 56 * 56))
+    for step in range(2):
+        a, b = (trainer.batch(step) for trainer in trainers)
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.recoloured, b.recoloured)
+        assert torch.equal(a.taught, b.taught)
+    if rooms == (0, 0):
+        for trainer in trainers:
+            trainer.run(None, 60.0, {})
+        assert_same(weights(trainers[0].model), weights(trainers[1].model))
+
+
+def test_pictures_are_kept_in_8_bits_only_where_that_loses_nothing(shots: list[torch.Tensor]) -> None:
+    deep = shots[1] * 0.999
+    found = [shots[0], None, deep]
+    images = GoodPictures(found.__getitem__, 3, PLENTY)
+    assert images.read(silent) == [0, 2]
+    assert images.kept[0].dtype == torch.uint8
+    assert images.kept[2].dtype == torch.float32
+    assert torch.equal(images[0], shots[0])
+    assert torch.equal(images[2], deep)
+    with pytest.raises(InputError, match="can no longer be read"):
+        images[1]
+
+
+def test_teacher_statistics_are_those_of_all_outputs(
+    quick_settings: Settings, shots: list[torch.Tensor]
+) -> None:
+    five = [*shots, 1 - shots[0], 1 - shots[1]]  # more than a block
+    trainer = trainer_of(quick_settings, five)
+    values = torch.stack([trainer.taught[i].double() for i in range(5)])
+    torch.testing.assert_close(trainer.model.mean.double(), values.mean((0, 2, 3)), rtol=2e-3, atol=1e-4)
+    std = values.std((0, 2, 3), correction=0)
+    torch.testing.assert_close(trainer.model.std.double(), std, rtol=2e-3, atol=1e-6)
+
+
+def test_the_training_sets_hash_is_of_pixels_in_order(
+    quick_settings: Settings, shots: list[torch.Tensor]
+) -> None:
+    model, _ = create(Config(**{**quick_settings, "border": 0}))
+
+    def digest(pictures: list[torch.Tensor]) -> str:
+        images = GoodPictures(pictures.__getitem__, len(pictures), PLENTY)
+        return Taught(model, images, images.read(silent), 0).measure(silent)
+
+    assert digest(shots[:2]) == digest([p.clone() for p in shots[:2]])
+    assert digest(shots[:2]) != digest(shots[1::-1])
+
+
+# -------------------------------------------------------------------------------------------- other pictures
+
+
+def test_generated_textures_fill_a_window_and_differ() -> None:
+    drawn = [Generated().draw((41, 53), np.random.default_rng(k)) for k in (0, 0, 1)]
+    assert all(p.shape == (41, 53, 3) and p.dtype == np.uint8 for p in drawn)
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    assert drawn[0].std() > 5
+
+
+@pytest.mark.parametrize("side", [(41, 53), (285, 285), (600, 41)])
+def test_photographs_are_cut_at_512_pixels(tmp_path: Path, side: tuple[int, int]) -> None:
+    """A ramp says how large the part is: 512 pixels across all of it, or more where the window is larger."""
+    ramp = np.zeros((64, 256, 3), np.uint8)
+    ramp[:, :, 0] = np.arange(256)
+    ramp[:, :, 1] = 4 * np.arange(64)[:, None]
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    natural = Natural(tmp_path)
+    rng, colourless, large = np.random.default_rng(0), 0, max(512, *side)
+    lefts = set()
+    for _ in range(40):
+        part = natural.draw(side, rng)
+        assert part.shape == (*side, 3)
+        if (part[..., 0] == part[..., 1]).all():
+            colourless += 1
+            continue
+        row, column = part[side[0] // 2, :, 0].astype(int), part[:, side[1] // 2, 1].astype(int)
+        assert row[-1] - row[0] == pytest.approx(256 * side[1] / large, abs=4)
+        assert column[-1] - column[0] == pytest.approx(256 * side[0] / large, abs=12)
+        lefts.add(int(row[0]))
+    assert 4 <= colourless <= 20  # 12 of 40 expected
+    assert len(lefts) > 10 or side[1] == large
+
+
+def test_a_folder_of_photographs_is_named_with_their_number(tmp_path: Path) -> None:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for k in range(3):
+        Image.fromarray(np.full((20, 30 + k, 3), 40 * k, np.uint8)).save(folder / f"{k}.png")
+    found = other_pictures(str(folder))
+    assert isinstance(found, Natural)
+    assert found.name.startswith("3 pictures of folder photographs (")
+    assert str(tmp_path) not in found.name
+    (folder / "2.png").unlink()
+    assert other_pictures(str(folder)).name != found.name
+    assert other_pictures("none") is None
+    assert isinstance(other_pictures("generated"), Generated)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "broken.png").write_bytes(b"no picture")
+    for wrong in (empty, tmp_path / "nowhere"):
+        with pytest.raises(InputError):
+            other_pictures(str(wrong))
+
+
+# ------------------------------------------------------------------------------------------------ the run
+
+
+def test_it_learns(quick_settings: Settings, shots: list[torch.Tensor]) -> None:
+    """Each of the four losses but the penalty, which begins near zero."""
+    trainer = trainer_of(
+        quick_settings, shots[:1], steps=40, rate=1e-3, schedule="drop", hard=0.5, natural="generated"
+    )
+    trainer.run(None, 60.0, {})
+    first, last = trainer.curve[0], trainer.curve[-1]
+    assert [point["step"] for point in trainer.curve] == list(range(2, 41, 2))
+    assert last["hard"] < 0.6 * first["hard"]
+    assert last["autoencoder"] < 0.9 * first["autoencoder"]
+    assert last["penalty"] > 0
+    assert sum(last[k] for k in last if k != "step") < 0.8 * sum(first[k] for k in first if k != "step")
+
+
+def test_same_seed_same_weights_another_seed_others(
+    quick_settings: Settings, shots: list[torch.Tensor]
+) -> None:
+    """Whatever else draws random numbers in the process."""
+    found = []
+    for seed, noise in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(noise)
+        trainer = trainer_of(quick_settings, shots[:1], seed=seed, natural="generated")
+        before = torch.random.get_rng_state()
+        trainer.run(None, 60.0, {})
+        assert torch.equal(torch.random.get_rng_state(), before)
+        found.append(weights(trainer.model))
+    assert_same(found[0], found[1])
+    assert not torch.equal(found[0]["student.conv1.weight"], found[2]["student.conv1.weight"])
+    assert torch.equal(found[0]["teacher.conv1.weight"], found[2]["teacher.conv1.weight"])
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_stopped_and_resumed_ends_as_uninterrupted(
+    quick_settings: Settings, shots: list[torch.Tensor], tmp_path: Path, stop: int
+) -> None:
+    settings, shots = {**quick_settings, "steps": 4, "natural": "generated"}, shots[:2]
+    uninterrupted = trainer_of(settings, shots)
+    uninterrupted.run(None, 60.0, {})
+    path, identity = tmp_path / "c.safetensors", {"seed": 0}
+    stopped = trainer_of(settings, shots, step=stop_after(stop + 1))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(path, 0.0, identity)  # the step that is stopped is lost
+    tensors, facts = read_checkpoint(path)
+    assert facts["done"] == stop
+    resumed = trainer_of(settings, shots)
+    resumed.restore(tensors, facts, identity)
+    resumed.run(path, 60.0, identity)
+    assert_same(weights(resumed.model), weights(uninterrupted.model))
+    assert resumed.curve == uninterrupted.curve
+    assert resumed.seconds > 0
+
+
+def test_a_checkpoint_of_another_run_is_told(
+    quick_settings: Settings, shots: list[torch.Tensor], tmp_path: Path
+) -> None:
+    path, identity = tmp_path / "c.safetensors", {"seed": 0, "training set": "a" * 64, "steps": 3}
+    trainer = trainer_of(quick_settings, shots[:1], step=stop_after(2))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(path, 0.0, identity)
+    tensors, facts = read_checkpoint(path)
+    other = trainer_of(quick_settings, shots[:1])
+    for change, text in (
+        ({"seed": 1}, "another seed 0, this one has 1"),
+        ({"training set": "b" * 64}, "another training set: give the same, or remove the checkpoint"),
+        ({"steps": 4}, "another steps 3, this one has 4"),
+        ({"new setting": 1}, "another new setting None, this one has 1"),
+    ):
+        with pytest.raises(InputError, match=text):
+            other.restore(tensors, facts, identity | change)
+    for damaged in ({}, {k: v for k, v in tensors.items() if "conv4" not in k}):
+        with pytest.raises(InputError, match="does not fit this version"):
+            other.restore(damaged, facts, identity)
+    for key in ("identity", "steps", "done", "curve", "total"):
+        with pytest.raises(InputError, match="does not fit this version"):
+            other.restore(tensors, {k: v for k, v in facts.items() if k != key}, identity)
+    fixed = identity | {"steps": None}  # --minutes: the number is the checkpoint's
+    other.restore(tensors, facts, fixed)
+    assert (other.steps, other.done) == (3, 1)
+    pack(path, tensors, "teacher", facts)
+    with pytest.raises(InputError, match="it is a teacher, not a checkpoint"):
+        read_checkpoint(path)
+
+
+def test_an_exploding_loss_is_told(
+    quick_settings: Settings, shots: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "_learn", lambda *_: torch.full((4,), torch.nan))
+    trainer = trainer_of(quick_settings, shots[:1])
+    with pytest.raises(FlawscopeError, match=r"no number any more after 1 steps.*lower --set rate"):
+        trainer.run(None, 60.0, {})
+
+
+def test_dropout_is_on_while_it_learns_and_off_afterwards(
+    quick_settings: Settings, shots: list[torch.Tensor]
+) -> None:
+    modes: list[bool] = []
+    trainer = trainer_of(quick_settings, shots[:1], step=lambda *_: modes.append(model.autoencoder.training))
+    model = trainer.model
+    trainer.run(None, 60.0, {})
+    assert modes == [True] * 3
+    assert not any(network.training for network in trainer.networks)
+
+
+def test_minutes_leave_no_trace_in_the_weights(quick_settings: Settings, shots: list[torch.Tensor]) -> None:
+    """The steps that are timed are learnt by copies."""
+    trainer = trainer_of(quick_settings, shots[:1], steps=None)
+    before = weights(trainer.model)
+    trainer.fix_steps(60.0)
+    assert trainer.steps is not None
+    assert trainer.steps > 1
+    assert_same(weights(trainer.model), before)
+    with pytest.raises(InputError, match="the minutes are over before the first step"):
+        trainer.fix_steps(0.01)

@@ -1,0 +1,208 @@
+"""The fast exact selection against the textbook loop, written out here with differences in float64."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from flawscope.errors import InputError
+from flawscope.methods.patchcore import coreset
+from flawscope.methods.patchcore.coreset import greedy_k_center, select
+
+
+def plain_loop(
+    features: torch.Tensor, count: int, first: int = 0, start=None
+) -> tuple[list[int], np.ndarray]:
+    """Picks, and every point's distance to them. Ties go to the lowest index, no point twice."""
+    points = features.double().numpy()
+    distance = np.full(len(points), np.inf)
+    free = np.ones(len(points), bool)
+    for known in () if start is None else start.double().numpy():
+        distance = np.minimum(distance, ((points - known) ** 2).sum(1))
+    picks: list[int] = []
+    while len(picks) < count:
+        new = first if start is None and not picks else int(np.argmax(np.where(free, distance, -1.0)))
+        picks.append(new)
+        free[new] = False
+        distance = np.minimum(distance, ((points - points[new]) ** 2).sum(1))
+    return picks, np.sqrt(distance)
+
+
+def whole(seed: int, points: int, width: int, values: int) -> torch.Tensor:
+    """Whole numbers, on which fp32 is exact."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-values, values + 1, (points, width), generator=generator).float()
+
+
+def real(seed: int, points: int, width: int) -> torch.Tensor:
+    return torch.randn(points, width, generator=torch.Generator().manual_seed(seed))
+
+
+SMALL = {"POOL": 16, "STRIDE": 3, "BATCH": 5, "ROWS": 7}  # so that every branch is taken with few points
+ODD = {"POOL": 9, "STRIDE": 64, "BATCH": 2, "ROWS": 1000}
+
+
+@pytest.fixture(params=[None, SMALL, ODD], ids=["full", "small", "odd"])
+def sizes(request, monkeypatch):
+    for name, value in (request.param or {}).items():
+        monkeypatch.setattr(coreset, name, value)
+
+
+@pytest.mark.usefixtures("sizes")
+@pytest.mark.parametrize(
+    ("points", "width", "values", "count", "first"),
+    [
+        (200, 6, 50, 60, 0),  # few ties
+        (200, 2, 2, 150, 0),  # 25 different points: heavy ties, then duplicates only
+        (120, 3, 1, 120, 119),  # all of them
+        (90, 1, 3, 90, 4),  # seven values on a line
+        (50, 4, 0, 20, 7),  # all equal
+        (16, 3, 9, 9, 0),  # exactly one pool of SMALL
+        (9, 3, 9, 9, 2),
+        (1, 3, 9, 1, 0),
+        (64, 5, 9, 1, 63),  # the first alone
+    ],
+)
+def test_same_picks_as_the_plain_loop(points, width, values, count, first):
+    features = whole(points + width, points, width, values)
+    picks, distance = plain_loop(features, count, first)
+    assert greedy_k_center(features, count, first).tolist() == picks
+    result = select(features, count, first=first)
+    np.testing.assert_allclose(result.distances.numpy(), distance, rtol=1e-6)
+    assert result.radius == result.distances.max()
+
+
+def test_same_picks_with_more_points_than_a_pool():
+    features = whole(0, 6000, 4, 12)
+    assert greedy_k_center(features, 500).tolist() == plain_loop(features, 500)[0]
+
+
+def test_far_first_point_and_duplicates_never_pick_twice():
+    # The first point is the origin of all norms: with norms near 1e9 rounding makes distances negative
+    features = torch.cat([torch.full((1, 40), 5e3), real(1, 30, 40).repeat(4, 1) + 0.1])
+    picks = greedy_k_center(features, len(features))
+    assert sorted(picks.tolist()) == list(range(len(features)))
+
+
+@pytest.mark.usefixtures("sizes")
+@pytest.mark.parametrize(("points", "width", "count"), [(300, 8, 60), (400, 40, 100), (257, 3, 200)])
+def test_covering_radius_on_real_features(points, width, count):
+    features = real(points, points, width) * 3 + 100  # far from zero, as features after a ReLU are
+    distance = plain_loop(features, count)[1]
+    found = select(features, count)
+    literal = (
+        (features.double()[:, None] - features.double()[found.indices][None]).square().sum(2).amin(1).sqrt()
+    )
+    assert found.radius == pytest.approx(distance.max(), rel=1e-5)
+    # norms relative to the first point cost accuracy near 0 only
+    torch.testing.assert_close(found.distances.double(), literal, rtol=1e-4, atol=0.02)
+
+
+@pytest.mark.usefixtures("sizes")
+def test_distances_to_other_groups():
+    features = whole(5, 150, 3, 6)
+    groups = torch.arange(150) // 11  # runs of 11 lie across blocks of 7 rows
+    result = select(features, 70, groups=groups)
+    assert result.indices.tolist() == plain_loop(features, 70)[0]  # groups change no pick
+    distance = torch.cdist(features.double(), features[result.indices].double())
+    own = groups[:, None] == groups[result.indices][None]
+    torch.testing.assert_close(
+        result.leave_out.double(), distance.masked_fill(own, torch.inf).amin(1), rtol=1e-6, atol=0
+    )
+
+
+def test_no_other_group_is_infinitely_far():
+    result = select(whole(6, 30, 3, 6), 5, groups=torch.zeros(30, dtype=torch.long))
+    assert torch.isinf(result.leave_out).all()
+
+
+@pytest.mark.usefixtures("sizes")
+def test_start_is_part_of_the_selection():
+    features, start = whole(7, 120, 4, 8), whole(8, 13, 4, 8)
+    picks, distance = plain_loop(features, 30, start=start)
+    result = select(features, 30, start=start)
+    assert result.indices.tolist() == picks
+    np.testing.assert_allclose(result.distances.numpy(), distance, rtol=1e-6)
+    assert select(features, 0, start=start).indices.tolist() == []
+
+
+@pytest.mark.usefixtures("sizes")
+def test_start_groups_are_left_out_too():
+    features, start = whole(9, 60, 3, 9), whole(10, 12, 3, 9)
+    groups, start_groups = torch.arange(60) // 5, torch.arange(12) - 6  # groups 0..5 occur in both
+    result = select(features, 20, groups=groups, start=start, start_groups=start_groups)
+    chosen = torch.cat([start, features[result.indices]]).double()
+    own = groups[:, None] == torch.cat([start_groups, groups[result.indices]])[None]
+    literal = torch.cdist(features.double(), chosen).masked_fill(own, torch.inf).amin(1)
+    torch.testing.assert_close(result.leave_out.double(), literal, rtol=1e-6, atol=0)
+
+
+@pytest.mark.usefixtures("sizes")
+@pytest.mark.parametrize("until", [2.5, 6.0, 1000.0])
+def test_until_stops_as_soon_as_everything_is_that_close(until):
+    features = whole(11, 200, 3, 9)
+    picks, _ = plain_loop(features, 200)
+    radii = [plain_loop(features, n)[1].max() for n in range(1, 201)]
+    enough = next(n for n, r in enumerate(radii, start=1) if r <= until)
+    assert select(features, 200, until=until).indices.tolist() == picks[:enough]
+    assert select(features, 1, until=until).indices.tolist() == picks[:1]
+
+
+def test_until_adds_nothing_that_start_covers():
+    features = whole(12, 50, 3, 9)
+    assert len(select(features, 50, start=features[:25], until=100.0).indices) == 0
+
+
+def test_thread_count_changes_no_bit(monkeypatch):
+    monkeypatch.setattr(coreset, "ROWS", 64)
+    features, groups = real(13, 700, 33) + 5, torch.arange(700) // 70
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(select(features, 200, groups=groups))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert torch.equal(results[0].indices, other.indices)
+        assert torch.equal(results[0].distances, other.distances)
+        assert torch.equal(results[0].leave_out, other.leave_out)
+
+
+def test_interrupting_leaves_no_thread_and_the_thread_count(monkeypatch):
+    monkeypatch.setattr(coreset, "POOL", 16)
+    before, running = torch.get_num_threads(), threading.active_count()
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        select(real(14, 500, 4), 100, progress=stop)
+    assert torch.get_num_threads() == before
+    assert threading.active_count() == running
+
+
+def test_progress_rises_to_the_end(monkeypatch):
+    monkeypatch.setattr(coreset, "POOL", 16)
+    seen: list[tuple[int, int]] = []
+    select(real(15, 300, 4), 90, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (90, 90)
+    assert [d for d, _ in seen] == sorted({d for d, _ in seen})
+    assert len(seen) > 3
+
+
+@pytest.mark.parametrize(("count", "first"), [(0, 0), (11, 0), (3, 10), (3, -1)])
+def test_senseless_requests(count, first):
+    with pytest.raises(InputError):
+        greedy_k_center(whole(16, 10, 2, 5), count, first)
+
+
+def test_features_stay_as_they_are():
+    features = real(17, 100, 5)
+    copy = features.clone()
+    greedy_k_center(features, 30)
+    assert torch.equal(features, copy)

@@ -1,0 +1,418 @@
+"""The inference path against the paper's equations, written out here in float64."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from flawscope.errors import InputError
+from flawscope.features.backbone import load_backbone
+from flawscope.methods.patchcore.config import Config
+from flawscope.methods.patchcore.memory_bank import (
+    BLOCK,
+    eq7,
+    nearest_table,
+    patches_inside,
+    reducing_matrix,
+    smoothing_matrix,
+)
+from flawscope.methods.patchcore.model import Model
+
+
+class Pixels(nn.Module):
+    """A backbone whose only map is the picture at an eighth of its size: receptive field 8."""
+
+    def shapes_at(self, size):
+        return [(3, size[0] // 8, size[1] // 8)]
+
+    def forward(self, images):
+        return [F.avg_pool2d(images, 8)]
+
+
+CONFIG = Config(size="32x48", neighbourhood=1)  # 4 x 6 patches of 3 numbers
+
+
+def model_with(bank: torch.Tensor, roi: torch.Tensor | None = None, **options) -> Model:
+    model = Model(replace(CONFIG, **options), Pixels(), roi)
+    model.views[0].set_bank(bank)
+    return model
+
+
+def two_sizes(roi: torch.Tensor | None = None, **options) -> Model:
+    """Sees the picture with 2 x 3 and with 4 x 6 patches."""
+    model = Model(replace(CONFIG, size="16x24+32x48", **options), Pixels(), roi)
+    model.views[0].set_bank(random(7, 3, seed=20))
+    model.views[1].set_bank(random(15, 3, seed=21))
+    model.normal.copy_(torch.tensor([[0.5, 0.2, 1.0, 0.3], [0.7, 0.1, 2.0, 0.4]]))
+    return model
+
+
+def random(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def literal_score(patches: torch.Tensor, bank: torch.Tensor, b: int) -> float:
+    """Eq. 6 and 7 for one picture [P, D], word by word."""
+    patches, bank = patches.double(), bank.double()
+    distances = torch.cdist(patches, bank)
+    test_patch = distances.amin(1).argmax()
+    nearest = distances[test_patch].argmin()
+    around = torch.cdist(bank[nearest][None], bank)[0].argsort()[: min(b, len(bank))]
+    if len(around) == 1:
+        return float(distances[test_patch, nearest])
+    weights = torch.softmax(distances[test_patch, around], 0)
+    return float((1 - weights[around.tolist().index(int(nearest))]) * distances[test_patch, nearest])
+
+
+@pytest.mark.parametrize("bank", [1, 2, 5, 9, 40])
+@pytest.mark.parametrize("b", [1, 2, 9])
+def test_equation_7(bank, b):
+    features, elements = random(4, 24, 3, seed=1, scale=2), random(bank, 3, seed=bank)
+    scores, _ = model_with(elements, neighbours=b).score(features)
+    expected = [literal_score(picture, elements, b) for picture in features]
+    assert scores.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_equation_7_by_hand():
+    # m* = (0, 0, 0); its neighbours at 0, 3 and 4 from it lie 1, 2 and 5 from the patch at (1, 0, 0)
+    bank = torch.tensor([[0.0, 0, 0], [3, 0, 0], [-4, 0, 0], [90, 90, 90]])
+    features = torch.tensor([1.0, 0, 0]).expand(1, 24, 3)
+    e = torch.exp(torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64))
+    scores, _ = model_with(bank, neighbours=3).score(features)
+    assert float(scores) == pytest.approx(float(1 - e[0] / e.sum()), rel=1e-6)
+    scores, _ = model_with(bank, score="maximum").score(features)
+    assert float(scores) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_huge_distances_neither_overflow_nor_vanish():
+    bank = random(12, 3, seed=2)
+    features = random(2, 24, 3, seed=3)
+    features[0, 5] = torch.tensor([1e4, -1e4, 3e3])
+    scores, maps = model_with(bank).score(features)
+    assert bool(scores.isfinite().all())
+    assert bool(maps.isfinite().all())
+    assert float(scores[0]) == pytest.approx(literal_score(features[0], bank, 9), rel=1e-4)
+    assert eq7(torch.tensor([[1e4, 1e4, 1e4, 1e4]])).item() == pytest.approx(7.5e3)
+
+
+@pytest.mark.parametrize("elements", [3, BLOCK, BLOCK + 1, 2 * BLOCK + 77])
+def test_search_is_the_nearest_distance(elements):
+    bank = random(elements, 3, seed=4) + 50  # far from zero: the centre must take that away
+    model = model_with(bank)
+    features = random(3, 24, 3, seed=5) + 50
+    expected = torch.cdist(features.double(), bank.double()).amin(2)
+    view = model.views[0]
+    found = view.search(features - view.centre)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_an_element_of_the_bank_is_at_distance_zero():
+    bank = random(50, 3, seed=6) + 20
+    scores, maps = model_with(bank).score(bank[:24][None])
+    assert float(scores) < 2e-3
+    assert float(maps.max()) < 2e-3
+
+
+@pytest.mark.parametrize("elements", [1, 2, 9, 31, 32, 33, 700])
+@pytest.mark.parametrize("b", [1, 4, 9])
+def test_nearest_table(elements, b):
+    bank = torch.randint(-60, 61, (elements, 4), generator=torch.Generator().manual_seed(elements)).float()
+    b = min(b, elements)
+    table = nearest_table(bank, b)
+    assert table.shape == (elements, b)
+    assert table.dtype == torch.int32
+    assert table[:, 0].tolist() == list(range(elements))  # itself first
+    assert all(len(set(row)) == b for row in table.tolist())
+    distance = torch.cdist(bank.double(), bank.double())
+    found = distance.gather(1, table.long())
+    torch.testing.assert_close(found, distance.sort(1).values[:, :b], rtol=0, atol=1e-9)  # ties may swap
+
+
+def test_nearest_table_puts_itself_before_its_twins():
+    bank = random(5, 4, seed=7).repeat(20, 1)
+    table = nearest_table(bank, 9)
+    assert table[:, 0].tolist() == list(range(100))
+    assert bool((table % 5 == torch.arange(100)[:, None] % 5).all())
+
+
+@pytest.mark.parametrize(("grid", "size", "sigma"), [((4, 6), (32, 48), 4.0), ((5, 3), (37, 20), 2.5)])
+def test_map_is_bilinear_resize_then_gaussian(grid, size, sigma):
+    distances = random(2, *grid, seed=8).abs()
+    resized = F.interpolate(distances[:, None], size=size, mode="bilinear", align_corners=False)
+    reach = int(4 * sigma + 0.5)
+    offsets = torch.arange(-reach, reach + 1).float()
+    line = torch.exp(-(offsets**2) / (2 * sigma**2))
+    kernel = torch.outer(line, line) / line.sum() ** 2
+    padded = F.pad(resized, (reach,) * 4, mode="reflect")
+    expected = F.conv2d(padded, kernel[None, None])[:, 0]
+    rows, columns = (smoothing_matrix(n, g, sigma) for n, g in zip(size, grid, strict=True))
+    torch.testing.assert_close(rows @ distances @ columns.T, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 4.0, 60.0])
+def test_smoothing_keeps_a_constant(sigma):
+    ones = smoothing_matrix(30, 4, sigma).sum(1)
+    torch.testing.assert_close(ones, torch.ones(30))
+
+
+def test_map_without_smoothing_is_the_resize_alone():
+    model = model_with(random(5, 3), sigma=0.0)
+    distances = random(1, 24, seed=9).abs()
+    expected = F.interpolate(distances.view(1, 1, 4, 6), size=(32, 48), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(model.views[0].anomaly_map(distances), expected[:, 0])
+
+
+def left_half() -> torch.Tensor:
+    roi = torch.zeros(32, 48, dtype=torch.bool)
+    roi[:, :24] = True
+    return roi
+
+
+def test_nothing_outside_the_region_counts():
+    model = model_with(random(20, 3, seed=10) * 0.1 + 0.5, left_half())
+    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(11))
+    changed = images.clone()
+    changed[:, :, :, 24:] = 1 - changed[:, :, :, 24:]
+    changed[:, :, :8, 40:] = 1e3
+    (scores, maps), (scores2, maps2) = model(images), model(changed)
+    assert torch.equal(scores, scores2)
+    assert torch.equal(maps, maps2)
+    assert bool((maps[:, :, 24:] == 0).all())
+    assert float(maps[:, :, :24].amin()) > 0
+    inside = images.clone()
+    inside[:, :, :8, :8] = 30.0
+    assert bool((model(inside)[0] > 10 * scores).all())
+
+
+def test_empty_region_scores_zero():
+    scores, maps = model_with(random(9, 3), torch.zeros(32, 48, dtype=torch.bool))(torch.rand(1, 3, 32, 48))
+    assert (float(scores), float(maps.abs().max())) == (0.0, 0.0)
+
+
+def test_a_patch_is_inside_when_its_cell_touches_the_region():
+    roi = torch.zeros(32, 48, dtype=torch.bool)
+    roi[15, 16] = True  # row 1, column 2 of cells of 8 pixels
+    assert patches_inside(roi, (4, 6)).nonzero().flatten().tolist() == [1 * 6 + 2]
+
+
+@pytest.mark.parametrize("score", ["reweighted", "maximum", "map"])
+@pytest.mark.parametrize("with_roi", [False, True])
+@pytest.mark.parametrize("rest", [1, 3, 30])
+def test_without_is_the_score_of_a_model_that_never_had_them(score, with_roi, rest):
+    bank, features = random(40, 3, seed=12), random(3, 24, 3, seed=13) * 2
+    roi = left_half() if with_roi else None
+    ignored = torch.ones(40, dtype=torch.bool)
+    ignored[torch.randperm(40, generator=torch.Generator().manual_seed(rest))[:rest]] = False
+    model = model_with(bank, roi, score=score)
+    other = model_with(bank[~ignored], roi, score=score)
+    scores, maps = other.score(features)
+    for i, picture in enumerate(features):
+        literal = torch.cdist(picture, bank[~ignored]).amin(1)
+        for known in (None, literal):
+            score, distances = model.views[0].without(picture, ignored, known)
+            torch.testing.assert_close(distances, literal * model.views[0].inside, rtol=1e-4, atol=1e-5)
+            found, drawn = model.combine([score[None]], [distances[None]])
+            assert float(found) == pytest.approx(float(scores[i]), rel=1e-4)
+            torch.testing.assert_close(drawn[0], maps[i], rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_left_without_the_ignored():
+    view = model_with(random(4, 3)).views[0]
+    with pytest.raises(InputError, match="at least two parts"):
+        view.without(random(24, 3), torch.ones(4, dtype=torch.bool))
+
+
+def test_extended_bank_keeps_its_elements_and_finds_the_new_ones():
+    bank, more = random(20, 3, seed=14), random(7, 3, seed=15) + 30
+    model = model_with(bank)
+    view = model.views[0]
+    before = view.bank.clone()
+    view.extend_bank(more)
+    assert torch.equal(view.bank[:20], before)
+    assert torch.equal(view.table, nearest_table(view.bank, 9))
+    torch.testing.assert_close(view.norms, view.bank.square().sum(1))
+    scores, _ = model.score(more[[0, 1, 2, 3, 4, 5] * 4][None])
+    assert float(scores) < 1e-3
+
+
+def far_patch(*where: float, also: tuple[float, ...] = ()) -> torch.Tensor:
+    """A picture whose patches are all the bank's first element, but one, or two."""
+    features = torch.zeros(1, 24, 3)
+    features[0, 7] = torch.tensor(where)
+    if also:
+        features[0, 11] = torch.tensor(also)
+    return features
+
+
+@pytest.mark.parametrize(
+    ("bank", "features", "tied"),
+    [
+        ([[0, 0, 0], [2, 0, 0]], far_patch(1, 0, 0), True),  # in the middle between two
+        ([[0, 0, 0], [2, 0, 0]], far_patch(1 - 1e-6, 0, 0), True),
+        ([[0, 0, 0], [2, 0, 0]], far_patch(1 - 1e-4, 0, 0), False),
+        ([[0, 0, 0], [0, 0, 0]], far_patch(1, 0, 0), False),  # twins: the same score whichever it is
+        ([[0, 0, 0]], far_patch(1, 0, 0), False),
+        ([[0, 0, 0]], far_patch(1, 0, 0, also=(0, 1, 0)), True),  # two patches equally far
+        ([[0, 0, 0]], far_patch(1, 0, 0, also=(0, 1 - 1e-6, 0)), True),
+        ([[0, 0, 0]], far_patch(1, 0, 0, also=(0, 1 - 1e-4, 0)), False),
+        ([[0, 0, 0], [9, 9, 9]], far_patch(1, 0, 0), False),
+    ],
+)
+def test_a_choice_between_equals_is_a_tie(bank, features, tied):
+    model = model_with(torch.tensor(bank, dtype=torch.float32))
+    other = far_patch(3, 2, 1)  # beside it in the batch
+    assert model.ties(torch.cat([other, features, other])).tolist() == [False, tied, False]
+    model = model_with(torch.tensor(bank, dtype=torch.float32), score="map")
+    assert model.ties(features).tolist() == [False]  # nothing is chosen
+
+
+def test_outside_the_region_nothing_ties():
+    bank, features = torch.zeros(1, 3), far_patch(1, 0, 0)
+    features[0, 0], features[0, 5] = torch.tensor([0.0, 2, 0]), torch.tensor([0.0, 0, 2])
+    assert model_with(bank).ties(features).tolist() == [True]
+    assert model_with(bank, left_half()).ties(features).tolist() == [False]  # patch 5 is on the right
+
+
+# ------------------------------------------------------------------------------------------- several sizes
+
+
+@pytest.mark.parametrize(
+    ("whole", "size"), [((64, 96), (48, 64)), ((64, 64), (16, 63)), ((37, 50), (20, 11)), ((33, 40), (33, 8))]
+)
+def test_reduced_as_pillow_does_it(whole, size):
+    image = torch.rand(whole, generator=torch.Generator().manual_seed(whole[0])).numpy()
+    expected = np.asarray(Image.fromarray(image, mode="F").resize(size[::-1], Image.Resampling.BILINEAR))
+    rows, columns = (reducing_matrix(s, w) for s, w in zip(size, whole, strict=True))
+    found = rows @ torch.from_numpy(image) @ columns.T
+    assert float((found - torch.from_numpy(expected.copy())).abs().max()) < 1e-5
+
+
+def test_reducing_keeps_a_constant_and_at_the_same_size_everything():
+    torch.testing.assert_close(reducing_matrix(11, 37).sum(1), torch.ones(11))
+    assert torch.equal(reducing_matrix(9, 9), torch.eye(9))
+
+
+def test_each_size_sees_the_reduced_picture():
+    model = two_sizes()
+    image = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(22))
+    small = np.stack(
+        [
+            np.asarray(Image.fromarray(c, mode="F").resize((24, 16), Image.Resampling.BILINEAR))
+            for c in image[0].numpy()
+        ]
+    )
+    expected = torch.cat(
+        [F.avg_pool2d(i, 8).flatten(2).transpose(1, 2) for i in (torch.from_numpy(small)[None], image)], dim=1
+    )
+    assert model.patches == [6, 24]
+    torch.testing.assert_close(model.embed(image), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("score", ["reweighted", "maximum", "map"])
+def test_combine_takes_the_largest_standardised_value(score):
+    model = two_sizes(left_half(), score=score, sigma=2.0)
+    distances = [random(3, 6, seed=23).abs(), random(3, 24, seed=24).abs()]
+    scores = [random(3, seed=25).abs(), random(3, seed=26).abs()]
+    found, drawn = model.combine(scores, distances)
+    for i in range(3):
+        maps = []
+        for grid, sigma, d in (((2, 3), 4.0, distances[0][i]), ((4, 6), 2.0, distances[1][i])):
+            # sigma counts pixels of the size that is seen, the map is drawn at the largest
+            rows, columns = (smoothing_matrix(n, g, sigma) for n, g in zip((32, 48), grid, strict=True))
+            maps.append(rows @ d.view(grid) @ columns.T)
+        largest = torch.maximum((maps[0] - 0.5) / 0.2, (maps[1] - 0.7) / 0.1)
+        largest[:, 24:] = max(-0.5 / 0.2, -0.7 / 0.1)  # as if every patch were in the bank
+        torch.testing.assert_close(drawn[i], largest, rtol=1e-4, atol=1e-4)
+        expected = max((float(scores[0][i]) - 1.0) / 0.3, (float(scores[1][i]) - 2.0) / 0.4)
+        assert float(found[i]) == pytest.approx(
+            float(largest.max()) if score == "map" else expected, rel=1e-4
+        )
+
+
+def test_one_size_is_not_standardised():
+    model = model_with(random(5, 3))
+    before = model.combine([torch.ones(1)], [torch.ones(1, 24)])
+    model.normal.fill_(7.0)
+    for a, b in zip(before, model.combine([torch.ones(1)], [torch.ones(1, 24)]), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_score_map_is_the_maps_maximum_inside_the_region():
+    model = model_with(random(9, 3, seed=27), left_half(), score="map")
+    features = random(2, 24, 3, seed=28) * 2
+    scores, maps = model.score(features)
+    assert torch.equal(scores, maps[:, :, :24].flatten(1).amax(1))
+    assert model.views[0].table.numel() == 0  # nothing needs neighbours
+
+
+def test_the_region_counts_at_every_size():
+    model = two_sizes(left_half())
+    assert model.views[0].inside.view(2, 3)[0].tolist() == [1, 1, 0]  # its middle cell touches the region
+    assert model.views[1].inside.view(4, 6)[0].tolist() == [1, 1, 1, 0, 0, 0]
+    image = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(29))
+    changed = image.clone()
+    changed[:, :, :, 36:] = 30.0  # out of reach of every patch inside, also of the reduced ones
+    for a, b in zip(model(image), model(changed), strict=True):
+        assert torch.equal(a, b)
+    drawn = model(image)[1]
+    assert float(drawn[:, :, 24:].max()) == float(drawn.min())
+
+
+@pytest.fixture(scope="module", params=["64x96", "48x64+64x96"])
+def real_model(request) -> tuple[Model, torch.Tensor]:
+    config = Config(size=request.param)
+    backbone, _ = load_backbone(config.backbone, config.stages, config.network_size)
+    model = Model(config, backbone)
+    images = torch.rand(8, 3, 64, 96, generator=torch.Generator().manual_seed(16))
+    with torch.inference_mode():
+        parts = model.embed(images).split(model.patches, dim=1)
+        for view, part in zip(model.views, parts, strict=True):
+            view.set_bank(part.flatten(0, 1)[::5] + random(1, view.embedding.width, seed=17))
+        model.normal.copy_(torch.tensor([5.0, 2.0, 6.0, 3.0]) * torch.arange(1, 1 + len(parts))[:, None])
+    return model, images
+
+
+def test_a_picture_scores_the_same_in_any_batch(real_model):
+    model, images = real_model
+    with torch.inference_mode():
+        alone = [model(image[None]) for image in images]
+        for size in (3, 8):
+            scores, maps = model(images[:size])
+            for i in range(size):
+                assert float(scores[i]) == pytest.approx(float(alone[i][0]), rel=1e-5)
+                torch.testing.assert_close(maps[i], alone[i][1][0], rtol=1e-5, atol=1e-5)
+
+
+def test_rebuilt_from_its_tensors_it_is_the_same(real_model):
+    model, images = real_model
+    other = Model.rebuild(asdict(model.config), {k: v.clone() for k, v in model.state_dict().items()})
+    with torch.inference_mode():
+        for a, b in zip(model(images), other(images), strict=True):
+            assert torch.equal(a, b)
+    assert not other.training
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("roi", lambda t: t[:32]),
+        ("views.0.bank", lambda t: t[:0]),
+        ("views.0.bank", lambda t: t[:10]),
+        ("views.0.table", lambda t: t + 10**6),
+        ("views.0.table", lambda t: -1 - t),
+        ("views.0.bank", lambda t: t[:, 1:]),
+    ],
+)
+def test_tensors_that_contradict_the_configuration_are_refused(real_model, name, spoil, monkeypatch):
+    model, _ = real_model
+    monkeypatch.setattr("flawscope.methods.patchcore.model.empty_backbone", lambda *_: model.backbone)  # slow
+    tensors = dict(model.state_dict())
+    tensors[name] = spoil(tensors[name])
+    with pytest.raises(InputError, match="does not fit"):
+        Model.rebuild(asdict(model.config), tensors)

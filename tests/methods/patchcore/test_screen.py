@@ -1,0 +1,466 @@
+"""The search by bytes finds what the plain search finds: against float64 and against its own promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flawscope.methods.patchcore.config import Config
+from flawscope.methods.patchcore.model import Model
+from flawscope.methods.patchcore.screen import (
+    BLOCK,
+    GROUP,
+    KEEP,
+    SMALLEST,
+    TOP,
+    WEIGHT_TOP,
+    Screen,
+    group_minima,
+)
+
+COUNT = SMALLEST + 77  # the last block is not full
+WIDTH = 24
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=generator(seed))
+
+
+def clustered(count: int, width: int) -> Tensor:
+    centres = normal(20, width, seed=1) * 10
+    return centres[torch.arange(count) % 20] + 0.1 * normal(count, width, seed=2)
+
+
+def alike(count: int, width: int) -> Tensor:
+    """Elements that differ by less than a step: bytes cannot tell which is the nearest."""
+    return 10.0 + 1e-3 * normal(count, width, seed=3)
+
+
+def heavy_tailed(count: int, width: int) -> Tensor:
+    return normal(count, width, seed=4) / normal(count, width, seed=5).abs().clamp(min=0.01)
+
+
+def one_far(count: int, width: int) -> Tensor:
+    """The step is that of the largest element, far too long for the others."""
+    bank = normal(count, width, seed=6)
+    bank[count // 2] *= 1e4
+    return bank
+
+
+def one_large_feature(count: int, width: int) -> Tensor:
+    bank = normal(count, width, seed=7)
+    bank[:, 0] *= 1000
+    return bank
+
+
+BANKS: dict[str, Callable[[int, int], Tensor]] = {
+    "random": lambda n, d: normal(n, d, seed=8),
+    "clustered": clustered,
+    "alike": alike,
+    "heavy-tailed": heavy_tailed,
+    "one far": one_far,
+    "one large feature": one_large_feature,
+    "duplicated": lambda n, d: normal(7, d, seed=9)[torch.arange(n) % 7],
+    "all equal": lambda n, d: torch.full((n, d), 3.0),
+    "all zero": lambda n, d: torch.zeros(n, d),
+    "tiny": lambda n, d: normal(n, d, seed=10) * 1e-12,
+    "huge": lambda n, d: normal(n, d, seed=11) * 1e12,
+    "whole numbers": lambda n, d: torch.randint(-9, 10, (n, d), generator=generator(12)).float(),
+}
+
+
+def queries_for(bank: Tensor) -> Tensor:
+    """On elements, near them, between them, in the middle, and ever farther away."""
+    count, width = bank.shape
+    scale = float(bank.std()) + 1e-12
+    chosen = bank[torch.randint(0, count, (60,), generator=generator(20))]
+    noise = normal(60, width, seed=21) * scale
+    far = [noise[:10] * factor for factor in (1, 10, 1e3, 1e5)]
+    return torch.cat(
+        [chosen, chosen + 0.03 * noise, chosen + 0.5 * noise, (chosen + chosen.flip(0)) / 2, *far, 0 * far[0]]
+    )
+
+
+class Searched:
+    """A screen over a bank, and what it left to the plain search."""
+
+    def __init__(self, bank: Tensor):
+        self.bank, self.norms = bank, bank.square().sum(1)
+        self.screen = Screen(bank, self.norms)
+        self.unsure: list[Tensor] = []
+
+    def plain(self, queries: Tensor) -> Tensor:
+        self.unsure.append(queries)
+        return (self.norms - 2.0 * (queries @ self.bank.T)).amin(1)
+
+    def __call__(self, queries: Tensor) -> Tensor:
+        self.unsure.clear()
+        return self.screen(queries, self.bank, self.norms, self.plain)
+
+    @property
+    def left(self) -> int:
+        """One query is there for the engines that cannot work on none."""
+        return sum(map(len, self.unsure)) - 1
+
+
+def exact(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest |m|² - 2xm in float64, and what fp32's rounding of it may be."""
+    q, m = queries.double(), bank.double()
+    all_ = m.square().sum(1) - 2.0 * (q @ m.T)
+    best, which = all_.min(1)
+    return best, 4e-6 * (q.square().sum(1) + m[which].square().sum(1)) + 1e-37
+
+
+def assert_exact(found: Tensor, queries: Tensor, bank: Tensor) -> None:
+    expected, rounding = exact(queries, bank)
+    away = (found.double() - expected).abs()
+    assert bool((away <= rounding).all()), float((away / rounding).max())
+
+
+@pytest.mark.parametrize("name", BANKS)
+def test_it_finds_the_nearest_in_any_bank(name: str) -> None:
+    bank = BANKS[name](COUNT, WIDTH)
+    queries = queries_for(bank)
+    assert_exact(Searched(bank)(queries), queries, bank)
+
+
+@pytest.mark.parametrize("width", [1, 2, 15, 16, 17, 152, 337])
+def test_it_finds_the_nearest_at_any_width(width: int) -> None:
+    bank = clustered(COUNT, width)
+    queries = queries_for(bank)
+    searched = Searched(bank)
+    assert_exact(searched(queries), queries, bank)
+    assert searched.screen.weights.shape[1] % 16 == 0
+
+
+@pytest.mark.parametrize("count", [SMALLEST, SMALLEST + 1, SMALLEST + BLOCK - 1, SMALLEST + BLOCK])
+def test_it_finds_the_nearest_in_any_number_of_elements(count: int) -> None:
+    """Every element is found where it lies, the last one too."""
+    bank = normal(count, WIDTH, seed=30)
+    searched = Searched(bank)
+    queries = bank[torch.tensor([0, 1, BLOCK - 1, BLOCK, count - 2, count - 1])] * 1.001
+    assert_exact(searched(queries), queries, bank)
+    members = searched.screen.members
+    assert members.shape[1] == GROUP
+    assert members.unique().tolist() == list(range(count))
+
+
+def test_with_whole_numbers_it_is_the_plain_search_bit_for_bit() -> None:
+    """fp32 is exact there."""
+    bank = BANKS["whole numbers"](COUNT, WIDTH)
+    queries = torch.randint(-15, 16, (500, WIDTH), generator=generator(31)).float()
+    searched = Searched(bank)
+    found = searched(queries)
+    assert searched.left < len(queries)
+    assert torch.equal(found, searched.plain(queries))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
+def test_what_is_no_number_is_what_the_plain_search_makes_of_it(value: float) -> None:
+    bank = clustered(COUNT, WIDTH)
+    queries = bank[:5].clone()
+    queries[1, 3] = value
+    searched = Searched(bank)
+    found = searched(queries)
+    torch.testing.assert_close(found[1], searched.plain(queries)[1], equal_nan=True)
+    others = [0, 2, 3, 4]
+    assert_exact(found[others], queries[others], bank)
+
+
+def test_one_by_one_it_finds_the_same() -> None:
+    bank = clustered(COUNT, WIDTH)
+    queries = queries_for(bank)
+    searched = Searched(bank)
+    together = searched(queries)
+    alone = torch.cat([searched(query[None]) for query in queries])
+    reach = queries.square().sum(1) + bank.square().sum(1).max()
+    assert bool(((together - alone).abs() <= 1e-6 * reach).all())
+
+
+# ------------------------------------------------------------------------------------------- what is unsure
+
+
+def test_few_queries_like_the_bank_are_left_to_the_plain_search() -> None:
+    """Else there would be nothing gained."""
+    spread = 1.0 / torch.arange(1, 49)
+    bank = normal(COUNT, 48, seed=40) * spread
+    searched = Searched(bank)
+    searched(bank[:400] + 0.05 * normal(400, 48, seed=41) * spread)
+    assert searched.left < 40
+
+
+def test_what_bytes_cannot_tell_is_left_to_the_plain_search() -> None:
+    bank = alike(COUNT, WIDTH)
+    searched = Searched(bank)
+    searched(bank[:50])
+    assert searched.left == 50
+
+
+def test_what_lies_beyond_the_largest_byte_is_left_to_the_plain_search() -> None:
+    bank = normal(COUNT, WIDTH, seed=42)
+    searched = Searched(bank)
+    queries = bank[:50].clone()
+    queries[::5] *= 300
+    searched(queries)
+    left = torch.cat(searched.unsure)
+    for query in queries[::5]:
+        assert bool((left == query).all(1).any())
+
+
+def test_more_equals_than_are_confirmed_are_left_to_the_plain_search() -> None:
+    bank = normal(COUNT, WIDTH, seed=43)
+    bank[::GROUP] = 5.0  # the same element in far more groups than are kept
+    assert COUNT // GROUP > KEEP
+    searched = Searched(bank)
+    assert_exact(searched(bank[:1]), bank[:1], bank)
+    assert searched.left == 1
+
+
+def test_what_all_elements_lose_alike_is_not_trusted() -> None:
+    """Elements on whole steps are kept, as their bound is the lowest; nearer ones, of which all lose nearly
+    half a step, are not. Only the loss that is allowed for says that they may be nearer."""
+    step = 1.0 / WEIGHT_TOP
+    for whole in range(10, 40):
+        bank = torch.full((SMALLEST, 1), (whole + 0.49) * step)
+        columns = torch.arange(SMALLEST) % (BLOCK // GROUP)  # what stands in one is a group
+        bank[columns == KEEP - 1] = (whole + 0.3) * step
+        bank[columns < (KEEP - 1) // 2] = whole * step
+        bank[0] = 1.0
+        query = torch.full((1, 1), (whole + 0.49) * step)
+        assert_exact(Searched(bank)(query), query, bank)
+
+
+# ------------------------------------------------------------------------------------------------ the bound
+
+
+def products(screen: Screen, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """All products of queries and elements in whole numbers, and the queries' loss |e_x|, both from the
+    parts that the screen is made of."""
+    turned = queries @ screen.rotation
+    whole = turned.round().clamp(-TOP, TOP)
+    lost = torch.linalg.vector_norm((turned - whole).double(), dim=1) * screen.step
+    longer = torch.cat([whole.long(), screen.tail.long().expand(len(queries), -1)], 1)
+    rows = screen.weights.long().transpose(1, 2).flatten(0, 1)  # [elements, K]
+    return longer @ rows.T, lost
+
+
+@pytest.mark.parametrize("name", BANKS)
+def test_the_bound_is_below_every_distance_and_not_far(name: str) -> None:
+    bank = BANKS[name](COUNT, WIDTH)
+    screen = Searched(bank).screen
+    queries = queries_for(bank)
+    sums, lost = products(screen, queries)
+    use = lost <= screen.limit
+    queries, sums = queries[use].double(), sums[use, :COUNT].double()
+    assert len(queries) >= 10
+    length, lengths = (torch.linalg.vector_norm(v, dim=1) for v in (queries, bank.double()))
+    bound = (sums + screen.middle) * screen.unit - 2.0 * length[:, None] * screen.lost
+    value = lengths.square() - 2.0 * (queries @ bank.double().T)
+    rounding = 1e-6 * (length[:, None] + lengths).square() + 1e-37  # of the rotation
+    assert bool((bound <= value + rounding).all())
+    gap = 4.0 * (screen.limit * (lengths + screen.lost) + screen.lost * length[:, None]) + screen.unit
+    assert bool((value - bound <= gap + rounding).all())
+
+
+@pytest.mark.parametrize("width", [1, 15, 16, WIDTH, 152])
+@pytest.mark.parametrize("name", BANKS)
+def test_two_products_of_bytes_fit_16_bits(name: str, width: int) -> None:
+    """Processors without VNNI add products of adjacent rows in 16 bits; engines add 128 to a query."""
+    screen = Searched(BANKS[name](SMALLEST, width)).screen
+    weights = screen.weights.long()
+    assert int(weights[:, :width].abs().max()) <= WEIGHT_TOP
+    smallest, largest = (torch.full((weights.shape[1],), 128 + top) for top in (-TOP, TOP))
+    smallest[width:] = largest[width:] = 128 + screen.tail.long()  # the same for every query
+    ends = torch.stack([weights * end[:, None] for end in (smallest, largest)])
+    lowest, highest = ends.amin(0), ends.amax(0)
+    assert int((highest[:, :-1] + highest[:, 1:]).max()) <= 2**15 - 1
+    assert int((lowest[:, :-1] + lowest[:, 1:]).min()) >= -(2**15)
+
+
+def test_the_tail_is_bytes_too() -> None:
+    for name, make in BANKS.items():
+        tail = Searched(make(COUNT, WIDTH)).screen.tail
+        assert bool((tail == tail.round()).all()), name
+        assert 0 <= float(tail.min()) <= float(tail.max()) <= TOP, name
+
+
+def test_what_fills_the_last_block_is_no_element() -> None:
+    """A query that all elements are far from still finds one of them."""
+    bank = normal(COUNT, WIDTH, seed=50) + 100
+    searched = Searched(bank)
+    assert int(searched.screen.members.max()) == COUNT - 1
+    queries = -bank[:20]
+    assert_exact(searched(queries), queries, bank)
+
+
+# ----------------------------------------------------------------------------------------------- the operator
+
+
+@pytest.mark.parametrize(("queries", "blocks", "group"), [(1, 1, 4), (17, 3, 4), (40, 2, 8)])
+def test_group_minima(queries: int, blocks: int, group: int) -> None:
+    left = torch.randint(-TOP, TOP + 1, (queries, 32), generator=generator(60)).float()
+    right = torch.randint(-128, 128, (blocks, 32, 64), generator=generator(61)).to(torch.int8)
+    found = group_minima(left, right, group)
+    assert (found.dtype, found.shape) == (torch.float32, (queries, blocks * 64 // group))
+    expected = torch.einsum("nk,bkm->nbm", left.double(), right.double())
+    expected = expected.view(queries, blocks, group, -1).amin(2).flatten(1)
+    assert torch.equal(found.double(), expected)
+    fake = torch.empty(queries, 32, device="meta")
+    assert group_minima(fake, right.to("meta"), group).shape == found.shape
+
+
+# -------------------------------------------------------------------------------------------- in the detector
+
+
+class Unshuffled(nn.Module):
+    """A backbone that only sorts pixels: 8 x 8 of them are a patch's 192 features."""
+
+    def shapes_at(self, size: tuple[int, int]) -> list[tuple[int, int, int]]:
+        return [(192, size[0] // 8, size[1] // 8)]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [F.pixel_unshuffle(images, 8)]
+
+
+def picture(count: int, seed: int) -> Tensor:
+    """Smooth, so that patches resemble each other as real ones do. 70: of the bank."""
+    small = torch.rand(count, 3, 4, 6, generator=generator(seed))
+    fine = torch.rand(count, 3, 32, 48, generator=generator(seed + 1))
+    return 0.9 * F.interpolate(small, size=(32, 48), mode="bilinear") + 0.1 * fine
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    made = Model(replace(Config(size="32x48", neighbourhood=1), sigma=1.0), Unshuffled())  # type: ignore[arg-type]
+    made.views[0].set_bank(made.embed(picture(100, 70)).flatten(0, 1))
+    made.for_export()
+    return made
+
+
+def images() -> Tensor:
+    shown = picture(9, 80)
+    shown[7, :, :16] = 1.0 - shown[7, :, :16]
+    return shown
+
+
+@pytest.fixture
+def exporting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is computed is what an exported graph will hold."""
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+
+
+def test_scores_are_those_of_the_plain_search(model: Model, request: pytest.FixtureRequest) -> None:
+    asked = []
+    forward = Screen.forward
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Screen, "forward", lambda *given: asked.append(1) or forward(*given))
+        scores, maps = model(images())
+        assert not asked  # in torch it would gain nothing
+        request.getfixturevalue("exporting")
+        found, drawn = model(images())
+    assert asked == [1]
+    torch.testing.assert_close(found, scores, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(drawn, maps, rtol=1e-5, atol=1e-5)
+
+
+def test_elements_to_be_ignored_are_ignored(model: Model, exporting: None) -> None:
+    """The screen knows nothing of them."""
+    view = model.views[0]
+    features = view.bank[None, : view.inside.numel()]
+    assert float(view.search(features).max()) < 0.01
+    ignored = torch.zeros(len(view.bank), dtype=torch.bool)
+    ignored[: features.shape[1]] = True
+    expected = torch.cdist(features[0].double(), view.bank[~ignored].double()).amin(1)
+    found = view.search(features, view.norms.masked_fill(ignored, torch.inf))[0]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_it_is_made_for_export_from_a_number_of_elements_on(model: Model) -> None:
+    view = model.views[0]
+    other = Model(model.config, Unshuffled())  # type: ignore[arg-type]
+    bank = view.bank + view.centre
+    for count in (SMALLEST - 1, SMALLEST):
+        other.views[0].set_bank(bank[:count])
+        assert other.views[0].screen is None
+        other.for_export()
+        assert (other.views[0].screen is not None) == (count == SMALLEST)
+    other.views[0].extend_bank(bank[SMALLEST:])  # that of the smaller bank would be wrong
+    assert other.views[0].screen is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_a_bank_that_is_no_numbers_has_none(value: float) -> None:
+    """From a damaged file: there would be no end of digits."""
+    model = Model(Config(size="32x48", neighbourhood=1, score="map"), Unshuffled())  # type: ignore[arg-type]
+    bank = normal(COUNT, 192)
+    bank[5, 7] = value
+    model.views[0].fill(bank, torch.zeros(0, 1, dtype=torch.int32))
+    model.for_export()
+    assert model.views[0].screen is None
+
+
+@pytest.fixture(scope="module")
+def exported(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name)
+    from flawscope.export import onnx_graph
+
+    path = tmp_path_factory.mktemp("screen") / "model.onnx"
+    path.write_bytes(onnx_graph.join(*onnx_graph.trace(model)).SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 9])
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_the_exported_graph_finds_the_same(batch: int, engine: str, model: Model, exported: Path) -> None:
+    import onnx
+
+    proto = onnx.load(exported)
+    assert "QuantizeLinear" in {node.op_type for node in proto.graph.node}
+    with torch.inference_mode():
+        expected = model(images()[:batch])
+    if engine == "onnx":
+        from flawscope.runtime.onnx import OnnxSession
+
+        found = OnnxSession(exported.read_bytes(), "cpu").run(images()[:batch].numpy())
+    else:
+        pytest.importorskip("openvino")
+        from flawscope.runtime import openvino
+
+        network = openvino.engine().convert_model(exported)
+        found = openvino.OpenVinoSession(network, "cpu").run(images()[:batch].numpy())
+    np.testing.assert_allclose(found[0], expected[0].numpy(), rtol=1e-5)
+    np.testing.assert_allclose(found[1], expected[1].numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_exported_graph_falls_back_too(exported: Path, model: Model) -> None:
+    """Of features beyond the largest byte the groups that are kept need not hold the nearest."""
+    from flawscope.runtime.onnx import OnnxSession
+
+    odd = torch.rand(3, 3, 32, 48, generator=generator(1)) * 5 - 2
+    session = OnnxSession(exported.read_bytes(), "cpu")
+    view = model.views[0]
+    with torch.inference_mode():
+        expected = model(odd)
+        features = (model.embed(odd) - view.centre).flatten(0, 1)
+        assert view.screen is not None
+        kept = view.screen.confirmed(features, view.bank, view.norms)[0]
+    assert bool((kept > view.nearest(features) + 0.1).any())
+    found = session.run(odd.numpy())
+    np.testing.assert_allclose(found[0], expected[0].numpy(), rtol=1e-5)
+    np.testing.assert_allclose(found[1], expected[1].numpy(), rtol=1e-4, atol=1e-5)
+    odd[1, 0, 0, 0] = float("nan")
+    scores, maps = session.run(odd.numpy())
+    assert not np.isfinite(maps[1]).all()
+    np.testing.assert_allclose(scores[[0, 2]], expected[0][[0, 2]].numpy(), rtol=1e-5)

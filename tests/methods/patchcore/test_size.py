@@ -1,0 +1,111 @@
+"""`size=auto`: what is compared, what is chosen, and what is said about it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flawscope.demo.dataset import draw_picture
+from flawscope.errors import InputError
+from flawscope.features.backbone import load_backbone
+from flawscope.fitting.fitting import fit
+from flawscope.methods.patchcore import size
+from flawscope.methods.patchcore.config import Config
+from flawscope.methods.patchcore.size import Trial
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    return [draw_picture("plate", np.random.default_rng([3, k]), size=72)[0] for k in range(15)]
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    config = Config()
+    return load_backbone(config.backbone, config.stages, (64, 64))[0]
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch, backbone):
+    monkeypatch.setattr(size, "load_backbone", lambda *_: (backbone, {}))  # built once
+    monkeypatch.setattr(size, "SIZES", (48, 64, 96))
+    monkeypatch.setattr(size, "CANDIDATES", ((48,), (48, 64), (48, 96)))
+    monkeypatch.setattr(size, "BANK", 60)
+
+
+def choose(pictures, **settings) -> tuple[str, list[str]]:
+    lines: list[str] = []
+    config = Config(size="auto", **settings)
+    return size.choose(config, pictures.__getitem__, len(pictures), say=lines.append), lines
+
+
+def test_chooses_by_the_figures_it_names_and_never_enlarges(pictures, monkeypatch):
+    seen: list[list[Trial]] = []
+    real = size.compare
+
+    def spy(*args, **kwargs):
+        seen.append(real(*args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr(size, "compare", spy)
+    chosen, lines = choose(pictures)
+    trials = {trial.name: trial for trial in seen[0]}
+    assert set(trials) == {"48", "48+64"}  # the pictures are 72 px: 96 would show nothing more
+    best = max(t.auroc for t in trials.values())
+    close = [t for t in trials.values() if t.auroc >= best - size.CLOSE]
+    assert chosen == min(close, key=lambda t: t.cost).name
+    assert len(lines) == 1
+    assert lines[0].startswith(f"size {chosen}: image AUROC {trials[chosen].auroc:.3f}")
+    assert "\n" not in lines[0]
+    for trial in trials.values():
+        assert len(trial.by_scale) == 3
+        assert all(0 <= value <= 1 for value in trial.by_scale)
+
+
+def test_same_seed_same_choice(pictures):
+    assert choose(pictures, seed=4) == choose(pictures, seed=4)
+
+
+def test_a_size_that_sees_the_defects_wins(pictures, monkeypatch):
+    trials = [Trial((48,), (0.5, 0.6, 0.7)), Trial((48, 64), (0.9, 0.9, 0.9))]
+    monkeypatch.setattr(size, "compare", lambda *args, **kwargs: trials)
+    assert choose(pictures)[0] == "48+64"
+    trials[0] = Trial((48,), (0.895, 0.895, 0.895))  # within 0.01, and cheaper
+    assert choose(pictures)[0] == "48"
+
+
+def test_too_few_pictures_give_the_default_and_say_so(pictures):
+    chosen, lines = choose(pictures[:5])
+    assert chosen == Config().size
+    assert "only 5 pictures" in lines[0]
+
+
+def test_unreadable_pictures_do_not_count(pictures):
+    broken = [None if k % 2 else p for k, p in enumerate(pictures)]
+    assert "only 8 pictures" in choose(broken)[1][0]
+
+
+def test_small_pictures_need_no_comparison(pictures, monkeypatch):
+    monkeypatch.setattr(size, "SIZES", (72, 100))
+    chosen, lines = choose(pictures)
+    assert chosen == "72"
+    assert "72 px" in lines[0]
+
+
+def test_a_backbone_for_one_size_is_told(pictures, backbone, monkeypatch):
+    monkeypatch.setattr(backbone, "fixed", True)
+    with pytest.raises(InputError, match="give --size instead of auto"):
+        choose(pictures)
+
+
+def test_auto_and_crop_exclude_each_other():
+    with pytest.raises(InputError, match="auto and crop"):
+        Config(size="auto", crop=(224, 224))
+
+
+def test_fit_stores_the_size_that_was_chosen(pictures, monkeypatch):
+    monkeypatch.setattr(size, "choose", lambda *args, **kwargs: "48+64")
+    predictor = fit(list(pictures), size="auto", samples=0)
+    assert predictor.manifest.config["size"] == "48+64"
+    assert predictor.manifest.preprocess.network_size == (64, 64)
+    assert predictor.predict(pictures[0]).map.shape == (64, 64)

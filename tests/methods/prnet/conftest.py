@@ -1,0 +1,126 @@
+"""Small pictures, seen defects, and settings with which a step of training is small."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flawscope.demo.dataset import CATEGORIES, draw_picture
+from flawscope.features.backbone import empty_backbone, load_backbone
+from flawscope.fitting.fitting import fit
+from flawscope.methods.picture_cache import GoodPictures
+from flawscope.methods.prnet.config import Config
+from flawscope.methods.prnet.feature_cache import Known
+from flawscope.methods.prnet.fit import find_prototypes
+from flawscope.methods.prnet.model import create
+from flawscope.methods.prnet.trainer import Trainer
+from flawscope.methods.prnet.training_pictures import Pictures
+from flawscope.methods.task import Defect
+from flawscope.predictor import Predictor
+from flawscope.progress import silent
+
+Settings = dict[str, Any]
+Shared = Callable[[str, Callable[[Path], Any]], Path]
+Pairs = list[tuple[np.ndarray, np.ndarray]]
+QUICK: Settings = {"size": "64", "width": 0.25, "batch": 2, "steps": 3, "training": "fp32"}
+PLENTY = 2**30
+
+
+# frozen, and of the same weights: models may share it
+loaded_once, empty_once = functools.cache(load_backbone), functools.cache(empty_backbone)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _backbones_are_shared() -> Iterator[None]:
+    """Making one takes longer than all else that a small model needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flawscope.methods.prnet.model.load_backbone", loaded_once)
+        patch.setattr("flawscope.methods.prnet.model.empty_backbone", empty_once)
+        yield
+
+
+@pytest.fixture(scope="session")
+def few() -> list[np.ndarray]:
+    """Six good parts at the network's size."""
+    return [draw_picture("plate", np.random.default_rng([9, k]), size=64)[0] for k in range(6)]
+
+
+@pytest.fixture(scope="session")
+def defects() -> Pairs:
+    """Three defective parts and their masks [64, 64] bool."""
+    kinds = CATEGORIES["plate"].defects
+    return [draw_picture("plate", np.random.default_rng([8, k]), kinds[k], 0.0, size=64) for k in range(3)]
+
+
+@pytest.fixture(scope="session")
+def pictures_of(few: list[np.ndarray], defects: Pairs) -> Callable[..., Pictures]:
+    """pictures_of(shots=few, seen=3, **settings): what is learnt from good pictures [3, 64, 64] and the first
+    of `defects`."""
+
+    def make(shots: Sequence[torch.Tensor] = (), seen: int = 3, **settings: Any) -> Pictures:
+        shots = shots or [tensor(picture) for picture in few]
+        images = GoodPictures(shots.__getitem__, len(shots), PLENTY)
+        return Pictures(Config(**{**QUICK, **settings}), images, images.read(silent), seen_of(defects[:seen]))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trainer_of(few: list[np.ndarray], pictures_of: Callable[..., Pictures]) -> Callable[..., Trainer]:
+    """trainer_of(pictures=6, seen=3, step=silent, room=PLENTY, **settings): a trainer for the first of `few`
+    and of `defects`, with `room` bytes for features."""
+
+    def make(
+        pictures: int = 6,
+        seen: int = 3,
+        step: Callable[[str, int, int], None] = silent,
+        room: int = PLENTY,
+        **settings: Any,
+    ) -> Trainer:
+        drawn = pictures_of([tensor(picture) for picture in few[:pictures]], seen, **settings)
+        model, _ = create(drawn.config)
+        known = Known(model, drawn.images, drawn.learnt, room)
+        known.measure(silent)
+        clusters = find_prototypes(drawn.config, known, silent)
+        for scale, one in zip(model.scales, clusters, strict=True):
+            scale.prototypes = one.prototypes
+        return Trainer(model, drawn, known, clusters, lambda line: None, step)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fit_small(few: list[np.ndarray]) -> Callable[..., Predictor]:
+    """fit_small(images=few, **settings) with PRN."""
+
+    def make(images: Any = None, **options: Any) -> Predictor:
+        images = few if images is None else images
+        return fit(images, **{"method": "prnet", "device": "cpu", "samples": 0, **QUICK, **options})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def prnet_path(drawn: Path, shared: Shared) -> Path:
+    """A PRN model fitted on `drawn`, two of whose defects it has seen; hardly trained. Read only."""
+
+    def fill(folder: Path) -> None:
+        options: Settings = {**QUICK, "seen": 2, "samples": 2}
+        fit(drawn, method="prnet", device="cpu", **options).save(folder / "plate.safetensors")
+
+    return shared("prnet", fill) / "plate.safetensors"
+
+
+def tensor(picture: np.ndarray) -> torch.Tensor:
+    """`[H, W, 3]` uint8 as [3, H, W] float32 in 0..1."""
+    return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+
+
+def seen_of(pairs: Pairs) -> Sequence[Defect]:
+    return [Defect(tensor(p), mask, f"defect {k}") for k, (p, mask) in enumerate(pairs)]

@@ -1,0 +1,98 @@
+"""An exported PRN model answers as the trained one does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flawscope
+
+for needed in ("torch", "onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(needed)
+
+import onnx  # noqa: E402
+from onnx import numpy_helper  # noqa: E402
+
+from flawscope.artefact import model_file  # noqa: E402
+from flawscope.datasets import list_pictures  # noqa: E402
+from flawscope.export import onnx_graph  # noqa: E402
+from flawscope.export.export import _ranged, export  # noqa: E402
+from flawscope.runtime.torch import TorchSession  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _traced_once(trace_once: Callable[[Any], Any]):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_graph, "trace", trace_once)
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_the_exported_model_says_the_same(prnet_path: Path, drawn: Path, tmp_path: Path, suffix: str) -> None:
+    if suffix == ".xml":
+        pytest.importorskip("openvino")
+    out = tmp_path / f"plate{suffix}"
+    certificate = export(prnet_path, out)
+    assert certificate.passed
+    trained, exported = (flawscope.load(p, device="cpu") for p in (prnet_path, out))
+    assert exported.calibration == trained.calibration
+    assert exported.self_test().passed
+    assert [p.role for p in exported.manifest.pictures].count("seen") == 2
+    kinds = ("good", "stain", "scratch")
+    pictures = [drawn / f"plate/test/{kind}/000.png" for kind in kinds]
+    images = np.concatenate([trained.manifest.preprocess(p)[0] for p in pictures])
+    scores, maps = trained.session.run(images)
+    assert len(np.unique(scores)) == 3
+    for batch in (1, 2, 3):  # the graph takes any
+        for k in range(0, 3, batch):
+            found, drawn_maps = exported.session.run(images[k : k + batch])
+            np.testing.assert_allclose(found, scores[k : k + batch], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(drawn_maps, maps[k : k + batch], rtol=1e-3, atol=1e-4)
+    a, b = trained.predict(pictures[1]), exported.predict(pictures[1])
+    assert b.score == pytest.approx(a.score, rel=1e-4)
+    assert b.is_anomalous == a.is_anomalous
+
+
+@pytest.mark.slow
+def test_eight_bits_do_not_end_where_good_pictures_do(prnet_path: Path, drawn: Path) -> None:
+    """A logit that is cut off at the highest one of good pictures makes all defects alike."""
+    import onnxruntime
+
+    artefact = model_file.read(prnet_path)
+    traced = onnx_graph.trace(TorchSession.open(artefact, "cpu").model)[0]
+    embed = onnx.ModelProto()
+    embed.CopyFrom(traced)  # that one is kept
+    head = [node for node in embed.graph.node if node.op_type == "Conv"][-1]
+    bias = next(tensor for tensor in embed.graph.initializer if tensor.name == head.input[2])
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(20), bias.name))
+
+    def run(proto: Any, image: Any) -> Any:
+        engine = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        return engine.run(None, {"images": image})[0]
+
+    paths = [p for kind in ("good", "stain", "scratch") for p in list_pictures(drawn / f"plate/test/{kind}")]
+    images = [artefact.manifest.preprocess(path)[0] for path in paths]
+    highest = [float(run(embed, image).max()) for image in images]
+    low, high = min(highest), max(highest)
+    assert 0 < low < high
+    ranged, beyond = (images[highest.index(value)] for value in (low, high))
+    found = run(onnx_graph.quantised(embed, [ranged]), beyond)
+    assert float(found.max()) > low + 0.5 * (high - low)
+
+
+def test_ranges_know_defects_too(prnet_path: Path, drawn: Path) -> None:
+    artefact = model_file.read(prnet_path)
+    paths = list_pictures(drawn / "plate/train/good")[:3]
+    found = list(_ranged(artefact, paths))
+    assert len(found) == 6
+    for path, good, bad in zip(paths, found[::2], found[1::2], strict=True):
+        np.testing.assert_array_equal(good, artefact.manifest.preprocess(path)[0])
+        assert bad.shape == good.shape
+        assert bad.dtype == good.dtype == np.float32
+        changed = np.abs(bad - good).max(1) > 1 / 255
+        assert 0 < changed.mean() < 0.9

@@ -1,0 +1,362 @@
+"""From pictures to a PRN model: who is held out, what the manifest says, stopping, resuming, prototypes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import flawscope
+from flawscope.artefact.state_file import pack, read_checkpoint
+from flawscope.datasets import list_pictures
+from flawscope.errors import InputError
+from flawscope.fitting.fitting import extend, prototypes
+from flawscope.methods.task import Budget
+from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.predictor import Predictor
+
+Fit = Callable[..., Predictor]
+Pairs = list[tuple[np.ndarray, np.ndarray]]
+QUICK = {"size": "64", "width": 0.25, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def model(prnet_path: Path) -> Predictor:
+    return flawscope.load(prnet_path, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def whole(fit_small: Fit, defects: Pairs) -> Predictor:
+    """Of six pictures and two seen defects, three steps, nobody stopped it."""
+    return fit_small(seen=defects[:2])
+
+
+def roles(predictor: Predictor) -> Counter[str]:
+    return Counter(p.role for p in predictor.manifest.pictures)
+
+
+def assert_same(a: Predictor, b: Predictor) -> None:
+    for name, values in a.artefact.tensors.items():
+        assert np.array_equal(values, b.artefact.tensors[name]), name
+    assert a.calibration == b.calibration
+
+
+# ----------------------------------------------------------------------------------------------- a model
+
+
+def test_the_manifest_tells_who_was_learnt_from_and_who_was_held_out(model: Predictor, drawn: Path) -> None:
+    manifest = model.manifest
+    assert manifest.method == "prnet"
+    assert roles(model) == {"train": 9, "calibration": 3, "seen": 2}
+    good = {pixel_hash(decode(p)) for p in list_pictures(drawn / "plate/train/good")}
+    assert {p.hash for p in manifest.pictures if p.role != "seen"} == good
+    calibrated = [p.hash for p in manifest.pictures if p.role == "calibration"]
+    assert sorted(manifest.facts["calibration_pictures"]) == sorted(calibrated)
+    assert (manifest.calibration.count, manifest.calibration.method) == (3, "held out")
+    assert {s["name"] for s in manifest.samples} <= {p.name for p in manifest.pictures if p.role == "train"}
+
+
+def test_the_manifest_tells_how_it_was_trained(model: Predictor, drawn: Path) -> None:
+    facts = model.manifest.facts
+    assert (facts["steps"], facts["seen_defects"], facts["training_precision"]) == (3, 2, "fp32")
+    assert facts["textures"] == "generated textures"
+    assert [point["step"] for point in facts["curve"]] == [1, 2, 3]
+    assert set(facts["curve"][0]) == {"step", "loss"}
+    assert [one["count"] for one in facts["prototypes"]] == [1, 1, 1]
+    assert all(one["objective"] > 0 and one["iterations"] >= 1 for one in facts["prototypes"])
+    assert [model.artefact.tensors[f"scales.{k}.prototypes"].shape for k in range(3)] == [
+        (1, 24, 16, 16),
+        (1, 40, 8, 8),
+        (1, 112, 4, 4),
+    ]
+    (line,) = facts["summary"]
+    assert line.startswith("trained 3 steps in ")
+    assert line.endswith(" on 9 good pictures and 2 seen defects")
+    assert not any("no seen defects" in note for note in model.manifest.notes)
+    assert (model.manifest.config["steps"], model.manifest.config["width"]) == (3, 0.25)
+    assert str(drawn) not in json.dumps(model.manifest.to_dict())
+
+
+def test_prototypes_are_of_the_pictures_that_were_learnt_from(model: Predictor, drawn: Path) -> None:
+    """Those held out would be too near to them."""
+    role = {p.hash: p.role for p in model.manifest.pictures}
+    paths = [p for p in list_pictures(drawn / "plate/train/good") if role[pixel_hash(decode(p))] == "train"]
+    images = torch.from_numpy(np.concatenate([model.manifest.preprocess(p)[0] for p in paths]))
+    with torch.inference_mode():
+        maps = model.session.model.features(images)
+    for k in range(3):
+        wanted = maps[k].mean(0)
+        torch.testing.assert_close(
+            torch.from_numpy(model.artefact.tensors[f"scales.{k}.prototypes"][0]),
+            wanted,
+            rtol=2e-3,
+            atol=2e-3,
+        )
+
+
+def test_the_calibration_is_what_the_model_says_of_the_held_out(model: Predictor, drawn: Path) -> None:
+    by_hash = {pixel_hash(decode(p)): p for p in list_pictures(drawn / "plate/train/good")}
+    results = model.predict([by_hash[h] for h in model.manifest.facts["calibration_pictures"]])
+    assert [r.score for r in results] == pytest.approx(model.calibration.scores, rel=1e-5)
+    assert [float(r.map.max()) for r in results] == pytest.approx(model.calibration.map_maxima, rel=1e-5)
+    for r in results:
+        assert r.score == pytest.approx(float(np.sort(r.map.ravel())[-100:].mean()), rel=1e-5)
+    levels = [float(np.median(r.map)) for r in results]
+    assert model.calibration.map_level == pytest.approx(float(np.median(levels)), rel=1e-3)
+
+
+def test_a_saved_model_passes_its_self_test(model: Predictor) -> None:
+    assert len(model.manifest.samples) == 2
+    assert model.self_test().passed
+
+
+def test_calibrating_on_others_keeps_the_seen(model: Predictor, drawn: Path) -> None:
+    """Good pictures that were learnt from do not count, and a seen defect is no good picture."""
+    of_seen = {p.hash for p in model.manifest.pictures if p.role == "seen"}
+    seen = [p for p in list_pictures(drawn / "plate/test") if pixel_hash(decode(p)) in of_seen]
+    learnt = [p.name for p in model.manifest.pictures if p.role == "train"][:1]
+    good = list_pictures(drawn / "plate/test/good")
+    anew = model.calibrate([*good, *seen, *(drawn / "plate/train/good" / name for name in learnt)])
+    assert len(seen) == 2
+    assert anew.calibration.count == len(good)
+    assert roles(anew) == {"train": 9, "calibration": 4, "seen": 2}
+
+
+def test_without_seen_defects_it_learns_from_simulated_ones_and_says_so(fit_small: Fit) -> None:
+    said: list[str] = []
+    made = fit_small(steps=1, roi="0,0,0.5,1", minutes=None, say=said.append)
+    assert roles(made) == {"train": 5, "calibration": 1}
+    assert made.manifest.facts["seen_defects"] == 0
+    assert any("no seen defects were given" in note for note in made.manifest.notes)
+    assert any(line.startswith("5 good pictures to learn from, 1 held out") for line in said)
+    # the region of interest limits the map, and with it the calibration
+    found = made.predict(np.full((64, 64, 3), 90, np.uint8)).map
+    assert bool((found[:, 32:] == 0).all())
+    assert bool((found[:, :32] > 0).all())
+
+
+def test_copies_broken_pictures_and_too_few(fit_small: Fit, few: list[np.ndarray], tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    made = fit_small([few[0], few[0], tmp_path / "broken.png", few[1]], steps=1)
+    assert roles(made) == {"train": 1, "calibration": 1, "duplicate": 1}
+    assert len(made.failures) == 1
+    with pytest.raises(InputError, match="1 usable pictures are too few for prnet"):
+        fit_small([few[0], few[0]])
+
+
+def test_blank_pictures_make_a_model_that_can_be_read(fit_small: Fit, tmp_path: Path) -> None:
+    """Channels of the backbone that never change say nothing."""
+    blank = [np.full((64, 64, 3), v, np.uint8) for v in (100, 101)]
+    fit_small(blank, steps=1).save(tmp_path / "m.safetensors")
+    loaded = flawscope.load(tmp_path / "m.safetensors", device="cpu")
+    assert np.isfinite(loaded.predict(blank[0]).score)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_is_close_to_fp32(whole: Predictor, fit_small: Fit, defects: Pairs, precision: str):
+    made = fit_small(seen=defects[:2], precision=precision)
+    assert made.calibration.precision == precision
+    for name, values in whole.artefact.tensors.items():  # it concerns what is done with the model only
+        assert np.array_equal(values, made.artefact.tensors[name]), name
+    assert made.calibration.scores == pytest.approx(whole.calibration.scores, rel=0.05)
+    assert made.calibration.scores != whole.calibration.scores
+
+
+def test_overflowing_networks_name_the_precision(fit_small: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flawscope.methods.prnet.model import Model
+
+    embed = Model.embed
+    monkeypatch.setattr(Model, "embed", lambda self, images: embed(self, images) * torch.nan)
+    with pytest.raises(InputError, match="overflow in fp32: choose another --set precision"):
+        fit_small(steps=1)
+
+
+def test_what_it_cannot_do_is_told(fit_small: Fit, few: list[np.ndarray], prnet_path: Path) -> None:
+    with pytest.raises(InputError, match="find them with --method patchcore --drop-suspects"):
+        fit_small(drop_suspects=True)
+    with pytest.raises(InputError, match="prnet cannot be extended: fit anew with all pictures"):
+        extend(prnet_path, few, device="cpu")
+    with pytest.raises(InputError, match=r"all pictures show one part \(--group\), and prnet holds out"):
+        fit_small(few[:2], group="picture")
+
+
+def test_minutes_fix_the_number_of_steps(fit_small: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flawscope.methods.training.TRIALS", 3)
+    said: list[str] = []
+    made = fit_small(minutes=0.2, steps=100_000, say=said.append)
+    steps = made.manifest.config["steps"]
+    assert 1 <= steps < 5000
+    assert made.manifest.facts["steps"] == steps
+    assert any(line.startswith(f"{steps} steps of ") for line in said)
+    with pytest.raises(InputError, match="the minutes are over before the first step"):
+        fit_small(minutes=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------- repeating
+
+
+def test_the_same_seed_gives_the_same_model_and_another_another(
+    whole: Predictor, fit_small: Fit, defects: Pairs
+) -> None:
+    assert_same(whole, fit_small(seen=defects[:2]))
+    other = fit_small(seen=defects[:2], seed=1)
+    head = "network.decoder.head.0.weight"
+    assert not np.array_equal(whole.artefact.tensors[head], other.artefact.tensors[head])
+
+
+@pytest.fixture(scope="module")
+def stopped(fit_small: Fit, defects: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of `whole`, stopped after step 1 of 3. Copy it."""
+    path = tmp_path_factory.mktemp("stopped") / "c.safetensors"
+
+    def step(stage: str, done: int, total: int) -> None:
+        if stage.startswith("training") and done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flawscope.fitting.fitting.Budget", lambda *given: Budget(*given, every=0.0))
+        with pytest.raises(KeyboardInterrupt):
+            fit_small(seen=defects[:2], checkpoint=path, step=step)
+    assert read_checkpoint(path)[1]["done"] == 1
+    return path
+
+
+def test_a_resumed_fit_ends_as_an_uninterrupted_one(
+    whole: Predictor, fit_small: Fit, defects: Pairs, stopped: Path, tmp_path: Path
+) -> None:
+    """Settings that only the finished model depends on may change."""
+    copy, said = shutil.copy(stopped, tmp_path), []
+    resumed = fit_small(
+        seen=defects[:2], checkpoint=copy, resume=True, say=said.append, memory=1e-4, steps=None
+    )
+    assert "goes on after step 1 of 3" in said
+    for name, values in whole.artefact.tensors.items():
+        np.testing.assert_allclose(resumed.artefact.tensors[name], values, rtol=1e-3, atol=1e-4, err_msg=name)
+    again = fit_small(seen=defects[:2], checkpoint=copy, resume=True)
+    assert_same(whole, again)
+    assert again.manifest.facts["curve"] == whole.manifest.facts["curve"]
+
+
+def moved(pairs: Pairs) -> Pairs:
+    return [(picture, np.roll(mask, 3, axis=0)) for picture, mask in pairs]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"seed": 1}, "another seed 0, this one has 1"),
+        ({"steps": 7}, "another steps 3, this one has 7"),
+        ({"rate": 1e-4}, "another rate 0.001, this one has 0.0001"),
+        ({"size": "96"}, "another size 64, this one has 96"),
+        ({"batch": 4}, "another batch 2, this one has 4"),
+        ({"training": "bf16"}, "another training fp32, this one has bf16"),
+        ({"extended": 0.25}, "another extended 0.5, this one has 0.25"),
+        ({"seen": 1}, "another seen defects: give the same, or remove the checkpoint"),
+        ({"seen": "moved"}, "another seen defects: give the same, or remove the checkpoint"),
+        ({"roi": np.tri(64, dtype=bool)}, "another region of interest: give the same, or remove"),
+        ({"images": 5}, "another training set: give the same, or remove the checkpoint"),
+        ({"resume": False}, "holds an unfinished run: go on with --resume, or remove it"),
+    ],
+)
+def test_only_the_same_run_goes_on(
+    fit_small: Fit,
+    few: list[np.ndarray],
+    defects: Pairs,
+    stopped: Path,
+    tmp_path: Path,
+    change: dict[str, Any],
+    text: str,
+) -> None:
+    copy = shutil.copy(stopped, tmp_path)
+    seen = {1: defects[:1], "moved": moved(defects[:2])}.get(change.get("seen"), defects[:2])
+    images = few[: change.get("images", 6)]
+    others = {k: v for k, v in change.items() if k not in ("seen", "images")}
+    with pytest.raises(InputError, match=text):
+        fit_small(images, **{"checkpoint": copy, "resume": True, **others, "seen": seen})
+    assert Path(copy).read_bytes() == stopped.read_bytes()
+
+
+# ---------------------------------------------------------------------------------------------- prototypes
+
+
+@pytest.fixture(scope="module")
+def made(few: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prototypes of `few`. Read only."""
+    path = tmp_path_factory.mktemp("prototypes") / "p.safetensors"
+    said: list[str] = []
+    assert prototypes(few, path, say=said.append, **QUICK) == []
+    assert [line.split(", objective")[0] for line in said] == [
+        f"{shape}: 1 prototypes of 5 pictures" for shape in ("24x16x16", "40x8x8", "112x4x4")
+    ]
+    return path
+
+
+def test_with_prototypes_found_before_the_model_is_the_same(
+    whole: Predictor, fit_small: Fit, defects: Pairs, made: Path
+) -> None:
+    given = fit_small(seen=defects[:2], prototypes=str(made))
+    assert_same(whole, given)
+    assert given.manifest.facts["prototypes"] == whole.manifest.facts["prototypes"]
+    assert given.manifest.config["prototypes"] == "p.safetensors"  # where it lay is nobody's business
+
+
+def test_prototypes_of_something_else_are_refused(
+    fit_small: Fit, few: list[np.ndarray], defects: Pairs, made: Path, tmp_path: Path
+) -> None:
+    other = "is of another backbone, size or version: make it anew with the same settings"
+    turned = [few[0][::-1], few[1][::-1], *few[2:]]  # one of the two is learnt from
+    for options, text in (
+        ({"size": "96"}, other),
+        ({"stages": "1,2,3,4", "size": "64x96"}, other),
+        ({"seed": 1}, "was made of other pictures than are learnt from here"),  # holds out another one
+        ({"images": few[:5]}, "was made of other pictures"),
+        ({"images": turned}, "was made of other pictures"),
+        ({"prototypes": str(tmp_path / "nowhere.safetensors")}, "nowhere.safetensors"),
+    ):
+        with pytest.raises(InputError, match=text) as told:
+            fit_small(**{"prototypes": str(made), **options})
+        assert "\n" not in str(told.value)
+
+
+def test_prototypes_of_another_backbone_are_refused(
+    fit_small: Fit, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawscope.methods.prnet import model
+
+    load = model.load_backbone
+
+    def altered(*given: Any) -> Any:
+        import copy
+
+        backbone, origin = load(*given)
+        backbone = copy.deepcopy(backbone)
+        next(iter(backbone.network.parameters())).data[0] *= 1.01
+        return backbone, origin
+
+    monkeypatch.setattr(model, "load_backbone", altered)
+    with pytest.raises(InputError, match="is of another backbone"):
+        fit_small(prototypes=str(made))
+
+
+def test_a_damaged_file_of_prototypes_is_refused(
+    fit_small: Fit, made: Path, stopped: Path, tmp_path: Path
+) -> None:
+    body, path = made.read_bytes(), tmp_path / "d.safetensors"
+    flipped = bytearray(body)
+    flipped[-5] ^= 1
+    for damaged in (b"", body[:1000], body[:-1], bytes(flipped), stopped.read_bytes()):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"d\.safetensors") as told:
+            fit_small(prototypes=str(path))
+        assert "\n" not in str(told.value)
+    for tensors, facts in (({}, {}), ({}, {"backbone": "0", "scales": 3})):
+        pack(path, tensors or {"a": torch.zeros(1)}, "set of prototypes", facts)
+        with pytest.raises(InputError, match="is of another backbone, size or version"):
+            fit_small(prototypes=str(path))

@@ -1,0 +1,310 @@
+"""PRN's inference path: sizes, the score, the region of interest, batches, and what an artefact may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flawscope.artefact.model_file import read
+from flawscope.errors import InputError
+from flawscope.methods.prnet.config import Config
+from flawscope.methods.prnet.losses import image_score
+from flawscope.methods.prnet.model import Model, create
+from flawscope.methods.prnet.network import initialise
+from flawscope.methods.prnet.prototypes import residual
+from flawscope.methods.prnet.trainer import Trainer
+from flawscope.runtime.torch import TorchSession
+
+
+def random(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def model_of(roi: torch.Tensor | None = None, **settings: Any) -> Model:
+    """Drawn weights, and the maps of two random pictures as prototypes."""
+    model, _ = create(Config(**{"size": "64", "width": 0.25, **settings}), roi)
+    initialise(model.network, torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        *maps, last = model.features(random(2, 3, *model.size, seed=9))
+    for scale, own in zip(model.scales, maps, strict=True):
+        scale.prototypes = own.clone()
+        scale.std.fill_(float(own.std()))
+    model.last.std.fill_(float(last.std()))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """64 x 64. Read only."""
+    return model_of()
+
+
+# ------------------------------------------------------------------------------------------- the two steps
+
+
+@pytest.mark.parametrize("size", ["64", "96x64", "64x160", "256"])
+def test_shapes(size: str) -> None:
+    model = model_of(size=size)
+    height, width = model.size
+    with torch.inference_mode():
+        logits = model.embed(random(1, 3, height, width))
+        scores, maps = model.score(logits)
+    assert [shape[1:] for shape in model.shapes] == [(height // s, width // s) for s in (4, 8, 16, 32)]
+    assert (logits.shape, maps.shape, scores.shape) == ((1, height, width), (1, height, width), (1,))
+    assert logits.dtype == maps.dtype == scores.dtype == torch.float32
+    assert 0 < float(maps.min()) < float(maps.max()) < 1
+
+
+def test_forward_is_score_of_embed(model: Model) -> None:
+    images = random(2, 3, 64, 64)
+    with torch.inference_mode():
+        for found, wanted in zip(model(images), model.score(model.embed(images)), strict=True):
+            assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_residuals_are_computed_in_fp32_whatever_the_precision(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Distances of whole maps are larger than fp16 can tell: every prototype would be the first."""
+    model = model_of(precision=precision)
+    maps = []
+    for scale in model.scales:
+        scale.prototypes = random(8, *scale.prototypes.shape[1:], seed=2) * 40
+        p = scale.prototypes - scale.prototypes.mean(0)
+        maps.append(scale.prototypes.mean(0) + 3 * p[[5, 6]] + 2.5 * p[[2, 1]])
+    last = model.features(random(2, 3, 64, 64))[-1]
+    given: list[torch.Tensor] = []
+
+    def logits(maps: Any, residuals: Any) -> torch.Tensor:
+        given.extend(residuals)
+        return torch.zeros(2, 1, 64, 64)
+
+    monkeypatch.setattr(model, "features", lambda images: [*maps, last])
+    monkeypatch.setattr(model, "logits", logits)
+    with torch.inference_mode():
+        model.embed(random(2, 3, 64, 64))
+        for scale, own, found in zip(model.scales, maps, given, strict=True):
+            nearest = scale.prototypes[[5, 6]]
+            assert torch.equal(found, ((own - nearest) / scale.std.view(-1, 1, 1)).square())
+
+
+def test_the_logits_are_the_networks_of_standardised_maps_and_residuals(model: Model) -> None:
+    """Part by part, as the paper has them."""
+    images = random(2, 3, 64, 64, seed=4)
+    with torch.inference_mode():
+        maps = model.backbone(images)
+        features = [
+            (m - part.mean[:, None, None]) / part.std[:, None, None]
+            for m, part in zip(maps, [*model.scales, model.last], strict=True)
+        ]
+        others = [residual(m, s.prototypes, s.std) for m, s in zip(maps, model.scales, strict=False)]
+        wanted = model.network(features, others)[:, 0]
+        torch.testing.assert_close(model.embed(images), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_picture_that_is_a_prototype_has_no_residual(model: Model) -> None:
+    images = random(2, 3, 64, 64, seed=9)
+    with torch.inference_mode():
+        maps = model.features(images)
+        of_own, of_other = (
+            [float(s.residuals(m).max()) for s, m in zip(model.scales, found, strict=False)]
+            for found in (maps, model.features(random(2, 3, 64, 64)))
+        )
+    assert max(of_own) < 1e-6
+    assert min(of_other) > 0.1
+
+
+@pytest.mark.parametrize(("top", "count"), [(1, 1), (100, 100), (7, 7), (5000, 4096)])
+def test_the_score_is_the_mean_of_the_largest_pixels(top: int, count: int) -> None:
+    model = model_of(top=top)
+    logits = random(2, 64, 64) * 20 - 10
+    scores, maps = model.score(logits)
+    exact = 1 / (1 + np.exp(-logits.double().numpy()))
+    np.testing.assert_allclose(maps.numpy(), exact, rtol=1e-5)
+    largest = np.sort(exact.reshape(2, -1), axis=1)[:, -count:].mean(1)
+    np.testing.assert_allclose(scores.numpy(), largest, rtol=1e-5)
+
+
+def test_a_picture_scores_the_same_in_any_batch(model: Model) -> None:
+    images = random(5, 3, 64, 64, seed=6)
+    with torch.inference_mode():
+        alone = [model(image[None]) for image in images]
+        for batch in (range(2), range(5), range(4, -1, -1)):
+            scores, maps = model(images[list(batch)])
+            for k, score, drawn in zip(batch, scores, maps, strict=True):
+                assert float(score) == pytest.approx(float(alone[k][0]), rel=1e-5)
+                torch.testing.assert_close(drawn, alone[k][1][0], rtol=1e-5, atol=1e-6)
+    assert len({float(score) for score, _ in alone}) == 5
+
+
+def left_half() -> torch.Tensor:
+    roi = torch.zeros(64, 64, dtype=torch.bool)
+    roi[:, :32] = True
+    return roi
+
+
+def test_nothing_outside_the_region_is_drawn_or_counts(model: Model) -> None:
+    limited = model_of(left_half(), top=20)
+    logits = random(2, 64, 64) * 4 - 2
+    changed = logits.clone()
+    changed[:, :, 32:] = 50.0
+    scores, maps = limited.score(logits)
+    assert bool((maps[:, :, 32:] == 0).all())
+    assert torch.equal(maps[:, :, :32], model.score(logits)[1][:, :, :32])
+    for found, wanted in zip(limited.score(changed), (scores, maps), strict=True):
+        assert torch.equal(found, wanted)
+    assert torch.equal(scores, image_score(maps[:, :, :32], 20))
+    changed[:, 3, 3] = 50.0
+    assert bool((limited.score(changed)[0] > scores).all())
+
+
+@pytest.mark.parametrize("stages", [(0, 1, 2, 3), (1, 1, 2, 3)])
+def test_stages_of_other_strides_are_refused(stages: tuple[int, ...]) -> None:
+    with pytest.raises(
+        InputError, match="do not have strides 4,8,16,32: choose others with --stages"
+    ) as told:
+        create(Config(size="64", stages=stages))
+    assert "\n" not in str(told.value)
+
+
+def test_a_backbone_of_other_strides_is_refused() -> None:
+    """A vision transformer's blocks all have stride 16."""
+    from flawscope.features.backbone import empty_backbone
+
+    backbone = empty_backbone("deit_tiny_patch16_224", (2, 5, 8, 11), (64, 64))
+    with pytest.raises(InputError, match="backbone deit_tiny_patch16_224 do not have strides"):
+        Model(Config(size="64", backbone="deit_tiny_patch16_224", stages=(2, 5, 8, 11)), backbone)
+
+
+@pytest.mark.parametrize("settings", [{"residuals": False}, {"attention": False}])
+def test_parts_can_be_left_out(model: Model, settings: dict[str, bool]) -> None:
+    less = model_of(**settings)
+    count = [sum(v.numel() for v in m.network.parameters()) for m in (model, less)]
+    assert count[1] < count[0]
+    images = random(1, 3, 64, 64)
+    with torch.inference_mode():
+        before = less.embed(images)
+        for scale in less.scales:
+            scale.prototypes += 1
+        depends = not torch.equal(less.embed(images), before)
+    assert depends == less.config.residuals
+
+
+# ------------------------------------------------------------------------------------------------- frozen
+
+
+def test_the_backbone_stays_what_it_was_while_the_network_learns(
+    trainer_of: Callable[..., Trainer],
+) -> None:
+    modes: set[bool] = set()
+
+    def step(stage: str, done: int, total: int) -> None:
+        modes.update(part.training for part in (trainer.model, *trainer.model.backbone.modules()))
+
+    trainer = trainer_of(pictures=2, steps=2, decay=0.5, rate=0.1, step=step)
+    states = {}
+    for when in ("before", "after"):
+        states[when] = {k: v.numpy().tobytes() for k, v in trainer.model.state_dict().items()}
+        if when == "before":
+            trainer.run(None, 60.0, {})
+    assert modes == {False}
+    changed = {k for k, v in states["before"].items() if states["after"][k] != v}
+    assert changed
+    assert all(k.startswith("network.") for k in changed)
+    assert {k for k in states["before"] if k.startswith("network.")} == changed
+    assert all(p.grad is None and not p.requires_grad for p in trainer.model.backbone.parameters())
+
+
+def test_train_changes_no_mode(model: Model) -> None:
+    assert model.train() is model
+    assert not any(part.training for part in model.modules())
+
+
+# ------------------------------------------------------------------------------------------------ artefact
+
+
+def test_rebuilt_from_its_tensors_it_says_the_same() -> None:
+    model = model_of(left_half(), top=20)
+    tensors = {k: v.clone() for k, v in model.state_dict().items()}
+    again = Model.rebuild(asdict(model.config), {**tensors, "sample_maps": torch.zeros(1)})
+    assert not again.training
+    assert [len(scale.prototypes) for scale in again.scales] == [2, 2, 2]
+    images = random(2, 3, 64, 64)
+    with torch.inference_mode():
+        for a, b in zip(model(images), again(images), strict=True):
+            assert torch.equal(a, b)
+
+
+UNFIT, SENSELESS = "do not fit its configuration", "holds senseless numbers"
+
+
+def changed(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[dict, dict], None]:
+    def apply(tensors: dict[str, Any], config: dict[str, Any]) -> None:
+        tensors[name] = change(tensors[name])
+
+    return apply
+
+
+def setting(name: str, value: Any) -> Callable[[dict, dict], None]:
+    return lambda tensors, config: config.update({name: value})
+
+
+def filled(value: float) -> Callable[[np.ndarray], np.ndarray]:
+    def fill(values: np.ndarray) -> np.ndarray:
+        values = values.copy()
+        values.flat[0] = value
+        return values
+
+    return fill
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (changed("roi", lambda v: v[:-1]), "region of interest does not fit"),
+        (changed("roi", lambda v: v.astype(np.uint8)), "region of interest does not fit"),
+        (lambda tensors, config: tensors.pop("roi"), UNFIT),
+        (setting("size", "96"), "region of interest does not fit"),
+        (changed("scales.0.std", filled(0.0)), SENSELESS),
+        (changed("last.std", filled(-1.0)), SENSELESS),
+        (changed("scales.2.std", filled(np.nan)), SENSELESS),
+        (changed("scales.1.std", filled(np.inf)), SENSELESS),
+        (changed("scales.1.mean", filled(np.nan)), SENSELESS),
+        (changed("scales.1.prototypes", filled(np.inf)), SENSELESS),
+        (changed("network.decoder.head.0.weight", filled(np.nan)), SENSELESS),
+        (changed("scales.0.prototypes", lambda v: v[:0]), "has no prototypes"),
+        (changed("scales.0.prototypes", lambda v: np.float32(1)), UNFIT),
+        (changed("scales.0.prototypes", lambda v: v[:, :-1]), UNFIT),
+        (changed("scales.0.prototypes", lambda v: v[..., :-1]), UNFIT),
+        # a few bytes that would ask for hundreds of gigabytes
+        (changed("scales.0.prototypes", lambda v: np.zeros((10**7, 0, 1, 1), np.float32)), UNFIT),
+        (lambda tensors, config: tensors.pop("scales.2.prototypes"), UNFIT),
+        (lambda tensors, config: tensors.pop("network.decoder.head.0.bias"), UNFIT),
+        (setting("width", 0.5), UNFIT),
+        (setting("attention", False), UNFIT),
+        (setting("residuals", False), UNFIT),
+        (setting("stages", [0, 1, 2, 3]), "do not have strides"),
+        (setting("stages", [1, 2, 3, 9]), "cannot give stages 1,2,3,9"),
+        (setting("backbone", "resnet18"), UNFIT),
+        (setting("backbone", "resnet17"), "needs backbone resnet17"),
+        (setting("batch", 1), "batch must be at least 2"),
+        (setting("prototypes_", 1), "unknown setting"),
+    ],
+)
+def test_a_model_that_fits_nothing_is_one_line(
+    prnet_path: Path, spoil: Callable[[dict, dict], None], text: str
+) -> None:
+    artefact = read(prnet_path)
+    tensors, config = dict(artefact.tensors), dict(artefact.manifest.config)
+    spoil(tensors, config)
+    manifest = replace(artefact.manifest, config=config)
+    with pytest.raises(InputError, match=text) as caught:
+        TorchSession.open(replace(artefact, manifest=manifest, tensors=tensors), "cpu")
+    assert "\n" not in str(caught.value)

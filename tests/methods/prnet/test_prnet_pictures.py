@@ -1,0 +1,232 @@
+"""What PRN learns from: defects are where the mask is and nowhere else, and batches are as set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flawscope.errors import InputError
+from flawscope.methods.prnet.trainer import Trainer
+from flawscope.methods.prnet.training_pictures import EXTENDED, GOOD, ORIGINAL, SIMULATED, Pictures
+
+Pairs = list[tuple[np.ndarray, np.ndarray]]
+Draw = Callable[..., Pictures]
+Make = Callable[..., Trainer]
+
+
+# ---------------------------------------------------------------------------------------------- one picture
+
+
+def deep(few: list[np.ndarray]) -> list[torch.Tensor]:
+    """Pictures whose values are no multiples of 1/255."""
+    noise = np.random.default_rng(0).uniform(-0.4, 0.4, (len(few), 64, 64, 3))
+    shots = [np.clip(p + n, 0, 255) / 255 for p, n in zip(few, noise, strict=True)]
+    return [torch.from_numpy(s.astype(np.float32)).permute(2, 0, 1).contiguous() for s in shots]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(("extended", "kind"), [(False, SIMULATED), (True, EXTENDED)])
+def test_a_good_picture_changes_inside_the_mask_and_nowhere_else(
+    pictures_of: Draw, few: list[np.ndarray], bits: int, extended: bool, kind: str
+) -> None:
+    pictures = pictures_of(deep(few) if bits == 16 else (), original=0.0)
+    for k in range(12):
+        place = k % len(few)
+        shown = pictures.defective(place, extended, np.random.default_rng(k))
+        good, mask = pictures.images[place], shown.mask[0] > 0
+        assert (shown.kind, shown.place) == (kind, place)
+        assert (shown.image.shape, shown.mask.shape) == ((3, 64, 64), (1, 64, 64))
+        assert (shown.image.dtype, shown.mask.dtype) == (torch.float32, torch.float32)
+        assert set(shown.mask.unique().tolist()) == {0.0, 1.0}
+        assert torch.equal(shown.image[:, ~mask], good[:, ~mask])  # to the last bit
+        assert bool((shown.image != good).any(0)[mask].all())
+        changed = (shown.image - good).abs().amax(0)[mask]
+        assert float(changed.mean()) * 255 > 11  # it shows
+        assert 0 <= float(shown.image.min()) <= float(shown.image.max()) <= 1
+
+
+def test_a_good_picture_is_shown_as_it_is(pictures_of: Draw, few: list[np.ndarray]) -> None:
+    for shots in ((), deep(few)):
+        pictures = pictures_of(shots)
+        shown = pictures.good(4)
+        assert torch.equal(shown.image, pictures.images[4])
+        assert (float(shown.mask.sum()), shown.place, shown.kind) == (0.0, 4, GOOD)
+
+
+def test_a_seen_picture_is_shown_as_it_is(pictures_of: Draw, defects: Pairs) -> None:
+    pictures = pictures_of(original=1.0)
+    found = set()
+    for k in range(20):
+        shown = pictures.defective(0, True, np.random.default_rng(k))
+        assert (shown.kind, shown.place) == (ORIGINAL, -1)
+        (which,) = (j for j, d in enumerate(pictures.seen) if torch.equal(shown.image, d.image))
+        assert np.array_equal(shown.mask[0].numpy(), defects[which][1])
+        found.add(which)
+    assert found == {0, 1, 2}
+
+
+def test_places_are_numbers_among_the_learnt(pictures_of: Draw) -> None:
+    pictures = pictures_of()
+    pictures.learnt = [5, 2]
+    assert torch.equal(pictures.good(0).image, pictures.images[5])
+    shown = pictures.defective(1, False, np.random.default_rng(0))
+    mask = shown.mask[0] > 0
+    assert torch.equal(shown.image[:, ~mask], pictures.images[2][:, ~mask])
+
+
+def test_defects_lie_on_the_object(pictures_of: Draw) -> None:
+    """A dark square on white: four fifths of the picture are background, and get no simulated defect."""
+    shot = torch.ones(3, 64, 64)
+    shot[:, 20:44, 16:48] = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0)) * 0.3
+    pictures = pictures_of([shot] * 2)
+    touched = torch.zeros(64, 64)
+    for k in range(20):
+        touched += pictures.defective(0, False, np.random.default_rng(k)).mask[0]
+    outside = touched.clone()
+    outside[17:47, 13:51] = 0
+    assert float(outside.sum()) == 0
+    assert float((touched[20:44, 16:48] > 0).float().mean()) > 0.5
+
+
+def folder_of(path: Path, *colours: tuple[int, int, int]) -> Path:
+    path.mkdir()
+    for k, colour in enumerate(colours):
+        Image.fromarray(np.full((64, 64, 3), colour, np.uint8)).save(path / f"{k}.png")
+    return path
+
+
+def test_textures_of_a_folder_are_what_defects_are_made_of(pictures_of: Draw, tmp_path: Path) -> None:
+    """Pure green in a grey scene comes from nowhere else."""
+    grey = [torch.full((3, 64, 64), 0.4) + 0.1 * torch.rand(1, 64, 64) for _ in range(2)]
+    for shot in grey:
+        shot[0] += 0.02  # not quite grey: of grey pictures the textures lose their colour
+    green = pictures_of(grey, textures=str(folder_of(tmp_path / "green", (0, 255, 0))))
+    plain = pictures_of(grey)
+
+    def greenest(pictures: Pictures) -> list[float]:
+        shown = [pictures.defective(0, False, np.random.default_rng(k)) for k in range(16)]
+        inside = [s.image[:, s.mask[0] > 0] for s in shown]
+        return [float((i[1] - torch.maximum(i[0], i[2])).mean()) for i in inside]
+
+    assert sum(g > 0.1 for g in greenest(green)) >= 4  # half are of texture, some faint
+    assert sum(g > 0.1 for g in greenest(plain)) < 4
+
+
+def test_textures_are_named_by_what_they_are(pictures_of: Draw, tmp_path: Path) -> None:
+    one = folder_of(tmp_path / "one", (0, 255, 0), (1, 2, 3))
+    copy = folder_of(tmp_path / "copy", (0, 255, 0), (1, 2, 3))
+    other = folder_of(tmp_path / "other", (0, 255, 0), (1, 2, 4))
+    names = [pictures_of(textures=str(folder)).textures for folder in (one, copy, other)]
+    assert names[0] == names[1] != names[2]
+    assert names[0].startswith("2 textures (")
+    assert pictures_of().textures == "generated textures"
+    with pytest.raises(InputError, match="nowhere"):
+        pictures_of(textures=str(tmp_path / "nowhere"))
+
+
+# ---------------------------------------------------------------------------------------------- batches
+
+
+def watched(trainer: Trainer) -> list[tuple[str, int]]:
+    """Kinds and places of all that is shown from now on."""
+    seen: list[tuple[str, int]] = []
+    show = trainer._shown
+
+    def watch(step: int, k: int, good: int):
+        shown = show(step, k, good)
+        seen.append((shown.kind, shown.place))
+        return shown
+
+    trainer._shown = watch  # type: ignore[method-assign]
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {EXTENDED, ORIGINAL, SIMULATED}),
+        ({"extended": 1.0, "original": 0.0}, {EXTENDED}),
+        ({"extended": 1.0, "original": 1.0}, {ORIGINAL}),
+        ({"extended": 0.0}, {SIMULATED}),
+        ({"seen": 0}, {SIMULATED}),
+        ({"seen": 0, "extended": 1.0, "original": 1.0}, {SIMULATED}),
+    ],
+)
+def test_half_of_a_batch_is_good_and_the_rest_as_set(
+    trainer_of: Make, settings: dict[str, float], expected: set[str]
+) -> None:
+    trainer = trainer_of(pictures=3, batch=4, **settings)
+    seen = watched(trainer)
+    for step in range(6):
+        batch = trainer.batch(step)
+        empty = batch.masks.flatten(1).amax(1) == 0
+        assert empty.tolist() == [True, True, False, False]
+        assert batch.images.shape == (4, 3, 64, 64)
+        assert batch.masks.shape == (4, 1, 64, 64)
+        based = sum(place >= 0 for place in batch.places)
+        assert [tuple(maps.shape[:2]) for maps in batch.originals] == [(based, c) for c in (24, 40, 112)]
+    kinds = Counter(kind for kind, _ in seen)
+    assert kinds.pop(GOOD) == 12
+    assert set(kinds) == expected
+    assert sum(kinds.values()) == 12
+    if expected == {EXTENDED, ORIGINAL, SIMULATED}:
+        assert kinds[SIMULATED] == 6  # spread evenly, not drawn
+
+
+@pytest.mark.parametrize(("extended", "batch"), [(0.25, 4), (0.75, 2), (0.5, 3), (0.4, 6)])
+def test_shares_are_kept_in_every_stretch(trainer_of: Make, extended: float, batch: int) -> None:
+    trainer = trainer_of(pictures=2, batch=batch, extended=extended, original=0.0)
+    seen = watched(trainer)
+    bad, steps = batch - batch // 2, 20 // batch * 2
+    for step in range(steps):
+        trainer.batch(step)
+    of_seen = [kind == EXTENDED for kind, _ in seen if kind != GOOD]
+    assert len(of_seen) == bad * steps
+    for n in range(1, len(of_seen) + 1):
+        assert sum(of_seen[:n]) == int(n * extended + 1e-9)
+
+
+def test_every_good_picture_comes_once_before_any_comes_again(trainer_of: Make) -> None:
+    """Good ones, and those under the defects; in another order each time."""
+    trainer = trainer_of(pictures=5, batch=2, original=0.0)
+    seen = watched(trainer)
+    for step in range(20):
+        trainer.batch(step)
+    for chosen in ([p for kind, p in seen if kind == GOOD], [p for kind, p in seen if kind != GOOD]):
+        rounds = [chosen[k : k + 5] for k in range(0, 20, 5)]
+        assert all(sorted(r) == [0, 1, 2, 3, 4] for r in rounds)
+        assert any(a != b for a, b in pairwise(rounds))
+
+
+def test_a_batch_depends_on_the_seed_and_the_step_alone(trainer_of: Make) -> None:
+    one, again, other = (trainer_of(pictures=3, batch=4, seed=seed) for seed in (0, 0, 1))
+    first = {step: one.batch(step) for step in (0, 1, 5)}
+    for step in (5, 0, 1):  # in any order, whatever else was drawn
+        torch.manual_seed(step)
+        batch = again.batch(step)
+        assert torch.equal(batch.images, first[step].images)
+        assert torch.equal(batch.masks, first[step].masks)
+        assert batch.places == first[step].places
+    assert not torch.equal(first[0].images, first[1].images)
+    assert not torch.equal(other.batch(0).images, first[0].images)
+
+
+def test_maps_that_are_not_kept_are_made_again(trainer_of: Make) -> None:
+    """What fits into the memory changes nothing but the time."""
+    plenty, none = (trainer_of(pictures=5, batch=6, room=room) for room in (2**30, 0))
+    assert len(plenty.known.kept) == 5
+    assert len(none.known.kept) == 0
+    for scale in range(3):
+        wanted, found = (t.model.scales[scale] for t in (plenty, none))
+        torch.testing.assert_close(found.prototypes, wanted.prototypes, rtol=1e-3, atol=1e-4)
+    a, b = plenty.batch(0), none.batch(0)
+    assert a.places == b.places
+    for kept, made in zip(a.originals, b.originals, strict=True):
+        torch.testing.assert_close(made, kept, rtol=2e-3, atol=2e-3)  # fp16, one by one or four at a time

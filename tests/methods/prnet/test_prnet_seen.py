@@ -1,0 +1,226 @@
+"""Seen defects: which they are, that evaluation leaves them out, and what cannot be used."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flawscope
+from flawscope.datasets import open_dataset
+from flawscope.datasets.seen import draw_seen
+from flawscope.errors import InputError
+from flawscope.evaluation import evaluate
+from flawscope.fitting.fitting import fit
+from flawscope.fitting.training_pictures import read_defects
+from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.predictor import Predictor
+
+Fit = Callable[..., Predictor]
+Pairs = list[tuple[np.ndarray, np.ndarray]]
+Saved = Callable[[Pairs], Path]
+
+
+def seen_by(predictor: Predictor) -> dict[str, str]:
+    """Hashes and names."""
+    return {p.hash: p.name for p in predictor.manifest.pictures if p.role == "seen"}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Saved:
+    """saved(pairs) is a folder with the pictures 0.png, ... and their masks."""
+
+    def write(pairs: Pairs) -> Path:
+        for k, (picture, mask) in enumerate(pairs):
+            for path, pixels in (
+                (tmp_path / f"bad/{k}.png", picture),
+                (tmp_path / f"bad/masks/{k}_mask.png", mask.astype(np.uint8) * np.uint8(255)),
+            ):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+        return tmp_path / "bad"
+
+    return write
+
+
+# --------------------------------------------------------------------------------------- in evaluation
+
+
+def re_encode(source: Path, target: Path, index: int) -> None:
+    """The same pixels under another name, in another format or with another compression."""
+    suffix = (".png", ".bmp", ".tif")[index % 3]
+    path = target / f"camera 2 {99 - index}{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {".png": {"compress_level": 9, "optimize": True}, ".tif": {"compression": "tiff_lzw"}}
+    with Image.open(source) as picture:
+        picture.save(path, **options.get(suffix, {}))
+    assert path.read_bytes() != source.read_bytes()
+    assert np.array_equal(decode(path), decode(source))
+
+
+def test_evaluation_leaves_them_out_by_their_pixels(prnet_path: Path, drawn: Path, tmp_path: Path) -> None:
+    """Whatever they are called and however they are encoded; the others stay."""
+    model = flawscope.load(prnet_path, device="cpu")
+    data = open_dataset(drawn, "plate")
+    chosen = draw_seen(data, 2, 0)
+    assert seen_by(model).keys() == {pixel_hash(decode(item.path)) for item in chosen}
+    found = evaluate(model, data)
+    assert found.left_out == {item.kind: 1 for item in chosen}
+    assert found.images == len(data.test) - 2
+    assert {item.path for item in found.left_out_items} == {item.path for item in chosen}
+
+    for index, item in enumerate(data.test):
+        re_encode(item.path, tmp_path / "plate/test" / item.kind, index)
+    shutil.copytree(drawn / "plate/train/good", tmp_path / "plate/train/good")
+    renamed = evaluate(model, open_dataset(tmp_path / "plate"))
+    assert renamed.left_out == found.left_out
+    assert renamed.to_dict()["left_out"] == 2
+    assert renamed.images == found.images
+    assert renamed.metrics["image_auroc"] == found.metrics["image_auroc"]
+
+
+def test_one_grey_level_makes_another_picture(prnet_path: Path, drawn: Path, tmp_path: Path) -> None:
+    model = flawscope.load(prnet_path, device="cpu")
+    data = open_dataset(drawn, "plate")
+    shutil.copytree(drawn / "plate", tmp_path / "plate")
+    path = tmp_path / "plate" / data.relative(draw_seen(data, 2, 0)[0].path)
+    pixels = decode(path).copy()
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(path)
+    assert evaluate(model, open_dataset(tmp_path / "plate")).to_dict()["left_out"] == 1
+
+
+# ------------------------------------------------------------------------------------- what they may be
+
+
+def test_a_folder_a_list_and_arrays_give_the_same_model(
+    fit_small: Fit, few: list[np.ndarray], defects: Pairs, saved: Saved, tmp_path: Path
+) -> None:
+    folder = saved(defects[:2])
+    (tmp_path / "seen.txt").write_text("bad/0.png\nbad/1.png\n")
+    arrays, from_folder, from_list = (
+        fit_small(steps=2, seen=seen) for seen in (defects[:2], folder, str(tmp_path / "seen.txt"))
+    )
+    assert list(seen_by(arrays).values()) == ["picture 0", "picture 1"]
+    assert list(seen_by(from_folder).values()) == ["0.png", "1.png"]
+    hashes = [pixel_hash(picture) for picture, _ in defects[:2]]
+    for made in (arrays, from_folder, from_list):
+        assert list(seen_by(made)) == hashes
+        assert made.manifest.facts["seen_defects"] == 2
+        assert made.failures == []
+        for name, values in arrays.artefact.tensors.items():
+            assert np.array_equal(values, made.artefact.tensors[name]), name
+
+
+def test_they_are_seen_as_good_pictures_are(defects: Pairs) -> None:
+    """At the network's size, by the same preprocessing; the mask follows."""
+    picture, mask = defects[0]
+    large = np.asarray(Image.fromarray(picture).resize((128, 256), Image.Resampling.NEAREST))
+    marked = np.zeros((256, 128), bool)
+    marked[64:128, 96:128] = True
+    preprocess = Preprocess((64, 64))
+    (defect,), (digest,), unusable = read_defects([(large, [marked]), (large, [mask])], preprocess)
+    assert digest == pixel_hash(large)
+    np.testing.assert_array_equal(defect.image.numpy(), preprocess(large)[0][0])
+    expected = np.zeros((64, 64), bool)
+    expected[16:32, 48:] = True
+    assert np.array_equal(defect.mask, expected)
+    assert unusable == ["cannot use the mask of picture 1: it is 64x64, its picture 128x256; make them agree"]
+
+
+def test_several_masks_of_one_picture_are_one(defects: Pairs) -> None:
+    picture, _ = defects[0]
+    halves = [np.zeros((64, 64), bool) for _ in range(2)]
+    halves[0][:8], halves[1][-8:] = True, True
+    (defect,), _, _ = read_defects([(picture, halves)], Preprocess((64, 64)))
+    assert np.array_equal(defect.mask, halves[0] | halves[1])
+
+
+@pytest.mark.parametrize("shape", [(5,), (64, 64, 3), (64, 64, 1), (32, 64)])
+def test_a_mask_of_another_shape_is_one_line(defects: Pairs, shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="its picture 64x64; make them agree") as told:
+        read_defects([(defects[0][0], [np.ones(shape, bool)])], Preprocess((64, 64)))
+    assert "\n" not in str(told.value)
+
+
+# ------------------------------------------------------------------------------------- what cannot be used
+
+
+def test_what_cannot_be_used_is_told_and_the_others_are_learnt_from(
+    fit_small: Fit, defects: Pairs, saved: Saved
+) -> None:
+    dot = np.zeros((64, 64), bool)
+    folder = saved([*defects, (defects[0][0][::-1].copy(), dot), (defects[1][0][::-1].copy(), ~dot)])
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:300])  # cut short
+    (folder / "masks/2_mask.png").write_bytes(b"no mask")
+    said: list[str] = []
+    made = fit_small(steps=1, seen=folder, say=said.append)
+    assert list(seen_by(made).values()) == ["0.png", "4.png"]
+    assert len(made.failures) == 3
+    for line, name in zip(made.failures, ("1.png", "2_mask.png", "3.png"), strict=True):
+        assert name in line
+        assert "\n" not in line
+    assert "its mask is empty, cut away, or less than a pixel at 64x64" in made.failures[2]
+    assert any("2 seen defects" in line for line in said)
+
+
+def test_a_mask_of_less_than_a_pixel_is_told(fit_small: Fit, defects: Pairs) -> None:
+    large = np.asarray(Image.fromarray(defects[0][0]).resize((640, 640)))
+    speck = np.zeros((640, 640), bool)
+    speck[0, 0] = True
+    made = fit_small(steps=1, seen=[(large, speck), defects[1]])
+    (line,) = made.failures
+    assert line.startswith(
+        "cannot use picture 0 as a defect: its mask is empty, cut away, or less than a pixel at 64x64"
+    )
+
+
+def test_where_none_can_be_used_it_is_one_error(fit_small: Fit, defects: Pairs, saved: Saved) -> None:
+    folder = saved(defects[:2])
+    for name in ("0.png", "1.png"):
+        (folder / name).write_bytes(b"no picture")
+    with pytest.raises(
+        InputError, match=r"none of the 2 seen defects can be used; the first: .*0\.png"
+    ) as told:
+        fit_small(seen=folder)
+    assert "\n" not in str(told.value)
+
+
+def test_a_seen_defect_among_the_good_pictures_is_not_learnt_as_good(
+    fit_small: Fit, few: list[np.ndarray], defects: Pairs
+) -> None:
+    made = fit_small([*few[:3], defects[0][0], few[3]], steps=1, seen=defects[:2])
+    assert made.failures == ["picture 3 is not good: it is the seen defect picture 0"]
+    others = {p.hash for p in made.manifest.pictures if p.role != "seen"}
+    assert others == {pixel_hash(p) for p in few[:4]}
+    assert set(seen_by(made)) == {pixel_hash(p) for p, _ in defects[:2]}
+
+
+@pytest.mark.parametrize(
+    ("seen", "text"),
+    [
+        (3, "3 seen defects cannot be drawn: a list of pictures has 0 test pictures"),
+        ("nowhere", "setting seen: nowhere is neither a number, a folder nor a list of pictures"),
+        (-1, "setting seen: -1 is neither"),
+        (2.5, "seen is a number, a folder, a list file, or pairs of picture and mask"),
+        (None, "seen is a number, a folder, a list file, or pairs"),
+        (["a.png", "b.png"], "seen is a number, a folder, a list file, or pairs"),
+        ([("a.png", "b.png", "c.png")], "seen is a number, a folder, a list file, or pairs"),
+    ],
+)
+def test_what_seen_cannot_be_is_one_line(fit_small: Fit, seen: object, text: str) -> None:
+    with pytest.raises(InputError, match=text) as told:
+        fit_small(seen=seen)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("method", ["patchcore", "efficientad"])
+@pytest.mark.parametrize("seen", [1, "1", 1000, "folder", [(0, 0)]])
+def test_other_methods_learn_from_good_pictures_only(drawn: Path, method: str, seen: object) -> None:
+    with pytest.raises(InputError, match=f"{method} learns from good pictures only: leave out --seen"):
+        fit(drawn, method=method, device="cpu", seen=seen)  # type: ignore[arg-type]

@@ -1,0 +1,289 @@
+"""Training PRN: residuals, that it learns, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flawscope.artefact.state_file import read_checkpoint
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.methods.prnet.losses import loss
+from flawscope.methods.prnet.model import Model
+from flawscope.methods.prnet.prototypes import residual_without
+from flawscope.methods.prnet.trainer import Batch, Trainer
+
+Make = Callable[..., Trainer]
+
+
+def weights(model: Model) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert list(a) == list(b)
+    for name, values in a.items():
+        assert torch.equal(values, b[name]), name
+
+
+def stop_after(count: int) -> Callable[[str, int, int], None]:
+    """A `step` that stops the training as Ctrl-C does."""
+
+    def step(stage: str, done: int, total: int) -> None:
+        if stage.startswith("training") and done == count:
+            raise KeyboardInterrupt
+
+    return step
+
+
+# --------------------------------------------------------------------------------------------- residuals
+
+
+def two_prototypes(trainer: Trainer) -> None:
+    """Pictures 0 to 2 belong to the first, 3 and 4 to the second; 5 to none, as where k-means looked at a
+    part of them only."""
+    belongs = torch.tensor([0, 0, 0, 1, 1, -1])
+    for k, scale in enumerate(trainer.model.scales):
+        maps = trainer.known.maps(torch.arange(6), k).float()
+        scale.prototypes = torch.stack([maps[:3].mean(0), maps[3:5].mean(0)])
+        trainer.belongs[k], trainer.sizes[k] = belongs, torch.tensor([3, 2])
+
+
+def test_pictures_that_made_the_prototypes_are_learnt_as_if_they_had_not(trainer_of: Make) -> None:
+    trainer = trainer_of(original=1.0)
+    two_prototypes(trainer)
+    places = [0, 5, 4, -1, 3, 2]
+    shown = [
+        trainer.pictures.good(k) if k >= 0 else trainer.pictures.defective(0, True, np.random.default_rng(0))
+        for k in places
+    ]
+    batch = Batch(
+        torch.stack([one.image for one in shown]),
+        torch.stack([one.mask for one in shown]),
+        places,
+        [torch.stack([trainer.known[k][scale] for k in places if k >= 0]) for scale in range(3)],
+    )
+    with torch.no_grad():
+        maps = trainer.model.features(batch.images)
+        found = trainer._residuals(maps, batch)
+    for k, (scale, residuals) in enumerate(zip(trainer.model.scales, found, strict=True)):
+        plain = scale.residuals(maps[k])
+        for row, place in enumerate(batch.places):
+            if place in (5, -1):  # it made no prototype, or is a seen picture
+                assert torch.equal(residuals[row], plain[row])
+                continue
+            wanted = residual_without(
+                maps[k][row : row + 1],
+                scale.prototypes,
+                scale.std,
+                trainer.known[place][k][None].float(),
+                torch.tensor([0 if place < 3 else 1]),
+                torch.tensor([3, 2]),
+            )
+            torch.testing.assert_close(residuals[row : row + 1], wanted, rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(residuals[row], plain[row], rtol=1e-2)
+
+
+def test_their_residuals_are_larger_and_those_of_others_the_same(trainer_of: Make) -> None:
+    """Good pictures: plainly they are nearer to the mean that they are part of."""
+    trainer = trainer_of(batch=12, original=0.0)
+    two_prototypes(trainer)
+    batch = trainer.batch(0)
+    good = [k for k in range(6) if batch.places[k] != 5]
+    with torch.no_grad():
+        maps = trainer.model.features(batch.images)
+        found = trainer._residuals(maps, batch)
+        for scale, own, residuals in zip(trainer.model.scales, maps, found, strict=False):
+            plain = scale.residuals(own)
+            ratio = residuals.flatten(1).sum(1) / plain.flatten(1).sum(1)
+            # of a mean of n: the mean of the others is n / (n - 1) times as far, unless another is nearer
+            assert all(1.05 < float(ratio[k]) <= 4.0 + 1e-3 for k in good)
+            assert float(ratio[batch.places.index(5)]) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_clusters_of_the_fit_are_those_that_are_left_out(trainer_of: Make) -> None:
+    """Six pictures make one prototype at each scale: without one of them it is the mean of five."""
+    trainer = trainer_of(batch=2)
+    assert [own.tolist() for own in trainer.belongs] == [[0] * 6] * 3
+    assert [sizes.tolist() for sizes in trainer.sizes] == [[6]] * 3
+    batch = trainer.batch(0)
+    with torch.no_grad():
+        maps = trainer.model.features(batch.images)
+        found = trainer._residuals(maps, batch)
+    for k, scale in enumerate(trainer.model.scales):
+        others = [i for i in range(6) if i != batch.places[0]]
+        mean = trainer.known.maps(torch.tensor(others), k).float().mean(0)
+        wanted = ((maps[k][0] - mean) / scale.std[:, None, None]).square()
+        torch.testing.assert_close(found[k][0], wanted, rtol=1e-2, atol=1e-2)  # kept in fp16
+        torch.testing.assert_close(
+            scale.prototypes[0], trainer.known.maps(torch.arange(6), k).float().mean(0), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_spreads_are_those_of_the_learnt_pictures(trainer_of: Make) -> None:
+    trainer = trainer_of(pictures=5)
+    shots = torch.stack([trainer.pictures.images[k] for k in range(5)])
+    with torch.inference_mode():
+        maps = [m.double() for m in trainer.model.features(shots)]
+    for part, own in zip([*trainer.model.scales, trainer.model.last], maps, strict=True):
+        torch.testing.assert_close(part.mean.double(), own.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+        std = own.std((0, 2, 3), correction=0)
+        wanted = std.clamp(min=float(std.mean()) * 1e-3)
+        torch.testing.assert_close(part.std.double(), wanted, rtol=1e-4, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ a step
+
+
+def test_the_loss_is_of_the_networks_map_and_the_mask(trainer_of: Make) -> None:
+    trainer = trainer_of(batch=4, extended=1.0, original=1.0, noise=0.0)
+    batch = trainer.batch(0)
+    batch.places = [-1] * 4  # all as new pictures are seen
+    with torch.no_grad():
+        (found,) = trainer.losses(trainer.networks, batch, 0)
+        logits = trainer.model.embed(batch.images)[:, None]
+        assert float(found) == pytest.approx(float(loss(logits, batch.masks)), rel=1e-5)
+
+
+def test_features_are_never_twice_the_same(trainer_of: Make) -> None:
+    """Standardised with noise of the deviation that is set, which a step's number alone decides."""
+    trainer = trainer_of(batch=4, noise=0.5)
+    images = trainer.batch(0).images
+    with torch.no_grad():
+        maps = trainer.model.features(images)
+        plain = trainer.model.standardised(maps)
+        first, again, next_one = (trainer._features(maps, step) for step in (7, 7, 8))
+    assert len(first) == 4
+    for a, b, c, without in zip(first, again, next_one, plain, strict=True):
+        assert torch.equal(a, b)
+        added, others = (a - without).flatten(), (c - without).flatten()
+        assert float(added.std()) == pytest.approx(0.5, rel=0.1)
+        assert abs(float(added.mean())) < 0.05
+        assert abs(float((added * others).mean())) < 0.25 * 0.15
+
+
+def test_without_residuals_none_are_made(trainer_of: Make) -> None:
+    trainer = trainer_of(pictures=2, residuals=False)
+    batch = trainer.batch(0)
+    assert trainer._residuals(trainer.model.features(batch.images), batch) == []
+    (found,) = trainer.losses(trainer.networks, batch, 0)
+    found.backward()
+    assert all(p.grad is not None for p in trainer.model.network.parameters())
+
+
+def test_weights_decay_apart_from_the_gradients(trainer_of: Make) -> None:
+    """AdamW: where there is no gradient a weight shrinks by rate times decay in a step."""
+    trainer = trainer_of(pictures=2, steps=1, rate=0.1, decay=0.5, schedule="constant")
+    before = weights(trainer.model)
+    trainer.losses = lambda networks, batch, step: [  # type: ignore[method-assign]
+        sum(p.sum() * 0 for p in networks[0].parameters())
+    ]
+    trainer.run(None, 60.0, {})
+    for name, values in trainer.model.network.named_parameters():
+        torch.testing.assert_close(values.detach(), before[f"network.{name}"] * 0.95, rtol=1e-5, atol=1e-7)
+
+
+# ------------------------------------------------------------------------------------------------ the run
+
+
+def test_it_learns_to_find_defects(trainer_of: Make) -> None:
+    """On the pictures that it learns from, in draws that it has not seen."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    trainer = trainer_of(steps=30, batch=4, rate=3e-3, schedule="constant")
+    drawn = [trainer.pictures.defective(k % 6, k % 2 == 0, np.random.default_rng([77, k])) for k in range(12)]
+    images, masks = (torch.stack([getattr(d, name) for d in drawn]) for name in ("image", "mask"))
+
+    def auroc() -> float:
+        with torch.inference_mode():
+            maps = trainer.model(images)[1]
+        return float(metrics.roc_auc_score(masks.flatten().numpy() > 0, maps.flatten().numpy()))
+
+    assert auroc() < 0.6
+    trainer.run(None, 60.0, {})
+    losses = [point["loss"] for point in trainer.curve]
+    assert np.mean(losses[-6:]) < 0.6 * np.mean(losses[:3])
+    assert auroc() > 0.7
+
+
+def test_same_seed_same_weights_another_seed_others(trainer_of: Make) -> None:
+    """Whatever else draws random numbers in the process."""
+    found = []
+    for seed, noise in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(noise)
+        trainer = trainer_of(seed=seed)
+        before = torch.random.get_rng_state()
+        trainer.run(None, 60.0, {})
+        assert torch.equal(torch.random.get_rng_state(), before)
+        found.append(weights(trainer.model))
+    assert_same(found[0], found[1])
+    head = "network.decoder.head.0.weight"
+    assert not torch.equal(found[0][head], found[2][head])
+    assert torch.equal(found[0]["scales.0.std"], found[2]["scales.0.std"])
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_stopped_and_resumed_ends_as_uninterrupted(trainer_of: Make, tmp_path: Path, stop: int) -> None:
+    uninterrupted = trainer_of(pictures=3, steps=4)
+    uninterrupted.run(None, 60.0, {})
+    path, identity = tmp_path / "c.safetensors", {"seed": 0}
+    stopped = trainer_of(pictures=3, steps=4, step=stop_after(stop + 1))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(path, 0.0, identity)  # the step that is stopped is lost
+    tensors, facts = read_checkpoint(path)
+    assert facts["done"] == stop
+    resumed = trainer_of(pictures=3, steps=4)
+    resumed.restore(tensors, facts, identity)
+    resumed.run(path, 60.0, identity)
+    assert_same(weights(resumed.model), weights(uninterrupted.model))
+    assert resumed.curve == uninterrupted.curve
+    for damaged in ({}, {k: v for k, v in tensors.items() if "head" not in k}):
+        with pytest.raises(InputError, match="does not fit this version"):
+            resumed.restore(damaged, facts, identity)
+
+
+def test_a_loss_that_is_no_number_is_told_before_a_checkpoint_is_written(
+    trainer_of: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Trainer, "_learn", lambda *_: torch.full((1,), torch.nan))
+    with pytest.raises(FlawscopeError, match=r"no number any more after 1 steps.*lower --set rate"):
+        trainer_of(pictures=3, steps=40).run(tmp_path / "c.safetensors", 0.0, {})  # the check is in step 2
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_exploding_loss_is_told(trainer_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "_learn", lambda *_: torch.full((1,), torch.nan))
+    with pytest.raises(FlawscopeError, match=r"no number any more after 1 steps.*lower --set rate"):
+        trainer_of(pictures=2).run(None, 60.0, {})
+
+
+def test_minutes_leave_no_trace_in_the_weights(trainer_of: Make) -> None:
+    """The steps that are timed are learnt by copies."""
+    trainer = trainer_of(pictures=2, steps=None)
+    before = weights(trainer.model)
+    trainer.fix_steps(600.0)
+    assert trainer.steps is not None
+    assert trainer.steps > 1
+    assert_same(weights(trainer.model), before)
+    with pytest.raises(InputError, match="the minutes are over before the first step"):
+        trainer.fix_steps(0.01)
+    said: list[str] = []
+    trainer.say = said.append
+    trainer.fix_steps(None)
+    assert trainer.steps == 3000
+    assert said[0].startswith("3000 steps of ")
+
+
+def test_in_bf16_it_learns_about_the_same(trainer_of: Make) -> None:
+    losses: list[Any] = []
+    for precision in ("fp32", "bf16"):
+        trainer = trainer_of(pictures=2, training=precision)
+        trainer.run(None, 60.0, {})
+        assert trainer.precision == precision
+        assert all(v.dtype == torch.float32 for k, v in weights(trainer.model).items() if "network" in k)
+        losses.append([point["loss"] for point in trainer.curve])
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)

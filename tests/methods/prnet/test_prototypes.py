@@ -1,0 +1,279 @@
+"""K-means over whole feature maps, and residuals, against scikit-learn and against the definitions."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from flawscope.errors import InputError
+from flawscope.features.moments import Moments
+from flawscope.methods.prnet import prototypes
+from flawscope.methods.prnet.prototypes import (
+    Prototypes,
+    Standard,
+    cluster,
+    gram,
+    lloyd,
+    nearest,
+    offsets,
+    plus_plus,
+    prototypes_for,
+    residual,
+    residual_without,
+    spread_of,
+)
+
+
+def groups(count: int, shape=(3, 4, 6), kinds: int = 6, seed: int = 0, apart: float = 3.0) -> torch.Tensor:
+    """Maps around a few centres, far from the origin."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = 20 + apart * torch.randn(kinds, *shape, generator=generator)
+    return centres[torch.arange(count) % kinds] + torch.randn(count, *shape, generator=generator)
+
+
+def products_of(maps: torch.Tensor) -> torch.Tensor:
+    flat = maps.double().flatten(1)
+    flat = flat - flat.mean(0)
+    return flat @ flat.T
+
+
+@pytest.mark.parametrize(("pictures", "count"), [(1, 1), (4, 1), (14, 1), (60, 6), (213, 21), (1000, 100)])
+def test_a_tenth_of_the_pictures(pictures, count):
+    assert prototypes_for(pictures) == count
+
+
+@pytest.mark.parametrize("apart", [3.0, 0.1])
+def test_lloyd_finds_what_scikit_learn_finds_from_the_same_points(apart):
+    cluster_module = pytest.importorskip("sklearn.cluster")
+    maps = groups(80, apart=apart)
+    flat = maps.flatten(1).double().numpy()
+    picks = [3, 4, 11, 29, 30, 57, 62, 79]
+    with np.errstate(all="ignore"):
+        theirs = cluster_module.KMeans(
+            len(picks), init=flat[picks], n_init=1, tol=0, algorithm="lloyd", max_iter=300
+        ).fit(flat)
+    assignment, history = lloyd(products_of(maps), picks, 300)
+    assert assignment.tolist() == theirs.labels_.tolist()
+    assert history[-1] == pytest.approx(theirs.inertia_, rel=1e-9)
+
+
+def test_the_objective_and_the_prototypes_are_what_they_are_called():
+    maps = groups(70)
+    found = cluster(maps.__getitem__, len(maps), seed=3)
+    assert found.prototypes.shape == (7, 3, 4, 6)
+    assert found.prototypes.dtype == torch.float32
+    assert found.assignment.unique().tolist() == list(range(7))
+    apart = (maps - found.prototypes[found.assignment]).double().square().sum()
+    assert found.objective == pytest.approx(float(apart), rel=1e-6)
+    for k in range(7):
+        torch.testing.assert_close(found.prototypes[k], maps[found.assignment == k].mean(0))
+    torch.testing.assert_close(nearest(maps, found.prototypes), found.assignment)
+    assert not found.prototypes.is_inference()
+    assert found.iterations == len(found.history)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_objective_never_rises(seed):
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randn(90, 2, 3, 3, generator=generator)
+    products = products_of(maps)
+    picks = plus_plus(products, 9, np.random.default_rng(seed))
+    _, history = lloyd(products, picks, 100)
+    assert len(history) > 2
+    assert all(b <= a * (1 + 1e-12) for a, b in pairwise(history))
+
+
+def test_restarts_do_not_make_it_worse_than_scikit_learn():
+    cluster_module = pytest.importorskip("sklearn.cluster")
+    maps = groups(100, kinds=14, apart=1.0)
+    ours = cluster(maps.__getitem__, len(maps)).objective
+    theirs = cluster_module.KMeans(10, n_init=10, random_state=0).fit(maps.flatten(1).numpy()).inertia_
+    assert ours <= theirs * 1.01
+
+
+def test_clear_groups_are_found():
+    maps = groups(60, kinds=6, apart=30.0)
+    found = cluster(maps.__getitem__, len(maps), restarts=3)
+    assert len({(int(i) % 6, int(k)) for i, k in enumerate(found.assignment)}) == 6
+
+
+def test_plus_plus_never_draws_a_point_twice_while_others_differ():
+    products = products_of(groups(30))
+    for seed in range(20):
+        assert len(set(plus_plus(products, 30, np.random.default_rng(seed)))) == 30
+
+
+@pytest.mark.parametrize("picks", [[0, 0, 0], [5, 5, 1]])
+def test_centroids_without_points_get_some(picks):
+    assignment, history = lloyd(products_of(groups(12)), picks, 50)
+    assert assignment.unique().tolist() == [0, 1, 2]
+    assert all(b <= a * (1 + 1e-12) for a, b in pairwise(history))
+
+
+def test_pictures_that_are_all_the_same():
+    maps = groups(1).expand(30, -1, -1, -1)
+    found = cluster(maps.__getitem__, 30)
+    assert found.objective == pytest.approx(0, abs=1e-6)
+    assert found.assignment.unique().tolist() == [0, 1, 2]
+    torch.testing.assert_close(found.prototypes, maps[:3])
+
+
+def test_one_picture_is_its_own_prototype():
+    maps = groups(1)
+    found = cluster(maps.__getitem__, 1)
+    torch.testing.assert_close(found.prototypes, maps)
+
+
+def test_neither_blocks_nor_threads_nor_memory_change_the_result(monkeypatch):
+    maps = groups(50)
+    monkeypatch.setattr(prototypes, "BLOCK", 8)
+    plain = cluster(maps.__getitem__, 50, restarts=3)
+    monkeypatch.setattr(prototypes, "HELD", 1)  # one block at a time
+    asked: list[int] = []
+
+    def load(numbers):
+        asked.append(len(numbers))
+        return maps[numbers]
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        other = cluster(load, 50, restarts=3)
+    finally:
+        torch.set_num_threads(threads)
+    assert max(asked) <= 8
+    assert torch.equal(plain.prototypes, other.prototypes)
+    assert plain.history == other.history
+
+
+def test_gram_gives_the_distances(monkeypatch):
+    monkeypatch.setattr(prototypes, "BLOCK", 8)
+    monkeypatch.setattr(prototypes, "SLICE", 16)
+    maps = groups(20) + 1000  # a large mean takes no digits away
+    products = gram(maps.__getitem__, torch.arange(20))
+    squares = products.diagonal()
+    found = squares[:, None] + squares - 2 * products
+    flat = maps.double().flatten(1)
+    torch.testing.assert_close(found, torch.cdist(flat, flat).square(), rtol=1e-5, atol=1e-3)
+
+
+def test_half_precision_storage_is_enough():
+    maps = groups(40) - 20
+    whole, half = cluster(maps.__getitem__, 40), cluster(maps.half().__getitem__, 40)
+    assert torch.equal(whole.assignment, half.assignment)
+    torch.testing.assert_close(whole.prototypes, half.prototypes, atol=5e-3, rtol=1e-3)
+    assert half.prototypes.dtype == torch.float32
+
+
+def test_of_too_many_pictures_a_seeded_part_is_looked_at():
+    maps = groups(60)
+    first, again = (cluster(maps.__getitem__, 60, limit=20, seed=1) for _ in range(2))
+    assert len(first.pictures) == 20
+    assert len(first.prototypes) == 2
+    assert first.pictures.tolist() == sorted(set(first.pictures.tolist()))
+    assert torch.equal(first.pictures, again.pictures)
+    assert not torch.equal(first.pictures, cluster(maps.__getitem__, 60, limit=20, seed=2).pictures)
+
+
+def test_bad_features_are_refused():
+    maps = groups(5)
+    maps[2, 0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match="finite"):
+        cluster(maps.__getitem__, 5)
+    with pytest.raises(InputError, match="one good picture"):
+        cluster(maps.__getitem__, 0)
+
+
+def test_nearest_against_brute_force():
+    maps, few = groups(40, apart=0.2), groups(7, apart=0.2, seed=0)
+    apart = (maps[:, None].double() - few.double()).square().flatten(2).sum(2)
+    assert torch.equal(nearest(maps, few), apart.argmin(1))
+    found = offsets(maps, few).double()
+    torch.testing.assert_close(found - found[:, :1], apart - apart[:, :1], rtol=1e-4, atol=1e-2)
+
+
+def test_of_equal_prototypes_the_first():
+    few = groups(2)[[0, 0, 1]]
+    assert nearest(few, few).tolist() == [0, 0, 2]
+
+
+def test_residuals_against_brute_force():
+    maps, few = groups(9, seed=1), groups(4, seed=0)
+    std = torch.tensor([0.5, 1.0, 4.0])
+    found = residual(maps, few, std)
+    for one, picture in zip(found, maps, strict=True):
+        own = min(few, key=lambda p: float((p - picture).square().sum()))
+        for c in range(3):
+            torch.testing.assert_close(one[c], (picture[c] - own[c]) ** 2 / std[c] ** 2)
+    assert not residual(few, few, std).any()
+
+
+def test_residuals_without_the_picture_itself():
+    """Against prototypes that were averaged anew without it; also of pictures that were changed."""
+    maps = groups(26, kinds=3)
+    maps[25] += 50  # alone in its cluster
+    members = cluster(maps.__getitem__, 26, restarts=3)
+    few, sizes = members.prototypes, members.assignment.bincount()
+    assert sizes.min() == 1
+    std = torch.tensor([0.5, 1.0, 4.0])
+    changed = maps.clone()
+    changed[::2, :, 1:3] += 4
+    found = residual_without(changed, few, std, maps, members.assignment, sizes)
+    for i, picture in enumerate(changed):
+        anew = []
+        for k in range(len(few)):
+            others = [j for j in range(26) if j != i and members.assignment[j] == k]
+            if others:
+                anew.append(maps[others].mean(0))
+        expected = residual(picture[None], torch.stack(anew), std)[0]
+        torch.testing.assert_close(found[i], expected, rtol=1e-4, atol=1e-3)
+    assert residual(maps, few, std)[25].max() < 1e-6 < found[25].min()
+
+
+def test_residuals_of_training_pictures_look_like_those_of_new_ones():
+    maps = groups(200)
+    first, new = maps[:100], maps[100:]
+    members = cluster(first.__getitem__, 100, restarts=3)
+    few, std, sizes = members.prototypes, torch.ones(3), members.assignment.bincount()
+    fair = residual_without(first, few, std, first, members.assignment, sizes).mean()
+    naive, truth = residual(first, few, std).mean(), residual(new, few, std).mean()
+    assert naive < 0.9 * truth
+    assert float(fair) == pytest.approx(float(truth), rel=0.05)
+
+
+def test_the_only_picture_has_nothing_else_to_be_compared_with():
+    maps = groups(1)
+    one = torch.zeros(1, dtype=torch.long)
+    assert not residual_without(maps, maps, torch.ones(3), maps, one, one + 1).any()
+
+
+def moments_of(maps):
+    moments = Moments()
+    moments.add(maps.transpose(0, 1).flatten(1).T)
+    return moments
+
+
+def test_a_channel_that_never_moves_does_not_divide_by_zero():
+    maps = groups(5)
+    maps[:, 1] = 7.0
+    spread = spread_of(moments_of(maps))
+    assert 0 < spread[1] < 0.01 * spread[0]
+    assert spread_of(moments_of(torch.ones(2, 3, 4, 4))).tolist() == [1, 1, 1]
+
+
+def test_the_module_standardises_and_keeps_its_tensors():
+    maps = groups(30)
+    moments = moments_of(maps)
+    found = cluster(maps.__getitem__, 30)
+    scale = Prototypes(3, (3, 4, 6))
+    scale.set_spread(moments)
+    scale.prototypes.copy_(found.prototypes)
+    standard = scale(maps).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(standard.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(standard.std(1, correction=0), torch.ones(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scale.residuals(maps), residual(maps, found.prototypes, spread_of(moments)))
+    assert set(scale.state_dict()) == {"mean", "std", "prototypes"}
+    assert set(Standard(5).state_dict()) == {"mean", "std"}

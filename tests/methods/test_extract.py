@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from flawscope.methods.extract import BATCH, embed_pictures, prefetch
+
+
+class Rows(nn.Module):
+    """Embeds a picture as its rows, and remembers which batches it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("anchor", torch.zeros(1))
+        self.batches: list[int] = []
+
+    def embed(self, images: Tensor) -> Tensor:
+        self.batches.append(len(images))
+        return images[:, 0]
+
+
+def picture(i: int) -> Tensor | None:
+    return None if i % 5 == 4 else torch.full((3, 2, 2), float(i))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_loadable_picture_is_stored_once(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        model, stored, seen = Rows(), [], []
+        embed_pictures(
+            model,
+            picture,
+            [9, 3, 14, 5, 0, 11, 4],
+            lambda i, f: stored.append((i, f)),
+            lambda *s: seen.append(s),
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert sorted(i for i, _ in stored) == [0, 3, 5, 11]
+    assert all(torch.equal(f, torch.full((2, 2), float(i))) for i, f in stored)
+    # batches follow the list alone, so that thread counts change no feature
+    assert sorted(model.batches) == sorted([2, 2])
+    assert seen[-1] == ("features", 7, 7)
+    assert BATCH == 4
+
+
+def test_an_error_while_loading_comes_through():
+    def broken(i: int) -> Tensor:
+        raise OSError("camera unplugged")
+
+    running = threading.active_count()
+    with pytest.raises(OSError, match="camera unplugged"):
+        embed_pictures(Rows(), broken, range(100), lambda *_: None)
+    assert threading.active_count() == running
+
+
+def test_prefetch_keeps_the_order_and_stays_a_few_batches_ahead():
+    loaded: list[int] = []
+
+    def load(batch):
+        loaded.extend(batch)
+        return [picture(i) for i in batch]
+
+    batches = [[2 * k, 2 * k + 1] for k in range(20)]
+    for position, (batch, images) in enumerate(prefetch(batches, load, ahead=3)):
+        assert batch == batches[position]
+        assert [None if im is None else int(im[0, 0, 0]) for im in images] == [
+            None if i % 5 == 4 else i for i in batch
+        ]
+        assert len(loaded) <= 2 * (position + 4)
+    assert sorted(loaded) == list(range(40))

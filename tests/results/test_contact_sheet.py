@@ -1,0 +1,41 @@
+"""What the contact sheet keeps and how it is laid out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flawscope.errors import InputError
+from flawscope.results import drawing
+from flawscope.results.folder import KEPT, Example, Kind
+
+STRIP = np.zeros((2, 2, 3), np.uint8)
+
+
+@pytest.mark.parametrize("count", [1, KEPT, 2 * KEPT, 2 * KEPT + 1, 500])
+def test_a_kind_keeps_its_highest_and_lowest_scores(count):
+    scores = np.random.default_rng(count).integers(0, 200, count).astype(float).tolist()  # with ties
+    kind = Kind()
+    for score in scores:
+        if kind.wants(score):
+            kind.add(Example(str(score), score, STRIP, "", False))
+    assert len(kind.examples) == min(count, 2 * KEPT)  # whatever the number
+    falling = sorted(scores, reverse=True)
+    assert [e.score for e in kind.extremes(5)] == (falling[:3] + falling[-2:] if count > 5 else falling)
+    assert [e.score for e in kind.extremes(2 * KEPT)] == (
+        falling if count <= 2 * KEPT else falling[:KEPT] + falling[-KEPT:]
+    )
+
+
+def test_rows_have_headings_and_widths_of_their_own():
+    black = np.zeros((40, 40, 3), np.uint8)
+    rows = [([black, black], ["a", "b"]), ([black], ["c"])]
+    plain = drawing.contact_sheet(rows, [(40, 40), (40, 90)])
+    headed = drawing.contact_sheet(rows, [(40, 40), (40, 90)], headings=["first kind", None])
+    assert headed.height > plain.height
+    assert headed.width == plain.width
+    dark = np.argwhere((np.asarray(plain) == 0).all(axis=2))
+    lower = dark[dark[:, 0] > dark[:, 0].min() + 45]
+    assert lower[:, 1].min() == dark[:, 1].min() + 25  # the middle of its wider cell
+    with pytest.raises(InputError, match="one a row"):
+        drawing.contact_sheet(rows, [(40, 40)])

@@ -1,0 +1,267 @@
+"""Drawings: fixed scales, order of the colours, visibility, layout and what map files hold."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.results.drawing import (
+    BAD,
+    GOOD,
+    colour_bar,
+    colour_map,
+    colour_table,
+    contact_sheet,
+    contour,
+    lightness,
+    overlay,
+    save_map16,
+    save_map_tiff,
+    save_png,
+    side_by_side,
+)
+
+
+@pytest.fixture
+def photo():
+    return np.random.default_rng(0).integers(60, 190, (60, 80, 3), dtype=np.uint8)
+
+
+def test_lightness_of_known_colours():
+    colours = np.array([[0, 0, 0], [255, 255, 255], [119, 119, 119], [255, 0, 0]])
+    np.testing.assert_allclose(lightness(colours), [0, 100, 50.03, 53.24], atol=0.02)
+
+
+def test_colour_table_rises_evenly_from_dark_to_bright():
+    steps = np.diff(lightness(colour_table()))
+    assert steps.min() > 0
+    assert steps.max() < 2.5 * steps.mean()  # rounding to 8 bits only
+    assert lightness(colour_table()[0]) < 5
+    assert lightness(colour_table()[-1]) > 95
+
+
+# Viénot, Brettel and Mollon (1999): what a protanope and a deuteranope see, in linear RGB
+DICHROMATS = [
+    [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
+    [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
+]
+
+
+@pytest.mark.parametrize("matrix", DICHROMATS)
+def test_colours_keep_their_order_for_the_colour_blind(matrix):
+    linear = (colour_table() / 255.0) ** 2.2
+    seen = np.clip(linear @ np.array(matrix).T, 0, 1) ** (1 / 2.2) * 255
+    every_tenth = lightness(seen[::10])
+    assert np.diff(every_tenth).min() > 0
+
+
+def test_colour_map_uses_the_given_scale_only():
+    values = np.array([[-5.0, 0.0, 1.0, 2.0, 99.0]])
+    table = colour_table()
+    np.testing.assert_array_equal(colour_map(values, 0, 2)[0], table[[0, 0, 128, 255, 255]])
+    calm = np.random.default_rng(0).random((8, 8)) * 0.1
+    assert (lightness(colour_map(calm, 0, 2)) < 15).all()  # a good part is not stretched to full colour
+    assert colour_map(np.array([[np.nan, np.inf, -np.inf]]), 0, 1).tolist() == [
+        [[128] * 3, table[255].tolist(), table[0].tolist()]
+    ]
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 1), (2, 1), (0, float("inf")), (float("nan"), 1)])
+def test_senseless_scales_are_refused(low, high):
+    for call in (colour_map, lambda v, a, b: save_map16("x.png", v, a, b), lambda _, a, b: colour_bar(a, b)):
+        with pytest.raises(InputError, match="scale"):
+            call(np.zeros((2, 2)), low, high)
+
+
+def test_overlay_leaves_low_values_alone_and_colours_high_ones(photo):
+    values = np.zeros((60, 80), np.float32)
+    values[:, 40:] = 10
+    drawn = overlay(photo, values, 1, 5, opacity=0.5)
+    assert drawn.dtype == np.uint8
+    np.testing.assert_array_equal(drawn[:, :40], photo[:, :40])
+    expected = (photo[:, 40:] + colour_table()[255].astype(float)) / 2
+    assert np.abs(drawn[:, 40:] - expected).max() <= 0.5 + 1e-4
+    np.testing.assert_array_equal(overlay(photo, values, 1, 5, opacity=0), photo)
+    np.testing.assert_array_equal(
+        colour_map(values, 1, 5)[:, 40:], overlay(photo, values, 1, 5, opacity=1)[:, 40:]
+    )
+    slightly = overlay(photo, np.full((60, 80), 2.0, np.float32), 1, 5)
+    assert np.abs(slightly.astype(int) - photo).max() < 16
+
+
+def test_overlay_at_network_size_follows_the_geometry(photo):
+    preprocess = Preprocess(size=(32, 32), keep_aspect=True, crop=(16, 16))
+    geometry = preprocess.geometry((60, 80))
+    drawn = overlay(photo, np.full((16, 16), 9.0, np.float32), 0, 1, geometry=geometry)
+    changed = (drawn != photo).any(axis=2)
+    assert changed[30, 40]
+    np.testing.assert_array_equal(
+        drawn[~geometry.warp_mask(np.ones((16, 16), bool))],
+        photo[~geometry.warp_mask(np.ones((16, 16), bool))],
+    )
+    stretched = overlay(photo, np.repeat([[0.0], [9.0]], 2, axis=1), 0, 1)
+    assert (stretched[:10] == photo[:10]).all()
+    assert (stretched[-10:] != photo[-10:]).any()
+
+
+def test_overlay_does_not_change_its_inputs_or_depend_on_blocks():
+    tall = np.random.default_rng(0).integers(0, 256, (1200, 700, 3), dtype=np.uint8)
+    values = np.random.default_rng(1).random((1200, 700), dtype=np.float32)
+    before = tall.copy()
+    whole = overlay(tall, values, 0, 1)
+    np.testing.assert_array_equal(tall, before)
+    np.testing.assert_array_equal(overlay(tall[900:], values[900:], 0, 1), whole[900:])
+
+
+@pytest.mark.parametrize("call", [overlay, contour])
+def test_pictures_of_other_kinds_are_refused(call):
+    arguments = (np.zeros((4, 4)), 0, 1) if call is overlay else (np.zeros((4, 4), bool),)
+    for bad in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8)):
+        with pytest.raises(InputError, match="uint8"):
+            call(bad, *arguments)
+
+
+def test_opacity_out_of_range_is_refused(photo):
+    with pytest.raises(InputError, match="opacity"):
+        overlay(photo, np.zeros((60, 80)), 0, 1, opacity=1.5)
+
+
+@pytest.mark.parametrize("size", [(12, 16), (60, 80), (900, 1200)])
+def test_contour_is_visible_at_any_size_and_leaves_the_inside(size):
+    picture = np.full((*size, 3), 200, np.uint8)
+    mask = np.zeros(size, bool)
+    mask[size[0] // 3 : size[0] // 2, size[1] // 3 : size[1] // 2] = True
+    drawn = contour(picture, mask, (1, 2, 3))
+    line = (drawn == (1, 2, 3)).all(axis=2)
+    assert not (line & mask).any()
+    assert (drawn[mask] == 200).all()
+    assert line[size[0] // 3 - 1, size[1] // 3 : size[1] // 2].all()
+    assert line.sum() >= 2 * (mask.any(0).sum() + mask.any(1).sum()) * max(1, round(min(size) / 150))
+    assert (picture == 200).all()
+
+
+def test_contour_follows_the_distance_to_the_mask():
+    mask = np.zeros((40, 50), bool)
+    mask[17:20, 22] = mask[5, 5] = mask[30:36, 30:41] = True
+    rows, columns = np.indices(mask.shape)
+    marked = np.argwhere(mask)
+    squared = np.min((rows[..., None] - marked[:, 0]) ** 2 + (columns[..., None] - marked[:, 1]) ** 2, axis=2)
+    for width in (1, 2, 3, 5):
+        line = (contour(np.zeros((40, 50, 3), np.uint8), mask, (9, 9, 9), width) == 9).all(axis=2)
+        expected = ~mask & (squared <= (width + 0.5) ** 2)
+        near = np.minimum(np.minimum(rows, 39 - rows), np.minimum(columns, 49 - columns)) < width
+        np.testing.assert_array_equal(line, expected | (mask & near))
+
+
+def test_contour_at_the_border_of_an_empty_mask_and_of_a_small_one(photo):
+    np.testing.assert_array_equal(contour(photo, np.zeros((60, 80), bool)), photo)
+    everything = contour(photo, np.ones((60, 80), bool), (0, 255, 255), 2)
+    framed = (everything == (0, 255, 255)).all(axis=2)
+    assert framed[:2].all()
+    assert framed[:, -2:].all()
+    assert not framed[2:-2, 2:-2].any()
+    small = np.zeros((6, 8), bool)
+    small[2, 3] = True  # stretched: rows 20 to 29, columns 30 to 39
+    line = (contour(photo, small, (0, 255, 255), 1) == (0, 255, 255)).all(axis=2)
+    assert line[19, 30:40].all()
+    assert line[30, 30:40].all()
+    with pytest.raises(InputError, match="width"):
+        contour(photo, small, width=0)
+
+
+def test_contact_sheet_places_images_captions_and_frames(photo):
+    rows = [([photo, photo[:, :40]], ["first", "second\nline"]), ([np.zeros((60, 80), bool)], [""])]
+    sheet = contact_sheet(
+        rows, (60, 80), frames=[[GOOD, None], [BAD]], title="A title", bar=colour_bar(0, 1, 0.5)
+    )
+    pixels = np.asarray(sheet)
+    assert sheet.mode == "RGB"
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, photo.shape)[:, :, 0]
+    corners = np.argwhere(
+        (windows[..., 0, 0, :] == photo[0, 0]).all(-1) & (windows[..., -1, -1, :] == photo[-1, -1]).all(-1)
+    )
+    assert len(corners) == 1  # unscaled, where it belongs
+    top, left = corners[0]
+    np.testing.assert_array_equal(pixels[top : top + 60, left : left + 80], photo)
+    assert (pixels[top - 1, left : left + 80] == GOOD).all()
+    assert (pixels == BAD).all(axis=2).any()
+    caption = pixels[top + 62 : top + 76, left : left + 80]
+    assert (caption.min(axis=2) < 100).any()
+    for edge in (pixels[:4], pixels[-4:], pixels[:, :4], pixels[:, -4:]):
+        assert (edge == 255).all()
+
+
+def test_long_captions_stay_in_their_cell(photo):
+    sheet = np.asarray(contact_sheet([([photo, photo], ["W" * 300, ""])], (60, 80)))
+    short = np.asarray(contact_sheet([([photo, photo], ["W", ""])], (60, 80)))
+    assert sheet.shape == short.shape
+    caption_rows = slice(sheet.shape[0] - 30, None)
+    assert (sheet[caption_rows, sheet.shape[1] // 2 + 4 :] == 255).all()
+
+
+def test_contact_sheet_keeps_proportions():
+    flat = np.zeros((10, 100, 3), np.uint8)
+    dark = (np.asarray(contact_sheet([([flat], [""])], (50, 50))) == 0).all(axis=2)
+    assert (dark.any(axis=1).sum(), dark.any(axis=0).sum()) == (5, 50)
+
+
+def test_bad_sheets_are_refused(photo):
+    for rows, cell in [
+        ([], (9, 9)),
+        ([([], [])], (9, 9)),
+        ([([photo], [])], (9, 9)),
+        ([([photo], ["a"])], (0, 9)),
+    ]:
+        with pytest.raises(InputError):
+            contact_sheet(rows, cell)
+    with pytest.raises(InputError, match="float64"):
+        contact_sheet([([np.zeros((3, 3))], ["a"])], (9, 9))
+    with pytest.raises(InputError, match="no images"):
+        side_by_side([], [])
+
+
+def test_side_by_side_has_one_height(photo):
+    sheet = side_by_side([photo, Image.fromarray(photo).resize((160, 120))], ["a", "b"])
+    assert sheet.width > 160
+    assert sheet.height > 60
+
+
+@pytest.mark.parametrize("height", [64, 256, 800])
+def test_colour_bar_marks_the_threshold(height):
+    plain = np.asarray(colour_bar(2.0, 10.0, height=height)).astype(int)
+    marked = np.asarray(colour_bar(2.0, 10.0, 4.0, height=height)).astype(int)
+    assert plain.shape[0] == height
+    np.testing.assert_array_equal(plain[0, 0], colour_table()[255])
+    np.testing.assert_array_equal(plain[-1, 0], colour_table()[0])
+    rows = np.flatnonzero((plain[:, 0] != marked[:, 0]).any(axis=1))
+    assert abs(rows.mean() - 0.75 * (height - 1)) <= 1.5
+    colour_bar(0, 1, 5.0, height=height)  # a threshold off the scale sits at its end
+
+
+def test_files_hold_the_values(tmp_path, photo):
+    values = np.random.default_rng(0).random((13, 17), dtype=np.float32) * 4
+    save_map_tiff(tmp_path / "map.tiff", values)
+    with Image.open(tmp_path / "map.tiff") as image:
+        np.testing.assert_array_equal(np.asarray(image), values)
+    save_map16(tmp_path / "map.png", values, 1, 3)
+    with Image.open(tmp_path / "map.png") as image:
+        stored = np.asarray(image).astype(np.float64)
+    assert stored.max() == 65535
+    assert stored.min() == 0
+    np.testing.assert_allclose(1 + stored / 65535 * 2, np.clip(values, 1, 3), atol=2 / 65535)
+    save_png(tmp_path / "photo.png", photo)
+    with Image.open(tmp_path / "photo.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), photo)
+
+
+def test_files_that_cannot_be_written(tmp_path, photo):
+    for call in (
+        lambda: save_png(tmp_path / "none" / "a.png", photo),
+        lambda: save_map16(tmp_path, np.zeros((2, 2)), 0, 1),
+        lambda: save_map_tiff(tmp_path / "none" / "a.tif", np.zeros((2, 2))),
+    ):
+        with pytest.raises(FlawscopeError, match="cannot write"):
+            call()
+    with pytest.raises(FlawscopeError, match="finite"):
+        save_map_tiff(tmp_path / "nan.tif", np.full((2, 2), np.nan))

@@ -1,0 +1,167 @@
+"""Regions against a literal flood fill, in the picture's own pixels; and what a prediction promises."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import pytest
+
+from flawscope.pictures.preprocess import Geometry, Preprocess
+from flawscope.results.prediction import Prediction
+
+LEVEL = 0.5
+
+
+def prediction(values: np.ndarray, geometry: Geometry | None = None) -> Prediction:
+    values = np.asarray(values, dtype=np.float32)
+    return Prediction(
+        score=float(values.max()),
+        p_value=0.25,
+        is_anomalous=False,
+        map=values,
+        geometry=geometry or Geometry(values.shape, values.shape, (1.0, 1.0), (0.0, 0.0)),
+        threshold=9.0,
+        mask_threshold=LEVEL,
+        colour_range=(0.0, 1.0),
+        path="a.png",
+    )
+
+
+def flood(mask: np.ndarray) -> list[set[tuple[int, int]]]:
+    """8-connected parts, pixel by pixel."""
+    left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
+    parts = []
+    while left:
+        part, waiting = set(), [left.pop()]
+        while waiting:
+            y, x = waiting.pop()
+            part.add((y, x))
+            for near in [(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]:
+                if near in left:
+                    left.remove(near)
+                    waiting.append(near)
+        parts.append(part)
+    return parts
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_regions_are_the_literal_parts_of_the_mask(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.random((23, 31)).astype(np.float32) ** (1 + seed)
+    made = prediction(values)
+    np.testing.assert_array_equal(made.mask, values > LEVEL)
+    expected = []
+    for part in flood(values > LEVEL):
+        ys, xs = np.array(sorted(part)).T
+        box = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        expected.append((float(values[ys, xs].max()), box, len(part), (xs.mean() + 0.5, ys.mean() + 0.5)))
+    expected.sort(key=lambda e: -e[0])
+    assert [r.peak for r in made.regions] == [e[0] for e in expected]
+    for region, (_, box, area, centroid) in zip(made.regions, expected, strict=True):
+        assert region.box == box
+        assert region.area == area
+        assert region.centroid == pytest.approx(centroid)
+
+
+def test_pixels_that_touch_at_a_corner_are_one_region() -> None:
+    assert len(prediction(np.eye(5)).regions) == 1
+    assert len(prediction(np.array([[1, 0, 1]])).regions) == 2
+
+
+def test_at_the_threshold_is_not_above_it() -> None:
+    made = prediction(np.full((4, 4), LEVEL))
+    assert made.regions == ()
+    assert not made.mask.any()
+
+
+def test_a_region_inside_anothers_box_keeps_its_own_peak_and_area() -> None:
+    values = np.zeros((7, 7))
+    values[0, :] = values[:, 0] = 0.6
+    values[4, 4] = 0.9  # inside the box of the angle
+    small, large = prediction(values).regions
+    assert (small.peak, small.area, small.box) == (np.float32(0.9), 1, (4, 4, 5, 5))
+    assert (large.peak, large.area) == (np.float32(0.6), 13)
+
+
+# ------------------------------------------------------------------------------------------ picture pixels
+
+PREPROCESSES = {
+    "stretch": Preprocess((32, 48)),
+    "letterbox": Preprocess((32, 48), keep_aspect=True),
+    "crop": Preprocess((40, 60), crop=(32, 48)),
+    "crop of the covering square": Preprocess((64, 64), keep_aspect=True, crop=(32, 48)),
+}
+
+
+@pytest.mark.parametrize("name", PREPROCESSES)
+@pytest.mark.parametrize("size", [(96, 96), (64, 200), (301, 77)])
+def test_a_box_lies_where_the_defect_lies_in_the_picture(name: str, size: tuple[int, int]) -> None:
+    """A rectangle is marked in the picture, brought to the network, and found again within a pixel there."""
+    geometry = PREPROCESSES[name].geometry(size)
+    (sy, sx), (height, width) = geometry.scale, size
+    y0, y1, x0, x1 = (int(f * n) for f, n in ((0.4, height), (0.65, height), (0.3, width), (0.7, width)))
+    marked = np.zeros(size, dtype=bool)
+    marked[y0:y1, x0:x1] = True
+    left, top, right, bottom = geometry.to_picture((0, 0, *geometry.size[::-1]))  # what the network sees
+    x0, x1, y0, y1 = max(x0, left), min(x1, right), max(y0, top), min(y1, bottom)
+    (region,) = prediction(geometry.mask_to_network(marked), geometry).regions
+    assert region.box[0::2] == pytest.approx((x0, x1), abs=0.5 / sx + 0.5)
+    assert region.box[1::2] == pytest.approx((y0, y1), abs=0.5 / sy + 0.5)
+    assert region.centroid[0] == pytest.approx((x0 + x1) / 2, abs=0.5 / sx + 0.5)
+    assert region.centroid[1] == pytest.approx((y0 + y1) / 2, abs=0.5 / sy + 0.5)
+    box_area = (region.box[2] - region.box[0]) * (region.box[3] - region.box[1])
+    assert region.area == pytest.approx(box_area)  # square pixels of the picture, not of the map
+
+
+def test_a_box_is_clipped_to_the_picture() -> None:
+    geometry = Preprocess((32, 64), keep_aspect=True).geometry((50, 50))  # letterbox left and right
+    (region,) = prediction(np.ones((32, 64)), geometry).regions
+    assert region.box == pytest.approx((0, 0, 50, 50))
+
+
+@pytest.mark.parametrize("name", PREPROCESSES)
+def test_the_picture_map_has_the_pictures_size_and_the_maps_values(name: str) -> None:
+    geometry = PREPROCESSES[name].geometry((70, 90))
+    made = prediction(np.full(geometry.size, 0.7), geometry)
+    drawn = made.picture_map()
+    assert drawn.shape == made.picture_mask().shape == (70, 90)
+    seen = drawn > 0
+    np.testing.assert_allclose(drawn[seen], np.float32(0.7))
+    np.testing.assert_array_equal(made.picture_mask(), seen)
+
+
+# ------------------------------------------------------------------------------------------------ contract
+
+
+def test_a_prediction_is_frozen() -> None:
+    made = prediction(np.eye(4))
+    with pytest.raises(FrozenInstanceError):
+        made.score = 3.0  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        made.regions[0].peak = 3.0  # type: ignore[misc]
+
+
+def test_json_has_the_promised_keys_and_plain_values() -> None:
+    made = prediction(np.eye(4))
+    data = json.loads(json.dumps(made.to_dict(), allow_nan=False))
+    assert {"path", "score", "p_value", "is_anomalous", "regions"} <= set(data)
+    assert data["is_anomalous"] is False
+    assert data["regions"] == [{"box": [0, 0, 4, 4], "area": 4, "peak": 1, "centroid": [2, 2]}]
+
+
+def test_regions_do_not_depend_on_the_decision() -> None:
+    values = np.eye(4)
+    assert not prediction(values).is_anomalous
+    assert prediction(values).regions
+
+
+def test_drawing_leaves_the_picture_alone_and_keeps_its_size() -> None:
+    geometry = Preprocess((8, 8)).geometry((20, 30))
+    picture = np.full((20, 30, 3), 100, np.uint8)
+    drawn = prediction(np.eye(8), geometry).draw(picture)
+    assert drawn.shape == picture.shape
+    assert drawn.dtype == np.uint8
+    assert (picture == 100).all()
+    assert (drawn != 100).any()
