@@ -52,7 +52,8 @@ class Evaluation:
     metrics: image_auroc, image_ap, image_f1, pixel_auroc, pixel_ap, pixel_f1, au_pro (FPR up to 0.3), all
         on maps at the network's size. `*_f1` is the best over thresholds chosen with the test's own labels;
         `*_f1_calibrated` is at the thresholds that calibration fixed before.
-    false_alarms: target, measured, images (good test pictures), interval (95 %, Clopper-Pearson).
+    false_alarms: target, expected (k/(n + 1), what n calibration pictures promise), measured, images (good
+        test pictures), interval (95 %, Clopper-Pearson).
     kinds: per kind of test picture the number, how many were called anomalous, and the mean score.
     left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
     pictures: every picture that counted, for the report; left_out_items: those left out. Not in `to_dict`.
@@ -161,6 +162,7 @@ def evaluate(
         metrics={k: None if v is None or np.isnan(v) else float(v) for k, v in found.items()},
         false_alarms={
             "target": predictor.calibration.effective_rate,
+            "expected": predictor.calibration.expected_rate,
             "measured": alarms / total if total else None,
             "images": total,
             "interval": [low, high],

@@ -116,6 +116,19 @@ def test_the_mask_threshold_follows_the_same_rule_from_the_map_maxima() -> None:
     assert (maxima > made.mask_threshold).mean() <= 0.1
 
 
+@pytest.mark.parametrize(
+    ("n", "share"), [(19, 1 / 20), (30, 1 / 31), (38, 1 / 39), (39, 2 / 40), (18, 1 / 19)]
+)
+def test_what_is_promised_is_the_share_expected_above_the_threshold(n: int, share: float) -> None:
+    made = calibration(range(n))
+    assert made.expected_rate == share
+    assert f": {share:.1%} (" in made.promise()
+    # the literal expectation: of n + 1 scores in any order, how many are above the threshold of the others
+    scores = np.arange(n + 1.0)
+    above = [scores[i] > calibration(np.delete(scores, i)).threshold for i in range(n + 1)]
+    assert np.mean(above) == pytest.approx(share)
+
+
 def test_five_percent_needs_nineteen_pictures() -> None:
     assert [calibration(range(n)).pictures_missing for n in (1, 18, 19, 20)] == [18, 1, 0, 0]
     assert calibration(range(18)).effective_rate == 1 / 19

@@ -101,8 +101,16 @@ def test_the_promise_is_compared_with_what_was_measured(false_alarms: int, words
 
 def test_too_few_pictures_for_the_rate_are_told_with_the_remedy() -> None:
     told = sentences(Tally(5, 0, 5, 0), calibration(9))[0]
-    assert f"about {percent(0.1)} of good parts" in told
+    assert f"Of good parts like those, {percent(0.1)} are expected" in told
     assert "10 more good pictures would do" in told
+
+
+def test_what_is_compared_is_what_the_pictures_promise_not_the_target() -> None:
+    """38 pictures promise 1/39 at a target of 5 %: 60 of 1000 is then more than promised."""
+    told = sentences(Tally(1000, 60, 0, 0), calibration(38))
+    assert percent(1 / 39) in told[0]
+    assert percent(0.05) not in told[0]
+    assert "more than promised" in told[1]
 
 
 def test_what_was_not_tested_is_not_claimed() -> None:

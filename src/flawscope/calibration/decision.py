@@ -61,6 +61,12 @@ class Calibration:
         return max(self.rate, 1.0 / (self.count + 1))
 
     @property
+    def expected_rate(self) -> float:
+        """k/(n + 1): the share of new good pictures that is above the threshold on average; at most the
+        target where that can be had."""
+        return self._rank / (self.count + 1)
+
+    @property
     def pictures_missing(self) -> int:
         """How many more good pictures the target rate needs; 0 when it is met."""
         return max(0, math.ceil(1.0 / self.rate - 1e-9) - 1 - self.count)
@@ -106,8 +112,8 @@ class Calibration:
     def promise(self) -> str:
         """One line for a person: what the threshold means, and what it would take to mean more."""
         text = (
-            f"threshold {self.threshold:.4g}: about {self.effective_rate:.1%} of good pictures above it, "
-            f"from {self.count} good pictures ({self.method})"
+            f"threshold {self.threshold:.4g}: {self.expected_rate:.1%} ({self._rank}/{self.count + 1}) of "
+            f"good pictures expected above it, from {self.count} good pictures ({self.method})"
         )
         if self.pictures_missing:
             text += (

@@ -89,7 +89,8 @@ def lines(result: Evaluation) -> str:
         low, high = alarms["interval"]
         parts.append(
             f"false alarms: {alarms['measured']:.1%} of {alarms['images']} good pictures "
-            f"(target {alarms['target']:.1%}, 95 % interval {low:.1%} to {high:.1%})"
+            f"(expected {alarms['expected']:.1%}, target {alarms['target']:.1%}, "
+            f"95 % interval {low:.1%} to {high:.1%})"
         )
     kinds = [
         (kind, v["images"], v["anomalous"], f"{v['mean_score']:.4g}") for kind, v in result.kinds.items()

@@ -127,7 +127,7 @@ def figures(result: Evaluation, calibration: Calibration, dataset: Dataset) -> F
         intervals |= pixel_intervals(counts, seed=SEED)
     return Figures(
         rows,
-        (*_rates(tally, calibration.effective_rate), *_metrics(result, tally, intervals)),
+        (*_rates(tally, calibration.expected_rate), *_metrics(result, tally, intervals)),
         tuple(_kinds(result, rows)),
         tally,
         _plots(rows, anomalous, scores, called, counts, calibration),
@@ -155,7 +155,7 @@ def _row(item: Any, prediction: Any, dataset: Dataset) -> Row:
 def _rates(tally: Tally, rate: float) -> list[Metric]:
     found = []
     counted = (
-        ("false alarms", tally.false_alarms, tally.good, f"promised {percent(rate)}"),
+        ("false alarms", tally.false_alarms, tally.good, f"expected {percent(rate)}"),
         ("defects found", tally.found, tally.defective, "at the calibrated threshold"),
     )
     for name, k, n, note in counted:

@@ -53,7 +53,7 @@ def headline(tally: Tally) -> str:
 
 def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0) -> list[str]:
     """What the threshold promises, whether the promise was kept, and what was missed."""
-    told = [_promise(calibration), _false_alarms(tally, calibration.effective_rate), _missed(tally)]
+    told = [_promise(calibration), _false_alarms(tally, calibration.expected_rate), _missed(tally)]
     if without_mask:
         told.append(
             f"{count(without_mask, 'defective picture')} without a usable mask: not in the pixel figures."
@@ -64,9 +64,9 @@ def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0) -> 
 def _promise(calibration: Calibration) -> str:
     told = (
         f"The threshold is a score of {calibration.threshold:.4g}, set from "
-        f"{count(calibration.count, 'good picture')} alone ({calibration.method}). It promises that about "
-        f"{percent(calibration.effective_rate)} of good parts like those are called anomalous; about defects "
-        "it promises nothing."
+        f"{count(calibration.count, 'good picture')} alone ({calibration.method}). Of good parts like those, "
+        f"{percent(calibration.expected_rate)} are expected to be called anomalous; about defects it "
+        "promises nothing."
     )
     if calibration.pictures_missing:
         more = count(calibration.pictures_missing, "more good picture")
