@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from flawscope import metrics
 from flawscope.datasets import Dataset, Item
+from flawscope.datasets.masks import sized, union
 from flawscope.errors import InputError, LeftOut
-from flawscope.pictures.decoding import read_labels, read_mask
+from flawscope.pictures.decoding import read_labels
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, silent
 from flawscope.results.prediction import Prediction
@@ -210,24 +211,7 @@ def _truth(item: Item, result: Prediction) -> NDArray[np.bool_] | None:
         return np.zeros(result.map.shape, dtype=bool)
     if not item.masks:
         return None
-    return result.geometry.mask_to_network(_union(item, result))
-
-
-def _union(item: Item, result: Prediction) -> NDArray[np.bool_]:
-    """The union of the item's masks at the picture's size."""
-    union = np.zeros(result.geometry.picture_size, dtype=bool)
-    for path in item.masks:
-        union |= _sized(read_mask(path), path, result)
-    return union
-
-
-def _sized(mask: NDArray[Any], path: Path, result: Prediction) -> NDArray[Any]:
-    if mask.shape != tuple(result.geometry.picture_size):
-        raise InputError(
-            f"mask {path} is {mask.shape[1]}x{mask.shape[0]}, its picture "
-            f"{result.geometry.picture_size[1]}x{result.geometry.picture_size[0]}: mend one of them"
-        )
-    return mask
+    return result.geometry.mask_to_network(union(item.masks, result.geometry.picture_size))
 
 
 def _pixel(seen: _Seen, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
@@ -257,7 +241,7 @@ def _full(seen: _Seen, labels: dict[str, Any]) -> dict[str, float]:
     truths: list[NDArray[np.bool_] | None] = []
     for item, prediction, truth in zip(seen.items, seen.predictions, seen.truths, strict=True):
         maps.append(prediction.picture_map())
-        truths.append(None if truth is None else _union(item, prediction))
+        truths.append(None if truth is None else union(item.masks, prediction.geometry.picture_size))
     pixel = metrics.pixel_metrics(maps, truths)
     return {
         "full_pixel_auroc": pixel.auroc,
@@ -302,7 +286,7 @@ def _region(
     path: Path, prediction: Prediction, configs: dict[int, Any]
 ) -> tuple[NDArray[np.bool_], float] | None:
     """A region at the network's size with its saturation in pixels there; None if nothing is left of it."""
-    values = _sized(read_labels(path), path, prediction)
+    values = sized(read_labels(path), prediction.geometry.picture_size, f"mask {path}")
     scaled = prediction.geometry.mask_to_network(values > 0)
     if not scaled.any():
         return None

@@ -1,11 +1,17 @@
-"""Finding the mask of a picture: by the folder's and the file's name, whatever the suffix."""
+"""The masks of a picture: found by the folder's and the file's name, whatever the suffix; and their union."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from flawscope.datasets.files import pictures_in
+from flawscope.errors import InputError
+from flawscope.pictures.decoding import Stored, name_of, read_mask
 
 MASK_FOLDERS = ("ground_truth", "masks", "mask")
 
@@ -36,3 +42,28 @@ class Masks:
 def stem(path: Path, folder: Path) -> str:
     """The picture's path relative to `folder`, without its suffix."""
     return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def union(
+    masks: Iterable[Stored | NDArray[Any]], size: tuple[int, int], picture: str | None = None
+) -> NDArray[np.bool_]:
+    """The union of a picture's masks, [H, W] bool of the picture's `size`; arrays count where they are not 0.
+
+    `picture` names the picture in the error where the masks have no path. Raises InputError where a mask
+    cannot be read or has another size.
+    """
+    whole = np.zeros(size, np.bool_)
+    for mask in masks:
+        name = f"mask {name_of(mask)}" if picture is None else f"the mask of {picture}"
+        whole |= sized(mask.astype(bool) if isinstance(mask, np.ndarray) else read_mask(mask), size, name)
+    return whole
+
+
+def sized(mask: NDArray[Any], size: tuple[int, int], name: str) -> NDArray[Any]:
+    """The mask, if it has its picture's size (H, W); InputError otherwise."""
+    if mask.shape != tuple(size):
+        found = "x".join(map(str, mask.shape[1::-1] + mask.shape[2:]))
+        raise InputError(
+            f"cannot use {name}: it is {found}, its picture {size[1]}x{size[0]}; make them agree"
+        )
+    return mask

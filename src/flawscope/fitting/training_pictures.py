@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 
 from flawscope.datasets import Dataset
+from flawscope.datasets.masks import union
 from flawscope.datasets.seen import choose_seen
 from flawscope.errors import InputError
 from flawscope.methods.picture_cache import packed
 from flawscope.methods.task import Defect
-from flawscope.pictures.decoding import Source, decode, pixel_hash, read_mask
+from flawscope.pictures.decoding import Source, decode, pixel_hash
 from flawscope.pictures.preprocess import Preprocess, white_level_for
 
 
@@ -106,15 +107,7 @@ def read_defects(
         try:
             picture = decode(source, name=name)
             image, geometry = preprocess.from_array(picture, name)
-            whole = np.zeros(picture.shape[:2], np.bool_)
-            for one in masks:
-                marked = one.astype(bool) if isinstance(one, np.ndarray) else read_mask(one)
-                if marked.shape != whole.shape:
-                    size = "x".join(map(str, marked.shape[1::-1] + marked.shape[2:]))
-                    sizes = f"{size}, its picture {picture.shape[1]}x{picture.shape[0]}"
-                    raise InputError(f"cannot use the mask of {name}: it is {sizes}; make them agree")
-                whole |= marked
-            mask = geometry.mask_to_network(whole)
+            mask = geometry.mask_to_network(union(masks, picture.shape[:2], name))
             if not mask.any():
                 raise InputError(
                     f"cannot use {name} as a defect: its mask is empty, cut away, or less than a "

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flawscope.datasets.masks import union
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.evaluation import Evaluated
-from flawscope.pictures.decoding import decode, read_mask
+from flawscope.pictures.decoding import decode
 from flawscope.pictures.preprocess import Geometry
 from flawscope.progress import Step, silent
 from flawscope.results import drawing
@@ -165,17 +166,10 @@ def _onto(geometry: Geometry, size: tuple[int, int]) -> Geometry:
 
 def _truth(masks: tuple[Path, ...], full: tuple[int, int], size: tuple[int, int]) -> Pixels | None:
     """The union of the masks, white on black; a defect smaller than a pixel still shows."""
-    union = None
-    for path in masks:
-        try:
-            mask = read_mask(path)
-        except InputError:
-            continue
-        if mask.shape == full:
-            union = mask if union is None else union | mask
-    if union is None:
-        return None
-    grey = Image.fromarray(union.astype(np.uint8) * np.uint8(255))
+    try:
+        grey = Image.fromarray(union(masks, full).astype(np.uint8) * np.uint8(255))
+    except InputError:
+        return None  # the evaluation reports it
     small = grey.resize(size[::-1], Image.Resampling.BOX)
     return np.where(np.asarray(small) > 0, 255, 0).astype(np.uint8)
 

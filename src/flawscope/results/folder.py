@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +16,9 @@ from PIL import Image
 
 from flawscope.datasets import Item
 from flawscope.datasets.files import natural_key
+from flawscope.datasets.masks import union
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures.decoding import decode, read_mask
+from flawscope.pictures.decoding import decode
 from flawscope.pictures.preprocess import Geometry
 from flawscope.results import animation, drawing
 from flawscope.results.prediction import Prediction
@@ -152,8 +154,8 @@ class Pictures:
             # outlined at its small size: a thin line would be lost in shrinking
             small = drawing.contour(np.asarray(drawing.fitted(heat, BOX)), found)
             panels: list[drawing.Drawable] = [shown, small]
-            if masks:
-                panels.append(_truth(masks, prediction.geometry.picture_size))
+            with suppress(InputError):  # the evaluation reports it
+                panels += [union(masks, prediction.geometry.picture_size)] if masks else []
             wrong = expected is not None and expected != prediction.is_anomalous
             remark = ("missed" if expected else "false alarm") if wrong else ""
             words = f"{verdict}, {remark}" if remark else verdict
@@ -265,19 +267,6 @@ def _scaled(picture: Pixels, geometry: Geometry) -> tuple[Pixels, Geometry]:
     small = np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR))
     (sy, sx), ry, rx = geometry.scale, height / size[0], width / size[1]
     return small, Geometry(size, geometry.size, (sy * ry, sx * rx), geometry.offset)
-
-
-def _truth(masks: tuple[Path, ...], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The union of the masks of a picture of `size`; masks of another size are left out."""
-    truth = np.zeros(size, dtype=bool)
-    for path in masks:
-        try:
-            found = read_mask(path)
-        except InputError:
-            continue  # told by the evaluation
-        if found.shape == truth.shape:
-            truth |= found
-    return truth
 
 
 def _strip(panels: list[drawing.Drawable]) -> Pixels:

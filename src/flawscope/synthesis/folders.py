@@ -9,8 +9,9 @@ from PIL import Image
 
 from flawscope.datasets.dataset import Item
 from flawscope.datasets.files import list_pictures
+from flawscope.datasets.masks import union
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import decode, read_mask
+from flawscope.pictures.decoding import decode
 from flawscope.synthesis.appearance import to_eight_bits
 from flawscope.synthesis.masks import Mask
 from flawscope.synthesis.noise import Picture
@@ -63,13 +64,7 @@ def read_seen(item: Item, white: float | None = None) -> tuple[Picture, Mask]:
     Raises `InputError` where one of the files cannot be read, the sizes differ or the mask is empty.
     """
     picture = to_eight_bits(decode(item.path), white)
-    mask = np.zeros(picture.shape[:2], np.bool_)
-    for path in item.masks:
-        one = read_mask(path)
-        if one.shape != mask.shape:
-            sizes = "{1}x{0}, its picture {3}x{2}".format(*one.shape, *mask.shape)
-            raise InputError(f"cannot use mask {path}: it is {sizes}; make them agree")
-        mask |= one
+    mask = union(item.masks, picture.shape[:2])
     if not mask.any():
         raise InputError(f"cannot use mask {item.masks[0]}: it is empty; mark the defect or leave it out")
     return picture, mask
