@@ -525,6 +525,23 @@ def test_warp_is_bilinear(preprocess, size):
     np.testing.assert_allclose(got, literal_warp(values, geometry, -7), atol=1e-5)
 
 
+@pytest.mark.parametrize("preprocess", PREPROCESSES, ids=str)
+@pytest.mark.parametrize("size", PICTURES)
+def test_inside_is_where_the_picture_is_shown(preprocess, size):
+    geometry = preprocess.geometry(size)
+    np.testing.assert_array_equal(geometry.inside(), geometry.mask_to_network(np.ones(size, bool)))
+
+
+def test_what_the_network_does_not_see_is_unknown_not_zero():
+    geometry = Preprocess(size=(40, 40), crop=(20, 20)).geometry((80, 80))
+    for size in ((80, 80), (40, 20)):
+        warped = geometry.at(size).warp(np.full((20, 20), -3, np.float32))
+        assert warped.shape == size
+        quarter = tuple(slice(n // 4, 3 * n // 4) for n in size)
+        assert (warped[quarter] == -3).all()
+        assert np.isnan(warped).sum() == warped.size * 3 // 4
+
+
 def test_warp_works_in_blocks_without_seams():
     geometry = Preprocess(size=(16, 16)).geometry((900, 1100))  # several blocks
     ramp = np.broadcast_to(np.arange(16, dtype=np.float32)[:, None], (16, 16))
@@ -662,7 +679,7 @@ def test_a_marked_spot_comes_back_to_its_place(preprocess, size):
     row, column = weight.sum(1) @ rows / weight.sum(), weight.sum(0) @ columns / weight.sum()
     found = geometry.to_picture((column, row, column, row))
     np.testing.assert_allclose(found[:2], (x + 2.5, y + 2), atol=0.15)
-    peak = np.unravel_index(geometry.warp(tensor[0, 0]).argmax(), size)
+    peak = np.unravel_index(np.nanargmax(geometry.warp(tensor[0, 0])), size)
     assert abs(peak[0] - y - 1.5) <= 2
     assert abs(peak[1] - x - 2) <= 2.5
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -127,9 +127,22 @@ def test_the_picture_map_has_the_pictures_size_and_the_maps_values(name: str) ->
     made = prediction(np.full(geometry.size, 0.7), geometry)
     drawn = made.picture_map()
     assert drawn.shape == made.picture_mask().shape == (70, 90)
-    seen = drawn > 0
+    seen = ~np.isnan(drawn)  # what the network does not see has no value
+    assert seen.all() != name.startswith("crop")
     np.testing.assert_allclose(drawn[seen], np.float32(0.7))
     np.testing.assert_array_equal(made.picture_mask(), seen)
+
+
+@pytest.mark.parametrize("size", [(80, 80), (40, 40)])
+def test_maps_below_zero_mark_nothing_that_the_network_does_not_see(size: tuple[int, int]) -> None:
+    geometry = Preprocess((40, 40), crop=(20, 20)).geometry(size)
+    made = replace(
+        prediction(np.full((20, 20), -3.0), geometry), mask_threshold=-2.0, colour_range=(-4.0, 0.0)
+    )
+    assert not made.picture_mask().any()
+    picture = np.full((*size, 3), 100, np.uint8)
+    changed = (made.draw(picture) != 100).any(axis=2)
+    np.testing.assert_array_equal(changed, geometry.warp_mask(np.ones((20, 20), bool)))
 
 
 # ------------------------------------------------------------------------------------------------ contract

@@ -59,7 +59,20 @@ class Geometry:
         (sy, sx), (oy, ox) = self.scale, self.offset
         return box[0] * sx + ox, box[1] * sy + oy, box[2] * sx + ox, box[3] * sy + oy
 
-    def warp(self, values: NDArray[np.floating[Any]], fill: float = 0.0) -> Float32:
+    def at(self, picture_size: tuple[int, int]) -> Geometry:
+        """The same view of the picture scaled to another size."""
+        (sy, sx), (height, width) = self.scale, self.picture_size
+        scale = (sy * height / picture_size[0], sx * width / picture_size[1])
+        return Geometry(picture_size, self.size, scale, self.offset)
+
+    def inside(self) -> Mask:
+        """[H, W] bool at network size: pixels whose centre shows the picture, not a letterbox's border."""
+        rows, columns = (self.inverse()._centres(axis)[0] for axis in (0, 1))
+        shown = np.zeros(self.size, np.bool_)
+        shown[rows, columns] = True
+        return shown
+
+    def warp(self, values: NDArray[np.floating[Any]], fill: float = math.nan) -> Float32:
         """A map [H, W] at network size -> [Hp, Wp] float32 over the picture, bilinear between pixel centres.
 
         Picture pixels whose centre lies outside the network's view get `fill`.

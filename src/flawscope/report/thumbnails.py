@@ -23,7 +23,6 @@ from flawscope.datasets.masks import union
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.evaluation import Evaluated
 from flawscope.pictures.decoding import decode
-from flawscope.pictures.preprocess import Geometry
 from flawscope.progress import Step, silent
 from flawscope.results import drawing
 from flawscope.results.prediction import Prediction
@@ -114,11 +113,10 @@ def layers(
     level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)  # as the model sees it
     photo = _fitted(to_eight_bits(picture, level), side)
     height, width = photo.shape[:2]
-    seen = _onto(prediction.geometry, (height, width))
-    found = seen.warp(prediction.map, fill=np.nan) > prediction.mask_threshold  # not where it does not look
+    found = prediction.picture_map((height, width)) > prediction.mask_threshold
     half = (-(-height // 2), -(-width // 2))
     low, high = prediction.colour_range
-    values = _onto(prediction.geometry, half).warp(prediction.map, fill=np.nan)
+    values = prediction.picture_map(half)
 
     def heat(picture: Pixels) -> Pixels:
         return drawing.overlay(picture, values, low, high)
@@ -155,13 +153,6 @@ def _fitted(picture: Pixels, side: int) -> Pixels:
     scale = min(side / math.sqrt(height * width), MOST_RATIO * side / max(height, width))
     cell = (max(1, round(height * scale)), max(1, round(width * scale)))
     return np.asarray(drawing.fitted(picture, cell))
-
-
-def _onto(geometry: Geometry, size: tuple[int, int]) -> Geometry:
-    """The same view of the picture at another size."""
-    ratios = (geometry.picture_size[axis] / size[axis] for axis in (0, 1))
-    (sy, sx), (ry, rx) = geometry.scale, ratios
-    return Geometry(size, geometry.size, (sy * ry, sx * rx), geometry.offset)
 
 
 def _truth(masks: tuple[Path, ...], full: tuple[int, int], size: tuple[int, int]) -> Pixels | None:

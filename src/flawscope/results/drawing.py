@@ -99,7 +99,7 @@ def overlay(
     _check_picture(picture)
     size = (picture.shape[0], picture.shape[1])
     if values.shape != size:
-        values = (geometry or _stretch(size, values)).warp(values, fill=low)
+        values = (geometry or _stretch(size, values)).warp(values)
     share = np.linspace(0, 1, 256, dtype=np.float32)
     alpha = np.float32(opacity) * share * share * (3 - 2 * share)  # smooth step: low values leave no veil
     keep, add = (1 - alpha)[:, None], colour_table() * alpha[:, None] + np.float32(0.5)

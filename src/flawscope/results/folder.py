@@ -19,7 +19,6 @@ from flawscope.datasets.files import natural_key
 from flawscope.datasets.masks import union
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import decode
-from flawscope.pictures.preprocess import Geometry
 from flawscope.results import animation, drawing
 from flawscope.results.prediction import Prediction
 
@@ -132,9 +131,9 @@ class Pictures:
     ) -> None:
         """Write the picture's overlay, map and mask. Without a `kind` the verdict is the kind."""
         name = self._name(path)
-        shown, geometry = _scaled(_eight_bit(decode(path)), prediction.geometry)
+        shown = _scaled(_eight_bit(decode(path)))
         low, high = prediction.colour_range
-        values = geometry.warp(prediction.map)
+        values = prediction.picture_map(shown.shape[:2])
         heat, found = drawing.overlay(shown, values, low, high), values > prediction.mask_threshold
         try:
             for folder in ("overlays", "masks", *(["maps"] if self.maps != "none" else [])):
@@ -257,16 +256,14 @@ def _eight_bit(picture: NDArray[np.generic]) -> Pixels:
     return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)).astype(np.uint8))
 
 
-def _scaled(picture: Pixels, geometry: Geometry) -> tuple[Pixels, Geometry]:
-    """The picture at most `MAX_SIDE` wide, and the geometry from it to the map."""
+def _scaled(picture: Pixels) -> Pixels:
+    """The picture at most `MAX_SIDE` high and wide."""
     height, width = picture.shape[:2]
     factor = min(1.0, MAX_SIDE / max(height, width))
     if factor == 1.0:
-        return picture, geometry
+        return picture
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
-    small = np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR))
-    (sy, sx), ry, rx = geometry.scale, height / size[0], width / size[1]
-    return small, Geometry(size, geometry.size, (sy * ry, sx * rx), geometry.offset)
+    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def _strip(panels: list[drawing.Drawable]) -> Pixels:

@@ -85,12 +85,13 @@ class Prediction:
             )
         return tuple(sorted(found, key=lambda region: -region.peak))
 
-    def picture_map(self) -> NDArray[np.float32]:
-        """The map at the picture's size: 4 bytes a pixel, so only when asked for."""
-        return self.geometry.warp(self.map)
+    def picture_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+        """The map at the picture's size, or over the picture scaled to `size` (height, width); NaN where the
+        network does not look. 4 bytes a pixel, so only when asked for."""
+        return (self.geometry if size is None else self.geometry.at(size)).warp(self.map)
 
     def picture_mask(self) -> NDArray[np.bool_]:
-        """The mask at the picture's size."""
+        """The mask at the picture's size; False where the network does not look."""
         return self.picture_map() > self.mask_threshold
 
     def draw(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
