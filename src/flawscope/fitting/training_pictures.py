@@ -18,6 +18,7 @@ from flawscope.datasets import Dataset
 from flawscope.datasets.masks import union
 from flawscope.datasets.seen import choose_seen
 from flawscope.errors import InputError
+from flawscope.methods.method import Method
 from flawscope.methods.picture_cache import packed
 from flawscope.methods.task import Defect
 from flawscope.pictures.decoding import Source, decode, pixel_hash
@@ -78,17 +79,20 @@ def told(error: Exception, name: str) -> str:
     return str(error)
 
 
+Seen = int | str | os.PathLike[str] | Sequence[tuple[Source, Source]]
+
+
 def pairs_of(
-    seen: Any, method: str, config: Any, dataset: Dataset | None
+    seen: Seen, method: Method, seed: int, dataset: Dataset | None
 ) -> list[tuple[Source, list[Source]]]:
     """The defective pictures that `seen` means, each with its masks."""
     wanted = len(seen) if isinstance(seen, list | tuple) else str(seen).strip() != "0"
-    if wanted and not hasattr(config, "extended"):
-        raise InputError(f"{method} learns from good pictures only: leave out --seen, or take --method prnet")
+    if wanted and not method.takes_seen_defects:
+        raise InputError(f"{method.name} learns from good pictures only: leave out --seen, or take prnet")
     if isinstance(seen, list | tuple) and all(isinstance(p, list | tuple) and len(p) == 2 for p in seen):
         pairs = [(picture, [mask]) for picture, mask in seen]
     elif isinstance(seen, int | str | os.PathLike):
-        items = choose_seen(seen, dataset, config.seed)
+        items = choose_seen(seen, dataset, seed)
         pairs = [(item.path, list(item.masks)) for item in items]
     else:
         raise InputError("seen is a number, a folder, a list file, or pairs of picture and mask")

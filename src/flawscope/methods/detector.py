@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from flawscope.errors import InputError
+from flawscope.methods.settings import PictureSettings
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Detector(nn.Module, ABC):
@@ -19,31 +24,63 @@ class Detector(nn.Module, ABC):
     steps; calibration and leave-one-out reuse `score` on stored features.
     """
 
+    config: PictureSettings
     size: tuple[int, int]  # (H, W) of the images it takes
+    roi: Tensor  # [H, W] bool: the region of interest
+
+    def __init__(self, config: PictureSettings, roi: Tensor | None = None):
+        """
+        Args:
+            roi: [H, W] bool at the size of the images. None: everywhere.
+        """
+        super().__init__()
+        self.config, self.size = config, config.network_size
+        self.register_buffer("roi", torch.ones(self.size, dtype=torch.bool) if roi is None else roi)
+
+    # ---- inference
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
-        """Images `[B, 3, H, W]` float32 in 0..1, RGB, to the method's features."""
+        """Images `[B, 3, H, W]` float32 in 0..1, RGB, padding marked, to the method's features."""
 
     @abstractmethod
-    def score(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features to scores `[B]` and maps `[B, H, W]` float32; higher is more anomalous."""
+    def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Features to scores `[B]` and maps `[B, H, W]` float32; higher is more anomalous.
+
+        Args:
+            inside: what `inside` says of the images. Nothing else counts.
+        """
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.score(self.embed(images))
+        return self.score(self.embed(images), self.inside(images))
+
+    def inside(self, images: Tensor) -> Tensor | None:
+        """The pixels that count, `[B, H, W]` bool: the region of interest without padding. None where no
+        picture is padded: then `roi` says it all."""
+        return self.roi & (images[:, 0] >= 0) if self.config.pads else None
+
+    def filled(self, images: Tensor) -> Tensor:
+        """Images without marks: padding has the values of the picture's edge (`Preprocess`)."""
+        return torch.where(images < 0, -1 - images, images) if self.config.pads else images
+
+    def reduced(self) -> AbstractContextManager[None]:
+        """Within it networks compute in the setting `precision`; fp32 means fp32."""
+        return in_precision(self.config.precision, self.roi.device)
+
+    # ---- export and calibration
 
     def for_export(self) -> None:
         """Called before `forward` is traced: make what only an exported graph needs."""
 
-    def ties(self, features: Tensor) -> Tensor:
+    def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """Pictures `[B]` bool whose score rests on a choice between equals, which rounding alone decides."""
         return torch.zeros(len(features), dtype=torch.bool)
 
     def left_out(
-        self, features: Tensor, group: int, kept: Mapping[str, Tensor]
+        self, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor] | None:
         """Score `[1]` and map `[1, H, W]` of a training picture as if its group had not been seen; None where
-        a method calibrates on pictures that it holds out.
+        that cannot be had from its features.
 
         Args:
             features: the picture's, as `embed` gives them, of one picture.
@@ -52,15 +89,39 @@ class Detector(nn.Module, ABC):
         """
         return None
 
+    # ---- model files
+
     @classmethod
     @abstractmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Detector:
         """The detector that an artefact describes. Imports no code that the artefact names."""
 
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the tensors of a model file that belong to this detector."""
+        self.load_state_dict({k: v for k, v in tensors.items() if k in self.state_dict()})
+
+
+def region_of(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The region of interest in a model file, which must have the size that its settings say. Checked before
+    a network of that size is built."""
+    roi = tensors["roi"]
+    if tuple(roi.shape) != config.network_size or roi.dtype != torch.bool:
+        raise InputError("the model's region of interest does not fit its picture size: fit anew")
+    return roi
+
+
+@contextmanager
+def in_precision(precision: str, device: torch.device) -> Iterator[None]:
+    """Networks compute in fp32, fp16 or bf16. fp32 means fp32: cuDNN's default for convolutions is TF32, with
+    ten bits."""
+    dtype = DTYPES.get(precision)
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None), whole_fp32(device):
+        yield
+
 
 def whole_fp32(device: torch.device) -> AbstractContextManager[None]:
-    """fp32 means fp32: cuDNN's default for convolutions is TF32, with ten bits. The flags are the process's,
-    so that threads on a CPU, which need none of them, leave them alone."""
+    """No TF32 in cuDNN. The flags are the process's, so that threads on a CPU, which need none of them, leave
+    them alone."""
     if device.type != "cuda":
         return nullcontext()
     cudnn = torch.backends.cudnn
@@ -69,8 +130,6 @@ def whole_fp32(device: torch.device) -> AbstractContextManager[None]:
 
 def device_for(name: str) -> torch.device:
     """`auto` is the fastest device here: CUDA, else Apple's MPS, else the CPU."""
-    from flawscope.errors import InputError
-
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

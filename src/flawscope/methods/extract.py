@@ -19,8 +19,8 @@ GPU_BATCH = 32
 
 # Loads picture i as [3, H, W] float32 in 0..1, or None where it cannot be used
 Load = Callable[[int], Tensor | None]
-# Takes the features [P, D] of picture i
-Store = Callable[[int, Tensor], None]
+# Takes the features of picture i, and the pixels of it that count ([H, W] bool; None: the region of interest)
+Store = Callable[[int, Tensor, Tensor | None], None]
 
 
 def embed_pictures(
@@ -37,7 +37,7 @@ def embed_pictures(
     sharing a batch among threads and gives the same features whatever their number. On other devices
     threads decode ahead while the device works.
     """
-    device = next(model.buffers()).device
+    device = model.roi.device
     done, lock, total = 0, Lock(), len(indices)
 
     def advance(count: int) -> None:
@@ -49,9 +49,10 @@ def embed_pictures(
     def run(batch: Sequence[int], loaded: list[Tensor | None]) -> None:
         used = [(i, image) for i, image in zip(batch, loaded, strict=True) if image is not None]
         if used:
-            features = model.embed(torch.stack([image for _, image in used]).to(device))
-            for (i, _), one in zip(used, features, strict=True):
-                store(i, one)
+            images = torch.stack([image for _, image in used]).to(device)
+            features, inside = model.embed(images), model.inside(images)
+            for k, (i, _) in enumerate(used):
+                store(i, features[k], None if inside is None else inside[k])
         advance(len(batch))
 
     if device.type == "cpu":

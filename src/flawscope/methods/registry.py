@@ -1,49 +1,73 @@
-"""The methods: name to module. The only place that lists them; a module is imported when it is used."""
+"""The methods at hand: those that come along, and those of installed packages. Torch-free.
+
+A package adds methods through the entry point group `flawscope.methods`: name = "package.module:METHOD".
+A model file names its method only. Nothing is imported because a file says so: the name must be one that is
+listed here.
+"""
 
 from __future__ import annotations
 
+import difflib
 import importlib
-from types import ModuleType
-from typing import Any
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
 
 from flawscope.errors import InputError
+from flawscope.methods.method import Method
+from flawscope.methods.settings import PictureSettings
 
-# name -> package with `config.Config` (torch-free), `model.Model` (a Detector), `model.create`, `fit.fit`
-METHODS: dict[str, str] = {
-    "patchcore": "flawscope.methods.patchcore",
-    "efficientad": "flawscope.methods.efficientad",
-    "prnet": "flawscope.methods.prnet",
+GROUP = "flawscope.methods"
+BUILT_IN: Mapping[str, str] = {
+    name: f"flawscope.methods.{name}:METHOD" for name in ("patchcore", "efficientad", "prnet")
 }
 
 
-def _package(name: str) -> str:
-    if name not in METHODS:
-        raise InputError(f"no method called {name}: choose one of {', '.join(METHODS)}")
-    return METHODS[name]
+@cache
+def _installed() -> Mapping[str, metadata.EntryPoint]:
+    return {entry.name: entry for entry in metadata.entry_points(group=GROUP) if entry.name not in BUILT_IN}
 
 
-def config_class(name: str) -> type[Any]:
-    """The method's typed configuration. Imports no torch."""
-    config: type[Any] = importlib.import_module(f"{_package(name)}.config").Config
-    return config
+def names() -> list[str]:
+    """All methods at hand, those that come along first."""
+    return [*BUILT_IN, *sorted(_installed())]
 
 
-def presets(name: str) -> dict[str, dict[str, Any]]:
-    """Named sets of configuration values. Imports no torch."""
-    found: dict[str, dict[str, Any]] = importlib.import_module(f"{_package(name)}.config").PRESETS
+@cache
+def method(name: str) -> Method:
+    """The method called `name`.
+
+    Raises:
+        InputError: there is none, or the package that brings it cannot be imported.
+    """
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        found = getattr(importlib.import_module(module), attribute)
+        assert isinstance(found, Method)
+        return found
+    entry = _installed().get(name)
+    if entry is None:
+        near = difflib.get_close_matches(str(name), names(), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"here are {', '.join(names())}"
+        raise InputError(f"no method called {name!s:.60}: {hint}; others come with packages of their own")
+    try:
+        found = entry.load()
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"method {name} cannot be loaded from {entry.value} ({reason:.200}): mend that package"
+        ) from error
+    if not isinstance(found, Method) or found.name != name or not issubclass(found.config, PictureSettings):
+        raise InputError(f"{entry.value} is not a method called {name}: it must be a `Method` of that name")
     return found
 
 
-def model_module(name: str) -> ModuleType:
-    """The module that holds `Model`. Needs torch."""
-    return importlib.import_module(f"{_package(name)}.model")
-
-
-def size_module(name: str) -> ModuleType:
-    """The module that holds `choose`, for `size=auto`. Needs torch."""
-    return importlib.import_module(f"{_package(name)}.size")
-
-
-def fit_module(name: str) -> ModuleType:
-    """The module that holds `fit`. Needs torch."""
-    return importlib.import_module(f"{_package(name)}.fit")
+def with_options() -> list[Method]:
+    """Every method that can be loaded, for `--help`."""
+    found = []
+    for name in names():
+        try:
+            found.append(method(name))
+        except InputError:  # reported when it is asked for
+            continue
+    return found

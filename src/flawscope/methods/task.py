@@ -1,19 +1,21 @@
-"""What a method's `fit` is given beside its settings and pictures, and what it gives back."""
+"""What a method's `fit` is given, and what it gives back."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.decision import Calibration
-from flawscope.methods.detector import Detector
+from flawscope.methods.extract import Load
 from flawscope.methods.picture_cache import unpacked
 from flawscope.progress import Step, silent
 
@@ -56,19 +58,26 @@ class Defect:
 
 @dataclass(frozen=True)
 class Task:
-    """What fitting is told.
+    """What `fit` is given beside the model.
 
+    load: picture i as [3, H, W] float32, or None where it must be left out (unreadable).
+    count: how many good pictures there are.
     rate: target false-alarm rate.
+    groups: [count]; pictures of one and the same part share a number, and are held or left out together.
+        Empty: every picture stands alone.
     drop_suspects: leave out the pictures that do not look good.
-    reserved: numbers of good pictures that the data set keeps apart, to be held out and not learnt from.
-    settle: gets the numbers of the pictures that were loaded, in order, gives those to keep (no copies).
+    reserved: numbers of good pictures that the data set sets apart, to be held out and not learnt from.
+    settle: gets the numbers of the pictures that were loaded, in order; gives those to keep (no copies).
     seen: defects to learn from.
     old: the artefact the model was rebuilt from, if it is being extended.
     decoded: bytes of the largest picture, for predictions of memory.
     say, step: get lines for a person and progress.
     """
 
+    load: Load
+    count: int
     rate: float
+    groups: Sequence[int] = ()
     drop_suspects: bool = False
     reserved: Sequence[int] = ()
     settle: Callable[[list[int]], list[int]] = list
@@ -79,19 +88,51 @@ class Task:
     say: Callable[[str], None] = lambda line: None
     step: Step = silent
 
+    def __post_init__(self) -> None:
+        if not len(self.groups):
+            object.__setattr__(self, "groups", range(self.count))
+
+
+@dataclass(frozen=True)
+class SizeTask:
+    """What choosing a picture size is given.
+
+    decoded: picture i as `decode` gives it, or None where it cannot be read.
+    count: how many good pictures there are.
+    roi: region of interest, as `roi_from` reads it.
+    white_level: of deep pictures.
+    """
+
+    decoded: Callable[[int], NDArray[Any] | None]
+    count: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    roi: str | os.PathLike[str] | NDArray[Any] | None = None
+    white_level: float | None = None
+    say: Callable[[str], None] = lambda line: None
+    step: Step = silent
+
 
 @dataclass
 class Fitted:
-    """What fitting gives. `pictures[i]` is the index, among those given, of calibration score i."""
+    """What `fit` gives, beside the model that it filled.
 
-    model: Detector
+    pictures: [n], the index, among those given, of each calibration score.
+    used: learnt from.
+    held: kept for other things, by role.
+    dropped, suspects: left out; not looking good, with their scores, most suspicious first.
+    extra: tensors kept beside the model's own.
+    first_group: what was added to the task's group numbers, for a model that was extended.
+    summary: lines for a person, beside what the threshold means.
+    """
+
     calibration: Calibration
     pictures: list[int]
-    used: list[int]  # learnt from
-    held: dict[str, list[int]] = field(default_factory=dict)  # kept for other things, by role
+    used: list[int]
+    held: dict[str, list[int]] = field(default_factory=dict)
     dropped: list[int] = field(default_factory=list)
-    suspects: dict[int, float] = field(default_factory=dict)  # with their scores, most suspicious first
-    extra: dict[str, Tensor] = field(default_factory=dict)  # tensors kept beside the model's own
+    suspects: dict[int, float] = field(default_factory=dict)
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    first_group: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    summary: list[str] = field(default_factory=list)  # lines for a person, beside what the threshold means
+    summary: list[str] = field(default_factory=list)

@@ -1,0 +1,17 @@
+"""PatchCore (Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022)."""
+
+from flawscope.methods.method import Method, deferred
+from flawscope.methods.patchcore.config import PRESETS, Config
+
+METHOD = Method(
+    name="patchcore",
+    paper="Roth et al., CVPR 2022",
+    config=Config,
+    presets=PRESETS,
+    create=deferred("flawscope.methods.patchcore.model:create"),
+    rebuild=deferred("flawscope.methods.patchcore.model:Model.rebuild"),
+    fit=deferred("flawscope.methods.patchcore.fit:fit"),
+    finds_suspects=True,
+    extends=True,
+    choose_size=deferred("flawscope.methods.patchcore.size:choose"),
+)

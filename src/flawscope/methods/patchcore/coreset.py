@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -68,6 +69,14 @@ def greedy_k_center(features: Tensor, count: int, first: int = 0) -> Tensor:
     Gonzalez 1985 for the greedy rule.
     """
     return select(features, count, first=first).indices
+
+
+class Beginning(TypedDict, total=False):
+    """What `select` goes on from, where a bank is being extended."""
+
+    start: Tensor
+    start_groups: Tensor
+    until: float
 
 
 def select(

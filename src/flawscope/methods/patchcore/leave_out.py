@@ -12,10 +12,18 @@ from flawscope.calibration.decision import fence
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.memory_bank import View
 from flawscope.methods.patchcore.model import Model
-from flawscope.methods.patchcore.selection import Job
+from flawscope.methods.patchcore.selection import Job, Patches
 from flawscope.methods.threads import workers
 
-Raw = tuple[list[Tensor], list[Tensor]]  # of one picture: every view's image score, patch distances [P]
+
+@dataclass(frozen=True)
+class Raw:
+    """A picture that was left out: every view's image score and patch distances [P], and the pixels [H, W]
+    that count (None: the region of interest)."""
+
+    scores: list[Tensor]
+    distances: list[Tensor]
+    inside: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -29,30 +37,38 @@ class Good:
 
 
 def leave_one_out(
-    job: Job, features: list[Tensor], seen: Tensor, results: list[coreset.Coreset], bank_groups: list[Tensor]
+    job: Job, patches: Patches, results: list[coreset.Coreset], bank_groups: list[Tensor]
 ) -> Good:
     """Every picture against the banks without its own group's elements.
 
     The patch distances come from the coresets, which kept them beside their own; what is left is Eq. 7 for
     one patch a picture.
     """
+    distances = []
+    for v, result in enumerate(results):
+        assert result.leave_out is not None
+        distances.append(patches.spread(v, result.leave_out))
 
     def raw(i: int) -> Raw:
-        scores, distances = [], []
-        for view, own, result, of in zip(job.views, features, results, bank_groups, strict=True):
-            assert result.leave_out is not None
-            mask = view.inside.bool()
-            known = _spread(result.leave_out.view(own.shape[:2])[i], mask)
-            score, known = view.without(_spread(own[i], mask), of == seen[i], known)
-            scores.append(score)
-            distances.append(known)
-        return scores, distances
+        found = []
+        inside = None if patches.inside is None else patches.inside[i]
+        for v, view in enumerate(job.views):
+            region, counted = view.inside.bool(), counted_of(view, inside)
+            features = _placed(patches.features[v][i], region)
+            ignored = bank_groups[v] == patches.groups[i]
+            found.append(view.without(features, ignored, counted, _placed(distances[v][i], region)))
+        return Raw([score for score, _ in found], [known for _, known in found], inside)
 
     with workers(job.device) as each:
-        return calibrate(job, each(raw, range(len(seen))))
+        return calibrate(job, each(raw, range(len(patches.pictures))))
 
 
-def _spread(values: Tensor, mask: Tensor) -> Tensor:
+def counted_of(view: View, inside: Tensor | None) -> Tensor:
+    """The patches [P] of one picture that count."""
+    return view.counted(None if inside is None else inside[None]).view(-1)
+
+
+def _placed(values: Tensor, mask: Tensor) -> Tensor:
     """Values of the patches inside the region, back at their places; 0 elsewhere."""
     if len(values) == len(mask):
         return values
@@ -64,12 +80,16 @@ def _spread(values: Tensor, mask: Tensor) -> Tensor:
 def calibrate(job: Job, raw: list[Raw]) -> Good:
     """Bring the views to one scale, unless an earlier fit has done it, and combine them."""
     model = job.model
+
+    def region(picture: Raw) -> Tensor:
+        return model.roi if picture.inside is None else picture.inside
+
     with workers(job.device) as each:
         if len(job.views) > 1 and job.starts is None:
             for v, view in enumerate(job.views):
-                moments = each(lambda r, v=v, view=view: _moments(view, r[1][v], model.roi), raw)  # type: ignore[misc]
+                moments = each(lambda r, v=v, view=view: _moments(view, r.distances[v], region(r)), raw)  # type: ignore[misc]
                 mean, square = torch.stack(moments).mean(0).tolist()
-                scores = torch.stack([s[v] for s, _ in raw]).cpu().double()
+                scores = torch.stack([r.scores[v] for r in raw]).cpu().double()
                 pairs = [
                     (mean, max(0.0, square - mean * mean) ** 0.5),  # rounding may bring it below 0
                     (float(scores.mean()), float(scores.std(correction=0))),
@@ -79,15 +99,18 @@ def calibrate(job: Job, raw: list[Raw]) -> Good:
                 )
 
         def one(picture: Raw) -> list[float]:
-            score, drawn = model.combine([s[None] for s in picture[0]], [d[None] for d in picture[1]])
+            inside = None if picture.inside is None else picture.inside[None]
+            scores, distances = ([x[None] for x in part] for part in (picture.scores, picture.distances))
+            score, drawn = model.combine(scores, distances, inside)
+            values = drawn[0][region(picture)]
             strengths = [strength(v, picture) for v in range(len(job.views))]
-            return [float(score), float(drawn.max()), float(drawn[0][model.roi].median()), *strengths]
+            return [float(score), float(drawn.max()), float(values.median()), *strengths]
 
         def strength(v: int, picture: Raw) -> float:
             """The view's own score, a distance: in those units good pictures spread alike."""
             if job.config.score != "map":
-                return float(picture[0][v])
-            return float(job.views[v].anomaly_map(picture[1][v][None])[0][model.roi].max())
+                return float(picture.scores[v])
+            return float(job.views[v].anomaly_map(picture.distances[v][None])[0][region(picture)].max())
 
         values = np.array(each(one, raw))
     return Good(values[:, 0], values[:, 1], values[:, 2], _fence(model, values[:, 3:]))

@@ -35,6 +35,8 @@ class View(nn.Module):
     columns: Tensor  # [W, w]
     down_rows: Tensor  # [h of this size, H], where it is not the image's
     down_columns: Tensor
+    row_windows: Tensor  # [h, H], 1 where a cell sees a pixel; where pictures are padded
+    column_windows: Tensor
 
     def __init__(self, config: Config, backbone: Backbone, size: tuple[int, int], roi: Tensor):
         super().__init__()
@@ -55,6 +57,10 @@ class View(nn.Module):
             self.register_buffer("down_rows", down[0], persistent=False)
             self.register_buffer("down_columns", down[1], persistent=False)
         self.register_buffer("inside", patches_inside(roi, self.grid), persistent=False)
+        if config.pads:
+            touched = [windows(whole, cells) for whole, cells in zip(image, self.grid, strict=True)]
+            self.register_buffer("row_windows", touched[0], persistent=False)
+            self.register_buffer("column_windows", touched[1], persistent=False)
         self.register_buffer("centre", torch.zeros(self.embedding.width))
         self.register_buffer("bank", torch.zeros(0, self.embedding.width))
         self.register_buffer("norms", torch.zeros(0), persistent=False)
@@ -112,13 +118,25 @@ class View(nn.Module):
         planes = self.down_rows @ images.flatten(0, 1) @ self.down_columns.T
         return planes.view(-1, images.shape[1], *self.size)
 
+    def counted(self, inside: Tensor | None) -> Tensor:
+        """The patches that count, 1 or 0: `[P]`, or `[B, P]` where pictures are padded.
+
+        Args:
+            inside: `[B, H, W]` bool, the pixels that count; None: those of the region of interest.
+        """
+        if inside is None:
+            return self.inside
+        seen = self.row_windows @ inside.to(self.row_windows.dtype) @ self.column_windows.T  # [B, h, w]
+        return (seen > 0).to(self.row_windows.dtype).flatten(1)
+
     # ---- patches to scores and maps
 
-    def search(self, features: Tensor, norms: Tensor | None = None) -> Tensor:
-        """Distance `[B, P]` of every patch to its nearest bank element; 0 outside the region of interest.
+    def search(self, features: Tensor, counted: Tensor, norms: Tensor | None = None) -> Tensor:
+        """Distance `[B, P]` of every patch to its nearest bank element; 0 for patches that do not count.
 
         Args:
             features: `[B, P, D]`, relative to `centre`.
+            counted: as `counted` gives it.
             norms: |m|² of the bank, infinite for elements to be ignored.
         """
         batch, patches, width = features.shape
@@ -128,7 +146,7 @@ class View(nn.Module):
         else:
             best = self.nearest(queries, norms)
         distances = (best + (queries * queries).sum(1)).clamp(min=0).sqrt()
-        return distances.view(batch, patches) * self.inside
+        return distances.view(batch, patches) * counted
 
     def nearest(self, queries: Tensor, norms: Tensor | None = None) -> Tensor:
         """The smallest |m|² - 2xm `[N]` of queries `[N, D]`: what of |x - m|² depends on m.
@@ -148,23 +166,21 @@ class View(nn.Module):
             rows.append(best)
         return torch.cat(rows)
 
-    def image_score(self, features: Tensor, distances: Tensor) -> Tensor:
+    def image_score(self, features: Tensor, distances: Tensor, counted: Tensor) -> Tensor:
         """Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
-        patch = farthest(features, distances, self.inside)  # m_t*, [B, D]
+        patch = farthest(features, distances, counted)  # m_t*, [B, D]
         nearest = torch.addmm(self.norms, patch, self.bank.T, alpha=-2).argmin(1)  # m*
         if self.config.score == "reweighted":
             neighbours = self.bank[self.table[nearest].long()]  # N_b(m*), itself first: [B, b, D]
         else:
             neighbours = self.bank[nearest][:, None]
-        return eq7(torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)) * self.inside.amax(0)
+        return eq7(torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)) * counted.amax(-1)
 
-    def ties(self, features: Tensor, distances: Tensor) -> Tensor:
+    def ties(self, features: Tensor, distances: Tensor, counted: Tensor) -> Tensor:
         """Pictures `[B]` bool with another patch as far as the farthest, or another element as near to it as
         the nearest, within 1e-5 of the distance. Equal ones are no choice: they give the same score."""
         found = []
-        for own, away, patch in zip(
-            features, distances, farthest(features, distances, self.inside), strict=True
-        ):
+        for own, away, patch in zip(features, distances, farthest(features, distances, counted), strict=True):
             far = own[away >= away.max() * (1 - TIE)]
             # not by a product, whose rounding is as large as what is looked for
             near = torch.cdist(patch[None], self.bank, compute_mode="donot_use_mm_for_euclid_dist")[0]
@@ -177,12 +193,13 @@ class View(nn.Module):
         return self.rows @ distances.view(-1, *self.grid) @ self.columns.T
 
     def without(
-        self, features: Tensor, ignored: Tensor, distances: Tensor | None = None
+        self, features: Tensor, ignored: Tensor, counted: Tensor, distances: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Score and patch distances `[P]` of one picture, as if the `ignored` [M] elements were not there.
 
         Args:
             features: `[P, D]`, absolute.
+            counted: `[P]`, 1 where a patch counts.
             distances: `[P]` to the other elements, where they are known.
         """
         features = (features - self.centre)[None]
@@ -190,20 +207,20 @@ class View(nn.Module):
         left = int(torch.isfinite(norms).sum())
         if not left:
             raise InputError("leave-one-out needs pictures of at least two parts: give more good pictures")
-        distances = self.search(features, norms) if distances is None else distances[None] * self.inside
-        patch = farthest(features, distances, self.inside)
+        distances = self.search(features, counted, norms) if distances is None else distances[None] * counted
+        patch = farthest(features, distances, counted)
         nearest = torch.addmv(norms, self.bank, patch[0], alpha=-2).argmin()
         b = min(self.config.neighbours, left) if self.config.score == "reweighted" else 1
         around = torch.addmv(norms, self.bank, self.bank[nearest], alpha=-2)
         around[nearest] = -torch.inf
         neighbours = self.bank[around.topk(b, largest=False, sorted=True).indices]
-        score = eq7(torch.linalg.vector_norm(patch - neighbours, dim=1)[None]) * self.inside.amax(0)
+        score = eq7(torch.linalg.vector_norm(patch - neighbours, dim=1)[None]) * counted.amax(-1)
         return score[0], distances[0]
 
 
-def farthest(features: Tensor, distances: Tensor, inside: Tensor) -> Tensor:
-    """The patch `[B, D]` with the largest distance (Eq. 6), of those inside the region of interest."""
-    index = distances.masked_fill(inside == 0, -1.0).argmax(1)
+def farthest(features: Tensor, distances: Tensor, counted: Tensor) -> Tensor:
+    """The patch `[B, D]` with the largest distance (Eq. 6), of those that count."""
+    index = distances.masked_fill(counted == 0, -1.0).argmax(1)
     return features[torch.arange(features.shape[0], device=features.device), index]
 
 
@@ -256,6 +273,13 @@ def smoothing_matrix(size: int, grid: int, sigma: float) -> Tensor:
 def patches_inside(roi: Tensor, grid: tuple[int, int]) -> Tensor:
     """[P] float, 1 where a patch's cell touches the region of interest."""
     return F.adaptive_max_pool2d(roi[None].float(), grid).flatten()
+
+
+def windows(size: int, grid: int) -> Tensor:
+    """[grid, size]: 1 where a cell sees a pixel, as adaptive pooling divides them."""
+    pixels, cells = torch.arange(size), torch.arange(grid)[:, None]
+    first, end = cells * size // grid, -(-(cells + 1) * size // grid)
+    return ((pixels >= first) & (pixels < end)).float()
 
 
 def reducing_matrix(size: int, whole: int) -> Tensor:

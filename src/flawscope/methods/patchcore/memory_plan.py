@@ -55,7 +55,7 @@ def bank_size(config: Config, view: int, patches: int) -> int:
     return max(1, min(wanted, config.cap, patches))
 
 
-def plan(config: Config, model: Model, count: int, device: torch.device, decoded: int = 0) -> Plan:
+def plan(model: Model, count: int, decoded: int = 0) -> Plan:
     """Predict the peak, and split until it fits.
 
     Args:
@@ -64,6 +64,7 @@ def plan(config: Config, model: Model, count: int, device: torch.device, decoded
     Raises:
         InputError: not even a single picture's features fit.
     """
+    config, device = model.config, model.roi.device
     on_cpu = device.type == "cpu"
     threads = torch.get_num_threads() if on_cpu else 1
     base = psutil.Process().memory_info().rss if on_cpu else 0
@@ -72,6 +73,8 @@ def plan(config: Config, model: Model, count: int, device: torch.device, decoded
     patches = [int(view.inside.sum()) for view in model.views]
     # features, three distances or norms, a group number
     per_picture = sum(patches) * (width * 4 + 4 * 3 + 8)
+    if config.pads:  # what counts, of patches and pixels, and the points without the others
+        per_picture += sum(patches) * (1 + width * 4) + model.roi.numel()
     banks = [bank_size(config, v, n * count) for v, n in enumerate(patches)]
     batch = BATCH if on_cpu else GPU_BATCH
     # a thread holds the decoded picture, its upright copy and what the resize reads

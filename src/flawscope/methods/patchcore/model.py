@@ -8,14 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flawscope import config as settings
-from flawscope.errors import InputError
 from flawscope.features.backbone import Backbone, empty_backbone, load_backbone
-from flawscope.methods.detector import Detector, whole_fp32
+from flawscope.methods.detector import Detector, region_of
+from flawscope.methods.patchcore import METHOD
 from flawscope.methods.patchcore.config import Config
 from flawscope.methods.patchcore.memory_bank import View
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Model(Detector):
@@ -27,7 +24,7 @@ class Model(Detector):
     that size (`normal`), and the largest counts: a defect needs to stand out at one size only.
     """
 
-    roi: Tensor  # [H, W] bool, where something counts
+    config: Config
     views: list[View]  # one per size, smallest first
     normal: Tensor  # [views, 4]: mean and spread of good pictures' map values, then of their scores
 
@@ -37,9 +34,8 @@ class Model(Detector):
             backbone: sees every size.
             roi: [H, W] bool at the size of the images. None: everywhere.
         """
-        super().__init__()
-        self.config, self.backbone, self.size = config, backbone, config.network_size
-        self.register_buffer("roi", torch.ones(self.size, dtype=torch.bool) if roi is None else roi)
+        super().__init__(config, roi)
+        self.backbone = backbone
         self.views = nn.ModuleList(View(config, backbone, s, self.roi) for s in config.view_sizes)  # type: ignore[assignment]
         self.patches = [view.inside.numel() for view in self.views]
         self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.views), 1))
@@ -49,29 +45,29 @@ class Model(Detector):
 
     def embed(self, images: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` to patch features `[B, P, D]` float32 (3.1), one size after the other."""
-        dtype = DTYPES.get(self.config.precision)
-        parts = []
+        images, parts = self.filled(images), []
         for view in self.views:
             seen = view.resized(images).contiguous(memory_format=torch.channels_last)
-            with (
-                torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None),
-                whole_fp32(images.device),
-            ):
+            with self.reduced():
                 maps = self.backbone(seen)
             parts.append(view.embedding([m.float() for m in maps]))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def score(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Patch features `[B, P, D]` to scores `[B]` and maps `[B, H, W]`."""
         scores, distances = [], []
         for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
-            relative = part - view.centre
-            distances.append(view.search(relative))
-            scores.append(view.image_score(relative, distances[-1]))
-        return self.combine(scores, distances)
+            relative, counted = part - view.centre, view.counted(inside)
+            distances.append(view.search(relative, counted))
+            scores.append(view.image_score(relative, distances[-1], counted))
+        return self.combine(scores, distances, inside)
 
     def combine(
-        self, scores: list[Tensor], distances: list[Tensor], chosen: Sequence[int] | None = None
+        self,
+        scores: list[Tensor],
+        distances: list[Tensor],
+        inside: Tensor | None = None,
+        chosen: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Image scores `[B]` and patch distances `[B, P]` of all views, or of those `chosen`, to scores `[B]`
         and maps `[B, H, W]`."""
@@ -81,11 +77,11 @@ class Model(Detector):
         if len(maps) > 1:
             maps = [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
             scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
-        # outside the region of interest: as if every patch were in the bank, the lowest a map can be
+        # where nothing counts: as if every patch were in the bank, the lowest a map can be
         lowest = (
             torch.stack([-n[0] / n[1] for n in normal]).amax(0) if len(maps) > 1 else maps[0].new_zeros(())
         )
-        drawn = torch.where(self.roi, torch.stack(maps).amax(0), lowest)
+        drawn = torch.where(self.roi if inside is None else inside, torch.stack(maps).amax(0), lowest)
         if self.config.score == "map":
             return drawn.flatten(1).amax(1), drawn
         return torch.stack(scores).amax(0), drawn
@@ -96,36 +92,38 @@ class Model(Detector):
         for view in self.views:
             view.for_export()
 
-    def left_out(self, features: Tensor, group: int, kept: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def left_out(
+        self, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         scores, distances = [], []
         for v, (view, part) in enumerate(zip(self.views, features.split(self.patches, dim=1), strict=True)):
-            score, known = view.without(part[0], kept[f"bank_groups.{v}"] == group)
+            counted = view.counted(inside).view(-1)
+            score, known = view.without(part[0], kept[f"bank_groups.{v}"] == group, counted)
             scores.append(score[None])
             distances.append(known[None])
-        return self.combine(scores, distances)
+        return self.combine(scores, distances, inside)
 
-    def ties(self, features: Tensor) -> Tensor:
+    def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """Eq. 6's farthest patch or its nearest element is one of two, nearer to each other than 1e-5."""
         if self.config.score == "map":
-            return super().ties(features)
+            return super().ties(features, inside)
         tied = torch.zeros(len(features), dtype=torch.bool)
         for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
-            relative = part - view.centre
-            tied |= view.ties(relative, view.search(relative)).cpu()
+            relative, counted = part - view.centre, view.counted(inside)
+            tied |= view.ties(relative, view.search(relative, counted), counted).cpu()
         return tied
 
     # ---- artefact
 
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
-        typed = settings.build(Config, config)
+        typed = METHOD.stored(config)
+        roi = region_of(typed, tensors)
         backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size)
-        model = cls(typed, backbone, roi=tensors["roi"])
-        if tuple(tensors["roi"].shape) != model.size:
-            raise InputError("the model's region of interest does not fit its picture size: fit anew")
+        model = cls(typed, backbone, roi)
         for i, view in enumerate(model.views):  # as large as the artefact says
             view.fill(tensors[f"views.{i}.bank"], tensors[f"views.{i}.table"])
-        model.load_state_dict({k: v for k, v in tensors.items() if k in model.state_dict()})
+        model.fill(tensors)
         return model
 
 

@@ -1,41 +1,42 @@
-"""One fit of PatchCore as a piece of work: its pictures' features, and the coresets of them."""
+"""One fit of PatchCore: its pictures' patches, and the coresets of them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
-from flawscope.methods.extract import Load, embed_pictures
+from flawscope.methods.extract import embed_pictures
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.config import Config
 from flawscope.methods.patchcore.memory_bank import View
 from flawscope.methods.patchcore.memory_plan import bank_size
 from flawscope.methods.patchcore.model import Model
-from flawscope.progress import Step
+from flawscope.methods.task import Task
 
 
 @dataclass
 class Job:
-    """One fit: what it works on, and whom it tells."""
+    """One fit: the model that is filled, what it is given, and how long each stage took.
 
-    config: Config
+    starts: one per view, if a model is being extended.
+    groups: [count], as the model's banks number them.
+    """
+
     model: Model
-    load: Load
-    groups: Sequence[int]
-    rate: float
-    drop_suspects: bool
-    settle: Callable[[list[int]], list[int]]
-    starts: list[Start] | None  # one per view, if a model is being extended
-    say: Callable[[str], None]
-    step: Step
+    task: Task
+    starts: list[Start] | None = None
     clock: dict[str, float] = field(default_factory=lambda: {"start": time.perf_counter()})
+
+    @property
+    def config(self) -> Config:
+        return self.model.config
 
     @property
     def views(self) -> list[View]:
@@ -44,6 +45,18 @@ class Job:
     @property
     def device(self) -> torch.device:
         return self.model.roi.device
+
+    @property
+    def first_group(self) -> int:
+        """The first group number that no picture of an extended model has."""
+        if self.starts is None or self.task.old is None:
+            return 0
+        in_banks = (int(start.groups.max()) for start in self.starts if len(start.groups))
+        return 1 + max([*in_banks, *self.task.old.manifest.facts.get("calibration_groups", {}).values()])
+
+    def groups_of(self, pictures: Sequence[int]) -> Tensor:
+        """[N], of the pictures so numbered."""
+        return torch.tensor([self.first_group + self.task.groups[i] for i in pictures], device=self.device)
 
     def tick(self, stage: str) -> None:
         self.clock[stage] = time.perf_counter()
@@ -55,6 +68,9 @@ class Job:
     def named(self, stage: str, view: View) -> str:
         """The stage's name, with the size where there are several."""
         return stage if len(self.views) == 1 else f"{stage} at {view.size[0]}"
+
+    def progress(self, stage: str) -> Callable[[int, int], None]:
+        return partial(self.task.step, stage)
 
 
 @dataclass(frozen=True)
@@ -76,52 +92,109 @@ class Start:
         return starts
 
 
-def collect(job: Job, indices: Sequence[int], stage: str) -> tuple[list[Tensor], list[int]]:
-    """Per view the features [N, P, D] of the patches inside the region, and the pictures they are of."""
-    inside = [view.inside.bool() for view in job.views]
+@dataclass
+class Patches:
+    """The patches of N pictures.
+
+    features: per view [N, P, D], of the patches in the region of interest.
+    counted: per view [N, P] bool, those that are not padding; None: all of them.
+    inside: [N, H, W] bool, the pixels that count; None: those of the region of interest.
+    pictures: their numbers. groups: [N], as the banks number them.
+    """
+
+    features: list[Tensor]
+    counted: list[Tensor] | None
+    inside: Tensor | None
+    pictures: list[int]
+    groups: Tensor
+
+    def points(self, v: int) -> tuple[Tensor, Tensor]:
+        """The patches [K, D] of a view that count, and the group of each [K]."""
+        own = self.features[v]
+        groups = self.groups.repeat_interleave(own.shape[1])
+        if self.counted is None:
+            return own.flatten(0, 1), groups
+        mask = self.counted[v].flatten()
+        return own.flatten(0, 1)[mask], groups[mask]
+
+    @property
+    def total(self) -> int:
+        """Patches that count, of all views."""
+        if self.counted is None:
+            return sum(own.shape[0] * own.shape[1] for own in self.features)
+        return sum(int(mask.sum()) for mask in self.counted)
+
+    def spread(self, v: int, values: Tensor) -> Tensor:
+        """Values [K] of the points of a view, as [N, P]; 0 for patches that do not count."""
+        shape = self.features[v].shape[:2]
+        if self.counted is None:
+            return values.view(shape)
+        whole = values.new_zeros(shape)
+        whole[self.counted[v]] = values
+        return whole
+
+    def keep(self, rows: Sequence[int]) -> Patches:
+        """Those of the pictures `rows`, rising. Moved to the front in place: a second copy may not fit."""
+        for own in (*self.features, *(self.counted or ()), *([] if self.inside is None else [self.inside])):
+            for new, old in enumerate(rows):
+                if new != old:
+                    own[new] = own[old]
+        count = len(rows)
+        return Patches(
+            [own[:count] for own in self.features],
+            None if self.counted is None else [own[:count] for own in self.counted],
+            None if self.inside is None else self.inside[:count],
+            [self.pictures[i] for i in rows],
+            self.groups[list(rows)],
+        )
+
+
+def collect(job: Job, indices: Sequence[int], stage: str) -> Patches:
+    """The patches of the pictures that can be used."""
+    model, task, count = job.model, job.task, len(indices)
+    region = [view.inside.bool() for view in job.views]
     rows = {index: row for row, index in enumerate(indices)}
     features = [
-        torch.empty(len(indices), int(mask.sum()), view.embedding.width, device=job.device)
-        for view, mask in zip(job.views, inside, strict=True)
+        torch.empty(count, int(mask.sum()), view.embedding.width, device=job.device)
+        for view, mask in zip(job.views, region, strict=True)
     ]
+    counted = [torch.empty(own.shape[:2], dtype=torch.bool, device=job.device) for own in features]
+    inside = torch.empty(count, *model.size, dtype=torch.bool, device=job.device) if job.config.pads else None
     got: list[int] = []
 
-    def store(index: int, one: Tensor) -> None:
+    def store(index: int, one: Tensor, seen: Tensor | None) -> None:
         if not bool(one.sum().isfinite()):
             raise InputError(
                 f"the backbone overflows in {job.config.precision}: choose another --set precision, "
                 "or check its weights"
             )
-        for own, part, mask in zip(features, one.split(job.model.patches), inside, strict=True):
-            own[rows[index]] = part if own.shape[1] == len(part) else part[mask]
+        row = rows[index]
+        for own, part, mask in zip(features, one.split(model.patches), region, strict=True):
+            own[row] = part if own.shape[1] == len(part) else part[mask]
+        if inside is not None and seen is not None:
+            inside[row] = seen
+            for view, own, mask in zip(job.views, counted, region, strict=True):
+                own[row] = view.counted(seen[None])[0].bool()[mask]
         got.append(index)
 
-    embed_pictures(job.model, job.load, list(indices), store, job.step, stage)
-    used = job.settle(sorted(got))
-    if len(used) < len(indices):
-        compact(features, [rows[i] for i in used])
-    return [own[: len(used)] for own in features], used
+    embed_pictures(model, task.load, list(indices), store, task.step, stage)
+    used = task.settle(sorted(got))
+    every = Patches(
+        features, counted if job.config.pads else None, inside, list(indices), job.groups_of(indices)
+    )
+    return every.keep([rows[i] for i in used])
 
 
-def compact(features: list[Tensor], keep: Sequence[int]) -> None:
-    """Move the rows `keep` to the front, in place: a second copy may not fit in memory."""
-    for own in features:
-        for new, old in enumerate(keep):
-            if new != old:
-                own[new] = own[old]
-
-
-def select(job: Job, features: list[Tensor], seen: Tensor) -> tuple[list[coreset.Coreset], list[Tensor]]:
+def select(job: Job, patches: Patches) -> tuple[list[coreset.Coreset], list[Tensor]]:
     """Per view a coreset, put into the model as its memory bank, and the group of every bank element."""
     results, bank_groups = [], []
-    for v, (view, own) in enumerate(zip(job.views, features, strict=True)):
-        points, groups = own.flatten(0, 1), seen.repeat_interleave(own.shape[1])
-        stage = job.named("coreset", view)
+    for v, view in enumerate(job.views):
+        points, groups = patches.points(v)
         result = coreset.select(
             points,
             picks(job, v, len(points)),
             groups=groups,
-            progress=lambda done, total, stage=stage: job.step(stage, done, total),  # type: ignore[misc]
+            progress=job.progress(job.named("coreset", view)),
             **start_of(job, v),
         )
         results.append(result)
@@ -135,7 +208,7 @@ def picks(job: Job, v: int, patches: int) -> int:
     return most if job.starts is None else max(0, min(most, job.config.cap - len(job.starts[v].bank)))
 
 
-def start_of(job: Job, v: int) -> dict[str, Any]:
+def start_of(job: Job, v: int) -> coreset.Beginning:
     if job.starts is None:
         return {}
     start = job.starts[v]

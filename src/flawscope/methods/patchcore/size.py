@@ -6,7 +6,6 @@ on good pictures that were held out, and the sizes are compared by how well they
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,10 +22,10 @@ from flawscope.methods.extract import embed_pictures
 from flawscope.methods.patchcore.config import Config
 from flawscope.methods.patchcore.fit import fit
 from flawscope.methods.patchcore.model import Model
-from flawscope.methods.task import Task
+from flawscope.methods.task import SizeTask, Task
 from flawscope.metrics import auroc
 from flawscope.pictures.preprocess import Preprocess, roi_from
-from flawscope.progress import Step, silent
+from flawscope.progress import Step
 from flawscope.synthesis import DefectScale, foreground_mask, simulate_defect
 
 SIZES = (256, 384, 512)
@@ -60,47 +59,34 @@ class Trial:
         return sum(size * size for size in self.sizes)
 
 
-def choose(
-    config: Config,
-    decoded: Callable[[int], NDArray[Any] | None],
-    count: int,
-    *,
-    device: torch.device | str = "cpu",
-    roi: str | os.PathLike[str] | NDArray[Any] | None = None,
-    white_level: float | None = None,
-    say: Callable[[str], None] = lambda line: None,
-    step: Step = silent,
-) -> str:
-    """The best `size` for these good pictures, as `Config` takes it, with one line that explains it.
-
-    Args:
-        decoded: picture i as `imaging.decode` gives it, or None where it cannot be read.
-        count: how many pictures there are.
-        roi: region of interest as `imaging.roi_from` reads it: defects are put there, and only it counts.
-    """
+def choose(config: Config, task: SizeTask) -> str:
+    """The best `size` for these good pictures, as `Config` takes it, and one line that explains it. Simulated
+    defects are put inside the region of interest, and only it counts."""
     backbone, _ = load_backbone(config.backbone, config.stages, config.sizes[-1], config.weights)
-    backbone = backbone.to(device)
+    backbone = backbone.to(task.device)
     if backbone.fixed:
         raise InputError(f"backbone {backbone.name} takes one picture size only: give --size instead of auto")
-    pictures = sample(decoded, count, config.seed)
+    pictures = sample(task.decoded, task.count, config.seed)
     default = Config().size
     if len(pictures) < LEAST or any(p.dtype != np.uint8 for p in pictures):
         why = f"only {len(pictures)} pictures" if len(pictures) < LEAST else "deep pictures"
-        say(f"size {default}, the default: too little to choose by ({why})")
+        task.say(f"size {default}, the default: too little to choose by ({why})")
         return default
     held = pictures[: min(HOLD, len(pictures) // 3)]
     learnt = pictures[len(held) :]
     shorter = min(min(p.shape[:2]) for p in pictures)
     sizes = tuple(s for s in SIZES if s <= shorter) or SIZES[:1]
     if len(sizes) == 1:
-        say(f"size {sizes[0]}: the pictures are {shorter} px on their shorter side, larger ones add nothing")
+        task.say(
+            f"size {sizes[0]}: the pictures are {shorter} px on their shorter side, larger ones add nothing"
+        )
         return str(sizes[0])
     candidates = [c for c in CANDIDATES if set(c) <= set(sizes)]
-    trials = compare(config, backbone, learnt, held, candidates, roi=roi, white_level=white_level, step=step)
+    trials = compare(config, backbone, learnt, held, candidates, task)
     best = max(trials, key=lambda trial: trial.auroc)
     chosen = min((t for t in trials if t.auroc >= best.auroc - CLOSE), key=lambda trial: trial.cost)
     others = ", ".join(f"{t.name} {t.auroc:.3f}" for t in trials if t is not chosen)
-    say(
+    task.say(
         f"size {chosen.name}: image AUROC {chosen.auroc:.3f} on {len(held)} held-out good pictures with "
         f"{3 * len(held)} synthetic defects ({others}; the cheapest within {CLOSE} of the best)"
     )
@@ -129,45 +115,44 @@ def compare(
     learnt: Sequence[NDArray[Any]],
     held: Sequence[NDArray[Any]],
     candidates: Sequence[tuple[int, ...]],
-    *,
-    roi: str | os.PathLike[str] | NDArray[Any] | None = None,
-    white_level: float | None = None,
-    step: Step = silent,
+    task: SizeTask,
 ) -> list[Trial]:
     """Fit one model that sees all sizes on `learnt`, and let every candidate tell the `held` pictures from
     the same ones with a synthetic defect. Pictures are [H, W, 3] uint8."""
     sizes = tuple(sorted({size for candidate in candidates for size in candidate}))
     trial = replace(config, size="+".join(map(str, sizes)), count=BANK, memory=None)
-    preprocess = Preprocess(trial.sizes[-1], trial.keep_aspect, None, white_level)
-    region = None if roi is None else roi_from(roi, preprocess)
+    preprocess = Preprocess(trial.sizes[-1], trial.keep_aspect, None, task.white_level)
+    region = None if task.roi is None else roi_from(task.roi, preprocess)
     model = Model(trial, backbone, None if region is None else torch.from_numpy(region))
     model = model.to(backbone.mean.device)
 
     def tensors(pictures: Sequence[NDArray[Any]]) -> Callable[[int], Tensor]:
         return lambda i: torch.from_numpy(preprocess.from_array(pictures[i])[0][0])
 
-    quiet: Step = lambda stage, done, total: step("choosing a size", done, total)  # noqa: E731
-    fit(trial, model, tensors(learnt), len(learnt), range(len(learnt)), Task(rate=0.05, step=quiet))
+    quiet: Step = lambda stage, done, total: task.step("choosing a size", done, total)  # noqa: E731
+    fit(model, Task(tensors(learnt), len(learnt), rate=0.05, step=quiet))
     defects = [
         _defect(picture, k, scale, config.seed, _within(picture, region, preprocess))
         for k, picture in enumerate(held)
         for scale in DefectScale
     ]
     shown = [*held, *defects]
-    found: dict[int, list[Tensor]] = {}  # of each picture its distances, one size after the other
+    found: dict[int, tuple[list[Tensor], list[Tensor], Tensor | None]] = {}  # scores, distances, what counts
 
-    def store(index: int, features: Tensor) -> None:
-        parts = features.split(model.patches)
-        relative = [(part - view.centre)[None] for view, part in zip(model.views, parts, strict=True)]
-        distances = [view.search(r) for view, r in zip(model.views, relative, strict=True)]
-        scores = [view.image_score(r, d) for view, r, d in zip(model.views, relative, distances, strict=True)]
-        found[index] = [*scores, *distances]
+    def store(index: int, features: Tensor, inside: Tensor | None) -> None:
+        seen = None if inside is None else inside[None]
+        scores, distances = [], []
+        for view, part in zip(model.views, features.split(model.patches), strict=True):
+            relative, counted = (part - view.centre)[None], view.counted(seen)
+            distances.append(view.search(relative, counted))
+            scores.append(view.image_score(relative, distances[-1], counted))
+        found[index] = scores, distances, seen
 
     embed_pictures(model, tensors(shown), range(len(shown)), store, quiet)
     trials = []
     for candidate in candidates:
         views = [sizes.index(size) for size in candidate]
-        scores = np.array([_score(model, views, found[i], len(sizes)) for i in range(len(shown))])
+        scores = np.array([_score(model, views, *found[i]) for i in range(len(shown))])
         good, bad = scores[: len(held)], scores[len(held) :].reshape(len(held), -1)
         labels = np.repeat([False, True], len(held))
         values = [auroc(labels, np.concatenate([good, bad[:, j]])) for j in range(bad.shape[1])]
@@ -175,12 +160,14 @@ def compare(
     return trials
 
 
-def _score(model: Model, views: Sequence[int], found: list[Tensor], count: int) -> float:
+def _score(
+    model: Model, views: Sequence[int], scores: list[Tensor], distances: list[Tensor], inside: Tensor | None
+) -> float:
     """The image score that a model of these views alone would give."""
-    scores = [found[v] for v in views]
-    distances = [found[count + v] for v in views]
     with torch.inference_mode():
-        return float(model.combine(scores, distances, views)[0])
+        return float(
+            model.combine([scores[v] for v in views], [distances[v] for v in views], inside, views)[0]
+        )
 
 
 def _within(

@@ -1,0 +1,117 @@
+"""Everything that comes before a method's own `fit`: settings, pictures, an untrained detector."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flawscope.calibration.decision import DEFAULT_RATE, Calibration
+from flawscope.datasets import Dataset, group_numbers, open_dataset
+from flawscope.errors import InputError
+from flawscope.fitting.training_pictures import (
+    Reader,
+    Seen,
+    decoded_or_none,
+    pairs_of,
+    read_defects,
+    sources_of,
+    survey,
+)
+from flawscope.methods.detector import Detector, device_for
+from flawscope.methods.method import Method
+from flawscope.methods.settings import AUTO
+from flawscope.methods.task import SizeTask, Task
+from flawscope.pictures.decoding import Source
+from flawscope.pictures.preprocess import Preprocess, roi_from
+from flawscope.progress import Step, silent
+
+Say = Callable[[str], None]
+Images = Dataset | str | os.PathLike[str] | Sequence[Source]
+Region = str | os.PathLike[str] | NDArray[np.bool_] | None
+
+
+def quiet(line: str) -> None:
+    """A library prints nothing."""
+
+
+@dataclass
+class Prepared:
+    """A detector that is still to be fitted, and what `fit` of its method is given.
+
+    origin: of pretrained weights. unusable: what is wrong with seen defects that cannot be used.
+    """
+
+    method: Method
+    model: Detector
+    origin: dict[str, str]
+    category: str
+    reader: Reader
+    task: Task
+    group: str | None = None
+    unusable: Sequence[str] = ()
+
+
+def prepare(
+    images: Images,
+    method: Method,
+    *,
+    preset: str = "default",
+    category: str | None = None,
+    false_alarm_rate: float = DEFAULT_RATE,
+    roi: Region = None,
+    group: str | None = None,
+    drop_suspects: bool = False,
+    seen: Seen = 0,
+    device: str = "auto",
+    say: Say = quiet,
+    step: Step = silent,
+    **options: Any,
+) -> Prepared:
+    """Everything that comes before a method's own `fit`; the arguments are those of `fit`."""
+    Calibration((0.0,), (0.0,), 0.0, false_alarm_rate)  # a wrong rate is reported before the work
+    config = method.configure(preset, options)
+    if drop_suspects and not method.finds_suspects:
+        raise InputError(
+            f"{method.name} does not look for suspicious pictures: find them with --method patchcore "
+            "--drop-suspects"
+        )
+    if isinstance(images, str | os.PathLike):
+        images = open_dataset(os.fspath(images), category, seed=config.seed, group=group)
+    pairs = pairs_of(seen, method, config.seed, images if isinstance(images, Dataset) else None)
+    sources, reserved, category = sources_of(images, category)
+    if not method.holds_out:
+        reserved = []  # calibrated on what is learnt from
+    sources += reserved
+    white_level, decoded = survey(sources)
+    where = device_for(device)
+    if config.size == AUTO and method.choose_size is not None:
+        choice = SizeTask(
+            lambda i: decoded_or_none(sources[i]), len(sources), where, roi, white_level, say, step
+        )
+        config = replace(config, size=method.choose_size(config, choice))
+    preprocess = Preprocess(config.sizes[-1], config.keep_aspect, config.crop, white_level)
+    region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess))
+    model, origin = method.create(config, region)
+    defects, hashes, unusable = read_defects(pairs, preprocess)
+    names = dict(zip(hashes, (defect.name for defect in defects), strict=True))
+    reader = Reader(sources, preprocess, set(), names)
+    task = Task(
+        reader.load,
+        len(sources),
+        rate=false_alarm_rate,
+        groups=group_numbers(reader.names, group),
+        drop_suspects=drop_suspects,
+        reserved=range(len(sources) - len(reserved), len(sources)),
+        settle=reader.without_copies,
+        seen=defects,
+        decoded=decoded,
+        say=say,
+        step=step,
+    )
+    return Prepared(method, model.to(where), origin, category, reader, task, group, unusable)

@@ -1,0 +1,133 @@
+"""What a method declares about itself: one record. Torch is imported when the method is first run."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flawscope import config as settings
+from flawscope.errors import InputError
+from flawscope.methods.settings import PictureSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flawscope.methods.detector import Detector
+    from flawscope.methods.task import Fitted, SizeTask, Task
+
+Origin = dict[str, str]  # name, origin and licence of pretrained weights
+
+
+class Create(Protocol):
+    """Build an untrained detector, and say where its pretrained weights came from."""
+
+    def __call__(self, config: Any, roi: Tensor | None = None) -> tuple[Detector, Origin]:
+        """`roi`: [H, W] bool at the network's size; None: everywhere."""
+
+
+class Rebuild(Protocol):
+    """Build the detector that a model file describes, from its settings and its tensors."""
+
+    def __call__(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> Detector:
+        """InputError: the tensors do not fit the settings."""
+
+
+class Fit(Protocol):
+    """Fit a detector in place and calibrate it."""
+
+    def __call__(self, model: Any, task: Task) -> Fitted: ...
+
+
+class ChooseSize(Protocol):
+    """The best `size` for these good pictures, without test labels."""
+
+    def __call__(self, config: Any, task: SizeTask) -> str: ...
+
+
+@dataclass(frozen=True)
+class Option:
+    """A flag of `flawscope fit` for a setting that this method has: `--teacher` sets `teacher`."""
+
+    flag: str
+    metavar: str
+    help: str
+
+    @property
+    def setting(self) -> str:
+        return self.flag.removeprefix("--").replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the method's own: a module with `add_arguments(parser)` and `run(args) -> exit code`."""
+
+    name: str
+    help: str
+    module: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method and what it can do. Nothing is guessed from the names of its settings.
+
+    Attributes:
+        name: as `--method` takes it and as model files store it.
+        paper: where it was published.
+        config: its settings, a frozen dataclass; importing it loads no torch.
+        create, rebuild, fit: see the protocols. Use `deferred`, so that declaring a method costs nothing.
+        presets: named sets of settings. `default` must be among them.
+        learns_in_steps: takes `--steps`, `--minutes` and `--resume`, and keeps a checkpoint. Its settings are
+            a `TrainingSettings`.
+        holds_out: keeps some good pictures back for calibration, first of all those that a data set sets
+            apart. Otherwise it calibrates by leaving out the pictures that it learns from.
+        takes_seen_defects: learns from real defects too (`--seen`).
+        finds_suspects: points out training pictures that do not look good, and can drop them.
+        extends: pictures can be added to a fitted model (`--update`).
+        choose_size: answers `size=auto`; None: the method cannot.
+        options: flags of `flawscope fit` for its own settings.
+        commands: its own commands.
+        operators: gives {torch operator: its ONNX translation} for operators that the exporter does not know.
+    """
+
+    name: str
+    paper: str
+    config: type[PictureSettings]
+    create: Create
+    rebuild: Rebuild
+    fit: Fit
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"default": {}})
+    learns_in_steps: bool = False
+    holds_out: bool = False
+    takes_seen_defects: bool = False
+    finds_suspects: bool = False
+    extends: bool = False
+    choose_size: ChooseSize | None = None
+    options: Sequence[Option] = ()
+    commands: Sequence[Command] = ()
+    operators: Callable[[], Mapping[Any, Any]] | None = None
+
+    def configure(self, preset: str = "default", values: Mapping[str, Any] | None = None) -> Any:
+        """Its settings: those of the preset, then `values`. InputError names the wrong one."""
+        if preset not in self.presets:
+            raise InputError(f"{self.name} has no preset {preset}: choose one of {', '.join(self.presets)}")
+        return settings.build(self.config, {**self.presets[preset], **(values or {})})
+
+    def stored(self, values: Mapping[str, Any]) -> Any:
+        """Its settings as a model file holds them. Settings that have since gone are ignored."""
+        return settings.build(self.config, settings.known(self.config, values))
+
+
+def deferred(where: str) -> Callable[..., Any]:
+    """The function `package.module:name`, or `...:Class.name`, imported when it is first called."""
+    module, _, path = where.partition(":")
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        found: Any = importlib.import_module(module)
+        for name in path.split("."):
+            found = getattr(found, name)
+        return found(*args, **kwargs)
+
+    call.__doc__ = f"Calls {where}."
+    return call

@@ -1,0 +1,115 @@
+"""Settings that methods share. Torch-free, so that a wrong one is reported before torch is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from flawscope.errors import InputError
+
+AUTO = "auto"  # `size`: chosen from the pictures, by a method that declares `choose_size`
+Size = tuple[int, int]  # (H, W)
+Rule = tuple[bool, str]  # what must hold, and what is said where it does not
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """How pictures reach the network: the base of every method's settings, which are checked when made."""
+
+    size: str = "256"  # the picture is scaled to: N or HxW; several joined by + where SIZES allows it
+    keep_aspect: bool = False
+    crop: tuple[int, int] | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the networks in a fitted model
+    seed: int = 0
+
+    PATHS: ClassVar[tuple[str, ...]] = ()  # settings that name files: a model stores the name alone
+    SIZES: ClassVar[int] = 1  # sizes at which a picture may be seen, at most
+    SMALLEST: ClassVar[int] = 16  # pixels a side
+    MULTIPLE: ClassVar[int] = 1  # sides must be multiples of it
+
+    def __post_init__(self) -> None:
+        for holds, text in (*self._picture_rules(), *self.rules()):
+            if not holds:
+                raise InputError(f"setting {text}")
+
+    def rules(self) -> Iterable[Rule]:
+        """What must hold beside the rules for pictures."""
+        return ()
+
+    def _picture_rules(self) -> Iterable[Rule]:
+        low, step, sizes = self.SMALLEST, self.MULTIPLE, self.sizes
+        if step > 1:
+            near = "x".join(str(max(1, round(side / step)) * step) for side in self.network_size)
+            multiples = f"multiples of {step} between {low} and 4096: {near} is near"
+        else:
+            multiples = f"between {low} and 4096 pixels on both sides"
+        yield (
+            all(side % step == 0 and low <= side <= 4096 for seen in self.view_sizes for side in seen)
+            and all(side <= 4096 for size in sizes for side in size),
+            f"size, or crop, must be {multiples}",
+        )
+        yield len(set(sizes)) == len(sizes), "size must name different sizes"
+        yield self.crop is None or len(sizes) == 1, "crop works with one size"
+        yield (
+            self.crop is None or all(c <= s for c, s in zip(self.crop, sizes[0], strict=True)),
+            "crop must be no larger than size",
+        )
+        yield (
+            all(max(sizes)[axis] == max(seen[axis] for seen in sizes) for axis in (0, 1)),
+            "size must name one that is the largest on both sides",
+        )
+        yield self.seed >= 0, "seed must be at least 0"
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """(H, W) of each size that the picture is scaled to, smallest first."""
+        parts = self.size.split("+")
+        form = "N or HxW" if self.SIZES == 1 else f"N, HxW, or up to {self.SIZES} joined by +"
+        if len(parts) > self.SIZES:
+            raise InputError(f"setting size: {self.size!r} is not {form}")
+        found: list[Size] = []
+        for part in parts:
+            numbers = part.strip().lower().split("x")
+            if not 1 <= len(numbers) <= 2 or not all(n.strip().isdecimal() for n in numbers):
+                raise InputError(f"setting size: {self.size!r} is not {form}")
+            found.append((int(numbers[0]), int(numbers[-1])))
+        return tuple(sorted(found))
+
+    @property
+    def view_sizes(self) -> tuple[Size, ...]:
+        """(H, W) that the networks see, smallest first."""
+        return (self.crop,) if self.crop else self.sizes
+
+    @property
+    def pads(self) -> bool:
+        """Whether pictures are fitted in whole, with padding beside them."""
+        return self.keep_aspect and self.crop is None
+
+    @property
+    def network_size(self) -> Size:
+        """(H, W) of the images that the detector takes."""
+        return self.view_sizes[-1]
+
+
+@dataclass(frozen=True)
+class TrainingSettings(PictureSettings):
+    """Settings of a method that learns in steps."""
+
+    held_out: float = 0.1  # share of the good pictures kept for calibration, 10 at least
+    steps: int | None = None  # None: what the device can do, or what --minutes allows
+    batch: int = 8  # pictures a step
+    rate: float = 1e-3  # Adam's largest learning rate
+    schedule: Literal["constant", "drop", "one_cycle"] = "one_cycle"  # drop: a tenth after 95 % of the steps
+    decay: float = 1e-5  # weight decay
+    training: Literal["auto", "fp32", "bf16"] = "auto"  # precision while it learns
+    memory: float = 2.0  # GiB of pictures and features kept at a time
+
+    def _picture_rules(self) -> Iterable[Rule]:
+        yield from super()._picture_rules()
+        yield 0 < self.held_out <= 0.5, "held_out must be above 0 and at most 0.5"
+        yield self.steps is None or self.steps >= 1, "steps must be at least 1"
+        yield self.batch >= 1, "batch must be at least 1"
+        yield 0 < self.rate <= 1, "rate must be above 0 and at most 1"
+        yield 0 <= self.decay <= 1, "decay must be between 0 and 1"
+        yield self.memory > 0, "memory must be a number of GiB above 0"
