@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from flawscope.config import build, parse_assignments, read_config
+from flawscope.config import build, known, parse_assignments, read_config
 from flawscope.errors import InputError
 from flawscope.methods import registry
 
@@ -30,6 +30,14 @@ def yaml(tmp_path: Path, text: str | bytes) -> Path:
     path = tmp_path / "c.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
+
+
+def test_of_stored_values_those_whose_settings_have_gone_are_left_out() -> None:
+    stored = {"ratio": 0.2, "gone": [1, 2], "flag": True, "": None}
+    assert known(Example, stored) == {"ratio": 0.2, "flag": True}
+    assert build(Example, known(Example, stored)) == Example(ratio=0.2, flag=True)
+    with pytest.raises(InputError, match="unknown setting gone"):
+        build(Example, stored)
 
 
 # -------------------------------------------------------------------------------------------------- values

@@ -78,6 +78,13 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
     return cls(**kwargs)
 
 
+def known(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values whose settings the dataclass `cls` still has: a file that was written earlier may hold
+    others. What a person gives goes to `build` as it is."""
+    names = {f.name for f in dataclasses.fields(cls) if f.init}
+    return {key: value for key, value in values.items() if key in names}
+
+
 def convert(value: Any, hint: Any) -> Any:
     """`value` as the annotated type `hint`; TypeError or ValueError where it is not one."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)

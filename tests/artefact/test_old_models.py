@@ -1,0 +1,54 @@
+"""Models that an older version wrote stay readable, and score as they did."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flawscope
+
+torch = pytest.importorskip("torch")
+
+OLD = Path(__file__).parents[1] / "fixtures/models-97f7321"
+EXPECTED = json.loads((OLD / "expected.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def efficientad(shared: Callable[[str, Callable[[Path], Any]], Path]) -> Path:
+    """Its 13 MB are packed."""
+
+    def fill(folder: Path) -> None:
+        packed = (OLD / "efficientad.safetensors.xz").read_bytes()
+        (folder / "efficientad.safetensors").write_bytes(lzma.decompress(packed))
+
+    return shared("old-efficientad", fill) / "efficientad.safetensors"
+
+
+@pytest.mark.parametrize("name", EXPECTED["models"])
+def test_an_old_model_scores_as_it_did(name: str, request: pytest.FixtureRequest) -> None:
+    if name.endswith(".xml"):
+        pytest.importorskip("openvino")
+    path = request.getfixturevalue("efficientad") if name == "efficientad.safetensors" else OLD / name
+    model = flawscope.load(path, device="cpu")
+    found = model.predict([str(OLD / "pictures" / picture) for picture in EXPECTED["pictures"]])
+    expected = EXPECTED["models"][name]
+    # another processor adds in another order, and scores of several sizes are brought to one scale
+    near = 1e-6 if torch.backends.cpu.get_cpu_capability() == EXPECTED["processor"] else 1e-4
+    np.testing.assert_allclose([p.score for p in found], expected["scores"], rtol=near, atol=near)
+    maxima = [np.nanmax(p.map) for p in found]
+    np.testing.assert_allclose(maxima, expected["map_maxima"], rtol=near, atol=near)
+    assert [p.is_anomalous for p in found] == expected["anomalous"]
+    np.testing.assert_allclose([p.p_value for p in found], expected["p_values"])
+    assert model.self_test().passed
+
+
+def test_a_setting_that_has_gone_is_ignored() -> None:
+    """The file's settings hold two that were never there."""
+    path = OLD / "patchcore-gone-setting.safetensors"
+    assert {"gone", "gone_too"} <= flawscope.load(path, device="cpu").manifest.config.keys()
