@@ -1,4 +1,4 @@
-"""Make the pictures of README and docs/ again, from drawn pictures alone: `python docs/make_images.py`."""
+"""Make the images of README and docs/ from generated pictures alone: `python docs/make_images.py`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from flawscope.results import drawing
 from flawscope.results.folder import Pictures
 
 HERE = Path(__file__).parent
-SHOWN = {"plate": ("scratch/001", "dent/003", "missing_part/006"), "fabric": ("hole/001", "missing_pick/000")}
+SHOWN = {"plate": ("good/001", "scratch/001", "missing_part/006"), "fabric": ("hole/001", "missing_pick/000")}
 PANEL = (220, 220)
-
-
 IMAGES = HERE / "images"
 MOVING = "plate"  # the category that `flawscope demo` draws
 
@@ -40,7 +38,9 @@ def main() -> None:
                 found = model.predict(path)
                 pictures.append(picture)
                 heats.append(found.draw(picture))
-                names.append(f"{category}: {name.split('/')[0].replace('_', ' ')}")
+                names.append(
+                    f"{category}: {name.split('/')[0].replace('_', ' ')}".replace("good", "good part")
+                )
                 verdict = "anomalous" if found.is_anomalous else "good"
                 verdicts.append(f"{verdict}, p = {found.p_value:.3f}")
             if category == MOVING:
@@ -50,7 +50,7 @@ def main() -> None:
     sheet.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE).save(
         IMAGES / "defects.png", optimize=True
     )
-    tell(IMAGES / "defects.png")
+    report(IMAGES / "defects.png")
 
 
 def animate(model: Predictor, root: Path, out: Path) -> None:
@@ -61,10 +61,10 @@ def animate(model: Predictor, root: Path, out: Path) -> None:
         pictures.take(item, model.predict(item.path))
     pictures.finish(f"{root.name}: drawn parts, PatchCore fitted on {len(dataset.train)} good ones")
     shutil.copy(out / "animation.webp", IMAGES / "demo.webp")
-    tell(IMAGES / "demo.webp")
+    report(IMAGES / "demo.webp")
 
 
-def tell(path: Path) -> None:
+def report(path: Path) -> None:
     print(f"{path.relative_to(HERE.parent)}: {path.stat().st_size / 1024:.0f} KiB")
 
 
