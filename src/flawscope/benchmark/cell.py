@@ -23,6 +23,7 @@ from flawscope.artefact.files import atomic
 from flawscope.benchmark import machine
 from flawscope.benchmark.store import FORMAT, write_json
 from flawscope.errors import CheckpointError, FlawscopeError
+from flawscope.methods import registry
 from flawscope.machine import peak_memory
 from flawscope.progress import Step
 
@@ -116,7 +117,7 @@ def _fit(
             seen=task.seen,
             minutes=task.minutes,
             checkpoint=checkpoint,
-            resume="steps" in task.options,
+            resume=registry.method(task.method).learns_in_steps,
             device=task.device,
             say=say,
             step=step,

@@ -167,7 +167,7 @@ def plan(
 def _methods(text: str) -> tuple[str, ...]:
     names = _listed(text, "--methods", "name one or more, such as patchcore,efficientad")
     for name in names:
-        registry.config_class(name)  # an unknown one is told now
+        registry.method(name)  # an unknown one is reported now
     return names
 
 
@@ -230,7 +230,7 @@ def _config(
 ) -> tuple[Any, int | str]:
     """Settings from the preset, the file, the options and --set, each winning over those before it; and the
     defects to learn from."""
-    cls = registry.config_class(method)
+    declared = registry.method(method)
     given = settings.read_config(file, category) if file else {}
     if given.pop("method", method) != method:
         raise InputError(f"config {file} is not for {method}: mend its `method`, or give the right file")
@@ -238,10 +238,7 @@ def _config(
     if "seed" in assigned:
         raise InputError(f"--set {method}.seed: give --seeds, or --set {method}.seeds=0,1,2")
     preset = assigned.pop("preset", given.pop("preset", "default"))
-    presets = registry.presets(method)
-    if preset not in presets:
-        raise InputError(f"{method} has no preset {preset}: choose one of {', '.join(presets)}")
-    values = {**presets[preset], **given}
+    values = given
     if options["steps"] is not None and _learns_in_steps(method):
         values["steps"] = options["steps"]
     if options["seen"] is not None and _learns_from_defects(method):
@@ -250,18 +247,18 @@ def _config(
     seen = values.pop("seen", 0)
     if seen != 0 and not _learns_from_defects(method):
         raise InputError(f"{method} learns from good pictures only: leave out its setting seen")
-    built = settings.build(cls, values)
+    built = declared.configure(preset, values)
     if options["minutes"] is not None and _learns_in_steps(method):
         built = replace(built, steps=None)  # as many as fit
     return built, int(seen) if str(seen).isdecimal() else str(seen)
 
 
 def _learns_in_steps(method: str) -> bool:
-    return "steps" in registry.config_class(method).__dataclass_fields__
+    return registry.method(method).learns_in_steps
 
 
 def _learns_from_defects(method: str) -> bool:
-    return "extended" in registry.config_class(method).__dataclass_fields__  # as `fitting.fit` tells them
+    return registry.method(method).takes_seen_defects
 
 
 def _open(

@@ -316,7 +316,7 @@ def _changed(method: str, settings: dict[str, Any]) -> str:
     """Settings that are not the defaults. Seeds and steps stand elsewhere."""
     defaults = {
         f.name: f.default_factory() if f.default_factory is not MISSING else f.default
-        for f in fields(registry.config_class(method))
+        for f in fields(registry.method(method).config)
     }
     found = [
         f"`{key}: {value}`"

@@ -12,22 +12,22 @@ from typing import Any, NoReturn
 
 from flawscope._version import __version__
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.methods import registry
+from flawscope.methods.method import Command
 
-# command -> (module in this package, one line of help)
-COMMANDS: dict[str, tuple[str, str]] = {
-    "fit": ("fit", "learn what good parts look like"),
-    "evaluate": ("evaluate", "measure a model on test pictures"),
-    "benchmark": ("benchmark", "fit and evaluate a grid, with the literature's tables"),
-    "predict": ("predict", "score pictures and show what is wrong"),
-    "calibrate": ("calibrate", "new thresholds from new good pictures"),
-    "export": ("export", "a copy that needs no torch, .onnx or .xml"),
-    "distill": ("distill", "make a teacher for EfficientAD"),
-    "prototypes": ("prototypes", "find PRN's prototypes of good pictures, to fit with them later"),
-    "simulate": ("simulate", "put defects on good pictures, to look at them"),
-    "info": ("info", "what a model is and where it came from"),
-    "backbones": ("backbones", "feature extractors at hand"),
-    "data": ("data", "check a folder of pictures"),
-    "demo": ("demo", "draw a data set, fit, evaluate and show it"),
+# command -> one line of help; each is a module in this package
+COMMANDS: dict[str, str] = {
+    "fit": "learn what good parts look like",
+    "evaluate": "measure a model on test pictures",
+    "benchmark": "fit and evaluate a grid, with the literature's tables",
+    "predict": "score pictures and show what is wrong",
+    "calibrate": "new thresholds from new good pictures",
+    "export": "a copy that needs no torch, .onnx or .xml",
+    "simulate": "put defects on good pictures, to look at them",
+    "info": "what a model is and where it came from",
+    "backbones": "feature extractors at hand",
+    "data": "check a folder of pictures",
+    "demo": "draw a data set, fit, evaluate and show it",
 }
 
 
@@ -42,9 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     _never_fail_to_print()
     name, *rest = arguments
-    if name not in COMMANDS:
-        return _fail(f"there is no command {name}{_nearest(name, COMMANDS)}; see `flawscope --help`", 2)
-    module = importlib.import_module(f"flawscope.cli.{COMMANDS[name][0]}")
+    known = commands()
+    if name not in known:
+        return _fail(f"there is no command {name}{_nearest(name, known)}; see `flawscope --help`", 2)
+    module = importlib.import_module(known[name].module)
     parser = Parser(prog=f"flawscope {name}", description=module.__doc__, formatter_class=Help)
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
@@ -70,9 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _raise_or_fail("--debug" in rest, error, 1, text)
 
 
+def commands() -> dict[str, Command]:
+    """All commands by name: those of every method, then those that methods bring."""
+    known = {name: Command(name, text, f"flawscope.cli.{name}") for name, text in COMMANDS.items()}
+    return known | {c.name: c for method in registry.loadable() for c in method.commands}
+
+
 def overview() -> str:
-    width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name:<{width}}{line}" for name, (_, line) in COMMANDS.items()]
+    known = commands()
+    width = max(map(len, known)) + 2
+    lines = [f"  {name:<{width}}{command.help}" for name, command in known.items()]
     return "\n".join(
         [
             "usage: flawscope COMMAND ...",

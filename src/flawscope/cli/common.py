@@ -103,10 +103,9 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
 
 def seed_of(manifest: Manifest) -> int:
     """The seed that a model was fitted with: its data set is split in the same way again."""
-    from flawscope import config
     from flawscope.methods import registry
 
-    return int(config.build(registry.config_class(manifest.method), manifest.config).seed)
+    return int(registry.method(manifest.method).stored(manifest.config).seed)
 
 
 def numbers(values: float | Sequence[float]) -> str:

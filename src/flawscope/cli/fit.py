@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
+from flawscope.methods import registry
 
 if TYPE_CHECKING:
+    from flawscope.artefact.model_file import Artefact
+    from flawscope.datasets import Dataset
     from flawscope.predictor import Predictor
+
+    Say = Callable[[str], None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--update", metavar="MODEL", help="add the pictures to this model; settings are its own"
     )
-    parser.add_argument("--method", default=None, help="patchcore, efficientad or prnet (default: patchcore)")
+    parser.add_argument("--method", default=None, help=f"{_either(registry.names())} (default: patchcore)")
     parser.add_argument("--preset", default=None, help="named settings: default, paper")
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
     parser.add_argument(
@@ -33,31 +39,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", metavar="FILE", help="the backbone's weights: safetensors or a checkpoint"
     )
-    parser.add_argument("--teacher", metavar="FILE", help="efficientad: another one; see `flawscope distill`")
-    parser.add_argument(
-        "--natural",
-        metavar="FOLDER|generated|none",
-        help="efficientad: pictures of anything else, which must stay unknown to it",
-    )
+    for flag, (metavar, text) in _method_flags().items():
+        parser.add_argument(flag, metavar=metavar, help=text)
     parser.add_argument(
         "--seen",
         metavar="N|FOLDER|FILE",
-        help="prnet: defects to learn from: so many test pictures, drawn evenly over kinds, or a folder "
-        "of pictures with masks, or a text file of paths; evaluation leaves them out",
+        help=f"{_those('takes_seen_defects')}: defects to learn from: so many test pictures, drawn evenly "
+        "over kinds, or a folder of pictures with masks, or a text file of paths; evaluation leaves them out",
     )
-    parser.add_argument(
-        "--textures", metavar="FOLDER|generated", help="prnet: what simulated defects are made of"
-    )
-    parser.add_argument("--prototypes", metavar="FILE", help="prnet: made by `flawscope prototypes`")
     length = parser.add_mutually_exclusive_group()
+    in_steps = _those("learns_in_steps")
+    length.add_argument("--steps", metavar="N", help=f"{in_steps}: how many (default: as the device can)")
     length.add_argument(
-        "--steps", metavar="N", help="efficientad, prnet: how many (default: as the device can)"
-    )
-    length.add_argument(
-        "--minutes",
-        type=common.minutes,
-        metavar="M",
-        help="efficientad, prnet: as many steps as fit into the time",
+        "--minutes", type=common.minutes, metavar="M", help=f"{in_steps}: as many steps as fit into the time"
     )
     parser.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
     parser.add_argument(
@@ -78,79 +72,113 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_quiet(parser)
 
 
+def _method_flags() -> dict[str, tuple[str, str]]:
+    """The flags of single methods: metavar and help, which names the methods."""
+    found: dict[str, tuple[str, str]] = {}
+    for method in registry.loadable():
+        for option in method.options:
+            text = f"{method.name}: {option.help}"
+            metavar, known = found.get(option.flag, (option.metavar, ""))
+            found[option.flag] = metavar, f"{known}; {text}" if known else text
+    return found
+
+
+def _those(capability: str) -> str:
+    """The methods that declare it."""
+    return ", ".join(method.name for method in registry.loadable() if getattr(method, capability))
+
+
+def _either(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
 def run(args: argparse.Namespace) -> int:
-    from flawscope import config
     from flawscope.artefact import files, model_file
-    from flawscope.calibration.decision import DEFAULT_RATE
+    from flawscope.artefact.state_file import checkpoint_of
     from flawscope.datasets import open_dataset
-    from flawscope.errors import InputError
-    from flawscope.methods import registry
 
     out = files.check_writable(args.out, ".safetensors")
     options = _options(args)
-    method = options.pop("method", "patchcore")
-    preset = options.pop("preset", "default")
-    seen = options.pop("seen", 0)
     old = model_file.read(args.update) if args.update else None
     if old is not None:
-        given = [k for k in (*options, "roi") if (options.get(k) or getattr(args, k, None)) is not None]
-        given += ["seen"] if seen else []
-        given += [k for k in ("no-samples", "minutes", "resume") if getattr(args, k.replace("-", "_"))]
-        if given or args.preset or args.method or args.false_alarm_rate:
-            raise InputError(
-                f"--update keeps the model's own settings: leave out {', '.join(given) or 'the others'}"
-            )
+        _refuse_settings(args, options)
         seed = common.seed_of(old.manifest)
-    else:  # a wrong setting is told before torch is loaded
-        values = {**registry.presets(method).get(preset, {}), **options}
-        seed = config.build(registry.config_class(method), values).seed
-    dataset = open_dataset(args.data, args.category, seed=seed)
+    else:  # a wrong setting is reported before torch is loaded
+        method, preset, settings = _settings_of(options)
+        seed = registry.method(method).configure(preset, settings).seed
+    dataset = open_dataset(args.data, args.category, seed=seed, group=args.group)
     say = (lambda line: None) if args.quiet else common.say
     say(f"{dataset.category}: {len(dataset.train)} good pictures ({dataset.layout} layout)")
-
-    from flawscope.artefact.state_file import checkpoint_of
-    from flawscope.fitting import fitting  # torch
-    from flawscope.runtime.torch import use_threads
-
-    use_threads(args.threads)
-    step = common.step_for(args)
-    checkpoint = checkpoint_of(out)  # of methods that learn in steps
-    if old is not None:
-        predictor = fitting.extend(
-            old,
-            dataset,
-            group=args.group,
-            drop_suspects=args.drop_suspects,
-            device=args.device,
-            say=say,
-            step=step,
-        )
-    else:
-        predictor = fitting.fit(
-            dataset,
-            method=method,
-            preset=preset,
-            false_alarm_rate=args.false_alarm_rate or DEFAULT_RATE,
-            roi=args.roi,
-            group=args.group,
-            drop_suspects=args.drop_suspects,
-            seen=seen,
-            minutes=args.minutes,
-            checkpoint=checkpoint,
-            resume=args.resume,
-            device=args.device,
-            samples=0 if args.no_samples else 3,
-            say=say,
-            step=step,
-            **options,
-        )
+    predictor = _fitted(args, options, dataset, say) if old is None else _extended(args, old, dataset, say)
     predictor.save(out)
-    if "steps" in predictor.manifest.config:
-        checkpoint.unlink(missing_ok=True)
+    if old is None and registry.method(predictor.manifest.method).learns_in_steps:
+        checkpoint_of(out).unlink(missing_ok=True)
     for line in summary(predictor):
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
     return common.report_failures(predictor.failures)
+
+
+def _settings_of(options: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """Method, preset, and the method's own settings."""
+    rest = {k: v for k, v in options.items() if k not in ("method", "preset", "seen")}
+    return options.get("method", "patchcore"), options.get("preset", "default"), rest
+
+
+def _refuse_settings(args: argparse.Namespace, options: dict[str, Any]) -> None:
+    """An extended model keeps its own."""
+    from flawscope.errors import InputError
+
+    given = [k for k in (*options, "roi") if (options.get(k) or getattr(args, k, None)) is not None]
+    given += [k for k in ("no-samples", "minutes", "resume") if getattr(args, k.replace("-", "_"))]
+    if given or args.false_alarm_rate:
+        raise InputError(
+            f"--update keeps the model's own settings: leave out {', '.join(given) or 'the others'}"
+        )
+
+
+def _fitted(args: argparse.Namespace, options: dict[str, Any], dataset: Dataset, say: Say) -> Predictor:
+    from flawscope.artefact.state_file import checkpoint_of
+    from flawscope.calibration.decision import DEFAULT_RATE
+    from flawscope.fitting import fitting  # torch
+    from flawscope.runtime.torch import use_threads
+
+    use_threads(args.threads)
+    method, preset, settings = _settings_of(options)
+    return fitting.fit(
+        dataset,
+        method=method,
+        preset=preset,
+        false_alarm_rate=args.false_alarm_rate or DEFAULT_RATE,
+        roi=args.roi,
+        group=args.group,
+        drop_suspects=args.drop_suspects,
+        seen=options.get("seen", 0),
+        minutes=args.minutes,
+        checkpoint=checkpoint_of(args.out),  # of methods that learn in steps
+        resume=args.resume,
+        device=args.device,
+        samples=0 if args.no_samples else 3,
+        say=say,
+        step=common.step_for(args),
+        **settings,
+    )
+
+
+def _extended(args: argparse.Namespace, old: Artefact, dataset: Dataset, say: Say) -> Predictor:
+    from flawscope.fitting import fitting  # torch
+    from flawscope.runtime.torch import use_threads
+
+    use_threads(args.threads)
+    return fitting.extend(
+        old,
+        dataset,
+        group=args.group,
+        drop_suspects=args.drop_suspects,
+        device=args.device,
+        say=say,
+        step=common.step_for(args),
+    )
 
 
 def summary(predictor: Predictor) -> list[str]:
@@ -178,8 +206,9 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if args.config:
         values = config.read_config(args.config, args.category or only_category(args.data))
-    given = ("method", "preset", "size", "crop", "backbone", "stages", "weights", "seed")
-    for key in (*given, "teacher", "natural", "seen", "textures", "prototypes", "steps"):
+    own = {option.setting for method in registry.loadable() for option in method.options}
+    given = ("method", "preset", "size", "crop", "backbone", "stages", "weights", "seed", "seen", "steps")
+    for key in (*given, *sorted(own)):
         if getattr(args, key) is not None:
             values[key] = getattr(args, key)
     if args.keep_aspect:

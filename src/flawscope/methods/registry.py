@@ -62,8 +62,8 @@ def method(name: str) -> Method:
     return found
 
 
-def with_options() -> list[Method]:
-    """Every method that can be loaded, for `--help`."""
+def loadable() -> list[Method]:
+    """Every method that can be loaded."""
     found = []
     for name in names():
         try:

@@ -12,7 +12,7 @@ from flawscope.artefact import model_file
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
 from flawscope.methods.detector import Detector, device_for
-from flawscope.methods.registry import model_module
+from flawscope.methods import registry
 from flawscope.methods.threads import workers
 
 
@@ -33,7 +33,7 @@ class TorchSession:
         use_threads(threads)
         tensors = {k: torch.from_numpy(np.asarray(v)) for k, v in artefact.tensors.items() if k != "samples"}
         try:
-            model = model_module(artefact.manifest.method).Model.rebuild(artefact.manifest.config, tensors)
+            model = registry.method(artefact.manifest.method).rebuild(artefact.manifest.config, tensors)
         except (KeyError, RuntimeError, IndexError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
