@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 
 from flawscope.errors import InputError
-from flawscope.synthesis import (
-    SCALE_AREAS,
-    DefectScale,
+from flawscope.synthesis import SCALE_AREAS, DefectScale, fractal_noise, generated_texture
+from flawscope.synthesis.masks import (
+    PERLIN_CELLS,
+    _rotated_perlin,
     blob_mask,
-    crack_mask,
-    fractal_noise,
-    generated_texture,
+    everywhere,
+    islands_mask,
+    line_mask,
     perlin_mask,
-    perlin_noise,
-    scratch_mask,
 )
-from flawscope.synthesis.masks import _rotated_perlin
+from flawscope.synthesis.noise import perlin_noise
 
 SIZES = [(64, 64), (37, 91), (100, 16), (16, 16)]
 
@@ -76,16 +75,15 @@ def test_textures_use_the_scale_of_pictures() -> None:
 
 @pytest.mark.parametrize("scale", list(DefectScale))
 @pytest.mark.parametrize("shape", [(256, 256), (120, 333)])
-def test_masks_have_the_area_asked_for_and_are_one_piece(shape: tuple[int, int], scale: DefectScale) -> None:
+def test_blobs_have_the_area_asked_for_and_are_one_piece(shape: tuple[int, int], scale: DefectScale) -> None:
     from scipy import ndimage
 
     low, high = SCALE_AREAS[scale]
     for seed in range(8):
-        for draw in (perlin_mask, blob_mask):
-            mask = draw(shape, np.random.default_rng(seed), area=(low, high))
-            assert mask.dtype == np.bool_
-            assert low <= mask.mean() <= high
-            assert ndimage.label(mask)[1] == 1
+        mask = blob_mask(np.ones(shape, np.bool_), np.random.default_rng(seed), area=(low, high))
+        assert mask.dtype == np.bool_
+        assert low <= mask.mean() <= high
+        assert ndimage.label(mask)[1] == 1
 
 
 @pytest.mark.parametrize("shape", SIZES)
@@ -95,12 +93,12 @@ def test_masks_are_never_empty_and_stay_in_the_foreground(shape: tuple[int, int]
     for seed in range(10):
         rng = np.random.default_rng(seed)
         for mask in (
-            perlin_mask(shape, rng, within=within),
-            perlin_mask(shape, rng, within=within, threshold=5.0),
-            perlin_mask(shape, rng, within=within, area=(0.01, 0.05)),
-            blob_mask(shape, rng, within=within, area=(0.001, 0.05)),
-            scratch_mask(shape, rng, within=within, length=12, width=0.2),
-            crack_mask(shape, rng, within=within, length=30, width=1.5),
+            perlin_mask(within, rng),
+            perlin_mask(within, rng, 5.0),
+            islands_mask(within, rng),
+            blob_mask(within, rng, area=(0.001, 0.05)),
+            line_mask(within, rng, area=(0.0005, 0.002)),
+            line_mask(within, rng, area=(0.01, 0.05), jagged=1.5),
         ):
             assert mask.shape == shape
             assert mask.any()
@@ -110,46 +108,46 @@ def test_masks_are_never_empty_and_stay_in_the_foreground(shape: tuple[int, int]
 def test_an_area_larger_than_the_foreground_takes_the_foreground() -> None:
     within = np.zeros((64, 64), np.bool_)
     within[10:15, 10:15] = True
-    mask = blob_mask((64, 64), np.random.default_rng(0), area=(0.1, 0.2), within=within)
-    assert (mask == within).all()
+    assert (blob_mask(within, np.random.default_rng(0), area=(0.1, 0.2)) == within).all()
 
 
 def test_perlin_mask_is_never_empty_where_all_noise_is_below_zero() -> None:
     """Small foregrounds lie in the valleys of coarse noise now and then."""
     within = np.zeros((64, 64), np.bool_)
-    within[30:36, 28:38] = True
+    within[31:34, 30:34] = True
     low = 0
-    for k in range(60):
-        mask = perlin_mask((64, 64), np.random.default_rng(k), scales=(1, 2), within=within)
+    for k in range(150):
+        mask = perlin_mask(within, np.random.default_rng(k))
         assert mask.any()
         assert not mask[~within].any()
         rng = np.random.default_rng(k)
-        cells = (int(rng.choice(np.asarray((1, 2)))), int(rng.choice(np.asarray((1, 2)))))
+        cells = (int(rng.choice(np.asarray(PERLIN_CELLS))), int(rng.choice(np.asarray(PERLIN_CELLS))))
         low += float(_rotated_perlin((64, 64), cells, rng)[within].max()) < 0
     assert low > 5  # it happened
 
 
-def test_perlin_mask_without_area_is_the_published_threshold() -> None:
-    shares = [perlin_mask((128, 128), np.random.default_rng(s)).mean() for s in range(60)]
+def test_perlin_mask_is_the_published_threshold() -> None:
+    whole = np.ones((128, 128), np.bool_)
+    shares = [perlin_mask(whole, np.random.default_rng(s)).mean() for s in range(60)]
     # about a tenth on average with threshold 0.5, and very different from picture to picture
     assert 0.01 < np.mean(shares) < 0.25
     assert np.std(shares) > 0.01
 
 
-def test_a_scratch_is_long_and_thin() -> None:
+@pytest.mark.parametrize("jagged", [0.0, 2.5])
+def test_a_line_is_long_and_thin(jagged: float) -> None:
+    whole = np.ones((400, 400), np.bool_)
+    low, high = SCALE_AREAS[DefectScale.SMALL]
     for seed in range(10):
-        mask = scratch_mask((400, 400), np.random.default_rng(seed), length=90, width=2, within=None)
+        mask = line_mask(whole, np.random.default_rng(seed), area=(low, high), jagged=jagged)
         rows, columns = np.nonzero(mask)
         extent = math.hypot(np.ptp(rows), np.ptp(columns))
-        assert mask.sum() < 3.5 * extent
-        assert extent <= 95
+        assert mask.sum() < (6 if jagged else 3.5) * extent
+        assert low / 3 <= mask.mean() <= 3 * high
 
 
-def test_wrong_areas_and_lengths_are_refused() -> None:
-    rng = np.random.default_rng(0)
-    with pytest.raises(InputError, match="area"):
-        blob_mask((32, 32), rng, area=(0.2, 0.1))
-    with pytest.raises(InputError, match="length"):
-        scratch_mask((32, 32), rng, length=0, width=1)
+def test_the_foreground_must_be_of_the_pictures_size() -> None:
+    assert everywhere((4, 5), None).all()
+    assert everywhere((4, 5), np.zeros((4, 5), np.bool_)).all()
     with pytest.raises(InputError, match="foreground"):
-        blob_mask((32, 32), rng, area=(0.1, 0.2), within=np.ones((3, 3), np.bool_))
+        everywhere((32, 32), np.ones((3, 3), np.bool_))

@@ -1,4 +1,8 @@
+"""The simulator: exact masks, visible, in the foreground, of the size asked for, the same for one seed."""
+
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -6,194 +10,316 @@ import pytest
 from flawscope.errors import InputError
 from flawscope.synthesis import (
     KINDS,
+    PAPER_KINDS,
     SCALE_AREAS,
-    VISIBLE_LEVEL,
-    VISIBLE_MEAN,
     DefectScale,
-    Simulated,
-    cut_paste,
-    fill_from_surroundings,
+    SimulatedDefect,
+    extend_defect,
     foreground_mask,
     generated_texture,
-    local_shift,
-    paste_texture,
-    shuffle_patches,
     simulate_defect,
+    to_eight_bits,
 )
+from flawscope.synthesis.simulate import VISIBLE, VISIBLE_LEVEL
+
+Make = Callable[..., SimulatedDefect]
 
 
-def scene(height: int = 96, width: int = 128, seed: int = 0) -> np.ndarray:
-    """A grey part with a dark hole on a light, noisy ground."""
+def part(height: int = 96, width: int = 128, *, seed: int = 0) -> np.ndarray:
+    """A dark part on a light, slightly noisy ground."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     picture = np.full((height, width, 3), 205.0)
     body = (abs(y - height / 2) < 0.3 * height) & (abs(x - width / 2) < 0.3 * width)
     picture[body] = (110, 90, 70)
-    picture[np.hypot(y - height / 2, x - width / 2) < 0.1 * height] = 30
-    return np.clip(np.rint(picture + rng.normal(0, 3, picture.shape)), 0, 255).astype(np.uint8)
+    return np.clip(np.rint(picture + rng.normal(0, 2, picture.shape)), 0, 255).astype(np.uint8)
 
 
-def check(good: np.ndarray, made: Simulated) -> None:
+def broken(height: int = 96, width: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    """The same part with a red spot and a white bar in it, and their mask."""
+    picture = part(height, width, seed=1)
+    y, x = np.mgrid[:height, :width]
+    spot = np.hypot(y - 0.4 * height, x - 0.4 * width) < 0.08 * height
+    bar = (abs(y - 0.65 * height) < 2) & (abs(x - 0.6 * width) < 0.1 * width)
+    picture[spot], picture[bar] = (200, 30, 30), 250
+    return picture, spot | bar
+
+
+def texture(good: np.ndarray, rng: np.random.Generator) -> SimulatedDefect:
+    return simulate_defect(good, rng, kind="texture")
+
+
+def structure(good: np.ndarray, rng: np.random.Generator) -> SimulatedDefect:
+    return simulate_defect(good, rng, kind="structure")
+
+
+def seen(good: np.ndarray, rng: np.random.Generator) -> SimulatedDefect:
+    return extend_defect(good, *broken(), rng)
+
+
+ALL = pytest.mark.parametrize("make", [texture, structure, seen])
+
+
+def check(good: np.ndarray, made: SimulatedDefect) -> None:
     from scipy import ndimage
 
     assert made.picture.dtype == np.uint8
     assert made.picture.shape == good.shape
     assert made.mask.dtype == np.bool_
-    assert made.mask.any()
-    assert (made.picture[~made.mask] == good[~made.mask]).all()
     difference = np.abs(made.picture.astype(int) - good).max(-1)
-    assert difference[made.mask].mean() >= VISIBLE_MEAN
+    assert ((difference > 0) == made.mask).all()  # there and nowhere else
+    assert VISIBLE[0] <= difference[made.mask].mean() <= VISIBLE[1]
+    assert difference[made.mask].mean() == pytest.approx(made.difference, rel=1e-5)
     assert ndimage.maximum_filter(difference, 3)[made.mask].min() >= VISIBLE_LEVEL
+
+
+def test_what_prn_is_trained_on_is_what_97f7321_drew() -> None:
+    """Kinds, areas, differences and the state of the generator after six draws of one, written down there."""
+    good, rng = part(), np.random.default_rng(0)
+    foreground = foreground_mask(good)
+    made = [simulate_defect(good, rng, foreground=foreground) for _ in range(4)]
+    made += [extend_defect(good, *broken(), rng, foreground=foreground) for _ in range(2)]
+    assert [m.kind for m in made] == ["structure", "texture", "structure", "structure", "seen", "seen"]
+    assert [int(m.mask.sum()) for m in made] == pytest.approx([609, 52, 585, 244, 347, 207], rel=0.01)
+    expected = [73.77, 28.17, 89.37, 23.72, 132.90, 115.97]
+    assert [m.difference for m in made] == pytest.approx(expected, rel=0.01)
+    assert int(rng.integers(1 << 30)) == 210543381
 
 
 @pytest.mark.parametrize("scale", list(DefectScale))
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_the_mask_is_exactly_what_changed(kind: str, scale: DefectScale) -> None:
-    good = scene()
+def test_a_scale_is_kept_and_the_mask_is_exactly_what_changed(kind: str, scale: DefectScale) -> None:
+    good = part()
     before = good.copy()
+    low, high = SCALE_AREAS[scale]
     for seed in range(4):
         made = simulate_defect(good, np.random.default_rng(seed), kind=kind, scale=scale)
         check(good, made)
-        assert made.scale is scale
-        low, high = SCALE_AREAS[scale]
-        assert max(4, int(low / 2 * made.mask.size)) <= made.mask.sum() <= high * made.mask.size
+        assert max(4, low / 2 * made.mask.size) <= made.mask.sum() <= high * made.mask.size
     assert (good == before).all()
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (16, 200), (61, 43), (33, 512)])
-def test_any_size(shape: tuple[int, int]) -> None:
-    good = scene(*shape)
+@ALL
+def test_the_mask_is_where_the_picture_differs_and_the_change_is_visible(make: Make) -> None:
+    good = part()
+    before = good.copy()
     for seed in range(25):
-        check(good, simulate_defect(good, np.random.default_rng(seed)))
+        made = make(good, np.random.default_rng(seed))
+        check(good, made)
+        assert made.kind == make.__name__
+    assert (good == before).all()
+
+
+@ALL
+def test_the_same_generator_gives_the_same_defect_and_another_one_another(make: Make) -> None:
+    good = part()
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    made = [make(good, np.random.default_rng(seed)) for seed in (3, 3, 4)]
+    assert (made[0].picture == made[1].picture).all()
+    assert (made[0].mask == made[1].mask).all()
+    assert (made[0].mask != made[2].mask).any()
+    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+
+
+@pytest.mark.parametrize("kind", [*KINDS, None])
+def test_kinds_of_a_scale_depend_on_the_generator_alone(kind: str | None) -> None:
+    good = part()
+    made = [simulate_defect(good, np.random.default_rng(s), kind=kind, scale="medium") for s in (9, 9, 8)]
+    assert (made[0].picture == made[1].picture).all()
+    assert made[0].kind == made[1].kind
+    assert (made[0].mask != made[2].mask).any()
+
+
+@ALL
+@pytest.mark.parametrize("shape", [(16, 16), (16, 200), (61, 43), (33, 300)])
+def test_any_size(make: Make, shape: tuple[int, int]) -> None:
+    good = part(*shape)
+    for seed in range(8):
+        check(good, make(good, np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 200), (61, 43), (33, 512)])
+def test_any_size_with_a_scale(shape: tuple[int, int]) -> None:
+    good = part(*shape)
+    for seed in range(24):
+        check(good, simulate_defect(good, np.random.default_rng(seed), scale=list(DefectScale)[seed % 3]))
+
+
+@ALL
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_an_even_picture_still_gets_a_defect(make: Make, grey: int) -> None:
+    good = np.full((48, 48, 3), grey, np.uint8)
+    for seed in range(5):
+        check(good, make(good, np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_a_kind_that_cannot_be_seen_becomes_a_spot_and_says_so(grey: int) -> None:
+    good = np.full((48, 48, 3), grey, np.uint8)
+    for kind in KINDS:
+        made = simulate_defect(good, np.random.default_rng(1), kind=kind, scale="medium")
+        check(good, made)
+        if kind in {"blur", "shift", "missing", "paste"}:
+            assert made.kind == "spot"
+    # a texture that is the picture
+    made = simulate_defect(good, np.random.default_rng(1), kind="texture", textures=lambda rng: good)
+    check(good, made)
 
 
 def test_the_kind_asked_for_is_the_kind_made_where_it_can_be_seen() -> None:
     good = generated_texture((128, 128), np.random.default_rng(5))
     for kind in KINDS:
-        kinds = [
-            simulate_defect(good, np.random.default_rng(s), kind=kind, scale="large").kind for s in range(4)
-        ]
-        assert kinds == [kind] * 4
+        for seed in range(4):
+            assert simulate_defect(good, np.random.default_rng(seed), kind=kind, scale="large").kind == kind
 
 
-@pytest.mark.parametrize("grey", [0, 128, 255])
-def test_an_even_picture_still_gets_a_defect(grey: int) -> None:
-    good = np.full((48, 48, 3), grey, np.uint8)
-    for kind in KINDS:
-        made = simulate_defect(good, np.random.default_rng(1), kind=kind)
+@ALL
+def test_a_grey_picture_stays_grey(make: Make) -> None:
+    good = to_eight_bits(part()[..., :1])
+    for seed in range(8):
+        made = make(good, np.random.default_rng(seed))
         check(good, made)
-        if kind in {"blur", "shift", "missing", "paste"}:
-            assert made.kind == "spot"  # nothing to see in it, and it says so
+        assert (made.picture == made.picture[..., :1]).all()
 
 
-def test_same_generator_state_same_defect_and_no_global_state() -> None:
-    good = scene()
-    state = np.random.get_state()[1].copy()  # noqa: NPY002
-    for kind in [*KINDS, None]:
-        first = simulate_defect(good, np.random.default_rng(9), kind=kind)
-        again = simulate_defect(good, np.random.default_rng(9), kind=kind)
-        assert (first.picture == again.picture).all()
-        assert (first.mask == again.mask).all()
-        assert first[2:] == again[2:]
-    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+def test_a_grey_picture_stays_grey_with_every_kind() -> None:
+    good = to_eight_bits(part()[..., :1])
+    for kind in KINDS:
+        made = simulate_defect(good, np.random.default_rng(0), kind=kind, scale="large")
+        check(good, made)
+        assert (made.picture == made.picture[..., :1]).all()
 
 
-def test_all_kinds_and_scales_are_drawn() -> None:
-    good = scene(64, 64)
-    rng = np.random.default_rng(0)
-    made = [simulate_defect(good, rng) for _ in range(250)]
-    assert {m.kind for m in made} == set(KINDS)
-    assert {m.scale for m in made} == set(DefectScale)
-
-
-def test_defects_stay_in_the_foreground() -> None:
-    good = scene()
+@pytest.mark.parametrize("scale", [None, *DefectScale])
+def test_simulated_defects_lie_in_the_foreground(scale: DefectScale | None) -> None:
+    good = part()
     foreground = foreground_mask(good)
+    assert foreground.mean() < 0.6
     for seed in range(40):
-        mask = simulate_defect(good, np.random.default_rng(seed), foreground=foreground).mask
-        assert not (mask & ~foreground).any()
+        made = simulate_defect(good, np.random.default_rng(seed), scale=scale, foreground=foreground)
+        assert not (made.mask & ~foreground).any()
+
+
+@pytest.mark.parametrize("kind", PAPER_KINDS)
+def test_on_a_texture_defects_lie_everywhere(kind: str) -> None:
+    good = generated_texture((64, 64), np.random.default_rng(3))
+    where = np.zeros((64, 64), np.bool_)
+    for seed in range(80):
+        nowhere = None if seed % 2 else np.zeros((64, 64), np.bool_)
+        where |= simulate_defect(good, np.random.default_rng(seed), kind=kind, foreground=nowhere).mask
+    assert where.mean() > 0.9
+
+
+def test_every_kind_is_drawn() -> None:
+    good, rng = part(64, 64), np.random.default_rng(0)
+    assert {simulate_defect(good, rng, scale="large").kind for _ in range(120)} == set(KINDS)
+    assert set(PAPER_KINDS) <= {simulate_defect(good, rng).kind for _ in range(30)} <= {*PAPER_KINDS, "spot"}
+
+
+def test_without_a_scale_a_small_kind_takes_any_of_them() -> None:
+    good, rng = part(), np.random.default_rng(0)
+    areas = [float(simulate_defect(good, rng, kind="dark").mask.mean()) for _ in range(40)]
+    edges = sorted(low for low, _ in SCALE_AREAS.values())
+    assert set(np.digitize(areas, edges[1:])) == {0, 1, 2}
+
+
+def test_without_a_scale_masks_differ_in_size_and_number_of_islands() -> None:
+    from scipy import ndimage
+
+    good, rng = part(128, 128), np.random.default_rng(0)
+    masks = [simulate_defect(good, rng).mask for _ in range(60)]
+    areas = sorted(float(m.mean()) for m in masks)
+    assert areas[50] > 8 * areas[10]
+    islands = [ndimage.label(m)[1] for m in masks]
+    assert sum(n <= 3 for n in islands) > 15
+    assert sum(n >= 8 for n in islands) > 5
+
+
+def test_a_seen_defect_that_fits_stays_and_one_that_does_not_moves_into_the_foreground() -> None:
+    good = part()
+    defect, mask = broken()
+    rows, columns = np.nonzero(mask)
+    middle = np.asarray([rows.mean(), columns.mean()])
+    body = np.abs(good.astype(int) - (110, 90, 70)).max(-1) < 25
+    near = far = 0
+    for seed in range(30):
+        made = extend_defect(good, defect, mask, np.random.default_rng(seed), foreground=body)
+        # pasted in place, up to a third may reach over the edge
+        assert (made.mask & body).sum() > 0.6 * made.mask.sum()
+        rows, columns = np.nonzero(made.mask)
+        near += bool(np.abs((rows.mean(), columns.mean()) - middle).max() < 8)
+        corner = np.zeros_like(body)
+        corner[:30, :30] = True  # where nothing of it was
+        moved = extend_defect(good, defect, mask, np.random.default_rng(seed), foreground=corner)
+        assert not (moved.mask & ~corner).any()
+        far += moved.kind == "seen"
+    assert near > 10
+    assert far > 20
+
+
+def test_parts_that_move_stay_whole_and_inside_the_frame() -> None:
+    good = np.full((80, 80, 3), 120, np.uint8)
+    defect, mask = good.copy(), np.zeros((80, 80), np.bool_)
+    mask[2:10, 2:10] = mask[60:68, 60:68] = True
+    defect[mask] = (250, 20, 20)
+    edge = np.zeros((80, 80), np.bool_)
+    edge[:, -14:] = True
+    areas = []
+    for seed in range(30):
+        made = extend_defect(good, defect, mask, np.random.default_rng(seed), foreground=edge)
+        check(good, made)
+        assert not (made.mask & ~edge).any()
+        areas.append(int(made.mask.sum()))
+    assert np.median(areas) > 0.5 * mask.sum()
+
+
+def test_a_seen_defect_of_another_size_is_stretched() -> None:
+    good = part(64, 64)
+    for shape in ((32, 50), (200, 150)):
+        made = extend_defect(good, *broken(*shape), np.random.default_rng(0))
+        check(good, made)
+        assert made.kind == "seen"
+    mask = np.zeros((96, 128), np.bool_)
+    mask[50, 60] = True  # smaller than a pixel of the picture
+    check(good, extend_defect(good, part(), mask, np.random.default_rng(0)))
+
+
+def test_a_seen_defect_that_cannot_be_seen_becomes_a_spot() -> None:
+    good = np.zeros((64, 64, 3), np.uint8)
+    made = extend_defect(good, good.copy(), np.eye(64, dtype=np.bool_), np.random.default_rng(0))
+    assert made.kind in ("seen", "spot")  # noise may have made it visible
+    check(good, made)
 
 
 def test_the_texture_is_what_appears() -> None:
-    good = scene()
-    red = np.zeros((300, 200, 3), np.uint8)
-    red[..., 0] = 255
-    mask = np.zeros(good.shape[:2], np.bool_)
-    mask[20:50, 30:70] = True
-    rng = np.random.default_rng(0)
-    opaque = paste_texture(good, mask, red, 1.0, rng)
-    assert (opaque[30:40, 40:60] == (255, 0, 0)).all()
-    half = paste_texture(good, mask, red, 0.5, rng)
-    np.testing.assert_allclose(half[30:40, 40:60], (good[30:40, 40:60] / 2.0) + (127.5, 0, 0), atol=1)
-    for changed in (opaque, half):
-        assert (changed[~mask] == good[~mask]).all()
-    tiny = paste_texture(good, mask, red[:2, :3], 1.0, rng)  # a texture smaller than the defect
-    assert (tiny[35, 50] == (255, 0, 0)).all()
-
-
-def test_a_texture_in_another_scale_is_refused() -> None:
-    good = scene()
-    mask = np.ones(good.shape[:2], np.bool_)
-    with pytest.raises(InputError, match="uint8"):
-        paste_texture(good, mask, np.ones((8, 8, 3), np.float32), 0.5, np.random.default_rng(0))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="opacity"):
-        paste_texture(good, mask, good, 0.0, np.random.default_rng(0))
-
-
-def test_shuffling_only_moves_pixels_of_the_picture() -> None:
-    good = np.arange(64 * 48 * 3, dtype=np.uint32).reshape(64, 48, 3).astype(np.uint8)
-    everywhere = np.ones((64, 48), np.bool_)
-    mixed = shuffle_patches(good, everywhere, np.random.default_rng(0))
-    assert (np.sort(mixed.reshape(-1, 3), 0) == np.sort(good.reshape(-1, 3), 0)).all()
-    assert (mixed != good).any()
-    assert shuffle_patches(good[:5, :3], everywhere[:5, :3], np.random.default_rng(0)).shape == (5, 3, 3)
-
-
-def test_effects_leave_all_outside_alone() -> None:
-    good = scene()
-    for seed in range(10):
-        rng = np.random.default_rng(seed)
-        changed, mask = cut_paste(good, rng, area=(0.01, 0.05))
-        assert (changed[~mask] == good[~mask]).all()
-        assert (local_shift(good, mask, rng)[~mask] == good[~mask]).all()
-        assert (fill_from_surroundings(good, mask, rng)[~mask] == good[~mask]).all()
-
-
-def test_a_missing_part_looks_like_its_surroundings() -> None:
-    good = np.full((80, 80, 3), (40, 120, 200), np.uint8)
-    good[30:50, 30:50] = 0
-    mask = np.zeros((80, 80), np.bool_)
-    mask[28:52, 28:52] = True
-    filled = fill_from_surroundings(good, mask, np.random.default_rng(0))
-    assert np.abs(filled.astype(int) - (40, 120, 200)).max() <= 2
-    whole = fill_from_surroundings(good, np.ones((80, 80), np.bool_), np.random.default_rng(0))
-    assert whole.std((0, 1)).max() == 0
-
-
-def test_the_foreground_is_the_part() -> None:
-    good = scene(200, 240)
-    found = foreground_mask(good)
-    assert found[70:130, 80:160].all()  # the hole in it too
-    assert not found[:35].any()
-    assert 0.3 < found.mean() < 0.5
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_the_foreground_of_a_texture_is_everywhere(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    noise = np.clip(rng.normal(120, 20, (150, 150, 3)), 0, 255).astype(np.uint8)
-    assert foreground_mask(noise).all()
-    assert foreground_mask(np.full((40, 60, 3), 90, np.uint8)).all()
-    assert foreground_mask(np.full((4, 4, 3), 90, np.uint8)).all()
+    good, white = np.full((64, 64, 3), 100, np.uint8), np.full((5, 9, 3), 250, np.uint8)
+    for scale in (None, "large"):
+        made = [
+            simulate_defect(
+                good, np.random.default_rng(s), kind="texture", scale=scale, textures=lambda r: white
+            )
+            for s in range(10)
+        ]
+        assert all(m.picture[m.mask].min() > 100 for m in made)
+        assert max(m.difference for m in made) > 3 * min(m.difference for m in made)  # the opacity is drawn
 
 
 def test_wrong_calls_are_refused_in_one_line() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(InputError, match="scratch"):
-        simulate_defect(scene(), rng, kind="graze")
-    with pytest.raises(InputError, match="medium"):
-        simulate_defect(scene(), rng, scale="huge")
-    with pytest.raises(InputError, match="16x16"):
-        simulate_defect(scene(15, 40), rng)
-    with pytest.raises(InputError, match="uint8"):
-        simulate_defect(scene().astype(np.float32) / 255, rng)  # type: ignore[arg-type]
+    defect, mask = broken()
+    with pytest.raises(InputError, match=r"'graze': choose of texture, structure"):
+        simulate_defect(part(), rng, kind="graze")
+    with pytest.raises(InputError, match="small, medium, large"):
+        simulate_defect(part(), rng, scale="huge")
+    with pytest.raises(InputError, match=r"40x15.*16x16"):
+        simulate_defect(part(15, 40), rng)
+    with pytest.raises(InputError, match=r"picture is .*uint8"):
+        simulate_defect(part() / 255, rng)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"texture is .*uint8"):
+        simulate_defect(part(), rng, kind="texture", textures=lambda rng: np.ones((8, 8, 3)))  # type: ignore[arg-type,return-value]
+    with pytest.raises(InputError, match="foreground"):
+        simulate_defect(part(), rng, foreground=mask[:5] | True)
+    with pytest.raises(InputError, match="empty"):
+        extend_defect(part(), defect, np.zeros_like(mask), rng)
+    with pytest.raises(InputError, match="agree"):
+        extend_defect(part(), defect, mask[:50], rng)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from flawscope.synthesis import Anomaly, TextureFolder
+    from flawscope.synthesis import SimulatedDefect, TextureFolder
 
-    Make = Callable[[NDArray[np.uint8], NDArray[np.bool_], str, np.random.Generator], Anomaly]
+    Make = Callable[[NDArray[np.uint8], NDArray[np.bool_], str, np.random.Generator], SimulatedDefect]
 
 SEEN = "seen"
 CELL = 176  # pixels a side in the contact sheet
@@ -136,10 +136,10 @@ def run(args: argparse.Namespace) -> int:
 def _kinds(args: argparse.Namespace) -> list[str]:
     """What is to be made; what cannot be is refused."""
     from flawscope.errors import InputError
-    from flawscope.synthesis import ANOMALIES, KINDS
+    from flawscope.synthesis import KINDS, PAPER_KINDS
 
-    known = list(dict.fromkeys([*ANOMALIES, SEEN, *KINDS]))
-    kinds = args.kinds or [*ANOMALIES, *([SEEN] if args.seen else [])]
+    known = list(dict.fromkeys([*PAPER_KINDS, SEEN, *KINDS]))
+    kinds = args.kinds or [*PAPER_KINDS, *([SEEN] if args.seen else [])]
     for kind in kinds:
         if kind not in known:
             raise InputError(f"there is no kind of defect {kind!r}: choose of {', '.join(known)}")
@@ -154,14 +154,7 @@ def _maker(args: argparse.Namespace, textures: TextureFolder | None, failures: l
     """What puts a defect of a kind on a picture. Seen defects that cannot be read end up in `failures`."""
     from flawscope.datasets.seen import list_seen
     from flawscope.errors import InputError
-    from flawscope.synthesis import (
-        ANOMALIES,
-        Anomaly,
-        extend_defect,
-        read_seen,
-        simulate_anomaly,
-        simulate_defect,
-    )
+    from flawscope.synthesis import extend_defect, read_seen, simulate_defect
 
     seen = list_seen(args.seen) if args.seen else []
     white = _white([item.path for item in seen])
@@ -177,15 +170,11 @@ def _maker(args: argparse.Namespace, textures: TextureFolder | None, failures: l
                 del seen[index]
         raise InputError(f"no seen defect in {args.seen} can be used; the last: {failures[-1]}")
 
-    def make(picture: Any, foreground: Any, kind: str, rng: np.random.Generator) -> Anomaly:
+    def make(picture: Any, foreground: Any, kind: str, rng: np.random.Generator) -> SimulatedDefect:
         if kind == SEEN:
             return extend_defect(picture, *defect(rng), rng, foreground=foreground)
-        if kind in ANOMALIES:
-            draw = textures.draw if textures else None
-            return simulate_anomaly(picture, rng, kind=kind, textures=draw, foreground=foreground)
-        small = simulate_defect(picture, rng, kind=kind, foreground=foreground)
-        apart = abs(small.picture.astype("int16") - picture).max(-1)
-        return Anomaly(small.picture, small.mask, small.kind, float(apart[small.mask].mean()))
+        draw = textures.draw if textures else None
+        return simulate_defect(picture, rng, kind=kind, textures=draw, foreground=foreground)
 
     return make
 
@@ -225,7 +214,7 @@ def _picture(path: Path, white: float | None, size: int | None) -> NDArray[np.ui
     return picture
 
 
-def _report(name: str, good: Any, foreground: Any, one: Anomaly, shown: bool) -> Made:
+def _report(name: str, good: Any, foreground: Any, one: SimulatedDefect, shown: bool) -> Made:
     from flawscope.results import drawing
 
     area = float(one.mask.mean())

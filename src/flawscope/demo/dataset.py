@@ -18,7 +18,7 @@ from flawscope.demo import fabric, plate, scene
 from flawscope.errors import InputError
 from flawscope.synthesis.masks import Mask
 from flawscope.synthesis.noise import Floats, Picture
-from flawscope.synthesis.simulate import visible_change
+from flawscope.synthesis.simulate import largest_change, visible_part
 
 _SMALLEST_SIDE = 16
 _TRIES = 16
@@ -79,9 +79,11 @@ def draw_picture(
         intended = np.abs(spoilt - canvas).max(-1) > 0.5
         if not intended.any():
             continue
-        picture, mask, mean = visible_change(good, shoot(spoilt), intended)
-        if mean >= _WEAKEST and mask.sum() >= min(4, size // 16):
-            return picture, mask
+        changed = shoot(spoilt)
+        difference = largest_change(good, changed)
+        mask = visible_part(intended, difference)
+        if mask.sum() >= min(4, size // 16) and difference[mask].mean() >= _WEAKEST:
+            return np.where(mask[..., None], changed, good), mask
     raise InputError(f"A {defect} cannot be seen at {size} pixels a side: draw it larger.")
 
 

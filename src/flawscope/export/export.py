@@ -28,7 +28,7 @@ from flawscope.runtime import Session
 from flawscope.runtime import onnx as onnx_files
 from flawscope.runtime import openvino as openvino_files
 from flawscope.runtime.torch import TorchSession
-from flawscope.synthesis import simulate_anomaly, to_eight_bits
+from flawscope.synthesis import simulate_defect, to_eight_bits
 
 PRECISIONS = {".onnx": ("fp32", "fp16", "int8"), ".xml": ("fp32", "fp16", "bf16", "int8")}
 NEEDED = {".onnx": ("onnx", "onnxscript"), ".xml": ("onnx", "onnxscript", "openvino")}
@@ -226,7 +226,7 @@ def _ranged(artefact: Artefact, pictures: Sequence[Source]) -> Iterator[NDArray[
     for _, image in _read(artefact, pictures[:: -(-len(pictures) // RANGED)]):
         yield image
         pixels = to_eight_bits(image[0].transpose(1, 2, 0), white=1.0)
-        yield simulate_anomaly(pixels, rng).picture.transpose(2, 0, 1)[None].astype(np.float32) / 255.0
+        yield simulate_defect(pixels, rng).picture.transpose(2, 0, 1)[None].astype(np.float32) / 255.0
 
 
 def _images(artefact: Artefact, pictures: Sequence[Source]) -> NDArray[np.float32]:

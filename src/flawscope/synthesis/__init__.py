@@ -5,70 +5,25 @@ chosen with them. Pictures are `[H, W, 3]` uint8, RGB, in one intensity scale th
 takes its `numpy.random.Generator` and touches no global state.
 """
 
-from flawscope.synthesis.anomalies import (
-    ANOMALIES,
-    OPACITY,
-    VISIBLE,
-    Anomaly,
-    extend_defect,
-    simulate_anomaly,
-)
-from flawscope.synthesis.appearance import changed_appearance, to_eight_bits
-from flawscope.synthesis.effects import (
-    cut_paste,
-    fill_from_surroundings,
-    local_blur,
-    local_light,
-    local_shift,
-    paste_texture,
-    scratch,
-    shuffle_patches,
-)
+from flawscope.synthesis.appearance import to_eight_bits
 from flawscope.synthesis.folders import TextureFolder, read_seen
 from flawscope.synthesis.foreground import foreground_mask
-from flawscope.synthesis.masks import (
-    SCALE_AREAS,
-    DefectScale,
-    blob_mask,
-    crack_mask,
-    perlin_mask,
-    scratch_mask,
-)
-from flawscope.synthesis.noise import fractal_noise, generated_texture, perlin_noise
-from flawscope.synthesis.simulate import KINDS, VISIBLE_LEVEL, VISIBLE_MEAN, Simulated, simulate_defect
+from flawscope.synthesis.masks import SCALE_AREAS, DefectScale
+from flawscope.synthesis.noise import fractal_noise, generated_texture
+from flawscope.synthesis.simulate import KINDS, PAPER_KINDS, SimulatedDefect, extend_defect, simulate_defect
 
 __all__ = [
-    "ANOMALIES",
     "KINDS",
-    "OPACITY",
+    "PAPER_KINDS",
     "SCALE_AREAS",
-    "VISIBLE",
-    "VISIBLE_LEVEL",
-    "VISIBLE_MEAN",
-    "Anomaly",
     "DefectScale",
-    "Simulated",
+    "SimulatedDefect",
     "TextureFolder",
-    "blob_mask",
-    "changed_appearance",
-    "crack_mask",
-    "cut_paste",
     "extend_defect",
-    "fill_from_surroundings",
     "foreground_mask",
     "fractal_noise",
     "generated_texture",
-    "local_blur",
-    "local_light",
-    "local_shift",
-    "paste_texture",
-    "perlin_mask",
-    "perlin_noise",
     "read_seen",
-    "scratch",
-    "scratch_mask",
-    "shuffle_patches",
-    "simulate_anomaly",
     "simulate_defect",
     "to_eight_bits",
 ]

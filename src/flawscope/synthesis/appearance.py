@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from flawscope.synthesis.effects import check_picture
+from flawscope.errors import InputError
 from flawscope.synthesis.noise import Picture
 
 Change = Callable[[Picture, np.random.Generator, float], Picture]
@@ -18,6 +18,13 @@ Change = Callable[[Picture, np.random.Generator, float], Picture]
 
 _LEVELS = np.arange(256, dtype=np.float64)
 _LUMA = np.asarray([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
+
+
+def check_picture(picture: Picture, name: str = "picture") -> None:
+    """Refuse anything but `[H, W, 3]` uint8: textures in 0..1 pasted into pictures in 0..255 have made
+    defects invisible elsewhere."""
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise InputError(f"A {name} is [H, W, 3] uint8 in 0..255, not {list(picture.shape)} {picture.dtype}.")
 
 
 def to_eight_bits(picture: NDArray[Any], white: float | None = None) -> Picture:

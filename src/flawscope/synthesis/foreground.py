@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageFilter
 
-from flawscope.synthesis.effects import check_picture
+from flawscope.synthesis.appearance import check_picture
 from flawscope.synthesis.masks import Mask
 from flawscope.synthesis.noise import Floats, Picture
 

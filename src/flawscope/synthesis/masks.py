@@ -1,9 +1,11 @@
-"""Shapes of defects: boolean masks `[H, W]`, True where the defect is to be."""
+"""Shapes of defects: boolean masks `[H, W]`, True where the defect is to be.
+
+`within [H, W]` bool, not all False, is where a shape may lie; it also gives the picture's size.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from enum import StrEnum
 
 import numpy as np
@@ -14,8 +16,13 @@ from flawscope.errors import InputError
 from flawscope.synthesis.noise import Floats, fractal_noise, perlin_noise
 
 Mask = NDArray[np.bool_]
+Area = tuple[float, float]
+"""A range of shares of the picture, 0 <= low < high <= 1."""
 
 MIN_PIXELS = 4  # a smaller defect cannot be told from noise
+PERLIN_CELLS = (1, 2, 4, 8, 16, 32)  # a side; of DRAEM, MemSeg and PRN
+PERLIN_THRESHOLD = (0.35, 0.65)  # published is 0.5
+_ISLAND = 0.0005  # share of the picture below which an island is not chosen
 _SUPERSAMPLING = 4
 
 
@@ -27,48 +34,36 @@ class DefectScale(StrEnum):
     LARGE = "large"
 
 
-SCALE_AREAS: dict[DefectScale, tuple[float, float]] = {
+SCALE_AREAS: dict[DefectScale, Area] = {
     DefectScale.SMALL: (0.0005, 0.002),
     DefectScale.MEDIUM: (0.002, 0.01),
     DefectScale.LARGE: (0.01, 0.05),
 }
 
 
-def pixel_count(shape: tuple[int, int], area: tuple[float, float], rng: np.random.Generator) -> int:
-    """Pixels of a share of the picture drawn log-uniformly from `area`, at least `MIN_PIXELS`."""
+def pixel_count(total: int, area: Area, rng: np.random.Generator) -> int:
+    """Pixels of a share of `total` drawn log-uniformly from `area`, at least `MIN_PIXELS`."""
     low, high = area
-    if not 0 < low <= high <= 1:
-        raise InputError(f"An area is a range of shares of the picture, 0 < low <= high <= 1, not {area}.")
-    total = shape[0] * shape[1]
-    drawn = round(total * math.exp(rng.uniform(math.log(low), math.log(high))))
+    count = round(total * math.exp(rng.uniform(math.log(low), math.log(high))))
     # rounding must not leave the range
-    drawn = min(max(drawn, math.ceil(total * low)), max(math.floor(total * high), 1))
-    return min(max(drawn, MIN_PIXELS), total)
+    count = min(max(count, math.ceil(total * low)), max(math.floor(total * high), 1))
+    return min(max(count, MIN_PIXELS), total)
 
 
-def draw_centre(allowed: Mask, rng: np.random.Generator) -> tuple[int, int]:
-    """A random True pixel of `allowed` (row, column)."""
-    places = np.flatnonzero(allowed)
-    row, column = divmod(int(places[rng.integers(len(places))]), int(allowed.shape[1]))
+def draw_centre(within: Mask, rng: np.random.Generator) -> tuple[int, int]:
+    """A random True pixel (row, column)."""
+    places = np.flatnonzero(within)
+    row, column = divmod(int(places[rng.integers(len(places))]), int(within.shape[1]))
     return row, column
 
 
-def everywhere(shape: tuple[int, int], within: Mask | None) -> Mask:
-    """`within`, or every pixel where it is None or holds nothing."""
-    if within is None or not within.any():
+def everywhere(shape: tuple[int, int], foreground: Mask | None) -> Mask:
+    """`foreground`, or every pixel where it is None or all False. Raises `InputError` for another size."""
+    if foreground is None or not foreground.any():
         return np.ones(shape, np.bool_)
-    if within.shape != shape:
-        raise InputError(f"The foreground is {within.shape}, the picture {shape}: they must agree.")
-    return within.astype(np.bool_, copy=False)
-
-
-def window(centre: tuple[int, int], half: int, shape: tuple[int, int]) -> tuple[slice, slice]:
-    """The square of `2 half + 1` pixels about `centre`, clipped to the picture."""
-    y, x = centre
-    return (
-        slice(max(0, y - half), min(shape[0], y + half + 1)),
-        slice(max(0, x - half), min(shape[1], x + half + 1)),
-    )
+    if foreground.shape != shape:
+        raise InputError(f"The foreground is {foreground.shape}, the picture {shape}: they must agree.")
+    return foreground.astype(np.bool_, copy=False)
 
 
 def bounding_box(mask: Mask, pad: int = 0) -> tuple[slice, slice]:
@@ -78,6 +73,84 @@ def bounding_box(mask: Mask, pad: int = 0) -> tuple[slice, slice]:
         slice(max(0, int(rows[0]) - pad), min(mask.shape[0], int(rows[-1]) + 1 + pad)),
         slice(max(0, int(columns[0]) - pad), min(mask.shape[1], int(columns[-1]) + 1 + pad)),
     )
+
+
+def _rotated_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator) -> Floats:
+    """Perlin noise turned by up to 90 degrees either way, without empty corners.
+
+    It is drawn on as few pixels as its cells need and enlarged smoothly while it turns.
+    """
+    height, width = shape
+    pixels = min(1.0, 8 * max(cells) / max(shape))  # coarse pixels per pixel
+    diagonal = math.hypot(height, width)
+    more = (math.ceil(cells[0] * diagonal / height), math.ceil(cells[1] * diagonal / width))
+    canvas = (
+        max(1, math.ceil(more[0] * height / cells[0] * pixels)),
+        max(1, math.ceil(more[1] * width / cells[1] * pixels)),
+    )
+    noise = perlin_noise(canvas, more, rng)
+    angle = math.radians(rng.uniform(-90, 90))
+    cos, sin = math.cos(angle) * pixels, math.sin(angle) * pixels
+    affine = (
+        *(cos, sin, canvas[1] / 2 - (cos * width + sin * height) / 2),
+        *(-sin, cos, canvas[0] / 2 + (sin * width - cos * height) / 2),
+    )
+    turned = Image.fromarray(noise).transform(
+        (width, height), Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC
+    )
+    return np.asarray(turned, np.float32)
+
+
+def perlin_mask(within: Mask, rng: np.random.Generator, threshold: float = 0.5) -> Mask:
+    """Where Perlin noise exceeds `threshold`: the masks of DRAEM (ICCV 2021), MemSeg and PRN.
+
+    Never empty: where no noise exceeds the threshold, the threshold is lowered to what there is.
+    """
+    cells = (int(rng.choice(np.asarray(PERLIN_CELLS))), int(rng.choice(np.asarray(PERLIN_CELLS))))
+    shape: tuple[int, int] = (within.shape[0], within.shape[1])
+    noise = _rotated_perlin(shape, (min(cells[0], shape[0]), min(cells[1], shape[1])), rng)
+    peak = float(noise[within].max())  # in a small foreground it may be below 0
+    return np.asarray(within & (noise >= min(threshold, peak - 0.1 * abs(peak))))
+
+
+def islands_mask(within: Mask, rng: np.random.Generator) -> Mask:
+    """Perlin noise above a random threshold: half of the time all its islands, as published, else one
+    to three of them, as most real defects are."""
+    from scipy import ndimage
+
+    mask = perlin_mask(within, rng, float(rng.uniform(*PERLIN_THRESHOLD)))
+    kept = int(rng.integers(1, 4)) if rng.random() < 0.5 else 0
+    if not kept:
+        return mask
+    labels, count = ndimage.label(mask)
+    large = 1 + np.flatnonzero(np.bincount(labels.ravel(), minlength=2)[1:] >= _ISLAND * mask.size)
+    if len(large) <= kept:
+        return mask
+    chosen = np.zeros(count + 1, np.bool_)
+    chosen[rng.choice(large, kept, replace=False)] = True
+    return np.asarray(chosen[labels])
+
+
+def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: float = 0.35) -> Mask:
+    """One compact, irregular spot with a share of the picture drawn from `area`: an ellipse of random
+    turn and aspect whose edge is roughened by fractal noise of height `roughness`."""
+    count = pixel_count(within.size, area, rng)
+    row, column = draw_centre(within, rng)
+    half = math.ceil(1.8 * math.sqrt(count)) + 4
+    box = (
+        slice(max(0, row - half), min(within.shape[0], row + half + 1)),
+        slice(max(0, column - half), min(within.shape[1], column + half + 1)),
+    )
+    y, x = np.ogrid[box[0], box[1]]
+    angle, aspect = rng.uniform(0, np.pi), math.exp(rng.uniform(0, 0.6))
+    along = (x - column) * math.cos(angle) + (y - row) * math.sin(angle)
+    across = (y - row) * math.cos(angle) - (x - column) * math.sin(angle)
+    distance = np.hypot(along / aspect, across * aspect).astype(np.float32)
+    ripple = fractal_noise(distance.shape, (3, 3), rng, octaves=3)
+    field = -distance * np.exp(2 * roughness * ripple)
+    mask = np.zeros_like(within)
+    mask[box] = _grow(field, (row - box[0].start, column - box[1].start), count, within[box])
+    return mask
 
 
 def _grow(field: Floats, seed: tuple[int, int], count: int, allowed: Mask) -> Mask:
@@ -121,92 +194,7 @@ def _grow(field: Floats, seed: tuple[int, int], count: int, allowed: Mask) -> Ma
     return core
 
 
-def _rotated_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """Perlin noise turned by up to 90 degrees either way, without empty corners.
-
-    It is drawn on as few pixels as its cells need and enlarged smoothly while it turns.
-    """
-    height, width = shape
-    pixels = min(1.0, 8 * max(cells) / max(shape))  # coarse pixels per pixel
-    diagonal = math.hypot(height, width)
-    more = (math.ceil(cells[0] * diagonal / height), math.ceil(cells[1] * diagonal / width))
-    canvas = (
-        max(1, math.ceil(more[0] * height / cells[0] * pixels)),
-        max(1, math.ceil(more[1] * width / cells[1] * pixels)),
-    )
-    noise = perlin_noise(canvas, more, rng)
-    angle = math.radians(rng.uniform(-90, 90))
-    cos, sin = math.cos(angle) * pixels, math.sin(angle) * pixels
-    affine = (
-        *(cos, sin, canvas[1] / 2 - (cos * width + sin * height) / 2),
-        *(-sin, cos, canvas[0] / 2 + (sin * width - cos * height) / 2),
-    )
-    turned = Image.fromarray(noise).transform(
-        (width, height), Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC
-    )
-    return np.asarray(turned, np.float32)
-
-
-def perlin_mask(
-    shape: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    scales: Sequence[int] = (1, 2, 4, 8, 16, 32),
-    threshold: float = 0.5,
-    area: tuple[float, float] | None = None,
-    within: Mask | None = None,
-) -> Mask:
-    """Where Perlin noise exceeds `threshold`: the masks of DRAEM (ICCV 2021), MemSeg and PRN.
-
-    The cells of either axis are drawn from `scales`, the noise is turned by up to 90 degrees. Without
-    `area` all islands are kept, as published. With `area` (low and high share of the picture) one island
-    is, grown or shrunk along the noise to a size in that range. `within` limits it to a foreground. Never
-    empty: where no noise exceeds the threshold, the threshold is lowered to what there is.
-    """
-    allowed = everywhere(shape, within)
-    cells = (int(rng.choice(np.asarray(scales))), int(rng.choice(np.asarray(scales))))
-    noise = _rotated_perlin(shape, (min(cells[0], shape[0]), min(cells[1], shape[1])), rng)
-    if area is None:
-        peak = float(noise[allowed].max())  # in a small foreground it may be below 0
-        return np.asarray(allowed & (noise >= min(threshold, peak - 0.1 * abs(peak))))
-    count = pixel_count(shape, area, rng)
-    # an island: of some places, the one highest in the noise
-    places = [draw_centre(allowed, rng) for _ in range(8)]
-    seed = max(places, key=lambda place: float(noise[place]))
-    box = window(seed, math.ceil(2 * math.sqrt(count)) + 8, shape)
-    mask = np.zeros(shape, np.bool_)
-    inside = (seed[0] - box[0].start, seed[1] - box[1].start)
-    mask[box] = _grow(noise[box], inside, count, allowed[box])
-    return mask
-
-
-def blob_mask(
-    shape: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    area: tuple[float, float],
-    within: Mask | None = None,
-    roughness: float = 0.35,
-) -> Mask:
-    """One compact, irregular spot with a share of the picture drawn from `area`: an ellipse of random
-    turn and aspect whose edge is roughened by fractal noise of height `roughness`."""
-    allowed = everywhere(shape, within)
-    count = pixel_count(shape, area, rng)
-    seed = draw_centre(allowed, rng)
-    box = window(seed, math.ceil(1.8 * math.sqrt(count)) + 4, shape)
-    y, x = np.ogrid[box[0], box[1]]
-    angle, aspect = rng.uniform(0, np.pi), math.exp(rng.uniform(0, 0.6))
-    along = (x - seed[1]) * math.cos(angle) + (y - seed[0]) * math.sin(angle)
-    across = (y - seed[0]) * math.cos(angle) - (x - seed[1]) * math.sin(angle)
-    distance = np.hypot(along / aspect, across * aspect).astype(np.float32)
-    ripple = fractal_noise(distance.shape, (3, 3), rng, octaves=3)
-    mask = np.zeros(shape, np.bool_)
-    inside = (seed[0] - box[0].start, seed[1] - box[1].start)
-    mask[box] = _grow(-distance * np.exp(2 * roughness * ripple), inside, count, allowed[box])
-    return mask
-
-
-def line_coverage(shape: tuple[int, int], path: NDArray[np.float64], widths: NDArray[np.float64]) -> Floats:
+def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDArray[np.float64]) -> Floats:
     """How much of every pixel a line covers, `[H, W]` float32 in 0..1.
 
     `path [N, 2]` holds points (row, column), pixel centres at half integers; `widths [N]` in pixels.
@@ -231,89 +219,44 @@ def line_coverage(shape: tuple[int, int], path: NDArray[np.float64], widths: NDA
     return coverage
 
 
-def curve(
-    shape: tuple[int, int], length: float, rng: np.random.Generator, *, start: tuple[int, int] | None = None
-) -> NDArray[np.float64]:
-    """A gently bent path `[N, 2]` (row, column) of about `length` pixels, mostly inside the picture."""
-    size = np.asarray(shape, np.float64)
-    middle = rng.uniform(0.1, 0.9, 2) * size if start is None else np.asarray(start, np.float64) + 0.5
-    angle = rng.uniform(0, 2 * np.pi)
-    bend = rng.normal(0, 0.5)
-    along = np.linspace(-0.5, 0.5, max(8, int(length / 6) + 2))
-    heading = angle + bend * along + rng.normal(0, 0.25) * np.sin(3 * np.pi * along)
-    steps = np.stack([np.sin(heading), np.cos(heading)], 1) * (length / (len(along) - 1))
-    path = np.cumsum(steps, 0)
-    path += middle - path[len(path) // 2]
-    return np.asarray(path)
+def line_mask(within: Mask, rng: np.random.Generator, *, area: Area, jagged: float = 0.0) -> Mask:
+    """A thin bent line with a share of the picture drawn from `area`, less where `within` clips it.
 
-
-def scratch_mask(
-    shape: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    length: float,
-    width: float,
-    within: Mask | None = None,
-) -> Mask:
-    """A thin bent line of about `length` and `width` pixels; clipped to the picture and to `within`,
-    never empty."""
-    return line_coverage_within(shape, rng, length=length, width=width, within=within)[0] > 0.3
-
-
-def line_coverage_within(
-    shape: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    length: float,
-    width: float,
-    within: Mask | None = None,
-    jagged: float = 0.0,
-    strokes: int = 1,
-) -> tuple[Floats, tuple[int, int]]:
-    """Coverage of a random line inside `within`, `[H, W]` float32 in 0..1, and a pixel it goes through.
-
-    It is thickest in the middle and runs out thinly. More `strokes` run beside it, nearly parallel: a
-    scuff. `jagged` > 0 makes a crack of it: the path turns at random, and strokes branch off it.
+    It is longer first, then wider, then there are more strokes, nearly parallel: a scuff. `jagged` > 0, in
+    pixels, makes a crack of it: the path turns at random, and the strokes branch off it.
     """
-    if length <= 0 or width <= 0:
-        raise InputError(f"A line needs a length and a width above 0, not {length} and {width}.")
-    allowed = everywhere(shape, within)
-    centre = draw_centre(allowed, rng)
-    path = curve(shape, length, rng, start=centre)
-    taper = 1 - 0.6 * np.abs(np.linspace(-1, 1, len(path))) ** 2
-    if jagged:
-        shake = rng.normal(0, jagged, path.shape)
-        shake[len(path) // 2] = 0  # the centre stays on the line
-        path = path + shake
-    coverage = line_coverage(shape, path, width * taper)
+    side = min(within.shape)
+    count = pixel_count(within.size, area, rng)
+    longest = float(rng.uniform(0.25, 0.8)) * side
+    thinnest, thickest = float(rng.uniform(0.8, 1.6)) * max(1.0, side / 256), 1.5 + 0.012 * side
+    width = min(max(thinnest, count / longest), thickest)
+    length = min(max(count / width, 3.0), longest)
+    strokes = max(min(round(count / (width * length)), 12), 3 if jagged else 1)
+    centre = draw_centre(within, rng)
+    trunk = _curve(length, jagged, rng) + np.asarray(centre) + 0.5
+    coverage = line_coverage(within.shape, trunk, _tapered(width, trunk))
     for _ in range(strokes - 1):
         if jagged:
-            root = int(rng.integers(1, len(path) - 1))
-            more = curve(shape, length * rng.uniform(0.15, 0.5), rng)
-            more += path[root] - more[0] + rng.normal(0, jagged / 2, more.shape)
-            widths = 0.7 * width * np.linspace(1, 0.4, len(more))
+            more = _curve(length * float(rng.uniform(0.15, 0.5)), jagged, rng)
+            more += trunk[int(rng.integers(1, len(trunk) - 1))] - more[0]
         else:
-            part = path[: max(3, int(len(path) * rng.uniform(0.3, 1)))]
-            turn = rng.normal(0, 0.08)
-            middle = part.mean(0)
-            more = (part - middle) @ np.array([[1, -turn], [turn, 1]]) + middle
-            more += rng.normal(0, 3 * width + 0.04 * length, 2)
-            widths = width * rng.uniform(0.4, 1) * taper[: len(part)]
-        coverage = np.maximum(coverage, line_coverage(shape, more, widths))
-    coverage[centre] = max(float(coverage[centre]), 0.5)  # never empty
-    return np.where(allowed, coverage, np.float32(0)), centre
+            more = trunk + rng.normal(0, 3 * width + 0.04 * length, 2)
+        coverage = np.maximum(coverage, line_coverage(within.shape, more, 0.7 * _tapered(width, more)))
+    mask = within & (coverage > 0.3)
+    mask[centre] = True  # never empty
+    return np.asarray(mask)
 
 
-def crack_mask(
-    shape: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    length: float,
-    width: float,
-    within: Mask | None = None,
-) -> Mask:
-    """A jagged line with branches, else like `scratch_mask`."""
-    return (
-        line_coverage_within(shape, rng, length=length, width=width, within=within, jagged=1.5, strokes=3)[0]
-        > 0.3
-    )
+def _curve(length: float, jagged: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A gently bent path `[N, 2]` (row, column) of about `length` pixels, its middle at (0, 0)."""
+    along = np.linspace(-0.5, 0.5, max(8, int(length / 6) + 2))
+    heading = rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.5) * along
+    heading += rng.normal(0, 0.25) * np.sin(3 * np.pi * along)
+    path = np.cumsum(np.stack([np.sin(heading), np.cos(heading)], 1), 0) * (length / (len(along) - 1))
+    path += rng.normal(0, jagged, path.shape)
+    return np.asarray(path - path[len(path) // 2], np.float64)
+
+
+def _tapered(width: float, path: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Widths `[N]` along a path: thickest in the middle, running out thinly."""
+    return np.asarray(width * (1 - 0.6 * np.linspace(-1, 1, len(path)) ** 2), np.float64)

@@ -1,208 +1,109 @@
-"""One simulated defect on one good picture: draw a kind and a scale, change the picture, measure the mask."""
+"""The simulator: a good picture in, the same picture with a defect and its exact mask out.
+
+All kinds follow one recipe: a shape within the foreground, filled with a material and blended; then one rule
+of what is visible, and a plain spot where nothing is. `KINDS` names the shape and the material of each kind.
+Without a scale, "texture" and "structure" are what PRN is trained on (CVPR 2023, 3.4; the split into two is
+MemSeg's), and so are the seen defects that `extend_defect` puts on other good pictures.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from flawscope.errors import InputError
-from flawscope.synthesis import effects
+from flawscope.synthesis import materials
+from flawscope.synthesis.appearance import changed_appearance, check_picture, is_grey, without_colour
 from flawscope.synthesis.masks import (
     MIN_PIXELS,
     SCALE_AREAS,
+    Area,
     DefectScale,
     Mask,
     blob_mask,
     bounding_box,
-    perlin_mask,
-    pixel_count,
+    everywhere,
+    islands_mask,
+    line_mask,
 )
-from flawscope.synthesis.noise import Picture, fractal_noise, generated_texture
+from flawscope.synthesis.materials import ANY_SIZE, Request, Textures
+from flawscope.synthesis.noise import Floats, Picture, generated_texture
+from flawscope.synthesis.transform import blend, moved_cut, pasted
 
+OPACITY = (0.15, 1.0)  # of MemSeg and PRN
 VISIBLE_LEVEL = 5  # grey levels in the channel that changes most: a pixel below counts as unchanged
-VISIBLE_MEAN = 9.0  # mean of the same over the mask: a defect below is drawn again
+VISIBLE = (12.0, 160.0)  # the mean of the same over the mask: anything else is drawn again
+_LIVELY = 20.0  # grey levels that a lively surface adds at most to what must differ
+_SPECK = 0.0001  # share of the picture below which an island is dropped
+_KEPT = 0.25  # share of the intended mask that must show
 _SMALLEST_SIDE = 16
 _TRIES = 12
+_SPOT = (0.002, 0.02)
+_SPOT_STEP = 45  # grey levels: visible on any picture
 
 
-class Simulated(NamedTuple):
-    """A picture with a defect.
+class SimulatedDefect(NamedTuple):
+    """A good picture with a defect.
 
-    `picture [H, W, 3]` uint8 equals the good one wherever `mask [H, W]` bool is False. `kind` is a key of
-    `KINDS`; it differs from the one asked for only where that one cannot be seen (nothing to blur).
+    `picture [H, W, 3]` uint8 differs from the good one in every pixel where `mask [H, W]` bool is True, and
+    in no other. `kind` is a key of `KINDS` or "seen"; it is "spot" where what was asked for is not visible.
+    `difference` is the mean over the mask of the largest channel difference, in grey levels.
     """
 
     picture: Picture
     mask: Mask
     kind: str
-    scale: DefectScale
+    difference: float
 
 
-class Brief(NamedTuple):
-    """What a kind of defect is given: its share of the picture, where it may be, and a texture to use."""
+class Kind(NamedTuple):
+    """Where a kind of defect lies and what it looks like.
 
-    area: tuple[float, float]
-    within: Mask | None
-    texture: Picture | None
-
-
-Kind = Callable[[Picture, Brief, np.random.Generator], tuple[Picture, Mask]]
-
-
-def _blob(picture: Picture, brief: Brief, rng: np.random.Generator) -> Mask:
-    return blob_mask(
-        picture.shape[:2], rng, area=brief.area, within=brief.within, roughness=float(rng.uniform(0.1, 0.5))
-    )
-
-
-def _perlin(picture: Picture, brief: Brief, rng: np.random.Generator) -> Mask:
-    return perlin_mask(picture.shape[:2], rng, area=brief.area, within=brief.within)
-
-
-def _texture(picture: Picture, brief: Brief, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    """Foreign material: MemSeg's and PRN's texture anomaly."""
-    mask = _perlin(picture, brief, rng)
-    texture = brief.texture
-    if texture is None:
-        box = mask[bounding_box(mask)].shape
-        texture = generated_texture((max(box[0], 24), max(box[1], 24)), rng)
-    return effects.paste_texture(picture, mask, texture, float(rng.uniform(0.15, 1)), rng), mask
-
-
-def _structure(picture: Picture, brief: Brief, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    """Right material in the wrong place: MemSeg's and PRN's structural anomaly, light changed a little."""
-    mask = _perlin(picture, brief, rng)
-    changed = effects.shuffle_patches(picture, mask, rng)
-    bright = changed[mask].astype(np.float32) * rng.uniform(0.8, 1.2) + rng.normal(0, 6, 3)
-    changed[mask] = np.clip(np.rint(bright), 0, 255).astype(np.uint8)
-    return changed, mask
-
-
-def _paste(picture: Picture, brief: Brief, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    return effects.cut_paste(picture, rng, area=brief.area, within=brief.within)
-
-
-def _shift(picture: Picture, brief: Brief, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    mask = _blob(picture, brief, rng)
-    return effects.local_shift(picture, mask, rng), mask
-
-
-def _blur(picture: Picture, brief: Brief, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    mask = _blob(picture, brief, rng)
-    return effects.local_blur(picture, mask, rng), mask
-
-
-def _light(picture: Picture, mask: Mask, rng: np.random.Generator, *, sign: float, spread: float) -> Picture:
-    strength = sign * math.exp(rng.uniform(math.log(14), math.log(90)))
-    tint = rng.normal(0, spread, 3)
-    red, green, blue = (float(c) for c in strength + tint - tint.mean())
-    return effects.local_light(picture, mask, (red, green, blue), rng)
-
-
-def _dark(picture: Picture, brief: Brief, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    mask = _blob(picture, brief, rng)
-    return _light(picture, mask, rng, sign=-1, spread=4), mask
-
-
-def _bright(picture: Picture, brief: Brief, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    mask = _blob(picture, brief, rng)
-    return _light(picture, mask, rng, sign=1, spread=4), mask
-
-
-def _colour(picture: Picture, brief: Brief, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    mask = _blob(picture, brief, rng)
-    hue = rng.normal(0, 1, 3)
-    hue -= hue.mean()
-    hue *= rng.uniform(15, 60) / max(float(np.abs(hue).max()), 1e-6)
-    red, green, blue = (float(c) for c in hue)
-    return effects.local_light(picture, mask, (red, green, blue), rng), mask
-
-
-def _missing(picture: Picture, brief: Brief, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    mask = _blob(picture, brief, rng)
-    return effects.fill_from_surroundings(picture, mask, rng), mask
-
-
-def _line(
-    picture: Picture, brief: Brief, rng: np.random.Generator, jagged: float, dark: float
-) -> tuple[Picture, Mask]:
-    """A line of the area asked for: longer first, then a little wider, then more strokes."""
-    shape = picture.shape[:2]
-    side = min(shape)
-    count = pixel_count(shape, brief.area, rng)
-    longest = float(rng.uniform(0.25, 0.8)) * side
-    thin, thick = float(rng.uniform(0.8, 1.6)) * max(1.0, side / 256), 1.5 + 0.012 * side
-    width = min(max(thin, count / longest), thick)
-    length = min(max(count / width, 3.0), longest)
-    strokes = min(1 + round(count / (width * length)), 12)
-    contrast = math.exp(rng.uniform(math.log(20), math.log(90)))
-    return effects.scratch(
-        picture,
-        rng,
-        length=length,
-        width=width,
-        contrast=-contrast if rng.random() < dark else contrast,
-        jagged=jagged,
-        strokes=max(strokes, 3) if jagged else strokes - 1 or 1,
-        within=brief.within,
-    )
-
-
-def _scratch(picture: Picture, brief: Brief, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    return _line(picture, brief, rng, 0.0, 0.4)
-
-
-def _crack(picture: Picture, brief: Brief, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    return _line(picture, brief, rng, 1.6 * max(1.0, min(picture.shape[:2]) / 256), 0.85)
-
-
-def _spot(picture: Picture, brief: Brief, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    """A blot that hides the surface: paint, dirt, a drop, a burr."""
-    mask = _blob(picture, brief, rng)
-    height, width = mask[bounding_box(mask)].shape
-    shades = fractal_noise((max(height, 8), max(width, 8)), (2, 2), rng)[..., None] * rng.uniform(10, 60)
-    grain = rng.normal(0, rng.uniform(1, 8), shades.shape)
-    colour = rng.choice([30.0, 128.0, 220.0]) + rng.normal(0, 12) + rng.normal(0, 14, 3)
-    blot = np.clip(np.rint(colour + shades + grain), 0, 255).astype(np.uint8)
-    return effects.paste_texture(picture, mask, blot, float(rng.uniform(0.4, 1)), rng), mask
-
-
-KINDS: dict[str, Kind] = {
-    "texture": _texture,
-    "structure": _structure,
-    "paste": _paste,
-    "shift": _shift,
-    "blur": _blur,
-    "dark": _dark,
-    "bright": _bright,
-    "colour": _colour,
-    "missing": _missing,
-    "scratch": _scratch,
-    "crack": _crack,
-    "spot": _spot,
-}
-
-
-def visible_change(good: Picture, changed: Picture, intended: Mask) -> tuple[Picture, Mask, float]:
-    """Keep what changed visibly: the picture, its exact mask and the mean change over it in grey levels.
-
-    The mask is what was intended and lies on, or next to, a pixel whose largest channel difference is at
-    least `VISIBLE_LEVEL`; all else goes back to the good picture.
+    A `translucent` one is blended with a random opacity, and must differ by more where the surface is lively,
+    because a faint change is lost there.
     """
-    from scipy import ndimage
 
-    box = bounding_box(intended)
-    inside = intended[box]
-    difference = np.abs(changed[box].astype(np.int16) - good[box]).max(-1)
-    seen = inside & ndimage.maximum_filter((difference >= VISIBLE_LEVEL) & inside, 3)
-    mask = np.zeros_like(intended)
-    mask[box] = seen
-    picture = good.copy()
-    picture[mask] = changed[mask]
-    return picture, mask, float(difference[seen].mean()) if seen.any() else 0.0
+    shape: Callable[[Request, np.random.Generator], Mask]
+    material: Callable[[Request, Mask, np.random.Generator], Picture]
+    translucent: bool = False
+
+
+def _patch(request: Request, rng: np.random.Generator) -> Mask:
+    """One spot of the size asked for, or islands of any size."""
+    if request.area == ANY_SIZE:
+        return islands_mask(request.within, rng)
+    return blob_mask(request.within, rng, area=request.area, roughness=float(rng.uniform(0.1, 0.5)))
+
+
+def _scratch(request: Request, rng: np.random.Generator) -> Mask:
+    return line_mask(request.within, rng, area=request.area)
+
+
+def _crack(request: Request, rng: np.random.Generator) -> Mask:
+    jagged = 1.6 * max(1.0, min(request.within.shape) / 256)
+    return line_mask(request.within, rng, area=request.area, jagged=jagged)
+
+
+PAPER_KINDS = ("texture", "structure")  # of any size where no scale is asked for
+KINDS: dict[str, Kind] = {
+    "texture": Kind(_patch, materials.texture, translucent=True),
+    "structure": Kind(_patch, materials.structure, translucent=True),
+    "paste": Kind(_patch, materials.piece),
+    "shift": Kind(_patch, materials.displaced),
+    "blur": Kind(_patch, materials.smeared),
+    "dark": Kind(_patch, partial(materials.stained, sign=-1)),
+    "bright": Kind(_patch, partial(materials.stained, sign=1)),
+    "colour": Kind(_patch, partial(materials.stained, sign=0)),
+    "missing": Kind(_patch, materials.surroundings),
+    "scratch": Kind(_scratch, partial(materials.shaded, dark=0.4)),
+    "crack": Kind(_crack, partial(materials.shaded, dark=0.85)),
+    "spot": Kind(_patch, materials.paint, translucent=True),
+}
 
 
 def simulate_defect(
@@ -211,39 +112,182 @@ def simulate_defect(
     *,
     kind: str | None = None,
     scale: DefectScale | str | None = None,
-    texture: Picture | None = None,
+    textures: Textures | None = None,
     foreground: Mask | None = None,
-) -> Simulated:
-    """A defect of `kind` and `scale` (drawn where None) on a good `[H, W, 3]` uint8 picture.
+) -> SimulatedDefect:
+    """A simulated defect on a good `[H, W, 3]` uint8 picture.
 
-    `texture [h, w, 3]` uint8 is the material for the kind "texture"; without it one is generated.
-    `foreground [H, W]` bool limits the place. The mask is never empty, holds the pixels that changed (see
-    `visible_change`), at most the scale's area, and its mean change is at least `VISIBLE_MEAN`. A draw that
-    cannot be seen is drawn again; where a kind stays invisible, a plain spot takes its place, and the result
-    says so. Raises `InputError` for a picture below 16 x 16 or an unknown kind or scale.
+    With a `scale`, a single defect of `kind`, any of `KINDS` where that is None, with at least half of the
+    scale's smallest area and at most its largest. Without, one of `PAPER_KINDS` of any size: all or a few
+    islands of Perlin noise; for the other kinds a scale is drawn. `textures` gives the material of "texture"
+    (None: generated). `foreground [H, W]` bool limits the place (None or all False: everywhere).
+
+    What is too faint or too strong (`VISIBLE`) is drawn again, and in the end a plain spot takes its place.
+    Raises `InputError` for a picture below 16 x 16, an unknown kind or an unknown scale.
     """
-    effects.check_picture(picture)
-    shape = picture.shape[:2]
-    if min(shape) < _SMALLEST_SIDE:
-        raise InputError(f"A picture of {shape[1]}x{shape[0]} is too small for a defect: at least 16x16.")
+    within = _checked(picture, foreground)
     if kind is not None and kind not in KINDS:
         raise InputError(f"There is no kind of defect {kind!r}: choose of {', '.join(KINDS)}.")
     if scale is not None and scale not in list(DefectScale):
         raise InputError(f"There is no scale {scale!r}: choose of {', '.join(DefectScale)}.")
-    names, scales = list(KINDS), list(DefectScale)
-    drawn_scale = scales[int(rng.integers(len(scales)))] if scale is None else DefectScale(scale)
-    area = SCALE_AREAS[drawn_scale]
-    smallest = max(MIN_PIXELS, round(0.5 * area[0] * shape[0] * shape[1]))
-    largest = max(MIN_PIXELS, math.floor(area[1] * shape[0] * shape[1]))
-    brief = Brief(area, foreground, texture)
+    if scale is None and kind not in (None, *PAPER_KINDS):
+        scale = list(DefectScale)[int(rng.integers(len(DefectScale)))]
+    area = ANY_SIZE if scale is None else SCALE_AREAS[DefectScale(scale)]
+    names = PAPER_KINDS if scale is None else tuple(KINDS)
+    request = Request(picture, within, area, textures or _generated)
+    least, most = (max(MIN_PIXELS, share * within.size) for share in (area[0] / 2, area[1]))
     for _ in range(_TRIES):
         name = names[int(rng.integers(len(names)))] if kind is None else kind
-        changed, intended = KINDS[name](picture, brief, rng)
-        result, mask, mean = visible_change(picture, changed, intended)
-        if mean >= VISIBLE_MEAN and smallest <= mask.sum() <= largest:
-            return Simulated(result, mask, name, drawn_scale)
-    mask = _blob(picture, brief, rng)
-    result = picture.copy()
-    away = np.where(picture[mask] < 128, 45, -45)  # visible on any picture
-    result[mask] = (picture[mask].astype(np.int16) + away).astype(np.uint8)
-    return Simulated(result, mask, "spot", drawn_scale)
+        made = _drawn(request, name, rng)
+        if made is not None and least <= made.mask.sum() <= most:
+            return made
+    return _plain_spot(picture, within, _SPOT if scale is None else area, rng)
+
+
+def extend_defect(
+    picture: Picture,
+    defect: Picture,
+    defect_mask: Mask,
+    rng: np.random.Generator,
+    *,
+    foreground: Mask | None = None,
+) -> SimulatedDefect:
+    """A seen defect on a good `[H, W, 3]` uint8 picture: cut out by its mask, transformed, pasted.
+
+    `defect [h, w, 3]` uint8 and `defect_mask [h, w]` bool are stretched over the picture where their size
+    differs. The cut is turned, mirrored, resized, distorted a little, and seen in other light. It is pasted
+    where that leaves it if more than 2/3 of it lies in `foreground [H, W]` bool (None or all False:
+    everywhere); otherwise each of its connected parts moves to a random place of the foreground, inside the
+    frame. What is pasted in place may reach over the object's edge, as a bent lead does; what moves may not.
+    Raises `InputError` for a picture below 16 x 16, and a mask that is empty or not of its picture's size.
+    """
+    within = _checked(picture, foreground)
+    check_picture(defect, "picture of a defect")
+    if defect_mask.shape != defect.shape[:2]:
+        raise InputError(f"The mask is {defect_mask.shape}, its picture {defect.shape[:2]}: they must agree.")
+    if not defect_mask.any():
+        raise InputError("The mask of a seen defect is empty: give one that marks the defect.")
+    if defect.shape != picture.shape:
+        defect, defect_mask = _stretched(defect, defect_mask, picture.shape[:2])
+    if is_grey(picture):
+        defect = without_colour(defect)
+    for _ in range(_TRIES):
+        cut = moved_cut(defect, defect_mask, rng)
+        if not cut.mask.any():
+            continue
+        light = changed_appearance(cut.pixels, rng, count=int(rng.integers(0, 4)))
+        changed, mask = pasted(picture, cut._replace(pixels=light), within, rng)
+        made = _visible(picture, changed, mask, "seen") if mask.any() else None
+        if made is not None:
+            return made
+    return _plain_spot(picture, within, _SPOT, rng)
+
+
+def largest_change(good: Picture, changed: Picture) -> Picture:
+    """The difference of the channel that differs most, `[H, W]` uint8."""
+    apart = np.maximum(good, changed) - np.minimum(good, changed)
+    return np.asarray(np.maximum(np.maximum(apart[..., 0], apart[..., 1]), apart[..., 2]))
+
+
+def visible_part(intended: Mask, difference: NDArray[np.uint8]) -> Mask:
+    """What of a mask lies on, or next to, one of its pixels that changed by at least `VISIBLE_LEVEL`."""
+    from scipy import ndimage
+
+    return np.asarray(
+        intended & ndimage.binary_dilation(intended & (difference >= VISIBLE_LEVEL), np.ones((3, 3)))
+    )
+
+
+def _checked(picture: Picture, foreground: Mask | None) -> Mask:
+    """Where a defect may lie, after the refusals that simulated and seen ones share."""
+    check_picture(picture)
+    height, width = picture.shape[:2]
+    if min(height, width) < _SMALLEST_SIDE:
+        raise InputError(f"A picture of {width}x{height} is too small for a defect: at least 16x16.")
+    return everywhere((height, width), foreground)
+
+
+def _generated(rng: np.random.Generator) -> Picture:
+    return generated_texture((128, 128), rng)
+
+
+def _drawn(request: Request, name: str, rng: np.random.Generator) -> SimulatedDefect | None:
+    """One attempt at a defect of a kind, or None where it is not visible."""
+    kind, picture = KINDS[name], request.picture
+    mask = kind.shape(request, rng)
+    source = kind.material(request, mask, rng)
+    if is_grey(picture):
+        source = without_colour(source)
+    opacity = float(rng.uniform(*OPACITY)) if kind.translucent else 1.0
+    changed = _blended(picture, mask, source, opacity, rng)
+    return _visible(picture, changed, mask, name, _grain(picture, mask) if kind.translucent else 0.0)
+
+
+def _blended(
+    picture: Picture, mask: Mask, source: Picture, opacity: float, rng: np.random.Generator
+) -> Picture:
+    """The picture with `opacity` of the source inside the mask, whose edge is hard or up to 2 pixels soft."""
+    box = bounding_box(mask)
+    inside = mask[box]
+    softness = float(rng.choice([0.0, 0.7, 1.5]))
+    if softness:
+        blurred = Image.fromarray(inside.astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(softness))
+        share: Floats = np.asarray(blurred, np.float32) * inside * np.float32(opacity / 255)
+    else:
+        share = inside * np.float32(opacity)
+    changed = picture.copy()
+    changed[box] = blend(picture[box], source[box], share)
+    return changed
+
+
+def _grain(picture: Picture, mask: Mask) -> float:
+    """How much the picture's surface varies under the mask within 7 pixels, in grey levels."""
+    box = bounding_box(mask, 3)
+    grey = Image.fromarray(picture[box]).convert("L")
+    smooth = np.asarray(grey.filter(ImageFilter.BoxBlur(3)), np.int16)
+    return float(np.abs(np.asarray(grey, np.int16) - smooth)[mask[box]].mean())
+
+
+def _visible(
+    good: Picture, changed: Picture, intended: Mask, kind: str, grain: float = 0.0
+) -> SimulatedDefect | None:
+    """What can be seen of a change, or None where that is too little or too much.
+
+    Kept is `visible_part` of the pixels that changed, without specks; all else goes back to the good picture.
+    The mean change must lie in `VISIBLE`, whose beginning rises by the `grain` of the surface.
+    """
+    from scipy import ndimage
+
+    box = bounding_box(intended)
+    difference = largest_change(good[box], changed[box])
+    seen = visible_part(intended[box] & (difference > 0), difference)
+    least = max(MIN_PIXELS, round(_SPECK * intended.size))
+    labels, count = ndimage.label(seen, np.ones((3, 3)))
+    if count > 1:
+        areas = np.bincount(labels.ravel())
+        seen = seen & (areas >= least)[labels]
+    if int(seen.sum()) < max(least, _KEPT * intended.sum()):
+        return None
+    mean = float(difference[seen].mean())
+    if not VISIBLE[0] + min(grain, _LIVELY) <= mean <= VISIBLE[1]:
+        return None
+    mask = np.zeros_like(intended)
+    mask[box] = seen
+    return SimulatedDefect(np.where(mask[..., None], changed, good), mask, kind, mean)
+
+
+def _plain_spot(picture: Picture, within: Mask, area: Area, rng: np.random.Generator) -> SimulatedDefect:
+    """A spot of another brightness, visible on any picture."""
+    mask = blob_mask(within, rng, area=area)
+    away = np.where(picture[mask] < 128, _SPOT_STEP, -_SPOT_STEP)
+    changed = picture.copy()
+    changed[mask] = (picture[mask].astype(np.int16) + away).astype(np.uint8)
+    return SimulatedDefect(changed, mask, "spot", float(_SPOT_STEP))
+
+
+def _stretched(picture: Picture, mask: Mask, shape: tuple[int, ...]) -> tuple[Picture, Mask]:
+    """A picture and its mask at another size (H, W); a mask never vanishes."""
+    size = (shape[1], shape[0])
+    resized = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+    share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+    return resized, share >= min(0.5, float(share.max()))

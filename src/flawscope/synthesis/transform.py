@@ -30,6 +30,12 @@ class Cut(NamedTuple):
         return self.opacity > 0
 
 
+def blend(old: Picture, new: Picture, opacity: Floats) -> Picture:
+    """`(1 - opacity) * old + opacity * new`, `opacity [h, w]` float32 in 0..1."""
+    before = old.astype(np.float32)
+    return np.rint(before + opacity[..., None] * (new - before)).astype(np.uint8)
+
+
 def moved_cut(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
     """What `mask [H, W]` bool (not empty) marks of `picture [H, W, 3]` uint8, moved at random.
 
@@ -149,6 +155,5 @@ def _share_within(cut: Cut, within: Mask) -> float:
 
 def _paste(changed: Picture, mask: Mask, cut: Cut) -> None:
     there, here = _windows(cut, mask.shape)
-    old = changed[there].astype(np.float32)
-    changed[there] = np.rint(old + cut.opacity[here][..., None] * (cut.pixels[here] - old)).astype(np.uint8)
+    changed[there] = blend(changed[there], cut.pixels[here], cut.opacity[here])
     mask[there] |= cut.mask[here]

@@ -15,7 +15,7 @@ from torch import Tensor
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.prnet.config import GENERATED, Config
 from flawscope.methods.task import Defect
-from flawscope.synthesis import TextureFolder, extend_defect, foreground_mask, simulate_anomaly
+from flawscope.synthesis import TextureFolder, extend_defect, foreground_mask, simulate_defect
 
 ORIGINAL, EXTENDED, SIMULATED, GOOD = "original", "extended", "simulated", "good"
 
@@ -61,7 +61,7 @@ class Pictures:
             defect = self.seen[int(rng.integers(len(self.seen)))]
             made = extend_defect(pixels, _pixels(defect.image), defect.mask, rng, foreground=foreground)
         else:
-            made = simulate_anomaly(pixels, rng, textures=self.draw, foreground=foreground)
+            made = simulate_defect(pixels, rng, textures=self.draw, foreground=foreground)
         # where there is no defect the picture stays what it is to the last bit, with 16 bits too
         changed = torch.from_numpy(made.picture).permute(2, 0, 1).float() / 255
         mask = torch.from_numpy(made.mask)

@@ -1,0 +1,184 @@
+"""What a defect is made of.
+
+Every function here takes the request, the mask `[H, W]` bool of the defect and a generator, and returns a
+picture `[H, W, 3]` uint8 that shows the defect inside the mask; what it shows outside does not count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.synthesis.appearance import changed_appearance, check_picture
+from flawscope.synthesis.masks import Area, Mask, bounding_box, draw_centre
+from flawscope.synthesis.noise import Floats, Picture, fractal_noise
+
+ANY_SIZE: Area = (0.0, 1.0)  # islands of Perlin noise
+_CELLS = 8  # a side that are shuffled
+
+Textures = Callable[[np.random.Generator], Picture]
+"""Draws a texture `[h, w, 3]` uint8 of any size; `TextureFolder.draw` is one."""
+
+
+class Request(NamedTuple):
+    """A good picture `[H, W, 3]` uint8, where a defect may lie (`[H, W]` bool, not all False), what share of
+    the picture it takes and where textures come from."""
+
+    picture: Picture
+    within: Mask
+    area: Area
+    textures: Textures
+
+
+def texture(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
+    """Foreign material: a part of a texture in other light, stretched over the picture as published, or over
+    the defect where that has a size."""
+    drawn = request.textures(rng)
+    check_picture(drawn, "texture")
+    box = bounding_box(np.ones_like(mask) if request.area == ANY_SIZE else mask)
+    size = (box[1].stop - box[1].start, box[0].stop - box[0].start)
+    height, width = drawn.shape[:2]
+    share = float(rng.uniform(0.3, 1))
+    top, left = (1 - share) * height * float(rng.random()), (1 - share) * width * float(rng.random())
+    window = (left, top, min(left + share * width, width), min(top + share * height, height))
+    part = Image.fromarray(drawn).resize(size, Image.Resampling.BILINEAR, window)
+    light = changed_appearance(np.asarray(part), rng, count=int(rng.integers(0, 4)))
+    return _shown(request.picture, box, light)
+
+
+def structure(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
+    """Right material, wrong place: the picture itself, its appearance changed and its cells shuffled."""
+    return shuffled(changed_appearance(request.picture, rng, strong=True), mask, rng)
+
+
+def shuffled(picture: Picture, mask: Mask, rng: np.random.Generator) -> Picture:
+    """The picture, and in the mask what a shuffled 8 x 8 mosaic of it shows there (MemSeg)."""
+    height, width = mask.shape
+    rows, columns = min(_CELLS, height), min(_CELLS, width)
+    order = rng.permutation(rows * columns)
+    starts_y, starts_x = np.arange(rows) * height // rows, np.arange(columns) * width // columns
+    y, x = np.nonzero(mask)
+    cell_y = np.searchsorted(starts_y, y, "right") - 1
+    cell_x = np.searchsorted(starts_x, x, "right") - 1
+    source = order[cell_y * columns + cell_x]
+    source_y = np.minimum(starts_y[source // columns] + y - starts_y[cell_y], height - 1)
+    source_x = np.minimum(starts_x[source % columns] + x - starts_x[cell_x], width - 1)
+    changed = picture.copy()
+    changed[y, x] = picture[source_y, source_x]
+    return changed
+
+
+def piece(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
+    """Another place of the object, turned and resized a little: CutPaste (CVPR 2021), NSA (ECCV 2022)."""
+    box = bounding_box(mask)
+    height, width = mask[box].shape
+    zoom, angle = math.exp(rng.uniform(-0.25, 0.25)), rng.uniform(0, 2 * np.pi)
+    cos, sin = math.cos(angle) * zoom, math.sin(angle) * zoom
+    # what is cut lies inside the picture, as far as that is large enough
+    shape = np.asarray(mask.shape, np.float64)
+    reach = np.minimum(math.hypot(height, width) * zoom / 2, shape / 2)
+    middle = np.clip(draw_centre(request.within, rng), reach, shape - reach)
+    affine = (
+        *(cos, sin, float(middle[1] - cos * width / 2 - sin * height / 2)),
+        *(-sin, cos, float(middle[0] + sin * width / 2 - cos * height / 2)),
+    )
+    turned = Image.fromarray(request.picture).transform(
+        (width, height), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
+    )
+    return _shown(request.picture, box, np.asarray(turned))
+
+
+def displaced(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
+    """What the mask shows moves, most in its middle and not at all at its edge, as a bend or a snag."""
+    from scipy import ndimage
+
+    box, radius = bounding_box(mask), _radius(mask)
+    soft = _soft(mask[box], radius)
+    distance, angle = radius * rng.uniform(0.5, 1.2) + 1, rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[box].astype(np.float32)
+    at = [y + distance * np.sin(angle) * soft, x + distance * np.cos(angle) * soft]
+    moved = [ndimage.map_coordinates(request.picture[..., c], at, np.float32, 1, "nearest") for c in range(3)]
+    return _shown(request.picture, box, np.stack(moved, -1))
+
+
+def smeared(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
+    """A rubbed or molten place. Invisible where there is nothing to blur."""
+    from scipy import ndimage
+
+    sigma = float(rng.uniform(0.3, 0.7)) * _radius(mask) + 1
+    box = bounding_box(mask, math.ceil(2 * sigma))
+    surface = request.picture[box].astype(np.float32)
+    return _shown(request.picture, box, ndimage.gaussian_filter(surface, (sigma, sigma, 0), truncate=2.0))
+
+
+def stained(request: Request, mask: Mask, rng: np.random.Generator, *, sign: int) -> Picture:
+    """A darker (`sign` -1), a brighter (1) or a discoloured place (0), soft at its edge and uneven. The
+    structure of the surface stays visible."""
+    tint = rng.normal(0, 1, 3)
+    tint -= tint.mean()
+    strength = math.exp(rng.uniform(math.log(20), math.log(100)))
+    shade = sign * strength + 4 * tint if sign else tint * strength / max(float(np.abs(tint).max()), 1e-6)
+    box = bounding_box(mask)
+    soft = _soft(mask[box], 2 + rng.uniform(0, 1) ** 2 * 2 / 3 * _radius(mask))
+    soft = soft * (1 + 0.3 * fractal_noise(soft.shape, (2, 2), rng))
+    return _shown(request.picture, box, request.picture[box] + soft[..., None] * shade)
+
+
+def shaded(request: Request, mask: Mask, rng: np.random.Generator, *, dark: float) -> Picture:
+    """An even shade, darker than the surface with the probability `dark`, else brighter: of thin lines."""
+    contrast = math.exp(rng.uniform(math.log(20), math.log(100))) * (-1 if rng.random() < dark else 1)
+    box = bounding_box(mask)
+    return _shown(request.picture, box, request.picture[box] + np.float32(contrast))
+
+
+def surroundings(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
+    """The surroundings grow over the mask, with as much grain as they have: a missing part."""
+    from scipy import ndimage
+
+    radius = _radius(mask)
+    box = bounding_box(mask, max(3, round(radius / 2)))
+    inside, surface = mask[box], request.picture[box].astype(np.float32)
+    nearest = ndimage.distance_transform_edt(inside, return_distances=False, return_indices=True)
+    filled = ndimage.gaussian_filter(surface[tuple(nearest)], (radius / 3, radius / 3, 0), mode="nearest")
+    grain = (surface - ndimage.uniform_filter(surface, (3, 3, 1), mode="nearest"))[~inside]
+    # the median ignores the edges among the surroundings
+    strength = np.minimum(1.4826 * np.median(np.abs(grain), 0), 12)
+    return _shown(request.picture, box, filled + rng.normal(0, 1, filled.shape) * strength)
+
+
+def paint(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
+    """A blot that hides the surface: paint, dirt, a drop, a burr."""
+    box = bounding_box(mask)
+    shades = fractal_noise(mask[box].shape, (2, 2), rng)[..., None] * rng.uniform(10, 60)
+    grain = rng.normal(0, rng.uniform(1, 8), shades.shape)
+    colour = rng.choice([30.0, 128.0, 220.0]) + rng.normal(0, 12) + rng.normal(0, 14, 3)
+    return _shown(request.picture, box, colour + shades + grain)
+
+
+def _shown(picture: Picture, box: tuple[slice, slice], values: NDArray[np.floating | np.uint8]) -> Picture:
+    """The picture with other values `[h, w, 3]` in a window."""
+    changed = picture.copy()
+    changed[box] = values if values.dtype == np.uint8 else np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return changed
+
+
+def _radius(mask: Mask) -> float:
+    """Of a disc as large as the mask."""
+    return math.sqrt(float(mask.sum()) / math.pi)
+
+
+def _soft(mask: Mask, feather: float) -> Floats:
+    """1 inside the mask, falling smoothly to its edge over `feather` pixels, 0 outside.
+
+    The feather shrinks in masks that are too thin for it, so that the middle always gets 1.
+    """
+    from scipy import ndimage
+
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1].astype(np.float32)
+    ramp = np.clip(depth / min(max(feather, 1.0), float(depth.max())), 0, 1)
+    return np.asarray(ramp * ramp * (3 - 2 * ramp), np.float32)
