@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 manifest = json.loads(session.get_modelmeta().custom_metadata_map["flawscope"])
 how, good = manifest["preprocess"], manifest["calibration"]
-if manifest["format"] != 1 or set(how) != {"size", "keep_aspect", "crop", "white_level"}:
+if manifest["format"] != 1 or set(how) != {*("size", "keep_aspect", "crop", "white_level", "marks_padding")}:
     sys.exit(f"{sys.argv[1]}: made by a flawscope that this example does not know")
 ordered, maxima = np.sort(good["scores"]), np.sort(good["map_maxima"])
 rank = min(max(1, int(good["rate"] * (len(ordered) + 1) + 1e-9)), len(ordered))
@@ -18,9 +18,8 @@ for path in sys.argv[2:]:
     image = ImageOps.exif_transpose(Image.open(path))
     if image.mode[0] in "IF":
         sys.exit(f"{path}: has more than 8 bits, which this example does not know")
-    image = image.convert("RGBA")
     paper = Image.new("RGB", image.size, "white")  # transparent pixels show white
-    paper.paste(image.convert("RGB"), mask=image.getchannel("A"))
+    paper.paste(image.convert("RGB"), mask=image.convert("RGBA").getchannel("A"))
     whole, size = np.array([image.height, image.width]), np.array(how["size"])
     scale = size / whole
     if how["keep_aspect"]:
@@ -33,8 +32,9 @@ for path in sys.argv[2:]:
     pixels = across.resize((width, height), Image.Resampling.BILINEAR, (0, y0, width, y1))
     around = [(n // 2, n - n // 2) for n in (how["crop"] or size) - inner] + [(0, 0)]
     images = np.divide(np.pad(pixels, around, "edge").transpose(2, 0, 1)[None], 255, dtype=np.float32)
+    padding = np.pad(np.zeros((height, width), bool), around[:2], constant_values=how["marks_padding"])
+    images = np.where(padding, -1 - images, images)  # padding is marked
     (score,), (map_,) = session.run(["scores", "maps"], {"images": images})
+    p_value, marked = (1 + np.sum(ordered >= score)) / (len(ordered) + 1), np.mean(map_ > maxima[-rank])
     found = {"path": path, "score": float(score), "is_anomalous": not score <= ordered[-rank]}
-    found["p_value"] = float((1 + np.sum(ordered >= score)) / (len(ordered) + 1))
-    found["share_marked"] = float(np.mean(map_ > maxima[-rank]))
-    print(json.dumps(found))
+    print(json.dumps({**found, "p_value": float(p_value), "share_marked": float(marked)}))

@@ -15,13 +15,13 @@ SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
 
 def test_every_method_ships_one():
-    assert {path.stem for path in SHIPPED} == set(registry.METHODS)
+    assert {path.stem for path in SHIPPED} == set(registry.BUILT_IN)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_it_lists_every_setting_with_its_default(path):
     values = config.read_config(path)
-    cls = registry.config_class(path.stem)
+    cls = registry.method(path.stem).config
     assert set(values) == {field.name for field in fields(cls)}
     assert config.build(cls, values) == cls()
 
@@ -36,7 +36,7 @@ def test_its_example_of_categories_works(path, tmp_path):
     assert overrides
     copy = tmp_path / path.name
     copy.write_text(head + example, encoding="utf-8")
-    cls = registry.config_class(path.stem)
+    cls = registry.method(path.stem).config
     for category, changed in overrides.items():
         built = config.build(cls, config.read_config(copy, category))
         assert built == config.build(cls, {**asdict(cls()), **changed})

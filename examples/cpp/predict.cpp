@@ -258,7 +258,8 @@ struct Tensor {
     std::vector<float> values;  // [3, height, width], 0..1
 };
 
-// flawscope.imaging.Preprocess for 8 bits: stretched, or fitted in with its edges repeated, or its centre.
+// flawscope.Preprocess for 8 bits: stretched, or fitted in with its edges repeated, or its centre. A repeated
+// pixel of value v is marked: it stands as -1 - v.
 Tensor preprocess(const Picture& picture, const Json& how) {
     const std::array<int, 2> whole{picture.height, picture.width};
     const std::array<int, 2> size{how["size"].items.at(0).size(), how["size"].items.at(1).size()};
@@ -277,6 +278,7 @@ Tensor preprocess(const Picture& picture, const Json& how) {
     }
     const std::array<double, 4> part{corner[0], corner[1], whole[0] - corner[0], whole[1] - corner[1]};
     const Picture seen = resize(picture, part, inner[0], inner[1]);
+    const bool marks = how["marks_padding"].yes();
     const int top = (full[0] - inner[0]) / 2, left = (full[1] - inner[1]) / 2;
     Tensor tensor{full[0], full[1], {}};
     tensor.values.reserve(std::size_t(3) * full[0] * full[1]);
@@ -285,7 +287,9 @@ Tensor preprocess(const Picture& picture, const Json& how) {
             for (int x = 0; x < full[1]; ++x) {
                 const int row = std::clamp(y - top, 0, inner[0] - 1);
                 const int column = std::clamp(x - left, 0, inner[1] - 1);
-                tensor.values.push_back(seen.pixels[3 * (std::size_t(row) * inner[1] + column) + c] / 255.0f);
+                const float value = seen.pixels[3 * (std::size_t(row) * inner[1] + column) + c] / 255.0f;
+                const bool padding = row != y - top || column != x - left;
+                tensor.values.push_back(marks && padding ? -1.0f - value : value);
             }
     return tensor;
 }
@@ -300,7 +304,7 @@ std::vector<double> sorted(const Json& list) {
     return found;
 }
 
-// The threshold's place from the end, as flawscope.calibration.Calibration has it.
+// The threshold's place from the end, as flawscope.Calibration has it.
 std::size_t rank(double rate, std::size_t count) {
     const double found = std::floor(rate * double(count + 1) + 1e-9);
     return std::size_t(std::clamp(found, 1.0, double(count)));
@@ -319,7 +323,7 @@ int judge(int count, char** words) {
     if (!text) throw std::runtime_error(std::string(words[1]) + " is no flawscope model");
     const std::string held = text.get();
     const Json manifest = Parser(held).document();
-    if (manifest["format"].real() != 1 || manifest["preprocess"].members.size() != 4)
+    if (manifest["format"].real() != 1 || manifest["preprocess"].members.size() != 5)
         throw std::runtime_error("made by a flawscope that this example does not know");
 
     Tensor tensor = preprocess(read_ppm(words[2]), manifest["preprocess"]);

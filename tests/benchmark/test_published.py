@@ -11,7 +11,7 @@ from flawscope.benchmark.grid import MVTEC
 from flawscope.benchmark.tables import METRICS
 from flawscope.methods import registry
 
-SOURCES = {source.id: source for source in published.sources(registry.METHODS)}
+SOURCES = {source.id: source for source in published.sources(registry.BUILT_IN)}
 
 
 def test_every_figure_is_a_share_of_a_known_category_with_a_known_mark() -> None:

@@ -81,7 +81,8 @@ def features_of(predictor: Predictor, images) -> torch.Tensor:
     """[N, P, D] as `fit` sees them, one size after the other."""
     tensors = [torch.from_numpy(predictor.manifest.preprocess(image)[0][0]) for image in images]
     found: dict[int, torch.Tensor] = {}
-    embed_pictures(predictor.session.model, lambda i: tensors[i], range(len(tensors)), found.__setitem__)
+    store = lambda i, one, _: found.__setitem__(i, one)  # noqa: E731
+    embed_pictures(predictor.session.model, lambda i: tensors[i], range(len(tensors)), store)
     return torch.stack([found[i] for i in range(len(tensors))])
 
 
@@ -322,11 +323,10 @@ def test_streaming_cannot_drop_suspects():
 
 
 def test_memory_plan_follows_what_is_free(monkeypatch, fitted):
-    config = fitted.session.model.config
     for pictures_free, shards in ((40, 1), (24, 1), (12, 2), (4, 6)):
         free = SimpleNamespace(available=int(pictures_free * PER_PICTURE * 2**30) + 100)
         monkeypatch.setattr(memory.psutil, "virtual_memory", lambda free=free: free)
-        plan = memory.plan(config, fitted.session.model, 12, torch.device("cpu"))
+        plan = memory.plan(fitted.session.model, 12)
         assert plan.shards == shards
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     with pytest.raises(InputError, match="raise --set memory=GiB, or choose a smaller --size"):
@@ -338,8 +338,8 @@ def test_nobody_is_given_more_than_two_gib_for_features(monkeypatch, fitted):
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: plenty)
     many = int(5 / PER_PICTURE)  # pictures with 5 GiB of features
     for limit, shards in ((None, 3), (4.0, 2), (20.0, 1)):
-        config = replace(model.config, memory=limit)
-        assert memory.plan(config, model, many, torch.device("cpu")).shards == shards
+        monkeypatch.setattr(model, "config", replace(model.config, memory=limit))
+        assert memory.plan(model, many).shards == shards
 
 
 # ---------------------------------------------------------------------------------------------- more pictures
@@ -471,7 +471,10 @@ def test_maps_of_good_pictures_have_one_scale_at_every_size(fitted_two):
     for v, (view, part) in enumerate(zip(model.views, parts, strict=True)):
         owner = torch.from_numpy(fitted_two.artefact.tensors[f"bank_groups.{v}"])
         values = torch.stack(
-            [view.anomaly_map(view.without(one, owner == k)[1][None])[0] for k, one in enumerate(part)]
+            [
+                view.anomaly_map(view.without(one, owner == k, view.inside)[1][None])[0]
+                for k, one in enumerate(part)
+            ]
         ).double()
         mean, spread = fitted_two.artefact.tensors["normal"][v, :2]
         assert mean == pytest.approx(float(values.mean()), rel=1e-3)

@@ -14,12 +14,15 @@ class Rows(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("anchor", torch.zeros(1))
+        self.register_buffer("roi", torch.ones(2, 2, dtype=torch.bool))
         self.batches: list[int] = []
 
     def embed(self, images: Tensor) -> Tensor:
         self.batches.append(len(images))
         return images[:, 0]
+
+    def inside(self, images: Tensor) -> None:
+        return None
 
 
 def picture(i: int) -> Tensor | None:
@@ -36,7 +39,7 @@ def test_every_loadable_picture_is_stored_once(threads):
             model,
             picture,
             [9, 3, 14, 5, 0, 11, 4],
-            lambda i, f: stored.append((i, f)),
+            lambda i, f, inside: stored.append((i, f)),
             lambda *s: seen.append(s),
         )
     finally:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from flawscope.pictures.decoding import (
     read_labels,
     read_mask,
 )
-from flawscope.pictures.preprocess import Geometry, Preprocess, roi_from, white_level_for
+from flawscope.pictures.preprocess import Geometry, Preprocess, roi_from, unmarked, white_level_for
 
 H, W = 37, 52
 
@@ -650,7 +651,13 @@ def test_letterbox_repeats_the_edge():
     wide = np.zeros((2, 8, 3), np.uint8)
     wide[0], wide[1] = 51, 204
     tensor, geometry = Preprocess(size=(8, 8), keep_aspect=True)(wide)
-    np.testing.assert_allclose(tensor[0, 0, :, 0], [0.2] * 4 + [0.8] * 4)
+    marked = [-1.2] * 3 + [0.2, 0.8] + [-1.8] * 3  # v of the edge as -1 - v
+    np.testing.assert_allclose(tensor[0, 0, :, 0], marked)
+    plain, inside = unmarked(tensor)
+    np.testing.assert_allclose(plain[0, 0, :, 0], [0.2] * 4 + [0.8] * 4, atol=1e-7)
+    np.testing.assert_array_equal(inside[0], geometry.inside())
+    before = replace(Preprocess(size=(8, 8), keep_aspect=True), marks_padding=False)(wide)[0]
+    np.testing.assert_allclose(plain, before, atol=1e-7)
     assert geometry.scale == (1, 1)
     assert geometry.offset == (3, 0)
     tall, _ = Preprocess(size=(8, 8), keep_aspect=True)(wide.swapaxes(0, 1))
@@ -674,6 +681,7 @@ def test_a_marked_spot_comes_back_to_its_place(preprocess, size):
     y, x = size[0] // 2 - 9, size[1] // 2 + 6
     picture[y : y + 4, x : x + 5] = 255
     tensor, geometry = preprocess(picture)
+    tensor = unmarked(tensor)[0]
     weight = tensor[0, 1].astype(np.float64)
     rows, columns = (np.arange(length) + 0.5 for length in weight.shape)
     row, column = weight.sum(1) @ rows / weight.sum(), weight.sum(0) @ columns / weight.sum()
@@ -745,7 +753,7 @@ def test_preprocess_round_trip():
     for preprocess in [*PREPROCESSES, Preprocess(white_level=4095)]:
         assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
     assert Preprocess(size=np.array([8, 9])).to_dict()["size"] == [8, 9]
-    assert Preprocess.from_dict({}) == Preprocess()
+    assert Preprocess.from_dict({}) == Preprocess(marks_padding=False)  # a model from before it was
 
 
 @pytest.mark.parametrize(

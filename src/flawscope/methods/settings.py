@@ -49,7 +49,7 @@ class PictureSettings:
             and all(side <= 4096 for size in sizes for side in size),
             f"size, or crop, must be {multiples}",
         )
-        yield len(set(sizes)) == len(sizes), "size must name different sizes"
+        yield len(set(sizes)) == len(sizes) <= self.SIZES, f"size must name up to {self.SIZES} different sizes"
         yield self.crop is None or len(sizes) == 1, "crop works with one size"
         yield (
             self.crop is None or all(c <= s for c, s in zip(self.crop, sizes[0], strict=True)),
@@ -65,8 +65,8 @@ class PictureSettings:
     def sizes(self) -> tuple[Size, ...]:
         """(H, W) of each size that the picture is scaled to, smallest first."""
         parts = self.size.split("+")
-        form = "N or HxW" if self.SIZES == 1 else f"N, HxW, or up to {self.SIZES} joined by +"
-        if len(parts) > self.SIZES:
+        form = "N or HxW" if self.SIZES == 1 else "N, HxW, or several joined by +"
+        if self.SIZES == 1 < len(parts):
             raise InputError(f"setting size: {self.size!r} is not {form}")
         found: list[Size] = []
         for part in parts:

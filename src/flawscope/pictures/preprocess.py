@@ -173,15 +173,19 @@ class Preprocess:
     `crop` None: the whole picture, stretched to `size`, or with `keep_aspect` fitted into it, centred, its
     edge pixels repeated outwards (letterbox). With `crop`: the picture is stretched to `size`, or with
     `keep_aspect` scaled until it covers `size` (the PatchCore paper's 256 -> 224), and the central `crop`
-    is kept. Resampling is Pillow's antialiased bilinear, in 8 bits for 8-bit pictures (always over 255),
-    in float32 for deep ones. These are divided by `white_level` (None: 65535 for uint16, 1 for floats) and
+    is kept. Resampling is Pillow's antialiased bilinear, in 8 bits for 8-bit pictures (always over 255), in
+    float32 for deep ones. These are divided by `white_level` (None: 65535 for uint16, 1 for floats) and
     clipped to 0..1; never by anything that one picture decides.
+
+    `marks_padding`: detectors can tell the letterbox's border from the product, because the value v of a
+    repeated edge pixel stands as -1 - v. Models from before that do not mark it.
     """
 
     size: tuple[int, int] = (256, 256)
     keep_aspect: bool = False
     crop: tuple[int, int] | None = None
     white_level: float | None = None
+    marks_padding: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", _size("size", self.size))
@@ -189,8 +193,9 @@ class Preprocess:
             object.__setattr__(self, "crop", _size("crop", self.crop))
             if any(part > whole for part, whole in zip(self.crop, self.size, strict=True)):
                 raise InputError(f"crop {self.crop} is larger than size {self.size}; make size larger")
-        if not isinstance(self.keep_aspect, bool):
-            raise InputError(f"keep_aspect is {self.keep_aspect!r}; give true or false")
+        for name in ("keep_aspect", "marks_padding"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is {getattr(self, name)!r}; give true or false")
         if self.white_level is not None:
             level = self.white_level
             if isinstance(level, bool) or not isinstance(level, Real) or not 0 < level < math.inf:
@@ -203,7 +208,8 @@ class Preprocess:
         return self.crop or self.size
 
     def __call__(self, source: Source, name: str | None = None) -> tuple[Float32, Geometry]:
-        """Anything `decode` reads -> ([1, 3, H, W] float32 in 0..1, RGB; where it lies in the picture)."""
+        """Anything `decode` reads -> ([1, 3, H, W] float32 in 0..1, RGB, padding marked; where it
+        lies in the picture)."""
         return self._apply(load(source, name), name or name_of(source))
 
     def from_array(self, picture: NDArray[Any], name: str | None = None) -> tuple[Float32, Geometry]:
@@ -223,6 +229,7 @@ class Preprocess:
             "keep_aspect": self.keep_aspect,
             "crop": list(self.crop) if self.crop else None,
             "white_level": self.white_level,
+            "marks_padding": self.marks_padding,
         }
 
     @classmethod
@@ -232,7 +239,7 @@ class Preprocess:
         unknown = sorted(set(data) - set(known))
         if unknown:
             raise InputError(f"unknown preprocess key {unknown[0]!r}; known are {', '.join(known)}")
-        return cls(**data)
+        return cls(**{"marks_padding": False, **data})  # models from before it was marked
 
     def _placing(
         self, height: int, width: int
@@ -289,6 +296,10 @@ class Preprocess:
                 np.divide(pixels.transpose(2, 0, 1), 255, out=target, dtype=np.float32)
         if (h, w) != self.network_size:
             _repeat_edges(tensor[0], top, left, h, w)
+            if self.marks_padding:
+                padding = np.ones(self.network_size, np.bool_)
+                padding[top : top + h, left : left + w] = False
+                tensor[0][:, padding] = -1 - tensor[0][:, padding]
         return tensor, self.geometry(size)
 
     def _white(self, picture: NDArray[Any], name: str) -> float:
@@ -305,6 +316,12 @@ class Preprocess:
                 name, f"its floats are in 0..1, the white level is {self.white_level:g}", "multiply it"
             )
         return self.white_level or 1.0
+
+
+def unmarked(images: Float32) -> tuple[Float32, Mask]:
+    """Images `[..., 3, H, W]` without marks, in 0..1, and `[..., H, W]` bool: what is not padding."""
+    inside: Mask = images[..., 0, :, :] >= 0
+    return np.where(images < 0, -1 - images, images), inside
 
 
 def white_level_for(maximum: float, dtype: DTypeLike) -> float:

@@ -108,7 +108,7 @@ def test_search_is_the_nearest_distance(elements):
     features = random(3, 24, 3, seed=5) + 50
     expected = torch.cdist(features.double(), bank.double()).amin(2)
     view = model.views[0]
-    found = view.search(features - view.centre)
+    found = view.search(features - view.centre, view.inside)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-3)
 
 
@@ -215,7 +215,7 @@ def test_without_is_the_score_of_a_model_that_never_had_them(score, with_roi, re
     for i, picture in enumerate(features):
         literal = torch.cdist(picture, bank[~ignored]).amin(1)
         for known in (None, literal):
-            score, distances = model.views[0].without(picture, ignored, known)
+            score, distances = model.views[0].without(picture, ignored, model.views[0].inside, known)
             torch.testing.assert_close(distances, literal * model.views[0].inside, rtol=1e-4, atol=1e-5)
             found, drawn = model.combine([score[None]], [distances[None]])
             assert float(found) == pytest.approx(float(scores[i]), rel=1e-4)
@@ -225,7 +225,7 @@ def test_without_is_the_score_of_a_model_that_never_had_them(score, with_roi, re
 def test_nothing_left_without_the_ignored():
     view = model_with(random(4, 3)).views[0]
     with pytest.raises(InputError, match="at least two parts"):
-        view.without(random(24, 3), torch.ones(4, dtype=torch.bool))
+        view.without(random(24, 3), torch.ones(4, dtype=torch.bool), view.inside)
 
 
 def test_extended_bank_keeps_its_elements_and_finds_the_new_ones():

@@ -378,11 +378,11 @@ def test_elements_to_be_ignored_are_ignored(model: Model, exporting: None) -> No
     """The screen knows nothing of them."""
     view = model.views[0]
     features = view.bank[None, : view.inside.numel()]
-    assert float(view.search(features).max()) < 0.01
+    assert float(view.search(features, view.inside).max()) < 0.01
     ignored = torch.zeros(len(view.bank), dtype=torch.bool)
     ignored[: features.shape[1]] = True
     expected = torch.cdist(features[0].double(), view.bank[~ignored].double()).amin(1)
-    found = view.search(features, view.norms.masked_fill(ignored, torch.inf))[0]
+    found = view.search(features, view.inside, view.norms.masked_fill(ignored, torch.inf))[0]
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -12,6 +12,7 @@ from flawscope.fitting.fitting import fit
 from flawscope.methods.patchcore import size
 from flawscope.methods.patchcore.config import Config
 from flawscope.methods.patchcore.size import Trial
+from flawscope.methods.task import SizeTask
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def _small(monkeypatch, backbone):
 def choose(pictures, **settings) -> tuple[str, list[str]]:
     lines: list[str] = []
     config = Config(size="auto", **settings)
-    return size.choose(config, pictures.__getitem__, len(pictures), say=lines.append), lines
+    return size.choose(config, SizeTask(pictures.__getitem__, len(pictures), say=lines.append)), lines
 
 
 def test_chooses_by_the_figures_it_names_and_never_enlarges(pictures, monkeypatch):
