@@ -1,11 +1,16 @@
+"""Blocks of work spread over threads, and torch's number of threads left as it was."""
+
 from __future__ import annotations
 
+import multiprocessing
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from flawscope.methods.threads import workers
+from flawscope.methods.threads import alone, workers
 
 
 @pytest.fixture
@@ -38,6 +43,8 @@ def test_other_devices_work_serially_and_torch_keeps_its_threads(threads):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_thread_count_and_threads_after_an_error(threads, error):
+    with workers() as each:
+        each(lambda i: i, range(4))  # they stay
     running = threading.active_count()
 
     def work(i):
@@ -51,11 +58,87 @@ def test_thread_count_and_threads_after_an_error(threads, error):
     assert threading.active_count() == running
 
 
+def in_fresh_thread(work):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
 def test_workers_inside_workers(threads):
     def inner(i):
         with workers() as each:
             return sum(each(lambda j: i * j, range(4)))
 
     with workers() as each:
-        assert each(inner, [1]) == [6]
+        assert each(inner, range(8)) == [6 * i for i in range(8)]
     assert torch.get_num_threads() == threads
+
+
+def test_a_thread_that_first_uses_torch_while_others_work_has_all_threads(threads):
+    with workers() as each:
+        assert in_fresh_thread(torch.get_num_threads) == threads
+        each(lambda _: None, range(3))
+        assert in_fresh_thread(torch.get_num_threads) == threads
+        assert torch.get_num_threads() == threads
+    assert in_fresh_thread(torch.get_num_threads) == threads
+
+
+def test_eight_threads_at_once_get_their_own_results_and_keep_their_thread_count(threads):
+    meeting = threading.Barrier(8, timeout=20)
+
+    def caller(number):
+        meeting.wait()
+        found = []
+        for _ in range(20):
+            with workers() as each:
+                found.append(each(lambda i: (number, i, torch.get_num_threads()), range(5)))
+        return found, torch.get_num_threads()
+
+    with ThreadPoolExecutor(8) as callers:
+        for number, (found, count) in enumerate(callers.map(caller, range(8))):
+            assert found == [[(number, i, 1) for i in range(5)]] * 20
+            assert count == threads
+    assert torch.get_num_threads() == in_fresh_thread(torch.get_num_threads) == threads
+
+
+def test_after_an_error_nothing_goes_on_behind_the_callers_back(threads):
+    done = []
+
+    def work(i):
+        if i == 0:
+            raise ValueError("stop")
+        time.sleep(0.02)
+        done.append(i)
+
+    with pytest.raises(ValueError, match="stop"), workers() as each:
+        each(work, range(100))
+    count = len(done)
+    assert count < 20
+    time.sleep(0.05)
+    assert len(done) == count
+
+
+def test_alone_computes_with_one_thread_and_may_spread_no_further(threads):
+    assert alone(lambda: (torch.get_num_threads(), torch.is_inference_mode_enabled())) == (1, True)
+    assert alone(lambda: 3, "meta") == 3
+    assert torch.get_num_threads() == threads
+
+
+def _spread(queue):
+    with workers() as each:
+        queue.put(each(lambda i: i * i, range(4)))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own(threads):
+    with workers() as each:
+        each(lambda i: i, range(4))
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_spread, args=(queue,))
+    child.start()
+    try:
+        assert queue.get(timeout=20) == [0, 1, 4, 9]
+    finally:
+        child.kill()
+        child.join()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -103,6 +105,36 @@ def test_threads_that_make_no_sense_are_told_before_the_file_is_read(threads: in
 def test_threads_that_make_no_sense_in_a_call(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "no.onnx", "no.png", f"--threads={text}"]) == 2
     assert "is no number of threads" in capsys.readouterr().err
+
+
+def test_many_threads_may_predict_at_once(path: Path, drawn: Path) -> None:
+    """A server's do. Same numbers, and every thread's and torch's thread count stays what it was."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        model = flawscope.load(path, device="cpu")
+        pictures = sorted((drawn / "plate/test").glob("*/*.png"))[:5]
+        images = np.concatenate([model.manifest.preprocess(picture)[0] for picture in pictures])
+        expected, meeting = model.session.run(images)[0], Barrier(8, timeout=30)
+
+        def caller(number: int) -> tuple[list[float], int]:
+            meeting.wait()  # none of them has used torch yet
+            if number % 2:
+                scores = model.session.run(images)[0].tolist()
+            else:
+                scores = [p.score for p in model.predict([str(picture) for picture in pictures])]
+            return scores, torch.get_num_threads()
+
+        with ThreadPoolExecutor(8) as callers:
+            for scores, count in callers.map(caller, range(8)):
+                np.testing.assert_allclose(scores, expected, rtol=1e-6)
+                assert count == 3
+        with ThreadPoolExecutor(1) as fresh:
+            assert fresh.submit(torch.get_num_threads).result() == torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_engine_computes_with_so_many_threads(path: Path) -> None:

@@ -1,70 +1,107 @@
 """Work in fixed blocks, one thread a block: as fast as torch's own threads or faster, and the result does
 not depend on how many there are, because no block is ever divided among them.
+
+torch keeps a number of threads for each thread, but one that has not used torch yet gets what any thread set
+last. So it is set to one in threads of our own alone, once, and nobody else is affected.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from threading import Lock
+from threading import Barrier, Lock, local
 from typing import Any, TypeVar
 
 import torch
 
 T = TypeVar("T")
 Each = Callable[[Callable[[Any], T], Iterable[Any]], list[T]]
+NAME = "flawscope"  # of the threads
+
+_lock = Lock()
+_pools: dict[tuple[str, int], ThreadPoolExecutor] = {}
+_here = local()  # `one`: this thread is one of a pool's
 
 
 @contextmanager
 def workers(device: torch.device | str = "cpu") -> Iterator[Each[Any]]:
     """Gives `each(work, items) -> [work(item), ...]`, in inference mode.
 
-    On a CPU the items are spread over as many threads as torch has been given, and inside each thread
-    torch computes with one. On other devices they run one after the other.
+    On a CPU the items are spread over as many threads as torch has been given, and inside each thread torch
+    computes with one. All callers share them. On other devices, and inside such a thread, the items are
+    worked on one after the other.
     """
-    if torch.device(device).type != "cpu":
-
-        def serial(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
-            with torch.inference_mode():
-                return [work(item) for item in items]
-
-        yield serial
+    if torch.device(device).type != "cpu" or getattr(_here, "one", False):
+        yield _serial
         return
-    count = _enter()
-    try:
-        with ThreadPoolExecutor(count) as pool:
+    pool = _pool("worker", torch.get_num_threads())
 
-            def spread(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
-                def guarded(item: Any) -> T:
-                    with torch.inference_mode():  # it holds for one thread only
-                        return work(item)
+    def spread(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
+        futures = [pool.submit(_guarded, work, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        finally:  # after an error, nothing goes on behind the caller's back
+            for future in futures:
+                future.cancel()
+            wait(futures)
 
-                return list(pool.map(guarded, items))
-
-            yield spread
-    finally:
-        _leave()
+    yield spread
 
 
-# torch's number of threads belongs to the process: the first to come lowers it, the last to go restores it.
-_lock = Lock()
-_inside, _threads = 0, 1
+def alone(work: Callable[[], T], device: torch.device | str = "cpu") -> T:
+    """`work()` in inference mode, on a CPU in a thread in which torch computes with one: for what is between
+    the blocks of `workers` and too small to be divided."""
+    if torch.device(device).type != "cpu" or torch.get_num_threads() == 1:
+        with torch.inference_mode():
+            return work()
+    return _pool("alone", 1).submit(torch.inference_mode()(work)).result()
 
 
-def _enter() -> int:
-    global _inside, _threads
+def _serial(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
+    with torch.inference_mode():
+        return [work(item) for item in items]
+
+
+def _guarded(work: Callable[[Any], T], item: Any) -> T:
+    with torch.inference_mode():  # it holds for one thread only
+        return work(item)
+
+
+def _pool(kind: str, count: int) -> ThreadPoolExecutor:
+    """The pool of this kind with so many threads. It stays as long as the process."""
     with _lock:
-        if _inside == 0:
-            _threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-        _inside += 1
-        return _threads
+        if (kind, count) not in _pools:
+            with ThreadPoolExecutor(1) as fresh:
+                _pools[kind, count] = fresh.submit(_started, kind, count).result()
+        return _pools[kind, count]
 
 
-def _leave() -> None:
-    global _inside
-    with _lock:
-        _inside -= 1
-        if _inside == 0:
-            torch.set_num_threads(_threads)
+def _started(kind: str, count: int) -> ThreadPoolExecutor:
+    """A pool whose threads all run. To be called in a thread that has not used torch."""
+    before = torch.get_num_threads()  # what such threads get, and shall get again
+    ready = Barrier(count + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # else the first work would set what was set last
+        torch.set_num_threads(1)
+        _here.one = kind == "worker"
+
+    pool = ThreadPoolExecutor(count, f"{NAME}-{kind}", begin)
+    for _ in range(count):
+        pool.submit(ready.wait)
+    ready.wait()
+    torch.set_num_threads(before)
+    return pool
+
+
+def _forget() -> None:
+    """A forked process has none of the threads."""
+    global _lock
+    _lock = Lock()
+    _pools.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

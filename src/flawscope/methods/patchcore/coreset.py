@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from flawscope.errors import InputError
-from flawscope.methods.threads import Each, workers
+from flawscope.methods.threads import Each, alone, workers
 
 POOL = 4096  # farthest points looked at between two updates of everything
 STRIDE = 64  # picks made between two looks at how many of them still held (one host sync on a GPU)
@@ -109,24 +109,31 @@ def select(
         raise InputError(f"cannot pick {count} of {total} points: ask for {least} to {total}")
     if not 0 <= first < total:
         raise InputError(f"the first pick {first} is not one of {total} points")
-    with torch.inference_mode(), workers(features.device) as each:
+    device = features.device
+    with torch.inference_mode(), workers(device) as each:
         update = _Update(features, groups, each)
+
+        def take(new: Tensor) -> Tensor:
+            if len(new):
+                update(features[new], None if groups is None else groups[new])
+                update.squared[new] = PICKED
+            return new
+
+        def take_more() -> Tensor:
+            return take(_pool_picks(features, update, count - done, until * until))
+
         picks: list[Tensor] = []
         if start is not None and len(start):
-            update(start, start_groups)
+            alone(lambda: update(start, start_groups), device)
         else:
-            picks.append(torch.tensor([first], device=features.device))
-            update(features[picks[0]], None if groups is None else groups[picks[0]])
-            update.squared[first] = PICKED
+            picks.append(alone(lambda: take(torch.tensor([first], device=device)), device))
         done = len(picks)
         while done < count:
-            new = _pool_picks(features, update, count - done, until * until)
+            new = alone(take_more, device)
             if not len(new):
                 break
             picks.append(new)
             done += len(new)
-            update(features[new], None if groups is None else groups[new])
-            update.squared[new] = PICKED
             if progress:
                 progress(done, count)
         leave_out = None if update.others is None else update.others.clamp_(min=0).sqrt_()
