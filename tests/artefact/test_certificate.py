@@ -97,12 +97,18 @@ def test_each_precision_has_its_tolerance(precision: str) -> None:
         assert found.score == pytest.approx(factor * TOLERANCE[precision], rel=0.01)
 
 
-def test_fp32_may_not_judge_otherwise_however_small_the_difference() -> None:
+def test_a_decision_counts_where_it_changes_beyond_the_tolerance() -> None:
+    """One good picture sets the threshold and lies exactly on it: rounding decides what it is called."""
     found = compared([1.0, 50.0], Fixed([1.0, 50.0001]))
-    assert found.score < found.tolerance
+    assert 0 < found.score < found.tolerance
+    assert found.decisions == 0
+    assert found.passed
+    found = compared([1.0, 49.99], Fixed([1.0, 50.001]))
     assert found.decisions == 1  # pictures, not batches in which they were
     assert not found.passed
-    assert compared([1.0, 50.0], Fixed([1.0, 50.0001]), precision="int8").passed
+    found = compared([1.0, 50.0], Fixed([1.0, 50.0001]), precision="int8")
+    assert found.decisions == 1  # of reduced precisions all are listed
+    assert found.passed
 
 
 @pytest.mark.parametrize("size", [3, 8])
@@ -135,7 +141,7 @@ def test_without_expected_maps_scores_are_compared() -> None:
 
 
 def test_ties_are_listed_and_not_counted() -> None:
-    scores, other = [1.0, 2.0, 50.0], [1.0, 9.0, 50.0001]
+    scores, other = [1.0, 2.0, 50.0], [1.0, 9.0, 50.1]
     ties = np.array([False, True, True])
     found = compared(scores, Fixed(other), ties=ties)
     assert found.passed
