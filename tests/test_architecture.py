@@ -1,0 +1,237 @@
+"""The rooms: who may import whom, and where torch may be. docs/architecture.md tells the same in words."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import flawscope
+from flawscope.methods import registry
+
+ROOT = Path(flawscope.__file__).parent
+
+# room -> what it may import beside `errors` and `progress`, which all may. From the ground up: every room
+# stands above those that it imports. A new arrow is a decision: think whether the code stands in the right
+# room, then add it here.
+ALLOWED: dict[str, str] = {
+    "errors": "",
+    "progress": "",
+    "machine": "",
+    "config": "",
+    "pictures": "",
+    "metrics": "",
+    "calibration": "",
+    "features": "",
+    "datasets": "pictures",
+    "artefact": "pictures calibration",
+    "synthesis": "pictures datasets",
+    "results": "pictures datasets",
+    "demo": "synthesis",
+    "methods": "config machine pictures datasets metrics calibration features artefact synthesis",
+    "runtime": "artefact methods",
+    "predictor": "pictures calibration artefact results runtime",
+    "export": "pictures calibration artefact synthesis methods runtime",
+    "fitting": "pictures datasets calibration artefact methods runtime predictor",
+    "evaluation": "pictures datasets metrics results predictor",
+    "testing": "pictures datasets calibration artefact demo methods runtime predictor export fitting",
+    "report": "machine pictures datasets metrics calibration artefact synthesis results predictor evaluation",
+    "benchmark": "config machine datasets metrics artefact methods runtime predictor fitting evaluation",
+    "cli": "config pictures datasets calibration features artefact synthesis results demo methods runtime "
+    "predictor export fitting evaluation report benchmark",
+}
+FOR_ALL = {"errors", "progress"}
+# Rooms with networks. All others predict, calibrate and read files without torch, as do these modules.
+WITH_TORCH = {"features", "methods", "fitting", "export"}
+WITHOUT_TORCH = {"features", "features.weights", "methods", "methods.registry", "methods.method"} | {
+    "methods.settings",
+    "fitting",
+    "export",
+}
+MOST_ROOMS, MOST_ARROWS = 25, 120
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+ALL = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def room_of(module: str) -> str | None:
+    """The folder or module directly in the package; None for the package's own face."""
+    first = module.split(".")[0]
+    return None if first in ("", "__main__", "_version") else first
+
+
+@cache
+def imported_by(path: Path) -> frozenset[str]:
+    """Every module that the file names in an import, also inside functions; full names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports in full"
+            found |= {f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(found)
+
+
+def arrows() -> dict[tuple[str, str], set[str]]:
+    """(room, imported room) -> the modules that import."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for module, path in ALL.items():
+        for name in imported_by(path):
+            inside = name.removeprefix("flawscope.")
+            if name == inside or not any(m == inside or m.startswith(f"{inside}.") for m in ALL):
+                continue
+            pair = room_of(module), room_of(inside)
+            if None not in pair and pair[0] != pair[1]:
+                found.setdefault(pair, set()).add(module)  # type: ignore[arg-type]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- the rooms
+
+
+def test_every_room_imports_only_what_it_may() -> None:
+    wrong = {
+        pair: modules
+        for pair, modules in arrows().items()
+        if pair[1] not in FOR_ALL and pair[1] not in ALLOWED[pair[0]].split()
+    }
+    assert not wrong
+
+
+def test_the_list_of_rooms_is_what_is_there() -> None:
+    there = {room for room in map(room_of, ALL) if room}
+    assert there == set(ALLOWED)
+    drawn = {pair for pair in arrows() if pair[1] not in FOR_ALL}
+    assert {(room, other) for room, others in ALLOWED.items() for other in others.split()} == drawn
+    assert len(there) <= MOST_ROOMS
+    assert len(arrows()) <= MOST_ARROWS
+
+
+def test_every_room_stands_above_those_that_it_imports() -> None:
+    """So there is no circle: the order of the list is the order of the floors."""
+    order = list(ALLOWED)
+    assert all(order.index(other) < order.index(room) for room, other in arrows())
+
+
+# -------------------------------------------------------------------------------------------------- no torch
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level names in sys.modules of a fresh interpreter after this code."""
+    script = f"{code}\nimport sys, json\nsys.stderr.write(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def torch_free() -> list[str]:
+    """Modules that load no torch when they are imported."""
+    return [
+        name
+        for name in ALL
+        if (room_of(name) not in WITH_TORCH or name in WITHOUT_TORCH)
+        and name not in ("__main__", "runtime.torch")
+    ]
+
+
+def test_nothing_torch_free_loads_torch() -> None:
+    """One interpreter imports them all, and every method's record and settings; when it fails, the next loop
+    says which."""
+    modules = [f"flawscope.{name}".rstrip(".") for name in torch_free()]
+    declared = "from flawscope.methods import registry; [m.configure() for m in registry.loadable()]"
+    loaded = loaded_after("\n".join([*(f"import {name}" for name in modules), declared]))
+    guilty = loaded & {"torch", "timm", "torchvision", "sklearn", "matplotlib", "cv2"}
+    if guilty:
+        for name in modules:
+            assert not loaded_after(f"import {name}") & guilty, name
+    assert not guilty
+
+
+@pytest.mark.parametrize("name", ["numpy", "PIL", "scipy", "torch", "yaml", "safetensors"])
+def test_importing_flawscope_costs_nothing(name: str, bare: set[str]) -> None:
+    assert name not in bare
+
+
+@pytest.fixture(scope="module")
+def bare() -> set[str]:
+    return loaded_after("import flawscope; flawscope.__version__; dir(flawscope)")
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["--version"], ["fit", "--help"], ["fti"], ["predict", "--huh"]]
+)
+def test_help_and_typing_errors_load_no_numpy(argv: list[str]) -> None:
+    code = (
+        "import io, contextlib\nfrom flawscope.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
+        f"    try:\n        main({argv!r})\n    except SystemExit:\n        pass"
+    )
+    assert not loaded_after(code) & {"numpy", "PIL", "scipy", "torch", "yaml"}
+
+
+def test_scipy_is_loaded_only_when_it_is_used() -> None:
+    """It takes longer than all the rest together."""
+    modules = "import flawscope.predictor, flawscope.evaluation, flawscope.results.folder"
+    assert "scipy" not in loaded_after(modules)
+
+
+def test_without_torch_a_model_is_described_and_running_it_says_what_to_install(model_path: Path) -> None:
+    code = f"""
+import sys
+sys.modules["torch"] = None  # as if it were not installed
+from flawscope.cli import main
+assert main(["info", {str(model_path)!r}]) == 0
+assert main(["predict", {str(model_path)!r}, {str(model_path)!r}]) == 2
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'flawscope[train]'" in done.stderr
+
+
+# --------------------------------------------------------------------------------------- methods and engines
+
+
+def test_methods_never_import_each_other() -> None:
+    for method in registry.BUILT_IN:
+        others = {f"flawscope.methods.{other}" for other in registry.BUILT_IN if other != method}
+        for path in (ROOT / "methods" / method).rglob("*.py"):
+            wrong = {n for n in imported_by(path) if any(n == o or n.startswith(f"{o}.") for o in others)}
+            assert not wrong, (path, wrong)
+
+
+def test_nobody_but_its_own_command_imports_a_method() -> None:
+    """What a method has beside the contract stands in its record."""
+    for method in registry.BUILT_IN:
+        package = f"flawscope.methods.{method}"
+        own = {command.module for command in registry.method(method).commands}
+        for name, path in ALL.items():
+            if name.startswith(f"methods.{method}") or f"flawscope.{name}" in own:
+                continue
+            assert not {n for n in imported_by(path) if n == package or n.startswith(f"{package}.")}, name
+
+
+def test_every_session_imports_only_its_own_engine() -> None:
+    engines = {"torch", "onnxruntime", "openvino"}
+    for path in (ROOT / "runtime").glob("*.py"):
+        named = {n.split(".")[0] for n in imported_by(path)}
+        assert named & engines <= {path.stem.replace("onnx", "onnxruntime")}, path
+
+
+def test_every_public_name_exists_and_a_wrong_one_is_an_attribute_error() -> None:
+    pytest.importorskip("torch")
+    for name in flawscope._WHERE:
+        assert getattr(flawscope, name).__name__ == name
+        assert name in dir(flawscope)
+    with pytest.raises(AttributeError, match="fitt"):
+        flawscope.fitt  # noqa: B018
