@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,18 +18,16 @@ from flawscope.errors import CheckpointError, FlawscopeError, InputError
 def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` only when the block ends well."""
     path = Path(path)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        file = open(temporary, "xb")  # noqa: SIM115 - closed below; with the rights that the umask leaves
     except OSError as error:
         raise FlawscopeError(f"cannot write {path}: {error.strerror}; choose another --out") from None
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
         os.replace(temporary, path)
     except OSError as error:
         raise FlawscopeError(
