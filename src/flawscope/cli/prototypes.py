@@ -33,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope import config
     from flawscope.artefact import files
     from flawscope.calibration.decision import DEFAULT_RATE
     from flawscope.datasets import open_dataset
@@ -42,18 +41,19 @@ def run(args: argparse.Namespace) -> int:
     out = files.check_writable(args.out, ".safetensors")
     options = _options(args)
     preset = options.pop("preset", "default")
-    # a wrong setting is told before torch is loaded
-    values = {**registry.presets("prnet").get(preset, {}), **options}
-    seed = config.build(registry.config_class("prnet"), values).seed
+    method = registry.method("prnet")
+    seed = method.configure(preset, options).seed  # a wrong setting is reported before torch is loaded
     dataset = open_dataset(args.data, args.category, seed=seed)
 
-    from flawscope.fitting import fitting  # torch
+    from flawscope.fitting.preparation import prepare  # torch
+    from flawscope.methods.prnet.fit import write_prototypes
+    from flawscope.methods.prnet.model import Model
     from flawscope.runtime.torch import use_threads
 
     use_threads(args.threads)
-    failures = fitting.prototypes(
+    prepared = prepare(
         dataset,
-        out,
+        method,
         preset=preset,
         false_alarm_rate=args.false_alarm_rate or DEFAULT_RATE,
         group=args.group,
@@ -62,9 +62,11 @@ def run(args: argparse.Namespace) -> int:
         step=common.step_for(args),
         **options,
     )
+    assert isinstance(prepared.model, Model)
+    write_prototypes(prepared.model, prepared.task, out)
     if not args.quiet:
         common.say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
-    return common.report_failures(failures)
+    return common.report_failures(list(prepared.reader.failures.values()))
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from flawscope.methods.efficientad.model import Model
 from flawscope.methods.efficientad.quantiles import quantiles
 from flawscope.methods.efficientad.trainer import Trainer
 from flawscope.methods.efficientad.training_pictures import Taught, other_pictures
-from flawscope.methods.extract import Load, embed_pictures
+from flawscope.methods.extract import embed_pictures
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
@@ -32,21 +32,15 @@ FOR_QUANTILES = 5  # pictures at least, if they are not the threshold's
 LATER = ("held_out", "memory", "precision", "quantiles", "sigma")  # settings that training does not depend on
 
 
-def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[int], task: Task) -> Fitted:
-    """Train `model` on `count` good pictures, of which some are held out, and calibrate it on those.
-
-    Args:
-        load: picture i as [3, H, W] float32, or None where it must be left out (unreadable, a copy).
-        groups: [count], pictures of one and the same part share a number; they are held out together.
-    """
-    begun = time.monotonic()
-    _refuse(task)
+def fit(model: Model, task: Task) -> Fitted:
+    """Train `model` on good pictures, of which some are held out, and calibrate it on those."""
+    begun, config = time.monotonic(), model.config
     found = found_checkpoint(task.budget.checkpoint, task.budget.resume)
     say, step = task.say, task.step
     room = int(config.memory * 2**30)
-    images = GoodPictures(load, count, room // 2)
+    images = GoodPictures(task.load, task.count, room // 2)
     used = task.settle(images.read(step))
-    held = held_pictures(used, [groups[i] for i in used], config, task.rate, task.reserved)
+    held = held_pictures(used, [task.groups[i] for i in used], config, task.rate, task.reserved)
     learnt = [i for i in used if i not in {*held.quantiles, *held.threshold}]
     other = other_pictures(config.natural)
     say(_plan(model, learnt, held, other.name if other else "none"))
@@ -78,7 +72,6 @@ def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[i
 
     calibration, notes = calibrate(model, images, held, task)
     return Fitted(
-        model,
         calibration,
         pictures=held.threshold,
         used=learnt,
@@ -99,16 +92,6 @@ def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[i
 
 
 STAND_IN = "no photographs were given for the penalty (--set natural=FOLDER): generated textures stood in"
-
-
-def _refuse(task: Task) -> None:
-    if task.old is not None:
-        raise InputError("efficientad cannot be extended: fit anew with all pictures")
-    if task.drop_suspects:
-        raise InputError(
-            "efficientad cannot tell which of the pictures it has learnt look suspicious: find them with "
-            "--method patchcore --drop-suspects"
-        )
 
 
 # ---------------------------------------------------------------------------------------------- holding out
@@ -168,7 +151,7 @@ def calibrate(model: Model, images: GoodPictures, held: Held, task: Task) -> tup
     found: dict[int, Tensor] = {}
     indices = sorted({*held.quantiles, *held.threshold})
 
-    def store(index: int, features: Tensor) -> None:
+    def store(index: int, features: Tensor, inside: Tensor | None) -> None:
         found[index] = features
 
     embed_pictures(model, lambda i: images[i], indices, store, task.step, "calibration")

@@ -11,16 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flawscope import config as settings
 from flawscope.errors import InputError
 from flawscope.features.smoothing import smoothed
-from flawscope.methods.detector import Detector, whole_fp32
+from flawscope.methods.detector import Detector, region_of
+from flawscope.methods.efficientad import METHOD
 from flawscope.methods.efficientad.config import Config
 from flawscope.methods.efficientad.networks import Autoencoder, Size, narrowed, normalised, pdn, pdn_grid
 from flawscope.methods.efficientad.recipe import CHANNELS, STRIDE
 from flawscope.methods.efficientad.teacher import compact, packaged, read_teacher
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CENTRE = 16  # pixels from where a PDN's output begins to see to the middle of what it sees
 
 
@@ -31,7 +30,7 @@ class Model(Detector):
     (global). `score` brings them to the picture's size and to one scale, and takes their mean.
     """
 
-    roi: Tensor  # [H, W] bool, where something counts
+    config: Config
     mean: Tensor  # [C]: the teacher's outputs on the training pictures
     std: Tensor
     quantiles: Tensor  # [2, 2]: of good pictures' local and global maps, what becomes 0 and what 0.1
@@ -45,13 +44,12 @@ class Model(Detector):
             channels: numbers that the teacher says of a place; 384, or fewer from a backbone that says less.
             roi: [H, W] bool at the size of the images. None: everywhere.
         """
-        super().__init__()
-        self.config, self.size, self.channels = config, config.network_size, channels
+        super().__init__(config, roi)
+        self.channels = channels
         self.teacher = narrowed(pdn(network), channels).requires_grad_(False)
         self.student = narrowed(pdn(network, 2 * CHANNELS), 2 * channels)
         self.autoencoder = Autoencoder(channels, border=config.border)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.register_buffer("roi", torch.ones(self.size, dtype=torch.bool) if roi is None else roi)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
         self.register_buffer("quantiles", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
@@ -71,13 +69,9 @@ class Model(Detector):
     def embed(self, images: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` to the local and the global map `[B, 2, h, w]` float32: squared differences,
         averaged over the channels."""
-        dtype = DTYPES.get(self.config.precision)
-        seen = normalised(images).contiguous(memory_format=torch.channels_last)
+        seen = normalised(self.filled(images)).contiguous(memory_format=torch.channels_last)
         mirrored = bordered(seen, self.config.border)
-        with (
-            torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None),
-            whole_fp32(images.device),
-        ):
+        with self.reduced():
             taught, learnt = self.teacher(mirrored), self.student(mirrored)
             rebuilt = self.autoencoder(seen)
         taught, learnt, rebuilt = self.standardised(taught.float()), learnt.float(), rebuilt.float()
@@ -85,13 +79,13 @@ class Model(Detector):
         distant = (rebuilt - learnt[:, self.channels :]).square().mean(1)
         return torch.stack([local, distant], 1)
 
-    def score(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Local and global maps `[B, 2, h, w]` to scores `[B]` and maps `[B, H, W]`."""
         low, high = self.quantiles.T.view(2, 1, 2, 1, 1)
         maps = 0.1 * (self.enlarged(features) - low) / (high - low)
-        # outside the region of interest: as if all networks agreed, the lowest a map can be
+        # where nothing counts: as if all networks agreed, the lowest a map can be
         lowest = (-0.1 * low / (high - low)).mean()
-        drawn = torch.where(self.roi, maps.mean(1), lowest)
+        drawn = torch.where(self.roi if inside is None else inside, maps.mean(1), lowest)
         return drawn.flatten(1).amax(1), drawn
 
     # ---- their parts, which training and calibration use too
@@ -110,14 +104,11 @@ class Model(Detector):
 
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
-        typed = settings.build(Config, config)
-        channels = tensors["mean"].numel()
+        typed, channels = METHOD.stored(config), tensors["mean"].numel()
         if typed.network is None or not 1 <= channels <= CHANNELS:
             raise InputError("the model does not say which teacher it has: fit anew")
-        model = cls(typed, typed.network, channels, roi=tensors["roi"])
-        if tuple(tensors["roi"].shape) != model.size or tensors["roi"].dtype != torch.bool:
-            raise InputError("the model's region of interest does not fit its picture size: fit anew")
-        model.load_state_dict({k: v for k, v in tensors.items() if k in model.state_dict()})
+        model = cls(typed, typed.network, channels, region_of(typed, tensors))
+        model.fill(tensors)
         low, high = model.quantiles.T
         if not (model.mean.isfinite().all() and (model.std > 0).all() and (low < high).all()):
             raise InputError("the model's statistics or quantiles are senseless numbers: fit anew")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flawscope.errors import InputError
-from flawscope.methods.efficientad.config import SMALLEST
+from flawscope.methods.efficientad.config import Config
 from flawscope.methods.efficientad.recipe import CHANNELS, STRIDE
 
 Size = Literal["s", "m"]
@@ -138,10 +138,10 @@ class Autoencoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        if min(height, width) < SMALLEST:
+        if min(height, width) < Config.SMALLEST:
             raise InputError(
-                f"the autoencoder of EfficientAD needs pictures of {SMALLEST} pixels a side at least, these "
-                f"have {height}x{width}: choose a larger --size"
+                f"the autoencoder of EfficientAD needs pictures of {Config.SMALLEST} pixels a side at least, "
+                f"these have {height}x{width}: choose a larger --size"
             )
         x = self.encoder(images)  # [B, 64, H/32 - 7, W/32 - 7]
         for layer, (h, w) in zip(

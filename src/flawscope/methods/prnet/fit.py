@@ -16,7 +16,7 @@ from flawscope.artefact.state_file import found_checkpoint, pack, read, unpack
 from flawscope.calibration.decision import Calibration, from_values
 from flawscope.calibration.hold_out import hold_out
 from flawscope.errors import InputError
-from flawscope.methods.extract import Load, embed_pictures
+from flawscope.methods.extract import embed_pictures
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.prnet.config import Config
 from flawscope.methods.prnet.feature_cache import Known
@@ -31,20 +31,14 @@ from flawscope.progress import Step, duration
 LATER = ("held_out", "memory", "precision", "top")  # settings that training does not depend on
 
 
-def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[int], task: Task) -> Fitted:
-    """Train `model` on `count` good pictures, of which some are held out, and on the seen defects; calibrate
-    it on those held out.
-
-    Args:
-        load: picture i as [3, H, W] float32, or None where it must be left out (unreadable, a copy).
-        groups: [count], pictures of one and the same part share a number; they are held out together.
-    """
-    begun = time.monotonic()
-    _refuse(task)
+def fit(model: Model, task: Task) -> Fitted:
+    """Train `model` on good pictures, of which some are held out, and on the seen defects; calibrate
+    it on those held out."""
+    begun, config = time.monotonic(), model.config
     found = found_checkpoint(task.budget.checkpoint, task.budget.resume)
     made = read_prototypes(config, model) if config.prototypes else None
     say, step = task.say, task.step
-    images, learnt, held = divided(config, load, count, groups, task)
+    images, learnt, held = divided(config, task)
     pictures = Pictures(config, images, learnt, task.seen, model.roi.cpu().numpy())
     for line in pictures.skipped:
         say(f"skipped a texture: {line}")
@@ -83,7 +77,6 @@ def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[i
 
     calibration = calibrate(model, images, held, task)
     return Fitted(
-        model,
         calibration,
         pictures=held,
         used=learnt,
@@ -107,25 +100,13 @@ def fit(config: Config, model: Model, load: Load, count: int, groups: Sequence[i
 UNSEEN = "no seen defects were given (--seen): it knows simulated ones only"
 
 
-def _refuse(task: Task) -> None:
-    if task.old is not None:
-        raise InputError("prnet cannot be extended: fit anew with all pictures")
-    if task.drop_suspects:
-        raise InputError(
-            "prnet cannot tell which of the pictures it has learnt look suspicious: find them with "
-            "--method patchcore --drop-suspects"
-        )
-
-
-def divided(
-    config: Config, load: Load, count: int, groups: Sequence[int], task: Task
-) -> tuple[GoodPictures, list[int], list[int]]:
+def divided(config: Config, task: Task) -> tuple[GoodPictures, list[int], list[int]]:
     """The good pictures, the numbers of those to learn from, and of those held out."""
-    images = GoodPictures(load, count, _room(config))
+    images = GoodPictures(task.load, task.count, _room(config))
     used = task.settle(images.read(task.step))
     parts = hold_out(
         used,
-        [groups[i] for i in used],
+        [task.groups[i] for i in used],
         share=config.held_out,
         rate=task.rate,
         seed=config.seed,
@@ -157,12 +138,10 @@ def find_prototypes(config: Config, known: Known, step: Step) -> list[Clusters]:
     return found
 
 
-def write_prototypes(
-    model: Model, load: Load, count: int, groups: Sequence[int], task: Task, out: Path
-) -> None:
+def write_prototypes(model: Model, task: Task, out: Path) -> None:
     """Those that `fit` would find, in a file that it takes."""
     config: Config = model.config
-    images, learnt, held = divided(config, load, count, groups, task)
+    images, learnt, held = divided(config, task)
     known = Known(model, images, learnt, _room(config))
     digest = known.measure(task.step)
     clusters = find_prototypes(config, known, task.step)
@@ -248,7 +227,7 @@ def calibrate(model: Model, images: GoodPictures, held: Sequence[int], task: Tas
     """By pictures that were held out."""
     scored: dict[int, tuple[float, float, float]] = {}
 
-    def store(index: int, logits: Tensor) -> None:
+    def store(index: int, logits: Tensor, inside: Tensor | None) -> None:
         scores, maps = model.score(logits[None])
         scored[index] = float(scores[0]), float(maps.max()), float(maps[0][model.roi].median())
 

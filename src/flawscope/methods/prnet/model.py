@@ -8,16 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flawscope import config as settings
 from flawscope.errors import InputError
 from flawscope.features.backbone import Backbone, empty_backbone, load_backbone
-from flawscope.methods.detector import Detector, whole_fp32
+from flawscope.methods.detector import Detector, region_of
+from flawscope.methods.prnet import METHOD
 from flawscope.methods.prnet.config import STRIDES, Config
 from flawscope.methods.prnet.losses import image_score
 from flawscope.methods.prnet.network import Network, grids_for
 from flawscope.methods.prnet.prototypes import Prototypes, Standard
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Model(Detector):
@@ -26,7 +24,7 @@ class Model(Detector):
     The backbone is frozen, its last stage too, so that prototypes and features stay what they were.
     """
 
-    roi: Tensor  # [H, W] bool, where something counts
+    config: Config
     scales: list[Prototypes]  # at strides 4, 8 and 16
 
     def __init__(
@@ -41,8 +39,8 @@ class Model(Detector):
             roi: [H, W] bool at the size of the images. None: everywhere.
             counts: K, the number of prototypes, at strides 4, 8 and 16.
         """
-        super().__init__()
-        self.config, self.backbone, self.size = config, backbone, config.network_size
+        super().__init__(config, roi)
+        self.backbone = backbone
         self.shapes = backbone.shapes_at(self.size)
         grids = grids_for(self.size)
         if [shape[1:] for shape in self.shapes] != grids:
@@ -50,7 +48,6 @@ class Model(Detector):
                 f"stages {','.join(map(str, config.stages))} of backbone {config.backbone} do not have "
                 f"strides {','.join(map(str, STRIDES))}: choose others with --stages, or another --backbone"
             )
-        self.register_buffer("roi", torch.ones(self.size, dtype=torch.bool) if roi is None else roi)
         self.scales = nn.ModuleList(  # type: ignore[assignment]
             Prototypes(k, shape) for k, shape in zip(counts, self.shapes[:-1], strict=True)
         )
@@ -73,21 +70,18 @@ class Model(Detector):
 
     def embed(self, images: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` to the network's logits `[B, H, W]` float32."""
-        dtype = DTYPES.get(self.config.precision)
-        with (
-            torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None),
-            whole_fp32(images.device),
-        ):
-            maps = self.features(images)
+        with self.reduced():
+            maps = self.features(self.filled(images))
             # distances of whole maps are millions: fp16 ends at 65504, and every prototype would be the first
             with torch.autocast(images.device.type, enabled=False):
                 residuals = [s.residuals(m) for s, m in zip(self.scales, maps, strict=False)]
             logits = self.logits(maps, residuals)
         return logits[:, 0].float()
 
-    def score(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits `[B, H, W]` to scores `[B]` and maps `[B, H, W]`: the probability of a defect, 0..1."""
-        maps = torch.where(self.roi, features.sigmoid(), features.new_zeros(()))
+        region = self.roi if inside is None else inside
+        maps = torch.where(region, features.sigmoid(), features.new_zeros(()))
         return image_score(maps, self.config.top), maps
 
     # ---- their parts, which training uses too
@@ -110,19 +104,18 @@ class Model(Detector):
 
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
-        typed = settings.build(Config, config)
+        typed = METHOD.stored(config)
+        roi = region_of(typed, tensors)
         backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size)
         counts = [tensors[f"scales.{i}.prototypes"].shape[:1].numel() for i in range(len(STRIDES) - 1)]
         if 0 in counts:
             raise InputError("the model has no prototypes: fit anew")
-        model = cls(typed, backbone, roi=tensors["roi"], counts=[1] * len(counts))
+        model = cls(typed, backbone, roi, counts=[1] * len(counts))
         for i, scale in enumerate(model.scales):
             own = tensors[f"scales.{i}.prototypes"]
             if own.shape[1:] == scale.prototypes.shape[1:]:  # else what follows refuses it: a few bytes that
                 scale.prototypes = torch.empty_like(own)  # say a million rows ask for no memory
-        if tuple(tensors["roi"].shape) != model.size or tensors["roi"].dtype != torch.bool:
-            raise InputError("the model's region of interest does not fit its picture size: fit anew")
-        model.load_state_dict({k: v for k, v in tensors.items() if k in model.state_dict()})
+        model.fill(tensors)
         learnt = [v for k, v in model.state_dict().items() if not k.startswith("backbone.")]
         spreads = [scale.std for scale in (*model.scales, model.last)]
         if not all(bool(v.isfinite().all()) for v in learnt) or not all(bool((s > 0).all()) for s in spreads):
