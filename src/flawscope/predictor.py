@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.certificate import STRIDE, Certificate, compare
 from flawscope.artefact.model_file import Artefact, Manifest, Picture
+from flawscope.artefact.samples import unpack_images
 from flawscope.calibration.decision import Calibration, from_values
 from flawscope.errors import InputError, LeftOut
 from flawscope.pictures.decoding import Source, decode, pixel_hash
@@ -279,7 +280,7 @@ class Predictor:
                 "the model holds no sample pictures: it was fitted with --no-samples, or they are too many "
                 "or too deep for this kind of file"
             )
-        images = samples.astype(np.float32) / 255.0 if samples.dtype == np.uint8 else samples
+        images = unpack_images(samples)
         wrong = InputError("the model's sample pictures do not fit its manifest: fit anew")
         try:
             scores = np.array([s["score"] for s in self.manifest.samples], np.float64)

@@ -453,6 +453,12 @@ def manifest_file(path: Path, change: Any) -> Path:
     return join({"__metadata__": {KEY: text}}, b"", path)
 
 
+def test_an_older_format_is_read_and_written_as_this_one() -> None:
+    older = Manifest.from_dict({**example().manifest.to_dict(), "format": 1})
+    assert older.format == 1
+    assert older.to_dict()["format"] == FORMAT
+
+
 def test_a_newer_format_names_the_version_to_upgrade_to(tmp_path: Path) -> None:
     newer = manifest_file(
         tmp_path / "m.safetensors", lambda d: d.update(format=FORMAT + 1, versions={"flawscope": "9.7.3"})

@@ -25,10 +25,11 @@ from flawscope.errors import InputError
 SHA256, METADATA_SHA256 = f"{KEY}.sha256", f"{KEY}.metadata_sha256"
 FOREIGN = "it is no flawscope model, or damaged"
 # Of the artefact's tensors only what is needed beside the network: self-test, new calibration
-KEPT: dict[str, np.dtype[Any]] = {
-    "samples": np.dtype(np.uint8),
-    "sample_maps": np.dtype(np.float32),
-    "roi": np.dtype(np.bool_),
+KEPT: dict[str, tuple[str, np.dtype[Any]]] = {  # entry: tensor and type
+    "samples": ("samples", np.dtype(np.uint8)),
+    "samples_int16": ("samples", np.dtype(np.int16)),  # some of them are padded
+    "sample_maps": ("sample_maps", np.dtype(np.float32)),
+    "roi": ("roi", np.dtype(np.bool_)),
 }
 MOST_BYTES = 32 * 2**20  # of one of them; larger ones stay in the .safetensors file
 
@@ -36,14 +37,14 @@ MOST_BYTES = 32 * 2**20  # of one of them; larger ones stay in the .safetensors 
 def pack(artefact: Artefact, hashes: Mapping[str, str]) -> dict[str, str]:
     """Everything but the network, which `hashes` are of. ASCII only."""
     tensors = {
-        f"{KEY}.{name}": _pack(tensor)
-        for name, kind in KEPT.items()
+        f"{KEY}.{entry}": _pack(tensor)
+        for entry, (name, kind) in KEPT.items()
         if (tensor := artefact.tensors.get(name)) is not None
         and tensor.dtype == kind
         and tensor.nbytes <= MOST_BYTES
     }
     manifest = artefact.manifest
-    if f"{KEY}.samples" not in tensors:  # then there is nothing to say of them, or to compare with
+    if not {f"{KEY}.samples", f"{KEY}.samples_int16"} & tensors.keys():  # then nothing is compared with them
         manifest = replace(manifest, samples=())
         tensors.pop(f"{KEY}.sample_maps", None)
     entries = {KEY: json.dumps(manifest.to_dict(), allow_nan=False), **tensors}
@@ -75,9 +76,9 @@ def tensors(entries: Mapping[str, str], manifest: Manifest, path: Any) -> dict[s
     shapes = {"samples": (count, 3, *size), "sample_maps": (count, *grid), "roi": size}
     try:
         return {
-            name: _unpack(entries[f"{KEY}.{name}"], shapes[name], kind)
-            for name, kind in KEPT.items()
-            if f"{KEY}.{name}" in entries
+            name: _unpack(entries[f"{KEY}.{entry}"], shapes[name], kind)
+            for entry, (name, kind) in KEPT.items()
+            if f"{KEY}.{entry}" in entries
         }
     except (ValueError, zlib.error):
         raise files.bad(path, "its sample pictures or its region of interest are damaged") from None

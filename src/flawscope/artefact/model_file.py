@@ -21,7 +21,7 @@ from flawscope.calibration.decision import Calibration
 from flawscope.errors import InputError
 from flawscope.pictures.preprocess import Preprocess
 
-FORMAT = 1  # raised when an older flawscope could not read the file
+FORMAT = 2  # raised when an older flawscope could not read the file. 2: padding is marked
 KEY = "flawscope"
 MAX_HEADER = 64 * 2**20
 MAX_DIMENSIONS = 32  # numpy 1.26 can have no more
@@ -55,13 +55,14 @@ class Manifest:
     metrics: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)  # seconds, covering radius, peak memory, ...
     notes: tuple[str, ...] = ()
-    samples: tuple[dict[str, Any], ...] = ()  # name, score, map_max of each picture in tensor "samples"
+    samples: tuple[dict[str, Any], ...] = ()  # name, score, map_maximum of each picture in tensor "samples"
     versions: dict[str, str] = field(default_factory=dict)
-    format: int = FORMAT
+    format: int = FORMAT  # of the file that it was read from
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            **{k: getattr(self, k) for k in ("format", "method", "config", "backbone", "category")},
+            "format": FORMAT,
+            **{k: getattr(self, k) for k in ("method", "config", "backbone", "category")},
             "preprocess": self.preprocess.to_dict(),
             "calibration": self.calibration.to_dict(),
             "pictures": [asdict(p) for p in self.pictures],

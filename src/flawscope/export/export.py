@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from flawscope.artefact import files, model_file
 from flawscope.artefact.certificate import STRIDE, Certificate, compare, of_pairs
 from flawscope.artefact.model_file import Artefact, Picture
+from flawscope.artefact.samples import unpack_images
 from flawscope.calibration.decision import from_values
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.export import onnx_graph
@@ -239,7 +240,7 @@ def _images(artefact: Artefact, pictures: Sequence[Source]) -> NDArray[np.float3
     samples = artefact.tensors.get("samples")
     if samples is None or not len(samples):
         raise InputError("the model holds no sample pictures to compare on: give some with --pictures")
-    return samples.astype(np.float32) / 255.0 if samples.dtype == np.uint8 else samples
+    return unpack_images(samples)
 
 
 def _rounded(artefact: Artefact) -> Artefact:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import STRIDE
 from flawscope.artefact.model_file import Artefact, Manifest, Picture
+from flawscope.artefact.samples import pack_images, unpack_images
 from flawscope.artefact.versions import versions
 from flawscope.calibration.decision import DEFAULT_RATE
 from flawscope.datasets import group_numbers, open_dataset
@@ -250,10 +251,7 @@ def _samples(
     found = [(reader.names[i], image) for i in chosen if (image := reader.load(i)) is not None]
     if not found:
         return ()
-    images = np.stack([image.numpy() for _, image in found])
-    eight = np.rint(images * 255.0)
-    exact = np.array_equal(eight.astype(np.float32) / np.float32(255.0), images)
-    tensors["samples"] = eight.astype(np.uint8) if exact else images
+    tensors["samples"] = pack_images(np.stack([image.numpy() for _, image in found]))
     return _expected(model, tensors, [name for name, _ in found])
 
 
@@ -270,8 +268,7 @@ def _expected(model: Detector, tensors: dict[str, NDArray[Any]], names: Sequence
     found, maps = [], []
     with torch.inference_mode():
         for image, name in zip(tensors["samples"], names, strict=True):
-            batch = torch.from_numpy(image.astype(np.float32) / (255.0 if image.dtype == np.uint8 else 1.0))
-            given = batch[None].to(model.roi.device)
+            given = torch.from_numpy(unpack_images(image))[None].to(model.roi.device)
             features, inside = model.embed(given), model.inside(given)
             score, drawn = model.score(features, inside)
             tie = bool(model.ties(features, inside)[0])
