@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from flawscope.cli import common
+from flawscope.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 
     from flawscope.synthesis import SimulatedDefect, TextureFolder
 
-    Make = Callable[[NDArray[np.uint8], NDArray[np.bool_], str, np.random.Generator], SimulatedDefect]
+    Pixels = NDArray[np.uint8]
+    Make = Callable[[Pixels, NDArray[np.bool_], str, np.random.Generator], SimulatedDefect]
 
+Entry = TypeVar("Entry")
+Usable = TypeVar("Usable")
 SEEN = "seen"
 CELL = 176  # pixels a side in the contact sheet
 SHOWN = 60  # defects in the contact sheet at most
@@ -69,73 +73,88 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_quiet(parser)
 
 
-class Made(NamedTuple):
-    """One line of the report, and one strip of the sheet unless there are too many."""
+class Row(NamedTuple):
+    """A defect in the table, and a strip of three cells in the sheet unless there are too many."""
 
     kind: str
     area: float
     difference: float
-    strip: list[Any]
+    strip: list[Image.Image]
     captions: list[str]
 
 
 def run(args: argparse.Namespace) -> int:
-    import numpy as np
-
     from flawscope.datasets import open_dataset
-    from flawscope.errors import InputError
     from flawscope.results import drawing
-    from flawscope.synthesis import TextureFolder, foreground_mask
+    from flawscope.synthesis import TextureFolder
 
     kinds = _kinds(args)
     items = open_dataset(args.data, args.category).train
     textures = TextureFolder(args.textures) if args.textures else None
-    step = common.step_for(args)
     failures = [*textures.skipped] if textures else []
     make = _maker(args, textures, failures)
     out = common.folder_for_results(args.out)
     for name in ("pictures", "masks"):
         common.folder_for_results(str(out / name))
-    usable = [items[k] for k in np.random.default_rng(args.seed).permutation(len(items))]
-    white = _white([item.path for item in usable[: args.count]])
-
-    def good(index: int) -> tuple[Path, NDArray[np.uint8]]:
-        while usable:
-            path = usable[index % len(usable)].path
-            try:
-                return path, _picture(path, white, args.size)
-            except InputError as error:
-                failures.append(str(error))
-                del usable[index % len(usable)]
-        raise InputError(f"no good picture in {args.data} can be used; the last: {failures[-1]}")
-
-    made: list[Made] = []
-    everywhere: dict[Path, bool] = {}
-    for index in range(args.count):
-        path, picture = good(index)
-        foreground = foreground_mask(picture)
-        everywhere[path] = bool(foreground.all())
-        rng = np.random.default_rng([args.seed, index])
-        one = make(picture, foreground, kinds[index % len(kinds)], rng)
-        name = f"{index:03d}_{one.kind}.png"
-        drawing.save_png(out / "pictures" / name, one.picture)
-        drawing.save_png(out / "masks" / name, one.mask)
-        made.append(_report(path.name, picture, foreground, one, index < SHOWN))
-        step("simulate", index + 1, args.count)
-    drawing.save_png(out / "contact_sheet.png", _sheet(made, kinds))
-    print(_table(made))
+    rows, objects = _simulate(args, [item.path for item in items], kinds, make, failures)
+    drawing.save_png(out / "contact_sheet.png", _sheet(rows, kinds))
+    print(_table(rows))
     if not args.quiet:
-        found = len(everywhere) - sum(everywhere.values())
-        common.say(f"object found in {found} of {len(everywhere)} good pictures; in the others, everywhere")
+        found = sum(objects.values())
+        common.say(f"object found in {found} of {len(objects)} good pictures; in the others, everywhere")
         if textures and textures.left_out:
             common.say(f"{textures.left_out} textures were left out: {len(textures)} fit into memory")
         common.say(f"wrote {out / 'contact_sheet.png'}: look at it")
     return common.report_failures(list(dict.fromkeys(failures)))
 
 
+def _simulate(
+    args: argparse.Namespace, paths: Sequence[Path], kinds: Sequence[str], make: Make, failures: list[str]
+) -> tuple[list[Row], dict[Path, bool]]:
+    """Write the pictures and masks; return a row for each, and in which good pictures an object was found."""
+    import numpy as np
+
+    from flawscope.results import drawing
+    from flawscope.synthesis import foreground_mask
+
+    step, out = common.step_for(args), Path(args.out)
+    usable = [paths[k] for k in np.random.default_rng(args.seed).permutation(len(paths))]
+    white = _white(usable[: args.count])
+
+    def read(path: Path) -> tuple[Path, Pixels]:
+        return path, _picture(path, white, args.size)
+
+    rows: list[Row] = []
+    objects: dict[Path, bool] = {}
+    for index in range(args.count):
+        path, good = _usable(usable, index, read, failures, f"no good picture in {args.data}")
+        foreground = foreground_mask(good)
+        objects[path] = not foreground.all()
+        defect = make(good, foreground, kinds[index % len(kinds)], np.random.default_rng([args.seed, index]))
+        name = f"{index:03d}_{defect.kind}.png"
+        drawing.save_png(out / "pictures" / name, defect.picture)
+        drawing.save_png(out / "masks" / name, defect.mask)
+        rows.append(_row(path.name, good, foreground, defect, index < SHOWN))
+        step("simulate", index + 1, args.count)
+    return rows, objects
+
+
+def _usable(
+    entries: list[Entry], number: int, read: Callable[[Entry], Usable], failures: list[str], none: str
+) -> Usable:
+    """What is read of the entry with this number, counted round; those that cannot be read are dropped."""
+    while entries:
+        index = number % len(entries)
+        try:
+            return read(entries[index])
+        except InputError as error:
+            failures.append(str(error))
+            del entries[index]
+    raise InputError(f"{none} can be used; the last: {failures[-1]}")
+
+
 def _kinds(args: argparse.Namespace) -> list[str]:
     """What is to be made; what cannot be is refused."""
-    from flawscope.errors import InputError
     from flawscope.synthesis import KINDS, PAPER_KINDS
 
     known = list(dict.fromkeys([*PAPER_KINDS, SEEN, *KINDS]))
@@ -153,28 +172,21 @@ def _kinds(args: argparse.Namespace) -> list[str]:
 def _maker(args: argparse.Namespace, textures: TextureFolder | None, failures: list[str]) -> Make:
     """What puts a defect of a kind on a picture. Seen defects that cannot be read end up in `failures`."""
     from flawscope.datasets.seen import list_seen
-    from flawscope.errors import InputError
     from flawscope.synthesis import extend_defect, read_seen, simulate_defect
 
     seen = list_seen(args.seen) if args.seen else []
     white = _white([item.path for item in seen])
     read = functools.lru_cache(16)(lambda item: read_seen(item, white))
+    draw = textures.draw if textures else None
 
-    def defect(rng: np.random.Generator) -> tuple[Any, Any]:
-        while seen:
-            index = int(rng.integers(len(seen)))
-            try:
-                return read(seen[index])
-            except InputError as error:
-                failures.append(str(error))
-                del seen[index]
-        raise InputError(f"no seen defect in {args.seen} can be used; the last: {failures[-1]}")
-
-    def make(picture: Any, foreground: Any, kind: str, rng: np.random.Generator) -> SimulatedDefect:
-        if kind == SEEN:
-            return extend_defect(picture, *defect(rng), rng, foreground=foreground)
-        draw = textures.draw if textures else None
-        return simulate_defect(picture, rng, kind=kind, textures=draw, foreground=foreground)
+    def make(
+        picture: Pixels, foreground: NDArray[np.bool_], kind: str, rng: np.random.Generator
+    ) -> SimulatedDefect:
+        if kind != SEEN:
+            return simulate_defect(picture, rng, kind=kind, textures=draw, foreground=foreground)
+        number = int(rng.integers(1 << 32))
+        pixels, mask = _usable(seen, number, read, failures, f"no seen defect in {args.seen}")
+        return extend_defect(picture, pixels, mask, rng, foreground=foreground)
 
     return make
 
@@ -183,7 +195,6 @@ def _white(paths: list[Path]) -> float | None:
     """One white level for all deep pictures, None where there is none."""
     import numpy as np
 
-    from flawscope.errors import InputError
     from flawscope.pictures.decoding import decode
     from flawscope.pictures.preprocess import white_level_for
 
@@ -192,7 +203,7 @@ def _white(paths: list[Path]) -> float | None:
         try:
             picture = decode(path)
         except InputError:
-            continue  # told when it is used
+            continue  # reported when it is used
         if picture.dtype != np.uint8:
             level = max(level or 0.0, white_level_for(float(picture.max()), picture.dtype))
     return level
@@ -202,7 +213,6 @@ def _picture(path: Path, white: float | None, size: int | None) -> NDArray[np.ui
     import numpy as np
     from PIL import Image
 
-    from flawscope.errors import InputError
     from flawscope.pictures.decoding import decode
     from flawscope.synthesis import to_eight_bits
 
@@ -214,43 +224,42 @@ def _picture(path: Path, white: float | None, size: int | None) -> NDArray[np.ui
     return picture
 
 
-def _report(name: str, good: Any, foreground: Any, one: SimulatedDefect, shown: bool) -> Made:
+def _row(name: str, good: Pixels, foreground: NDArray[np.bool_], defect: SimulatedDefect, shown: bool) -> Row:
     from flawscope.results import drawing
 
-    area = float(one.mask.mean())
+    area = float(defect.mask.mean())
     if not shown:
-        return Made(one.kind, area, one.difference, [], [])
+        return Row(defect.kind, area, defect.difference, [], [])
     first = good if foreground.all() else drawing.contour(good, foreground, drawing.GOOD)
-    cells = (CELL, CELL)
-    strip = [drawing.fitted(image, cells) for image in (first, one.picture)]
-    strip.append(drawing.fitted(drawing.contour(one.picture, one.mask), cells))
-    captions = [name, one.kind, f"{area:.2%}, difference {one.difference:.0f}"]
-    return Made(one.kind, area, one.difference, strip, captions)
+    cells = (first, defect.picture, drawing.contour(defect.picture, defect.mask))
+    captions = [name, defect.kind, f"{area:.2%}, difference {defect.difference:.0f}"]
+    strip = [drawing.fitted(image, (CELL, CELL)) for image in cells]
+    return Row(defect.kind, area, defect.difference, strip, captions)
 
 
-def _sheet(made: list[Made], kinds: list[str]) -> Image.Image:
+def _sheet(rows: Sequence[Row], kinds: Sequence[str]) -> Image.Image:
     """By kind, two defects a row: the good picture with its object outlined, the defect, its outline."""
     from flawscope.results import drawing
 
-    rows, headings = [], []
-    for kind in dict.fromkeys([*kinds, *(one.kind for one in made)]):
-        shown = [one for one in made if one.kind == kind and one.strip]
+    cells, headings = [], []
+    for kind in dict.fromkeys([*kinds, *(row.kind for row in rows)]):
+        shown = [row for row in rows if row.kind == kind and row.strip]
         for start in range(0, len(shown), 2):
             pair = shown[start : start + 2]
-            rows.append(([i for one in pair for i in one.strip], [c for one in pair for c in one.captions]))
-            headings.append(f"{kind} ({sum(one.kind == kind for one in made)})" if start == 0 else None)
+            cells.append(([i for row in pair for i in row.strip], [c for row in pair for c in row.captions]))
+            headings.append(None if start else f"{kind} ({sum(row.kind == kind for row in rows)})")
     title = (
         "Simulated defects\neach: the good picture, the object outlined in blue where one was found; "
         "with the defect; its outline, its share of the picture and its mean difference in grey levels"
     )
-    return drawing.contact_sheet(rows, (CELL, CELL), headings=headings, title=title)
+    return drawing.contact_sheet(cells, (CELL, CELL), headings=headings, title=title)
 
 
-def _table(made: list[Made]) -> str:
-    rows = []
-    for kind in sorted({one.kind for one in made}):
-        own = [one for one in made if one.kind == kind]
-        area = sum(one.area for one in own) / len(own)
-        difference = sum(one.difference for one in own) / len(own)
-        rows.append((kind, len(own), f"{area:.2%}", f"{difference:.1f}"))
-    return common.table(rows, ("kind", "count", "mean area", "mean difference"))
+def _table(rows: Sequence[Row]) -> str:
+    lines = []
+    for kind in sorted({row.kind for row in rows}):
+        group = [row for row in rows if row.kind == kind]
+        area = sum(row.area for row in group) / len(group)
+        difference = sum(row.difference for row in group) / len(group)
+        lines.append((kind, len(group), f"{area:.2%}", f"{difference:.1f}"))
+    return common.table(lines, ("kind", "count", "mean area", "mean difference"))

@@ -120,8 +120,7 @@ def _damage(canvas: Floats, flaw: Flaw) -> None:
 def _hole(canvas: Floats, centre: tuple[int, int], flaw: Flaw, scale: float) -> None:
     """A hole worn through: dark ground, a shadow under the rim, frayed ends of both colours."""
     rng, size = flaw.rng, canvas.shape[0]
-    y, x = np.ogrid[:size, :size]
-    x, y = (x - centre[1]).astype(np.float32), (y - centre[0]).astype(np.float32)
+    x, y = scene.about(canvas, centre)
     radius = flaw.grade(20, 5) * scale
     distance = np.hypot(x, y) / np.float32(radius)
     distance = distance * np.exp(0.45 * fractal_noise((size, size), (10, 10), rng, octaves=3))

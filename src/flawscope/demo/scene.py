@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.synthesis.masks import Mask, draw_centre, line_coverage
+from flawscope.synthesis.masks import Mask, draw_centre, ellipse, line_coverage
 from flawscope.synthesis.noise import Floats, fractal_noise
 
 UNITS = 320
@@ -126,19 +126,25 @@ def sensor(canvas: Floats, rng: np.random.Generator) -> NDArray[np.uint8]:
     return np.asarray(np.clip(np.rint(exposed), 0, 255), np.uint8)
 
 
-def _about(canvas: Floats, centre: tuple[int, int]) -> tuple[Floats, Floats]:
+def about(canvas: Floats, centre: tuple[int, int]) -> tuple[Floats, Floats]:
+    """`x [1, W]` and `y [H, 1]` from a pixel (row, column)."""
     y, x = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
     return (x - centre[1]).astype(np.float32), (y - centre[0]).astype(np.float32)
+
+
+def _walk(centre: tuple[int, int], heading: NDArray[np.float64], length: float) -> NDArray[np.float64]:
+    """A path `[N, 2]` of this length that goes where `heading [N]` points, its middle on a pixel."""
+    path = np.cumsum(np.stack([np.sin(heading), np.cos(heading)], 1) * length / len(heading), 0)
+    return np.asarray(path + (np.asarray(centre) + 0.5 - path[len(path) // 2]), np.float64)
 
 
 def draw_stain(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, tint: tuple[float, ...]) -> None:
     """Something has dried on the surface: a soft tinge, darker at its edge; the surface shows through."""
     rng = flaw.rng
-    x, y = _about(canvas, draw_centre(allowed, rng))
+    x, y = about(canvas, draw_centre(allowed, rng))
     radius = flaw.grade(36, 13) * scale
     angle, aspect = rng.uniform(0, np.pi), math.exp(rng.uniform(0, 0.35))
-    along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
-    distance = np.hypot(along / aspect, across * aspect) / np.float32(radius)
+    distance = np.hypot(*ellipse(x, y, angle, aspect)) / np.float32(radius)
     distance = distance * np.exp(0.55 * fractal_noise(distance.shape, (8, 8), rng, octaves=3))
     strength = smooth((1.05 - distance) / 0.3) * (0.75 + 0.4 * np.exp(-(((distance - 0.86) / 0.09) ** 2)))
     strength *= (1 + 0.25 * fractal_noise(distance.shape, (12, 12), rng, octaves=2)) * flaw.grade(0.6, 0.17)
@@ -148,18 +154,15 @@ def draw_stain(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, tint: tu
 def draw_scratch(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
     """A groove: a bright flank, a dark one beside it, running out at both ends."""
     rng = flaw.rng
-    row, column = draw_centre(allowed, rng)
+    centre = draw_centre(allowed, rng)
     length, angle = flaw.grade(130, 45) * scale, rng.uniform(0, 2 * np.pi)
     along = np.linspace(-0.5, 0.5, 40)
-    heading = angle + rng.normal(0, 0.35) * along
-    path = np.cumsum(np.stack([np.sin(heading), np.cos(heading)], 1) * length / 40, 0)
-    path += np.asarray([row + 0.5, column + 0.5]) - path[20]
+    path = _walk(centre, angle + rng.normal(0, 0.35) * along, length)
     widths = flaw.grade(2.0, 1.0) * scale * (1 - 0.75 * np.abs(2 * along) ** 3)
     bright = line_coverage(allowed.shape, path, widths)
     normal = np.asarray([np.cos(angle), -np.sin(angle)]) * (0.9 * widths.max())
-    normal *= (
-        1 if normal @ (LIGHT[1], LIGHT[0]) > 0 else -1
-    )  # the flank that faces away lies nearer the light
+    # the flank that faces away lies nearer the light
+    normal *= 1 if normal @ (LIGHT[1], LIGHT[0]) > 0 else -1
     dark = line_coverage(allowed.shape, path + normal, 0.9 * widths)
     contrast = flaw.grade(85, 34)
     canvas += ((contrast * bright - 0.9 * contrast * dark * (1 - bright)) * allowed)[..., None]
@@ -168,11 +171,10 @@ def draw_scratch(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> Non
 def draw_dent(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
     """A dimple: its wall towards the light is in shade, the other one shines."""
     rng = flaw.rng
-    x, y = _about(canvas, draw_centre(allowed, rng))
+    x, y = about(canvas, draw_centre(allowed, rng))
     sigma = flaw.grade(9, 3.6) * scale
-    angle, aspect = rng.uniform(0, np.pi), math.exp(rng.uniform(0, 0.3))
-    along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
-    bowl = np.exp(-0.5 * ((along / aspect) ** 2 + (across * aspect) ** 2) / sigma**2)
+    along, across = ellipse(x, y, rng.uniform(0, np.pi), math.exp(rng.uniform(0, 0.3)))
+    bowl = np.exp(-0.5 * (along**2 + across**2) / sigma**2)
     wall = -(x * LIGHT[0] + y * LIGHT[1]) / sigma * bowl * math.exp(0.5)
     shine = np.maximum(wall, 0) ** 3
     amplitude = flaw.grade(95, 32)
@@ -190,12 +192,11 @@ def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
     colours = ((38, 30, 26), (92, 54, 30), (150, 44, 36), (236, 232, 222), (46, 84, 60))
     colour = np.asarray(colours[int(rng.integers(len(colours)))], np.float32)
     for offset, ink, opacity, soft in ((0.45, np.zeros(3), 0.4, 0.8), (0.0, colour, 1.0, 0.0)):
-        x, y = _about(canvas, centre)
+        x, y = about(canvas, centre)
         x, y = x + offset * radius * LIGHT[0], y + offset * radius * LIGHT[1]
         angle = np.arctan2(y, x)
-        along, across = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
         uneven = ripple[((angle + np.pi) * 7.6).astype(int), 24]  # one value per direction
-        distance = np.hypot(along / aspect, across * aspect) * uneven
+        distance = np.hypot(*ellipse(x, y, turn, aspect)) * uneven
         edge = cover(distance - np.float32(radius), 1 / (1 + soft * radius))
         facet = 1 + 0.5 * lit(x, y) * smooth(distance / np.float32(radius))
         lay(canvas, facet[..., None] * ink.astype(np.float32), opacity * edge)
@@ -230,15 +231,14 @@ def draw_crack(canvas: Floats, start: tuple[float, float], heading: float, flaw:
 def draw_thread(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, colour: tuple[float, ...]) -> None:
     """A loose piece of yarn that lies on the surface and throws a shadow."""
     rng = flaw.rng
-    row, column = draw_centre(allowed, rng)
+    centre = draw_centre(allowed, rng)
     length, width = flaw.grade(150, 42) * scale, flaw.grade(4.2, 1.9) * scale
     along = np.linspace(0, 1, 60)
     bends = rng.normal(0, 1.6, 3)
     heading = rng.uniform(0, 2 * np.pi) + sum(
         b * np.sin((i + 1.5) * along + rng.uniform(0, 6)) for i, b in enumerate(bends)
     )
-    path = np.cumsum(np.stack([np.sin(heading), np.cos(heading)], 1) * length / 60, 0)
-    path += np.asarray([row + 0.5, column + 0.5]) - path[30]
+    path = _walk(centre, heading, length)
     widths = np.full(60, width)
     shadow = line_coverage(allowed.shape, path + 0.7 * width, 1.3 * widths)
     canvas *= 1 - 0.45 * shadow[..., None]

@@ -16,6 +16,7 @@ from flawscope.errors import InputError
 from flawscope.synthesis.noise import Floats, fractal_noise, perlin_noise
 
 Mask = NDArray[np.bool_]
+Number = np.floating | np.integer
 Area = tuple[float, float]
 """A range of shares of the picture, 0 <= low < high <= 1."""
 
@@ -143,14 +144,20 @@ def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: 
     )
     y, x = np.ogrid[box[0], box[1]]
     angle, aspect = rng.uniform(0, np.pi), math.exp(rng.uniform(0, 0.6))
-    along = (x - column) * math.cos(angle) + (y - row) * math.sin(angle)
-    across = (y - row) * math.cos(angle) - (x - column) * math.sin(angle)
-    distance = np.hypot(along / aspect, across * aspect).astype(np.float32)
+    distance = np.hypot(*ellipse(x - column, y - row, angle, aspect)).astype(np.float32)
     ripple = fractal_noise(distance.shape, (3, 3), rng, octaves=3)
     field = -distance * np.exp(2 * roughness * ripple)
     mask = np.zeros_like(within)
     mask[box] = _grow(field, (row - box[0].start, column - box[1].start), count, within[box])
     return mask
+
+
+def ellipse(
+    x: NDArray[Number], y: NDArray[Number], angle: float, aspect: float
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Coordinates along and across an ellipse about (0, 0), scaled so that it becomes a circle."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    return (x * cos + y * sin) / aspect, (y * cos - x * sin) * aspect
 
 
 def _grow(field: Floats, seed: tuple[int, int], count: int, allowed: Mask) -> Mask:

@@ -80,13 +80,9 @@ def _patch(request: Request, rng: np.random.Generator) -> Mask:
     return blob_mask(request.within, rng, area=request.area, roughness=float(rng.uniform(0.1, 0.5)))
 
 
-def _scratch(request: Request, rng: np.random.Generator) -> Mask:
-    return line_mask(request.within, rng, area=request.area)
-
-
-def _crack(request: Request, rng: np.random.Generator) -> Mask:
-    jagged = 1.6 * max(1.0, min(request.within.shape) / 256)
-    return line_mask(request.within, rng, area=request.area, jagged=jagged)
+def _line(request: Request, rng: np.random.Generator, *, jagged: float) -> Mask:
+    shake = jagged * max(1.0, min(request.within.shape) / 256)
+    return line_mask(request.within, rng, area=request.area, jagged=shake)
 
 
 PAPER_KINDS = ("texture", "structure")  # of any size where no scale is asked for
@@ -100,8 +96,8 @@ KINDS: dict[str, Kind] = {
     "bright": Kind(_patch, partial(materials.stained, sign=1)),
     "colour": Kind(_patch, partial(materials.stained, sign=0)),
     "missing": Kind(_patch, materials.surroundings),
-    "scratch": Kind(_scratch, partial(materials.shaded, dark=0.4)),
-    "crack": Kind(_crack, partial(materials.shaded, dark=0.85)),
+    "scratch": Kind(partial(_line, jagged=0.0), partial(materials.shaded, dark=0.4)),
+    "crack": Kind(partial(_line, jagged=1.6), partial(materials.shaded, dark=0.85)),
     "spot": Kind(_patch, materials.paint, translucent=True),
 }
 
