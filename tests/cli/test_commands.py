@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +90,7 @@ def test_predict_for_a_person_names_picture_and_verdict(capsys: Capture, model: 
         (["broken.png", "a.png"], [], 1),
         (["broken.png"], ["--json"], 1),
         (["missing.png"], [], 2),
+        (["missing.png", "b.png", "none/*.png"], ["--fail-on-anomaly"], 1),
     ],
 )
 def test_predict_exit_codes(
@@ -98,6 +100,16 @@ def test_predict_exit_codes(
     assert found == code
     if "broken.png" in names:
         assert len([line for line in err.splitlines() if line.startswith("skipped: ")]) == 1
+
+
+def test_a_missing_name_in_a_list_is_reported_and_the_others_are_scored(
+    capsys: Capture, model: str, batch: Path
+) -> None:
+    names = [str(batch / name) for name in ("a.png", "missing.png", "b.png")]
+    code, out, err = run(capsys, "predict", model, *names, "--json")
+    assert [Path(json.loads(line)["path"]).name for line in out.splitlines()] == ["a.png", "b.png"]
+    assert code == 1
+    assert f"skipped: {names[1]}: no such file or folder; check the path" in err.splitlines()
 
 
 def test_predict_reads_paths_from_stdin_and_skips_missing_ones(
@@ -137,6 +149,46 @@ def test_predict_writes_pictures(capsys: Capture, model: str, batch: Path, tmp_p
     assert (out / "contact_sheet.png").is_file()
     for folder in ("overlays", "maps", "masks"):
         assert len(list((out / folder).rglob("*.png"))) == 1
+
+
+def test_pictures_elsewhere_are_named_from_their_common_folder(
+    capsys: Capture, model: str, batch: Path, tmp_path: Path
+) -> None:
+    for name in ("in/1/x.png", "in/2/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        shutil.copy(batch / "a.png", tmp_path / name)
+    out = tmp_path / "out"
+    assert run(capsys, "predict", model, str(tmp_path / "in"), "--out", str(out))[0] == 0
+    assert {p.relative_to(out).as_posix() for p in (out / "overlays").rglob("*.png")} == {
+        "overlays/1/x.png",
+        "overlays/2/x.png",
+    }
+
+
+def test_a_scored_picture_that_has_gone_is_reported_and_the_others_are_drawn(
+    capsys: Capture, model: str, batch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a folder from which another program takes the pictures away."""
+    from flawscope.predictor import Predictor
+
+    for name in ("1.png", "2.png"):
+        shutil.copy(batch / "a.png", tmp_path / name)
+    scored = Predictor.stream
+
+    def stream(*args: Any, **kwargs: Any) -> Any:
+        for source, result in scored(*args, **kwargs):
+            (tmp_path / "1.png").unlink(missing_ok=True)
+            yield source, result
+
+    monkeypatch.setattr(Predictor, "stream", stream)
+    out = tmp_path / "out"
+    names = [str(tmp_path / name) for name in ("1.png", "2.png")]
+    code, lines, err = run(capsys, "predict", model, *names, "--json", "--out", str(out))
+    assert (code, len(lines.splitlines())) == (1, 2)
+    assert "1.png: there is no such file; check the path (scored, but not drawn)" in err
+    assert [p.name for p in (out / "overlays").iterdir()] == ["2.png"]
+    assert len(list((out / "masks").iterdir())) == 2
+    assert (out / "contact_sheet.png").is_file()
 
 
 def test_predict_at_another_rate_moves_the_threshold(capsys: Capture, model: str, batch: Path) -> None:
@@ -405,7 +457,7 @@ def test_fit_settings_come_from_file_category_flag_and_set_in_this_order(
         (["--size", "256+"], "joined by +"),
         (["--size", "64+96", "--crop", "48"], "crop works with one size"),
         (["--size", "8"], "between 16 and 4096"),
-        (["--method", "pathcore"], "choose one of patchcore"),
+        (["--method", "pathcore"], "did you mean patchcore"),
         (["--preset", "papr"], "paper"),
         (["--group", "("], "--group"),
         (["--device", "gpu"], "cpu"),

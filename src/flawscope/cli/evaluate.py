@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         report.write_report(path, result, predictor, dataset, model=name, step=common.step_for(args))
         if not args.quiet:
             common.say(f"report: {path}")
-    return common.report_failures(result.failures)
+    return common.report_failures([*result.failures, *(pictures.failures if pictures else ())])
 
 
 def lines(result: Evaluation) -> str:

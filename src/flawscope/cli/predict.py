@@ -30,19 +30,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flawscope.errors import InputError
     from flawscope.predictor import load
-    from flawscope.results.folder import Pictures
+    from flawscope.results.folder import Pictures, folder_of
 
     out = common.folder_for_pictures(args)
-    paths = _paths(args.pictures)
+    failures: list[str] = []
+    paths = _paths(args.pictures, failures)
     predictor = load(
         args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
     )
-    pictures = Pictures(out, maps=args.maps or "png16", animation=args.animation or "none") if out else None
+    pictures = None
+    if out:
+        root = folder_of(paths) if isinstance(paths, list) else None
+        pictures = Pictures(out, root, args.maps or "png16", args.animation or "none")
     step = common.step_for(args)
     total = len(paths) if isinstance(paths, list) else 0
-    failures: list[str] = []
     anomalous = count = 0
-    for _, result in predictor.stream(paths, batch=None if total else 1):
+    for done, (_, result) in enumerate(predictor.stream(paths, batch=None if total else 1), start=1):
         if isinstance(result, InputError):
             failures.append(str(result))
             continue
@@ -57,20 +60,31 @@ def run(args: argparse.Namespace) -> int:
         if pictures:
             pictures.add(Path(str(result.path)), result)
         if total and (args.json or out) and not sys.stdout.isatty():
-            step("prediction", count + len(failures), total)
+            step("prediction", done, total)
     if pictures and (sheet := pictures.finish("predictions")) and not args.quiet:
         common.say(f"pictures in {out}, an overview in {sheet.name}")
     if not args.quiet and not args.json:
         common.say(f"{anomalous} of {count} pictures anomalous; {predictor.calibration.promise()}")
-    code = common.report_failures(failures)
+    code = common.report_failures([*failures, *(pictures.failures if pictures else ())])
     if code == 0 and args.fail_on_anomaly and anomalous:
         return 3
     return code
 
 
-def _paths(specs: list[str]) -> list[Path] | Iterator[Path]:
+def _paths(specs: list[str], failures: list[str]) -> list[Path] | Iterator[Path]:
+    """The pictures that are meant; what is wrong with single specs goes to `failures`. InputError if that
+    leaves none."""
     from flawscope.datasets import list_pictures
+    from flawscope.errors import InputError
 
     if specs == ["-"]:
         return (Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
-    return list_pictures(specs)
+    found: list[Path] = []
+    for spec in specs:
+        try:
+            found += list_pictures(spec)
+        except InputError as error:
+            failures.append(str(error))
+    if not found:
+        raise InputError(failures[0])
+    return list(dict.fromkeys(found))

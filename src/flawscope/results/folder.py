@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,12 +101,22 @@ class Kind:
         return bisect(self.examples, score, key=lambda example: example.score)
 
 
+class Drawn(NamedTuple):
+    """A picture as it is shown [H, W, 3], the same with its heat map, and what is outlined [H, W] bool."""
+
+    picture: Pixels
+    heat: Pixels
+    marked: NDArray[np.bool_]
+
+
 @dataclass
 class Pictures:
     """Writes under `out`: overlays/, maps/ and masks/, in the folders' own names, and collects a contact
     sheet and an animation. Memory does not grow with the number of pictures.
 
+    root: results are named by the pictures' paths below it.
     maps: one of `MAPS`, or none. animation: gif, webp or none.
+    failures: pictures that could not be read again, each with the reason; they have a map and a mask only.
     """
 
     out: Path
@@ -115,6 +126,7 @@ class Pictures:
     kinds: dict[str, Kind] = field(default_factory=dict)
     scale: tuple[float, float, float] | None = None  # both ends of the colours and the mask's threshold
     owners: dict[str, Path] = field(default_factory=dict)  # result name -> picture
+    failures: list[str] = field(default_factory=list)
 
     def take(self, item: Item, prediction: Prediction) -> None:
         """One evaluated picture."""
@@ -131,45 +143,20 @@ class Pictures:
     ) -> None:
         """Write the picture's overlay, map and mask. Without a `kind` the verdict is the kind."""
         name = self._name(path)
-        shown = _scaled(_eight_bit(decode(path)))
-        low, high = prediction.colour_range
-        values = prediction.picture_map(shown.shape[:2])
-        heat, found = drawing.overlay(shown, values, low, high), values > prediction.mask_threshold
-        try:
-            for folder in ("overlays", "masks", *(["maps"] if self.maps != "none" else [])):
-                (self.out / folder / name).parent.mkdir(parents=True, exist_ok=True)
-            drawing.save_png(self.out / "overlays" / f"{name}.png", drawing.contour(heat, found))
-            drawing.save_png(self.out / "masks" / f"{name}.png", prediction.mask)
-            if self.maps != "none":
-                self._write_map(name, prediction)
-        except OSError as error:
-            raise FlawscopeError(f"cannot write to {self.out}: {error.strerror}; free some space") from None
-        self.scale = (low, high, prediction.mask_threshold)
-        verdict = "anomalous" if prediction.is_anomalous else "good"
-        collected = self.kinds.setdefault(kind or verdict, Kind(expected))
+        drawn = self._drawn(path, prediction)
+        self._write(name, prediction, drawn)
+        self.scale = (*prediction.colour_range, prediction.mask_threshold)
+        collected = self.kinds.setdefault(kind or _verdict(prediction), Kind(expected))
         collected.count += 1
         collected.anomalous += prediction.is_anomalous
-        if len(self.kinds) <= ROWS and collected.wants(prediction.score):
-            # outlined at its small size: a thin line would be lost in shrinking
-            small = drawing.contour(np.asarray(drawing.fitted(heat, BOX)), found)
-            panels: list[drawing.Drawable] = [shown, small]
-            with suppress(InputError):  # the evaluation reports it
-                panels += [union(masks, prediction.geometry.picture_size)] if masks else []
-            wrong = expected is not None and expected != prediction.is_anomalous
-            remark = ("missed" if expected else "false alarm") if wrong else ""
-            words = f"{verdict}, {remark}" if remark else verdict
-            p_value = f"p = {prediction.p_value:.3f}"
-            shot = None
-            if self.animation != "none":
-                short, bad = f"{remark or verdict}, {p_value}", prediction.is_anomalous
-                shot = animation.shot(kind or path.name, shown, heat, found, short, is_anomalous=bad)
-            strip, words = _strip(panels), f"{words}, {p_value}"
-            collected.add(Example(name, prediction.score, strip, words, prediction.is_anomalous, shot))
+        if drawn and len(self.kinds) <= ROWS and collected.wants(prediction.score):
+            collected.add(self._example(name, kind or path.name, drawn, prediction, masks, expected))
 
     def finish(self, title: str) -> Path | None:
         """Write the contact sheet, whose path it returns, and the animation."""
         # kinds known to be good first; without known kinds the anomalous ones
         names = sorted(self.kinds, key=lambda name: (self.kinds[name].expected is True, natural_key(name)))
+        names = [name for name in names if self.kinds[name].examples]
         if not names or self.scale is None:
             return None
         shown, left = names[:ROWS], names[ROWS:]
@@ -178,15 +165,24 @@ class Pictures:
             shots = [[e.shot for e in self.kinds[name].extremes(room) if e.shot] for name in shown]
             moving = self.out / f"animation.{self.animation}"
             animation.save(moving, *animation.frames(shots, title, self.scale))
+        lines = [title, *LEGEND.split("\n")]
+        if left:
+            lines.append(f"not shown: {', '.join(left)}")
+        path = self.out / "contact_sheet.png"
+        drawing.save_png(path, self._sheet(shown, "\n".join(lines), self.scale))
+        return path
+
+    def _sheet(self, kinds: list[str], title: str, scale: tuple[float, float, float]) -> Image.Image:
+        """Rows of examples, kind after kind."""
         rows: list[tuple[list[drawing.Drawable], list[str]]] = []
         cells: list[tuple[int, int]] = []
         frames: list[list[drawing.Colour | None]] = []
         headings: list[str | None] = []
-        for name in shown:
+        for name in kinds:
             kind = self.kinds[name]
             width = max(PANEL, *(example.strip.shape[1] for example in kind.examples))
             columns = max(1, (WIDTH + MARGIN) // (width + MARGIN))
-            chosen = kind.extremes(columns * min(ROWS_PER_KIND, max(1, ROWS // len(shown))))
+            chosen = kind.extremes(columns * min(ROWS_PER_KIND, max(1, ROWS // len(kinds))))
             common = os.path.commonpath([os.path.dirname(e.name) for e in chosen])
             headings.append(f"{name}: {kind.words()}")
             for start in range(0, len(chosen), columns):
@@ -196,16 +192,57 @@ class Pictures:
                 cells.append((PANEL, width))
                 frames.append([drawing.BAD if e.is_anomalous else drawing.GOOD for e in row])
             headings += [None] * (len(rows) - len(headings))
-        lines = [title, *LEGEND.split("\n")]
-        if left:
-            lines.append(f"not shown: {', '.join(left)}")
-        path = self.out / "contact_sheet.png"
-        bar = drawing.colour_bar(*self.scale, height=PANEL, label="map")
-        sheet = drawing.contact_sheet(
-            rows, cells, frames=frames, headings=headings, title="\n".join(lines), bar=bar
-        )
-        drawing.save_png(path, sheet)
-        return path
+        bar = drawing.colour_bar(*scale, height=PANEL, label="map")
+        return drawing.contact_sheet(rows, cells, frames=frames, headings=headings, title=title, bar=bar)
+
+    def _drawn(self, path: Path, prediction: Prediction) -> Drawn | None:
+        """None where the picture cannot be read again, such as one that was moved after it was scored."""
+        try:
+            shown = _scaled(_eight_bit(decode(path)))
+        except (InputError, MemoryError) as error:
+            self.failures.append(f"{error or path} (scored, but not drawn)")
+            return None
+        values = prediction.picture_map(shown.shape[:2])
+        heat = drawing.overlay(shown, values, *prediction.colour_range)
+        return Drawn(shown, heat, values > prediction.mask_threshold)
+
+    def _example(
+        self,
+        name: str,
+        caption: str,
+        drawn: Drawn,
+        prediction: Prediction,
+        masks: tuple[Path, ...],
+        expected: bool | None,
+    ) -> Example:
+        verdict, remark, bad = _verdict(prediction), "", prediction.is_anomalous
+        if expected is not None and expected != bad:
+            remark = "missed" if expected else "false alarm"
+        p_value = f"p = {prediction.p_value:.3f}"
+        # outlined at its small size: a thin line would be lost in shrinking
+        small = drawing.contour(np.asarray(drawing.fitted(drawn.heat, BOX)), drawn.marked)
+        panels: list[drawing.Drawable] = [drawn.picture, small]
+        with suppress(InputError):  # the evaluation reports it
+            panels += [union(masks, prediction.geometry.picture_size)] if masks else []
+        shot = None
+        if self.animation != "none":
+            shot = animation.shot(caption, *drawn, f"{remark or verdict}, {p_value}", is_anomalous=bad)
+        words = f"{verdict}, {remark}, {p_value}" if remark else f"{verdict}, {p_value}"
+        return Example(name, prediction.score, _strip(panels), words, bad, shot)
+
+    def _write(self, name: str, prediction: Prediction, drawn: Drawn | None) -> None:
+        """The files of one picture."""
+        try:
+            for folder in ("overlays", "masks", *(["maps"] if self.maps != "none" else [])):
+                (self.out / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if drawn:
+                outlined = drawing.contour(drawn.heat, drawn.marked)
+                drawing.save_png(self.out / "overlays" / f"{name}.png", outlined)
+            drawing.save_png(self.out / "masks" / f"{name}.png", prediction.mask)
+            if self.maps != "none":
+                self._write_map(name, prediction)
+        except OSError as error:
+            raise FlawscopeError(f"cannot write to {self.out}: {error.strerror}; free some space") from None
 
     def _write_map(self, name: str, prediction: Prediction) -> None:
         """The map, and once what its numbers mean."""
@@ -239,12 +276,33 @@ class Pictures:
         return name
 
     def _stem(self, path: Path) -> str:
-        if self.root is not None and path.is_relative_to(self.root):
-            relative = path.relative_to(self.root)
-            parts = relative.parts[1:] if relative.parts[0] == "test" else relative.parts
-            return Path(*parts).with_suffix("").as_posix()
-        # a list of files from anywhere: never above the output folder
-        return Path(os.path.relpath(path)).as_posix().replace("../", "").lstrip("/").rsplit(".", 1)[0]
+        """The path below the root or the working folder; of a picture elsewhere, its name and its folder's:
+        never above the output folder."""
+        full = _absolute(path)
+        for root in (self.root, Path()):
+            if root is not None and full.is_relative_to(_absolute(root)):
+                parts = full.relative_to(_absolute(root)).parts
+                return Path(*parts[parts[0] == "test" and len(parts) > 1 :]).with_suffix("").as_posix()
+        return f"{full.parent.name}/{full.stem}".lstrip("/")
+
+
+def folder_of(paths: Sequence[Path]) -> Path | None:
+    """The folder that the pictures outside the working folder have in common, as a `root` for `Pictures`."""
+    here = _absolute(Path())
+    outside = {full.parent for full in map(_absolute, paths) if not full.is_relative_to(here)}
+    with suppress(ValueError):  # none, or on several drives
+        common = Path(os.path.commonpath(outside))
+        return None if common == Path(common.anchor) else common
+    return None
+
+
+def _absolute(path: Path) -> Path:
+    """Without `..`, links as they are."""
+    return Path(os.path.abspath(path))
+
+
+def _verdict(prediction: Prediction) -> str:
+    return "anomalous" if prediction.is_anomalous else "good"
 
 
 def _eight_bit(picture: NDArray[np.generic]) -> Pixels:
