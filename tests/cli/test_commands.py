@@ -421,6 +421,28 @@ def test_data_check_with_a_model_accuses_a_foreign_picture_and_not_its_own(
 # ---------------------------------------------------------------------------------------------------- fit
 
 
+def test_an_automatic_split_keeps_parts_together_when_fitting_evaluating_and_checking(
+    capsys: Capture, drawn: Path, tmp_path: Path
+) -> None:
+    """Fitting stores the pattern: split by file names, evaluation would find most pictures learnt from."""
+    root = tmp_path / "thing"
+    (root / "good").mkdir(parents=True)
+    for k, path in enumerate(sorted((plate(drawn) / "train/good").iterdir())):
+        shutil.copy(path, root / "good" / f"part{k // 3}_{k % 3}.png")
+    shutil.copytree(plate(drawn) / "test/scratch", root / "bad")
+    data, out = ["--data", str(root)], str(tmp_path / "m.safetensors")
+    assert run(capsys, "fit", *data, "--group", r"part(\d)", "--size", "64", "--out", out, "--quiet")[0] == 0
+    document = json.loads(run(capsys, "evaluate", out, *data, "--json", "--quiet")[1])
+    assert document["left_out"] == 0
+    assert document["false_alarms"]["images"] == 3  # one whole part of four
+    for split in (["--group", r"part(\d)"], ["--model", out]):
+        checked = run(capsys, "data", "check", *data, *split, "--json", "--quiet", "--no-near")[1]
+        assert {c["split"]: c["pictures"] for c in json.loads(checked)["counts"] if c["kind"] == "good"} == {
+            "train": 9,
+            "test": 3,
+        }
+
+
 def test_fit_settings_come_from_file_category_flag_and_set_in_this_order(
     capsys: Capture, drawn: Path, tmp_path: Path
 ) -> None:

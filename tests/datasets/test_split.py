@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from flawscope.datasets import open_dataset
 from flawscope.datasets.dataset import held_out
+from flawscope.errors import InputError
 
 
 def test_more_pictures_move_few():
@@ -19,3 +23,66 @@ def test_more_pictures_move_few():
 )
 def test_something_is_always_left_to_train_on(count, share, expected):
     assert len(held_out([str(k) for k in range(count)], share, 0)) == expected
+
+
+# ---------------------------------------------------------------------------------------------- whole parts
+
+GROUP = r"part(\d+)"
+
+
+def names(parts: int, each: int) -> list[str]:
+    return [f"part{p:02d}_{view}.png" for p in range(parts) for view in range(each)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("layout", ["folder", "visa"])
+def test_pictures_of_one_part_stay_in_one_split(tmp_path: Path, layout: str, seed: int) -> None:
+    """20 parts of 5 pictures each: drawn one by one, nearly all parts of the test would have been learnt."""
+    good, bad = ("good", "bad") if layout == "folder" else ("Data/Images/Normal", "Data/Images/Anomaly")
+    for name in [*(f"{good}/{n}" for n in names(20, 5)), f"{bad}/x.png"]:
+        path = tmp_path / "thing" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    dataset = open_dataset(tmp_path / "thing", seed=seed, group=GROUP)
+    assert dataset.layout == layout
+    learnt, tested = (
+        {item.path.name[:6] for item in items if not item.anomalous}
+        for items in (dataset.train, dataset.test)
+    )
+    assert not learnt & tested
+    assert (len(learnt), len(tested)) == (16, 4)
+    alone = open_dataset(tmp_path / "thing", seed=seed)
+    assert {i.path.name[:6] for i in alone.train} & {i.path.name[:6] for i in alone.test}
+
+
+def test_parts_added_later_move_few() -> None:
+    def tested(every: list[str]) -> set[str]:
+        return {every[k] for k in held_out(every, 0.2, 0, [(name[:6],) for name in every])}
+
+    before = names(30, 3)
+    assert len(tested(before)) == 18
+    assert len(tested(before) - tested(["part99_0.png", *before])) <= 3
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most"), [((50, 5, 5, 40), 40), ((90, 5, 5), 10), ((99, 1), 1), ((30, 70), 30)]
+)
+def test_a_large_part_is_not_spent_on_a_small_test(sizes: tuple[int, ...], most: int) -> None:
+    parts = [(str(part),) for part, size in enumerate(sizes) for _ in range(size)]
+    for seed in range(10):
+        out = held_out([str(k) for k in range(len(parts))], 0.2, seed, parts)
+        assert 0 < len(out) <= most
+        assert all({k for k, p in enumerate(parts) if p == parts[j]} <= out for j in out)
+
+
+def test_one_part_cannot_be_split() -> None:
+    assert held_out(["a", "b", "c"], 0.2, 0, [("x",)] * 3) == set()
+
+
+def test_a_pattern_of_other_pictures_splits_one_by_one_and_a_bad_one_is_refused(tmp_path: Path) -> None:
+    for name in [*(f"good/{k}.png" for k in range(10)), "bad/x.png"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert open_dataset(tmp_path, group=GROUP) == open_dataset(tmp_path)
+    with pytest.raises(InputError, match="no regular expression"):
+        open_dataset(tmp_path, group="(")

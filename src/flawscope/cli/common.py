@@ -72,6 +72,14 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument("--category", metavar="NAME", help="which one, if ROOT holds several")
 
 
+def add_group(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--group",
+        metavar="PATTERN",
+        help="regular expression; file names that match the same text show one part",
+    )
+
+
 def add_pictures(parser: argparse.ArgumentParser, animation: str) -> None:
     """What `--out DIR` holds; `animation` is what is made unless the user says otherwise."""
     parser.add_argument(
@@ -106,6 +114,12 @@ def seed_of(manifest: Manifest) -> int:
     from flawscope.methods import registry
 
     return int(registry.method(manifest.method).stored(manifest.config).seed)
+
+
+def group_of(manifest: Manifest) -> str | None:
+    """The `--group` that a model was fitted with, as `seed_of`."""
+    group = manifest.facts.get("group")
+    return group if isinstance(group, str) else None
 
 
 def numbers(values: float | Sequence[float]) -> str:

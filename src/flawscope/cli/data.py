@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="MODEL", help="also list good pictures that do not look good to this model"
     )
+    common.add_group(parser)
     parser.add_argument("--no-near", action="store_true", help="skip the search for near-duplicates")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     common.add_device(parser)
@@ -30,8 +31,11 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.datasets.check import check
     from flawscope.predictor import read_manifest
 
-    seed = common.seed_of(read_manifest(args.model)) if args.model else 0
-    dataset = open_dataset(args.data, args.category, seed=seed)
+    seed, group = 0, args.group
+    if args.model:  # split as it was for fitting
+        manifest = read_manifest(args.model)
+        seed, group = common.seed_of(manifest), group or common.group_of(manifest)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
     step = common.step_for(args)
     report = check(dataset, near=not args.no_near, progress=lambda done, total: step("check", done, total))
     suspects, unknown = _suspects(args, dataset, step) if args.model else (None, 0)

@@ -37,8 +37,9 @@ def run(args: argparse.Namespace) -> int:
         from flawscope import report
 
         report.require()
-    seed = common.seed_of(read_manifest(args.model))
-    dataset = open_dataset(args.data, args.category, seed=seed)
+    manifest = read_manifest(args.model)
+    seed, group = common.seed_of(manifest), common.group_of(manifest)  # split as it was for fitting
+    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
     out = common.folder_for_pictures(args)
 
     from flawscope.evaluation import evaluate

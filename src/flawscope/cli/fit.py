@@ -57,11 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--roi", metavar="MASK.png|x0,y0,x1,y1", help="region of interest; a box is in fractions"
     )
-    parser.add_argument(
-        "--group",
-        metavar="PATTERN",
-        help="regular expression; file names that match the same text show one part",
-    )
+    common.add_group(parser)
     parser.add_argument(
         "--drop-suspects", action="store_true", help="leave out pictures that do not look good"
     )
@@ -102,11 +98,11 @@ def run(args: argparse.Namespace) -> int:
     old = model_file.read(args.update) if args.update else None
     if old is not None:
         _refuse_settings(args, options)
-        seed = common.seed_of(old.manifest)
+        seed, group = common.seed_of(old.manifest), args.group or common.group_of(old.manifest)
     else:  # a wrong setting is reported before torch is loaded
         method, preset, settings = _settings_of(options)
-        seed = registry.method(method).configure(preset, settings).seed
-    dataset = open_dataset(args.data, args.category, seed=seed, group=args.group)
+        seed, group = registry.method(method).configure(preset, settings).seed, args.group
+    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
     say = (lambda line: None) if args.quiet else common.say
     say(f"{dataset.category}: {len(dataset.train)} good pictures ({dataset.layout} layout)")
     predictor = _fitted(args, options, dataset, say) if old is None else _extended(args, old, dataset, say)

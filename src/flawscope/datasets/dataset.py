@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from flawscope.datasets.files import natural_key
+from flawscope.datasets.groups import Part, compiled, part_of
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,49 @@ class Dataset:
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
 
 
-def held_out(names: Sequence[str], share: float, seed: int) -> set[int]:
-    """Indices of the `share` of names with the smallest seeded hash.
+def split_off(paths: Sequence[Path], folder: Path, share: float, seed: int, group: str | None) -> set[int]:
+    """Indices of those pictures below `folder` that are for testing: `held_out` of whole parts.
 
-    The choice depends on each name alone, not on its place in the list, on the machine or on where the
-    folder lies; pictures added later move only as many others as the share grows by. At least one name is
-    held out where there are two and a share is asked for, and at least one is left.
+    group: regular expression on the pictures' names, as `group_numbers` takes it; it need not match here.
+    """
+    if not paths:
+        return set()
+    expression = compiled(group)
+    common = os.path.commonpath([path.parent for path in paths])  # names as fitting groups them
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    parts = [part_of(path.relative_to(common).as_posix(), expression) for path in paths]
+    return held_out(names, share, seed, parts)
+
+
+def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part | None] = ()) -> set[int]:
+    """Indices of about the `share` of names, the parts with the smallest seeded hash.
+
+    The choice depends on each part alone, not on its place in the list, on the machine or on where the
+    folder lies; pictures added later move only as many others as the share grows by. At least one part is
+    held out where there are two and a share is asked for, and at least one is left. A part that would bring
+    the number far above the share is passed over.
+
+    parts: of each name, which one it belongs to; None: it stands alone. Without any, all do.
     """
     count = min(max(int(len(names) * share + 0.5), 1 if share > 0 else 0), len(names) - 1)
+    members: dict[str | Part, list[int]] = {}
+    for k, (name, part) in enumerate(zip_longest(names, parts)):
+        members.setdefault(part or name, []).append(k)
 
-    def order(k: int) -> bytes:
-        name = unicodedata.normalize("NFC", names[k])  # macOS may spell the same name otherwise
-        return hashlib.blake2b(f"{seed}:{name}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    def order(part: str | Part) -> bytes:
+        text = part if isinstance(part, str) else "\0".join(piece or "" for piece in part)
+        text = unicodedata.normalize("NFC", text)  # macOS may spell the same name otherwise
+        return hashlib.blake2b(f"{seed}:{text}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
-    return set(sorted(range(len(names)), key=order)[: max(count, 0)])
+    ordered = [members[part] for part in sorted(members, key=order)]
+    most = max(2 * count, len(names) // 3)
+    taken: list[list[int]] = []
+    for part_members in ordered:
+        held = sum(map(len, taken))
+        if held >= count or len(taken) == len(ordered) - 1:
+            break
+        if held + len(part_members) <= most:
+            taken.append(part_members)
+    if count > 0 and not taken and len(ordered) > 1:
+        taken = [min(ordered, key=len)]
+    return {k for part_members in taken for k in part_members}

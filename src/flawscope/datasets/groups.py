@@ -7,6 +7,23 @@ from collections.abc import Sequence
 
 from flawscope.errors import InputError
 
+Part = tuple[str | None, ...]
+
+
+def part_of(name: str, expression: re.Pattern[str] | None) -> Part | None:
+    """The part that a name tells: the text of the pattern's groups if it has any, else of the whole match;
+    None without a match."""
+    match = None if expression is None else expression.search(name)
+    return None if match is None else match.groups() or (match.group(),)
+
+
+def compiled(pattern: str | None) -> re.Pattern[str] | None:
+    """InputError: it is no regular expression."""
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"--group {pattern!r} is no regular expression ({error}): correct it") from None
+
 
 def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
     """A number per name; names in which `pattern` matches the same text share one.
@@ -17,20 +34,9 @@ def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
     Raises:
         InputError: the pattern is no regular expression, or matches no name.
     """
-    if pattern is None:
-        return list(range(len(names)))
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise InputError(f"--group {pattern!r} is no regular expression ({error}): mend it") from None
+    expression = compiled(pattern)
+    parts = [part_of(name, expression) for name in names]
+    if pattern is not None and names and not any(parts):
+        raise InputError(f"--group {pattern!r} matches no file name such as {names[0]}: correct the pattern")
     numbers: dict[object, int] = {}
-    found = 0
-    result = []
-    for i, name in enumerate(names):
-        match = expression.search(name)
-        found += match is not None
-        key: object = i if match is None else (match.groups() or match.group())
-        result.append(numbers.setdefault(key, len(numbers)))
-    if names and not found:
-        raise InputError(f"--group {pattern!r} matches no file name such as {names[0]}: mend the pattern")
-    return result
+    return [numbers.setdefault(i if part is None else part, len(numbers)) for i, part in enumerate(parts)]

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from flawscope.datasets.dataset import Dataset, Item, held_out
+from flawscope.datasets.dataset import Dataset, Item, split_off
 from flawscope.datasets.files import child, entries, known_formats, pictures_in, subfolders
+from flawscope.datasets.groups import compiled
 from flawscope.datasets.masks import MASK_FOLDERS, Masks, stem
 from flawscope.datasets.visa import is_visa, open_visa
 from flawscope.errors import InputError
@@ -43,13 +44,15 @@ def open_dataset(
     layout: str = "auto",
     seed: int = 0,
     test_share: float = 0.2,
+    group: str | None = None,
 ) -> Dataset:
     """The data set in `root`, or its one `category`.
 
     `root` holds categories or is one, in the layout of MVTec AD (also VisA converted to it), BTAD, VisA or
     MVTec LOCO; or it has a folder of good and perhaps one of bad pictures; or it is a bare folder of good
     pictures, and then nothing is left to test. Where the layout fixes no split, `test_share` of the good
-    pictures are held out for testing by a seeded hash of their names (`dataset.held_out`).
+    pictures are held out for testing by a seeded hash of their names (`dataset.held_out`). `group` is a
+    regular expression on names: pictures for which it matches the same text show one part and stay together.
 
     InputError, in one line, if the folder is missing, empty or cannot be read, if it holds several
     categories and none is named, or if there is no such category.
@@ -58,6 +61,7 @@ def open_dataset(
         raise InputError(f"no layout {layout!r}; choose from: {', '.join(LAYOUTS)}")
     if not 0 <= test_share < 1:
         raise InputError(f"test share {test_share}: must be at least 0 and below 1; 0.2 is usual")
+    compiled(group)  # a bad pattern is reported whatever the layout
     folder = _choose(_checked(root), category)
     found = _layout_of(folder) or "bare"
     if layout not in ("auto", found) and not (layout == "folder" and found == "bare"):
@@ -68,11 +72,11 @@ def open_dataset(
             )
         found = layout
     if found == "visa":
-        return open_visa(folder, _name(folder), seed, test_share)
+        return open_visa(folder, _name(folder), seed, test_share, group)
     if found in _SAME_SHAPE:
         return _open_split(folder, found)
     if found == "folder":
-        return _open_folder(folder, seed, test_share)
+        return _open_folder(folder, seed, test_share, group)
     return _open_bare(folder)
 
 
@@ -173,7 +177,7 @@ def _good(split: Path) -> tuple[Item, ...]:
     return tuple(Item(p, folder.name, False) for p in pictures_in(folder)) if folder else ()
 
 
-def _open_folder(root: Path, seed: int, test_share: float) -> Dataset:
+def _open_folder(root: Path, seed: int, test_share: float, group: str | None) -> Dataset:
     """good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks beside them or inside."""
     good = child(root, *GOOD)
     assert good is not None  # _layout_of has seen it
@@ -191,7 +195,7 @@ def _open_folder(root: Path, seed: int, test_share: float) -> Dataset:
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
     test = [item for folder in bad for item in _bad(root, folder)]
     # without defects there is nothing to set false alarms against: every good picture is for training
-    out = held_out([stem(p, good) + p.suffix for p in paths], test_share, seed) if test else set()
+    out = split_off(paths, good, test_share, seed, group) if test else set()
     items = [Item(path, good.name, False) for path in paths]
     kept = tuple(item for k, item in enumerate(items) if k not in out)
     return Dataset(root, _name(root), "folder", kept, (*(items[k] for k in sorted(out)), *test))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path, PurePosixPath
 
-from flawscope.datasets.dataset import Dataset, Item, held_out
+from flawscope.datasets.dataset import Dataset, Item, split_off
 from flawscope.datasets.files import child, known_formats, natural_key, pictures_in
 from flawscope.datasets.masks import Masks, stem
 from flawscope.errors import InputError
@@ -21,17 +21,17 @@ def is_visa(folder: Path) -> bool:
     return _descend(folder, "Data", "Images", "Normal") is not None
 
 
-def open_visa(root: Path, category: str, seed: int, test_share: float) -> Dataset:
+def open_visa(root: Path, category: str, seed: int, test_share: float, group: str | None = None) -> Dataset:
     """With the authors' split where `split_csv/1cls.csv` lies beside (or in) the category, else with a seeded
     split of the normal pictures; all anomalous ones are for testing."""
     for base in (root.absolute().parent, root.absolute()):
         table = base / SPLIT_FILE
         if table.is_file():
             return _by_table(root, category, table)
-    return _by_folder(root, category, seed, test_share)
+    return _by_folder(root, category, seed, test_share, group)
 
 
-def _by_folder(root: Path, category: str, seed: int, test_share: float) -> Dataset:
+def _by_folder(root: Path, category: str, seed: int, test_share: float, group: str | None) -> Dataset:
     normal = _descend(root, "Data", "Images", "Normal")
     anomaly = _descend(root, "Data", "Images", "Anomaly")
     assert normal is not None  # is_visa has seen it
@@ -39,7 +39,7 @@ def _by_folder(root: Path, category: str, seed: int, test_share: float) -> Datas
     good = [Item(path, normal.name, False) for path in pictures_in(normal)]
     if not good:
         raise InputError(f"{normal}: no pictures to train on; known formats: {known_formats()}")
-    out = held_out([stem(i.path, normal) + i.path.suffix for i in good], test_share, seed)
+    out = split_off([item.path for item in good], normal, test_share, seed, group)
     train = tuple(item for k, item in enumerate(good) if k not in out)
     test = [good[k] for k in sorted(out)]
     for path in pictures_in(anomaly) if anomaly else ():
