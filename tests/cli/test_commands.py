@@ -418,6 +418,14 @@ def test_data_check_with_a_model_accuses_a_foreign_picture_and_not_its_own(
     assert len(suspects) <= 2
 
 
+def test_a_method_that_looks_for_no_suspects_is_named_as_the_reason(
+    capsys: Capture, efficientad_path: Path, drawn: Path
+) -> None:
+    code, out, err = run(capsys, "data", "check", "--data", str(drawn), "--model", str(efficientad_path))
+    assert (code, out) == (2, "")
+    assert "efficientad does not look for suspicious pictures; give a model of patchcore" in err
+
+
 # ---------------------------------------------------------------------------------------------------- fit
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flawscope.cli import common
 
 if TYPE_CHECKING:
+    from flawscope.artefact.model_file import Manifest
     from flawscope.datasets import Dataset
     from flawscope.progress import Step
 
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     seed, group = 0, args.group
     if args.model:  # split as it was for fitting
         manifest = read_manifest(args.model)
+        _refuse_without_limit(args.model, manifest)
         seed, group = common.seed_of(manifest), group or common.group_of(manifest)
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
     step = common.step_for(args)
@@ -56,6 +58,20 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
+def _refuse_without_limit(model: str, manifest: Manifest) -> None:
+    """InputError where the model does not know from which score on a picture is suspicious."""
+    from flawscope.errors import InputError
+    from flawscope.methods import registry
+
+    if not registry.method(manifest.method).finds_suspects:
+        able = ", ".join(method.name for method in registry.loadable() if method.finds_suspects)
+        raise InputError(
+            f"{model}: {manifest.method} does not look for suspicious pictures; give a model of {able}"
+        )
+    if manifest.facts.get("suspicious_above") is None:
+        raise InputError(f"{model} was fitted on too few pictures to tell a suspicious one; fit on more")
+
+
 def _suspects(
     args: argparse.Namespace, dataset: Dataset, step: Step
 ) -> tuple[list[tuple[str, float, float]], int]:
@@ -71,9 +87,7 @@ def _suspects(
 
     predictor = load(args.model, device=args.device, threads=args.threads)
     manifest, calibration = predictor.manifest, predictor.calibration
-    limit = manifest.facts.get("suspicious_above")
-    if limit is None:
-        raise InputError(f"{args.model} learnt from too few pictures to know a suspicious one")
+    limit = manifest.facts["suspicious_above"]
     own = dict(zip(manifest.facts.get("calibration_pictures", []), calibration.scores, strict=False))
     learnt = {p.hash for p in manifest.pictures if p.role == "train"}
     found, fresh, unknown = [], [], 0
