@@ -255,7 +255,7 @@ def _loco(seen: _Seen, dataset: Dataset, labels: dict[str, Any]) -> dict[str, fl
     """MVTec LOCO's sPRO, where its saturation file lies beside the data."""
     if dataset.layout != "loco":
         return {}
-    path = dataset.root / "defects_config.json"
+    path = dataset.root / metrics.SATURATION_FILE
     if not path.is_file():
         labels["au_pro"] += "; sPRO needs defects_config.json in the category's folder"
         return {}

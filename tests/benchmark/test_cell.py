@@ -27,10 +27,9 @@ def task_for(root: Path, out: Path, **call: Any) -> Task:
     cell = plan(root, categories="grid", **call).cells[0]
     store = Store(out)
     store.prepare()
-    named = ("category", "method", "seed", "options", "seen", "minutes", "device", "identity")
     return Task(
         root=str(root),
-        **{k: getattr(cell, k) for k in named},
+        **vars(cell),
         threads=1,
         jobs=1,
         work=str(store.work(cell)),
@@ -125,8 +124,8 @@ def test_every_refusal_of_a_checkpoint_is_told_apart(tmp_path: Path) -> None:
     import torch
     from torch import nn
 
-    from flawscope.artefact.state_file import pack, read_checkpoint, restoring
-    from flawscope.methods.training import Trainer
+    from flawscope.artefact.state_file import pack, read_checkpoint
+    from flawscope.methods.training import Trainer, restoring
 
     path = tmp_path / "a.safetensors"
     pack(path, {"a": torch.ones(1)}, "teacher", {})

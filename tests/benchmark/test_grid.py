@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from flawscope.benchmark.grid import MVTEC, OBJECTS, TEXTURES, Cell, Grid, plan
 from flawscope.benchmark.markdown import methods_and_seeds
@@ -92,10 +94,52 @@ def test_a_cell_is_called_by_what_decides_its_result_and_by_nothing_else(two: Pa
         names(plan(two, categories="grid", sets=["patchcore.size=64"])),
         names(plan(two, categories="grid", seeds="1")),
         names(plan(two, categories="grid", device="cpu")),
+        names(plan(two, categories="grid", group=r"^(\d)")),
     ]
     next((moved / "grid/train/good").iterdir()).unlink()
     others.append(names(plan(moved, categories="grid")))
-    assert len({base[0], *(found[0] for found in others)}) == 5
+    assert len({base[0], *(found[0] for found in others)}) == 6
+
+
+def test_cells_of_another_version_are_others(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = names(plan(two, categories="grid"))
+    monkeypatch.setattr("flawscope.benchmark.grid.__version__", "0.0.1")
+    assert names(plan(two, categories="grid"))[0] != before[0]
+
+
+@pytest.mark.parametrize("kind", ["picture", "mask"])
+def test_data_count_by_content_not_by_name_and_size(two: Path, tmp_path: Path, kind: str) -> None:
+    """One byte far inside a BMP: name, size and time are as before."""
+    shutil.copytree(two / "grid", tmp_path / "grid")
+    if kind == "picture":
+        path = tmp_path / "grid/train/good/large.bmp"
+        Image.new("RGB", (400, 300)).save(path)
+    else:
+        path = next((tmp_path / "grid/ground_truth").rglob("*.png"))
+    before, times = names(plan(tmp_path)), path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_size == times.st_size
+    assert names(plan(tmp_path)) != before
+
+
+def test_what_fixes_split_or_saturation_counts_too(two: Path, tmp_path: Path) -> None:
+    shutil.copytree(two / "grid", tmp_path / "grid")
+    before = names(plan(tmp_path))
+    (tmp_path / "grid/defects_config.json").write_text("[]")
+    assert names(plan(tmp_path)) != before
+
+
+def test_pictures_of_one_part_are_split_together_in_a_grid(tmp_path: Path) -> None:
+    for name in [*(f"good/part{p}_{k}.png" for p in range(6) for k in range(3)), "bad/x.png"]:
+        (tmp_path / "thing" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "thing" / name).touch()
+    (cell,) = plan(tmp_path, group=r"part(\d)").cells
+    assert cell.group == r"part(\d)"
+    with pytest.raises(InputError, match="no regular expression"):
+        plan(tmp_path, group="(")
 
 
 def test_a_file_that_a_setting_names_counts_by_its_content(two: Path, tmp_path: Path) -> None:
@@ -163,7 +207,7 @@ def test_a_category_that_cannot_be_used_does_not_stop_the_others(two: Path, tmp_
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        ({"methods": "patchcore,padim"}, "no method called padim: choose one of patchcore, efficientad"),
+        ({"methods": "patchcore,nosuch"}, "no method called nosuch: here are patchcore, efficientad"),
         ({"methods": ","}, "--methods is empty"),
         ({"seeds": "0,x"}, "not whole numbers"),
         ({"seeds": "-1"}, "not whole numbers"),

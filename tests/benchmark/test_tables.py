@@ -19,7 +19,7 @@ MACHINE = {"cpu": "a processor", "cores": 2, "memory_gib": 8.0, "system": "Linux
 
 
 def cell(category: str, method: str, seed: int) -> Cell:
-    return Cell(category, method, seed, {}, 0, None, "cpu", {"of": [category, method, seed]})
+    return Cell(category, method, seed, {}, 0, None, None, "cpu", {"of": [category, method, seed]})
 
 
 def document(value: float | None, **changed: Any) -> dict[str, Any]:

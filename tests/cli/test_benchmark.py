@@ -71,7 +71,7 @@ def test_a_benchmark_with_a_failure_is_done_apart_from_it_and_then_goes_on(
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (["--methods", "padim"], "no method called padim"),
+        (["--methods", "nosuch"], "no method called nosuch"),
         (["--seeds", "one"], "not whole numbers"),
         (["--categories", "wood"], "none of --categories wood is there"),
         (["--set", "patchcore.sizee=3"], "did you mean size?"),

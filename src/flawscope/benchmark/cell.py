@@ -23,8 +23,8 @@ from flawscope.artefact.files import atomic
 from flawscope.benchmark import machine
 from flawscope.benchmark.store import FORMAT, write_json
 from flawscope.errors import CheckpointError, FlawscopeError
-from flawscope.methods import registry
 from flawscope.machine import peak_memory
+from flawscope.methods import registry
 from flawscope.progress import Step
 
 EVERY = 0.5  # seconds between messages about progress
@@ -40,6 +40,7 @@ class Task:
     seed: int
     options: dict[str, Any]
     seen: int | str
+    group: str | None
     minutes: float | None
     device: str
     identity: dict[str, Any]
@@ -58,7 +59,7 @@ def work_off(task: Task, step: Step, say: Callable[[str], None]) -> None:
 
     work = Path(task.work)
     threads = _begin(work, task.threads)
-    dataset = open_dataset(task.root, task.category, seed=task.seed)
+    dataset = open_dataset(task.root, task.category, seed=task.seed, group=task.group)
     model, fitted = work / "model.safetensors", work / "fit.json"
     if not (fitted.is_file() and model.is_file()):
         write_json(fitted, _fit(task, dataset, model, threads, step, say))
@@ -115,6 +116,7 @@ def _fit(
             dataset,
             method=task.method,
             seen=task.seen,
+            group=task.group,
             minutes=task.minutes,
             checkpoint=checkpoint,
             resume=registry.method(task.method).learns_in_steps,

@@ -7,16 +7,20 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from flawscope import config as settings
+from flawscope._version import __version__
 from flawscope.datasets import Dataset, find_categories, open_dataset
 from flawscope.datasets.files import walk
 from flawscope.datasets.seen import choose_seen
+from flawscope.datasets.visa import SPLIT_FILE
 from flawscope.errors import InputError
 from flawscope.methods import registry
+from flawscope.metrics import SATURATION_FILE
 
 # MVTec AD's categories in the usual order
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
@@ -26,8 +30,7 @@ OBJECTS = (
 )
 MVTEC = TEXTURES + OBJECTS
 GROUPS = {"textures": TEXTURES, "objects": OBJECTS}
-# Folders that settings name and that may have a million pictures: names and sizes tell one from another
-LARGE = ("natural",)
+MANY = 20_000  # files in a folder that a setting names, beyond which their content is not read
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Cell:
     seed: int
     options: dict[str, Any]
     seen: int | str
+    group: str | None
     minutes: float | None
     device: str
     identity: dict[str, Any]
@@ -88,6 +92,7 @@ def plan(
     steps: int | None = None,
     minutes: float | None = None,
     seen: str | None = None,
+    group: str | None = None,
     device: str = "auto",
 ) -> Grid:
     """The grid of a call, with every setting checked. Loads no torch.
@@ -100,20 +105,13 @@ def plan(
         sets: `METHOD.key=value`; win over the files. `METHOD.seeds=LIST` wins over `seeds`.
         steps, minutes: for the methods that learn in steps.
         seen: defects to learn from, for the methods that do: how many of the test pictures, or a path.
+        group: regular expression on file names; pictures for which it matches the same text show one part.
 
     Raises:
         InputError: an unknown method or setting, no category that could be worked with.
     """
     chosen = _methods(methods)
-    numbers = dict.fromkeys(chosen, _seeds(seeds, "--seeds"))
-    files = dict(_pair(text, "--config", "METHOD=FILE", chosen, "=") for text in configs)
-    own: dict[str, list[str]] = {}
-    for text in sets:
-        method, rest = _pair(text, "--set", "METHOD.key=value", chosen, ".")
-        if rest.startswith("seeds="):
-            numbers[method] = _seeds(rest.removeprefix("seeds="), f"--set {method}.seeds")
-        else:
-            own.setdefault(method, []).append(rest)
+    numbers, files, own = _by_method(chosen, _seeds(seeds, "--seeds"), configs, sets)
     rows, missing = _rows(root, categories)
     given = {"steps": steps, "minutes": minutes, "seen": seen}
     values = {
@@ -126,36 +124,38 @@ def plan(
         raise InputError(f"--steps and --minutes: {' and '.join(chosen)} learn in no steps; leave them out")
     if seen and not any(map(_learns_from_defects, chosen)):
         raise InputError(f"--seen: {' and '.join(chosen)} learn from good pictures only; leave it out")
-    usable, unusable = _open(root, [row for row in rows if row not in missing], numbers[chosen[0]][0])
-    files_in = {category: _files(dataset) for category, dataset in usable.items()}
+    first = numbers[chosen[0]][0]
+    usable, unusable = _open(root, [row for row in rows if row not in missing], first, group)
+    common = {"group": group, "device": device, "flawscope": __version__}
     known: dict[str, str] = {}
+    data = {category: _files(dataset, known) for category, dataset in usable.items()}
     cells = []
     for place in range(max(map(len, numbers.values()))):
         for method in chosen:
             for category in usable if place < len(numbers[method]) else ():
-                seed = numbers[method][place]
                 value, defects = values[method, category]
-                value = replace(value, seed=seed)
+                value = replace(value, seed=numbers[method][place])
                 length = minutes if _learns_in_steps(method) else None
                 identity = {
                     "category": category,
                     "method": method,
                     "settings": _by_content(value, known),
-                    "seen": _seen(defects, usable[category], seed, known),
+                    "seen": _seen(defects, usable[category], value.seed, known),
                     "minutes": length,
-                    "device": device,
-                    "data": files_in[category],
+                    "data": data[category],
+                    **common,
                 }
                 cells.append(
                     Cell(
-                        category,
-                        method,
-                        seed,
-                        _plain(asdict(value)),
-                        defects,
-                        length,
-                        device,
-                        _plain(identity),
+                        category=category,
+                        method=method,
+                        seed=value.seed,
+                        options=_plain(asdict(value)),
+                        seen=defects,
+                        group=group,
+                        minutes=length,
+                        device=device,
+                        identity=_plain(identity),
                     )
                 )
     return Grid(rows, chosen, numbers, tuple(cells), missing, unusable)
@@ -169,6 +169,22 @@ def _methods(text: str) -> tuple[str, ...]:
     for name in names:
         registry.method(name)  # an unknown one is reported now
     return names
+
+
+def _by_method(
+    chosen: Sequence[str], seeds: tuple[int, ...], configs: Sequence[str], sets: Sequence[str]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, list[str]]]:
+    """Seeds, the file of settings and single settings of each method."""
+    numbers = dict.fromkeys(chosen, seeds)
+    files = dict(_pair(text, "--config", "METHOD=FILE", chosen, "=") for text in configs)
+    own: dict[str, list[str]] = {}
+    for text in sets:
+        method, rest = _pair(text, "--set", "METHOD.key=value", chosen, ".")
+        if rest.startswith("seeds="):
+            numbers[method] = _seeds(rest.removeprefix("seeds="), f"--set {method}.seeds")
+        else:
+            own.setdefault(method, []).append(rest)
+    return numbers, files, own
 
 
 def _seeds(text: str, option: str) -> tuple[int, ...]:
@@ -262,13 +278,13 @@ def _learns_from_defects(method: str) -> bool:
 
 
 def _open(
-    root: str | os.PathLike[str], names: Sequence[str], seed: int
+    root: str | os.PathLike[str], names: Sequence[str], seed: int, group: str | None
 ) -> tuple[dict[str, Dataset], dict[str, str]]:
     """The categories that can be worked with, and why others cannot."""
     usable, unusable = {}, {}
     for name in names:
         try:
-            dataset = open_dataset(root, name, seed=seed)
+            dataset = open_dataset(root, name, seed=seed, group=group)
             if not dataset.test:
                 raise InputError(f"{dataset.root} has no test pictures: there is nothing to evaluate")
             usable[name] = dataset
@@ -291,29 +307,24 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _files(dataset: Dataset) -> str:
-    """A digest of names and sizes of a category's pictures and masks, wherever the folder lies."""
+def _files(dataset: Dataset, known: dict[str, str]) -> str:
+    """A digest of the whole content of a category's pictures and masks, and of what else decides the split or
+    the metrics, wherever the folder lies. Fitting and evaluation read the same files several times over."""
     items = [item for split in dataset.splits.values() for item in split]
-    return _digest(_sizes(dataset.root, [path for item in items for path in (item.path, *item.masks)]))
-
-
-def _sizes(root: Path, paths: Sequence[Path]) -> list[tuple[str, int]]:
-    found = []
-    for path in paths:
-        try:
-            size = path.stat().st_size
-        except OSError:
-            size = -1  # a link that leads nowhere: told when it is read
-        found.append((Path(os.path.relpath(path, root)).as_posix(), size))
-    return sorted(found)
+    paths = [path for item in items for path in (item.path, *item.masks)]
+    paths += [dataset.root.parent / SPLIT_FILE, dataset.root / SPLIT_FILE, dataset.root / SATURATION_FILE]
+    with ThreadPoolExecutor(4) as pool:  # hashing runs beside Python
+        digests = list(pool.map(lambda path: _hash(path, known), paths))
+    names = (Path(os.path.relpath(path, dataset.root)).as_posix() for path in paths)
+    return _digest(sorted(zip(names, digests, strict=True)))
 
 
 def _by_content(config: Any, known: dict[str, str]) -> dict[str, Any]:
     """Settings, with a digest beside the name of every file or folder."""
-    return {k: _content(k, v, known) if k in config.PATHS else v for k, v in asdict(config).items()}
+    return {k: _content(v, known) if k in config.PATHS else v for k, v in asdict(config).items()}
 
 
-def _content(key: str, value: Any, known: dict[str, str]) -> Any:
+def _content(value: Any, known: dict[str, str]) -> Any:
     """The name and a digest of the file or folder that a setting names, or the setting itself. `known` spares
     hashing twice."""
     path = Path(str(value))
@@ -322,15 +333,25 @@ def _content(key: str, value: Any, known: dict[str, str]) -> Any:
     if not path.is_dir():
         digest = _hash(path, known)
     else:
-        digest = known.get(str(path)) or _folder(key, path, known)
+        digest = known.get(str(path)) or _folder(path, known)
         known[str(path)] = digest  # every cell names it again
     return f"{path.name} {digest[:16]}"
 
 
-def _folder(key: str, path: Path, known: dict[str, str]) -> str:
-    if key in LARGE:
-        return _digest(_sizes(path, walk(path)))
-    return _digest([(file.relative_to(path).as_posix(), _hash(file, known)) for file in walk(path)])
+def _folder(path: Path, known: dict[str, str]) -> str:
+    """Of what lies in a folder; of very many files names and sizes tell one from another."""
+    files = walk(path)
+    by_size = len(files) > MANY
+    return _digest(
+        [(f.relative_to(path).as_posix(), _size(f) if by_size else _hash(f, known)) for f in files]
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1  # a link that leads nowhere: reported when it is read
 
 
 def _seen(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) -> Any:

@@ -205,10 +205,9 @@ class _Processes:
         return error
 
     def _task(self, cell: Cell) -> Task:
-        named = ("category", "method", "seed", "options", "seen", "minutes", "device", "identity")
         return Task(
             root=os.path.abspath(self.plan.root),
-            **{k: getattr(cell, k) for k in named},
+            **vars(cell),
             threads=self.plan.threads,
             jobs=self.plan.jobs,
             work=str(self.store.work(cell)),

@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N|FOLDER|FILE",
         help="prnet: defects to learn from, so many of a category's test pictures; it is not tested on them",
     )
+    common.add_group(parser)
     parser.add_argument(
         "--jobs", type=_jobs, metavar="N", help="cells at a time (default: as cores and memory allow)"
     )
@@ -81,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         steps=args.steps,
         minutes=args.minutes,
         seen=args.seen,
+        group=args.group,
         device=args.device,
     )
     refuse_without_torch()

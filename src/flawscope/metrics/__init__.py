@@ -12,10 +12,11 @@ from flawscope.metrics.image import (
     f1_max,
     image_metrics,
 )
-from flawscope.metrics.loco import au_spro, saturation_pixels
+from flawscope.metrics.loco import SATURATION_FILE, au_spro, saturation_pixels
 from flawscope.metrics.pixel import PixelMetrics, au_pro, pixel_metrics, pro_curve
 
 __all__ = [
+    "SATURATION_FILE",
     "ImageMetrics",
     "PixelMetrics",
     "au_pro",
