@@ -24,6 +24,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.export import onnx_graph
 from flawscope.methods.detector import Detector
 from flawscope.pictures.decoding import Source, decode, pixel_hash
+from flawscope.pictures.preprocess import unmarked
 from flawscope.progress import Step, silent
 from flawscope.runtime import Session
 from flawscope.runtime import onnx as onnx_files
@@ -226,8 +227,10 @@ def _ranged(artefact: Artefact, pictures: Sequence[Source]) -> Iterator[NDArray[
     rng = np.random.default_rng(0)
     for _, image in _read(artefact, pictures[:: -(-len(pictures) // RANGED)]):
         yield image
-        pixels = to_eight_bits(image[0].transpose(1, 2, 0), white=1.0)
-        yield simulate_defect(pixels, rng).picture.transpose(2, 0, 1)[None].astype(np.float32) / 255.0
+        plain, inside = unmarked(image[0])
+        pixels = to_eight_bits(plain.transpose(1, 2, 0), white=1.0)
+        changed = simulate_defect(pixels, rng).picture.transpose(2, 0, 1).astype(np.float32) / 255.0
+        yield np.where(inside, changed, image[0])[None]
 
 
 def _images(artefact: Artefact, pictures: Sequence[Source]) -> NDArray[np.float32]:
@@ -270,7 +273,8 @@ def _compared(
     """In fp32: the same answers for the same pictures."""
     scores, maps = _answers(trained, images)
     with torch.inference_mode():
-        ties = [trained.model.ties(trained.model.embed(torch.from_numpy(image[None]))) for image in images]
+        given = [torch.from_numpy(image[None]) for image in images]
+        ties = [trained.model.ties(trained.model.embed(one), trained.model.inside(one)) for one in given]
     calibration = artefact.manifest.calibration
     return compare(
         session,
@@ -328,12 +332,13 @@ def _calibrated(
         result = None
         if digest in groups:
             with torch.inference_mode():
-                result = model.left_out(torch.from_numpy(embed(image)), groups[digest], kept)
+                counted = model.inside(torch.from_numpy(image))
+                result = model.left_out(torch.from_numpy(embed(image)), groups[digest], kept, counted)
         if result is not None:
             score, drawn = (part.numpy() for part in result)
             with torch.inference_mode():
                 own = trained.model.embed(torch.from_numpy(image))
-                wanted = trained.model.left_out(own, groups[digest], kept)
+                wanted = trained.model.left_out(own, groups[digest], kept, counted)
             assert wanted is not None
             scores, maps = (part.numpy() for part in wanted)
         elif digest in fitted:

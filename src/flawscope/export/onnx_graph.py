@@ -11,7 +11,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,26 @@ LAYOUTS = ("DepthToSpace", "Identity", "Reshape", "Squeeze", "Transpose", "Slice
 WHOLE = 3  # first convolutions that int8 leaves as they are
 
 
-class Traced(nn.Module):
-    """One of a detector's methods as a module, which is what can be traced."""
+class Embed(nn.Module):
+    """A detector's first step as a module, which is what can be traced."""
 
-    def __init__(self, model: Detector, name: str):
+    def __init__(self, model: Detector):
         super().__init__()
-        self.model, self.name = model, name
+        self.model = model
 
-    def forward(self, values: Tensor) -> Any:
-        return getattr(self.model, self.name)(values)
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.embed(images)
+
+
+class Score(nn.Module):
+    """The second step. Where pictures are padded it looks at the images again, for what counts."""
+
+    def __init__(self, model: Detector):
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.model.score(features, None if images is None else self.model.inside(images))
 
 
 def trace(model: Detector) -> tuple[Any, Any]:
@@ -56,21 +67,23 @@ def trace(model: Detector) -> tuple[Any, Any]:
     images = torch.zeros(2, 3, *model.size)
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))
-    embed = _traced(Traced(model, "embed"), images, "images", ["features"])
-    return embed, _traced(Traced(model, "score"), features.clone(), "features", ["scores", "maps"])
+    given = {"features": features.clone()} | ({"images": images} if model.config.pads else {})
+    embed = _traced(Embed(model), {"images": images}, ["features"])
+    return embed, _traced(Score(model), given, ["scores", "maps"])
 
 
-def _traced(module: nn.Module, example: Tensor, given: str, results: list[str]) -> Any:
+def _traced(module: nn.Module, given: Mapping[str, Tensor], results: list[str]) -> Any:
+    batch = torch.export.Dim("batch", min=1)
     try:
         with _quiet(), torch.no_grad():
             program: Any = torch.onnx.export(
                 module,
-                (example,),
+                tuple(given.values()),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[given],
+                input_names=list(given),
                 output_names=results,
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamic_shapes=tuple({0: batch} for _ in given),
                 external_data=False,
                 verbose=False,
                 custom_translation_table=_translations(),
@@ -237,7 +250,7 @@ def join(embed: Any, score: Any) -> Any:
     whole, head = onnx.ModelProto(), onnx.ModelProto()
     whole.CopyFrom(embed)
     head.CopyFrom(score)
-    outside = {"features", "scores", "maps"}
+    outside = {"images", "features", "scores", "maps"}
 
     def renamed(name: str) -> str:
         return f"score.{name}" if name and name not in outside else name
