@@ -1,4 +1,4 @@
-"""`flawscope simulate`: what it writes, what it prints, and how a wrong call is told."""
+"""`flawscope simulate`: what it writes, what it prints, and how a wrong call is reported."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(capsys: Capture, good
         (["--cuont", "3"], "did you mean --count?"),
     ],
 )
-def test_a_wrong_call_is_told_in_one_line(
+def test_a_wrong_call_is_reported_in_one_line(
     capsys: Capture, good: Path, seen: Path, options: list[str], message: str
 ) -> None:
     places = {"SEEN": str(seen), "GOOD": str(good), "NOTHING": str(good / "nothing")}

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flawscope.demo import scene
 from flawscope.demo.scene import Flaw, smooth
-from flawscope.synthesis.masks import draw_centre, line_coverage
+from flawscope.synthesis.masks import Mask, draw_centre, line_coverage
 from flawscope.synthesis.noise import Floats, fractal_noise, perlin_noise
 
 DEFECTS = ("hole", "thread", "stain", "colour", "missing_pick")
@@ -79,7 +80,7 @@ def _thread(across: Floats, along: Floats, lift: Floats, fibre: Floats) -> Float
     return np.asarray(light + 0.035 * fibre - 0.1 * across, np.float32)
 
 
-def _missing_pick(x: Floats, j: np.ndarray, flaw: Flaw) -> np.ndarray:
+def _missing_pick(x: Floats, j: NDArray[np.int32], flaw: Flaw) -> Mask:
     """One weft thread is missing over a length: only warp shows there."""
     span = flaw.grade(34, 9) / 2
     middle = _COUNT / 2 + float(flaw.rng.uniform(-12, 12))
@@ -87,7 +88,7 @@ def _missing_pick(x: Floats, j: np.ndarray, flaw: Flaw) -> np.ndarray:
     return np.asarray((j == row) & (np.abs(x - middle) < span))
 
 
-def _wrong_dye(i: np.ndarray, y: Floats, flaw: Flaw) -> Floats:
+def _wrong_dye(i: NDArray[np.int32], y: Floats, flaw: Flaw) -> Floats:
     """A few neighbouring warp threads have taken another dye over a length."""
     count = max(1, round(flaw.grade(6, 1.6)))
     first = _COUNT // 2 + int(flaw.rng.integers(-14, 14))

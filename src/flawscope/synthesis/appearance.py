@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +26,8 @@ def check_picture(picture: Picture, name: str = "picture") -> None:
         raise InputError(f"A {name} is [H, W, 3] uint8 in 0..255, not {list(picture.shape)} {picture.dtype}.")
 
 
-def to_eight_bits(picture: NDArray[Any], white: float | None = None) -> Picture:
-    """What `imaging.decode` returns (uint8, uint16 or float) -> `[H, W, 3]` uint8 in 0..255, contiguous.
+def to_eight_bits(picture: NDArray[np.number], white: float | None = None) -> Picture:
+    """What `decode` returns (uint8, uint16 or float) -> `[H, W, 3]` uint8 in 0..255, contiguous.
 
     Deep pictures are divided by `white`; pass one level for a whole data set. None takes the picture's own
     maximum. Grey is repeated in all three channels.

@@ -20,7 +20,7 @@ from flawscope.synthesis.noise import Picture
 class TextureFolder:
     """The textures of a folder and its subfolders, read once and kept in memory; `draw` gives one.
 
-    Any format that `imaging.decode` reads. Larger ones are reduced to `side` pixels. Of more than fit into
+    Any format that `decode` reads. Larger ones are reduced to `side` pixels. Of more than fit into
     `memory` bytes, every n-th in natural order is kept, so that all subfolders are represented.
     """
 

@@ -20,7 +20,7 @@ Number = np.floating | np.integer
 Area = tuple[float, float]
 """A range of shares of the picture, 0 <= low < high <= 1."""
 
-MIN_PIXELS = 4  # a smaller defect cannot be told from noise
+MIN_PIXELS = 4  # a smaller defect looks like noise
 PERLIN_CELLS = (1, 2, 4, 8, 16, 32)  # a side; of DRAEM, MemSeg and PRN
 PERLIN_THRESHOLD = (0.35, 0.65)  # published is 0.5
 _ISLAND = 0.0005  # share of the picture below which an island is not chosen

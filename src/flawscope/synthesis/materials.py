@@ -48,7 +48,7 @@ def texture(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
     window = (left, top, min(left + share * width, width), min(top + share * height, height))
     part = Image.fromarray(drawn).resize(size, Image.Resampling.BILINEAR, window)
     light = changed_appearance(np.asarray(part), rng, count=int(rng.integers(0, 4)))
-    return _shown(request.picture, box, light)
+    return _replaced(request.picture, box, light)
 
 
 def structure(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
@@ -90,7 +90,7 @@ def piece(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
     turned = Image.fromarray(request.picture).transform(
         (width, height), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
     )
-    return _shown(request.picture, box, np.asarray(turned))
+    return _replaced(request.picture, box, np.asarray(turned))
 
 
 def displaced(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
@@ -103,7 +103,7 @@ def displaced(request: Request, mask: Mask, rng: np.random.Generator) -> Picture
     y, x = np.mgrid[box].astype(np.float32)
     at = [y + distance * np.sin(angle) * soft, x + distance * np.cos(angle) * soft]
     moved = [ndimage.map_coordinates(request.picture[..., c], at, np.float32, 1, "nearest") for c in range(3)]
-    return _shown(request.picture, box, np.stack(moved, -1))
+    return _replaced(request.picture, box, np.stack(moved, -1))
 
 
 def smeared(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
@@ -113,7 +113,7 @@ def smeared(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
     sigma = float(rng.uniform(0.3, 0.7)) * _radius(mask) + 1
     box = bounding_box(mask, math.ceil(2 * sigma))
     surface = request.picture[box].astype(np.float32)
-    return _shown(request.picture, box, ndimage.gaussian_filter(surface, (sigma, sigma, 0), truncate=2.0))
+    return _replaced(request.picture, box, ndimage.gaussian_filter(surface, (sigma, sigma, 0), truncate=2.0))
 
 
 def stained(request: Request, mask: Mask, rng: np.random.Generator, *, sign: int) -> Picture:
@@ -126,14 +126,14 @@ def stained(request: Request, mask: Mask, rng: np.random.Generator, *, sign: int
     box = bounding_box(mask)
     soft = _soft(mask[box], 2 + rng.uniform(0, 1) ** 2 * 2 / 3 * _radius(mask))
     soft = soft * (1 + 0.3 * fractal_noise(soft.shape, (2, 2), rng))
-    return _shown(request.picture, box, request.picture[box] + soft[..., None] * shade)
+    return _replaced(request.picture, box, request.picture[box] + soft[..., None] * shade)
 
 
 def shaded(request: Request, mask: Mask, rng: np.random.Generator, *, dark: float) -> Picture:
     """An even shade, darker than the surface with the probability `dark`, else brighter: of thin lines."""
     contrast = math.exp(rng.uniform(math.log(20), math.log(100))) * (-1 if rng.random() < dark else 1)
     box = bounding_box(mask)
-    return _shown(request.picture, box, request.picture[box] + np.float32(contrast))
+    return _replaced(request.picture, box, request.picture[box] + np.float32(contrast))
 
 
 def surroundings(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
@@ -148,7 +148,7 @@ def surroundings(request: Request, mask: Mask, rng: np.random.Generator) -> Pict
     grain = (surface - ndimage.uniform_filter(surface, (3, 3, 1), mode="nearest"))[~inside]
     # the median ignores the edges among the surroundings
     strength = np.minimum(1.4826 * np.median(np.abs(grain), 0), 12)
-    return _shown(request.picture, box, filled + rng.normal(0, 1, filled.shape) * strength)
+    return _replaced(request.picture, box, filled + rng.normal(0, 1, filled.shape) * strength)
 
 
 def paint(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
@@ -157,10 +157,10 @@ def paint(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
     shades = fractal_noise(mask[box].shape, (2, 2), rng)[..., None] * rng.uniform(10, 60)
     grain = rng.normal(0, rng.uniform(1, 8), shades.shape)
     colour = rng.choice([30.0, 128.0, 220.0]) + rng.normal(0, 12) + rng.normal(0, 14, 3)
-    return _shown(request.picture, box, colour + shades + grain)
+    return _replaced(request.picture, box, colour + shades + grain)
 
 
-def _shown(picture: Picture, box: tuple[slice, slice], values: NDArray[np.floating | np.uint8]) -> Picture:
+def _replaced(picture: Picture, box: tuple[slice, slice], values: NDArray[np.floating | np.uint8]) -> Picture:
     """The picture with other values `[h, w, 3]` in a window."""
     changed = picture.copy()
     changed[box] = values if values.dtype == np.uint8 else np.clip(np.rint(values), 0, 255).astype(np.uint8)

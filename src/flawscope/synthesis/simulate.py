@@ -256,19 +256,19 @@ def _visible(
 
     box = bounding_box(intended)
     difference = largest_change(good[box], changed[box])
-    seen = visible_part(intended[box] & (difference > 0), difference)
+    kept = visible_part(intended[box] & (difference > 0), difference)
     least = max(MIN_PIXELS, round(_SPECK * intended.size))
-    labels, count = ndimage.label(seen, np.ones((3, 3)))
+    labels, count = ndimage.label(kept, np.ones((3, 3)))
     if count > 1:
         areas = np.bincount(labels.ravel())
-        seen = seen & (areas >= least)[labels]
-    if int(seen.sum()) < max(least, _KEPT * intended.sum()):
+        kept = kept & (areas >= least)[labels]
+    if int(kept.sum()) < max(least, _KEPT * intended.sum()):
         return None
-    mean = float(difference[seen].mean())
+    mean = float(difference[kept].mean())
     if not VISIBLE[0] + min(grain, _LIVELY) <= mean <= VISIBLE[1]:
         return None
     mask = np.zeros_like(intended)
-    mask[box] = seen
+    mask[box] = kept
     return SimulatedDefect(np.where(mask[..., None], changed, good), mask, kind, mean)
 
 
