@@ -21,8 +21,8 @@ from flawscope.artefact.versions import versions
 from flawscope.calibration.decision import DEFAULT_RATE
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError
-from flawscope.fitting.preparation import Images, Prepared, Region, Say, prepare, quiet
-from flawscope.fitting.training_pictures import Reader, Seen, sources_of, survey
+from flawscope.fitting.preparation import Prepared, Region, Say, prepare, quiet
+from flawscope.fitting.training_pictures import Images, Reader, Seen, sources_of, survey
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.methods.settings import PictureSettings
@@ -243,8 +243,8 @@ Samples = tuple[dict[str, Any], ...]
 def _samples(
     model: Detector, tensors: dict[str, NDArray[Any]], reader: Reader, fitted: Fitted, count: int
 ) -> Samples:
-    """A few of the pictures learnt from, put among the tensors, and what the model says of them; without those
-    that can no longer be read."""
+    """A few of the pictures learnt from, put among the tensors, and the scores the model gives them; without
+    those that can no longer be read."""
     if not count:
         return ()
     chosen = fitted.used[:: max(1, len(fitted.used) // count)][:count]

@@ -15,6 +15,7 @@ from flawscope.calibration.decision import DEFAULT_RATE, Calibration
 from flawscope.datasets import Dataset, group_numbers, open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import (
+    Images,
     Reader,
     Seen,
     decoded_or_none,
@@ -27,12 +28,10 @@ from flawscope.methods.detector import Detector, device_for
 from flawscope.methods.method import Method
 from flawscope.methods.settings import AUTO
 from flawscope.methods.task import SizeTask, Task
-from flawscope.pictures.decoding import Source
 from flawscope.pictures.preprocess import Preprocess, roi_from
 from flawscope.progress import Step, silent
 
 Say = Callable[[str], None]
-Images = Dataset | str | os.PathLike[str] | Sequence[Source]
 Region = str | os.PathLike[str] | NDArray[np.bool_] | None
 
 
@@ -87,20 +86,25 @@ def prepare(
     sources, reserved, category = sources_of(images, category)
     if not method.holds_out:
         reserved = []  # calibrated on what is learnt from
-    sources += reserved
+    sources = [*sources, *reserved]
     white_level, decoded = survey(sources)
     where = device_for(device)
     if config.size == AUTO and method.choose_size is not None:
         choice = SizeTask(
-            lambda i: decoded_or_none(sources[i]), len(sources), where, roi, white_level, say, step
+            lambda i: decoded_or_none(sources[i]),
+            len(sources),
+            device=where,
+            roi=roi,
+            white_level=white_level,
+            say=say,
+            step=step,
         )
         config = replace(config, size=method.choose_size(config, choice))
     preprocess = Preprocess(config.sizes[-1], config.keep_aspect, config.crop, white_level)
     region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess))
     model, origin = method.create(config, region)
-    defects, hashes, unusable = read_defects(pairs, preprocess)
-    names = dict(zip(hashes, (defect.name for defect in defects), strict=True))
-    reader = Reader(sources, preprocess, set(), names)
+    defects, unusable = read_defects(pairs, preprocess)
+    reader = Reader(sources, preprocess, set(), {digest: defect.name for digest, defect in defects.items()})
     task = Task(
         reader.load,
         len(sources),
@@ -109,9 +113,9 @@ def prepare(
         drop_suspects=drop_suspects,
         reserved=range(len(sources) - len(reserved), len(sources)),
         settle=reader.without_copies,
-        seen=defects,
+        seen=list(defects.values()),
         decoded=decoded,
         say=say,
         step=step,
     )
-    return Prepared(method, model.to(where), origin, category, reader, task, group, unusable)
+    return Prepared(method, model.to(where), origin, category, reader, task, group=group, unusable=unusable)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.datasets import Dataset
@@ -51,7 +52,7 @@ class Reader:
             image = self.preprocess.from_array(picture, self.names[index])[0][0]
         except (InputError, MemoryError) as error:
             with self._lock:
-                self.failures[index] = told(error, self.names[index])
+                self.failures[index] = reason(error, self.names[index])
             return None
         with self._lock:
             self.hashes[index] = digest
@@ -72,13 +73,14 @@ class Reader:
         return kept
 
 
-def told(error: Exception, name: str) -> str:
+def reason(error: Exception, name: str) -> str:
     """What is wrong with a picture, in one line."""
     if isinstance(error, MemoryError):
         return f"{name}: not enough memory to decode it; make it smaller"
     return str(error)
 
 
+Images = Dataset | str | os.PathLike[str] | Sequence[Source] | NDArray[Any]
 Seen = int | str | os.PathLike[str] | Sequence[tuple[Source, Source]]
 
 
@@ -101,8 +103,8 @@ def pairs_of(
 
 def read_defects(
     pairs: Sequence[tuple[Source, list[Source]]], preprocess: Preprocess
-) -> tuple[list[Defect], list[str], list[str]]:
-    """Seen defects as the network sees them, their pixels' hashes, and what is wrong with the others."""
+) -> tuple[dict[str, Defect], list[str]]:
+    """Seen defects as the network sees them, by their pixels' hash, and what is wrong with the others."""
     found: dict[str, Defect] = {}
     unusable = []
     common = common_folder([picture for picture, _ in pairs])
@@ -119,13 +121,13 @@ def read_defects(
                 )
             found[pixel_hash(picture)] = Defect(packed(torch.from_numpy(image[0])), mask, name)
         except (InputError, MemoryError) as error:
-            unusable.append(told(error, name))
+            unusable.append(reason(error, name))
     if pairs and not found:
         raise InputError(f"none of the {len(pairs)} seen defects can be used; the first: {unusable[0]}")
-    return list(found.values()), list(found), unusable
+    return found, unusable
 
 
-def sources_of(images: Any, category: str | None) -> tuple[list[Source], list[Source], str]:
+def sources_of(images: Images, category: str | None) -> tuple[list[Source], list[Source], str]:
     """Good pictures to learn from, good ones that the data set keeps apart, and the category."""
     if isinstance(images, Dataset):
         sources: list[Source] = [item.path for item in images.train]
@@ -157,7 +159,7 @@ def survey(sources: Sequence[Source]) -> tuple[float | None, int]:
                     largest = max(largest, 3 * header.width * header.height)
             picture = decode(source) if deep else None
         except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            continue  # told when it is loaded
+            continue  # reported when it is loaded
         if picture is not None:
             largest = max(largest, picture.nbytes)
             if picture.dtype != np.uint8:
@@ -176,8 +178,8 @@ def name_of(source: Source, index: int, common: Path | None) -> str:
     return f"picture {index}"
 
 
-def decoded_or_none(source: Source) -> np.ndarray | None:
+def decoded_or_none(source: Source) -> NDArray[Any] | None:
     try:
         return decode(source)
     except (InputError, MemoryError):
-        return None  # told when it is loaded for fitting
+        return None  # reported when it is loaded for fitting
