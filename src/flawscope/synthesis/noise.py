@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -110,13 +108,7 @@ def _speckle(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
     return _ramp(np.clip(0.5 + 0.25 * field, 0, 1), _colours(3, rng))
 
 
-_TEXTURES: tuple[Callable[[tuple[int, int], np.random.Generator], Floats], ...] = (
-    _clouds,
-    _clouds,
-    _stripes,
-    _checker,
-    _speckle,
-)
+_TEXTURES = (_clouds, _clouds, _stripes, _checker, _speckle)  # clouds twice as often
 
 
 def generated_texture(shape: tuple[int, int], rng: np.random.Generator) -> Picture:
