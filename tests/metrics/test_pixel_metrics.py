@@ -14,7 +14,7 @@ import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from flawscope.metrics import _ranking as ranking
-from flawscope.metrics import au_pro, image_metrics, pixel_metrics, pro_curve
+from flawscope.metrics import au_pro, image_metrics, pixel_metrics
 
 Case = tuple[list[np.ndarray], list[np.ndarray]]
 
@@ -79,9 +79,6 @@ def test_au_pro_is_the_literal_definition(seed: int, levels: int | None, share: 
         expected = literal_au_pro(maps, masks, limit)
         assert au_pro(maps, masks, limit) == pytest.approx(expected, abs=1e-12)
         assert pixel_metrics(maps, masks, pro_limit=limit).au_pro == pytest.approx(expected, abs=1e-12)
-        fpr, pro = pro_curve(maps, masks, limit)
-        area = np.sum(np.diff(fpr) * (pro[1:] + pro[:-1]) / 2) / limit
-        assert area == pytest.approx(expected, abs=1e-12)
     assert pixel_metrics(maps, masks).regions == sum(len(literal_regions(mask)) for mask in masks)
 
 
@@ -163,6 +160,8 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     for levels in (None, 3):
         maps, masks = draw(31, levels)
         whole = astuple(pixel_metrics(maps, masks))
+        monkeypatch.setattr(ranking, "BATCH", 7)
+        assert astuple(pixel_metrics(maps, masks)) == whole
         monkeypatch.setattr(ranking, "CHUNK", 5)  # now regions run over the ends of chunks, and share them
         assert astuple(pixel_metrics(maps, masks)) == pytest.approx(whole, abs=1e-14)
         monkeypatch.undo()
@@ -234,14 +233,72 @@ def test_what_is_undefined_is_nan() -> None:
     assert (full.ap, full.f1, full.regions) == (1, 1, 1)
     assert all(math.isnan(v) for v in astuple(pixel_metrics([], []))[:5])
     assert all(math.isnan(v) for v in astuple(pixel_metrics(values, [None]))[:5])
-    fpr, pro = pro_curve([], [])
-    assert fpr.size == pro.size == 0
 
 
 def test_pictures_without_ground_truth_take_no_part() -> None:
     maps, masks = draw(51)
     unknown = np.full((3, 3), np.nan, dtype=np.float32)
     assert pixel_metrics([unknown, *maps], [None, *masks]) == pixel_metrics(maps, masks)
+
+
+# -------------------------------------------------------------------------------------------- valid pixels
+
+
+@pytest.mark.parametrize("levels", [None, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_only_valid_pixels_count(seed: int, levels: int | None) -> None:
+    """As if the others were cut away: here whole rows, so that what is left is a picture again."""
+    maps, masks = draw(seed, levels)
+    cut = pixel_metrics([m[2:] for m in maps], [_apart(m)[2:] for m in masks])
+    valid = [np.arange(len(m))[:, None] >= np.full(m.shape[1], 2) for m in maps]
+    hidden = [np.where(v, m, np.nan).astype(np.float32) for m, v in zip(maps, valid, strict=True)]
+    masks = [_apart(m) for m in masks]
+    assert pixel_metrics(hidden, masks, valid=valid) == cut
+    assert au_pro(hidden, masks, valid=valid) == cut.au_pro
+    assert pixel_metrics(maps, masks, valid=[None] * 5) == pixel_metrics(maps, masks)
+
+
+def _apart(mask: np.ndarray) -> np.ndarray:
+    """Without defects across the cut, which would be one region and not two."""
+    mask = mask.copy()
+    mask[1] = False
+    return mask
+
+
+def test_a_defect_that_is_cut_in_two_is_one_region_with_the_pixels_that_count() -> None:
+    rng = np.random.default_rng(1)
+    values, mask = rng.random((9, 9)).astype(np.float32), np.zeros((9, 9), bool)
+    mask[1:8, 4] = mask[6:8, 0] = True
+    valid = np.ones((9, 9), bool)
+    valid[4] = False
+    found = pixel_metrics([values], [mask], valid=[valid])
+    assert found.regions == 2
+    rows = [*range(4), *range(5, 9)]  # the row is gone, and both ends of the defect touch
+    assert found == pixel_metrics([values[rows]], [mask[rows]])
+
+
+def test_a_defect_outside_is_no_miss() -> None:
+    values, mask = np.zeros((4, 4), np.float32), np.zeros((4, 4), bool)
+    mask[0] = mask[3, 3] = True
+    values[3, 3] = 1
+    valid = np.repeat([[False], [True], [True], [True]], 4, axis=1)
+    found = pixel_metrics([values], [mask], valid=[valid])
+    assert astuple(found)[:6] == (1, 1, 1, 1, 1, 1)
+    nothing = pixel_metrics([values], [mask], valid=[np.zeros((4, 4), bool)])
+    assert all(math.isnan(v) for v in astuple(nothing)[:5])
+
+
+@pytest.mark.parametrize(
+    ("valid", "says"),
+    [
+        ([np.ones((2, 3), bool)], r"valid\[0\] has shape"),
+        ([np.ones((2, 2))], r"valid\[0\] has dtype"),
+        ([], "valid"),
+    ],
+)
+def test_bad_valid_pixels_are_named(valid: list[np.ndarray], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        pixel_metrics([np.zeros((2, 2))], [np.zeros((2, 2), bool)], valid=valid)
 
 
 def test_arguments_are_left_alone() -> None:
@@ -262,16 +319,6 @@ def test_wider_maps_keep_their_precision() -> None:
     assert pixel_metrics([np.array([[7, 3]], dtype=np.uint8)], [mask]).f1_threshold == 7
 
 
-def test_the_curve_is_monotone_and_ends_where_it_should() -> None:
-    maps, masks = draw(61, 12)
-    for limit in (0.3, 1.0):
-        fpr, pro = pro_curve(maps, masks, limit)
-        assert (fpr[0], pro[0], fpr[-1]) == (0, 0, limit)
-        assert (np.diff(fpr) >= 0).all()
-        assert (np.diff(pro) >= 0).all()
-    assert pro[-1] == 1
-
-
 @pytest.mark.parametrize(
     ("maps", "masks", "says"),
     [
@@ -288,7 +335,7 @@ def test_the_curve_is_monotone_and_ends_where_it_should() -> None:
     ],
 )
 def test_bad_input_is_named(maps: object, masks: object, says: str) -> None:
-    for call in (pixel_metrics, au_pro, pro_curve):
+    for call in (pixel_metrics, au_pro):
         with pytest.raises(ValueError, match=says):
             call(maps, masks)  # type: ignore[arg-type]
 
@@ -300,17 +347,20 @@ def test_limits_outside_the_rates_are_refused() -> None:
 
 
 @pytest.mark.parametrize("share", [0.01, 0.9])
-def test_memory_is_one_copy_of_the_maps(share: float) -> None:
-    """An int64 or float64 temporary per pixel would cost twice the maps or more."""
+def test_memory_is_for_anomalous_pixels_and_one_batch(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Normal pixels, of which there are many, are counted and forgotten."""
+    monkeypatch.setattr(ranking, "BATCH", 1 << 20)
     rng = np.random.default_rng(0)
-    maps = rng.random((60, 512, 512), dtype=np.float32)
+    maps = rng.random((60, 256, 256), dtype=np.float32)
     masks = np.zeros(maps.shape, dtype=bool)
-    masks[:, : round(512 * share)] = True
+    masks[:, : round(256 * share)] = True
     tracemalloc.start()
     pixel_metrics(maps, masks)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < maps.nbytes + 64 * 2**20
+    assert peak < 36 * masks.sum() + 4 * 2**20 + 32 * 2**20
+    if share < 0.1:
+        assert peak < maps.nbytes
 
 
 def test_scipy_is_imported_only_where_it_is_needed() -> None:

@@ -13,7 +13,7 @@ from flawscope.metrics.image import (
     image_metrics,
 )
 from flawscope.metrics.loco import SATURATION_FILE, au_spro, saturation_pixels
-from flawscope.metrics.pixel import PixelMetrics, au_pro, pixel_metrics, pro_curve
+from flawscope.metrics.pixel import PixelMetrics, au_pro, pixel_metrics
 
 __all__ = [
     "SATURATION_FILE",
@@ -28,6 +28,5 @@ __all__ = [
     "f1_max",
     "image_metrics",
     "pixel_metrics",
-    "pro_curve",
     "saturation_pixels",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from flawscope.errors import InputError
 
 # A sequence of [H, W] arrays, of different sizes if need be, or one [N, H, W] array.
 Pictures = Sequence[NDArray[Any]] | NDArray[Any]
+# Per picture the pixels that count, [H, W] bool; None: all of them.
+Valid = Sequence[NDArray[np.bool_] | None] | NDArray[np.bool_]
 
 
 def check_flags(flags: ArrayLike, name: str) -> NDArray[np.bool_]:
@@ -51,20 +53,30 @@ def check_limit(limit: float) -> float:
     return float(limit)
 
 
-def check_maps(maps: Pictures, truths: Sequence[Any] | NDArray[Any], name: str) -> list[int]:
-    """Indices of the pictures with a ground truth, after checking their maps: [H, W], real, no NaN."""
+def checked(
+    maps: Pictures, truths: Sequence[Any] | NDArray[Any], valid: Valid | None, name: str
+) -> Iterator[tuple[int, NDArray[Any], Any, NDArray[np.bool_] | None]]:
+    """Index, map [H, W], truth and valid pixels of every picture with a ground truth: maps are real, without
+    NaN where they count. Every element is asked for once."""
     if len(maps) != len(truths):
         raise InputError(f"{len(maps)} maps and {len(truths)} {name}, expected as many of each")
-    chosen = [i for i in range(len(maps)) if truths[i] is not None]
-    for i in chosen:
+    if valid is not None and len(valid) != len(maps):
+        raise InputError(f"{len(maps)} maps and {len(valid)} masks of valid pixels, expected as many of each")
+    for i in range(len(maps)):
+        truth = truths[i]
+        if truth is None:
+            continue
         values = np.asarray(maps[i])
         if values.ndim != 2:
             raise InputError(f"maps[{i}] has shape {values.shape}, expected [H, W]")
         if values.dtype.kind not in "fiub":
             raise InputError(f"maps[{i}] has dtype {values.dtype}, expected real numbers")
-        if np.isnan(values).any():
+        keep = None if valid is None else valid[i]
+        if keep is not None:
+            keep = check_mask(keep, values.shape, f"valid[{i}]")
+        if np.isnan(values if keep is None else values[keep]).any():
             raise InputError(f"maps[{i}] contains NaN; a metric cannot rank it")
-    return chosen
+        yield i, values, truth, keep
 
 
 def check_mask(mask: ArrayLike, shape: tuple[int, ...], name: str) -> NDArray[np.bool_]:
@@ -77,6 +89,6 @@ def check_mask(mask: ArrayLike, shape: tuple[int, ...], name: str) -> NDArray[np
     return array
 
 
-def score_dtype(maps: Pictures, chosen: list[int]) -> np.dtype[np.floating[Any]]:
+def score_dtype(dtypes: set[np.dtype[Any]]) -> np.dtype[np.floating[Any]]:
     """float32, or wider where a map needs it to be kept exactly."""
-    return np.result_type(np.float32, *{np.asarray(maps[i]).dtype for i in chosen})
+    return np.result_type(np.float32, *dtypes)

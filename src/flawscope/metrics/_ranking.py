@@ -1,10 +1,9 @@
 """What every metric here is made of: counting normal scores below anomalous ones.
 
-Let `normal` be the sorted scores of what is normal. For an anomalous score a, the threshold "score >= a"
-raises `size - below(a)` false alarms, and a threshold just above a raises `size - up_to(a)`. These two
-integers give AUROC, AP, F1 and AU-PRO exactly, ties included, without ever forming a curve: normal scores
-between two neighbouring anomalous ones only draw a straight horizontal line. So one sort of the normal scores
-serves all, and the anomalous ones are looked up in pieces, which bounds the temporaries.
+For an anomalous score a, the threshold "score >= a" raises `negatives - below(a)` false alarms, and a
+threshold just above a raises `negatives - up_to(a)`. These two integers give AUROC, AP, F1 and AU-PRO
+exactly, ties included, without ever forming a curve: normal scores between two neighbouring anomalous ones
+only draw a straight horizontal line. So normal scores come in batches of any size, are counted and forgotten.
 
 Sums run over integers, or through `math.fsum`: the results depend on the order of the scores alone, neither
 on the order of the pictures nor on any strictly increasing transform, to the last bit.
@@ -13,6 +12,7 @@ on the order of the pictures nor on any strictly increasing transform, to the la
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ Counts = NDArray[np.int64]
 
 # Anomalous scores handled at a time: about a dozen int64 temporaries of 4 MB.
 CHUNK = 1 << 19
+# Normal scores sorted at a time: 128 MB of float32.
+BATCH = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,56 @@ class Regions:
     count: int  # number of regions
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Anomalous scores [A], ascending, and where they lie among the normal ones."""
+
+    scores: Scores
+    owner: NDArray[np.uint32]  # [A], the piece that a score belongs to
+    below: Counts  # [A], normal scores below it
+    up_to: Counts  # [A], normal scores below or at it
+    negatives: int  # number of normal scores
+
+
+def count(regions: Regions, normal: Iterable[Scores]) -> Counted:
+    """Count batches of normal scores, of the dtype of the anomalous ones; their order is changed. Needs about
+    32 bytes for each anomalous score."""
+    order = np.argsort(regions.scores)
+    scores = regions.scores[order]
+    pieces = np.diff(np.append(regions.starts, scores.size))
+    owner = np.repeat(np.arange(pieces.size, dtype=np.uint32), pieces)[order]
+    del order
+    below, up_to, negatives = (np.zeros(scores.size, np.int64), np.zeros(scores.size, np.int64), 0)
+    for batch in normal:
+        batch.sort()
+        negatives += batch.size
+        for start in range(0, scores.size, CHUNK):
+            here = slice(start, start + CHUNK)
+            found = false_alarm_counts(batch, scores[here])
+            below[here] += found[0]
+            up_to[here] += found[1]
+    return Counted(scores, owner, below, up_to, negatives)
+
+
+def batches(pieces: Iterable[NDArray[Any]], most: int, dtype: np.dtype[Any]) -> Iterator[Scores]:
+    """The values of all pieces, `most` at the most, in arrays of up to `BATCH`. An array is valid until the
+    next one is asked for."""
+    batch = np.empty(min(BATCH, most), dtype=dtype)
+    end = 0
+    for piece in pieces:
+        values = piece.ravel()
+        while values.size:
+            part = values[: batch.size - end]
+            batch[end : end + part.size] = part
+            end += part.size
+            values = values[part.size :]
+            if end == batch.size:
+                yield batch
+                end = 0
+    if end:
+        yield batch[:end]
+
+
 def false_alarm_counts(normal: Scores, scores: Scores) -> tuple[Counts, Counts]:
     """How many of the sorted `normal` lie below each of `scores`, and how many below or at; [A] int64 each.
 
@@ -66,27 +118,27 @@ def false_alarm_counts(normal: Scores, scores: Scores) -> tuple[Counts, Counts]:
     return below, up_to
 
 
-def rank(normal: Scores, anomalous: Scores) -> Ranking:
-    """The threshold-free metrics of two ascending arrays of one dtype, without NaN.
+def rank(counted: Counted) -> Ranking:
+    """The threshold-free metrics.
 
     No anomalous score: everything is NaN. No normal score: only AUROC is NaN, AP and F1 are 1.
     """
-    positives, negatives = anomalous.size, normal.size
+    positives, negatives = counted.scores.size, counted.negatives
     if positives == 0:
         return Ranking(math.nan, math.nan, math.nan, math.nan)
     twice_won = 0  # twice the Mann-Whitney U; a Python integer cannot overflow
     precisions: list[float] = []
     f1, threshold = -1.0, math.nan
     for start in range(0, positives, CHUNK):
-        scores = anomalous[start : start + CHUNK]
+        scores = counted.scores[start : start + CHUNK]
         first = np.flatnonzero(np.append(True, scores[1:] != scores[:-1]))
         times = np.diff(np.append(first, scores.size))
         distinct = scores[first]
-        below, up_to = false_alarm_counts(normal, distinct)
+        below, up_to = counted.below[start + first], counted.up_to[start + first]
         twice_won += int(((below + up_to) * times).sum())
         hits = positives - (start + first)  # true positives of "score >= distinct"
         # the first score may have begun in an earlier chunk
-        hits[0] = positives - int(np.searchsorted(anomalous, distinct[0], side="left"))
+        hits[0] = positives - int(np.searchsorted(counted.scores, distinct[0], side="left"))
         flagged = hits + (negatives - below)
         # AP = sum over thresholds of (recall step) x precision; recall steps only at anomalous scores
         precisions.append(float((times * (hits / flagged)).sum()))
@@ -103,47 +155,33 @@ def rank(normal: Scores, anomalous: Scores) -> Ranking:
     )
 
 
-def overlap_area(normal: Scores, regions: Regions, limit: float) -> float:
+def overlap_area(counted: Counted, regions: Regions, limit: float) -> float:
     """Area under mean region overlap over false-positive rate, up to `limit`, divided by `limit`.
 
     The curve has one point per distinct score and straight lines between them, also to `limit`. Trapezoids
     are summed by region pixel instead of by threshold: a pixel with score a starts to count where the curve
     passes from the rate just above a to the rate at a, on average half-way, and then counts up to the limit.
 
-    `normal` is ascending, of the dtype of `regions.scores`. NaN without a region or without a normal score.
+    NaN without a region or without a normal score.
     """
-    negatives, pieces = normal.size, regions.starts.size
+    negatives, pieces = counted.negatives, regions.starts.size
     if negatives == 0 or regions.count == 0:
         return math.nan
     width = limit * negatives  # the limit, as a number of false alarms: seldom whole
-    # `edge` is the threshold at which the curve reaches the limit, on its way from `before` to `after`.
-    edge = normal[negatives - math.ceil(width)]
-    before = negatives - int(np.searchsorted(normal, edge, side="right"))
-    after = negatives - int(np.searchsorted(normal, edge, side="left"))
-    triangle = (width - before) ** 2 / (2 * (after - before))
-
-    found = np.zeros(pieces, dtype=np.int64)  # pixels above the edge,
+    found = np.zeros(pieces, dtype=np.int64)  # pixels found before the limit,
     twice_late = np.zeros(pieces, dtype=np.int64)  # twice the false alarms raised before they were found,
-    at_edge = np.zeros(pieces, dtype=np.int64)  # and pixels at the edge
-    for start in range(0, regions.scores.size, CHUNK):
-        scores = regions.scores[start : start + CHUNK]
-        above = scores > edge
-        candidates = scores[above]
-        order = np.argsort(candidates)
-        below, up_to = false_alarm_counts(normal, candidates[order])
-        late = np.empty(candidates.size, dtype=np.int64)
-        late[order] = 2 * negatives - below - up_to
-        per_pixel = np.zeros(scores.size, dtype=np.int64)
-        per_pixel[above] = late
-
-        here = slice(
-            int(np.searchsorted(regions.starts, start, side="right")) - 1,
-            int(np.searchsorted(regions.starts, start + scores.size, side="left")),
-        )
-        cuts = np.maximum(regions.starts[here] - start, 0)
-        found[here] += np.add.reduceat(above, cuts, dtype=np.int64)
-        twice_late[here] += np.add.reduceat(per_pixel, cuts)
-        at_edge[here] += np.add.reduceat(scores == edge, cuts, dtype=np.int64)
-
-    areas = found - twice_late / (2 * width) + at_edge * (triangle / width)
+    at_limit = np.zeros(pieces, dtype=np.int64)  # and pixels on whose way the curve reaches the limit,
+    share = 0.0  # with what they add until then: all have the same score
+    for start in range(0, counted.scores.size, CHUNK):
+        here = slice(start, start + CHUNK)
+        before, after = negatives - counted.up_to[here], negatives - counted.below[here]
+        early = after < width
+        across = ~early & (before < width)
+        np.add.at(found, counted.owner[here][early], 1)
+        np.add.at(twice_late, counted.owner[here][early], (before + after)[early])
+        if across.any():
+            np.add.at(at_limit, counted.owner[here][across], 1)
+            first = int(np.argmax(across))
+            share = float((width - before[first]) ** 2 / (2 * (after[first] - before[first])) / width)
+    areas = found - twice_late / (2 * width) + at_limit * share
     return math.fsum(areas * regions.shares / regions.divisors) / regions.count

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from flawscope.errors import InputError
 from flawscope.metrics._checks import check_flags, check_scores
-from flawscope.metrics._ranking import Ranking, rank
+from flawscope.metrics._ranking import Ranking, Regions, count, rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,4 +107,6 @@ def confidence_interval_rate(k: int, n: int, level: float = 0.95) -> tuple[float
 def _rank(labels: ArrayLike, scores: ArrayLike) -> Ranking:
     truth = check_flags(labels, "labels")
     values = check_scores(scores, truth)
-    return rank(np.sort(values[~truth]), np.sort(values[truth]))
+    anomalous = values[truth]
+    one = Regions(anomalous, np.zeros(min(anomalous.size, 1), np.int64), np.ones(1), np.ones(1), 1)
+    return rank(count(one, [values[~truth]]))

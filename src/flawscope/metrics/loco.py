@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
-from flawscope.metrics._checks import Pictures, check_limit, check_maps, check_mask, score_dtype
-from flawscope.metrics._ranking import Regions, Scores, overlap_area
+from flawscope.metrics._checks import Pictures, Valid, check_limit, check_mask, checked, score_dtype
+from flawscope.metrics._ranking import Counted, Regions, batches, count, overlap_area
 
 # Per picture its regions, each ([H, W] bool, saturation in pixels); [] = good; None = no ground truth
 SaturatedRegions = Sequence[Sequence[tuple[NDArray[np.bool_], float]] | None]
@@ -29,12 +29,16 @@ LIMITS = (0.05, 0.3)
 
 
 def au_spro(
-    maps: Pictures, regions: SaturatedRegions, limits: Sequence[float] = LIMITS
+    maps: Pictures,
+    regions: SaturatedRegions,
+    limits: Sequence[float] = LIMITS,
+    *,
+    valid: Valid | None = None,
 ) -> dict[float, float]:
     """Area under the sPRO curve up to each of `limits`, divided by it.
 
-    `maps`: as for `pixel_metrics`. `regions`: for each picture the list of its regions, one per mask file
-    (not per connected component), as ([H, W] bool mask, saturation in pixels); an empty list for a good
+    `maps`, `valid`: as for `pixel_metrics`. `regions`: for each picture the list of its regions, one per mask
+    file (not per connected component), as ([H, W] bool mask, saturation in pixels); an empty list for a good
     picture, None for a picture that takes no part. sPRO is the mean over all regions of min(overlap /
     saturation, 1) with the saturation capped at the region's area; the false-positive rate is over the pixels
     outside every region. Regions may overlap. A mask without a pixel (lost in resizing) is no region. The
@@ -47,8 +51,8 @@ def au_spro(
     """
     for limit in limits:
         check_limit(limit)
-    normal, gathered = _gather(maps, regions)
-    return {float(limit): overlap_area(normal, gathered, limit) for limit in limits}
+    counted, gathered = _count(maps, regions, valid)
+    return {float(limit): overlap_area(counted, gathered, limit) for limit in limits}
 
 
 def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: float = 1.0) -> float:
@@ -68,30 +72,25 @@ def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: flo
     return min(threshold * scale, float(area))
 
 
-def _gather(maps: Pictures, regions: SaturatedRegions) -> tuple[Scores, Regions]:
-    """The normal pixels' scores, ascending, and of each region the highest ones, up to its saturation."""
-    chosen = check_maps(maps, regions, "lists of regions")
-    dtype = score_dtype(maps, chosen)
-    # An upper bound, cut below: memory that is never written costs nothing, a list to join would cost twice.
-    normal: NDArray[Any] = np.empty(sum(np.size(maps[i]) for i in chosen), dtype=dtype)
-    normal_end = 0
+def _count(maps: Pictures, regions: SaturatedRegions, valid: Valid | None) -> tuple[Counted, Regions]:
+    """Of each region the highest scores, up to its saturation, and where they lie among the normal ones."""
     pieces: list[NDArray[Any]] = []
     shares: list[float] = []
     divisors: list[float] = []
-    count = 0
-    for i in chosen:
-        values = np.asarray(maps[i])
-        normal_here = np.ones(values.shape, dtype=np.bool_)
-        for j, (given, saturation) in enumerate(regions[i] or ()):
+    dtypes: set[np.dtype[Any]] = set()
+    number = pixels = 0
+    for i, values, here, keep in checked(maps, regions, valid, "lists of regions"):
+        dtypes.add(values.dtype)
+        pixels += values.size
+        for j, (given, saturation) in enumerate(here):
             name = f"regions[{i}][{j}]"
             mask = check_mask(given, values.shape, name)
             if not saturation > 0:
                 raise InputError(f"the saturation of {name} is {saturation}, expected a number above 0")
-            scores = np.sort(values[mask]).astype(dtype, copy=False)
+            scores = np.sort(values[mask if keep is None else mask & keep])
             if scores.size == 0:
                 continue
-            normal_here &= ~mask
-            count += 1
+            number += 1
             # Once `saturation` pixels are found, more add nothing, so lower ones never count. The last one
             # that does counts for the fraction that is still missing. Among equal scores it is all one.
             saturation = min(float(saturation), float(scores.size))
@@ -102,16 +101,25 @@ def _gather(maps: Pictures, regions: SaturatedRegions) -> tuple[Scores, Regions]
                     pieces.append(piece)
                     shares.append(share)
                     divisors.append(saturation)
-        outside = values[normal_here]
-        normal[normal_end : normal_end + outside.size] = outside
-        normal_end += outside.size
-    normal = normal[:normal_end]
-    normal.sort()
+    dtype = score_dtype(dtypes)
     sizes = np.array([piece.size for piece in pieces], dtype=np.int64)
-    return normal, Regions(
-        scores=np.concatenate([*pieces, normal[:0]]),
+    gathered = Regions(
+        scores=np.concatenate([*pieces, np.empty(0, dtype)]).astype(dtype, copy=False),
         starts=np.cumsum(sizes) - sizes,
         shares=np.array(shares, dtype=np.float64),
         divisors=np.array(divisors, dtype=np.float64),
-        count=count,
+        count=number,
     )
+    normal = (
+        values[_outside(here, values.shape) if keep is None else _outside(here, values.shape) & keep]
+        for _, values, here, keep in checked(maps, regions, valid, "lists of regions")
+    )
+    return count(gathered, batches(normal, pixels, dtype)), gathered
+
+
+def _outside(regions: Sequence[tuple[NDArray[np.bool_], float]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """[H, W]: pixels of no region."""
+    outside = np.ones(shape, np.bool_)
+    for mask, _ in regions:
+        outside &= ~mask
+    return outside
