@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,13 +85,9 @@ def test_a_set_of_nothing_but_copies():
     assert pairs(thumbnails, list(range(20))) == [(k, k + 10) for k in range(10)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("category", ["plate", "fabric"])
-def test_data_sets_are_drawn_in_seconds_and_have_no_false_findings(tmp_path: Path, category: str):
-    start = time.process_time()
-    drawn = draw_dataset(tmp_path, category=category)
-    assert time.process_time() - start < 30
-    report = check(drawn)
+def test_drawn_data_sets_have_no_false_findings(tmp_path: Path, category: str):
+    report = check(draw_dataset(tmp_path, category=category, train=24, good=6, bad_per_kind=1))
     assert report.findings == ()
 
 
