@@ -31,7 +31,7 @@ STYLE = """
     .layer { fill: #94a3b8 }
     .room { fill: #134e4a; stroke: #5eead4 }
     .torch { fill: #7c2d12; stroke: #fdba74 }
-    .arrow { stroke: #cbd5e1; opacity: .5 }
+    .arrow { stroke: #94a3b8; opacity: .7 }
   }
 """
 

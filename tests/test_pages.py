@@ -1,4 +1,4 @@
-"""Pages of docs/: calls that no test runs are right, and so are links, error lines and files they name."""
+"""Pages of docs/: calls that no test runs can be parsed; links, error lines and named files exist."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import ast
 import csv
 import importlib
+import importlib.util
 import json
 import re
 import shlex
@@ -13,13 +14,14 @@ import statistics
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 
 import flawscope
 from flawscope import config
-from flawscope.cli import COMMANDS, Parser
+from flawscope.cli import Parser, commands
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
 
@@ -32,7 +34,7 @@ LINK = re.compile(r"\]\(([^()\s#]*)(?:#([^()\s]*))?\)")
 
 def parser_of(command: str) -> argparse.ArgumentParser:
     parser = Parser(prog=command)
-    importlib.import_module(f"flawscope.cli.{COMMANDS[command][0]}").add_arguments(parser)
+    importlib.import_module(commands()[command].module).add_arguments(parser)
     return parser
 
 
@@ -46,7 +48,7 @@ def calls(text: str) -> Iterator[list[str]]:
             images = [k for k, word in enumerate(words) if word.split(":")[0] == "flawscope"]
             if images:
                 yield words[images[0] + 1 :]
-        elif words[0] == "flawscope" and len(words) > 2:
+        elif words[0] == "flawscope" and len(words) > 2 and not words[1].isupper():  # flawscope COMMAND ...
             yield words[1:]
 
 
@@ -72,7 +74,7 @@ def here() -> Iterator[str]:
 
 
 def test_every_option_of_the_right_column_exists() -> None:
-    known = {o for name in COMMANDS for action in parser_of(name)._actions for o in action.option_strings}
+    known = {o for name in commands() for action in parser_of(name)._actions for o in action.option_strings}
     options = {word for code in here() for word in code.split() if word.startswith("--")}
     assert len(options) > 20
     assert options <= known, options - known
@@ -80,7 +82,7 @@ def test_every_option_of_the_right_column_exists() -> None:
 
 def test_every_setting_and_choice_of_the_right_column_exists() -> None:
     checked = 0
-    classes = {name: registry.config_class(name) for name in registry.METHODS}
+    methods = {name: registry.method(name) for name in registry.names()}
     for code in here():
         words = shlex.split(code)
         for option, value in pairwise(words):
@@ -88,15 +90,15 @@ def test_every_setting_and_choice_of_the_right_column_exists() -> None:
                 key, _, text = value.partition("=")
                 if key == "key":
                     continue
-                owners = [cls for cls in classes.values() if key in cls.__dataclass_fields__]
+                owners = [m for m in methods.values() if key in m.config.__dataclass_fields__]
                 assert owners, value
-                for cls in owners:
-                    config.build(cls, config.parse_assignments([f"{key}={text}"]))
+                for method in owners:
+                    method.configure(values=config.parse_assignments([f"{key}={text}"]))
                 checked += 1
             elif option == "--method":
-                assert value in registry.METHODS
+                assert value in methods
             elif option == "--preset":
-                assert all(value in registry.presets(name) for name in registry.METHODS)
+                assert all(value in m.presets for name, m in methods.items() if name in registry.BUILT_IN)
     assert checked > 8
 
 
@@ -185,34 +187,96 @@ def test_every_error_line_is_one_of_the_program() -> None:
             assert piece in known, f"{line}: {piece!r} is no text of the program"
 
 
-# ------------------------------------------------------------------------------------------------- figures.md
+# ------------------------------------------------------------------------------------------- architecture.md
+
+
+def drawing() -> ModuleType:
+    """docs/draw_rooms.py"""
+    spec = importlib.util.spec_from_file_location("draw_rooms", DOCS / "draw_rooms.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
+    draw = drawing()
+    assert draw.PICTURE.read_text(encoding="utf-8") == draw.svg(), "run python docs/draw_rooms.py"
+
+
+def test_the_architecture_has_a_line_for_every_room_from_the_ground_up() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    table = page[page.index("## The rooms") : page.index("## The way of a picture")]
+    rooms = re.findall(r"^\| `(\w+)` \| ", table, re.M)
+    graph = drawing().arrows()
+    assert sorted(rooms) == sorted(graph)
+    for room, below in graph.items():
+        assert all(rooms.index(other) < rooms.index(room) for other in below), room
+
+
+def test_layers_put_each_room_above_what_it_imports_and_refuse_circles() -> None:
+    draw = drawing()
+    assert draw.layers({"top": {"mid", "low"}, "mid": {"low"}, "low": set(), "alone": set()}) == [
+        ["alone", "low"],
+        ["mid"],
+        ["top"],
+    ]
+    assert draw.direct({"top": {"mid", "low"}, "mid": {"low"}, "low": set()})["top"] == {"mid"}
+    with pytest.raises(ValueError, match="a, b"):
+        draw.layers({"a": {"b"}, "b": {"a"}, "low": set()})
+
+
+def test_files_and_modules_that_pages_name_exist() -> None:
+    """The tables "step, file in FOLDER" of the methods, and the modules of the ways of a picture."""
+    checked = 0
+    for page in PAGES:
+        folder = None
+        for line in page.read_text(encoding="utf-8").splitlines():
+            if head := re.match(r"\| step \| file in `(src/[\w/]+)` \|", line):
+                folder = ROOT / head[1]
+            elif not line.startswith("|"):
+                folder = None
+            elif folder:
+                for name in re.findall(r"`([\w/]+(?:\.py|/))`", line.rsplit("|", 2)[1]):
+                    assert (folder / name).exists(), f"{page.name}: {name}"
+                    checked += 1
+    ways = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    for name in re.findall(r"^\| \d \| `([\w.]+)`", ways, re.M):
+        path = ROOT / "src" / "flawscope" / name.lower().replace("name", "patchcore").replace(".", "/")
+        assert path.is_dir() or path.with_suffix(".py").is_file(), name
+        checked += 1
+    assert checked > 30
+
+
+# ------------------------------------------------------------------------------------------- measurements.md
 
 
 def test_figures_come_from_the_scripts_that_are_named() -> None:
-    """The results of a row were written by the row's script, and no results file is forgotten."""
+    """The command of a results file is the one beside it on the page, and no results file is forgotten."""
     named = set()
-    page = (DOCS / "figures.md").read_text(encoding="utf-8")
-    for line in page.splitlines():
-        scripts = re.findall(r"`python ((?:bench|docs)/[\w/]+\.py)", line)
-        for script in scripts:
-            assert (ROOT / script).is_file(), script
-        for name in re.findall(r"bench/results/([\w-]+\.json)\)", line):
-            named.add(name)
-            made_by = re.findall(r'"command": "python (bench/[\w/]+\.py)', _results(name))
-            assert set(scripts) == set(made_by), f"{name} was made by {set(made_by)}"
+    page = (DOCS / "measurements.md").read_text(encoding="utf-8")
+    for script, name in re.findall(
+        r"`python (bench/[\w/]+\.py)[^`]*`[^`]*?\[[\w-]+\.json\]\(\.\./bench/results/([\w-]+\.json)\)", page
+    ):
+        assert (ROOT / script).is_file(), script
+        named.add(name)
+        made_by = re.findall(r'"command": "python (bench/[\w/]+\.py)', _results(name))
+        assert set(made_by) == {script}, f"{name} was made by {set(made_by)}"
     assert named == {path.name for path in (ROOT / "bench" / "results").glob("*.json")}
 
 
-def test_the_grid_that_was_run_is_the_one_that_is_told() -> None:
+def test_the_grid_that_was_run_is_the_one_that_is_shown() -> None:
     """Every row of the table on the page has the means of the results' rows."""
-    page = (DOCS / "benchmark.md").read_text(encoding="utf-8")
+    page = (DOCS / "measurements.md").read_text(encoding="utf-8")
+    page = page[page.index("## A grid over three methods") :]
     file = ROOT / "bench" / "results" / "benchmark" / "results.csv"
     found: dict[tuple[str, str], list[dict[str, str]]] = {}
     with file.open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
             if row["state"] == "done":
                 found.setdefault((row["category"], row["method"]), []).append(row)
-    told, category = 0, ""
+    shown, category = 0, ""
     for line in page.splitlines():
         cells = [cell.strip() for cell in line.strip("| ").split("|")]
         if len(cells) < 6 or not re.match(r"0\.\d{4}", cells[-1]):
@@ -220,19 +284,19 @@ def test_the_grid_that_was_run_is_the_one_that_is_told() -> None:
         category = cells[0] if len(cells) == 7 else category
         (method,) = (m for m in ("patchcore", "efficientad", "prnet") if cells[-6].lower().startswith(m[:3]))
         rows = found.pop((category, method))
-        for told_value, key in zip(
+        for value, key in zip(
             cells[-5:], ("image_auroc", "pixel_auroc", "pixel_f1", "au_pro", "pixel_ap"), strict=True
         ):
             mean = statistics.mean(float(row[key]) for row in rows)
-            assert abs(float(told_value.split()[0]) - mean) < 6e-5, (line, key, mean)
-            told += 1
-    assert told == 30
+            assert abs(float(value.split()[0]) - mean) < 6e-5, (line, key, mean)
+            shown += 1
+    assert shown == 30
     assert not found
 
 
 def test_what_is_not_measured_yet_is_not() -> None:
     """Neither is there a results file, nor, of a script's parts that are named, a cell of one."""
-    page = (DOCS / "figures.md").read_text(encoding="utf-8")
+    page = (DOCS / "measurements.md").read_text(encoding="utf-8")
     rows = re.findall(
         r"^\| .* \| `python (bench/[\w/]+\.py)(?: --only (\S+))?` \| `(\S+\.json)` \|$",
         page[page.index("## Not measured yet") :],
@@ -245,8 +309,8 @@ def test_what_is_not_measured_yet_is_not() -> None:
             continue
         cells = json.loads(_results(name))["cells"]
         done = {cell.split("/")[0] for cell in cells} & set(parts.split(","))
-        assert parts, f"{name} is there: move its row to the table above"
-        assert not done, f"{name} has {', '.join(done)}: move this to the table above"
+        assert parts, f"{name} is there: move its row up, with its figures"
+        assert not done, f"{name} has {', '.join(done)}: move this up, with its figures"
 
 
 def _results(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The README's comparison with anomalib is what the results give, losses too."""
+"""The comparison with anomalib in docs/measurements.md is what the results give, losses too."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def results() -> dict[str, Any]:
     return dict(json.loads(RESULTS.read_text(encoding="utf-8")))
 
 
-def test_the_readme_shows_what_was_measured(tables: ModuleType, results: dict[str, Any]) -> None:
+def test_the_page_shows_what_was_measured(tables: ModuleType, results: dict[str, Any]) -> None:
     expected = tables.table(results)
     assert expected.count("\n") > 8
-    assert tables.shown((ROOT / "README.md").read_text(encoding="utf-8")) == expected
+    assert tables.shown((ROOT / "docs" / "measurements.md").read_text(encoding="utf-8")) == expected
 
 
 def test_another_result_gives_another_table(tables: ModuleType, results: dict[str, Any]) -> None:
