@@ -149,9 +149,10 @@ def teacher_path(shared: Shared) -> Path:
     """A teacher for EfficientAD with drawn weights, which says 8 different things in its 384 outputs. Read
     only."""
     torch = pytest.importorskip("torch")
-    from flawscope.methods.efficientad.networks import initialise, narrowed, pdn
+    from flawscope.methods.efficientad.networks import narrowed, pdn
     from flawscope.methods.efficientad.targets import widened
     from flawscope.methods.efficientad.teacher import write_teacher
+    from flawscope.methods.training import initialise
 
     network = narrowed(pdn("s"), 8)
     initialise(network, torch.Generator().manual_seed(0))

@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", metavar="FILE", help="the backbone's weights: safetensors or a checkpoint"
     )
     parser.add_argument(
+        "--roi", metavar="MASK.png|x0,y0,x1,y1", help="region of interest; a box is in fractions"
+    )
+    parser.add_argument(
         "--group",
         metavar="PATTERN",
         help="regular expression; file names that match the same text show one part",
@@ -43,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     preset = options.pop("preset", "default")
     method = registry.method("prnet")
     seed = method.configure(preset, options).seed  # a wrong setting is reported before torch is loaded
-    dataset = open_dataset(args.data, args.category, seed=seed)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=args.group)
 
     from flawscope.fitting.preparation import prepare  # torch
     from flawscope.methods.prnet.fit import write_prototypes
@@ -56,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         method,
         preset=preset,
         false_alarm_rate=args.false_alarm_rate or DEFAULT_RATE,
+        roi=args.roi,
         group=args.group,
         device=args.device,
         say=(lambda line: None) if args.quiet else common.say,

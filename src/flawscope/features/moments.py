@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -33,3 +34,9 @@ class Moments:
     def std(self) -> Tensor:
         found: Tensor = (self.squares / self.count).sqrt()
         return found
+
+    def spread(self) -> Tensor:
+        """The deviations, infinite for a channel that never changes: standardised it says nothing, which is
+        zero, not noise."""
+        std = self.std()
+        return torch.where(std > 1e-6 * self.mean.abs() + 1e-12, std, torch.inf)

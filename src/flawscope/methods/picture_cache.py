@@ -20,7 +20,7 @@ class GoodPictures:
     def __init__(self, load: Load, count: int, room: int):
         """
         Args:
-            load: picture i as [3, H, W] float32 in 0..1, or None where it cannot be used.
+            load: picture i as [3, H, W] float32 in 0..1, padding marked, or None where it cannot be used.
             room: bytes of pictures kept.
         """
         self.load, self.count, self.room = load, count, room
@@ -46,8 +46,13 @@ class GoodPictures:
             each(look, range(self.count))
         return sorted(usable)
 
+    @property
+    def bytes(self) -> int:
+        """Of the pictures kept."""
+        return sum(image.nbytes for image in self.kept.values())
+
     def __getitem__(self, index: int) -> Tensor:
-        """Picture [3, H, W] float32 in 0..1."""
+        """Picture [3, H, W] float32 in 0..1, padding marked."""
         kept = self.kept.get(index)
         if kept is not None:
             return unpacked(kept)

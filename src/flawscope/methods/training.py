@@ -1,8 +1,9 @@
-"""What trainings share: learning rate, precision, steps that fit into a time, checkpoints."""
+"""What trainings share: fresh weights, learning rate, precision, steps that fit into a time, checkpoints."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import statistics
 import time
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from flawscope.artefact.state_file import Arrays, pack
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
+from flawscope.methods.task import Budget
 from flawscope.progress import Step, duration
 
 WARM_UP, FIRST, LAST = 0.3, 1 / 25, 1 / 25 / 1e4  # one cycle: share of the steps, and of the largest rate
@@ -62,6 +64,28 @@ def precision_for(asked: Literal["auto", "fp32", "bf16"], device: torch.device) 
 def on_device(network: nn.Module, device: torch.device) -> None:
     """With the channels last in memory, which is faster everywhere."""
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """Fresh weights as torch draws them for convolutions, from `generator`, which is the CPU's, instead of
+    the process's."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            bound = layer.weight[0].numel() ** -0.5  # kaiming_uniform_ with a = sqrt(5), and the bias's
+            for values in (layer.weight, layer.bias):
+                if values is not None:
+                    drawn = torch.empty_like(values, device="cpu")
+                    drawn.uniform_(-bound, bound, generator=generator)
+                    with torch.no_grad():
+                        values.copy_(drawn)
+
+
+def digest_of(network: nn.Module) -> str:
+    """SHA-256 of a network's weights."""
+    digest = hashlib.sha256()
+    for values in network.state_dict().values():
+        digest.update(values.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def adam_state(
@@ -124,7 +148,7 @@ B = TypeVar("B")
 
 
 class Settings(Protocol):
-    """What a training reads of a method's configuration."""
+    """What a training reads of its settings."""
 
     @property
     def steps(self) -> int | None: ...
@@ -143,14 +167,19 @@ class Settings(Protocol):
 
 
 class Trainer(ABC, Generic[B]):
-    """Some networks learn for a number of steps. Every random number comes from the seed and from what it is
-    for, such as a step's number: so a resumed run needs no generator's state, and batches are made ahead."""
+    """Some networks learn for a number of steps. Each use of random numbers has an RNG stream of its own,
+    made of the seed, its purpose and numbers such as the step's: so a resumed run needs no generator's state,
+    and batches are made ahead."""
 
     NETWORKS: ClassVar[tuple[str, ...]]  # their names in a checkpoint
     LOSSES: ClassVar[tuple[str, ...]]
     CPU_STEPS: ClassVar[int]  # the devices' defaults
     GPU_STEPS: ClassVar[int]
     DECOUPLED: ClassVar[bool] = False  # weight decay apart from the gradients, as AdamW has it
+    FUSED: ClassVar[bool] = True  # Adam in one kernel, where the device has it
+    STAGE: ClassVar[str] = "training"  # in the progress
+
+    checks = CHECKS
 
     def __init__(
         self,
@@ -167,8 +196,12 @@ class Trainer(ABC, Generic[B]):
         self.steps = settings.steps
         self.done, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
-        self.total = torch.zeros(len(self.LOSSES), device=device)  # since the last check
+        # since the last check; MPS has no float64
+        kind = torch.float32 if device.type == "mps" else torch.float64
+        self.total = torch.zeros(len(self.LOSSES), dtype=kind, device=device)
         self.since = 0
+
+    # ---- what a training is
 
     @abstractmethod
     def batch(self, step: int) -> B:
@@ -178,6 +211,19 @@ class Trainer(ABC, Generic[B]):
     def losses(self, networks: Sequence[nn.Module], batch: B, step: int) -> list[Tensor]:
         """The losses of `LOSSES`, which enter with the same weight."""
 
+    def prepare(self, resumed: bool) -> None:
+        """Called once before the first step, after a checkpoint has been restored."""
+
+    def measured(self) -> dict[str, float]:
+        """Measured at every check, for the curve."""
+        return {}
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What a checkpoint holds beside the networks; restored in place."""
+        return {}
+
+    # ---- their tools
+
     def autocast(self) -> torch.autocast:
         """Within it networks compute in the precision of training."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
@@ -185,9 +231,18 @@ class Trainer(ABC, Generic[B]):
     def rng(self, purpose: int, *numbers: int) -> np.random.Generator:
         return np.random.default_rng([self.settings.seed, purpose, *numbers])
 
+    def torch_seed(self, purpose: int, *numbers: int) -> int:
+        return int(self.rng(purpose, *numbers).integers(2**62))
+
+    def initialise(self, purpose: int) -> None:
+        """Give the networks fresh weights."""
+        generator = torch.Generator().manual_seed(self.torch_seed(purpose))
+        for network in self.networks:
+            initialise(network, generator)
+
     def _adam(self, networks: Sequence[nn.Module]) -> torch.optim.Optimizer:
         values = [v for network in networks for v in network.parameters()]
-        fused = self.device.type in ("cpu", "cuda")
+        fused = (self.FUSED and self.device.type in ("cpu", "cuda")) or None
         kind = torch.optim.AdamW if self.DECOUPLED else torch.optim.Adam
         return kind(values, self.settings.rate, weight_decay=self.settings.decay, fused=fused)
 
@@ -199,30 +254,29 @@ class Trainer(ABC, Generic[B]):
     # ---- how many steps
 
     def fix_steps(self, seconds: float | None) -> None:
-        """As many as fit into `seconds`, by the time that a few of them take; the device's
-        default if None."""
+        """As many as fit into `seconds`, by the time that a few of them take; None: the device's default."""
         begun = time.perf_counter()
-        per_step = self._trial()
+        per_step, aside = self.trial()
         if seconds is None:
             self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
         else:
-            self.steps = int((seconds - (time.perf_counter() - begun)) / per_step)
+            self.steps = int((seconds - aside - (time.perf_counter() - begun)) / per_step)
         if self.steps < 1:
             raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
         self.say(f"{self.steps} steps of {per_step:.2f} s: about {duration(self.steps * per_step)}")
 
-    def _trial(self) -> float:
-        """Seconds of a step, by a few on copies of the networks."""
+    def trial(self) -> tuple[float, float]:
+        """Seconds of a step, by a few on copies of the networks; and seconds that all the checks take."""
         networks = copy.deepcopy(self.networks)
         optimiser, trial = self._adam(networks), []
         for k in range(TRIALS):
             start = time.perf_counter()
             self._learn(networks, optimiser, self.batch(k), k).sum().item()
             trial.append(time.perf_counter() - start)
-        return statistics.median(trial[2:])
+        return statistics.median(trial[2:]), 0.0
 
-    def budget(self) -> str:
-        """One line for a person."""
+    def plan(self) -> str:
+        """What is about to run, in one line."""
         where = {"cpu": "this processor", "cuda": "the graphics card"}.get(self.device.type, "this device")
         return (
             f"{self.steps} steps of {self.settings.batch} on {where}, {self.precision}; --steps and "
@@ -231,12 +285,35 @@ class Trainer(ABC, Generic[B]):
 
     # ---- training
 
-    def run(self, checkpoint: Path | None, every: float, identity: dict[str, Any]) -> None:
+    def learn(
+        self,
+        budget: Budget,
+        found: tuple[Arrays, dict[str, Any]] | None,
+        identity: dict[str, Any],
+        until: float | None,
+    ) -> None:
+        """The whole training.
+
+        Args:
+            found: the checkpoint to go on from.
+            identity: what decides the result: a checkpoint of another run is refused.
+            until: when it must be done, on `time.monotonic`'s clock; fixes a number of steps that is open.
+        """
+        if found is not None:
+            self.restore(*found, identity)
+            self.say(f"goes on after step {self.done} of {self.steps}")
+        self.prepare(found is not None)
+        if self.steps is None:
+            self.fix_steps(None if until is None else until - time.monotonic())
+        self.say(self.plan())
+        self._run(budget.checkpoint, budget.every, {**identity, "steps": self.steps})
+
+    def _run(self, checkpoint: Path | None, every: float, identity: dict[str, Any]) -> None:
         """Go on from step `done` to the last one."""
         assert self.steps is not None
         first, begun, saved = self.done, time.monotonic(), time.monotonic()
         self.seconds -= begun
-        checks = {-(-k * self.steps // CHECKS) for k in range(1, CHECKS + 1)}
+        checks = {-(-k * self.steps // self.checks) for k in range(1, self.checks + 1)}
         for network in self.networks:
             network.train()
         with ThreadPoolExecutor(1) as ahead:
@@ -253,7 +330,7 @@ class Trainer(ABC, Generic[B]):
                 if self.done in checks:
                     self._check()
                 if self.device.type == "cpu" or self.done % 64 == 0 or self.done == self.steps:
-                    self.step(f"training{self._loss()}", self.done - first, self.steps - first)
+                    self.step(f"{self.STAGE}{self._loss()}", self.done - first, self.steps - first)
                 if checkpoint and time.monotonic() - saved >= every and self.done < self.steps:
                     self.save(checkpoint, identity)
                     saved = time.monotonic()
@@ -272,18 +349,16 @@ class Trainer(ABC, Generic[B]):
         return losses.detach()
 
     def _check(self) -> None:
-        means = (self._total() / self.since).tolist()
-        self.curve.append({"step": self.done, **dict(zip(self.LOSSES, means, strict=True))})
+        means = dict(zip(self.LOSSES, (self.total / self.since).tolist(), strict=True))
+        found = {**self.measured(), **means}
+        self._finite(found.values())
+        self.curve.append({"step": self.done, **found})
         self.total.zero_()
         self.since = 0
 
-    def _total(self) -> Tensor:
-        """The losses of the steps since the last check, which are numbers."""
-        if not self.total.isfinite().all():
-            raise FlawscopeError(
-                f"the loss is no number any more after {self.done} steps: fit anew with a lower --set rate"
-            )
-        return self.total
+    def _finite(self, losses: Iterable[float]) -> None:
+        if not all(map(math.isfinite, losses)):
+            raise FlawscopeError(f"NaN loss after {self.done} steps: begin anew with a lower --set rate")
 
     def _loss(self) -> str:
         if self.device.type == "cpu" and self.since:
@@ -293,16 +368,19 @@ class Trainer(ABC, Generic[B]):
     # ---- checkpoints
 
     def save(self, path: Path, identity: dict[str, Any]) -> None:
+        total = self.total.tolist()
+        self._finite(total)
         facts = {
             "identity": identity,
             "steps": self.steps,
             "done": self.done,
             "since": self.since,
-            "total": self._total().tolist(),
+            "total": total,
             "curve": self.curve,
             "seconds": self.seconds + time.monotonic(),
         }
-        pack(path, arrays(adam_state(self._parameters(), self.optimiser)), "checkpoint", facts)
+        tensors = {**adam_state(self._parameters(), self.optimiser), **self.state()}
+        pack(path, arrays(tensors), "checkpoint", facts)
 
     def restore(self, found: Arrays, facts: dict[str, Any], identity: dict[str, Any]) -> None:
         """Go on from what `save` wrote, if it belongs to this run."""
@@ -315,7 +393,16 @@ class Trainer(ABC, Generic[B]):
                         f"the checkpoint is of a run with another {key}{shown}: give the same, or remove the "
                         "checkpoint"
                     )
-            restore_adam(self._parameters(), self.optimiser, tensors_of(found))
+            tensors = tensors_of(found)
+            restore_adam(self._parameters(), self.optimiser, tensors)
+            for name, values in self.state().items():
+                values.copy_(tensors[name])
             self.steps, self.done, self.since = int(facts["steps"]), int(facts["done"]), int(facts["since"])
-            self.total.copy_(torch.tensor(facts["total"]))
+            self.total.copy_(torch.tensor(facts["total"], dtype=self.total.dtype))
             self.curve, self.seconds = list(facts["curve"]), float(facts["seconds"])
+
+
+def as_json(settings: Mapping[str, Any], without: Iterable[str]) -> dict[str, Any]:
+    """Settings that decide a run, as JSON gives them back."""
+    left_out = {*without}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if k not in left_out}

@@ -20,6 +20,7 @@ from flawscope.methods.efficientad.networks import Autoencoder, Size, narrowed, 
 from flawscope.methods.efficientad.recipe import CHANNELS, STRIDE
 from flawscope.methods.efficientad.teacher import compact, packaged, read_teacher
 
+SMALL = 1e-6  # for pixels in which no cell has a part
 CENTRE = 16  # pixels from where a PDN's output begins to see to the middle of what it sees
 
 
@@ -36,6 +37,8 @@ class Model(Detector):
     quantiles: Tensor  # [2, 2]: of good pictures' local and global maps, what becomes 0 and what 0.1
     rows: Tensor  # [H, h]: from the maps' grid to pixels
     columns: Tensor  # [w, W]
+    row_parts: Tensor  # [h, H], 1 where a cell has a part in a pixel; smoothed unless pictures are padded
+    column_parts: Tensor  # [W, w]
 
     def __init__(self, config: Config, network: Size, channels: int, roi: Tensor | None = None):
         """
@@ -56,12 +59,13 @@ class Model(Detector):
         height, width = (side + 2 * config.border for side in self.size)
         self.grid = pdn_grid((height, width))
         first = CENTRE - config.border
-        rows, columns = (
-            smoothed(interpolation(side, cells, first), config.sigma).float()
-            for side, cells in zip(self.size, self.grid, strict=True)
-        )
-        self.register_buffer("rows", rows.contiguous(), persistent=False)
-        self.register_buffer("columns", columns.T.contiguous(), persistent=False)
+        plain = [interpolation(s, cells, first) for s, cells in zip(self.size, self.grid, strict=True)]
+        rows, columns = (smoothed(matrix, config.sigma) for matrix in plain)
+        self.register_buffer("rows", rows.float().contiguous(), persistent=False)
+        self.register_buffer("columns", columns.float().T.contiguous(), persistent=False)
+        parts = plain if config.pads else (rows, columns)
+        self.register_buffer("row_parts", (parts[0].T > 0).float().contiguous(), persistent=False)
+        self.register_buffer("column_parts", (parts[1] > 0).float().contiguous(), persistent=False)
         self.eval()
 
     # ---- the two named steps
@@ -82,7 +86,8 @@ class Model(Detector):
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Local and global maps `[B, 2, h, w]` to scores `[B]` and maps `[B, H, W]`."""
         low, high = self.quantiles.T.view(2, 1, 2, 1, 1)
-        maps = 0.1 * (self.enlarged(features) - low) / (high - low)
+        drawn = self.enlarged(features, None if inside is None else inside[:, None])
+        maps = 0.1 * (drawn - low) / (high - low)
         # where nothing counts: as if all networks agreed, the lowest a map can be
         lowest = (-0.1 * low / (high - low)).mean()
         drawn = torch.where(self.roi if inside is None else inside, maps.mean(1), lowest)
@@ -94,11 +99,28 @@ class Model(Detector):
         """The teacher's outputs `[B, C, h, w]`, each channel with mean 0 and spread 1 on good pictures."""
         return (taught - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
 
-    def enlarged(self, features: Tensor) -> Tensor:
+    def enlarged(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """Maps `[..., h, w]` on the PDN's grid to `[..., H, W]`, bilinearly, every output where the middle of
         its receptive field lies, and smoothed. Pixels beyond the outermost outputs have the nearest one's
-        value."""
-        return self.rows @ features @ self.columns
+        value.
+
+        Args:
+            inside: `[..., H, W]` bool, the pixels that count; cells of others have no part in the result.
+        """
+        if inside is None:
+            return self.rows @ features @ self.columns
+        counted = self.counted(inside).to(features.dtype)
+        share = self.rows @ counted @ self.columns  # of the cells that count, in each pixel
+        return (self.rows @ (features * counted) @ self.columns) / share.clamp(min=SMALL)
+
+    def counted(self, inside: Tensor | None = None) -> Tensor:
+        """The cells `[..., h, w]` bool that have a part in the map of a pixel that counts.
+
+        Args:
+            inside: `[..., H, W]` bool, the pixels that count; None: those of the region of interest.
+        """
+        pixels = self.roi if inside is None else inside
+        return (self.row_parts @ pixels.to(self.row_parts.dtype) @ self.column_parts) > 0
 
     # ---- artefact
 

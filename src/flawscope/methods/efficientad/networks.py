@@ -95,16 +95,6 @@ def pdn_grid(size: tuple[int, int], *, padding: bool = False) -> tuple[int, int]
     return height, width
 
 
-def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Fresh weights as torch draws them for convolutions, from `generator` instead of the process's."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            bound = layer.weight[0].numel() ** -0.5  # kaiming_uniform_ with a = sqrt(5), and the bias's
-            for values in (layer.weight, layer.bias):
-                if values is not None:
-                    nn.init.uniform_(values, -bound, bound, generator=generator)
-
-
 class Autoencoder(nn.Module):
     """`[B, 3, H, W]` normalised to `[B, 384, h, w]` on the grid of a PDN; sees the whole picture at once.
 

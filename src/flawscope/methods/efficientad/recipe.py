@@ -1,4 +1,4 @@
-"""How a teacher is distilled: the settings. Torch-free, so that a wrong one is told before anything is
+"""How a teacher is distilled: the settings. Torch-free, so that a wrong one is reported before anything is
 loaded.
 """
 
@@ -66,6 +66,11 @@ class Recipe:
         ):
             if not ok:
                 raise InputError(f"setting {text}")
+
+    @property
+    def training(self) -> Literal["auto", "fp32", "bf16"]:
+        """The precision of training, as other methods' settings call it."""
+        return self.precision
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -266,9 +266,7 @@ class Source:
         views = [View.whole(i, self.pictures.sizes[i]) for i in chosen]
         self.visit(views, self.target.features, store, step, "target statistics")
         self.target.mean.copy_(moments.mean)
-        std = moments.std()
-        # a channel that never changes says nothing: zero, not noise
-        self.target.std.copy_(torch.where(std > 1e-6 * moments.mean.abs() + 1e-12, std, torch.inf))
+        self.target.std.copy_(moments.spread())
 
     def pool(self, views: Sequence[View], step: Step = silent, stage: str = "targets") -> Pool:
         """The views and their targets."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,12 +15,12 @@ from torch import Tensor, nn
 from flawscope.methods import training
 from flawscope.methods.efficientad.config import PAPER_STEPS, Config
 from flawscope.methods.efficientad.model import Model, bordered
-from flawscope.methods.efficientad.networks import initialise, normalised
+from flawscope.methods.efficientad.networks import normalised
 from flawscope.methods.efficientad.recipe import RECEPTIVE_FIELD, STRIDE
 from flawscope.methods.efficientad.targets import outputs_of
 from flawscope.methods.efficientad.training_pictures import Other, Taught, recoloured
 from flawscope.methods.picture_cache import GoodPictures
-from flawscope.progress import Step
+from flawscope.methods.task import Task
 
 FIRST_WEIGHTS, ORDER, STEP, DROPOUT = range(10, 14)  # what a random number is for: no two share a stream
 
@@ -33,6 +34,7 @@ class Batch:
     taught: Tensor  # [B, C, n, m] fp16: what the teacher says of the windows, not standardised
     other: Tensor | None  # [B, 3, h, w] uint8, of the window's size
     cells: list[tuple[int, int]]  # where each window begins, in outputs
+    counted: Tensor | None  # [B, n, m] bool: the outputs that count; None: all of them
 
 
 class Trainer(training.Trainer[Batch]):
@@ -42,41 +44,33 @@ class Trainer(training.Trainer[Batch]):
     LOSSES = ("hard", "penalty", "autoencoder", "student_autoencoder")
     CPU_STEPS, GPU_STEPS = 6000, PAPER_STEPS
 
-    def __init__(
-        self,
-        model: Model,
-        images: GoodPictures,
-        taught: Taught,
-        other: Other | None,
-        say: Callable[[str], None],
-        step: Step,
-    ):
+    def __init__(self, model: Model, images: GoodPictures, taught: Taught, other: Other | None, task: Task):
         self.model, self.images, self.taught, self.other = model, images, taught, other
         self.config, self.training = model.config, taught.training
         self.window = _window(self.config, model.grid)  # cells
-        super().__init__((model.student, model.autoencoder), model.config, model.mean.device, say, step)
-        generator = torch.Generator().manual_seed(int(self.rng(FIRST_WEIGHTS).integers(2**62)))
-        for network in self.networks:
-            initialise(network, generator)
+        super().__init__(
+            (model.student, model.autoencoder), model.config, model.mean.device, task.say, task.step
+        )
+        self.initialise(FIRST_WEIGHTS)
 
     # ---- a step
 
     def batch(self, step: int) -> Batch:
         """Step number so and so: every picture once, in random order, before any comes again."""
         rng, count = self.rng(STEP, step), len(self.training)
-        images, changed, taught, other, cells = [], [], [], [], []
+        images, changed, taught, other, cells, counted = [], [], [], [], [], []
         for number in range(step * self.config.batch, (step + 1) * self.config.batch):
             order = self.rng(ORDER, number // count).permutation(count)
             index = self.training[int(order[number % count])]
-            image = self.images[index]
-            y, x = (
-                starts[int(rng.integers(len(starts)))]
-                for starts in (_starts(n, m) for n, m in zip(self.model.grid, self.window, strict=True))
-            )
+            image, mask = self.model.filled(self.images[index]), self.taught.counted(index)
+            y, x = self._place(mask, rng)
+            window = (slice(y, y + self.window[0]), slice(x, x + self.window[1]))
             images.append(image)
             changed.append(recoloured(image, int(rng.integers(3)), float(rng.uniform(0.8, 1.2))))
-            taught.append(self.taught[index][:, y : y + self.window[0], x : x + self.window[1]])
+            taught.append(self.taught[index][:, *window])
             cells.append((y, x))
+            if mask is not None:
+                counted.append(mask[window])
             if self.other is not None:
                 other.append(torch.from_numpy(self.other.draw(self._pixels(), rng)).permute(2, 0, 1))
         return Batch(
@@ -85,7 +79,17 @@ class Trainer(training.Trainer[Batch]):
             torch.stack(taught),
             torch.stack(other) if other else None,
             cells,
+            torch.stack(counted) if counted else None,
         )
+
+    def _place(self, counted: Tensor | None, rng: np.random.Generator) -> tuple[int, int]:
+        """Where a window begins: one of those in which something counts."""
+        ys, xs = (_starts(n, m) for n, m in zip(self.model.grid, self.window, strict=True))
+        if counted is None:
+            return ys[int(rng.integers(len(ys)))], xs[int(rng.integers(len(xs)))]
+        height, width = self.window
+        places = [(y, x) for y in ys for x in xs if counted[y : y + height, x : x + width].any()]
+        return places[int(rng.integers(len(places)))]
 
     def _pixels(self) -> tuple[int, int]:
         """(H, W) of a window."""
@@ -128,21 +132,24 @@ class Trainer(training.Trainer[Batch]):
             rebuilt = self._rebuilt(autoencoder, changed, step)
         standardised = self.model.standardised
         taught = standardised(batch.taught.to(self.device).float())
-        hard = _hardest((taught - first[:count].float()).square(), self.config.hard)
+        counted = None if batch.counted is None else batch.counted.to(self.device)
+        hard = _hardest(_where((taught - first[:count].float()).square(), counted), self.config.hard)
         penalty = first[count:].float().square().mean() if batch.other is not None else hard.new_zeros(())
         height, width = self.window
         rebuilt = torch.stack(
             [one[:, y : y + height, x : x + width] for one, (y, x) in zip(rebuilt, batch.cells, strict=True)]
         ).float()
-        of_autoencoder = F.mse_loss(rebuilt, standardised(changed_taught.float()))
-        of_student = F.mse_loss(second.float(), rebuilt)  # which the autoencoder feels too, as published
+        goals = _where(rebuilt, counted)
+        of_autoencoder = F.mse_loss(goals, _where(standardised(changed_taught.float()), counted))
+        # which the autoencoder feels too, as published
+        of_student = F.mse_loss(_where(second.float(), counted), goals)
         return [hard, penalty, of_autoencoder, of_student]
 
     def _rebuilt(self, autoencoder: nn.Module, images: Tensor, step: int) -> Tensor:
         """Its dropout depends on the step alone, and on nobody else's random numbers."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            torch.manual_seed(int(self.rng(DROPOUT, step).integers(2**62)))
+            torch.manual_seed(self.torch_seed(DROPOUT, step))
             rebuilt: Tensor = autoencoder(images.contiguous(memory_format=torch.channels_last))
         return rebuilt
 
@@ -162,6 +169,11 @@ def _starts(cells: int, window: int) -> list[int]:
     if count == 1:
         return [0]
     return [round(k * (cells - window) / (count - 1)) for k in range(count)]
+
+
+def _where(values: Tensor, counted: Tensor | None) -> Tensor:
+    """The values [B, C, h, w] where they count ([B, h, w] bool): [N, C]."""
+    return values if counted is None else values.permute(0, 2, 3, 1)[counted]
 
 
 def _hardest(squares: Tensor, share: float) -> Tensor:

@@ -46,6 +46,9 @@ class Taught:
         height, width = model.grid
         self.room = room // (2 * model.channels * height * width)  # pictures kept
         self.kept: dict[int, Tensor] = {}
+        # cells that count: of each picture where pictures are padded, else of all; None: every one
+        self.padded: dict[int, Tensor] = {}
+        self.region = None if model.config.pads or model.roi.all() else model.counted().cpu()
 
     def measure(self, step: Step) -> str:
         """Set the model's teacher statistics (A.1), keep what there is room for, and give a hash of all the
@@ -64,7 +67,7 @@ class Taught:
                 while waiting in found:
                     images, outputs = found.pop(waiting)
                     digest.update(images.numpy().tobytes())
-                    moments.add(outputs.permute(0, 2, 3, 1).flatten(0, 2))
+                    moments.add(self._counting(outputs, waiting))
                     for k, one in enumerate(outputs, waiting):
                         if k < self.room:
                             self.kept[self.training[k]] = one.half()
@@ -75,15 +78,31 @@ class Taught:
         with workers(self.model.mean.device) as each:
             each(look, blocks)
         self.model.mean.copy_(moments.mean)
-        std = moments.std()
-        # a channel that never changes says nothing: zero, not noise
-        self.model.std.copy_(torch.where(std > 1e-6 * moments.mean.abs() + 1e-12, std, torch.inf))
+        self.model.std.copy_(moments.spread())
         return digest.hexdigest()
 
+    def _counting(self, outputs: Tensor, start: int) -> Tensor:
+        """Outputs [B, C, h, w] of the pictures from place `start` on, where they count: [N, C]."""
+        values = outputs.permute(0, 2, 3, 1)
+        masks = [self.counted(i) for i in self.training[start : start + len(outputs)]]
+        if masks[0] is None:
+            return values.flatten(0, 2)
+        return torch.cat([v[m.to(v.device)] for v, m in zip(values, masks, strict=True) if m is not None])
+
     def outputs(self, images: Tensor) -> Tensor:
+        seen = bordered(normalised(self.model.filled(images)), self.model.config.border)
         with whole_fp32(images.device):
-            found: Tensor = self.model.teacher(bordered(normalised(images), self.model.config.border))
+            found: Tensor = self.model.teacher(seen)
         return found.float()
+
+    def counted(self, index: int) -> Tensor | None:
+        """The cells [h, w] bool of a picture that count; None: all of them."""
+        if not self.model.config.pads:
+            return self.region
+        if index not in self.padded:
+            inside = self.model.inside(self.images[index][None].to(self.model.roi.device))
+            self.padded[index] = self.model.counted(inside)[0].cpu()
+        return self.padded[index]
 
     def __getitem__(self, index: int) -> Tensor:
         """[C, h, w] fp16."""

@@ -13,16 +13,16 @@ from torch import Tensor
 from flawscope.features.moments import Moments
 from flawscope.methods.detector import whole_fp32
 from flawscope.methods.picture_cache import GoodPictures
-from flawscope.methods.prnet.model import Model
+from flawscope.methods.prnet.model import Model, cells_of
 from flawscope.methods.threads import workers
 from flawscope.progress import Step
 
 BLOCK = 4  # pictures a thread sees together: fixed, so that results do not depend on the threads
 
 
-class Known:
+class FeatureCache:
     """Feature maps of training pictures in fp16, as many as there is room for; the others are made again
-    when they are wanted."""
+    when they are wanted. Cells that do not count hold their channel's mean."""
 
     def __init__(self, model: Model, images: GoodPictures, learnt: Sequence[int], room: int):
         """
@@ -33,10 +33,11 @@ class Known:
         self.model, self.images, self.learnt = model, images, list(learnt)
         self.room = room // (2 * sum(math.prod(shape) for shape in model.shapes[:-1]))  # pictures kept
         self.kept: dict[int, list[Tensor]] = {}
+        self.everywhere = not model.config.pads and bool(model.roi.all())
 
     def measure(self, step: Step) -> str:
         """Set the model's means and spreads, keep what there is room for, and give a hash of all the training
-        pictures' pixels."""
+        pictures' pixels and of the region of interest."""
         moments = [Moments() for _ in self.model.shapes]
         found: dict[int, tuple[Tensor, list[Tensor]]] = {}
         waiting, done, lock, digest = 0, 0, Lock(), hashlib.sha256()
@@ -51,8 +52,10 @@ class Known:
                 while waiting in found:
                     seen, four = found.pop(waiting)
                     digest.update(seen.numpy().tobytes())
-                    for one, all_maps in zip(moments, four, strict=True):
-                        one.add(all_maps.permute(0, 2, 3, 1).flatten(0, 2))
+                    cells = self._cells(seen)
+                    for j, (one, all_maps) in enumerate(zip(moments, four, strict=True)):
+                        values = all_maps.permute(0, 2, 3, 1)
+                        one.add(values.flatten(0, 2) if cells is None else values[cells[j][:, 0]])
                     for k in range(waiting, min(waiting + len(seen), self.room)):
                         self.kept[k] = [m[k - waiting].half().cpu() for m in four[:-1]]
                     waiting += BLOCK
@@ -63,6 +66,10 @@ class Known:
             each(look, blocks)
         for scale, one in zip([*self.model.scales, self.model.last], moments, strict=True):
             scale.set_spread(one)
+        for place, kept in self.kept.items():
+            self.kept[place] = self._neutral(place, kept)
+        if not self.model.roi.all():
+            digest.update(self.model.roi.cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def maps(self, numbers: Tensor, scale: int) -> Tensor:
@@ -75,11 +82,26 @@ class Known:
         if kept is None:
             with torch.inference_mode():
                 kept = [m[0].half().cpu() for m in self._maps(self._images([place]))[:-1]]
+            kept = self._neutral(place, kept)
         return kept
+
+    def _neutral(self, place: int, maps: list[Tensor]) -> list[Tensor]:
+        if self.everywhere:
+            return maps
+        cells = self._cells(self._images([place]))
+        assert cells is not None
+        return [s.neutral(m, c[0].cpu()) for s, m, c in zip(self.model.scales, maps, cells, strict=False)]
+
+    def _cells(self, images: Tensor) -> list[Tensor] | None:
+        """The cells of the four stages `[B, 1, H_j, W_j]` bool that count; None: all of them."""
+        if self.everywhere:
+            return None
+        inside = self.model.inside(images.to(self.model.roi.device))
+        return cells_of(self.model.roi.expand(len(images), -1, -1) if inside is None else inside)
 
     def _images(self, places: Sequence[int]) -> Tensor:
         return torch.stack([self.images[self.learnt[k]] for k in places])
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         with whole_fp32(images.device):
-            return self.model.features(images.to(self.model.roi.device))
+            return self.model.features(self.model.filled(images.to(self.model.roi.device)))

@@ -10,14 +10,17 @@ ALPHA, GAMMA = 0.5, 4.0
 TOP = 100  # pixels that make the score
 
 
-def loss(logits: Tensor, masks: Tensor) -> Tensor:
+def loss(logits: Tensor, masks: Tensor, counted: Tensor | None = None) -> Tensor:
     """SmoothL1 between the map and the mask, plus `LAMBDA` times the focal loss; a scalar.
 
     Args:
         logits: `[B, 1, H, W]` floating point.
         masks: `[B, 1, H, W]`, 0 or 1: 1 where there is a defect.
+        counted: `[B, H, W]` bool, the pixels that count; None: all of them.
     """
     masks = masks.to(logits.dtype)
+    if counted is not None:
+        logits, masks = logits[:, 0][counted], masks[:, 0][counted]
     return F.smooth_l1_loss(logits.sigmoid(), masks) + LAMBDA * focal(logits, masks)
 
 

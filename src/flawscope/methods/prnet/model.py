@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flawscope.errors import InputError
@@ -70,11 +71,13 @@ class Model(Detector):
 
     def embed(self, images: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` to the network's logits `[B, H, W]` float32."""
+        inside = self.inside(images)
         with self.reduced():
             maps = self.features(self.filled(images))
             # distances of whole maps are millions: fp16 ends at 65504, and every prototype would be the first
             with torch.autocast(images.device.type, enabled=False):
-                residuals = [s.residuals(m) for s, m in zip(self.scales, maps, strict=False)]
+                maps, counted = self.counting(maps, inside)
+                residuals = [s.residuals(m, c) for s, m, c in zip(self.scales, maps, counted, strict=False)]
             logits = self.logits(maps, residuals)
         return logits[:, 0].float()
 
@@ -90,6 +93,17 @@ class Model(Detector):
         """The four stages' maps `[B, C_j, H_j, W_j]`, float32."""
         maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
         return [m.float() for m in maps]
+
+    def counting(
+        self, maps: Sequence[Tensor], inside: Tensor | None
+    ) -> tuple[list[Tensor], Sequence[Tensor | None]]:
+        """The four stages' maps, neutral where no pixel counts, and per stage `[B, 1, H_j, W_j]`, 1 where one
+        does; None where pictures are not padded."""
+        if inside is None:
+            return list(maps), [None] * len(maps)
+        cells = cells_of(inside)
+        stages = zip([*self.scales, self.last], maps, cells, strict=True)
+        return [s.neutral(m, c) for s, m, c in stages], [c.float() for c in cells]
 
     def standardised(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Each channel with mean 0 and spread 1 on good pictures."""
@@ -121,6 +135,11 @@ class Model(Detector):
         if not all(bool(v.isfinite().all()) for v in learnt) or not all(bool((s > 0).all()) for s in spreads):
             raise InputError("the model holds senseless numbers: fit anew")
         return model
+
+
+def cells_of(inside: Tensor) -> list[Tensor]:
+    """The cells of the four stages `[B, 1, H_j, W_j]` bool in which a pixel of `[B, H, W]` bool counts."""
+    return [F.max_pool2d(inside[:, None].float(), stride) > 0 for stride in STRIDES]
 
 
 def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, str]]:

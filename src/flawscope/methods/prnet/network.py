@@ -236,16 +236,6 @@ class Up(nn.Module):
         return grown
 
 
-def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Fresh weights as torch draws them for convolutions, from `generator` instead of the process's."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            bound = layer.weight[0].numel() ** -0.5
-            for values in (layer.weight, layer.bias):
-                if values is not None:
-                    nn.init.uniform_(values, -bound, bound, generator=generator)
-
-
 class Norm(nn.GroupNorm):
     """Over one whole picture and all its channels.
 

@@ -247,23 +247,31 @@ def spread_of(moments: Moments) -> Tensor:
     return std.clamp(min=floor if floor > 0 else 1.0).float()
 
 
-def offsets(features: Tensor, prototypes: Tensor) -> Tensor:
+def offsets(features: Tensor, prototypes: Tensor, counted: Tensor | None = None) -> Tensor:
     """Squared distances `[B, K]` between features `[B, C, H, W]` and prototypes `[K, C, H, W]`, all of a
-    picture too small by one and the same number, which the choice of the nearest does not need."""
+    picture too small by one and the same number, which the choice of the nearest does not need.
+
+    Args:
+        counted: `[B, 1, H, W]`, 1 where a cell counts, else 0. None: every cell.
+    """
     # As seen from the middle of the prototypes, where |p|² is no larger than the distances between them:
     # in fp32 there are digits enough.
     middle = prototypes.mean(0)
-    points = (prototypes - middle).flatten(1)
-    return points.square().sum(1) - 2 * ((features - middle).flatten(1) @ points.T)
+    apart = prototypes - middle
+    points = apart.flatten(1)
+    if counted is None:
+        return points.square().sum(1) - 2 * ((features - middle).flatten(1) @ points.T)
+    squares = counted.flatten(1) @ apart.square().sum(1).flatten(1).T
+    return squares - 2 * (((features - middle) * counted).flatten(1) @ points.T)
 
 
-def nearest(features: Tensor, prototypes: Tensor) -> Tensor:
-    """The prototype `[B]` int64 nearest to features `[B, C, H, W]` in the Euclidean distance of whole maps;
-    of equals the first."""
-    return offsets(features, prototypes).argmin(1)
+def nearest(features: Tensor, prototypes: Tensor, counted: Tensor | None = None) -> Tensor:
+    """The prototype `[B]` int64 nearest to features `[B, C, H, W]` in the Euclidean distance of whole maps,
+    as far as they count; of equals the first."""
+    return offsets(features, prototypes, counted).argmin(1)
 
 
-def residual(features: Tensor, prototypes: Tensor, std: Tensor) -> Tensor:
+def residual(features: Tensor, prototypes: Tensor, std: Tensor, counted: Tensor | None = None) -> Tensor:
     """Squared differences `[B, C, H, W]`, element by element, between features and their nearest prototype,
     in units of each channel's variance on good pictures.
 
@@ -271,13 +279,22 @@ def residual(features: Tensor, prototypes: Tensor, std: Tensor) -> Tensor:
         features: `[B, C, H, W]`.
         prototypes: `[K, C, H, W]`.
         std: `[C]`, of good pictures.
+        counted: `[B, 1, H, W]`, 1 where a cell counts; elsewhere the residual is 0. None: every cell.
     """
-    own = prototypes.index_select(0, nearest(features, prototypes))
-    return ((features - own) / std.view(-1, 1, 1)).square()
+    own = prototypes.index_select(0, nearest(features, prototypes, counted))
+    squares = ((features - own) / std.view(-1, 1, 1)).square()
+    return squares if counted is None else squares * counted
 
 
 def residual_without(
-    features: Tensor, prototypes: Tensor, std: Tensor, originals: Tensor, clusters: Tensor, sizes: Tensor
+    features: Tensor,
+    prototypes: Tensor,
+    std: Tensor,
+    originals: Tensor,
+    clusters: Tensor,
+    sizes: Tensor,
+    *,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """`residual` of training pictures as if they had not been among those that made the prototypes.
 
@@ -291,18 +308,21 @@ def residual_without(
         originals: `[B, C, H, W]`, of the pictures as k-means saw them.
         clusters: `[B]` int64, the prototypes that they belong to (`Clusters.assignment`).
         sizes: `[K]` int64, pictures that belong to each prototype.
+        counted: as `residual` takes it.
     """
     others = (sizes[clusters] - 1).view(-1, 1, 1, 1)
     mine = prototypes[clusters]
     changed = mine + (mine - originals) / others.clamp(min=1)  # the mean of the others
     middle = prototypes.mean(0)
     point = changed - middle
-    found = offsets(features, prototypes)
-    own = (point * (point - 2 * (features - middle))).flatten(1).sum(1, keepdim=True)
+    found = offsets(features, prototypes, counted)
+    distances = point * (point - 2 * (features - middle))
+    own = (distances if counted is None else distances * counted).flatten(1).sum(1, keepdim=True)
     alone = others.flatten(1) == 0  # no others: the next prototype, if there is one
     index = found.scatter(1, clusters[:, None], own.masked_fill(alone, float("inf"))).argmin(1)
     chosen = torch.where((index == clusters).view(-1, 1, 1, 1), changed, prototypes[index])
-    return ((features - chosen) / std.view(-1, 1, 1)).square()
+    squares = ((features - chosen) / std.view(-1, 1, 1)).square()
+    return squares if counted is None else squares * counted
 
 
 class Standard(nn.Module):
@@ -320,6 +340,10 @@ class Standard(nn.Module):
         """`moments`: of the features on good pictures, `[positions, C]`."""
         self.mean.copy_(moments.mean)
         self.std.copy_(spread_of(moments))
+
+    def neutral(self, features: Tensor, counted: Tensor) -> Tensor:
+        """Features with the mean, which says nothing, where they do not count (`[..., 1, H, W]` bool)."""
+        return torch.where(counted, features, self.mean.view(-1, 1, 1).to(features))
 
     def forward(self, features: Tensor) -> Tensor:
         return (features - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
@@ -339,7 +363,7 @@ class Prototypes(Standard):
         super().__init__(shape[0])
         self.register_buffer("prototypes", torch.zeros(count, *shape))
 
-    def residuals(self, features: Tensor) -> Tensor:
+    def residuals(self, features: Tensor, counted: Tensor | None = None) -> Tensor:
         """Features `[B, C, H, W]` as the backbone gives them, to residuals of the same shape, 0 or more. For
         the pictures that made the prototypes use `residual_without`."""
-        return residual(features, self.prototypes, self.std)
+        return residual(features, self.prototypes, self.std, counted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.methods import training
-from flawscope.methods.prnet.feature_cache import Known
+from flawscope.methods.prnet.feature_cache import FeatureCache
 from flawscope.methods.prnet.losses import loss
 from flawscope.methods.prnet.model import Model
-from flawscope.methods.prnet.network import initialise
 from flawscope.methods.prnet.prototypes import Clusters, residual_without
-from flawscope.methods.prnet.training_pictures import Pictures, Shown
-from flawscope.progress import Step
+from flawscope.methods.prnet.training_pictures import Shown, TrainingPictures
+from flawscope.methods.task import Task
 
 FIRST_WEIGHTS, ORDER, BASE, DRAW, NOISE = range(30, 35)  # what a random number is for: no two share a stream
 
@@ -25,7 +24,7 @@ FIRST_WEIGHTS, ORDER, BASE, DRAW, NOISE = range(30, 35)  # what a random number 
 class Batch:
     """What a step learns from: as many good pictures as defective ones."""
 
-    images: Tensor  # [B, 3, H, W] float32 in 0..1
+    images: Tensor  # [B, 3, H, W] float32 in 0..1, padding marked
     masks: Tensor  # [B, 1, H, W] float32: 1 on defects
     places: list[int]  # of the good picture under each; -1: none
     originals: list[Tensor]  # per scale the maps [b, C, H, W] of those that have one, as k-means saw them
@@ -42,23 +41,21 @@ class Trainer(training.Trainer[Batch]):
     def __init__(
         self,
         model: Model,
-        pictures: Pictures,
-        known: Known,
+        pictures: TrainingPictures,
+        features: FeatureCache,
         clusters: Sequence[Clusters],
-        say: Callable[[str], None],
-        step: Step,
+        task: Task,
     ):
-        self.model, self.pictures, self.known, self.config = model, pictures, known, model.config
-        count = len(known.learnt)
+        self.model, self.pictures, self.features, self.config = model, pictures, features, model.config
+        count = len(features.learnt)
         self.belongs, self.sizes = [], []
         for found in clusters:
             own = torch.full((count,), -1)  # those that k-means did not look at belong to none
             own[found.pictures] = found.assignment
             self.belongs.append(own)
             self.sizes.append(torch.bincount(found.assignment, minlength=len(found.prototypes)))
-        super().__init__((model.network,), model.config, model.roi.device, say, step)
-        generator = torch.Generator().manual_seed(int(self.rng(FIRST_WEIGHTS).integers(2**62)))
-        initialise(model.network, generator)
+        super().__init__((model.network,), model.config, model.roi.device, task.say, task.step)
+        self.initialise(FIRST_WEIGHTS)
 
     # ---- a step
 
@@ -72,7 +69,7 @@ class Trainer(training.Trainer[Batch]):
             with ThreadPoolExecutor() as pool:
                 shown = list(pool.map(lambda k: self._shown(step, k, good), range(size)))
         places = [one.place for one in shown]
-        maps = [self.known[place] for place in places if place >= 0]
+        maps = [self.features[place] for place in places if place >= 0]
         return Batch(
             torch.stack([one.image for one in shown]),
             torch.stack([one.mask for one in shown]),
@@ -81,7 +78,7 @@ class Trainer(training.Trainer[Batch]):
         )
 
     def _shown(self, step: int, k: int, good: int) -> Shown:
-        count = len(self.known.learnt)
+        count = len(self.features.learnt)
         if k < good:
             number = step * good + k
             order = self.rng(ORDER, number // count).permutation(count)
@@ -97,26 +94,32 @@ class Trainer(training.Trainer[Batch]):
         """3.5."""
         (network,) = networks
         images, masks = batch.images.to(self.device), batch.masks.to(self.device)
+        inside = self.model.inside(images)
         with self.autocast():
             with torch.no_grad():
-                maps = self.model.features(images)
-            residuals = self._residuals(maps, batch)
-            logits = network(self._features(maps, step), residuals)
-        return [loss(logits.float(), masks)]
+                maps = self.model.features(self.model.filled(images))
+                maps, counted = self.model.counting(maps, inside)
+            residuals = self._residuals(maps, counted, batch)
+            logits = network(self._noisy(maps, step), residuals)
+        if inside is None and not self.features.everywhere:
+            inside = self.model.roi.expand(len(images), -1, -1)
+        return [loss(logits.float(), masks, inside)]
 
-    def _features(self, maps: Sequence[Tensor], step: int) -> list[Tensor]:
+    def _noisy(self, maps: Sequence[Tensor], step: int) -> list[Tensor]:
         """Standardised, and not twice the same: a few dozen good pictures, seen hundreds of times each, would
         be known by heart, and what is normal in a new one would look like a defect."""
         features = self.model.standardised(maps)
         if not self.config.noise:
             return features
-        generator = torch.Generator(self.device).manual_seed(int(self.rng(NOISE, step).integers(2**62)))
+        generator = torch.Generator(self.device).manual_seed(self.torch_seed(NOISE, step))
         for one in features:
             drawn = torch.randn(one.shape, generator=generator, device=self.device)
             one.add_(drawn, alpha=self.config.noise)
         return features
 
-    def _residuals(self, maps: Sequence[Tensor], batch: Batch) -> list[Tensor]:
+    def _residuals(
+        self, maps: Sequence[Tensor], counted: Sequence[Tensor | None], batch: Batch
+    ) -> list[Tensor]:
         """Of pictures that made the prototypes, as if they had not."""
         if not self.config.residuals:
             return []
@@ -124,7 +127,8 @@ class Trainer(training.Trainer[Batch]):
         found = []
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             for scale, (prototypes, own) in enumerate(zip(self.model.scales, self.belongs, strict=True)):
-                plain = prototypes.residuals(maps[scale])
+                cells = counted[scale]
+                plain = prototypes.residuals(maps[scale], cells)
                 clusters = torch.where(based >= 0, own[based.clamp(min=0)], -1)
                 mine = clusters >= 0
                 if mine.any():
@@ -136,6 +140,7 @@ class Trainer(training.Trainer[Batch]):
                         originals.to(self.device).float(),
                         clusters[mine].to(self.device),
                         self.sizes[scale].to(self.device),
+                        counted=None if cells is None else cells[mine],
                     )
                 found.append(plain)
         return found

@@ -15,6 +15,7 @@ from torch import Tensor
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.prnet.config import GENERATED, Config
 from flawscope.methods.task import Defect
+from flawscope.pictures.preprocess import unmarked
 from flawscope.synthesis import TextureFolder, extend_defect, foreground_mask, simulate_defect
 
 ORIGINAL, EXTENDED, SIMULATED, GOOD = "original", "extended", "simulated", "good"
@@ -23,14 +24,14 @@ ORIGINAL, EXTENDED, SIMULATED, GOOD = "original", "extended", "simulated", "good
 class Shown(NamedTuple):
     """One picture of a batch."""
 
-    image: Tensor  # [3, H, W] float32 in 0..1
+    image: Tensor  # [3, H, W] float32 in 0..1, padding marked
     mask: Tensor  # [1, H, W] float32: 1 where the defect is
     place: int  # of the good picture under it, among those learnt from; -1: none
     kind: str
 
 
 @dataclass
-class Pictures:
+class TrainingPictures:
     """Draws the pictures of a training. Each depends on its own random numbers alone."""
 
     config: Config
@@ -56,25 +57,28 @@ class Pictures:
             defect = self.seen[int(rng.integers(len(self.seen)))]
             return Shown(defect.image, _plane(defect.mask), -1, ORIGINAL)
         image = self.images[self.learnt[place]]
-        pixels, foreground = _pixels(image), self._foreground(place)
+        pixels, inside = _pixels(image)
+        foreground = self._foreground(place)
         if extended:
             defect = self.seen[int(rng.integers(len(self.seen)))]
-            made = extend_defect(pixels, _pixels(defect.image), defect.mask, rng, foreground=foreground)
+            made = extend_defect(pixels, _pixels(defect.image)[0], defect.mask, rng, foreground=foreground)
         else:
             made = simulate_defect(pixels, rng, textures=self.draw, foreground=foreground)
         # where there is no defect the picture stays what it is to the last bit, with 16 bits too
         changed = torch.from_numpy(made.picture).permute(2, 0, 1).float() / 255
-        mask = torch.from_numpy(made.mask)
-        shown = torch.where(mask, changed, image)
-        return Shown(shown, _plane(made.mask), place, EXTENDED if extended else SIMULATED)
+        mask = made.mask & inside
+        shown = torch.where(torch.from_numpy(mask), changed, image)
+        return Shown(shown, _plane(mask), place, EXTENDED if extended else SIMULATED)
 
     def _foreground(self, place: int) -> NDArray[np.bool_]:
         shape = self.config.network_size
         packed = self.foregrounds.get(place)
         if packed is None:
-            found = foreground_mask(_pixels(self.images[self.learnt[place]]))
+            pixels, within = _pixels(self.images[self.learnt[place]])
+            found = foreground_mask(pixels)
             if self.within is not None:
-                found = found & self.within if (found & self.within).any() else self.within
+                within = within & self.within
+            found = found & within if (found & within).any() else within
             packed = self.foregrounds[place] = np.packbits(found)
         return np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).astype(bool)
 
@@ -87,9 +91,10 @@ def _named(folder: TextureFolder) -> str:
     return f"{len(folder)} textures ({digest.hexdigest()[:12]})"
 
 
-def _pixels(image: Tensor) -> NDArray[np.uint8]:
-    """`[3, H, W]` in 0..1 as `[H, W, 3]` uint8."""
-    return np.ascontiguousarray((image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+def _pixels(image: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """An image `[3, H, W]` as `[H, W, 3]` uint8, and `[H, W]` bool: what is not padding."""
+    plain, inside = unmarked(image.numpy())
+    return np.ascontiguousarray(np.rint(plain * 255).astype(np.uint8).transpose(1, 2, 0)), inside
 
 
 def _plane(mask: NDArray[np.bool_]) -> Tensor:

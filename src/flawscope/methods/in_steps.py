@@ -1,0 +1,140 @@
+"""Fits of methods that learn in steps: pictures held out, training, calibration by those pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from hashlib import sha256
+from typing import Any
+
+from torch import Tensor
+
+from flawscope.artefact.state_file import found_checkpoint
+from flawscope.calibration.decision import Calibration, from_values
+from flawscope.calibration.hold_out import hold_out
+from flawscope.errors import InputError
+from flawscope.methods.detector import Detector
+from flawscope.methods.extract import Store, embed_pictures
+from flawscope.methods.picture_cache import GoodPictures
+from flawscope.methods.settings import TrainingSettings
+from flawscope.methods.task import Task
+from flawscope.methods.training import Trainer, as_json
+from flawscope.progress import duration
+
+LATER = ("held_out", "memory", "precision")  # settings that training does not depend on
+Values = tuple[float, float, float]  # a picture's score, its map's maximum and median
+
+
+class Run:
+    """One fit. Nothing that can be refused at once waits for the pictures: make it first.
+
+    Attributes:
+        images: the good pictures.
+        used: numbers of those that can be used, after `divide`.
+    """
+
+    used: list[int]
+
+    def __init__(self, method: str, model: Detector, task: Task):
+        self.method, self.model, self.task = method, model, task
+        self.begun = time.monotonic()
+        self.found = found_checkpoint(task.budget.checkpoint, task.budget.resume)
+        assert isinstance(model.config, TrainingSettings)
+        self.config: TrainingSettings = model.config
+        self.room = int(self.config.memory * 2**30)  # bytes
+        self.region = model.roi.cpu()
+        self.images = GoodPictures(self._load, task.count, self.room // 2)
+
+    def _load(self, index: int) -> Tensor | None:
+        image = self.task.load(index)
+        if image is not None and self.config.pads and not (self.region & (image[0] >= 0)).any():
+            raise InputError(
+                "the region of interest lies in the padding of a good picture: give another --roi"
+            )
+        return image
+
+    def divide(self, more: int = 0) -> list[list[int]]:
+        """Read the pictures; gives those to hold out, as `hold_out` does."""
+        task = self.task
+        self.used = task.settle(self.images.read(task.step))
+        return hold_out(
+            self.used,
+            [task.groups[i] for i in self.used],
+            share=self.config.held_out,
+            rate=task.rate,
+            seed=self.config.seed,
+            method=self.method,
+            reserved=task.reserved,
+            more=more,
+        )
+
+    def without(self, held: Iterable[int]) -> list[int]:
+        """The pictures to learn from."""
+        left_out = {*held}
+        return [i for i in self.used if i not in left_out]
+
+    # ---- training
+
+    def train(self, trainer: Trainer, held: int, later: Sequence[str] = (), **decisive: Any) -> None:
+        """Train, and put the number of steps into the model's settings.
+
+        Args:
+            held: how many pictures are held out. What comes after takes time for each of them.
+            later: settings that training does not depend on, beside `LATER`.
+            decisive: what decides the result beside the settings.
+        """
+        identity = {
+            **as_json(asdict(self.config), without=(*self.config.PATHS, *LATER, *later)),
+            **decisive,
+            "region of interest": sha256(self.region.numpy().tobytes()).hexdigest(),
+            "precision while it learns": trainer.precision,
+        }
+        until = None
+        if self.task.budget.minutes is not None:
+            spent = time.monotonic() - self.begun
+            after = spent * held / max(len(self.used) - held, 1) * 2
+            until = self.begun + 60 * self.task.budget.minutes - after
+        trainer.learn(self.task.budget, self.found, identity, until)
+        self.model.config = replace(self.config, steps=trainer.steps)
+
+    def facts(self, trainer: Trainer) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            "steps": trainer.steps,
+            "training_precision": trainer.precision,
+            "curve": trainer.curve,
+            "seconds": {"training": round(trainer.seconds, 1)},
+        }
+
+    def summary(self, trainer: Trainer, learnt: str) -> str:
+        return f"trained {trainer.steps} steps in {duration(trainer.seconds)} on {learnt}"
+
+    # ---- calibration by pictures that were held out
+
+    def embed(self, held: Sequence[int], store: Store) -> None:
+        """The pictures' features. InputError where they overflow in the model's precision."""
+
+        def checked(index: int, features: Tensor, inside: Tensor | None) -> None:
+            if not bool(features.isfinite().all()):
+                raise InputError(
+                    f"the networks overflow in {self.config.precision}: choose another --set precision, or "
+                    "other pretrained weights"
+                )
+            store(index, features, inside)
+
+        embed_pictures(self.model, self.images.__getitem__, held, checked, self.task.step, "calibration")
+
+    def values(self, features: Tensor, inside: Tensor | None) -> Values:
+        """Of one picture's features; its median is that of the pixels that count."""
+        scores, maps = self.model.score(features[None], None if inside is None else inside[None])
+        counted = maps[0][self.model.roi if inside is None else inside]
+        return float(scores[0]), float(maps.max()), float(counted.median())
+
+    def calibrated(self, values: Sequence[Values]) -> Calibration:
+        return from_values(
+            *zip(*values, strict=True),
+            rate=self.task.rate,
+            method="held out",
+            precision=self.config.precision,
+        )
