@@ -90,14 +90,14 @@ def trace_once(shared: Shared) -> Trace:
     def read(folder: Path) -> tuple[Any, ...]:
         return tuple(onnx.load(folder / name) for name in steps)
 
-    def once(model: Any) -> Any:
+    def once(model: Any, translations: Any = None) -> Any:
         tensors = model.state_dict()
         digest = hashlib.sha256(repr(model.config).encode())
         for name in sorted(tensors):
             digest.update(tensors[name].numpy().tobytes())
 
         def fill(folder: Path) -> None:
-            for name, step in zip(steps, trace(model), strict=True):
+            for name, step in zip(steps, trace(model, translations or {}), strict=True):
                 (folder / name).write_bytes(step.SerializeToString())
 
         return read(shared(f"trace-{digest.hexdigest():.16}", fill))

@@ -155,24 +155,24 @@ def test_ties_are_listed_and_not_counted() -> None:
 def test_of_pairs_keeps_the_larger_difference() -> None:
     batches = compared([1.0, 2.0], Fixed([1.0, 3.0]), precision="int8")  # a tenth of the way
     one = np.array([1.0, 2.0, 4.0])
-    found = of_pairs(batches, calibrated(), one, one, one + 0.4, one, 2)
+    found = of_pairs(batches, calibrated(), (one, one), (one + 0.4, one), 2)
     assert found.score == pytest.approx(0.1)
     assert found.map == found.map_absolute == pytest.approx(1.0)  # of the batches
     assert (found.pictures, found.decisions, found.precision) == (3, 2, "int8")
     assert found.passed
-    found = of_pairs(batches, calibrated(), one, one + np.array([0, 6, 0]), one + 2.5, one, 0)
+    found = of_pairs(batches, calibrated(), (one, one + np.array([0, 6, 0])), (one + 2.5, one), 0)
     assert (found.score, found.score_absolute) == (pytest.approx(0.6), pytest.approx(6.0))
     assert found.map == pytest.approx(2.5)
     assert not found.passed
-    assert not of_pairs(batches, calibrated(), one, one, np.full(3, np.nan), one, 0).passed
+    assert not of_pairs(batches, calibrated(), (one, one), (np.full(3, np.nan), one), 0).passed
 
 
 def test_good_pictures_that_are_all_alike_leave_a_way() -> None:
     calibration = Calibration((5.0,) * 3, (0.0,) * 3, 0.0, precision="int8")
     same = compared([1.0], Fixed([1.0]), precision="int8")
     one = np.ones(1)
-    assert of_pairs(same, calibration, one, one, one, one, 0).passed
-    assert not of_pairs(same, calibration, 1.1 * one, one, one, one, 0).passed
+    assert of_pairs(same, calibration, (one, one), (one, one), 0).passed
+    assert not of_pairs(same, calibration, (1.1 * one, one), (one, one), 0).passed
 
 
 def test_the_line_says_what_was_compared() -> None:

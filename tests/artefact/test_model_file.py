@@ -558,7 +558,6 @@ def test_an_unknown_method_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "match"),
     [
-        ({"ratoi": 0.1}, "did you mean ratio"),
         ({"ratio": "much"}, "ratio"),
         ({"size": str(10**9)}, "size"),
         ({"size": [64, 64]}, "size"),

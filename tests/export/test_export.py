@@ -30,8 +30,8 @@ for needed in ("onnx", "onnxscript"):
 
 import torch  # noqa: E402
 
-from flawscope.export import export as exporting  # noqa: E402
 from flawscope.export import onnx_graph  # noqa: E402
+from flawscope.export import pictures as exported_pictures  # noqa: E402
 from flawscope.export.export import export  # noqa: E402
 from flawscope.methods.patchcore import memory_bank as views  # noqa: E402
 from flawscope.methods.patchcore.model import Model  # noqa: E402
@@ -45,6 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one size, maximum of the map": {"size": "48", "score": "map"},
     "two sizes, region of interest": {"size": "48+64", "roi": ROI},
     "not square, nearest distance": {"size": "48x64", "score": "maximum"},
+    "padded": {"size": "48x64", "keep_aspect": True},
 }
 SUFFIXES = (".onnx", ".xml")
 REDUCED = [(".onnx", "fp16"), (".onnx", "int8"), (".xml", "fp16"), (".xml", "bf16"), (".xml", "int8")]
@@ -433,7 +434,7 @@ def test_ties_are_listed_and_not_counted(
         scores, maps = run(self, images)
         return np.where([np.array_equal(i, second) for i in images], 2 * scores, scores), maps
 
-    def ties(self: Any, features: Any) -> Any:
+    def ties(self: Any, features: Any, inside: Any) -> Any:
         asked.append(len(features))
         return torch.tensor([len(asked) % 3 == 2])
 
@@ -561,6 +562,30 @@ def test_what_the_exporter_cannot_do_is_one_line(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_operator_that_the_loader_refuses_is_found_before_anything_is_written(
+    suffix: str, trace_once: Callable[[Any], Any], model_path: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    import onnx
+
+    if suffix == ".xml":
+        pytest.importorskip("openvino")
+
+    def with_another(model: Any, translations: Any) -> Any:
+        embed, score = trace_once(model, translations)
+        changed = onnx.ModelProto()
+        changed.CopyFrom(score)
+        square = onnx.numpy_helper.from_array(np.eye(2, dtype=np.float32), "square")
+        changed.graph.initializer.append(square)
+        changed.graph.node.append(onnx.helper.make_node("Det", ["square"], ["volume"]))
+        return embed, changed
+
+    monkeypatch.setattr(onnx_graph, "trace", with_another)
+    with pytest.raises(FlawscopeError, match="operator that is not allowed, 'Det'"):
+        export(model_path, tmp_path / f"m{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
 # ------------------------------------------------------------------------------------------- command line
 
 
@@ -633,7 +658,7 @@ def test_only_so_many_pictures_are_compared(
     fast: None, model_path: Path, train: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them take part in a calibration."""
-    monkeypatch.setattr(exporting, "COMPARED", 5)
+    monkeypatch.setattr(exported_pictures, "COMPARED", 5)
     assert export(model_path, tmp_path / "m.onnx", pictures=train).pictures <= 5
     assert export(model_path, tmp_path / "m.onnx", precision="fp16", pictures=train).pictures == TRAIN
 

@@ -161,10 +161,8 @@ def compare(
 def of_pairs(
     consistency: Certificate,
     calibration: Calibration,
-    scores: NDArray[Any],
-    expected_scores: NDArray[Any],
-    maxima: NDArray[Any],
-    expected_maxima: NDArray[Any],
+    scores: tuple[NDArray[Any], NDArray[Any]],
+    maxima: tuple[NDArray[Any], NDArray[Any]],
     decisions: int,
 ) -> Certificate:
     """A reduced precision's: what it says of the `[N]` pictures that it is calibrated on, against what the
@@ -173,12 +171,13 @@ def of_pairs(
     Args:
         consistency: of its answers in batches against its answers one by one; the larger difference counts.
         calibration: the trained model's.
+        scores, maxima: found and expected, each `[N]`.
     """
-    score = max(_differences(scores, expected_scores)[0], consistency.score_absolute)
-    map_ = max(_differences(maxima, expected_maxima)[0], consistency.map_absolute)
+    score = max(_differences(*scores)[0], consistency.score_absolute)
+    map_ = max(_differences(*maxima)[0], consistency.map_absolute)
     return replace(
         consistency,
-        pictures=len(scores),
+        pictures=len(scores[0]),
         score=score / way(calibration.scores, calibration.threshold),
         map=map_ / way(calibration.map_maxima, calibration.mask_threshold),
         score_absolute=score,

@@ -14,7 +14,8 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +26,10 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods.detector import Detector
 from flawscope.runtime import onnx_metadata
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 OPSET, IR = 18, 8  # the file format that came with the operators: ONNX Runtime 1.18 reads it
 WORTH_HALVING = 4096  # numbers of a tensor
 ACTIVATIONS = ("Clip", "Relu")  # that 8-bit numbers end at: what a convolution gives before is far larger
@@ -55,9 +60,12 @@ class Score(nn.Module):
         return self.model.score(features, None if images is None else self.model.inside(images))
 
 
-def trace(model: Detector) -> tuple[Any, Any]:
+def trace(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> tuple[ModelProto, ModelProto]:
     """`embed`, images to features, and `score`, features to scores and maps: two `onnx.ModelProto`, for
     pictures of the model's size, any number of them at once.
+
+    Args:
+        translations: of operators that the exporter does not know, `Method.operators`.
     """
     model.for_export()
     held = {id(t): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
@@ -70,11 +78,13 @@ def trace(model: Detector) -> tuple[Any, Any]:
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))
     given = {"features": features.clone()} | ({"images": images} if model.config.pads else {})
-    embed = _traced(Embed(model), {"images": images}, ["features"])
-    return embed, _traced(Score(model), given, ["scores", "maps"])
+    embed = _traced(Embed(model), {"images": images}, ["features"], translations)
+    return embed, _traced(Score(model), given, ["scores", "maps"], translations)
 
 
-def _traced(module: nn.Module, given: Mapping[str, Tensor], results: list[str]) -> Any:
+def _traced(
+    module: nn.Module, given: Mapping[str, Tensor], results: list[str], translations: Mapping[Any, Any]
+) -> ModelProto:
     batch = torch.export.Dim("batch", min=1)
     try:
         with _quiet(), torch.no_grad():
@@ -88,9 +98,9 @@ def _traced(module: nn.Module, given: Mapping[str, Tensor], results: list[str]) 
                 dynamic_shapes=tuple({0: batch} for _ in given),
                 external_data=False,
                 verbose=False,
-                custom_translation_table=_translations(),
+                custom_translation_table=dict(translations),
             )
-            proto = program.model_proto
+            proto: ModelProto = program.model_proto
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__ is not None:  # the exporter wraps the reason several times
@@ -102,36 +112,7 @@ def _traced(module: nn.Module, given: Mapping[str, Tensor], results: list[str]) 
     return proto
 
 
-def _translations() -> dict[Any, Any]:
-    """What flawscope's own operators are in ONNX."""
-    from onnx import TensorProto, helper
-    from onnxscript import opset18
-
-    op: Any = opset18  # its annotations are of values, and what is given here are names of values
-
-    def group_minima(queries: Any, weights: Any, group: int) -> Any:
-        # as the quantised networks' layers are written: an engine that knows them multiplies bytes, any other
-        # multiplies the same whole numbers in fp32
-        one, to_unsigned, none = (
-            op.Constant(value=helper.make_tensor("value", kind, [], [number]))
-            for kind, number in ((TensorProto.FLOAT, 1.0), (TensorProto.UINT8, 128), (TensorProto.INT8, 0))
-        )
-        rounded = op.DequantizeLinear(op.QuantizeLinear(queries, one, to_unsigned), one, to_unsigned)
-        blocks, _, width = weights.shape
-        minima = []
-        for i in range(blocks):
-            block = op.Gather(weights, op.Constant(value_int=i), axis=0)
-            products = op.MatMul(rounded, op.DequantizeLinear(block, one, none))
-            grouped = op.Reshape(products, op.Constant(value_ints=[-1, group, width // group]))
-            minima.append(op.ReduceMin(grouped, op.Constant(value_ints=[1]), keepdims=0))
-        return op.Concat(*minima, axis=1)
-
-    if not hasattr(torch.ops.flawscope, "group_minima"):  # no method that is loaded has it
-        return {}
-    return {torch.ops.flawscope.group_minima.default: group_minima}
-
-
-def _forget_origin(proto: Any) -> None:
+def _forget_origin(proto: ModelProto) -> None:
     """The exporter notes at every step which source line it came from, with this machine's paths."""
     graphs = [proto.graph]
     for part in (proto.graph, *proto.functions):
@@ -161,7 +142,7 @@ def _quiet() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------- reduction
 
 
-def quantised(embed: Any, batches: Iterable[NDArray[np.float32]]) -> Any:
+def quantised(embed: ModelProto, batches: Iterable[NDArray[np.float32]]) -> ModelProto:
     """`embed` with its convolutions in 8 bits, their ranges measured on pictures `[B, 3, H, W]`.
 
     Weights are so small that every processor adds their products alike (`_tops`), and biases make up for
@@ -291,7 +272,7 @@ def _correct(
     proto.graph.initializer.extend(kept)
 
 
-def halve(proto: Any) -> None:
+def halve(proto: ModelProto) -> None:
     """Store in fp16 every large tensor that loses nothing by it; computing stays in fp32."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -320,7 +301,7 @@ def as_halves(values: NDArray[np.float32]) -> NDArray[np.float16] | None:
 # --------------------------------------------------------------------------------------------------- joining
 
 
-def join(embed: Any, score: Any) -> Any:
+def join(embed: ModelProto, score: ModelProto) -> ModelProto:
     """One model: images to scores and maps, by way of `features`."""
     import onnx
 

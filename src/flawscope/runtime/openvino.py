@@ -77,6 +77,8 @@ def write(artefact: Artefact, model: Any, path: str | os.PathLike[str]) -> None:
             engine().save_model(model, made, compress_to_fp16=False)
             with open(weights_of(made), "rb") as weights:
                 body = metadata.prepared(made.read_bytes(), KEY)
+                if odd := metadata.odd(body, KEY):  # `read` would refuse it
+                    raise ValueError(f"its network has {odd}")
                 _write(artefact, body, weights, _hashes(body, weights), path)
     except OSError as error:
         raise FlawscopeError(f"cannot write {path}: {error.strerror}; choose another --out") from None

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from flawscope.artefact import model_file
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
-from flawscope.methods.detector import Detector, device_for
 from flawscope.methods import registry
+from flawscope.methods.detector import Detector, device_for
 from flawscope.methods.threads import workers
 
 

@@ -415,9 +415,10 @@ def exported(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("onnx", "onnxscript"):
         pytest.importorskip(name)
     from flawscope.export import onnx_graph
+    from flawscope.methods.patchcore.onnx_operators import translations
 
     path = tmp_path_factory.mktemp("screen") / "model.onnx"
-    path.write_bytes(onnx_graph.join(*onnx_graph.trace(model)).SerializeToString())
+    path.write_bytes(onnx_graph.join(*onnx_graph.trace(model, translations())).SerializeToString())
     return path
 
 

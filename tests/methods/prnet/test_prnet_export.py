@@ -20,7 +20,8 @@ from onnx import numpy_helper  # noqa: E402
 from flawscope.artefact import model_file  # noqa: E402
 from flawscope.datasets import list_pictures  # noqa: E402
 from flawscope.export import onnx_graph  # noqa: E402
-from flawscope.export.export import _ranged, export  # noqa: E402
+from flawscope.export.export import export  # noqa: E402
+from flawscope.export.pictures import Pictures  # noqa: E402
 from flawscope.runtime.torch import TorchSession  # noqa: E402
 
 
@@ -88,7 +89,7 @@ def test_eight_bits_do_not_end_where_good_pictures_do(prnet_path: Path, drawn: P
 def test_ranges_know_defects_too(prnet_path: Path, drawn: Path) -> None:
     artefact = model_file.read(prnet_path)
     paths = list_pictures(drawn / "plate/train/good")[:3]
-    found = list(_ranged(artefact, paths))
+    found = list(Pictures(artefact, paths).for_ranges())
     assert len(found) == 6
     for path, good, bad in zip(paths, found[::2], found[1::2], strict=True):
         np.testing.assert_array_equal(good, artefact.manifest.preprocess(path)[0])

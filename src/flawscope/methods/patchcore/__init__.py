@@ -14,4 +14,5 @@ METHOD = Method(
     finds_suspects=True,
     extends=True,
     choose_size=deferred("flawscope.methods.patchcore.size:choose"),
+    operators=deferred("flawscope.methods.patchcore.onnx_operators:translations"),
 )

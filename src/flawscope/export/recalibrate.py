@@ -1,0 +1,185 @@
+"""A model of reduced precision is another detector: it is calibrated anew, and compared with the trained
+one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flawscope.artefact.certificate import STRIDE, Certificate, compare, of_pairs
+from flawscope.artefact.model_file import Artefact, Manifest, Picture
+from flawscope.calibration.decision import Calibration, from_values
+from flawscope.errors import InputError
+from flawscope.export.engines import Embed, Engine
+from flawscope.export.pictures import Pictures
+from flawscope.methods.detector import Detector
+from flawscope.pictures.decoding import pixel_hash
+from flawscope.progress import Step
+from flawscope.runtime import Session
+
+
+class Answer(NamedTuple):
+    """A picture's score, and its map's maximum and median where something counts."""
+
+    score: float
+    maximum: float
+    median: float
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """The exported network: whole in its engine, and as `embed`, whose features `model` scores."""
+
+    precision: str
+    engine: Engine
+    embed: Embed
+    model: Detector
+
+    def left_out(
+        self, image: NDArray[np.float32], group: int, kept: Mapping[str, Tensor]
+    ) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """Score and map of a picture as if its group had not been learnt from; None where that cannot be."""
+        return _left_out(self.model, torch.from_numpy(self.embed(image)), image, group, kept)
+
+
+@dataclass
+class Answers:
+    """Of the trained model (`then`) and of the reduced one (`now`) for the same pictures, by their hashes."""
+
+    now: list[Answer] = field(default_factory=list)
+    then: list[Answer] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
+    fresh: list[Picture] = field(default_factory=list)  # those that no model was fitted on
+
+    @property
+    def left_out(self) -> int:
+        return len(self.hashes) - len(self.fresh)
+
+
+def recalibrated(
+    trained: Session, model: Detector, reduced: Reduced, pictures: Pictures, step: Step
+) -> tuple[Artefact, Certificate]:
+    """The artefact with the calibration of another precision, and how far that is from its own: pictures that
+    it was fitted on are left out one by one, others are simply scored.
+
+    Args:
+        trained, model: the trained model.
+
+    Raises:
+        InputError: no picture can be used.
+    """
+    artefact = pictures.artefact
+    answers = _answers(trained, model, reduced, pictures, step)
+    if not answers.hashes:
+        raise InputError(
+            f"none of the pictures can calibrate {reduced.precision}: the model was fitted on them and "
+            "cannot leave them out, or they cannot be read; give good pictures that it has not seen"
+        )
+    session, before = reduced.engine.session, artefact.manifest.calibration
+    calibration = from_values(
+        *zip(*answers.now, strict=True),
+        rate=before.rate,
+        method=before.method if answers.left_out else "held out",
+        runtime=session.runtime,
+        precision=reduced.precision,
+    )
+    images = pictures.compared()
+    scores, maps = one_by_one(session, images)
+    consistency = compare(session, images, scores, maps, calibration=calibration, runtime=reduced.engine.name)
+    certificate = _certificate(consistency, before, calibration, answers)
+    manifest = _manifest(artefact.manifest, calibration, answers, reduced.precision)
+    return _with_samples(replace(artefact, manifest=manifest), session), certificate
+
+
+def one_by_one(session: Session, images: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Scores and maps of pictures, each alone in its batch."""
+    parts = [session.run(images[k : k + 1]) for k in range(len(images))]
+    scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return scores, maps
+
+
+def _answers(trained: Session, model: Detector, reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
+    artefact, answers = pictures.artefact, Answers()
+    groups: dict[str, int] = artefact.manifest.facts.get("calibration_groups", {})
+    fitted = {p.hash for p in artefact.manifest.pictures if p.role != "calibration"}
+    kept = {k: torch.from_numpy(v) for k, v in artefact.tensors.items() if k != "samples"}
+    for done, (picture, image) in enumerate(pictures.read()):
+        step("calibration", done, len(pictures))
+        digest = pixel_hash(picture)
+        if digest in answers.hashes:
+            continue
+        now = reduced.left_out(image, groups[digest], kept) if digest in groups else None
+        if now is not None:
+            with torch.inference_mode():
+                features = model.embed(torch.from_numpy(image))
+            then = _left_out(model, features, image, groups[digest], kept)
+            assert then is not None
+        elif digest in fitted:
+            continue
+        else:
+            now, then = reduced.engine.session.run(image), trained.run(image)
+            answers.fresh.append(Picture(digest, "calibration", f"picture {len(answers.hashes)}"))
+        answers.hashes.append(digest)
+        counts = model.inside(torch.from_numpy(image))
+        inside = (model.roi if counts is None else counts[0]).numpy()
+        answers.now.append(_answer(now, inside))
+        answers.then.append(_answer(then, inside))
+    step("calibration", len(pictures), len(pictures))
+    return answers
+
+
+def _left_out(
+    model: Detector, features: Tensor, image: NDArray[np.float32], group: int, kept: Mapping[str, Tensor]
+) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    with torch.inference_mode():
+        found = model.left_out(features, group, kept, model.inside(torch.from_numpy(image)))
+    return None if found is None else (found[0].numpy(), found[1].numpy())
+
+
+def _answer(found: tuple[NDArray[Any], NDArray[Any]], inside: NDArray[np.bool_]) -> Answer:
+    scores, maps = found
+    return Answer(float(scores[0]), float(maps.max()), float(np.median(maps[0][inside])))
+
+
+def _certificate(
+    consistency: Certificate, before: Calibration, calibration: Calibration, answers: Answers
+) -> Certificate:
+    now, then = np.array(answers.now).T, np.array(answers.then).T
+    changed = np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0]))
+    return of_pairs(consistency, before, (now[0], then[0]), (now[1], then[1]), int(changed))
+
+
+def _manifest(manifest: Manifest, calibration: Calibration, answers: Answers, precision: str) -> Manifest:
+    note = f"{precision}: calibrated anew on {len(answers.hashes)} good pictures"
+    if answers.fresh and answers.left_out:
+        note += (
+            f", {answers.left_out} that it was fitted on and left out one by one, {len(answers.fresh)} others"
+        )
+    if precision == "int8":
+        note += "; some of them also gave the ranges of its 8-bit numbers"
+    facts = {k: v for k, v in manifest.facts.items() if k != "calibration_groups"}
+    return replace(
+        manifest,
+        calibration=calibration,
+        facts={**facts, "calibration_pictures": answers.hashes},
+        notes=(*manifest.notes, note),
+        pictures=(*(p for p in manifest.pictures if p.role != "calibration"), *answers.fresh),
+    )
+
+
+def _with_samples(artefact: Artefact, session: Session) -> Artefact:
+    """What another machine's self-test compares with: what this session says, not the trained model."""
+    if "samples" not in artefact.tensors:
+        return artefact
+    scores, maps = one_by_one(session, Pictures(artefact).samples())
+    said = zip(artefact.manifest.samples, scores, maps, strict=True)
+    kept = tuple({**s, "score": float(x), "map_maximum": float(m.max())} for s, x, m in said)
+    tensors = {**artefact.tensors, "sample_maps": np.ascontiguousarray(maps[:, ::STRIDE, ::STRIDE])}
+    return Artefact(replace(artefact.manifest, samples=kept), tensors)
