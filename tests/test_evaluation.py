@@ -17,9 +17,10 @@ from PIL import Image
 from flawscope.artefact.model_file import Artefact, Manifest, Picture
 from flawscope.calibration.decision import Calibration
 from flawscope.datasets import open_dataset
-from flawscope.errors import InputError
+from flawscope.datasets.masks import union
+from flawscope.errors import FlawscopeError, InputError
 from flawscope.evaluation import evaluate
-from flawscope.metrics import confidence_interval_rate
+from flawscope.metrics import confidence_interval_rate, pixel_metrics
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
@@ -41,7 +42,12 @@ class Brightness:
         return maps.max((1, 2)), maps
 
 
-def make_predictor(seen: dict[str, list[Path]] | None = None, threshold: float = 0.5) -> Predictor:
+def make_predictor(
+    seen: dict[str, list[Path]] | None = None,
+    threshold: float = 0.5,
+    preprocess: Preprocess | None = None,
+    **tensors: NDArray[Any],
+) -> Predictor:
     """`seen`: role -> pictures the model knows. Twenty calibration scores put the threshold where asked."""
     pictures = [
         Picture(pixel_hash(decode(path)), role, path.name)
@@ -52,11 +58,11 @@ def make_predictor(seen: dict[str, list[Path]] | None = None, threshold: float =
     manifest = Manifest(
         method="patchcore",
         config={},
-        preprocess=Preprocess((SIDE, SIDE)),
+        preprocess=preprocess or Preprocess((SIDE, SIDE)),
         calibration=Calibration(values, values, 0.1, rate=0.05),
         pictures=tuple(pictures),
     )
-    return Predictor(Artefact(manifest, {}), Brightness())
+    return Predictor(Artefact(manifest, tensors), Brightness())
 
 
 def draw(path: Path, level: float, seed: int = 0, spot: bool = False) -> Path:
@@ -309,6 +315,101 @@ def test_full_resolution_is_extra_and_labelled(root: Path) -> None:
         "full_au_pro",
     }
     assert "full_resolution" in full.labels
+
+
+# ---------------------------------------------------------------------------------------- pixels that count
+
+
+def test_only_pixels_in_the_region_of_interest_count_and_defects_outside_are_no_miss(root: Path) -> None:
+    """The square of d0 lies inside, those of d1 and d2 are moved outside; half of the map is left."""
+    roi = np.zeros((SIDE, SIDE), bool)
+    roi[:, : SIDE // 2] = True
+    for name in ("d1", "d2"):
+        for path in (root / f"test/dent/{name}.png", root / f"ground_truth/dent/{name}_mask.png"):
+            Image.fromarray(np.asarray(Image.open(path))[:, ::-1]).save(path)
+    result = evaluate(make_predictor(roi=roi), open_dataset(root), full_resolution=True)
+    assert result.defect_pixels == {"all": 192, "outside": 128, "pictures_outside": 2}
+    assert result.to_dict()["defect_pixels"] == result.defect_pixels
+    assert result.outside().startswith("66.7% of the defects' pixels lie outside")
+    assert result.outside().endswith("2 pictures show no other defect")
+    assert "inside the region of interest" in result.labels["pixel_metrics"]
+    halves = [seen.prediction.map[:, :8] for seen in result.pictures]
+    truths = [seen.truth[:, :8] for seen in result.pictures if seen.truth is not None]
+    by_hand = pixel_metrics(halves, truths)
+    found = result.metrics
+    assert (found["pixel_auroc"], found["pixel_ap"], found["au_pro"]) == (
+        by_hand.auroc,
+        by_hand.ap,
+        by_hand.au_pro,
+    )
+    called = sum((half > 0.5).sum() for half in halves)
+    assert found["pixel_f1_calibrated"] == 0  # the only defect inside is below the threshold
+    assert called == 128  # of the good picture that is called anomalous
+    full = pixel_metrics(
+        [seen.prediction.picture_map()[:, :SIDE] for seen in result.pictures],
+        [union(seen.item.masks, (2 * SIDE, 2 * SIDE))[:, :SIDE] for seen in result.pictures],
+    )
+    assert found["full_pixel_ap"] == full.ap
+    # pictures count as before
+    assert result.images == 7
+    assert found["image_auroc"] == pytest.approx(11 / 12)
+
+
+def test_a_letterboxs_border_counts_nowhere(tmp_path: Path) -> None:
+    root = tmp_path / "flat"
+    for name, level in (("train/good/0", 0.2), ("test/good/g", 0.6), ("test/dent/d", 0.9)):
+        path = draw(root / f"{name}.png", level, spot=level == 0.9)
+        Image.fromarray(np.asarray(Image.open(path))[:16]).save(path)  # twice as wide as high
+    mask = draw_mask(root / "ground_truth/dent/d_mask.png")
+    Image.fromarray(np.asarray(Image.open(mask))[:16]).save(mask)
+    result = evaluate(
+        make_predictor(preprocess=Preprocess((SIDE, SIDE), keep_aspect=True)), open_dataset(root)
+    )
+    shown = slice(SIDE // 4, SIDE - SIDE // 4)
+    by_hand = pixel_metrics(
+        [seen.prediction.map[shown] for seen in result.pictures],
+        [seen.truth[shown] for seen in result.pictures if seen.truth is not None],
+    )
+    assert result.metrics["pixel_ap"] == by_hand.ap
+    assert result.metrics["au_pro"] == by_hand.au_pro
+    assert result.defect_pixels == {"all": 64, "outside": 0, "pictures_outside": 0}
+    assert result.outside() == ""
+
+
+def test_what_a_crop_cuts_away_counts_nowhere(root: Path) -> None:
+    preprocess = Preprocess((SIDE * 2, SIDE * 2), crop=(SIDE, SIDE))  # the middle of the pictures as they are
+    result = evaluate(make_predictor(preprocess=preprocess), open_dataset(root), full_resolution=True)
+    assert result.defect_pixels == {"all": 192, "outside": 0, "pictures_outside": 0}
+    assert result.metrics["full_au_pro"] == pytest.approx(result.metrics["au_pro"])
+    for path in (root / "ground_truth/dent").iterdir():
+        Image.fromarray(np.roll(np.asarray(Image.open(path)), -8, axis=0)).save(path)
+    result = evaluate(make_predictor(preprocess=preprocess), open_dataset(root))
+    assert result.defect_pixels == {"all": 192, "outside": 192, "pictures_outside": 3}
+    assert result.metrics["au_pro"] is None  # nothing that could be found
+
+
+# ------------------------------------------------------------------------------------------------- memory
+
+
+def test_maps_on_disk_make_no_difference(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "ground_truth/dent/d1_mask.png").unlink()
+    before = evaluate(make_predictor(), open_dataset(root), full_resolution=True)
+    monkeypatch.setattr("flawscope.results.kept.MEMORY", 3 * 4 * SIDE * SIDE)
+    after = evaluate(make_predictor(), open_dataset(root), full_resolution=True)
+    assert after.metrics == before.metrics
+    for one, other in zip(after.pictures, before.pictures, strict=True):
+        assert one.item == other.item
+        np.testing.assert_array_equal(one.prediction.map, other.prediction.map)
+        np.testing.assert_array_equal(one.truth, other.truth)  # type: ignore[arg-type]
+        assert one.prediction.regions == other.prediction.regions
+    assert [seen.item for seen in after.pictures[-2:]] == [after.pictures[k].item for k in (-2, -1)]
+
+
+def test_a_full_disk_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flawscope.results.kept.MEMORY", 0)
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: open("/dev/full", "wb", 0))  # noqa: SIM115
+    with pytest.raises(FlawscopeError, match=r"cannot keep anomaly maps in .*: No space left.*TMPDIR"):
+        evaluate(make_predictor(), open_dataset(root))
 
 
 # ----------------------------------------------------------------------------------------------- MVTec LOCO

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,10 @@ from flawscope.datasets import Dataset, Item
 from flawscope.datasets.masks import sized, union
 from flawscope.errors import InputError, LeftOut
 from flawscope.pictures.decoding import read_labels
+from flawscope.pictures.preprocess import Geometry
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, silent
+from flawscope.results.kept import Column, Evaluated, Kept
 from flawscope.results.prediction import Prediction
 
 Take = Callable[[Item, Prediction], None]
@@ -37,15 +39,6 @@ NAMES = {  # of the metrics, for a person
 }
 
 
-class Evaluated(NamedTuple):
-    """One test picture: what it is, what was predicted, and its ground truth [H, W] bool at the map's size
-    (all False for a good picture, None where a defective one has no mask)."""
-
-    item: Item
-    prediction: Prediction
-    truth: NDArray[np.bool_] | None
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """Results of one category.
@@ -56,6 +49,9 @@ class Evaluation:
     false_alarms: target, expected (k/(n + 1), what n calibration pictures promise), measured, images (good
         test pictures), interval (95 %, Clopper-Pearson).
     kinds: per kind of test picture the number, how many were called anomalous, and the mean score.
+    defect_pixels: of the masks at the pictures' own size: all, and outside of what the model looks at (its
+        region of interest, and a crop), where nothing counts; pictures_outside: with all of their defect
+        there. These still count for the image metrics.
     left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
     pictures: every picture that counted, for the report; left_out_items: those left out. Not in `to_dict`.
     """
@@ -66,13 +62,25 @@ class Evaluation:
     false_alarms: dict[str, Any]
     kinds: dict[str, dict[str, Any]]
     images: int
+    defect_pixels: dict[str, int]
     left_out: dict[str, int]
     without_mask: int
     seconds: float
     failures: tuple[str, ...] = ()
     labels: dict[str, Any] = field(default_factory=dict)  # what a reader must know about single figures
-    pictures: tuple[Evaluated, ...] = field(default=(), repr=False, compare=False)
+    pictures: Sequence[Evaluated] = field(default=(), repr=False, compare=False)
     left_out_items: tuple[Item, ...] = field(default=(), repr=False, compare=False)
+
+    def outside(self) -> str:
+        """How much of the defects lies where nothing counts, for a person; empty where none does."""
+        pixels = self.defect_pixels
+        if not pixels["outside"]:
+            return ""
+        share = f"{pixels['outside'] / pixels['all']:.1%} of the defects' pixels"
+        text = f"{share} lie outside of what the model looks at and count in no pixel metric"
+        if pixels["pictures_outside"]:
+            text += f"; {pixels['pictures_outside']} pictures show no other defect"
+        return text
 
     def to_dict(self) -> dict[str, Any]:
         """What `evaluate --json` prints."""
@@ -83,6 +91,7 @@ class Evaluation:
             "false_alarms": self.false_alarms,
             "kinds": self.kinds,
             "images": self.images,
+            "defect_pixels": self.defect_pixels,
             "left_out": sum(self.left_out.values()),
             "left_out_by_kind": self.left_out,
             "without_mask": self.without_mask,
@@ -94,11 +103,19 @@ class Evaluation:
 
 @dataclass
 class _Seen:
-    items: list[Item] = field(default_factory=list)
-    predictions: list[Prediction] = field(default_factory=list)
-    truths: list[NDArray[np.bool_] | None] = field(default_factory=list)
+    """What was predicted, and what was not."""
+
+    kept: Kept
     failures: list[str] = field(default_factory=list)
     left_out: list[Item] = field(default_factory=list)
+    defect_pixels: Counter[str] = field(default_factory=Counter)
+
+
+def valid_pixels(predictor: Predictor, geometry: Geometry) -> NDArray[np.bool_]:
+    """[H, W] bool at the network's size: the pixels that count, those that show the picture (not a
+    letterbox's border) inside the model's region of interest."""
+    roi = predictor.artefact.tensors.get("roi")
+    return geometry.inside() if roi is None else geometry.inside() & roi
 
 
 def evaluate(
@@ -112,8 +129,8 @@ def evaluate(
     """Score the test pictures and compute the metrics.
 
     Pictures that the model was fitted or calibrated on are left out, found by their decoded pixels, whatever
-    their name.
-    A defective picture without a mask counts for image metrics only.
+    their name. A defective picture without a mask counts for image metrics only. For pixel metrics only
+    `valid_pixels` count. Maps beyond `kept.MEMORY` bytes are kept in a temporary file (in TMPDIR).
 
     Args:
         full_resolution: pixel metrics at the pictures' own size too, labelled `full_*`. Slower.
@@ -129,60 +146,37 @@ def evaluate(
             "or folders of good and bad pictures"
         )
     seen = _predict(predictor, dataset, take, step)
-    if not seen.items:
+    kept = seen.kept
+    if not kept.items:
         raise InputError(
             f"none of the {len(dataset.test)} test pictures of {dataset.root} can be evaluated: "
             + (seen.failures[0] if seen.failures else "the model was fitted on all of them")
         )
-    anomalous = np.array([item.anomalous for item in seen.items])
-    scores = np.array([p.score for p in seen.predictions])
-    decisions = np.array([p.is_anomalous for p in seen.predictions])
-    image = metrics.image_metrics(anomalous, scores)
-    found = {
-        "image_auroc": image.auroc,
-        "image_ap": image.ap,
-        "image_f1": image.f1,
-        "image_f1_calibrated": metrics.f1_at(anomalous, decisions),
-    }
-    labels: dict[str, Any] = {
-        "image_f1": f"best threshold chosen on test labels: {image.f1_threshold:.6g}",
-        "image_f1_calibrated": f"threshold fixed by calibration: {predictor.calibration.threshold:.6g}",
-        "pixel_metrics": "maps at network size, masks resized by nearest neighbour",
-        "au_pro": "8-connected regions over the whole test set, FPR up to 0.3",
-    }
-    found |= _pixel(seen, predictor, labels)
-    found |= _loco(seen, dataset, labels)
+    labels: dict[str, Any] = {}
+    found = _image(kept, predictor, labels) | _pixel(kept, predictor, labels) | _loco(kept, dataset, labels)
     if full_resolution:
-        found |= _full(seen, labels)
-    good = ~anomalous
-    alarms, total = int(decisions[good].sum()), int(good.sum())
-    low, high = metrics.confidence_interval_rate(alarms, total)
+        found |= _full(kept, labels)
     return Evaluation(
         category=dataset.category,
         method=predictor.manifest.method,
         metrics={k: None if v is None or np.isnan(v) else float(v) for k, v in found.items()},
-        false_alarms={
-            "target": predictor.calibration.effective_rate,
-            "expected": predictor.calibration.expected_rate,
-            "measured": alarms / total if total else None,
-            "images": total,
-            "interval": [low, high],
-        },
-        kinds=_kinds(seen, dataset),
-        images=len(seen.items),
+        false_alarms=_false_alarms(kept, predictor),
+        kinds=_kinds(kept, dataset),
+        images=len(kept),
+        defect_pixels={name: seen.defect_pixels[name] for name in ("all", "outside", "pictures_outside")},
         left_out=dict(Counter(item.kind for item in seen.left_out)),
-        without_mask=sum(t is None for t in seen.truths),
+        without_mask=kept.without_mask,
         seconds=time.perf_counter() - began,
         failures=tuple(seen.failures),
         labels=labels,
-        pictures=tuple(map(Evaluated, seen.items, seen.predictions, seen.truths)),
+        pictures=kept.pictures,
         left_out_items=tuple(seen.left_out),
     )
 
 
 def _predict(predictor: Predictor, dataset: Dataset, take: Take | None, step: Step) -> _Seen:
     learnt = {p.hash for p in predictor.manifest.pictures}  # thresholds are learnt from pictures, too
-    seen = _Seen()
+    seen = _Seen(Kept(lambda geometry: valid_pixels(predictor, geometry)))
     results = predictor.stream([item.path for item in dataset.test], leave_out=learnt)
     for done, (item, (_, result)) in enumerate(zip(dataset.test, results, strict=True), start=1):
         step("evaluation", done, len(dataset.test))
@@ -193,39 +187,77 @@ def _predict(predictor: Predictor, dataset: Dataset, take: Take | None, step: St
             seen.failures.append(str(result))
             continue
         try:
-            truth = _truth(item, result)
+            truth = _truth(item, result, predictor, seen.defect_pixels)
         except InputError as error:
             seen.failures.append(f"{error} (counted without its mask)")
             truth = None
-        seen.items.append(item)
-        seen.predictions.append(result)
-        seen.truths.append(truth)
+        seen.kept.append(item, result, truth)
         if take:
             take(item, result)
     return seen
 
 
-def _truth(item: Item, result: Prediction) -> NDArray[np.bool_] | None:
-    """The union of the item's masks at the network's size; all False for a good picture."""
+def _truth(
+    item: Item, result: Prediction, predictor: Predictor, pixels: Counter[str]
+) -> NDArray[np.bool_] | None:
+    """The union of the item's masks at the network's size; all False for a good picture. Its pixels in the
+    picture are added to `pixels`."""
+    geometry = result.geometry
     if not item.anomalous:
-        return np.zeros(result.map.shape, dtype=bool)
+        return np.zeros(geometry.size, dtype=bool)
     if not item.masks:
         return None
-    return result.geometry.mask_to_network(union(item.masks, result.geometry.picture_size))
+    marked = union(item.masks, geometry.picture_size)
+    every = int(np.count_nonzero(marked))
+    inside = int(np.count_nonzero(marked & geometry.warp_mask(valid_pixels(predictor, geometry))))
+    pixels.update(all=every, outside=every - inside, pictures_outside=every > 0 and inside == 0)
+    return geometry.mask_to_network(marked)
 
 
-def _pixel(seen: _Seen, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
-    maps = [p.map for p in seen.predictions]
-    pixel = metrics.pixel_metrics(maps, seen.truths)
+def _image(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
+    anomalous = np.array([item.anomalous for item in kept.items])
+    image = metrics.image_metrics(anomalous, np.array([p.score for p in kept.predictions]))
+    labels["image_f1"] = f"best threshold chosen on test labels: {image.f1_threshold:.6g}"
+    labels["image_f1_calibrated"] = f"threshold fixed by calibration: {predictor.calibration.threshold:.6g}"
+    return {
+        "image_auroc": image.auroc,
+        "image_ap": image.ap,
+        "image_f1": image.f1,
+        "image_f1_calibrated": metrics.f1_at(anomalous, [p.is_anomalous for p in kept.predictions]),
+    }
+
+
+def _false_alarms(kept: Kept, predictor: Predictor) -> dict[str, Any]:
+    good = [p.is_anomalous for i, p in zip(kept.items, kept.predictions, strict=True) if not i.anomalous]
+    alarms, total = sum(good), len(good)
+    low, high = metrics.confidence_interval_rate(alarms, total)
+    return {
+        "target": predictor.calibration.effective_rate,
+        "expected": predictor.calibration.expected_rate,
+        "measured": alarms / total if total else None,
+        "images": total,
+        "interval": [low, high],
+    }
+
+
+def _pixel(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
+    pixel = metrics.pixel_metrics(kept.maps, kept.truths, valid=kept.valid)
+    threshold = predictor.calibration.mask_threshold
     counts = np.zeros(3, dtype=np.int64)  # true positives, predicted, true
-    for prediction, truth in zip(seen.predictions, seen.truths, strict=True):
+    for _, prediction, truth, valid in kept.pictures:
         if truth is not None:
-            counts += [(prediction.mask & truth).sum(), prediction.mask.sum(), truth.sum()]
+            here = ... if valid is None else valid
+            marked, true = prediction.mask[here], truth[here]
+            counts += [(marked & true).sum(), marked.sum(), true.sum()]
     hits, called, wanted = (int(c) for c in counts)
-    labels["pixel_f1"] = f"best threshold chosen on test labels: {pixel.f1_threshold:.6g}"
-    labels["pixel_f1_calibrated"] = (
-        f"threshold fixed by calibration: {predictor.calibration.mask_threshold:.6g}"
-    )
+    cut = any(valid is not None for valid in kept.valid)
+    labels |= {
+        "pixel_metrics": "maps at network size, masks resized by nearest neighbour"
+        + ("; only pixels of the picture inside the region of interest count" if cut else ""),
+        "au_pro": "8-connected regions over the whole test set, FPR up to 0.3",
+        "pixel_f1": f"best threshold chosen on test labels: {pixel.f1_threshold:.6g}",
+        "pixel_f1_calibrated": f"threshold fixed by calibration: {threshold:.6g}",
+    }
     return {
         "pixel_auroc": pixel.auroc,
         "pixel_ap": pixel.ap,
@@ -235,14 +267,22 @@ def _pixel(seen: _Seen, predictor: Predictor, labels: dict[str, Any]) -> dict[st
     }
 
 
-def _full(seen: _Seen, labels: dict[str, Any]) -> dict[str, float]:
+def _full(kept: Kept, labels: dict[str, Any]) -> dict[str, float]:
     labels["full_resolution"] = "full_*: maps warped to each picture's size, masks as they are"
-    maps = []
-    truths: list[NDArray[np.bool_] | None] = []
-    for item, prediction, truth in zip(seen.items, seen.predictions, seen.truths, strict=True):
-        maps.append(prediction.picture_map())
-        truths.append(None if truth is None else union(item.masks, prediction.geometry.picture_size))
-    pixel = metrics.pixel_metrics(maps, truths)
+
+    def truth(i: int) -> NDArray[np.bool_] | None:
+        known = kept.truths[i] is not None
+        return union(kept.items[i].masks, kept.predictions[i].geometry.picture_size) if known else None
+
+    def valid(i: int) -> NDArray[np.bool_]:
+        geometry, inside = kept.predictions[i].geometry, kept.valid[i]
+        return geometry.warp_mask(np.ones(geometry.size, np.bool_) if inside is None else inside)
+
+    pixel = metrics.pixel_metrics(
+        Column(lambda i: kept.whole(i).picture_map(), len(kept)),
+        Column(truth, len(kept)),
+        valid=Column(valid, len(kept)),
+    )
     return {
         "full_pixel_auroc": pixel.auroc,
         "full_pixel_ap": pixel.ap,
@@ -251,19 +291,19 @@ def _full(seen: _Seen, labels: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _loco(seen: _Seen, dataset: Dataset, labels: dict[str, Any]) -> dict[str, float]:
+def _loco(kept: Kept, dataset: Dataset, labels: dict[str, Any]) -> dict[str, float]:
     """MVTec LOCO's sPRO, where its saturation file lies beside the data."""
     if dataset.layout != "loco":
         return {}
     path = dataset.root / metrics.SATURATION_FILE
     if not path.is_file():
-        labels["au_pro"] += "; sPRO needs defects_config.json in the category's folder"
+        labels["au_pro"] += f"; sPRO needs {path.name} in the category's folder"
         return {}
     try:
         configs = {c["pixel_value"]: c for c in json.loads(path.read_text(encoding="utf-8"))}
         regions: list[list[tuple[NDArray[np.bool_], float]] | None] = []
-        for item, prediction, truth in zip(seen.items, seen.predictions, seen.truths, strict=True):
-            found = (_region(p, prediction, configs) for p in item.masks)
+        for item, prediction, truth in zip(kept.items, kept.predictions, kept.truths, strict=True):
+            found = (_region(p, prediction.geometry, configs) for p in item.masks)
             regions.append(None if truth is None else [region for region in found if region])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not LOCO's saturation file ({error}): copy it again") from None
@@ -271,40 +311,41 @@ def _loco(seen: _Seen, dataset: Dataset, labels: dict[str, Any]) -> dict[str, fl
         "Bergmann et al., IJCV 2022: each kind of defect with all good pictures, then their mean; "
         "maps at network size, saturation scaled with the area"
     )
-    kinds = dict.fromkeys(item.kind for item in seen.items if item.anomalous)
+    kinds = dict.fromkeys(item.kind for item in kept.items if item.anomalous)
     areas: dict[str, list[float]] = {}
     for kind in kinds:
-        chosen = [i for i, item in enumerate(seen.items) if item.kind == kind or not item.anomalous]
-        area = metrics.au_spro([seen.predictions[i].map for i in chosen], [regions[i] for i in chosen])
-        for limit, value in area.items():
+        of_kind = [
+            region if item.kind == kind or not item.anomalous else None
+            for item, region in zip(kept.items, regions, strict=True)
+        ]
+        for limit, value in metrics.au_spro(kept.maps, of_kind, valid=kept.valid).items():
             if not np.isnan(value):  # a kind without masks has none
                 areas.setdefault(f"au_spro_{limit:g}", []).append(value)
     return {name: float(np.mean(values)) for name, values in areas.items()}
 
 
 def _region(
-    path: Path, prediction: Prediction, configs: dict[int, Any]
+    path: Path, geometry: Geometry, configs: dict[int, Any]
 ) -> tuple[NDArray[np.bool_], float] | None:
     """A region at the network's size with its saturation in pixels there; None if nothing is left of it."""
-    values = sized(read_labels(path), prediction.geometry.picture_size, f"mask {path}")
-    scaled = prediction.geometry.mask_to_network(values > 0)
+    values = sized(read_labels(path), geometry.picture_size, f"mask {path}")
+    scaled = geometry.mask_to_network(values > 0)
     if not scaled.any():
         return None
     config = configs[int(values.max())]
-    sy, sx = prediction.geometry.scale
     saturation = metrics.saturation_pixels(
         int(scaled.sum()),
         config["saturation_threshold"],
         relative=config["relative_saturation"],
-        scale=sy * sx,
+        scale=geometry.scale[0] * geometry.scale[1],
     )
     return scaled, saturation
 
 
-def _kinds(seen: _Seen, dataset: Dataset) -> dict[str, dict[str, Any]]:
+def _kinds(kept: Kept, dataset: Dataset) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for kind in dataset.kinds:
-        chosen = [p for i, p in zip(seen.items, seen.predictions, strict=True) if i.kind == kind]
+        chosen = [p for i, p in zip(kept.items, kept.predictions, strict=True) if i.kind == kind]
         if chosen:
             found[kind] = {
                 "images": len(chosen),

@@ -205,7 +205,7 @@ def test_text_has_contrast(opened: Driver, scheme: str) -> None:
 def test_five_hundred_pictures_are_ready_soon(browser: Driver, hostile: Any, tmp_path: Path) -> None:
     """Two seconds on a quiet machine; several times that is allowed here, where others compute too."""
     result = hostile.result
-    many = (result.pictures * 50)[:500]
+    many = (list(result.pictures) * 50)[:500]
     small = {
         seen.item.path: layers(seen.item.path, seen.prediction, (), 155, None) for seen in result.pictures
     }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from flawscope import metrics
+from flawscope.datasets import Item
+from flawscope.pictures.preprocess import Preprocess
 from flawscope.report.intervals import (
     area,
     auroc_interval,
@@ -16,6 +19,8 @@ from flawscope.report.intervals import (
     image_intervals,
     pixel_intervals,
 )
+from flawscope.results.kept import Evaluated
+from flawscope.results.prediction import Prediction
 
 
 def binormal(rng: np.random.Generator, good: int, bad: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
@@ -119,6 +124,17 @@ def pictures() -> tuple[list[np.ndarray], list[np.ndarray]]:
     return maps, truths
 
 
+def evaluated(maps: list[np.ndarray], truths: list[np.ndarray | None]) -> list[Evaluated]:
+    """With the mask threshold at 4."""
+    found = []
+    for values, truth in zip(maps, truths, strict=True):
+        geometry = Preprocess(values.shape).geometry(values.shape)
+        prediction = Prediction(0.0, 1.0, False, values, geometry, 0.0, 4.0, (0.0, 1.0))
+        bad = truth is None or bool(truth.any())
+        found.append(Evaluated(Item(Path("x.png"), "kind", bad), prediction, truth))
+    return found
+
+
 def exact(maps: list[np.ndarray], truths: list[np.ndarray]) -> dict[str, float]:
     found = metrics.pixel_metrics(maps, truths)
     return {
@@ -131,9 +147,7 @@ def exact(maps: list[np.ndarray], truths: list[np.ndarray]) -> dict[str, float]:
 
 def test_counted_pixels_give_the_exact_metrics_nearly(pictures: tuple[list, list]) -> None:
     maps, truths = pictures
-    defective = np.array([t.any() for t in truths])
-    masks = [m > 4 for m in maps]
-    counts = count_pixels(maps, masks, truths, defective)
+    counts = count_pixels(evaluated(maps, truths))
     assert counts is not None
     found = {name: float(values[0]) for name, values in counts.curves().metrics().items()}
     assert found == pytest.approx(exact(maps, truths), abs=2e-3)
@@ -147,9 +161,8 @@ def test_counted_pixels_give_the_exact_metrics_nearly(pictures: tuple[list, list
 
 def test_pixel_intervals_hold_the_values(pictures: tuple[list, list]) -> None:
     maps, truths = pictures
-    defective = np.array([t.any() for t in truths])
     masks = [m > 4 for m in maps]
-    counts = count_pixels(maps, masks, truths, defective)
+    counts = count_pixels(evaluated(maps, truths))
     assert counts is not None
     found = pixel_intervals(counts, resamples=200)
     hits = sum((m & t).sum() for m, t in zip(masks, truths, strict=True))
@@ -162,16 +175,28 @@ def test_pixel_intervals_hold_the_values(pictures: tuple[list, list]) -> None:
 
 def test_pictures_without_truth_take_no_part(pictures: tuple[list, list]) -> None:
     maps, truths = pictures
-    masks = [m > 4 for m in maps]
-    defective = np.array([t.any() for t in truths])
     some = [None if k in (1, 3) else t for k, t in enumerate(truths)]
-    counts = count_pixels(maps, masks, some, defective)
+    counts = count_pixels(evaluated(maps, some))
     assert counts is not None
     kept = [k for k in range(12) if k not in (1, 3)]
     assert counts.normal[:, -1].tolist() == [float((~truths[k]).sum()) for k in kept]
-    assert counts.defective.tolist() == defective[kept].tolist()
-    assert count_pixels(maps, masks, [None] * 12, defective) is None
-    assert count_pixels(maps, masks, [np.zeros_like(t) for t in truths], defective) is None
+    assert counts.defective.tolist() == [bool(truths[k].any()) for k in kept]
+    assert count_pixels(evaluated(maps, [None] * 12)) is None
+    assert count_pixels(evaluated(maps, [np.zeros_like(t) for t in truths])) is None
+    assert count_pixels(evaluated(maps, [np.ones_like(t) for t in truths])) is None
+    assert count_pixels([]) is None
+
+
+def test_pixels_that_do_not_count_are_not_counted(pictures: tuple[list, list]) -> None:
+    maps, truths = pictures
+    valid = np.ones(truths[0].shape, bool)
+    valid[:10] = False  # the upper region of each is cut, or gone
+    counts = count_pixels([seen._replace(valid=valid) for seen in evaluated(maps, truths)])
+    below = count_pixels(evaluated([m[10:] for m in maps], [t[10:] for t in truths]))
+    assert counts is not None
+    assert below is not None
+    for name in ("thresholds", "normal", "anomalous", "overlap", "marked", "regions"):
+        np.testing.assert_array_equal(getattr(counts, name), getattr(below, name))
 
 
 def test_area_stops_at_the_limit_inside_a_segment() -> None:

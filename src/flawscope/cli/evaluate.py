@@ -97,6 +97,8 @@ def lines(result: Evaluation) -> str:
         (kind, v["images"], v["anomalous"], f"{v['mean_score']:.4g}") for kind, v in result.kinds.items()
     ]
     parts.append(common.table(kinds, ("kind", "pictures", "called anomalous", "mean score")))
+    if result.outside():
+        parts.append(result.outside())
     if result.left_out:
         which = ", ".join(f"{n} {kind}" for kind, n in result.left_out.items())
         parts.append(f"left out, because the model was fitted or calibrated on them: {which}")

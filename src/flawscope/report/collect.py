@@ -110,12 +110,7 @@ def figures(result: Evaluation, calibration: Calibration, dataset: Dataset) -> F
     anomalous = np.array([row.anomalous for row in rows], dtype=bool)
     scores = np.array([row.score for row in rows], dtype=np.float64)
     called = np.array([row.called for row in rows], dtype=bool)
-    counts = count_pixels(
-        [seen.prediction.map for seen in result.pictures],
-        [seen.prediction.mask for seen in result.pictures],
-        [seen.truth for seen in result.pictures],
-        anomalous,
-    )
+    counts = count_pixels(result.pictures)
     tally = Tally(
         good=int((~anomalous).sum()),
         false_alarms=int((called & ~anomalous).sum()),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope import metrics
+from flawscope.results.kept import Evaluated
 
 RESAMPLES = 1000
 TAIL = 0.025  # on either side
@@ -180,16 +181,12 @@ def _from_zero(values: Floats) -> Floats:
     return np.concatenate([np.zeros((len(values), 1)), values], axis=1)
 
 
-def count_pixels(
-    maps: Sequence[NDArray[Any]], masks: Sequence[Flags], truths: Sequence[Flags | None], defective: Flags
-) -> PixelCounts | None:
-    """Count the maps and predicted masks [H, W] of the pictures with a ground truth; None without an
-    anomalous or a normal pixel."""
-    chosen = [i for i, truth in enumerate(truths) if truth is not None]
-    pairs = [(maps[i], truth) for i in chosen if (truth := truths[i]) is not None]
-    if not any(truth.any() for _, truth in pairs) or all(truth.all() for _, truth in pairs):
+def count_pixels(pictures: Sequence[Evaluated]) -> PixelCounts | None:
+    """Count the valid pixels of the pictures with a ground truth; None without an anomalous or a normal one.
+    `pictures` are read one after the other."""
+    thresholds = _thresholds(pictures)
+    if thresholds is None:
         return None
-    thresholds = _thresholds(pairs)
     rising = thresholds[::-1]
 
     def at_or_above(values: NDArray[Any], weights: NDArray[Any] | None = None) -> Floats:
@@ -199,38 +196,55 @@ def count_pixels(
 
     from scipy.ndimage import label  # slow to import
 
-    normal, anomalous, overlap, regions = [], [], [], []
-    for values, truth in pairs:
-        labels, count = label(truth, structure=np.ones((3, 3))) if truth.any() else (None, 0)
-        inside = values[truth]
-        normal.append(at_or_above(values[~truth]))
-        anomalous.append(at_or_above(inside))
-        of_region = labels[truth] if labels is not None else np.zeros(0, dtype=np.intp)
-        overlap.append(at_or_above(inside, 1 / np.bincount(of_region, minlength=count + 1)[of_region]))
-        regions.append(count)
+    normal, anomalous, overlap, marked, regions, defective = [], [], [], [], [], []
+    for item, prediction, truth, valid in pictures:
+        if truth is None:
+            continue
+        inside, outside = _classes(truth, valid)
+        found = prediction.map[inside]
+        normal.append(at_or_above(prediction.map[outside]))
+        anomalous.append(at_or_above(found))
+        of_region = label(truth, structure=np.ones((3, 3)))[0][inside] if found.size else np.zeros(0, np.intp)
+        areas = np.bincount(of_region)
+        overlap.append(at_or_above(found, 1 / areas[of_region]))
+        hits = int(prediction.mask[inside].sum())
+        marked.append([hits, hits + int(prediction.mask[outside].sum()), found.size])
+        regions.append(np.count_nonzero(areas))
+        defective.append(item.anomalous)
     return PixelCounts(
         thresholds,
         np.stack(normal),
         np.stack(anomalous),
         np.stack(overlap),
-        np.array(
-            [[(masks[i] & t).sum(), masks[i].sum(), t.sum()] for i in chosen if (t := truths[i]) is not None],
-            dtype=np.float64,
-        ),
+        np.asarray(marked, dtype=np.float64),
         np.asarray(regions, dtype=np.float64),
-        defective[chosen],
+        np.asarray(defective, dtype=np.bool_),
     )
 
 
-def _thresholds(pairs: Sequence[tuple[NDArray[Any], Flags]]) -> Floats:
+def _classes(truth: Flags, valid: Flags | None) -> tuple[Flags, Flags]:
+    """[H, W] each: the anomalous and the normal pixels that count."""
+    return (truth, ~truth) if valid is None else (truth & valid, ~truth & valid)
+
+
+def _thresholds(pictures: Sequence[Evaluated]) -> Floats | None:
     """Falling: where normal pixels lie, evenly and far out in the tail, where anomalous ones do, and last
-    the least value."""
-    every = max(1, sum(values.size for values, _ in pairs) // MOST_PIXELS)
-    normal = np.sort(np.concatenate([values[~truth][::every] for values, truth in pairs]))[::-1]
-    anomalous = np.concatenate([values[truth] for values, truth in pairs])
+    the least value. None without a pixel of either class."""
+    samples, marked, least = [], [], np.inf
+    for _, prediction, truth, valid in pictures:
+        if truth is None:
+            continue
+        inside, outside = _classes(truth, valid)
+        every = max(1, len(pictures) * truth.size // MOST_PIXELS)  # maps have one size
+        samples.append(prediction.map[outside][::every].copy())  # a view would keep the whole map
+        marked.append(prediction.map[inside])
+        least = min(least, *(float(v.min()) for v in (prediction.map[outside], marked[-1]) if v.size), np.inf)
+    normal, anomalous = (np.concatenate([*values, np.empty(0)]) for values in (samples, marked))
+    if not normal.size or not anomalous.size:
+        return None
+    normal = np.sort(normal)[::-1]
     tail = np.geomspace(1, normal.size, LEVELS).astype(np.int64) - 1
     even = np.linspace(0, normal.size - 1, LEVELS).astype(np.int64)
-    least = min(float(values.min()) for values, _ in pairs)
     levels = np.quantile(anomalous, np.linspace(0, 1, LEVELS))
     return np.unique(np.concatenate([normal[tail], normal[even], levels, [least]]).astype(np.float64))[::-1]
 

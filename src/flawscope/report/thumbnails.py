@@ -21,10 +21,10 @@ from PIL import Image
 
 from flawscope.datasets.masks import union
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.evaluation import Evaluated
 from flawscope.pictures.decoding import decode
 from flawscope.progress import Step, silent
 from flawscope.results import drawing
+from flawscope.results.kept import Column, Evaluated
 from flawscope.results.prediction import Prediction
 from flawscope.synthesis.appearance import to_eight_bits
 
@@ -63,7 +63,7 @@ def thumbnails(
     """The layers of every picture, `MOST_SIDE` large or as small as they must be for `PAGE_BYTES`, or why
     there are none: `GONE` where a picture has gone or was changed since it was evaluated; `FULL` where even
     at `LEAST_SIDE` not all find room. What comes first in `order`, indices of all pictures, is shown then."""
-    side, ordered = MOST_SIDE, [pictures[k] for k in order]
+    side, ordered = MOST_SIDE, Column(lambda k: pictures[order[k]], len(order))
     while True:
         made, size = _made(ordered, white, side, step)
         if len(made) == len(pictures) or side == LEAST_SIDE:
@@ -81,7 +81,8 @@ def _made(
 ) -> tuple[list[Layers | str], float]:
     """The layers of as many of the first pictures as find room, and the bytes that all would take."""
 
-    def one(seen: Evaluated) -> Layers | str:
+    def one(k: int) -> Layers | str:
+        seen = pictures[k]  # read here: not all of them wait in memory
         try:
             return layers(seen.item.path, seen.prediction, seen.item.masks, side, white)
         except (FlawscopeError, OSError, ValueError, MemoryError):  # one picture costs no report
@@ -90,7 +91,7 @@ def _made(
     made: list[Layers | str] = []
     size = 0
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for found in pool.map(one, pictures):
+        for found in pool.map(one, range(len(pictures))):
             made.append(found)
             size += found.size if isinstance(found, Layers) else 0
             if size > PAGE_BYTES:
