@@ -17,6 +17,7 @@ from flawscope.features import backbone as backbones
 from flawscope.features import weights
 from flawscope.features.backbone import empty_backbone, fold_batch_norm, import_timm, load_backbone
 
+ENOUGH = {"backbone.x": torch.empty(2**40, 2, device="meta")}  # tensors of a file for any backbone
 SIZE = (64, 96)
 
 
@@ -197,7 +198,34 @@ def test_unknown_backbone_names_near_ones():
 
 def test_a_model_file_that_needs_an_unknown_backbone():
     with pytest.raises(InputError, match="upgrade timm"):
-        empty_backbone("resnet_of_tomorrow", (2, 3), SIZE)
+        empty_backbone("resnet_of_tomorrow", (2, 3), SIZE, ENOUGH)
+
+
+@pytest.mark.parametrize("tensors", [{}, {"backbone.x": torch.zeros(10**6)}, {"x": torch.zeros(10**5, 10)}])
+def test_a_small_file_that_names_a_large_backbone_is_refused_before_it_is_built(tensors, monkeypatch):
+    """Vectors, which folding may add, and tensors of other parts do not count."""
+    made, create = [], backbones._create
+
+    def recorded(*args, **kwargs):
+        made.append(create(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(backbones, "_create", recorded)
+    with pytest.raises(InputError, match="too few for its backbone vit_huge") as caught:
+        empty_backbone("vit_huge_patch14_224", (31,), (224, 224), tensors)
+    assert "\n" not in str(caught.value)
+    assert all(tensor.is_meta for network in made for tensor in network.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_a_backbones_own_tensors_are_enough_and_one_less_is_not(name):
+    size = (64, 64)
+    whole = empty_backbone(name, (1,), size, ENOUGH)
+    tensors = {f"backbone.{k}": v for k, v in whole.state_dict().items()}
+    assert empty_backbone(name, (1,), size, tensors).state_dict().keys() == whole.state_dict().keys()
+    del tensors[max(tensors, key=lambda k: tensors[k].numel())]
+    with pytest.raises(InputError, match="too few"):
+        empty_backbone(name, (1,), size, tensors)
 
 
 @pytest.mark.parametrize("stages", [(2, 9), (40,)])
@@ -210,7 +238,7 @@ def test_stages_that_do_not_exist_are_named(resnet, stages):
 
 
 def test_frozen_and_always_in_eval_mode():
-    backbone = empty_backbone("densenet121", (1,), SIZE)  # keeps some batch normalisation
+    backbone = empty_backbone("densenet121", (1,), SIZE, ENOUGH)  # keeps some batch normalisation
     outer = nn.Sequential(backbone)
     outer.train()
     assert not any(module.training for module in backbone.modules())
@@ -334,7 +362,7 @@ def test_vision_transformer_from_a_file(tmp_path):
         expected = whole.forward_intermediates((images - 0.5) / 0.5, indices=[3, 9], intermediates_only=True)
         found = backbone(images)
     assert close(found, expected)
-    rebuilt = empty_backbone(name, (3, 9), size)
+    rebuilt = empty_backbone(name, (3, 9), size, ENOUGH)
     rebuilt.load_state_dict(backbone.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(rebuilt(images), found, strict=True))
 
@@ -349,7 +377,7 @@ def test_position_embeddings_of_another_size_are_resampled(tmp_path):
 
 def test_swin_gives_channels_first():
     torch.manual_seed(6)
-    backbone = empty_backbone("swin_tiny_patch4_window7_224", (0, 1), (64, 96))
+    backbone = empty_backbone("swin_tiny_patch4_window7_224", (0, 1), (64, 96), ENOUGH)
     assert backbone.shapes_at((64, 96)) == [(96, 16, 24), (192, 8, 12)]
     assert backbone.fixed
     with pytest.raises(InputError, match="takes one picture size only: give one --size") as caught:

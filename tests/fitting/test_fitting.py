@@ -46,7 +46,14 @@ def _quick():
     """Building a backbone is most of the time of a fit this small; frozen, one can serve all models."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))
-        patch.setattr(models, "empty_backbone", functools.cache(models.empty_backbone))
+        empty, made = models.empty_backbone, {}
+
+        def once(name, stages, size, tensors):
+            if (name, stages, size) not in made:
+                made[name, stages, size] = empty(name, stages, size, tensors)
+            return made[name, stages, size]
+
+        patch.setattr(models, "empty_backbone", once)
         yield
 
 

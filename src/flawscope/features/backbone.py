@@ -8,14 +8,16 @@ import logging
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -149,16 +151,45 @@ def load_backbone(
     return backbone, {"name": name, "origin": found.origin, "licence": found.licence}
 
 
-def empty_backbone(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> Backbone:
-    """The same structure as `load_backbone` makes, its tensors still to be filled (from an artefact)."""
+def empty_backbone(
+    name: str, stages: tuple[int, ...], size: tuple[int, int], tensors: Mapping[str, Tensor]
+) -> Backbone:
+    """The same structure as `load_backbone` makes, its tensors still to be filled from a model file.
+
+    Args:
+        tensors: the file's. Those called `backbone.…` must hold as many numbers as the network has: a small
+            file does not make anyone allocate gigabytes by naming a large network.
+
+    Raises:
+        InputError: timm does not have it, or the file's tensors are too few.
+    """
     timm = import_timm()
     if not timm.is_model(name):
         raise InputError(
             f"the model needs backbone {name}, which timm {timm.__version__} here does not have: upgrade timm"
         )
+    held = sum(t.numel() for key, t in tensors.items() if key.startswith("backbone.") and t.ndim > 1)
+    if held < _numbers(name, stages, size):
+        raise InputError(f"the model's tensors are too few for its backbone {name}: fit anew")
     backbone = Backbone(name, stages, size, _create(name, stages, size, pretrained=False))
     fold_batch_norm(backbone.network, torch.zeros(1, 3, *size))
     return backbone
+
+
+class _OnCpu(TorchFunctionMode):
+    """timm computes with some numbers while it builds a network."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **({"device": "cpu"} if func is torch.linspace else {}) | (kwargs or {}))
+
+
+@cache
+def _numbers(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> int:
+    """How many numbers the network has in tensors of two dimensions and more, which folding does not change.
+    Nothing of its size is allocated."""
+    with torch.device("meta"), _OnCpu():
+        network = _create(name, stages, size, pretrained=False)
+    return sum(tensor.numel() for tensor in network.state_dict().values() if tensor.ndim > 1)
 
 
 def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs: Any) -> nn.Module:

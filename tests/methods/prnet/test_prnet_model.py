@@ -178,7 +178,8 @@ def test_a_backbone_of_other_strides_is_refused() -> None:
     """A vision transformer's blocks all have stride 16."""
     from flawscope.features.backbone import empty_backbone
 
-    backbone = empty_backbone("deit_tiny_patch16_224", (2, 5, 8, 11), (64, 64))
+    enough = {"backbone.x": torch.empty(2**40, 2, device="meta")}
+    backbone = empty_backbone("deit_tiny_patch16_224", (2, 5, 8, 11), (64, 64), enough)
     with pytest.raises(InputError, match="backbone deit_tiny_patch16_224 do not have strides"):
         Model(Config(size="64", backbone="deit_tiny_patch16_224", stages=(2, 5, 8, 11)), backbone)
 

@@ -119,7 +119,7 @@ class Model(Detector):
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
         typed = METHOD.stored(config)
         roi = region_of(typed, tensors)
-        backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size)
+        backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, tensors)
         model = cls(typed, backbone, roi)
         for i, view in enumerate(model.views):  # as large as the artefact says
             view.fill(tensors[f"views.{i}.bank"], tensors[f"views.{i}.table"])

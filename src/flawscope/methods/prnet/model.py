@@ -120,7 +120,7 @@ class Model(Detector):
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
         typed = METHOD.stored(config)
         roi = region_of(typed, tensors)
-        backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size)
+        backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, tensors)
         counts = [tensors[f"scales.{i}.prototypes"].shape[:1].numel() for i in range(len(STRIDES) - 1)]
         if 0 in counts:
             raise InputError("the model has no prototypes: fit anew")
