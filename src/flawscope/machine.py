@@ -1,10 +1,57 @@
-"""What the operating system says about this process. Torch-free."""
+"""What the operating system says about this machine and this process. Torch-free."""
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+GIB = 2**30
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores that this process may use, memory, system."""
+    total = memory()
+    return {
+        "cpu": processor(),
+        "cores": cores(),
+        "memory_gib": None if total is None else round(total[0] / GIB, 1),
+        "system": platform.system(),
+    }
+
+
+def processor() -> str:
+    """Its name."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def all_threads() -> int:
+    """What OMP_NUM_THREADS allows, else one a core."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) else cores()
+
+
+def memory() -> tuple[int, int] | None:
+    """Bytes in all and available; None if nobody can tell."""
+    try:
+        import psutil
+    except ImportError:
+        return None
+    found = psutil.virtual_memory()
+    return int(found.total), int(found.available)
 
 
 def peak_memory() -> int:

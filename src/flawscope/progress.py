@@ -60,3 +60,8 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def counted(number: int, thing: str) -> str:
+    """1 picture, 2 pictures, 1,000 pictures."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from flawscope.benchmark import machine, store
+from flawscope import machine
+from flawscope.benchmark import run as runner
+from flawscope.benchmark import store
 from flawscope.benchmark.run import Live, Plan, _ended, jobs_and_threads, run
 from flawscope.benchmark.store import Store
 from flawscope.benchmark.tables import Results
@@ -170,8 +172,8 @@ def test_how_a_process_ended_is_said_in_words(tmp_path: Path) -> None:
 def test_cells_at_a_time_follow_from_threads_and_memory(
     monkeypatch: pytest.MonkeyPatch, cells: int, threads: int, free: int, device: str, jobs: int, reason: str
 ) -> None:
-    monkeypatch.setattr(machine, "_memory", lambda: (200 * GIB, free * GIB))
-    found, why = machine.default_jobs(cells, threads, device)
+    monkeypatch.setattr(runner, "memory", lambda: (200 * GIB, free * GIB))
+    found, why = runner.default_jobs(cells, threads, device)
     assert found == jobs
     assert reason in why
 

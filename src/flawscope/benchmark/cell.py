@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from flawscope.artefact.files import atomic
-from flawscope.benchmark import machine
 from flawscope.benchmark.store import FORMAT, write_json
 from flawscope.errors import CheckpointError, FlawscopeError
-from flawscope.machine import peak_memory
+from flawscope.machine import machine, peak_memory
 from flawscope.methods import registry
 from flawscope.progress import Step
 
@@ -87,7 +86,7 @@ def work_off(task: Task, step: Step, say: Callable[[str], None]) -> None:
         "threads": threads,
         "jobs": task.jobs,
         "device": _device(manifest.facts["device"]),
-        "machine": machine.machine(),
+        "machine": machine(),
         "versions": manifest.versions,
         "identity": task.identity,
     }

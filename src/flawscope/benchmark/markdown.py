@@ -10,9 +10,9 @@ from typing import Any
 
 from flawscope.benchmark import published
 from flawscope.benchmark.grid import Grid
-from flawscope.benchmark.machine import GIB
 from flawscope.benchmark.published import Figure, Source
 from flawscope.benchmark.tables import METRICS, Group, Results, Value, printed
+from flawscope.machine import GIB
 from flawscope.methods import registry
 from flawscope.progress import duration
 

@@ -19,17 +19,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from flawscope.benchmark import machine
 from flawscope.benchmark.cell import Task
 from flawscope.benchmark.grid import Cell, Grid
-from flawscope.benchmark.machine import counted
 from flawscope.benchmark.store import Store
 from flawscope.benchmark.tables import METRICS, Results
 from flawscope.errors import InputError
-from flawscope.progress import duration
+from flawscope.machine import GIB, all_threads, memory
+from flawscope.progress import counted, duration
 
 Say = Callable[[str], None]
 TICK = 0.5  # seconds between looks at what the processes say
+CELL_MEMORY = 4 * GIB  # what a cell may take; those of the methods that come along stay below
+CELL_THREADS = 2  # with fewer, reading pictures and computing wait for each other
 QUIET = 60.0  # seconds after which a long cell is heard of again where there is no terminal
 
 
@@ -242,7 +243,7 @@ def _line(cell: Cell, results: Results) -> str:
     fit = document["fit"]["seconds"]
     parts.append("fit resumed" if fit is None else f"fit {duration(fit)}")
     parts.append(f"evaluate {duration(document['evaluate']['seconds'])}")
-    parts.append(f"{document['peak_memory'] / machine.GIB:.1f} GiB")
+    parts.append(f"{document['peak_memory'] / GIB:.1f} GiB")
     return f"{count}: {', '.join(parts)}"
 
 
@@ -254,13 +255,28 @@ def _left(rest: Sequence[Cell], spent: Mapping[str, Sequence[float]], jobs: int)
     return f"; about {duration(seconds)} left"
 
 
+def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
+    """How many cells at a time, and why."""
+    if device not in ("auto", "cpu") or (device == "auto" and shutil.which("nvidia-smi")):
+        return 1, "they share a graphics card"
+    total = memory()
+    free = GIB if total is None else total[1]
+    by_threads, by_memory = threads // CELL_THREADS, free // CELL_MEMORY
+    jobs = max(1, min(cells, by_threads, by_memory))
+    if jobs == cells:
+        return jobs, "there are no more"
+    if by_memory < by_threads:
+        return jobs, f"{free / GIB:.1f} GiB are free, and a cell may take {CELL_MEMORY // GIB}"
+    return jobs, f"of {counted(threads, 'thread')} in all, a cell keeps {CELL_THREADS} busy"
+
+
 def jobs_and_threads(
     cells: int, jobs: int | None, threads: int | None, device: str, say: Say
 ) -> tuple[int, int]:
     """How many cells at a time and with how many threads each, told with the reason."""
-    total = threads or machine.all_threads()
+    total = threads or all_threads()
     if jobs is None:
-        jobs, reason = machine.default_jobs(cells, total, device)
+        jobs, reason = default_jobs(cells, total, device)
     else:
         jobs, reason = min(jobs, max(cells, 1)), "as --jobs says"
     each = max(1, total // jobs)

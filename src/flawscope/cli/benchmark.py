@@ -155,7 +155,7 @@ def _summary(results: Results) -> str:
 
 def _code(results: Results) -> int:
     """1 where a cell failed or pictures were skipped. Each failure was told when it happened."""
-    from flawscope.benchmark.machine import counted
+    from flawscope.progress import counted
 
     if results.failed:
         common.say(f"{counted(len(results.failed), 'cell')} failed; the same call tries again")

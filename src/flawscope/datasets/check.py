@@ -25,6 +25,7 @@ from flawscope.datasets.near import clusters, near_duplicates, thumbnail
 from flawscope.datasets.report import SEVERITIES, Finding, Report
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import decode, is_picture, pixel_hash, read_mask
+from flawscope.progress import counted
 
 _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
@@ -283,16 +284,19 @@ def _unused_files(dataset: Dataset) -> Iterator[Finding]:
         elif path.suffix.lower() in UNKNOWN_FORMATS:
             unknown["/".join(parts[:-1]) or ".", path.suffix.lower()] += 1
     for folder, number in unused.items():
-        yield Finding("note", "unused", folder, f"{_pictures(number)} not used", "move what should take part")
+        yield Finding(
+            "note", "unused", folder, f"{counted(number, 'picture')} not used", "move what should take part"
+        )
     for (folder, suffix), number in unknown.items():
-        message = f"{_pictures(number)} of a format that is not read ({suffix})"
+        message = f"{counted(number, 'picture')} of a format that is not read ({suffix})"
         yield Finding("warning", "unknown-format", folder, message, "convert to PNG or JPEG")
 
 
 def _too_few(dataset: Dataset) -> Iterator[Finding]:
     number = len(dataset.train)
     if number < PICTURES_FOR_5_PERCENT:
-        message = f"only {_pictures(number)} to learn from: no false-alarm rate below {1 / (number + 1):.0%}"
+        least = f"no false-alarm rate below {1 / (number + 1):.0%}"
+        message = f"only {counted(number, 'picture')} to learn from: {least}"
         remedy = f"{PICTURES_FOR_5_PERCENT} or more are needed for 5 %"
         yield Finding("note", "few", ".", message, remedy)
     kinds = {item.anomalous for item in dataset.test}
@@ -301,7 +305,3 @@ def _too_few(dataset: Dataset) -> Iterator[Finding]:
             "test pictures" if not kinds else f"{'good' if kinds == {True} else 'defective'} test pictures"
         )
         yield Finding("note", "no-test", ".", f"no {absent}", "without them nothing can be evaluated")
-
-
-def _pictures(number: int) -> str:
-    return f"{number} picture{'' if number == 1 else 's'}"

@@ -14,6 +14,7 @@ from flawscope import metrics
 from flawscope.calibration.decision import Calibration
 from flawscope.datasets import Dataset
 from flawscope.evaluation import NAMES, Evaluation
+from flawscope.progress import counted
 from flawscope.report.intervals import (
     PRO_LIMIT,
     Interval,
@@ -23,7 +24,7 @@ from flawscope.report.intervals import (
     pixel_intervals,
 )
 from flawscope.report.plots import Curve, Group, curve_plot, histograms
-from flawscope.report.words import Tally, count, percent, printable, rates
+from flawscope.report.words import Tally, percent, printable, rates
 
 SEED = 0  # of the bootstrap: the same pictures give the same report
 RIGHT, FALSE_ALARM, MISSED = "right", "false alarm", "missed"
@@ -170,7 +171,7 @@ def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | N
         interval = intervals.get(name)
         notes = [interval.how] if interval and value is not None else []
         if name == "image_auroc" and value is not None:
-            notes.append(f"{count(pairs, 'pair')} of a good and a defective picture")
+            notes.append(f"{counted(pairs, 'pair')} of a good and a defective picture")
         if name in result.labels and name not in ("image_f1", "pixel_f1"):
             notes.append(str(result.labels[name]))
         if value is not None and interval is None:

@@ -11,20 +11,18 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from flawscope._version import __version__
 from flawscope.artefact.model_file import Manifest
 from flawscope.datasets import Dataset
 from flawscope.evaluation import Evaluation
-from flawscope.machine import peak_memory
-from flawscope.progress import duration
-from flawscope.report.words import count, printable
+from flawscope.machine import GIB, cores, peak_memory, processor
+from flawscope.progress import counted, duration
+from flawscope.report.words import printable
 
 PACKAGES = ("numpy", "pillow", "scipy", "torch", "timm", "onnxruntime", "openvino", "matplotlib")
 MOST_NAMES = 2000  # of a list of pictures; the rest is counted
-GIB = 2**30
 
 Pairs = list[tuple[str, str]]
 
@@ -89,7 +87,7 @@ def _run(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
     if peak:
         rows.append(("peak memory", f"{peak / GIB:.2f} GiB"))
     rows.append(("runtime", runtime))
-    rows.append(("machine", f"{_processor()}, {os.cpu_count()} cores, {platform.system()}"))
+    rows.append(("machine", f"{processor()}, {cores()} cores, {platform.system()}"))
     packages = [f"flawscope {__version__}", f"python {platform.python_version()}"]
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -102,13 +100,6 @@ def _unread(result: Evaluation) -> int:
     return sum("counted without its mask" not in line for line in result.failures)
 
 
-def _processor() -> str:
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return platform.processor() or platform.machine()
-
-
 def _pictures(result: Evaluation, manifest: Manifest, dataset: Dataset) -> list[tuple[str, list[str], int]]:
     lists: dict[str, list[str]] = {}
     for item in result.left_out_items:
@@ -117,7 +108,7 @@ def _pictures(result: Evaluation, manifest: Manifest, dataset: Dataset) -> list[
     for picture in manifest.pictures:
         lists.setdefault(f"seen by the model: {picture.role}", []).append(printable(picture.name))
     return [
-        (f"{role} ({count(len(names), 'picture')})", names[:MOST_NAMES], max(0, len(names) - MOST_NAMES))
+        (f"{role} ({counted(len(names), 'picture')})", names[:MOST_NAMES], max(0, len(names) - MOST_NAMES))
         for role, names in lists.items()
     ]
 

@@ -9,8 +9,9 @@ from dataclasses import asdict
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from flawscope.progress import counted
 from flawscope.report.thumbnails import FULL
-from flawscope.report.words import count, headline, rates
+from flawscope.report.words import headline, rates
 from flawscope.results import drawing
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def page(
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {"rates": rates, "count": count}
+    environment.globals |= {"rates": rates, "count": counted}
     script = _text("report.js")
     low, high = calibration.colour_range
     pictures = [

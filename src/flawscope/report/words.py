@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from flawscope import metrics
 from flawscope.calibration.decision import Calibration
+from flawscope.progress import counted
 
 
 class Tally(NamedTuple):
@@ -36,18 +37,13 @@ def rates(low: float, high: float) -> str:
     return f"{percent(low)[:-2]} to {percent(high)}"
 
 
-def count(number: int, thing: str) -> str:
-    """1 picture, 2 pictures."""
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
-
-
 def headline(tally: Tally) -> str:
     """The verdict in one line."""
     parts = []
     if tally.defective:
-        parts.append(f"{tally.found} of {count(tally.defective, 'defective picture')} found")
+        parts.append(f"{tally.found} of {counted(tally.defective, 'defective picture')} found")
     if tally.good:
-        parts.append(f"{tally.false_alarms} of {count(tally.good, 'good picture')} called anomalous")
+        parts.append(f"{tally.false_alarms} of {counted(tally.good, 'good picture')} called anomalous")
     return ", ".join(parts)
 
 
@@ -56,7 +52,7 @@ def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0) -> 
     told = [_promise(calibration), _false_alarms(tally, calibration.expected_rate), _missed(tally)]
     if without_mask:
         told.append(
-            f"{count(without_mask, 'defective picture')} without a usable mask: not in the pixel figures."
+            f"{counted(without_mask, 'defective picture')} without a usable mask: not in the pixel figures."
         )
     return told
 
@@ -64,12 +60,12 @@ def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0) -> 
 def _promise(calibration: Calibration) -> str:
     told = (
         f"The threshold is a score of {calibration.threshold:.4g}, set from "
-        f"{count(calibration.count, 'good picture')} alone ({calibration.method}). Of good parts like those, "
-        f"{percent(calibration.expected_rate)} are expected to be called anomalous; about defects it "
+        f"{counted(calibration.count, 'good picture')} alone ({calibration.method}). Of good parts like "
+        f"those, {percent(calibration.expected_rate)} are expected to be called anomalous; about defects it "
         "promises nothing."
     )
     if calibration.pictures_missing:
-        more = count(calibration.pictures_missing, "more good picture")
+        more = counted(calibration.pictures_missing, "more good picture")
         told += f" {percent(calibration.rate)} cannot be promised from so few: {more} would do."
     return told
 
@@ -85,7 +81,7 @@ def _false_alarms(tally: Tally, rate: float) -> str:
     else:
         judged = f"which agrees with the promise of {percent(rate)}."
     return (
-        f"Measured: {tally.false_alarms} of {count(tally.good, 'good picture')} called anomalous, "
+        f"Measured: {tally.false_alarms} of {counted(tally.good, 'good picture')} called anomalous, "
         f"{percent(tally.false_alarms / tally.good)}. From so many pictures one learns that the true rate is "
         f"between {percent(low)} and {percent(high)} (95\N{NO-BREAK SPACE}%), {judged}"
     )
@@ -96,6 +92,6 @@ def _missed(tally: Tally) -> str:
         return "There are no defective test pictures: nothing is known about what it finds."
     low, high = metrics.confidence_interval_rate(tally.missed, tally.defective)
     return (
-        f"{tally.missed or 'None'} of {count(tally.defective, 'defective picture')} missed. Of defects like "
-        f"these, between {percent(low)} and {percent(high)} may be missed (95 %)."
+        f"{tally.missed or 'None'} of {counted(tally.defective, 'defective picture')} missed. Of defects "
+        f"like these, between {percent(low)} and {percent(high)} may be missed (95 %)."
     )
