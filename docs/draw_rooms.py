@@ -103,7 +103,8 @@ def routed(
     """Rows and steps from one row to the next below. An arrow over several rows passes through bends in those
     between, named "room>below#row", so that it has room beside the boxes."""
     level = {room: k for k, row in enumerate(rows) for room in row}
-    wide, steps = [list(row) for row in rows], []
+    wide = [list(row) for row in rows]
+    steps: list[tuple[str, str]] = []
     for room in sorted(graph):
         for below in sorted(graph[room]):
             way = [room]

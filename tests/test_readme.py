@@ -176,8 +176,8 @@ def test_the_method_of_the_page_keeps_the_contract(tmp_path: Path) -> None:
     """The blocks that name a file are a package, which is installed as pip does it, and the last one runs."""
     package: dict[str, str] = {}
     for language, text in blocks(ROOT / "docs" / "adding-a-method.md"):
-        name = re.match(r"# ([\w/]+\.py)\n", text)
-        package["pyproject.toml" if language == "toml" else name[1] if name else "check.py"] = text
+        found = re.match(r"# ([\w/]+\.py)\n", text)
+        package["pyproject.toml" if language == "toml" else found[1] if found else "check.py"] = text
     project = tomllib.loads(package["pyproject.toml"])["project"]
     points = project["entry-points"]["flawscope.methods"]
     package |= {
