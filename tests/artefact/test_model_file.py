@@ -189,6 +189,28 @@ def test_a_failing_system_call_is_one_line(
     assert os.listdir(tmp_path) == ["m.safetensors"]
 
 
+def test_what_a_run_took_stands_apart_from_the_model(tmp_path: Path) -> None:
+    """Two fits with one seed differ in it alone, also in their hashes."""
+    headers = []
+    for seconds, threads in ((1.5, 2), (60.25, 16)):
+        facts = {"steps": 3, "seconds_total": seconds, "threads": threads, "summary": [f"{seconds} s"]}
+        write(example(facts=facts), tmp_path / "m.safetensors")
+        assert read(tmp_path / "m.safetensors").manifest.facts == facts
+        header, data = split(tmp_path / "m.safetensors")
+        run = header["__metadata__"].pop(model_file.RUN_KEY)
+        assert json.loads(run)["threads"] == threads
+        del header["__metadata__"]["run_sha256"]
+        headers.append((header, data))
+    assert headers[0] == headers[1]
+
+
+def test_an_altered_run_is_refused(tmp_path: Path) -> None:
+    write(example(facts={"seconds_total": 1.5}), tmp_path / "m.safetensors")
+    header, data = split(tmp_path / "m.safetensors")
+    header["__metadata__"][model_file.RUN_KEY] = '{"seconds_total": 0.5}'
+    refused(join(header, data, tmp_path / "m.safetensors"), "altered")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on file sizes")
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "m.safetensors"

@@ -23,6 +23,11 @@ from flawscope.pictures.preprocess import Preprocess
 
 FORMAT = 2  # raised when an older flawscope could not read the file. 2: padding is marked
 KEY = "flawscope"
+# Facts of the run, not of the model. They stand apart in the file: all else is the same, byte for byte, after
+# two fits with the same seed, pictures and processor.
+RUN_KEY = "flawscope_run"
+RUN = tuple("summary seconds seconds_total memory_peak memory_predicted shards device threads".split())
+NO_RUN = hashlib.sha256(b"{}").hexdigest()
 MAX_HEADER = 64 * 2**20
 MAX_DIMENSIONS = 32  # numpy 1.26 can have no more
 DTYPES = {
@@ -142,11 +147,17 @@ def write(artefact: Artefact, path: str | os.PathLike[str]) -> None:
     (length,) = struct.unpack("<Q", body[:8])
     data = memoryview(body)[8 + length :]
     header = json.loads(body[8 : 8 + length])
-    text = json.dumps(artefact.manifest.to_dict(), allow_nan=False)
+    manifest = artefact.manifest.to_dict()
+    facts = manifest["facts"]
+    manifest["facts"] = {k: v for k, v in facts.items() if k not in RUN}
+    text = json.dumps(manifest, allow_nan=False)
+    run = json.dumps({k: facts[k] for k in RUN if k in facts}, allow_nan=False)
     header["__metadata__"] = {
         KEY: text,
         "sha256": hashlib.sha256(data).hexdigest(),
         "header_sha256": _header_hash(text, header),
+        RUN_KEY: run,
+        "run_sha256": hashlib.sha256(run.encode()).hexdigest(),
     }
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
@@ -215,6 +226,10 @@ def _header(file: io.BufferedReader, path: Any) -> tuple[Manifest, dict[str, Ent
         if not isinstance(data, dict):
             raise TypeError
         altered = _header_hash(text, header) != meta.get("header_sha256")
+        run = meta.pop(RUN_KEY, "{}")  # files of format 1 hold all facts in the manifest
+        altered |= hashlib.sha256(run.encode()).hexdigest() != meta.pop("run_sha256", NO_RUN)
+        altered |= meta.keys() != {KEY, "sha256", "header_sha256"}
+        took = json.loads(run, parse_constant=no_constant)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise bad(path, "it is no flawscope model, or its header is damaged") from None
     try:
@@ -224,6 +239,7 @@ def _header(file: io.BufferedReader, path: Any) -> tuple[Manifest, dict[str, Ent
     if altered:
         raise bad(path, "its header was altered or damaged")
     try:
+        data["facts"] = {**data["facts"], **took}
         entries = {str(k): _entry(v) for k, v in header.items()}
     except (ValueError, KeyError, TypeError):
         raise bad(path, "its list of tensors is damaged") from None
