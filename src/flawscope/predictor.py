@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
-from typing import Any, overload
+from typing import cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +101,7 @@ class Predictor:
     def predict(self, pictures: Source) -> Prediction: ...
     @overload
     def predict(self, pictures: list[Source]) -> list[Prediction]: ...
-    def predict(self, pictures: Any) -> Any:
+    def predict(self, pictures: Source | list[Source]) -> Prediction | list[Prediction]:
         """One `Prediction` for one picture, a list for a list or a batch `[B, H, W, 3]` uint8.
 
         Raises:
@@ -109,14 +109,13 @@ class Predictor:
         """
         if isinstance(pictures, np.ndarray) and pictures.ndim == 4:
             pictures = list(pictures)
-        if isinstance(pictures, list | tuple):
-            found = []
-            for _, result in self.stream(pictures):
-                if isinstance(result, InputError):
-                    raise result
-                found.append(result)
-            return found
-        return self.predict([pictures])[0]
+        several = isinstance(pictures, list | tuple)
+        found = []
+        for _, result in self.stream(cast(list[Source], pictures if several else [pictures])):
+            if isinstance(result, InputError):
+                raise result
+            found.append(result)
+        return found if several else found[0]
 
     def stream(
         self, pictures: Iterable[Source], batch: int | None = None, *, leave_out: Collection[str] = ()
@@ -212,62 +211,48 @@ class Predictor:
             InputError: there are none, or none could be read. Single failures are collected in `failures`.
         """
         good = list(good)
-        kept = [p for p in self.manifest.pictures if p.role != "calibration"]
-        known = {p.hash for p in kept}
-        hashes: list[str] = []
-
-        def fresh() -> Iterator[Source]:
-            for source in good:
-                try:
-                    digest = pixel_hash(decode(source))
-                except (InputError, MemoryError):
-                    digest = f"unreadable {len(hashes)}"  # `stream` says why
-                if digest not in known:
-                    known.add(digest)
-                    hashes.append(digest)
-                    yield source
-
-        inside = self.artefact.tensors.get("roi")  # as fit does: what lies outside says nothing
-        scores, maxima, medians, pictures, failures = [], [], [], [], []
-        for done, (_, result) in enumerate(self.stream(fresh()), start=1):
+        kept = tuple(p for p in self.manifest.pictures if p.role != "calibration")
+        fresh = _Fresh(good, {p.hash for p in kept})
+        values, pictures, failures = [], [], []
+        for done, (_, result) in enumerate(self.stream(fresh), start=1):
             if done < len(good):
                 step("calibration", done, len(good))
             if isinstance(result, InputError):
                 failures.append(str(result))
                 continue
-            scores.append(result.score)
-            maxima.append(float(result.map.max()))
-            medians.append(float(np.median(result.map if inside is None else result.map[inside])))
+            counts = result.map[self._counts(result.geometry)]
+            values.append((result.score, float(result.map.max()), float(np.median(counts))))
             name = os.path.basename(result.path) if result.path else f"picture {done - 1}"
-            pictures.append(Picture(hashes[done - 1], "calibration", name))
+            pictures.append(Picture(fresh.hashes[done - 1], "calibration", name))
         step("calibration", len(good), len(good))
-        if not scores:
+        if not values:
             reason = "the model was fitted on all of them: give good pictures it has not seen"
             raise InputError(failures[0] if failures else reason if good else "no good pictures given")
-        notes = [f"calibrated anew on {len(scores)} good pictures"]
-        left_out = len(good) - len(scores) - len(failures)
-        if left_out:
+        notes = [f"calibrated anew on {len(values)} good pictures"]
+        if left_out := len(good) - len(values) - len(failures):
             notes.append(f"{left_out} pictures the model was fitted on, or copies, were not calibrated with")
         calibration = from_values(
-            scores,
-            maxima,
-            medians,
+            *zip(*values, strict=True),
             rate=self.calibration.rate,
             method="held out",
             runtime=self.session.runtime,
             precision=self.calibration.precision,
         )
-        new = self.with_calibration(calibration, *notes)
-        # groups are of pictures that were left out; these were not
-        facts = {k: v for k, v in self.manifest.facts.items() if k != "calibration_groups"}
-        manifest = replace(
-            new.manifest,
-            pictures=(*kept, *pictures),
-            facts={**facts, "calibration_pictures": [p.hash for p in pictures]},
-        )
-        new = Predictor(replace(new.artefact, manifest=manifest), self.session)
+        new = self.with_calibration(calibration, *notes)._calibrated_on((*kept, *pictures))
         new.failures = failures
         return new
+
+    def _counts(self, geometry: Geometry) -> NDArray[np.bool_]:
+        """[H, W] at the network's size: where maps say something, as in `fit`."""
+        inside = self.artefact.tensors.get("roi", np.ones(self.session.size, np.bool_))
+        return inside & geometry.inside() if self.manifest.preprocess.marks_padding else inside
+
+    def _calibrated_on(self, pictures: tuple[Picture, ...]) -> Predictor:
+        # groups are of pictures that were left out; these were not
+        facts = {k: v for k, v in self.manifest.facts.items() if k != "calibration_groups"}
+        facts["calibration_pictures"] = [p.hash for p in pictures if p.role == "calibration"]
+        manifest = replace(self.manifest, pictures=pictures, facts=facts)
+        return Predictor(replace(self.artefact, manifest=manifest), self.session)
 
     # ---- self-test
 
@@ -301,6 +286,25 @@ class Predictor:
             ties=np.array([s.get("tie") is True for s in self.manifest.samples]),
             stride=STRIDE,
         )
+
+
+class _Fresh:
+    """The pictures whose pixels are not known yet, each once; `hashes` of those given out so far."""
+
+    def __init__(self, pictures: Iterable[Source], known: set[str]):
+        self.pictures, self.known = pictures, known
+        self.hashes: list[str] = []
+
+    def __iter__(self) -> Iterator[Source]:
+        for source in self.pictures:
+            try:
+                digest = pixel_hash(decode(source))
+            except (InputError, MemoryError):
+                digest = f"unreadable {len(self.hashes)}"  # `stream` says why
+            if digest not in self.known:
+                self.known.add(digest)
+                self.hashes.append(digest)
+                yield source
 
 
 Loaded = tuple[NDArray[np.float32], Geometry] | InputError

@@ -26,7 +26,8 @@ KEY = "flawscope"
 # Facts of the run, not of the model. They stand apart in the file: all else is the same, byte for byte, after
 # two fits with the same seed, pictures and processor.
 RUN_KEY = "flawscope_run"
-RUN = tuple("summary seconds seconds_total memory_peak memory_predicted shards device threads".split())
+TIMES, MEMORY = ("seconds", "seconds_total"), ("memory_peak", "memory_predicted")
+RUN = ("summary", *TIMES, *MEMORY, "shards", "device", "threads")
 NO_RUN = hashlib.sha256(b"{}").hexdigest()
 MAX_HEADER = 64 * 2**20
 MAX_DIMENSIONS = 32  # numpy 1.26 can have no more
