@@ -19,7 +19,6 @@ from flawscope.results.drawing import (
     save_map16,
     save_map_tiff,
     save_png,
-    side_by_side,
 )
 
 
@@ -217,14 +216,6 @@ def test_bad_sheets_are_refused(photo):
             contact_sheet(rows, cell)
     with pytest.raises(InputError, match="float64"):
         contact_sheet([([np.zeros((3, 3))], ["a"])], (9, 9))
-    with pytest.raises(InputError, match="no images"):
-        side_by_side([], [])
-
-
-def test_side_by_side_has_one_height(photo):
-    sheet = side_by_side([photo, Image.fromarray(photo).resize((160, 120))], ["a", "b"])
-    assert sheet.width > 160
-    assert sheet.height > 60
 
 
 @pytest.mark.parametrize("height", [64, 256, 800])
