@@ -68,9 +68,9 @@ def trace(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> tuple[M
         translations: of operators that the exporter does not know, `Method.operators`.
     """
     model.for_export()
-    for part in model.modules():
+    for part in model.modules():  # in place, activations take torch twice as long, for the same graph
         if "inplace" in vars(part):
-            vars(part)["inplace"] = False  # the same graph; torch takes twice as long to trace activations in place
+            vars(part)["inplace"] = False
     held = {id(t): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
     if sum(held.values()) > onnx_metadata.LIMIT * 0.9:
         raise InputError(
