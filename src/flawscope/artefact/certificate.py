@@ -123,17 +123,15 @@ def compare(
     """
     count = len(images)
     ties = np.zeros(count, bool) if ties is None else ties
-    decisions = calibration.is_anomalous(scores)
-    margin = TOLERANCE["fp32"] * np.maximum(np.abs(scores), 1.0)
-    firm = np.abs(scores - calibration.threshold) > (margin if calibration.precision == "fp32" else -1.0)
+    decisions, firm = calibration.is_anomalous(scores), _firm(scores, calibration)
     largest = np.zeros(4)
     changed: set[int] = set()
     for batch in BATCHES:
         for start in range(0, count, batch):
             chosen = np.arange(start, start + batch) % count
-            found, drawn = session.run(np.ascontiguousarray(images[chosen]))
-            drawn = drawn[:, ::stride, ::stride]
-            of_maps = (0.0, 0.0) if maps is None else _differences(drawn, maps[chosen])
+            found, found_maps = session.run(np.ascontiguousarray(images[chosen]))
+            found_maps = found_maps[:, ::stride, ::stride]
+            of_maps = (0.0, 0.0) if maps is None else _differences(found_maps, maps[chosen])
             counted = ~ties[chosen]  # a tie is one of scores; maps do not know it
             chosen, found = chosen[counted], found[counted]
             of_scores = _differences(found, scores[chosen]) if len(chosen) else (0.0, 0.0)
@@ -156,6 +154,15 @@ def compare(
         runtime=runtime,
         precision=calibration.precision,
     )
+
+
+def _firm(scores: NDArray[Any], calibration: Calibration) -> NDArray[np.bool_]:
+    """`[N]`: whose decision counts. In fp32 not that of a score on the threshold, give or take the
+    tolerance."""
+    if calibration.precision != "fp32":
+        return np.ones(len(scores), bool)
+    margin = TOLERANCE["fp32"] * np.maximum(np.abs(scores), 1.0)
+    return np.asarray(np.abs(scores - calibration.threshold) > margin)
 
 
 def of_pairs(
@@ -192,7 +199,7 @@ def way(values: Sequence[float], threshold: float) -> float:
 
 
 def _differences(found: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float]:
-    """Largest absolute and relative difference; infinite where one is not a number."""
+    """Largest absolute and relative difference; infinite where one is NaN."""
     expected = np.asarray(expected, np.float64)
     away = np.nan_to_num(np.abs(found.astype(np.float64) - expected), nan=np.inf, posinf=np.inf)
     return float(away.max()), float((away / np.maximum(np.abs(expected), 1.0)).max())

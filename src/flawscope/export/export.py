@@ -6,7 +6,7 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from flawscope.pictures.decoding import Source
 from flawscope.progress import Step, silent
 from flawscope.runtime import openvino as openvino_files
 from flawscope.runtime.torch import TorchSession
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 PRECISIONS = {".onnx": ("fp32", "fp16", "int8"), ".xml": ("fp32", "fp16", "bf16", "int8")}
 NEEDED = {".onnx": ("onnx", "onnxscript"), ".xml": ("onnx", "onnxscript", "openvino")}
@@ -74,8 +77,7 @@ def export(
 
     step("network", 0, 2)
     rounded = TorchSession.open(_rounded(artefact), "cpu") if precision == "fp16" else trained
-    operators = registry.method(artefact.manifest.method).operators
-    embed, score = onnx_graph.trace(rounded.model, {} if operators is None else operators())
+    embed, score = _traced(artefact, rounded)
     step("network", 1, 2)
     if precision == "int8":
         embed = onnx_graph.quantised(embed, given.for_ranges())
@@ -93,6 +95,11 @@ def export(
         )
     engine.write(_certified(exported, certificate, engine), out)
     return certificate
+
+
+def _traced(artefact: Artefact, session: TorchSession) -> tuple[ModelProto, ModelProto]:
+    operators = registry.method(artefact.manifest.method).operators
+    return onnx_graph.trace(session.model, {} if operators is None else operators())
 
 
 def _certified(artefact: Artefact, certificate: Certificate, engine: Engine) -> Artefact:

@@ -317,16 +317,7 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
             continue
         if not uses[norm] == uses[conv] == reads[between] == 1:
             continue  # a shared layer, or one whose plain output is needed: leave it
-        scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-        if norm.weight is not None:
-            scale = scale * norm.weight.double()
-        shift = -norm.running_mean.double()
-        if conv.bias is not None:
-            shift = shift + conv.bias.double()
-        bias = shift * scale + (norm.bias.double() if norm.bias is not None else 0.0)
-        weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
-        conv.weight = nn.Parameter(weight.float(), requires_grad=False)
-        conv.bias = nn.Parameter(bias.float(), requires_grad=False)
+        _fold(norm, conv)
         parent, _, child = names[norm].rpartition(".")
         # timm's BatchNormAct2d holds the activation too
         rest = nn.Sequential(getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity()))
@@ -338,3 +329,19 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
         )
         folded += 1
     return folded
+
+
+def _fold(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> None:
+    """Give the convolution the weights with which it does what both did."""
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double()
+    if conv.bias is not None:
+        shift = shift + conv.bias.double()
+    bias = shift * scale + (norm.bias.double() if norm.bias is not None else 0.0)
+    weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
+    conv.weight = nn.Parameter(weight.float(), requires_grad=False)
+    conv.bias = nn.Parameter(bias.float(), requires_grad=False)

@@ -16,8 +16,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from flawscope.artefact import embedded as carried
-from flawscope.artefact import files
+from flawscope.artefact import embedded, files
 from flawscope.artefact.embedded import SHA256
 from flawscope.artefact.model_file import KEY, Artefact, Manifest
 from flawscope.errors import FlawscopeError, InputError
@@ -30,7 +29,7 @@ from flawscope.runtime import onnx_metadata as metadata
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """The manifest alone. Weights are neither read nor checked."""
     with _mapped(path) as data:
-        return carried.manifest(_entries(data, path), path)
+        return embedded.manifest(_entries(data, path), path)
 
 
 def read(path: str | os.PathLike[str]) -> Artefact:
@@ -41,19 +40,19 @@ def read(path: str | os.PathLike[str]) -> Artefact:
     """
     with _mapped(path) as data:
         entries = _entries(data, path)
-        manifest = carried.manifest(entries, path)
-        if carried.digest(metadata.body(data, KEY)) != entries.get(SHA256):
+        manifest = embedded.manifest(entries, path)
+        if embedded.digest(metadata.body(data, KEY)) != entries.get(SHA256):
             raise files.bad(path, "its network was altered or damaged")
         try:
             onnx_check.check(data)
         except ValueError as error:
             raise files.refused(path, f"{error}; export it anew") from None
-        return Artefact(manifest, carried.tensors(entries, manifest, path))
+        return Artefact(manifest, embedded.tensors(entries, manifest, path))
 
 
 def write(artefact: Artefact, network: metadata.Buffer, path: str | os.PathLike[str]) -> None:
     """A network (an .onnx file's bytes) with this artefact's manifest and samples, atomically."""
-    entries = carried.pack(artefact, {SHA256: carried.digest(metadata.body(network, KEY))})
+    entries = embedded.pack(artefact, {SHA256: embedded.digest(metadata.body(network, KEY))})
     with files.atomic(path) as file:
         metadata.write(file, metadata.body(network, KEY), entries)
 
@@ -69,7 +68,7 @@ def _entries(data: memoryview, path: Any) -> dict[str, str]:
     try:
         return metadata.read(data, KEY)
     except ValueError:
-        raise files.bad(path, carried.FOREIGN) from None
+        raise files.bad(path, embedded.FOREIGN) from None
 
 
 @contextmanager
@@ -116,7 +115,7 @@ class OnnxSession:
         except InputError:
             raise
         except Exception as error:  # its exceptions have no common class of their own
-            raise InputError(f"ONNX Runtime cannot use model {name}: {carried.one_line(error)}") from None
+            raise InputError(f"ONNX Runtime cannot use model {name}: {embedded.one_line(error)}") from None
         images = {i.name: (i.type, i.shape) for i in self.engine.get_inputs()}
         outputs = [o.name for o in self.engine.get_outputs()]
         kind, shape = images.get("images", ("", []))
@@ -157,7 +156,7 @@ class OnnxSession:
         try:
             scores, maps = self.engine.run(["scores", "maps"], {"images": images})
         except Exception as error:
-            raise FlawscopeError(f"ONNX Runtime failed: {carried.one_line(error)}") from None
+            raise FlawscopeError(f"ONNX Runtime failed: {embedded.one_line(error)}") from None
         count = len(images)
         if (scores.shape, maps.shape) != ((count,), (count, *self.size)):
             raise FlawscopeError("the model's results have other shapes than they should: export it anew")
@@ -168,7 +167,7 @@ class OnnxSession:
         if self.path is None:
             raise FlawscopeError("a network without a file cannot be saved")
         with _mapped(self.path) as network:
-            if carried.digest(metadata.body(network, KEY)) != self.digest:
+            if embedded.digest(metadata.body(network, KEY)) != self.digest:
                 raise files.refused(self.path, "it has changed since it was opened; open it again")
             write(artefact, network, path)
 

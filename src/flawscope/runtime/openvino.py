@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact import embedded as carried
-from flawscope.artefact import files
+from flawscope.artefact import embedded, files
 from flawscope.artefact.embedded import SHA256
 from flawscope.artefact.model_file import KEY, Artefact, Manifest
 from flawscope.errors import FlawscopeError, InputError
@@ -40,7 +39,7 @@ HINTS = {"fp32": "f32", "fp16": "f32", "int8": "f32", "bf16": "bf16"}
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """The manifest alone. Weights have to be there; they are neither read nor checked."""
-    return carried.manifest(_entries(_network(path), path), path)
+    return embedded.manifest(_entries(_network(path), path), path)
 
 
 def read(path: str | os.PathLike[str]) -> Artefact:
@@ -51,9 +50,9 @@ def read(path: str | os.PathLike[str]) -> Artefact:
     """
     data = _network(path)
     entries = _entries(data, path)
-    manifest = carried.manifest(entries, path)
+    manifest = embedded.manifest(entries, path)
     try:
-        if carried.digest([metadata.body(data, KEY)]) != entries.get(SHA256):
+        if embedded.digest([metadata.body(data, KEY)]) != entries.get(SHA256):
             raise ValueError
     except ValueError:
         raise files.bad(path, "its network was altered or damaged") from None
@@ -63,7 +62,7 @@ def read(path: str | os.PathLike[str]) -> Artefact:
             raise files.bad(path, f"its weights {weights.name} are of another model, or damaged")
     if odd := metadata.odd(data, KEY):
         raise files.refused(path, f"its network has {odd}; export it anew")
-    return Artefact(manifest, carried.tensors(entries, manifest, path))
+    return Artefact(manifest, embedded.tensors(entries, manifest, path))
 
 
 def write(artefact: Artefact, model: Any, path: str | os.PathLike[str]) -> None:
@@ -83,7 +82,7 @@ def write(artefact: Artefact, model: Any, path: str | os.PathLike[str]) -> None:
     except OSError as error:
         raise FlawscopeError(f"cannot write {path}: {error.strerror}; choose another --out") from None
     except (RuntimeError, ValueError) as error:
-        raise FlawscopeError(f"OpenVINO cannot write {path}: {carried.one_line(error)}") from None
+        raise FlawscopeError(f"OpenVINO cannot write {path}: {embedded.one_line(error)}") from None
 
 
 def open_session(
@@ -100,7 +99,7 @@ def weights_of(path: str | os.PathLike[str]) -> Path:
 
 def _hashes(body: bytes, weights: BufferedReader) -> dict[str, str]:
     return {
-        SHA256: carried.digest([body]),
+        SHA256: embedded.digest([body]),
         WEIGHTS_SHA256: hashlib.file_digest(weights, "sha256").hexdigest(),
     }
 
@@ -112,7 +111,7 @@ def _write(
     hashes: dict[str, str],
     path: str | os.PathLike[str],
 ) -> None:
-    data = metadata.written(body, carried.pack(artefact, hashes), KEY)
+    data = metadata.written(body, embedded.pack(artefact, hashes), KEY)
     if len(data) > metadata.LIMIT:
         raise FlawscopeError(
             f"cannot write {path}: its network and manifest take more than an .xml model may, "
@@ -144,7 +143,7 @@ def _entries(data: bytes, path: Any) -> dict[str, str]:
     try:
         return metadata.read(data, KEY)
     except ValueError:
-        raise files.bad(path, carried.FOREIGN) from None
+        raise files.bad(path, embedded.FOREIGN) from None
 
 
 # ---------------------------------------------------------------------------------------------- the session
@@ -223,7 +222,7 @@ class OpenVinoSession:
         except InputError:
             raise
         except Exception as error:  # RuntimeError, or whatever its binding makes of one
-            raise InputError(f"OpenVINO cannot use this model: {carried.one_line(error)}") from None
+            raise InputError(f"OpenVINO cannot use this model: {embedded.one_line(error)}") from None
 
     @classmethod
     def open(
@@ -239,7 +238,7 @@ class OpenVinoSession:
         try:
             model = core.read_model(str(path), str(weights_of(path)))
         except Exception as error:
-            raise files.refused(path, f"OpenVINO cannot read it: {carried.one_line(error)}") from None
+            raise files.refused(path, f"OpenVINO cannot read it: {embedded.one_line(error)}") from None
         try:
             if _size(model) != tuple(artefact.manifest.preprocess.network_size):
                 raise InputError("its size is not its manifest's; export it anew")
@@ -267,7 +266,7 @@ class OpenVinoSession:
                 found |= {name: value for output, value in results.items() for name in output.names}
             scores, maps = (np.array(found[name], np.float32) for name in ("scores", "maps"))
         except Exception as error:
-            raise FlawscopeError(f"OpenVINO failed: {carried.one_line(error)}") from None
+            raise FlawscopeError(f"OpenVINO failed: {embedded.one_line(error)}") from None
         count = len(images)
         if (scores.shape, maps.shape) != ((count,), (count, *self.size)):
             raise FlawscopeError("the model's results have other shapes than they should: export it anew")
