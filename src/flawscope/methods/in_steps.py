@@ -86,8 +86,8 @@ class Run:
         """
         identity = {
             **as_json(asdict(self.config), without=(*self.config.PATHS, *LATER, *later)),
-            **decisive,
             "region of interest": sha256(self.region.numpy().tobytes()).hexdigest(),
+            **decisive,
             "precision while it learns": trainer.precision,
         }
         until = None

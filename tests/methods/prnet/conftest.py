@@ -16,12 +16,12 @@ from flawscope.features.backbone import empty_backbone, load_backbone
 from flawscope.fitting.fitting import fit
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.prnet.config import Config
-from flawscope.methods.prnet.feature_cache import Known
+from flawscope.methods.prnet.feature_cache import FeatureCache
 from flawscope.methods.prnet.fit import find_prototypes
 from flawscope.methods.prnet.model import create
 from flawscope.methods.prnet.trainer import Trainer
-from flawscope.methods.prnet.training_pictures import Pictures
-from flawscope.methods.task import Defect
+from flawscope.methods.prnet.training_pictures import TrainingPictures
+from flawscope.methods.task import Defect, Task
 from flawscope.predictor import Predictor
 from flawscope.progress import silent
 
@@ -67,20 +67,22 @@ def defects() -> Pairs:
 
 
 @pytest.fixture(scope="session")
-def pictures_of(few: list[np.ndarray], defects: Pairs) -> Callable[..., Pictures]:
+def pictures_of(few: list[np.ndarray], defects: Pairs) -> Callable[..., TrainingPictures]:
     """pictures_of(shots=few, seen=3, **settings): what is learnt from good pictures [3, 64, 64] and the first
     of `defects`."""
 
-    def make(shots: Sequence[torch.Tensor] = (), seen: int = 3, **settings: Any) -> Pictures:
+    def make(shots: Sequence[torch.Tensor] = (), seen: int = 3, **settings: Any) -> TrainingPictures:
         shots = shots or [tensor(picture) for picture in few]
         images = GoodPictures(shots.__getitem__, len(shots), PLENTY)
-        return Pictures(Config(**{**QUICK, **settings}), images, images.read(silent), seen_of(defects[:seen]))
+        return TrainingPictures(
+            Config(**{**QUICK, **settings}), images, images.read(silent), seen_of(defects[:seen])
+        )
 
     return make
 
 
 @pytest.fixture(scope="session")
-def trainer_of(few: list[np.ndarray], pictures_of: Callable[..., Pictures]) -> Callable[..., Trainer]:
+def trainer_of(few: list[np.ndarray], pictures_of: Callable[..., TrainingPictures]) -> Callable[..., Trainer]:
     """trainer_of(pictures=6, seen=3, step=silent, room=PLENTY, **settings): a trainer for the first of `few`
     and of `defects`, with `room` bytes for features."""
 
@@ -93,12 +95,13 @@ def trainer_of(few: list[np.ndarray], pictures_of: Callable[..., Pictures]) -> C
     ) -> Trainer:
         drawn = pictures_of([tensor(picture) for picture in few[:pictures]], seen, **settings)
         model, _ = create(drawn.config)
-        known = Known(model, drawn.images, drawn.learnt, room)
-        known.measure(silent)
-        clusters = find_prototypes(drawn.config, known, silent)
+        features = FeatureCache(model, drawn.images, drawn.learnt, room)
+        features.measure(silent)
+        clusters = find_prototypes(drawn.config, features, silent)
         for scale, one in zip(model.scales, clusters, strict=True):
             scale.prototypes = one.prototypes
-        return Trainer(model, drawn, known, clusters, lambda line: None, step)
+        task = Task(drawn.images.load, pictures, rate=0.05, step=step)
+        return Trainer(model, drawn, features, clusters, task)
 
     return make
 

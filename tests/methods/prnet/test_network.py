@@ -8,8 +8,8 @@ from torch import nn
 
 from flawscope.errors import InputError
 from flawscope.methods.prnet.losses import image_score, loss
-from flawscope.methods.prnet.network import Attention, Network, Up, grids_for, initialise, parts_for
-from flawscope.methods.prnet.prototypes import Prototypes
+from flawscope.methods.prnet.network import Attention, Network, Up, grids_for, parts_for
+from flawscope.methods.training import initialise
 
 LITE0, RESNET18, SMALL = (24, 40, 112, 320), (64, 128, 256, 512), (8, 8, 16, 24)
 
@@ -168,17 +168,6 @@ def test_a_picture_has_the_same_map_in_any_batch_and_mode():
             torch.testing.assert_close(part, whole[start:stop], atol=1e-5, rtol=1e-5)
 
 
-def test_the_weights_come_from_the_generator():
-    first, again = small(), small()
-    for (name, a), b in zip(first.state_dict().items(), again.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-    other = Network(SMALL, (64, 64))
-    initialise(other, torch.Generator().manual_seed(1))
-    assert not torch.equal(
-        other.state_dict()["fusion.paths.0.1.0.weight"], first.fusion.paths[0][1][0].weight
-    )
-
-
 def test_what_there_is_no_normalisation_before():
     """The strength of the residuals reaches the first attention: a defect stays stronger than noise."""
     network = small()
@@ -216,52 +205,3 @@ def test_it_learns_four_pictures():
     scores = image_score(maps)
     assert scores[3] < scores[:3].min()
     assert maps[masks[:, 0] == 1].mean() > maps[masks[:, 0] == 0].mean() + 0.3
-
-
-class Whole(nn.Module):
-    """Everything behind the backbone, with one tensor per argument."""
-
-    def __init__(self, size):
-        super().__init__()
-        grids = grids_for(size)
-        self.scales = nn.ModuleList(
-            Prototypes(3, (c, *grid)) for c, grid in zip(SMALL[:3], grids[:3], strict=True)
-        )
-        for scale in self.scales:
-            scale.prototypes.normal_(generator=torch.Generator().manual_seed(5))
-        self.network = small(size)
-
-    def forward(self, a, b, c, d):
-        maps = [a, b, c]
-        features = [scale(x) for scale, x in zip(self.scales, maps, strict=True)]
-        residuals = [scale.residuals(x) for scale, x in zip(self.scales, maps, strict=True)]
-        drawn = self.network([*features, d], residuals).sigmoid()[:, 0]
-        return image_score(drawn), drawn
-
-
-@pytest.mark.slow
-def test_the_exported_network_gives_the_same(tmp_path):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxscript")
-    ort = pytest.importorskip("onnxruntime")
-    size = (64, 96)
-    model, path = Whole(size).eval(), tmp_path / "prn.onnx"
-    batch = torch.export.Dim("batch", min=1)
-    torch.onnx.export(
-        model,
-        tuple(maps_for(SMALL, size, batch=2)[0]),
-        path,
-        dynamo=True,
-        opset_version=18,
-        input_names=list("abcd"),
-        dynamic_shapes=[{0: batch}] * 4,
-        verbose=False,
-    )
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for count in (1, 2, 5):
-        features, _ = maps_for(SMALL, size, batch=count, seed=count)
-        found = session.run(None, {n: f.numpy() for n, f in zip("abcd", features, strict=True)})
-        with torch.inference_mode():
-            scores, drawn = model(*features)
-        torch.testing.assert_close(torch.from_numpy(found[0]), scores, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(torch.from_numpy(found[1]), drawn, atol=1e-5, rtol=1e-5)

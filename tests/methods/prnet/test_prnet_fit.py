@@ -17,7 +17,9 @@ import flawscope
 from flawscope.artefact.state_file import pack, read_checkpoint
 from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
-from flawscope.fitting.fitting import extend, prototypes
+from flawscope.fitting.preparation import prepare
+from flawscope.methods import registry
+from flawscope.methods.prnet.fit import write_prototypes
 from flawscope.methods.task import Budget
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor
@@ -49,18 +51,6 @@ def assert_same(a: Predictor, b: Predictor) -> None:
 
 
 # ----------------------------------------------------------------------------------------------- a model
-
-
-def test_the_manifest_tells_who_was_learnt_from_and_who_was_held_out(model: Predictor, drawn: Path) -> None:
-    manifest = model.manifest
-    assert manifest.method == "prnet"
-    assert roles(model) == {"train": 9, "calibration": 3, "seen": 2}
-    good = {pixel_hash(decode(p)) for p in list_pictures(drawn / "plate/train/good")}
-    assert {p.hash for p in manifest.pictures if p.role != "seen"} == good
-    calibrated = [p.hash for p in manifest.pictures if p.role == "calibration"]
-    assert sorted(manifest.facts["calibration_pictures"]) == sorted(calibrated)
-    assert (manifest.calibration.count, manifest.calibration.method) == (3, "held out")
-    assert {s["name"] for s in manifest.samples} <= {p.name for p in manifest.pictures if p.role == "train"}
 
 
 def test_the_manifest_tells_how_it_was_trained(model: Predictor, drawn: Path) -> None:
@@ -101,22 +91,6 @@ def test_prototypes_are_of_the_pictures_that_were_learnt_from(model: Predictor, 
         )
 
 
-def test_the_calibration_is_what_the_model_says_of_the_held_out(model: Predictor, drawn: Path) -> None:
-    by_hash = {pixel_hash(decode(p)): p for p in list_pictures(drawn / "plate/train/good")}
-    results = model.predict([by_hash[h] for h in model.manifest.facts["calibration_pictures"]])
-    assert [r.score for r in results] == pytest.approx(model.calibration.scores, rel=1e-5)
-    assert [float(r.map.max()) for r in results] == pytest.approx(model.calibration.map_maxima, rel=1e-5)
-    for r in results:
-        assert r.score == pytest.approx(float(np.sort(r.map.ravel())[-100:].mean()), rel=1e-5)
-    levels = [float(np.median(r.map)) for r in results]
-    assert model.calibration.map_level == pytest.approx(float(np.median(levels)), rel=1e-3)
-
-
-def test_a_saved_model_passes_its_self_test(model: Predictor) -> None:
-    assert len(model.manifest.samples) == 2
-    assert model.self_test().passed
-
-
 def test_calibrating_on_others_keeps_the_seen(model: Predictor, drawn: Path) -> None:
     """Good pictures that were learnt from do not count, and a seen defect is no good picture."""
     of_seen = {p.hash for p in model.manifest.pictures if p.role == "seen"}
@@ -142,31 +116,12 @@ def test_without_seen_defects_it_learns_from_simulated_ones_and_says_so(fit_smal
     assert bool((found[:, :32] > 0).all())
 
 
-def test_copies_broken_pictures_and_too_few(fit_small: Fit, few: list[np.ndarray], tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    made = fit_small([few[0], few[0], tmp_path / "broken.png", few[1]], steps=1)
-    assert roles(made) == {"train": 1, "calibration": 1, "duplicate": 1}
-    assert len(made.failures) == 1
-    with pytest.raises(InputError, match="1 usable pictures are too few for prnet"):
-        fit_small([few[0], few[0]])
-
-
 def test_blank_pictures_make_a_model_that_can_be_read(fit_small: Fit, tmp_path: Path) -> None:
     """Channels of the backbone that never change say nothing."""
     blank = [np.full((64, 64, 3), v, np.uint8) for v in (100, 101)]
     fit_small(blank, steps=1).save(tmp_path / "m.safetensors")
     loaded = flawscope.load(tmp_path / "m.safetensors", device="cpu")
     assert np.isfinite(loaded.predict(blank[0]).score)
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_reduced_precision_is_close_to_fp32(whole: Predictor, fit_small: Fit, defects: Pairs, precision: str):
-    made = fit_small(seen=defects[:2], precision=precision)
-    assert made.calibration.precision == precision
-    for name, values in whole.artefact.tensors.items():  # it concerns what is done with the model only
-        assert np.array_equal(values, made.artefact.tensors[name]), name
-    assert made.calibration.scores == pytest.approx(whole.calibration.scores, rel=0.05)
-    assert made.calibration.scores != whole.calibration.scores
 
 
 def test_overflowing_networks_name_the_precision(fit_small: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,15 +131,6 @@ def test_overflowing_networks_name_the_precision(fit_small: Fit, monkeypatch: py
     monkeypatch.setattr(Model, "embed", lambda self, images: embed(self, images) * torch.nan)
     with pytest.raises(InputError, match="overflow in fp32: choose another --set precision"):
         fit_small(steps=1)
-
-
-def test_what_it_cannot_do_is_told(fit_small: Fit, few: list[np.ndarray], prnet_path: Path) -> None:
-    with pytest.raises(InputError, match="find them with --method patchcore --drop-suspects"):
-        fit_small(drop_suspects=True)
-    with pytest.raises(InputError, match="prnet cannot be extended: fit anew with all pictures"):
-        extend(prnet_path, few, device="cpu")
-    with pytest.raises(InputError, match=r"all pictures show one part \(--group\), and prnet holds out"):
-        fit_small(few[:2], group="picture")
 
 
 def test_minutes_fix_the_number_of_steps(fit_small: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,15 +146,6 @@ def test_minutes_fix_the_number_of_steps(fit_small: Fit, monkeypatch: pytest.Mon
 
 
 # ---------------------------------------------------------------------------------------------- repeating
-
-
-def test_the_same_seed_gives_the_same_model_and_another_another(
-    whole: Predictor, fit_small: Fit, defects: Pairs
-) -> None:
-    assert_same(whole, fit_small(seen=defects[:2]))
-    other = fit_small(seen=defects[:2], seed=1)
-    head = "network.decoder.head.0.weight"
-    assert not np.array_equal(whole.artefact.tensors[head], other.artefact.tensors[head])
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +228,8 @@ def made(few: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Prototypes of `few`. Read only."""
     path = tmp_path_factory.mktemp("prototypes") / "p.safetensors"
     said: list[str] = []
-    assert prototypes(few, path, say=said.append, **QUICK) == []
+    prepared = prepare(few, registry.method("prnet"), say=said.append, **QUICK)
+    write_prototypes(prepared.model, prepared.task, path)
     assert [line.split(", objective")[0] for line in said] == [
         f"{shape}: 1 prototypes of 5 pictures" for shape in ("24x16x16", "40x8x8", "112x4x4")
     ]

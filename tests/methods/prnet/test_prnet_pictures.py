@@ -14,10 +14,10 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.methods.prnet.trainer import Trainer
-from flawscope.methods.prnet.training_pictures import EXTENDED, GOOD, ORIGINAL, SIMULATED, Pictures
+from flawscope.methods.prnet.training_pictures import EXTENDED, GOOD, ORIGINAL, SIMULATED, TrainingPictures
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
-Draw = Callable[..., Pictures]
+Draw = Callable[..., TrainingPictures]
 Make = Callable[..., Trainer]
 
 
@@ -110,7 +110,7 @@ def test_textures_of_a_folder_are_what_defects_are_made_of(pictures_of: Draw, tm
     green = pictures_of(grey, textures=str(folder_of(tmp_path / "green", (0, 255, 0))))
     plain = pictures_of(grey)
 
-    def greenest(pictures: Pictures) -> list[float]:
+    def greenest(pictures: TrainingPictures) -> list[float]:
         shown = [pictures.defective(0, False, np.random.default_rng(k)) for k in range(16)]
         inside = [s.image[:, s.mask[0] > 0] for s in shown]
         return [float((i[1] - torch.maximum(i[0], i[2])).mean()) for i in inside]
@@ -221,8 +221,8 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(trainer_of: Make) -> Non
 def test_maps_that_are_not_kept_are_made_again(trainer_of: Make) -> None:
     """What fits into the memory changes nothing but the time."""
     plenty, none = (trainer_of(pictures=5, batch=6, room=room) for room in (2**30, 0))
-    assert len(plenty.known.kept) == 5
-    assert len(none.known.kept) == 0
+    assert len(plenty.features.kept) == 5
+    assert len(none.features.kept) == 0
     for scale in range(3):
         wanted, found = (t.model.scales[scale] for t in (plenty, none))
         torch.testing.assert_close(found.prototypes, wanted.prototypes, rtol=1e-3, atol=1e-4)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from flawscope.artefact.state_file import read_checkpoint
-from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods.prnet.losses import loss
 from flawscope.methods.prnet.model import Model
 from flawscope.methods.prnet.prototypes import residual_without
 from flawscope.methods.prnet.trainer import Batch, Trainer
+from flawscope.methods.task import Budget
 
 Make = Callable[..., Trainer]
 
@@ -30,16 +28,6 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         assert torch.equal(values, b[name]), name
 
 
-def stop_after(count: int) -> Callable[[str, int, int], None]:
-    """A `step` that stops the training as Ctrl-C does."""
-
-    def step(stage: str, done: int, total: int) -> None:
-        if stage.startswith("training") and done == count:
-            raise KeyboardInterrupt
-
-    return step
-
-
 # --------------------------------------------------------------------------------------------- residuals
 
 
@@ -48,7 +36,7 @@ def two_prototypes(trainer: Trainer) -> None:
     part of them only."""
     belongs = torch.tensor([0, 0, 0, 1, 1, -1])
     for k, scale in enumerate(trainer.model.scales):
-        maps = trainer.known.maps(torch.arange(6), k).float()
+        maps = trainer.features.maps(torch.arange(6), k).float()
         scale.prototypes = torch.stack([maps[:3].mean(0), maps[3:5].mean(0)])
         trainer.belongs[k], trainer.sizes[k] = belongs, torch.tensor([3, 2])
 
@@ -65,11 +53,11 @@ def test_pictures_that_made_the_prototypes_are_learnt_as_if_they_had_not(trainer
         torch.stack([one.image for one in shown]),
         torch.stack([one.mask for one in shown]),
         places,
-        [torch.stack([trainer.known[k][scale] for k in places if k >= 0]) for scale in range(3)],
+        [torch.stack([trainer.features[k][scale] for k in places if k >= 0]) for scale in range(3)],
     )
     with torch.no_grad():
         maps = trainer.model.features(batch.images)
-        found = trainer._residuals(maps, batch)
+        found = trainer._residuals(maps, [None] * 4, batch)
     for k, (scale, residuals) in enumerate(zip(trainer.model.scales, found, strict=True)):
         plain = scale.residuals(maps[k])
         for row, place in enumerate(batch.places):
@@ -80,7 +68,7 @@ def test_pictures_that_made_the_prototypes_are_learnt_as_if_they_had_not(trainer
                 maps[k][row : row + 1],
                 scale.prototypes,
                 scale.std,
-                trainer.known[place][k][None].float(),
+                trainer.features[place][k][None].float(),
                 torch.tensor([0 if place < 3 else 1]),
                 torch.tensor([3, 2]),
             )
@@ -96,7 +84,7 @@ def test_their_residuals_are_larger_and_those_of_others_the_same(trainer_of: Mak
     good = [k for k in range(6) if batch.places[k] != 5]
     with torch.no_grad():
         maps = trainer.model.features(batch.images)
-        found = trainer._residuals(maps, batch)
+        found = trainer._residuals(maps, [None] * 4, batch)
         for scale, own, residuals in zip(trainer.model.scales, maps, found, strict=False):
             plain = scale.residuals(own)
             ratio = residuals.flatten(1).sum(1) / plain.flatten(1).sum(1)
@@ -113,14 +101,17 @@ def test_clusters_of_the_fit_are_those_that_are_left_out(trainer_of: Make) -> No
     batch = trainer.batch(0)
     with torch.no_grad():
         maps = trainer.model.features(batch.images)
-        found = trainer._residuals(maps, batch)
+        found = trainer._residuals(maps, [None] * 4, batch)
     for k, scale in enumerate(trainer.model.scales):
         others = [i for i in range(6) if i != batch.places[0]]
-        mean = trainer.known.maps(torch.tensor(others), k).float().mean(0)
+        mean = trainer.features.maps(torch.tensor(others), k).float().mean(0)
         wanted = ((maps[k][0] - mean) / scale.std[:, None, None]).square()
         torch.testing.assert_close(found[k][0], wanted, rtol=1e-2, atol=1e-2)  # kept in fp16
         torch.testing.assert_close(
-            scale.prototypes[0], trainer.known.maps(torch.arange(6), k).float().mean(0), rtol=1e-4, atol=1e-4
+            scale.prototypes[0],
+            trainer.features.maps(torch.arange(6), k).float().mean(0),
+            rtol=1e-4,
+            atol=1e-4,
         )
 
 
@@ -156,7 +147,7 @@ def test_features_are_never_twice_the_same(trainer_of: Make) -> None:
     with torch.no_grad():
         maps = trainer.model.features(images)
         plain = trainer.model.standardised(maps)
-        first, again, next_one = (trainer._features(maps, step) for step in (7, 7, 8))
+        first, again, next_one = (trainer._noisy(maps, step) for step in (7, 7, 8))
     assert len(first) == 4
     for a, b, c, without in zip(first, again, next_one, plain, strict=True):
         assert torch.equal(a, b)
@@ -169,7 +160,7 @@ def test_features_are_never_twice_the_same(trainer_of: Make) -> None:
 def test_without_residuals_none_are_made(trainer_of: Make) -> None:
     trainer = trainer_of(pictures=2, residuals=False)
     batch = trainer.batch(0)
-    assert trainer._residuals(trainer.model.features(batch.images), batch) == []
+    assert trainer._residuals(trainer.model.features(batch.images), [None] * 4, batch) == []
     (found,) = trainer.losses(trainer.networks, batch, 0)
     found.backward()
     assert all(p.grad is not None for p in trainer.model.network.parameters())
@@ -182,7 +173,7 @@ def test_weights_decay_apart_from_the_gradients(trainer_of: Make) -> None:
     trainer.losses = lambda networks, batch, step: [  # type: ignore[method-assign]
         sum(p.sum() * 0 for p in networks[0].parameters())
     ]
-    trainer.run(None, 60.0, {})
+    trainer.learn(Budget(), None, {}, None)
     for name, values in trainer.model.network.named_parameters():
         torch.testing.assert_close(values.detach(), before[f"network.{name}"] * 0.95, rtol=1e-5, atol=1e-7)
 
@@ -203,85 +194,17 @@ def test_it_learns_to_find_defects(trainer_of: Make) -> None:
         return float(metrics.roc_auc_score(masks.flatten().numpy() > 0, maps.flatten().numpy()))
 
     assert auroc() < 0.6
-    trainer.run(None, 60.0, {})
+    trainer.learn(Budget(), None, {}, None)
     losses = [point["loss"] for point in trainer.curve]
     assert np.mean(losses[-6:]) < 0.6 * np.mean(losses[:3])
     assert auroc() > 0.7
-
-
-def test_same_seed_same_weights_another_seed_others(trainer_of: Make) -> None:
-    """Whatever else draws random numbers in the process."""
-    found = []
-    for seed, noise in ((0, 1), (0, 2), (1, 1)):
-        torch.manual_seed(noise)
-        trainer = trainer_of(seed=seed)
-        before = torch.random.get_rng_state()
-        trainer.run(None, 60.0, {})
-        assert torch.equal(torch.random.get_rng_state(), before)
-        found.append(weights(trainer.model))
-    assert_same(found[0], found[1])
-    head = "network.decoder.head.0.weight"
-    assert not torch.equal(found[0][head], found[2][head])
-    assert torch.equal(found[0]["scales.0.std"], found[2]["scales.0.std"])
-
-
-@pytest.mark.parametrize("stop", [1, 3])
-def test_stopped_and_resumed_ends_as_uninterrupted(trainer_of: Make, tmp_path: Path, stop: int) -> None:
-    uninterrupted = trainer_of(pictures=3, steps=4)
-    uninterrupted.run(None, 60.0, {})
-    path, identity = tmp_path / "c.safetensors", {"seed": 0}
-    stopped = trainer_of(pictures=3, steps=4, step=stop_after(stop + 1))
-    with pytest.raises(KeyboardInterrupt):
-        stopped.run(path, 0.0, identity)  # the step that is stopped is lost
-    tensors, facts = read_checkpoint(path)
-    assert facts["done"] == stop
-    resumed = trainer_of(pictures=3, steps=4)
-    resumed.restore(tensors, facts, identity)
-    resumed.run(path, 60.0, identity)
-    assert_same(weights(resumed.model), weights(uninterrupted.model))
-    assert resumed.curve == uninterrupted.curve
-    for damaged in ({}, {k: v for k, v in tensors.items() if "head" not in k}):
-        with pytest.raises(InputError, match="does not fit this version"):
-            resumed.restore(damaged, facts, identity)
-
-
-def test_a_loss_that_is_no_number_is_told_before_a_checkpoint_is_written(
-    trainer_of: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(Trainer, "_learn", lambda *_: torch.full((1,), torch.nan))
-    with pytest.raises(FlawscopeError, match=r"no number any more after 1 steps.*lower --set rate"):
-        trainer_of(pictures=3, steps=40).run(tmp_path / "c.safetensors", 0.0, {})  # the check is in step 2
-    assert not [*tmp_path.iterdir()]
-
-
-def test_an_exploding_loss_is_told(trainer_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Trainer, "_learn", lambda *_: torch.full((1,), torch.nan))
-    with pytest.raises(FlawscopeError, match=r"no number any more after 1 steps.*lower --set rate"):
-        trainer_of(pictures=2).run(None, 60.0, {})
-
-
-def test_minutes_leave_no_trace_in_the_weights(trainer_of: Make) -> None:
-    """The steps that are timed are learnt by copies."""
-    trainer = trainer_of(pictures=2, steps=None)
-    before = weights(trainer.model)
-    trainer.fix_steps(600.0)
-    assert trainer.steps is not None
-    assert trainer.steps > 1
-    assert_same(weights(trainer.model), before)
-    with pytest.raises(InputError, match="the minutes are over before the first step"):
-        trainer.fix_steps(0.01)
-    said: list[str] = []
-    trainer.say = said.append
-    trainer.fix_steps(None)
-    assert trainer.steps == 3000
-    assert said[0].startswith("3000 steps of ")
 
 
 def test_in_bf16_it_learns_about_the_same(trainer_of: Make) -> None:
     losses: list[Any] = []
     for precision in ("fp32", "bf16"):
         trainer = trainer_of(pictures=2, training=precision)
-        trainer.run(None, 60.0, {})
+        trainer.learn(Budget(), None, {}, None)
         assert trainer.precision == precision
         assert all(v.dtype == torch.float32 for k, v in weights(trainer.model).items() if "network" in k)
         losses.append([point["loss"] for point in trainer.curve])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ def fit(model: Model, task: Task) -> Fitted:
     config, run = model.config, Run("efficientad", model, task)
     other = other_pictures(config.natural)
     penalty = other.name if other else "none"
-    held = hold_out(run)
+    held = divided(run.divide(more=FOR_QUANTILES), len(run.used), task.rate, task.reserved)
     learnt = run.without(held.all)
     task.say(
         f"{len(learnt)} pictures to learn from, {len(held.all)} held out ({held.purpose}); penalty: {penalty}"
@@ -86,14 +86,13 @@ class Held:
         return f"{len(self.quantiles)} for the quantiles, {len(self.threshold)} for the threshold"
 
 
-def hold_out(run: Run) -> Held:
-    """A fifth of the pictures held out is for the quantiles, five at least, and the rest for the threshold;
-    all are for both where there are too few."""
-    parts, rate = run.divide(more=FOR_QUANTILES), run.task.rate
+def divided(parts: list[list[int]], usable: int, rate: float, reserved: Collection[int]) -> Held:
+    """Of the parts held out a fifth of the pictures is for the quantiles, five at least, and the rest for the
+    threshold; all are for both where there are too few."""
     count = sum(map(len, parts))
     few = max(FOR_QUANTILES, count // 5)
-    apart = parts[0][0] in run.task.reserved
-    enough = count - few >= needed_for(rate) if apart else len(run.used) >= ENOUGH
+    apart = parts[0][0] in reserved
+    enough = count - few >= needed_for(rate) if apart else usable >= ENOUGH
     if not enough or len(parts) < 2:
         everything = sorted(i for part in parts for i in part)
         return Held(everything, everything)
