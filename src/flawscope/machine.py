@@ -45,7 +45,7 @@ def all_threads() -> int:
 
 
 def memory() -> tuple[int, int] | None:
-    """Bytes in all and available; None if nobody can tell."""
+    """Bytes in all and available; None without psutil."""
     try:
         import psutil
     except ImportError:
@@ -55,7 +55,7 @@ def memory() -> tuple[int, int] | None:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held so far, in bytes; 0 where the system does not tell."""
+    """The most memory that this process has held so far, in bytes; 0 where it is unknown."""
     with suppress(OSError, StopIteration, ValueError):  # Linux; ru_maxrss there may be the parent's
         status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) * 1024

@@ -31,7 +31,7 @@ EVERY = 0.5  # seconds between messages about progress
 
 @dataclass(frozen=True)
 class Task:
-    """What the process is told. Paths are those of `Store`; `keep` is where the model goes, or None."""
+    """What the process has to do. Paths are those of `Store`; `keep` is where the model goes, or None."""
 
     root: str
     category: str

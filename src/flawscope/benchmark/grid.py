@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -126,39 +126,46 @@ def plan(
         raise InputError(f"--seen: {' and '.join(chosen)} learn from good pictures only; leave it out")
     first = numbers[chosen[0]][0]
     usable, unusable = _open(root, [row for row in rows if row not in missing], first, group)
-    common = {"group": group, "device": device, "flawscope": __version__}
+    common = {"group": group, "minutes": minutes, "device": device}
+    cells = _cells(chosen, numbers, usable, values, common)
+    return Grid(rows, chosen, numbers, tuple(cells), missing, unusable)
+
+
+def _cells(
+    methods: Sequence[str],
+    seeds: Mapping[str, tuple[int, ...]],
+    datasets: Mapping[str, Dataset],
+    values: Mapping[tuple[str, str], tuple[Any, int | str]],
+    common: Mapping[str, Any],
+) -> Iterator[Cell]:
+    """The first seed of everything, then the second. `values`: settings and seen defects; `common`: what is
+    the same for all cells, minutes only for methods that learn in steps."""
     known: dict[str, str] = {}
-    data = {category: _files(dataset, known) for category, dataset in usable.items()}
-    cells = []
-    for place in range(max(map(len, numbers.values()))):
-        for method in chosen:
-            for category in usable if place < len(numbers[method]) else ():
-                value, defects = values[method, category]
-                value = replace(value, seed=numbers[method][place])
-                length = minutes if _learns_in_steps(method) else None
+    data = {category: _files(dataset, known) for category, dataset in datasets.items()}
+    for place in range(max(map(len, seeds.values()))):
+        for method in methods:
+            for category, dataset in datasets.items() if place < len(seeds[method]) else ():
+                config, defects = values[method, category]
+                config = replace(config, seed=seeds[method][place])
+                call = {**common, "minutes": common["minutes"] if _learns_in_steps(method) else None}
                 identity = {
                     "category": category,
                     "method": method,
-                    "settings": _by_content(value, known),
-                    "seen": _seen(defects, usable[category], value.seed, known),
-                    "minutes": length,
+                    "settings": _by_content(config, known),
+                    "seen": _seen(defects, dataset, config.seed, known),
                     "data": data[category],
-                    **common,
+                    "flawscope": __version__,
+                    **call,
                 }
-                cells.append(
-                    Cell(
-                        category=category,
-                        method=method,
-                        seed=value.seed,
-                        options=_plain(asdict(value)),
-                        seen=defects,
-                        group=group,
-                        minutes=length,
-                        device=device,
-                        identity=_plain(identity),
-                    )
+                yield Cell(
+                    category=category,
+                    method=method,
+                    seed=config.seed,
+                    options=_plain(asdict(config)),
+                    seen=defects,
+                    identity=_plain(identity),
+                    **call,
                 )
-    return Grid(rows, chosen, numbers, tuple(cells), missing, unusable)
 
 
 # ----------------------------------------------------------------------------------------- what was asked for
@@ -339,7 +346,7 @@ def _content(value: Any, known: dict[str, str]) -> Any:
 
 
 def _folder(path: Path, known: dict[str, str]) -> str:
-    """Of what lies in a folder; of very many files names and sizes tell one from another."""
+    """Of what lies in a folder; of very many files their names and sizes."""
     files = walk(path)
     by_size = len(files) > MANY
     return _digest(
@@ -367,7 +374,7 @@ def _seen(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) 
 
 
 def _hash(path: Path, known: dict[str, str]) -> str:
-    """Of a file's content; of one that cannot be read, why: that is told when it is needed."""
+    """Of a file's content; of one that cannot be read, why: that is reported when it is needed."""
     key = str(path)
     if key not in known:
         try:

@@ -53,7 +53,7 @@ class Live:
     def __init__(self, say: Say, warn: Say, terminal: bool):
         self.say, self.warn, self.terminal = say, warn, terminal
         self.running: dict[str, str] = {}
-        self.told = time.monotonic()
+        self.said = time.monotonic()
 
     def show(self) -> None:
         if not self.running:
@@ -63,15 +63,15 @@ class Live:
             width = shutil.get_terminal_size().columns - 1
             sys.stderr.write(f"\r\x1b[K{text[:width]}")
             sys.stderr.flush()
-        elif time.monotonic() - self.told >= QUIET:
-            self.told = time.monotonic()
+        elif time.monotonic() - self.said >= QUIET:
+            self.said = time.monotonic()
             self.say(f"      {text}")
 
     def line(self, text: str, *, failed: bool) -> None:
         """A line that stays."""
         if self.terminal:
             sys.stderr.write("\r\x1b[K")
-        self.told = time.monotonic()
+        self.said = time.monotonic()
         (self.warn if failed else self.say)(text)
 
 
@@ -273,7 +273,7 @@ def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
 def jobs_and_threads(
     cells: int, jobs: int | None, threads: int | None, device: str, say: Say
 ) -> tuple[int, int]:
-    """How many cells at a time and with how many threads each, told with the reason."""
+    """How many cells at a time and with how many threads each, reported with the reason."""
     total = threads or all_threads()
     if jobs is None:
         jobs, reason = default_jobs(cells, total, device)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from flawscope.cli import common
 
 if TYPE_CHECKING:
+    from flawscope.benchmark.grid import Grid
     from flawscope.benchmark.tables import Results
 
 
@@ -65,33 +66,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.benchmark import grid as grids
     from flawscope.benchmark.markdown import methods_and_seeds
     from flawscope.benchmark.run import Live, Plan, finished, jobs_and_threads, refuse_without_torch
     from flawscope.benchmark.run import run as work_off
     from flawscope.benchmark.store import Store
     from flawscope.benchmark.tables import Results
 
-    grid = grids.plan(
-        args.data,
-        categories=args.categories,
-        methods=args.methods,
-        seeds=args.seeds,
-        configs=args.config,
-        sets=args.set,
-        steps=args.steps,
-        minutes=args.minutes,
-        seen=args.seen,
-        group=args.group,
-        device=args.device,
-    )
+    grid = _planned(args)
     refuse_without_torch()
     out = common.folder_for_results(args.out)
     say = (lambda line: None) if args.quiet else common.say
-    if grid.missing:
-        common.say(f"not in {args.data}, their rows stay blank: {', '.join(grid.missing)}")
-    for category, reason in grid.unusable.items():
-        common.say(f"{category}: failed: {' '.join(reason.split())}")
     store = Store(out)
     latest = Results(grid, {}, {})
 
@@ -130,6 +114,30 @@ def run(args: argparse.Namespace) -> int:
     return _code(latest)
 
 
+def _planned(args: argparse.Namespace) -> Grid:
+    """The grid; what of it cannot be had is reported."""
+    from flawscope.benchmark import grid as grids
+
+    grid = grids.plan(
+        args.data,
+        categories=args.categories,
+        methods=args.methods,
+        seeds=args.seeds,
+        configs=args.config,
+        sets=args.set,
+        steps=args.steps,
+        minutes=args.minutes,
+        seen=args.seen,
+        group=args.group,
+        device=args.device,
+    )
+    if grid.missing:
+        common.say(f"not in {args.data}, their rows stay blank: {', '.join(grid.missing)}")
+    for category, reason in grid.unusable.items():
+        common.say(f"{category}: failed: {' '.join(reason.split())}")
+    return grid
+
+
 def _write(results: Results, out: Path) -> None:
     from flawscope.artefact.files import atomic
     from flawscope.benchmark.markdown import render
@@ -154,7 +162,7 @@ def _summary(results: Results) -> str:
 
 
 def _code(results: Results) -> int:
-    """1 where a cell failed or pictures were skipped. Each failure was told when it happened."""
+    """1 where a cell failed or pictures were skipped. Each failure was reported when it happened."""
     from flawscope.progress import counted
 
     if results.failed:

@@ -127,7 +127,8 @@ def _look_at(dataset: Dataset, split: str, item: Item) -> _Seen:
         message = "shows nothing: the same brightness everywhere"
         faults.append(Finding("warning", "plain", subject, message, "remove it if it is a mishap"))
     mode = "" if plain else _mode(picture)
-    return _Seen(split, item, size, mode, pixel_hash(picture), small, tuple(faults))
+    digest = pixel_hash(picture)
+    return _Seen(split, item, size, mode, digest=digest, small=small, faults=tuple(faults))
 
 
 def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Finding:

@@ -65,7 +65,10 @@ def write_report(
     text = page(
         title=printable(f"{dataset.category}: {result.method}"),
         found=found,
-        told=[*sentences(found.tally, calibration, result.without_mask), *filter(None, [result.outside()])],
+        summary=[
+            *sentences(found.tally, calibration, result.without_mask),
+            *filter(None, [result.outside()]),
+        ],
         facts=facts(result, predictor.manifest, dataset, predictor.session.runtime, model),
         thumbnails=thumbnails(
             result.pictures, found.by_margin, predictor.manifest.preprocess.white_level, step

@@ -204,14 +204,14 @@ def _kinds(result: Evaluation, rows: Sequence[Row]) -> list[Kind]:
         low, high = metrics.confidence_interval_rate(values["anomalous"], values["images"])
         found.append(
             Kind(
-                printable(name),
-                anomalous,
-                values["images"],
-                values["anomalous"],
-                low,
-                high,
-                area,
-                values["mean_score"],
+                name=printable(name),
+                anomalous=anomalous,
+                images=values["images"],
+                called=values["anomalous"],
+                low=low,
+                high=high,
+                auroc=area,
+                mean_score=values["mean_score"],
             )
         )
     return found

@@ -212,13 +212,13 @@ def count_pixels(pictures: Sequence[Evaluated]) -> PixelCounts | None:
         regions.append(np.count_nonzero(areas))
         defective.append(item.anomalous)
     return PixelCounts(
-        thresholds,
-        np.stack(normal),
-        np.stack(anomalous),
-        np.stack(overlap),
-        np.asarray(marked, dtype=np.float64),
-        np.asarray(regions, dtype=np.float64),
-        np.asarray(defective, dtype=np.bool_),
+        thresholds=thresholds,
+        normal=np.stack(normal),
+        anomalous=np.stack(anomalous),
+        overlap=np.stack(overlap),
+        marked=np.asarray(marked, dtype=np.float64),
+        regions=np.asarray(regions, dtype=np.float64),
+        defective=np.asarray(defective, dtype=np.bool_),
     )
 
 

@@ -31,7 +31,7 @@ CURVES = {  # name of the plot -> title, and what it says
 def page(
     title: str,
     found: Figures,
-    told: list[str],
+    summary: list[str],
     facts: Facts,
     thumbnails: list[Layers | str],
     calibration: Calibration,
@@ -60,7 +60,7 @@ def page(
     return environment.from_string(_text("page.html.j2")).render(
         title=title,
         headline=headline(found.tally),
-        told=told,
+        summary=summary,
         found=found,
         facts=facts,
         curves=[(*CURVES[name], Markup(found.plots[name])) for name in CURVES if name in found.plots],

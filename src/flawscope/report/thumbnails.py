@@ -107,7 +107,7 @@ def layers(
     """The layers of one picture file, as large in area as a square of `side` pixels.
 
     `white` is the level of a deep picture that is shown white; None: 65535, or 1 of floats. Masks that cannot
-    be read are left out: the evaluation has told so. Raises InputError where the picture cannot be read (any
+    be read are left out: the evaluation reports them. Raises InputError where the picture cannot be read (any
     more).
     """
     picture = decode(path)

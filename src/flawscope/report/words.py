@@ -49,16 +49,16 @@ def headline(tally: Tally) -> str:
 
 def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0) -> list[str]:
     """What the threshold promises, whether the promise was kept, and what was missed."""
-    told = [_promise(calibration), _false_alarms(tally, calibration.expected_rate), _missed(tally)]
+    lines = [_promise(calibration), _false_alarms(tally, calibration.expected_rate), _missed(tally)]
     if without_mask:
-        told.append(
+        lines.append(
             f"{counted(without_mask, 'defective picture')} without a usable mask: not in the pixel figures."
         )
-    return told
+    return lines
 
 
 def _promise(calibration: Calibration) -> str:
-    told = (
+    text = (
         f"The threshold is a score of {calibration.threshold:.4g}, set from "
         f"{counted(calibration.count, 'good picture')} alone ({calibration.method}). Of good parts like "
         f"those, {percent(calibration.expected_rate)} are expected to be called anomalous; about defects it "
@@ -66,8 +66,8 @@ def _promise(calibration: Calibration) -> str:
     )
     if calibration.pictures_missing:
         more = counted(calibration.pictures_missing, "more good picture")
-        told += f" {percent(calibration.rate)} cannot be promised from so few: {more} would do."
-    return told
+        text += f" {percent(calibration.rate)} cannot be promised from so few: {more} would do."
+    return text
 
 
 def _false_alarms(tally: Tally, rate: float) -> str:
