@@ -39,7 +39,7 @@ ALLOWED: dict[str, str] = {
     "export": "pictures calibration artefact synthesis methods runtime",
     "fitting": "pictures datasets calibration artefact methods runtime predictor",
     "evaluation": "pictures datasets metrics results predictor",
-    "testing": "pictures datasets calibration artefact demo methods runtime predictor export fitting",
+    "testing": "pictures datasets artefact demo methods runtime predictor export fitting",
     "report": "machine pictures datasets metrics calibration artefact synthesis results predictor evaluation",
     "benchmark": "config machine datasets metrics artefact methods runtime predictor fitting evaluation",
     "cli": "config pictures datasets calibration features artefact synthesis results demo methods runtime "

@@ -1,0 +1,72 @@
+"""One contract for all methods, also those of other packages: what every `Method` promises, checked.
+
+    from flawscope.testing import check_method
+    check_method(METHOD, settings={"size": "64"})
+
+With pytest, one test a check:
+
+    case = Case(METHOD, {"size": "64"})
+
+    @pytest.mark.parametrize("check", checks_for(METHOD), ids=str)
+    def test_contract(check):
+        check(case)
+
+Importing this package loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flawscope.methods.method import Method
+from flawscope.testing import fits, models
+from flawscope.testing.case import Case
+
+__all__ = ["Case", "Check", "check_method", "checks_for"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A part of the contract, told by the docstring of `run`."""
+
+    name: str
+    run: Callable[[Case], None]
+
+    def __call__(self, case: Case) -> None:
+        """Raises AssertionError, which names the method and the check."""
+        try:
+            self.run(case)
+        except AssertionError as error:
+            rule = " ".join((self.run.__doc__ or "").split())
+            raise AssertionError(f"{case.method.name}, {self.name}: {error}\nContract: {rule}") from error
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def checks_for(method: Method) -> list[Check]:
+    """What the method declares is checked; what it does not declare must be refused. Exports are checked for
+    the engines that are installed."""
+    again = [] if method.learns_in_steps else [fits.same_again]  # else `resumes` says as much
+    return [Check(run.__name__, run) for run in (*fits.CHECKS, *again, *models.CHECKS, *models.exports())]
+
+
+def check_method(
+    method: Method, *, settings: Mapping[str, Any] | None = None, data: Path | None = None
+) -> None:
+    """Run all checks.
+
+    Args:
+        settings: make it small: it is fitted about eight times, on 8 pictures.
+        data: a category of pictures: 8 good ones to learn from, 2 good and 2 defective ones for testing;
+            None: drawn ones of 96x96.
+
+    Raises:
+        AssertionError: the first check that fails.
+    """
+    case = Case(method, settings or {}, data)
+    for check in checks_for(method):
+        check(case)

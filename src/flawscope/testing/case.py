@@ -1,0 +1,214 @@
+"""What the checks are given: a method, pictures, and the models fitted so far."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.datasets import Dataset, open_dataset
+from flawscope.demo.dataset import draw_dataset
+from flawscope.errors import InputError
+from flawscope.methods.method import Method
+from flawscope.pictures.decoding import Source, decode
+from flawscope.predictor import Predictor, load
+
+if TYPE_CHECKING:
+    from flawscope.methods.detector import Detector
+
+Floats = NDArray[np.float32]
+Answers = tuple[Floats, Floats]  # scores [N] and maps [N, H, W]
+Keep = Callable[[str, Callable[[Path], Any]], Path]  # a folder by name, filled when it is first asked for
+GOOD = 8  # pictures that are learnt from
+SAME = 1e-5  # relative: the same numbers, added up in another order
+
+
+def must(holds: object, text: str) -> None:
+    """As `assert`, which `python -O` would leave out."""
+    if not holds:
+        raise AssertionError(text)
+
+
+def must_be_close(found: Any, wanted: Any, text: str, tolerance: float = SAME) -> None:
+    """Differences are relative to the largest value wanted."""
+    wanted = np.asarray(wanted)
+    reach = tolerance * float(np.abs(wanted).max())
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=reach, err_msg=text)
+
+
+def must_refuse(call: Callable[[], Any], text: str) -> str:
+    """The InputError that the call raises, which is one line."""
+    try:
+        call()
+    except InputError as error:
+        must("\n" not in str(error), f"{text}: {error!s} is more than a line")
+        return str(error)
+    raise AssertionError(f"{text}: nothing was refused")
+
+
+@dataclass
+class Case:
+    """A method, settings that make it small, and the pictures; what was fitted is kept for other checks.
+
+    data: a category in a layout that `open_dataset` reads; None: one is drawn.
+    keep: where fitted models lie; None: in a folder of its own, removed at the end.
+    """
+
+    method: Method
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: Path | None = None
+    keep: Keep | None = None
+    _open: dict[str, Predictor] = field(default_factory=dict)
+
+    def kept(self, name: str, fill: Callable[[Path], Any]) -> Path:
+        name = f"{self.method.name}-{name}"
+        if self.keep is not None:
+            return self.keep(name, fill)
+        folder = Path(self._folder.name) / name
+        if not folder.exists():
+            folder.mkdir()
+            fill(folder)
+        return folder
+
+    @cached_property
+    def _folder(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix="flawscope-")
+
+    # ---- pictures
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        if self.data is not None:
+            return open_dataset(os.fspath(self.data))
+        draw = lambda folder: draw_dataset(folder, train=GOOD, good=2, bad_per_kind=1, size=96, seed=1)  # noqa: E731
+        return open_dataset(os.fspath(self.kept("pictures", draw)))
+
+    @property
+    def good(self) -> list[Source]:
+        return [item.path for item in self.dataset.train[:GOOD]]
+
+    @property
+    def probes(self) -> list[Source]:
+        """Pictures to predict, which no model has seen: good ones and defects."""
+        defects = [item.path for item in self.dataset.test if item.anomalous]
+        others = [item.path for item in self.dataset.test if not item.anomalous]
+        return [*others[:2], *defects[:2]]
+
+    @cached_property
+    def defect(self) -> NDArray[np.uint8]:
+        """A good part with a block that nobody can overlook, left and low."""
+        picture = np.array(decode(self.good[0]))
+        height, width = picture.shape[:2]
+        picture[height * 5 // 8 : height * 7 // 8, width // 8 : width * 3 // 8] = (255, 0, 255)
+        picture[height * 5 // 8 : height * 7 // 8 : 4, width // 8 : width * 3 // 8] = (0, 255, 0)
+        return picture
+
+    def pictures(self, variant: str) -> list[Source]:
+        """What the model is fitted on: among others a copy, and something that is no picture."""
+        if variant == "strips":
+            return [strip(source) for source in self.good]
+        return [*self.good, decode(self.good[0]), b"no picture"]
+
+    # ---- models
+
+    def options(self, variant: str) -> dict[str, Any]:
+        """What is given to `fit` beside the pictures."""
+        of_variant: dict[str, dict[str, Any]] = {
+            "region": {"roi": "0,0,0.5,1", "group": r"([0-3])\.[a-z]+$"},
+            "strips": {"keep_aspect": True},
+        }
+        common = {"method": self.method.name, "device": "cpu", "samples": 1}
+        return {**common, **self.settings, **of_variant.get(variant, {})}
+
+    def fit(self, pictures: Sequence[Source] | None = None, variant: str = "plain", **more: Any) -> Predictor:
+        from flawscope.fitting.fitting import fit
+
+        given = self.pictures(variant) if pictures is None else list(pictures)
+        return fit(given, **{**self.options(variant), **more})
+
+    def fitted(self, variant: str = "plain") -> Predictor:
+        """The model of a variant, as it is read from its file."""
+        if variant not in self._open:
+            self._open[variant] = load(self._file(variant), device="cpu")
+        return self._open[variant]
+
+    def said(self, variant: str = "plain") -> Answers:
+        """What the model said of each of `shown` before it was saved."""
+        with np.load(self._file(variant).with_name("said.npz")) as said:
+            return said["scores"], said["maps"]
+
+    def reported(self, variant: str = "plain") -> dict[str, Any]:
+        """`failures` of the fit, and its `progress`: (stage, done, total) in order."""
+        found: dict[str, Any] = json.loads(self._file(variant).with_name("reported.json").read_text())
+        return found
+
+    def shown(self, variant: str = "plain") -> list[Source]:
+        """What the model of a variant is asked about: of strips, also a picture without padding."""
+        return [*map(strip, self.probes[::2]), self.probes[-1]] if variant == "strips" else self.probes
+
+    def _file(self, variant: str) -> Path:
+        def fill(folder: Path) -> None:
+            progress: list[tuple[str, int, int]] = []
+            model = self.fit(variant=variant, step=lambda *given: progress.append(given))
+            model.save(folder / "model.safetensors")
+            reported = {"failures": model.failures, "progress": progress}
+            (folder / "reported.json").write_text(json.dumps(reported))
+            scores, maps = answers(model, self.shown(variant))
+            np.savez(folder / "said.npz", scores=scores, maps=maps)
+
+        return self.kept(variant, fill) / "model.safetensors"
+
+    def exported(self, variant: str, suffix: str) -> Path:
+        def fill(folder: Path) -> None:
+            from flawscope.export.export import export
+
+            export(self.fitted(variant).artefact, folder / f"model{suffix}")
+
+        return self.kept(f"{variant}{suffix}", fill) / f"model{suffix}"
+
+
+def strip(source: Source) -> NDArray[np.uint8]:
+    """A picture of 320x80, which leaves padding above and below."""
+    middle = decode(source)
+    high = middle.shape[0] // 4
+    return np.asarray(Image.fromarray(middle[high : 3 * high]).resize((320, 80)))
+
+
+def tensors(model: Predictor, pictures: Sequence[Source]) -> Floats:
+    """Pictures as the network takes them, `[N, 3, H, W]`."""
+    return np.concatenate([model.manifest.preprocess(picture)[0] for picture in pictures])
+
+
+def answers(model: Predictor, pictures: Sequence[Source], batch: int = 1) -> Answers:
+    """Scores `[N]` and maps `[N, H, W]`, in batches."""
+    images = tensors(model, pictures)
+    parts = [model.session.run(images[k : k + batch]) for k in range(0, len(images), batch)]
+    scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return scores, maps
+
+
+def detector_of(model: Predictor) -> Detector:
+    return cast("Detector", cast(Any, model.session).model)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+        must(torch.get_num_threads() == count, "the number of torch's threads is not what it was")
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,300 @@
+"""What a method's record, its settings and its `fit` promise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flawscope.demo.dataset import CATEGORIES, draw_picture
+from flawscope.methods import registry
+from flawscope.methods.settings import AUTO, PictureSettings, TrainingSettings
+from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.predictor import Predictor
+from flawscope.testing.case import (
+    Case,
+    detector_of,
+    must,
+    must_be_close,
+    must_refuse,
+    tensors,
+    torch_threads,
+)
+
+
+def is_registered(case: Case) -> None:
+    """The method is found by its name, and its record and settings load no torch."""
+    method = case.method
+    must(registry.method(method.name) is method, "the record under its name is another one")
+    must("default" in method.presets, "there is no preset `default`")
+    must(
+        issubclass(method.config, TrainingSettings) == method.learns_in_steps,
+        "a method that learns in steps has `TrainingSettings`, and no other has",
+    )
+    code = f"import {method.config.__module__}, sys; sys.exit('torch' in sys.modules)"
+    paths = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, check=False)
+    must(done.returncode == 0, f"importing {method.config.__module__} fails, or loads torch")
+
+
+def settings_are_checked(case: Case) -> None:
+    """Every setting has a default, every preset builds, and wrong settings are InputErrors of one line.
+    Settings of a model file that have since gone are ignored."""
+    method = case.method
+    for preset in method.presets:
+        method.configure(preset)
+    small: PictureSettings = method.configure(values=dict(case.settings))
+    must_refuse(lambda: method.configure("no such preset"), "an unknown preset")
+    wrong: list[dict[str, Any]] = [
+        {"no_such_setting": 1},
+        {"seed": -1},
+        {"seed": "x"},
+        {"size": "0"},
+        {"size": "5000"},
+        {"size": "large"},
+        {"size": "256", "crop": (512, 512)},
+        {"precision": "fp8"},
+        {"keep_aspect": 3},
+    ]
+    if method.learns_in_steps:
+        wrong += [{"steps": 0}, {"held_out": 0}, {"held_out": 0.6}, {"batch": 0}, {"rate": 0}, {"rate": 2}]
+        wrong += [{"decay": -1}, {"memory": 0}, {"schedule": "x"}, {"training": "x"}]
+    for values in wrong:
+        must_refuse(lambda values=values: method.configure(values=values), str(values))  # type: ignore[misc]
+    stored = json.loads(json.dumps(dataclasses.asdict(small)))
+    must(method.stored({**stored, "gone_since": 1}) == small, "settings change on their way through a file")
+
+
+def pictures_have_roles(case: Case) -> None:
+    """Copies count once, and what cannot be read is reported. A method that holds pictures out calibrates on
+    none that it learns from; any other on all of them."""
+    model = case.fitted()
+    roles = {p.hash: p.role for p in model.manifest.pictures}
+    used = [pixel_hash(decode(source)) for source in case.good]
+    must(sorted(p.role for p in model.manifest.pictures).count("duplicate") == 1, "copies count once")
+    failures = case.reported()["failures"]
+    broken = f"picture {len(case.good) + 1}"
+    must(len(failures) == 1 and broken in failures[0], f"what cannot be read is not reported: {failures}")
+    calibrated = list(model.manifest.facts["calibration_pictures"])
+    must(len(calibrated) == model.calibration.count == len(set(calibrated)), "scores without a picture")
+    must(set(calibrated) <= set(used), "calibrated on other pictures")
+    learnt = [digest for digest in used if roles.get(digest) in ("train", "duplicate")]
+    if case.method.holds_out:
+        must(not set(calibrated) & set(learnt), "calibrated on what was learnt from")
+        must(calibrated and learnt, "nothing to learn from, or nothing to calibrate on")
+    else:
+        must(set(calibrated) == set(used), "not calibrated on all that was learnt from")
+
+
+def calibration_is_honest(case: Case) -> None:
+    """Calibration scores are the model's answers for pictures that it did not learn from: held out, or left
+    out as `left_out` repeats it. Maxima and level of maps come from what counts alone."""
+    import torch
+
+    for variant in ("plain", "region", "strips"):
+        model, found = case.fitted(variant), []
+        detector, facts = detector_of(model), model.manifest.facts
+        sources = {pixel_hash(decode(s)): s for s in case.pictures(variant) if not isinstance(s, bytes)}
+        kept = {k: torch.from_numpy(np.asarray(v)) for k, v in model.artefact.tensors.items()}
+        calibration = model.calibration
+        wanted = zip(facts["calibration_pictures"], calibration.scores, calibration.map_maxima, strict=True)
+        for digest, *values in wanted:
+            image = torch.from_numpy(tensors(model, [sources[digest]]))
+            with torch.inference_mode():
+                features, inside = detector.embed(image), detector.inside(image)
+                group = facts["calibration_groups"].get(digest, -1)
+                answer = (
+                    detector.score(features, inside)
+                    if case.method.holds_out
+                    else detector.left_out(features, group, kept, inside)
+                )
+            if answer is not None:
+                drawn = answer[1][0][detector.roi if inside is None else inside[0]]
+                found.append((float(answer[0]), float(drawn.max()), float(drawn.median()), *values))
+        must(found or variant == "region", f"{variant}: `left_out` gives nothing")
+        if found:
+            scores, maxima, _, own_scores, own_maxima = np.array(found).T
+            must_be_close(scores, own_scores, f"{variant}: scores", 1e-4)
+            must_be_close(maxima, own_maxima, f"{variant}: maxima of maps", 1e-4)
+        if len(found) == calibration.count:
+            level = float(np.median(np.array(found)[:, 2]))
+            reach = 1e-3 * float(np.abs(calibration.map_maxima).max())
+            must(abs(level - calibration.map_level) <= reach, f"{variant}: level of maps")
+
+
+def groups_stay_together(case: Case) -> None:
+    """Pictures of one part (`--group`) are learnt from or held out together."""
+    model = case.fitted("region")
+    pattern = case.options("region")["group"]
+    calibrated = set(model.manifest.facts["calibration_pictures"])
+    sides: dict[str, set[bool]] = {}
+    for item in model.manifest.pictures:
+        if (match := re.search(pattern, item.name)) and item.role != "duplicate":
+            sides.setdefault(match[1], set()).add(item.hash in calibrated)
+    must(sides, "no picture belongs to a group")
+    must(all(len(side) == 1 for side in sides.values()), f"a group is divided: {sides}")
+
+
+def same_again(case: Case) -> None:
+    """The same settings and pictures give the same tensors; of a method that does not learn in steps, with
+    any number of threads."""
+    with torch_threads(2):
+        _must_equal(case.fitted(), case.fit(), "fitted with two threads")
+
+
+def _must_equal(one: Predictor, other: Predictor, text: str) -> None:
+    must(one.artefact.tensors.keys() == other.artefact.tensors.keys(), f"{text}: other tensors")
+    for name, values in one.artefact.tensors.items():
+        must(values.tobytes() == other.artefact.tensors[name].tobytes(), f"{text}: {name} differs")
+    must(one.calibration == other.calibration, f"{text}: another calibration")
+
+
+def progress_and_interruption(case: Case) -> None:
+    """Every stage of progress ends at its total. Whoever interrupts gets control back, and leaves neither
+    threads nor another number of torch's threads."""
+
+    def others() -> int:
+        """Threads, less those that stay."""
+        return sum(not thread.name.startswith("flawscope") for thread in threading.enumerate())
+
+    stages: dict[str, tuple[int, int]] = {}
+    for stage, done, total in case.reported()["progress"]:
+        stage = stage.partition(",")[0]  # what follows is the loss
+        must(stages.get(stage, (0, total))[0] <= done <= total, f"{stage}: {done} of {total} after {stages}")
+        stages[stage] = done, total
+    must(stages and all(done == total for done, total in stages.values()), f"progress ends at {stages}")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = others()
+    with torch_threads(2):
+        try:
+            case.fit(case.good[:4], step=stop)
+            must(False, "it went on")
+        except KeyboardInterrupt:
+            must(others() == before, "threads are left")
+
+
+# ---- what a method declares; what it does not is refused
+
+
+def resumes(case: Case) -> None:
+    """A run that was stopped and goes on ends as one that was not, with the same tensors; the checkpoint of
+    another run is refused. A method that does not learn in steps refuses `minutes` and `resume`."""
+    from flawscope.fitting.preparation import prepare
+    from flawscope.methods.task import Budget
+
+    if not case.method.learns_in_steps:
+        must_refuse(lambda: case.fit(minutes=1), "minutes")
+        must_refuse(lambda: case.fit(resume=True), "resume")
+        return
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.safetensors"
+
+        def stop(*_: object) -> None:
+            if path.exists():
+                raise KeyboardInterrupt
+
+        options = {k: v for k, v in case.options("plain").items() if k not in ("method", "samples")}
+        prepared = prepare(case.pictures("plain"), case.method, step=stop, **options)
+        try:
+            budget = Budget(checkpoint=path, every=0.0)
+            case.method.fit(prepared.model, replace(prepared.task, budget=budget))
+            must(False, "no checkpoint is written, or no progress is reported after it")
+        except KeyboardInterrupt:
+            pass
+        must_refuse(lambda: case.fit(checkpoint=path), "an unfinished run, without `resume`")
+        must_refuse(lambda: case.fit(checkpoint=path, resume=True, seed=1), "another seed")
+        _must_equal(case.fitted(), case.fit(checkpoint=path, resume=True), "resumed")
+
+
+def extends(case: Case) -> None:
+    """A model that was extended keeps its calibration scores, knows the new pictures, and passes its
+    self-test; pictures that it knows are left out. A method that does not extend says so."""
+    from flawscope.fitting.fitting import extend
+
+    old, more = case.fitted(), case.probes[:2]
+    if not case.method.extends:
+        must_refuse(lambda: extend(old.artefact, more, device="cpu"), "extending")
+        return
+    new = extend(old.artefact, [*more, case.good[1]], device="cpu")
+    count = old.calibration.count
+    must(new.calibration.scores[:count] == old.calibration.scores, "the old scores are not kept")
+    must(
+        new.calibration.count == count + len(more), "the new pictures are not calibrated on, or old ones are"
+    )
+    hashes = {p.hash for p in new.manifest.pictures if p.role != "duplicate"}
+    must(hashes >= {pixel_hash(decode(s)) for s in (*more, *case.good)}, "it does not know its pictures")
+    must(new.self_test().passed, "the self-test fails")
+    must_refuse(lambda: extend(new.artefact, list(more), device="cpu"), "nothing but known pictures")
+
+
+def finds_suspects(case: Case) -> None:
+    """A defect among the good pictures is the first suspect and can be dropped; or dropping is refused."""
+    if not case.method.finds_suspects:
+        must_refuse(lambda: case.fit(drop_suspects=True), "dropping suspects")
+        return
+    pictures = [*case.good, case.defect]
+    model = case.fit(pictures, drop_suspects=True, samples=0)
+    must(model.suspects and model.suspects[0][0] == f"picture {len(case.good)}", f"found {model.suspects}")
+    roles = {p.hash: p.role for p in model.manifest.pictures}
+    must(roles[pixel_hash(case.defect)] == "dropped", "it was not dropped")
+    must(model.calibration.count == list(roles.values()).count("train"), "it was calibrated on")
+
+
+def takes_seen_defects(case: Case) -> None:
+    """Seen defects are remembered and change the model; or they are refused."""
+    if not case.method.takes_seen_defects:
+        must_refuse(lambda: case.fit(seen=1), "seen defects")
+        return
+    pairs = [
+        draw_picture("plate", np.random.default_rng([8, k]), CATEGORIES["plate"].defects[k], 0.0, size=96)
+        for k in range(2)
+    ]
+    model = case.fit(seen=pairs, samples=0)
+    seen = {p.hash for p in model.manifest.pictures if p.role == "seen"}
+    must(seen == {pixel_hash(picture) for picture, _ in pairs}, "they are not remembered")
+    must(model.calibration.scores != case.fitted().calibration.scores, "they change nothing")
+
+
+def chooses_its_size(case: Case) -> None:
+    """`size=auto` becomes a size that the settings take, the same for the same pictures; or it is refused."""
+    from flawscope.methods.task import SizeTask
+
+    choose = case.method.choose_size
+    if choose is None:
+        must_refuse(lambda: case.method.configure(values={"size": AUTO}), "size=auto")
+        return
+    config = case.method.configure(values={**case.settings, "size": AUTO})
+    task = SizeTask(lambda i: decode(case.good[i]), len(case.good))
+    chosen = [choose(config, task) for _ in range(2)]
+    must(chosen[0] == chosen[1] != AUTO, f"chose {chosen}")
+    replace(config, size=chosen[0])
+
+
+CHECKS: Sequence[Callable[[Case], None]] = (
+    is_registered,
+    settings_are_checked,
+    pictures_have_roles,
+    calibration_is_honest,
+    groups_stay_together,
+    progress_and_interruption,
+    resumes,
+    extends,
+    finds_suspects,
+    takes_seen_defects,
+    chooses_its_size,
+)

@@ -1,0 +1,213 @@
+"""What a fitted model promises: its answers, its file, what counts, its exports."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.artefact.model_file import Artefact
+from flawscope.predictor import load
+from flawscope.testing.case import (
+    Case,
+    Floats,
+    answers,
+    detector_of,
+    must,
+    must_be_close,
+    must_refuse,
+    tensors,
+    torch_threads,
+)
+
+
+def answers_have_their_form(case: Case) -> None:
+    """Images `[B, 3, H, W]` become scores `[B]` and maps `[B, H, W]`, finite float32; `forward` is `score` of
+    `embed`, in eval mode, and changes neither the images nor the model."""
+    import torch
+
+    detector, images = detector_of(case.fitted()), torch.from_numpy(tensors(case.fitted(), case.probes[::2]))
+    before, given = {k: v.clone() for k, v in detector.state_dict().items()}, images.clone()
+    with torch.inference_mode():
+        scores, maps = detector(images)
+        again = detector.score(detector.embed(images), detector.inside(images))
+    must(not any(module.training for module in detector.modules()), "not in eval mode")
+    size = detector.config.network_size
+    must(detector.size == size == tuple(detector.roi.shape), "size, region of interest and settings differ")
+    must(tuple(scores.shape) == (len(images),), f"scores of shape {tuple(scores.shape)}")
+    must(tuple(maps.shape) == (len(images), *size), f"maps of shape {tuple(maps.shape)}")
+    must(scores.dtype == maps.dtype == torch.float32, "scores and maps are float32")
+    must(bool(scores.isfinite().all() and maps.isfinite().all()), "scores and maps are finite")
+    must_be_close(again[0], scores, "`forward` is not `score` of `embed`")
+    must_be_close(again[1], maps, "`forward` is not `score` of `embed`")
+    must(torch.equal(images, given), "the images were changed")
+    must(all(torch.equal(v, before[k]) for k, v in detector.state_dict().items()), "the model was changed")
+    must(len(set(case.said()[0].tolist())) > 1, "all pictures have the same score")
+
+
+def any_batch(case: Case) -> None:
+    """A picture has the same score and map in any batch."""
+    scores, maps = case.said()
+    images = tensors(case.fitted(), case.probes)
+    for batch in (3, 8):
+        chosen = np.arange(batch) % len(images)
+        found = case.fitted().session.run(images[chosen])
+        must_be_close(found[0], scores[chosen], f"scores in a batch of {batch}")
+        must_be_close(found[1], maps[chosen], f"maps in a batch of {batch}")
+
+
+def saved_and_read(case: Case) -> None:
+    """A model that was saved and read says the same, bit for bit, and passes its self-test."""
+    for variant in ("strips", "region", "plain"):
+        model, (scores, maps) = case.fitted(variant), case.said(variant)
+        found = answers(model, case.shown(variant)[:2])
+        must(np.array_equal(found[0], scores[:2]), f"{variant}: other scores")
+        must(np.array_equal(found[1], maps[:2]), f"{variant}: other maps")
+        must(model.manifest.method == case.method.name, "another method")
+        config = model.manifest.config
+        must(all(not config[name] or "/" not in config[name] for name in case.method.config.PATHS), "a path")
+    sample = model.artefact.tensors["samples"][:1].astype(np.float32) / np.float32(255)
+    must_be_close(model.session.run(sample)[0], model.manifest.samples[0]["score"], "the sample picture")
+
+
+def damaged_files_are_refused(case: Case) -> None:
+    """Tensors that are missing, or that contradict the settings, are an InputError of one line."""
+    from flawscope.runtime.torch import TorchSession
+
+    artefact = case.fitted().artefact
+    own = [k for k in detector_of(case.fitted()).state_dict() if not k.startswith("backbone.")]
+    spoilt: list[dict[str, Any]] = [{"roi": np.ones((3, 3), np.bool_)}]
+    spoilt += [{"roi": artefact.tensors["roi"].astype(np.float32)}]
+    left_out = [{k: v for k, v in artefact.tensors.items() if k != name} for name in {own[0], own[-1]}]
+    for values in (*left_out, *({**artefact.tensors, **other} for other in spoilt)):
+        other = Artefact(artefact.manifest, values)
+        must_refuse(lambda other=other: TorchSession.open(other, "cpu"), "a damaged model")  # type: ignore[misc]
+
+
+# ---- what counts
+
+
+def _outside_is_lowest(maps: Floats, inside: NDArray[np.bool_]) -> None:
+    """maps, inside: [N, H, W]."""
+    for drawn, counts in zip(maps, inside, strict=True):
+        must(drawn[~counts].max() <= drawn[counts].min(), "a value outside is above the lowest inside")
+
+
+def region_of_interest(case: Case) -> None:
+    """What lies outside the region has the lowest map value, and decides no score: where the region excludes
+    what stands out most, the score is lower."""
+    import torch
+
+    model = case.fitted("region")
+    roi = model.artefact.tensors["roi"]
+    left = np.arange(roi.shape[1]) < roi.shape[1] // 2
+    must(np.array_equal(roi, np.broadcast_to(left, roi.shape)), "another region than was given")
+    maps = case.said("region")[1]
+    _outside_is_lowest(maps, np.broadcast_to(roi, maps.shape))
+    plain = case.fitted()
+    images = torch.from_numpy(tensors(plain, [case.defect]))
+    with torch.inference_mode():
+        score, drawn = detector_of(plain)(images)
+        for side in (0, 1):
+            elsewhere = _half_without_maximum(drawn[0], side)
+            kept = {k: torch.from_numpy(np.asarray(v)) for k, v in plain.artefact.tensors.items()}
+            other = case.method.rebuild(plain.manifest.config, {**kept, "roi": elsewhere})
+            lower, within = other(images)
+            must(float(lower) < float(score), f"outside the region counts: {float(lower)}, {float(score)}")
+            _outside_is_lowest(within.numpy(), elsewhere.numpy()[None])
+
+
+def _half_without_maximum(drawn: Any, side: int) -> Any:
+    """[H, W] bool: the half, along this side, in which the map [H, W] does not have its maximum."""
+    import torch
+
+    top = divmod(int(drawn.argmax()), drawn.shape[1])[side]
+    place, half = torch.arange(drawn.shape[side]), drawn.shape[side] // 2
+    chosen = (place >= half) if top < half else (place < half)
+    return (chosen[:, None] if side == 0 else chosen[None]).expand(drawn.shape).clone()
+
+
+def padding(case: Case) -> None:
+    """Padding counts nowhere: its map value is the lowest, it decides no score, and marks are not taken for
+    brightness."""
+    import torch
+
+    model = case.fitted("strips")
+    detector, images = detector_of(model), torch.from_numpy(tensors(model, case.shown("strips")[:2]))
+    with torch.inference_mode():
+        inside = detector.inside(images)
+        must(inside is not None and 0 < float(inside.float().mean()) < 1, "`inside` does not know padding")
+        features = detector.embed(images)
+        detector.filled = lambda images: images  # type: ignore[method-assign]
+        must(not torch.equal(features, detector.embed(images)), "`embed` takes marks for pixels")
+        del detector.filled  # the class has its own
+        assert inside is not None
+        scores, maps = detector.score(features, inside)
+        must(torch.equal(inside, (images[:, 0] >= 0) & detector.roi), "`inside` is not the picture")
+        _outside_is_lowest(maps.numpy(), inside.numpy())
+        half = torch.stack([_half_without_maximum(drawn, 1) for drawn in maps]) & inside
+        lower, drawn = detector.score(features, half)
+        must(bool((lower <= scores).all() and (lower < scores).any()), "what is not `inside` decides scores")
+        _outside_is_lowest(drawn.numpy(), half.numpy())
+
+
+def many_threads_predict(case: Case) -> None:
+    """A predictor can be used from many threads at once, and leaves torch's number of threads alone."""
+    import torch
+
+    model, (scores, maps) = case.fitted(), case.said()
+    with torch_threads(2), ThreadPoolExecutor(4) as pool:
+        tasks = [pool.submit(answers, model, case.probes[:2], batch) for batch in (1, 2, 1, 2)]
+        for task in tasks:
+            must_be_close(task.result()[0], scores[:2], "scores")
+            must_be_close(task.result()[1], maps[:2], "maps")
+        with ThreadPoolExecutor(1) as fresh:
+            must(fresh.submit(torch.get_num_threads).result() == 2, "a new thread gets another number")
+
+
+def export(suffix: str, case: Case) -> None:
+    """An exported model passes its certificate, can be opened, and says the same in any batch, of padded
+    pictures too."""
+    trained, shown = case.fitted("strips"), case.shown("strips")
+    model = load(case.exported("strips", suffix), device="cpu")
+    must(model.manifest.facts["certificate"]["decisions"] == 0, "the certificate knows other decisions")
+    must(model.calibration.scores == trained.calibration.scores, "another calibration")
+    scores, maps = case.said("strips")
+    for batch in (1, 3):
+        found = answers(model, shown, batch)
+        np.testing.assert_allclose(found[0], scores, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found[1], maps, rtol=1e-3, atol=1e-3)
+
+
+def exports_onnx(case: Case) -> None:
+    export(".onnx", case)
+
+
+def exports_openvino(case: Case) -> None:
+    export(".xml", case)
+
+
+exports_onnx.__doc__ = exports_openvino.__doc__ = export.__doc__
+ENGINES = {"onnxruntime": exports_onnx, "openvino": exports_openvino}
+
+
+def exports() -> list[Callable[[Case], None]]:
+    """Checks for the engines that are installed."""
+    if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
+        return []
+    return [run for engine, run in ENGINES.items() if importlib.util.find_spec(engine)]
+
+
+CHECKS: Sequence[Callable[[Case], None]] = (
+    answers_have_their_form,
+    any_batch,
+    saved_and_read,
+    damaged_files_are_refused,
+    region_of_interest,
+    padding,
+    many_threads_predict,
+)

@@ -1,0 +1,35 @@
+"""What every method promises, of the built-in ones (`flawscope.testing`)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from flawscope.methods import registry
+from flawscope.testing import Case, Check, checks_for
+
+torch = pytest.importorskip("torch")
+CHECKS = [(name, check) for name in registry.BUILT_IN for check in checks_for(registry.method(name))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick(trace_once: Callable) -> Iterator[None]:
+    """Building a backbone is most of the time of a fit this small; frozen, one can serve all models."""
+    from flawscope.features import backbone
+
+    load = functools.cache(backbone.load_backbone)
+    with pytest.MonkeyPatch.context() as patch:
+        for method in ("patchcore", "prnet"):
+            patch.setattr(f"flawscope.methods.{method}.model.load_backbone", load)
+            patch.setattr(
+                f"flawscope.methods.{method}.model.empty_backbone", lambda *given: load(*given[:3], None)[0]
+            )
+        patch.setattr("flawscope.export.onnx_graph.trace", trace_once)
+        yield
+
+
+@pytest.mark.parametrize(("name", "check"), CHECKS, ids=str)
+def test_contract(name: str, check: Check, cases: Callable[[str], Case]) -> None:
+    check(cases(name))
