@@ -131,9 +131,10 @@ def extend(
     method = registry.method(manifest.method)
     if not method.extends:
         raise InputError(f"{method.name} cannot be extended: fit anew with all pictures")
+    parts = group or manifest.facts.get("group")  # by which its data set is split
     if isinstance(images, str | os.PathLike):
         seed = method.stored(manifest.config).seed
-        images = open_dataset(os.fspath(images), category, seed=seed)
+        images = open_dataset(os.fspath(images), category, seed=seed, group=parts)
     sources, _, _ = sources_of(images, category)
     detector = TorchSession.open(old, device).model
     known = [p.hash for p in manifest.pictures if p.role != "calibration"]
@@ -150,7 +151,8 @@ def extend(
         say=say,
         step=step,
     )
-    return _finished(Prepared(method, detector, manifest.backbone, manifest.category, reader, task), task, 0)
+    prepared = Prepared(method, detector, manifest.backbone, manifest.category, reader, task, group=parts)
+    return _finished(prepared, task, 0)
 
 
 # -------------------------------------------------------------------------------------------------- the model
