@@ -1,32 +1,33 @@
-"""Defects among the good pictures: how many does `fit` name, and what does dropping them save?
+"""Defects among the good pictures: how many does `fit` point out, and what does dropping them save?
 
-    python bench/contamination.py
+    python bench/contamination.py --set size=256
 
 Test defects, drawn by a seed evenly over their types, are mixed into the training pictures until they are 2,
 5 or 10 % of them; they leave the test set. Three models are compared on the same remaining test pictures:
-fitted on the clean pictures, on the mixture, and on the mixture with `drop_suspects`. One cell of the
-results is one category, share and seed; a run that was stopped goes on where it was.
+fitted on the clean pictures, on the mixture, and on the mixture with `drop_suspects`. One cell is one
+category, share and seed. Of the methods those that look for suspicious pictures.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import statistics
 import sys
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 import common
+from common import Cell, Settings
 
 if TYPE_CHECKING:
     from flawscope.datasets import Dataset, Item
-    from flawscope.predictor import Predictor
+
+MODELS = ("clean", "mixed", "dropped")
 
 
 def planted(dataset: Dataset, share: float, seed: int) -> list[Item]:
     """So many test defects that they make up `share` of the mixture, in turn from every type."""
+    import numpy as np
+
     count = max(1, round(share * len(dataset.train) / (1 - share)))
     rng = np.random.default_rng([seed, round(1000 * share)])
     queues = []
@@ -40,33 +41,34 @@ def planted(dataset: Dataset, share: float, seed: int) -> list[Item]:
     return chosen[:count]
 
 
-def figures(predictor: Predictor, dataset: Dataset) -> dict[str, Any]:
-    from flawscope.evaluation import evaluate
+def mixed(method: str, root: str, share: float, seed: int, settings: Settings) -> Cell:
+    """One mixture: what is pointed out, and what the three models find."""
+    import numpy as np
 
-    result = evaluate(predictor, dataset)
-    keys = ("image_auroc", "pixel_auroc", "au_pro", "image_f1_calibrated")
-    return {k: result.metrics.get(k) for k in keys} | {"false_alarms": result.false_alarms["measured"]}
-
-
-def cell(
-    dataset: Dataset, share: float, seed: int, clean: Predictor, settings: dict[str, Any]
-) -> dict[str, Any]:
     import flawscope
     from flawscope.metrics import auroc
 
+    dataset = flawscope.open_dataset(root)
     bad = planted(dataset, share, seed)
     names = {dataset.relative(item.path) for item in bad}
     rest = dataclasses.replace(dataset, test=tuple(item for item in dataset.test if item not in bad))
     mixture = [item.path for item in (*dataset.train, *bad)]
+    options: dict[str, Any] = {"method": method, "samples": 0, "device": "cpu", **settings}
     models = {
-        "clean": clean,
-        "mixed": flawscope.fit(mixture, samples=0, **settings),
-        "dropped": flawscope.fit(mixture, samples=0, drop_suspects=True, **settings),
+        "clean": flawscope.fit(dataset, **options),
+        "mixed": flawscope.fit(mixture, **options),
+        "dropped": flawscope.fit(mixture, drop_suspects=True, **options),
     }
-    mixed = models["mixed"]
-    suspects = [name for name, _ in mixed.suspects]
-    name_of = {p.hash: p.name for p in mixed.manifest.pictures}
-    order = [name_of[h] in names for h in mixed.manifest.facts["calibration_pictures"]]
+    whole = models["mixed"]
+    suspects = [name for name, _ in whole.suspects]
+    name_of = {p.hash: p.name for p in whole.manifest.pictures}
+    order = [name_of[h] in names for h in whole.manifest.facts["calibration_pictures"]]
+    figures: dict[str, Any] = {}
+    for name, model in models.items():
+        result = flawscope.evaluate(model, rest)
+        keys = ("image_auroc", "pixel_auroc", "au_pro", "image_f1_calibrated")
+        measured = {"false_alarms": result.false_alarms["measured"]}
+        figures[name] = {k: result.metrics.get(k) for k in keys} | measured
     return {
         "good": len(dataset.train),
         "planted": sorted(names),
@@ -74,96 +76,59 @@ def cell(
         "found": sum(n in names for n in suspects),
         "false": sum(n not in names for n in suspects),
         "suspects": suspects,
-        "planted_auroc": float(auroc(np.array(order), np.array(mixed.calibration.scores))),
+        "planted_auroc": float(auroc(np.array(order), np.array(whole.calibration.scores))),
         "left_out_by_dropping": sum(p.role == "dropped" for p in models["dropped"].manifest.pictures),
-        "models": {name: figures(model, rest) for name, model in models.items()},
+        "models": figures,
     }
 
 
-def mean(values: list[float | None]) -> str:
-    known = [v for v in values if v is not None]
-    return f"{statistics.mean(known):.4f}" if known else "n/a"
+def summary_of(cells: list[Cell]) -> Cell:
+    def mean(values: list[Any]) -> Any:
+        known = [v for v in values if v is not None]
+        return common.sig(statistics.mean(known), 4) if known else None
 
-
-def show(found: dict[tuple[str, float], list[dict[str, Any]]], record: common.Record) -> None:
-    rows = []
-    for (category, share), cells in found.items():
-        total = sum(len(c["planted"]) for c in cells)
-        hits = sum(c["found"] for c in cells)
-        row: dict[str, Any] = {
-            "planted": total,
-            "found": hits,
-            "recall": common.sig(hits / total, 4),
-            "false": sum(c["false"] for c in cells),
-            "good": sum(c["good"] for c in cells),
-        }
-        for metric in ("image_auroc", "pixel_auroc"):
-            for model in ("clean", "mixed", "dropped"):
-                row[f"{metric}, {model}"] = mean([c["models"][model][metric] for c in cells])
-        row["planted_auroc"] = mean([c["planted_auroc"] for c in cells])
-        record.summarise(f"{category}, {share:.0%}", {"seeds": len(cells)} | row)
-        rows.append(
-            (
-                category,
-                f"{share:.0%}",
-                len(cells),
-                f"{hits}/{total}",
-                f"{row['recall']:.0%}",
-                row["false"],
-                *tuple(
-                    row[f"{metric}, {model}"]
-                    for metric in ("image_auroc", "pixel_auroc")
-                    for model in ("clean", "mixed", "dropped")
-                ),
-                row["planted_auroc"],
-            )
-        )
-    header = (
-        *("category", "share", "seeds", "found", "recall", "false", "image: clean", "mixed", "dropped"),
-        *("pixel: clean", "mixed", "dropped", "rank AUROC"),
+    total, hits = (
+        sum(values) for values in zip(*((len(c["planted"]), c["found"]) for c in cells), strict=True)
     )
-    common.table("planted defects (AUROC: means over seeds, same test pictures in a row)", rows, header)
+    return {
+        "seeds": len(cells),
+        "found": f"{hits} of {total}",
+        "false": sum(c["false"] for c in cells),
+        "good": sum(c["good"] for c in cells),
+        "rank AUROC": mean([c["planted_auroc"] for c in cells]),
+        **{
+            f"{metric}, {model}": mean([c["models"][model][metric] for c in cells])
+            for metric in ("image_auroc", "pixel_auroc")
+            for model in MODELS
+        },
+    }
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "contamination")
-    common.add_settings(parser)
-    parser.add_argument("--categories", default=",".join(common.CATEGORIES))
-    parser.add_argument("--shares", default="2,5,10", help="percent of the mixture")
-    parser.add_argument("--seeds", type=int, default=3)
-    args: argparse.Namespace = parser.parse_args()
-    record = common.Record(args, "defects mixed into the training pictures", {"set": args.set})
-    common.headline("contamination")
-    settings = common.settings(args)
-    found: dict[tuple[str, float], list[dict[str, Any]]] = {}
-    for category in args.categories.split(","):
-        root = common.mvtec(args, category)
-        if root is None:
-            continue
-        import flawscope
-        from flawscope.datasets import open_dataset
+    from flawscope.methods import registry
 
-        dataset = open_dataset(str(root))
-        fitted: list[Any] = []  # on the clean pictures, made when the first cell needs it
-
-        def clean(dataset: Dataset = dataset, fitted: list[Any] = fitted) -> Predictor:
-            if not fitted:
-                fitted.append(flawscope.fit(dataset, samples=0, **settings))
-            return fitted[0]
-
-        for share in (float(s) / 100 for s in args.shares.split(",")):
-            for seed in range(args.seeds):
-
-                def measure(
-                    share: float = share, seed: int = seed, dataset: Dataset = dataset
-                ) -> dict[str, Any]:
-                    return cell(dataset, share, seed, clean(), settings)
-
-                name = f"{category}/{share:.0%}/seed {seed}"
-                found.setdefault((category, share), []).append(record.cell(name, measure))
-    show(found, record)
-    return 0
+    parser = common.parser(__doc__, "contamination", methods="all")
+    parser.add_argument("--shares", type=common.numbers, default=[2, 5, 10], help="percent of the mixture")
+    parser.add_argument("--seeds", type=common.numbers, default=[0, 1, 2], help="default: 0,1,2")
+    args = common.arguments(parser, threads=2, shares=[10], seeds=[0])
+    record = common.Record(args, "defects mixed into the training pictures")
+    rows = []
+    for category, root in common.roots(args):
+        for method in filter(lambda m: registry.method(m).finds_suspects, common.methods(args)):
+            settings = common.settings(args, method)
+            for share in args.shares:
+                name = f"{category}/{method}, {common.label(settings)}/{share} %"
+                given = {"method": method, "root": root, "share": share / 100, "settings": settings}
+                work = lambda s, g=given: common.task(mixed, seed=s, **g).json  # noqa: E731
+                cells = [
+                    record.attempt(f"{name}/seed {seed}", lambda s=seed, w=work: w(s)) for seed in args.seeds
+                ]
+                if done := [cell for cell in cells if cell]:
+                    rows.append({"model": name, **summary_of(done)})
+                    record.summarise(name, rows[-1])
+    common.table("planted defects (AUROC: means over seeds, same test pictures in a row)", rows)
+    return record.status()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.start(main))

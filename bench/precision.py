@@ -1,141 +1,116 @@
-"""What a smaller precision costs in accuracy, per category and runtime.
+"""What do smaller precisions cost in accuracy?
 
-    python bench/precision.py
-    python bench/precision.py --set size=256 --out bench/results/precision-256.json
+    python bench/precision.py --set size=256
+    python bench/precision.py --methods efficientad --runtimes onnxruntime,openvino
 
-Everything is compared with torch in fp32 on all test pictures: image AUROC, pixel AUROC and AU-PRO; the
-change of image AUROC also in pairs of a good and a defective picture that change their order (times the
-number of such pairs); decisions that differ, each model at its own threshold; the file's size. An exported
-precision has the calibration that `export` gave it; torch's are fitted anew with `precision`, which
-calibrates them. One cell is one category, runtime and precision; a run that was stopped goes on where it was.
+Every method's model in torch and fp32, and in every other runtime and precision, on the test pictures, each
+after a calibration of its own. `pairs` is the change of image AUROC as pairs of a good and a defective
+picture that are in the right order.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 import common
+import models
+from common import Args, Cell
 
 METRICS = ("image_auroc", "pixel_auroc", "au_pro")
 
 
-def fitted(args: argparse.Namespace, root: Path, folder: Path, precision: str) -> Path:
-    path = folder / f"{root.name}-torch-{precision}.safetensors"
-    if not path.is_file():
-        common.say(f"fitting {root.name}, {precision} ...")
-        pairs = [*args.set, *([f"precision={precision}"] if precision != "fp32" else [])]
-        settings = [word for pair in pairs for word in ("--set", pair)]
-        common.flawscope("fit", "--data", root, "--out", path, "--quiet", *settings)
-    return path
-
-
-def task_judge(model: str, root: str, threads: int | None) -> dict[str, Any]:
-    """Metrics, and every picture's score and decision."""
+def judge(model: str, root: str, threads: int) -> Cell:
+    """Metrics, and every picture's score, decision and truth."""
     import flawscope
 
-    predictor = common.open_model(model, threads=threads)
-    dataset = flawscope.open_dataset(root)
+    predictor, dataset = models.open_model(model, threads=threads), flawscope.open_dataset(root)
     pictures: dict[str, Any] = {}
 
     def take(item: Any, result: Any) -> None:
-        name = str(dataset.relative(item.path))
-        pictures[name] = (common.sig(result.score), bool(result.is_anomalous), bool(item.anomalous))
+        answer = (common.sig(result.score), bool(result.is_anomalous), bool(item.anomalous))
+        pictures[str(dataset.relative(item.path))] = answer
 
     found = flawscope.evaluate(predictor, dataset, take=take)
+    calibration = predictor.calibration
     return {
         "metrics": {k: found.metrics[k] for k in METRICS},
-        "false_alarms": found.false_alarms["measured"],
-        "threshold": common.sig(predictor.calibration.threshold),
-        "calibration": f"{predictor.calibration.method}, {predictor.calibration.precision}",
-        "file_bytes": common.file_size(Path(model)),
+        "false_alarms": found.false_alarms,
+        "threshold": common.sig(calibration.threshold),
+        "calibration": f"{calibration.method}, {calibration.precision}",
+        "file_mib": common.sig(models.file_size(Path(model)) / common.MIB, 4),
         "pictures": pictures,
     }
 
 
-def change(cell: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+def change(cell: Cell, base: Cell) -> Cell:
     """Against torch in fp32; falling metrics are negative."""
-    pictures = [(cell["pictures"][name], base["pictures"][name]) for name in base["pictures"]]
+    names = list(base["pictures"])
+    pictures = [(cell["pictures"][name], base["pictures"][name]) for name in names]
     anomalous = sum(was[2] for _, was in pictures)
     pairs = anomalous * (len(pictures) - anomalous)
-    fell = {
-        k: None if cell["metrics"][k] is None else round(cell["metrics"][k] - base["metrics"][k], 6)
-        for k in METRICS
-    }
-    lost = None if fell["image_auroc"] is None else fell["image_auroc"] * pairs
+    both = [(k, cell["metrics"][k], base["metrics"][k]) for k in METRICS]
+    less = {k: round(a - b, 6) for k, a, b in both if None not in (a, b)}
     return {
-        **fell,
-        "pairs": None if lost is None else round(lost, 1),
-        "pairs_in_all": pairs,
-        "decisions": [
-            name for name, (now, was) in zip(base["pictures"], pictures, strict=True) if now[1] != was[1]
-        ],
+        **less,
+        "pairs": round(less.get("image_auroc", 0.0) * pairs, 1),
+        "pairs in all": pairs,
+        "decisions": [n for n, (now, was) in zip(names, pictures, strict=True) if now[1] != was[1]],
         "score_relative": common.sig(max(abs(n[0] - w[0]) / max(abs(w[0]), 1) for n, w in pictures), 3),
-        "file": common.ratio(cell["file_bytes"], base["file_bytes"]),
     }
+
+
+def model_of(args: Args, folder: Path, of: tuple[str, Path, str], runtime: str, precision: str) -> Path:
+    """Of torch it is fitted in that precision; of other runtimes the export calibrates it."""
+    category, root, method = of
+    more = (
+        {"precision": precision} if (runtime, precision) != ("torch", "fp32") and runtime == "torch" else {}
+    )
+    model = models.plain_model(args, folder, category, root, method, **more)
+    found = model if runtime == "torch" else models.exported(model, runtime, precision, root)
+    if found is None:
+        raise SystemExit(f"there is no {runtime} model of {precision}")
+    return found
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "precision")
-    common.add_settings(parser)
+    parser = common.parser(__doc__, "precision", methods="all")
     common.add_runtimes(parser)
-    parser.add_argument("--categories", default=",".join(common.CATEGORIES))
-    parser.add_argument("--threads", type=int, help="default: as the sessions choose")
-    parser.add_argument("--work", type=Path, help="keep models and exports here")
-    args = parser.parse_args()
-    if args.task:
-        return common.run_task(args.task, {"judge": task_judge})
-    record = common.Record(args, "accuracy of smaller precisions", {"set": args.set})
-    common.headline("precision")
+    quick = {"methods": "patchcore", "runtimes": "onnxruntime", "precisions": "int8"}
+    args = common.arguments(parser, threads=2, **quick)
+    record = common.Record(args, "accuracy of smaller precisions")
     rows = []
     with common.workspace(args.work) as folder:
-        for category in args.categories.split(","):
-            root = common.mvtec(args, category)
-            if root is None:
-                continue
-            base: dict[str, Any] | None = None
-            for runtime, precision in [("torch", "fp32"), *common.combinations(args)]:
-                name = f"{category}/{runtime} {precision}"
-                if base is not None and (runtime, precision) == ("torch", "fp32"):
-                    continue
-                model: Path | None = None
-                if not record.has(name):
-                    try:
-                        model = fitted(args, root, folder, precision if runtime == "torch" else "fp32")
-                    except SystemExit as error:
-                        common.say(f"skipped: {name}: {error}")
-                        continue
-                    model = common.exported(model, runtime, precision, root)
-                    if model is None:
-                        continue
+        for category, root in common.roots(args):
+            for method in common.methods(args):
+                name = f"{category}/{method}, {common.label(common.settings(args, method), args.preset)}"
+                base: Cell | None = None
+                for engine in dict.fromkeys([("torch", "fp32"), *common.combinations(args)]):
 
-                def measure(model: Path | None = model, root: Path = root) -> dict[str, Any]:
-                    return common.task(__file__, "judge", model=model, root=root, threads=args.threads).json
+                    def measure(of: Any = (category, root, method), engine: Any = engine) -> Cell:
+                        model = model_of(args, folder, of, *engine)
+                        return common.task(judge, model=model, root=of[1], threads=args.threads).json
 
-                cell = record.cell(name, measure)
-                base = base or cell
-                against = change(cell, base)
-                record.summarise(name, against)
-                found = cell["metrics"]
-                rows.append(
-                    (
-                        *(category, f"{runtime} {precision}"),
-                        *("n/a" if found[k] is None else f"{found[k]:.5f}" for k in METRICS),
-                        *("n/a" if against[k] is None else f"{against[k]:+.5f}" for k in METRICS),
-                        f"{against['pairs']:+.1f} of {against['pairs_in_all']}",
-                        len(against["decisions"]),
-                        f"{cell['false_alarms']:.1%}" if cell["false_alarms"] is not None else "n/a",
-                        f"{against['score_relative']:.1e}",
-                        f"{cell['file_bytes'] / common.MIB:.1f}",
+                    cell = record.attempt(f"{name}/{' '.join(engine)}", measure)
+                    base = base or cell
+                    if cell is None or base is None:
+                        continue
+                    against = change(cell, base)
+                    record.summarise(f"{name}/{' '.join(engine)}", against)
+                    rows.append(
+                        {
+                            **{"model": name, "engine": " ".join(engine), **cell["metrics"]},
+                            **{f"change of {k}": against.get(k) for k in METRICS},
+                            "pairs": f"{against['pairs']:+.1f} of {against['pairs in all']}",
+                            "decisions": len(against["decisions"]),
+                            "false alarms": common.alarms(cell["false_alarms"]),
+                            **{"scores": against["score_relative"], "file MiB": cell["file_mib"]},
+                        }
                     )
-                )
-    short = ("image AUROC", "pixel AUROC", "AU-PRO")
-    header = ("category", "model", *short, *("change",) * 3, "pairs", "decisions", "false alarms", "scores")
-    common.table("against torch in fp32", rows, (*header, "file MiB"))
-    return 0
+    common.table("against torch in fp32", rows)
+    return record.status()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.start(main))

@@ -1,0 +1,283 @@
+"""Fitted models for the measurements: one training a process, its exports, what is kept from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import common
+from common import Args, Cell, Record, Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flawscope.datasets import Dataset, Item
+    from flawscope.predictor import Predictor
+
+OF_PICTURES = ("calibration_pictures", "calibration_groups", "summary")  # facts that no result needs
+
+
+def _minutes(text: str) -> list[float]:
+    return [float(word) for word in text.split(",")]
+
+
+def add_budget(made: Any) -> None:
+    """Flags of trainings."""
+    made.add_argument("--steps", type=common.numbers, default=[], help="one training each, such as 500,1000")
+    made.add_argument(
+        "--minutes", type=lambda t: [float(m) for m in t.split(",")], default=[], help="the same"
+    )
+    made.add_argument("--seen", type=common.numbers, default=[0], help="defects to learn from: 0,10")
+    made.add_argument("--seeds", type=common.numbers, default=[0], help="default: 0")
+    made.add_argument("--good", type=int, help="the first good pictures only")
+    made.add_argument("--false-alarm-rate", type=float, help="default: flawscope's")
+    made.add_argument("--device", default="cpu", help="default: %(default)s")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fit: of what, with what, for how long."""
+
+    category: str
+    root: str
+    method: str
+    settings: Settings
+    preset: str = "default"
+    minutes: float | None = None
+    seen: int = 0
+    seed: int = 0
+    good: int | None = None  # the first good pictures only; None: all
+    kept: float = 0.0  # share of the good pictures, and half of the defects, kept for a judge
+    device: str = "cpu"
+    false_alarm_rate: float | None = None
+
+    @property
+    def described(self) -> str:
+        """The method and its settings, without what was seen."""
+        words = [self.method, common.label(self.settings, self.preset)]
+        words += [f"{self.minutes:g} minutes"] if self.minutes else []
+        words += [f"{self.good} good"] if self.good else []
+        words += [f"{self.kept:g} kept"] if self.kept else []
+        words += [f"false alarms {self.false_alarm_rate:g}"] if self.false_alarm_rate else []
+        return ", ".join(words + ([] if self.device == "cpu" else [self.device]))
+
+    @property
+    def name(self) -> str:
+        """Of its cell; what was drawn as seen decides nothing for a method that learns from good parts."""
+        from flawscope.methods import registry
+
+        learns = registry.method(self.method).takes_seen_defects or self.kept
+        drawn = f"{self.seen} seen, " if learns else ""
+        return f"{self.category}/{self.described}/{drawn}seed {self.seed}"
+
+
+def jobs(args: Args, category: str, root: Path, method: str, **more: Any) -> Iterator[Job]:
+    """One for every budget: --steps and --minutes of a method that learns in steps, else its default."""
+    from flawscope.methods import registry
+
+    values = common.settings(args, method)
+    budgets: list[tuple[Settings, float | None]] = [(values, None)]
+    if registry.method(method).learns_in_steps and (args.steps or args.minutes):
+        rest = {k: v for k, v in values.items() if k != "steps"}
+        budgets = [({**rest, "steps": n}, None) for n in args.steps]
+        budgets += [(rest, minutes) for minutes in args.minutes]
+    same = {"device": args.device, "good": args.good, "false_alarm_rate": args.false_alarm_rate}
+    for given, minutes in budgets:
+        yield Job(category, str(root), method, given, args.preset, minutes, **{**same, **more})
+
+
+def fit_job(job: dict[str, Any], model: str, threads: int) -> Cell:
+    """The fit of a job, and its model written."""
+    import torch
+
+    torch.set_num_threads(threads)
+    from flawscope import fit, open_dataset
+    from flawscope.methods import registry
+    from flawscope.synthesis import read_seen
+
+    of = Job(**job)
+    asked, dataset = registry.method(of.method), open_dataset(of.root)
+    dataset = dataclasses.replace(dataset, train=dataset.train[: of.good])
+    options: dict[str, Any] = {"seed": of.seed, **of.settings}
+    seen: Any = of.seen
+    if of.kept:
+        split = divided(dataset, of.kept, of.seed, of.seen)
+        dataset = dataclasses.replace(dataset, train=split.learnt)
+        seen = [(item.path, read_seen(item)[1]) for item in split.defects]
+    checkpoint = Path(model).with_suffix(".checkpoint.safetensors")
+    if asked.learns_in_steps:
+        options |= {"minutes": of.minutes, "checkpoint": checkpoint, "resume": True}
+    if asked.takes_seen_defects:
+        options |= {"seen": seen}
+    if of.false_alarm_rate is not None:
+        options |= {"false_alarm_rate": of.false_alarm_rate}
+    resumed, start = checkpoint.is_file(), time.perf_counter()
+    fitted = fit(dataset, method=of.method, preset=of.preset, device=of.device, **options)
+    fitted.save(model)
+    took = time.perf_counter() - start
+    checkpoint.unlink(missing_ok=True)
+    manifest = fitted.manifest
+    roles = [picture.role for picture in manifest.pictures]
+    return {
+        "seconds": common.sig(took),
+        "resumed": resumed,  # then the seconds are those since then
+        "facts": {k: v for k, v in manifest.facts.items() if k not in OF_PICTURES},
+        "config": manifest.config,
+        "backbone": manifest.backbone,
+        "pictures": {role: roles.count(role) for role in sorted({*roles})},
+        "unusable": list(fitted.failures),
+        "device_peak_mib": common.device_peak(manifest.facts["device"]),
+        "file_mib": common.sig(file_size(Path(model)) / common.MIB, 4),
+    }
+
+
+def fitted(args: Args, record: Record, folder: Path, job: Job) -> tuple[Path, Cell] | None:
+    """The model of a job and its cell: kept from before, or fitted now. None where that failed."""
+    name = f"fit/{job.name}"
+    model = folder / f"{common.slug(name)}.safetensors"
+
+    def measure() -> Cell:
+        child = common.task(fit_job, job=dataclasses.asdict(job), model=model, threads=args.threads)
+        return {**child.json, **child.facts}
+
+    if not model.is_file():  # what the results say of a model that is gone would be another's
+        record.cells.pop(name, None)
+    cell = record.attempt(name, measure)
+    return None if cell is None else (model, cell)
+
+
+def plain_model(args: Args, folder: Path, category: str, root: Path, method: str, **more: Any) -> Path:
+    """A model of a method with the settings of --set, made once and not measured."""
+    values = {**common.settings(args, method), **more}
+    job = Job(category, str(root), method, values, args.preset)
+    model = folder / f"{common.slug(job.name)}.safetensors"
+    if not model.is_file():
+        common.say(f"fitting {job.name} ...")
+        common.task(fit_job, job=dataclasses.asdict(job), model=model, threads=args.threads)
+    return model
+
+
+# ------------------------------------------------------------------------------- what is kept from a training
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a fit learns from, and what it is judged with; no picture is in both."""
+
+    learnt: tuple[Item, ...]
+    kept: tuple[Item, ...]  # good
+    defects: list[Item]
+    other: list[Item]  # defects for the judge
+
+
+def divided(dataset: Dataset, share: float, seed: int, seen: int) -> Split:
+    """Good pictures by a hash of their names, defects as `draw_seen` draws them, every other one."""
+    from flawscope.datasets.seen import draw_seen
+
+    names = [dataset.relative(item.path) for item in dataset.train]
+    order = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    kept = {*order[: max(1, round(share * len(names)))]}
+    drawn = draw_seen(dataset, seen, seed)  # sorted by kind: both halves have all that are drawn twice
+    return Split(
+        tuple(i for i, name in zip(dataset.train, names, strict=True) if name not in kept),
+        tuple(i for i, name in zip(dataset.train, names, strict=True) if name in kept),
+        drawn[::2],
+        drawn[1::2],
+    )
+
+
+# ------------------------------------------------------------------------------------- models and runtimes
+
+
+def exported(model: Path, runtime: str, precision: str, root: Path) -> Path | None:
+    """`model` for a runtime and a precision, beside it; made once. None and a remark where there is no such
+    thing. A reduced precision is calibrated on the good training pictures below `root`; of torch it keeps the
+    calibration of fp32, which is enough to measure time with, and not to judge pictures."""
+    from flawscope.errors import FlawscopeError
+
+    if (runtime, precision) == ("torch", "fp32"):
+        return model
+    out = model.with_name(f"{model.stem}-{precision}{common.RUNTIMES[runtime]}")
+    if out.is_file():
+        return out
+    if runtime == "torch":
+        return _at_precision(model, precision, out)
+    try:
+        from flawscope.export.export import export
+
+        good = common.pictures_below(root / "train" / "good") if precision != "fp32" else []
+        certificate = export(model, out, precision=precision, pictures=good)
+    except (FlawscopeError, ImportError) as error:
+        common.say(f"skipped: {runtime} {precision}: {error}")
+        return None
+    common.say(f"  {runtime} {precision}: {certificate.line()}")
+    return out
+
+
+def _at_precision(model: Path, precision: str, out: Path) -> Path:
+    from flawscope.artefact import model_file
+
+    artefact = model_file.read(model)
+    before = artefact.manifest
+    manifest = dataclasses.replace(
+        before,
+        config={**before.config, "precision": precision},
+        calibration=dataclasses.replace(before.calibration, precision=precision),
+    )
+    model_file.write(dataclasses.replace(artefact, manifest=manifest), out)
+    return out
+
+
+def open_model(path: Path | str, device: str = "cpu", threads: int | None = None) -> Predictor:
+    import flawscope
+
+    return flawscope.load(path, device=device, threads=threads)
+
+
+def file_size(model: Path) -> int:
+    """Bytes; OpenVINO's weights lie in a second file."""
+    beside = model.with_suffix(".bin")
+    return model.stat().st_size + (beside.stat().st_size if model.suffix == ".xml" else 0)
+
+
+def unseen(predictor: Predictor, dataset: Dataset) -> list[Path]:
+    """Good test pictures that the model has neither learnt from nor been calibrated on."""
+    from flawscope.pictures.decoding import decode, pixel_hash
+
+    known = {picture.hash for picture in predictor.manifest.pictures}
+    good = [item.path for item in dataset.test if not item.anomalous]
+    return [path for path in good if pixel_hash(decode(path)) not in known]
+
+
+def patchcore_features(paths: list[Path], settings: Settings) -> tuple[Any, list[Tensor]]:
+    """PatchCore's settings, and per size the features [N, P, D] of pictures by flawscope's extraction."""
+    import torch
+
+    from flawscope.fitting.preparation import prepare
+    from flawscope.methods import registry
+    from flawscope.methods.extract import embed_pictures
+    from flawscope.methods.patchcore.model import Model
+
+    prepared = prepare(paths, registry.method("patchcore"), device="cpu", **settings)
+    model = prepared.model
+    assert isinstance(model, Model)
+    features = [
+        torch.empty(len(paths), p, v.embedding.width) for p, v in zip(model.patches, model.views, strict=True)
+    ]
+
+    def store(index: int, one: Tensor, inside: Tensor | None) -> None:
+        for own, part in zip(features, one.split(model.patches), strict=True):
+            own[index] = part
+
+    embed_pictures(model, prepared.task.load, range(len(paths)), store)
+    return model.config, features
+
+
+if __name__ == "__main__":
+    sys.exit(common.start())
