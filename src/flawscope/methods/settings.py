@@ -49,7 +49,8 @@ class PictureSettings:
             and all(side <= 4096 for size in sizes for side in size),
             f"size, or crop, must be {multiples}",
         )
-        yield len(set(sizes)) == len(sizes) <= self.SIZES, f"size must name up to {self.SIZES} different sizes"
+        few = len(set(sizes)) == len(sizes) <= self.SIZES
+        yield few, f"size must name up to {self.SIZES} different sizes"
         yield self.crop is None or len(sizes) == 1, "crop works with one size"
         yield (
             self.crop is None or all(c <= s for c, s in zip(self.crop, sizes[0], strict=True)),
