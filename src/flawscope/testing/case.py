@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -76,8 +77,10 @@ class Case:
             return self.keep(name, fill)
         folder = Path(self._folder.name) / name
         if not folder.exists():
-            folder.mkdir()
-            fill(folder)
+            made = folder.with_name(f"{name}-unfinished")
+            made.mkdir(exist_ok=True)
+            fill(made)
+            made.rename(folder)
         return folder
 
     @cached_property
@@ -113,6 +116,12 @@ class Case:
         picture[height * 5 // 8 : height * 7 // 8 : 4, width // 8 : width * 3 // 8] = (0, 255, 0)
         return picture
 
+    @property
+    def pairs(self) -> str:
+        """A pattern of names: the first two good pictures are one part, the next two another, and so on."""
+        names = [re.escape(Path(cast(Path, source)).name) for source in self.good]
+        return "|".join(f"(?:{one}|{other})()" for one, other in zip(names[:6:2], names[1:6:2], strict=True))
+
     def pictures(self, variant: str) -> list[Source]:
         """What the model is fitted on: among others a copy, and something that is no picture."""
         if variant == "strips":
@@ -124,7 +133,7 @@ class Case:
     def options(self, variant: str) -> dict[str, Any]:
         """What is given to `fit` beside the pictures."""
         of_variant: dict[str, dict[str, Any]] = {
-            "region": {"roi": "0,0,0.5,1", "group": r"([0-3])\.[a-z]+$"},
+            "region": {"roi": "0,0,0.5,1", "group": self.pairs},
             "strips": {"keep_aspect": True},
         }
         common = {"method": self.method.name, "device": "cpu", "samples": 1}

@@ -136,14 +136,13 @@ def calibration_is_honest(case: Case) -> None:
 def groups_stay_together(case: Case) -> None:
     """Pictures of one part (`--group`) are learnt from or held out together."""
     model = case.fitted("region")
-    pattern = case.options("region")["group"]
     calibrated = set(model.manifest.facts["calibration_pictures"])
-    sides: dict[str, set[bool]] = {}
+    parts: dict[tuple[str | None, ...], list[bool]] = {}
     for item in model.manifest.pictures:
-        if (match := re.search(pattern, item.name)) and item.role != "duplicate":
-            sides.setdefault(match[1], set()).add(item.hash in calibrated)
-    must(sides, "no picture belongs to a group")
-    must(all(len(side) == 1 for side in sides.values()), f"a group is divided: {sides}")
+        if (match := re.search(case.pairs, item.name)) and item.role != "duplicate":
+            parts.setdefault(match.groups(), []).append(item.hash in calibrated)
+    must(parts and all(len(set(held)) == 1 for held in parts.values()), f"a part is divided: {parts}")
+    must(any(len(held) == 2 for held in parts.values()), f"no part has two pictures: {parts}")
 
 
 def same_again(case: Case) -> None:

@@ -1,0 +1,113 @@
+"""`flawscope.testing` notices a method that breaks its promises, and says which."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from flawscope.methods.settings import PictureSettings
+from flawscope.testing import Case, Check, check_method, checks_for
+
+torch = pytest.importorskip("torch")
+from flawscope.methods.patchcore.model import Model  # noqa: E402
+
+score, embed, combine = Model.score, Model.embed, Model.combine
+
+
+def by_batch(self: Model, features: Any, inside: Any = None) -> Any:
+    scores, maps = score(self, features, inside)
+    return scores * (1 + 1e-4 * len(features)), maps
+
+
+def everywhere(self: Model, scores: Any, distances: Any, inside: Any = None, chosen: Any = None) -> Any:
+    return combine(self, scores, distances, torch.ones_like(self.roi), chosen)
+
+
+def of_all(self: Model, features: Any, inside: Any = None) -> Any:
+    """Maps know what counts, scores do not."""
+    return features.flatten(1).norm(dim=1), score(self, features, inside)[1]
+
+
+def inverted(self: Model, images: Any) -> Any:
+    return embed(self, torch.where(images < 0, images, 1 - images))
+
+
+def not_left_out(self: Model, features: Any, group: int, kept: Any, inside: Any = None) -> Any:
+    return self.score(features, inside)
+
+
+def unmarked(self: Model, images: Any) -> Any:
+    return images
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "check"),
+    [
+        ("score", by_batch, "any_batch"),
+        ("score", lambda *given: tuple(part.double() for part in score(*given)), "answers_have_their_form"),
+        ("combine", everywhere, "region_of_interest"),
+        ("combine", everywhere, "padding"),
+        ("score", of_all, "region_of_interest"),
+        ("score", of_all, "padding"),
+        ("filled", unmarked, "padding"),
+        ("embed", inverted, "saved_and_read"),
+        ("left_out", not_left_out, "calibration_is_honest"),
+        ("rebuild", lambda config, tensors: Model(None, None), "damaged_files_are_refused"),
+    ],
+)
+def test_a_broken_promise_is_named(
+    name: str, change: Any, check: str, cases: Callable[[str], Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = replace(cases("patchcore"), _open={})
+    for variant in ("plain", "region", "strips"):
+        case.fitted(variant)  # before the change
+    monkeypatch.setattr(Model, name, change)
+    with pytest.raises((AssertionError, AttributeError), match=rf"patchcore, {check}: |object"):
+        one(check, case)(case)
+
+
+def one(name: str, case: Case) -> Check:
+    return next(check for check in checks_for(case.method) if check.name == name)
+
+
+@dataclass(frozen=True)
+class Careless(PictureSettings):
+    """Takes any seed."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"presets": {"fast": {}}}, "is_registered: "),
+        ({"learns_in_steps": True}, "is_registered: "),
+        ({"name": "patchcore2"}, "no method called patchcore2"),
+    ],
+)
+def test_a_wrong_record_is_named(
+    change: dict[str, Any], text: str, cases: Callable[[str], Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = replace(cases("patchcore").method, **change)
+    if "name" not in change:
+        monkeypatch.setattr("flawscope.testing.fits.registry.method", lambda name: method)
+    with pytest.raises(Exception, match=text):
+        check_method(method)
+
+
+def test_a_setting_that_is_not_checked_is_named(cases: Callable[[str], Case]) -> None:
+    patchcore = cases("patchcore").method
+    case = Case(replace(patchcore, config=Careless, presets={"default": {}}))
+    with pytest.raises(AssertionError, match=r"settings_are_checked: .*seed.*: nothing was refused"):
+        one("settings_are_checked", case)(case)
+
+
+def test_importing_it_loads_no_torch() -> None:
+    code = "import flawscope.testing, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
