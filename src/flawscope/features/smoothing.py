@@ -1,4 +1,4 @@
-"""A Gaussian over maps, as part of the matrix that brings them to the picture's size."""
+"""Matrices between the cells of a map and the picture's pixels; a Gaussian over maps is part of them."""
 
 from __future__ import annotations
 
@@ -20,3 +20,17 @@ def smoothed(matrix: Tensor, sigma: float) -> Tensor:
     kernel = torch.exp(-0.5 * (x / sigma) ** 2)
     padded = F.pad(matrix.T[:, None], (reach, reach), mode="reflect")
     return F.conv1d(padded, (kernel / kernel.sum()).view(1, 1, -1))[:, 0].T
+
+
+def smoothing_matrix(size: int, grid: int, sigma: float) -> Tensor:
+    """[size, grid]: bilinear resize from `grid` to `size`, then a Gaussian of `sigma` pixels."""
+    identity = torch.eye(grid, dtype=torch.float64)[None]  # one column a grid cell
+    resized = F.interpolate(identity, size=size, mode="linear", align_corners=False)[0]  # [grid, size]
+    return smoothed(resized.T, sigma).float().contiguous()
+
+
+def windows(size: int, grid: int) -> Tensor:
+    """[grid, size]: 1 where a cell sees a pixel, as adaptive pooling divides them."""
+    pixels, cells = torch.arange(size), torch.arange(grid)[:, None]
+    first, end = cells * size // grid, -(-(cells + 1) * size // grid)
+    return ((pixels >= first) & (pixels < end)).float()

@@ -13,6 +13,7 @@ from torch import nn
 
 from flawscope.errors import InputError
 from flawscope.features.backbone import load_backbone
+from flawscope.features.smoothing import smoothing_matrix
 from flawscope.methods.patchcore.config import Config
 from flawscope.methods.patchcore.memory_bank import (
     BLOCK,
@@ -20,7 +21,6 @@ from flawscope.methods.patchcore.memory_bank import (
     nearest_table,
     patches_inside,
     reducing_matrix,
-    smoothing_matrix,
 )
 from flawscope.methods.patchcore.model import Model
 

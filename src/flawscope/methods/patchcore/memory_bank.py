@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from flawscope.errors import InputError
 from flawscope.features.backbone import Backbone
 from flawscope.features.embedding import PatchEmbedding
-from flawscope.features.smoothing import smoothed
+from flawscope.features.smoothing import smoothing_matrix, windows
 from flawscope.methods.patchcore.config import Config
 from flawscope.methods.patchcore.screen import GROUP, KEEP, SMALLEST, Screen
 from flawscope.methods.threads import workers
@@ -263,23 +263,9 @@ def nearest_table(bank: Tensor, b: int) -> Tensor:
         return torch.cat(each(rows, range(0, total, BLOCK // 4)))
 
 
-def smoothing_matrix(size: int, grid: int, sigma: float) -> Tensor:
-    """[size, grid]: bilinear resize from `grid` to `size`, then a Gaussian of `sigma` pixels."""
-    identity = torch.eye(grid, dtype=torch.float64)[None]  # one column a grid cell
-    resized = F.interpolate(identity, size=size, mode="linear", align_corners=False)[0]  # [grid, size]
-    return smoothed(resized.T, sigma).float().contiguous()
-
-
 def patches_inside(roi: Tensor, grid: tuple[int, int]) -> Tensor:
     """[P] float, 1 where a patch's cell touches the region of interest."""
     return F.adaptive_max_pool2d(roi[None].float(), grid).flatten()
-
-
-def windows(size: int, grid: int) -> Tensor:
-    """[grid, size]: 1 where a cell sees a pixel, as adaptive pooling divides them."""
-    pixels, cells = torch.arange(size), torch.arange(grid)[:, None]
-    first, end = cells * size // grid, -(-(cells + 1) * size // grid)
-    return ((pixels >= first) & (pixels < end)).float()
 
 
 def reducing_matrix(size: int, whole: int) -> Tensor:
