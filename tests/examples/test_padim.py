@@ -1,0 +1,72 @@
+"""PaDiM, a method from outside: found by its entry point, true to the contract, its leave-one-out exact."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flawscope.methods import registry
+from flawscope.predictor import read_manifest
+from flawscope.testing import Case, Check, checks_for
+
+torch = pytest.importorskip("torch")
+PACKAGE = Path(__file__).parents[2] / "examples/padim"
+sys.path.append(str(PACKAGE))  # as an editable installation does
+from flawscope_padim import METHOD, Config  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What pip writes down about the package lies on the path."""
+    _, entries = (PACKAGE / "pyproject.toml").read_text().split("[project.entry-points.", 1)
+    folder = tmp_path_factory.mktemp("site") / "flawscope_padim-0.1.0.dist-info"
+    folder.mkdir()
+    (folder / "entry_points.txt").write_text("[" + entries.replace('"', ""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder.parent)
+        registry._installed.cache_clear()
+        yield
+    registry._installed.cache_clear()
+    registry.method.cache_clear()
+
+
+@pytest.mark.parametrize("check", checks_for(METHOD), ids=str)
+def test_contract(check: Check, drawn: Path, shared: Any, trace_once: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flawscope.export.onnx_graph.trace", trace_once)
+        check(Case(METHOD, {"size": "64", "dimensions": 20}, drawn, shared))
+
+
+@pytest.mark.parametrize("groups", [range(9), [0, 0, 1, 1, 1, 2, 3, 4, 4]])
+def test_leaving_out_is_fitting_without(groups: Any) -> None:
+    """Against numpy's mean and covariance of the others, also where some pictures do not count."""
+    from flawscope_padim.fit import gaussians
+
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(9, 5, 12)) @ rng.normal(size=(12, 12)) + 3
+    counted = np.ones((9, 5), bool)
+    counted[:3, 1] = counted[7, 2] = False
+    shapes = {"mean": (5, 12), "whitening": (5, 12, 12), "count": (5,)}
+    model: Any = SimpleNamespace(config=Config(), **{k: torch.zeros(s) for k, s in shapes.items()})
+    given = torch.from_numpy(features), torch.from_numpy(counted).float(), torch.tensor(list(groups))
+    found = gaussians(model, *given).numpy()
+    for i, p in np.ndindex(9, 5):
+        others = features[counted[:, p] & (np.array(groups) != groups[i]), p]
+        away, covariance = features[i, p] - others.mean(0), np.cov(others.T) + 0.01 * np.eye(12)
+        wanted = np.sqrt(away @ np.linalg.solve(covariance, away)) * counted[i, p]
+        assert found[i, p] == pytest.approx(wanted, rel=1e-4)
+    whole = np.linalg.inv(np.cov(features[:, 0].T) + 0.01 * np.eye(12))
+    np.testing.assert_allclose(model.whitening[0].mT @ model.whitening[0], whole, rtol=1e-4, atol=1e-4)
+
+
+def test_it_fits_from_the_command_line(drawn: Path, tmp_path: Path) -> None:
+    out, env = tmp_path / "plate.safetensors", {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    options = f"fit --method padim --size 64 --data {drawn} --out {out}".split()
+    subprocess.run([sys.executable, "-m", "flawscope", *options], env=env, check=True)
+    assert read_manifest(out).method == "padim"
