@@ -354,7 +354,7 @@ def fitted(pictures: list[Path], **options: Any) -> Predictor:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"group": r"\d\.png"}, {"size": "48+64"}, {"score": "map", "roi": ROI}]
+    "options", [{"group": r"\d\.png", "size": "48+64"}, {"score": "map", "roi": ROI}], ids=str
 )
 def test_left_out_is_what_fit_calibrated_with(options: dict[str, Any], train: list[Path]) -> None:
     model = fitted(train, **options)
