@@ -149,19 +149,15 @@ def openvino_path(exported: Callable[[str, str], Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def teacher_path(shared: Shared) -> Path:
-    """A teacher for EfficientAD with drawn weights, which says 8 different things in its 384 outputs. Read
-    only."""
+    """A narrow teacher for EfficientAD with drawn weights, whose 384 outputs span 8 dimensions. Read only."""
     torch = pytest.importorskip("torch")
     from flawscope.methods.efficientad.networks import narrowed, pdn
-    from flawscope.methods.efficientad.targets import widened
-    from flawscope.methods.efficientad.teacher import write_teacher
+    from flawscope.methods.efficientad.teacher import expanded, write_teacher
     from flawscope.methods.training import initialise
 
-    network = narrowed(pdn("s"), 8)
+    network = narrowed(pdn("s", width=16), 8)
     initialise(network, torch.Generator().manual_seed(0))
-    state, wide = network.state_dict(), widened(8)
-    state["conv4.weight"] = torch.einsum("oc,cikl->oikl", wide, state["conv4.weight"])
-    state["conv4.bias"] = wide @ state["conv4.bias"]
+    state = expanded(network.state_dict(), 8)
     backbone = {"name": "none", "origin": "drawn", "licence": "none"}
     facts = {"size": "s", "channels": 384, "rank": 8, "backbone": backbone}
     folder = shared("teacher", lambda folder: write_teacher(folder / "drawn.safetensors", state, facts))

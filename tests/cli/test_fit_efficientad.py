@@ -107,7 +107,7 @@ def test_a_run_that_was_stopped_goes_on_only_when_it_is_told_to(
         (["--steps", "many"], "setting steps: 'many' is not a whole number"),
         (["--steps", "0"], "steps must be at least 1"),
         (["--size", "128"], "setting size, or crop, must be between 256 and 4096 pixels"),
-        (["--size", "auto"], "takes one size"),
+        (["--size", "auto"], "is not N or HxW"),
         (["--backbone", "resnet18"], "unknown setting backbone"),
         (["--teacher", "nowhere.safetensors"], "there is no teacher nowhere.safetensors"),
         (["--natural", "nowhere", "--steps", "1"], "nowhere"),

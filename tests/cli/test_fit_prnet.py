@@ -95,7 +95,7 @@ def test_settings_of_a_file(capsys: Capture, drawn: Path, tmp_path: Path) -> Non
         (["--textures", "nowhere", "--steps", "1"], "nowhere"),
         (["--prototypes", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--size", "100"], "setting size, or crop, must be multiples of 32"),
-        (["--size", "64+96"], "PRN takes one size"),
+        (["--size", "64+96"], "is not N or HxW"),
         (["--stages", "2,3"], "stages must be four feature indices"),
         (["--steps", "0"], "steps must be at least 1"),
         (["--steps", "2", "--minutes", "3"], "not allowed with argument"),

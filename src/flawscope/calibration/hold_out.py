@@ -11,7 +11,7 @@ from flawscope.errors import InputError
 
 LEAST = 10  # pictures, where a quarter of all are as many
 ENOUGH = 120  # pictures from which on the threshold gets as many as its rate needs
-SPLIT = 20  # what a random number is for
+SPLIT = 20  # RNG stream
 
 
 def needed_for(rate: float) -> int:

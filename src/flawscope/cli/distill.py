@@ -1,4 +1,4 @@
-"""Make a teacher for EfficientAD: a small network that says of 33 pixels what a backbone says of them."""
+"""Make a teacher for EfficientAD: a small network that gives from 33 pixels the features of a backbone."""
 
 from __future__ import annotations
 

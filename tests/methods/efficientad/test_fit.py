@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,13 @@ from PIL import Image
 
 import flawscope
 from flawscope.artefact.state_file import read_checkpoint
-from flawscope.datasets import list_pictures, open_dataset
+from flawscope.calibration.hold_out import hold_out
+from flawscope.datasets import list_pictures
 from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
-from flawscope.evaluation import evaluate
-from flawscope.fitting.fitting import extend, fit
+from flawscope.fitting.fitting import fit
 from flawscope.methods.efficientad.config import Config
-from flawscope.methods.efficientad.fit import held_pictures
+from flawscope.methods.efficientad.fit import FOR_QUANTILES, Held, divided
 from flawscope.methods.efficientad.teacher import read_teacher, write_teacher
 from flawscope.methods.task import Budget
 from flawscope.pictures.decoding import decode, pixel_hash
@@ -56,11 +54,23 @@ def stop_after(count: int) -> Callable[[str, int, int], None]:
     return step
 
 
-def roles(predictor: Predictor) -> Counter[str]:
-    return Counter(p.role for p in predictor.manifest.pictures)
-
-
 # --------------------------------------------------------------------------------------------- holding out
+
+
+def held_pictures(
+    used: Sequence[int], groups: Sequence[int], config: Config, rate: float, reserved: Sequence[int] = ()
+) -> Held:
+    parts = hold_out(
+        used,
+        groups,
+        share=config.held_out,
+        rate=rate,
+        seed=config.seed,
+        method="efficientad",
+        reserved=reserved,
+        more=FOR_QUANTILES,
+    )
+    return divided(parts, len(used), rate, reserved)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +93,7 @@ def test_how_many_are_held_out(total: int, for_quantiles: int, for_threshold: in
     assert held.shared == (total < 120)
     both = {*held.quantiles, *held.threshold}
     assert both <= set(range(total))
-    assert len(both) == len(held) == (for_threshold if held.shared else for_quantiles + for_threshold)
+    assert len(both) == len(held.all) == (for_threshold if held.shared else for_quantiles + for_threshold)
     assert len(both) < total
     assert held.shared or not set(held.quantiles) & set(held.threshold)
 
@@ -97,7 +107,7 @@ def test_who_is_held_out_follows_from_the_seed_alone() -> None:
 
 def test_a_larger_share_and_a_stricter_rate_hold_out_more() -> None:
     def held(total: int, share: float, rate: float) -> int:
-        return len(held_pictures(range(total), range(total), Config(held_out=share), rate))
+        return len(held_pictures(range(total), range(total), Config(held_out=share), rate).all)
 
     assert held(100, 0.3, 0.05) == 30
     assert held(1000, 0.1, 0.01) == 104  # 99 and 5
@@ -139,7 +149,7 @@ def test_what_the_data_set_keeps_apart_is_held_out_and_nothing_else(
 
 def test_something_is_always_left_to_learn_from() -> None:
     held = held_pictures(range(20), [0] * 19 + [1], Config(), 0.05)
-    assert 0 < len(held) < 20
+    assert 0 < len(held.all) < 20
     with pytest.raises(InputError, match="all pictures show one part"):
         held_pictures(range(20), [7] * 20, Config(), 0.05)
     for few in (0, 1):
@@ -148,20 +158,6 @@ def test_something_is_always_left_to_learn_from() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- a model
-
-
-def test_the_manifest_tells_who_was_learnt_from_and_who_was_held_out(model: Predictor, drawn: Path) -> None:
-    manifest = model.manifest
-    assert manifest.method == "efficientad"
-    assert roles(model) == {"train": 9, "calibration": 3}
-    hashes = {pixel_hash(decode(p)) for p in list_pictures(drawn / "plate/train/good")}
-    assert {p.hash for p in manifest.pictures} == hashes
-    calibrated = [p.hash for p in manifest.pictures if p.role == "calibration"]
-    assert sorted(manifest.facts["calibration_pictures"]) == sorted(calibrated)
-    assert manifest.calibration.count == 3
-    assert manifest.calibration.method == "held out"
-    assert manifest.preprocess.network_size == (256, 256)
-    assert {s["name"] for s in manifest.samples} <= {p.name for p in manifest.pictures if p.role == "train"}
 
 
 def test_the_manifest_tells_how_it_was_trained(model: Predictor, teacher_path: Path) -> None:
@@ -182,22 +178,6 @@ def test_the_manifest_tells_how_it_was_trained(model: Predictor, teacher_path: P
     assert str(teacher_path.parent) not in json.dumps(manifest.to_dict())
 
 
-def test_a_saved_model_says_the_same_and_passes_its_self_test(
-    quick_settings: Settings, few: list[np.ndarray], tmp_path: Path
-) -> None:
-    fitted = fit_small(few, quick_settings, samples=1)
-    fitted.save(tmp_path / "m.safetensors")
-    loaded = flawscope.load(tmp_path / "m.safetensors", device="cpu")
-    for name, values in fitted.artefact.tensors.items():
-        assert np.array_equal(values, loaded.artefact.tensors[name]), name
-    assert loaded.self_test().passed
-    a, b = fitted.predict(few[0]), loaded.predict(few[0])
-    assert a.score == b.score
-    assert np.array_equal(a.map, b.map)
-    assert a.score == pytest.approx(float(a.map.max()))
-    assert loaded.manifest.to_dict() == json.loads(json.dumps(fitted.manifest.to_dict()))
-
-
 def test_the_calibration_is_what_the_model_says_of_the_held_out(model: Predictor, drawn: Path) -> None:
     by_hash = {pixel_hash(decode(p)): p for p in list_pictures(drawn / "plate/train/good")}
     paths = [by_hash[h] for h in model.manifest.facts["calibration_pictures"]]
@@ -213,37 +193,6 @@ def test_the_calibration_is_what_the_model_says_of_the_held_out(model: Predictor
         maps = session.model.enlarged(session.model.embed(images))  # [3, 2, H, W]
     exact = np.quantile(maps.double().numpy(), [0.9, 0.995], axis=(0, 2, 3)).T
     np.testing.assert_allclose(model.artefact.tensors["quantiles"], exact, rtol=1e-5)
-
-
-def test_calibrating_on_others(model: Predictor, drawn: Path) -> None:
-    good = list_pictures(drawn / "plate/test/good")
-    anew = model.calibrate(good)
-    assert anew.calibration.count == 4
-    assert [anew.predict(p).score for p in good] == pytest.approx(anew.calibration.scores, rel=1e-5)
-    assert roles(anew) == {"train": 9, "calibration": 4}
-
-
-def test_training_pictures_are_not_calibrated_with(model: Predictor, drawn: Path) -> None:
-    learnt = [p.name for p in model.manifest.pictures if p.role == "train"][:2]
-    good = [*list_pictures(drawn / "plate/test/good")[:2], *(drawn / "plate/train/good" / n for n in learnt)]
-    assert model.calibrate(good).calibration.count == 2
-
-
-def test_evaluation_leaves_out_what_was_learnt_and_held_out(
-    model: Predictor, drawn: Path, tmp_path: Path
-) -> None:
-    root = tmp_path / "plate"
-    for name in ("train/good", "test/good"):
-        (root / name).mkdir(parents=True)
-    shutil.copy(drawn / "plate/train/good/000.png", root / "train/good")
-    for k in range(12):
-        shutil.copy(drawn / f"plate/train/good/{k:03d}.png", root / f"test/good/t{k}.png")
-    shutil.copy(drawn / "plate/test/good/000.png", root / "test/good/new.png")
-    (root / "test/stain").mkdir()
-    shutil.copy(drawn / "plate/test/stain/000.png", root / "test/stain")
-    report = evaluate(model, open_dataset(root))
-    assert report.left_out == {"good": 12}
-    assert report.to_dict()["images"] == 2
 
 
 # ------------------------------------------------------------------------------------------ what it is told
@@ -277,41 +226,11 @@ def test_photographs_are_named_by_their_folder_and_number(
     assert all(point["penalty"] > 0 for point in made.manifest.facts["curve"])
 
 
-def test_a_folder_may_end_with_a_slash(
-    quick_settings: Settings, few: list[np.ndarray], photographs: Path, tmp_path: Path
-) -> None:
-    """As a shell completes it."""
-    made = fit_small(few[:2], quick_settings, steps=1, natural=f"{photographs}/")
-    made.save(tmp_path / "m.safetensors")
-    loaded = flawscope.load(tmp_path / "m.safetensors", device="cpu")
-    assert loaded.manifest.config["natural"] == photographs.name
-
-
 def test_without_other_pictures_there_is_no_penalty(quick_settings: Settings, few: list[np.ndarray]) -> None:
     made = fit_small(few[:2], quick_settings, steps=2, natural="none")
     assert made.manifest.facts["penalty"] == "none"
     assert [point["penalty"] for point in made.manifest.facts["curve"]] == [0.0, 0.0]
     assert len(made.manifest.notes) == 1
-
-
-def test_minutes_fix_the_number_of_steps(quick_settings: Settings, few: list[np.ndarray]) -> None:
-    said: list[str] = []
-    made = fit_small(few[:2], quick_settings, minutes=0.3, steps=100_000, window=33, say=said.append)
-    steps = made.manifest.config["steps"]
-    assert 1 <= steps < 1000
-    assert made.manifest.facts["steps"] == steps
-    assert any(line.startswith(f"{steps} steps of ") for line in said)
-
-
-def test_copies_and_broken_pictures_do_not_count(
-    quick_settings: Settings, few: list[np.ndarray], tmp_path: Path
-) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    made = fit_small([few[0], few[0], tmp_path / "broken.png", few[1]], quick_settings, steps=1)
-    assert roles(made) == {"train": 1, "calibration": 1, "duplicate": 1}
-    assert len(made.failures) == 1
-    with pytest.raises(InputError, match="1 usable pictures are too few"):
-        fit_small([few[0], few[0]], quick_settings)
 
 
 def test_blank_pictures_make_a_model_that_can_be_read(quick_settings: Settings, tmp_path: Path) -> None:
@@ -321,16 +240,6 @@ def test_blank_pictures_make_a_model_that_can_be_read(quick_settings: Settings, 
     made.save(tmp_path / "m.safetensors")
     loaded = flawscope.load(tmp_path / "m.safetensors", device="cpu")
     assert np.isfinite(loaded.predict(blank[0]).score)
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_reduced_precision_is_close_to_fp32(
-    quick_settings: Settings, few: list[np.ndarray], precision: str
-) -> None:
-    made = [fit_small(few[:2], quick_settings, steps=1, precision=p) for p in ("fp32", precision)]
-    assert made[1].calibration.precision == precision
-    a, b = (m.artefact.tensors["quantiles"] for m in made)
-    np.testing.assert_allclose(b, a, rtol=0.1)
 
 
 def test_overflowing_networks_name_the_precision(
@@ -343,20 +252,6 @@ def test_overflowing_networks_name_the_precision(
         monkeypatch.setattr(Model, "embed", lambda self, images, f=factor: embed(self, images) * f)
         with pytest.raises(InputError, match="precision"):
             fit_small(few[:2], quick_settings, steps=1)
-
-
-def test_what_it_cannot_do_is_told(
-    quick_settings: Settings, few: list[np.ndarray], efficientad_path: Path
-) -> None:
-    with pytest.raises(InputError, match="find them with --method patchcore --drop-suspects"):
-        fit_small(few, quick_settings, drop_suspects=True)
-    with pytest.raises(InputError, match="cannot be extended: fit anew with all pictures"):
-        extend(efficientad_path, few, device="cpu")
-    with pytest.raises(InputError, match="all pictures show one part"):
-        fit_small(few[:2], quick_settings, group="picture")
-    for options in ({"minutes": 1.0}, {"resume": True}):
-        with pytest.raises(InputError, match="patchcore does not learn in steps: leave out --minutes"):
-            fit(few, method="patchcore", size=64, device="cpu", **options)
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints
@@ -376,44 +271,6 @@ def stopped(
     return path
 
 
-def test_a_resumed_fit_ends_as_an_uninterrupted_one(
-    quick_settings: Settings, few: list[np.ndarray], stopped: Path, tmp_path: Path
-) -> None:
-    copy, said = shutil.copy(stopped, tmp_path), []
-    whole = fit_small(few[:3], quick_settings)
-    resumed = fit_small(few[:3], quick_settings, checkpoint=copy, resume=True, say=said.append)
-    assert "goes on after step 1 of 3" in said
-    for name, values in whole.artefact.tensors.items():
-        assert np.array_equal(values, resumed.artefact.tensors[name]), name
-    assert resumed.calibration == whole.calibration
-    assert resumed.manifest.facts["curve"] == whole.manifest.facts["curve"]
-
-
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        ({"seed": 1}, "another seed 0, this one has 1"),
-        ({"steps": 7}, "another steps 3, this one has 7"),
-        ({"rate": 1e-4}, "another rate 0.001, this one has 0.0001"),
-        ({"size": "256x260"}, "another size 256, this one has 256x260"),
-        ({"natural": "none"}, "another penalty generated textures, no photographs, this one has none"),
-        ({"training": "bf16"}, "another training fp32, this one has bf16"),
-    ],
-)
-def test_only_the_same_run_goes_on(
-    quick_settings: Settings,
-    few: list[np.ndarray],
-    stopped: Path,
-    tmp_path: Path,
-    change: Settings,
-    text: str,
-) -> None:
-    copy = shutil.copy(stopped, tmp_path)
-    with pytest.raises(InputError, match=text):
-        fit_small(few[:3], quick_settings, checkpoint=copy, resume=True, **change)
-    assert Path(copy).read_bytes() == stopped.read_bytes()
-
-
 def test_other_pictures_and_another_teacher_are_told(
     quick_settings: Settings, few: list[np.ndarray], stopped: Path, tmp_path: Path
 ) -> None:
@@ -427,13 +284,6 @@ def test_other_pictures_and_another_teacher_are_told(
         fit_small(few[:3], other, checkpoint=stopped, resume=True)
     with pytest.raises(InputError, match="holds an unfinished run: go on with --resume, or remove it"):
         fit_small(few[:3], quick_settings, checkpoint=stopped)
-
-
-def test_resume_without_a_checkpoint_begins(
-    quick_settings: Settings, few: list[np.ndarray], tmp_path: Path
-) -> None:
-    made = fit_small(few[:2], quick_settings, steps=1, checkpoint=tmp_path / "c.safetensors", resume=True)
-    assert made.manifest.facts["steps"] == 1
 
 
 def test_a_photograph_that_was_cut_short_does_not_stop_a_training(

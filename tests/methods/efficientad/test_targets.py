@@ -19,9 +19,9 @@ from flawscope.methods.efficientad.recipe import Recipe
 from flawscope.methods.efficientad.targets import (
     USED,
     Moments,
-    Pictures,
+    PictureSet,
     Pool,
-    Source,
+    Renderer,
     Target,
     View,
     outputs_of,
@@ -64,9 +64,9 @@ def ramp(path: Path) -> None:
 def test_what_an_output_sees_is_centred_on_its_target(tmp_path, crop, box, mirrored):
     """Shifted by one pixel of 256 the two would differ by a grey level."""
     ramp(tmp_path / "ramp.png")
-    pictures = Pictures.find([tmp_path / "ramp.png"])
+    pictures = PictureSet.find([tmp_path / "ramp.png"])
     view = View(0, box or (0, 0, 128, 64), mirrored=mirrored)
-    pool = Source(pictures, CellMeans(), CPU).pool([view])
+    pool = Renderer(pictures, CellMeans(), CPU).pool([view])
     rng = np.random.default_rng(crop)
     for _ in range(3):
         pixels, targets = pool.crops(4, crop, rng)
@@ -144,10 +144,10 @@ def test_moments_where_sums_of_squares_cancel(blocks):
 
 
 def test_targets_of_the_measured_pictures_are_standardised(photographs, backbone):
-    pictures = Pictures.find(sorted(photographs.iterdir())[:6])
+    pictures = PictureSet.find(sorted(photographs.iterdir())[:6])
     target = Target(backbone, 3, torch.float32)
-    source = Source(pictures, target, CPU)
-    source.measure(range(6), lambda *_: None)
+    renderer = Renderer(pictures, target, CPU)
+    renderer.measure(range(6), lambda *_: None)
     with torch.inference_mode():
         large = [
             View.whole(i, pictures.sizes[i]).render(np.asarray(Image.open(pictures.paths[i])))[0]
@@ -170,7 +170,7 @@ def test_a_channel_that_never_changes_says_nothing(tmp_path):
 
     ramp(tmp_path / "ramp.png")
     target = Constant()
-    Source(Pictures.find([tmp_path / "ramp.png"]), target, CPU).measure([0], lambda *_: None)
+    Renderer(PictureSet.find([tmp_path / "ramp.png"]), target, CPU).measure([0], lambda *_: None)
     assert target.std[2] == torch.inf  # blue
     assert float(target.std[0]) == pytest.approx(256 / 12**0.5, rel=0.05)
 
@@ -217,14 +217,14 @@ def test_other_grids_come_to_64_cells():
 
 
 def test_a_pool_does_not_depend_on_the_threads(photographs, backbone):
-    pictures = Pictures.find(sorted(photographs.iterdir()))
-    source = Source(pictures, Target(backbone, 3, torch.float32), CPU)
+    pictures = PictureSet.find(sorted(photographs.iterdir()))
+    renderer = Renderer(pictures, Target(backbone, 3, torch.float32), CPU)
     views = [View.whole(i, pictures.sizes[i]) for i in range(5)]  # more than a block
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(source.pool(views))
+            found.append(renderer.pool(views))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0].targets, found[1].targets)
@@ -240,10 +240,10 @@ def test_pictures_are_known_by_content(photographs, tmp_path):
     shutil.copy(tmp_path / "99.png", tmp_path / "copy.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "99.png").read_bytes()[:300])
     Image.fromarray(np.zeros((40, 40), np.uint16)).save(tmp_path / "deep.png")
-    here, there = Pictures.find(sorted(photographs.iterdir())), Pictures.find(sorted(tmp_path.iterdir()))
+    here, there = PictureSet.find(sorted(photographs.iterdir())), PictureSet.find(sorted(tmp_path.iterdir()))
     assert here.sha256 == there.sha256
     assert here.sizes == there.sizes
     assert len(there.paths) == 24
     assert here.failures == []
     assert ["broken.png" in there.failures[0], "8 bits" in there.failures[1]] == [True, True]
-    assert Pictures.find(here.paths[1:]).sha256 != here.sha256
+    assert PictureSet.find(here.paths[1:]).sha256 != here.sha256

@@ -12,9 +12,8 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from flawscope.artefact.state_file import pack, read_checkpoint
 from flawscope.demo.dataset import draw_picture
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import InputError
 from flawscope.methods.efficientad.config import Config
 from flawscope.methods.efficientad.model import Model, create
 from flawscope.methods.efficientad.recipe import RECEPTIVE_FIELD, STRIDE
@@ -22,11 +21,12 @@ from flawscope.methods.efficientad.trainer import Batch, Trainer, _hardest, _sta
 from flawscope.methods.efficientad.training_pictures import (
     Generated,
     Natural,
-    Taught,
+    TeacherOutputs,
     other_pictures,
     recoloured,
 )
 from flawscope.methods.picture_cache import GoodPictures
+from flawscope.methods.task import Budget, Task
 from flawscope.methods.training import rate_share
 from flawscope.progress import silent
 
@@ -47,15 +47,17 @@ def trainer_of(
     *,
     rooms: tuple[int, int] = (PLENTY, PLENTY),
     step: Callable[[str, int, int], None] = silent,
+    roi: torch.Tensor | None = None,
     **changes: Any,
 ) -> Trainer:
     """A trainer for all of `shots`, with so many bytes for pictures and for the teacher's outputs."""
     config = Config(**{**settings, "border": 0, "natural": "none", **changes})
-    model, _ = create(config)
+    model, _ = create(config, roi)
     images = GoodPictures(shots.__getitem__, len(shots), rooms[0])
-    taught = Taught(model, images, images.read(silent), rooms[1])
+    taught = TeacherOutputs(model, images, images.read(silent), rooms[1])
     taught.measure(silent)
-    return Trainer(model, images, taught, other_pictures(config.natural), lambda line: None, step)
+    task = Task(images.load, len(shots), rate=0.05, step=step)
+    return Trainer(model, images, taught, other_pictures(config.natural), task)
 
 
 def weights(model: Model) -> dict[str, torch.Tensor]:
@@ -66,16 +68,6 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert list(a) == list(b)
     for name, values in a.items():
         assert torch.equal(values, b[name]), name
-
-
-def stop_after(count: int) -> Callable[[str, int, int], None]:
-    """A `step` that stops the training as Ctrl-C does."""
-
-    def step(stage: str, done: int, total: int) -> None:
-        if stage.startswith("training") and done == count:
-            raise KeyboardInterrupt
-
-    return step
 
 
 # ------------------------------------------------------------------------------------------------ losses
@@ -92,7 +84,7 @@ def test_the_hardest_are_those_at_or_above_the_quantile(shape: tuple[int, ...], 
 
 def whole(trainer: Trainer, image: torch.Tensor, index: int) -> Batch:
     """A batch of one picture, seen whole."""
-    return Batch(image[None], image[None], trainer.taught[index][None], None, [(0, 0)])
+    return Batch(image[None], image[None], trainer.taught[index][None], None, [(0, 0)], None)
 
 
 def test_windows_say_what_the_whole_picture_says(quick_settings: Settings, shots: list[torch.Tensor]) -> None:
@@ -102,7 +94,7 @@ def test_windows_say_what_the_whole_picture_says(quick_settings: Settings, shots
     other = recoloured(shots[0], 1, 1.2)
     cells = [(y, x) for y in (0, 28) for x in (0, 28)]
     taught = torch.stack([trainer.taught[0][:, y : y + 28, x : x + 28] for y, x in cells])
-    parts = Batch(shots[0].repeat(4, 1, 1, 1), other.repeat(4, 1, 1, 1), taught, None, cells)
+    parts = Batch(shots[0].repeat(4, 1, 1, 1), other.repeat(4, 1, 1, 1), taught, None, cells, None)
     with torch.no_grad():
         in_windows = trainer.losses(trainer.networks, parts, 0)
         trainer.window = trainer.model.grid
@@ -225,6 +217,56 @@ def test_a_window_is_the_part_of_the_picture_that_its_outputs_see(
     assert len(places) > 3
 
 
+# ---------------------------------------------------------------------------------------- what counts
+
+
+def strips(shots: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The middle of each, the rest padding: another part of each picture counts."""
+    marked = []
+    for k, shot in enumerate(shots):
+        first, last = 60 + 20 * k, 150 + 10 * k
+        image = shot.clone()
+        image[:, :first], image[:, last:] = shot[:, first : first + 1], shot[:, last - 1 : last]
+        padding = torch.ones(256, dtype=torch.bool)
+        padding[first:last] = False
+        image[:, padding] = -1 - image[:, padding]
+        marked.append(image)
+    return marked
+
+
+@pytest.mark.parametrize("limit", ["padding", "region"])
+def test_only_what_counts_is_measured_and_learnt(
+    quick_settings: Settings, shots: list[torch.Tensor], limit: str
+) -> None:
+    """Teacher statistics, places of windows and losses."""
+    roi = torch.zeros(256, 256, dtype=torch.bool)
+    roi[40:100, 100:160] = True
+    padded = limit == "padding"
+    pictures = strips(shots) if padded else shots
+    trainer = trainer_of(
+        quick_settings, pictures, roi=None if padded else roi, keep_aspect=padded, batch=3, hard=0.5
+    )
+    taught, model = trainer.taught, trainer.model
+    cells = [taught.counted(i) for i in range(3)]
+    values = torch.cat([taught[i].double()[:, mask] for i, mask in enumerate(cells)], 1)  # [C, N]
+    assert 0 < values.shape[1] < 3 * 56 * 56
+    torch.testing.assert_close(model.mean.double(), values.mean(1), rtol=2e-3, atol=1e-4)
+    torch.testing.assert_close(model.std.double(), values.std(1, correction=0), rtol=2e-3, atol=1e-4)
+    for step in range(8):
+        batch = trainer.batch(step)
+        assert bool(batch.counted.flatten(1).any(1).all())
+        assert float(batch.images.min()) >= 0  # no marks
+    assert not bool(batch.counted.all())
+    with torch.no_grad():
+        found = trainer.losses(trainer.networks, batch, 0)
+        other = batch.taught.clone()
+        other.permute(0, 2, 3, 1)[~batch.counted] += 50
+        same = trainer.losses(trainer.networks, replace(batch, taught=other), 0)
+        all_of_it = trainer.losses(trainer.networks, replace(batch, counted=None), 0)
+    assert torch.equal(torch.stack(found), torch.stack(same))
+    assert not torch.allclose(torch.stack(found), torch.stack(all_of_it))
+
+
 # ------------------------------------------------------------------------------------------------ memory
 
 
@@ -244,7 +286,7 @@ def test_what_is_kept_changes_nothing(
         assert torch.equal(a.taught, b.taught)
     if rooms == (0, 0):
         for trainer in trainers:
-            trainer.run(None, 60.0, {})
+            trainer.learn(Budget(), None, {}, None)
         assert_same(weights(trainers[0].model), weights(trainers[1].model))
 
 
@@ -279,7 +321,7 @@ def test_the_training_sets_hash_is_of_pixels_in_order(
 
     def digest(pictures: list[torch.Tensor]) -> str:
         images = GoodPictures(pictures.__getitem__, len(pictures), PLENTY)
-        return Taught(model, images, images.read(silent), 0).measure(silent)
+        return TeacherOutputs(model, images, images.read(silent), 0).measure(silent)
 
     assert digest(shots[:2]) == digest([p.clone() for p in shots[:2]])
     assert digest(shots[:2]) != digest(shots[1::-1])
@@ -347,93 +389,15 @@ def test_a_folder_of_photographs_is_named_with_their_number(tmp_path: Path) -> N
 def test_it_learns(quick_settings: Settings, shots: list[torch.Tensor]) -> None:
     """Each of the four losses but the penalty, which begins near zero."""
     trainer = trainer_of(
-        quick_settings, shots[:1], steps=40, rate=1e-3, schedule="drop", hard=0.5, natural="generated"
+        quick_settings, shots[:1], steps=20, rate=3e-3, schedule="constant", hard=0.5, natural="generated"
     )
-    trainer.run(None, 60.0, {})
+    trainer.learn(Budget(), None, {}, None)
     first, last = trainer.curve[0], trainer.curve[-1]
-    assert [point["step"] for point in trainer.curve] == list(range(2, 41, 2))
+    assert [point["step"] for point in trainer.curve] == list(range(1, 21))
     assert last["hard"] < 0.6 * first["hard"]
     assert last["autoencoder"] < 0.9 * first["autoencoder"]
     assert last["penalty"] > 0
     assert sum(last[k] for k in last if k != "step") < 0.8 * sum(first[k] for k in first if k != "step")
-
-
-def test_same_seed_same_weights_another_seed_others(
-    quick_settings: Settings, shots: list[torch.Tensor]
-) -> None:
-    """Whatever else draws random numbers in the process."""
-    found = []
-    for seed, noise in ((0, 1), (0, 2), (1, 1)):
-        torch.manual_seed(noise)
-        trainer = trainer_of(quick_settings, shots[:1], seed=seed, natural="generated")
-        before = torch.random.get_rng_state()
-        trainer.run(None, 60.0, {})
-        assert torch.equal(torch.random.get_rng_state(), before)
-        found.append(weights(trainer.model))
-    assert_same(found[0], found[1])
-    assert not torch.equal(found[0]["student.conv1.weight"], found[2]["student.conv1.weight"])
-    assert torch.equal(found[0]["teacher.conv1.weight"], found[2]["teacher.conv1.weight"])
-
-
-@pytest.mark.parametrize("stop", [1, 3])
-def test_stopped_and_resumed_ends_as_uninterrupted(
-    quick_settings: Settings, shots: list[torch.Tensor], tmp_path: Path, stop: int
-) -> None:
-    settings, shots = {**quick_settings, "steps": 4, "natural": "generated"}, shots[:2]
-    uninterrupted = trainer_of(settings, shots)
-    uninterrupted.run(None, 60.0, {})
-    path, identity = tmp_path / "c.safetensors", {"seed": 0}
-    stopped = trainer_of(settings, shots, step=stop_after(stop + 1))
-    with pytest.raises(KeyboardInterrupt):
-        stopped.run(path, 0.0, identity)  # the step that is stopped is lost
-    tensors, facts = read_checkpoint(path)
-    assert facts["done"] == stop
-    resumed = trainer_of(settings, shots)
-    resumed.restore(tensors, facts, identity)
-    resumed.run(path, 60.0, identity)
-    assert_same(weights(resumed.model), weights(uninterrupted.model))
-    assert resumed.curve == uninterrupted.curve
-    assert resumed.seconds > 0
-
-
-def test_a_checkpoint_of_another_run_is_told(
-    quick_settings: Settings, shots: list[torch.Tensor], tmp_path: Path
-) -> None:
-    path, identity = tmp_path / "c.safetensors", {"seed": 0, "training set": "a" * 64, "steps": 3}
-    trainer = trainer_of(quick_settings, shots[:1], step=stop_after(2))
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run(path, 0.0, identity)
-    tensors, facts = read_checkpoint(path)
-    other = trainer_of(quick_settings, shots[:1])
-    for change, text in (
-        ({"seed": 1}, "another seed 0, this one has 1"),
-        ({"training set": "b" * 64}, "another training set: give the same, or remove the checkpoint"),
-        ({"steps": 4}, "another steps 3, this one has 4"),
-        ({"new setting": 1}, "another new setting None, this one has 1"),
-    ):
-        with pytest.raises(InputError, match=text):
-            other.restore(tensors, facts, identity | change)
-    for damaged in ({}, {k: v for k, v in tensors.items() if "conv4" not in k}):
-        with pytest.raises(InputError, match="does not fit this version"):
-            other.restore(damaged, facts, identity)
-    for key in ("identity", "steps", "done", "curve", "total"):
-        with pytest.raises(InputError, match="does not fit this version"):
-            other.restore(tensors, {k: v for k, v in facts.items() if k != key}, identity)
-    fixed = identity | {"steps": None}  # --minutes: the number is the checkpoint's
-    other.restore(tensors, facts, fixed)
-    assert (other.steps, other.done) == (3, 1)
-    pack(path, tensors, "teacher", facts)
-    with pytest.raises(InputError, match="it is a teacher, not a checkpoint"):
-        read_checkpoint(path)
-
-
-def test_an_exploding_loss_is_told(
-    quick_settings: Settings, shots: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Trainer, "_learn", lambda *_: torch.full((4,), torch.nan))
-    trainer = trainer_of(quick_settings, shots[:1])
-    with pytest.raises(FlawscopeError, match=r"no number any more after 1 steps.*lower --set rate"):
-        trainer.run(None, 60.0, {})
 
 
 def test_dropout_is_on_while_it_learns_and_off_afterwards(
@@ -442,18 +406,6 @@ def test_dropout_is_on_while_it_learns_and_off_afterwards(
     modes: list[bool] = []
     trainer = trainer_of(quick_settings, shots[:1], step=lambda *_: modes.append(model.autoencoder.training))
     model = trainer.model
-    trainer.run(None, 60.0, {})
+    trainer.learn(Budget(), None, {}, None)
     assert modes == [True] * 3
     assert not any(network.training for network in trainer.networks)
-
-
-def test_minutes_leave_no_trace_in_the_weights(quick_settings: Settings, shots: list[torch.Tensor]) -> None:
-    """The steps that are timed are learnt by copies."""
-    trainer = trainer_of(quick_settings, shots[:1], steps=None)
-    before = weights(trainer.model)
-    trainer.fix_steps(60.0)
-    assert trainer.steps is not None
-    assert trainer.steps > 1
-    assert_same(weights(trainer.model), before)
-    with pytest.raises(InputError, match="the minutes are over before the first step"):
-        trainer.fix_steps(0.01)

@@ -63,3 +63,16 @@ def test_the_score_is_the_mean_of_the_hundred_largest_pixels():
     assert image_score(maps).tolist() == pytest.approx(expected)
     assert torch.equal(image_score(maps, top=1), maps.amax((1, 2)))
     assert torch.allclose(image_score(maps[:, :4, :5]), maps[:, :4, :5].mean((1, 2)))  # fewer than a hundred
+
+
+def test_only_the_pixels_that_count() -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits, masks = torch.randn(2, 1, 6, 8, generator=generator), torch.zeros(2, 1, 6, 8)
+    masks[:, :, 2:4, 1:3] = 1
+    counted = torch.zeros(2, 6, 8, dtype=torch.bool)
+    counted[:, :, :4] = True
+    other = logits.clone()
+    other[..., 4:] = 50.0
+    wanted = loss(logits[..., :4], masks[..., :4])
+    for given in (logits, other):
+        torch.testing.assert_close(loss(given, masks, counted), wanted)

@@ -95,6 +95,26 @@ def test_defects_lie_on_the_object(pictures_of: Draw) -> None:
     assert float((touched[20:44, 16:48] > 0).float().mean()) > 0.5
 
 
+@pytest.mark.parametrize(("extended", "kind"), [(False, SIMULATED), (True, EXTENDED)])
+def test_no_defect_lies_on_padding(
+    pictures_of: Draw, few: list[np.ndarray], extended: bool, kind: str
+) -> None:
+    """It stays marked, and so does a seen picture's own."""
+    marked = []
+    for picture in few:
+        image = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+        image[:, :20], image[:, 44:] = -1 - image[:, 20:21], -1 - image[:, 43:44]
+        marked.append(image)
+    pictures = pictures_of(marked, original=0.0, keep_aspect=True)
+    for k in range(12):
+        shown = pictures.defective(k % len(few), extended, np.random.default_rng(k))
+        good, mask = marked[k % len(few)], shown.mask[0] > 0
+        assert shown.kind == kind
+        assert not bool((mask & (good[0] < 0)).any())
+        assert torch.equal(shown.image[:, ~mask], good[:, ~mask])
+        assert not bool((shown.image[:, mask] < 0).any())
+
+
 def folder_of(path: Path, *colours: tuple[int, int, int]) -> Path:
     path.mkdir()
     for k, colour in enumerate(colours):

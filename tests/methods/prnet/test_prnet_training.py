@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from flawscope.methods.picture_cache import GoodPictures
+from flawscope.methods.prnet.config import Config
+from flawscope.methods.prnet.feature_cache import FeatureCache
 from flawscope.methods.prnet.losses import loss
-from flawscope.methods.prnet.model import Model
+from flawscope.methods.prnet.model import Model, create
 from flawscope.methods.prnet.prototypes import residual_without
 from flawscope.methods.prnet.trainer import Batch, Trainer
 from flawscope.methods.task import Budget
+from flawscope.progress import silent
 
 Make = Callable[..., Trainer]
 
@@ -125,6 +129,36 @@ def test_spreads_are_those_of_the_learnt_pictures(trainer_of: Make) -> None:
         std = own.std((0, 2, 3), correction=0)
         wanted = std.clamp(min=float(std.mean()) * 1e-3)
         torch.testing.assert_close(part.std.double(), wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("limit", ["padding", "region"])
+def test_only_what_counts_is_measured(few: list[np.ndarray], limit: str) -> None:
+    """Means and spreads are of the cells that count; elsewhere the kept maps, of which prototypes are made,
+    say nothing."""
+    roi = torch.zeros(64, 64, dtype=torch.bool)
+    roi[16:48] = True
+    shots = [torch.from_numpy(p).permute(2, 0, 1).float() / 255 for p in few]
+    if limit == "padding":
+        shots = [torch.where(roi, shot, -1 - shot) for shot in shots]
+    model, _ = create(
+        Config(size="64", width=0.25, keep_aspect=limit == "padding"), None if limit == "padding" else roi
+    )
+    images = GoodPictures(shots.__getitem__, 6, 2**30)
+    features = FeatureCache(model, images, images.read(silent), 2**30)
+    features.measure(silent)
+    with torch.inference_mode():
+        maps = model.features(model.filled(torch.stack(shots)))
+    for k, (scale, own) in enumerate(zip([*model.scales, model.last], maps, strict=True)):
+        stride = 64 // own.shape[2]
+        rows = [r for r in range(own.shape[2]) if roi[r * stride : (r + 1) * stride].any()]
+        values = own[:, :, rows].double()
+        torch.testing.assert_close(scale.mean.double(), values.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+        if k < 3:
+            kept = features.maps(torch.arange(6), k).float()
+            torch.testing.assert_close(kept[:, :, rows], own[:, :, rows], rtol=2e-3, atol=2e-3)
+            others = [r for r in range(own.shape[2]) if r not in rows]
+            mean = scale.mean.half().float().view(-1, 1, 1).expand_as(kept[:, :, others])
+            assert torch.equal(kept[:, :, others], mean)
 
 
 # ------------------------------------------------------------------------------------------------ a step

@@ -233,6 +233,26 @@ def test_residuals_without_the_picture_itself():
     assert residual(maps, few, std)[25].max() < 1e-6 < found[25].min()
 
 
+def test_what_does_not_count_decides_nothing() -> None:
+    """Neither which prototype is the nearest nor a residual, with the picture's own share or without."""
+    generator = torch.Generator().manual_seed(4)
+    features, prototypes = (torch.randn(n, 3, 4, 6, generator=generator) for n in (5, 4))
+    counted = (torch.rand(5, 1, 4, 6, generator=generator) > 0.4).float()
+    std, originals = torch.rand(3, generator=generator) + 0.5, features + 0.1
+    clusters, sizes = torch.tensor([0, 1, 2, 3, 0]), torch.tensor([3, 2, 1, 4])
+    wild = torch.where(counted > 0, features, 1e3 * torch.randn(features.shape, generator=generator))
+    distances = ((features[:, None] - prototypes) * counted[:, None]).square().flatten(2).sum(2)
+    assert torch.equal(nearest(wild, prototypes, counted), distances.argmin(1))
+    assert not torch.equal(nearest(wild, prototypes), distances.argmin(1))
+    plain = residual(wild, prototypes, std, counted)
+    wanted = ((features - prototypes[distances.argmin(1)]) / std.view(-1, 1, 1)).square() * counted
+    torch.testing.assert_close(plain, wanted, rtol=1e-4, atol=1e-5)
+    same = (prototypes, std, originals, clusters, sizes)
+    without = [residual_without(f, *same, counted=counted) for f in (features, wild)]
+    torch.testing.assert_close(without[0], without[1], rtol=1e-4, atol=1e-5)
+    assert float((without[0] * (1 - counted)).abs().max()) == 0
+
+
 def test_residuals_of_training_pictures_look_like_those_of_new_ones():
     maps = groups(200)
     first, new = maps[:100], maps[100:]

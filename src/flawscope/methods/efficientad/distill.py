@@ -1,8 +1,8 @@
-"""Distil a teacher: a PDN learns to say in 33 pixels what a backbone says of the place (Batzner et al., 3.1
-and A.1).
+"""Distil a teacher: a PDN learns to give from 33 pixels the features that a backbone gives for their place
+(Batzner et al., 3.1 and A.1).
 
 It is trained on unpadded crops. The detector's PDN is not padded either, and what a padded one learns at the
-border it says nowhere else. Crops are aligned with the targets exactly; see `targets`.
+border is of no use elsewhere. Crops are aligned with the targets exactly; see `targets`.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from flawscope.features.backbone import Backbone, load_backbone
 from flawscope.methods.detector import device_for
 from flawscope.methods.efficientad.networks import narrowed, normalised, pdn
 from flawscope.methods.efficientad.recipe import CHANNELS, DEFAULT_STEPS, Recipe
-from flawscope.methods.efficientad.targets import SIDE, Pictures, Pool, Source, Target, View, widened
-from flawscope.methods.efficientad.teacher import compact, read_teacher, write_teacher
+from flawscope.methods.efficientad.targets import SIDE, PictureSet, Pool, Renderer, Target, View, widened
+from flawscope.methods.efficientad.teacher import compact, expanded, read_teacher, write_teacher
 from flawscope.methods.task import EVERY, Budget
 from flawscope.methods.training import Trainer, as_json, on_device, precision_for
 from flawscope.progress import Step, duration, silent
 
 FEWEST = 20  # pictures: one of them is held out
 MOST_HELD_OUT = 256
-SPLIT, ORDER, VIEW, STEP, START = range(5)  # what a random number is for: no two uses share a stream
+SPLIT, ORDER, VIEW, STEP, START = range(5)  # RNG streams, one for each purpose
 
 
 def distill(
@@ -82,14 +82,14 @@ def distill(
     store = checkpoint_of(out)
     found = found_checkpoint(store, resume)
     backbone, origin = load_backbone(recipe.backbone, recipe.stages, (SIDE, SIDE), weights)
-    pictures = Pictures.find(paths, step)
+    pictures = PictureSet.find(paths, step)
     if len(pictures.paths) < FEWEST:
         unreadable = f" ({len(pictures.failures)} cannot be read)" if pictures.failures else ""
         raise InputError(
             f"{len(pictures.paths)} different pictures{unreadable} are too few to distil a teacher from: "
             f"give {FEWEST} at least, better thousands"
         )
-    run = Distillation(recipe, pictures, backbone, origin, where, (say, step))
+    run = Distillation(recipe, pictures, backbone, origin, where, say=say, step=step)
     if start is not None:
         run.start_from(start)
     until = None if minutes is None else begun + 60 * minutes
@@ -111,18 +111,20 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
     def __init__(
         self,
         recipe: Recipe,
-        pictures: Pictures,
+        pictures: PictureSet,
         backbone: Backbone,
         origin: dict[str, str],
         device: torch.device,
-        tell: tuple[Callable[[str], None], Step],
+        *,
+        say: Callable[[str], None],
+        step: Step,
     ):
         self.recipe, self.pictures, self.origin = recipe, pictures, origin
         dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
         self.target = Target(backbone, recipe.neighbourhood, dtype).to(device)
-        self.source = Source(pictures, self.target, device)
-        self.net = narrowed(pdn(recipe.size), self.target.channels)
-        super().__init__([self.net], recipe, device, *tell)
+        self.renderer = Renderer(pictures, self.target, device)
+        self.net = narrowed(pdn(recipe.size, width=recipe.width), self.target.channels)
+        super().__init__([self.net], recipe, device, say, step)
         self.initialise(START)
         on_device(self.net, device)
         self.checks = recipe.checks
@@ -161,20 +163,20 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
 
     def prepare(self, resumed: bool) -> None:
         if not resumed:
-            self.source.measure(self.learnt[: self.recipe.statistics], self.step)
+            self.renderer.measure(self.learnt[: self.recipe.statistics], self.step)
         views = [View.whole(i, self.pictures.sizes[i]) for i in self.kept]
-        self.held_out = self.source.pool(views, self.step, "held-out targets")
+        self.held_out = self.renderer.pool(views, self.step, "held-out targets")
 
     # ---- how many steps
 
     def trial(self) -> tuple[float, float]:
         begun = time.perf_counter()
-        views = self._views(range(min(2 * self.source.block, len(self.learnt))))
-        self.pool = self.source.pool(views, self.step)
+        views = self._views(range(min(2 * self.renderer.block, len(self.learnt))))
+        self.pool = self.renderer.pool(views, self.step)
         per_view = (time.perf_counter() - begun) / len(views)
         per_step, _ = super().trial()
         begun = time.perf_counter()
-        self._error(self.net, self.held_out)
+        self._error(self.net)
         checks = self.checks * (time.perf_counter() - begun)
         return per_step + per_view * self.recipe.batch / self.recipe.reuse, checks
 
@@ -214,18 +216,16 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
         quiet = self.filled >= 0  # a new stage would start the remaining time anew
         self.pool = None  # before the next one is made, not beside it
         chosen = self._views(range(wanted * views, (wanted + 1) * views))
-        self.pool = self.source.pool(chosen, silent if quiet else self.step)
+        self.pool = self.renderer.pool(chosen, silent if quiet else self.step)
         self.filled = wanted
 
     def _views(self, numbers: Sequence[int]) -> list[View]:
         """Views number so and so: every picture once, in random order, before any comes again."""
         count = len(self.learnt)
         orders = {e: self.rng(ORDER, e).permutation(count) for e in sorted({v // count for v in numbers})}
-        views = []
-        for v in numbers:
-            picture = self.learnt[int(orders[v // count][v % count])]
-            views.append(View.drawn(picture, self.pictures.sizes[picture], self.recipe, self.rng(VIEW, v)))
-        return views
+        chosen = [(v, self.learnt[int(orders[v // count][v % count])]) for v in numbers]
+        sizes = self.pictures.sizes
+        return [View.drawn(k, sizes[k], self.recipe, self.rng(VIEW, v)) for v, k in chosen]
 
     def losses(self, networks: Sequence[nn.Module], batch: tuple[Tensor, Tensor], step: int) -> list[Tensor]:
         pixels, targets = batch
@@ -239,20 +239,20 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
 
     # ---- held-out loss
 
-    def _error(self, net: nn.Module, pool: Pool, widen: Tensor | None = None) -> float:
-        """Mean square error over whole pictures."""
-        total, block = 0.0, 8
+    def _error(self, net: nn.Module, widen: Tensor | None = None) -> float:
+        """Mean square error over the whole pictures that are held out."""
+        total, pool = 0.0, self.held_out
         with torch.no_grad():
-            for start in range(0, len(pool.pictures), block):
-                targets = pool.targets[start : start + block].float()
+            for pictures, kept in zip(pool.pictures.split(8), pool.targets.split(8), strict=True):
+                targets = kept.float()
                 if widen is not None:
                     targets = torch.einsum("oc,bchw->bohw", widen, targets)
-                error = self._described(net, pool.pictures[start : start + block]) - targets
+                error = self._described(net, pictures) - targets
                 total += float(error.square().mean()) * len(targets)
         return total / len(pool.pictures)
 
     def measured(self) -> dict[str, float]:
-        return {"held_out": self._error(self.net, self.held_out)}
+        return {"held_out": self._error(self.net)}
 
     def _check(self) -> None:
         super()._check()
@@ -266,31 +266,16 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
 
     def write(self, out: str | os.PathLike[str]) -> dict[str, Any]:
         """The teacher in fp16 with 384 outputs, and its loss as it is written."""
-        widen = widened(self.target.channels)
-        state = {k: v.detach().cpu().contiguous() for k, v in self.net.state_dict().items()}
-        last = [k.removesuffix(".weight") for k in state if k.endswith(".weight")][-1]
-        state[f"{last}.weight"] = torch.einsum("oc,cikl->oikl", widen, state[f"{last}.weight"])
-        state[f"{last}.bias"] = widen @ state[f"{last}.bias"]
-        state = {k: v.half() for k, v in state.items()}
-        teacher = pdn(self.recipe.size)
+        whole = expanded(self.net.state_dict(), self.target.channels)
+        state = {k: v.half() for k, v in whole.items()}
+        teacher = pdn(self.recipe.size, width=self.recipe.width)
         teacher.load_state_dict(state)
         on_device(teacher, self.device)
         facts = {
-            **self._facts(),
+            "size": self.recipe.size,
             "channels": CHANNELS,
             "rank": min(CHANNELS, self.target.channels),
-            "loss": self._error(teacher, self.held_out, widen.to(self.device)),
-            "seconds": round(self.seconds, 1),
-        }
-        write_teacher(out, state, facts)
-        self.say(
-            f"held-out loss {facts['loss']:.4f} (1 is what the mean picture gets), {duration(self.seconds)}"
-        )
-        return facts
-
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "size": self.recipe.size,
+            "loss": self._error(teacher, widened(self.target.channels).to(self.device)),
             "backbone": {**self.origin, "stages": list(self.recipe.stages)},
             "pictures": {
                 "training": len(self.learnt),
@@ -302,7 +287,13 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
             "steps": self.done,
             "curve": self.curve,
             "started_from": self.started_from,
+            "seconds": round(self.seconds, 1),
             "device": self.device.type,
             "threads": torch.get_num_threads(),
             "versions": versions(),
         }
+        write_teacher(out, state, facts)
+        self.say(
+            f"held-out loss {facts['loss']:.4f} (1 is what the mean picture gets), {duration(self.seconds)}"
+        )
+        return facts

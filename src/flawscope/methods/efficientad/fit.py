@@ -15,7 +15,7 @@ from flawscope.methods.efficientad.config import GENERATED
 from flawscope.methods.efficientad.model import Model
 from flawscope.methods.efficientad.quantiles import quantiles
 from flawscope.methods.efficientad.trainer import Trainer
-from flawscope.methods.efficientad.training_pictures import Taught, other_pictures
+from flawscope.methods.efficientad.training_pictures import TeacherOutputs, other_pictures
 from flawscope.methods.in_steps import Run, Values
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
@@ -35,7 +35,7 @@ def fit(model: Model, task: Task) -> Fitted:
     task.say(
         f"{len(learnt)} pictures to learn from, {len(held.all)} held out ({held.purpose}); penalty: {penalty}"
     )
-    taught = Taught(model, run.images, learnt, run.room - min(run.room // 2, run.images.bytes))
+    taught = TeacherOutputs(model, run.images, learnt, run.room - min(run.room // 2, run.images.bytes))
     decisive = {"training set": taught.measure(task.step), "teacher": digest_of(model.teacher)}
     trainer = Trainer(model, run.images, taught, other, task)
     run.train(trainer, len(held.all), LATER, **decisive, penalty=penalty)

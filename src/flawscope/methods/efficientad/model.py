@@ -16,7 +16,15 @@ from flawscope.features.smoothing import smoothed
 from flawscope.methods.detector import Detector, region_of
 from flawscope.methods.efficientad import METHOD
 from flawscope.methods.efficientad.config import Config
-from flawscope.methods.efficientad.networks import Autoencoder, Size, narrowed, normalised, pdn, pdn_grid
+from flawscope.methods.efficientad.networks import (
+    Autoencoder,
+    Size,
+    narrowed,
+    normalised,
+    pdn,
+    pdn_grid,
+    width_of,
+)
 from flawscope.methods.efficientad.recipe import CHANNELS, STRIDE
 from flawscope.methods.efficientad.teacher import compact, packaged, read_teacher
 
@@ -40,17 +48,25 @@ class Model(Detector):
     row_parts: Tensor  # [h, H], 1 where a cell has a part in a pixel; smoothed unless pictures are padded
     column_parts: Tensor  # [W, w]
 
-    def __init__(self, config: Config, network: Size, channels: int, roi: Tensor | None = None):
+    def __init__(
+        self,
+        config: Config,
+        network: Size,
+        channels: int,
+        roi: Tensor | None = None,
+        width: int | None = None,
+    ):
         """
         Args:
             network: PDN-S or PDN-M.
-            channels: numbers that the teacher says of a place; 384, or fewer from a backbone that says less.
+            channels: of the teacher's outputs; 384, or fewer from a backbone that has fewer.
             roi: [H, W] bool at the size of the images. None: everywhere.
+            width: of the PDNs (`pdn`).
         """
         super().__init__(config, roi)
         self.channels = channels
-        self.teacher = narrowed(pdn(network), channels).requires_grad_(False)
-        self.student = narrowed(pdn(network, 2 * CHANNELS), 2 * channels)
+        self.teacher = narrowed(pdn(network, width=width), channels).requires_grad_(False)
+        self.student = narrowed(pdn(network, 2 * CHANNELS, width=width), 2 * channels)
         self.autoencoder = Autoencoder(channels, border=config.border)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.register_buffer("mean", torch.zeros(channels))
@@ -129,7 +145,10 @@ class Model(Detector):
         typed, channels = METHOD.stored(config), tensors["mean"].numel()
         if typed.network is None or not 1 <= channels <= CHANNELS:
             raise InputError("the model does not say which teacher it has: fit anew")
-        model = cls(typed, typed.network, channels, region_of(typed, tensors))
+        width = width_of(tensors["teacher.conv1.weight"], typed.network)
+        if width is None:
+            raise InputError("the model's teacher is no PDN: fit anew")
+        model = cls(typed, typed.network, channels, region_of(typed, tensors), width)
         model.fill(tensors)
         low, high = model.quantiles.T
         if not (model.mean.isfinite().all() and (model.std > 0).all() and (low < high).all()):
@@ -147,7 +166,9 @@ def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, 
             f"teacher {path} is a PDN-{network.upper()}, setting network is {config.network}: leave it out"
         )
     state, channels = compact(state, facts)
-    model = Model(replace(config, network=network), network, channels, roi)
+    model = Model(
+        replace(config, network=network), network, channels, roi, width_of(state["conv1.weight"], network)
+    )
     model.teacher.load_state_dict(state)
     source = facts["backbone"]
     return model, {

@@ -7,15 +7,16 @@ All of them take pictures as `normalised` returns them, as the published teacher
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flawscope.errors import InputError
 from flawscope.methods.efficientad.config import Config
-from flawscope.methods.efficientad.recipe import CHANNELS, STRIDE
+from flawscope.methods.efficientad.recipe import CHANNELS, STRIDE, WIDTHS
 
 Size = Literal["s", "m"]
 
@@ -29,7 +30,9 @@ def normalised(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
-def pdn(size: Size, channels: int = CHANNELS, *, padding: bool = False) -> nn.Sequential:
+def pdn(
+    size: Size, channels: int = CHANNELS, *, padding: bool = False, width: int | None = None
+) -> nn.Sequential:
     """A PDN: `[B, 3, H, W]` normalised to `[B, channels, h, w]`, one description per 4 pixels.
 
     Every output sees 33 x 33 pixels and nothing else. The weights are the same with and without padding.
@@ -39,42 +42,49 @@ def pdn(size: Size, channels: int = CHANNELS, *, padding: bool = False) -> nn.Se
         channels: 384 for a teacher, 768 for a student: the second half predicts the autoencoder.
         padding: h = ceil(H / 4), 64 for 256 pixels, and output j is centred on pixel 4 j. Off for detection:
             h = ceil(H / 4) - 8, and output i is centred on pixel 4 i + 16.
+        width: channels of the first layer, half of those that follow; None: the paper's.
     """
-    return {"s": _pdn_s, "m": _pdn_m}[size](channels, int(padding))
+    return {"s": _pdn_s, "m": _pdn_m}[size](channels, int(padding), width or WIDTHS[size])
 
 
-def _pdn_s(channels: int, pad: int) -> nn.Sequential:
+def width_of(first: Tensor | NDArray[Any] | None, size: Size) -> int | None:
+    """The width of a PDN whose first layer has these weights; None where no PDN has it."""
+    width = 0 if first is None or first.ndim == 0 else first.shape[0]
+    return width if 1 <= width <= WIDTHS[size] else None
+
+
+def _pdn_s(channels: int, pad: int, width: int) -> nn.Sequential:
     """Table 5. In brackets the side of the maps for 256 pixels, without and with padding."""
     return nn.Sequential(
         OrderedDict(
-            conv1=nn.Conv2d(3, 128, 4, padding=3 * pad),  # 253, 259
+            conv1=nn.Conv2d(3, width, 4, padding=3 * pad),  # 253, 259
             relu1=nn.ReLU(),
             pool1=nn.AvgPool2d(2, 2, padding=pad),  # 126, 130
-            conv2=nn.Conv2d(128, 256, 4, padding=3 * pad),  # 123, 133
+            conv2=nn.Conv2d(width, 2 * width, 4, padding=3 * pad),  # 123, 133
             relu2=nn.ReLU(),
             pool2=nn.AvgPool2d(2, 2, padding=pad),  # 61, 67
-            conv3=nn.Conv2d(256, 256, 3, padding=pad),  # 59, 67
+            conv3=nn.Conv2d(2 * width, 2 * width, 3, padding=pad),  # 59, 67
             relu3=nn.ReLU(),
-            conv4=nn.Conv2d(256, channels, 4),  # 56, 64
+            conv4=nn.Conv2d(2 * width, channels, 4),  # 56, 64
         )
     )
 
 
-def _pdn_m(channels: int, pad: int) -> nn.Sequential:
+def _pdn_m(channels: int, pad: int, width: int) -> nn.Sequential:
     """Table 6."""
     return nn.Sequential(
         OrderedDict(
-            conv1=nn.Conv2d(3, 256, 4, padding=3 * pad),  # 253, 259
+            conv1=nn.Conv2d(3, width, 4, padding=3 * pad),  # 253, 259
             relu1=nn.ReLU(),
             pool1=nn.AvgPool2d(2, 2, padding=pad),  # 126, 130
-            conv2=nn.Conv2d(256, 512, 4, padding=3 * pad),  # 123, 133
+            conv2=nn.Conv2d(width, 2 * width, 4, padding=3 * pad),  # 123, 133
             relu2=nn.ReLU(),
             pool2=nn.AvgPool2d(2, 2, padding=pad),  # 61, 67
-            conv3=nn.Conv2d(512, 512, 1),  # 61, 67
+            conv3=nn.Conv2d(2 * width, 2 * width, 1),  # 61, 67
             relu3=nn.ReLU(),
-            conv4=nn.Conv2d(512, 512, 3, padding=pad),  # 59, 67
+            conv4=nn.Conv2d(2 * width, 2 * width, 3, padding=pad),  # 59, 67
             relu4=nn.ReLU(),
-            conv5=nn.Conv2d(512, channels, 4),  # 56, 64
+            conv5=nn.Conv2d(2 * width, channels, 4),  # 56, 64
             relu5=nn.ReLU(),
             conv6=nn.Conv2d(channels, channels, 1),  # 56, 64
         )

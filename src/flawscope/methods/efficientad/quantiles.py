@@ -23,7 +23,7 @@ def quantiles(chunks: Chunks, shares: Sequence[float]) -> list[float]:
         shares: 0..1.
 
     Raises:
-        ValueError: there are no values, or one is no number.
+        ValueError: no values, or NaN among them.
     """
     upper = np.zeros(HALF, np.int64)
     for values in chunks():
@@ -59,7 +59,7 @@ def _keys(values: NDArray[np.float32]) -> NDArray[np.int64]:
     """Whole numbers in 0..2^32 - 1 that sort as the values do."""
     flat = np.ascontiguousarray(values, np.float32).ravel()
     if np.isnan(flat).any():
-        raise ValueError("a value is no number")
+        raise ValueError("NaN among the values")
     bits = flat.view(np.uint32).astype(np.int64)
     return np.where(bits >> 31, 2**32 - 1 - bits, bits + 2**31)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from flawscope.errors import InputError
 from flawscope.features.weights import DEFAULT_BACKBONE
 
+WIDTHS = {"s": 128, "m": 256}  # channels of a PDN's first layer in the paper
 RECEPTIVE_FIELD = 33  # pixels that decide one output of a PDN
 STRIDE = 4  # of its outputs, in pixels
 CHANNELS = 384  # of a teacher
@@ -23,6 +24,7 @@ class Recipe:
     EfficientAD (WACV 2024)."""
 
     size: Literal["s", "m"] = "s"
+    width: int | None = None  # channels of the first layer, half of those that follow; None: the paper's
     backbone: str = DEFAULT_BACKBONE
     stages: tuple[int, ...] = (2, 3)  # strides 8 and 16, as PatchCore's
     neighbourhood: int = 3  # patches of p x p features are averaged, as PatchCore's
@@ -45,6 +47,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for ok, text in (
+            (
+                self.width is None or 1 <= self.width <= WIDTHS[self.size],
+                f"width must be between 1 and {WIDTHS[self.size]} channels",
+            ),
             (bool(self.stages) and min(self.stages) >= 0, "stages must be feature indices such as 2,3"),
             (self.neighbourhood >= 1 and self.neighbourhood % 2 == 1, "neighbourhood must be odd: 1, 3, 5"),
             (self.steps is None or self.steps >= 1, "steps must be at least 1"),

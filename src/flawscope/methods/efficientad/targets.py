@@ -57,7 +57,7 @@ def outputs_of(crop: int) -> int:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureSet:
     """The pictures that can be read, each content once."""
 
     paths: list[Path]
@@ -66,7 +66,7 @@ class Pictures:
     failures: list[str]
 
     @classmethod
-    def find(cls, paths: Sequence[Path], step: Step = silent) -> Pictures:
+    def find(cls, paths: Sequence[Path], step: Step = silent) -> PictureSet:
         """Open every file once."""
         done, lock = 0, Lock()
 
@@ -207,10 +207,10 @@ def widened(channels: int, outputs: int = CHANNELS) -> Tensor:
 # ----------------------------------------------------------------------------------------------------- views
 
 
-class Source:
+class Renderer:
     """Renders views and computes their targets, in fixed blocks side by side."""
 
-    def __init__(self, pictures: Pictures, target: Target, device: torch.device):
+    def __init__(self, pictures: PictureSet, target: Target, device: torch.device):
         self.pictures, self.target, self.device = pictures, target, device
         self.block = BLOCK if device.type == "cpu" else GPU_BLOCK
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from flawscope.artefact import files
 from flawscope.artefact import state_file as packed
 from flawscope.errors import InputError
-from flawscope.methods.efficientad.networks import Size, pdn
+from flawscope.methods.efficientad.networks import Size, pdn, width_of
 from flawscope.methods.efficientad.recipe import CHANNELS
 from flawscope.methods.efficientad.targets import widened
 
@@ -47,7 +47,9 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         return state, {"size": size, "channels": CHANNELS, "backbone": unknown, "origin": origin}
     tensors, facts = packed.unpack(path, body, "teacher", REMEDY)
     kind = facts.get("size")
-    wanted = pdn(kind).state_dict() if kind in ("s", "m") else {}
+    wanted = {}
+    if kind in ("s", "m") and (width := width_of(tensors.get("conv1.weight"), kind)):
+        wanted = pdn(kind, width=width).state_dict()
     if not wanted or {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in wanted.items()}:
         raise _bad(path, "its tensors are not those of a teacher")
     rank = facts.get("rank", CHANNELS)
@@ -91,6 +93,15 @@ def compact(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[dict
         state[weight] = torch.einsum("co,oikl->cikl", back, state[weight])
         state[bias] = back @ state[bias]
     return state, channels
+
+
+def expanded(state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
+    """Undo `compact`: 384 outputs of a network with fewer, on the CPU."""
+    widen, wide = widened(channels), {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    weight, bias = list(wide)[-2:]
+    wide[weight] = torch.einsum("oc,cikl->oikl", widen, wide[weight])
+    wide[bias] = widen @ wide[bias]
+    return wide
 
 
 # ------------------------------------------------------------------------------------- published checkpoints

@@ -18,11 +18,11 @@ from flawscope.methods.efficientad.model import Model, bordered
 from flawscope.methods.efficientad.networks import normalised
 from flawscope.methods.efficientad.recipe import RECEPTIVE_FIELD, STRIDE
 from flawscope.methods.efficientad.targets import outputs_of
-from flawscope.methods.efficientad.training_pictures import Other, Taught, recoloured
+from flawscope.methods.efficientad.training_pictures import Other, TeacherOutputs, recoloured
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.task import Task
 
-FIRST_WEIGHTS, ORDER, STEP, DROPOUT = range(10, 14)  # what a random number is for: no two share a stream
+FIRST_WEIGHTS, ORDER, STEP, DROPOUT = range(10, 14)  # RNG streams, one for each purpose
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Batch:
 
     images: Tensor  # [B, 3, H, W] float32 in 0..1
     recoloured: Tensor  # the same in other colours
-    taught: Tensor  # [B, C, n, m] fp16: what the teacher says of the windows, not standardised
+    taught: Tensor  # [B, C, n, m] fp16: the teacher's outputs on the windows, not standardised
     other: Tensor | None  # [B, 3, h, w] uint8, of the window's size
     cells: list[tuple[int, int]]  # where each window begins, in outputs
     counted: Tensor | None  # [B, n, m] bool: the outputs that count; None: all of them
@@ -44,7 +44,9 @@ class Trainer(training.Trainer[Batch]):
     LOSSES = ("hard", "penalty", "autoencoder", "student_autoencoder")
     CPU_STEPS, GPU_STEPS = 6000, PAPER_STEPS
 
-    def __init__(self, model: Model, images: GoodPictures, taught: Taught, other: Other | None, task: Task):
+    def __init__(
+        self, model: Model, images: GoodPictures, taught: TeacherOutputs, other: Other | None, task: Task
+    ):
         self.model, self.images, self.taught, self.other = model, images, taught, other
         self.config, self.training = model.config, taught.training
         self.window = _window(self.config, model.grid)  # cells
@@ -146,7 +148,7 @@ class Trainer(training.Trainer[Batch]):
         return [hard, penalty, of_autoencoder, of_student]
 
     def _rebuilt(self, autoencoder: nn.Module, images: Tensor, step: int) -> Tensor:
-        """Its dropout depends on the step alone, and on nobody else's random numbers."""
+        """With a dropout that depends on the step alone."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.torch_seed(DROPOUT, step))

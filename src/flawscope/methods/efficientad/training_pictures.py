@@ -38,7 +38,7 @@ BLOCK = 4  # pictures a thread sees together: fixed, so that results do not depe
 # --------------------------------------------------------------------------------------- the teacher's words
 
 
-class Taught:
+class TeacherOutputs:
     """The teacher's outputs on training pictures, before they are standardised, in fp16."""
 
     def __init__(self, model: Model, images: GoodPictures, training: Sequence[int], room: int):

@@ -90,7 +90,7 @@ def cluster(
         iterations: most that a restart makes.
 
     Raises:
-        InputError: no pictures, or a feature that is not a finite number.
+        InputError: no pictures, or a feature that is NaN or infinite.
     """
     if pictures < 1:
         raise InputError("prototypes need one good picture at least")
@@ -100,7 +100,7 @@ def cluster(
     numbers = torch.from_numpy(chosen)
     products = gram(load, numbers)
     if not products.isfinite().all():
-        raise InputError("features of a good picture are not finite numbers: use other weights or fp32")
+        raise InputError("NaN or infinite features of a good picture: use other weights or fp32")
     count = prototypes_for(len(numbers))
     with workers() as each:  # a whole restart per thread
         runs = each(

@@ -17,7 +17,7 @@ from flawscope.methods.prnet.prototypes import Clusters, residual_without
 from flawscope.methods.prnet.training_pictures import Shown, TrainingPictures
 from flawscope.methods.task import Task
 
-FIRST_WEIGHTS, ORDER, BASE, DRAW, NOISE = range(30, 35)  # what a random number is for: no two share a stream
+FIRST_WEIGHTS, ORDER, BASE, DRAW, NOISE = range(30, 35)  # RNG streams, one for each purpose
 
 
 @dataclass
