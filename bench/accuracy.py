@@ -108,7 +108,6 @@ def compare(record: Record, cells: list[Cell]) -> None:
         good = cell["false_alarms"]["images"]
         order = less.get("image_auroc", 0.0) * good * (cell["images"] - good)
         found[name] = {**less, "pairs of images": common.sig(order, 4)}
-    record.summarise("compared on the same pictures", found)
     common.table("on the same pictures", [{"what": k, **v} for k, v in found.items()])
 
 

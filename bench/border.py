@@ -104,17 +104,15 @@ def main() -> int:
     rows, good = [], []
     drawn = {k: getattr(args, k) for k in ("places", "diameter", "strength", "threads")}
     with common.workspace(args.work) as folder:
-        for category, root in common.roots(args):
-            for method in common.methods(args):
-                name = f"{category}/{method}, {common.label(common.settings(args, method), args.preset)}"
+        for category, root, method, name in common.cases(args):
 
-                def work(category: str = category, root: Path = root, method: str = method) -> Cell:
-                    model = models.plain_model(args, folder, category, root, method)
-                    return common.task(measure, model=model, root=root, **drawn).json
+            def work(category: str = category, root: Path = root, method: str = method) -> Cell:
+                model = models.plain_model(args, folder, category, root, method)
+                return common.task(measure, model=model, root=root, **drawn).json
 
-                if cell := record.attempt(name, work):
-                    rows += [{"model": name, "defect": k, **v} for k, v in cell["defects"].items()]
-                    good.append({"model": name, "pictures": cell["pictures"], **cell["good"]})
+            if cell := record.attempt(name, work):
+                rows += [{"model": name, "defect": k, **v} for k, v in cell["defects"].items()]
+                good.append({"model": name, "pictures": cell["pictures"], **cell["good"]})
     common.table("the same defects at the border and in the middle", rows)
     common.table(f"maps of good pictures within {RING} pixels of the border", good)
     return record.status()

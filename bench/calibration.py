@@ -75,32 +75,26 @@ def main() -> int:
     args = common.arguments(parser, threads=2, folds=2)
     record = common.Record(args, "false alarms promised and measured, on good pictures only")
     rows = []
-    for category, root in common.roots(args):
+    for _, root, method, name in common.cases(args):
         train, test = (list(map(str, common.pictures_below(root / s / "good"))) for s in ("train", "test"))
         part = np.random.default_rng(args.seed).permutation(len(train)) % args.folds  # [N], 0..folds-1
-        splits = {
-            f"fold {fold} of {args.folds}, seed {args.seed}": {
-                "learnt": [p for p, f in zip(train, part, strict=True) if f != fold],
-                "held": [p for p, f in zip(train, part, strict=True) if f == fold],
-            }
-            for fold in range(args.folds)
-        }
-        splits["test"] = {"learnt": train, "held": test}
-        for method in common.methods(args):
-            settings = common.settings(args, method)
-            name = f"{category}/{method}, {common.label(settings, args.preset)}"
-            given: dict[str, Any] = {"method": method, "preset": args.preset, "settings": settings}
-            found: list[Cell] = []
-            for which, paths in splits.items():
-                work = lambda p=paths, g=given: common.task(measure, paths=p, threads=args.threads, **g).json  # noqa
-                if cell := record.attempt(f"{name}/{which}", work):
-                    found.append(cell)
-            if len(found) < len(splits):
-                continue
-            for kind, cells in (("folds, held out", found[:-1]), ("full fit, test pictures", found[-1:])):
-                several = [alarms(cells, rate) for rate in RATES]
-                record.summarise(f"{name}: {kind}", several)
-                rows += [{"model": name, "of": kind, **one} for one in several]
+        splits = {"test": {"learnt": train, "held": test}}
+        for fold in range(args.folds):
+            halves = {"learnt": part != fold, "held": part == fold}
+            chosen = {k: [p for p, f in zip(train, v, strict=True) if f] for k, v in halves.items()}
+            splits[f"fold {fold} of {args.folds}, seed {args.seed}"] = chosen
+        given: dict[str, Any] = {"method": method, "preset": args.preset, "threads": args.threads}
+        given["settings"] = common.settings(args, method)
+        found: list[Cell] = []
+        for which, paths in splits.items():
+            work = lambda p=paths, g=given: common.task(measure, paths=p, **g).json  # noqa: E731
+            if cell := record.attempt(f"{name}/{which}", work):
+                found.append(cell)
+        if len(found) < len(splits):
+            continue
+        for kind, cells in (("folds, held out", found[1:]), ("full fit, test pictures", found[:1])):
+            several = [alarms(cells, rate) for rate in RATES]
+            rows += [{"model": name, "of": kind, **one} for one in several]
     common.table("false alarms", rows)
     return record.status()
 

@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -142,6 +143,14 @@ def methods(args: Args) -> list[str]:
     return registry.names() if args.methods == "all" else args.methods.split(",")
 
 
+def cases(args: Args) -> Iterator[tuple[str, Path, str, str]]:
+    """Category, its folder, method, and a name of all with the settings."""
+    for category, root in roots(args):
+        for method in methods(args):
+            words = label(settings(args, method), args.preset)
+            yield category, root, method, f"{category}/{method}, {words}"
+
+
 def settings(args: Args, method: str) -> Settings:
     """Those of --set that are the method's, for `flawscope.fit`."""
     from flawscope.config import parse_assignments
@@ -236,7 +245,7 @@ def sig(value: float | None, digits: int = 6) -> Any:
 
 @dataclass(frozen=True)
 class Child:
-    """A finished process: wall time, and the largest memory it held."""
+    """A finished process: wall time, and the largest memory that it and all below it held at a time."""
 
     seconds: float
     peak: int  # bytes
@@ -244,11 +253,8 @@ class Child:
 
     @property
     def json(self) -> Any:
-        """The JSON document printed, or the last line's where others came before it."""
-        try:
-            return json.loads(self.stdout)
-        except json.JSONDecodeError:
-            return json.loads(self.stdout.strip().splitlines()[-1])
+        """The JSON document in the last line printed."""
+        return json.loads(self.stdout.strip().splitlines()[-1])
 
     @property
     def facts(self) -> Cell:
@@ -256,54 +262,54 @@ class Child:
         return {"process_seconds": sig(self.seconds), "process_peak_mib": self.peak // MIB}
 
 
-def run(command: Sequence[str | os.PathLike[str]], env: Mapping[str, str] | None = None) -> Child:
-    """Run and measure a process; its errors end the measurement, with its last words.
-
-    The peak is Linux's VmHWM of the process, polled: `ru_maxrss` would start from what this process held
-    when it forked. Elsewhere it is `ru_maxrss`.
-    """
+def run(command: Sequence[Any], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Child:
+    """Run and measure a process; its errors end the measurement, with its last words. `env`: all of it."""
+    words = [os.fspath(word) for word in command]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        start = time.perf_counter()
-        words = [os.fspath(c) for c in command]
-        process = subprocess.Popen(words, stdout=out, stderr=err, env={**os.environ, **(env or {})})
-        peak = 0
-        while True:
-            peak = max(peak, _high_water(process.pid))
-            try:
-                code = process.wait(timeout=0.02)
-                break
-            except subprocess.TimeoutExpired:
-                continue
-            except BaseException:
-                process.kill()
-                process.wait()
-                raise
-        took = time.perf_counter() - start
+        began = time.perf_counter()
+        process = subprocess.Popen(words, stdout=out, stderr=err, env=env, cwd=cwd)
+        peak, ended = [0], threading.Event()
+
+        def watch() -> None:  # beside the wait, which then ends with the process and not at the next poll
+            while not ended.wait(0.02):
+                peak[0] = max(peak[0], _held(process.pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            took = time.perf_counter() - began
+            ended.set()
+            watcher.join()
         out.seek(0)
         err.seek(0)
         if code:
             last = "\n".join(err.read().strip().splitlines()[-8:])
             raise SystemExit(f"{shlex.join(words)}\nfailed with {code}:\n{last}")
-        return Child(took, peak or _children_peak(), out.read())
+        return Child(took, peak[0], out.read())
 
 
-def _high_water(process: int) -> int:
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{process}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
+def _held(process: int, first: bool = True) -> int:
+    """Bytes (Linux; elsewhere 0): the most that the process itself held, and what those below it hold now,
+    pages that they share once."""
+    file, key = ("status", "VmHWM:") if first else ("smaps_rollup", "Pss:")
+    total = 0
+    with contextlib.suppress(OSError, StopIteration):  # it has ended
+        lines = Path(f"/proc/{process}/{file}").read_text().splitlines()
+        total = 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
+        for task in Path(f"/proc/{process}/task").iterdir():
+            total += sum(_held(int(child), False) for child in (task / "children").read_text().split())
+    return total
 
 
-def _children_peak() -> int:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def flawscope(*words: str | os.PathLike[str], env: Mapping[str, str] | None = None) -> Child:
+def flawscope(*words: str | Path) -> Child:
     """`flawscope ...` in a process of its own."""
-    return run([sys.executable, "-m", "flawscope", *words], env)
+    return run([sys.executable, "-m", "flawscope", *words])
 
 
 def task(function: Callable[..., Any], **values: Any) -> Child:
@@ -370,6 +376,8 @@ class Record:
 
     def __init__(self, args: Args, what: str):
         """Prints machine and versions, too."""
+        from flawscope.machine import machine
+
         self.path: Path = args.out
         self.again: bool = args.again
         data = str(getattr(args, "data", None) or os.environ.get("FLAWSCOPE_DATA") or ROOT / "data")
@@ -380,13 +388,13 @@ class Record:
         if self.path.is_file():
             before = json.loads(self.path.read_text())
             if before.get("script") == self.script:
-                self.document |= {k: before[k] for k in ("cells", "summary") if k in before}
+                self.document["cells"] = before["cells"]
             else:
                 say(f"{self.path.name} is of another script: starting anew")
         self.cells: Cell = self.document["cells"]
         self._done: set[str] = set()
         self.failures: list[str] = []
-        self.facts = {"machine": _machine(), "versions": _versions(), "commit": _commit()}
+        self.facts = {"machine": machine(), "versions": _versions(), "commit": _commit()}
         shown = " ".join(f"{k} {v}" for part in list(self.facts.values())[:2] for k, v in part.items())
         print(f"{what}\n{shown} commit {self.facts['commit']}", flush=True)
 
@@ -419,11 +427,6 @@ class Record:
             self.failures.append(name)
             return None
 
-    def summarise(self, name: str, value: Any) -> None:
-        """Something worked out from cells, written anew every time."""
-        self.document.setdefault("summary", {})[name] = self._clean(value)
-        self._write()
-
     def status(self) -> int:
         """The exit code."""
         return 1 if self.failures else 0
@@ -451,12 +454,6 @@ class Record:
         """The call, with the name only of every other folder and file."""
         words = [re.sub(r"(^|(?<=[=,]))/[^=,]*/([^/=,]+)", r"\2", self._clean(w)) for w in sys.argv[1:]]
         return " ".join(["python", self.script, *(w if w.startswith("$") else shlex.quote(w) for w in words)])
-
-
-def _machine() -> Cell:
-    from flawscope.machine import machine
-
-    return machine()
 
 
 def _versions() -> dict[str, str]:

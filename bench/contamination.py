@@ -113,19 +113,14 @@ def main() -> int:
     args = common.arguments(parser, threads=2, shares=[10], seeds=[0])
     record = common.Record(args, "defects mixed into the training pictures")
     rows = []
-    for category, root in common.roots(args):
-        for method in filter(lambda m: registry.method(m).finds_suspects, common.methods(args)):
-            settings = common.settings(args, method)
-            for share in args.shares:
-                name = f"{category}/{method}, {common.label(settings)}/{share} %"
-                given = {"method": method, "root": root, "share": share / 100, "settings": settings}
-                work = lambda s, g=given: common.task(mixed, seed=s, **g).json  # noqa: E731
-                cells = [
-                    record.attempt(f"{name}/seed {seed}", lambda s=seed, w=work: w(s)) for seed in args.seeds
-                ]
-                if done := [cell for cell in cells if cell]:
-                    rows.append({"model": name, **summary_of(done)})
-                    record.summarise(name, rows[-1])
+    for _, root, method, name in common.cases(args):
+        for share in args.shares if registry.method(method).finds_suspects else ():
+            given = {"method": method, "root": root, "settings": common.settings(args, method)}
+            work = lambda s, p=share, g=given: common.task(mixed, seed=s, share=p / 100, **g).json  # noqa: E731
+            of = f"{name}/{share} %"
+            cells = [record.attempt(f"{of}/seed {s}", lambda s=s, w=work: w(s)) for s in args.seeds]
+            if done := [cell for cell in cells if cell]:
+                rows.append({"model": of, **summary_of(done)})
     common.table("planted defects (AUROC: means over seeds, same test pictures in a row)", rows)
     return record.status()
 

@@ -41,7 +41,6 @@ def main() -> int:
                         if cell is not None:
                             curve = f"{category}, {method}, {seen} seen, seed {seed}"
                             points.setdefault(curve, []).append(accuracy.row_of(cell))
-    record.summarise("accuracy against steps", points)
     for curve, rows in points.items():
         kept = ("steps", "fit s", *common.METRICS, "false alarms")
         common.table(f"{curve}: one training a row", [{k: row[k] for k in kept} for row in rows])

@@ -90,16 +90,7 @@ def main() -> int:
                 of = f"{name}/{method}, {common.label(settings, args.preset)}, {args.threads} threads"
                 work = lambda m=method, r=root, s=settings: measure(args, m, r, folder, s)  # noqa: E731
                 if cell := record.attempt(of, work):
-                    shown = (
-                        "peak_mib",
-                        "predicted_mib",
-                        "predicted / peak",
-                        "/ floor",
-                        "bank",
-                        "shards",
-                        "steps",
-                    )
-                    row = {k: cell[k] for k in shown if k in cell}
+                    row = {k: cell[k] for k in SHOWN if k in cell}
                     rows.append({"fit": of, "seconds": cell["seconds"]["median"], **row})
     common.table("whole processes", rows)
     return record.status()

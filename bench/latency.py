@@ -14,8 +14,8 @@ the work apart, all works in every round (A B A B), so that ratios are of neighb
                  too, the second one
     plain, published
                  references in torch (`references.py`)
-    decode, preprocess, postprocess
-                 the rest of `predict`, in one thread: reading, to the network's size, decisions and regions
+    decode, preprocess
+                 in one thread; `predict` decodes ahead
 
 Methods that learn in steps are trained for a few only, if no model is given: it costs the same. What this
 machine or this version cannot do is skipped with a remark.
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 REST = 0.02  # seconds between works: threads of OpenMP and of ONNX Runtime spin for some milliseconds
 STREAM = 64  # pictures, for pictures per second
-PARTS = ("run", "embed", "score", "plain", "published", "decode", "preprocess", "postprocess")
+PARTS = ("run", "embed", "score", "plain", "published", "decode", "preprocess")
 
 
 def predict(model: str, pictures: list[str], batch: int, repeats: int, threads: int, device: str) -> Cell:
@@ -76,7 +76,6 @@ def parts(
 
     import references
     from flawscope.pictures.decoding import load
-    from flawscope.predictor import Predictor
     from flawscope.runtime.torch import TorchSession
 
     torch.set_num_threads(threads)
@@ -87,12 +86,6 @@ def parts(
     paths = [pictures[k % len(pictures)] for k in range(batch)]
     opened = [load(p, None) for p in paths]
     images = np.concatenate([preprocess(picture)[0] for picture in opened])
-    canned = Predictor(predictor.artefact, Canned(session.size, *session.run(images)))
-
-    def postprocess() -> None:
-        for answer in canned.predict(opened):
-            answer.regions  # noqa: B018
-
     works: dict[str, Work] = {"run": lambda: session.run(images)}
     if isinstance(session, TorchSession):
         works |= torch_steps(session, images)
@@ -104,53 +97,27 @@ def parts(
     works |= {
         "decode": lambda: [load(p, None) for p in paths],
         "preprocess": lambda: [preprocess(picture) for picture in opened],
-        "pre- and postprocess": postprocess,
     }
     times = common.rounds(works, repeats, warm=min(repeats, 3), pause=REST)
-    before, both = times["preprocess"], times.pop("pre- and postprocess")
-    times["postprocess"] = [max(b - a, 0.0) for a, b in zip(before, both, strict=True)]
     ratios = {f"run / {k}": common.paired(times["run"], times[k]) for k in PARTS[1:5] if k in times}
     return {"seconds": {name: common.spread(t) for name, t in times.items()}, "ratio": ratios}
 
 
-class Canned:
-    """A session that has the answer already: what is left is everything around it."""
-
-    runtime, suffix, batch = "canned", "", 1
-
-    def __init__(self, size: tuple[int, int], scores: Images, maps: Images):
-        self.size, self.scores, self.maps = size, scores, maps
-
-    def run(self, images: Images) -> tuple[Images, Images]:
-        return self.scores[: len(images)], self.maps[: len(images)]
-
-    def save(self, artefact: Any, path: Any) -> None:
-        raise NotImplementedError
-
-
 def torch_steps(session: Any, images: Images) -> dict[str, Work]:
-    """The detector's two steps, run as the session runs them: on a CPU a picture a thread."""
+    """The detector's two steps, of the whole batch at once."""
     import torch
 
-    from flawscope.methods.threads import workers
+    model, given = session.model, torch.from_numpy(images).to(session.device)
 
-    model, device = session.model, session.device
-    given = torch.from_numpy(images).to(device)
-    apart = device.type == "cpu" and len(given) > 1
-
-    def each(work: Any, items: Any) -> Any:
-        if apart:
-            with workers(device) as run:
-                return run(lambda one: work(one[None]), items)
+    def within(work: Any, values: Any) -> Any:
         with torch.inference_mode():
-            result = work(items)
-        if device.type == "cuda":
+            found = work(values)
+        if session.device.type == "cuda":
             torch.cuda.synchronize()
-        return result
+        return found
 
-    found = each(model.embed, given)
-    features = torch.cat(found) if apart else found
-    return {"embed": lambda: each(model.embed, given), "score": lambda: each(model.score, features)}
+    features = within(model.embed, given)
+    return {"embed": lambda: within(model.embed, given), "score": lambda: within(model.score, features)}
 
 
 def engine_embed(runtime: str, manifest: Any, model: Any, images: Images, threads: int) -> Work | None:
@@ -182,26 +149,25 @@ def engine_embed(runtime: str, manifest: Any, model: Any, images: Images, thread
 # ------------------------------------------------------------------------------------------------ the cells
 
 
-def subject(args: Args, folder: Path, category: str, root: Path, method: str) -> tuple[Path, str]:
-    """The model of a method and its name: given, or fitted now, for a few steps."""
+def subject(args: Args, folder: Path, of: tuple[str, Path, str], engine: tuple[str, str]) -> Path:
+    """The model of a method for an engine: given, or fitted now, for a few steps."""
     from flawscope.methods import registry
 
-    given = dict(pair.split("=", 1) for pair in args.models.split(",") if pair)
+    method, given = of[2], dict(pair.split("=", 1) for pair in args.models.split(",") if pair)
     if path := given.get(method):
         own = folder / Path(path).name  # exports come beside it
         if not own.is_file():
             own.write_bytes(Path(path).read_bytes())
-        return own, f"{method}, {own.stem}"
+        return own if engine[0] == "torch" else models.exported(own, *engine, of[1])
     few = registry.method(method).learns_in_steps and "steps" not in common.settings(args, method)
-    more = {"steps": args.fit_steps} if few else {}
-    name = f"{method}, {common.label(common.settings(args, method), args.preset)}"
-    return models.plain_model(args, folder, category, root, method, **more), name
+    return models.model_for(args, folder, of, engine, **({"steps": args.fit_steps} if few else {}))
 
 
-def measured(args: Args, files: tuple[Path, Path], pictures: list[str], batch: int) -> Cell:
+def measured(args: Args, folder: Path, of: Any, engine: Any, batch: int) -> Cell:
     from flawscope.artefact.model_file import read_manifest
 
-    model, trained = files
+    model, trained = (subject(args, folder, of, e) for e in (engine, ("torch", "fp32")))
+    pictures = common.spread_over(common.pictures_below(of[1] / "test"), args.pictures)
     same: dict[str, Any] = {"pictures": pictures, "batch": batch, "threads": args.threads}
     same |= {"device": args.device, "repeats": max(min(args.repeats, 10), args.repeats // batch)}
     apart = common.task(parts, model=model, trained=trained, **same).json
@@ -240,19 +206,15 @@ def main() -> int:
         args.runtimes = "torch"
     record = common.Record(args, "from a picture to an answer")
     rows = []
+    where = f"{args.device}, {args.threads} threads"
     with common.workspace(args.work) as folder:
-        for category, root in common.roots(args):
-            pictures = common.spread_over(common.pictures_below(root / "test"), args.pictures)
-            for method in common.methods(args):
-                for runtime, precision in common.combinations(args):
-                    trained, name = subject(args, folder, category, root, method)
-                    model = models.exported(trained, runtime, precision, root)
-                    for batch in args.batches if model else ():
-                        where = f"{args.device}, {args.threads} threads"
-                        of = f"{category}/{name}/{where}/{runtime} {precision}/batch {batch}"
-                        work = lambda m=model, t=trained, b=batch: measured(args, (m, t), pictures, b)  # noqa
-                        if cell := record.attempt(of, work):
-                            rows.append(row_of(f"{category}, {name}", f"{runtime} {precision}", batch, cell))
+        for category, root, method, name in common.cases(args):
+            given = f", models {args.models}" if args.models else ""
+            for engine, batch in ((e, b) for e in common.combinations(args) for b in args.batches):
+                of = (category, root, method)
+                work = lambda o=of, e=engine, b=batch: measured(args, folder, o, e, b)  # noqa: E731
+                if cell := record.attempt(f"{name}{given}/{where}/{' '.join(engine)}/batch {batch}", work):
+                    rows.append(row_of(name, " ".join(engine), batch, cell))
     common.table("milliseconds a batch, medians", rows)
     return record.status()
 

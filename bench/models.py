@@ -30,9 +30,7 @@ def _minutes(text: str) -> list[float]:
 def add_budget(made: Any) -> None:
     """Flags of trainings."""
     made.add_argument("--steps", type=common.numbers, default=[], help="one training each, such as 500,1000")
-    made.add_argument(
-        "--minutes", type=lambda t: [float(m) for m in t.split(",")], default=[], help="the same"
-    )
+    made.add_argument("--minutes", type=_minutes, default=[], help="the same")
     made.add_argument("--seen", type=common.numbers, default=[0], help="defects to learn from: 0,10")
     made.add_argument("--seeds", type=common.numbers, default=[0], help="default: 0")
     made.add_argument("--good", type=int, help="the first good pictures only")
@@ -195,42 +193,33 @@ def divided(dataset: Dataset, share: float, seed: int, seen: int) -> Split:
 # ------------------------------------------------------------------------------------- models and runtimes
 
 
-def exported(model: Path, runtime: str, precision: str, root: Path) -> Path | None:
-    """`model` for a runtime and a precision, beside it; made once. None and a remark where there is no such
-    thing. A reduced precision is calibrated on the good training pictures below `root`; of torch it keeps the
-    calibration of fp32, which is enough to measure time with, and not to judge pictures."""
+def model_for(
+    args: Args, folder: Path, of: tuple[str, Path, str], engine: tuple[str, str], **more: Any
+) -> Path:
+    """A model of a category and a method for a runtime and a precision: of torch fitted in that precision, of
+    others exported and calibrated on the good training pictures. SystemExit: there is no such thing."""
+    category, root, method = of
+    runtime, precision = engine
+    own = {"precision": precision} if runtime == "torch" and precision != "fp32" else {}
+    model = plain_model(args, folder, category, root, method, **own, **more)
+    return model if runtime == "torch" else exported(model, runtime, precision, root)
+
+
+def exported(model: Path, runtime: str, precision: str, root: Path) -> Path:
+    """`model` for another runtime, beside it; made once."""
     from flawscope.errors import FlawscopeError
 
-    if (runtime, precision) == ("torch", "fp32"):
-        return model
     out = model.with_name(f"{model.stem}-{precision}{common.RUNTIMES[runtime]}")
     if out.is_file():
         return out
-    if runtime == "torch":
-        return _at_precision(model, precision, out)
     try:
         from flawscope.export.export import export
 
         good = common.pictures_below(root / "train" / "good") if precision != "fp32" else []
         certificate = export(model, out, precision=precision, pictures=good)
     except (FlawscopeError, ImportError) as error:
-        common.say(f"skipped: {runtime} {precision}: {error}")
-        return None
+        raise SystemExit(f"there is no {runtime} model of {precision}: {error}") from error
     common.say(f"  {runtime} {precision}: {certificate.line()}")
-    return out
-
-
-def _at_precision(model: Path, precision: str, out: Path) -> Path:
-    from flawscope.artefact import model_file
-
-    artefact = model_file.read(model)
-    before = artefact.manifest
-    manifest = dataclasses.replace(
-        before,
-        config={**before.config, "precision": precision},
-        calibration=dataclasses.replace(before.calibration, precision=precision),
-    )
-    model_file.write(dataclasses.replace(artefact, manifest=manifest), out)
     return out
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     Answer = tuple[NDArray[np.float64], NDArray[np.float64]]
 
+TORCH = ("torch", "fp32")
 BATCHES = (3, 8, 7)
 METRICS = ("image_auroc", "pixel_auroc", "au_pro")
 SHAPES = ((333, 517), (517, 333), (255, 256), (97, 401), (31, 33), (500, 7), (1, 301))  # height, width
@@ -142,21 +143,16 @@ def main() -> int:
     record = common.Record(args, "exported models against the trained one")
     rows = []
     with common.workspace(args.work) as folder:
-        for category, root in common.roots(args):
-            for method in common.methods(args):
-                name = f"{category}/{method}, {common.label(common.settings(args, method), args.preset)}"
-                for runtime in args.runtimes.split(","):
+        for category, root, method, name in common.cases(args):
+            for runtime in args.runtimes.split(","):
 
-                    def measure(runtime: str = runtime, method: str = method) -> Cell:
-                        model = models.plain_model(args, folder, category, root, method)  # noqa: B023
-                        other = models.exported(model, runtime, "fp32", root)  # noqa: B023
-                        if other is None:
-                            raise SystemExit(f"there is no {runtime} model")
-                        same = {"root": root, "threads": args.threads}  # noqa: B023
-                        return common.task(compare, trained=model, exported=other, **same).json
+                def measure(of: Any = (category, root, method), runtime: str = runtime) -> Cell:
+                    files = [models.model_for(args, folder, of, e) for e in (TORCH, (runtime, "fp32"))]
+                    pair = dict(zip(("trained", "exported"), files, strict=True))
+                    return common.task(compare, root=of[1], threads=args.threads, **pair).json
 
-                    if cell := record.attempt(f"{name}/{runtime}", measure):
-                        rows.append(row_of(f"{name}, {runtime}", cell))
+                if cell := record.attempt(f"{name}/{runtime}", measure):
+                    rows.append(row_of(f"{name}, {runtime}", cell))
     common.table("largest differences from the torch session", rows)
     return record.status()
 

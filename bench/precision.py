@@ -16,7 +16,7 @@ from typing import Any
 
 import common
 import models
-from common import Args, Cell
+from common import Cell
 
 METRICS = ("image_auroc", "pixel_auroc", "au_pro")
 
@@ -61,19 +61,6 @@ def change(cell: Cell, base: Cell) -> Cell:
     }
 
 
-def model_of(args: Args, folder: Path, of: tuple[str, Path, str], runtime: str, precision: str) -> Path:
-    """Of torch it is fitted in that precision; of other runtimes the export calibrates it."""
-    category, root, method = of
-    more = (
-        {"precision": precision} if (runtime, precision) != ("torch", "fp32") and runtime == "torch" else {}
-    )
-    model = models.plain_model(args, folder, category, root, method, **more)
-    found = model if runtime == "torch" else models.exported(model, runtime, precision, root)
-    if found is None:
-        raise SystemExit(f"there is no {runtime} model of {precision}")
-    return found
-
-
 def main() -> int:
     parser = common.parser(__doc__, "precision", methods="all")
     common.add_runtimes(parser)
@@ -82,34 +69,32 @@ def main() -> int:
     record = common.Record(args, "accuracy of smaller precisions")
     rows = []
     with common.workspace(args.work) as folder:
-        for category, root in common.roots(args):
-            for method in common.methods(args):
-                name = f"{category}/{method}, {common.label(common.settings(args, method), args.preset)}"
-                base: Cell | None = None
-                for engine in dict.fromkeys([("torch", "fp32"), *common.combinations(args)]):
+        for category, root, method, name in common.cases(args):
+            base: Cell | None = None
+            for engine in dict.fromkeys([("torch", "fp32"), *common.combinations(args)]):
 
-                    def measure(of: Any = (category, root, method), engine: Any = engine) -> Cell:
-                        model = model_of(args, folder, of, *engine)
-                        return common.task(judge, model=model, root=of[1], threads=args.threads).json
+                def measure(of: Any = (category, root, method), engine: Any = engine) -> Cell:
+                    model = models.model_for(args, folder, of, engine)
+                    return common.task(judge, model=model, root=of[1], threads=args.threads).json
 
-                    cell = record.attempt(f"{name}/{' '.join(engine)}", measure)
-                    base = base or cell
-                    if cell is None or base is None:
-                        continue
+                cell = record.attempt(f"{name}/{' '.join(engine)}", measure)
+                base = base or cell
+                if cell and base:
                     against = change(cell, base)
-                    record.summarise(f"{name}/{' '.join(engine)}", against)
-                    rows.append(
-                        {
-                            **{"model": name, "engine": " ".join(engine), **cell["metrics"]},
-                            **{f"change of {k}": against.get(k) for k in METRICS},
-                            "pairs": f"{against['pairs']:+.1f} of {against['pairs in all']}",
-                            "decisions": len(against["decisions"]),
-                            "false alarms": common.alarms(cell["false_alarms"]),
-                            **{"scores": against["score_relative"], "file MiB": cell["file_mib"]},
-                        }
-                    )
+                    rows.append(row_of(name, " ".join(engine), cell, against))
     common.table("against torch in fp32", rows)
     return record.status()
+
+
+def row_of(name: str, engine: str, cell: Cell, against: Cell) -> Cell:
+    return {
+        **{"model": name, "engine": engine, **cell["metrics"]},
+        **{f"change of {k}": against.get(k) for k in METRICS},
+        "pairs": f"{against['pairs']:+.1f} of {against['pairs in all']}",
+        "decisions": len(against["decisions"]),
+        "false alarms": common.alarms(cell["false_alarms"]),
+        **{"scores": against["score_relative"], "file MiB": cell["file_mib"]},
+    }
 
 
 if __name__ == "__main__":

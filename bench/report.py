@@ -4,10 +4,9 @@ opening a picture take then.
     python bench/report.py
     python bench/report.py --pictures 500 --rounds 10
 
-PatchCore is fitted on the category's good pictures (--set, by default at 128 px: the report does not care),
-and evaluated with a report on the test pictures, each several times under other names until there are
---pictures. The page is opened from disk, --rounds times in a fresh tab of one browser, on a desk (1440 x 900)
-and on a phone (390 x 844, the processor four times as slow, as browsers' tools imitate one). They take turns.
+PatchCore is fitted on drawn pictures (the report does not care) and evaluated with a report on --pictures of
+them. The page is opened from disk, --rounds times in a fresh tab of one browser, on a desk (1440 x 900) and
+on a phone (390 x 844, the processor four times as slow, as browsers' tools imitate one). They take turns.
 
 ready    milliseconds from the start of navigation until the page's own script has set up everything that can
          be clicked; loaded: until the load event has ended
@@ -17,16 +16,16 @@ sort, filter, open
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import common
+from common import Args, Cell
+from flawscope.demo.dataset import CATEGORIES
 
 VIEWS = {
     "desk": ({"width": 1440, "height": 900, "deviceScaleFactor": 1, "mobile": False}, 1),
@@ -94,31 +93,13 @@ def visit(browser: Any, page: Path, view: str) -> dict[str, float]:
         browser.switch_to.window(first)
 
 
-def many(root: Path, out: Path, count: int) -> None:
-    """The category with its test pictures, each as often as it takes until there are `count` of them."""
-    shutil.copytree(root / "train", out / "train")
-    pictures = [p for p in sorted((root / "test").rglob("*")) if p.is_file()]
-    for number in range(count):
-        turn, place = divmod(number, len(pictures))
-        path = pictures[place]
-        kind, name = path.parent.name, f"{turn}-{path.name}"
-        copies = {path: out / "test" / kind / name}
-        if kind != "good":
-            mask = root / "ground_truth" / kind / f"{path.stem}_mask.png"
-            copies[mask] = out / "ground_truth" / kind / f"{turn}-{mask.name}"
-        for old, new in copies.items():
-            new.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(old, new)
-
-
-def measure(args: argparse.Namespace, root: Path, folder: Path) -> dict[str, Any]:
-    data, model, out = folder / root.name, folder / "model.safetensors", folder / "out"
-    many(root, data, args.pictures)
-    given = [word for one in args.set or ["size=128"] for word in ("--set", one)]
-    common.flawscope("fit", "--data", data, *given, "--out", model)
-    start = time.perf_counter()
-    common.flawscope("evaluate", model, "--data", data, "--out", out, "--animation", "none")
-    took = time.perf_counter() - start
+def measure(args: Args, folder: Path) -> Cell:
+    kinds = len(CATEGORIES["plate"].defects)
+    good = args.pictures // 2
+    data = common.draw(folder, train=20, good=good, bad=(args.pictures - good) // kinds, size=args.side)
+    model, out = folder / "model.safetensors", folder / "out"
+    common.flawscope("fit", "--data", data, "--size", "64", "--out", model, "--quiet")
+    took = common.flawscope("evaluate", model, "--data", data, "--out", out, "--animation", "none").seconds
     page = out / "report.html"
     times: dict[str, list[dict[str, float]]] = {view: [] for view in VIEWS}
     with chromium() as browser:
@@ -128,9 +109,7 @@ def measure(args: argparse.Namespace, root: Path, folder: Path) -> dict[str, Any
                 found.append(visit(browser, page, view))
     views = {}
     for view, (_, *found) in times.items():  # the first visit also starts the browser's own processes
-        views[view] = {
-            what: common.spread([one[what] for one in found]) for what in ("ready", "loaded", *ACTS)
-        }
+        views[view] = {k: common.spread([one[k] for one in found]) for k in ("ready", "loaded", *ACTS)}
     return {
         "pictures": args.pictures,
         "page_mib": common.sig(page.stat().st_size / common.MIB, 4),
@@ -141,31 +120,24 @@ def measure(args: argparse.Namespace, root: Path, folder: Path) -> dict[str, Any
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "report")
-    common.add_settings(parser)
-    parser.add_argument("--category", default="transistor", help="default: %(default)s")
+    parser = common.parser(__doc__, "report", data=False)
     parser.add_argument("--pictures", type=int, default=500, help="default: %(default)s")
+    parser.add_argument("--side", type=int, default=512, help="of the pictures (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=10, help="default: %(default)s")
-    args = parser.parse_args()
-    root = common.mvtec(args, args.category)
-    if root is None:
-        return 1
-    record = common.Record(args, "the report in a browser", {})
-    common.headline("the report")
-    name = f"report/{args.category}/{args.pictures} pictures"
-    with common.workspace() as folder:
-        cell = record.attempt(name, lambda: measure(args, root, folder))
+    args = common.arguments(parser, pictures=20, side=96, rounds=1)
+    record = common.Record(args, "the report in a browser")
+    with common.workspace(args.work) as folder:
+        cell = record.attempt(f"{args.pictures} pictures of {args.side} px", lambda: measure(args, folder))
     if cell is None:
         return 1
     rows = [
-        (view, what, f"{found['median']:.0f}", f"{found['p99']:.0f}")
+        {"on": view, "what": what, "median ms": found["median"], "slowest ms": found["p99"]}
         for view, times in cell["milliseconds"].items()
         for what, found in times.items()
     ]
-    title = f"{args.pictures} pictures, {cell['page_mib']} MiB"
-    common.table(title, rows, ("on", "what", "median ms", "slowest ms"))
+    common.table(f"{args.pictures} pictures, {cell['page_mib']} MiB", rows)
     return 0 if cell["milliseconds"]["desk"]["ready"]["median"] <= LIMIT else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.start(main))

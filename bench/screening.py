@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import common
+import models
+from common import Cell
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,13 +58,13 @@ def bounds(queries: Tensor, bank: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def measure(model: Path, pictures: list[Path]) -> dict[str, Any]:
+def measure(model: str, pictures: list[str]) -> Cell:
     import torch
 
     from flawscope.methods.patchcore.screen import Screen
 
-    predictor = common.open_model(model)
-    network = predictor.session.model  # type: ignore[attr-defined]
+    predictor = models.open_model(model)
+    network: Any = predictor.session.model  # type: ignore[attr-defined]
     (view,) = network.views
     bank, norms = view.bank, view.norms
     screen = Screen(bank, norms)
@@ -86,34 +88,30 @@ def measure(model: Path, pictures: list[Path]) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "screening")
-    parser.add_argument("--categories", default=",".join(common.CATEGORIES))
-    parser.add_argument("--work", type=Path, help="keep models here")
-    args = parser.parse_args()
-    record = common.Record(args, "bounds that screen the memory bank", {"size": "256"})
-    common.headline("screening")
+    parser = common.parser(__doc__, "screening", methods="patchcore")
+    parser.set_defaults(set=["size=256"])
+    args = common.arguments(parser, set=["size=96"])
+    record = common.Record(args, "bounds that screen the memory bank")
     rows = []
     with common.workspace(args.work) as folder:
-        for category in args.categories.split(","):
-            root = common.mvtec(args, category)
-            if root is None:
-                continue
+        for category, root in common.roots(args):
 
-            def cell(root: Path = root, model: Path = folder / f"{category}.safetensors") -> dict[str, Any]:
-                if not model.is_file():
-                    common.flawscope("fit", "--data", root, "--size", "256", "--out", model, "--quiet")
-                found = common.pictures_below(root / "test")
-                return measure(model, found[:: len(found) // PICTURES][:PICTURES])
+            def work(category: str = category, root: Path = root) -> Cell:
+                model = models.plain_model(args, folder, category, root, "patchcore")
+                pictures = common.spread_over(common.pictures_below(root / "test"), PICTURES)
+                return common.task(measure, model=model, pictures=pictures).json
 
-            result = record.cell(category, cell)
-            rows += [
-                (category, name, value, result["left_worst_picture"][name])
-                for name, value in result["left"].items()
-            ]
-            rows.append((category, "whole bank", f"{result['compared_with_the_whole_bank']:.1%}", ""))
-    common.table("elements left to a patch", rows, ("category", "bound", "mean", "worst picture"))
-    return 0
+            if cell := record.attempt(category, work):
+                worst = cell["left_worst_picture"]
+                rows += [
+                    {"category": category, "bound": k, "mean": v, "worst picture": worst[k]}
+                    for k, v in cell["left"].items()
+                ]
+                share = f"{cell['compared_with_the_whole_bank']:.1%}"
+                rows.append({"category": category, "bound": "whole bank", "mean": share})
+    common.table("elements left to a patch", rows)
+    return record.status()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.start(main))

@@ -142,25 +142,24 @@ def main() -> int:
         return 0
     record = common.Record(args, "a training step")
     rows, parts = [], []
-    for category, root in common.roots(args):
-        for method in filter(lambda m: registry.method(m).learns_in_steps, common.methods(args)):
-            settings = common.settings(args, method)
-            name = f"{category}/{method}, {common.label(settings, args.preset)}, {args.seen} seen"
-            name += f"/{args.device}, {args.threads} threads"
+    for _, root, method, name in common.cases(args):
+        if not registry.method(method).learns_in_steps:
+            continue
+        name += f", {args.seen} seen/{args.device}, {args.threads} threads"
 
-            def measure(method: str = method, root: Path = root, settings: Settings = settings) -> Cell:
-                of = (method, str(root), args.preset, args.seen, args.device)
-                limits = {"repeats": args.repeats, "threads": args.threads}
-                child = common.task(steps, of=of, settings=settings, **limits)
-                return {**child.json, **child.facts}
+        def measure(method: str = method, root: Path = root) -> Cell:
+            of = (method, str(root), args.preset, args.seen, args.device)
+            limits = {"repeats": args.repeats, "threads": args.threads}
+            child = common.task(steps, of=of, settings=common.settings(args, method), **limits)
+            return {**child.json, **child.facts}
 
-            cell = record.attempt(name, measure)
-            if cell is None:
-                continue
-            for which, found in cell["seconds"].items():
-                times = {"ms": common.ms(found), "/ first": cell["ratio"][which], "repeats": found["repeats"]}
-                rows.append({"of": name, "step": which, **times})
-            parts.append({"of": name, **{k: common.ms(v) for k, v in cell["parts"].items()}})
+        cell = record.attempt(name, measure)
+        if cell is None:
+            continue
+        for which, found in cell["seconds"].items():
+            times = {"ms": common.ms(found), "/ first": cell["ratio"][which], "repeats": found["repeats"]}
+            rows.append({"of": name, "step": which, **times})
+        parts.append({"of": name, **{k: common.ms(v) for k, v in cell["parts"].items()}})
     common.table("a training step", rows)
     common.table("its parts, ms; the batch is made beside the others", parts)
     return record.status()

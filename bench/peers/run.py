@@ -1,40 +1,32 @@
 """flawscope and anomalib beside each other: the same data, backbone, size and coreset ratio, one machine.
 
-    python bench/peers/run.py --data ROOT
+    python bench/peers/run.py --data ROOT --work FOLDER
     python bench/peers/run.py --only patchcore --categories toothbrush,transistor
-    python bench/peers/run.py --table
 
 install      an environment each, made here in the work folder: seconds, MiB, distributions
 start        --help and imports, in turn
-job          `flawscope_job.sh`, `flawscope_job.py` and `anomalib_job.py`: counted lines, and a run of each
 patchcore    a whole fit each, never extrapolated; then both judged on the same test pictures by
              flawscope.metrics, and at the threshold that each sets by itself
 export       trained and exported model of each compared on the test pictures
 latency      from a path to an answer, processes that take turns
---table      what the results give as the README's table; measures nothing
---readme     the same, written in the place of the one that README.md has
 
 Both read the same PNG files (anomalib's MVTecAD reads no JPEG), use the same weights of EfficientNet-Lite0
 and run in environments with the same versions of torch and the other libraries (constraints.txt). anomalib's
-weights are a download; here `anomalib_side.py` gives it those of the package, in their order.
-Every cell is written when it is done; a run that was stopped goes on where it was. Give --work then: without
-it, environments and models are made anew where they are needed.
+weights are a download; here `anomalib_side.py` gives it those of the package, in their order. A table of both
+ends the run. Give --work: without it, environments and models are made anew where they are needed.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import shlex
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +34,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import common  # noqa: E402
+from common import Args, Child, Record  # noqa: E402
 
-Args = argparse.Namespace
-PARTS = ("install", "start", "job", "patchcore", "export", "latency")
+BOTH = ("flawscope", "anomalib")
 ANOMALIB = "anomalib==2.7.0"
 # of each step: what is installed into which environment. anomalib without its extra for OpenVINO, which has
 # nncf too: less than its documentation installs.
@@ -56,17 +48,6 @@ STEPS = {
 }
 SAME = ("torch", "torchvision", "timm", "numpy", "openvino", "onnx", "pillow")
 TORCH = ("torch", "torchvision", "triton", "nvidia", "cuda")  # beginnings of distributions' names
-JOBS = {"shell": "flawscope_job.sh", "Python": "flawscope_job.py", "anomalib": "anomalib_job.py"}
-
-
-class Record(common.Record):
-    @staticmethod
-    def _script() -> str:
-        return f"bench/peers/{Path(__file__).name}"
-
-    def _sanitised_command(self, args: Args) -> str:
-        given = super()._sanitised_command(args)
-        return given.replace(f"bench/{Path(sys.argv[0]).name}", self._script(), 1)
 
 
 # --------------------------------------------------------------------------------------------- environments
@@ -103,10 +84,7 @@ class Place:
             "import sys; from PIL import Image\n"
             "for a, b in zip(sys.argv[1::2], sys.argv[2::2]): Image.open(a).save(b)"
         )
-        for category in self.args.categories:
-            source = common.mvtec(self.args, category)
-            if source is None:
-                raise SystemExit(f"no {category} below the data root")
+        for category, source in common.roots(self.args):
             if (root / category).is_dir():
                 continue
             draft = root / f".{category}"
@@ -147,7 +125,7 @@ class Place:
         found: dict[str, Any] = json.loads(note.read_text())
         return found
 
-    def side(self, *words: str | Path, cwd: Path | None = None) -> Measured:
+    def side(self, *words: str | Path, cwd: Path | None = None) -> Child:
         """`anomalib_side.py` with anomalib's Python."""
         command = [self.python("anomalib"), HERE / "anomalib_side.py", *words, "--weights", self.weights()]
         return measured(command, cwd=cwd or self.folder)
@@ -156,6 +134,10 @@ class Place:
 def clean() -> dict[str, str]:
     """The environment without what would bring another flawscope than the installed one."""
     return {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+
+
+def measured(command: Sequence[str | Path], cwd: Path | None = None) -> Child:
+    return common.run(command, clean(), cwd)
 
 
 def install(place: Place, label: str) -> dict[str, Any]:
@@ -178,14 +160,12 @@ def install(place: Place, label: str) -> dict[str, Any]:
     sizes, versions = distributions(python)
     torch = sum(size for name, size in sizes.items() if name.startswith(TORCH))
     place.done(label).touch()
-    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:8]
     return {
         "requirements": list(wanted),
         "seconds": common.sig(took, 4),
         "mib": round(sum(sizes.values()) / common.MIB),
         "mib_without_torch": round((sum(sizes.values()) - torch) / common.MIB),
         "distributions": len(sizes),
-        "largest_mib": {name: round(sizes[name] / common.MIB) for name in largest},
         "versions": {k: v for k, v in versions.items() if k in (*SAME, "anomalib", "flawscope", "lightning")},
         "note": "seconds depend on the package index and its cache",
     }
@@ -212,9 +192,7 @@ for d in distributions():
     found[d.name.lower()] = [sum(os.path.getsize(p) for p in paths if os.path.isfile(p)), d.version]
 print(json.dumps(found))
 """
-    found = json.loads(
-        subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout
-    )
+    found = measured([python, "-c", code]).json
     found = {name: v for name, v in found.items() if name not in ("pip", "setuptools", "wheel")}
     return {n: v[0] for n, v in found.items()}, {n: v[1] for n, v in found.items()}
 
@@ -223,73 +201,7 @@ def installs(args: Args, record: Record, place: Place) -> None:
     for label in STEPS:
         if not record.has(f"install/{label}") and place.done(label).is_file():
             shutil.rmtree(place.folder / STEPS[label][0])  # from a run whose results are not these
-        found = record.attempt(f"install/{label}", lambda label=label: install(place, label))
-        if found and label == "anomalib" and "whole_seconds" not in found:
-            first = record.cells["install/anomalib, to predict"]
-            found["whole_seconds"] = common.sig(first["seconds"] + found["seconds"], 4)
-            record.write()
-
-
-# ------------------------------------------------------------------------------------------------ processes
-
-
-class Measured:
-    def __init__(self, seconds: float, peak: int, stdout: str):
-        self.seconds, self.peak, self.stdout = seconds, peak, stdout
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.stdout.strip().splitlines()[-1])
-
-
-def measured(command: Sequence[str | Path], cwd: Path | None = None) -> Measured:
-    """Run a process; wall time and the most memory that it and all below it held at a time.
-
-    The memory is the sum of their proportional set sizes (Linux), polled: shared pages count once.
-    """
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            [os.fspath(c) for c in command], stdout=out, stderr=err, cwd=cwd, env=clean()
-        )
-        peaks, ended = [0], threading.Event()
-
-        def watch() -> None:  # beside the wait, which then ends with the process and not at the next poll
-            while not ended.wait(0.2 if len(peaks) > 10 else 0.05):
-                peaks.append(held(process.pid))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        try:
-            code = process.wait()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        finally:
-            took = time.perf_counter() - start
-            ended.set()
-            watcher.join()
-        out.seek(0)
-        err.seek(0)
-        if code:
-            words = "\n".join(err.read().strip().splitlines()[-12:])
-            raise SystemExit(f"{shlex.join(map(str, command))}\nfailed with {code}:\n{words}")
-        return Measured(took, max(peaks), out.read())
-
-
-def held(process: int) -> int:
-    """Bytes, of a process and all below it."""
-    total = 0
-    try:
-        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1]) * 1024
-        for task in Path(f"/proc/{process}/task").iterdir():
-            total += sum(held(int(child)) for child in (task / "children").read_text().split())
-    except OSError:  # it has ended
-        pass
-    return total
+        record.attempt(f"install/{label}", lambda label=label: install(place, label))  # type: ignore[misc]
 
 
 # --------------------------------------------------------------------------------------------------- start
@@ -298,85 +210,32 @@ def held(process: int) -> int:
 def start(args: Args, record: Record, place: Place) -> None:
     def measure() -> dict[str, Any]:
         ours, theirs = place.python("flawscope"), place.python("anomalib")
-        parts = "from anomalib.engine import Engine; from anomalib.models import Patchcore"
+        ours_for_fit = "import torch, flawscope.methods.detector, flawscope.methods.patchcore.model"
+        their_parts = "from anomalib.engine import Engine; from anomalib.models import Patchcore"
         commands = {
-            "flawscope --help": [ours.with_name("flawscope"), "--help"],
-            "anomalib --help": [theirs.with_name("anomalib"), "--help"],
-            "import flawscope": [ours, "-c", "import flawscope"],
-            "import anomalib": [theirs, "-c", "import anomalib"],
-            "flawscope, all for a fit": [
-                ours,
-                "-c",
-                "import torch, flawscope.methods.detector, flawscope.methods.patchcore.model",
-            ],
-            "anomalib, all for a fit": [theirs, "-c", parts],
+            "--help/flawscope": [ours.with_name("flawscope"), "--help"],
+            "--help/anomalib": [theirs.with_name("anomalib"), "--help"],
+            "import/flawscope": [ours, "-c", "import flawscope"],
+            "import/anomalib": [theirs, "-c", "import anomalib"],
+            "import all for a fit/flawscope": [ours, "-c", ours_for_fit],
+            "import all for a fit/anomalib": [theirs, "-c", their_parts],
         }
-        for command in commands.values():
-            subprocess.run(command, check=True, capture_output=True, env=clean(), cwd=place.folder)
-        works = {
-            name: lambda command=command: subprocess.run(
-                command, check=True, capture_output=True, env=clean(), cwd=place.folder
-            )
-            for name, command in commands.items()
-        }
-        return {"seconds": common.interleaved(works, args.repeats, warm=0)}
+
+        def once(command: Sequence[str | Path]) -> common.Work:
+            options: dict[str, Any] = {"env": clean(), "cwd": place.folder, "capture_output": True}
+            return lambda: subprocess.run(command, check=True, **options)
+
+        works = {name: once(command) for name, command in commands.items()}
+        times = common.rounds(works, args.repeats, warm=1)
+        return {"seconds": {name: common.summary(t) for name, t in times.items()}}
 
     record.attempt("start", measure)
-
-
-# ----------------------------------------------------------------------------------------------------- job
-
-
-def lines_of(path: Path) -> int:
-    """Lines that somebody writes: neither empty nor a comment, nor the docstring."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".py":
-        import ast
-
-        first = ast.parse(text).body[0]
-        body = text.splitlines()
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            body = body[first.end_lineno :]
-    else:
-        body = text.splitlines()
-    return sum(1 for line in body if line.strip() and not line.strip().startswith("#"))
-
-
-def jobs(args: Args, record: Record, place: Place) -> None:
-    for name, script in JOBS.items():
-
-        def measure(name: str = name, script: str = script) -> dict[str, Any]:
-            folder = place.folder / f"job-{name}"
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            (folder / "data").symlink_to(place.data(), target_is_directory=True)
-            if name == "anomalib":
-                child = place.side("job", HERE / script, cwd=folder)
-            elif name == "Python":
-                child = measured([place.python("flawscope"), HERE / script], cwd=folder)
-            else:
-                path = f"PATH={place.python('flawscope').parent}:$PATH; set -e; . {HERE / script}"
-                child = measured(["bash", "-c", path], cwd=folder)
-            pictures = [p for p in folder.rglob("*.png") if "data" not in p.relative_to(folder).parts]
-            exported = list(folder.rglob("*.xml"))
-            if not pictures or not exported:
-                raise SystemExit(f"{script} has written {len(pictures)} pictures, {len(exported)} exports")
-            return {
-                "script": f"bench/peers/{script}",
-                "lines": lines_of(HERE / script),
-                "seconds": common.sig(child.seconds, 4),
-                "peak_mib": child.peak // common.MIB,
-                "pictures_written": len(pictures),
-                "last_line": child.stdout.strip().splitlines()[-1][:300],
-            }
-
-        record.attempt(f"job/{name}", measure)
 
 
 # ----------------------------------------------------------------------------------------------- patchcore
 
 
-def fit(place: Place, category: str, program: str) -> Measured:
+def fit(place: Place, category: str, program: str) -> Child:
     """`flawscope fit`, or `Engine.fit` with everything as shipped, in a process of its own."""
     folder = place.folder / "models" / category / program
     shutil.rmtree(folder, ignore_errors=True)
@@ -391,13 +250,13 @@ def fit(place: Place, category: str, program: str) -> Measured:
 
 
 def patchcore(args: Args, record: Record, place: Place) -> None:
-    for category in args.categories:
+    for category in args.categories.split(","):
 
         def fitted(category: str = category) -> dict[str, Any]:
             ours = [fit(place, category, "flawscope") for _ in range(2)]
             theirs = fit(place, category, "anomalib")
             ours.append(fit(place, category, "flawscope"))
-            files = {p: place.trained(category, p) for p in ("flawscope", "anomalib")}
+            files = {p: place.trained(category, p) for p in BOTH}
             return {
                 "seconds": {
                     "flawscope": common.summary([m.seconds for m in ours]),
@@ -434,12 +293,12 @@ def patchcore(args: Args, record: Record, place: Place) -> None:
 
 
 def export(args: Args, record: Record, place: Place) -> None:
-    category = args.categories[0]
+    category = args.categories.split(",")[0]
 
     def measure() -> dict[str, Any]:
         result: dict[str, Any] = {}
         script = [place.python("flawscope"), HERE / "flawscope_side.py"]
-        for program in ("flawscope", "anomalib"):
+        for program in BOTH:
             made = place.exported(category, program)
             folder = place.trained(category, program).parent
             xml = Path(made["made"]["openvino"])
@@ -463,50 +322,40 @@ def export(args: Args, record: Record, place: Place) -> None:
 
 
 def latency(args: Args, record: Record, place: Place) -> None:
-    category = args.categories[0]
-    threads = ("--threads", str(args.threads))
+    category = args.categories.split(",")[0]
 
     def measure() -> dict[str, Any]:
+        """Processes that print their `seconds`, all of them in every round."""
         pictures = place.folder / "pictures.json"
         pictures.write_text(json.dumps([str(p) for p in place.test(category)]))
-        ours, theirs = (place.exported(category, p)["made"] for p in ("flawscope", "anomalib"))
+        rest = ("--pictures", pictures, "--repeats", str(args.pictures), "--threads", str(args.threads))
+        files = {p: place.exported(category, p)["made"] for p in BOTH}
+        sides = {"flawscope": ("flawscope_side.py", "time"), "anomalib": ("anomalib_side.py", "predict")}
 
-        def flawscope(engine: str) -> Callable[[], Measured]:
-            script = [place.python("flawscope"), HERE / "flawscope_side.py", "time", ours[engine]]
-            more = ("--pictures", pictures, "--repeats", str(args.pictures), *threads)
-            return lambda: measured([*script, *more])
-
-        def anomalib(engine: str, *more: str) -> Callable[[], Measured]:
-            script = [place.python("anomalib"), HERE.parent / "peer.py", "predict", theirs[engine]]
-            rest = ("--engine", engine, "--pictures", pictures, "--repeats", str(args.pictures), *threads)
-            return lambda: measured([*script, *rest, *more], cwd=place.folder)
+        def command(program: str, engine: str, *more: str) -> list[Any]:
+            script, task = sides[program]
+            words = [place.python(program), HERE / script, task, files[program][engine], *rest]
+            return [*words, "--engine", engine, *more] if program == "anomalib" else words
 
         runs = {
-            "torch/flawscope": flawscope("torch"),
-            "torch/anomalib": anomalib("torch"),
-            "openvino/flawscope": flawscope("openvino"),
-            "openvino/anomalib": anomalib("openvino", "--precision", "f32"),
-            "openvino as shipped/anomalib": anomalib("openvino"),
+            "torch/flawscope": command("flawscope", "torch"),
+            "torch/anomalib": command("anomalib", "torch"),
+            "openvino/flawscope": command("flawscope", "openvino"),
+            "openvino/anomalib": command("anomalib", "openvino", "--precision", "f32"),
+            "openvino as shipped/anomalib": command("anomalib", "openvino"),
         }
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        peaks, details = dict.fromkeys(runs, 0), {}
-        for _ in range(args.rounds):
-            for name, run in runs.items():
-                child = run()
-                times[name] += child.json["seconds"]
-                peaks[name] = max(peaks[name], child.peak // common.MIB)
-                details[name] = child.json.get("precision")
+        turns = [{k: measured(v, place.folder) for k, v in runs.items()} for _ in range(args.rounds)]
         return {
-            "seconds": {name: common.spread(t) for name, t in times.items()},
-            "peak_mib": peaks,
-            "precision": details,
+            "seconds": {k: common.spread([s for t in turns for s in t[k].json["seconds"]]) for k in runs},
+            "peak_mib": {k: max(t[k].peak for t in turns) // common.MIB for k in runs},
+            "precision": {k: turns[0][k].json.get("precision") for k in runs},
             "threads": args.threads,
             "rounds": args.rounds,
         }
 
     def whole() -> dict[str, Any]:
         """Processes that answer for one picture."""
-        ours, theirs = (place.exported(category, p)["made"]["openvino"] for p in ("flawscope", "anomalib"))
+        ours, theirs = (place.exported(category, p)["made"]["openvino"] for p in BOTH)
         picture = str(place.test(category)[0])
         code = (
             "import sys; from anomalib.deploy import OpenVINOInferencer as I; "
@@ -516,68 +365,80 @@ def latency(args: Args, record: Record, place: Place) -> None:
             "flawscope": [place.python("flawscope").with_name("flawscope"), "predict", ours, picture],
             "anomalib": [place.python("anomalib"), "-c", code, theirs, picture],
         }
-        times: dict[str, list[Measured]] = {name: [] for name in commands}
-        for k in range(args.repeats + 1):
-            for name, command in commands.items():
-                child = measured(command, cwd=place.folder)
-                if k:
-                    times[name].append(child)
+        turns = [{k: measured(v, place.folder) for k, v in commands.items()} for _ in range(args.repeats + 1)]
         return {
-            "seconds": {n: common.summary([m.seconds for m in t]) for n, t in times.items()},
-            "peak_mib": {n: max(m.peak for m in t) // common.MIB for n, t in times.items()},
+            "seconds": {k: common.summary([t[k].seconds for t in turns[1:]]) for k in commands},
+            "peak_mib": {k: max(t[k].peak for t in turns[1:]) // common.MIB for k in commands},
         }
 
     record.attempt(f"latency/{category}", measure)
     record.attempt(f"one picture/{category}", whole)
 
 
+# --------------------------------------------------------------------------------------------------- table
+
+
+def pairs_in(value: Any, name: str = "") -> Iterator[tuple[str, float, float]]:
+    """Every figure that both programs have, however deep: flawscope's and anomalib's."""
+    if not isinstance(value, dict):
+        return
+    ours, theirs = (value.get(p) for p in BOTH)
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in (ours, theirs)):
+        yield name, ours, theirs
+    elif isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in ours.keys() & theirs.keys() - {"_"}:
+            yield from pairs_in(dict(zip(BOTH, (ours[key], theirs[key]), strict=True)), f"{name}, {key}")
+    beside = [(k.removesuffix("/flawscope"), v) for k, v in value.items() if k.endswith("/flawscope")]
+    for key, own in beside:
+        yield from pairs_in({"flawscope": own, "anomalib": value.get(f"{key}/anomalib")}, f"{name}, {key}")
+    for key, inner in value.items():
+        if key not in (*BOTH, "_"):
+            yield from pairs_in(inner, f"{name}, {key}" if name else key)
+
+
+def show(record: Record) -> None:
+    cells = dict(record.cells)
+    cells["install"] = {p: cells.pop(f"install/{p}", None) for p in BOTH}
+    rows = []
+    for what, ours, theirs in sorted(pairs_in(cells)):
+        row = {"what": what, "flawscope": ours, "anomalib": theirs}
+        rows.append({**row, "anomalib / flawscope": theirs / ours if ours else None})
+    common.table("both", rows)
+
+
 # ---------------------------------------------------------------------------------------------------- main
+
+PARTS = {
+    "install": installs,
+    "start": start,
+    "patchcore": patchcore,
+    "export": export,
+    "latency": latency,
+}
 
 
 def main() -> int:
-    made = common.parser(__doc__, "peers")
-    made.add_argument("--only", default=",".join(PARTS), help="parts, joined by commas (default: all)")
-    made.add_argument(
-        "--categories",
-        type=lambda t: t.split(","),
-        default=["toothbrush"],
-        help="of the fits; anomalib takes half an hour for transistor (default: toothbrush)",
-    )
-    made.add_argument(
-        "--work", type=Path, help="keep environments and models here (default: a temporary folder)"
-    )
-    made.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="of the latencies (default: %(default)s)"
-    )
-    made.add_argument("--repeats", type=int, default=5, help="of starts (default: %(default)s)")
-    made.add_argument("--pictures", type=int, default=30, help="timed in each round (default: %(default)s)")
-    made.add_argument("--rounds", type=int, default=2, help="of the latencies (default: %(default)s)")
-    made.add_argument("--table", action="store_true", help="print the table of the results and leave")
-    made.add_argument("--readme", action="store_true", help="write it into README.md and leave")
-    args = made.parse_args()
-    if args.table or args.readme:
-        import table
-
-        made_of = table.table(json.loads(args.out.read_text()))
-        if args.readme:
-            readme = common.ROOT / "README.md"
-            readme.write_text(table.replaced(readme.read_text(encoding="utf-8"), made_of), encoding="utf-8")
-        else:
-            print(made_of)
+    parser = common.parser(__doc__, "peers")
+    parser.set_defaults(categories="toothbrush")  # anomalib takes half an hour for transistor
+    parser.add_argument("--only", default=",".join(PARTS), help="default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=5, help="of starts (default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=30, help="timed in each round (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=2, help="of the latencies (default: %(default)s)")
+    args = common.arguments(parser)
+    if unknown := set(args.only.split(",")) - set(PARTS):
+        parser.error(f"--only: {min(unknown)} is none of {', '.join(PARTS)}")
+    if args.quick:
+        common.say("skipped: environments take minutes and gigabytes; call it without --quick")
         return 0
-    chosen = args.only.split(",")
-    if wrong := [part for part in chosen if part not in PARTS]:
-        made.error(f"--only: {wrong[0]} is none of {', '.join(PARTS)}")
-    record = Record(args, "flawscope and anomalib on the same data", {"threads": args.threads})
-    works = dict(zip(PARTS, (installs, start, jobs, patchcore, export, latency), strict=True))
+    record = Record(args, "flawscope and anomalib on the same data")
     with common.workspace(args.work) as folder:
         place = Place(args, folder)
         record.private[str(place.folder)] = "$WORK"
-        for part in PARTS:
-            if part in chosen:
-                works[part](args, record, place)
-    return 1 if record.failures else 0
+        for part in args.only.split(","):
+            PARTS[part](args, record, place)
+    show(record)
+    return record.status()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(common.start(main))
