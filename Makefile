@@ -40,22 +40,26 @@ format: $(READY) ## apply the style
 	$(BIN)/ruff check --fix src tests bench tools docs examples docker
 	$(BIN)/ruff format src tests bench tools docs examples docker
 
-bench: $(READY) ## measure everything (bench/results/), about seven hours; goes on where it stopped
-	$(BIN)/python bench/patchcore.py
-	$(BIN)/python bench/patchcore.py --only accuracy,fit --set size=256 --out bench/results/patchcore-256.json
+bench: $(READY) ## measure everything (bench/results/), a day; goes on where it stopped (bench/README.md)
+	$(BIN)/python bench/accuracy.py --seen 0,10
+	$(BIN)/python bench/curve.py
+	$(BIN)/python bench/ablation.py --seen 10 --steps 400 --draws 6
+	$(BIN)/python bench/fit.py
+	$(BIN)/python bench/fit.py --set size=256 --out bench/results/fit-256.json
+	$(BIN)/python bench/step.py --seen 10
 	$(BIN)/python bench/latency.py
-	$(BIN)/python bench/latency.py --set size=256 --out bench/results/latency-256.json
+	$(BIN)/python bench/latency.py --methods patchcore --set size=256 --out bench/results/latency-256.json
 	$(BIN)/python bench/parity.py
 	$(BIN)/python bench/precision.py
-	$(BIN)/python bench/coreset.py
 	$(BIN)/python bench/calibration.py
 	$(BIN)/python bench/contamination.py --set size=256
+	$(BIN)/python bench/border.py
 	$(BIN)/python bench/sizes.py
+	$(BIN)/python bench/coreset.py
+	$(BIN)/python bench/screening.py
+	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/metrics.py
-	$(BIN)/python bench/efficientad.py
-	$(BIN)/python bench/prnet.py
 	$(BIN)/python bench/report.py
-	$(BIN)/python bench/teachers.py
 	$(BIN)/python bench/peers/run.py
 
 $(VENV)/.docs: pyproject.toml constraints.txt

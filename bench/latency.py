@@ -192,14 +192,8 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=100, help="of pictures (default: %(default)s)")
     parser.add_argument("--pictures", type=int, default=32, help="different ones (default: %(default)s)")
     parser.add_argument("--fit-steps", type=int, default=20, help="where no model is given")
-    quick = {
-        "threads": 2,
-        "repeats": 2,
-        "batches": [1],
-        "precisions": "fp32",
-        "runtimes": "torch,onnxruntime",
-    }
-    args = common.arguments(parser, **quick, runtimes="torch,onnxruntime")
+    quick = {"repeats": 2, "batches": [1], "runtimes": "torch,onnxruntime", "precisions": "fp32"}
+    args = common.arguments(parser, threads=2, **quick)
     if not common.cuda_or_cpu(args.device):
         return 0
     if args.device != "cpu":

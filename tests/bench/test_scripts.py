@@ -1,0 +1,90 @@
+"""The scripts in bench/: what they say of themselves, that they run, and where their results came from."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench"
+SHARED = ("common.py", "models.py", "references.py")
+SCRIPTS = sorted(p.name for p in BENCH.glob("*.py") if p.name not in SHARED)
+
+
+def run(script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, BENCH / script, *words], capture_output=True, text=True)
+
+
+def rows() -> list[list[str]]:
+    """Of the tables in bench/README.md: the cells of each row."""
+    lines = (BENCH / "README.md").read_text(encoding="utf-8").splitlines()
+    return [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+
+
+def test_the_table_has_every_script() -> None:
+    listed = [row[1].strip("`") for row in rows() if len(row) == 2 and row[1].startswith("`")]
+    assert sorted(listed) == sorted([*SCRIPTS, "peers/run.py"])
+
+
+def test_the_table_has_every_result_and_the_commits_that_made_it() -> None:
+    listed = {row[0].strip("`"): row for row in rows() if len(row) == 4 and row[0].startswith("`")}
+    assert {name for name in listed if name.endswith(".json")} == {
+        path.name for path in (BENCH / "results").glob("*.json")
+    }
+    for name, (_, _, today, then) in listed.items():
+        for script in re.findall(r"`([\w/]+\.py)", today):
+            assert (BENCH / script).is_file(), script
+        if not name.endswith(".json"):
+            continue
+        cells = json.loads((BENCH / "results" / name).read_text(encoding="utf-8")).get("cells", {})
+        made = {cell["_"]["commit"].rstrip("+") for cell in cells.values()}
+        assert made <= set(re.findall(r"\b[0-9a-f]{7}\b", then)), name
+
+
+def test_scripts_say_what_they_ask() -> None:
+    """One process for all: each parser is made, and prints its help."""
+    code = (
+        "import importlib, sys\n"
+        f"sys.path.insert(0, {str(BENCH)!r})\n"
+        "for name in sys.argv[1:]:\n"
+        "    module = importlib.import_module(name)\n"
+        "    sys.argv = [name, '--help']\n"
+        "    try:\n"
+        "        module.main()\n"
+        "    except SystemExit as end:\n"
+        "        assert not end.code, name\n"
+    )
+    names = [script.removesuffix(".py") for script in SCRIPTS]
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("--quick") >= 2 * len(SCRIPTS)  # in the usage and in the list
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["startup.py", "metrics.py", "fit.py"])
+def test_a_trial_writes_results_and_says_how_they_were_made(script: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    more = ("--only", "data") if script == "fit.py" else ()
+    done = run(script, "--quick", "--out", str(out), *more)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(out.read_text(encoding="utf-8"))
+    assert document["script"] == f"bench/{script}"
+    assert document["cells"]
+    for cell in document["cells"].values():
+        assert cell["_"]["command"].startswith(f"python bench/{script} --quick")
+        assert str(tmp_path) not in cell["_"]["command"]
+        assert {"commit", "machine", "versions", "seconds"} <= set(cell["_"])
+    before = out.read_bytes()
+    again = run(script, "--quick", "--out", str(out), *more)
+    assert "taken from out.json" in again.stderr
+    assert out.read_bytes() == before
+
+
+def test_without_data_a_script_says_so(tmp_path: Path) -> None:
+    done = run("calibration.py", "--data", str(tmp_path), "--out", str(tmp_path / "out.json"))
+    assert done.returncode == 0
+    assert "skipped: no mvtec/transistor below the data root" in done.stderr
