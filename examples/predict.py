@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 manifest = json.loads(session.get_modelmeta().custom_metadata_map["flawscope"])
 how, good = manifest["preprocess"], manifest["calibration"]
-if manifest["format"] != 1 or set(how) != {*("size", "keep_aspect", "crop", "white_level", "marks_padding")}:
+if manifest["format"] != 2 or set(how) != {*("size", "keep_aspect", "crop", "white_level", "marks_padding")}:
     sys.exit(f"{sys.argv[1]}: made by a flawscope that this example does not know")
 ordered, maxima = np.sort(good["scores"]), np.sort(good["map_maxima"])
 rank = min(max(1, int(good["rate"] * (len(ordered) + 1) + 1e-9)), len(ordered))

@@ -123,7 +123,7 @@ def test_in_python_it_refuses_what_it_does_not_know(
     Image.fromarray(np.full((9, 9), 4095, np.uint16)).save(deep)
     artefact = runtime.read(onnx_path)
     newer = tmp_path / "newer.onnx"
-    manifest = replace(artefact.manifest, format=2)
+    manifest = replace(artefact.manifest, format=3)
     runtime.write(replace(artefact, manifest=manifest), onnx_path.read_bytes(), newer)
     for model in (onnx_path, newer):
         words = [sys.executable, EXAMPLES / "predict.py", model, deep]

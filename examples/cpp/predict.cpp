@@ -323,7 +323,7 @@ int judge(int count, char** words) {
     if (!text) throw std::runtime_error(std::string(words[1]) + " is no flawscope model");
     const std::string held = text.get();
     const Json manifest = Parser(held).document();
-    if (manifest["format"].real() != 1 || manifest["preprocess"].members.size() != 5)
+    if (manifest["format"].real() != 2 || manifest["preprocess"].members.size() != 5)
         throw std::runtime_error("made by a flawscope that this example does not know");
 
     Tensor tensor = preprocess(read_ppm(words[2]), manifest["preprocess"]);
