@@ -19,7 +19,7 @@ from flawscope.methods.patchcore.model import Model
 MIB, GIB = 2**20, 2**30
 MOST = 2 * GIB  # of features that are kept in memory if nobody asks for more
 ENGINE = 60 * MIB  # code and buffers that torch's kernels bring in when they are first used
-COPIES = 1.45  # of the widest layer's input and output, as measured (bench/patchcore.py --only memory)
+COPIES = 1.45  # of the widest layer's input and output, as measured (bench/fit.py)
 FEWEST = 2000  # elements at the larger sizes: sparser banks score good pictures of a small set too high
 MAX_CALIBRATION = 500  # pictures read again for calibration when the features did not stay in memory
 
