@@ -28,17 +28,17 @@ test: $(READY) ## run the tests
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(PARALLEL))
 
 chain: $(READY) ## all methods, runtimes and precisions give the same numbers, in minutes
-	$(BIN)/python tools/chain.py $(ARGS)
+	$(BIN)/python -m pytest tests/methods/chain.py tests/methods/test_contract.py $(if $(ARGS),$(ARGS),$(PARALLEL))
 
 lint: $(READY) ## style, types, spelling
-	$(BIN)/ruff check src tests bench tools docs examples docker
-	$(BIN)/ruff format --check src tests bench tools docs examples docker
+	$(BIN)/ruff check src tests bench docs examples docker
+	$(BIN)/ruff format --check src tests bench docs examples docker
 	$(BIN)/mypy
-	$(BIN)/codespell src tests bench tools docs configs examples docker *.md
+	$(BIN)/codespell src tests bench docs configs examples docker *.md
 
 format: $(READY) ## apply the style
-	$(BIN)/ruff check --fix src tests bench tools docs examples docker
-	$(BIN)/ruff format src tests bench tools docs examples docker
+	$(BIN)/ruff check --fix src tests bench docs examples docker
+	$(BIN)/ruff format src tests bench docs examples docker
 
 bench: $(READY) ## measure everything (bench/results/), a day; goes on where it stopped (bench/README.md)
 	$(BIN)/python bench/accuracy.py --seen 0,10

@@ -1,0 +1,193 @@
+"""Every method in every engine and precision, trained as far as its scores mean something: `make chain`.
+
+`make test` leaves this out, as it takes minutes; the contract checks fp32 on models that hardly learnt. Here
+the fitted model is compared with its exports through `predict`, on pictures that only the right preprocessing
+makes right, and with the answers of the command line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flawscope
+from flawscope import cli
+from flawscope.artefact.certificate import TOLERANCE, way
+from flawscope.datasets import list_pictures
+from flawscope.demo.dataset import draw_dataset
+from flawscope.methods import registry
+from flawscope.predictor import Predictor
+
+for needed in ("torch", "onnx", "onnxscript", "openvino"):
+    pytest.importorskip(needed)
+
+from flawscope.export.export import PRECISIONS, export  # noqa: E402
+
+# what a reduced precision may change is measured by how far the held-out good pictures' scores lie apart
+SMALL: dict[str, dict[str, Any]] = {
+    "patchcore": {"size": "64"},
+    "efficientad": {"steps": 30, "window": 41, "training": "fp32"},
+    "prnet": {"size": "64", "width": 0.25, "batch": 4, "steps": 400, "training": "fp32", "held_out": 0.4},
+}
+SEEN = 2
+MAXIMUM, MAP = 1e-3, 1e-2  # of fp32 maps: where a patch is in the bank, its distance is all rounding
+METHODS = sorted(registry.BUILT_IN)
+Fitted = Callable[[str], tuple[Path, Predictor]]
+
+
+@pytest.fixture(scope="session")
+def data(shared: Any) -> Path:
+    return Path(
+        shared("chain", lambda root: draw_dataset(root, train=24, good=4, bad_per_kind=1, size=96, seed=1))
+    )
+
+
+@pytest.fixture(scope="session")
+def root(data: Path) -> Path:
+    return data / "plate"
+
+
+@pytest.fixture(scope="session")
+def pictures(root: Path, shared: Any) -> list[Path]:
+    """The test pictures, and others that are not square, deep, grey or transparent."""
+
+    def fill(folder: Path) -> None:
+        shown = [np.asarray(Image.open(path)) for path in list_pictures(root / "test")[:5]]
+        light = np.random.default_rng(3).integers(0, 255, shown[2].shape[:2])
+        for name, picture in {
+            "wide": shown[0][20:71, :],
+            "high": shown[1][:, 7:50],
+            "deep": shown[2].mean(2).astype(np.uint16) * 257 + light.astype(np.uint16),
+            "grey": shown[3].mean(2).astype(np.uint8)[:90],
+            "transparent": np.dstack([shown[4], np.arange(96 * 96, dtype=np.uint8).reshape(96, 96)]),
+        }.items():
+            Image.fromarray(np.ascontiguousarray(picture)).save(folder / f"{name}.png")
+
+    return [*list_pictures(root / "test"), *list_pictures(shared("chain-others", fill))]
+
+
+@pytest.fixture(scope="session")
+def fitted(root: Path, shared: Any) -> Fitted:
+    def of(method: str) -> tuple[Path, Predictor]:
+        def fill(folder: Path) -> None:
+            seen = {"seen": SEEN} if registry.method(method).takes_seen_defects else {}
+            flawscope.fit(root, method=method, device="cpu", **seen, **SMALL[method]).save(
+                folder / "m.safetensors"
+            )
+
+        path = Path(shared(f"chain-{method}", fill)) / "m.safetensors"
+        return path, flawscope.load(path, device="cpu")
+
+    return of
+
+
+def answers(model: Predictor, pictures: list[Path], batch: int = 1) -> tuple[Any, Any, Any]:
+    """Scores `[N]`, maps `[N, H, W]` and decisions `[N]` through `predict`."""
+    found: Any = [answer for _, answer in model.stream(pictures, batch=batch)]
+    return (
+        np.array([a.score for a in found]),
+        np.stack([a.map for a in found]).astype(float),
+        np.array([a.is_anomalous for a in found]),
+    )
+
+
+def without_ties(model: Predictor, pictures: list[Path]) -> Any:
+    """`[N]` bool: rounding alone does not decide the score."""
+    import torch
+
+    detector = model.session.model  # type: ignore[attr-defined]
+    images = [torch.from_numpy(model.manifest.preprocess(path)[0]) for path in pictures]
+    with torch.inference_mode():
+        return np.array([not bool(detector.ties(detector.embed(image))[0]) for image in images])
+
+
+def bf16_is_here() -> bool:
+    from flawscope.runtime.openvino import engine
+
+    return "BF16" in engine().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.mark.parametrize(("suffix", "precision"), [(s, p) for s, known in PRECISIONS.items() for p in known])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_export_agrees(
+    method: str, suffix: str, precision: str, fitted: Fitted, root: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    if precision == "bf16" and not bf16_is_here():
+        pytest.skip("this processor has no bf16")
+    path, trained = fitted(method)
+    good = [] if precision == "fp32" else list_pictures(root / "train/good")
+    assert export(path, tmp_path / f"model{suffix}", precision=precision, pictures=good).passed
+    other = flawscope.load(tmp_path / f"model{suffix}", device="cpu")
+    before, own = trained.calibration, other.calibration
+    exact, allowed = precision == "fp32", TOLERANCE[precision]
+
+    assert (own.rate, own.precision, own.count) == (before.rate, precision, before.count)
+    if exact:
+        assert (own.scores, own.map_maxima) == (before.scores, before.map_maxima)
+    for picture in pictures:
+        (mine, placed), (theirs, right) = (m.manifest.preprocess(picture) for m in (other, trained))
+        assert placed == right
+        np.testing.assert_array_equal(mine, theirs)
+
+    wanted, drawn, decided = answers(trained, pictures)
+    scores, maps, decisions = answers(other, pictures)
+    counted = without_ties(trained, pictures)
+    assert counted.any()
+    unit = (
+        np.maximum(np.abs(wanted), 1.0)
+        if exact
+        else np.full(len(wanted), way(before.scores, before.threshold))
+    )
+    assert (np.abs(scores - wanted) <= allowed * unit)[counted].all()
+    tops = drawn.max((1, 2))
+    size = np.maximum(np.abs(tops), 1.0) if exact else way(before.map_maxima, before.mask_threshold)
+    assert (np.abs(maps.max((1, 2)) - tops) <= (MAXIMUM if exact else allowed) * size).all()
+    if precision in ("fp32", "fp16"):  # a single element of a memory bank shows in maps, not in scores
+        assert (np.abs(maps - drawn).max((1, 2)) <= (MAP if exact else allowed) * size).all()
+    # the score may differ so much, and the threshold of a reduced precision as well
+    sure = counted & (np.abs(wanted - before.threshold) > (1.0 if exact else 2.0) * allowed * unit)
+    assert (decisions == decided)[sure].all()
+    together = answers(other, pictures, 3)[0]
+    assert (np.abs(together - scores) <= (1e-5 if exact else allowed) * unit).all()
+
+    result = flawscope.evaluate(other, flawscope.open_dataset(root))
+    bad = [p.prediction.score for p in result.pictures if p.item.anomalous]
+    fine = [p.prediction.score for p in result.pictures if not p.item.anomalous]
+    pairs = np.subtract.outer(bad, fine)
+    assert result.metrics["image_auroc"] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_command_line_gives_the_same(
+    method: str, fitted: Fitted, root: Path, pictures: list[Path], tmp_path: Path, capsys: Any
+) -> None:
+    model, out = tmp_path / "model.safetensors", tmp_path / "model.onnx"
+    options = [word for k, v in SMALL[method].items() for word in ("--set", f"{k}={v}")]
+    if registry.method(method).takes_seen_defects:
+        options += ["--seen", str(SEEN)]
+    given = ["--data", str(root), "--device", "cpu", "--quiet"]
+    assert cli.main(["fit", *given, "--method", method, "--out", str(model), *options]) == 0
+    assert cli.main(["export", str(model), "--out", str(out), "--quiet"]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(out), *given, "--json"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    named = list(map(str, pictures))
+    assert cli.main(["predict", str(out), *named, "--device", "cpu", "--quiet", "--json"]) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    trained = fitted(method)[1]
+    assert [one["path"] for one in said] == named
+    wanted, _, decided = answers(trained, pictures)
+    counted = without_ties(trained, pictures)
+    unit = np.maximum(np.abs(wanted), 1.0)
+    assert (np.abs([one["score"] for one in said] - wanted) <= TOLERANCE["fp32"] * unit)[counted].all()
+    sure = counted & (np.abs(wanted - trained.calibration.threshold) > TOLERANCE["fp32"] * unit)
+    assert (np.array([one["is_anomalous"] for one in said]) == decided)[sure].all()
+    result = flawscope.evaluate(flawscope.load(out, device="cpu"), flawscope.open_dataset(root))
+    assert evaluated["metrics"]["image_auroc"] == result.metrics["image_auroc"]
