@@ -193,6 +193,7 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=32, help="different ones (default: %(default)s)")
     parser.add_argument("--fit-steps", type=int, default=20, help="where no model is given")
     quick = {"repeats": 2, "batches": [1], "runtimes": "torch,onnxruntime", "precisions": "fp32"}
+    quick["methods"] = "patchcore"
     args = common.arguments(parser, threads=2, **quick)
     if not common.cuda_or_cpu(args.device):
         return 0

@@ -8,7 +8,7 @@ makes right, and with the answers of the command line.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +74,27 @@ def pictures(root: Path, shared: Any) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def fitted(root: Path, shared: Any) -> Fitted:
+    """By the command line."""
+
     def of(method: str) -> tuple[Path, Predictor]:
         def fill(folder: Path) -> None:
-            seen = {"seen": SEEN} if registry.method(method).takes_seen_defects else {}
-            flawscope.fit(root, method=method, device="cpu", **seen, **SMALL[method]).save(
-                folder / "m.safetensors"
-            )
+            options = [word for k, v in SMALL[method].items() for word in ("--set", f"{k}={v}")]
+            if registry.method(method).takes_seen_defects:
+                options += ["--seen", str(SEEN)]
+            given = ["--data", str(root), "--device", "cpu", "--quiet", "--method", method]
+            assert cli.main(["fit", *given, "--out", str(folder / "model.safetensors"), *options]) == 0
 
-        path = Path(shared(f"chain-{method}", fill)) / "m.safetensors"
+        path = Path(shared(f"chain-{method}", fill)) / "model.safetensors"
         return path, flawscope.load(path, device="cpu")
 
     return of
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick(trace_once: Callable[..., Any]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flawscope.export.onnx_graph.trace", trace_once)
+        yield
 
 
 def answers(model: Predictor, pictures: list[Path], batch: int = 1) -> tuple[Any, Any, Any]:
@@ -167,21 +177,16 @@ def test_every_export_agrees(
 def test_the_command_line_gives_the_same(
     method: str, fitted: Fitted, root: Path, pictures: list[Path], tmp_path: Path, capsys: Any
 ) -> None:
-    model, out = tmp_path / "model.safetensors", tmp_path / "model.onnx"
-    options = [word for k, v in SMALL[method].items() for word in ("--set", f"{k}={v}")]
-    if registry.method(method).takes_seen_defects:
-        options += ["--seen", str(SEEN)]
-    given = ["--data", str(root), "--device", "cpu", "--quiet"]
-    assert cli.main(["fit", *given, "--method", method, "--out", str(model), *options]) == 0
+    (model, trained), out = fitted(method), tmp_path / "model.onnx"
     assert cli.main(["export", str(model), "--out", str(out), "--quiet"]) == 0
     capsys.readouterr()
+    given = ["--data", str(root), "--device", "cpu", "--quiet"]
     assert cli.main(["evaluate", str(out), *given, "--json"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
     named = list(map(str, pictures))
     assert cli.main(["predict", str(out), *named, "--device", "cpu", "--quiet", "--json"]) == 0
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
-    trained = fitted(method)[1]
     assert [one["path"] for one in said] == named
     wanted, _, decided = answers(trained, pictures)
     counted = without_ties(trained, pictures)
