@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from flawscope import cli
 from flawscope._version import __version__
-from flawscope.cli import COMMANDS, main
+from flawscope.cli import commands, main
 from flawscope.cli.common import rate, table
 from flawscope.errors import FlawscopeError, InputError
 
@@ -41,8 +40,8 @@ def test_help_lists_every_command(capsys: Capture) -> None:
     for argv in (["--help"], ["-h"], ["help"]):
         assert main(argv) == 0
         out = capsys.readouterr().out
-        for name, (_, line) in COMMANDS.items():
-            assert re.search(rf"^  {name} +{re.escape(line)}$", out, re.M)
+        for name, command in commands().items():
+            assert re.search(rf"^  {name} +{re.escape(command.help)}$", out, re.M)
 
 
 def test_without_a_command_help_is_shown_and_the_call_is_wrong(capsys: Capture) -> None:
@@ -56,7 +55,7 @@ def test_version(capsys: Capture) -> None:
         assert capsys.readouterr().out == f"flawscope {__version__}\n"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", commands())
 def test_every_command_has_help_that_fits_a_terminal(command: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
@@ -245,8 +244,9 @@ def test_an_empty_table_is_its_header() -> None:
 def test_every_command_is_a_module_with_the_two_functions() -> None:
     import importlib
 
-    for module, _ in COMMANDS.values():
-        found = importlib.import_module(f"{cli.__name__}.{module}")
+    assert {"fit", "predict", "distill"} <= set(commands())  # methods bring theirs
+    for command in commands().values():
+        found = importlib.import_module(command.module)
         assert callable(found.run)
         assert callable(found.add_arguments)
         assert found.__doc__
