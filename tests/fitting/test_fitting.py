@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -712,3 +713,18 @@ def test_larger_sizes_keep_at_least_a_few_thousand(monkeypatch):
     assert memory.bank_size(config, 1, 200_000) == 6000
     assert memory.bank_size(config, 0, 10_000) == 1000
     assert memory.bank_size(Config(count=50), 1, 10_000) == 50
+
+
+def test_a_picture_that_goes_while_it_is_fitted_costs_a_sample_and_not_the_model(drawn, tmp_path):
+    good = tmp_path / "good"
+    shutil.copytree(drawn / "plate/train/good", good)
+    first = min(good.iterdir())
+
+    def step(stage: str, done: int, total: int) -> None:
+        if stage.startswith("coreset"):
+            first.unlink(missing_ok=True)
+
+    predictor = fit(good, size=64, device="cpu", samples=3, step=step)
+    assert not first.exists()
+    assert len(predictor.manifest.samples) == 2
+    assert predictor.self_test().passed
