@@ -32,7 +32,7 @@ from flawscope.export.export import PRECISIONS, export  # noqa: E402
 # what a reduced precision may change is measured by how far the held-out good pictures' scores lie apart
 SMALL: dict[str, dict[str, Any]] = {
     "patchcore": {"size": "64"},
-    "efficientad": {"steps": 30, "window": 41, "training": "fp32"},
+    "efficientad": {"steps": 120, "window": 41, "training": "fp32"},
     "prnet": {"size": "64", "width": 0.25, "batch": 4, "steps": 400, "training": "fp32", "held_out": 0.4},
 }
 SEEN = 2
@@ -73,12 +73,14 @@ def pictures(root: Path, shared: Any) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def fitted(root: Path, shared: Any) -> Fitted:
-    """By the command line."""
+def fitted(root: Path, shared: Any, teacher_path: Path) -> Fitted:
+    """By the command line; EfficientAD with a narrow teacher."""
+    more = {"efficientad": {"teacher": str(teacher_path)}}
 
     def of(method: str) -> tuple[Path, Predictor]:
         def fill(folder: Path) -> None:
-            options = [word for k, v in SMALL[method].items() for word in ("--set", f"{k}={v}")]
+            settings = {**SMALL[method], **more.get(method, {})}
+            options = [word for k, v in settings.items() for word in ("--set", f"{k}={v}")]
             if registry.method(method).takes_seen_defects:
                 options += ["--seen", str(SEEN)]
             given = ["--data", str(root), "--device", "cpu", "--quiet", "--method", method]
