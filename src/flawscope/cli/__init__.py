@@ -42,10 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     _never_fail_to_print()
     name, *rest = arguments
-    known = commands()
-    if name not in known:
+    if name in COMMANDS:  # nobody pays for asking other packages what they bring
+        path = f"flawscope.cli.{name}"
+    elif name in (known := commands()):
+        path = known[name].module
+    else:
         return _fail(f"there is no command {name}{_nearest(name, known)}; see `flawscope --help`", 2)
-    module = importlib.import_module(known[name].module)
+    module = importlib.import_module(path)
     parser = Parser(prog=f"flawscope {name}", description=module.__doc__, formatter_class=Help)
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
