@@ -21,7 +21,7 @@ def test_every_figure_is_a_share_of_a_known_category_with_a_known_mark() -> None
         for cells in source.cells.values():
             assert set(cells) <= set(MVTEC), source.id
             for figure in (*cells.values(), *source.means.values()):
-                assert 0.4 < figure.value <= 1, source.id
+                assert 0.35 < figure.value <= 1, source.id
                 assert figure.mark in published.marks(), source.id
         assert source.source
         assert source.conditions
@@ -39,9 +39,10 @@ def test_a_complete_column_averages_to_the_mean_that_is_printed(name: str) -> No
         assert mean == pytest.approx(source.means[metric].value, abs=within), metric
 
 
-def test_no_source_gives_a_pixel_f1() -> None:
+def test_no_source_of_our_methods_gives_a_pixel_f1() -> None:
     """TNVision announced it and computed none; a column would have to be an invention."""
-    assert not any("pixel_f1" in {*s.cells, *s.means} for s in SOURCES.values())
+    ours = [s for s in SOURCES.values() if s.method != published.OTHER]
+    assert not any("pixel_f1" in {*s.cells, *s.means} for s in ours)
     assert [entry["name"] for entry in published.without_figures()] == ["TNVision"]
 
 
@@ -51,3 +52,13 @@ def test_single_figures_as_their_sources_print_them() -> None:
     assert paper.cells["image_auroc"]["bottle"] == published.Figure(1.0, "M")
     assert paddle.cells["au_pro"]["zipper"] == published.Figure(0.9550, "R")
     assert "0.997" in SOURCES["prnet-paper"].cells["image_auroc"]["carpet"].note
+    assert SOURCES["patchcore-anomalib"].cells["pixel_auroc"]["wood"] == published.Figure(0.933, "S")
+    assert SOURCES["musc"].cells["au_pro"]["transistor"].value == pytest.approx(0.7721)
+
+
+def test_other_methods_stand_after_those_asked_for_and_never_as_a_column() -> None:
+    found = published.sources(["prnet"])
+    others = [source for source in found if source.method == published.OTHER]
+    assert [s.method for s in found] == ["prnet"] * (len(found) - len(others)) + ["none"] * len(others)
+    assert {"dinomaly-paper", "anomalydino-1", "musc", "rad"} <= {source.id for source in others}
+    assert not any(source.table for source in others)

@@ -194,3 +194,11 @@ def test_the_json_says_the_same() -> None:
     assert textures["published"]["patchcore-paddle"]["count"] == 5
     assert found["cells"][0]["state"] == "done"
     assert found["missing"] == ["carpet"]
+
+
+def test_other_methods_stand_below_the_tables_with_their_sources() -> None:
+    text = render(made({("carpet", "prnet", 0): 0.9}, TEXTURES)).split("Further ones")[1]
+    row = next(line for line in text.splitlines() if line.startswith("| MuSc"))
+    assert "0.9777ᴿ" in row
+    assert "0.9345ᴿ" in row
+    assert "- MuSc: xrli-U/MuSc" in text

@@ -259,36 +259,37 @@ def _notes(notes: _Notes) -> str:
 def _published(results: Results, letters: dict[str, str]) -> str:
     if not results.sources:
         return ""
-    lines = []
-    for source in results.sources:
-        if source.table:
-            note = f" Note: {source.note}." if source.note else ""
-            conditions = source.conditions[0].upper() + source.conditions[1:]
-            lines.append(f"- **{letters[source.id]}** {source.label}: {source.source}. {conditions}.{note}")
+    lines = [f"**{letters[s.id]}** {_described(s)}" for s in results.sources if s.table]
     others = [s for s in results.sources if not s.table]
     used = {f.mark for s in results.sources for f in (*s.means.values(), *_all_cells(s))}
     legend = "; ".join(f"{m.translate(RAISED)} {text}" for m, text in published.marks().items() if m in used)
     parts = [
         "## Published figures",
         "Copied, not measured here. Their conditions differ from each other and from these runs.",
-        "\n".join(lines),
+        "\n".join(f"- {line}" for line in lines),
         f"How sure they are: {legend}. An average without such a mark was computed from the column.",
     ]
     if others:
         shown = [m for m in METRICS if any(m in s.means for s in others)]
         rows = [
-            [
-                f"{s.label}: {s.conditions}",
-                *(_figure(s.means[m], s.decimals) if m in s.means else "" for m in shown),
-            ]
+            [s.label, *(_figure(s.means[m], s.decimals) if m in s.means else "" for m in shown)]
             for s in others
         ]
         parts += [
             "Further ones, means over all 15 categories as printed:",
             _table(["", *(METRICS[m] for m in shown)], rows),
+            "\n".join(f"- {_described(s)}" for s in others),
         ]
     absent = "; ".join(f"{entry['name']}: {entry['note']}" for entry in published.without_figures())
     return "\n\n".join([*parts, f"Without figures: {absent}."])
+
+
+def _described(source: Source) -> str:
+    """Where a source's figures are from, and what must be known about them."""
+    conditions = source.conditions[0].upper() + source.conditions[1:]
+    notes = [source.note, *(f"{METRICS[m]} {note}" for m, note in source.notes.items() if not source.table)]
+    words = "; ".join(filter(None, notes))
+    return f"{source.label}: {source.source}. {conditions}." + (f" Note: {words}." if words else "")
 
 
 def _all_cells(source: Source) -> list[Figure]:

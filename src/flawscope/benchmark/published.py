@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 PATH = Path(__file__).with_name("published.yaml")
+OTHER = "none"  # the `method` of sources about methods that are not implemented here
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Figure:
 class Source:
     """One set of results.
 
+    method: the one it is about, "none" if that is not implemented here.
     table: stands as a column beside the measured figures.
     decimals: digits that it gives, as a share in 0..1.
     cells: by metric and category. means: by metric, over all 15 categories, as it prints them.
@@ -44,8 +46,8 @@ class Source:
 
 
 def sources(methods: Iterable[str]) -> list[Source]:
-    """Those about these methods, in the order of the methods."""
-    return [source for method in methods for source in _all() if source.method == method]
+    """Those about these methods, in their order, then those about methods that are not implemented here."""
+    return [source for method in (*methods, OTHER) for source in _all() if source.method == method]
 
 
 def marks() -> dict[str, str]:
