@@ -107,7 +107,7 @@ def soon(trace_once: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(onnx_graph, "trace", trace_once)
     few = {"train": 12, "good": 4, "bad_per_kind": 1, "size": SIDE}
     monkeypatch.setattr(dataset, "draw_dataset", lambda root, **how: draw_dataset(root, **{**how, **few}))
-    monkeypatch.setattr(training.Trainer, "fix_steps", lambda run, seconds: setattr(run, "steps", 1))
+    monkeypatch.setattr(training.Trainer, "fix_steps", lambda run, *_: setattr(run, "steps", 1))
 
 
 def call(words: list[str], shared: Shared) -> int:

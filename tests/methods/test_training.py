@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from flawscope.artefact.state_file import pack, read_checkpoint  # noqa: E402
 from flawscope.errors import FlawscopeError, InputError  # noqa: E402
+from flawscope.methods.pace import Pace  # noqa: E402
 from flawscope.methods.settings import TrainingSettings  # noqa: E402
 from flawscope.methods.task import Budget  # noqa: E402
 from flawscope.methods.training import Trainer, initialise, one_cycle, precision_for  # noqa: E402
@@ -56,7 +59,7 @@ class Line(Trainer[Tensor]):
 
 
 def run(trainer: Line, checkpoint: Path | None = None, found: Any = None, **identity: Any) -> Line:
-    trainer.learn(Budget(checkpoint=checkpoint, every=0.0), found, identity, None)
+    trainer.learn(Budget(checkpoint=checkpoint, every=0.0), found, identity)
     return trainer
 
 
@@ -147,14 +150,15 @@ def test_timed_steps_leave_no_trace() -> None:
     """They are learnt by copies."""
     trainer = Line(steps=None)
     before = trainer.weights()
-    trainer.fix_steps(5.0)
-    assert trainer.steps is not None
-    assert trainer.steps > 1
+    pace = functools.partial(Pace, time.monotonic() + 5.0, 0.0)
+    trainer.fix_steps(5 / 60, pace)
+    assert trainer.planned is not None
+    assert trainer.planned > 1
     assert trainer.weights() == before
     with pytest.raises(InputError, match="the minutes are over before the first step"):
-        trainer.fix_steps(0.0)
+        trainer.fix_steps(0.0, functools.partial(Pace, time.monotonic(), 0.0))
     trainer.said.clear()
-    trainer.fix_steps(None)
+    trainer.fix_steps(None, pace)
     assert trainer.steps == 30
     assert trainer.said[0].startswith("30 steps of ")
 
@@ -165,6 +169,145 @@ def test_in_bf16_the_weights_stay_in_fp32() -> None:
     with trainer.autocast():
         assert trainer.networks[0](trainer.batch(0)).dtype == torch.bfloat16
     assert {v.dtype for v in run(trainer).networks[0].parameters()} == {torch.float32}
+
+
+# ------------------------------------------------------------------------- a training that ends at a time
+
+
+STEP = 0.5  # seconds at speed 1
+
+
+class Clock:
+    """Instead of the time module: a machine whose speed changes."""
+
+    def __init__(self, *speeds: tuple[float, float]):
+        """`speeds`: from which second on it is so fast."""
+        self.now, self.speeds = 0.0, speeds
+
+    def monotonic(self) -> float:
+        return self.now
+
+    perf_counter = monotonic
+
+    def work(self, seconds: float) -> None:
+        """What takes so long at speed 1."""
+        while seconds > 1e-9:
+            speed = next(speed for since, speed in reversed(self.speeds) if self.now >= since)
+            ends = min((since for since, _ in self.speeds if since > self.now), default=float("inf"))
+            done = min(seconds, (ends - self.now) * speed)
+            self.now += done / speed
+            seconds -= done
+
+
+class Timed(Line):
+    """A step takes half a second, what comes after the training 4 s."""
+
+    def __init__(self, clock: Clock, **settings: Any):
+        super().__init__(**{"steps": None, **settings})
+        self.clock = clock
+        self.rates: list[tuple[float, float]] = []  # when a step began, and its learning rate
+
+    def losses(self, networks: Any, batch: Tensor, step: int) -> list[Tensor]:
+        if networks is self.networks:  # not a copy, which is timed beforehand
+            self.rates.append((self.clock.now, self.optimiser.param_groups[0]["lr"]))
+        self.clock.work(STEP)
+        return super().losses(networks, batch, step)
+
+    def after(self) -> float:
+        """A tenth is done to measure it."""
+        before = self.clock.now
+        self.clock.work(0.4)
+        return 10 * (self.clock.now - before)
+
+
+@pytest.fixture
+def clock_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Clock]:
+    def use(*speeds: tuple[float, float]) -> Clock:
+        clock = Clock(*speeds)
+        for module in ("training", "pace"):
+            monkeypatch.setattr(f"flawscope.methods.{module}.time", clock)
+        return clock
+
+    return use
+
+
+def trained(clock: Clock, found: Any = None, checkpoint: Path | None = None, **settings: Any) -> Timed:
+    trainer = Timed(clock, **settings)
+    trainer.learn(Budget(2.0, checkpoint, every=0.0, begun=clock.now), found, {}, trainer.after)
+    return trainer
+
+
+SPEEDS = {
+    "steady": [(0.0, 1.0)],
+    "slower": [(0.0, 1.0), (60.0, 0.25)],
+    "faster": [(0.0, 1.0), (60.0, 4.0)],
+    "busy at first": [(0.0, 0.25), (30.0, 1.0)],
+    "in between": [(0.0, 1.0), (40.0, 0.25), (80.0, 1.0)],
+}
+
+
+@pytest.mark.parametrize("name", SPEEDS)
+def test_minutes_are_kept_whatever_the_speed_does(clock_of: Callable[..., Clock], name: str) -> None:
+    clock = clock_of(*SPEEDS[name])
+    trainer = trained(clock)
+    clock.work(4.0)
+    assert clock.now == pytest.approx(120, rel=0.05)
+    assert trainer.steps == trainer.done == len(trainer.rates)
+    possible = sum(
+        speed * (end - begin) / STEP
+        for (begin, speed), end in zip(SPEEDS[name], [b for b, _ in SPEEDS[name][1:]] + [120.0], strict=True)
+    )
+    assert 0.85 * possible < trainer.done <= possible  # the rest is what comes before and after
+    assert [point["step"] for point in trainer.curve] == sorted({p["step"] for p in trainer.curve})
+    assert trainer.curve[-1]["step"] == trainer.done
+    assert len(trainer.curve) == pytest.approx(trainer.checks, abs=1)
+
+
+@pytest.mark.parametrize("name", SPEEDS)
+def test_the_learning_rate_follows_the_share_of_the_time(clock_of: Callable[..., Clock], name: str) -> None:
+    trainer = trained(clock_of(*SPEEDS[name]))
+    (begin, _), (end, last) = trainer.rates[0], trainer.rates[-1]
+    top, largest = max(trainer.rates, key=lambda pair: pair[1])
+    assert (top - begin) / (end - begin) == pytest.approx(0.3, abs=0.06)
+    assert largest == pytest.approx(0.05, rel=0.01)
+    assert last < 0.01 * largest
+    dropped = trained(clock_of(*SPEEDS[name]), schedule="drop").rates
+    shares = [(at - dropped[0][0]) / (dropped[-1][0] - dropped[0][0]) for at, rate in dropped if rate < 0.01]
+    assert shares[0] == pytest.approx(0.95, abs=0.04)
+
+
+def test_a_resumed_training_takes_the_time_that_it_had_left(
+    clock_of: Callable[..., Clock], tmp_path: Path
+) -> None:
+    path, clock = tmp_path / "c.safetensors", clock_of(*SPEEDS["slower"])
+    learn = Timed._learn
+
+    def stopping(self: Timed, *given: Any) -> Tensor:
+        if self.clock.now > 50:
+            raise KeyboardInterrupt
+        return learn(self, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Timed, "_learn", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            trained(clock, checkpoint=path)
+    found = read_checkpoint(path)
+    clock.now = 1000.0
+    resumed = trained(clock, found)
+    assert resumed.seconds == pytest.approx(120 - 4 - 2, rel=0.05)  # less what is done before and after
+    before = found[1]["pace"]["used"]
+    assert resumed.rates[0][0] + resumed.seconds - before == pytest.approx(clock.now, rel=0.01)
+    (_, first), (_, last) = resumed.rates[0], resumed.rates[-1]
+    expected = one_cycle(round(1000 * before / resumed.seconds), 1000) * 0.05
+    assert first == pytest.approx(expected, rel=0.05)
+    assert last < 0.01 * 0.05
+    assert resumed.minutes == 2.0
+    with pytest.raises(InputError, match=r"another minutes 2.0, this one has 3.0: give the same"):
+        Timed(clock).learn(Budget(3.0, begun=clock.now), found, {})
+    alone = Timed(clock)
+    alone.learn(Budget(begun=clock.now), found, {})  # --resume alone goes on as it began
+    assert alone.minutes == 2.0
+    assert alone.seconds == pytest.approx(resumed.seconds, rel=0.05)
 
 
 # --------------------------------------------------------------------------------------------- the parts

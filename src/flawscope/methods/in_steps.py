@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flawscope.artefact.state_file import found_checkpoint
@@ -15,13 +16,14 @@ from flawscope.calibration.decision import Calibration, from_values
 from flawscope.calibration.hold_out import hold_out
 from flawscope.errors import InputError
 from flawscope.methods.detector import Detector
-from flawscope.methods.extract import Store, embed_pictures
+from flawscope.methods.extract import BATCH, Store, embed_pictures
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.settings import TrainingSettings
 from flawscope.methods.task import Task
 from flawscope.methods.training import Trainer, as_json
-from flawscope.progress import duration
+from flawscope.progress import duration, silent
 
+AFTERWARDS = 0.1  # share of the minutes, at most, for what is done after a method's fit
 LATER = ("held_out", "memory", "precision")  # settings that training does not depend on
 Values = tuple[float, float, float]  # a picture's score, its map's maximum and median
 
@@ -38,7 +40,7 @@ class Run:
 
     def __init__(self, method: str, model: Detector, task: Task):
         self.method, self.model, self.task = method, model, task
-        self.begun = time.monotonic()
+        self.step = task.step
         self.found = found_checkpoint(task.budget.checkpoint, task.budget.resume)
         assert isinstance(model.config, TrainingSettings)
         self.config: TrainingSettings = model.config
@@ -76,11 +78,19 @@ class Run:
 
     # ---- training
 
-    def train(self, trainer: Trainer, held: int, later: Sequence[str] = (), **decisive: Any) -> None:
+    def train(
+        self,
+        trainer: Trainer[Any],
+        held: Sequence[int],
+        calibrate: Callable[[Sequence[int]], object],
+        later: Sequence[str] = (),
+        **decisive: Any,
+    ) -> None:
         """Train, and put the number of steps into the model's settings.
 
         Args:
-            held: how many pictures are held out. What comes after takes time for each of them.
+            held: pictures that are held out.
+            calibrate: what comes after the training, by pictures of these; it may be done more than once.
             later: settings that training does not depend on, beside `LATER`.
             decisive: what decides the result beside the settings.
         """
@@ -90,25 +100,36 @@ class Run:
             **decisive,
             "precision while it learns": trainer.precision,
         }
-        until = None
-        if self.task.budget.minutes is not None:
-            spent = time.monotonic() - self.begun
-            after = spent * held / max(len(self.used) - held, 1) * 2
-            until = self.begun + 60 * self.task.budget.minutes - after
-        trainer.learn(self.task.budget, self.found, identity, until)
+        trainer.learn(self.task.budget, self.found, identity, lambda: self._rehearse(held, calibrate))
         self.model.config = replace(self.config, steps=trainer.steps)
+
+    def _rehearse(self, held: Sequence[int], calibrate: Callable[[Sequence[int]], object]) -> float:
+        """Seconds that what comes after the training takes, by doing it for a few pictures."""
+        budget, self.step = self.task.budget, silent
+        some = held[: BATCH * torch.get_num_threads()]
+        begun = time.monotonic()
+        calibrate(some)
+        each = (time.monotonic() - begun) / len(some)
+        self.step = self.task.step
+        return each * len(held) + min(each * budget.later, AFTERWARDS * 60 * (budget.minutes or 0))
 
     def facts(self, trainer: Trainer) -> dict[str, Any]:
         """For the manifest."""
+        planned = {} if trainer.planned is None else {"planned_steps": trainer.planned}
         return {
             "steps": trainer.steps,
+            **planned,
+            **({} if trainer.minutes is None else {"minutes": trainer.minutes}),
             "training_precision": trainer.precision,
             "curve": trainer.curve,
             "seconds": {"training": round(trainer.seconds, 1)},
         }
 
     def summary(self, trainer: Trainer, learnt: str) -> str:
-        return f"trained {trainer.steps} steps in {duration(trainer.seconds)} on {learnt}"
+        text = f"trained {trainer.steps} steps in {duration(trainer.seconds)} on {learnt}"
+        if trainer.planned is None:
+            return text
+        return f"{text}; --minutes {trainer.minutes:g}, by the first steps' time {trainer.planned} steps"
 
     # ---- calibration by pictures that were held out
 
@@ -123,7 +144,7 @@ class Run:
                 )
             store(index, features, inside)
 
-        embed_pictures(self.model, self.images.__getitem__, held, checked, self.task.step, "calibration")
+        embed_pictures(self.model, self.images.__getitem__, held, checked, self.step, "calibration")
 
     def values(self, features: Tensor, inside: Tensor | None) -> Values:
         """Of one picture's features; its median is that of the pixels that count."""

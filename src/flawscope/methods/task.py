@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,16 +27,25 @@ EVERY = 60.0  # seconds between checkpoints
 class Budget:
     """How long a method that learns in steps may take, and where it keeps its state until it ends.
 
-    minutes: the number of steps follows from the first ones' time; None: the settings' number.
+    minutes: after them all must be done; None: the settings' number of steps.
     checkpoint: file; None: a run that is stopped is lost.
     resume: go on where the checkpoint stops; from the start if there is none.
     every: seconds between checkpoints.
+    later: pictures that are scored after the method's `fit`, within the time too.
+    begun: from when on the minutes count, on `time.monotonic`'s clock: when this was made.
     """
 
     minutes: float | None = None
     checkpoint: Path | None = None
     resume: bool = False
     every: float = EVERY
+    later: int = 0
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def until(self) -> float | None:
+        """When all must be done."""
+        return None if self.minutes is None else self.begun + 60 * self.minutes
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from flawscope.artefact.state_file import Arrays, pack
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
+from flawscope.methods.pace import Pace
 from flawscope.methods.task import Budget
 from flawscope.progress import Step, duration
 
@@ -194,6 +195,9 @@ class Trainer(ABC, Generic[B]):
         self.precision = precision_for(settings.training, device)
         self.optimiser = self._adam(self.networks)
         self.steps = settings.steps
+        self.pace: Pace | None = None  # of a training that ends at a time
+        self.minutes: float | None = None  # asked for
+        self.planned: int | None = None  # steps that would have fitted by the first ones' time
         self.done, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
         # since the last check; MPS has no float64
@@ -253,34 +257,45 @@ class Trainer(ABC, Generic[B]):
 
     # ---- how many steps
 
-    def fix_steps(self, seconds: float | None) -> None:
-        """As many as fit into `seconds`, by the time that a few of them take; None: the device's default."""
-        begun = time.perf_counter()
-        per_step, aside = self.trial()
-        if seconds is None:
-            self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
-        else:
-            self.steps = int((seconds - aside - (time.perf_counter() - begun)) / per_step)
-        if self.steps < 1:
-            raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
-        self.say(f"{self.steps} steps of {per_step:.2f} s: about {duration(self.steps * per_step)}")
+    def fix_steps(self, minutes: float | None, pace: Callable[[float], Pace]) -> None:
+        """As many as fit into the time by that of a few of them, planned again while it runs; None: the
+        device's default.
 
-    def trial(self) -> tuple[float, float]:
-        """Seconds of a step, by a few on copies of the networks; and seconds that all the checks take."""
+        Args:
+            pace: of a training, by the seconds of a step.
+        """
+        per_step = self.trial()
+        if minutes is None:
+            self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
+            self.say(f"{self.steps} steps of {per_step:.2f} s: about {duration(self.steps * per_step)}")
+            return
+        self.pace = pace(per_step)
+        left = self.pace.left()
+        if left < per_step and not self.done:
+            raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
+        self.say(
+            f"about {int(left / per_step)} steps of {per_step:.2f} s in {duration(max(left, 0))}, planned "
+            "again while it runs"
+        )
+        if self.planned is None:
+            self.steps = self.planned = int(left / per_step)
+
+    def trial(self) -> float:
+        """Seconds of a step, by a few on copies of the networks."""
         networks = copy.deepcopy(self.networks)
         optimiser, trial = self._adam(networks), []
         for k in range(TRIALS):
             start = time.perf_counter()
             self._learn(networks, optimiser, self.batch(k), k).sum().item()
             trial.append(time.perf_counter() - start)
-        return statistics.median(trial[2:]), 0.0
+        return statistics.median(trial[2:])
 
     def plan(self) -> str:
         """What is about to run, in one line."""
         where = {"cpu": "this processor", "cuda": "the graphics card"}.get(self.device.type, "this device")
         return (
-            f"{self.steps} steps of {self.settings.batch} on {where}, {self.precision}; --steps and "
-            "--minutes change that"
+            f"{'' if self.pace is None else 'about '}{self.steps} steps of {self.settings.batch} on {where}, "
+            f"{self.precision}; --steps and --minutes change that"
         )
 
     # ---- training
@@ -290,53 +305,81 @@ class Trainer(ABC, Generic[B]):
         budget: Budget,
         found: tuple[Arrays, dict[str, Any]] | None,
         identity: dict[str, Any],
-        until: float | None,
+        after: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """The whole training.
 
         Args:
+            budget: its end fixes a number of steps that is open. A resumed training takes the time that it
+                had left, whenever that is.
             found: the checkpoint to go on from.
             identity: what decides the result: a checkpoint of another run is refused.
-            until: when it must be done, on `time.monotonic`'s clock; fixes a number of steps that is open.
+            after: measures the seconds that what comes after the training takes.
         """
+        self.minutes, kept = budget.minutes, None
         if found is not None:
-            self.restore(*found, identity)
-            self.say(f"goes on after step {self.done} of {self.steps}")
+            kept = self.restore(*found, {**identity, "minutes": budget.minutes})
+            self.say(f"goes on after step {self.done} of {self._expected()}")
         self.prepare(found is not None)
-        if self.steps is None:
-            self.fix_steps(None if until is None else until - time.monotonic())
+        if self.steps is None or kept is not None:
+            self.fix_steps(self.minutes, lambda per_step: _pace(budget.until, after(), per_step, kept))
         self.say(self.plan())
-        self._run(budget.checkpoint, budget.every, {**identity, "steps": self.steps})
+        self._run(budget, {**identity, "steps": self.steps, "minutes": self.minutes})
 
-    def _run(self, checkpoint: Path | None, every: float, identity: dict[str, Any]) -> None:
+    def _run(self, budget: Budget, identity: dict[str, Any]) -> None:
         """Go on from step `done` to the last one."""
         assert self.steps is not None
         first, begun, saved = self.done, time.monotonic(), time.monotonic()
         self.seconds -= begun
-        checks = {-(-k * self.steps // self.checks) for k in range(1, self.checks + 1)}
         for network in self.networks:
             network.train()
         with ThreadPoolExecutor(1) as ahead:
             waiting = ahead.submit(self.batch, self.done)
-            while self.done < self.steps:
+            if self.pace is not None:
+                waiting.result()  # what the first one takes says nothing about the others
+                self.pace.begin()
+            over = self.pace is None and self.done >= self.steps
+            while not over:
                 batch = waiting.result()
-                if self.done + 1 < self.steps:
+                if self.pace is not None or self.done + 1 < self.steps:
                     waiting = ahead.submit(self.batch, self.done + 1)
                 for group in self.optimiser.param_groups:
-                    share = rate_share(self.settings.schedule, self.done, self.steps)
+                    share = rate_share(self.settings.schedule, self.done, self._expected())
                     group["lr"] = self.settings.rate * share
                 self.total += self._learn(self.networks, self.optimiser, batch, self.done)
                 self.done, self.since = self.done + 1, self.since + 1
-                if self.done in checks:
+                due, over = self._advance()
+                if due:
                     self._check()
-                if self.device.type == "cpu" or self.done % 64 == 0 or self.done == self.steps:
-                    self.step(f"{self.STAGE}{self._loss()}", self.done - first, self.steps - first)
-                if checkpoint and time.monotonic() - saved >= every and self.done < self.steps:
-                    self.save(checkpoint, identity)
+                if self.device.type == "cpu" or self.done % 64 == 0 or over:
+                    expected = self.done if over else self._expected()
+                    self.step(f"{self.STAGE}{self._loss()}", self.done - first, expected - first)
+                if budget.checkpoint and time.monotonic() - saved >= budget.every and not over:
+                    self.save(budget.checkpoint, identity)
                     saved = time.monotonic()
+        self.steps = self.done
         for network in self.networks:
             network.eval()
         self.seconds += time.monotonic()
+
+    def _advance(self) -> tuple[bool, bool]:
+        """After a step: whether the curve gets a point, and whether it was the last step."""
+        if self.pace is None:
+            assert self.steps is not None
+            reached = self.done * self.checks // self.steps > (self.done - 1) * self.checks // self.steps
+            return reached, self.done == self.steps
+        before = int(self.pace.share * self.checks)
+        self.pace.tick()
+        over = self.pace.over
+        return over or int(self.pace.share * self.checks) > before, over
+
+    def _expected(self) -> int:
+        """Steps in all, as far as that is known: the learning rate follows the share of them that is done, in
+        a training that ends at a time the share of the time."""
+        assert self.steps is not None
+        if self.pace is None or not self.done or not self.pace.share:
+            return self.steps
+        return max(self.done + 1, round(self.done / self.pace.share))
 
     def _learn(
         self, networks: Sequence[nn.Module], optimiser: torch.optim.Optimizer, batch: B, step: int
@@ -378,16 +421,19 @@ class Trainer(ABC, Generic[B]):
             "total": total,
             "curve": self.curve,
             "seconds": self.seconds + time.monotonic(),
+            "pace": None if self.pace is None else self.pace.state(),
         }
         tensors = {**adam_state(self._parameters(), self.optimiser), **self.state()}
         pack(path, arrays(tensors), "checkpoint", facts)
 
-    def restore(self, found: Arrays, facts: dict[str, Any], identity: dict[str, Any]) -> None:
-        """Go on from what `save` wrote, if it belongs to this run."""
+    def restore(
+        self, found: Arrays, facts: dict[str, Any], identity: dict[str, Any]
+    ) -> dict[str, float] | None:
+        """Go on from what `save` wrote, if it belongs to this run. Gives the state of a training's pace."""
         with restoring():
             theirs = dict(facts["identity"])
             for key, mine in identity.items():
-                if theirs.get(key) != mine and not (key == "steps" and mine is None):
+                if theirs.get(key) != mine and not (key in ("steps", "minutes") and mine is None):
                     shown = "" if len(str(mine)) > 60 else f" {theirs.get(key)}, this one has {mine}"
                     raise CheckpointError(
                         f"the checkpoint is of a run with another {key}{shown}: give the same, or remove the "
@@ -400,6 +446,19 @@ class Trainer(ABC, Generic[B]):
             self.steps, self.done, self.since = int(facts["steps"]), int(facts["done"]), int(facts["since"])
             self.total.copy_(torch.tensor(facts["total"], dtype=self.total.dtype))
             self.curve, self.seconds = list(facts["curve"]), float(facts["seconds"])
+            self.minutes, kept = theirs.get("minutes"), facts.get("pace")
+            if kept is None:
+                return None
+            self.planned = self.steps
+            return {key: float(kept[key]) for key in ("used", "left")}
+
+
+def _pace(until: float | None, after: float, per_step: float, kept: dict[str, float] | None) -> Pace:
+    """Of a training that ends then; of one that goes on, in the time that it had left."""
+    if kept is None:
+        assert until is not None
+        return Pace(until, after, per_step)
+    return Pace(time.monotonic() + kept["left"] + after, after, per_step, kept["used"])
 
 
 def as_json(settings: Mapping[str, Any], without: Iterable[str]) -> dict[str, Any]:

@@ -286,7 +286,7 @@ def test_what_is_kept_changes_nothing(
         assert torch.equal(a.taught, b.taught)
     if rooms == (0, 0):
         for trainer in trainers:
-            trainer.learn(Budget(), None, {}, None)
+            trainer.learn(Budget(), None, {})
         assert_same(weights(trainers[0].model), weights(trainers[1].model))
 
 
@@ -391,7 +391,7 @@ def test_it_learns(quick_settings: Settings, shots: list[torch.Tensor]) -> None:
     trainer = trainer_of(
         quick_settings, shots[:1], steps=40, rate=3e-3, schedule="drop", hard=0.5, natural="generated"
     )
-    trainer.learn(Budget(), None, {}, None)
+    trainer.learn(Budget(), None, {})
     first, last = trainer.curve[0], trainer.curve[-1]
     assert [point["step"] for point in trainer.curve] == list(range(2, 41, 2))
     assert last["hard"] < 0.6 * first["hard"]
@@ -406,6 +406,6 @@ def test_dropout_is_on_while_it_learns_and_off_afterwards(
     modes: list[bool] = []
     trainer = trainer_of(quick_settings, shots[:1], step=lambda *_: modes.append(model.autoencoder.training))
     model = trainer.model
-    trainer.learn(Budget(), None, {}, None)
+    trainer.learn(Budget(), None, {})
     assert modes == [True] * 3
     assert not any(network.training for network in trainer.networks)

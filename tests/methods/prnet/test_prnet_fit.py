@@ -19,6 +19,7 @@ from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
 from flawscope.fitting.preparation import prepare
 from flawscope.methods import registry
+from flawscope.methods.pace import Pace
 from flawscope.methods.prnet.fit import write_prototypes
 from flawscope.methods.task import Budget
 from flawscope.pictures.decoding import decode, pixel_hash
@@ -135,12 +136,16 @@ def test_overflowing_networks_name_the_precision(fit_small: Fit, monkeypatch: py
 
 def test_minutes_fix_the_number_of_steps(fit_small: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flawscope.methods.training.TRIALS", 3)
+    monkeypatch.setattr(Pace, "over", property(lambda pace: len(pace.ends) > 3))
     said: list[str] = []
-    made = fit_small(minutes=0.2, steps=100_000, say=said.append)
-    steps = made.manifest.config["steps"]
-    assert 1 <= steps < 5000
-    assert made.manifest.facts["steps"] == steps
-    assert any(line.startswith(f"{steps} steps of ") for line in said)
+    made = fit_small(minutes=2, steps=100_000, say=said.append)
+    facts = made.manifest.facts
+    assert made.manifest.config["steps"] == facts["steps"] == 3
+    assert facts["minutes"] == 2
+    assert facts["planned_steps"] > 3
+    assert f"--minutes 2, by the first steps' time {facts['planned_steps']} steps" in facts["summary"][0]
+    assert any(line.startswith(f"about {facts['planned_steps']} steps of ") for line in said)
+    monkeypatch.undo()
     with pytest.raises(InputError, match="the minutes are over before the first step"):
         fit_small(minutes=1e-4)
 

@@ -196,7 +196,7 @@ def test_the_backbone_stays_what_it_was_while_the_network_learns(
     for when in ("before", "after"):
         states[when] = {k: v.numpy().tobytes() for k, v in trainer.model.state_dict().items()}
         if when == "before":
-            trainer.learn(Budget(), None, {}, None)
+            trainer.learn(Budget(), None, {})
     assert modes == {False}
     changed = {k for k, v in states["before"].items() if states["after"][k] != v}
     assert changed

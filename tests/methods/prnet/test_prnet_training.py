@@ -207,7 +207,7 @@ def test_weights_decay_apart_from_the_gradients(trainer_of: Make) -> None:
     trainer.losses = lambda networks, batch, step: [  # type: ignore[method-assign]
         sum(p.sum() * 0 for p in networks[0].parameters())
     ]
-    trainer.learn(Budget(), None, {}, None)
+    trainer.learn(Budget(), None, {})
     for name, values in trainer.model.network.named_parameters():
         torch.testing.assert_close(values.detach(), before[f"network.{name}"] * 0.95, rtol=1e-5, atol=1e-7)
 
@@ -228,7 +228,7 @@ def test_it_learns_to_find_defects(trainer_of: Make) -> None:
         return float(metrics.roc_auc_score(masks.flatten().numpy() > 0, maps.flatten().numpy()))
 
     assert auroc() < 0.6
-    trainer.learn(Budget(), None, {}, None)
+    trainer.learn(Budget(), None, {})
     losses = [point["loss"] for point in trainer.curve]
     assert np.mean(losses[-6:]) < 0.6 * np.mean(losses[:3])
     assert auroc() > 0.7
@@ -238,7 +238,7 @@ def test_in_bf16_it_learns_about_the_same(trainer_of: Make) -> None:
     losses: list[Any] = []
     for precision in ("fp32", "bf16"):
         trainer = trainer_of(pictures=2, training=precision)
-        trainer.learn(Budget(), None, {}, None)
+        trainer.learn(Budget(), None, {})
         assert trainer.precision == precision
         assert all(v.dtype == torch.float32 for k, v in weights(trainer.model).items() if "network" in k)
         losses.append([point["loss"] for point in trainer.curve])

@@ -63,8 +63,7 @@ def distill(
         weights: the backbone's, if they are not at hand: a safetensors file or a checkpoint.
         start: a teacher of the same backbone to begin with, instead of random weights: a few more hours for
             what another run made. Choose a lower `rate` then.
-        minutes: the time it may take, from now; the number of steps follows from the first ones' time, and
-            is kept when the run is resumed.
+        minutes: the time it may take, from now. A resumed run learns for the time that it had left.
         resume: go on where an earlier run stopped; from the start if there was none.
         device: auto, cpu, cuda or mps.
         every: seconds between checkpoints.
@@ -77,9 +76,10 @@ def distill(
         InputError: too few pictures, no such backbone or weights, or a checkpoint of another run.
         FlawscopeError: NaN loss, or the file cannot be written.
     """
-    begun, where = time.monotonic(), device_for(device)
+    where = device_for(device)
     recipe = replace(recipe, precision=precision_for(recipe.precision, where))
     store = checkpoint_of(out)
+    budget = Budget(minutes, store, resume, every)
     found = found_checkpoint(store, resume)
     backbone, origin = load_backbone(recipe.backbone, recipe.stages, (SIDE, SIDE), weights)
     pictures = PictureSet.find(paths, step)
@@ -92,8 +92,7 @@ def distill(
     run = Distillation(recipe, pictures, backbone, origin, where, say=say, step=step)
     if start is not None:
         run.start_from(start)
-    until = None if minutes is None else begun + 60 * minutes
-    run.learn(Budget(minutes, store, resume, every), found, run.identity(), until)
+    run.learn(budget, found, run.identity())
     facts = run.write(out)
     with suppress(OSError):
         store.unlink()
@@ -134,6 +133,7 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
         self.started_from: str | None = None
         self.pool: Pool | None = None
         self.filled = -1  # how often others took the views' place
+        self.filling = 0.0  # seconds that this takes
 
     def start_from(self, path: str | os.PathLike[str]) -> None:
         """Take over a teacher's weights."""
@@ -169,16 +169,15 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
 
     # ---- how many steps
 
-    def trial(self) -> tuple[float, float]:
+    def trial(self) -> float:
         begun = time.perf_counter()
         views = self._views(range(min(2 * self.renderer.block, len(self.learnt))))
         self.pool = self.renderer.pool(views, self.step)
         per_view = (time.perf_counter() - begun) / len(views)
-        per_step, _ = super().trial()
-        begun = time.perf_counter()
-        self._error(self.net)
-        checks = self.checks * (time.perf_counter() - begun)
-        return per_step + per_view * self.recipe.batch / self.recipe.reuse, checks
+        steps, self.steps = self.steps, None
+        per_step = super().trial()
+        self.steps = steps
+        return per_step + per_view * self.recipe.batch / self.recipe.reuse
 
     def plan(self) -> str:
         per_view, views, rounds = self._rounds()
@@ -210,14 +209,17 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
         """Other views take the place of those at hand every so many steps."""
         assert self.steps is not None
         _, views, rounds = self._rounds()
-        wanted = step // -(-self.steps // rounds)
+        wanted = min(step // -(-self.steps // rounds), rounds - 1)
         if wanted == self.filled:
             return
         quiet = self.filled >= 0  # a new stage would start the remaining time anew
+        if quiet and self.pace is not None and self.pace.left() < 2 * self.filling:
+            return  # they would come too late to be of use
+        begun = time.monotonic()
         self.pool = None  # before the next one is made, not beside it
         chosen = self._views(range(wanted * views, (wanted + 1) * views))
         self.pool = self.renderer.pool(chosen, silent if quiet else self.step)
-        self.filled = wanted
+        self.filled, self.filling = wanted, time.monotonic() - begun
 
     def _views(self, numbers: Sequence[int]) -> list[View]:
         """Views number so and so: every picture once, in random order, before any comes again."""
@@ -258,7 +260,7 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
         super()._check()
         last = self.curve[-1]
         self.say(
-            f"step {self.done} of {self.steps}: held-out loss {last['held_out']:.4f}, "
+            f"step {self.done} of {max(self.done, self._expected())}: held-out loss {last['held_out']:.4f}, "
             f"training {last['training']:.4f}"
         )
 

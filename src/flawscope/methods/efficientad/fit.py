@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,11 @@ def fit(model: Model, task: Task) -> Fitted:
     taught = TeacherOutputs(model, run.images, learnt, run.room - min(run.room // 2, run.images.bytes))
     decisive = {"training set": taught.measure(task.step), "teacher": digest_of(model.teacher)}
     trainer = Trainer(model, run.images, taught, other, task)
-    run.train(trainer, len(held.all), LATER, **decisive, penalty=penalty)
+
+    def rehearse(some: Sequence[int]) -> None:
+        calibrate(run, model, Held([*some], [*some]))
+
+    run.train(trainer, held.all, rehearse, LATER, **decisive, penalty=penalty)
     values = calibrate(run, model, held)
     notes = [STAND_IN] if config.natural == GENERATED else []
     if held.shared:

@@ -50,7 +50,7 @@ def fit(model: Model, task: Task) -> Fitted:
         "textures": pictures.textures,
         "prototypes": [one.objective for one in clusters],
     }
-    run.train(trainer, len(held), LATER, **decisive)
+    run.train(trainer, held, lambda some: calibrate(run, some), LATER, **decisive)
     return Fitted(
         run.calibrated(calibrate(run, held)),
         pictures=held,
