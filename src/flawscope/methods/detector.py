@@ -114,9 +114,16 @@ def region_of(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Tensor:
 def in_precision(precision: str, device: torch.device) -> Iterator[None]:
     """Networks compute in fp32, fp16 or bf16. fp32 means fp32: cuDNN's default for convolutions is TF32, with
     ten bits."""
-    dtype = DTYPES.get(precision)
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None), whole_fp32(device):
+    with autocast(device, DTYPES.get(precision)), whole_fp32(device):
         yield
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Layers compute in `dtype`; None: fp32. Where they do so already nothing is entered: the ONNX exporter
+    traces what is inside autocast as graphs of their own, which takes twice as long."""
+    if dtype is None and not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def whole_fp32(device: torch.device) -> AbstractContextManager[None]:

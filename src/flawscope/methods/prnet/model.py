@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flawscope.errors import InputError
 from flawscope.features.backbone import Backbone, empty_backbone, load_backbone
-from flawscope.methods.detector import Detector, region_of
+from flawscope.methods.detector import Detector, autocast, region_of
 from flawscope.methods.prnet import METHOD
 from flawscope.methods.prnet.config import STRIDES, Config
 from flawscope.methods.prnet.losses import image_score
@@ -75,7 +75,7 @@ class Model(Detector):
         with self.reduced():
             maps = self.features(self.filled(images))
             # distances of whole maps are millions: fp16 ends at 65504, and every prototype would be the first
-            with torch.autocast(images.device.type, enabled=False):
+            with autocast(images.device, None):
                 maps, counted = self.counting(maps, inside)
                 residuals = [s.residuals(m, c) for s, m, c in zip(self.scales, maps, counted, strict=False)]
             logits = self.logits(maps, residuals)
