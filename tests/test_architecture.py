@@ -37,7 +37,7 @@ ALLOWED: dict[str, str] = {
     "runtime": "artefact methods",
     "predictor": "pictures calibration artefact results runtime",
     "export": "pictures calibration artefact synthesis methods runtime",
-    "fitting": "pictures datasets calibration artefact methods runtime predictor",
+    "fitting": "pictures datasets calibration artefact synthesis methods runtime predictor",
     "evaluation": "pictures datasets metrics results predictor",
     "testing": "pictures datasets artefact demo methods runtime predictor export fitting",
     "report": "machine pictures datasets metrics calibration artefact synthesis results predictor evaluation",

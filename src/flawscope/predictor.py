@@ -17,6 +17,7 @@ from flawscope.artefact.certificate import STRIDE, Certificate, compare
 from flawscope.artefact.model_file import Artefact, Manifest, Picture
 from flawscope.artefact.samples import unpack_images
 from flawscope.calibration.decision import Calibration, from_values
+from flawscope.calibration.simulated import recounted
 from flawscope.errors import InputError, LeftOut
 from flawscope.pictures.decoding import Source, decode, pixel_hash
 from flawscope.pictures.preprocess import Geometry
@@ -194,7 +195,9 @@ class Predictor:
     # ---- calibration
 
     def with_calibration(self, calibration: Calibration, *notes: str) -> Predictor:
-        manifest = replace(self.manifest, calibration=calibration, notes=(*self.manifest.notes, *notes))
+        facts = recounted(self.manifest.facts, calibration)
+        notes = (*self.manifest.notes, *notes)
+        manifest = replace(self.manifest, calibration=calibration, facts=facts, notes=notes)
         return Predictor(replace(self.artefact, manifest=manifest), self.session)
 
     def with_rate(self, false_alarm_rate: float) -> Predictor:

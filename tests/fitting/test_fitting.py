@@ -71,7 +71,7 @@ def good() -> tuple[np.ndarray, ...]:
 
 def fit_small(images=None, **options) -> Predictor:
     images = list(good()) if images is None else images
-    return fit(images, **{"size": 64, "device": "cpu", "samples": 0, **options})
+    return fit(images, **{"size": 64, "device": "cpu", "samples": 0, "check": False, **options})
 
 
 @pytest.fixture(scope="module")

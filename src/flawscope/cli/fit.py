@@ -51,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     in_steps = _those("learns_in_steps")
     length.add_argument("--steps", metavar="N", help=f"{in_steps}: how many (default: as the device can)")
     length.add_argument(
-        "--minutes", type=common.minutes, metavar="M", help=f"{in_steps}: as many steps as fit into the time"
+        "--minutes",
+        type=common.minutes,
+        metavar="M",
+        help=f"{in_steps}: done after so long",
     )
     parser.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
     parser.add_argument(
@@ -64,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_rate(parser, "5%%")
     parser.add_argument("--seed", type=int, help="of splits and samples (default: 0)")
     parser.add_argument("--no-samples", action="store_true", help="store no pictures for the self-test")
+    parser.add_argument(
+        "--no-check", action="store_true", help="do not measure what share of simulated defects it finds"
+    )
     common.add_device(parser)
     common.add_quiet(parser)
 
@@ -155,6 +161,7 @@ def _fitted(args: argparse.Namespace, options: dict[str, Any], dataset: Dataset,
         resume=args.resume,
         device=args.device,
         samples=0 if args.no_samples else 3,
+        check=not args.no_check,
         say=say,
         step=common.step_for(args),
         **settings,
@@ -172,6 +179,7 @@ def _extended(args: argparse.Namespace, old: Artefact, dataset: Dataset, say: Sa
         group=args.group,
         drop_suspects=args.drop_suspects,
         device=args.device,
+        check=not args.no_check,
         say=say,
         step=common.step_for(args),
     )
@@ -179,7 +187,12 @@ def _extended(args: argparse.Namespace, old: Artefact, dataset: Dataset, say: Sa
 
 def summary(predictor: Predictor) -> list[str]:
     """What a person wants to know after fitting."""
-    lines = [*predictor.manifest.facts["summary"], predictor.calibration.promise()]
+    from flawscope.calibration.simulated import described
+
+    facts, calibration = predictor.manifest.facts, predictor.calibration
+    lines = [*facts["summary"], calibration.promise()]
+    if found := described(facts, calibration):
+        lines.append(f"simulated defects found: {found}")
     if predictor.suspects:
         dropped = (
             "were left out" if any(p.role == "dropped" for p in predictor.manifest.pictures) else "were kept"

@@ -40,6 +40,8 @@ def lines(manifest: Manifest) -> list[str]:
     """The manifest in words."""
     from collections import Counter
 
+    from flawscope.calibration.simulated import described
+
     p, c, facts = manifest.preprocess, manifest.calibration, manifest.facts
     roles = Counter(picture.role for picture in manifest.pictures)
     height, width = p.network_size
@@ -58,6 +60,7 @@ def lines(manifest: Manifest) -> list[str]:
         ),
         ("pictures", ", ".join(f"{n} {role}" for role, n in roles.items())),
         ("decision", c.promise()),
+        *([("simulated defects found", found)] if (found := described(facts, c)) else []),
         ("mask", f"map above {c.mask_threshold:.4g}"),
         ("calibrated for", f"{c.runtime}, {c.precision}"),
         *[("fitted", line) for line in facts.get("summary", ())],

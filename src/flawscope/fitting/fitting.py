@@ -19,12 +19,15 @@ from flawscope.artefact.model_file import Artefact, Manifest, Picture
 from flawscope.artefact.samples import pack_images, unpack_images
 from flawscope.artefact.versions import versions
 from flawscope.calibration.decision import DEFAULT_RATE
+from flawscope.calibration.simulated import KEY, Simulated
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting.preparation import Prepared, Region, Say, prepare, quiet
+from flawscope.fitting.simulated_defects import MOST, SIZES, finds
 from flawscope.fitting.training_pictures import Images, Reader, Seen, sources_of, survey
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
+from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, Task
 from flawscope.predictor import Predictor
@@ -48,6 +51,7 @@ def fit(
     resume: bool = False,
     device: str = "auto",
     samples: int = 3,
+    check: bool = True,
     say: Say = quiet,
     step: Step = silent,
     **options: Any,
@@ -67,13 +71,14 @@ def fit(
         seen: defects to learn from too, for methods that do: how many to draw from the test pictures, evenly
             over their kinds; a folder of defective pictures with masks; a text file that lists such; or pairs
             of picture and mask. The model remembers them, and evaluation leaves them out.
-        minutes: how long a method that learns in steps may take; their number follows from the first ones'
-            time, wins over `steps`, and stands in the model's settings.
+        minutes: after which a method that learns in steps must be done, with all that comes after learning.
+            Wins over `steps`; how many there were stands in the model's settings.
         checkpoint: file that holds such a method's state while it learns, .safetensors. It stays: remove it
             when the model is saved.
         resume: go on where the checkpoint stops.
         device: auto, cpu, cuda or mps.
         samples: pictures stored in the model for its self-test.
+        check: measure what share of simulated defects the model finds, in a tenth of the time at most.
         say, step: get lines for a person and progress.
         options: settings of the method, such as `size=384` or `ratio=0.05`.
 
@@ -84,6 +89,8 @@ def fit(
     Raises:
         InputError: wrong settings, no usable pictures, no weights.
     """
+    budget = Budget(minutes, None if checkpoint is None else Path(checkpoint), resume)
+    budget = replace(budget, later=samples + MOST * len(SIZES) * check)
     asked = registry.method(method)
     if not asked.learns_in_steps and (minutes is not None or resume):
         raise InputError(f"{method} does not learn in steps: leave out --minutes and --resume")
@@ -104,8 +111,7 @@ def fit(
         step=step,
         **options,
     )
-    budget = Budget(minutes, None if checkpoint is None else Path(checkpoint), resume)
-    return _finished(prepared, replace(prepared.task, budget=budget), samples)
+    return _finished(prepared, replace(prepared.task, budget=budget), samples, check)
 
 
 def extend(
@@ -116,12 +122,14 @@ def extend(
     group: str | None = None,
     drop_suspects: bool = False,
     device: str = "auto",
+    check: bool = True,
     say: Say = quiet,
     step: Step = silent,
 ) -> Predictor:
     """Add good pictures to a fitted model, without the old pictures. Settings are the old model's.
 
-    The old pictures' calibration scores are kept, and the manifest says what that means for the promise.
+    The old pictures' calibration scores are kept, and the manifest says what that means for the promise. What
+    it finds of simulated defects is measured anew, on the new pictures.
 
     Raises:
         InputError: the method cannot be extended, or no picture can be used.
@@ -152,19 +160,17 @@ def extend(
         step=step,
     )
     prepared = Prepared(method, detector, manifest.backbone, manifest.category, reader, task, group=parts)
-    return _finished(prepared, task, 0)
+    return _finished(prepared, task, 0, check)
 
 
 # -------------------------------------------------------------------------------------------------- the model
 
 
-def _finished(prepared: Prepared, task: Task, samples: int) -> Predictor:
+def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Predictor:
     """Fit, and make the artefact."""
-    began = time.perf_counter()
+    began = time.monotonic()
     model, reader = prepared.model, prepared.reader
     fitted = prepared.method.fit(model, task)
-    for note in (notes := _notes(fitted, reader)):
-        task.say(note)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     old = task.old
     kept = (
@@ -172,6 +178,9 @@ def _finished(prepared: Prepared, task: Task, samples: int) -> Predictor:
         if old is None
         else _old_samples(model, tensors, old)
     )
+    found = finds(model, fitted, task, began) if check else None
+    for note in (notes := [*_notes(fitted, reader), *_missed(found, prepared.method, old)]):
+        task.say(note)
     manifest = Manifest(
         method=prepared.method.name,
         config=_without_paths(model.config),
@@ -184,8 +193,9 @@ def _finished(prepared: Prepared, task: Task, samples: int) -> Predictor:
             **fitted.facts,
             "summary": fitted.summary,
             **_calibrated_on(fitted, reader, task),
+            **({} if found is None else {KEY: found.to_dict()}),
             "group": prepared.group,
-            "seconds_total": round(time.perf_counter() - began, 3),
+            "seconds_total": round(time.monotonic() - began, 3),
             "device": model.roi.device.type,
             "threads": torch.get_num_threads(),
         },
@@ -209,6 +219,17 @@ def _notes(fitted: Fitted, reader: Reader) -> list[str]:
     if reader.copies:
         notes.append(f"{len(reader.copies)} pictures are copies of others and were counted once")
     return notes
+
+
+def _missed(found: Simulated | None, method: Method, old: Artefact | None) -> list[str]:
+    """Warnings about what the model would miss."""
+    if found is None:
+        known = old is not None and KEY in old.manifest.facts
+        return ["what it finds of simulated defects was not measured after the model was extended"] * known
+    if not found.finds_hardly_any():
+        return []
+    steps = "more --steps or --minutes, " if method.learns_in_steps else ""
+    return [f"it finds hardly any simulated defects: give {steps}more good pictures, or a larger --size"]
 
 
 def _pictures(fitted: Fitted, reader: Reader) -> list[Picture]:

@@ -21,9 +21,10 @@ from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.settings import TrainingSettings
 from flawscope.methods.task import Task
 from flawscope.methods.training import Trainer, as_json
-from flawscope.progress import duration, silent
+from flawscope.progress import counted, duration, silent
 
 AFTERWARDS = 0.1  # share of the minutes, at most, for what is done after a method's fit
+FEW = 0.25  # share of a processor's default number of steps below which a training is short
 LATER = ("held_out", "memory", "precision")  # settings that training does not depend on
 Values = tuple[float, float, float]  # a picture's score, its map's maximum and median
 
@@ -124,6 +125,16 @@ class Run:
             "curve": trainer.curve,
             "seconds": {"training": round(trainer.seconds, 1)},
         }
+
+    def warnings(self, trainer: Trainer[Any]) -> list[str]:
+        """Notes for the model: whether the training was short."""
+        assert trainer.steps is not None
+        if trainer.steps >= FEW * trainer.CPU_STEPS:
+            return []
+        return [
+            f"a short training: {counted(trainer.steps, 'step')}, where {trainer.CPU_STEPS:,} are the default "
+            "on a processor; it may not know the product yet: give more --minutes or --steps"
+        ]
 
     def summary(self, trainer: Trainer, learnt: str) -> str:
         text = f"trained {trainer.steps} steps in {duration(trainer.seconds)} on {learnt}"

@@ -15,6 +15,7 @@ from typing import Any
 
 from flawscope._version import __version__
 from flawscope.artefact.model_file import Manifest
+from flawscope.calibration.simulated import described
 from flawscope.datasets import Dataset
 from flawscope.evaluation import Evaluation
 from flawscope.machine import GIB, cores, peak_memory, processor
@@ -68,6 +69,8 @@ def _model(manifest: Manifest, model: str) -> list[tuple[str, Any]]:
         ("calibrated for", f"{c.runtime}, {c.precision}"),
         *[("fit", line) for line in facts.get("summary", ())],
     ]
+    if found := described(facts, c):
+        rows.append(("simulated defects found", found))
     if "seconds_total" in facts:
         rows.append(("time of the fit", duration(facts["seconds_total"])))
     rows.append(("fitted with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) or "not known"))

@@ -143,7 +143,7 @@ class Case:
         from flawscope.fitting.fitting import fit
 
         given = self.pictures(variant) if pictures is None else list(pictures)
-        return fit(given, **{**self.options(variant), **more})
+        return fit(given, **{"check": False, **self.options(variant), **more})
 
     def fitted(self, variant: str = "plain") -> Predictor:
         """The model of a variant, as it is read from its file."""
@@ -168,7 +168,8 @@ class Case:
     def _file(self, variant: str) -> Path:
         def fill(folder: Path) -> None:
             progress: list[tuple[str, int, int]] = []
-            model = self.fit(variant=variant, step=lambda *given: progress.append(given))
+            plain = variant == "plain"
+            model = self.fit(variant=variant, check=plain, step=lambda *given: progress.append(given))
             model.save(folder / "model.safetensors")
             reported = {"failures": model.failures, "progress": progress}
             (folder / "reported.json").write_text(json.dumps(reported))

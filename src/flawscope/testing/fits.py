@@ -220,6 +220,17 @@ def resumes(case: Case) -> None:
         _must_equal(case.fitted(), case.fit(checkpoint=path, resume=True), "resumed")
 
 
+def says_what_it_would_miss(case: Case) -> None:
+    """A fit measures what share of simulated defects is found, as many of each size, on pictures that it has
+    not learnt from; the check can be left out, and takes nothing else along."""
+    model, key = case.fitted(), "simulated_defects"
+    found = model.manifest.facts.get(key, {})
+    must(key in model.manifest.facts, "nothing is said about simulated defects, or `left_out` gives nothing")
+    must(len({one["defects"] for one in found["sizes"].values()}) == 1, "not as many of each size")
+    must(found["threshold"] == model.calibration.threshold, "another threshold")
+    must(key not in case.fitted("strips").manifest.facts, "the check is not left out")
+
+
 def extends(case: Case) -> None:
     """A model that was extended keeps its calibration scores, knows the new pictures, and passes its
     self-test; pictures that it knows are left out. A method that does not extend says so."""
@@ -292,6 +303,7 @@ CHECKS: Sequence[Callable[[Case], None]] = (
     groups_stay_together,
     progress_and_interruption,
     resumes,
+    says_what_it_would_miss,
     extends,
     finds_suspects,
     takes_seen_defects,

@@ -42,7 +42,7 @@ def model(efficientad_path: Path) -> Predictor:
 
 def fit_small(images: Any, settings: Settings, **options: Any) -> Predictor:
     """A border of 0 is quicker."""
-    options = {"method": "efficientad", "device": "cpu", "samples": 0, "border": 0, **options}
+    options = {"method": "efficientad", "device": "cpu", "samples": 0, "check": False, "border": 0, **options}
     return fit(images, **{**settings, **options})
 
 
@@ -230,7 +230,7 @@ def test_without_other_pictures_there_is_no_penalty(quick_settings: Settings, fe
     made = fit_small(few[:2], quick_settings, steps=2, natural="none")
     assert made.manifest.facts["penalty"] == "none"
     assert [point["penalty"] for point in made.manifest.facts["curve"]] == [0.0, 0.0]
-    assert len(made.manifest.notes) == 1
+    assert not any("photographs were given" in note for note in made.manifest.notes)
 
 
 def test_blank_pictures_make_a_model_that_can_be_read(quick_settings: Settings, tmp_path: Path) -> None:

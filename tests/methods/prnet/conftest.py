@@ -112,7 +112,8 @@ def fit_small(few: list[np.ndarray]) -> Callable[..., Predictor]:
 
     def make(images: Any = None, **options: Any) -> Predictor:
         images = few if images is None else images
-        return fit(images, **{"method": "prnet", "device": "cpu", "samples": 0, **QUICK, **options})
+        quick = {"method": "prnet", "device": "cpu", "samples": 0, "check": False, **QUICK}
+        return fit(images, **{**quick, **options})
 
     return make
 

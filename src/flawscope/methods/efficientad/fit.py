@@ -53,7 +53,7 @@ def fit(model: Model, task: Task) -> Fitted:
         used=learnt,
         held={"quantile": [i for i in held.quantiles if i not in held.threshold]},
         facts={**run.facts(trainer), "penalty": penalty},
-        notes=notes,
+        notes=[*notes, *run.warnings(trainer)],
         summary=[run.summary(trainer, f"{len(learnt)} pictures; penalty: {penalty}")],
     )
 

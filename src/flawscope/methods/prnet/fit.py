@@ -61,7 +61,7 @@ def fit(model: Model, task: Task) -> Fitted:
             "textures": pictures.textures,
             "prototypes": [one.facts() for one in clusters],
         },
-        notes=[] if seen else [UNSEEN],
+        notes=[*([] if seen else [UNSEEN]), *run.warnings(trainer)],
         summary=[run.summary(trainer, f"{len(learnt)} good pictures and {len(seen)} seen defects")],
     )
 

@@ -1,0 +1,123 @@
+"""What a model would miss: the share of simulated defects that it finds. Torch-free.
+
+`fit` puts defects of several sizes on good pictures that the model has not learnt from. Their scores stand in
+the model file, so that the shares follow when the threshold changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flawscope.calibration.decision import Calibration
+from flawscope.progress import counted
+
+KEY = "simulated_defects"  # among a model's facts
+NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %: both tails together are 5 %
+HARDLY, FEW = 0.5, 0.25  # shares of the large defects, and of all, below which a model finds hardly any
+
+
+def wilson(found: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a rate of which `found` of `count` trials came up, in 0..1; (0, 1) for no trials.
+
+    Wilson, Journal of the American Statistical Association 22 (1927). Without scipy, which takes longer to
+    load than everything else that describes a model.
+    """
+    if not count:
+        return 0.0, 1.0
+    rate, z = found / count, NORMAL_QUANTILE**2 / count
+    reach = math.sqrt(z * (rate * (1 - rate) + z / 4))
+    return max(0.0, (rate + z / 2 - reach) / (1 + z)), min(1.0, (rate + z / 2 + reach) / (1 + z))
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Scores of simulated defects on good pictures that the model has not learnt from.
+
+    scores: by size of the defects, smallest first.
+    pictures: how many good pictures carried them.
+    seconds: what it took.
+    rate, threshold: of the calibration that they are compared with.
+    precision: of the model that gave the scores.
+    """
+
+    scores: Mapping[str, Sequence[float]]
+    pictures: int
+    seconds: float
+    rate: float
+    threshold: float
+    precision: str = "fp32"
+
+    def at(self, calibration: Calibration) -> Simulated:
+        """The same scores at another threshold."""
+        rate, threshold = calibration.effective_rate, calibration.threshold
+        return Simulated(self.scores, self.pictures, self.seconds, rate, threshold, self.precision)
+
+    def found(self, size: str) -> tuple[int, int]:
+        """How many of the size are called anomalous, and how many there are."""
+        scores = self.scores[size]
+        return sum(not score <= self.threshold for score in scores), len(scores)
+
+    def line(self) -> str:
+        """For a person."""
+        parts = []
+        for size in self.scores:
+            found, count = self.found(size)
+            low, high = wilson(found, count)
+            parts.append(f"{size} {found} of {count} ({low:.0%} to {high:.0%})")
+        return (
+            f"{', '.join(parts)}; on {counted(self.pictures, 'good picture')} that it has not learnt from, at "
+            f"a false-alarm rate of {self.rate:.1%}; 95 % intervals"
+        )
+
+    def finds_hardly_any(self) -> bool:
+        counts = [self.found(size) for size in self.scores]
+        found, count = (sum(part) for part in zip(*counts, strict=True))
+        return counts[-1][0] < HARDLY * counts[-1][1] or found < FEW * count
+
+    # ---- facts of a model
+
+    def to_dict(self) -> dict[str, Any]:
+        sizes = {}
+        for size, scores in self.scores.items():
+            found, count = self.found(size)
+            interval = list(wilson(found, count))
+            sizes[size] = {"defects": count, "found": found, "interval": interval, "scores": list(scores)}
+        return {
+            "sizes": sizes,
+            "pictures": self.pictures,
+            "seconds": round(self.seconds, 3),
+            "rate": self.rate,
+            "threshold": self.threshold,
+            "precision": self.precision,
+        }
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Simulated | None:
+        """Those that stand in a model's facts; None where there are none, or they are damaged."""
+        try:
+            kept = facts[KEY]
+            scores = {str(size): tuple(map(float, one["scores"])) for size, one in kept["sizes"].items()}
+            seconds, rate, threshold = (float(kept[key]) for key in ("seconds", "rate", "threshold"))
+            if not scores or not all(scores.values()) or not math.isfinite(seconds + rate + threshold):
+                return None
+            return cls(scores, int(kept["pictures"]), seconds, rate, threshold, str(kept["precision"]))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            return None
+
+
+def recounted(facts: Mapping[str, Any], calibration: Calibration) -> dict[str, Any]:
+    """A model's facts with the defects that it finds at another threshold."""
+    kept = Simulated.of(facts)
+    return dict(facts) if kept is None else {**facts, KEY: kept.at(calibration).to_dict()}
+
+
+def described(facts: Mapping[str, Any], calibration: Calibration) -> str | None:
+    """What share of simulated defects a model finds, in one line; None where that was not measured."""
+    kept = Simulated.of(facts)
+    if kept is None:
+        return None
+    other = kept.precision != calibration.precision
+    return f"{kept.line()}{f'; measured in {kept.precision}' if other else ''}"

@@ -1,0 +1,89 @@
+"""What a model says about simulated defects: counts, intervals, words; damaged files."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from flawscope.calibration.decision import Calibration
+from flawscope.calibration.simulated import KEY, Simulated, described, recounted, wilson
+
+SCORES = {"small": (0.2, 0.4, 1.2, float("nan")), "large": (1.0, 1.1, 2.0, 3.0)}
+GOOD = Calibration(tuple(np.linspace(0.05, 1.0, 20)), tuple(np.linspace(0.05, 1.0, 20)), 0.1, rate=0.05)
+
+
+@pytest.fixture
+def found() -> Simulated:
+    return Simulated(SCORES, pictures=3, seconds=1.0, rate=0.05, threshold=GOOD.threshold)
+
+
+def test_intervals_are_wilsons() -> None:
+    for count in (1, 2, 7, 40):
+        for k in range(count + 1):
+            oracle = stats.binomtest(k, count).proportion_ci(method="wilson")
+            assert wilson(k, count) == pytest.approx((oracle.low, oracle.high), abs=1e-12), (k, count)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_what_is_above_the_threshold_is_found_as_predictions_decide(found: Simulated) -> None:
+    for size, scores in SCORES.items():
+        assert found.found(size) == (int(GOOD.is_anomalous(np.array(scores)).sum()), 4)
+    assert found.found("small")[0] == 2  # NaN is anomalous
+    assert "small 2 of 4 (15% to 85%), large 3 of 4 (30% to 95%); on 3 good pictures" in found.line()
+    assert "false-alarm rate of 5.0%" in found.line()
+
+
+def test_the_counts_follow_the_threshold(found: Simulated) -> None:
+    stricter = GOOD.with_rate(0.5)
+    facts = {"other": 1, KEY: found.to_dict()}
+    now = recounted(facts, stricter)
+    assert now["other"] == 1
+    assert facts[KEY]["sizes"]["large"]["found"] == 3  # as it was
+    assert now[KEY]["sizes"]["large"]["found"] == 4
+    assert (now[KEY]["rate"], now[KEY]["threshold"]) == (0.5, stricter.threshold)
+    assert recounted({"other": 1}, stricter) == {"other": 1}
+
+
+def test_facts_keep_it_through_json(found: Simulated) -> None:
+    finite = Simulated({"small": (0.2, 1.2), "large": (2.0, 3.0)}, 2, 0.5, 0.05, 1.0, "bf16")
+    facts = json.loads(json.dumps({KEY: finite.to_dict()}, allow_nan=False))
+    again = Simulated.of(facts)
+    assert again == finite
+    one = facts[KEY]["sizes"]["small"]
+    assert (one["defects"], one["found"]) == (2, 1)
+    assert one["interval"] == pytest.approx(wilson(1, 2))
+    said = described(facts, GOOD)
+    assert said is not None
+    assert said.endswith("measured in bf16")
+    assert "measured in" not in (described({KEY: found.to_dict()}, GOOD) or "")
+
+
+def test_damaged_facts_are_as_none(found: Simulated) -> None:
+    good = {KEY: Simulated({"small": (1.0,)}, 1, 0.5, 0.05, 1.0).to_dict()}
+    assert Simulated.of(good) is not None
+    for wrong in ({}, {KEY: None}, {KEY: []}, {KEY: {"sizes": {}}}):
+        assert Simulated.of(wrong) is None
+        assert described(wrong, GOOD) is None
+        assert recounted(wrong, GOOD) == wrong
+    for key in ("sizes", "pictures", "rate", "threshold", "precision"):
+        damaged = copy.deepcopy(good)
+        del damaged[KEY][key]
+        assert Simulated.of(damaged) is None
+    for value in ("x", [], ["x"], None):
+        damaged = copy.deepcopy(good)
+        damaged[KEY]["sizes"]["small"]["scores"] = value
+        assert Simulated.of(damaged) is None
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "hardly"),
+    [(0, 0, True), (0, 4, True), (0, 10, False), (10, 10, False), (10, 2, True), (4, 6, False)],
+)
+def test_hardly_any_are_found(small: int, large: int, hardly: bool) -> None:
+    """Fewer than half of the large ones, or than a quarter of all."""
+    scores = {"small": [2.0] * small + [0.0] * (10 - small), "large": [2.0] * large + [0.0] * (10 - large)}
+    assert Simulated(scores, 5, 1.0, 0.05, 1.0).finds_hardly_any() is hardly

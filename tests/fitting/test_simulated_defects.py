@@ -1,0 +1,245 @@
+"""The check at the end of a fit: where its defects lie, whom it asks, how long it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from flawscope.calibration.decision import Calibration
+from flawscope.demo.dataset import draw_picture
+from flawscope.fitting import simulated_defects
+from flawscope.fitting.fitting import extend, fit
+from flawscope.fitting.simulated_defects import SIZES, finds
+from flawscope.methods.detector import Detector
+from flawscope.methods.settings import PictureSettings
+from flawscope.methods.task import Budget, Fitted, Task
+from flawscope.predictor import Predictor
+from flawscope.synthesis import SCALE_AREAS
+
+SIDE = 64
+MOST = simulated_defects.MOST
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulated_defects, "MOST", 8)
+
+
+class Difference(Detector):
+    """Knows one good picture by heart; the score is the share of the pixels that differ from it, or 0 where
+    it is `blind`. Pictures that were left out score half."""
+
+    def __init__(self, good: Tensor, *, blind: bool = False, roi: Tensor | None = None, **settings: Any):
+        super().__init__(PictureSettings(size=str(SIDE), **settings), roi)
+        self.good, self.blind = good, blind
+        self.seen: list[Tensor] = []
+        self.groups: list[int] = []
+
+    def embed(self, images: Tensor) -> Tensor:
+        self.seen += list(images)
+        return images
+
+    def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        maps = (features != self.good).any(1).float()
+        return maps.mean((1, 2)) * (not self.blind), maps
+
+    def left_out(self, features: Tensor, group: int, kept: Any, inside: Any = None) -> tuple[Tensor, Tensor]:
+        self.groups.append(group)
+        scores, maps = self.score(features)
+        return scores / 2, maps
+
+    @classmethod
+    def rebuild(cls, config: Any, tensors: Any) -> Detector:
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def good() -> Tensor:
+    picture = draw_picture("plate", np.random.default_rng(1), None, 0.1, size=SIDE)[0]
+    return torch.from_numpy(picture).permute(2, 0, 1).float() / 255 + 1e-4  # not a whole grey level
+
+
+def checked(
+    model: Difference, *, learnt: bool = False, scores: tuple[float, ...] = (0.0,) * 4, **more: Any
+) -> Any:
+    count = len(scores)
+    budget = more.pop("budget", Budget())
+    task = Task(lambda i: model.good, count, rate=0.05, groups=range(10, 10 + count), budget=budget, **more)
+    fitted = Fitted(
+        Calibration(scores, scores, 0.0), list(range(count)), list(range(count)) if learnt else []
+    )
+    return finds(model, fitted, task, began=simulated_defects.time.monotonic() - 1e5)
+
+
+def test_who_sees_every_difference_finds_all_and_who_is_blind_none(good: Tensor) -> None:
+    found, none = checked(Difference(good)), checked(Difference(good, blind=True))
+    sizes = [str(size) for size in SIZES]
+    assert list(found.scores) == sizes == ["small", "medium", "large"]
+    assert len({len(scores) for scores in found.scores.values()}) == 1
+    assert all(found.found(size)[0] == found.found(size)[1] > 0 for size in sizes)
+    assert all(none.found(size)[0] == 0 for size in sizes)
+    assert none.finds_hardly_any()
+    assert not found.finds_hardly_any()
+
+
+def test_defects_have_their_size_and_change_nothing_else(good: Tensor) -> None:
+    model = Difference(good)
+    found = checked(model)
+    pixels = SIDE * SIDE
+    for size, scores in found.scores.items():
+        low, high = SCALE_AREAS[size]
+        assert all(min(low / 2, 4 / pixels) <= score <= max(high, 4 / pixels) for score in scores), size
+    for image in model.seen:
+        changed = (image != good).any(0)
+        assert torch.equal(image[:, ~changed], good[:, ~changed])  # to the last bit
+
+
+def test_defects_lie_where_something_counts(good: Tensor) -> None:
+    roi = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    roi[:, : SIDE // 2] = True
+    model = Difference(good, roi=roi)
+    checked(model)
+    assert model.seen
+    assert all(torch.equal(image[..., SIDE // 2 :], good[..., SIDE // 2 :]) for image in model.seen)
+    padded = good.clone()
+    padded[:, : SIDE // 4] = -1 - padded[:, : SIDE // 4]  # marked
+    model = Difference(padded, keep_aspect=True)
+    checked(model)
+    assert all(torch.equal(image[:, : SIDE // 4], padded[:, : SIDE // 4]) for image in model.seen)
+
+
+def test_pictures_that_were_learnt_from_are_left_out_by_their_group(good: Tensor) -> None:
+    held, learnt = Difference(good), Difference(good)
+    as_held, as_learnt = checked(held), checked(learnt, learnt=True)
+    assert held.groups == []
+    assert set(learnt.groups) == set(range(10, 14))
+    count = min(len(as_held.scores["large"]), len(as_learnt.scores["large"]))
+    np.testing.assert_allclose(
+        as_learnt.scores["large"][:count], np.array(as_held.scores["large"][:count]) / 2, rtol=1e-6
+    )
+
+
+def test_a_method_that_leaves_nothing_out_says_nothing(good: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Difference, "left_out", Detector.left_out)
+    assert checked(Difference(good), learnt=True) is None
+
+
+def test_pictures_that_are_false_alarms_carry_no_defects(good: Tensor) -> None:
+    """Else a model would find what it calls anomalous anyway."""
+    model = Difference(good)
+    scores = (0.0, 0.1, 0.2, 0.9)  # the threshold is the largest
+    found = checked(model, learnt=True, scores=scores)
+    assert found.pictures == 3
+    assert 13 not in model.groups
+    assert checked(Difference(good), scores=(0.5,)).pictures == 1  # where there is no other
+
+
+class Clock:
+    """Instead of the time module: every picture takes a second."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("fit_took", [1.0, 90.0, 400.0, 1e5])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_it_takes_a_tenth_of_the_time_at_most(
+    good: Tensor, monkeypatch: pytest.MonkeyPatch, fit_took: float, threads: int
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(simulated_defects, "time", clock)
+    monkeypatch.setattr(simulated_defects, "MOST", MOST)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    done: list[tuple[int, int]] = []
+
+    def embed(model: Any, load: Any, numbers: range, store: Any) -> None:
+        """As many threads take a batch of four each, at the same time."""
+        clock.now += -(-len(numbers) // threads) if len(numbers) > 4 else len(numbers)
+        for number in numbers:
+            store(number, torch.zeros(3, 1, 1), None)
+
+    monkeypatch.setattr(simulated_defects, "embed_pictures", embed)
+    model = Difference(good[:, :1, :1])
+    scores = (0.0,) * 4
+    fitted = Fitted(Calibration(scores, scores, 0.0), [0, 1, 2, 3], [])
+    task = Task(lambda i: good, 4, rate=0.05, step=lambda _, *now: done.append(now))
+    found = finds(model, fitted, task, began=1000.0 - fit_took)
+    count = sum(map(len, found.scores.values()))
+    took = clock.now - 1000.0
+    assert found.seconds == took
+    assert 3 <= count <= 3 * MOST
+    if count > 3:
+        assert took <= (fit_took + took) / 10
+    if fit_took == 1e5:
+        assert count == 3 * MOST
+    elif fit_took > 90:
+        assert took > 0.05 * fit_took
+    assert done[-1] == (count, count)
+    assert all(a < b for a, b in done[:-1])
+
+
+def test_it_is_done_when_the_minutes_are_over(good: Tensor) -> None:
+    late = checked(Difference(good), budget=Budget(minutes=1e-9))
+    assert sum(map(len, late.scores.values())) == 3  # one of each size all the same
+
+
+# ----------------------------------------------------------------------------------------------- in a model
+
+
+def parts(count: int, seed: int = 0) -> list[np.ndarray]:
+    return [
+        draw_picture("plate", np.random.default_rng([seed, k]), None, 0.1, size=96)[0] for k in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Predictor:
+    return fit(parts(8), size=64, device="cpu", samples=0)
+
+
+def test_it_can_be_left_out_and_changes_nothing_else(fitted: Predictor) -> None:
+    without = fit(parts(8), size=64, device="cpu", samples=0, check=False)
+    assert "simulated_defects" in fitted.manifest.facts
+    assert "simulated_defects" not in without.manifest.facts
+    assert without.calibration == fitted.calibration
+    assert all(np.array_equal(v, without.artefact.tensors[k]) for k, v in fitted.artefact.tensors.items())
+
+
+def test_an_extended_model_is_checked_anew_or_says_that_it_is_not(fitted: Predictor) -> None:
+    more = parts(4, seed=5)
+    new = extend(fitted.artefact, more, device="cpu")
+    found = new.manifest.facts["simulated_defects"]
+    assert found["threshold"] == new.calibration.threshold
+    assert found["sizes"] != fitted.manifest.facts["simulated_defects"]["sizes"]
+    bare = extend(fitted.artefact, more, device="cpu", check=False)
+    assert "simulated_defects" not in bare.manifest.facts
+    assert any("was not measured after the model was extended" in note for note in bare.manifest.notes)
+
+
+def test_another_rate_counts_anew(fitted: Predictor) -> None:
+    other = fitted.with_rate(0.5)
+    now, before = (p.manifest.facts["simulated_defects"] for p in (other, fitted))
+    assert now["threshold"] == other.calibration.threshold < before["threshold"]
+    for size, one in now["sizes"].items():
+        assert one["scores"] == before["sizes"][size]["scores"]
+        assert one["found"] >= before["sizes"][size]["found"]
+
+
+def test_who_finds_hardly_any_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flawscope.methods.patchcore.model import Model
+
+    blind: Any = lambda self, features, *_: (torch.zeros(1), torch.zeros(1, *self.size))  # noqa: E731
+    monkeypatch.setattr(Model, "left_out", blind)
+    said: list[str] = []
+    model = fit(parts(4), size=64, device="cpu", samples=0, say=said.append)
+    (note,) = [line for line in model.manifest.notes if "hardly any simulated defects" in line]
+    assert note in said
+    assert "more good pictures, or a larger --size" in note
+    assert "--steps" not in note  # it has none
