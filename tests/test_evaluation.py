@@ -116,7 +116,13 @@ def test_the_figures_are_those_one_counts_by_hand(root: Path) -> None:
     assert found["image_f1_calibrated"] == pytest.approx(2 * 2 / (3 + 3))  # at 0.5: 2 found, 1 false alarm
     assert result.images == 7
     assert (result.category, result.method) == ("thing", "patchcore")
-    assert result.kinds["good"] == {"images": 4, "anomalous": 1, "mean_score": pytest.approx(0.3, abs=0.01)}
+    good = result.kinds["good"]
+    assert (good["images"], good["anomalous"]) == (4, 1)
+    assert good["mean_score"] == pytest.approx(0.3, abs=0.01)
+    # calibration scores lie 0.39 / 18 apart, and 0.5: the middle distance from their median is 5 steps
+    levels = sorted(p.score for _, p, _, _ in result.pictures if p.path and "good" in p.path)
+    middle = (levels[1] + levels[2]) / 2
+    assert good["median_severity"] == pytest.approx((middle - 0.5) / (1.4826 * 5 * 0.39 / 18), rel=1e-6)
     assert result.kinds["dent"]["anomalous"] == 2
     assert list(result.kinds) == ["good", "dent"]
     assert (result.left_out, result.without_mask, result.failures) == ({}, 0, ())

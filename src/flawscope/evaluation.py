@@ -22,6 +22,7 @@ from flawscope.pictures.preprocess import Geometry
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, silent
 from flawscope.results.kept import Column, Evaluated, Kept
+from flawscope.results.mismatch import LEAST, Mismatch
 from flawscope.results.prediction import Prediction
 
 Take = Callable[[Item, Prediction], None]
@@ -29,12 +30,12 @@ Take = Callable[[Item, Prediction], None]
 NAMES = {  # of the metrics, for a person
     "image_auroc": "image AUROC",
     "image_ap": "image AP",
-    "image_f1": "image F1, best threshold (test labels)",
-    "image_f1_calibrated": "image F1, calibrated threshold",
+    "image_f1": "image F1, best score threshold (test labels)",
+    "image_f1_calibrated": "image F1, calibrated score threshold",
     "pixel_auroc": "pixel AUROC",
     "pixel_ap": "pixel AP",
-    "pixel_f1": "pixel F1, best threshold (test labels)",
-    "pixel_f1_calibrated": "pixel F1, calibrated threshold",
+    "pixel_f1": "pixel F1, best mask threshold (test labels)",
+    "pixel_f1_calibrated": "pixel F1, calibrated mask threshold",
     "au_pro": "AU-PRO (FPR up to 0.3)",
 }
 
@@ -48,10 +49,13 @@ class Evaluation:
         `*_f1_calibrated` is at the thresholds that calibration fixed before.
     false_alarms: target, expected (k/(n + 1), what n calibration pictures promise), measured, images (good
         test pictures), interval (95 %, Clopper-Pearson).
-    kinds: per kind of test picture the number, how many were called anomalous, and the mean score.
+    kinds: per kind of test picture the number, how many were called anomalous, the mean score, and the middle
+        severity, which is comparable between models.
     defect_pixels: of the masks at the pictures' own size: all, and outside of what the model looks at (its
         region of interest, and a crop), where nothing counts; pictures_outside: with all of their defect
         there. These still count for the image metrics.
+    mismatch: one line if model and pictures do not seem to belong together, judged by the good ones where
+        there are some; empty otherwise.
     left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
     pictures: every picture that counted, for the report; left_out_items: those left out. Not in `to_dict`.
     """
@@ -67,6 +71,7 @@ class Evaluation:
     without_mask: int
     seconds: float
     failures: tuple[str, ...] = ()
+    mismatch: str = ""
     labels: dict[str, Any] = field(default_factory=dict)  # what a reader must know about single figures
     pictures: Sequence[Evaluated] = field(default=(), repr=False, compare=False)
     left_out_items: tuple[Item, ...] = field(default=(), repr=False, compare=False)
@@ -97,6 +102,7 @@ class Evaluation:
             "without_mask": self.without_mask,
             "seconds": round(self.seconds, 3),
             "failures": list(self.failures),
+            "mismatch": self.mismatch or None,
             "labels": self.labels,
         }
 
@@ -168,6 +174,7 @@ def evaluate(
         without_mask=kept.without_mask,
         seconds=time.perf_counter() - began,
         failures=tuple(seen.failures),
+        mismatch=_mismatch(kept, predictor),
         labels=labels,
         pictures=kept.pictures,
         left_out_items=tuple(seen.left_out),
@@ -217,8 +224,9 @@ def _truth(
 def _image(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
     anomalous = np.array([item.anomalous for item in kept.items])
     image = metrics.image_metrics(anomalous, np.array([p.score for p in kept.predictions]))
-    labels["image_f1"] = f"best threshold chosen on test labels: {image.f1_threshold:.6g}"
-    labels["image_f1_calibrated"] = f"threshold fixed by calibration: {predictor.calibration.threshold:.6g}"
+    labels["image_f1"] = f"best score threshold, chosen on test labels: {image.f1_threshold:.6g}"
+    threshold = predictor.calibration.score_threshold
+    labels["image_f1_calibrated"] = f"score threshold fixed by calibration: {threshold:.6g}"
     return {
         "image_auroc": image.auroc,
         "image_ap": image.ap,
@@ -240,6 +248,18 @@ def _false_alarms(kept: Kept, predictor: Predictor) -> dict[str, Any]:
     }
 
 
+def _mismatch(kept: Kept, predictor: Predictor) -> str:
+    """What is wrong with the pictures together, the good ones if they are enough."""
+    good = [p for i, p in zip(kept.items, kept.predictions, strict=True) if not i.anomalous]
+    rate, enough = predictor.calibration.expected_rate, len(good) >= LEAST
+    found = (
+        Mismatch(rate, "good test pictures") if enough else Mismatch(rate, "test pictures", defective=True)
+    )
+    for prediction in good if enough else kept.predictions:
+        found.add(prediction)
+    return found.line()
+
+
 def _pixel(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
     pixel = metrics.pixel_metrics(kept.maps, kept.truths, valid=kept.valid)
     threshold = predictor.calibration.mask_threshold
@@ -255,8 +275,8 @@ def _pixel(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str
         "pixel_metrics": "maps at network size, masks resized by nearest neighbour"
         + ("; only pixels of the picture inside the region of interest count" if cut else ""),
         "au_pro": "8-connected regions over the whole test set, FPR up to 0.3",
-        "pixel_f1": f"best threshold chosen on test labels: {pixel.f1_threshold:.6g}",
-        "pixel_f1_calibrated": f"threshold fixed by calibration: {threshold:.6g}",
+        "pixel_f1": f"best mask threshold, chosen on test labels: {pixel.f1_threshold:.6g}",
+        "pixel_f1_calibrated": f"mask threshold fixed by calibration: {threshold:.6g}",
     }
     return {
         "pixel_auroc": pixel.auroc,
@@ -351,5 +371,6 @@ def _kinds(kept: Kept, dataset: Dataset) -> dict[str, dict[str, Any]]:
                 "images": len(chosen),
                 "anomalous": sum(p.is_anomalous for p in chosen),
                 "mean_score": float(np.mean([p.score for p in chosen])),
+                "median_severity": float(np.median([p.severity for p in chosen])),
             }
     return found

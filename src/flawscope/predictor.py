@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -19,6 +19,8 @@ from flawscope.artefact.samples import unpack_images
 from flawscope.calibration.decision import Calibration, from_values
 from flawscope.calibration.simulated import recounted
 from flawscope.errors import InputError, LeftOut
+from flawscope.pictures.appearance import KEY as APPEARANCE
+from flawscope.pictures.appearance import Appearance, Measures, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash
 from flawscope.pictures.preprocess import Geometry
 from flawscope.progress import Step, silent
@@ -64,7 +66,8 @@ class Predictor:
 
     Attributes:
         manifest: everything that is known about the model.
-        calibration: score to p-value and decision.
+        calibration: score to p-value, severity and decision.
+        appearance: the range of the training pictures as a whole; None in models that do not know it.
         failures: pictures that `fit` could not use, each with the reason.
     """
 
@@ -77,6 +80,7 @@ class Predictor:
             )
         self.artefact = artefact
         self.session = session
+        self.appearance = Appearance.from_facts(artefact.manifest.facts)
         self.failures: list[str] = []
         self.suspects: list[tuple[str, float]] = []  # pictures `fit` found suspicious, with their scores
 
@@ -146,22 +150,30 @@ class Predictor:
     def _load(self, source: Source, leave_out: Collection[str]) -> tuple[Source, Loaded]:
         try:
             if not leave_out:
-                return source, self.manifest.preprocess(source)
+                return source, self._seen(*self.manifest.preprocess(source))
             picture = decode(source)
             if pixel_hash(picture) in leave_out:
                 return source, LeftOut(f"{source!s:.200} is one of the pictures to leave out")
             name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
-            return source, self.manifest.preprocess.from_array(picture, name)
+            return source, self._seen(*self.manifest.preprocess.from_array(picture, name))
         except InputError as error:
             return source, error
         except MemoryError:
             return source, InputError(f"{source!s:.200}: not enough memory to decode it; make it smaller")
+
+    def _seen(self, image: NDArray[np.float32], geometry: Geometry) -> Seen:
+        """What is run, and how far it lies outside of the training pictures as a whole."""
+        if self.appearance is None:
+            return image, geometry, ()
+        measured = measure(image[0], self.artefact.tensors.get("roi"))
+        return image, geometry, self.appearance.shifts(measured)
 
     def _run(self, batch: list[tuple[Source, Loaded]]) -> Iterator[tuple[Source, Prediction | InputError]]:
         good = [loaded[0] for _, loaded in batch if not isinstance(loaded, InputError)]
         if good:
             scores, maps = self.session.run(np.concatenate(good))
             p_values = self.calibration.p_values(scores)
+            severities = self.calibration.severity(scores)
             anomalous = self.calibration.is_anomalous(scores)
         k = 0
         for source, loaded in batch:
@@ -182,13 +194,15 @@ class Predictor:
                 Prediction(
                     score=float(scores[i]),
                     p_value=float(p_values[i]),
+                    severity=float(severities[i]),
                     is_anomalous=bool(anomalous[i]),
                     map=maps[i],
                     geometry=loaded[1],
-                    threshold=self.calibration.threshold,
+                    score_threshold=self.calibration.score_threshold,
                     mask_threshold=self.calibration.mask_threshold,
                     colour_range=self.calibration.colour_range,
                     path=name,
+                    shifts=loaded[2],
                 ),
             )
 
@@ -216,7 +230,7 @@ class Predictor:
         good = list(good)
         kept = tuple(p for p in self.manifest.pictures if p.role != "calibration")
         fresh = _Fresh(good, {p.hash for p in kept})
-        values, pictures, failures = [], [], []
+        values, pictures, shifts, failures = [], [], [], []
         for done, (_, result) in enumerate(self.stream(fresh), start=1):
             if done < len(good):
                 step("calibration", done, len(good))
@@ -227,6 +241,7 @@ class Predictor:
             values.append((result.score, float(result.map.max()), float(np.median(counts))))
             name = os.path.basename(result.path) if result.path else f"picture {done - 1}"
             pictures.append(Picture(fresh.hashes[done - 1], "calibration", name))
+            shifts.append(result.shifts)
         step("calibration", len(good), len(good))
         if not values:
             reason = "the model was fitted on all of them: give good pictures it has not seen"
@@ -241,7 +256,7 @@ class Predictor:
             runtime=self.session.runtime,
             precision=self.calibration.precision,
         )
-        new = self.with_calibration(calibration, *notes)._calibrated_on((*kept, *pictures))
+        new = self.with_calibration(calibration, *notes)._calibrated_on((*kept, *pictures), shifts)
         new.failures = failures
         return new
 
@@ -250,10 +265,12 @@ class Predictor:
         inside = self.artefact.tensors.get("roi", np.ones(self.session.size, np.bool_))
         return inside & geometry.inside() if self.manifest.preprocess.marks_padding else inside
 
-    def _calibrated_on(self, pictures: tuple[Picture, ...]) -> Predictor:
+    def _calibrated_on(self, pictures: tuple[Picture, ...], shifts: Sequence[Measures]) -> Predictor:
         # groups are of pictures that were left out; these were not
         facts = {k: v for k, v in self.manifest.facts.items() if k != "calibration_groups"}
         facts["calibration_pictures"] = [p.hash for p in pictures if p.role == "calibration"]
+        if self.appearance is not None:  # pictures like these are expected from now on
+            facts[APPEARANCE] = self.appearance.widened(shifts).to_dict()
         manifest = replace(self.manifest, pictures=pictures, facts=facts)
         return Predictor(replace(self.artefact, manifest=manifest), self.session)
 
@@ -310,6 +327,7 @@ class _Fresh:
                 yield source
 
 
-Loaded = tuple[NDArray[np.float32], Geometry] | InputError
+Seen = tuple[NDArray[np.float32], Geometry, Measures]
+Loaded = Seen | InputError
 
 __all__ = ["Predictor", "load", "read_manifest"]

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from scipy.stats import median_abs_deviation
 
 from flawscope.calibration.decision import Calibration, fence, from_values, suspects
 from flawscope.errors import InputError
@@ -85,6 +86,60 @@ def test_without_ties_the_share_is_exactly_what_the_formula_says() -> None:
     assert hits == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 4000))
 
 
+# ------------------------------------------------------------------------------------------------ severity
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 19, 200])
+def test_severity_is_the_way_above_the_score_threshold_in_spreads_of_good_pictures(n: int) -> None:
+    rng = np.random.default_rng(n)
+    scores, maxima = rng.normal(5, 2, n), rng.normal(6, 1, n)
+    made = Calibration(tuple(scores), tuple(maxima), map_level=1.0, rate=0.1)
+    deviation = float(median_abs_deviation(scores, scale="normal"))
+    assert made.spread == pytest.approx(max(deviation, 0.1 * (np.median(maxima) - 1.0)), rel=1e-4)
+    queries = rng.normal(6, 5, (3, 40))
+    expected = [[(q - made.score_threshold) / made.spread for q in row] for row in queries]
+    np.testing.assert_allclose(made.severity(queries), expected)
+
+
+def test_severity_is_above_zero_exactly_where_a_picture_is_anomalous() -> None:
+    rng = np.random.default_rng(3)
+    made = calibration(rng.integers(0, 9, 30), 0.1)
+    queries = np.concatenate([made.scores, rng.normal(5, 4, 200)])
+    np.testing.assert_array_equal(made.severity(queries) > 0, made.is_anomalous(queries))
+    assert made.severity(made.score_threshold) == 0
+    assert made.severity(1e6) > made.severity(1e5)  # no floor, where both have the smallest p-value
+    assert made.p_values(1e6) == made.p_values(1e5)
+
+
+def test_severity_does_not_depend_on_the_unit_of_the_score() -> None:
+    """So it is comparable between sizes, methods and models."""
+    rng = np.random.default_rng(4)
+    scores, maxima, queries = rng.normal(size=40), 3 + rng.random(40), rng.normal(4, 3, 50)
+    one = Calibration(tuple(scores), tuple(maxima), map_level=-2.0)
+    other = Calibration(tuple(7 * scores - 90), tuple(7 * maxima - 90), map_level=7 * -2.0 - 90)
+    np.testing.assert_allclose(other.severity(7 * queries - 90), one.severity(queries))
+
+
+def test_another_rate_moves_the_zero_of_severity_and_not_its_unit() -> None:
+    made = calibration(np.random.default_rng(5).normal(size=60), 0.05)
+    moved = made.severity([3.0, 9.0]) - made.with_rate(0.3).severity([3.0, 9.0])
+    assert moved[0] == pytest.approx(moved[1])
+    assert moved[0] < 0
+
+
+def test_an_odd_picture_among_the_good_ones_hardly_changes_the_spread() -> None:
+    scores = np.random.default_rng(6).normal(size=50)
+    assert calibration([*scores, 1e4]).spread == pytest.approx(calibration(scores).spread, rel=0.2)
+
+
+@pytest.mark.parametrize("scores", [[2.0], [2.0, 2.0], [0.0] * 30])
+def test_equal_scores_have_a_spread_too(scores: list[float]) -> None:
+    made = calibration(scores)
+    assert made.spread > 0
+    assert 0 < float(made.severity(scores[0] + 1)) < math.inf
+    assert made.severity(scores[0]) == 0
+
+
 # ---------------------------------------------------------------------------------------------- thresholds
 
 
@@ -99,20 +154,20 @@ def test_anomalous_is_p_at_most_the_effective_rate_for_every_rate(n: int, rate: 
         for query in np.unique(np.concatenate([scores, scores + 0.5, scores - 0.5])):
             p = Fraction(1 + int((scores >= query).sum()), n + 1)
             assert bool(made.is_anomalous(query)) == (p <= effective), (query, p)
-            assert bool(made.is_anomalous(query)) == (query > made.threshold)
+            assert bool(made.is_anomalous(query)) == (query > made.score_threshold)
 
 
 @pytest.mark.parametrize("n", [1, 5, 40])
 def test_a_rate_next_to_one_still_has_a_threshold(n: int) -> None:
     made = calibration(range(n), 1 - 1e-12)
-    assert made.threshold == made.mask_threshold == 0
+    assert made.score_threshold == made.threshold == made.mask_threshold == 0
 
 
 def test_the_mask_threshold_follows_the_same_rule_from_the_map_maxima() -> None:
     rng = np.random.default_rng(1)
     scores, maxima = rng.random(60), rng.random(60) * 5
     made = calibration(scores, 0.1, maxima)
-    assert made.mask_threshold == calibration(maxima, 0.1).threshold
+    assert made.mask_threshold == calibration(maxima, 0.1).score_threshold
     assert (maxima > made.mask_threshold).mean() <= 0.1
 
 
@@ -125,7 +180,7 @@ def test_what_is_promised_is_the_share_expected_above_the_threshold(n: int, shar
     assert f": {share:.1%} (" in made.promise()
     # the literal expectation: of n + 1 scores in any order, how many are above the threshold of the others
     scores = np.arange(n + 1.0)
-    above = [scores[i] > calibration(np.delete(scores, i)).threshold for i in range(n + 1)]
+    above = [scores[i] > calibration(np.delete(scores, i)).score_threshold for i in range(n + 1)]
     assert np.mean(above) == pytest.approx(share)
 
 
@@ -134,7 +189,7 @@ def test_five_percent_needs_nineteen_pictures() -> None:
     assert calibration(range(18)).effective_rate == 1 / 19
     assert calibration(range(19)).effective_rate == 0.05
     assert calibration(range(10), 0.01).pictures_missing == 89
-    assert calibration(range(18)).threshold == 17  # only above all that were seen
+    assert calibration(range(18)).score_threshold == 17  # only above all that were seen
     assert "1 more would do" in calibration(range(18)).promise()
     assert "more would do" not in calibration(range(19)).promise()
 

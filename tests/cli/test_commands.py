@@ -15,6 +15,7 @@ from PIL import Image
 
 from flawscope.artefact.model_file import read_manifest
 from flawscope.cli import main
+from flawscope.demo.dataset import draw_dataset
 
 pytest.importorskip("torch")
 
@@ -58,7 +59,9 @@ def test_predict_json_is_one_line_a_picture_and_nothing_else(
     lines = [json.loads(line) for line in out.splitlines()]
     assert [Path(line["path"]).name for line in lines] == ["a.png", "b.png"]
     for line in lines:
-        assert {"path", "score", "p_value", "is_anomalous", "regions"} <= set(line)
+        assert {"path", "score", "p_value", "severity", "is_anomalous", "regions"} <= set(line)
+        assert (line["score"] > line["score_threshold"]) == (line["severity"] > 0) == line["is_anomalous"]
+        assert line["mask_threshold"] == read_manifest(model).calibration.mask_threshold
     assert [line["is_anomalous"] for line in lines] == [False, True]
     assert code == 1  # one was skipped
     assert "broken.png" in err
@@ -75,8 +78,56 @@ def test_predict_for_a_person_names_picture_and_verdict(capsys: Capture, model: 
     code, out, err = run(capsys, "predict", model, str(batch / "a.png"), str(batch / "b.png"))
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == ["good", "anomalous"]
+    assert [line.split()[1] for line in out.splitlines()] == ["severity"] * 2
+    assert [line.split()[2][0] for line in out.splitlines()] == ["-", "+"]
     assert "1 of 2 pictures anomalous" in err
-    assert "threshold" in err
+    assert "score threshold" in err
+    assert "warning" not in err
+
+
+@pytest.fixture
+def fabric(tmp_path: Path) -> Path:
+    """Pictures of another product than the model's, a data set of their own."""
+    return draw_dataset(tmp_path / "other", category="fabric", train=1, good=5, bad_per_kind=1, size=96)
+
+
+def test_predict_says_that_pictures_are_of_another_product(
+    capsys: Capture, model: str, fabric: Path, drawn: Path
+) -> None:
+    code, out, err = run(capsys, "predict", model, str(fabric / "test/good"))
+    assert (code, len(out.splitlines())) == (0, 5)
+    (said,) = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert "5 of 5 pictures look unlike the training pictures" in said
+    assert "warning" not in run(capsys, "predict", model, str(fabric / "test/good"), "--quiet")[2]
+    # defects of the right product, whatever is found
+    _, _, err = run(capsys, "predict", model, *map(str, sorted(plate(drawn).glob("test/[!g]*/*.png"))))
+    assert "look unlike" not in err
+
+
+def test_after_calibrating_on_other_light_it_is_as_expected(
+    capsys: Capture, model: str, drawn: Path, tmp_path: Path
+) -> None:
+    for path in plate(drawn).glob("test/good/*.png"):
+        with Image.open(path) as picture:
+            picture.point([value * 6 // 10 for value in range(256)] * 3).save(tmp_path / path.name)
+    _, _, err = run(capsys, "predict", model, str(tmp_path))
+    assert "4 of 4 pictures look unlike the training pictures as a whole" in err
+    assert "darker" in err
+    new = str(tmp_path / "new.safetensors")
+    assert run(capsys, "calibrate", model, "--good", str(tmp_path), "--out", new, "--quiet")[0] == 0
+    assert "warning" not in run(capsys, "predict", new, str(tmp_path))[2]
+
+
+def test_evaluate_says_that_pictures_are_of_another_product(
+    capsys: Capture, model: str, fabric: Path, drawn: Path
+) -> None:
+    _, out, _ = run(capsys, "evaluate", model, "--data", str(fabric.parent), "--json", "--quiet")
+    assert "5 of 5 good test pictures look unlike" in json.loads(out)["mismatch"]
+    assert "\nwarning: 5 of 5 good test" in run(capsys, "evaluate", model, "--data", str(fabric.parent))[1]
+    _, out, _ = run(capsys, "evaluate", model, "--data", str(drawn), "--json", "--quiet")
+    found = json.loads(out)
+    assert found["mismatch"] is None
+    assert found["kinds"]["good"]["median_severity"] < 0
 
 
 @pytest.mark.parametrize(
@@ -321,7 +372,7 @@ def test_calibrate_then_predict(
     scores = [json.loads(line)["score"] for line in out.splitlines()]
     made = read_manifest(new)
     assert made.calibration.scores == pytest.approx(scores, rel=1e-5)
-    assert made.calibration.threshold == pytest.approx(max(scores), rel=1e-5)
+    assert made.calibration.score_threshold == pytest.approx(max(scores), rel=1e-5)
     # what the thresholds were learnt from is not test data any more
     _, out, _ = run(capsys, "evaluate", str(new), "--data", str(drawn), "--json", "--quiet")
     assert json.loads(out)["left_out_by_kind"] == {"good": len(scores)}
@@ -353,7 +404,15 @@ def test_calibrate_skips_a_bad_picture(capsys: Capture, model: str, batch: Path,
 def test_info_for_a_person_and_for_a_program(capsys: Capture, model: str) -> None:
     code, out, err = run(capsys, "info", model)
     assert (code, err) == (0, "")
-    for word in ("patchcore", "plate", "64x64", "12 train", "threshold", "Apache-2.0"):
+    for word in (
+        "patchcore",
+        "plate",
+        "64x64",
+        "12 train",
+        "score threshold",
+        "mask threshold",
+        "Apache-2.0",
+    ):
         assert word in out
     code, out, err = run(capsys, "info", model, "--json")
     assert (code, err) == (0, "")

@@ -129,7 +129,7 @@ def evaluated(maps: list[np.ndarray], truths: list[np.ndarray | None]) -> list[E
     found = []
     for values, truth in zip(maps, truths, strict=True):
         geometry = Preprocess(values.shape).geometry(values.shape)
-        prediction = Prediction(0.0, 1.0, False, values, geometry, 0.0, 4.0, (0.0, 1.0))
+        prediction = Prediction(0.0, 1.0, -1.0, False, values, geometry, 0.0, 4.0, (0.0, 1.0))
         bad = truth is None or bool(truth.any())
         found.append(Evaluated(Item(Path("x.png"), "kind", bad), prediction, truth))
     return found

@@ -114,7 +114,7 @@ def test_what_was_skipped_and_left_out_is_told_without_paths(page: Page, hostile
 
 def test_a_table_can_be_sorted_by_its_buttons(page: Page) -> None:
     keys = {a["data-sort"] for tag, a in page.elements if tag == "button" and "data-sort" in a}
-    assert keys == {"name", "kind", "score", "p_value", "verdict", "margin"}
+    assert keys == {"name", "kind", "severity", "score", "p_value", "verdict", "margin"}
     assert keys <= set(json.loads(page.scripts[0])[0])
 
 

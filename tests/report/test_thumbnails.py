@@ -21,7 +21,7 @@ from flawscope.results.prediction import Prediction
 
 def prediction(values: np.ndarray, size: tuple[int, int]) -> Prediction:
     geometry = Preprocess(values.shape).geometry(size)
-    return Prediction(1.0, 0.5, True, values.astype(np.float32), geometry, 0.5, 0.5, (0.0, 1.0))
+    return Prediction(1.0, 0.5, 2.0, True, values.astype(np.float32), geometry, 0.5, 0.5, (0.0, 1.0))
 
 
 def opened(uri: str | None) -> Image.Image:

@@ -30,10 +30,11 @@ def predict(path: Path, values: np.ndarray, picture: tuple[int, int] = (40, 60))
     return Prediction(
         score=float(values.max()),
         p_value=0.5,
+        severity=float(values.max() - 0.5) / 0.1,
         is_anomalous=bool(values.max() > 0.5),
         map=values.astype(np.float32),
         geometry=Preprocess(SIZE).geometry(picture),
-        threshold=0.5,
+        score_threshold=0.5,
         mask_threshold=0.5,
         colour_range=(0.0, 1.0),
         path=str(path),

@@ -19,10 +19,11 @@ def prediction(values: np.ndarray, geometry: Geometry | None = None) -> Predicti
     return Prediction(
         score=float(values.max()),
         p_value=0.25,
+        severity=-3.5,
         is_anomalous=False,
         map=values,
         geometry=geometry or Geometry(values.shape, values.shape, (1.0, 1.0), (0.0, 0.0)),
-        threshold=9.0,
+        score_threshold=9.0,
         mask_threshold=LEVEL,
         colour_range=(0.0, 1.0),
         path="a.png",

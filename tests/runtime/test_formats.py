@@ -52,6 +52,8 @@ def test_every_command_takes_it(
     for model, trained in ((path, model_path), (new, origin)):
         found, expected = (run("predict", str(m), str(picture)) for m in (model, trained))
         assert found["score"] == pytest.approx(expected["score"], rel=1e-4)
+        assert found["severity"] == pytest.approx(expected["severity"], rel=1e-3)
+        assert found["shifts"] == expected["shifts"] != {}
         assert found["is_anomalous"] == expected["is_anomalous"]
     found, expected = (run("evaluate", str(m), "--data", str(drawn)) for m in (path, model_path))
     assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-3)

@@ -140,7 +140,7 @@ def compare(
             changed |= set(chosen[other & firm[chosen]].tolist())
     score_absolute, score, map_absolute, map_ = map(float, largest)
     if calibration.precision != "fp32":
-        score = score_absolute / way(calibration.scores, calibration.threshold)
+        score = score_absolute / way(calibration.scores, calibration.score_threshold)
         map_ = map_absolute / way(calibration.map_maxima, calibration.mask_threshold)
     return Certificate(
         pictures=count,
@@ -162,7 +162,7 @@ def _firm(scores: NDArray[Any], calibration: Calibration) -> NDArray[np.bool_]:
     if calibration.precision != "fp32":
         return np.ones(len(scores), bool)
     margin = TOLERANCE["fp32"] * np.maximum(np.abs(scores), 1.0)
-    return np.asarray(np.abs(scores - calibration.threshold) > margin)
+    return np.asarray(np.abs(scores - calibration.score_threshold) > margin)
 
 
 def of_pairs(
@@ -185,7 +185,7 @@ def of_pairs(
     return replace(
         consistency,
         pictures=len(scores[0]),
-        score=score / way(calibration.scores, calibration.threshold),
+        score=score / way(calibration.scores, calibration.score_threshold),
         map=map_ / way(calibration.map_maxima, calibration.mask_threshold),
         score_absolute=score,
         map_absolute=map_,

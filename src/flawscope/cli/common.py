@@ -172,4 +172,4 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
 
 
 def _numeric(text: str) -> bool:
-    return not text or text[0] in "-0123456789" or text == "n/a"
+    return not text or text[0] in "+-0123456789" or text == "n/a"

@@ -94,9 +94,13 @@ def lines(result: Evaluation) -> str:
             f"95 % interval {low:.1%} to {high:.1%})"
         )
     kinds = [
-        (kind, v["images"], v["anomalous"], f"{v['mean_score']:.4g}") for kind, v in result.kinds.items()
+        (kind, v["images"], v["anomalous"], f"{v['mean_score']:.4g}", f"{v['median_severity']:+.1f}")
+        for kind, v in result.kinds.items()
     ]
-    parts.append(common.table(kinds, ("kind", "pictures", "called anomalous", "mean score")))
+    header = ("kind", "pictures", "called anomalous", "mean score", "median severity")
+    parts.append(common.table(kinds, header))
+    if result.mismatch:
+        parts.append(f"warning: {result.mismatch}")
     if result.outside():
         parts.append(result.outside())
     if result.left_out:

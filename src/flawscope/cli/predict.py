@@ -7,8 +7,12 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flawscope.cli import common
+
+if TYPE_CHECKING:
+    from flawscope.results.prediction import Prediction
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.errors import InputError
     from flawscope.predictor import load
     from flawscope.results.folder import Pictures, folder_of
+    from flawscope.results.mismatch import Mismatch
 
     out = common.folder_for_pictures(args)
     failures: list[str] = []
@@ -44,19 +49,16 @@ def run(args: argparse.Namespace) -> int:
         pictures = Pictures(out, root, args.maps or "png16", args.animation or "none")
     step = common.step_for(args)
     total = len(paths) if isinstance(paths, list) else 0
-    anomalous = count = 0
+    together = Mismatch(predictor.calibration.expected_rate)
     for done, (_, result) in enumerate(predictor.stream(paths, batch=None if total else 1), start=1):
         if isinstance(result, InputError):
             failures.append(str(result))
             continue
-        count += 1
-        anomalous += result.is_anomalous
+        together.add(result)
         if args.json:
             print(json.dumps(result.to_dict(), allow_nan=False), flush=total == 0)
         else:
-            verdict = "anomalous" if result.is_anomalous else "good"
-            line = f"{verdict:<10} score {result.score:<9.4g} p {result.p_value:.3f}  {result.path}"
-            print(line, flush=total == 0)
+            print(_line(result), flush=total == 0)
         if pictures:
             pictures.add(Path(str(result.path)), result)
         if total and (args.json or out) and not sys.stdout.isatty():
@@ -64,11 +66,23 @@ def run(args: argparse.Namespace) -> int:
     if pictures and (sheet := pictures.finish("predictions")) and not args.quiet:
         common.say(f"pictures in {out}, an overview in {sheet.name}")
     if not args.quiet and not args.json:
-        common.say(f"{anomalous} of {count} pictures anomalous; {predictor.calibration.promise()}")
+        promise = predictor.calibration.promise()
+        common.say(f"{together.anomalous} of {together.count} pictures anomalous; {promise}")
+    if not args.quiet and (line := together.line()):
+        common.say(f"warning: {line}")
     code = common.report_failures([*failures, *(pictures.failures if pictures else ())])
-    if code == 0 and args.fail_on_anomaly and anomalous:
+    if code == 0 and args.fail_on_anomaly and together.anomalous:
         return 3
     return code
+
+
+def _line(found: Prediction) -> str:
+    """One picture for a person; columns aligned."""
+    verdict = "anomalous" if found.is_anomalous else "good"
+    return (
+        f"{verdict:<10} severity {found.severity:<+7.1f} score {found.score:<9.4g} p {found.p_value:.3f}  "
+        f"{found.path}"
+    )
 
 
 def _paths(specs: list[str], failures: list[str]) -> list[Path] | Iterator[Path]:

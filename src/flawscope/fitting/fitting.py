@@ -30,6 +30,8 @@ from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, Task
+from flawscope.pictures.appearance import KEY as APPEARANCE
+from flawscope.pictures.appearance import Appearance
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, silent
 from flawscope.runtime.torch import TorchSession
@@ -146,7 +148,7 @@ def extend(
     sources, _, _ = sources_of(images, category)
     detector = TorchSession.open(old, device).model
     known = [p.hash for p in manifest.pictures if p.role != "calibration"]
-    reader = Reader(sources, manifest.preprocess, set(known))
+    reader = Reader(sources, manifest.preprocess, set(known), roi=detector.roi.cpu().numpy())
     task = Task(
         reader.load,
         len(sources),
@@ -194,6 +196,7 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
             "summary": fitted.summary,
             **_calibrated_on(fitted, reader, task),
             **({} if found is None else {KEY: found.to_dict()}),
+            **_appearance(fitted, reader, task),
             "group": prepared.group,
             "seconds_total": round(time.monotonic() - began, 3),
             "device": model.roi.device.type,
@@ -256,6 +259,16 @@ def _calibrated_on(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]
         hashes.append(reader.hashes[i])
         groups[reader.hashes[i]] = fitted.first_group + task.groups[i]
     return {"calibration_pictures": hashes, "calibration_groups": groups}
+
+
+def _appearance(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
+    """The range of the good pictures as a whole, of an extended model's too; nothing where they are few."""
+    good = sorted({*fitted.used, *fitted.pictures, *(i for held in fitted.held.values() for i in held)})
+    found = Appearance.of(reader.measured[i] for i in good)
+    if task.old is not None:
+        before = Appearance.from_facts(task.old.manifest.facts)
+        found = before and before.widened(before.shifts(reader.measured[i]) for i in good)
+    return {} if found is None else {APPEARANCE: found.to_dict()}
 
 
 # ------------------------------------------------------------------------------------------- sample pictures

@@ -104,7 +104,8 @@ def prepare(
     region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess))
     model, origin = method.create(config, region)
     defects, unusable = read_defects(pairs, preprocess)
-    reader = Reader(sources, preprocess, set(), {digest: defect.name for digest, defect in defects.items()})
+    named = {digest: defect.name for digest, defect in defects.items()}
+    reader = Reader(sources, preprocess, set(), named, None if region is None else region.numpy())
     task = Task(
         reader.load,
         len(sources),

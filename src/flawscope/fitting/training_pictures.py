@@ -22,6 +22,7 @@ from flawscope.errors import InputError
 from flawscope.methods.method import Method
 from flawscope.methods.picture_cache import packed
 from flawscope.methods.task import Defect
+from flawscope.pictures.appearance import Measures, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash
 from flawscope.pictures.preprocess import Preprocess, white_level_for
 
@@ -34,8 +35,10 @@ class Reader:
     preprocess: Preprocess
     known: set[str]  # hashes of pictures that are already in the model
     defects: dict[str, str] = field(default_factory=dict)  # hashes and names of the seen defects
+    roi: NDArray[np.bool_] | None = None  # [H, W] at the network's size
     names: list[str] = field(init=False)
     hashes: dict[int, str] = field(default_factory=dict)
+    measured: dict[int, Measures] = field(default_factory=dict)  # what the pictures are like as a whole
     failures: dict[int, str] = field(default_factory=dict)
     copies: list[int] = field(default_factory=list)
 
@@ -54,8 +57,9 @@ class Reader:
             with self._lock:
                 self.failures[index] = reason(error, self.names[index])
             return None
+        measured = self.measured.get(index) or measure(image, self.roi)
         with self._lock:
-            self.hashes[index] = digest
+            self.hashes[index], self.measured[index] = digest, measured
         return torch.from_numpy(image)
 
     def without_copies(self, indices: list[int]) -> list[int]:

@@ -74,6 +74,7 @@ def write_report(
             result.pictures, found.by_margin, predictor.manifest.preprocess.white_level, step
         ),
         calibration=calibration,
+        mismatch=result.mismatch,
     )
     with atomic(path) as file:
         file.write(text.encode())

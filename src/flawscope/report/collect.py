@@ -42,7 +42,7 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One test picture. `distance` is its score above the threshold (negative: below)."""
+    """One test picture."""
 
     name: str
     kind: str
@@ -50,7 +50,7 @@ class Row:
     called: bool
     score: float
     p_value: float
-    distance: float
+    severity: float
     regions: int
     size: str
 
@@ -62,8 +62,8 @@ class Row:
 
     @property
     def margin(self) -> float:
-        """How far on the wrong side of the threshold; negative: on the right one."""
-        return abs(self.distance) * (-1 if self.outcome == RIGHT else 1)
+        """Severity on the wrong side of the score threshold; negative: on the right one."""
+        return abs(self.severity) * (-1 if self.outcome == RIGHT else 1)
 
     @property
     def verdict(self) -> str:
@@ -81,7 +81,7 @@ class Kind:
     low: float
     high: float
     auroc: float | None  # against the good test pictures
-    mean_score: float
+    median_severity: float
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _row(item: Any, prediction: Any, dataset: Dataset) -> Row:
         called=prediction.is_anomalous,
         score=prediction.score,
         p_value=prediction.p_value,
-        distance=prediction.score - prediction.threshold,
+        severity=prediction.severity,
         regions=len(prediction.regions),
         size=f"{width} × {height}",
     )
@@ -152,7 +152,7 @@ def _rates(tally: Tally, rate: float) -> list[Metric]:
     found = []
     counted = (
         ("false alarms", tally.false_alarms, tally.good, f"expected {percent(rate)}"),
-        ("defects found", tally.found, tally.defective, "at the calibrated threshold"),
+        ("defects found", tally.found, tally.defective, "at the calibrated score threshold"),
     )
     for name, k, n, note in counted:
         if n:
@@ -211,7 +211,7 @@ def _kinds(result: Evaluation, rows: Sequence[Row]) -> list[Kind]:
                 low=low,
                 high=high,
                 auroc=area,
-                mean_score=values["mean_score"],
+                median_severity=values["median_severity"],
             )
         )
     return found
@@ -256,7 +256,7 @@ def _plots(
     for bad, kind in sorted(kinds):
         own = np.array([row.score for row in rows if row.kind == kind and row.anomalous == bad])
         groups.append(Group(f"test: {kind}", own, bad))
-    found["scores"] = histograms("scores", groups, calibration.threshold)
+    found["scores"] = histograms("scores", groups, calibration.score_threshold)
     return found
 
 

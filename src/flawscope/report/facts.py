@@ -64,8 +64,9 @@ def _model(manifest: Manifest, model: str) -> list[tuple[str, Any]]:
         ("size seen", f"{width} × {height} pixels"),
         ("seed", manifest.config.get("seed", "?")),
         ("pictures", ", ".join(f"{n} {role}" for role, n in roles.items()) or "not known"),
-        ("threshold", c.promise()),
-        ("outline", f"where the map is above {c.mask_threshold:.4g}"),
+        ("score threshold", c.promise()),
+        ("severity", f"1 is {c.spread:.3g} above the score threshold, the spread of good pictures"),
+        ("mask threshold", f"outlined where the map is above {c.mask_threshold:.4g}"),
         ("calibrated for", f"{c.runtime}, {c.precision}"),
         *[("fit", line) for line in facts.get("summary", ())],
     ]

@@ -35,6 +35,7 @@ def page(
     facts: Facts,
     thumbnails: list[Layers | str],
     calibration: Calibration,
+    mismatch: str = "",
 ) -> str:
     """The whole page. All text is escaped; `thumbnails` are in the order of `found.rows`, or why there is
     none."""
@@ -61,6 +62,7 @@ def page(
         title=title,
         headline=headline(found.tally),
         summary=summary,
+        mismatch=mismatch,
         found=found,
         facts=facts,
         curves=[(*CURVES[name], Markup(found.plots[name])) for name in CURVES if name in found.plots],

@@ -47,11 +47,11 @@ def curve_plot(
     labels: tuple[str, str],
     *,
     mark: tuple[float, float] | None = None,
-    mark_name: str = "threshold",
+    mark_name: str = "score threshold",
     limit: float = 1.0,
     chance: bool = False,
 ) -> str:
-    """Curves in the unit square, the first one solid; `mark` is the point that the threshold chose."""
+    """Curves in the unit square, the first one solid; `mark` is the point that the score threshold chose."""
 
     def draw(axes: Axes) -> None:
         if chance:
@@ -71,7 +71,7 @@ def curve_plot(
 
 
 def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
-    """One row a group on a common axis, a tick for every picture below it, the threshold across all."""
+    """One row a group on a common axis, a tick for every picture below it, the score threshold across all."""
     every = np.concatenate([*(group.scores for group in groups), [threshold]])
     edges = bin_edges(float(every.min()), float(every.max()), threshold)
 
@@ -90,7 +90,7 @@ def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
             across = axes.get_yaxis_transform()
             axes.text(0.995, k - 0.36, words, color=INK, fontsize=8.5, ha="right", transform=across)
         axes.axvline(threshold, color=INK, linewidth=1.4, linestyle=(0, (4, 2)))
-        axes.text(threshold, -0.8, "threshold", color=INK, fontsize=8.5, ha="center", va="bottom")
+        axes.text(threshold, -0.8, "score threshold", color=INK, fontsize=8.5, ha="center", va="bottom")
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
 

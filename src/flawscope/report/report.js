@@ -74,7 +74,7 @@
   const body = table.tBodies[0];
   const rows = [...body.rows];
   const heads = [...table.querySelectorAll("[data-sort]")];
-  const FALLING = new Set(["score", "margin"]); // what is looked for is at the top
+  const FALLING = new Set(["severity", "score", "margin"]); // what is looked for is at the top
   const names = new Intl.Collator(undefined, { numeric: true });
   const compare = (a, b) => (typeof a === "number" ? a - b : names.compare(a, b));
 
@@ -139,13 +139,13 @@
     byId("viewer-place").textContent = `${place + 1} of ${order.length}`;
     byId("viewer-panels").replaceChildren(...Object.keys(VIEWS).map((view) => panel(picture, view)));
     byId("viewer-panels").classList.toggle("flat", picture.ratio > 3); // one below the other
-    const side = picture.distance > 0 ? "above" : "below";
     const truth = picture.anomalous ? "defective" : "good";
     const facts = [
       ["Result", picture.outcome],
       ["Verdict", picture.verdict],
       ["Type", picture.kind === truth ? truth : `${picture.kind} (${truth})`],
-      ["Score", `${format(picture.score)}, ${format(Math.abs(picture.distance))} ${side} the threshold`],
+      ["Severity", `${picture.severity > 0 ? "+" : ""}${picture.severity.toFixed(1)}`],
+      ["Score", format(picture.score)],
       ["p-value", picture.p_value.toFixed(3)],
       ["Regions outlined", picture.regions],
       ["Size", `${picture.size} pixels`],

@@ -48,7 +48,7 @@ def headline(tally: Tally) -> str:
 
 
 def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0) -> list[str]:
-    """What the threshold promises, whether the promise was kept, and what was missed."""
+    """What the score threshold promises, whether the promise was kept, and what was missed."""
     lines = [_promise(calibration), _false_alarms(tally, calibration.expected_rate), _missed(tally)]
     if without_mask:
         lines.append(
@@ -59,7 +59,7 @@ def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0) -> 
 
 def _promise(calibration: Calibration) -> str:
     text = (
-        f"The threshold is a score of {calibration.threshold:.4g}, set from "
+        f"The score threshold is {calibration.score_threshold:.4g}, set from "
         f"{counted(calibration.count, 'good picture')} alone ({calibration.method}). Of good parts like "
         f"those, {percent(calibration.expected_rate)} are expected to be called anomalous; about defects it "
         "promises nothing."

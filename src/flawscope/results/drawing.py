@@ -259,11 +259,13 @@ def _cells(cell: tuple[int, int] | Sequence[tuple[int, int]], rows: int) -> list
 def colour_bar(
     low: float, high: float, threshold: float | None = None, *, height: int = 256, label: str | None = None
 ) -> Image.Image:
-    """The scale of `colour_map` as a vertical bar with its ends and the threshold marked; RGB on white."""
+    """The scale of `colour_map` as a vertical bar, its ends and the mask threshold marked; RGB on white."""
     _check_scale(low, high)
     text = min(max(round(height / 18), 11), 24)
     font, small = _font(text), max(2, text // 5)
-    names = [f"{high:.3g}", f"{low:.3g}"] + ([] if threshold is None else [f"{threshold:.3g}  threshold"])
+    names = [f"{high:.3g}", f"{low:.3g}"] + (
+        [] if threshold is None else [f"{threshold:.3g}  mask threshold"]
+    )
     thick, above = max(12, round(text * 1.3)), round(text * 1.6) if label else 0
     width = max(thick + text + round(max(font.getlength(word) for word in [*names, label or ""])), 1) + small
     image = Image.new("RGB", (width, above + height), _PAPER)

@@ -43,7 +43,7 @@ MAPS = {
 }
 
 LEGEND = (
-    "picture | heat map, outlined where it is above the threshold | ground truth, if known\n"
+    "picture | heat map, outlined above the mask threshold | ground truth, if known\n"
     "of each kind the pictures with the highest and the lowest scores"
 )
 
@@ -124,7 +124,7 @@ class Pictures:
     maps: str = "png16"
     animation: str = "none"
     kinds: dict[str, Kind] = field(default_factory=dict)
-    scale: tuple[float, float, float] | None = None  # both ends of the colours and the mask's threshold
+    scale: tuple[float, float, float] | None = None  # both ends of the colours and the mask threshold
     owners: dict[str, Path] = field(default_factory=dict)  # result name -> picture
     failures: list[str] = field(default_factory=list)
 
@@ -218,7 +218,7 @@ class Pictures:
         verdict, remark, bad = _verdict(prediction), "", prediction.is_anomalous
         if expected is not None and expected != bad:
             remark = "missed" if expected else "false alarm"
-        p_value = f"p = {prediction.p_value:.3f}"
+        how = f"severity {prediction.severity:+.1f}, p = {prediction.p_value:.3f}"
         # outlined at its small size: a thin line would be lost in shrinking
         small = drawing.contour(np.asarray(drawing.fitted(drawn.heat, BOX)), drawn.marked)
         panels: list[drawing.Drawable] = [drawn.picture, small]
@@ -226,8 +226,8 @@ class Pictures:
             panels += [union(masks, prediction.geometry.picture_size)] if masks else []
         shot = None
         if self.animation != "none":
-            shot = animation.shot(caption, *drawn, f"{remark or verdict}, {p_value}", is_anomalous=bad)
-        words = f"{verdict}, {remark}, {p_value}" if remark else f"{verdict}, {p_value}"
+            shot = animation.shot(caption, *drawn, f"{remark or verdict}, {how}", is_anomalous=bad)
+        words = f"{verdict}, {remark}\n{how}" if remark else f"{verdict}\n{how}"
         return Example(name, prediction.score, _strip(panels), words, bad, shot)
 
     def _write(self, name: str, prediction: Prediction, drawn: Drawn | None) -> None:

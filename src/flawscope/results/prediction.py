@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.pictures.appearance import FEATURES, Measures
 from flawscope.pictures.preprocess import Geometry
 from flawscope.results import drawing
 
@@ -41,19 +42,33 @@ class Prediction:
 
     score: raw, higher is more anomalous, unbounded.
     p_value: how often a good picture scores as high; small is anomalous.
+    severity: how bad: the score above the score threshold in units of good pictures' spread, comparable
+        between models (`Calibration.severity`); above 0 exactly where it is anomalous.
     map: [H, W] float32 at the size of the network; `picture_map()` brings it to the picture's size.
-    mask_threshold, colour_range: fixed by calibration, the same for every picture.
+    score_threshold: the picture is anomalous when its score is above this.
+    mask_threshold: a pixel belongs to the mask when its map value is above this.
+    colour_range: map values at both ends of the colours. Like both thresholds fixed by calibration, the same
+        for every picture.
+    shifts: how far the picture as a whole lies outside of the training pictures, for each of
+        `appearance.FEATURES`; empty for a model that does not know.
     """
 
     score: float
     p_value: float
+    severity: float
     is_anomalous: bool
     map: NDArray[np.float32] = field(repr=False)
     geometry: Geometry
-    threshold: float
+    score_threshold: float
     mask_threshold: float
     colour_range: tuple[float, float]
     path: str | None = None
+    shifts: Measures = ()
+
+    @property
+    def threshold(self) -> float:
+        """`score_threshold`, by the name that it had before."""
+        return self.score_threshold
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
@@ -107,6 +122,10 @@ class Prediction:
             "path": self.path,
             "score": self.score,
             "p_value": self.p_value,
+            "severity": self.severity,
             "is_anomalous": self.is_anomalous,
+            "score_threshold": self.score_threshold,
+            "mask_threshold": self.mask_threshold,
+            "shifts": {f.name: round(s, 3) for f, s in zip(FEATURES, self.shifts, strict=bool(self.shifts))},
             "regions": [r.to_dict() for r in self.regions],
         }

@@ -1,0 +1,146 @@
+"""What pictures are like as a whole: light, colour, contrast, detail. Torch-free, below a millisecond.
+
+A model keeps the range of its training pictures. Another product, camera or light lies far outside of it; a
+defect, which covers a small part of a picture, hardly changes what is measured here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+KEY = "appearance"  # among a model's facts
+GRID = 64  # pixels a side that are looked at
+LEAST_POINTS = 16  # of them that must show the product
+LEAST_PICTURES = 10  # from so many on their range holds the next ones, too
+DARK = 1 / 512  # half a grey level, so that flat pictures have a logarithm
+
+
+class Feature(NamedTuple):
+    """Something that is measured, what is said of a picture that has less or more of it than the training
+    pictures have, and the least width of a range: equal pictures must not make the next one strange."""
+
+    name: str
+    less: str
+    more: str
+    least: float
+
+
+FEATURES = (
+    Feature("brightness", "darker", "brighter", 0.02),  # mean of the channels, 0..1
+    Feature("red", "less red", "redder", 0.01),  # above green, -1..1
+    Feature("blue", "less blue", "bluer", 0.01),
+    Feature("contrast", "less contrast", "more contrast", 0.02),  # standard deviation of the grey values
+    Feature("fine_detail", "less fine detail", "more fine detail", 0.1),  # log2 of the mean step between
+    Feature("coarse_detail", "less coarse detail", "more coarse detail", 0.1),  # pixels, and grid points
+)
+Measures = tuple[float, ...]
+"""A number for each of `FEATURES`; empty where nothing was measured."""
+
+
+def measure(image: NDArray[np.float32], roi: NDArray[np.bool_] | None = None) -> Measures:
+    """Of a network's input [3, H, W], 0..1, padding marked: a number for each of `FEATURES`.
+
+    Only pixels of the picture inside the region of interest [H, W] count; empty where too few of them do.
+    """
+    height, width = image.shape[1:]
+    rows, columns = (max(1, side // GRID) for side in (height, width))
+    here, right, below = (
+        image[:, y : height - 1 + y : rows, x : width - 1 + x : columns] for y, x in ((0, 0), (0, 1), (1, 0))
+    )
+    counts = np.minimum(np.minimum(here[0], right[0]), below[0]) >= 0  # padding is below 0
+    if roi is not None:
+        counts &= roi[: height - 1 : rows, : width - 1 : columns]
+    if np.count_nonzero(counts) < LEAST_POINTS:
+        return ()
+    red, green, blue = (float(channel[counts].mean(dtype=np.float64)) for channel in here)
+    grey = here.mean(axis=0)
+    fine = (np.abs(right - here) + np.abs(below - here)).mean(axis=0)[counts].mean(dtype=np.float64) / 2
+    steps = [
+        np.abs(np.diff(grey, axis=axis))[_both(counts, axis)].mean(dtype=np.float64)
+        for axis in (0, 1)
+        if _both(counts, axis).any()
+    ]
+    return (
+        (red + green + blue) / 3,
+        red - green,
+        blue - green,
+        float(grey[counts].std(dtype=np.float64)),
+        math.log2(fine + DARK),
+        math.log2((float(np.mean(steps)) if steps else 0.0) + DARK),
+    )
+
+
+def _both(counts: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+    """Where a point and the next one along the axis count."""
+    return counts[1:] & counts[:-1] if axis == 0 else counts[:, 1:] & counts[:, :-1]
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """The range of good pictures: (low, high) of each of `FEATURES`, and of how many pictures."""
+
+    ranges: tuple[tuple[float, float], ...]
+    pictures: int
+
+    @classmethod
+    def of(cls, measured: Iterable[Measures]) -> Appearance | None:
+        """Of pictures; None where they are too few."""
+        rows = [one for one in measured if one]
+        if len(rows) < LEAST_PICTURES:
+            return None
+        return cls(tuple((min(values), max(values)) for values in zip(*rows, strict=True)), len(rows))
+
+    def shifts(self, measured: Measures) -> Measures:
+        """How far outside of the range, in its widths: below 0 under it, 0 within, above 0 over it."""
+        found = []
+        for value, (low, high), feature in zip(measured, self.ranges, FEATURES, strict=bool(measured)):
+            outside = min(value - low, 0.0) + max(value - high, 0.0)
+            found.append(outside / max(high - low, feature.least))
+        return tuple(found)
+
+    def widened(self, shifts: Iterable[Measures]) -> Appearance:
+        """The range of these pictures and of others, which lie so far outside."""
+        rows = [one for one in shifts if one]
+        ranges = list(self.ranges)
+        for one in rows:
+            for k, (shift, (low, high)) in enumerate(zip(one, self.ranges, strict=True)):
+                reach = shift * max(high - low, FEATURES[k].least)
+                ranges[k] = min(ranges[k][0], low + reach), max(ranges[k][1], high + reach)
+        return Appearance(tuple(ranges), self.pictures + len(rows))
+
+    # ---- facts of a model
+
+    def to_dict(self) -> dict[str, Any]:
+        ranges = {
+            feature.name: [round(value, 6) for value in pair]
+            for feature, pair in zip(FEATURES, self.ranges, strict=True)
+        }
+        return {"ranges": ranges, "pictures": self.pictures}
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Appearance | None:
+        """That which stands in a model's facts; None where there is none, or another kind."""
+        try:
+            kept = facts[KEY]
+            pairs = [tuple(map(float, kept["ranges"][feature.name])) for feature in FEATURES]
+            if not all(len(p) == 2 and p[0] <= p[1] and all(map(math.isfinite, p)) for p in pairs):
+                return None
+            return cls(tuple((low, high) for low, high in pairs), int(kept["pictures"]))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+
+
+def words(shifts: Sequence[Measures]) -> str:
+    """In what most of these pictures lie outside of the range, at most three things, the farthest first."""
+    middle = np.median(np.asarray(shifts, dtype=np.float64), axis=0)
+    order = sorted(range(len(FEATURES)), key=lambda k: -abs(middle[k]))
+    chosen = [k for k in order if abs(middle[k]) > 0.5] or order[:1]
+    return ", ".join(FEATURES[k].less if middle[k] < 0 else FEATURES[k].more for k in chosen[:3])

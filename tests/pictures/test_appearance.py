@@ -1,0 +1,134 @@
+"""What is measured of a picture as a whole, and when a picture lies outside of the training pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from flawscope.demo.dataset import draw_picture
+from flawscope.pictures.appearance import FEATURES, KEY, LEAST_PICTURES, Appearance, measure, words
+from flawscope.pictures.preprocess import Preprocess
+
+NAMES = [feature.name for feature in FEATURES]
+
+
+def noise(seed: int, size: int = 96) -> np.ndarray:
+    """[3, H, W] float32 in 0.2..0.8, smooth enough to have detail on both scales."""
+    rng = np.random.default_rng(seed)
+    image = ndimage.gaussian_filter(rng.random((3, size, size)), (0, 1.5, 1.5))
+    image = (image - image.min()) / (image.max() - image.min())
+    return (0.2 + 0.6 * image).astype(np.float32)
+
+
+def named(image: np.ndarray, roi: np.ndarray | None = None) -> dict[str, float]:
+    return dict(zip(NAMES, measure(image, roi), strict=True))
+
+
+def test_light_colour_and_contrast_are_the_literal_means_and_deviation() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.random((3, 65, 65)).astype(np.float32)  # as many points as the grid has: all count
+    red, green, blue = image[:, :64, :64].mean((1, 2), dtype=np.float64)
+    found = named(image)
+    assert found["brightness"] == pytest.approx((red + green + blue) / 3, abs=1e-6)
+    assert found["red"] == pytest.approx(red - green, abs=1e-6)
+    assert found["blue"] == pytest.approx(blue - green, abs=1e-6)
+    assert found["contrast"] == pytest.approx(image[:, :64, :64].mean(0).std(), abs=1e-6)
+
+
+def test_blur_takes_detail_and_leaves_the_light() -> None:
+    image = noise(1)
+    blurred = ndimage.gaussian_filter(image, (0, 2, 2))
+    before, after = named(image), named(blurred)
+    assert after["fine_detail"] < before["fine_detail"] - 0.5
+    assert after["brightness"] == pytest.approx(before["brightness"], abs=0.01)
+
+
+def test_padding_and_what_lies_outside_the_region_count_nowhere() -> None:
+    image, roi = noise(2), np.zeros((96, 96), np.bool_)
+    roi[24:72, 16:64] = True
+    padded = image.copy()
+    padded[:, :, 80:] = -1 - 0.9
+    other, junk = padded.copy(), image.copy()
+    other[:, :, 80:] = -1 - 0.1
+    junk[:, ~roi] = 1
+    assert measure(other) == measure(padded) != measure(image)
+    # steps across the region's edge end at the pixel beside it
+    assert measure(junk, ndimage.binary_erosion(roi)) == measure(image, ndimage.binary_erosion(roi))
+
+
+def test_a_region_of_a_few_pixels_says_nothing() -> None:
+    roi = np.zeros((96, 96), np.bool_)
+    roi[:3, :3] = True
+    assert measure(noise(3), roi) == ()
+    known = Appearance.of(measure(noise(s)) for s in range(LEAST_PICTURES))
+    assert known is not None
+    assert known.shifts(()) == ()
+
+
+def test_shifts_are_widths_of_the_range_that_a_picture_lies_outside() -> None:
+    rows = [(0.4 + 0.02 * (k % 6), 0.0, 0.0, 0.2, -5.0, -4.0) for k in range(12)]  # 0.4 to 0.5
+    known = Appearance.of(rows)
+    assert known is not None
+    assert all(shift == 0 for row in rows for shift in known.shifts(row))
+    far = known.shifts((0.35, 0.015, -0.01, 0.2, -4.9, -4.0))
+    assert far == pytest.approx((-0.5, 1.5, -1.0, 0.0, 1.0, 0.0))  # equal values: the least widths
+    assert words([far, far]) == "redder, less blue, more fine detail"
+
+
+def test_few_pictures_have_no_range() -> None:
+    rows = [measure(noise(s)) for s in range(LEAST_PICTURES)]
+    assert Appearance.of(rows[1:]) is None
+    assert Appearance.of([*rows[1:], ()]) is None
+    assert Appearance.of(rows) is not None
+
+
+def test_a_widened_range_is_that_of_all_pictures() -> None:
+    rows = [measure(noise(s)) for s in range(30)]
+    first = Appearance.of(rows[:15])
+    every = Appearance.of(rows)
+    assert first is not None
+    assert every is not None
+    wider = first.widened([first.shifts(row) for row in rows[15:]])
+    assert wider.pictures == every.pictures == 30
+    np.testing.assert_allclose(wider.ranges, every.ranges, rtol=1e-9, atol=1e-12)
+
+
+def test_it_is_kept_among_a_model_s_facts() -> None:
+    known = Appearance.of(measure(noise(s)) for s in range(12))
+    assert known is not None
+    back = Appearance.from_facts({KEY: known.to_dict()})
+    assert back is not None
+    np.testing.assert_allclose(back.ranges, known.ranges, atol=1e-6)
+    good = known.to_dict()
+    for damaged in (
+        {},
+        {KEY: None},
+        {KEY: {**good, "ranges": {}}},
+        {KEY: {**good, "ranges": {**good["ranges"], "red": [2, 1]}}},
+        {KEY: {**good, "ranges": {**good["ranges"], "red": [0.1, float("nan")]}}},
+        {KEY: {**good, "pictures": "many"}},
+    ):
+        assert Appearance.from_facts(damaged) is None
+
+
+@pytest.mark.parametrize("category", ["plate", "fabric"])
+def test_drawn_products_are_told_apart_and_their_defects_are_not(category: str) -> None:
+    """By `mismatch.FAR`, one width: defects and new good pictures lie below, other products far above."""
+    preprocess, size = Preprocess((64, 64)), 96
+
+    def seen(kind: str, seed: int, defect: str | None = None) -> tuple[float, ...]:
+        picture, _ = draw_picture(kind, np.random.default_rng(seed), defect, 0.3, size=size)
+        return measure(preprocess(picture)[0][0])
+
+    known = Appearance.of(seen(category, s) for s in range(14))
+    assert known is not None
+    other = {"plate": "fabric", "fabric": "plate"}[category]
+    flaw = {"plate": "scratch", "fabric": "stain"}[category]
+
+    def farthest(rows: list[tuple[float, ...]]) -> list[float]:
+        return [max(map(abs, known.shifts(row))) for row in rows]
+
+    assert np.median(farthest([seen(category, s) for s in range(20, 28)])) < 0.5
+    assert np.median(farthest([seen(category, s, flaw) for s in range(30, 36)])) < 0.5
+    assert min(farthest([seen(other, s) for s in range(6)])) > 2
