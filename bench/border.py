@@ -71,7 +71,7 @@ def measure(model: str, root: str, places: int, diameter: int, strength: float, 
     border, rest = maps[:, ring], maps[:, ~ring]
     return {
         "pictures": len(images),
-        "threshold": common.sig(calibration.threshold),
+        "threshold": common.sig(calibration.score_threshold),
         "good": {
             "above_threshold": common.sig(float(calibration.is_anomalous(scores).mean()), 4),
             "mean_map_border": common.sig(float(border.mean())),

@@ -37,7 +37,7 @@ def judge(model: str, root: str, threads: int) -> Cell:
     return {
         "metrics": {k: found.metrics[k] for k in METRICS},
         "false_alarms": found.false_alarms,
-        "threshold": common.sig(calibration.threshold),
+        "threshold": common.sig(calibration.score_threshold),
         "calibration": f"{calibration.method}, {calibration.precision}",
         "file_mib": common.sig(models.file_size(Path(model)) / common.MIB, 4),
         "pictures": pictures,

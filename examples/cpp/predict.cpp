@@ -346,14 +346,15 @@ int judge(int count, char** words) {
 
     const Json& good = manifest["calibration"];
     const auto scores = sorted(good["scores"]), maxima = sorted(good["map_maxima"]);
-    const double rate = good["rate"].real(), threshold = scores[scores.size() - rank(rate, scores.size())];
+    const double rate = good["rate"].real();
+    const double score_threshold = scores[scores.size() - rank(rate, scores.size())];
     const double mask_threshold = maxima[maxima.size() - rank(rate, maxima.size())];
     const auto at_least = scores.end() - std::lower_bound(scores.begin(), scores.end(), double(score));
     const auto marked = std::count_if(map, map + pixels, [&](float value) { return value > mask_threshold; });
     if (!std::isfinite(score)) throw std::runtime_error("its score is not a number");
     const double p_value = (1.0 + double(at_least)) / (double(scores.size()) + 1.0);
     std::printf("{\"score\": %.9g, \"p_value\": %.17g, \"is_anomalous\": %s, \"share_marked\": %.9g}\n",
-                score, p_value, score > threshold ? "true" : "false", double(marked) / double(pixels));
+                score, p_value, score > score_threshold ? "true" : "false", double(marked) / double(pixels));
     return 0;
 }
 
