@@ -80,10 +80,27 @@ def test_damaged_facts_are_as_none(found: Simulated) -> None:
 
 
 @pytest.mark.parametrize(
-    ("small", "large", "hardly"),
-    [(0, 0, True), (0, 4, True), (0, 10, False), (10, 10, False), (10, 2, True), (4, 6, False)],
+    ("medium", "large", "count", "warned"),
+    [
+        (0, 0, 1, True),
+        (0, 1, 1, False),  # of two, one may be bad luck
+        (1, 1, 1, False),
+        (5, 5, 10, True),
+        (0, 10, 10, True),
+        (8, 9, 10, False),
+        (26, 30, 40, False),
+        (13, 29, 40, True),
+    ],
 )
-def test_hardly_any_are_found(small: int, large: int, hardly: bool) -> None:
-    """Fewer than half of the large ones, or than a quarter of all."""
-    scores = {"small": [2.0] * small + [0.0] * (10 - small), "large": [2.0] * large + [0.0] * (10 - large)}
-    assert Simulated(scores, 5, 1.0, 0.05, 1.0).finds_hardly_any() is hardly
+def test_who_surely_misses_too_many_is_warned_of(medium: int, large: int, count: int, warned: bool) -> None:
+    """By what is not small, and only where so many defects tell."""
+    scores = {"small": [0.0] * count}
+    for size, found in (("medium", medium), ("large", large)):
+        scores[size] = [2.0] * found + [0.0] * (count - found)
+    said = Simulated(scores, 5, 1.0, 0.05, 1.0).warning()
+    assert (said is not None) is warned
+    if said:
+        assert (
+            said
+            == f"it finds only {medium + large} of {2 * count} simulated defects of medium and large size"
+        )

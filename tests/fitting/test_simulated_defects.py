@@ -18,7 +18,7 @@ from flawscope.methods.detector import Detector
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, Task
 from flawscope.predictor import Predictor
-from flawscope.synthesis import SCALE_AREAS
+from flawscope.synthesis import SCALE_AREAS, SimulatedDefect
 
 SIDE = 64
 MOST = simulated_defects.MOST
@@ -82,8 +82,8 @@ def test_who_sees_every_difference_finds_all_and_who_is_blind_none(good: Tensor)
     assert len({len(scores) for scores in found.scores.values()}) == 1
     assert all(found.found(size)[0] == found.found(size)[1] > 0 for size in sizes)
     assert all(none.found(size)[0] == 0 for size in sizes)
-    assert none.finds_hardly_any()
-    assert not found.finds_hardly_any()
+    assert none.warning() is not None
+    assert found.warning() is None
 
 
 def test_defects_have_their_size_and_change_nothing_else(good: Tensor) -> None:
@@ -232,14 +232,34 @@ def test_another_rate_counts_anew(fitted: Predictor) -> None:
         assert one["found"] >= before["sizes"][size]["found"]
 
 
-def test_who_finds_hardly_any_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flawscope.methods.patchcore.model import Model
+def test_who_misses_too_many_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unseen(picture: np.ndarray, *_: Any, **__: Any) -> SimulatedDefect:
+        return SimulatedDefect(picture, np.zeros(picture.shape[:2], bool), "spot", 0.0)
 
-    blind: Any = lambda self, features, *_: (torch.zeros(1), torch.zeros(1, *self.size))  # noqa: E731
-    monkeypatch.setattr(Model, "left_out", blind)
+    monkeypatch.setattr(simulated_defects, "simulate_defect", unseen)
     said: list[str] = []
-    model = fit(parts(4), size=64, device="cpu", samples=0, say=said.append)
-    (note,) = [line for line in model.manifest.notes if "hardly any simulated defects" in line]
+    model = fit(parts(6), size=64, device="cpu", samples=0, say=said.append)
+    (note,) = [line for line in model.manifest.notes if "simulated defects of medium and large size" in line]
     assert note in said
-    assert "more good pictures, or a larger --size" in note
-    assert "--steps" not in note  # it has none
+    assert note.startswith("it finds only 0 of ")
+    assert note.endswith("size: give more good pictures, or a larger --size")  # it has no steps
+
+
+def test_a_method_may_leave_out_in_its_own_way(good: Tensor) -> None:
+    """While it is fitted it may know more than its model file holds."""
+    model, asked = Difference(good), []
+
+    def left_out(features: Tensor, group: int, inside: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert features.shape == (3, SIDE, SIDE)
+        asked.append(group)
+        return torch.full((1,), 7.0), torch.zeros(1, SIDE, SIDE)
+
+    scores = (0.0,) * 4
+    fitted = Fitted(Calibration(scores, scores, 0.0), [0, 1, 2, 3], [0, 1, 2, 3], left_out=left_out)
+    fitted.first_group = 100
+    task = Task(lambda i: good, 4, rate=0.05)
+    found = finds(model, fitted, task, began=simulated_defects.time.monotonic() - 1e5)
+    assert found is not None
+    assert {score for scores in found.scores.values() for score in scores} == {7.0}
+    assert set(asked) == {100, 101, 102, 103}
+    assert model.groups == []

@@ -120,6 +120,7 @@ def _fit(
             checkpoint=checkpoint,
             resume=registry.method(task.method).learns_in_steps,
             device=task.device,
+            check=False,  # real defects follow
             say=say,
             step=step,
             **task.options,

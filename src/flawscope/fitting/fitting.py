@@ -229,10 +229,10 @@ def _missed(found: Simulated | None, method: Method, old: Artefact | None) -> li
     if found is None:
         known = old is not None and KEY in old.manifest.facts
         return ["what it finds of simulated defects was not measured after the model was extended"] * known
-    if not found.finds_hardly_any():
+    if (warning := found.warning()) is None:
         return []
     steps = "more --steps or --minutes, " if method.learns_in_steps else ""
-    return [f"it finds hardly any simulated defects: give {steps}more good pictures, or a larger --size"]
+    return [f"{warning}: give {steps}more good pictures, or a larger --size"]
 
 
 def _pictures(fitted: Fitted, reader: Reader) -> list[Picture]:

@@ -95,13 +95,16 @@ class _Defects:
         return torch.where(torch.from_numpy(made.mask & inside), changed, image)
 
     def store(self, number: int, features: Tensor, inside: Tensor | None) -> None:
-        index, inside = self.picture(number), None if inside is None else inside[None]
+        index, fitted, model = self.picture(number), self.fitted, self.model
+        group = fitted.first_group + self.task.groups[index]
+        one, counted = features[None], None if inside is None else inside[None]
         found: tuple[Tensor, Tensor] | None
-        if index in self.learnt:
-            group = self.fitted.first_group + self.task.groups[index]
-            found = self.model.left_out(features[None], group, self.kept, inside)
+        if index not in self.learnt:
+            found = model.score(one, counted)
+        elif fitted.left_out is not None:
+            found = fitted.left_out(features, group, inside)
         else:
-            found = self.model.score(features[None], inside)
+            found = model.left_out(one, group, self.kept, counted)
         if found is not None:
             # NaN is anomalous, and unknown to JSON
             self.scores[number] = float(found[0][0].nan_to_num(torch.finfo(torch.float32).max))

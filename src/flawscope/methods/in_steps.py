@@ -24,6 +24,7 @@ from flawscope.methods.training import Trainer, as_json
 from flawscope.progress import counted, duration, silent
 
 AFTERWARDS = 0.1  # share of the minutes, at most, for what is done after a method's fit
+REHEARSED = 2  # pictures by which the time of what comes after the training is measured
 FEW = 0.25  # share of a processor's default number of steps below which a training is short
 LATER = ("held_out", "memory", "precision")  # settings that training does not depend on
 Values = tuple[float, float, float]  # a picture's score, its map's maximum and median
@@ -107,10 +108,12 @@ class Run:
     def _rehearse(self, held: Sequence[int], calibrate: Callable[[Sequence[int]], object]) -> float:
         """Seconds that what comes after the training takes, by doing it for a few pictures."""
         budget, self.step = self.task.budget, silent
-        some = held[: BATCH * torch.get_num_threads()]
+        some = held[:REHEARSED]
         begun = time.monotonic()
         calibrate(some)
         each = (time.monotonic() - begun) / len(some)
+        if self.model.roi.device.type == "cpu":  # these few are one thread's
+            each /= min(torch.get_num_threads(), -(-len(held) // BATCH))
         self.step = self.task.step
         return each * len(held) + min(each * budget.later, AFTERWARDS * 60 * (budget.minutes or 0))
 
@@ -132,8 +135,8 @@ class Run:
         if trainer.steps >= FEW * trainer.CPU_STEPS:
             return []
         return [
-            f"a short training: {counted(trainer.steps, 'step')}, where {trainer.CPU_STEPS:,} are the default "
-            "on a processor; it may not know the product yet: give more --minutes or --steps"
+            f"a short training: {counted(trainer.steps, 'step')}, where {trainer.CPU_STEPS:,} are the "
+            "default on a processor; it may not know the product yet: give more --minutes or --steps"
         ]
 
     def summary(self, trainer: Trainer, learnt: str) -> str:

@@ -20,16 +20,18 @@ class Pace:
         """
         Args:
             until: when all must be done, on `time.monotonic`'s clock.
-            after: seconds that what comes after the training takes while a step takes `per_step` seconds.
+            after: seconds that what comes after the training takes at the speed of now.
+            per_step: seconds of a step, as far as that is known.
             used: seconds of training in earlier runs.
         """
-        self.until, self.after, self.first, self.used = until, after / per_step, per_step, used
+        self.until, self.after, self.first, self.used = until, after, per_step, used
         self.begin()
 
     def begin(self) -> None:
         """The first step begins now."""
         self.begun = time.monotonic()
         self.ends = deque([self.begun], maxlen=RECENT + 1)  # of the last steps
+        self.done = 0  # steps, as far as `RECENT`
         self.share = self.used / (self.used + max(self.left(), self.per_step))
 
     @property
@@ -41,11 +43,14 @@ class Pace:
 
     def left(self) -> float:
         """Seconds of training that are left; below 0 where it should have ended."""
-        return self.until - time.monotonic() - self.after * self.per_step
+        return self.until - time.monotonic() - self.after * self.per_step / self.first
 
     def tick(self) -> None:
         """A step has been done."""
         self.ends.append(time.monotonic())
+        if self.done < RECENT:  # the first ones know better than what was measured beforehand
+            self.done += 1
+            self.first = self.per_step
         used = self.state()["used"]
         self.share = max(self.share, used / (used + max(self.left(), 0.0)))
 

@@ -131,6 +131,9 @@ class Fitted:
     held: kept for other things, by role.
     dropped, suspects: left out; not looking good, with their scores, most suspicious first.
     extra: tensors kept beside the model's own.
+    left_out: gives a training picture's score [1] and map [1, H, W], as if its group had never been there,
+        from its features (`embed`, of one picture), its group at fit and `inside` [H, W]. It lasts as long as
+        the fit. None: `Detector.left_out` does it.
     first_group: what was added to the task's group numbers, for a model that was extended.
     summary: lines for a person, beside what the threshold means.
     """
@@ -142,6 +145,7 @@ class Fitted:
     dropped: list[int] = field(default_factory=list)
     suspects: dict[int, float] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
+    left_out: Callable[[Tensor, int, Tensor | None], tuple[Tensor, Tensor]] | None = None
     first_group: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -144,7 +144,7 @@ def restore_adam(
 # --------------------------------------------------------------------------------------------------- training
 
 CHECKS = 20  # points of the loss curve
-TRIALS = 8  # steps that are timed before the first
+TRIALS, FEWER = 8, 2  # steps that are timed before the first; where every minute counts
 B = TypeVar("B")
 
 
@@ -264,7 +264,7 @@ class Trainer(ABC, Generic[B]):
         Args:
             pace: of a training, by the seconds of a step.
         """
-        per_step = self.trial()
+        per_step = self.trial(TRIALS if minutes is None else FEWER)
         if minutes is None:
             self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
             self.say(f"{self.steps} steps of {per_step:.2f} s: about {duration(self.steps * per_step)}")
@@ -280,15 +280,15 @@ class Trainer(ABC, Generic[B]):
         if self.planned is None:
             self.steps = self.planned = int(left / per_step)
 
-    def trial(self) -> float:
-        """Seconds of a step, by a few on copies of the networks."""
+    def trial(self, count: int) -> float:
+        """Seconds of a step, by so many on copies of the networks."""
         networks = copy.deepcopy(self.networks)
         optimiser, trial = self._adam(networks), []
-        for k in range(TRIALS):
+        for k in range(count):
             start = time.perf_counter()
             self._learn(networks, optimiser, self.batch(k), k).sum().item()
             trial.append(time.perf_counter() - start)
-        return statistics.median(trial[2:])
+        return statistics.median(trial[min(2, count - 1) :])  # the first ones take longer
 
     def plan(self) -> str:
         """What is about to run, in one line."""
