@@ -244,3 +244,12 @@ def test_only_pictures_that_are_shown_are_kept_for_the_animation(tmp_path: Path,
     kind = pictures.kinds["some"]
     kept = {example.name for example in kind.examples if example.shot}
     assert kept == {example.name for example in kind.extremes(animation.SHOTS)}
+
+
+def test_the_sheet_says_how_severe_a_picture_is(tmp_path: Path, spot: np.ndarray) -> None:
+    pictures = Pictures(tmp_path / "out", tmp_path, animation="webp")
+    pictures.add(tmp_path / "a.png", predict(tmp_path / "a.png", spot), "good", expected=False)
+    (example,) = pictures.kinds["good"].examples
+    assert example.verdict == "anomalous, false alarm\nseverity +4.0, p = 0.500"
+    assert example.shot is not None
+    assert example.shot.verdict == "false alarm, severity +4.0"

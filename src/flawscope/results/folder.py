@@ -218,7 +218,8 @@ class Pictures:
         verdict, remark, bad = _verdict(prediction), "", prediction.is_anomalous
         if expected is not None and expected != bad:
             remark = "missed" if expected else "false alarm"
-        how = f"severity {prediction.severity:+.1f}, p = {prediction.p_value:.3f}"
+        severity = f"severity {prediction.severity:+.1f}"
+        how = f"{severity}, p = {prediction.p_value:.3f}"
         # outlined at its small size: a thin line would be lost in shrinking
         small = drawing.contour(np.asarray(drawing.fitted(drawn.heat, BOX)), drawn.marked)
         panels: list[drawing.Drawable] = [drawn.picture, small]
@@ -226,7 +227,7 @@ class Pictures:
             panels += [union(masks, prediction.geometry.picture_size)] if masks else []
         shot = None
         if self.animation != "none":
-            shot = animation.shot(caption, *drawn, f"{remark or verdict}, {how}", is_anomalous=bad)
+            shot = animation.shot(caption, *drawn, f"{remark or verdict}, {severity}", is_anomalous=bad)
         words = f"{verdict}, {remark}\n{how}" if remark else f"{verdict}\n{how}"
         return Example(name, prediction.score, _strip(panels), words, bad, shot)
 
