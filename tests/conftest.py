@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import os
@@ -14,12 +15,13 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from flawscope.demo.dataset import draw_dataset
-
-# Before torch is loaded. Pictures this small keep torch's threads waiting for each other, and threads that
-# wait must not spin, or tests crawl on a machine that is busy. Tests about threads set their own number.
+# Before numpy and torch are loaded. Pictures this small keep threads waiting for each other, and threads
+# that wait must not spin, or tests crawl on a machine that is busy. Tests about threads set their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from flawscope.demo.dataset import draw_dataset
+
 # Before OpenVINO is loaded: without this package it reports nothing of these runs to its makers
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
@@ -84,10 +86,18 @@ def trace_once(shared: Shared) -> Trace:
     for name in ("torch", "onnx", "onnxscript"):
         pytest.importorskip(name)
     import onnx
+    from torch.onnx._internal.exporter import _registration
 
     from flawscope.export import onnx_graph
 
     trace, steps = onnx_graph.trace, ("embed.onnx", "score.onnx")
+    known = functools.cache(_registration.ONNXRegistry.from_torchlib)
+
+    def operators(**asked: Any) -> Any:
+        """The exporter's, whose sources it would read anew for every graph: a second of the processor's."""
+        registry = copy.copy(known(**asked))
+        registry.functions = {name: list(found) for name, found in registry.functions.items()}
+        return registry
 
     @functools.cache
     def read(folder: Path) -> tuple[Any, ...]:
@@ -100,7 +110,10 @@ def trace_once(shared: Shared) -> Trace:
             digest.update(tensors[name].numpy().tobytes())
 
         def fill(folder: Path) -> None:
-            for name, step in zip(steps, trace(model, translations or {}), strict=True):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(operators))
+                made = trace(model, translations or {})
+            for name, step in zip(steps, made, strict=True):
                 (folder / name).write_bytes(step.SerializeToString())
 
         return read(shared(f"trace-{digest.hexdigest():.16}", fill))

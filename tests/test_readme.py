@@ -1,18 +1,18 @@
 """Every command and every Python block of the README and of docs/ runs, in order, on generated pictures.
 
-What is left out is time: training ends after two steps, PatchCore sees small pictures, the same call on the
-same files runs once for all pages, and the graph of the same weights is traced once.
+What is left out is time: training ends after two steps, PatchCore and PRN see small pictures, the same call
+on the same files runs once for all pages, a backbone is read once, and the graph of the same weights is
+traced once.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import os
 import re
+import runpy
 import shlex
 import shutil
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +25,7 @@ from PIL import Image
 from flawscope.cli import main
 from flawscope.demo import dataset
 from flawscope.demo.dataset import draw_dataset, draw_picture
+from flawscope.methods import registry
 
 ROOT = Path(__file__).parents[1]
 Shared = Callable[[str, Callable[[Path], Any]], Path]
@@ -44,7 +45,7 @@ SIDE = 128  # pixels of a generated picture
 NOT_HERE = ("pip", "make", "git", "docker")  # they change the machine
 MAKING = ("fit", "export", "distill", "prototypes")  # calls whose result is one file
 MODEL = "part.safetensors"  # which other pages take over from the README
-SMALLER = 4  # PatchCore sees one size, a quarter of what is asked for
+SMALLER = 4  # PatchCore and PRN see one size, a quarter of what is asked for
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -95,13 +96,17 @@ def soon(trace_once: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> N
     """What takes minutes takes seconds."""
     from flawscope.artefact import certificate
     from flawscope.export import onnx_graph
-    from flawscope.methods import training
-    from flawscope.methods.patchcore.config import Config
+    from flawscope.features import backbone
+    from flawscope.methods import patchcore, prnet, training
+    from flawscope.methods.settings import PictureSettings
 
-    sizes = Config.sizes.fget
+    sizes = PictureSettings.sizes.fget
     assert sizes is not None
     smaller = property(lambda config: tuple((h // SMALLER, w // SMALLER) for h, w in sizes(config)[-1:]))
-    monkeypatch.setattr(Config, "sizes", smaller)
+    read_once = functools.cache(backbone.load_backbone)  # frozen: models may share it
+    for method in (patchcore, prnet):
+        monkeypatch.setattr(method.METHOD.config, "sizes", smaller)
+        monkeypatch.setattr(f"{method.__name__}.model.load_backbone", read_once)
     # how close 8 bits come is measured elsewhere: of so few and small pictures it is a matter of luck
     monkeypatch.setitem(certificate.TOLERANCE, "int8", 5.0)
     monkeypatch.setattr(onnx_graph, "trace", trace_once)
@@ -172,7 +177,9 @@ def test_everything_in_the_pages_runs(
 
 
 @pytest.mark.slow
-def test_the_method_of_the_page_keeps_the_contract(tmp_path: Path) -> None:
+def test_the_method_of_the_page_keeps_the_contract(
+    tmp_path: Path, trace_once: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The blocks that name a file are a package, which is installed as pip does it, and the last one runs."""
     package: dict[str, str] = {}
     for language, text in blocks(ROOT / "docs" / "adding-a-method.md"):
@@ -188,16 +195,14 @@ def test_the_method_of_the_page_keeps_the_contract(tmp_path: Path) -> None:
     for name, text in package.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
-    paths = os.pathsep.join([f"{tmp_path}", *filter(None, sys.path)])
-    done = subprocess.run(
-        [sys.executable, "check.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("flawscope.export.onnx_graph.trace", trace_once)
+    registry._installed.cache_clear()
+    try:
+        runpy.run_path(str(tmp_path / "check.py"))
+    finally:
+        registry._installed.cache_clear()
+        registry.method.cache_clear()
 
 
 def test_the_landing_page_stays_one() -> None:

@@ -84,7 +84,13 @@ def test_the_report_is_loaded_only_when_it_is_written() -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_ends_with_the_path_of_a_report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_demo_ends_with_the_path_of_a_report(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the pictures that a user gets, which the network sees smaller."""
+    from flawscope.methods.patchcore.config import Config
+
+    monkeypatch.setattr(Config, "sizes", ((64, 64),))
     assert main(["demo", "--out", str(tmp_path), "--train", "6", "--quiet"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == str(tmp_path / "results" / "report.html")

@@ -27,6 +27,8 @@ def _quick(trace_once: Callable) -> Iterator[None]:
                 f"flawscope.methods.{method}.model.empty_backbone", lambda *given: load(*given[:3], None)[0]
             )
         patch.setattr("flawscope.export.onnx_graph.trace", trace_once)
+        # PRN's three attention layers are alike, and tracing one takes ten seconds (`make chain` has all)
+        patch.setattr("flawscope.methods.prnet.network.LAYERS", 1)
         yield
 
 

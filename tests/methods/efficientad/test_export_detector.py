@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import flawscope
-from flawscope.datasets import list_pictures
+from flawscope.testing import Case
 
 for needed in ("torch", "onnx", "onnxscript"):
     pytest.importorskip(needed)
@@ -27,16 +27,17 @@ def _traced_once(trace_once: Callable[[Any], Any]):
 
 @pytest.mark.slow
 def test_of_reduced_precision_it_is_calibrated_on_what_it_has_not_learnt(
-    efficientad_path: Path, drawn: Path, tmp_path: Path
+    cases: Callable[[str], Case], tmp_path: Path
 ) -> None:
     pytest.importorskip("openvino")
     out, precision = tmp_path / "plate.xml", "int8"
-    of = {p.name: p.role for p in flawscope.load(efficientad_path).manifest.pictures}
+    case = cases("efficientad")
+    model = case.fitted()  # the contract's, which is traced once
+    of = {p.name: p.role for p in model.manifest.pictures}
     learnt = [name for name, role in of.items() if role == "train"][:1]
     held = [name for name, role in of.items() if role == "calibration"][:2]
-    pictures = [drawn / "plate/train/good" / name for name in (*learnt, *held)]
-    pictures += list_pictures(drawn / "plate/test/good")[:1]
-    certificate = export(efficientad_path, out, precision=precision, pictures=pictures)
+    pictures = [path for path in case.good if Path(str(path)).name in (*learnt, *held)] + case.probes[:1]
+    certificate = export(model.artefact, out, precision=precision, pictures=pictures)
     assert certificate.passed
     exported = flawscope.load(out)
     assert exported.calibration.precision == precision

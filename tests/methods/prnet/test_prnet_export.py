@@ -20,6 +20,7 @@ from flawscope.datasets import list_pictures  # noqa: E402
 from flawscope.export import onnx_graph  # noqa: E402
 from flawscope.export.pictures import Pictures  # noqa: E402
 from flawscope.runtime.torch import TorchSession  # noqa: E402
+from flawscope.testing import Case  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,12 +31,15 @@ def _traced_once(trace_once: Callable[[Any], Any]):
 
 
 @pytest.mark.slow
-def test_eight_bits_do_not_end_where_good_pictures_do(prnet_path: Path, drawn: Path) -> None:
+def test_eight_bits_do_not_end_where_good_pictures_do(
+    cases: Callable[[str], Case], drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A logit that is cut off at the highest one of good pictures makes all defects alike. Here the logit is
     one channel of what the head is given, in which two pictures lie far apart, whatever 8 bits do to it."""
     import onnxruntime
 
-    artefact = model_file.read(prnet_path)
+    monkeypatch.setattr("flawscope.methods.prnet.network.LAYERS", 1)  # the model of the contract, traced once
+    artefact = cases("prnet").fitted().artefact
     embed = onnx.ModelProto()
     embed.CopyFrom(onnx_graph.trace(TorchSession.open(artefact, "cpu").model)[0])  # that one is kept
     head = [node for node in embed.graph.node if node.op_type == "Conv"][-1]
