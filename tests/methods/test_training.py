@@ -213,11 +213,11 @@ class Timed(Line):
         self.clock.work(STEP)
         return super().losses(networks, batch, step)
 
-    def after(self) -> float:
-        """A tenth is done to measure it."""
+    def after(self) -> tuple[float, float]:
+        """A tenth is done to measure it; and 6 s aside."""
         before = self.clock.now
         self.clock.work(0.4)
-        return 10 * (self.clock.now - before)
+        return 10 * (self.clock.now - before), 6.0
 
 
 @pytest.fixture
@@ -243,6 +243,7 @@ SPEEDS = {
     "faster": [(0.0, 1.0), (60.0, 4.0)],
     "busy at first": [(0.0, 0.25), (30.0, 1.0)],
     "in between": [(0.0, 1.0), (40.0, 0.25), (80.0, 1.0)],
+    "late": [(0.0, 1.0), (100.0, 0.25)],
 }
 
 
@@ -251,19 +252,20 @@ def test_minutes_are_kept_whatever_the_speed_does(clock_of: Callable[..., Clock]
     clock = clock_of(*SPEEDS[name])
     trainer = trained(clock)
     clock.work(4.0)
+    clock.now = max(clock.now, min(clock.now + 6.0, 120.0))  # what was set aside, as far as it is there
     assert clock.now == pytest.approx(120, rel=0.05)
     assert trainer.steps == trainer.done == len(trainer.rates)
     possible = sum(
         speed * (end - begin) / STEP
         for (begin, speed), end in zip(SPEEDS[name], [b for b, _ in SPEEDS[name][1:]] + [120.0], strict=True)
     )
-    assert 0.85 * possible < trainer.done <= possible  # the rest is what comes before and after
+    assert 0.8 * possible < trainer.done <= possible  # the rest is what comes before and after
     assert [point["step"] for point in trainer.curve] == sorted({p["step"] for p in trainer.curve})
     assert trainer.curve[-1]["step"] == trainer.done
     assert len(trainer.curve) == pytest.approx(trainer.checks, abs=1)
 
 
-@pytest.mark.parametrize("name", SPEEDS)
+@pytest.mark.parametrize("name", sorted(SPEEDS.keys() - {"late"}))  # nobody knows beforehand
 def test_the_learning_rate_follows_the_share_of_the_time(clock_of: Callable[..., Clock], name: str) -> None:
     trainer = trained(clock_of(*SPEEDS[name]))
     (begin, _), (end, last) = trainer.rates[0], trainer.rates[-1]
@@ -294,7 +296,7 @@ def test_a_resumed_training_takes_the_time_that_it_had_left(
     found = read_checkpoint(path)
     clock.now = 1000.0
     resumed = trained(clock, found)
-    assert resumed.seconds == pytest.approx(120 - 4 - 2, rel=0.05)  # less what is done before and after
+    assert resumed.seconds == pytest.approx(120 - 6 - 4 - 2, rel=0.05)  # less what is done before and after
     before = found[1]["pace"]["used"]
     assert resumed.rates[0][0] + resumed.seconds - before == pytest.approx(clock.now, rel=0.01)
     (_, first), (_, last) = resumed.rates[0], resumed.rates[-1]

@@ -92,7 +92,7 @@ def fit(
         InputError: wrong settings, no usable pictures, no weights.
     """
     budget = Budget(minutes, None if checkpoint is None else Path(checkpoint), resume)
-    budget = replace(budget, later=samples + MOST * len(SIZES) * check)
+    budget = replace(budget, later=samples, checked=MOST * len(SIZES) * check)
     asked = registry.method(method)
     if not asked.learns_in_steps and (minutes is not None or resume):
         raise InputError(f"{method} does not learn in steps: leave out --minutes and --resume")

@@ -23,7 +23,7 @@ from flawscope.methods.task import Task
 from flawscope.methods.training import Trainer, as_json
 from flawscope.progress import counted, duration, silent
 
-AFTERWARDS = 0.1  # share of the minutes, at most, for what is done after a method's fit
+CHECK = 0.1  # share of the minutes that is set aside for the check, at most
 REHEARSED = 2  # pictures by which the time of what comes after the training is measured
 FEW = 0.25  # share of a processor's default number of steps below which a training is short
 LATER = ("held_out", "memory", "precision")  # settings that training does not depend on
@@ -105,8 +105,11 @@ class Run:
         trainer.learn(self.task.budget, self.found, identity, lambda: self._rehearse(held, calibrate))
         self.model.config = replace(self.config, steps=trainer.steps)
 
-    def _rehearse(self, held: Sequence[int], calibrate: Callable[[Sequence[int]], object]) -> float:
-        """Seconds that what comes after the training takes, by doing it for a few pictures."""
+    def _rehearse(
+        self, held: Sequence[int], calibrate: Callable[[Sequence[int]], object]
+    ) -> tuple[float, float]:
+        """Seconds that what comes after the training takes, by doing it for a few pictures; and those set
+        aside for the check."""
         budget, self.step = self.task.budget, silent
         some = held[:REHEARSED]
         begun = time.monotonic()
@@ -115,7 +118,8 @@ class Run:
         if self.model.roi.device.type == "cpu":  # these few are one thread's
             each /= min(torch.get_num_threads(), -(-len(held) // BATCH))
         self.step = self.task.step
-        return each * len(held) + min(each * budget.later, AFTERWARDS * 60 * (budget.minutes or 0))
+        check = min(each * budget.checked, CHECK * 60 * (budget.minutes or 0))
+        return each * (len(held) + budget.later), check
 
     def facts(self, trainer: Trainer) -> dict[str, Any]:
         """For the manifest."""

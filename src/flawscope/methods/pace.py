@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from bisect import bisect_left
 
-RECENT = 8  # steps whose time says how fast the machine is now
+RECENT = 8  # steps, at least, that say how fast the machine is
 
 
 class Pace:
@@ -13,15 +13,15 @@ class Pace:
     steps: a machine that becomes slower takes longer for both.
 
     Attributes:
-        share: of the time of the training that is used, 0..1. It never falls.
+        share: of the time of the training that is used, 0..1.
     """
 
     def __init__(self, until: float, after: float, per_step: float, used: float = 0.0):
         """
         Args:
             until: when all must be done, on `time.monotonic`'s clock.
-            after: seconds that what comes after the training takes at the speed of now.
-            per_step: seconds of a step, as far as that is known.
+            after: seconds that what comes after the training takes, at the speed of now.
+            per_step: seconds of a step, at the speed of now.
             used: seconds of training in earlier runs.
         """
         self.until, self.after, self.first, self.used = until, after, per_step, used
@@ -30,16 +30,19 @@ class Pace:
     def begin(self) -> None:
         """The first step begins now."""
         self.begun = time.monotonic()
-        self.ends = deque([self.begun], maxlen=RECENT + 1)  # of the last steps
-        self.done = 0  # steps, as far as `RECENT`
-        self.share = self.used / (self.used + max(self.left(), self.per_step))
+        self.ends = [self.begun]  # of the steps
+        self.share = self.used / (self.used + max(self.left(), self.first))
 
     @property
     def per_step(self) -> float:
-        """Seconds of a step, by the last ones."""
-        if len(self.ends) < 2:
+        """Seconds of a step: what is to come will be as fast as the last seconds, as many as are left. So a
+        load that comes and goes long before the end does not count as one that stays."""
+        if len(self.ends) == 1:
             return self.first
-        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
+        now = self.ends[-1]
+        since = min(bisect_left(self.ends, 2 * now - self.until), len(self.ends) - 1 - RECENT)
+        since = max(since, 0)
+        return (now - self.ends[since]) / (len(self.ends) - 1 - since)
 
     def left(self) -> float:
         """Seconds of training that are left; below 0 where it should have ended."""
@@ -48,11 +51,8 @@ class Pace:
     def tick(self) -> None:
         """A step has been done."""
         self.ends.append(time.monotonic())
-        if self.done < RECENT:  # the first ones know better than what was measured beforehand
-            self.done += 1
-            self.first = self.per_step
-        used = self.state()["used"]
-        self.share = max(self.share, used / (used + max(self.left(), 0.0)))
+        state = self.state()
+        self.share = state["used"] / (state["used"] + state["left"])
 
     @property
     def over(self) -> bool:

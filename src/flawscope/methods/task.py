@@ -32,6 +32,7 @@ class Budget:
     resume: go on where the checkpoint stops; from the start if there is none.
     every: seconds between checkpoints.
     later: pictures that are scored after the method's `fit`, within the time too.
+    checked: pictures that are scored then if there is time.
     begun: from when on the minutes count, on `time.monotonic`'s clock: when this was made.
     """
 
@@ -40,6 +41,7 @@ class Budget:
     resume: bool = False
     every: float = EVERY
     later: int = 0
+    checked: int = 0
     begun: float = field(default_factory=time.monotonic)
 
     @property

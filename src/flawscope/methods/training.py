@@ -144,7 +144,7 @@ def restore_adam(
 # --------------------------------------------------------------------------------------------------- training
 
 CHECKS = 20  # points of the loss curve
-TRIALS, FEWER = 8, 2  # steps that are timed before the first; where every minute counts
+TRIALS, FEWER = 8, 3  # steps that are timed before the first; where every minute counts
 B = TypeVar("B")
 
 
@@ -288,7 +288,7 @@ class Trainer(ABC, Generic[B]):
             start = time.perf_counter()
             self._learn(networks, optimiser, self.batch(k), k).sum().item()
             trial.append(time.perf_counter() - start)
-        return statistics.median(trial[min(2, count - 1) :])  # the first ones take longer
+        return statistics.median(trial[2:])  # the first ones take longer
 
     def plan(self) -> str:
         """What is about to run, in one line."""
@@ -305,7 +305,7 @@ class Trainer(ABC, Generic[B]):
         budget: Budget,
         found: tuple[Arrays, dict[str, Any]] | None,
         identity: dict[str, Any],
-        after: Callable[[], float] = lambda: 0.0,
+        after: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
     ) -> None:
         """The whole training.
 
@@ -314,7 +314,8 @@ class Trainer(ABC, Generic[B]):
                 had left, whenever that is.
             found: the checkpoint to go on from.
             identity: what decides the result: a checkpoint of another run is refused.
-            after: measures the seconds that what comes after the training takes.
+            after: measures the seconds that what comes after the training takes, and gives those that are set
+                aside beside them, for what can take as long as there is.
         """
         self.minutes, kept = budget.minutes, None
         if found is not None:
@@ -322,7 +323,7 @@ class Trainer(ABC, Generic[B]):
             self.say(f"goes on after step {self.done} of {self._expected()}")
         self.prepare(found is not None)
         if self.steps is None or kept is not None:
-            self.fix_steps(self.minutes, lambda per_step: _pace(budget.until, after(), per_step, kept))
+            self.fix_steps(self.minutes, lambda per_step: _pace(budget.until, *after(), per_step, kept))
         self.say(self.plan())
         self._run(budget, {**identity, "steps": self.steps, "minutes": self.minutes})
 
@@ -453,11 +454,13 @@ class Trainer(ABC, Generic[B]):
             return {key: float(kept[key]) for key in ("used", "left")}
 
 
-def _pace(until: float | None, after: float, per_step: float, kept: dict[str, float] | None) -> Pace:
+def _pace(
+    until: float | None, after: float, aside: float, per_step: float, kept: dict[str, float] | None
+) -> Pace:
     """Of a training that ends then; of one that goes on, in the time that it had left."""
     if kept is None:
         assert until is not None
-        return Pace(until, after, per_step)
+        return Pace(until - aside, after, per_step)
     return Pace(time.monotonic() + kept["left"] + after, after, per_step, kept["used"])
 
 

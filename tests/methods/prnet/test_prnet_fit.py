@@ -135,7 +135,6 @@ def test_overflowing_networks_name_the_precision(fit_small: Fit, monkeypatch: py
 
 
 def test_minutes_fix_the_number_of_steps(fit_small: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flawscope.methods.training.TRIALS", 3)
     monkeypatch.setattr(Pace, "over", property(lambda pace: len(pace.ends) > 3))
     said: list[str] = []
     made = fit_small(minutes=2, steps=100_000, say=said.append)
