@@ -21,7 +21,7 @@ from flawscope.calibration.simulated import recounted
 from flawscope.errors import InputError, LeftOut
 from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.appearance import Appearance, Measures, measure
-from flawscope.pictures.decoding import Source, decode, pixel_hash
+from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.preprocess import Geometry
 from flawscope.progress import Step, silent
 from flawscope.results.prediction import Prediction
@@ -158,8 +158,8 @@ class Predictor:
             return source, self._seen(*self.manifest.preprocess.from_array(picture, name))
         except InputError as error:
             return source, error
-        except MemoryError:
-            return source, InputError(f"{source!s:.200}: not enough memory to decode it; make it smaller")
+        except MemoryError as error:
+            return source, InputError(reason(error, f"{source!s:.200}"))
 
     def _seen(self, image: NDArray[np.float32], geometry: Geometry) -> Seen:
         """What is run, and how far it lies outside of the training pictures as a whole."""

@@ -62,8 +62,8 @@ def test_a_teacher_is_made_and_what_cannot_be_read_is_named(
     ("words", "match"),
     [
         (["--steps", "2", "--minutes", "3"], "not allowed with argument"),
-        (["--minutes", "0"], "is no number of minutes: write 30 or 0.5"),
-        (["--minutes", "soon"], "is no number of minutes"),
+        (["--minutes", "0"], "is not a number of minutes: write 30 or 0.5"),
+        (["--minutes", "soon"], "is not a number of minutes"),
         (["--steps", "many"], "setting steps: 'many' is not a whole number"),
         (["--steps", "0"], "steps must be at least 1"),
         (["--crop", "12"], "crop must be between 33 and 252 pixels"),

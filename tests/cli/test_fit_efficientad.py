@@ -103,7 +103,7 @@ def test_a_run_that_was_stopped_goes_on_only_when_it_is_told_to(
     ("words", "match"),
     [
         (["--steps", "2", "--minutes", "3"], "not allowed with argument"),
-        (["--minutes", "0"], "is no number of minutes: write 30 or 0.5"),
+        (["--minutes", "0"], "is not a number of minutes: write 30 or 0.5"),
         (["--steps", "many"], "setting steps: 'many' is not a whole number"),
         (["--steps", "0"], "steps must be at least 1"),
         (["--size", "128"], "setting size, or crop, must be between 256 and 4096 pixels"),

@@ -109,7 +109,7 @@ def test_threads_that_make_no_sense_are_told_before_the_file_is_read(threads: in
 @pytest.mark.parametrize("text", ["0", "-2", "two", "1.5"])
 def test_threads_that_make_no_sense_in_a_call(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "no.onnx", "no.png", f"--threads={text}"]) == 2
-    assert "is no number of threads" in capsys.readouterr().err
+    assert "is not a number of threads" in capsys.readouterr().err
 
 
 def test_many_threads_may_predict_at_once(path: Path, drawn: Path) -> None:

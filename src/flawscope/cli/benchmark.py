@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
         "--steps",
-        type=_steps,
+        type=common.count("steps"),
         metavar="N",
         help="of methods that learn in steps (default: as the device can)",
     )
@@ -57,7 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.add_group(parser)
     parser.add_argument(
-        "--jobs", type=_jobs, metavar="N", help="cells at a time (default: as cores and memory allow)"
+        "--jobs",
+        type=common.count("cells at a time"),
+        metavar="N",
+        help="cells at a time (default: as cores and memory allow)",
     )
     parser.add_argument("--keep-models", action="store_true", help="keep the model files, in DIR/models")
     parser.add_argument("--json", action="store_true", help="print one JSON document, as results.json")
@@ -170,21 +173,3 @@ def _code(results: Results) -> int:
     skipped = [line for document in results.done.values() for line in document["skipped"]]
     code = common.report_failures(list(dict.fromkeys(skipped)))
     return 1 if results.failed or results.grid.unusable else code
-
-
-def _jobs(text: str) -> int:
-    return _whole(text, "cells at a time")
-
-
-def _steps(text: str) -> int:
-    return _whole(text, "steps")
-
-
-def _whole(text: str, of: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of {of}: write 1 or more")
-    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +23,19 @@ def rate(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no rate: write 0.05 or 5%")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate: write 0.05 or 5%")
     return value
 
 
-def count(text: str) -> int:
-    """4 -> 4; 1 at least."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of threads: write 1 or more")
-    return value
+def count(of: str) -> Callable[[str], int]:
+    """A parser of whole numbers from 1 on; `of`: what is counted, for the error."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < 1:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {of}: write 1 or more")
+        return int(text)
+
+    return parse
 
 
 def minutes(text: str) -> float:
@@ -45,7 +45,7 @@ def minutes(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes: write 30 or 0.5")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes: write 30 or 0.5")
     return value
 
 
@@ -54,7 +54,10 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--device", default="auto", help="auto, cpu, cuda or mps; of OpenVINO also gpu, npu (default: auto)"
     )
     parser.add_argument(
-        "--threads", type=count, metavar="N", help="threads that compute on a CPU (default: all cores)"
+        "--threads",
+        type=count("threads"),
+        metavar="N",
+        help="threads that compute on a CPU (default: all cores)",
     )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.samples import unpack_images
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import Source, decode
+from flawscope.pictures.decoding import Source, decode, reason
 from flawscope.pictures.preprocess import unmarked
 from flawscope.synthesis import simulate_defect, to_eight_bits
 
@@ -79,7 +79,6 @@ class Pictures:
                 image = self.artefact.manifest.preprocess.from_array(picture, name)[0]
             except (InputError, MemoryError) as error:
                 if failures is not None:
-                    few = f"{name}: not enough memory to decode it; make it smaller"
-                    failures.append(str(error) if isinstance(error, InputError) else few)
+                    failures.append(reason(error, name))
                 continue
             yield picture, image

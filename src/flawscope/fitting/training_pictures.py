@@ -23,7 +23,7 @@ from flawscope.methods.method import Method
 from flawscope.methods.picture_cache import packed
 from flawscope.methods.task import Defect
 from flawscope.pictures.appearance import Measures, measure
-from flawscope.pictures.decoding import Source, decode, pixel_hash
+from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.preprocess import Preprocess, white_level_for
 
 
@@ -75,13 +75,6 @@ class Reader:
                 self.known.add(self.hashes[index])
                 kept.append(index)
         return kept
-
-
-def reason(error: Exception, name: str) -> str:
-    """What is wrong with a picture, in one line."""
-    if isinstance(error, MemoryError):
-        return f"{name}: not enough memory to decode it; make it smaller"
-    return str(error)
 
 
 Images = Dataset | str | os.PathLike[str] | Sequence[Source] | NDArray[Any]

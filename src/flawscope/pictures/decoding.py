@@ -178,6 +178,13 @@ def cannot(name: str, reason: str, remedy: str) -> InputError:
     return InputError(f"cannot read picture {name}: {' '.join(reason.split())}; {remedy}")
 
 
+def reason(error: Exception, name: str) -> str:
+    """What is wrong with a picture that cannot be decoded, in one line."""
+    if isinstance(error, MemoryError):
+        return f"{name}: not enough memory to decode it; make it smaller"
+    return str(error)
+
+
 def name_of(source: Source) -> str:
     if isinstance(source, np.ndarray):
         return "(a numpy array)"
