@@ -18,7 +18,7 @@ def fit(model: Model, task: Task) -> Fitted:
     found: dict[int, tuple[Tensor, Tensor]] = {}  # features, and the pixels that count
 
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:
-        found[index] = features, model.roi if inside is None else inside
+        found[index] = features, model.region(inside)
 
     embed_pictures(model, task.load, range(task.count), store, task.step)
     used = task.settle(sorted(found))

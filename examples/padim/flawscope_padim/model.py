@@ -57,7 +57,7 @@ class Model(Detector):
     def drawn(self, distances: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Distances `[B, P]` to scores and maps: 0, the lowest a distance can be, where nothing counts."""
         maps = self.rows @ (distances * self.counted(inside)).view(-1, *self.grid) @ self.columns.T
-        maps = torch.where(self.roi if inside is None else inside, maps, 0.0)
+        maps = torch.where(self.region(inside), maps, 0.0)
         return maps.flatten(1).amax(1), maps
 
     def counted(self, inside: Tensor | None) -> Tensor:

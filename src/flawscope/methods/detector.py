@@ -59,6 +59,10 @@ class Detector(nn.Module, ABC):
         picture is padded: then `roi` says it all."""
         return self.roi & (images[:, 0] >= 0) if self.config.pads else None
 
+    def region(self, inside: Tensor | None) -> Tensor:
+        """The pixels that count: `inside`, or without padding the region of interest `[H, W]`."""
+        return self.roi if inside is None else inside
+
     def filled(self, images: Tensor) -> Tensor:
         """Images without marks: padding has the values of the picture's edge (`Preprocess`)."""
         return torch.where(images < 0, -1 - images, images) if self.config.pads else images

@@ -123,7 +123,7 @@ def calibrate(run: Run, model: Model, held: Held) -> list[Values]:
             for index in held.quantiles:
                 features, inside = found[index]
                 drawn = model.enlarged(features[which], inside)
-                yield drawn[model.roi if inside is None else inside].cpu().numpy()
+                yield drawn[model.region(inside)].cpu().numpy()
 
         low, high = quantiles(values, model.config.quantiles)
         # two equal ones would divide by zero: a map that never changes says nothing

@@ -106,7 +106,7 @@ class Model(Detector):
         maps = 0.1 * (drawn - low) / (high - low)
         # where nothing counts: as if all networks agreed, the lowest a map can be
         lowest = (-0.1 * low / (high - low)).mean()
-        drawn = torch.where(self.roi if inside is None else inside, maps.mean(1), lowest)
+        drawn = torch.where(self.region(inside), maps.mean(1), lowest)
         return drawn.flatten(1).amax(1), drawn
 
     # ---- their parts, which training and calibration use too
@@ -135,7 +135,7 @@ class Model(Detector):
         Args:
             inside: `[..., H, W]` bool, the pixels that count; None: those of the region of interest.
         """
-        pixels = self.roi if inside is None else inside
+        pixels = self.region(inside)
         return (self.row_parts @ pixels.to(self.row_parts.dtype) @ self.column_parts) > 0
 
     # ---- artefact

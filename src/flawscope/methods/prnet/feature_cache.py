@@ -97,7 +97,7 @@ class FeatureCache:
         if self.everywhere:
             return None
         inside = self.model.inside(images.to(self.model.roi.device))
-        return cells_of(self.model.roi.expand(len(images), -1, -1) if inside is None else inside)
+        return cells_of(self.model.region(inside).expand(len(images), -1, -1))
 
     def _images(self, places: Sequence[int]) -> Tensor:
         return torch.stack([self.images[self.learnt[k]] for k in places])

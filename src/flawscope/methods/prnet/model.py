@@ -83,8 +83,7 @@ class Model(Detector):
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits `[B, H, W]` to scores `[B]` and maps `[B, H, W]`: the probability of a defect, 0..1."""
-        region = self.roi if inside is None else inside
-        maps = torch.where(region, features.sigmoid(), features.new_zeros(()))
+        maps = torch.where(self.region(inside), features.sigmoid(), features.new_zeros(()))
         return image_score(maps, self.config.top), maps
 
     # ---- their parts, which training uses too
