@@ -114,6 +114,16 @@ def test_distances_to_other_groups():
     )
 
 
+@pytest.mark.usefixtures("sizes")
+@pytest.mark.parametrize("begun", [0, 9])
+def test_every_point_knows_its_nearest_pick(begun):
+    features, start = whole(11, 150, 3, 20), whole(12, 9, 3, 20)[:begun]
+    result = select(features, 50, groups=torch.arange(150) // 13, start=start)
+    distance = torch.cdist(features.double(), torch.cat([start, features[result.indices]]).double())
+    known = distance.gather(1, result.nearest[:, None].long())[:, 0]
+    torch.testing.assert_close(known, distance.amin(1))
+
+
 def test_no_other_group_is_infinitely_far():
     result = select(whole(6, 30, 3, 6), 5, groups=torch.zeros(30, dtype=torch.long))
     assert torch.isinf(result.leave_out).all()

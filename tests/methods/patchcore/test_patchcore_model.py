@@ -35,7 +35,7 @@ class Pixels(nn.Module):
         return [F.avg_pool2d(images, 8)]
 
 
-CONFIG = Config(size="32x48", neighbourhood=1)  # 4 x 6 patches of 3 numbers
+CONFIG = Config(size="32x48", neighbourhood=1, score="reweighted")  # 4 x 6 patches of 3 numbers
 
 
 def model_with(bank: torch.Tensor, roi: torch.Tensor | None = None, **options) -> Model:
@@ -214,18 +214,19 @@ def test_without_is_the_score_of_a_model_that_never_had_them(score, with_roi, re
     scores, maps = other.score(features)
     for i, picture in enumerate(features):
         literal = torch.cdist(picture, bank[~ignored]).amin(1)
-        for known in (None, literal):
-            score, distances = model.views[0].without(picture, ignored, model.views[0].inside, known)
-            torch.testing.assert_close(distances, literal * model.views[0].inside, rtol=1e-4, atol=1e-5)
-            found, drawn = model.combine([score[None]], [distances[None]])
-            assert float(found) == pytest.approx(float(scores[i]), rel=1e-4)
-            torch.testing.assert_close(drawn[0], maps[i], rtol=1e-4, atol=1e-5)
+        view = model.views[0]
+        distances = view.distances_without(picture, ignored, view.inside)
+        torch.testing.assert_close(distances, literal * view.inside, rtol=1e-4, atol=1e-5)
+        score = view.score_without(picture, ignored, view.inside, distances)
+        found, drawn = model.combine([score[None]], [distances[None]])
+        assert float(found) == pytest.approx(float(scores[i]), rel=1e-4)
+        torch.testing.assert_close(drawn[0], maps[i], rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_left_without_the_ignored():
     view = model_with(random(4, 3)).views[0]
     with pytest.raises(InputError, match="at least two parts"):
-        view.without(random(24, 3), torch.ones(4, dtype=torch.bool), view.inside)
+        view.distances_without(random(24, 3), torch.ones(4, dtype=torch.bool), view.inside)
 
 
 def test_extended_bank_keeps_its_elements_and_finds_the_new_ones():
@@ -366,7 +367,7 @@ def test_the_region_counts_at_every_size():
 
 @pytest.fixture(scope="module")
 def real_model() -> tuple[Model, torch.Tensor]:
-    config = Config(size="48x64+64x96")
+    config = Config(size="48x64+64x96", score="reweighted")
     backbone, _ = load_backbone(config.backbone, config.stages, config.network_size)
     model = Model(config, backbone)
     images = torch.rand(8, 3, 64, 96, generator=torch.Generator().manual_seed(16))

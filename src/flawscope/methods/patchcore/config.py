@@ -31,8 +31,8 @@ class Config(PictureSettings):
     count: int | None = None  # that many instead of a ratio
     cap: int = 30_000  # never more, at each size
     neighbours: int = 9  # b of Eq. 7; 1 turns the re-weighting off
-    # Eq. 7, the farthest patch's distance, or the map's maximum
-    score: Literal["reweighted", "maximum", "map"] = "reweighted"
+    # the map's maximum, Eq. 7, or the farthest patch's distance
+    score: Literal["reweighted", "maximum", "map"] = "map"
     sigma: float = 4.0  # pixels (3.3)
     memory: float | None = None  # GiB of features before they are streamed; None: 2, or half of what is free
 
@@ -76,5 +76,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "keep_aspect": True,
         "crop": 224,
         "dimensions": 1024,
+        "score": "reweighted",
     },
 }

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypedDict
 
 import torch
@@ -39,11 +40,14 @@ class Coreset:
     distances: [N] float32, every point's distance to the selection. Its maximum is the covering radius.
     leave_out: [N] float32 or None, every point's distance to the picks of *other* groups; infinite where
         there are none.
+    nearest: [N] int32 or None, the number of the pick that every point is nearest to, counted from the first
+        of `start`.
     """
 
     indices: Tensor
     distances: Tensor
     leave_out: Tensor | None = None
+    nearest: Tensor | None = None
 
     @property
     def radius(self) -> float:
@@ -97,7 +101,7 @@ def select(
         count: how many to pick, 1..N; with `start` also 0.
         first: the first pick, unless `start` is given.
         groups: [N] integer, rows of one group next to each other. With it, the distance to the picks of
-            other groups is tracked beside the distance to all picks, at almost no cost.
+            other groups and the nearest pick are tracked beside the distance to all picks, at almost no cost.
         start: [M, D] float32, points that already are in the selection (a bank that is being extended).
         start_groups: [M] integer, their groups; without it they belong to no group of `groups`.
         until: stop early once every point is this close to the selection.
@@ -138,7 +142,7 @@ def select(
                 progress(done, count)
         leave_out = None if update.others is None else update.others.clamp_(min=0).sqrt_()
         chosen = torch.cat(picks) if picks else torch.zeros(0, dtype=torch.long, device=features.device)
-        return Coreset(chosen, update.squared.clamp_(min=0).sqrt_(), leave_out)
+        return Coreset(chosen, update.squared.clamp_(min=0).sqrt_(), leave_out, update.at)
 
 
 class _Update:
@@ -154,45 +158,57 @@ class _Update:
         self.squared = torch.full((total,), float("inf"), device=features.device)
         self.norms = torch.empty(total, device=features.device)
         self.others: Tensor | None = None  # the same, to the picks of other groups
+        self.at: Tensor | None = None  # the nearest pick
+        self.taken = 0
         self.runs: list[list[tuple[int, int, int]]] = [[] for _ in self.rows]
         if groups is not None:
             self.others = self.squared.clone()
+            self.at = torch.zeros(total, dtype=torch.int32, device=features.device)
             self.runs = [_runs(groups[rows]) for rows in self.rows]
         self.each(self._norms, range(len(self.rows)))
 
     def __call__(self, points: Tensor, groups: Tensor | None) -> None:
         """Take `points` [K, D] of `groups` [K] (or of no group) into the selection."""
+        numbers = torch.arange(self.taken, self.taken + len(points), dtype=torch.int32, device=points.device)
+        self.taken += len(points)
         if groups is not None:
             groups, order = groups.sort(stable=True)
-            points = points[order]
+            points, numbers = points[order], numbers[order]
         for k in range(0, len(points), BATCH):
-            batch = points[k : k + BATCH] - self.origin
+            batch, which = points[k : k + BATCH] - self.origin, numbers[k : k + BATCH]
             columns = (
                 {g: slice(a, b) for g, a, b in _runs(groups[k : k + BATCH])} if groups is not None else {}
             )
             norms, doubled = (batch * batch).sum(1), (batch * -2.0).T
 
-            def meet(
-                b: int, norms: Tensor = norms, doubled: Tensor = doubled, columns: dict[int, slice] = columns
-            ) -> None:
-                rows = self.rows[b]
-                products = torch.addmm(norms, self.features[rows] - self.origin, doubled)  # |y|² - 2xy
-                nearest = self.squared[rows]
-                if columns:
-                    for group, start, stop in self.runs[b]:
-                        own = columns.get(group)
-                        if own is not None:
-                            square = products[start:stop, own]
-                            part = slice(rows.start + start, rows.start + stop)
-                            near = square.amin(1) + self.norms[part]
-                            torch.minimum(nearest[start:stop], near, out=nearest[start:stop])
-                            square.fill_(float("inf"))
-                others = products.amin(1) + self.norms[rows]
-                torch.minimum(nearest, others, out=nearest)
-                if self.others is not None:
-                    torch.minimum(self.others[rows], others, out=self.others[rows])
-
+            meet = partial(self._meet, norms, doubled, which, columns)
             self.each(meet, range(len(self.rows)))
+
+    def _meet(self, norms: Tensor, doubled: Tensor, which: Tensor, columns: dict[int, slice], b: int) -> None:
+        """Block `b` of the points against picks numbered `which`; `columns` are those of a group."""
+        rows = self.rows[b]
+        products = torch.addmm(norms, self.features[rows] - self.origin, doubled)  # |y|² - 2xy
+        squared = self.squared[rows]
+        if self.others is None or self.at is None:
+            torch.minimum(squared, products.amin(1) + self.norms[rows], out=squared)
+            return
+        at = self.at[rows]
+
+        def take(values: Tensor, start: int, stop: int, numbers: Tensor) -> Tensor:
+            near, column = values.min(1)
+            near += self.norms[rows][start:stop]
+            nearer = near < squared[start:stop]
+            at[start:stop] = torch.where(nearer, numbers[column], at[start:stop])
+            torch.minimum(squared[start:stop], near, out=squared[start:stop])
+            return near
+
+        for group, start, stop in self.runs[b]:
+            own = columns.get(group)
+            if own is not None:
+                take(products[start:stop, own], start, stop, which[own])
+                products[start:stop, own] = torch.inf
+        others = take(products, 0, len(squared), which)
+        torch.minimum(self.others[rows], others, out=self.others[rows])
 
     def _norms(self, b: int) -> None:
         block = self.features[self.rows[b]] - self.origin

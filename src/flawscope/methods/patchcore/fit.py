@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from flawscope.errors import InputError
 from flawscope.machine import peak_memory
 from flawscope.methods.extract import embed_pictures
 from flawscope.methods.patchcore import coreset, memory_plan
-from flawscope.methods.patchcore.leave_out import Good, Raw, calibrate, counted_of, leave_one_out
+from flawscope.methods.patchcore.absence import Selection
+from flawscope.methods.patchcore.leave_out import Good, Raw, calibrate, leave_one_out, left_out_of
 from flawscope.methods.patchcore.memory_plan import MAX_CALIBRATION, bank_size
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.selection import Job, Start, collect, install, picks, select, start_of
@@ -61,9 +63,9 @@ def _in_memory(job: Job) -> Fitted:
     patches = collect(job, range(job.task.count), "features")
     _some(patches.pictures)
     job.tick("features")
-    results, bank_groups = select(job, patches)
+    selections, results = select(job, patches)
     job.tick("coreset")
-    good = leave_one_out(job, patches, results, bank_groups)
+    good = leave_one_out(job, patches, selections, results)
     listed: dict[int, float] = {}
     dropped: list[int] = []
     for round_ in range(ROUNDS):
@@ -74,8 +76,8 @@ def _in_memory(job: Job) -> Fitted:
         dropped += [patches.pictures[i] for i in found]
         patches = patches.keep(sorted(set(range(len(patches.pictures))) - set(found.tolist())))
         job.task.say(f"round {round_ + 1}: left out {len(found)} suspicious pictures; selecting again")
-        results, bank_groups = select(job, patches)
-        good = leave_one_out(job, patches, results, bank_groups)
+        selections, results = select(job, patches)
+        good = leave_one_out(job, patches, selections, results)
     job.tick("calibration")
     facts = {
         "patches": patches.total,
@@ -83,7 +85,7 @@ def _in_memory(job: Job) -> Fitted:
         "shards": 1,
         "suspicious_above": _finite(_limit(job, good)),
     }
-    fitted = _fitted(job, good, patches.pictures, patches.pictures, bank_groups, facts)
+    fitted = _fitted(job, good, patches.pictures, patches.pictures, selections, facts)
     fitted.dropped, fitted.suspects = sorted(dropped), listed
     return fitted
 
@@ -112,7 +114,7 @@ def _fitted(
     good: Good,
     pictures: list[int],
     used: list[int],
-    bank_groups: list[Tensor],
+    selections: list[Selection],
     facts: dict[str, Any],
 ) -> Fitted:
     alone = len({job.task.groups[i] for i in used}) == len(used)
@@ -127,9 +129,18 @@ def _fitted(
         ),
         pictures=pictures,
         used=used,
-        extra={f"bank_groups.{v}": groups.int() for v, groups in enumerate(bank_groups)},
+        extra={f"bank_groups.{v}": selection.groups.int() for v, selection in enumerate(selections)},
+        left_out=partial(_left_out, job, selections),
         facts={"bank": sum(len(view.bank) for view in job.views), **facts, "seconds": job.seconds()},
     )
+
+
+def _left_out(
+    job: Job, selections: list[Selection], features: Tensor, group: int, inside: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    scores, distances = left_out_of(selections, features, group, inside)
+    seen = None if inside is None else inside[None]
+    return job.model.combine([s[None] for s in scores], [d[None] for d in distances], seen)
 
 
 def _join(fitted: Fitted, model: Model, old: Artefact) -> None:
@@ -169,20 +180,22 @@ def _streamed(job: Job, shards: int) -> Fitted:
     merged = _merged(job, shards)
     _some(merged.pictures)
     job.tick("features")
-    bank_groups, radii = [], []
+    selections, radii = [], []
     for v, view in enumerate(job.views):
         union, groups = torch.cat(merged.points[v]), torch.cat(merged.groups[v])
         result = coreset.select(
             union,
             min(len(union), picks(job, v, merged.patches[v])),
+            groups=groups,
             progress=job.progress(job.named("coreset of coresets", view)),
             **start_of(job, v),
         )
-        bank_groups.append(install(job, v, union, groups, result.indices))
+        bank_groups = install(job, v, union, groups, result.indices)
+        selections.append(Selection(view, bank_groups, union, groups, result))
         radii.append(merged.radii[v] + result.radius)
     job.tick("coreset")
     used = merged.pictures
-    chosen, good = _calibrated_again(job, used, bank_groups)
+    chosen, good = _calibrated_again(job, used, selections)
     job.tick("calibration")
     job.task.say(f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} ({shards} shards)")
     limit = _limit(job, good)
@@ -192,7 +205,7 @@ def _streamed(job: Job, shards: int) -> Fitted:
         "shards": shards,
         "suspicious_above": _finite(limit),
     }
-    fitted = _fitted(job, good, chosen, used, bank_groups, facts)
+    fitted = _fitted(job, good, chosen, used, selections, facts)
     fitted.suspects = {chosen[i]: float(good.scores[i]) for i in suspects(good.scores, limit)}
     if len(chosen) < len(used):
         fitted.notes.append(f"{len(chosen)} of {len(used)} pictures were looked at for suspicious ones")
@@ -236,7 +249,7 @@ def _merged(job: Job, shards: int) -> _Merged:
     return merged
 
 
-def _calibrated_again(job: Job, used: list[int], bank_groups: list[Tensor]) -> tuple[list[int], Good]:
+def _calibrated_again(job: Job, used: list[int], selections: list[Selection]) -> tuple[list[int], Good]:
     """The features are gone: calibrate on pictures read again, spread over all of them by the seed."""
     chosen = used
     if len(used) > MAX_CALIBRATION:
@@ -246,12 +259,7 @@ def _calibrated_again(job: Job, used: list[int], bank_groups: list[Tensor]) -> t
     found: dict[int, Raw] = {}
 
     def store(index: int, one: Tensor, inside: Tensor | None) -> None:
-        parts = one.split(job.model.patches)
-        scored = [
-            view.without(part, of == groups[index], counted_of(view, inside))
-            for view, part, of in zip(job.views, parts, bank_groups, strict=True)
-        ]
-        found[index] = Raw([score for score, _ in scored], [known for _, known in scored], inside)
+        found[index] = Raw(*left_out_of(selections, one, groups[index], inside), inside)
 
     embed_pictures(job.model, job.task.load, chosen, store, job.task.step, "calibration")
     return chosen, calibrate(job, [found[i] for i in chosen])

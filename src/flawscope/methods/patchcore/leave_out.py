@@ -1,4 +1,4 @@
-"""Calibration that spends no good picture: each one against the memory banks without its own part."""
+"""Calibration that spends no good picture: each one against the banks as if it had never been there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flawscope.calibration.decision import fence
 from flawscope.methods.patchcore import coreset
+from flawscope.methods.patchcore.absence import Selection
 from flawscope.methods.patchcore.memory_bank import View
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.selection import Job, Patches
@@ -37,30 +38,60 @@ class Good:
 
 
 def leave_one_out(
-    job: Job, patches: Patches, results: list[coreset.Coreset], bank_groups: list[Tensor]
+    job: Job, patches: Patches, selections: list[Selection], results: list[coreset.Coreset]
 ) -> Good:
-    """Every picture against the banks without its own group's elements.
-
-    The patch distances come from the coresets, which kept them beside their own; what is left is Eq. 7 for
-    one patch a picture.
-    """
+    """Every picture against the banks as if its own group had never been there."""
     distances = []
     for v, result in enumerate(results):
         assert result.leave_out is not None
         distances.append(patches.spread(v, result.leave_out))
 
     def raw(i: int) -> Raw:
-        found = []
         inside = None if patches.inside is None else patches.inside[i]
-        for v, view in enumerate(job.views):
-            region, counted = view.inside.bool(), counted_of(view, inside)
-            features = _placed(patches.features[v][i], region)
-            ignored = bank_groups[v] == patches.groups[i]
-            found.append(view.without(features, ignored, counted, _placed(distances[v][i], region)))
-        return Raw([score for score, _ in found], [known for _, known in found], inside)
+        found = [
+            _without(
+                selection,
+                _placed(patches.features[v][i], region),
+                int(patches.groups[i]),
+                counted_of(selection.view, inside),
+                _placed(distances[v][i], region),
+            )
+            for v, selection in enumerate(selections)
+            for region in [selection.view.inside.bool()]
+        ]
+        return Raw([score for score, _ in found], [away for _, away in found], inside)
 
     with workers(job.device) as each:
         return calibrate(job, each(raw, range(len(patches.pictures))))
+
+
+def left_out_of(
+    selections: list[Selection], features: Tensor, group: int, inside: Tensor | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Per view the score and the patch distances [P] of one picture, against the bank as if its group had
+    never been there.
+
+    Args:
+        features: [P of all views, D], absolute.
+        inside: [H, W] bool, the pixels that count; None: those of the region of interest.
+    """
+    parts = features.split([selection.view.inside.numel() for selection in selections])
+    found = [
+        _without(selection, part, group, counted_of(selection.view, inside))
+        for selection, part in zip(selections, parts, strict=True)
+    ]
+    return [score for score, _ in found], [away for _, away in found]
+
+
+def _without(
+    selection: Selection, features: Tensor, group: int, counted: Tensor, distances: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The image score of one picture in one view, and its patch distances [P]."""
+    if distances is None:
+        distances = selection.view.distances_without(features, selection.groups == group, counted)
+    absence, distances = selection.absence(features, group, distances, counted)
+    hidden = torch.zeros_like(selection.groups, dtype=torch.bool).index_fill_(0, absence.hidden, True)
+    return selection.view.score_without(features, hidden, counted, distances, absence.added), distances
 
 
 def counted_of(view: View, inside: Tensor | None) -> Tensor:

@@ -192,30 +192,48 @@ class View(nn.Module):
         """Patch distances `[B, P]` to maps `[B, H, W]`: bilinear resize and Gaussian, two products (3.3)."""
         return self.rows @ distances.view(-1, *self.grid) @ self.columns.T
 
-    def without(
-        self, features: Tensor, ignored: Tensor, counted: Tensor, distances: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Score and patch distances `[P]` of one picture, as if the `ignored` [M] elements were not there.
+    # ---- without some elements
+
+    def distances_without(self, features: Tensor, hidden: Tensor, counted: Tensor) -> Tensor:
+        """Distances `[P]` of one picture's patches, as if the `hidden` [M] elements were not there.
 
         Args:
             features: `[P, D]`, absolute.
             counted: `[P]`, 1 where a patch counts.
-            distances: `[P]` to the other elements, where they are known.
         """
-        features = (features - self.centre)[None]
-        norms = self.norms.masked_fill(ignored, torch.inf)
-        left = int(torch.isfinite(norms).sum())
-        if not left:
+        norms = self.norms.masked_fill(hidden, torch.inf)
+        if not bool(norms.isfinite().any()):
             raise InputError("leave-one-out needs pictures of at least two parts: give more good pictures")
-        distances = self.search(features, counted, norms) if distances is None else distances[None] * counted
-        patch = farthest(features, distances, counted)
-        nearest = torch.addmv(norms, self.bank, patch[0], alpha=-2).argmin()
-        b = min(self.config.neighbours, left) if self.config.score == "reweighted" else 1
-        around = torch.addmv(norms, self.bank, self.bank[nearest], alpha=-2)
+        return self.search((features - self.centre)[None], counted, norms)[0]
+
+    def score_without(
+        self,
+        features: Tensor,
+        hidden: Tensor,
+        counted: Tensor,
+        distances: Tensor,
+        added: Tensor | None = None,
+    ) -> Tensor:
+        """The image score of one picture as if the `hidden` [M] elements were not there, and `added` [K, D],
+        relative to the centre, were; 0 where the score is the map's maximum.
+
+        Args:
+            features, counted: as for `distances_without`.
+            distances: `[P]`, to the elements that are there.
+        """
+        if self.config.score == "map":
+            return distances.new_zeros(())
+        patch = farthest((features - self.centre)[None], distances[None], counted)[0]
+        bank = self.bank[~hidden]
+        if added is not None:
+            bank = torch.cat([bank, added])
+        b = min(self.config.neighbours, len(bank)) if self.config.score == "reweighted" else 1
+        norms = (bank * bank).sum(1)
+        nearest = torch.addmv(norms, bank, patch, alpha=-2).argmin()
+        around = torch.addmv(norms, bank, bank[nearest], alpha=-2)
         around[nearest] = -torch.inf
-        neighbours = self.bank[around.topk(b, largest=False, sorted=True).indices]
-        score = eq7(torch.linalg.vector_norm(patch - neighbours, dim=1)[None]) * counted.amax(-1)
-        return score[0], distances[0]
+        neighbours = bank[around.topk(b, largest=False, sorted=True).indices]
+        return eq7(torch.linalg.vector_norm(patch - neighbours, dim=1)[None])[0] * counted.amax(-1)
 
 
 def farthest(features: Tensor, distances: Tensor, counted: Tensor) -> Tensor:

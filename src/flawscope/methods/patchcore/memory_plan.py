@@ -71,8 +71,8 @@ def plan(model: Model, count: int, decoded: int = 0) -> Plan:
     free = psutil.virtual_memory().available if on_cpu else _device_free(device)
     width = model.views[0].embedding.width
     patches = [int(view.inside.sum()) for view in model.views]
-    # features, three distances or norms, a group number
-    per_picture = sum(patches) * (width * 4 + 4 * 3 + 8)
+    # features, three distances or norms, a group number, the nearest element, a place in its cell
+    per_picture = sum(patches) * (width * 4 + 4 * 3 + 8 + 4 + 8)
     if config.pads:  # what counts, of patches and pixels, and the points without the others
         per_picture += sum(patches) * (1 + width * 4) + model.roi.numel()
     banks = [bank_size(config, v, n * count) for v, n in enumerate(patches)]

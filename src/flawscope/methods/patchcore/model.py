@@ -59,7 +59,8 @@ class Model(Detector):
         for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
             relative, counted = part - view.centre, view.counted(inside)
             distances.append(view.search(relative, counted))
-            scores.append(view.image_score(relative, distances[-1], counted))
+            if self.config.score != "map":
+                scores.append(view.image_score(relative, distances[-1], counted))
         return self.combine(scores, distances, inside)
 
     def combine(
@@ -70,13 +71,12 @@ class Model(Detector):
         chosen: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Image scores `[B]` and patch distances `[B, P]` of all views, or of those `chosen`, to scores `[B]`
-        and maps `[B, H, W]`."""
+        and maps `[B, H, W]`. Image scores are not read where the score is the map's maximum."""
         numbers = range(len(self.views)) if chosen is None else chosen
         maps = [self.views[v].anomaly_map(d) for v, d in zip(numbers, distances, strict=True)]
         normal = [self.normal[v] for v in numbers]
         if len(maps) > 1:
             maps = [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
-            scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
         # where nothing counts: as if every patch were in the bank, the lowest a map can be
         lowest = (
             torch.stack([-n[0] / n[1] for n in normal]).amax(0) if len(maps) > 1 else maps[0].new_zeros(())
@@ -84,6 +84,8 @@ class Model(Detector):
         drawn = torch.where(self.roi if inside is None else inside, torch.stack(maps).amax(0), lowest)
         if self.config.score == "map":
             return drawn.flatten(1).amax(1), drawn
+        if len(maps) > 1:
+            scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
         return torch.stack(scores).amax(0), drawn
 
     # ---- calibration and comparison of an exported model
@@ -95,11 +97,13 @@ class Model(Detector):
     def left_out(
         self, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
+        """With the bank's other elements alone: it stays as poor where the group's own ones were. While a
+        model is fitted, `Fitted.left_out` does better."""
         scores, distances = [], []
         for v, (view, part) in enumerate(zip(self.views, features.split(self.patches, dim=1), strict=True)):
-            counted = view.counted(inside).view(-1)
-            score, known = view.without(part[0], kept[f"bank_groups.{v}"] == group, counted)
-            scores.append(score[None])
+            counted, hidden = view.counted(inside).view(-1), kept[f"bank_groups.{v}"] == group
+            known = view.distances_without(part[0], hidden, counted)
+            scores.append(view.score_without(part[0], hidden, counted, known)[None])
             distances.append(known[None])
         return self.combine(scores, distances, inside)
 

@@ -14,6 +14,7 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
 from flawscope.methods.extract import embed_pictures
 from flawscope.methods.patchcore import coreset
+from flawscope.methods.patchcore.absence import Selection
 from flawscope.methods.patchcore.config import Config
 from flawscope.methods.patchcore.memory_bank import View
 from flawscope.methods.patchcore.memory_plan import bank_size
@@ -185,9 +186,9 @@ def collect(job: Job, indices: Sequence[int], stage: str) -> Patches:
     return every.keep([rows[i] for i in used])
 
 
-def select(job: Job, patches: Patches) -> tuple[list[coreset.Coreset], list[Tensor]]:
-    """Per view a coreset, put into the model as its memory bank, and the group of every bank element."""
-    results, bank_groups = [], []
+def select(job: Job, patches: Patches) -> tuple[list[Selection], list[coreset.Coreset]]:
+    """Per view a coreset, put into the model as its memory bank."""
+    selections, results = [], []
     for v, view in enumerate(job.views):
         points, groups = patches.points(v)
         result = coreset.select(
@@ -198,8 +199,9 @@ def select(job: Job, patches: Patches) -> tuple[list[coreset.Coreset], list[Tens
             **start_of(job, v),
         )
         results.append(result)
-        bank_groups.append(install(job, v, points, groups, result.indices))
-    return results, bank_groups
+        bank_groups = install(job, v, points, groups, result.indices)
+        selections.append(Selection(view, bank_groups, points, groups, result))
+    return selections, results
 
 
 def picks(job: Job, v: int, patches: int) -> int:

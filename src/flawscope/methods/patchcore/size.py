@@ -26,7 +26,7 @@ from flawscope.methods.task import SizeTask, Task
 from flawscope.metrics import auroc
 from flawscope.pictures.preprocess import Preprocess, roi_from
 from flawscope.progress import Step
-from flawscope.synthesis import DefectScale, foreground_mask, simulate_defect
+from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
 SIZES = (256, 384, 512)
 # The smallest is always in. Synthetic defects are local, and by them alone the finest size wins nearly
@@ -131,8 +131,9 @@ def compare(
 
     quiet: Step = lambda stage, done, total: task.step("choosing a size", done, total)  # noqa: E731
     fit(model, Task(tensors(learnt), len(learnt), rate=0.05, step=quiet))
+    foreground = Foreground.of(np.ascontiguousarray(picture) for picture in learnt)
     defects = [
-        _defect(picture, k, scale, config.seed, _within(picture, region, preprocess))
+        _defect(picture, k, scale, config.seed, _within(picture, foreground, region, preprocess))
         for k, picture in enumerate(held)
         for scale in DefectScale
     ]
@@ -145,7 +146,8 @@ def compare(
         for view, part in zip(model.views, features.split(model.patches), strict=True):
             relative, counted = (part - view.centre)[None], view.counted(seen)
             distances.append(view.search(relative, counted))
-            scores.append(view.image_score(relative, distances[-1], counted))
+            if config.score != "map":
+                scores.append(view.image_score(relative, distances[-1], counted))
         found[index] = scores, distances, seen
 
     embed_pictures(model, tensors(shown), range(len(shown)), store, quiet)
@@ -166,19 +168,24 @@ def _score(
     """The image score that a model of these views alone would give."""
     with torch.inference_mode():
         return float(
-            model.combine([scores[v] for v in views], [distances[v] for v in views], inside, views)[0]
+            model.combine([scores[v] for v in views if scores], [distances[v] for v in views], inside, views)[
+                0
+            ]
         )
 
 
 def _within(
-    picture: NDArray[Any], region: NDArray[np.bool_] | None, preprocess: Preprocess
+    picture: NDArray[Any],
+    foreground: Foreground,
+    region: NDArray[np.bool_] | None,
+    preprocess: Preprocess,
 ) -> NDArray[np.bool_]:
     """Where a defect may lie: on the part, inside the region of interest."""
-    foreground = foreground_mask(np.ascontiguousarray(picture))
+    part = foreground.mask(np.ascontiguousarray(picture))
     if region is None:
-        return foreground
+        return part
     inside = preprocess.geometry((picture.shape[0], picture.shape[1])).warp_mask(region)
-    both = foreground & inside
+    both = part & inside
     return both if both.any() else inside
 
 

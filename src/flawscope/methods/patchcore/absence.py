@@ -1,0 +1,131 @@
+"""A memory bank as if a group of pictures had never been there.
+
+To take a group's own elements out of the bank is not enough. They kept patches of other pictures out, so that
+there are holes where they were, which a picture that was never there does not meet. Therefore the bank is
+selected anew where it matters: around the patches of the left-out pictures that are farthest from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flawscope.errors import InputError
+from flawscope.methods.patchcore import coreset
+from flawscope.methods.patchcore.memory_bank import View
+
+FARTHEST = 64  # patches of a picture around which the bank is selected anew; more where they do not suffice
+FREED = 4  # elements nearest to each of them, which are selected anew with the patches of their cells
+AROUND = 64  # elements nearest to each of them, which stay and keep new ones away
+
+
+@dataclass(frozen=True)
+class Absence:
+    """What a bank is without a group.
+
+    hidden: [L] int64, its elements that are not there.
+    added: [K, D], patches of other pictures that are there instead, relative to the bank's centre.
+    """
+
+    hidden: Tensor
+    added: Tensor
+
+
+class Selection:
+    """A view's bank and the patches that it was selected from.
+
+    Every patch belongs to the cell of the element that is nearest to it.
+    """
+
+    def __init__(
+        self, view: View, groups: Tensor, points: Tensor, groups_of_points: Tensor, result: coreset.Coreset
+    ):
+        """
+        Args:
+            groups: [M], of the bank's elements.
+            points, groups_of_points: [N, D], absolute, and [N].
+            result: of selecting the bank from them, with groups.
+        """
+        assert result.nearest is not None
+        self.view, self.groups, self.points, self.groups_of_points = view, groups, points, groups_of_points
+        self.radius = result.radius
+        self.by_cell = result.nearest.argsort()
+        counts = torch.bincount(result.nearest, minlength=len(groups))
+        self.starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).tolist()
+
+    def absence(
+        self, features: Tensor, group: int, distances: Tensor, counted: Tensor
+    ) -> tuple[Absence, Tensor]:
+        """The bank without `group`, and what it is away from the patches of one picture of the group [P].
+
+        Args:
+            features: [P, D], absolute.
+            distances: [P], to the elements of other groups.
+            counted: [P], 1 where a patch counts.
+
+        Raises:
+            InputError: there is no other group.
+        """
+        own = (self.groups == group).nonzero().flatten()
+        if len(own) == len(self.groups):
+            raise InputError("leave-one-out needs pictures of at least two parts: give more good pictures")
+        distances = distances * counted
+        absence = Absence(own, self.points[:0])
+        if not self.radius > 0:  # every patch is in the bank: nothing was kept out
+            return absence, distances
+        features, count = features - self.view.centre, FARTHEST
+        while True:
+            far = distances.topk(min(count, int(counted.sum()))).indices
+            absence = self._anew(features[far], group, own)
+            found = self._distances(features, far, absence, distances) * counted
+            if count >= len(features) or self._settled(found, far):
+                return absence, found
+            count *= 4
+
+    def _anew(self, far: Tensor, group: int, own: Tensor) -> Absence:
+        """The bank around patches [Q, D] of the group, whose elements are `own`."""
+        bank = self.view.bank
+        square = torch.addmm(self.view.norms, far, bank.T, alpha=-2)  # but for |x|², which changes no order
+        to_own = square[:, own]
+        square[:, own] = torch.inf
+        near = square.topk(min(AROUND, len(bank) - len(own)), largest=False)
+        freed = near.indices[:, :FREED].unique()
+        around = near.indices.unique()
+        around = around[~torch.isin(around, freed)]
+        lost = own[(to_own <= near.values[:, -1:]).any(0)]  # those farther off leave no hole here
+        cells = [self.by_cell[self.starts[e] : self.starts[e + 1]] for e in (*freed.tolist(), *lost.tolist())]
+        rows = torch.cat(cells)
+        rows = rows[self.groups_of_points[rows] != group]
+        # with the elements themselves: those of a model that is extended have no patch here
+        candidates = torch.cat([bank[freed], self.points[rows] - self.view.centre])
+        start = bank[around] if len(around) else None
+        picked = coreset.select(candidates, len(candidates), start=start, until=self.radius)
+        return Absence(torch.cat([own, freed]), candidates[picked.indices])
+
+    def _distances(self, features: Tensor, far: Tensor, absence: Absence, distances: Tensor) -> Tensor:
+        """[P], exact for the patches `far`; the others are not nearer than the freed elements let them be."""
+        view = self.view
+        norms = view.norms.index_fill(0, absence.hidden, torch.inf)
+        found = distances.clone()
+        found[far] = view.search(features[None, far], torch.ones(len(far)).to(distances), norms)[0]
+        if len(absence.added):
+            to_added = nearest_distance(features, absence.added)
+            found = torch.minimum(found, to_added)
+        return found
+
+    def _settled(self, distances: Tensor, far: Tensor) -> bool:
+        """Whether what decides the score lies at patches around which the bank was selected anew: the
+        farthest one, and the cell with the map's maximum."""
+        drawn = self.view.anomaly_map(distances[None])[0]
+        (height, width), (h, w) = drawn.shape, self.view.grid
+        row, column = divmod(int(drawn.argmax()), width)
+        cell = (row * h // height) * w + column * w // width
+        return bool((far == distances.argmax()).any() and (far == cell).any())
+
+
+def nearest_distance(features: Tensor, elements: Tensor) -> Tensor:
+    """[P] from features [P, D] to the nearest of elements [K, D]."""
+    square = torch.addmm((elements * elements).sum(1), features, elements.T, alpha=-2).amin(1)
+    return (square + (features * features).sum(1)).clamp(min=0).sqrt()

@@ -1,0 +1,104 @@
+"""A bank as if a group had never been there, beside one that never met it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from flawscope.errors import InputError
+from flawscope.methods.patchcore.absence import Selection
+from flawscope.methods.patchcore.config import Config
+from flawscope.methods.patchcore.coreset import select
+from flawscope.methods.patchcore.memory_bank import View
+from tests.methods.patchcore.test_patchcore_model import Pixels
+
+PATCHES = 24  # of a picture of 32 x 48
+CONFIG = Config(size="32x48", neighbourhood=1)
+
+
+def pictures(count: int, seed: int) -> torch.Tensor:
+    """[count, PATCHES, 3]: patches in 24 clusters, one at each place, none like another."""
+    rng = torch.Generator().manual_seed(seed)
+    places = torch.randn(PATCHES, 3, generator=torch.Generator().manual_seed(0)) * 20
+    return places + torch.randn(count, PATCHES, 3, generator=rng)
+
+
+def selected(shown: torch.Tensor, ratio: float, groups: torch.Tensor | None = None) -> tuple[Selection, ...]:
+    points = shown.flatten(0, 1)
+    of = (torch.arange(len(shown)) if groups is None else groups).repeat_interleave(PATCHES)
+    result = select(points, round(ratio * len(points)), groups=of)
+    view = View(CONFIG, Pixels(), (32, 48), torch.ones(32, 48, dtype=torch.bool))
+    view.set_bank(points[result.indices])
+    return Selection(view, of[result.indices], points, of, result), result
+
+
+def left_out(shown: torch.Tensor, ratio: float) -> np.ndarray:
+    """The largest distance of each picture to the bank as if it had never been there."""
+    selection, result = selected(shown, ratio)
+    known = result.leave_out.view(len(shown), PATCHES)
+    counted = torch.ones(PATCHES)
+    return np.array([float(selection.absence(p, i, known[i], counted)[1].max()) for i, p in enumerate(shown)])
+
+
+def refitted(shown: torch.Tensor, ratio: float) -> np.ndarray:
+    found = []
+    for i, picture in enumerate(shown):
+        view = selected(torch.cat([shown[:i], shown[i + 1 :]]), ratio)[0].view
+        relative = (picture - view.centre)[None]
+        found.append(float(view.search(relative, torch.ones(PATCHES)).max()))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.2])
+def test_as_a_bank_that_never_met_the_picture(ratio):
+    """With one element for each cluster, or a few, a picture's own element leaves its cluster empty: without
+    selecting anew the scores are several times too high."""
+    shown = pictures(20, 1)
+    real, found = refitted(shown, ratio), left_out(shown, ratio)
+    assert np.median(found) == pytest.approx(np.median(real), rel=0.1)
+    assert found.max() == pytest.approx(real.max(), rel=0.25)
+    _, result = selected(shown, ratio)
+    removed = result.leave_out.view(20, PATCHES).amax(1).numpy()
+    assert np.median(removed) > (2 if ratio == 0.05 else 1.05) * np.median(real)
+
+
+def test_a_bank_of_all_patches_kept_nothing_out():
+    shown = pictures(6, 2)
+    found = left_out(shown, 1.0)
+    for i, picture in enumerate(shown):
+        others = torch.cat([shown[:i], shown[i + 1 :]]).flatten(0, 1)
+        assert found[i] == pytest.approx(float(torch.cdist(picture, others).amin(1).max()), rel=1e-4)
+
+
+def test_nothing_of_the_group_is_left():
+    shown, groups = pictures(9, 3), torch.arange(9) // 3
+    selection, result = selected(shown, 0.3, groups)
+    known = result.leave_out.view(9, PATCHES)[4]
+    absence, distances = selection.absence(shown[4], 1, known, torch.ones(PATCHES))
+    own = selection.groups == 1
+    assert set(own.nonzero().flatten().tolist()) <= set(absence.hidden.tolist())
+    others = torch.cat([shown[:3], shown[6:]]).flatten(0, 1) - selection.view.centre
+    assert float(torch.cdist(absence.added, others).amin(1).max()) < 0.05  # patches of other parts alone
+    hidden = torch.zeros_like(own).index_fill(0, absence.hidden, True)
+    bank = torch.cat([selection.view.bank[~hidden], absence.added])
+    literal = torch.cdist(shown[4] - selection.view.centre, bank).amin(1)
+    torch.testing.assert_close(distances, literal, rtol=1e-3, atol=1e-3)  # 24 patches: all are looked at
+
+
+def test_what_does_not_count_is_not_looked_at():
+    shown = pictures(8, 4)
+    selection, result = selected(shown, 0.3)
+    counted = torch.zeros(PATCHES).index_fill(0, torch.tensor([3, 5]), 1.0)
+    strange = shown[2].index_fill(0, torch.tensor([7]), 1e3)
+    known = result.leave_out.view(8, PATCHES)[2]
+    distances = selection.absence(strange, 2, known, counted)[1]
+    assert distances[counted == 0].abs().max() == 0
+    assert distances[[3, 5]].min() > 0
+
+
+def test_pictures_of_one_part_cannot_be_left_out():
+    shown = pictures(3, 5)
+    selection, _ = selected(shown, 0.3, torch.zeros(3, dtype=torch.long))
+    with pytest.raises(InputError, match="at least two parts"):
+        selection.absence(shown[0], 0, torch.ones(PATCHES), torch.ones(PATCHES))
