@@ -179,3 +179,41 @@ def test_no_good_picture_at_all_is_an_error(capsys: Capture, tmp_path: Path) -> 
     assert code == 2
     assert "no good picture in" in err
     assert "1.png: it is below 16x16" in err
+
+
+def test_the_foreground_may_be_given(capsys: Capture, good: Path) -> None:
+    """Its mask may be of another size than the pictures."""
+    left = np.zeros((16, 16), np.uint8)
+    left[:, :4] = 255
+    mask, out = save(good.parent / "left.png", left), good.parent / "out"
+    code, _, err = run(capsys, "--data", good, "--foreground", mask, "--out", out, "--count", 6)
+    assert code == 0
+    assert "object found in 4 of 4" in err
+    assert not any(defect[:, 18:].any() for defect in read(out / "masks").values())
+    assert any(defect.any() for defect in read(out / "masks").values())
+
+
+def test_an_empty_foreground_is_refused(capsys: Capture, good: Path) -> None:
+    mask = save(good.parent / "empty.png", np.zeros((64, 64), np.uint8))
+    code, _, err = run(capsys, "--data", good, "--foreground", mask, "--out", good.parent / "out")
+    assert code != 0
+    assert "foreground is empty" in err
+
+
+def test_a_part_on_a_patterned_ground_is_found(capsys: Capture, tmp_path: Path) -> None:
+    for k in range(9):
+        rng = np.random.default_rng(k)
+        picture = np.full((96, 96, 3), 60.0)
+        start = int(rng.integers(6))
+        picture[start::12, :, :] = picture[:, start::12, :] = picture[start + 1 :: 12] = 170
+        top, left = rng.integers(28, 36, 2)
+        picture[top : top + 32, left : left + 36] = (200, 120, 90)
+        noisy = picture + rng.normal(0, 4, picture.shape)
+        save(tmp_path / "good" / f"{k}.png", np.clip(noisy, 0, 255).astype(np.uint8))
+    out = tmp_path / "out"
+    code, _, err = run(capsys, "--data", tmp_path / "good", "--out", out, "--count", 9)
+    assert code == 0
+    assert "object found in 9 of 9" in err
+    for defect in read(out / "masks").values():
+        assert not defect[:22].any()
+        assert not defect[-22:].any()

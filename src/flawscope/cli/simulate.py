@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -65,6 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seen", metavar="FOLDER", help="defective pictures with masks, whose defects are put on good ones"
     )
     parser.add_argument(
+        "--foreground",
+        metavar="MASK",
+        help="picture that is not black where the object is, of all pictures (default: it is looked for)",
+    )
+    parser.add_argument(
         "--size", type=whole(16), metavar="N", help="make pictures of N x N, as a network sees them"
     )
     parser.add_argument(
@@ -114,8 +120,9 @@ def _simulate(
     """Write the pictures and masks; return a row for each, and in which good pictures an object was found."""
     import numpy as np
 
+    from flawscope.pictures.decoding import read_mask
     from flawscope.results import drawing
-    from flawscope.synthesis import foreground_mask
+    from flawscope.synthesis import Foreground
 
     step, out = common.step_for(args), Path(args.out)
     usable = [paths[k] for k in np.random.default_rng(args.seed).permutation(len(paths))]
@@ -124,11 +131,15 @@ def _simulate(
     def read(path: Path) -> tuple[Path, Pixels]:
         return path, _picture(path, white, args.size)
 
+    if args.foreground:
+        foregrounds = Foreground(given=read_mask(args.foreground))
+    else:
+        foregrounds = Foreground.of(_readable(usable, read))
     rows: list[Row] = []
     objects: dict[Path, bool] = {}
     for index in range(args.count):
         path, good = _usable(usable, index, read, failures, f"no good picture in {args.data}")
-        foreground = foreground_mask(good)
+        foreground = foregrounds.mask(good)
         objects[path] = not foreground.all()
         defect = make(good, foreground, kinds[index % len(kinds)], np.random.default_rng([args.seed, index]))
         name = f"{index:03d}_{defect.kind}.png"
@@ -137,6 +148,13 @@ def _simulate(
         rows.append(_row(path.name, good, foreground, defect, index < SHOWN))
         step("simulate", index + 1, args.count)
     return rows, objects
+
+
+def _readable(paths: Sequence[Path], read: Callable[[Path], tuple[Path, Pixels]]) -> Iterator[Pixels]:
+    """Those that can be read; the others are reported when it is their turn."""
+    for path in paths:
+        with contextlib.suppress(InputError):
+            yield read(path)[1]
 
 
 def _usable(

@@ -7,7 +7,7 @@ takes its `numpy.random.Generator` and touches no global state.
 
 from flawscope.synthesis.appearance import to_eight_bits
 from flawscope.synthesis.folders import TextureFolder, read_seen
-from flawscope.synthesis.foreground import foreground_mask
+from flawscope.synthesis.foreground import Foreground, foreground_mask
 from flawscope.synthesis.masks import SCALE_AREAS, DefectScale
 from flawscope.synthesis.noise import fractal_noise, generated_texture
 from flawscope.synthesis.simulate import KINDS, PAPER_KINDS, SimulatedDefect, extend_defect, simulate_defect
@@ -17,6 +17,7 @@ __all__ = [
     "PAPER_KINDS",
     "SCALE_AREAS",
     "DefectScale",
+    "Foreground",
     "SimulatedDefect",
     "TextureFolder",
     "extend_defect",

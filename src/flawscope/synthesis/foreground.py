@@ -1,11 +1,17 @@
-"""Where the object is, estimated from one picture; everywhere if it is a texture."""
+"""Where the object is: from what good pictures have in common, or from one alone; everywhere in a texture."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from flawscope.errors import InputError
 from flawscope.synthesis.appearance import check_picture
+from flawscope.synthesis.ground import PatternedGround, shrunk
 from flawscope.synthesis.masks import Mask
 from flawscope.synthesis.noise import Floats, Picture
 
@@ -13,6 +19,67 @@ _SIDE = 128  # the estimate is made at this size
 _BORDER_IS_BACKGROUND = 0.9  # share of the border that must look like background
 _SEPARATION = 0.65  # share of the variance that two classes must explain
 _SHARE = (0.03, 0.85)  # share of the picture an object takes
+
+PICTURES = (8, 40)  # good pictures that a patterned ground is learnt from, at least and at most
+_FOUND = 0.75  # share of them that must show a part on it, or no part
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """Where the object is in pictures of one product.
+
+    `Foreground.of(good_pictures).mask(picture)` is the usual way; `Foreground(given=mask)` takes one mask,
+    drawn by hand, for all of them.
+    """
+
+    ground: PatternedGround | None = None  # None: every picture by `foreground_mask` alone
+    given: Mask | None = None  # [h, w] bool, True on the object; stretched over pictures of another size
+
+    def __post_init__(self) -> None:
+        if self.given is not None and not self.given.any():
+            raise InputError("The mask of the foreground is empty: mark the object in it.")
+
+    @classmethod
+    def of(cls, pictures: Iterable[Picture]) -> Foreground:
+        """From good pictures `[H, W, 3]` uint8, sizes may differ; the first 40 are used.
+
+        From 8 on, what repeats itself along their borders is the ground, plain or patterned, and a part that
+        three quarters of them show on it is found in every picture. Where a quarter or fewer show one, they
+        are of a texture: everything is foreground. Otherwise, where the border does not repeat itself, and of
+        fewer pictures, each is judged alone by `foreground_mask`.
+        """
+        small = [shrunk(picture) for picture in islice(_checked(pictures), PICTURES[1])]
+        ground = PatternedGround.learn(small) if len(small) >= PICTURES[0] else None
+        if ground is None:
+            return cls()
+        shares = [float(ground.part(one).mean()) for one in small]
+        found = sum(_SHARE[0] <= share <= _SHARE[1] for share in shares) / len(small)
+        if found >= _FOUND:
+            return cls(ground)
+        return cls(given=np.ones((1, 1), np.bool_)) if found <= 1 - _FOUND else cls()
+
+    def mask(self, picture: Picture) -> Mask:
+        """The object in a picture `[H, W, 3]` uint8, `[H, W]` bool; everywhere where none is found."""
+        check_picture(picture)
+        if self.given is not None:
+            return _enlarged(self.given, picture.shape)
+        if self.ground is None:
+            return foreground_mask(picture)
+        part = self.ground.part(shrunk(picture))
+        if not _SHARE[0] <= part.mean() <= _SHARE[1]:
+            return np.ones(picture.shape[:2], np.bool_)
+        return _enlarged(part, picture.shape)
+
+
+def _checked(pictures: Iterable[Picture]) -> Iterator[Picture]:
+    for picture in pictures:
+        check_picture(picture)
+        yield picture
+
+
+def _enlarged(mask: Mask, shape: tuple[int, ...]) -> Mask:
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)) > 127
 
 
 def otsu(values: Floats) -> tuple[float, float]:
@@ -71,7 +138,4 @@ def foreground_mask(picture: Picture) -> Mask:
     found = ndimage.binary_dilation(found, iterations=2)
     if not _SHARE[0] <= found.mean() <= _SHARE[1]:
         return all_of_it
-    mask = Image.fromarray(found.astype(np.uint8) * 255).resize(
-        (shape[1], shape[0]), Image.Resampling.BILINEAR
-    )
-    return np.asarray(mask) > 127
+    return _enlarged(found, shape)

@@ -16,8 +16,10 @@ from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.prnet.config import GENERATED, Config
 from flawscope.methods.task import Defect
 from flawscope.pictures.preprocess import unmarked
-from flawscope.synthesis import TextureFolder, extend_defect, foreground_mask, simulate_defect
+from flawscope.synthesis import Foreground, TextureFolder, extend_defect, simulate_defect
+from flawscope.synthesis.masks import bounding_box
 
+PICTURES = 40  # that the foreground is learnt from, at most
 ORIGINAL, EXTENDED, SIMULATED, GOOD = "original", "extended", "simulated", "good"
 
 
@@ -45,6 +47,8 @@ class TrainingPictures:
         self.draw = folder.draw if folder else None
         self.textures = _named(folder) if folder else "generated textures"
         self.skipped = folder.skipped if folder else ()  # a line for each texture that cannot be read
+        every = -(-len(self.learnt) // PICTURES)
+        self.foreground = Foreground.of(_unpadded(self.images[i]) for i in self.learnt[::every])
         self.foregrounds: dict[int, NDArray[np.uint8]] = {}  # eight pixels a byte
 
     def good(self, place: int) -> Shown:
@@ -75,7 +79,8 @@ class TrainingPictures:
         packed = self.foregrounds.get(place)
         if packed is None:
             pixels, within = _pixels(self.images[self.learnt[place]])
-            found = foreground_mask(pixels)
+            box, found = bounding_box(within), np.zeros_like(within)
+            found[box] = self.foreground.mask(np.ascontiguousarray(pixels[box]))
             if self.within is not None:
                 within = within & self.within
             found = found & within if (found & within).any() else within
@@ -95,6 +100,11 @@ def _pixels(image: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """An image `[3, H, W]` as `[H, W, 3]` uint8, and `[H, W]` bool: what is not padding."""
     plain, inside = unmarked(image.numpy())
     return np.ascontiguousarray(np.rint(plain * 255).astype(np.uint8).transpose(1, 2, 0)), inside
+
+
+def _unpadded(image: Tensor) -> NDArray[np.uint8]:
+    pixels, inside = _pixels(image)
+    return np.ascontiguousarray(pixels[bounding_box(inside)])
 
 
 def _plane(mask: NDArray[np.bool_]) -> Tensor:
