@@ -215,14 +215,14 @@ def _learn_windows(images: Sequence[Floats]) -> tuple[Floats, Floats, Floats, fl
         ring[_RING:-_RING, _RING:-_RING] = False
         windows.append(described[ring])
         places.append(np.argwhere(ring) / np.asarray(ring.shape))
-    every, place = np.concatenate(windows), np.concatenate(places)
+    every, place = np.concatenate(windows), np.concatenate(places).astype(np.float32)
     mean = every.mean(0)
     variances, axes = np.linalg.eigh(np.cov(every, rowvar=False))
     whitening = (axes / np.sqrt(np.maximum(variances, 0) + _FLOOR**2)).astype(np.float32)
     kept = np.random.default_rng(0).permutation(len(every))[:_BANK]
     bank, where = (every[kept] - mean) @ whitening, place[kept]
     squared = _less_own_square(bank, bank) + (bank**2).sum(1)[:, None]
-    gap = ((where[:, None] - where) ** 2).sum(-1)
+    gap = _less_own_square(where, where) + (where**2).sum(1)[:, None]
     own = np.sqrt(np.maximum(np.where(gap >= _FAR**2, squared, np.inf).min(1), 0))
     median, upper = np.quantile(own, [0.5, 0.75])
     if upper > _UNLIKE_ITSELF * median:
