@@ -18,7 +18,7 @@ from flawscope.methods.detector import Detector
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, Task
 from flawscope.predictor import Predictor
-from flawscope.synthesis import SCALE_AREAS, SimulatedDefect
+from flawscope.synthesis import SCALE_AREAS, Foreground, SimulatedDefect
 
 SIDE = 64
 MOST = simulated_defects.MOST
@@ -136,6 +136,34 @@ def test_pictures_that_are_false_alarms_carry_no_defects(good: Tensor) -> None:
     assert found.pictures == 3
     assert 13 not in model.groups
     assert checked(Difference(good), scores=(0.5,)).pictures == 1  # where there is no other
+
+
+def test_a_picture_that_is_nearly_all_padding_carries_none(good: Tensor) -> None:
+    padded = good.clone()
+    padded[:, 10:] = -1 - padded[:, 10:]
+    assert checked(Difference(padded, keep_aspect=True)) is None
+
+
+@pytest.mark.parametrize(("pictures", "fit_took", "learnt"), [(9, 1e5, 8), (9, 1e-3, 0), (8, 1e5, 0)])
+def test_the_part_is_learnt_from_several_pictures_if_there_is_time(
+    good: Tensor, monkeypatch: pytest.MonkeyPatch, pictures: int, fit_took: float, learnt: int
+) -> None:
+    """Of 9 pictures, the one at the threshold carries no defect: 8 are left."""
+    given: list[int] = []
+    top = np.zeros((SIDE, SIDE), bool)
+    top[: SIDE // 2] = True
+
+    def of(shown: Any) -> Foreground:
+        given.append(len([*shown]))
+        return Foreground(given=top)
+
+    monkeypatch.setattr(Foreground, "of", of)
+    model, scores = Difference(good), (*np.linspace(0, 0.5, pictures),)
+    fitted = Fitted(Calibration(scores, scores, 0.0), [*range(pictures)], [])
+    finds(model, fitted, Task(lambda i: good, pictures, 0.05), simulated_defects.time.monotonic() - fit_took)
+    assert given == [learnt] * bool(learnt)
+    below = [not torch.equal(image[:, SIDE // 2 :], good[:, SIDE // 2 :]) for image in model.seen]
+    assert any(below) != bool(learnt)
 
 
 class Clock:

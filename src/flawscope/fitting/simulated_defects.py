@@ -14,13 +14,17 @@ from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH, GPU_BATCH, embed_pictures
 from flawscope.methods.task import Fitted, Task
 from flawscope.pictures.preprocess import unmarked
-from flawscope.synthesis import DefectScale, foreground_mask, simulate_defect
+from flawscope.synthesis import DefectScale, Foreground, simulate_defect
+from flawscope.synthesis.masks import bounding_box
 
 STREAM = 50  # of random numbers
 SIZES = tuple(DefectScale)
 MOST = 40  # defects of a size
 SHARE = 1 / 9  # of the time of the fit until then, so that the check is at most a tenth of it all
 MARGIN = 1.25  # what a block may take, in times of the one before
+LEARN, TIMES = 8, 3  # pictures that the part is learnt from, and how much longer each takes than finding it
+SMALLEST = 16  # pixels a side that a defect needs
+Box = tuple[slice, slice]
 
 
 def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> Simulated | None:
@@ -37,6 +41,7 @@ def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> Simulate
     if task.budget.until is not None:
         until = min(until, task.budget.until)
     defects, done, count = _Defects(model, fitted, task), 0, len(SIZES)
+    defects.learn_part(until - begun)
     while count:
         start = time.monotonic()
         embed_pictures(model, defects.load, range(done, done + count), defects.store)
@@ -72,7 +77,20 @@ class _Defects:
         self.seed = model.config.seed
         order = np.random.default_rng([self.seed, STREAM]).permutation(quiet or fitted.pictures)
         self.pictures: list[int] = order.tolist()
+        self.part = Foreground()
         self.scores: dict[int, float] = {}
+
+    def learn_part(self, seconds: float) -> None:
+        """Where the part is: by what good pictures have in common, if a third of the time is enough to learn
+        that, else by each picture alone."""
+        begun = time.monotonic()
+        shown = [image for image in map(self.task.load, self.pictures[:1]) if image is not None]
+        for image in shown:
+            self.part.mask(_pixels(image)[0])
+        took = time.monotonic() - begun
+        if len(self.pictures) >= LEARN and LEARN * TIMES * took < seconds / 3:
+            shown += [image for image in map(self.task.load, self.pictures[1:LEARN]) if image is not None]
+            self.part = Foreground.of(_pixels(image)[0] for image in shown)
 
     def picture(self, number: int) -> int:
         return self.pictures[number // len(SIZES) % len(self.pictures)]
@@ -82,17 +100,25 @@ class _Defects:
         image = self.task.load(self.picture(number))
         if image is None:
             return None
-        plain, inside = unmarked(image.numpy())
-        pixels = np.ascontiguousarray(np.rint(plain * 255).astype(np.uint8).transpose(1, 2, 0))
-        within = inside & self.model.roi.cpu().numpy()
+        picture, box = _pixels(image)
+        if min(picture.shape[:2]) < SMALLEST:
+            return None
         made = simulate_defect(
-            pixels,
+            picture,
             np.random.default_rng([self.seed, STREAM, number]),
             scale=SIZES[number % len(SIZES)],
-            foreground=_on_the_part(pixels, within),
+            foreground=self._within(picture, box),
         )
         changed = torch.from_numpy(made.picture).permute(2, 0, 1).float() / 255
-        return torch.where(torch.from_numpy(made.mask & inside), changed, image)
+        shown, part = image.clone(), (slice(None), *box)
+        shown[part] = torch.where(torch.from_numpy(made.mask), changed, image[part])
+        return shown
+
+    def _within(self, picture: NDArray[np.uint8], box: Box) -> NDArray[np.bool_]:
+        """Where a defect may lie, [h, w]: on the part where any of it counts, else wherever anything does."""
+        counted = self.model.roi.cpu().numpy()[box]
+        part = self.part.mask(picture) & counted
+        return part if part.any() else counted
 
     def store(self, number: int, features: Tensor, inside: Tensor | None) -> None:
         index, fitted, model = self.picture(number), self.fitted, self.model
@@ -128,7 +154,9 @@ class _Defects:
         )
 
 
-def _on_the_part(picture: NDArray[np.uint8], within: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where a defect may lie, [H, W]: the part, where any of it counts, else all that counts."""
-    part = foreground_mask(picture) & within
-    return part if part.any() else within
+def _pixels(image: Tensor) -> tuple[NDArray[np.uint8], Box]:
+    """An image `[3, H, W]` without its padding as `[h, w, 3]` uint8, and where that lies in it."""
+    plain, inside = unmarked(image.numpy())
+    box = bounding_box(inside)
+    pixels = np.rint(plain[:, *box] * 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0)), box
