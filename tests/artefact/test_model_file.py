@@ -364,7 +364,7 @@ def test_what_is_no_model_is_refused(name: str, tmp_path: Path) -> None:
 def test_another_tools_safetensors_is_no_model(tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.numpy")
     safetensors.save_file({"a": np.zeros(3)}, tmp_path / "m.safetensors", metadata={"format": "pt"})
-    refused(tmp_path / "m.safetensors", "no flawscope model")
+    refused(tmp_path / "m.safetensors", "not a flawscope model")
 
 
 def test_a_pickle_is_not_opened(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_pictures_of_one_part_are_split_together_in_a_grid(tmp_path: Path) -> No
         (tmp_path / "thing" / name).touch()
     (cell,) = plan(tmp_path, group=r"part(\d)").cells
     assert cell.group == r"part(\d)"
-    with pytest.raises(InputError, match="no regular expression"):
+    with pytest.raises(InputError, match="not a regular expression"):
         plan(tmp_path, group="(")
 
 

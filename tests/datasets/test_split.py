@@ -84,5 +84,5 @@ def test_a_pattern_of_other_pictures_splits_one_by_one_and_a_bad_one_is_refused(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert open_dataset(tmp_path, group=GROUP) == open_dataset(tmp_path)
-    with pytest.raises(InputError, match="no regular expression"):
+    with pytest.raises(InputError, match="not a regular expression"):
         open_dataset(tmp_path, group="(")

@@ -472,7 +472,10 @@ def test_wrong_calls_are_one_line(
         ([str(model_path), "--out", "new.pt"], "exported models are .onnx"),
         ([str(model_path), "--out", "new.safetensors"], "exported models are .onnx"),
         ([str(model_path), "--out", "new.bin"], "exported models are .onnx"),
-        ([str(model_path), "--out", "new.xml", "--format", "onnx"], "is no file for onnx: name it .onnx"),
+        (
+            [str(model_path), "--out", "new.xml", "--format", "onnx"],
+            "does not fit onnx: name it .onnx",
+        ),
         ([str(model_path), "--out", "new.onnx", "--format", "openvino"], "name it .xml"),
         ([str(model_path), "--out", "new", "--format", "openvino"], "name it .xml"),
         ([str(model_path), "--out", "no/new.onnx"], "there is no folder"),

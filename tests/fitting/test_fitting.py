@@ -631,7 +631,7 @@ def test_region_of_interest_limits_the_bank():
         ({"ratioo": 0.1}, "did you mean ratio"),
         ({"false_alarm_rate": 1.5}, "choose between 0 and 1"),
         ({"device": "tpu"}, "use auto, cpu, cuda or mps"),
-        ({"group": "("}, "no regular expression"),
+        ({"group": "("}, "not a regular expression"),
     ],
 )
 def test_wrong_settings_are_told_before_the_work(options, text, monkeypatch):

@@ -135,8 +135,8 @@ def foreign(data: bytes) -> bytes:
 DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda d: b"", "empty"),
     "cut short": (lambda d: d[: len(d) // 2], "damaged"),
-    "cut after the network": (lambda d: foreign(d), "no flawscope model"),
-    "no onnx": (lambda d: b"\x80\x04 a pickle", "no flawscope model"),
+    "cut after the network": (lambda d: foreign(d), "not a flawscope model"),
+    "no onnx": (lambda d: b"\x80\x04 a pickle", "not a flawscope model"),
     "weights altered": (lambda d: flip(d, len(d) // 2), "altered"),
     "manifest altered": (lambda d: d.replace(b'"seed": 0', b'"seed": 1'), "manifest was altered"),
     "extra bytes": (lambda d: d + b"\x08\x08", "altered"),

@@ -297,14 +297,17 @@ def deep(data: bytes) -> bytes:
 DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda d: b"", "empty"),
     "cut short": (lambda d: d[: len(d) // 2], "damaged"),
-    "not ours": (lambda d: metadata.body(d, KEY), "no flawscope model"),
-    "no xml": (lambda d: b"\x80\x04 a pickle", "no flawscope model"),
-    "entities": (bomb, "no flawscope model"),
-    "nested without end": (deep, "no flawscope model"),
+    "not ours": (lambda d: metadata.body(d, KEY), "not a flawscope model"),
+    "no xml": (lambda d: b"\x80\x04 a pickle", "not a flawscope model"),
+    "entities": (bomb, "not a flawscope model"),
+    "nested without end": (deep, "not a flawscope model"),
     "network altered": (lambda d: d.replace(b'"Convolution"', b'"Xonvolution"', 1), "network was altered"),
     "manifest altered": (lambda d: d.replace(b'"seed": 0', b'"seed": 1'), "manifest was altered"),
-    "not a number": (lambda d: d.replace(b'"seed": 0', b'"seed": NaN'), "no flawscope model"),
-    "deep manifest": (lambda d: d.replace(b'"seed": 0', b'"seed": ' + b"[" * 100_000), "no flawscope model"),
+    "not a number": (lambda d: d.replace(b'"seed": 0', b'"seed": NaN'), "not a flawscope model"),
+    "deep manifest": (
+        lambda d: d.replace(b'"seed": 0', b'"seed": ' + b"[" * 100_000),
+        "not a flawscope model",
+    ),
     "samples altered": (lambda d: d.replace(b'<samples value="e', b'<samples value="f'), "was altered"),
     "two of ours": (
         lambda d: d.replace(b"<rt_info>", b"<rt_info><flawscope></flawscope>").replace(
@@ -425,7 +428,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         predictor.read_manifest(tmp_path / "folder.xml")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.xml")
-        with pytest.raises(InputError, match="no ordinary file"):
+        with pytest.raises(InputError, match="not an ordinary file"):
             predictor.read_manifest(tmp_path / "pipe.xml")
 
 

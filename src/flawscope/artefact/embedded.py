@@ -23,7 +23,7 @@ from flawscope.artefact.model_file import KEY, Artefact, Manifest
 from flawscope.errors import InputError
 
 SHA256, METADATA_SHA256 = f"{KEY}.sha256", f"{KEY}.metadata_sha256"
-FOREIGN = "it is no flawscope model, or damaged"
+FOREIGN = "it is not a flawscope model, or damaged"
 # Of the artefact's tensors only what is needed beside the network: self-test, new calibration
 KEPT: dict[str, tuple[str, np.dtype[Any]]] = {  # entry: tensor and type
     "samples": ("samples", np.dtype(np.uint8)),

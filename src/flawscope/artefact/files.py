@@ -64,7 +64,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
         if stat.S_ISDIR(mode):
             raise InputError(f"{path} is a folder: name a model file")
         if not stat.S_ISREG(mode):  # opening a pipe could wait for ever
-            raise InputError(f"{path} is no ordinary file: name a model file")
+            raise InputError(f"{path} is not an ordinary file: name a model file")
         file = open(path, "rb")  # noqa: SIM115 - closed below
     except FileNotFoundError:
         raise InputError(

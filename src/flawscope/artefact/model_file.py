@@ -218,7 +218,7 @@ def _header(file: io.BufferedReader, path: Any) -> tuple[Manifest, dict[str, Ent
         raise bad(path, "it is empty or cut short")
     (length,) = struct.unpack("<Q", prefix)
     if not 2 <= length <= min(MAX_HEADER, size - 8):
-        raise bad(path, "it is no safetensors file, or cut short")
+        raise bad(path, "it is not a safetensors file, or cut short")
     try:
         header = json.loads(file.read(length))
         meta = header.pop("__metadata__")
@@ -232,7 +232,7 @@ def _header(file: io.BufferedReader, path: Any) -> tuple[Manifest, dict[str, Ent
         altered |= meta.keys() != {KEY, "sha256", "header_sha256"}
         took = json.loads(run, parse_constant=no_constant)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise bad(path, "it is no flawscope model, or its header is damaged") from None
+        raise bad(path, "it is not a flawscope model, or its header is damaged") from None
     try:
         _format(data)  # before anything that another version may do otherwise
     except InputError as error:

@@ -42,7 +42,7 @@ def checkpoint_of(out: str | os.PathLike[str]) -> Path:
 
 
 def found_checkpoint(path: Path | None, resume: bool) -> tuple[Arrays, dict[str, Any]] | None:
-    """The state to go on from, if there is one. InputError where it is there and nobody asked for it."""
+    """The state to go on from, if there is one. InputError where there is one and `resume` is off."""
     if path is None or not path.exists():
         return None
     if not resume:

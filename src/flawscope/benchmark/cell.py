@@ -132,7 +132,7 @@ def _fit(
     except CheckpointError as error:
         if not resumed:
             raise
-        # such as one by another version: nobody is there to remove it
+        # such as one by another version: no process is left to remove it
         say(f"the checkpoint is left aside: {error}")
         checkpoint.unlink(missing_ok=True)
         resumed, began = False, time.perf_counter()
@@ -208,7 +208,7 @@ class _Messages:
 
 
 def _end_with_parent() -> None:
-    """The parent holds the other end of stdin as long as it lives: nobody works on for a dead one."""
+    """The parent holds the other end of stdin as long as it lives: a cell does not outlive its parent."""
     while sys.stdin.read(1):
         pass
     os._exit(1)

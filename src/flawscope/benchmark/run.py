@@ -229,7 +229,7 @@ def _ended(code: int, log: Path) -> str:
     return f"its process ended with code {code}: {words[-1] if words else 'it said nothing'}"
 
 
-# ---------------------------------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------------------------------- messages
 
 
 def _line(cell: Cell, results: Results) -> str:

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     _never_fail_to_print()
     name, *rest = arguments
-    if name in COMMANDS:  # nobody pays for asking other packages what they bring
+    if name in COMMANDS:  # other packages are not asked: that takes time
         path = f"flawscope.cli.{name}"
     elif name in (known := commands()):
         path = known[name].module
@@ -92,7 +92,7 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "`flawscope COMMAND --help` tells more. Start with:",
+            "`flawscope COMMAND --help` shows more. Start with:",
             "  flawscope fit --data FOLDER_OF_GOOD_PICTURES --out model.safetensors",
             "  flawscope predict model.safetensors NEW_PICTURES --out results",
         ]

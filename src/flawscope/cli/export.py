@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     suffix = Path(args.out).suffix.lower()
     if args.format and suffix != FORMATS[args.format]:
-        raise InputError(f"--out {args.out} is no file for {args.format}: name it {FORMATS[args.format]}")
+        raise InputError(f"--out {args.out} does not fit {args.format}: name it {FORMATS[args.format]}")
     out = files.check_writable(args.out)
     if suffix_of(args.model) != ".safetensors":
         raise InputError(f"{args.model} is exported already: name the .safetensors model it came from")

@@ -11,18 +11,18 @@ Part = tuple[str | None, ...]
 
 
 def part_of(name: str, expression: re.Pattern[str] | None) -> Part | None:
-    """The part that a name tells: the text of the pattern's groups if it has any, else of the whole match;
+    """The part that a name names: the text of the pattern's groups if it has any, else of the whole match;
     None without a match."""
     match = None if expression is None else expression.search(name)
     return None if match is None else match.groups() or (match.group(),)
 
 
 def compiled(pattern: str | None) -> re.Pattern[str] | None:
-    """InputError: it is no regular expression."""
+    """InputError: it is not a regular expression."""
     try:
         return None if pattern is None else re.compile(pattern)
     except re.error as error:
-        raise InputError(f"--group {pattern!r} is no regular expression ({error}): correct it") from None
+        raise InputError(f"--group {pattern!r} is not a regular expression ({error}): correct it") from None
 
 
 def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
@@ -32,7 +32,7 @@ def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
     and all names without a pattern, stand alone.
 
     Raises:
-        InputError: the pattern is no regular expression, or matches no name.
+        InputError: the pattern is not a regular expression, or matches no name.
     """
     expression = compiled(pattern)
     parts = [part_of(name, expression) for name in names]

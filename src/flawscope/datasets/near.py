@@ -12,7 +12,7 @@ aside, resized by 3 %, cropped by 3 %, all together) .999 and above; the most al
 `datasets.synthetic` draws, at 320 px: copies .998 and above, other plates up to .9955.
 
 Limit: parts whose pictures differ by less than .998 says (a print seen with hardly any noise, shift or wear)
-cannot be told from copies; they come out as one large group.
+cannot be distinguished from copies; they come out as one large group.
 """
 
 from __future__ import annotations

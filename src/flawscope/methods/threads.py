@@ -2,7 +2,7 @@
 not depend on how many there are, because no block is ever divided among them.
 
 torch keeps a number of threads for each thread, but one that has not used torch yet gets what any thread set
-last. So it is set to one in threads of our own alone, once, and nobody else is affected.
+last. So it is set to one in threads of our own alone, once, and no other thread is affected.
 """
 
 from __future__ import annotations

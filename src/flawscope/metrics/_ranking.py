@@ -43,7 +43,7 @@ class Regions:
     """Anomalous scores in pieces; a piece adds `share / divisor` per pixel found to its region's overlap.
 
     An ordinary region is one piece with share 1 and its area as the divisor. A saturating region has a second
-    piece only where its saturation is no whole number of pixels.
+    piece only where its saturation is not a whole number of pixels.
     """
 
     scores: Scores  # [A], piece after piece

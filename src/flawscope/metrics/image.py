@@ -93,7 +93,7 @@ def confidence_interval_rate(k: int, n: int, level: float = 0.95) -> tuple[float
     Raises InputError unless 0 <= k <= n and 0 < level < 1.
     """
     if not 0 <= k <= n:
-        raise InputError(f"{k} of {n} is no rate, expected 0 <= k <= n")
+        raise InputError(f"{k} of {n} is not a rate, expected 0 <= k <= n")
     if not 0 < level < 1:
         raise InputError(f"level is {level}, expected above 0 and below 1")
     from scipy.special import betaincinv

@@ -215,7 +215,7 @@ def _open(source: Stored, name: str) -> Image.Image:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Large pictures and odd metadata are no news. The filters are the whole process's: hence the lock."""
+    """No warnings about large pictures and odd metadata. Filters are the whole process's: hence the lock."""
     with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -117,7 +117,7 @@ class Geometry:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Geometry:
-        """Raises InputError for unknown, missing or senseless entries."""
+        """Raises InputError for unknown, missing or invalid entries."""
         try:
             (hp, wp), (h, w), (sy, sx), (oy, ox) = (data[field.name] for field in fields(cls))
             geometry = cls(

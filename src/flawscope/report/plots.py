@@ -1,5 +1,5 @@
 """Curves and histograms as SVG for the page. Colours are names of CSS variables, so that they follow light
-and dark; lines also differ in dashes and groups in their place, so that colour never speaks alone."""
+and dark; lines also differ in dashes and groups in their place, so that nothing depends on colour alone."""
 
 from __future__ import annotations
 

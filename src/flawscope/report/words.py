@@ -23,7 +23,7 @@ class Tally(NamedTuple):
 
 
 def printable(text: str) -> str:
-    """A file's name as it can stand in a page: bytes that are no text are shown escaped."""
+    """A file's name as it can stand in a page: bytes that are not text are escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -163,7 +163,7 @@ def _encoded(
     elif suffix == ".webp":
         options = {"format": "WEBP", "quality": 82, "method": 4}
     else:
-        raise InputError(f"{suffix} is no kind of animation; choose .gif or .webp")
+        raise InputError(f"{suffix} is not a kind of animation: choose .gif or .webp")
     file = io.BytesIO()
     try:
         images[0].save(

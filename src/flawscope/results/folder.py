@@ -51,7 +51,7 @@ Pixels = NDArray[np.uint8]
 
 
 class Example(NamedTuple):
-    """One picture on the contact sheet: its panels side by side, and what is said about it."""
+    """One picture on the contact sheet: its panels side by side, and its caption."""
 
     name: str
     score: float
@@ -65,7 +65,7 @@ class Example(NamedTuple):
 class Kind:
     """The pictures of one kind; the sheet shows those with the highest and the lowest scores."""
 
-    expected: bool | None = None  # whether they are defective; None: nobody said
+    expected: bool | None = None  # whether they are defective; None: unknown
     count: int = 0
     anomalous: int = 0
     examples: list[Example] = field(default_factory=list)  # by rising score
@@ -78,7 +78,7 @@ class Kind:
         self.examples.insert(self._place(example.score), example)
         if len(self.examples) > 2 * KEPT:
             del self.examples[KEPT]
-        # Who is no longer among the extremes never returns to them. Shots are large: let theirs go.
+        # A picture that has left the extremes never returns to them. Shots are large: let theirs go.
         shown = animation.SHOTS // 2
         for k in range(shown, len(self.examples) - shown):
             self.examples[k] = self.examples[k]._replace(shot=None)

@@ -34,7 +34,7 @@ class Mismatch:
 
     rate: share of good pictures that is expected to be called anomalous.
     what: the pictures are called that.
-    defective: some are known to be, so that it is no wonder if all are anomalous.
+    defective: some are known to be, so it is expected that all are anomalous.
     """
 
     rate: float

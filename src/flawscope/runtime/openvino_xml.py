@@ -97,7 +97,7 @@ def _scan(data: bytes, key: str) -> _Found:
     """ValueError if it is no such file. Nothing is expanded: entities and document types are refused."""
     if len(data) > LIMIT:
         raise ValueError("too large")
-    if b"\0" in data:  # UTF-16, which expat takes whatever it is told
+    if b"\0" in data:  # UTF-16, which expat takes whatever its declaration says
         raise ValueError("no text")
     found, begin, count = _Found(), 0, 0
     path: list[str] = []  # of the elements that are open

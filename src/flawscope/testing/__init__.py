@@ -30,7 +30,7 @@ __all__ = ["Case", "Check", "check_method", "checks_for"]
 
 @dataclass(frozen=True)
 class Check:
-    """A part of the contract, told by the docstring of `run`."""
+    """A part of the contract; the docstring of `run` says what it checks."""
 
     name: str
     run: Callable[[Case], None]

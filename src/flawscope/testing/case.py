@@ -109,7 +109,7 @@ class Case:
 
     @cached_property
     def defect(self) -> NDArray[np.uint8]:
-        """A good part with a block that nobody can overlook, left and low."""
+        """A good part with a conspicuous block, left and low."""
         picture = np.array(decode(self.good[0]))
         height, width = picture.shape[:2]
         picture[height * 5 // 8 : height * 7 // 8, width // 8 : width * 3 // 8] = (255, 0, 255)
@@ -123,7 +123,7 @@ class Case:
         return "|".join(f"(?:{one}|{other})()" for one, other in zip(names[:6:2], names[1:6:2], strict=True))
 
     def pictures(self, variant: str) -> list[Source]:
-        """What the model is fitted on: among others a copy, and something that is no picture."""
+        """What the model is fitted on: among others a copy, and something that is not a picture."""
         if variant == "strips":
             return [strip(source) for source in self.good]
         return [*self.good, decode(self.good[0]), b"no picture"]

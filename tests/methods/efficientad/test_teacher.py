@@ -85,7 +85,7 @@ def test_other_networks_are_told(tmp_path: Path) -> None:
     state = pdn("s").state_dict()
     state["conv3.bias"][7] = torch.nan
     write_teacher(tmp_path / "t.safetensors", state, FACTS)
-    with pytest.raises(InputError, match="no finite numbers"):
+    with pytest.raises(InputError, match="weights are not finite"):
         read_teacher(tmp_path / "t.safetensors")
 
 

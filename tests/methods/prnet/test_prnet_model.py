@@ -213,7 +213,7 @@ def test_train_changes_no_mode(model: Model) -> None:
 # ------------------------------------------------------------------------------------------------ artefact
 
 
-UNFIT, SENSELESS = "do not fit its configuration", "holds senseless numbers"
+UNFIT, SENSELESS = "do not fit its configuration", "are not finite, or out of range"
 
 
 def changed(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[dict, dict], None]:

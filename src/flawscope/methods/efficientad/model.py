@@ -152,7 +152,7 @@ class Model(Detector):
         model.fill(tensors)
         low, high = model.quantiles.T
         if not (model.mean.isfinite().all() and (model.std > 0).all() and (low < high).all()):
-            raise InputError("the model's statistics or quantiles are senseless numbers: fit anew")
+            raise InputError("the model's statistics or quantiles are not finite, or out of range: fit anew")
         return model
 
 

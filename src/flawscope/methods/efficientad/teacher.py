@@ -57,7 +57,7 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         raise _bad(path, "it does not say what it was made from")
     state = {k: torch.from_numpy(tensors[k]).float() for k in wanted}  # safetensors has its own order
     if not all(bool(v.isfinite().all()) for v in state.values()):
-        raise _bad(path, "some of its weights are no finite numbers")
+        raise _bad(path, "some of its weights are not finite")
     return state, {**facts, "origin": origin}
 
 

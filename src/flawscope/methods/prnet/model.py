@@ -132,7 +132,7 @@ class Model(Detector):
         learnt = [v for k, v in model.state_dict().items() if not k.startswith("backbone.")]
         spreads = [scale.std for scale in (*model.scales, model.last)]
         if not all(bool(v.isfinite().all()) for v in learnt) or not all(bool((s > 0).all()) for s in spreads):
-            raise InputError("the model holds senseless numbers: fit anew")
+            raise InputError("the model's tensors are not finite, or out of range: fit anew")
         return model
 
 
