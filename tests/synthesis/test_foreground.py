@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.synthesis import Foreground, foreground_mask
 
@@ -124,6 +125,14 @@ def test_grey_pictures_and_other_sizes() -> None:
     mixed = [*pictures[:4], *cut[4:8], cut[10]]
     found = Foreground.of(mixed[:8]).mask(mixed[8])
     assert overlap(found, drawn("bracket", 11)[10][1][8:, :-24]) > 0.8
+
+
+@pytest.mark.parametrize("size", [48, 128, 320])
+def test_a_plate_that_reaches_nearly_to_the_border_is_still_the_object(size: int) -> None:
+    pictures = [draw_picture("plate", np.random.default_rng(k), size=size)[0] for k in range(8)]
+    foreground = Foreground.of(pictures)
+    shares = [foreground.mask(picture).mean() for picture in pictures[:2]]
+    assert all(0.5 < share < 0.85 for share in shares)
 
 
 def test_a_part_that_fills_the_frame_is_judged_picture_by_picture() -> None:

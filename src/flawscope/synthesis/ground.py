@@ -21,6 +21,7 @@ from flawscope.synthesis.noise import Floats, Picture
 SIDE = 128  # pixels of the longer side: of colours and outlines; windows have half as many
 _WINDOW = 8  # pixels at half of `SIDE`
 _CELLS = 4  # a side of a window, each with its mean colour
+_LEAST = 9 * _WINDOW  # pixels of the shorter side: below, the border leaves no middle
 _RING = 3  # windows from the border that count as ground
 _BANK = 2000  # windows kept
 _FAR = 0.5  # of the picture: a ground is like itself at this distance
@@ -29,7 +30,7 @@ _NEW, _CERTAIN = (
     1.1,
     1.3,
 )  # times the ground's usual distance; new areas hold a certain one
-_UNLIKE_ITSELF = 2.0  # upper quartile to median of these: above, the border is no pattern that repeats
+_UNLIKE_ITSELF = 1.0  # from the median of these to the upper quartile: above, the border is no pattern
 _BINS = 32  # of a channel in the tables of colours
 _ROUNDS = 2  # of colours and outlines in turn
 _LOG_ODDS = 3.0  # of a colour at most
@@ -62,7 +63,7 @@ class PatternedGround:
     def learn(cls, pictures: Sequence[Picture]) -> PatternedGround | None:
         """From pictures of at most `SIDE` pixels a side; None where the border is not like itself elsewhere,
         or the pictures are too narrow or too small."""
-        if any(min(picture.shape[:2]) < 4 * _WINDOW for picture in pictures):
+        if any(min(picture.shape[:2]) < _LEAST for picture in pictures):
             return None
         tone = np.stack([_border_colour(picture) for picture in pictures]).mean(0)
         toned = [_toned(picture, tone) for picture in pictures]
@@ -82,7 +83,7 @@ class PatternedGround:
 
     def part(self, picture: Picture) -> Mask:
         """Where the part is in a picture `[h, w, 3]` uint8 of at most `SIDE` pixels, `[h, w]` bool."""
-        if min(picture.shape[:2]) < 4 * _WINDOW:
+        if min(picture.shape[:2]) < _LEAST:
             return np.zeros(picture.shape[:2], np.bool_)
         image = _toned(picture, self.tone)
         return self._outlined(image, self._new(image))
@@ -225,7 +226,7 @@ def _learn_windows(images: Sequence[Floats]) -> tuple[Floats, Floats, Floats, fl
     gap = _less_own_square(where, where) + (where**2).sum(1)[:, None]
     own = np.sqrt(np.maximum(np.where(gap >= _FAR**2, squared, np.inf).min(1), 0))
     median, upper = np.quantile(own, [0.5, 0.75])
-    if upper > _UNLIKE_ITSELF * median:
+    if upper - median > _UNLIKE_ITSELF:
         return None
     # what touches the border and is like nothing far from it is a piece of the part
     return mean, whitening, bank[own <= _CERTAIN * upper], float(upper)
