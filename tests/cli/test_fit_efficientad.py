@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -153,4 +154,7 @@ def test_minutes_win_over_a_presets_steps(
     assert (code, err) == (0, "")
     config = read_manifest(out).config
     assert config["steps"] == 3
+    code, printed, _ = run(capsys, "info", out)
+    assert re.search(r"trained 3 steps in .*; --minutes 0.5, by the first steps' time \d+ steps", printed)
+    assert "time of the fit" in printed
     assert config["schedule"] == "drop"

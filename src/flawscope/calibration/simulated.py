@@ -16,8 +16,8 @@ from flawscope.progress import counted
 
 KEY = "simulated_defects"  # among a model's facts
 NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %: both tails together are 5 %
-# Share of the defects that are not small which a model is expected to find. On drawn products PatchCore finds
-# 0.92 to 1, networks that were trained for too short 0.03 to 0.53 (docs/measurements.md).
+# Share of the defects that are not small which a model is expected to find. On drawn objects PatchCore finds
+# 0.92 to 1, networks that were trained for too short a time 0 to 0.53 (docs/measurements.md).
 EXPECTED = 0.75
 
 

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
+from flawscope.progress import duration
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -65,6 +66,7 @@ def lines(manifest: Manifest) -> list[str]:
         ("mask threshold", f"map above {c.mask_threshold:.4g}"),
         ("calibrated for", f"{c.runtime}, {c.precision}"),
         *[("fitted", line) for line in facts.get("summary", ())],
+        *([("time of the fit", duration(facts["seconds_total"]))] if "seconds_total" in facts else []),
         ("made with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items())),
         *([("exported", exported(facts["certificate"]))] if "certificate" in facts else []),
         *[("note", note) for note in manifest.notes],
