@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.methods.patchcore.test_patchcore_model import Pixels
 
 from flawscope.errors import InputError
 from flawscope.methods.patchcore.absence import Selection
 from flawscope.methods.patchcore.config import Config
 from flawscope.methods.patchcore.coreset import select
 from flawscope.methods.patchcore.memory_bank import View
-from tests.methods.patchcore.test_patchcore_model import Pixels
 
 PATCHES = 24  # of a picture of 32 x 48
 CONFIG = Config(size="32x48", neighbourhood=1)
