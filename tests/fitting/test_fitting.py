@@ -173,10 +173,7 @@ def removed(predictor: Predictor, images: Sequence[np.ndarray], groups: Sequence
     features, detector = features_of(predictor, images), predictor.session.model
     owners = {"bank_groups.0": torch.from_numpy(predictor.artefact.tensors["bank_groups.0"])}
     return np.array(
-        [
-            float(detector.left_out(features[i][None], groups[i], owners)[0])
-            for i in range(0, len(images), 3)
-        ]
+        [float(detector.left_out(features[i][None], groups[i], owners)[0]) for i in range(0, len(images), 3)]
     )
 
 
@@ -194,6 +191,25 @@ def test_a_picture_is_left_out_as_if_it_had_never_been_there(group, options):
     assert found.mean() == pytest.approx(real.mean(), rel=0.08)
     np.testing.assert_allclose(found, real, rtol=0.3)
     assert removed(predictor, images, groups).mean() > 1.1 * real.mean()  # what it would be otherwise
+
+
+def test_a_few_left_out_scores_are_compared_with_a_real_refit(monkeypatch):
+    from flawscope.methods.patchcore.absence import Absence, Selection
+
+    agreeing = fit_small(parts(40, seed=30), check=True).manifest
+    refits = agreeing.facts["refits"]
+    assert refits["pictures"] == 2
+    assert refits["left_out"] == pytest.approx(refits["refitted"], rel=0.1)
+    assert not any("real refit" in note for note in agreeing.notes)
+
+    def removed(self, features, group, distances, counted):
+        """Its own elements are gone, and every score is too high."""
+        return Absence((self.groups == group).nonzero().flatten(), self.points[:0]), 2 * distances * counted
+
+    monkeypatch.setattr(Selection, "absence", removed)
+    notes = fit_small(parts(40, seed=30), check=True).manifest.notes
+    assert sum("left-out scores are above those of a real refit" in note for note in notes) == 1
+    assert "refits" not in fit_small(parts(40, seed=30)).manifest.facts
 
 
 def test_pictures_of_one_part_must_not_vouch_for_each_other(tmp_path):

@@ -22,6 +22,7 @@ from flawscope.methods.patchcore.absence import Selection
 from flawscope.methods.patchcore.leave_out import Good, Raw, calibrate, leave_one_out, left_out_of
 from flawscope.methods.patchcore.memory_plan import MAX_CALIBRATION, bank_size
 from flawscope.methods.patchcore.model import Model
+from flawscope.methods.patchcore.refits import compared
 from flawscope.methods.patchcore.selection import Job, Start, collect, install, picks, select, start_of
 from flawscope.methods.task import Fitted, Task
 
@@ -87,6 +88,11 @@ def _in_memory(job: Job) -> Fitted:
     }
     fitted = _fitted(job, good, patches.pictures, patches.pictures, selections, facts)
     fitted.dropped, fitted.suspects = sorted(dropped), listed
+    if job.task.budget.checked and (refits := compared(job, patches, selections[0], good.raw)):
+        fitted.facts["refits"] = refits.to_dict()
+        fitted.notes += [refits.note] if refits.note else []
+        job.tick("refits")
+        fitted.facts["seconds"] = job.seconds()
     return fitted
 
 

@@ -29,12 +29,14 @@ class Raw:
 
 @dataclass(frozen=True)
 class Good:
-    """What calibration needs of the good pictures, [N] each, and the score beyond which one is suspicious."""
+    """What calibration needs of the good pictures, [N] each, the score beyond which one is suspicious, and
+    the pictures as they were left out."""
 
     scores: np.ndarray
     maxima: np.ndarray
     medians: np.ndarray
     fence: float
+    raw: list[Raw]
 
 
 def leave_one_out(
@@ -144,7 +146,7 @@ def calibrate(job: Job, raw: list[Raw]) -> Good:
             return float(job.views[v].anomaly_map(picture.distances[v][None])[0][region(picture)].max())
 
         values = np.array(each(one, raw))
-    return Good(values[:, 0], values[:, 1], values[:, 2], _fence(model, values[:, 3:]))
+    return Good(values[:, 0], values[:, 1], values[:, 2], _fence(model, values[:, 3:]), raw)
 
 
 def _fence(model: Model, strengths: np.ndarray) -> float:
