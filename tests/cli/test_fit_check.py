@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 from pathlib import Path
@@ -16,18 +18,19 @@ SAID = re.compile(r"small (\d) of \d.*medium (\d) of \d.*large (\d) of \d.*at a 
 
 
 @pytest.fixture(scope="module")
-def model(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("check") / "m.safetensors"
-    assert main(["fit", "--data", str(drawn), "--size", "64", "--out", str(out), "--no-samples"]) == 0
-    return out
+def fitted(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A model, and what was said when it was fitted."""
+    out, said = tmp_path_factory.mktemp("check") / "m.safetensors", io.StringIO()
+    with contextlib.redirect_stderr(said):
+        assert main(["fit", "--data", str(drawn), "--size", "64", "--out", str(out), "--no-samples"]) == 0
+    return out, said.getvalue()
 
 
 def test_it_is_said_by_every_face(
-    capsys: pytest.CaptureFixture[str], drawn: Path, model: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], drawn: Path, fitted: tuple[Path, str], tmp_path: Path
 ) -> None:
-    again = tmp_path / "again.safetensors"
-    main(["fit", "--data", str(drawn), "--size", "64", "--out", str(again), "--no-samples"])
-    assert SAID.search(capsys.readouterr().err)
+    model, err = fitted
+    assert SAID.search(err)
     assert main(["info", str(model)]) == 0
     said = next(line for line in capsys.readouterr().out.splitlines() if "simulated defects found" in line)
     counts = SAID.search(said)
@@ -43,7 +46,7 @@ def test_it_is_said_by_every_face(
 
 
 def test_no_check_leaves_it_out(
-    capsys: pytest.CaptureFixture[str], drawn: Path, model: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], drawn: Path, fitted: tuple[Path, str], tmp_path: Path
 ) -> None:
     bare, more = tmp_path / "bare.safetensors", tmp_path / "more.safetensors"
     words = ["--data", str(drawn), "--no-check", "--quiet"]
@@ -53,7 +56,7 @@ def test_no_check_leaves_it_out(
     for path in sorted((drawn / "plate/test/good").glob("*.png")):
         (new / path.name).write_bytes(path.read_bytes())
     words = ["--data", str(tmp_path / "new"), "--no-check", "--quiet"]
-    assert main(["fit", *words, "--update", str(model), "--out", str(more)]) == 0
+    assert main(["fit", *words, "--update", str(fitted[0]), "--out", str(more)]) == 0
     capsys.readouterr()
     for path in (bare, more):
         assert main(["info", str(path)]) == 0
