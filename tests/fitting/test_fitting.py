@@ -193,6 +193,17 @@ def test_a_picture_is_left_out_as_if_it_had_never_been_there(group, options):
     assert removed(predictor, images, groups).mean() > 1.1 * real.mean()  # what it would be otherwise
 
 
+def test_p_values_of_new_good_pictures_are_spread_evenly():
+    """With elements removed alone, their mean is .7 and more."""
+    found = []
+    for draw in range(2):
+        shown = parts(50, seed=40 + draw)
+        model = fit_small(shown[:20])
+        found.append(model.calibration.p_values(np.array([p.score for p in model.predict(shown[20:])])))
+    assert 0.4 < np.mean(found) < 0.6
+    assert np.mean(np.array(found) <= 0.2) > 0.08
+
+
 def test_a_few_left_out_scores_are_compared_with_a_real_refit(monkeypatch):
     from flawscope.methods.patchcore.absence import Absence, Selection
 
