@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -237,6 +238,19 @@ def test_json_round_trip_is_exact() -> None:
         tuple(rng.random(25)), tuple(rng.random(25)), 0.1, 0.03, "held out", "onnx", "fp16"
     ).with_rate(0.07)
     assert Calibration.from_dict(json.loads(json.dumps(made.to_dict(), allow_nan=False))) == made
+
+
+@pytest.mark.parametrize(
+    ("scores", "seen"), [((2.0,), "one good picture"), ((2.0, 3.0), "2 good pictures of")]
+)
+def test_where_nothing_is_promised_it_is_said_and_kept(scores: tuple[float, ...], seen: str) -> None:
+    made = replace(calibration(scores), promised=False)
+    assert f"no promise: {seen}" in made.promise()
+    assert f"{1 / (len(scores) + 1):.2g}" in made.promise()
+    assert "expected above it" not in made.promise()
+    assert Calibration.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert "promised" not in calibration(scores).to_dict()  # as in models of before
+    assert calibration(scores).promised
 
 
 GOOD = calibration((1, 2, 3)).to_dict()

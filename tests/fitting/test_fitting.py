@@ -660,7 +660,6 @@ def test_wrong_settings_are_told_before_the_work(options, text, monkeypatch):
         ([], "at least one good picture"),
         (np.zeros((64, 64, 3), np.uint8), "a list"),
         ([b"no picture", b""], "none of the pictures can be used"),
-        ([np.zeros((64, 64, 3), np.uint8)], "at least two parts"),
     ],
 )
 def test_pictures_that_make_no_model(images, text):

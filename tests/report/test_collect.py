@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +112,13 @@ def test_what_is_compared_is_what_the_pictures_promise_not_the_target() -> None:
     assert percent(1 / 39) in told[0]
     assert percent(0.05) not in told[0]
     assert "more than promised" in told[1]
+
+
+def test_a_model_of_one_part_is_said_to_promise_nothing():
+    told = sentences(Tally(1000, 600, 0, 0), replace(calibration(1), promised=False))
+    assert "no promise: one good picture" in told[0]
+    assert "nothing was promised" in told[1]
+    assert "more than promised" not in told[1]
 
 
 def test_what_was_not_tested_is_not_claimed() -> None:

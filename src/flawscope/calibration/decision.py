@@ -33,6 +33,8 @@ class Calibration:
     rate: target false-alarm rate, 0..1.
     method: how they were made, for the reader: "leave-one-picture-out", "held out", ...
     runtime, precision: what the scores hold for.
+    promised: whether the good pictures' scores are like those of new ones. False where all pictures show one
+        part: it was compared with itself.
     """
 
     scores: tuple[float, ...]
@@ -42,6 +44,7 @@ class Calibration:
     method: str = "held out"
     runtime: str = "torch"
     precision: str = "fp32"
+    promised: bool = True
 
     def __post_init__(self) -> None:
         if not self.scores or len(self.scores) != len(self.map_maxima):
@@ -137,6 +140,8 @@ class Calibration:
 
     def promise(self) -> str:
         """One line for a person: what the threshold means, and what it would take to mean more."""
+        if not self.promised:
+            return f"score threshold {self.score_threshold:.4g}; {self.no_promise()}"
         text = (
             f"score threshold {self.score_threshold:.4g}: {self.expected_rate:.1%} "
             f"({self._rank}/{self.count + 1}) of good pictures expected above it, from {self.count} good "
@@ -149,8 +154,18 @@ class Calibration:
             )
         return text
 
+    def no_promise(self) -> str:
+        """What is said of a model that is not `promised`."""
+        seen = "one good picture" if self.count == 1 else f"{self.count} good pictures of one part"
+        return (
+            f"no promise: {seen}, {self.method}; how other good parts differ is not known, so the share of "
+            "them above the threshold is not either, and no p-value is below "
+            f"{1 / (self.count + 1):.2g}; good pictures of other parts would tell"
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "scores": list(self.scores), "map_maxima": list(self.map_maxima)}
+        values = {**asdict(self), "scores": list(self.scores), "map_maxima": list(self.map_maxima)}
+        return {key: value for key, value in values.items() if key != "promised" or not value}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
@@ -163,6 +178,7 @@ class Calibration:
                 method=str(data["method"]),
                 runtime=str(data["runtime"]),
                 precision=str(data["precision"]),
+                promised=bool(data.get("promised", True)),  # earlier models are
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(

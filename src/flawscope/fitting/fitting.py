@@ -180,7 +180,8 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
         if old is None
         else _old_samples(model, tensors, old)
     )
-    found = finds(model, fitted, task, began) if check else None
+    # where all pictures show one part there is none that can be left out
+    found = finds(model, fitted, task, began) if check and fitted.calibration.promised else None
     for note in (notes := [*_notes(fitted, reader), *_missed(found, prepared.method, old)]):
         task.say(note)
     manifest = Manifest(

@@ -49,7 +49,8 @@ def headline(tally: Tally) -> str:
 
 def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0) -> list[str]:
     """What the score threshold promises, whether the promise was kept, and what was missed."""
-    lines = [_promise(calibration), _false_alarms(tally, calibration.expected_rate), _missed(tally)]
+    rate = calibration.expected_rate if calibration.promised else None
+    lines = [_promise(calibration), _false_alarms(tally, rate), _missed(tally)]
     if without_mask:
         lines.append(
             f"{counted(without_mask, 'defective picture')} without a usable mask: not in the pixel figures."
@@ -58,6 +59,8 @@ def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0) -> 
 
 
 def _promise(calibration: Calibration) -> str:
+    if not calibration.promised:
+        return f"The score threshold is {calibration.score_threshold:.4g}; {calibration.no_promise()}."
     text = (
         f"The score threshold is {calibration.score_threshold:.4g}, set from "
         f"{counted(calibration.count, 'good picture')} alone ({calibration.method}). Of good parts like "
@@ -70,11 +73,17 @@ def _promise(calibration: Calibration) -> str:
     return text
 
 
-def _false_alarms(tally: Tally, rate: float) -> str:
+def _false_alarms(tally: Tally, rate: float | None) -> str:
+    """
+    Args:
+        rate: that was promised; None: there is no promise.
+    """
     if not tally.good:
         return "There are no good test pictures: false alarms were not measured."
     low, high = metrics.confidence_interval_rate(tally.false_alarms, tally.good)
-    if low > rate:
+    if rate is None:
+        judged = "about which nothing was promised."
+    elif low > rate:
         judged = "more than promised; are the good test pictures like those that the model learnt from?"
     elif high < rate:
         judged = "less than promised."

@@ -1,6 +1,6 @@
 """PatchCore (Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022)."""
 
-from flawscope.methods.method import Method, deferred
+from flawscope.methods.method import Method, Option, deferred
 from flawscope.methods.patchcore.config import PRESETS, Config
 
 METHOD = Method(
@@ -14,5 +14,8 @@ METHOD = Method(
     finds_suspects=True,
     extends=True,
     choose_size=deferred("flawscope.methods.patchcore.size:choose"),
+    options=(
+        Option("--augment", "none|turn|mirror|all|auto", "copies of the good pictures in the memory bank"),
+    ),
     operators=deferred("flawscope.methods.patchcore.onnx_operators:translations"),
 )

@@ -30,6 +30,8 @@ class Config(PictureSettings):
     fine_ratio: float = 0.03  # the same for the larger ones of several sizes
     count: int | None = None  # that many instead of a ratio
     cap: int = 30_000  # never more, at each size
+    # turned and mirrored copies of good pictures in the bank; auto: of few, where it brings others nearer
+    augment: Literal["none", "turn", "mirror", "all", "auto"] = "auto"
     neighbours: int = 9  # b of Eq. 7; 1 turns the re-weighting off
     # the map's maximum, Eq. 7, or the farthest patch's distance
     score: Literal["reweighted", "maximum", "map"] = "map"

@@ -17,7 +17,7 @@ from flawscope.calibration.decision import from_values, suspects
 from flawscope.errors import InputError
 from flawscope.machine import peak_memory
 from flawscope.methods.extract import embed_pictures
-from flawscope.methods.patchcore import coreset, memory_plan
+from flawscope.methods.patchcore import coreset, few, memory_plan
 from flawscope.methods.patchcore.absence import Selection
 from flawscope.methods.patchcore.leave_out import Good, Raw, calibrate, leave_one_out, left_out_of
 from flawscope.methods.patchcore.memory_plan import MAX_CALIBRATION, bank_size
@@ -33,7 +33,11 @@ def fit(model: Model, task: Task) -> Fitted:
     """Fill `model` with the memory banks of good pictures and calibrate it: a picture is never compared with
     its own group in calibration."""
     job = Job(model, task, None if task.old is None else Start.of(task.old, model))
-    plan = memory_plan.plan(model, task.count, task.decoded)
+    job.copies = few.ways(job)
+    plan = memory_plan.plan(model, task.count * (1 + len(job.copies)), task.decoded)
+    if plan.shards > 1 and job.copies and job.config.augment == "auto" and task.old is None:
+        job.copies = ()  # to look at them they must be in memory
+        plan = memory_plan.plan(model, task.count, task.decoded)
     task.say(plan.line())
     if plan.shards > 1 and task.drop_suspects:
         raise InputError(
@@ -43,6 +47,7 @@ def fit(model: Model, task: Task) -> Fitted:
     fitted.first_group = job.first_group
     if task.old is not None:
         _join(fitted, model, task.old)
+    fitted.facts |= {"augment": few.name(job)}
     fitted.facts |= {"memory_predicted": plan.peak, "memory_peak": peak_memory()}
     fitted.summary = _summary(fitted.facts)
     return fitted
@@ -63,10 +68,15 @@ def _summary(facts: dict[str, Any]) -> list[str]:
 def _in_memory(job: Job) -> Fitted:
     patches = collect(job, range(job.task.count), "features")
     _some(patches.pictures)
+    if job.copies and job.config.augment == "auto" and job.task.old is None:
+        patches = few.helpful(job, patches)
     job.tick("features")
     selections, results = select(job, patches)
     job.tick("coreset")
-    good = leave_one_out(job, patches, selections, results)
+    alone = job.starts is None and len(patches.groups.unique()) == 1
+    good = (
+        few.of_one_part(job, patches, results) if alone else leave_one_out(job, patches, selections, results)
+    )
     listed: dict[int, float] = {}
     dropped: list[int] = []
     for round_ in range(ROUNDS):
@@ -87,6 +97,8 @@ def _in_memory(job: Job) -> Fitted:
         "suspicious_above": _finite(_limit(job, good)),
     }
     fitted = _fitted(job, good, patches.pictures, patches.pictures, selections, facts)
+    if alone:
+        fitted.calibration = replace(fitted.calibration, promised=False, method=few.METHOD)
     fitted.dropped, fitted.suspects = sorted(dropped), listed
     if job.task.budget.checked and (refits := compared(job, patches, selections[0], good.raw)):
         fitted.facts["refits"] = refits.to_dict()
@@ -158,6 +170,7 @@ def _join(fitted: Fitted, model: Model, old: Artefact) -> None:
         scores=before.scores + now.scores,
         map_maxima=before.map_maxima + now.map_maxima,
         map_level=max(before.map_level, now.map_level),
+        promised=before.promised and now.promised,
     )
     radii = zip(fitted.facts["covering_radius"], facts["covering_radius"], strict=True)
     fitted.facts["covering_radius"] = [max(pair) for pair in radii]
@@ -239,7 +252,7 @@ def _merged(job: Job, shards: int) -> _Merged:
             continue  # only copies, or nothing that can be read
         for v, view in enumerate(job.views):
             points, groups = patches.points(v)
-            final = bank_size(job.config, v, count * patches.features[v].shape[1])
+            final = bank_size(job.config, v, count * (1 + len(job.copies)) * patches.features[v].shape[1])
             result = coreset.select(
                 points,
                 min(final, len(points), -(-2 * final // shards)),  # the union holds twice the bank

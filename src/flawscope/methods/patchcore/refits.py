@@ -67,7 +67,7 @@ def compared(job: Job, patches: Patches, selection: Selection, raw: list[Raw]) -
     rest = points[~torch.isin(of, chosen)]
     count = max(1, round(len(view.bank) * len(rest) / len(points)))
     bank = rest[coreset.select(rest, count).indices] - view.centre
-    rows = torch.isin(patches.groups, chosen).nonzero().flatten().tolist()
+    rows = torch.isin(patches.groups[: len(raw)], chosen).nonzero().flatten().tolist()
 
     def maximum(i: int, distances: Tensor) -> float:
         region = job.model.roi if patches.inside is None else patches.inside[i]

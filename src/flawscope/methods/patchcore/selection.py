@@ -16,6 +16,7 @@ from flawscope.methods.extract import embed_pictures
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.absence import Selection
 from flawscope.methods.patchcore.config import Config
+from flawscope.methods.patchcore.copies import turned
 from flawscope.methods.patchcore.memory_bank import View
 from flawscope.methods.patchcore.memory_plan import bank_size
 from flawscope.methods.patchcore.model import Model
@@ -28,11 +29,13 @@ class Job:
 
     starts: one per view, if a model is being extended.
     groups: [count], as the model's banks number them.
+    copies: how pictures are turned and mirrored for the bank, beside as they are (`copies.py`).
     """
 
     model: Model
     task: Task
     starts: list[Start] | None = None
+    copies: Sequence[int] = ()
     clock: dict[str, float] = field(default_factory=lambda: {"start": time.perf_counter()})
 
     @property
@@ -95,19 +98,24 @@ class Start:
 
 @dataclass
 class Patches:
-    """The patches of N pictures.
+    """The patches of N pictures, copies included, which come last.
 
     features: per view [N, P, D], of the patches in the region of interest.
     counted: per view [N, P] bool, those that are not padding; None: all of them.
     inside: [N, H, W] bool, the pixels that count; None: those of the region of interest.
-    pictures: their numbers. groups: [N], as the banks number them.
+    rows: [N], their numbers; a copy has its picture's. groups: [N], as the banks number them.
     """
 
     features: list[Tensor]
     counted: list[Tensor] | None
     inside: Tensor | None
-    pictures: list[int]
+    rows: list[int]
     groups: Tensor
+
+    @property
+    def pictures(self) -> list[int]:
+        """Without copies."""
+        return list(dict.fromkeys(self.rows))
 
     def points(self, v: int) -> tuple[Tensor, Tensor]:
         """The patches [K, D] of a view that count, and the group of each [K]."""
@@ -135,7 +143,13 @@ class Patches:
         return whole
 
     def keep(self, rows: Sequence[int]) -> Patches:
-        """Those of the pictures `rows`, rising. Moved to the front in place: a second copy may not fit."""
+        """Those of the pictures `rows`, rising, with their copies. Moved to the front in place: a second copy
+        may not fit."""
+        kept = {self.rows[i] for i in rows}
+        return self.only([row for row, picture in enumerate(self.rows) if picture in kept])
+
+    def only(self, rows: Sequence[int]) -> Patches:
+        """`rows` alone, rising, in place."""
         for own in (*self.features, *(self.counted or ()), *([] if self.inside is None else [self.inside])):
             for new, old in enumerate(rows):
                 if new != old:
@@ -145,16 +159,18 @@ class Patches:
             [own[:count] for own in self.features],
             None if self.counted is None else [own[:count] for own in self.counted],
             None if self.inside is None else self.inside[:count],
-            [self.pictures[i] for i in rows],
+            [self.rows[i] for i in rows],
             self.groups[list(rows)],
         )
 
 
 def collect(job: Job, indices: Sequence[int], stage: str) -> Patches:
-    """The patches of the pictures that can be used."""
-    model, task, count = job.model, job.task, len(indices)
+    """The patches of the pictures that can be used, and of their copies."""
+    model, task = job.model, job.task
     region = [view.inside.bool() for view in job.views]
-    rows = {index: row for row, index in enumerate(indices)}
+    # a picture's number, and by how many times `task.count` more, the way it is turned
+    numbers = [index + way * task.count for way in (0, *job.copies) for index in indices]
+    rows, count = {number: row for row, number in enumerate(numbers)}, len(numbers)
     features = [
         torch.empty(count, int(mask.sum()), view.embedding.width, device=job.device)
         for view, mask in zip(job.views, region, strict=True)
@@ -163,27 +179,31 @@ def collect(job: Job, indices: Sequence[int], stage: str) -> Patches:
     inside = torch.empty(count, *model.size, dtype=torch.bool, device=job.device) if job.config.pads else None
     got: list[int] = []
 
-    def store(index: int, one: Tensor, seen: Tensor | None) -> None:
+    def load(number: int) -> Tensor | None:
+        way, index = divmod(number, task.count)
+        image = task.load(index)
+        return image if image is None or not way else turned(image, way)
+
+    def store(number: int, one: Tensor, seen: Tensor | None) -> None:
         if not bool(one.sum().isfinite()):
             raise InputError(
                 f"the backbone overflows in {job.config.precision}: choose another --set precision, "
                 "or check its weights"
             )
-        row = rows[index]
+        row = rows[number]
         for own, part, mask in zip(features, one.split(model.patches), region, strict=True):
             own[row] = part if own.shape[1] == len(part) else part[mask]
         if inside is not None and seen is not None:
             inside[row] = seen
             for view, own, mask in zip(job.views, counted, region, strict=True):
                 own[row] = view.counted(seen[None])[0].bool()[mask]
-        got.append(index)
+        got.append(number)
 
-    embed_pictures(model, task.load, list(indices), store, task.step, stage)
-    used = task.settle(sorted(got))
-    every = Patches(
-        features, counted if job.config.pads else None, inside, list(indices), job.groups_of(indices)
-    )
-    return every.keep([rows[i] for i in used])
+    embed_pictures(model, load, numbers, store, task.step, stage)
+    used = set(task.settle(sorted(number for number in got if number < task.count)))
+    pictures = [number % task.count for number in numbers]
+    every = Patches(features, counted if job.config.pads else None, inside, pictures, job.groups_of(pictures))
+    return every.only([rows[number] for number in sorted(got) if number % task.count in used])
 
 
 def select(job: Job, patches: Patches) -> tuple[list[Selection], list[coreset.Coreset]]:

@@ -1,0 +1,190 @@
+"""PatchCore from few good pictures: one part alone, and turned and mirrored copies."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from flawscope.demo.dataset import draw_picture
+from flawscope.errors import InputError
+from flawscope.export.export import export
+from flawscope.fitting.fitting import extend, fit
+from flawscope.methods.patchcore import copies, few
+from flawscope.methods.patchcore import model as models
+from flawscope.predictor import Predictor, load
+
+WAYS = range(1, 8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    """Building a backbone is most of the time of a fit this small."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))
+        yield
+
+
+def parts(count: int, seed: int = 0, size: int = 64) -> list[NDArray[np.uint8]]:
+    rng = np.random.default_rng(seed)
+    return [draw_picture("plate", rng, size=size)[0] for _ in range(count)]
+
+
+def patterned(count: int) -> list[NDArray[np.uint8]]:
+    """Parts that differ in the way they lie alone: a bright corner, a dark one and stripes."""
+    rng = np.random.default_rng(5)
+    base = np.full((64, 64, 3), 120, np.uint8)
+    base[:32, :32], base[40:, 8:24], base[::4, 40:] = 230, 20, 60
+    ways = rng.permutation(8)[:count]
+    return [
+        copies.turned(torch.from_numpy(base).permute(2, 0, 1), int(w)).permute(1, 2, 0).numpy() for w in ways
+    ]
+
+
+def fitted(images, **options) -> Predictor:
+    return fit(images, **{"size": "64", "device": "cpu", "samples": 1, "check": False, **options})
+
+
+def bank(predictor: Predictor) -> NDArray[np.float32]:
+    tensors = predictor.artefact.tensors
+    return tensors["views.0.bank"] + tensors["views.0.centre"]
+
+
+# -------------------------------------------------------------------------------------------------- copies
+
+
+def test_the_ways_are_the_symmetries_of_a_square():
+    image = torch.arange(18.0).view(2, 3, 3)
+    made = {way: copies.turned(image, way) for way in WAYS}
+    assert torch.equal(made[3], image.rot90(2, (1, 2)))
+    assert {tuple(made[w].flatten().tolist()) for w in (5, 6)} == {
+        tuple(image.rot90(k, (1, 2)).flatten().tolist()) for k in (1, 3)
+    }
+    assert torch.equal(made[1], image.flip(1))
+    assert torch.equal(made[2], image.flip(2))
+    assert len({tuple(m.flatten().tolist()) for m in (image, *made.values())}) == 8
+
+
+def test_a_copy_keeps_the_size_and_the_region():
+    square, wide = torch.ones(4, 4, dtype=torch.bool), torch.ones(4, 6, dtype=torch.bool)
+    assert copies.possible("all", square) == tuple(WAYS)
+    assert copies.possible("all", wide) == (1, 2, 3)
+    left = square.clone()
+    left[:, 2:] = False
+    assert copies.possible("all", left) == (1,)
+    left[0] = False
+    assert copies.possible("all", left) == ()
+    with pytest.raises(InputError, match="augment: mirror is not possible"):
+        copies.asked("mirror", left)
+    assert copies.asked("none", left) == ()
+
+
+@pytest.mark.parametrize(("augment", "times"), [("none", 1), ("mirror", 3), ("turn", 4), ("all", 8)])
+def test_asked_for_copies_are_in_the_bank_and_leave_with_their_picture(augment, times):
+    images = parts(3)
+    made = fitted(images, augment=augment, ratio=1.0)
+    assert made.manifest.facts["patches"] == len(bank(made)) == 3 * times * 64
+    assert made.calibration.count == len(made.manifest.pictures) == 3
+    # with whole banks leaving out is exact: the others and their copies make a model that scores the same
+    pixels = [torch.from_numpy(i).permute(2, 0, 1) for i in images[1:]]
+    ways = (0, *copies.WAYS[augment])
+    rest = [copies.turned(p, w).permute(1, 2, 0).contiguous().numpy() for p in pixels for w in ways]
+    other = fitted(rest, augment="none", ratio=1.0)
+    assert other.predict(images[0]).score == pytest.approx(made.calibration.scores[0], rel=1e-3)
+
+
+def test_auto_takes_copies_where_parts_lie_any_way_round():
+    told: list[str] = []
+    made = fitted(patterned(4), say=told.append)
+    assert made.manifest.facts["augment"] == "all"
+    assert any("copies are in the bank" in line for line in told)
+
+
+def test_auto_takes_none_where_they_bring_nothing():
+    images = parts(2)
+    same = fitted([images[0], np.clip(images[0].astype(int) + 1, 0, 255).astype(np.uint8)])
+    assert same.manifest.facts["augment"] == "none"
+    assert same.manifest.facts["patches"] == 2 * 64
+
+
+def test_auto_leaves_a_model_of_many_pictures_as_it_is():
+    images = patterned(4) * 3
+    images = [np.roll(image, k, axis=0) for k, image in enumerate(images)]
+    auto, none = fitted(images), fitted(images, augment="none")
+    assert len(images) > few.FEW
+    assert auto.manifest.facts["augment"] == "none"
+    assert np.array_equal(bank(auto), bank(none))
+    assert auto.calibration == none.calibration
+
+
+# ---------------------------------------------------------------------------------------------- one part
+
+
+@pytest.fixture(scope="module")
+def one() -> Predictor:
+    return fitted(parts(1), size="48+64")
+
+
+def test_one_picture_makes_a_model_without_a_promise(one, tmp_path):
+    calibration = one.calibration
+    assert not calibration.promised
+    assert calibration.count == 1
+    assert calibration.promise().startswith(
+        f"score threshold {calibration.score_threshold:.4g}; no promise: one"
+    )
+    one.save(tmp_path / "m.safetensors")
+    loaded = load(tmp_path / "m.safetensors", device="cpu")
+    assert loaded.calibration == calibration
+    assert loaded.self_test().passed
+    good, (spoilt,) = parts(1)[0], parts(1)
+    spoilt = spoilt.copy()
+    spoilt[20:44, 20:44] = (255, 0, 255)
+    known = loaded.predict(good).score
+    assert known <= calibration.score_threshold + 1e-4 < loaded.predict(spoilt).score
+    assert loaded.predict(spoilt).p_value == 0.5
+
+
+def test_one_picture_is_exported(one, tmp_path):
+    pytest.importorskip("onnxruntime")
+    export(one.artefact, tmp_path / "m.onnx")
+    exported = load(tmp_path / "m.onnx")
+    assert not exported.calibration.promised
+    assert exported.predict(parts(1)[0]).score == pytest.approx(one.predict(parts(1)[0]).score, abs=1e-3)
+
+
+def test_pictures_of_one_part_promise_nothing_and_those_of_two_do(one):
+    images = parts(3)
+    alone = fitted(images, group="picture", augment="none")
+    assert not alone.calibration.promised
+    assert alone.calibration.count == 3
+    assert "3 good pictures of one part" in alone.calibration.promise()
+    assert fitted(images[:2]).calibration.promised
+
+
+def test_calibrating_with_other_parts_makes_a_promise(one):
+    new = one.calibrate(parts(3, seed=4))
+    assert new.calibration.promised
+    assert "no promise" not in new.calibration.promise()
+
+
+def test_an_extended_model_of_one_part_still_promises_nothing(one):
+    more = extend(one.artefact, parts(2, seed=8), device="cpu", check=False)
+    assert more.calibration.count == 3
+    assert not more.calibration.promised
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_elsewhere_is_the_nearest_patch_not_around(others):
+    rng = np.random.default_rng(1)
+    own, more = (torch.from_numpy(rng.normal(size=(n, 5))).float() for n in (64, 64))
+    found = few.elsewhere([own, *[more] * others], (8, 8), torch.ones(64, dtype=torch.bool), 0)
+    for p in range(64):
+        allowed = [
+            float((own[p] - own[q]).norm())
+            for q in range(64)
+            if max(abs(p // 8 - q // 8), abs(p % 8 - q % 8)) > 1
+        ] + [float((own[p] - m).norm()) for m in more] * others
+        assert float(found[p]) == pytest.approx(min(allowed), rel=1e-5)
