@@ -238,17 +238,24 @@ def _pool_picks(features: Tensor, update: _Update, wanted: int, until: float) ->
     points = features[pool] - update.origin
     norms = (points * points).sum(1)
     doubled = points * -2.0
-    picks: list[Tensor] = []
-    made = 0
-    while made < min(wanted, len(pool)):
-        steps = min(STRIDE, wanted - made, len(pool) - made)
+    picks: list[Tensor] = [pool[:0]]
+    made, most = 0, min(wanted, len(pool))
+    while made < most:
+        if until > 0:  # what is that close is never picked, and distances only shrink
+            away = (distance > until).nonzero().flatten()
+            if not len(away):
+                break
+            if len(away) < 0.8 * len(distance):
+                pool, distance, norms, doubled = (x[away] for x in (pool, distance, norms, doubled))
+        steps = min(STRIDE, most - made)
         chosen = torch.empty(steps, dtype=torch.long, device=features.device)
         height = torch.empty(steps, dtype=distance.dtype, device=features.device)
         for i in range(steps):
             value, index = distance.max(0)
             chosen[i], height[i] = index, value
             at = index.view(1)  # by index_select: a plain subscript would bring the index to the host
-            row = torch.addmv(norms, doubled, points.index_select(0, at)[0])
+            # |x|² + |y|² - 2xy
+            row = torch.addmv(norms, doubled, doubled.index_select(0, at)[0], alpha=-0.5)
             row += norms.index_select(0, at)
             distance = torch.minimum(distance, row).index_fill_(0, at, PICKED)
         # The pool speaks for all points only while its farthest is farther than everything outside.
