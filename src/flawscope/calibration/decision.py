@@ -158,9 +158,8 @@ class Calibration:
         """What is said of a model that is not `promised`."""
         seen = "one good picture" if self.count == 1 else f"{self.count} good pictures of one part"
         return (
-            f"no promise: {seen}, {self.method}; how other good parts differ is not known, so the share of "
-            "them above the threshold is not either, and no p-value is below "
-            f"{1 / (self.count + 1):.2g}; good pictures of other parts would tell"
+            f"no promise: {seen}, {self.method}; how many other good parts are above it is not known, and no "
+            f"p-value is below {1 / (self.count + 1):.2g}; good pictures of other parts would tell"
         )
 
     def to_dict(self) -> dict[str, Any]:

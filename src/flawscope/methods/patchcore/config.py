@@ -79,5 +79,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "crop": 224,
         "dimensions": 1024,
         "score": "reweighted",
+        "augment": "none",
     },
 }

@@ -18,7 +18,7 @@ FEW = 10  # pictures up to which `auto` tries copies
 LOOKED_AT = 1024  # patches of a left-out picture, at most
 FARTHEST = 64  # of them, whose distances are compared
 # From which share on copies are kept. Products whose parts always lie alike have 0 to 0.07, and copies do not
-# change what is found there; where parts lie any way round it is 0.3 (docs/measurements.md)
+# change what is found there; where parts lie any way round it is 0.3 (docs/patchcore.md)
 NEARER = 0.08
 AROUND = 1 / 8  # of a side: what is nearer to a patch in its own picture shows the same
 ROWS = 512  # patches compared at once
