@@ -78,12 +78,21 @@ def test_every_picture_is_in_a_batch_of_every_size() -> None:
 
 
 def test_the_largest_difference_counts_and_is_relative() -> None:
-    found = compared([10.0, 0.5, 3.0, 4.0], Fixed([10.01, 0.502, 3.0, 4.0]))
+    found = compared([10.0, 0.5, 3.0, 4.0], Fixed([10.01, 0.502, 3.0, 4.0]), threshold=5.0)
     assert found.score == pytest.approx(0.002, rel=1e-3)  # below 1 it is absolute
     assert found.score_absolute == pytest.approx(0.01, rel=1e-3)
     assert found.map_absolute == pytest.approx(0.01, rel=1e-3)
     assert found.map == pytest.approx(0.002, rel=1e-3)
     assert not found.passed
+
+
+def test_far_below_every_good_picture_little_counts() -> None:
+    """A memory bank of all patches holds the sample pictures: their distances are near 0."""
+    found = compared([0.003, 0.0, 45.0], Fixed([0.006, 0.004, 45.0]))
+    assert found.passed
+    assert found.score_absolute == pytest.approx(0.004)
+    assert not compared([0.003, 0.0, 45.0], Fixed([0.003, 0.0, 45.01])).passed
+    assert not compared([0.003, 0.0, 45.0], Fixed([0.003, 2.0, 45.0])).passed
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -135,7 +144,7 @@ def test_of_maps_every_stride_th_row_and_column_is_compared() -> None:
 
 
 def test_without_expected_maps_scores_are_compared() -> None:
-    found = compared([1.0, 2.0], Fixed([1.0, 2.01], map_error=9.0), maps=None)
+    found = compared([1.0, 2.0], Fixed([1.0, 2.01], map_error=9.0), threshold=5.0, maps=None)
     assert (found.map, found.map_absolute) == (0.0, 0.0)
     assert found.score == pytest.approx(0.005, rel=1e-3)
 

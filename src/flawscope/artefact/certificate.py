@@ -134,7 +134,7 @@ def compare(
             of_maps = (0.0, 0.0) if maps is None else _differences(found_maps, maps[chosen])
             counted = ~ties[chosen]  # a tie is one of scores; maps do not know it
             chosen, found = chosen[counted], found[counted]
-            of_scores = _differences(found, scores[chosen]) if len(chosen) else (0.0, 0.0)
+            of_scores = _of_scores(found, scores[chosen], calibration) if len(chosen) else (0.0, 0.0)
             largest = np.maximum(largest, (*of_scores, *of_maps))
             other = calibration.is_anomalous(found) != decisions[chosen]
             changed |= set(chosen[other & firm[chosen]].tolist())
@@ -196,6 +196,23 @@ def of_pairs(
 def way(values: Sequence[float], threshold: float) -> float:
     """From the middle value to the threshold; where all are alike, a thousandth of it."""
     return max(threshold - float(np.median(values)), 1e-3 * abs(threshold), 1e-12)
+
+
+def _of_scores(found: NDArray[Any], expected: NDArray[Any], calibration: Calibration) -> tuple[float, float]:
+    """Largest absolute and relative difference of scores.
+
+    A score far below every good picture's is that of a picture which the memory bank holds whole. Its
+    distances are differences of large numbers, near 0, and decide nothing: there a hundredth of the
+    difference counts, as a share of the way to the threshold.
+    """
+    threshold, lowest = calibration.score_threshold, min(calibration.scores)
+    low = np.asarray(expected < 2 * lowest - threshold)
+    absolute, relative = _differences(found[~low], expected[~low]) if not low.all() else (0.0, 0.0)
+    if low.any():
+        away = _differences(found[low], expected[low])[0]
+        absolute = max(absolute, away)
+        relative = max(relative, 0.01 * away / float(threshold - expected[low].max()))
+    return absolute, relative
 
 
 def _differences(found: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float]:
