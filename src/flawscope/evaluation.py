@@ -35,7 +35,7 @@ NAMES = {  # of the metrics, for a person
     "pixel_auroc": "pixel AUROC",
     "pixel_ap": "pixel AP",
     "pixel_f1": "pixel F1, best mask threshold (test labels)",
-    "pixel_f1_calibrated": "pixel F1, calibrated mask threshold",
+    "pixel_f1_calibrated": "pixel F1, calibrated outlines",
     "au_pro": "AU-PRO (FPR up to 0.3)",
 }
 
@@ -262,7 +262,7 @@ def _mismatch(kept: Kept, predictor: Predictor) -> str:
 
 def _pixel(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
     pixel = metrics.pixel_metrics(kept.maps, kept.truths, valid=kept.valid)
-    threshold = predictor.calibration.mask_threshold
+    threshold, outline = predictor.calibration.mask_threshold, predictor.calibration.outline
     counts = np.zeros(3, dtype=np.int64)  # true positives, predicted, true
     for _, prediction, truth, valid in kept.pictures:
         if truth is not None:
@@ -276,7 +276,8 @@ def _pixel(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str
         + ("; only pixels of the picture inside the region of interest count" if cut else ""),
         "au_pro": "8-connected regions over the whole test set, FPR up to 0.3",
         "pixel_f1": f"best mask threshold, chosen on test labels: {pixel.f1_threshold:.6g}",
-        "pixel_f1_calibrated": f"mask threshold fixed by calibration: {threshold:.6g}",
+        "pixel_f1_calibrated": f"mask threshold fixed by calibration: {threshold:.6g}"
+        + (f"; regions outlined at {outline:.0%} of their height" if outline else ""),
     }
     return {
         "pixel_auroc": pixel.auroc,

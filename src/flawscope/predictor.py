@@ -203,6 +203,7 @@ class Predictor:
                     colour_range=self.calibration.colour_range,
                     path=name,
                     shifts=loaded[2],
+                    outline=self.calibration.outline,
                 ),
             )
 
@@ -255,6 +256,7 @@ class Predictor:
             method="held out",
             runtime=self.session.runtime,
             precision=self.calibration.precision,
+            outline=self.calibration.outline,
         )
         new = self.with_calibration(calibration, *notes)._calibrated_on((*kept, *pictures), shifts)
         new.failures = failures

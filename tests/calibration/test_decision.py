@@ -341,3 +341,17 @@ def test_few_equal_or_zero_scores_accuse_nobody() -> None:
     for scores in ([], [5.0], [1.0, 1.0, 99.0], [2.0] * 30, [0.0] * 10):
         assert len(suspects(np.array(scores))) == 0
     assert fence(np.array([1.0, 2.0, 3.0])) == math.inf
+
+
+def test_outlines_are_at_a_share_of_the_height_in_new_models_only() -> None:
+    new = from_values([1.0, 2.0], [3.0, 4.0], [0.0, 0.0])
+    assert 0 < new.outline < 1
+    assert Calibration.from_dict(json.loads(json.dumps(new.to_dict()))) == new
+    old = {k: v for k, v in new.to_dict().items() if k != "outline"}  # a file from before
+    assert Calibration.from_dict(old) == new.with_outline(0)
+    assert new.with_outline(0).mask_threshold == new.mask_threshold
+    assert "of their height" in new.outlined()
+    assert "height" not in new.with_outline(0).outlined()
+    for wrong in (-0.1, 1.0, math.nan):
+        with pytest.raises(InputError, match="outline"):
+            new.with_outline(wrong)

@@ -179,3 +179,47 @@ def test_drawing_leaves_the_picture_alone_and_keeps_its_size() -> None:
     assert drawn.dtype == np.uint8
     assert (picture == 100).all()
     assert (drawn != 100).any()
+
+
+# -------------------------------------------------------------------------------------------------- outlines
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("outline", [0.3, 0.6, 0.95])
+def test_each_region_is_outlined_at_a_share_of_its_height(seed: int, outline: float) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.random((23, 31)).astype(np.float32) ** 2 * 5
+    made = replace(prediction(values), outline=outline, mask_threshold=2.0, colour_range=(-1.0, 5.0))
+    expected = np.zeros(values.shape, bool)
+    for part in flood(values > 2.0):
+        peak = max(float(values[at]) for at in part)
+        for at in part:
+            expected[at] = values[at] >= -1.0 + outline * (peak + 1.0)
+    np.testing.assert_array_equal(made.mask, expected)
+    peaks = {max(float(values[at]) for at in part) for part in flood(values > 2.0)}
+    assert peaks <= {region.peak for region in made.regions}  # each one is still there
+
+
+def test_an_outline_is_as_wide_as_what_was_blurred() -> None:
+    """A strong defect is marked no wider than a weak one: above the threshold it would be."""
+    x = np.arange(80) - 40.0
+    bump = np.exp(-0.5 * (x / 6) ** 2)
+    values = np.outer(np.ones(5), bump).astype(np.float32)
+    weak, strong = (replace(prediction(f * values), outline=0.6) for f in (1.0, 20.0))
+    assert weak.mask.sum() == strong.mask.sum() > 0
+    assert replace(strong, outline=0.0).mask.sum() > 2 * strong.mask.sum()
+
+
+@pytest.mark.parametrize("outline", [0.0, 0.6])
+def test_a_picture_is_marked_exactly_where_its_map_passes_the_threshold(outline: float) -> None:
+    for top in (LEVEL - 1e-3, LEVEL, LEVEL + 1e-3, np.inf):
+        values = np.zeros((9, 9), np.float32)
+        values[4, 4] = top
+        assert bool(replace(prediction(values), outline=outline).mask.any()) == bool(top > LEVEL)
+
+
+def test_where_the_network_does_not_look_nothing_is_outlined() -> None:
+    values = np.full((6, 8), np.nan, np.float32)
+    values[2:4, 2:6] = [[1, 2, 4, 4], [0, 0, 4, 1]]
+    found = replace(prediction(np.zeros((6, 8))), outline=0.6).outlined(values)
+    assert set(map(tuple, np.argwhere(found))) == {(2, 4), (2, 5), (3, 4)}

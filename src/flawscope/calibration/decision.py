@@ -20,6 +20,9 @@ from flawscope.errors import InputError
 
 DEFAULT_RATE = 0.05
 NORMAL_MAD = 1.4826  # standard deviations of normal values in their median absolute deviation
+OUTLINE = (
+    0.6  # of a region's height: best of 0.3 to 0.7 on simulated defects (docs/resolution-and-threshold.md)
+)
 LEAST_SPREAD = 0.1  # of the way from good maps' level to their maxima; 0.13 to 0.36 was found on eight models
 
 
@@ -35,6 +38,8 @@ class Calibration:
     runtime, precision: what the scores hold for.
     promised: whether the good pictures' scores are like those of new ones. False where all pictures show one
         part: it was compared with itself.
+    outline: where an outline lies, as a share of the way from `map_level` to its region's peak; 0: at the
+        mask threshold, as in earlier models.
     """
 
     scores: tuple[float, ...]
@@ -45,6 +50,7 @@ class Calibration:
     runtime: str = "torch"
     precision: str = "fp32"
     promised: bool = True
+    outline: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.scores or len(self.scores) != len(self.map_maxima):
@@ -53,6 +59,8 @@ class Calibration:
             raise InputError("calibration scores must be finite numbers")
         if not 0 < self.rate < 1:
             raise InputError(f"a false-alarm rate of {self.rate} makes no sense: choose between 0 and 1")
+        if not 0 <= self.outline < 1:
+            raise InputError(f"an outline at {self.outline} of a region's height: choose from 0 to below 1")
 
     # ---- decisions
 
@@ -93,8 +101,8 @@ class Calibration:
 
     @property
     def mask_threshold(self) -> float:
-        """A pixel belongs to a region when its map value is above this: good pictures have none at the
-        same rate."""
+        """Pixels whose map value is above this make a region: good pictures have none at the same rate.
+        `outline` says how much of it is outlined."""
         return float(np.sort(self.map_maxima)[-self._rank])
 
     @property
@@ -136,7 +144,16 @@ class Calibration:
     def with_rate(self, rate: float) -> Calibration:
         return replace(self, rate=float(rate))
 
+    def with_outline(self, outline: float) -> Calibration:
+        """The same with outlines at another share of a region's height; 0: at the mask threshold."""
+        return replace(self, outline=float(outline))
+
     # ---- words and JSON
+
+    def outlined(self) -> str:
+        """What is marked, for a person."""
+        text = f"regions where the map is above {self.mask_threshold:.4g}"
+        return text + (f", outlined at {self.outline:.0%} of their height" if self.outline else "")
 
     def promise(self) -> str:
         """One line for a person: what the threshold means, and what it would take to mean more."""
@@ -164,7 +181,8 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         values = {**asdict(self), "scores": list(self.scores), "map_maxima": list(self.map_maxima)}
-        return {key: value for key, value in values.items() if key != "promised" or not value}
+        earlier = {"promised": True, "outline": 0.0}  # what files without them mean
+        return {key: value for key, value in values.items() if key not in earlier or value != earlier[key]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
@@ -178,6 +196,7 @@ class Calibration:
                 runtime=str(data["runtime"]),
                 precision=str(data["precision"]),
                 promised=bool(data.get("promised", True)),  # earlier models are
+                outline=float(data.get("outline", 0.0)),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
@@ -186,13 +205,19 @@ class Calibration:
 
 
 def from_values(
-    scores: Iterable[float], map_maxima: Iterable[float], map_medians: Iterable[float], **how: Any
+    scores: Iterable[float],
+    map_maxima: Iterable[float],
+    map_medians: Iterable[float],
+    *,
+    outline: float = OUTLINE,
+    **how: Any,
 ) -> Calibration:
     """A calibration from good pictures' scores and their maps' maxima and medians."""
     return Calibration(
         scores=tuple(map(float, scores)),
         map_maxima=tuple(map(float, map_maxima)),
         map_level=float(np.median(list(map_medians))),
+        outline=outline,
         **how,
     )
 

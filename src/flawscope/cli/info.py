@@ -63,7 +63,7 @@ def lines(manifest: Manifest) -> list[str]:
         ("decision", c.promise()),
         *([("simulated defects found", found)] if (found := described(facts, c)) else []),
         ("severity", f"1 is {c.spread:.3g} above the score threshold, the spread of good pictures"),
-        ("mask threshold", f"map above {c.mask_threshold:.4g}"),
+        ("mask threshold", c.outlined()),
         ("calibrated for", f"{c.runtime}, {c.precision}"),
         *[("fitted", line) for line in facts.get("summary", ())],
         *([("time of the fit", duration(facts["seconds_total"]))] if "seconds_total" in facts else []),

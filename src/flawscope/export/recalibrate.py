@@ -92,6 +92,7 @@ def recalibrated(
         method=before.method if answers.left_out else "held out",
         runtime=session.runtime,
         precision=reduced.precision,
+        outline=before.outline,
     )
     images = pictures.compared()
     scores, maps = one_by_one(session, images)

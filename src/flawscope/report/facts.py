@@ -66,7 +66,7 @@ def _model(manifest: Manifest, model: str) -> list[tuple[str, Any]]:
         ("pictures", ", ".join(f"{n} {role}" for role, n in roles.items()) or "not known"),
         ("score threshold", c.promise()),
         ("severity", f"1 is {c.spread:.3g} above the score threshold, the spread of good pictures"),
-        ("mask threshold", f"outlined where the map is above {c.mask_threshold:.4g}"),
+        ("mask threshold", c.outlined()),
         ("calibrated for", f"{c.runtime}, {c.precision}"),
         *[("fit", line) for line in facts.get("summary", ())],
     ]

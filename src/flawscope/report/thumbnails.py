@@ -114,7 +114,7 @@ def layers(
     level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)  # as the model sees it
     photo = _fitted(to_eight_bits(picture, level), side)
     height, width = photo.shape[:2]
-    found = prediction.picture_map((height, width)) > prediction.mask_threshold
+    found = prediction.outlined(prediction.picture_map((height, width)))
     half = (-(-height // 2), -(-width // 2))
     low, high = prediction.colour_range
     values = prediction.picture_map(half)

@@ -30,7 +30,7 @@ LEAST_SCALE = 0.2
 STEPS = (  # what is shown, and for how many milliseconds
     ("the picture", 1000),
     ("heat map, its colours the same for every picture", 1300),
-    ("outlined where the map is above the mask threshold", 2000),
+    ("outlined: regions of the map above the mask threshold", 2000),
 )
 PAPER = (244, 244, 246)  # around a picture of another shape than its cell
 
@@ -47,7 +47,7 @@ class Shot(NamedTuple):
 def shot(
     name: str, picture: Pixels, heat: Pixels, found: NDArray[np.bool_], verdict: str, *, is_anomalous: bool
 ) -> Shot:
-    """A picture [H, W, 3], its heat map likewise and the mask [H, W] bool: above the mask threshold."""
+    """A picture [H, W, 3], its heat map likewise and what is marked [H, W] bool."""
     small, warm = (np.asarray(drawing.fitted(image, BOX)) for image in (picture, heat))
     panels = (small, warm, drawing.contour(small, found, width=LINE))
     return Shot(name, panels, verdict, is_anomalous)

@@ -43,7 +43,7 @@ MAPS = {
 }
 
 LEGEND = (
-    "picture | heat map, outlined above the mask threshold | ground truth, if known\n"
+    "picture | heat map, regions above the mask threshold outlined | ground truth, if known\n"
     "of each kind the pictures with the highest and the lowest scores"
 )
 
@@ -204,7 +204,7 @@ class Pictures:
             return None
         values = prediction.picture_map(shown.shape[:2])
         heat = drawing.overlay(shown, values, *prediction.colour_range)
-        return Drawn(shown, heat, values > prediction.mask_threshold)
+        return Drawn(shown, heat, prediction.outlined(values))
 
     def _example(
         self,
@@ -263,6 +263,7 @@ class Pictures:
                 "low": low,
                 "high": high,
                 "mask_threshold": prediction.mask_threshold,
+                "outline": prediction.outline,
             }
             text = json.dumps(facts, indent=1, allow_nan=False)
             (self.out / "maps" / "scale.json").write_text(f"{text}\n", encoding="utf-8")

@@ -46,7 +46,8 @@ class Prediction:
         between models (`Calibration.severity`); above 0 exactly where it is anomalous.
     map: [H, W] float32 at the size of the network; `picture_map()` brings it to the picture's size.
     score_threshold: the picture is anomalous when its score is above this.
-    mask_threshold: a pixel belongs to the mask when its map value is above this.
+    mask_threshold: pixels whose map value is above this make a region.
+    outline: how much of a region is marked (`outlined`); 0: all of it.
     colour_range: map values at both ends of the colours. Like both thresholds fixed by calibration, the same
         for every picture.
     shifts: how far the picture as a whole lies outside of the training pictures, for each of
@@ -64,6 +65,7 @@ class Prediction:
     colour_range: tuple[float, float]
     path: str | None = None
     shifts: Measures = ()
+    outline: float = 0.0
 
     @property
     def threshold(self) -> float:
@@ -72,8 +74,26 @@ class Prediction:
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
-        """[H, W] at the size of the network: where the map is above what good pictures reach."""
-        return self.map > self.mask_threshold
+        """[H, W] bool at the size of the network: what is marked."""
+        return self.outlined(self.map)
+
+    def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """What is marked in this picture's map at any size, NaN where the network does not look.
+
+        Each 8-connected region above the mask threshold, from `outline` of the way between the level of good
+        pictures (the dark end of the colours) and its peak on. A map is smooth, so that what is around a
+        strong defect is above the threshold, too. A picture has a mask exactly where its map is above the
+        threshold somewhere.
+        """
+        found = values > self.mask_threshold
+        if not self.outline or not found.any():
+            return found
+        from scipy import ndimage
+
+        labels, count = ndimage.label(found, structure=np.ones((3, 3)))
+        level, peaks = self.colour_range[0], ndimage.maximum(values, labels, np.arange(1, count + 1))
+        edges = np.append(np.inf, level + self.outline * (peaks - level))
+        return np.asarray(found & (values >= edges[labels]))
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:
@@ -107,14 +127,14 @@ class Prediction:
 
     def picture_mask(self) -> NDArray[np.bool_]:
         """The mask at the picture's size; False where the network does not look."""
-        return self.picture_map() > self.mask_threshold
+        return self.outlined(self.picture_map())
 
     def draw(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The picture [H, W, 3] with heat map and outline of the mask; colours fixed by calibration."""
         values = self.picture_map()
         low, high = self.colour_range
         heat = drawing.overlay(picture, values, low, high)
-        return drawing.contour(heat, values > self.mask_threshold)
+        return drawing.contour(heat, self.outlined(values))
 
     def to_dict(self) -> dict[str, Any]:
         """What `predict --json` prints."""
@@ -126,6 +146,7 @@ class Prediction:
             "is_anomalous": self.is_anomalous,
             "score_threshold": self.score_threshold,
             "mask_threshold": self.mask_threshold,
+            "outline": self.outline,
             "shifts": {f.name: round(s, 3) for f, s in zip(FEATURES, self.shifts, strict=bool(self.shifts))},
             "regions": [r.to_dict() for r in self.regions],
         }
