@@ -18,7 +18,7 @@ from flawscope.methods.patchcore.memory_bank import View
 
 FARTHEST = 64  # patches of a picture around which the bank is selected anew; more where they do not suffice
 FREED = 4  # elements nearest to each of them, which are selected anew with the patches of their cells
-AROUND = 64  # elements nearest to each of them, which stay and keep new ones away
+AROUND = 256  # elements nearest to each of them, which stay and keep new ones away
 
 
 @dataclass(frozen=True)
