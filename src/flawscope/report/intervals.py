@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope import metrics
+from flawscope.calibration.simulated import NORMAL_QUANTILE
 from flawscope.results.kept import Evaluated
 
 RESAMPLES = 1000
 TAIL = 0.025  # on either side
-NORMAL_QUANTILE = 1.959963984540054  # of 1 - TAIL
 PRO_LIMIT = 0.3
 MOST_PIXELS = 1 << 24  # that the thresholds of the pixel metrics are chosen from
 LEVELS = 256  # thresholds from each of three sources

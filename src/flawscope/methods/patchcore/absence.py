@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
-from flawscope.methods.patchcore.memory_bank import View
+from flawscope.methods.patchcore.memory_bank import ONE_PART, View
 
 FARTHEST = 64  # patches of a picture around which the bank is selected anew; more where they do not suffice
 FREED = 4  # elements nearest to each of them, which are selected anew with the patches of their cells
@@ -70,17 +70,17 @@ class Selection:
         """
         own = (self.groups == group).nonzero().flatten()
         if len(own) == len(self.groups):
-            raise InputError("leave-one-out needs pictures of at least two parts: give more good pictures")
+            raise InputError(ONE_PART)
         distances = distances * counted
         absence = Absence(own, self.points[:0])
         if not self.radius > 0:  # every patch is in the bank: nothing was kept out
             return absence, distances
-        features, count = features - self.view.centre, FARTHEST
+        features, count, most = features - self.view.centre, FARTHEST, int(counted.sum())
         while True:
-            far = distances.topk(min(count, int(counted.sum()))).indices
+            far = distances.topk(min(count, most)).indices
             absence = self._anew(features[far], group, own)
             found = self._distances(features, far, absence, distances) * counted
-            if count >= len(features) or self._settled(found, far):
+            if count >= most or self._settled(found, far):
                 return absence, found
             count *= 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -114,13 +115,10 @@ def calibrate(job: Job, raw: list[Raw]) -> Good:
     """Bring the views to one scale, unless an earlier fit has done it, and combine them."""
     model = job.model
 
-    def region(picture: Raw) -> Tensor:
-        return model.roi if picture.inside is None else picture.inside
-
     with workers(job.device) as each:
         if len(job.views) > 1 and job.starts is None:
             for v, view in enumerate(job.views):
-                moments = each(lambda r, v=v, view=view: _moments(view, r.distances[v], region(r)), raw)  # type: ignore[misc]
+                moments = each(partial(_moments, model, view, v), raw)
                 mean, square = torch.stack(moments).mean(0).tolist()
                 scores = torch.stack([r.scores[v] for r in raw]).cpu().double()
                 pairs = [
@@ -135,7 +133,7 @@ def calibrate(job: Job, raw: list[Raw]) -> Good:
             inside = None if picture.inside is None else picture.inside[None]
             scores, distances = ([x[None] for x in part] for part in (picture.scores, picture.distances))
             score, drawn = model.combine(scores, distances, inside)
-            values = drawn[0][region(picture)]
+            values = drawn[0][model.region(picture.inside)]
             strengths = [strength(v, picture) for v in range(len(job.views))]
             return [float(score), float(drawn.max()), float(values.median()), *strengths]
 
@@ -143,7 +141,8 @@ def calibrate(job: Job, raw: list[Raw]) -> Good:
             """The view's own score, a distance: in those units good pictures spread alike."""
             if job.config.score != "map":
                 return float(picture.scores[v])
-            return float(job.views[v].anomaly_map(picture.distances[v][None])[0][region(picture)].max())
+            drawn = job.views[v].anomaly_map(picture.distances[v][None])[0]
+            return float(drawn[model.region(picture.inside)].max())
 
         values = np.array(each(one, raw))
     return Good(values[:, 0], values[:, 1], values[:, 2], _fence(model, values[:, 3:]), raw)
@@ -159,7 +158,8 @@ def _fence(model: Model, strengths: np.ndarray) -> float:
     return max((f - float(n[0])) / float(n[1]) for f, n in zip(limits, model.normal[:, part], strict=True))
 
 
-def _moments(view: View, distances: Tensor, roi: Tensor) -> Tensor:
-    """Mean and mean square of a map's values inside the region."""
-    values = view.anomaly_map(distances[None])[0][roi].cpu().double()  # not every device has float64
+def _moments(model: Model, view: View, v: int, picture: Raw) -> Tensor:
+    """Mean and mean square of the values of a picture's map at one size, inside the region."""
+    drawn = view.anomaly_map(picture.distances[v][None])[0]
+    values = drawn[model.region(picture.inside)].cpu().double()  # not every device has float64
     return torch.stack([values.mean(), (values * values).mean()])

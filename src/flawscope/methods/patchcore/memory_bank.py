@@ -15,6 +15,7 @@ from flawscope.methods.patchcore.screen import GROUP, KEEP, SMALLEST, Screen
 from flawscope.methods.threads import workers
 
 TIE = 1e-5  # relative
+ONE_PART = "leave-one-out needs pictures of at least two parts: give more good pictures"
 MOST_CONFIRMED = 256 * 2**20  # bytes of bank elements that a picture's patches are compared with in fp32
 BLOCK = 1024  # patches x bank elements multiplied at once: 4 MiB of products, minimum taken in the cache
 
@@ -203,7 +204,7 @@ class View(nn.Module):
         """
         norms = self.norms.masked_fill(hidden, torch.inf)
         if not bool(norms.isfinite().any()):
-            raise InputError("leave-one-out needs pictures of at least two parts: give more good pictures")
+            raise InputError(ONE_PART)
         return self.search((features - self.centre)[None], counted, norms)[0]
 
     def score_without(
@@ -224,15 +225,25 @@ class View(nn.Module):
         if self.config.score == "map":
             return distances.new_zeros(())
         patch = farthest((features - self.centre)[None], distances[None], counted)[0]
-        bank = self.bank[~hidden]
+        # the bank is not copied: every thread would need room for another one
+        parts = [(self.bank, self.norms.masked_fill(hidden, torch.inf))]
         if added is not None:
-            bank = torch.cat([bank, added])
-        b = min(self.config.neighbours, len(bank)) if self.config.score == "reweighted" else 1
-        norms = (bank * bank).sum(1)
-        nearest = torch.addmv(norms, bank, patch, alpha=-2).argmin()
-        around = torch.addmv(norms, bank, bank[nearest], alpha=-2)
+            parts.append((added, (added * added).sum(1)))
+
+        def away(point: Tensor) -> Tensor:
+            return torch.cat([torch.addmv(norms, bank, point, alpha=-2) for bank, norms in parts])
+
+        def element(index: int) -> Tensor:
+            beyond = index - len(self.bank)
+            return self.bank[index] if beyond < 0 else parts[1][0][beyond]
+
+        present = sum(int(norms.isfinite().sum()) for _, norms in parts)
+        b = min(self.config.neighbours, present) if self.config.score == "reweighted" else 1
+        nearest = int(away(patch).argmin())
+        around = away(element(nearest))
         around[nearest] = -torch.inf
-        neighbours = bank[around.topk(b, largest=False, sorted=True).indices]
+        found = around.topk(b, largest=False, sorted=True).indices.tolist()
+        neighbours = torch.stack([element(index) for index in found])
         return eq7(torch.linalg.vector_norm(patch - neighbours, dim=1)[None])[0] * counted.amax(-1)
 
 

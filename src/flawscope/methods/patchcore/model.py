@@ -55,13 +55,18 @@ class Model(Detector):
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Patch features `[B, P, D]` to scores `[B]` and maps `[B, H, W]`."""
+        return self.combine(*self.by_view(features, inside), inside)
+
+    def by_view(self, features: Tensor, inside: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Image scores `[B]` and patch distances `[B, P]` of each view, as `combine` takes them; no scores
+        where the score is the map's maximum."""
         scores, distances = [], []
         for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
             relative, counted = part - view.centre, view.counted(inside)
             distances.append(view.search(relative, counted))
             if self.config.score != "map":
                 scores.append(view.image_score(relative, distances[-1], counted))
-        return self.combine(scores, distances, inside)
+        return scores, distances
 
     def combine(
         self,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flawscope.calibration.decision import NORMAL_MAD
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.absence import Selection, nearest_distance
 from flawscope.methods.patchcore.leave_out import Raw
@@ -70,8 +71,7 @@ def compared(job: Job, patches: Patches, selection: Selection, raw: list[Raw]) -
     rows = torch.isin(patches.groups[: len(raw)], chosen).nonzero().flatten().tolist()
 
     def maximum(i: int, distances: Tensor) -> float:
-        region = job.model.roi if patches.inside is None else patches.inside[i]
-        return float(view.anomaly_map(distances[None])[0][region].max())
+        return float(view.anomaly_map(distances[None])[0][job.model.region(raw[i].inside)].max())
 
     region = view.inside.bool()
     refitted = []
@@ -81,5 +81,5 @@ def compared(job: Job, patches: Patches, selection: Selection, raw: list[Raw]) -
         distances[region] = torch.cat([nearest_distance(part, bank) for part in own.split(256)])
         refitted.append(maximum(i, distances * (raw[i].distances[0] > 0)))
     maxima = np.array([maximum(i, one.distances[0]) for i, one in enumerate(raw)])
-    spread = 1.4826 * float(np.median(np.abs(maxima - np.median(maxima))))
+    spread = NORMAL_MAD * float(np.median(np.abs(maxima - np.median(maxima))))
     return Refits(len(rows), float(maxima[rows].mean()), float(np.mean(refitted)), spread)

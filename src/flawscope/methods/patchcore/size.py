@@ -142,13 +142,7 @@ def compare(
 
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:
         seen = None if inside is None else inside[None]
-        scores, distances = [], []
-        for view, part in zip(model.views, features.split(model.patches), strict=True):
-            relative, counted = (part - view.centre)[None], view.counted(seen)
-            distances.append(view.search(relative, counted))
-            if config.score != "map":
-                scores.append(view.image_score(relative, distances[-1], counted))
-        found[index] = scores, distances, seen
+        found[index] = *model.by_view(features[None], seen), seen
 
     embed_pictures(model, tensors(shown), range(len(shown)), store, quiet)
     trials = []
