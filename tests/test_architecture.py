@@ -38,7 +38,7 @@ ALLOWED: dict[str, str] = {
     "predictor": "pictures calibration artefact results runtime",
     "export": "pictures calibration artefact synthesis methods runtime",
     "fitting": "pictures datasets calibration artefact synthesis methods runtime predictor",
-    "evaluation": "pictures datasets metrics results predictor",
+    "evaluation": "pictures datasets metrics calibration results predictor",
     "testing": "pictures datasets artefact demo methods runtime predictor export fitting",
     "report": "machine pictures datasets metrics calibration artefact synthesis results predictor evaluation",
     "benchmark": "config machine datasets metrics artefact methods runtime predictor fitting evaluation",
@@ -53,7 +53,7 @@ WITHOUT_TORCH = {"features", "features.weights", "methods", "methods.registry", 
     "fitting",
     "export",
 }
-MOST_ROOMS, MOST_ARROWS = 25, 120
+MOST_ROOMS, MOST_ARROWS = 27, 140
 
 
 def module_name(path: Path) -> str:

@@ -14,8 +14,7 @@ from flawscope import metrics
 from flawscope.calibration.decision import Calibration
 from flawscope.datasets import Dataset
 from flawscope.evaluation import NAMES, Evaluation
-from flawscope.progress import counted
-from flawscope.report.intervals import (
+from flawscope.evaluation.intervals import (
     PRO_LIMIT,
     Interval,
     PixelCounts,
@@ -23,6 +22,7 @@ from flawscope.report.intervals import (
     image_intervals,
     pixel_intervals,
 )
+from flawscope.progress import counted
 from flawscope.report.plots import Curve, Group, curve_plot, histograms
 from flawscope.report.words import Tally, percent, printable, rates
 

@@ -10,8 +10,7 @@ import pytest
 
 from flawscope import metrics
 from flawscope.datasets import Item
-from flawscope.pictures.preprocess import Preprocess
-from flawscope.report.intervals import (
+from flawscope.evaluation.intervals import (
     area,
     auroc_interval,
     count_pixels,
@@ -19,6 +18,7 @@ from flawscope.report.intervals import (
     image_intervals,
     pixel_intervals,
 )
+from flawscope.pictures.preprocess import Preprocess
 from flawscope.results.kept import Evaluated
 from flawscope.results.prediction import Prediction
 
