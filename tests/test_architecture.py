@@ -31,7 +31,7 @@ ALLOWED: dict[str, str] = {
     "datasets": "pictures",
     "artefact": "pictures calibration",
     "synthesis": "pictures datasets",
-    "results": "pictures datasets",
+    "results": "pictures datasets artefact",
     "demo": "synthesis",
     "methods": "config machine pictures datasets metrics calibration features artefact synthesis",
     "runtime": "artefact methods",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class FlawscopeError(Exception):
     """Something went wrong in a way we understand. The command line ends with exit code 1."""
@@ -17,3 +19,44 @@ class CheckpointError(InputError):
 
 class LeftOut(InputError):
     """A picture that was to be left out, by its decoded pixels; the others are done."""
+
+
+def needs(what: str, *libraries: str, extras: str) -> InputError:
+    """The error where libraries are missing. It names what to add to the installation at hand, by our
+    metadata: on a public index the package's own name may be somebody else's.
+
+    what: that needs them. extras: of the package, with commas, that bring them.
+    """
+    wanted = " ".join(f'"{one}"' for one in _missing(extras)) or " ".join(libraries)
+    return InputError(f"{what} needs {' and '.join(libraries)}: pip install {wanted}")
+
+
+def _missing(extras: str) -> list[str]:
+    """The requirements of the extras that are not installed; none where the package has no metadata."""
+    from importlib import metadata
+
+    found: dict[str, None] = {}
+    for extra in extras.split(","):
+        try:
+            required = metadata.requires("flawscope") or []
+        except metadata.PackageNotFoundError:
+            return []
+        for line in required:
+            requirement, _, marker = (part.strip() for part in line.partition(";"))
+            if not re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", marker):
+                continue
+            if nested := re.match(r"flawscope\[(.+)\]", requirement):
+                found |= dict.fromkeys(_missing(nested[1]))
+            elif not _is_installed(re.split(r"[^A-Za-z0-9._-]", requirement)[0]):
+                found[requirement] = None
+    return list(found)
+
+
+def _is_installed(name: str) -> bool:
+    from importlib import metadata
+
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -14,6 +14,7 @@ from PIL import Image
 from flawscope.cli import main
 from flawscope.cli.predict import add_arguments
 from flawscope.datasets import Item
+from flawscope.datasets.files import OWN_LIST
 from flawscope.errors import FlawscopeError
 from flawscope.pictures.decoding import read_mask
 from flawscope.pictures.preprocess import Preprocess
@@ -49,7 +50,8 @@ def spot() -> np.ndarray:
 
 
 def files(folder: Path) -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    return found - {OWN_LIST}
 
 
 def test_an_evaluated_picture_is_written_under_its_kind_and_name(tmp_path: Path, spot: np.ndarray) -> None:

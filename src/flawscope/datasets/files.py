@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 import unicodedata
@@ -16,6 +17,8 @@ from flawscope.pictures.decoding import PICTURE_SUFFIXES, is_picture
 LITTER = frozenset(
     {"__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
 )
+
+OWN_LIST = ".flawscope"  # in a folder of results: what flawscope wrote there, a JSON string a line
 
 StrPath = str | os.PathLike[str]
 NaturalKey = tuple[tuple[tuple[tuple[int, str], ...], str], ...]
@@ -73,10 +76,34 @@ def child(folder: Path, *names: str) -> Path | None:
     return next((path for name, path in present.items() if name.casefold() in wanted), None)
 
 
+def own_files(folder: Path) -> list[str]:
+    """What flawscope wrote in a folder of results, by its list, relative paths; nothing in any other folder,
+    and nothing outside of it."""
+    try:
+        lines = (folder / OWN_LIST).read_text(encoding="ascii").splitlines()
+        names = [json.loads(line) for line in lines]
+    except (OSError, ValueError):  # there is none, or it is not ours
+        return []
+    return [name for name in names if isinstance(name, str) and name and _stays_inside(folder, name)]
+
+
+def _stays_inside(folder: Path, name: str) -> bool:
+    """Whether a path of the list, which anybody may have written, leads to a place below the folder."""
+    parent = os.path.realpath((folder / name).parent)
+    return not os.path.isabs(name) and ".." not in Path(name).parts and _below(parent, folder)
+
+
+def _below(path: str, folder: Path) -> bool:
+    top = os.path.realpath(folder)
+    return path == top or path.startswith(top.rstrip(os.sep) + os.sep)
+
+
 def walk(folder: Path) -> list[Path]:
     """Every file below `folder`, in natural order of the relative path. Links to folders are followed, and
-    each real folder is visited once, so that a loop of links ends."""
+    each real folder is visited once, so that a loop of links ends. What flawscope wrote into folders of
+    results is passed over."""
     found: list[Path] = []
+    own: set[Path] = set()
     seen: set[tuple[int, int]] = set()
     waiting: list[Path] = [folder]
     linked: list[Path] = []
@@ -89,13 +116,14 @@ def walk(folder: Path) -> list[Path]:
         if (identity.st_dev, identity.st_ino) in seen:
             continue
         seen.add((identity.st_dev, identity.st_ino))
+        own.update(here / name for name in own_files(here))
         for entry in entries(here):
             path = Path(here, entry.name)
             if _is_folder(entry):
                 (linked if entry.is_symlink() else waiting).append(path)
             elif _is_file(entry):
                 found.append(path)
-    return sorted(found, key=lambda path: natural_key(path.relative_to(folder)))
+    return sorted((f for f in found if f not in own), key=lambda path: natural_key(path.relative_to(folder)))
 
 
 def pictures_in(folder: Path) -> list[Path]:

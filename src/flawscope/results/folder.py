@@ -18,9 +18,10 @@ from PIL import Image
 from flawscope.datasets import Item
 from flawscope.datasets.files import natural_key
 from flawscope.datasets.masks import union
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import InputError
 from flawscope.pictures.decoding import decode
 from flawscope.results import animation, drawing
+from flawscope.results.own_files import OwnFiles, cannot_write
 from flawscope.results.prediction import Prediction
 
 MAX_SIDE = 2048  # overlays of larger pictures are scaled down; maps and masks are at the network's size
@@ -127,6 +128,10 @@ class Pictures:
     scale: tuple[float, float, float] | None = None  # both ends of the colours and the mask threshold
     owners: dict[str, Path] = field(default_factory=dict)  # result name -> picture
     failures: list[str] = field(default_factory=list)
+    own: OwnFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.own = OwnFiles(self.out)
 
     def take(self, item: Item, prediction: Prediction) -> None:
         """One evaluated picture."""
@@ -142,11 +147,11 @@ class Pictures:
         expected: bool | None = None,
     ) -> None:
         """Write the picture's overlay, map and mask. Without a `kind` the verdict is the kind."""
-        name = self._name(path)
+        name = self.name(path)
         drawn = self._drawn(path, prediction)
         self._write(name, prediction, drawn)
         self.scale = (*prediction.colour_range, prediction.mask_threshold)
-        collected = self.kinds.setdefault(kind or _verdict(prediction), Kind(expected))
+        collected = self.kinds.setdefault(kind or prediction.decision, Kind(expected))
         collected.count += 1
         collected.anomalous += prediction.is_anomalous
         if drawn and len(self.kinds) <= ROWS and collected.wants(prediction.score):
@@ -163,12 +168,12 @@ class Pictures:
         if self.animation != "none":
             room = animation.room(len(shown))
             shots = [[e.shot for e in self.kinds[name].extremes(room) if e.shot] for name in shown]
-            moving = self.out / f"animation.{self.animation}"
+            moving = self.own.path(f"animation.{self.animation}")
             animation.save(moving, *animation.frames(shots, title, self.scale))
         lines = [title, *LEGEND.split("\n")]
         if left:
             lines.append(f"not shown: {', '.join(left)}")
-        path = self.out / "contact_sheet.png"
+        path = self.own.path("contact_sheet.png")
         drawing.save_png(path, self._sheet(shown, "\n".join(lines), self.scale))
         return path
 
@@ -215,7 +220,7 @@ class Pictures:
         masks: tuple[Path, ...],
         expected: bool | None,
     ) -> Example:
-        verdict, remark, bad = _verdict(prediction), "", prediction.is_anomalous
+        verdict, remark, bad = prediction.decision, "", prediction.is_anomalous
         if expected is not None and expected != bad:
             remark = "missed" if expected else "false alarm"
         severity = f"severity {prediction.severity:+.1f}"
@@ -234,22 +239,20 @@ class Pictures:
     def _write(self, name: str, prediction: Prediction, drawn: Drawn | None) -> None:
         """The files of one picture."""
         try:
-            for folder in ("overlays", "masks", *(["maps"] if self.maps != "none" else [])):
-                (self.out / folder / name).parent.mkdir(parents=True, exist_ok=True)
             if drawn:
                 outlined = drawing.contour(drawn.heat, drawn.marked)
-                drawing.save_png(self.out / "overlays" / f"{name}.png", outlined)
-            drawing.save_png(self.out / "masks" / f"{name}.png", prediction.mask)
+                drawing.save_png(self.own.path(f"overlays/{name}.png"), outlined)
+            drawing.save_png(self.own.path(f"masks/{name}.png"), prediction.mask)
             if self.maps != "none":
                 self._write_map(name, prediction)
         except OSError as error:
-            raise FlawscopeError(f"cannot write to {self.out}: {error.strerror}; free some space") from None
+            raise cannot_write(self.out, error) from None
 
     def _write_map(self, name: str, prediction: Prediction) -> None:
         """The map, and once what its numbers mean."""
         low, high = prediction.colour_range
         suffix, meaning = MAPS[self.maps]
-        path = self.out / "maps" / f"{name}{suffix}"
+        path = self.own.path(f"maps/{name}{suffix}")
         if self.maps == "png16":
             drawing.save_map16(path, prediction.map, low, high)
         elif self.maps == "tiff":
@@ -266,9 +269,9 @@ class Pictures:
                 "outline": prediction.outline,
             }
             text = json.dumps(facts, indent=1, allow_nan=False)
-            (self.out / "maps" / "scale.json").write_text(f"{text}\n", encoding="utf-8")
+            self.own.path("maps/scale.json").write_text(f"{text}\n", encoding="utf-8")
 
-    def _name(self, path: Path) -> str:
+    def name(self, path: Path) -> str:
         """Where the picture's results go; a.png and a.jpg beside each other keep their suffix apart."""
         name = self._stem(path)
         if self.owners.setdefault(name, path) != path:
@@ -301,10 +304,6 @@ def folder_of(paths: Sequence[Path]) -> Path | None:
 def _absolute(path: Path) -> Path:
     """Without `..`, links as they are."""
     return Path(os.path.abspath(path))
-
-
-def _verdict(prediction: Prediction) -> str:
-    return "anomalous" if prediction.is_anomalous else "good"
 
 
 def _eight_bit(picture: NDArray[np.generic]) -> Pixels:

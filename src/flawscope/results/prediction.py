@@ -72,6 +72,11 @@ class Prediction:
         """`score_threshold`, by the name that it had before."""
         return self.score_threshold
 
+    @property
+    def decision(self) -> str:
+        """good or anomalous."""
+        return "anomalous" if self.is_anomalous else "good"
+
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """[H, W] bool at the size of the network: what is marked."""
@@ -143,6 +148,7 @@ class Prediction:
             "score": self.score,
             "p_value": self.p_value,
             "severity": self.severity,
+            "decision": self.decision,
             "is_anomalous": self.is_anomalous,
             "score_threshold": self.score_threshold,
             "mask_threshold": self.mask_threshold,

@@ -1,0 +1,102 @@
+"""What a run leaves in its results folder: a table, a JSON file for each input, a summary, and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from heapq import heappush, heappushpop
+from pathlib import Path
+from typing import Any
+
+from flawscope.artefact.files import atomic
+from flawscope.datasets import Item
+from flawscope.progress import counted
+from flawscope.results.folder import Pictures
+from flawscope.results.own_files import cannot_write
+from flawscope.results.prediction import Prediction
+from flawscope.results.table import Row, Unjudged, open_table
+
+RESULTS, TABLE, FACTS = "predictions", "results.csv", "results.json"
+SHOWN = 100  # predictions that keep their maps for a page, the most severe ones
+
+
+class Results:
+    """A results folder. What an earlier run left there is removed; files of others stay.
+
+    shown: predictions for a page, at most `SHOWN` with their maps, most severe first.
+    unjudged: inputs without a prediction.
+
+    Args:
+        root: results are named by the pictures' paths below it.
+        maps, animation: as `Pictures` takes them.
+        say: gets a line where the folder is not empty.
+
+    Raises:
+        InputError: a file of somebody else stands where one is to be written.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        root: Path | None,
+        say: Callable[[str], None],
+        *,
+        maps: str = "png16",
+        animation: str = "none",
+    ):
+        self.out, self.pictures = out, Pictures(out, root, maps, animation)
+        self.own = self.pictures.own
+        removed, others = self.own.clear()
+        if removed:
+            say(f"{out}: {counted(removed, 'file')} of an earlier run removed")
+        if others:
+            say(f"{out}: {counted(others, 'file')} that flawscope did not write there stay")
+        self.own.path(FACTS)  # refused now if it cannot be written
+        self.table = open_table(self.own.path(TABLE))
+        self.unjudged: list[Unjudged] = []
+        self._severe: list[tuple[float, int, Prediction]] = []
+        self._count = 0
+
+    def add(self, result: Prediction | Unjudged, *, details: bool = True) -> None:
+        """A row of the table and, with `details`, the JSON file of one input.
+
+        Raises:
+            FlawscopeError: the disk is full.
+        """
+        self.table.add(Row.of(result))
+        if isinstance(result, Unjudged):
+            self.unjudged.append(result)
+        elif details:
+            self._remember(result)
+        if details:
+            name = self.pictures.name(Path(result.path or "picture"))
+            self._write_json(f"{RESULTS}/{name}.json", result.to_dict())
+
+    def take(self, item: Item, prediction: Prediction) -> None:
+        """The pictures of an evaluated one."""
+        self.pictures.take(item, prediction)
+
+    @property
+    def shown(self) -> list[Prediction]:
+        return [prediction for _, _, prediction in sorted(self._severe, reverse=True)]
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Write the summary, `results.json`; the table is complete."""
+        self.table.close()
+        with atomic(self.own.path(FACTS)) as file:
+            file.write(f"{json.dumps(facts, indent=1, allow_nan=False)}\n".encode())
+
+    def _remember(self, prediction: Prediction) -> None:
+        self._count += 1
+        entry = prediction.severity, -self._count, prediction
+        if len(self._severe) < SHOWN:
+            heappush(self._severe, entry)
+        else:
+            heappushpop(self._severe, entry)
+
+    def _write_json(self, name: str, document: dict[str, Any]) -> None:
+        path = self.own.path(name)
+        try:
+            path.write_text(f"{json.dumps(document, allow_nan=False)}\n", encoding="utf-8")
+        except OSError as error:
+            raise cannot_write(self.out, error) from None
