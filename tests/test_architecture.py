@@ -39,11 +39,12 @@ ALLOWED: dict[str, str] = {
     "export": "pictures calibration artefact synthesis methods runtime",
     "fitting": "pictures datasets calibration artefact synthesis methods runtime predictor",
     "evaluation": "pictures datasets metrics calibration results predictor",
+    "comparison": "datasets results predictor evaluation",
     "testing": "pictures datasets artefact demo methods runtime predictor export fitting",
     "report": "machine pictures datasets metrics calibration artefact synthesis results predictor evaluation",
     "benchmark": "config machine datasets metrics artefact methods runtime predictor fitting evaluation",
     "cli": "config pictures datasets calibration features artefact synthesis results demo methods runtime "
-    "predictor export fitting evaluation report benchmark",
+    "predictor export fitting evaluation comparison report benchmark",
 }
 FOR_ALL = {"errors", "progress"}
 # Rooms with networks. All others predict, calibrate and read files without torch, as do these modules.

@@ -16,6 +16,8 @@ from flawscope._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from flawscope.calibration.decision import Calibration as Calibration
+    from flawscope.comparison import Comparison as Comparison
+    from flawscope.comparison import compare as compare
     from flawscope.datasets import open_dataset as open_dataset
     from flawscope.errors import FlawscopeError as FlawscopeError
     from flawscope.errors import InputError as InputError
@@ -30,12 +32,14 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Calibration": "calibration.decision",
+    "Comparison": "comparison",
     "FlawscopeError": "errors",
     "InputError": "errors",
     "Prediction": "results.prediction",
     "Predictor": "predictor",
     "Preprocess": "pictures.preprocess",
     "Region": "results.prediction",
+    "compare": "comparison",
     "evaluate": "evaluation",
     "extend": "fitting.fitting",
     "fit": "fitting.fitting",

@@ -19,6 +19,7 @@ from flawscope.methods.method import Command
 COMMANDS: dict[str, str] = {
     "fit": "learn what good parts look like",
     "evaluate": "measure a model on test pictures",
+    "compare": "two models on the same test pictures",
     "benchmark": "fit and evaluate a grid, with the literature's tables",
     "predict": "score pictures and show what is wrong",
     "calibrate": "new thresholds from new good pictures",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,7 @@ def evaluate(
     dataset: Dataset,
     *,
     full_resolution: bool = False,
+    leave_out: Collection[str] = (),
     take: Take | None = None,
     step: Step = silent,
 ) -> Evaluation:
@@ -140,6 +141,7 @@ def evaluate(
 
     Args:
         full_resolution: pixel metrics at the pictures' own size too, labelled `full_*`. Slower.
+        leave_out: hashes (`decoding.pixel_hash`) of further pictures to leave out.
         take: called with every item and its prediction, to write pictures.
 
     Raises:
@@ -151,7 +153,7 @@ def evaluate(
             f"{dataset.root} has no test pictures: give a data set with a test split, "
             "or folders of good and bad pictures"
         )
-    seen = _predict(predictor, dataset, take, step)
+    seen = _predict(predictor, dataset, leave_out, take, step)
     kept = seen.kept
     if not kept.items:
         raise InputError(
@@ -181,8 +183,11 @@ def evaluate(
     )
 
 
-def _predict(predictor: Predictor, dataset: Dataset, take: Take | None, step: Step) -> _Seen:
-    learnt = {p.hash for p in predictor.manifest.pictures}  # thresholds are learnt from pictures, too
+def _predict(
+    predictor: Predictor, dataset: Dataset, leave_out: Collection[str], take: Take | None, step: Step
+) -> _Seen:
+    # thresholds are learnt from pictures, too
+    learnt = {*leave_out, *(p.hash for p in predictor.manifest.pictures)}
     seen = _Seen(Kept(lambda geometry: valid_pixels(predictor, geometry)))
     results = predictor.stream([item.path for item in dataset.test], leave_out=learnt)
     for done, (item, (_, result)) in enumerate(zip(dataset.test, results, strict=True), start=1):

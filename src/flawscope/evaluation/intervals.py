@@ -23,6 +23,7 @@ TAIL = 0.025  # on either side
 PRO_LIMIT = 0.3
 MOST_PIXELS = 1 << 24  # that the thresholds of the pixel metrics are chosen from
 LEVELS = 256  # thresholds from each of three sources
+IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1", "image_f1_calibrated")
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -78,7 +79,7 @@ def auroc_interval(anomalous: Flags, scores: NDArray[Any]) -> Interval | None:
     return None
 
 
-def _draws(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.int64]:
+def draws(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.int64]:
     """How often each picture is drawn in each resample, [resamples, N]: good and defective ones apart."""
     rng = np.random.default_rng(seed)
     times = np.zeros((resamples, anomalous.size), dtype=np.int64)
@@ -89,7 +90,7 @@ def _draws(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.int64]:
     return times
 
 
-def _percentiles(values: NDArray[Any], resamples: int) -> Interval | None:
+def percentiles(values: NDArray[Any], resamples: int) -> Interval | None:
     """None where no resample differs: that shows too few mistakes to count, not certainty."""
     values = values[~np.isnan(values)]
     if values.size < resamples or np.ptp(values) == 0:
@@ -105,14 +106,21 @@ def image_intervals(
     found: dict[str, Interval | None] = {"image_auroc": auroc_interval(anomalous, scores)}
     if min(anomalous.sum(), (~anomalous).sum()) < 2:
         return found
-    ap, f1, calibrated = (np.empty(resamples) for _ in range(3))
-    for k, times in enumerate(_draws(anomalous, resamples, seed)):
-        drawn = np.repeat(np.arange(anomalous.size), times)
+    values = resampled_images(anomalous, scores, decisions, draws(anomalous, resamples, seed))
+    return {name: percentiles(of_metric, resamples) for name, of_metric in values.items()} | found
+
+
+def resampled_images(
+    anomalous: Flags, scores: NDArray[Any], decisions: Flags, times: NDArray[np.int64]
+) -> dict[str, Floats]:
+    """The image metrics of every resample, [B] by the metrics' names. `times` [B, N]: see `draws`."""
+    found = {name: np.empty(len(times)) for name in IMAGE_METRICS}
+    for k, drawn_times in enumerate(times):
+        drawn = np.repeat(np.arange(anomalous.size), drawn_times)
         ranking = metrics.image_metrics(anomalous[drawn], scores[drawn])
-        ap[k], f1[k] = ranking.ap, ranking.f1
-        calibrated[k] = metrics.f1_at(anomalous[drawn], decisions[drawn])
-    for name, values in (("image_ap", ap), ("image_f1", f1), ("image_f1_calibrated", calibrated)):
-        found[name] = _percentiles(values, resamples)
+        called = metrics.f1_at(anomalous[drawn], decisions[drawn])
+        for name, value in zip(IMAGE_METRICS, (ranking.auroc, ranking.ap, ranking.f1, called), strict=True):
+            found[name][k] = value
     return found
 
 
@@ -255,7 +263,13 @@ def pixel_intervals(
     """95 % intervals of the pixel metrics, by their names; none with fewer than two defective pictures."""
     if int((counts.regions > 0).sum()) < 2:
         return {}
-    times = _draws(counts.defective, resamples, seed)
+    values = resampled_pixels(counts, draws(counts.defective, resamples, seed))
+    return {name: percentiles(found, resamples) for name, found in values.items()}
+
+
+def resampled_pixels(counts: PixelCounts, times: NDArray[np.int64]) -> dict[str, Floats]:
+    """The pixel metrics of every resample, [B] by the metrics' names. `times` [B, N]: see `draws`."""
     hits, marked, wanted = (times @ counts.marked).T
-    values = counts.curves(times).metrics() | {"pixel_f1_calibrated": 2 * hits / (marked + wanted)}
-    return {name: _percentiles(found, resamples) for name, found in values.items()}
+    with np.errstate(invalid="ignore"):
+        calibrated = 2 * hits / (marked + wanted)
+    return counts.curves(times).metrics() | {"pixel_f1_calibrated": calibrated}

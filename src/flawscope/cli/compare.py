@@ -1,0 +1,123 @@
+"""Compare two models on the same test pictures: paired differences with 95 % intervals, changed decisions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from typing import TYPE_CHECKING
+
+from flawscope.cli import common
+
+if TYPE_CHECKING:
+    from flawscope.comparison import Comparison, Difference, Judged
+    from flawscope.datasets import Dataset
+
+SHOWN = 20  # changed decisions that are printed; --json and --out have all
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", metavar="A", help="model file, such as the one in use")
+    parser.add_argument(
+        "b", metavar="B", help="model file, such as the new one; of any method, size, runtime"
+    )
+    common.add_data(parser)
+    common.add_rate(parser, "each model's own")
+    parser.add_argument(
+        "--full-resolution", action="store_true", help="pixel metrics at the pictures' size too"
+    )
+    parser.add_argument("--out", metavar="DIR", help="write a page with both side by side, and the results")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    common.add_device(parser)
+    common.add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    dataset = _dataset(args)
+    out = common.folder_for_results(args.out) if args.out else None
+
+    from flawscope.comparison import compare
+    from flawscope.predictor import load
+
+    a, b = (
+        load(path, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate)
+        for path in (args.a, args.b)
+    )
+    found = compare(
+        *(a, b, dataset),
+        names=_names(args.a, args.b),
+        full_resolution=args.full_resolution,
+        step=common.step_for(args),
+    )
+    document = json.dumps(found.to_dict(), indent=1, allow_nan=False)
+    print(document if args.json else lines(found), flush=True)  # before what may fail
+    if out:
+        from flawscope.artefact.files import atomic
+
+        with atomic(out / "results.json") as file:
+            file.write(f"{document}\n".encode())
+    return common.report_failures(found.to_dict()["failures"])
+
+
+def _dataset(args: argparse.Namespace) -> Dataset:
+    """Split as it was for fitting A; what B has seen of its test pictures is left out anyway."""
+    from flawscope.datasets import open_dataset
+    from flawscope.predictor import read_manifest
+
+    first, _ = (read_manifest(path) for path in (args.a, args.b))
+    return open_dataset(args.data, args.category, seed=common.seed_of(first), group=common.group_of(first))
+
+
+def _names(a: str, b: str) -> tuple[str, str]:
+    """The files' names, or their paths where the names are the same."""
+    names = os.path.basename(a), os.path.basename(b)
+    return (a, b) if names[0] == names[1] else names
+
+
+def lines(found: Comparison) -> str:
+    """What a person reads."""
+    from flawscope.comparison import described
+
+    first = found.evaluations[0]
+    parts = [f"{first.category}: {first.images} test pictures"]
+    models = [
+        f"{which}: {name}, {facts['method']} {'x'.join(map(str, facts['size']))}, {facts['runtime']}"
+        for which, name, facts in zip("AB", found.names, map(described, found.predictors), strict=True)
+    ]
+    header = ("", "A", "B", "B - A", "95 % interval", "better")
+    parts = [
+        "\n".join([*parts, *models]),
+        common.table([_row(one) for one in found.differences], header),
+        "better: where the interval leaves out zero; of twenty such lines one does so by chance",
+        found.sentence(),
+    ]
+    if found.changed:
+        shown = common.table(
+            [_changed(one) for one in found.changed[:SHOWN]], ("picture", "is", "A", "B", "severity A", "B")
+        )
+        more = len(found.changed) - SHOWN
+        parts.append(shown + (f"\nand {more} more: --json or --out DIR shows all" if more > 0 else ""))
+    both = zip("AB", found.evaluations, strict=True)
+    parts += [f"warning: {which}: {one.mismatch}" for which, one in both if one.mismatch]
+    if first.left_out:
+        which = ", ".join(f"{n} {kind}" for kind, n in first.left_out.items())
+        parts.append(f"left out, because a model was fitted or calibrated on them: {which}")
+    return "\n\n".join(parts)
+
+
+def _row(one: Difference) -> tuple[str, ...]:
+    def number(value: float | None, form: str = ".4f") -> str:
+        return "n/a" if value is None else f"{value:{form}}"
+
+    interval = "n/a" if one.interval is None else f"{one.interval[0]:+.4f} to {one.interval[1]:+.4f}"
+    apart = number(one.difference, "+.4f")
+    return one.label, number(one.a), number(one.b), apart, interval, one.better.upper()
+
+
+def _changed(one: Judged) -> tuple[str, ...]:
+    def said(anomalous: bool) -> str:
+        return "anomalous" if anomalous else "good"
+
+    truth = one.item.kind if one.item.anomalous else "good"
+    severities = f"{one.a.severity:+.1f}", f"{one.b.severity:+.1f}"
+    return one.name, truth, said(one.a.is_anomalous), said(one.b.is_anomalous), *severities

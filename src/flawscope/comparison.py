@@ -1,0 +1,315 @@
+"""Two models on the same test pictures: what differs, and whether that is more than chance.
+
+The difference of a metric is measured on pictures that both models judge. Its 95 % interval comes from the
+paired bootstrap: both are resampled with the same pictures, so that what is hard for both cancels out and the
+interval is narrower than two intervals side by side suggest (Efron and Tibshirani, An Introduction to the
+Bootstrap, 1993).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.datasets import Dataset, Item
+from flawscope.errors import InputError
+from flawscope.evaluation import NAMES, Evaluation, evaluate
+from flawscope.evaluation.intervals import (
+    RESAMPLES,
+    count_pixels,
+    draws,
+    percentiles,
+    resampled_images,
+    resampled_pixels,
+)
+from flawscope.predictor import Predictor
+from flawscope.progress import Step, silent
+from flawscope.results.prediction import Prediction
+
+RATES = {"false_alarms": "false alarms", "defects_found": "defects found"}  # at each model's score threshold
+LOWER_IS_BETTER = frozenset({"false_alarms"})
+Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of both models. `difference` is b - a, `interval` its 95 % interval; None: not measured."""
+
+    name: str
+    a: float | None
+    b: float | None
+    interval: tuple[float, float] | None
+    note: str = ""  # how the interval was found, or why there is none
+
+    @property
+    def label(self) -> str:
+        """For a person."""
+        return RATES.get(self.name) or NAMES.get(self.name) or self.name.replace("_", " ")
+
+    @property
+    def difference(self) -> float | None:
+        return None if self.a is None or self.b is None else self.b - self.a
+
+    @property
+    def better(self) -> str:
+        """ "a" or "b" where the interval leaves out zero, else nothing: chance is enough to explain it."""
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return ""
+        return "b" if (self.interval[0] > 0) != (self.name in LOWER_IS_BETTER) else "a"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "a": self.a,
+            "b": self.b,
+            "difference": self.difference,
+            "interval": None if self.interval is None else list(self.interval),
+            "better": self.better or None,
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A picture with what both models say of it; the predictions are without their maps."""
+
+    index: int  # of the picture in both evaluations' `pictures`, which have the maps and masks
+    name: str  # below the data set's folder
+    item: Item
+    a: Prediction
+    b: Prediction
+
+    @property
+    def changed(self) -> bool:
+        """Whether the models decide differently."""
+        return self.a.is_anomalous != self.b.is_anomalous
+
+    @property
+    def right(self) -> str:
+        """Which one is right where they differ, "a" or "b"."""
+        return "a" if self.a.is_anomalous == self.item.anomalous else "b"
+
+    def to_dict(self) -> dict[str, Any]:
+        def of(found: Prediction) -> dict[str, Any]:
+            decision = "anomalous" if found.is_anomalous else "good"
+            values = {"score": found.score, "p_value": found.p_value, "severity": found.severity}
+            return {**values, "decision": decision}
+
+        truth = {"kind": self.item.kind, "defective": self.item.anomalous}
+        return {"path": self.name, **truth, "a": of(self.a), "b": of(self.b), "changed": self.changed}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models a and b on the pictures that both were evaluated on.
+
+    names: of the models, for a person. evaluations: of both; their `pictures` are the same in the same order,
+        each with the prediction, map and mask of its own model. calibrations are those of `predictors`.
+    differences: of every metric that one of them has, and of the rates of false alarms and of defects found.
+    pictures: every picture with both decisions, in the order of the evaluations.
+    """
+
+    names: tuple[str, str]
+    predictors: tuple[Predictor, Predictor] = field(repr=False, compare=False)
+    dataset: Dataset = field(repr=False)
+    evaluations: tuple[Evaluation, Evaluation] = field(repr=False)
+    differences: tuple[Difference, ...]
+    pictures: tuple[Judged, ...] = field(repr=False)
+
+    @cached_property
+    def changed(self) -> tuple[Judged, ...]:
+        """Pictures that the models decide differently on: those where b is wrong first."""
+        found = [one for one in self.pictures if one.changed]
+        return tuple(sorted(found, key=lambda one: (one.right == "b", -abs(one.a.severity - one.b.severity))))
+
+    def sentence(self) -> str:
+        """What changes from a to b, in one line."""
+        b, a = (sum(one.right == which for one in self.changed) for which in "ba")
+        if not self.changed:
+            return f"both decide alike on all {len(self.pictures)} pictures"
+        return (
+            f"they decide differently on {len(self.changed)} of {len(self.pictures)} pictures: "
+            f"A is right on {a} of these, B on {b}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `compare --json` prints."""
+        models = [
+            {
+                "name": name,
+                **described(predictor),
+                "seconds": round(evaluation.seconds, 3),
+                "false_alarms": evaluation.false_alarms,
+                "mismatch": evaluation.mismatch or None,
+            }
+            for name, predictor, evaluation in zip(self.names, self.predictors, self.evaluations, strict=True)
+        ]
+        first = self.evaluations[0]
+        return {
+            "category": first.category,
+            "models": {"a": models[0], "b": models[1]},
+            "images": first.images,
+            "left_out": first.left_out,
+            "metrics": {one.name: one.to_dict() for one in self.differences},
+            "changed": [one.to_dict() for one in self.changed],
+            "pictures": [one.to_dict() for one in self.pictures],
+            "failures": list(dict.fromkeys(line for e in self.evaluations for line in e.failures)),
+        }
+
+
+def described(predictor: Predictor) -> dict[str, Any]:
+    """What a model is, as a comparison shows it."""
+    manifest, calibration = predictor.manifest, predictor.calibration
+    return {
+        "method": manifest.method,
+        "category": manifest.category,
+        "size": list(manifest.preprocess.network_size),
+        "runtime": predictor.session.runtime,
+        "precision": calibration.precision,
+        "score_threshold": calibration.score_threshold,
+        "false_alarm_rate": calibration.effective_rate,
+    }
+
+
+def compare(
+    a: Predictor,
+    b: Predictor,
+    dataset: Dataset,
+    *,
+    names: tuple[str, str] = ("A", "B"),
+    full_resolution: bool = False,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    step: Step = silent,
+) -> Comparison:
+    """Evaluate both models on the test pictures that neither of them has seen.
+
+    The models may be of different methods, sizes and runtimes. Pictures that either was fitted or calibrated
+    on are left out for both.
+
+    Args:
+        names: of the models, for a person.
+        full_resolution: pixel metrics at the pictures' own size too; they have no interval.
+        resamples, seed: of the bootstrap; pixel metrics have half as many.
+
+    Raises:
+        InputError: there is nothing to test.
+    """
+
+    def on(which: int, items: tuple[Item, ...]) -> Evaluation:
+        def reported(stage: str, done: int, total: int) -> None:
+            step(f"{stage} of {'AB'[which]}", done, total)
+
+        of_other = {p.hash for p in (b, a)[which].manifest.pictures}
+        return evaluate(
+            *((a, b)[which], replace(dataset, test=items)),
+            full_resolution=full_resolution,
+            leave_out=of_other,
+            step=reported,
+        )
+
+    both = _on_the_same(on, dataset.test)
+    pictures = _judged(*both, dataset)
+    found = tuple(_differences(both, pictures, resamples, seed))
+    return Comparison(names, (a, b), dataset, both, found, pictures)
+
+
+def _on_the_same(
+    on: Callable[[int, tuple[Item, ...]], Evaluation], items: tuple[Item, ...]
+) -> tuple[Evaluation, Evaluation]:
+    """Both evaluations, on the pictures that both models can judge. What one of them cannot, such as a score
+    that overflows, is rare: then the first one is evaluated again."""
+    first = on(0, items)
+    second = on(1, tuple(seen.item for seen in first.pictures))
+    if second.images < first.images:
+        first = replace(on(0, tuple(seen.item for seen in second.pictures)), left_out=first.left_out)
+    if second.images != first.images:
+        raise InputError("the pictures changed while they were compared: compare again")
+    return first, second
+
+
+def _judged(first: Evaluation, second: Evaluation, dataset: Dataset) -> tuple[Judged, ...]:
+    def light(found: Prediction) -> Prediction:
+        return replace(found, map=np.empty((0, 0), np.float32))
+
+    pairs = zip(first.pictures, second.pictures, strict=True)
+    return tuple(
+        Judged(k, dataset.relative(p.item.path), p.item, light(p.prediction), light(q.prediction))
+        for k, (p, q) in enumerate(pairs)
+    )
+
+
+# ------------------------------------------------------------------------------------------------ differences
+
+
+def _differences(
+    evaluations: tuple[Evaluation, Evaluation], pictures: tuple[Judged, ...], resamples: int, seed: int
+) -> list[Difference]:
+    anomalous = np.array([one.item.anomalous for one in pictures])
+    called = [np.array([getattr(one, which).is_anomalous for one in pictures]) for which in "ab"]
+    scores = [np.array([getattr(one, which).score for one in pictures]) for which in "ab"]
+    times = draws(anomalous, resamples, seed)
+    values = [
+        _rates(anomalous, own) | evaluation.metrics
+        for own, evaluation in zip(called, evaluations, strict=True)
+    ]
+    drawn = [_drawn_rates(anomalous, own, times) for own in called]
+    if min(anomalous.sum(), (~anomalous).sum()) >= 2:
+        for own, of_model, decided in zip(drawn, scores, called, strict=True):
+            own |= resampled_images(anomalous, of_model, decided, times)
+    for own, of_pixels in zip(drawn, _drawn_pixels(evaluations, times[: resamples // 2]), strict=True):
+        own |= of_pixels
+    found = []
+    for name in dict.fromkeys([*values[0], *values[1]]):
+        interval, note = _interval(name, drawn)
+        found.append(Difference(name, values[0].get(name), values[1].get(name), interval, note))
+    return found
+
+
+def _interval(name: str, drawn: list[dict[str, Floats]]) -> tuple[tuple[float, float] | None, str]:
+    """Of b - a, and how it was found or why there is none."""
+    if name not in NAMES and name not in RATES:
+        return None, "no interval: not computed"
+    if not all(name in own for own in drawn):
+        return None, "no interval: too few pictures"
+    apart = drawn[1][name] - drawn[0][name]
+    if (found := percentiles(apart, len(apart))) is not None:
+        return (found.low, found.high), f"paired {found.how}"
+    alike = not np.isnan(apart).any()
+    return None, f"no interval: {'the same in every draw' if alike else 'too few pictures'}"
+
+
+def _rates(anomalous: Flags, called: Flags) -> dict[str, float | None]:
+    groups = (~anomalous, anomalous)
+    return {
+        name: float(called[group].mean()) if group.any() else None
+        for name, group in zip(RATES, groups, strict=True)
+    }
+
+
+def _drawn_rates(anomalous: Flags, called: Flags, times: NDArray[np.int64]) -> dict[str, Floats]:
+    """The rates of every resample; the groups are drawn in their own numbers."""
+    groups = (~anomalous, anomalous)
+    return {
+        name: times[:, group] @ called[group] / group.sum()
+        for name, group in zip(RATES, groups, strict=True)
+        if group.any()
+    }
+
+
+def _drawn_pixels(
+    evaluations: tuple[Evaluation, Evaluation], times: NDArray[np.int64]
+) -> list[dict[str, Floats]]:
+    """The pixel metrics of every resample, of both models; each is counted at its own size and thresholds."""
+    known = np.array([seen.truth is not None for seen in evaluations[0].pictures])
+    found: list[dict[str, Floats]] = []
+    for evaluation in evaluations:
+        counts = count_pixels(evaluation.pictures)
+        enough = counts is not None and int((counts.regions > 0).sum()) >= 2
+        found.append(resampled_pixels(counts, times[:, known]) if counts is not None and enough else {})
+    return found

@@ -1,0 +1,202 @@
+"""Two models on the same pictures, with sessions that anybody can compute in the head: a picture's map is one
+of its channels, its score the brightest pixel."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.artefact.model_file import Artefact, Manifest, Picture
+from flawscope.calibration.decision import Calibration
+from flawscope.cli import main
+from flawscope.comparison import Comparison, Difference, compare
+from flawscope.datasets import open_dataset
+from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.predictor import Predictor
+
+RED, GREEN = 0, 1
+
+
+class Channel:
+    """A `Session`; what is brighter than `limit` overflows."""
+
+    runtime, batch = "fake", 4
+
+    def __init__(self, channel: int, side: int, limit: float = 2.0):
+        self.channel, self.size, self.limit = channel, (side, side), limit
+
+    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        maps = images[:, self.channel]
+        scores = maps.max((1, 2))
+        return np.where(scores > self.limit, np.nan, scores).astype(np.float32), maps
+
+
+def model(channel: int, learnt: tuple[Path, ...] = (), side: int = 16, limit: float = 2.0) -> Predictor:
+    """Calls anomalous what is brighter than 0.5 in its channel."""
+    values = (*map(float, np.linspace(0.1, 0.49, 19)), 0.5)
+    known = tuple(Picture(pixel_hash(decode(path)), "train", path.name) for path in learnt)
+    manifest = Manifest(
+        "patchcore",
+        config={},
+        preprocess=Preprocess((side, side)),
+        calibration=Calibration(values, values, 0.1, rate=0.05),
+        pictures=known,
+    )
+    return Predictor(Artefact(manifest, {}), Channel(channel, side, limit))
+
+
+def draw(path: Path, red: float, green: float, *, spot: bool = False) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[..., 2] = np.random.default_rng([*path.name.encode()]).integers(0, 255, (32, 32))
+    pixels[(slice(8, 24), slice(8, 24)) if spot else ...][..., :2] = (round(255 * red), round(255 * green))
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+GOOD = [(0.1, 0.1), (0.2, 0.6), (0.6, 0.7), (0.7, 0.2), (0.3, 0.3)]  # red calls two anomalous, green two
+BAD = [(0.9, 0.9), (0.8, 0.4), (0.4, 0.8), (0.45, 0.7), (0.2, 0.95)]  # red finds two, green four
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "thing"
+    draw(root / "train/good/0.png", 0.2, 0.2)
+    for k, levels in enumerate(GOOD):
+        draw(root / f"test/good/g{k}.png", *levels)
+    for k, levels in enumerate(BAD):
+        draw(root / f"test/dent/d{k}.png", *levels, spot=True)
+        mask = np.zeros((32, 32), np.uint8)
+        mask[8:24, 8:24] = 255
+        (root / "ground_truth/dent").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(root / f"ground_truth/dent/d{k}_mask.png")
+    return root
+
+
+def of(found: Comparison, name: str) -> Difference:
+    return next(one for one in found.differences if one.name == name)
+
+
+def test_differences_and_changed_decisions_are_those_one_counts_by_hand(root: Path) -> None:
+    found = compare(model(RED), model(GREEN, side=8), open_dataset(root))
+    alarms, defects = of(found, "false_alarms"), of(found, "defects_found")
+    assert (alarms.a, alarms.b, alarms.difference) == (0.4, 0.4, 0.0)
+    assert (defects.a, defects.b) == (0.4, 0.8)
+    assert defects.difference == pytest.approx(0.4)
+    area = of(found, "image_auroc")
+    for value, channel in ((area.a, RED), (area.b, GREEN)):
+        pairs = [np.sign(b[channel] - g[channel]) / 2 + 0.5 for b in BAD for g in GOOD]
+        assert value == pytest.approx(sum(pairs) / len(pairs))
+    # of good ones g1 (green is wrong) and g3 (red is); of defective ones d1 (green misses), d2, d3 and d4
+    names = [Path(one.name).stem for one in found.changed]
+    assert sorted(names) == ["d1", "d2", "d3", "d4", "g1", "g3"]
+    assert set(names[:2]) == {"d1", "g1"}  # where b is wrong comes first
+    assert "6 of 10" in found.sentence()
+    assert "A is right on 2 of these, B on 4" in found.sentence()
+    for one in found.pictures:
+        a, b = (result.pictures[one.index] for result in found.evaluations)
+        assert (a.item, b.item) == (one.item, one.item)
+        assert (a.prediction.map.shape, b.prediction.map.shape) == ((16, 16), (8, 8))
+
+
+def test_a_model_against_itself_differs_nowhere(root: Path) -> None:
+    found = compare(model(RED), model(RED), open_dataset(root), resamples=50)
+    assert not found.changed
+    assert all(one.difference == 0 for one in found.differences)
+    assert all(one.interval is None and not one.better for one in found.differences)
+
+
+def test_swapped_models_swap_everything(root: Path) -> None:
+    one = compare(model(RED), model(GREEN), open_dataset(root), resamples=200)
+    other = compare(model(GREEN), model(RED), open_dataset(root), resamples=200)
+    for mine, theirs in zip(one.differences, other.differences, strict=True):
+        assert mine.difference == pytest.approx(-theirs.difference)
+        if mine.interval is not None:
+            assert mine.interval == pytest.approx((-theirs.interval[1], -theirs.interval[0]))
+        assert {mine.better, theirs.better} in ({""}, {"a", "b"})
+
+
+def test_the_interval_is_that_of_pairs_drawn_by_hand(root: Path) -> None:
+    """Which defective picture is drawn decides for both models at once: three gained and one lost of five."""
+    found = of(compare(model(RED), model(GREEN), open_dataset(root), resamples=1000), "defects_found")
+    gained = np.array([0, -1, 1, 1, 1])
+    drawn = np.random.default_rng(5).choice(gained, (20_000, 5)).mean(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert found.interval == pytest.approx((low, high), abs=0.01)
+    assert "paired" in found.note
+
+
+def test_pairs_tell_more_than_two_samples(tmp_path: Path) -> None:
+    """Where b is a little better on every picture, its AUROC is surely higher, however much the pictures
+    differ."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "thing"
+    draw(root / "train/good/0.png", 0, 0)
+    for k in range(40):
+        level = rng.uniform(0.1, 0.8)
+        draw(root / f"test/good/g{k}.png", level, level - 0.04)
+        level = rng.uniform(0.2, 0.9)
+        draw(root / f"test/dent/d{k}.png", level, level + 0.04, spot=True)
+    found = of(compare(model(RED), model(GREEN), open_dataset(root), resamples=400), "image_auroc")
+    assert found.better == "b"
+    reach = math.sqrt(2) * 1.96 * math.sqrt(found.a * (1 - found.a) / 40)  # of two sets of pictures
+    assert found.interval[1] - found.interval[0] < reach
+
+
+def test_a_higher_rate_of_false_alarms_is_worse() -> None:
+    assert Difference("false_alarms", 0.1, 0.3, (0.1, 0.3)).better == "a"
+    assert Difference("defects_found", 0.1, 0.3, (0.1, 0.3)).better == "b"
+    assert Difference("image_auroc", 0.1, 0.3, (-0.1, 0.3)).better == ""
+    assert Difference("image_auroc", 0.3, 0.1, (-0.3, -0.1)).better == "a"
+
+
+def test_what_one_of_them_has_seen_counts_for_neither(root: Path) -> None:
+    a = model(RED, learnt=(root / "test/good/g0.png",))
+    b = model(GREEN, learnt=(root / "test/dent/d0.png",))
+    found = compare(a, b, open_dataset(root), resamples=10)
+    assert {Path(one.name).stem for one in found.pictures} == {
+        *["g1", "g2", "g3", "g4", "d1", "d2", "d3", "d4"]
+    }
+    assert found.to_dict()["left_out"] == {"good": 1, "dent": 1}
+
+
+def test_what_one_of_them_cannot_score_counts_for_neither(root: Path) -> None:
+    for models in ((model(RED), model(GREEN, limit=0.92)), (model(GREEN, limit=0.92), model(RED))):
+        found = compare(*models, open_dataset(root), resamples=10)
+        assert len(found.pictures) == 9
+        assert [result.images for result in found.evaluations] == [9, 9]
+        assert any("d4" in line for line in found.to_dict()["failures"])
+
+
+# -------------------------------------------------------------------------------------------------- command
+
+
+def test_the_command_compares_a_model_with_its_export(
+    model_path: Path, onnx_path: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["compare", str(model_path), str(onnx_path), "--data", str(drawn), "--quiet"]
+    assert main([*call, "--json", "--out", str(tmp_path / "out")]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8")) == document
+    models: dict[str, Any] = document["models"]
+    assert (models["a"]["runtime"], models["b"]["runtime"]) == ("torch", "onnxruntime")
+    assert document["changed"] == []
+    assert all(abs(one["difference"]) < 1e-3 for one in document["metrics"].values())
+    assert len(document["pictures"]) == document["images"]
+
+
+def test_the_command_prints_a_table(
+    model_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", str(model_path), str(model_path), "--data", str(drawn), "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "both decide alike on all" in out
+    assert any(line.startswith("image AUROC") and "+0.0000" in line for line in out.splitlines())
