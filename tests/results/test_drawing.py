@@ -9,6 +9,7 @@ from flawscope.pictures.preprocess import Preprocess
 from flawscope.results.drawing import (
     BAD,
     GOOD,
+    TRUTH,
     colour_bar,
     colour_map,
     colour_table,
@@ -73,20 +74,62 @@ def test_senseless_scales_are_refused(low, high):
             call(np.zeros((2, 2)), low, high)
 
 
-def test_overlay_leaves_low_values_alone_and_colours_high_ones(photo):
+def test_overlay_leaves_low_values_alone_and_colours_those_at_the_mask_threshold(photo):
     values = np.zeros((60, 80), np.float32)
-    values[:, 40:] = 10
+    values[:, 40:] = 3  # the middle of the scale
     drawn = overlay(photo, values, 1, 5, opacity=0.5)
     assert drawn.dtype == np.uint8
     np.testing.assert_array_equal(drawn[:, :40], photo[:, :40])
-    expected = (photo[:, 40:] + colour_table()[255].astype(float)) / 2
-    assert np.abs(drawn[:, 40:] - expected).max() <= 0.5 + 1e-4
+    expected = (photo[:, 40:] + colour_table()[128].astype(float)) / 2
+    assert np.abs(drawn[:, 40:] - expected).max() <= 1
     np.testing.assert_array_equal(overlay(photo, values, 1, 5, opacity=0), photo)
     np.testing.assert_array_equal(
         colour_map(values, 1, 5)[:, 40:], overlay(photo, values, 1, 5, opacity=1)[:, 40:]
     )
-    slightly = overlay(photo, np.full((60, 80), 2.0, np.float32), 1, 5)
-    assert np.abs(slightly.astype(int) - photo).max() < 16
+    slightly = overlay(photo, np.full((60, 80), 1.8, np.float32), 1, 5)
+    assert np.abs(slightly.astype(int) - photo).max() < 8
+
+
+@pytest.mark.parametrize("grey", [20, 128, 245])
+def test_a_defect_keeps_its_contrast_at_the_peak_of_the_heat(grey):
+    """A dark spot on whatever ground; its heat is as high as the scale goes and beyond."""
+    picture = np.full((40, 40, 3), grey, np.uint8)
+    picture[15:25, 15:25] //= 2
+    for value in (5.0, 50.0):
+        drawn = overlay(picture, np.full((40, 40), value, np.float32), 1, 5).astype(int)
+        before, after = (abs(int(p[0, 0, 0]) - int(p[20, 20, 0])) for p in (picture, drawn))
+        assert after >= 0.9 * before
+
+
+@pytest.mark.parametrize("grey", [10, 128, 250])
+def test_outlines_show_on_dark_and_on_bright_metal(grey):
+    """Line or rim differ from the picture by 3 to 1 in luminance, as WCAG wants of graphics."""
+    mask = np.zeros((300, 300), bool)
+    mask[100:200, 120:180] = True
+
+    def luminance(rgb):
+        linear = np.where(rgb / 255 <= 0.04045, rgb / 255 / 12.92, ((rgb / 255 + 0.055) / 1.055) ** 2.4)
+        return linear @ np.array([0.2126, 0.7152, 0.0722])
+
+    picture = np.full((300, 300, 3), grey, np.uint8)
+    ground = luminance(picture[:1, 0].astype(float))[0]
+    for colour in (None, TRUTH):
+        drawn = contour(picture, mask, *([] if colour is None else [colour]), dashed=colour is TRUTH)
+        seen = luminance(drawn[(drawn != picture).any(axis=2)].astype(float))
+        bright, dark = np.maximum(seen, ground) + 0.05, np.minimum(seen, ground) + 0.05
+        assert (bright / dark).max() >= 3
+
+
+@pytest.mark.parametrize("turn", [0, 30, 45, 67.5, 90, 135])
+def test_a_dashed_line_has_gaps_in_any_direction(turn):
+    """Along a straight edge neither dashes nor gaps take nearly all of it."""
+    rows, columns = np.indices((400, 400)) - 200
+    angle = np.deg2rad(turn)
+    mask = rows * np.cos(angle) + columns * np.sin(angle) > 0
+    picture = np.full((400, 400, 3), 128, np.uint8)
+    whole = (contour(picture, mask, (9, 8, 7)) == (9, 8, 7)).all(axis=2).sum()
+    dashed = (contour(picture, mask, (9, 8, 7), dashed=True) == (9, 8, 7)).all(axis=2).sum()
+    assert 0.25 * whole < dashed < 0.75 * whole
 
 
 def test_overlay_at_network_size_follows_the_geometry(photo):

@@ -33,6 +33,11 @@ BAD: Colour = (213, 94, 0)
 """Frames; blue and vermilion, which colour-blind people tell apart (Okabe and Ito)."""
 
 _OUTLINE: Colour = (0, 255, 255)  # in neither photos of parts nor the colour map
+TRUTH: Colour = (255, 0, 170)
+"""Of the ground truth's outline, which is dashed: told from the other one without its colour."""
+_DARK = 5  # the rim of an outline is the picture, so many times darker: a line shows on bright metal, too
+_CALM = 0.15  # share of a heat map's scale up to which nothing is drawn: good parts have no veil
+_SEEN_THROUGH = 0.1  # of the opacity, at the peak of a heat map: what is there must be seen
 _INK: Colour = (32, 32, 36)
 _PALE: Colour = (120, 120, 128)
 _PAPER: Colour = (255, 255, 255)
@@ -89,7 +94,9 @@ def overlay(
     opacity: float = 0.5,
     geometry: Geometry | None = None,
 ) -> Pixels:
-    """The map over the photo, [H, W, 3] uint8: invisible at `low`, `opacity` (0..1) at `high` and above.
+    """The map over the photo, [H, W, 3] uint8: invisible at `low`, `opacity` (0..1) in the middle, which is
+    the mask threshold, and nearly invisible again at `high` and above, so that a defect shows inside its
+    halo.
 
     `values` is at the picture's size, or at network size and then warped by `geometry` (default: the map
     covers the whole picture).
@@ -101,7 +108,7 @@ def overlay(
     if values.shape != size:
         values = (geometry or _stretch(size, values)).warp(values)
     share = np.linspace(0, 1, 256, dtype=np.float32)
-    alpha = np.float32(opacity) * share * share * (3 - 2 * share)  # smooth step: low values leave no veil
+    alpha = np.float32(opacity) * _veil(share)
     keep, add = (1 - alpha)[:, None], colour_table() * alpha[:, None] + np.float32(0.5)
     out = np.empty_like(picture, order="C")
     step = max(1, (1 << 18) // max(1, size[1]))
@@ -114,13 +121,30 @@ def overlay(
     return out
 
 
+def _veil(share: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How much of the opacity a heat map has at a share 0..1 of its scale."""
+
+    def smooth(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        x = np.clip(x, 0, 1)
+        return x * x * (3 - 2 * x)
+
+    rise = (share - np.float32(_CALM)) / np.float32(0.5 - _CALM)
+    return smooth(rise) * (1 - np.float32(1 - _SEEN_THROUGH) * smooth(2 * share - 1))
+
+
 def contour(
-    picture: Pixels, mask: NDArray[np.bool_], colour: Colour = _OUTLINE, width: int | None = None
+    picture: Pixels,
+    mask: NDArray[np.bool_],
+    colour: Colour = _OUTLINE,
+    width: int | None = None,
+    *,
+    dashed: bool = False,
 ) -> Pixels:
     """A copy of the picture with a line just outside the mask's edge and a dark rim around the line.
 
     `mask` [H, W] bool at the picture's size, or smaller and then stretched over it. `width` in pixels;
-    default: 1/150 of the shorter side, so that a thumbnail of a large picture still shows it.
+    default: 1/150 of the shorter side, so that a thumbnail of a large picture still shows it. `dashed`: with
+    gaps.
     """
     _check_picture(picture)
     size = (picture.shape[0], picture.shape[1])
@@ -153,9 +177,20 @@ def contour(
         for length, span in zip(size, window, strict=True)
     ]
     line |= inside & (near[0][:, None] | near[1])
-    view[dark] //= 3
+    if dashed:
+        drawn = _dashes(line.shape, 4 * reach)
+        dark, line = dark & drawn, line & drawn
+    view[dark] //= _DARK
     view[line] = colour
     return out
+
+
+def _dashes(size: tuple[int, ...], length: int) -> NDArray[np.bool_]:
+    """[H, W] bool: squares of a chequerboard. It is turned, so that no line along an edge or a diagonal of
+    the picture stays on squares of one kind."""
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    across, along = columns * 0.92 - rows * 0.39, columns * 0.39 + rows * 0.92
+    return np.asarray((np.floor(across / length) + np.floor(along / length)) % 2 == 1)
 
 
 def contact_sheet(
