@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flawscope.errors import InputError
+from flawscope.pictures.preprocess import Preprocess
 from flawscope.results import drawing
-from flawscope.results.folder import KEPT, Example, Kind
+from flawscope.results.folder import GAP, KEPT, PANEL, Example, Kind, Pictures
+from flawscope.results.prediction import Prediction
 
 STRIP = np.zeros((2, 2, 3), np.uint8)
 
@@ -39,3 +42,23 @@ def test_rows_have_headings_and_widths_of_their_own():
     assert lower[:, 1].min() == dark[:, 1].min() + 25  # the middle of its wider cell
     with pytest.raises(InputError, match="one a row"):
         drawing.contact_sheet(rows, [(40, 40)])
+
+
+def test_the_ground_truth_is_a_dashed_outline_and_never_hides_the_picture(tmp_path):
+    """One pixel of a mask, and a map that found nothing: two panels, in the second one a dashed line."""
+    size = (300, 300)
+    Image.new("RGB", size[::-1], (240, 240, 240)).save(tmp_path / "part.png")
+    mask = np.zeros(size, np.uint8)
+    mask[150, 150] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    geometry = Preprocess((16, 16)).geometry(size)
+    nothing = np.zeros((16, 16), np.float32)
+    found = Prediction(0.1, 0.9, -1.0, False, nothing, geometry, 0.5, 0.5, (0.0, 1.0))
+    pictures = Pictures(tmp_path / "out", tmp_path, maps="none")
+    pictures.add(tmp_path / "part.png", found, "pit", (tmp_path / "mask.png",), expected=True)
+    (example,) = pictures.kinds["pit"].examples
+    assert example.strip.shape == (PANEL, 2 * PANEL + GAP, 3)
+    truth = (example.strip == drawing.TRUTH).all(axis=2)
+    assert truth[:, : PANEL + GAP].sum() == 0
+    assert 2 <= truth[:, PANEL + GAP :].sum() <= 40
+    assert (example.strip.min(axis=2) < 200).sum() < 100  # no black square

@@ -280,6 +280,12 @@ def fitted(image: Drawable, cell: tuple[int, int]) -> Image.Image:
     return image.resize(size, resampling)
 
 
+def shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask [H, W] at a smaller `size`: what is less than a pixel there is a pixel, not nothing."""
+    grey = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
+    return np.asarray(grey.resize(size[::-1], Image.Resampling.BOX)) > 0
+
+
 def _cells(cell: tuple[int, int] | Sequence[tuple[int, int]], rows: int) -> list[tuple[int, int]]:
     """One cell a row."""
     cells: list[Any] = [cell] * rows if isinstance(cell[0], int) else list(cell)

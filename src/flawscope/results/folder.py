@@ -27,7 +27,7 @@ from flawscope.results.prediction import Prediction
 MAX_SIDE = 2048  # overlays of larger pictures are scaled down; maps and masks are at the network's size
 
 # The contact sheet
-PANEL = 150  # pixels that a picture, its overlay or its ground truth is high
+PANEL = 150  # pixels that a picture or its overlay is high
 BOX = (PANEL, PANEL * 3 // 2)  # wide pictures may be wider
 GAP = 4  # between them
 ROWS = 14  # at most, all kinds together; further kinds are named, not shown
@@ -44,7 +44,8 @@ MAPS = {
 }
 
 LEGEND = (
-    "picture | heat map, regions above the mask threshold outlined | ground truth, if known\n"
+    "picture | heat map, transparent at its peak; outlined: what is above the mask threshold; dashed: ground "
+    "truth\n"
     "of each kind the pictures with the highest and the lowest scores"
 )
 
@@ -227,9 +228,11 @@ class Pictures:
         how = f"{severity}, p = {prediction.p_value:.3f}"
         # outlined at its small size: a thin line would be lost in shrinking
         small = drawing.contour(np.asarray(drawing.fitted(drawn.heat, BOX)), drawn.marked)
-        panels: list[drawing.Drawable] = [drawn.picture, small]
         with suppress(InputError):  # the evaluation reports it
-            panels += [union(masks, prediction.geometry.picture_size)] if masks else []
+            if masks:
+                truth = drawing.shrunk(union(masks, prediction.geometry.picture_size), small.shape[:2])
+                small = drawing.contour(small, truth, drawing.TRUTH, dashed=True)
+        panels: list[drawing.Drawable] = [drawn.picture, small]
         shot = None
         if self.animation != "none":
             shot = animation.shot(caption, *drawn, f"{remark or verdict}, {severity}", is_anomalous=bad)
