@@ -1,8 +1,8 @@
 """Every command and every Python block of the README and of docs/ runs, in order, on generated pictures.
 
-What is left out is time: training ends after two steps, PatchCore and PRN see small pictures, the same call
-on the same files runs once for all pages, a backbone is read once, and the graph of the same weights is
-traced once.
+What is left out is time: training ends after two steps, PatchCore and PRN see small pictures, EfficientAD's
+networks are narrow, the cells of a benchmark run in this process, the same call on the same files runs once
+for all pages, a backbone is read once, and the graph of the same weights is traced once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shlex
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,14 @@ def workplace(shared: Shared) -> Path:
 
 
 @pytest.fixture
-def soon(trace_once: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes minutes takes seconds."""
     from flawscope.artefact import certificate
+    from flawscope.benchmark import cell, run
     from flawscope.export import onnx_graph
     from flawscope.features import backbone
     from flawscope.methods import patchcore, prnet, training
+    from flawscope.methods.efficientad import distill
     from flawscope.methods.settings import PictureSettings
 
     sizes = PictureSettings.sizes.fget
@@ -107,6 +110,16 @@ def soon(trace_once: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> N
     for method in (patchcore, prnet):
         monkeypatch.setattr(method.METHOD.config, "sizes", smaller)
         monkeypatch.setattr(f"{method.__name__}.model.load_backbone", read_once)
+    monkeypatch.setattr("flawscope.methods.efficientad.model.packaged", lambda _: teacher_path)
+    whole = distill.distill
+    monkeypatch.setattr(
+        distill, "distill", lambda paths, recipe, *a, **k: whole(paths, replace(recipe, width=16), *a, **k)
+    )
+    monkeypatch.setattr(
+        run._Processes,
+        "_run",
+        lambda processes, asked: cell.work_off(processes._task(asked), lambda *_: None, lambda _: None),
+    )
     # how close 8 bits come is measured elsewhere: of so few and small pictures it is a matter of luck
     monkeypatch.setitem(certificate.TOLERANCE, "int8", 5.0)
     monkeypatch.setattr(onnx_graph, "trace", trace_once)

@@ -126,17 +126,15 @@ def load_backbone(
         network = _fetch(name, stages, size)
     else:
         state = _read(found.path)
-        whole = timm.create_model(name, pretrained=False)
-        wanted = whole.state_dict()
+        with torch.device("meta"), _OnCpu():  # names and shapes only
+            wanted = timm.create_model(name, pretrained=False).state_dict()
         if found.packaged:
             state = _by_order(state, wanted)
         # Tensors the file lacks become NaN; the chosen stages must not use any of them.
         fitting = {
             key: state[key]
             if key in state and (state[key].shape == value.shape or "pos_embed" in key)
-            else torch.full_like(value, float("nan"))
-            if value.is_floating_point()
-            else value
+            else torch.full(value.shape, torch.nan if value.is_floating_point() else 0, dtype=value.dtype)
             for key, value in wanted.items()
         }
         network = _create(name, stages, size, pretrained_cfg_overlay={"state_dict": fitting}, pretrained=True)

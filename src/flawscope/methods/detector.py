@@ -102,7 +102,8 @@ class Detector(nn.Module, ABC):
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the tensors of a model file that belong to this detector."""
-        self.load_state_dict({k: v for k, v in tensors.items() if k in self.state_dict()})
+        own = self.state_dict()
+        self.load_state_dict({k: v for k, v in tensors.items() if k in own})
 
 
 def region_of(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Tensor:
