@@ -178,19 +178,27 @@ def contour(
     ]
     line |= inside & (near[0][:, None] | near[1])
     if dashed:
-        drawn = _dashes(line.shape, 4 * reach)
+        drawn = _dashes(line, 4 * reach)
         dark, line = dark & drawn, line & drawn
     view[dark] //= _DARK
     view[line] = colour
     return out
 
 
-def _dashes(size: tuple[int, ...], length: int) -> NDArray[np.bool_]:
-    """[H, W] bool: squares of a chequerboard. It is turned, so that no line along an edge or a diagonal of
-    the picture stays on squares of one kind."""
-    rows, columns = np.ogrid[: size[0], : size[1]]
+def _dashes(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
+    """Which pixels of a line [H, W] bool are drawn: squares of a chequerboard, turned so that no line along
+    an edge or a diagonal of the picture stays on squares of one kind; of short lines all."""
+    from scipy import ndimage
+
+    rows, columns = np.ogrid[: line.shape[0], : line.shape[1]]
     across, along = columns * 0.92 - rows * 0.39, columns * 0.39 + rows * 0.92
-    return np.asarray((np.floor(across / length) + np.floor(along / length)) % 2 == 1)
+    drawn = np.asarray((np.floor(across / length) + np.floor(along / length)) % 2 == 0)
+    labels, _ = ndimage.label(line, structure=np.ones((3, 3)))
+    for place in ndimage.find_objects(labels):
+        if max(part.stop - part.start for part in place) < 4 * length:
+            around = tuple(slice(max(0, part.start - length), part.stop + length) for part in place)
+            drawn[around] = True
+    return drawn
 
 
 def contact_sheet(
