@@ -40,11 +40,12 @@ ALLOWED: dict[str, str] = {
     "fitting": "pictures datasets calibration artefact synthesis methods runtime predictor",
     "evaluation": "pictures datasets metrics calibration results predictor",
     "comparison": "datasets results predictor evaluation",
+    "watch": "pictures datasets results predictor",
     "testing": "pictures datasets artefact demo methods runtime predictor export fitting",
     "report": "machine pictures datasets metrics calibration artefact synthesis results predictor evaluation",
     "benchmark": "config machine datasets metrics artefact methods runtime predictor fitting evaluation",
     "cli": "config pictures datasets calibration features artefact synthesis results demo methods runtime "
-    "predictor export fitting evaluation comparison report benchmark",
+    "predictor export fitting evaluation comparison watch report benchmark",
 }
 FOR_ALL = {"errors", "progress"}
 # Rooms with networks. All others predict, calibrate and read files without torch, as do these modules.

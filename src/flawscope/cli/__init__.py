@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "compare": "two models on the same test pictures",
     "benchmark": "fit and evaluate a grid, with the literature's tables",
     "predict": "score pictures and show what is wrong",
+    "watch": "judge pictures as they appear in a folder",
     "calibrate": "new thresholds from new good pictures",
     "export": "a copy that needs no torch, .onnx or .xml",
     "simulate": "put defects on good pictures, to look at them",

@@ -1,0 +1,266 @@
+"""Judge pictures as they appear in a folder, until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flawscope.cli import common
+
+if TYPE_CHECKING:
+    from flawscope.predictor import Predictor
+    from flawscope.results.mismatch import Mismatch
+    from flawscope.results.prediction import Prediction
+    from flawscope.results.table import Table, Unjudged
+    from flawscope.watch import Arrivals, Commands
+
+INTERVAL = 0.5  # seconds between two looks at the folder
+REST = 4  # times as long as a look takes, at least, comes before the next one: a share is not kept busy
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="folder that pictures appear in, with its subfolders"
+    )
+    parser.add_argument("model", metavar="MODEL", help="model file")
+    parser.add_argument(
+        "--existing", action="store_true", help="judge the pictures that are there already, too"
+    )
+    parser.add_argument(
+        "--csv", metavar="FILE", help="add a row for each picture; those that are in it are not judged again"
+    )
+    parser.add_argument(
+        "--on-anomaly",
+        metavar="COMMAND",
+        help="run this for every anomalous picture, with its path and the decision as last arguments; "
+        "no shell, in the background, a minute at most",
+    )
+    parser.add_argument(
+        "--interval",
+        type=seconds,
+        default=INTERVAL,
+        metavar="SECONDS",
+        help=f"between two looks at the folder (default: {INTERVAL:g})",
+    )
+    parser.add_argument(
+        "--patience",
+        type=seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="a file that cannot be read may be incomplete for so long, then it is reported (default: 30)",
+    )
+    common.add_rate(parser, "the model's")
+    parser.add_argument("--json", action="store_true", help="one JSON line a picture")
+    common.add_device(parser)
+    common.add_quiet(parser)
+
+
+def seconds(text: str) -> float:
+    """0.2 or 30; above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds: write 0.5 or 30")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    from flawscope.errors import InputError
+    from flawscope.predictor import load
+    from flawscope.results.mismatch import Mismatch
+    from flawscope.results.table import open_table
+    from flawscope.watch import Arrivals, Commands
+
+    if os.path.isfile(args.folder) and os.path.isdir(args.model):
+        raise InputError(f"the folder comes first: flawscope watch {args.model} {args.folder}")
+    if args.csv and not args.csv.endswith(".csv"):
+        raise InputError(f"--csv {args.csv} should end in .csv")
+    judged = _judged_before(args.csv)
+    arrivals = Arrivals(args.folder, existing=args.existing, judged=judged, patience=args.patience)
+    commands = Commands(args.on_anomaly, common.say) if args.on_anomaly else None
+    predictor = load(
+        args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
+    )
+    table = open_table(args.csv, append=True) if args.csv else None
+    say = (lambda line: None) if args.quiet else common.say
+    say(_begins(arrivals, len(judged), args.existing))
+    watching = Watching(
+        arrivals,
+        predictor,
+        Mismatch(predictor.calibration.expected_rate),
+        table=table,
+        commands=commands,
+        as_json=args.json,
+        say=say,
+    )
+    with ending() as end:
+        watching.until(end, args.interval)
+    if table is not None:
+        table.close()
+    if commands is not None:
+        commands.close()
+    for line in watching.summary():
+        say(line)
+    return 0
+
+
+def _judged_before(path: str | None) -> list[str]:
+    """The pictures in the table. A last row that was cut off, as by a power failure, is removed."""
+    from flawscope.results.table import open_table, read_table
+
+    if path is None or not os.path.exists(path) or not os.path.getsize(path):
+        return []
+    rows = read_table(path)
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        whole = file.read() == b"\n"
+    if not whole:
+        rows = rows[:-1]
+        table = open_table(path)
+        for row in rows:
+            table.add(row)
+        table.close()
+    return [row.path for row in rows]
+
+
+def _begins(arrivals: Arrivals, judged: int, existing: bool) -> str:
+    from flawscope.progress import counted
+
+    there = [f"{counted(judged, 'picture')} judged before"] if judged else []
+    if arrivals.skipped:
+        there.append(
+            f"{counted(arrivals.skipped, 'picture')} there already and not judged: --existing judges them"
+        )
+    return f"watching {arrivals.folder}, Ctrl-C ends it" + "".join(f"; {text}" for text in there)
+
+
+@contextmanager
+def ending() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and a service manager's SIGTERM set; the second Ctrl-C ends at once."""
+    event = threading.Event()
+
+    def end(number: int, frame: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield event
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Watching:
+    """What is done with the pictures as they come, and how many there were."""
+
+    arrivals: Arrivals
+    predictor: Predictor
+    together: Mismatch
+    table: Table | None
+    commands: Commands | None
+    as_json: bool
+    say: Callable[[str], None]
+    unjudged: int = 0
+    away: str = ""  # why the folder cannot be read
+    warned: str = ""
+    others: set[str] = field(default_factory=set)  # endings of files that are no pictures
+    begun: float = field(default_factory=time.monotonic)
+
+    def until(self, end: threading.Event, interval: float) -> None:
+        """Round after round."""
+        while not end.is_set():
+            took = self._round(end)
+            end.wait(max(interval, REST * took))
+
+    def _round(self, end: threading.Event) -> float:
+        """Judge what has arrived; the seconds that the look at the folder took."""
+        from flawscope.errors import InputError
+        from flawscope.watch import judge
+
+        begun = time.monotonic()
+        found = judge(self.arrivals, self.predictor)
+        try:
+            first = next(found, None)
+        except InputError as error:
+            if not self.away:
+                self.say(f"{error}; trying again")
+            self.away = str(error)
+            return time.monotonic() - begun
+        took = time.monotonic() - begun
+        if self.away:
+            self.say(f"{self.arrivals.folder} can be read again")
+            self.away = ""
+        if first is not None:
+            self._take(first)
+        for result in found:
+            if end.is_set():
+                break
+            self._take(result)
+        self._remarks()
+        return took
+
+    def _take(self, result: Prediction | Unjudged) -> None:
+        from flawscope.cli.predict import _line
+        from flawscope.results.prediction import Prediction
+        from flawscope.results.table import Row
+
+        if self.as_json:
+            print(json.dumps(result.to_dict(), allow_nan=False), flush=True)
+        elif isinstance(result, Prediction):
+            print(_line(result), flush=True)
+        if self.table is not None:
+            self.table.add(Row.of(result))
+        if not isinstance(result, Prediction):
+            self.unjudged += 1
+            common.say(f"skipped: {' '.join(result.error.split())}")
+            return
+        self.together.add(result)
+        if result.is_anomalous and self.commands is not None:
+            self.commands.run(result)
+
+    def _remarks(self) -> None:
+        """What a person should know, once."""
+        for path in self.arrivals.gone:
+            self.unjudged += 1
+            common.say(f"skipped: {path} went away before it could be judged")
+        self.arrivals.gone.clear()
+        for path in self.arrivals.others:
+            ending = path.suffix.lower()
+            if ending not in self.others:
+                self.others.add(ending)
+                what = f"{ending} is" if ending else "names without an ending are"
+                self.say(f"{path} is not judged: {what} not a picture's")
+        line = self.together.line()
+        if line and not self.warned:
+            self.say(f"warning: {line}")
+        self.warned = line
+
+    def summary(self) -> list[str]:
+        from flawscope.progress import counted, duration
+
+        judged, anomalous = self.together.count, self.together.anomalous
+        spent = duration(time.monotonic() - self.begun)
+        lines = [f"watched for {spent}: {counted(judged, 'picture')} judged, {anomalous} anomalous"]
+        counts = (
+            ("could not be judged", self.unjudged, "picture"),
+            ("arrived and not judged yet", self.arrivals.waiting, "picture"),
+            ("failed", self.commands.failures if self.commands else 0, "command"),
+            ("in the folder, but not a picture", len(self.arrivals.others), "file"),
+        )
+        return lines + [f"{what}: {counted(number, thing)}" for what, number, thing in counts if number]

@@ -1,0 +1,186 @@
+"""Which pictures in a folder are new, and when each of them is whole.
+
+The folder is listed again and again. File-system events would be faster by a fraction of a second, but they
+do not come from network shares, they get lost when too many come at once, and they do not say when a file is
+whole: a listing would be needed beside them. So there is one way, which is the same everywhere and needs no
+library.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from flawscope.datasets.files import folder_error, is_litter, own_files
+from flawscope.pictures.decoding import is_picture
+
+PATIENCE = 30.0  # seconds that a file which cannot be read may still be incomplete
+
+
+class Stamp(NamedTuple):
+    """What a file is known by. `inode` is 0 where the file system has none."""
+
+    size: int
+    changed: int  # ns
+    inode: int
+
+
+@dataclass
+class _Waiting:
+    stamp: Stamp
+    since: float  # when it was last seen to change
+    again: float  # not tried before
+
+
+class Arrivals:
+    """The pictures that appear below a folder, each given out once, when it is whole.
+
+    `scan` lists the folder. A picture is given out when its size and time of change are the same in two
+    scans, in the order of these times. Whoever takes it answers with `done`, or with `failed` where it cannot
+    be read: then it is given out again, less and less often, until it has not changed for `patience` seconds.
+    A file that was renamed or moved within the folder is not new; one that was written anew is.
+
+    Attributes:
+        skipped: pictures that were there before.
+        gone: pictures that went away before they could be judged.
+        others: files that are no pictures, by the last scan.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        existing: bool = False,
+        judged: Iterable[str | os.PathLike[str]] = (),
+        patience: float = PATIENCE,
+    ):
+        """
+        Args:
+            folder: with its subfolders.
+            existing: whether pictures that are there already are new.
+            judged: pictures that are there and are not new, whatever `existing` says.
+            patience: seconds that a file which cannot be read may still be incomplete.
+
+        Raises:
+            InputError: there is no such folder, or it cannot be read.
+        """
+        self.folder, self.patience = Path(os.path.abspath(folder)), patience
+        self._done: dict[Path, Stamp] = {}
+        self._stamps: set[Stamp] = set()  # of `_done`: a file that is renamed keeps it
+        self._waiting: dict[Path, _Waiting] = {}
+        self.gone: list[Path] = []
+        self.others: list[Path] = []
+        known = {Path(os.path.abspath(path)) for path in judged}
+        present = self._present()
+        for path, stamp in present.items():
+            if not existing or path in known:
+                self._remember(path, stamp)
+        self.skipped = sum(path not in known for path in self._done)
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that are there and not judged yet."""
+        return len(self._waiting)
+
+    def scan(self, now: float) -> list[Path]:
+        """The pictures that are whole by now, in the order of their times of change.
+
+        Args:
+            now: seconds on a clock that never goes back.
+
+        Raises:
+            InputError: the folder cannot be read at the moment.
+        """
+        present = self._present()
+        ready = []
+        for path, stamp in present.items():
+            if self._is_done(path, stamp):
+                continue
+            waits = self._waiting.get(path)
+            if waits is None or waits.stamp != stamp:
+                self._waiting[path] = _Waiting(stamp, now, now)
+            elif now >= waits.again:
+                ready.append(path)
+        self._forget(present)
+        return sorted(ready, key=lambda path: (present[path].changed, path))
+
+    def done(self, path: Path) -> None:
+        """It was judged, as it was in the last scan."""
+        self._remember(path, self._waiting.pop(path).stamp)
+
+    def failed(self, path: Path, now: float) -> bool:
+        """It cannot be read. Whether that is the last word: it has had time enough to become whole."""
+        waits = self._waiting[path]
+        if now - waits.since >= self.patience:
+            self.done(path)
+            return True
+        waits.again = min(now + (now - waits.since), waits.since + self.patience)
+        return False
+
+    # ---- what is there
+
+    def _present(self) -> dict[Path, Stamp]:
+        found: dict[Path, Stamp] = {}
+        self.others = []
+        for path, stamp in _files(self.folder):
+            if is_picture(path):
+                found[path] = stamp
+            else:
+                self.others.append(path)
+        return found
+
+    def _is_done(self, path: Path, stamp: Stamp) -> bool:
+        known = self._done.get(path)
+        if known is not None and known[:2] == stamp[:2]:  # another inode: the share was connected anew
+            return True
+        if not stamp.inode or stamp not in self._stamps:
+            return False
+        self._waiting.pop(path, None)
+        self._done[path] = stamp
+        return True
+
+    def _remember(self, path: Path, stamp: Stamp) -> None:
+        self._done[path] = stamp
+        self._stamps.add(stamp)
+
+    def _forget(self, present: dict[Path, Stamp]) -> None:
+        """What is no longer there. An empty folder says nothing: a share that is away looks like one."""
+        inodes = {stamp.inode for stamp in present.values()}
+        for path in [path for path in self._waiting if path not in present]:
+            stamp = self._waiting.pop(path).stamp
+            if not stamp.inode or stamp.inode not in inodes:  # else it was renamed
+                self.gone.append(path)
+        if present and len(self._done) > 2 * len(present):  # now and then
+            self._done = {path: stamp for path, stamp in self._done.items() if path in present}
+            self._stamps = set(self._done.values())
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, Stamp]]:
+    """Every file below the folder that `datasets.files.walk` would give, unsorted: there may be very many.
+    What goes away meanwhile is left out. InputError where the folder itself cannot be read."""
+    waiting, seen = [folder], set()
+    while waiting:
+        here = waiting.pop()
+        try:
+            identity = os.stat(here)
+            if (identity.st_dev, identity.st_ino) in seen:
+                continue
+            seen.add((identity.st_dev, identity.st_ino))
+            with os.scandir(here) as listing:
+                entries = [entry for entry in listing if not is_litter(entry.name)]
+        except OSError as error:
+            if here == folder or not isinstance(error, FileNotFoundError):
+                raise folder_error(here, error) from None
+            continue
+        own = {os.fspath(here / name) for name in own_files(here)}
+        for entry in entries:
+            with suppress(OSError):  # gone, or a link that leads nowhere
+                if entry.is_dir():
+                    waiting.append(Path(entry.path))
+                elif entry.is_file() and entry.path not in own:
+                    facts = os.stat(entry.path)  # of an entry, Windows has no inode
+                    yield Path(entry.path), Stamp(facts.st_size, facts.st_mtime_ns, facts.st_ino)

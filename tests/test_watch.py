@@ -1,0 +1,429 @@
+"""Pictures that appear in a folder: each is judged once, when it is whole. Time is what the test says."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import shutil
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.artefact.model_file import Artefact, Manifest
+from flawscope.calibration.decision import Calibration
+from flawscope.cli import main
+from flawscope.cli import watch as command
+from flawscope.datasets.files import OWN_LIST
+from flawscope.errors import InputError
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.predictor import Predictor
+from flawscope.results.prediction import Prediction
+from flawscope.results.table import Unjudged, read_table
+from flawscope.watch import Arrivals, Commands, judge
+
+SIDE = 16
+
+
+class Brightness:
+    """A `Session`: the score is the brightest red."""
+
+    runtime, size, batch = "fake", (SIDE, SIDE), 3
+
+    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return images[:, 0].max((1, 2)), images[:, 0]
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    values = (*map(float, np.linspace(0.1, 0.49, 19)), 0.5)
+    manifest = Manifest(
+        "patchcore",
+        config={},
+        preprocess=Preprocess((SIDE, SIDE)),
+        calibration=Calibration(values, values, 0.1),
+    )
+    return Predictor(Artefact(manifest, {}), Brightness())
+
+
+def encoded(level: int) -> bytes:
+    """A PNG of one grey; no two levels are equally long."""
+    file = io.BytesIO()
+    pixels = np.full((SIDE, SIDE, 3), level, np.uint8)
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue() + bytes(level)  # what follows the end of a PNG does not count
+
+
+def put(path: Path, content: bytes, changed: float) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.utime(path, (changed, changed))
+    return path
+
+
+# ------------------------------------------------------------------------------------------------- arrivals
+
+
+def test_a_picture_is_given_out_once_when_it_was_the_same_twice(tmp_path: Path) -> None:
+    put(tmp_path / "old.png", b"old", 1)
+    arrivals = Arrivals(tmp_path)
+    assert arrivals.skipped == 1
+    path = put(tmp_path / "sub/new.png", b"n", 2)
+    assert arrivals.scan(0.0) == []
+    put(path, b"new", 2)  # it grows
+    assert arrivals.scan(0.5) == []
+    assert arrivals.scan(1.0) == [path]
+    arrivals.done(path)
+    assert arrivals.scan(1.5) == []
+    put(path, b"another of that name", 3)
+    arrivals.scan(2.0)
+    assert arrivals.scan(2.5) == [path]
+
+
+def test_existing_pictures_are_new_where_asked_for_but_not_those_judged_before(tmp_path: Path) -> None:
+    a, b = put(tmp_path / "a.png", b"a", 2), put(tmp_path / "b.png", b"b", 1)
+    arrivals = Arrivals(tmp_path, existing=True, judged=[a])
+    assert (arrivals.scan(0), arrivals.scan(1)) == ([], [b])
+    assert arrivals.skipped == 0
+
+
+def test_pictures_come_in_the_order_in_which_they_were_written(tmp_path: Path) -> None:
+    arrivals = Arrivals(tmp_path)
+    third, first, second = (put(tmp_path / f"{k}.png", b"x", when) for k, when in enumerate((9, 7, 8)))
+    arrivals.scan(0)
+    assert arrivals.scan(1) == [first, second, third]
+
+
+def test_what_cannot_be_read_is_tried_less_and_less_often_and_then_given_up(tmp_path: Path) -> None:
+    arrivals = Arrivals(tmp_path, patience=30)
+    path = put(tmp_path / "half.png", b"half", 1)
+    tried = []
+    for tick in range(200):
+        now = tick / 2
+        if arrivals.scan(now):
+            tried.append(now)
+            if arrivals.failed(path, now):
+                break
+    assert tried[-1] == 30
+    assert len(tried) <= 8
+    assert all(arrivals.scan(now) == [] for now in (40, 50))
+    put(path, b"whole", 2)  # late, but not too late
+    arrivals.scan(60)
+    assert arrivals.scan(61) == [path]
+
+
+def test_a_file_that_moves_within_the_folder_is_not_new(tmp_path: Path) -> None:
+    arrivals = Arrivals(tmp_path)
+    path = put(tmp_path / "a.png", b"a", 1)
+    arrivals.scan(0)
+    arrivals.scan(1)
+    arrivals.done(path)
+    (tmp_path / "fine").mkdir()
+    path.rename(tmp_path / "fine/b.png")
+    assert (arrivals.scan(2), arrivals.scan(3)) == ([], [])
+    assert arrivals.waiting == 0
+
+
+def test_a_share_that_was_away_brings_nothing_new(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "in", tmp_path / "server"
+    put(folder / "a.png", b"a", 1)
+    arrivals = Arrivals(folder)
+    shutil.copytree(folder, elsewhere)  # other inodes
+    shutil.rmtree(folder)
+    with pytest.raises(InputError, match="no such folder"):
+        arrivals.scan(0)
+    folder.mkdir()
+    assert arrivals.scan(1) == []
+    shutil.copytree(elsewhere, folder, dirs_exist_ok=True)
+    new = put(folder / "b.png", b"b", 2)
+    arrivals.scan(2)
+    assert arrivals.scan(3) == [new]
+
+
+def test_a_picture_that_goes_away_unjudged_is_reported_and_one_that_is_renamed_is_not(tmp_path: Path) -> None:
+    arrivals = Arrivals(tmp_path)
+    lost, renamed = put(tmp_path / "lost.png", b"l", 1), put(tmp_path / "temporary.png", b"r", 1)
+    arrivals.scan(0)
+    lost.unlink()
+    renamed.rename(tmp_path / "final.png")
+    arrivals.scan(1)
+    assert arrivals.gone == [lost]
+    assert arrivals.scan(2) == [tmp_path / "final.png"]
+
+
+def test_what_flawscope_wrote_and_other_files_are_no_arrivals(tmp_path: Path) -> None:
+    arrivals = Arrivals(tmp_path)
+    put(tmp_path / "results/overlay.png", b"o", 1)
+    (tmp_path / "results" / OWN_LIST).write_text('"overlay.png"\n', encoding="ascii")
+    put(tmp_path / ".a.png.x7Gq", b"a", 1)  # as rsync writes
+    note = put(tmp_path / "note.txt", b"n", 1)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert (arrivals.scan(0), arrivals.scan(1)) == ([], [])
+    assert arrivals.others == [note]
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        Arrivals(tmp_path / "none")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_whole_picture_is_judged_exactly_once_whatever_happens(
+    seed: int, tmp_path: Path, predictor: Predictor
+) -> None:
+    """Files are written in one piece, in parts, renamed in, renamed within, written anew and left broken, in
+    any order."""
+    rng = np.random.default_rng(seed)
+    folder, arrivals, now = tmp_path / "in", Arrivals(tmp_path, patience=5), 0.0
+    found: list[tuple[str, int]] = []
+    expected: list[tuple[str, int]] = []
+    broken: list[str] = []
+
+    def look(times: int) -> None:
+        nonlocal now
+        for _ in range(times):
+            now += 1
+            for result in judge(arrivals, predictor, functools.partial(float, now)):
+                name = Path(str(result.path)).name
+                if isinstance(result, Unjudged):
+                    broken.append(name)
+                else:
+                    found.append((name, round(result.score * 255)))
+
+    for k in range(40):
+        level, name = 5 * k + 5, f"{int(rng.integers(8))}.png"
+        whole, what = encoded(level), rng.integers(5)
+        now += 1
+        if what == 0:
+            put(folder / name, whole, now)
+        elif what == 1:
+            put(tmp_path / "elsewhere/x", whole, now).rename(folder / name) if folder.exists() else put(
+                folder / name, whole, now
+            )
+        elif what == 2:  # it stalls halfway, but less long than the patience
+            put(folder / name, whole[:40], now)
+            look(int(rng.integers(4)))
+            put(folder / name, whole, now + 0.5)
+        elif what == 3:
+            put(folder / f"broken {k}.png", whole[:40], now)
+            look(7)
+            continue
+        elif (folder / name).exists():
+            (folder / name).rename(folder / f"moved {k}.png")
+            look(1)
+            continue
+        else:
+            continue
+        expected.append((name, level))
+        look(3)
+    look(8)
+    assert Counter(found) == Counter(expected)
+    assert len(broken) == len({*broken}) == sum(1 for _ in folder.glob("broken*"))
+
+
+# ------------------------------------------------------------------------------------------------- commands
+
+posix = pytest.mark.skipif(os.name != "posix", reason="the test's commands are for a POSIX shell")
+
+
+@pytest.fixture
+def prediction(predictor: Predictor, tmp_path: Path) -> Prediction:
+    path = put(tmp_path / "a picture.png", encoded(200), 1)
+    return predictor.predict(path)
+
+
+def noting(folder: Path) -> Path:
+    """A program that writes down what it gets."""
+    program = folder / "note it.sh"
+    asked = '"$1" "$2" "$FLAWSCOPE_PATH" "$FLAWSCOPE_DECISION" "$FLAWSCOPE_SEVERITY"'
+    program.write_text(f"#!/bin/sh\nprintf '%s|' {asked} >> '{folder}/noted'\n", encoding="utf-8")
+    program.chmod(0o755)
+    return program
+
+
+@posix
+def test_a_command_gets_path_and_decision(prediction: Prediction, tmp_path: Path) -> None:
+    said: list[str] = []
+    commands = Commands(f"'{noting(tmp_path)}'", said.append)
+    commands.run(prediction)
+    commands.close()
+    told = [str(prediction.path), "anomalous"] * 2 + [str(prediction.severity)]
+    assert (tmp_path / "noted").read_text(encoding="utf-8") == "".join(f"{word}|" for word in told)
+    assert (said, commands.failures) == ([], 0)
+
+
+@posix
+def test_failing_and_endless_commands_are_reported(prediction: Prediction) -> None:
+    said: list[str] = []
+    for line, timeout in (("false", 9.0), ("sh -c 'sleep 60'", 0.01)):
+        commands = Commands(line, said.append, timeout)
+        commands.run(prediction)
+        commands.close()
+        assert commands.failures == 1
+    assert "ended with 1" in said[0]
+    assert "ended after 0.01 s" in said[1]
+    assert all("a picture.png" in line for line in said)
+
+
+@posix
+def test_a_slow_command_does_not_hold_up_and_the_excess_is_reported(
+    prediction: Prediction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+    monkeypatch.setattr(Commands, "_run", lambda self, prediction: free.wait(20))
+    said: list[str] = []
+    commands = Commands("true", said.append)
+    for _ in range(110):
+        commands.run(prediction)
+    assert 8 <= commands.failures <= 10
+    assert all("not run" in line for line in said)
+    free.set()
+    commands.close()
+
+
+@pytest.mark.parametrize("line", ["", "there-is-no-such-program --x", "sh 'unclosed"])
+def test_a_command_that_cannot_be_run_is_refused_at_once(line: str) -> None:
+    with pytest.raises(InputError, match="--on-anomaly"):
+        Commands(line, print)
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+class Script(threading.Event):
+    """Instead of the clock: between two looks at the folder the next step is done; after the last one it
+    ends."""
+
+    def __init__(self, steps: list[Callable[[], object]]):
+        super().__init__()
+        self.steps = iter(steps)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        step = next(self.steps, None)
+        if step is None:
+            self.set()
+        else:
+            step()
+        return self.is_set()
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch, predictor: Predictor) -> Callable[..., None]:
+    """`scripted(*steps)`: what happens between the looks of the next call."""
+
+    def prepare(*steps: Callable[[], object]) -> None:
+        @contextmanager
+        def ending() -> Iterator[threading.Event]:
+            yield Script([*steps, *[lambda: None] * 2])
+
+        monkeypatch.setattr(command, "ending", ending)
+
+    monkeypatch.setattr("flawscope.predictor.load", lambda *given, **named: predictor)
+    return prepare
+
+
+def test_the_command_prints_writes_and_goes_on_without_judging_twice(
+    scripted: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, table = tmp_path / "in", tmp_path / "seen.csv"
+    put(folder / "old.png", encoded(10), 1)
+    call = ["watch", str(folder), "part.safetensors", "--csv", str(table), "--existing"]
+    scripted(
+        lambda: put(folder / "good.png", encoded(20), 2),
+        lambda: put(folder / "bad.png", encoded(200), 3),
+        lambda: put(folder / "notes.txt", b"", 3),
+    )
+    assert main(call) == 0
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["good", "good", "anomalous"]
+    assert "3 pictures judged, 1 anomalous" in err
+    assert "notes.txt is not judged" in err
+    rows = read_table(table)
+    assert [Path(row.path).name for row in rows] == ["old.png", "good.png", "bad.png"]
+    assert [row.decision for row in rows] == ["good", "good", "anomalous"]
+
+    with open(table, "a", encoding="utf-8") as file:  # as a power failure leaves it
+        file.write(f"{folder / 'cut'}")
+    scripted(lambda: put(folder / "cut.png", encoded(30), 4))
+    assert main([*call, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [Path(json.loads(line)["path"]).name for line in out.splitlines()] == ["cut.png"]
+    assert "3 pictures judged before" in err
+    assert [Path(row.path).name for row in read_table(table)] == ["old.png", "good.png", "bad.png", "cut.png"]
+
+
+def test_a_broken_picture_is_a_row_with_the_reason(
+    scripted: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, table = tmp_path / "in", tmp_path / "seen.csv"
+    folder.mkdir()
+    scripted(lambda: put(folder / "broken.png", encoded(9)[:30], 2))
+    call = ["watch", str(folder), "m.safetensors", "--csv", str(table), "--patience", "1e-9", "--json"]
+    assert main(call) == 0
+    out, err = capsys.readouterr()
+    assert "broken.png" in json.loads(out)["error"]
+    assert "skipped: " in err
+    assert "could not be judged: 1 picture" in err
+    (row,) = read_table(table)
+    assert (row.decision, row.score) == ("", None)
+    assert "broken.png" in row.error
+
+
+@posix
+def test_the_command_runs_for_anomalies_alone(scripted: Callable[..., None], tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    scripted(
+        lambda: put(folder / "good.png", encoded(20), 2),
+        lambda: put(folder / "bad.png", encoded(200), 3),
+    )
+    assert main(["watch", str(folder), "m.safetensors", "--on-anomaly", f"'{noting(tmp_path)}'"]) == 0
+    assert (tmp_path / "noted").read_text(encoding="utf-8").count("good.png") == 0
+    assert (tmp_path / "noted").read_text(encoding="utf-8").count("bad.png") == 2
+
+
+def test_a_folder_that_goes_away_is_reported_once_and_waited_for(
+    scripted: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    put(folder / "old.png", encoded(10), 1)
+    away = tmp_path / "away"
+    scripted(
+        lambda: folder.rename(away),
+        lambda: None,
+        lambda: away.rename(folder),
+        lambda: put(folder / "new.png", encoded(20), 2),
+    )
+    assert main(["watch", str(folder), "m.safetensors"]) == 0
+    out, err = capsys.readouterr()
+    assert "new.png" in out
+    assert err.count("trying again") == 1
+    assert "can be read again" in err
+
+
+def test_ctrl_c_ends_after_the_picture_at_hand_and_a_second_one_at_once() -> None:
+    with command.ending() as end:
+        signal.raise_signal(signal.SIGINT)
+        assert end.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_wrong_calls_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = put(tmp_path / "part.safetensors", b"x", 1)
+    assert main(["watch", str(model), str(tmp_path)]) == 2
+    assert "the folder comes first" in capsys.readouterr().err
+    assert main(["watch", str(tmp_path), str(model), "--csv", "x.txt"]) == 2
+    assert "should end in .csv" in capsys.readouterr().err
+    assert main(["watch", str(tmp_path), str(model), "--interval", "0"]) == 2
+    assert "write 0.5 or 30" in capsys.readouterr().err
