@@ -22,13 +22,18 @@ class LeftOut(InputError):
 
 
 def needs(what: str, *libraries: str, extras: str) -> InputError:
-    """The error where libraries are missing. It names what to add to the installation at hand, by our
-    metadata: on a public index the package's own name may be somebody else's.
+    """The error where libraries are missing that `what` needs; `extras` as `installing` takes them."""
+    return InputError(f"{what} needs {' and '.join(libraries)}: {installing(*libraries, extras=extras)}")
 
-    what: that needs them. extras: of the package, with commas, that bring them.
+
+def installing(*libraries: str, extras: str) -> str:
+    """The command that adds what is missing to the installation at hand, by the package's metadata: on a
+    public index the package's own name may be somebody else's.
+
+    extras: of the package, with commas, that bring the libraries.
     """
-    wanted = " ".join(f'"{one}"' for one in _missing(extras)) or " ".join(libraries)
-    return InputError(f"{what} needs {' and '.join(libraries)}: pip install {wanted}")
+    wanted = " ".join(f'"{one}"' for one in _missing(extras))
+    return f"pip install {wanted or ' '.join(libraries)}"
 
 
 def _missing(extras: str) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 Step = Callable[[str, int, int], None]
@@ -65,3 +65,9 @@ def duration(seconds: float) -> str:
 def counted(number: int, thing: str) -> str:
     """1 picture, 2 pictures, 1,000 pictures."""
     return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """a, b, c and 12 more."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

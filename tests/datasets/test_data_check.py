@@ -132,13 +132,30 @@ def test_files_that_take_no_part(mvtec, save):
     save(mvtec / "preview.png")
     save(mvtec / "old/1.png")
     save(mvtec / "old/2.png")
-    (mvtec / "train/good/phone.HEIC").touch()
+    for name in ("b.mp4", "a.mp4"):
+        (mvtec / "train/good" / name).touch()
     (mvtec / "readme.txt").touch()
     assert found(mvtec) == [
-        ("warning", "unknown-format", "train/good", ()),
+        ("warning", "unknown-format", "train/good", ("train/good/a.mp4", "train/good/b.mp4")),
+        ("note", "beside", ".", ("readme.txt",)),
         ("note", "unused", ".", ()),
         ("note", "unused", "old", ()),
     ]
+
+
+def test_files_that_are_not_read_are_named(mvtec):
+    (mvtec / "train/good/clip.mp4").touch()
+    (mvtec / "train/good/IMG_0001").touch()
+    lines = "\n".join(check(mvtec).lines())
+    assert "train/good: 1 file of a format that is not read (.mp4): clip.mp4;" in lines
+    assert "train/good: 1 file without a suffix, not read: IMG_0001;" in lines
+
+
+def test_of_several_pictures_in_a_file_the_first_is_read_and_that_is_said(mvtec, save):
+    with Image.open(save(mvtec / "train/good/a.png")) as first:
+        first.save(mvtec / "train/good/b.gif", save_all=True, append_images=[first.rotate(90)])
+    (mvtec / "train/good/a.png").unlink()
+    assert ("warning", "frames", "train/good/b.gif", ()) in found(mvtec)
 
 
 def test_few_pictures_and_nothing_to_test(tmp_path, save):
@@ -171,7 +188,7 @@ def test_report_for_people_and_machines(mvtec):
     report = check(mvtec)
     lines = report.lines()
     assert sum(line.startswith("error: train/good/") for line in lines) == 5
-    assert "error: unreadable: 2 more of these" in lines
+    assert "error: unreadable: 2 more of these; --json lists all" in lines
     assert lines[-1].startswith("7 errors")
     assert not any("\n" in line for line in lines)
     data = report.to_dict()

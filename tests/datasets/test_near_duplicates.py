@@ -15,6 +15,8 @@ from flawscope.datasets.near import SAME, clusters, near_duplicates, thumbnail, 
 from flawscope.demo.dataset import draw_dataset
 from flawscope.pictures.decoding import decode
 
+BICUBIC = Image.Resampling.BICUBIC
+
 
 def jpeg(image: Image.Image) -> Image.Image:
     stream = io.BytesIO()
@@ -67,6 +69,22 @@ def test_a_changed_copy_is_found_and_nothing_else(change):
     images = [product(k) for k in range(12)]
     thumbnails = [small(i) for i in images] + [small(CHANGES[change](images[4]))]
     assert pairs(thumbnails, list(range(13))) == [(4, 12)]
+
+
+def lattice(seed: int, side: int = 256) -> Image.Image:
+    """A woven texture that repeats after 24 pixels, begun anywhere, with a camera's noise, hardly uneven."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] + rng.uniform(0, 24, 2)[:, None, None]
+    uneven = Image.fromarray(rng.normal(0, 4, (6, 6)).astype(np.float32)).resize((side, side), BICUBIC)
+    grey = 110 + 50 * np.cos(2 * np.pi * x / 24) * np.cos(2 * np.pi * y / 24) + np.asarray(uneven)
+    return Image.fromarray(np.clip(grey + rng.normal(0, 12, x.shape), 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def test_a_texture_that_repeats_is_not_taken_for_copies():
+    """Some of these lie so that one fits another a period aside."""
+    images = [lattice(k) for k in range(40)]
+    thumbnails = [small(image) for image in images]
+    assert pairs([*thumbnails, small(jpeg(images[7]))], list(range(41))) == [(7, 40)]
 
 
 def test_a_uniform_product_raises_the_bar():

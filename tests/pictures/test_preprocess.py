@@ -8,15 +8,17 @@ import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import (
     PICTURE_SUFFIXES,
     decode,
+    frames,
     is_picture,
     pixel_hash,
     read_labels,
@@ -843,3 +845,48 @@ def test_fractions_with_keep_aspect_are_refused():
     refused(lambda: roi_from("0,0,0.5,1", Preprocess(keep_aspect=True)), "@WxH")
     outside = "0,0,5,100@100x100"
     refused(lambda: roi_from(outside, Preprocess(size=(40, 40), crop=(20, 20))), "no pixel")
+
+
+# -------------------------------------------------------------------------------------------- other formats
+
+
+def shades(side: int = 48) -> Image.Image:
+    """Brighter to the right and downwards, so that a turn would be seen."""
+    y, x = np.mgrid[:side, : 2 * side]
+    return Image.fromarray((x + 2 * y + 20).astype(np.uint8)).convert("RGB")
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".heif", ".avif", ".jp2", ".gif", ".ppm"])
+def test_formats_of_telephones_and_others_are_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix.upper()}"
+    if suffix.startswith(".hei"):
+        pytest.importorskip("pillow_heif").from_pillow(shades()).save(path, format="HEIF", quality=95)
+    elif suffix == ".avif" and not features.check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
+    else:
+        shades().save(path)
+    assert is_picture(path)
+    expected = np.asarray(shades(), np.int16)
+    assert np.abs(decode(path).astype(np.int16) - expected).max() < 12
+
+
+def test_heic_without_its_library_says_what_to_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.heic"
+    path.write_bytes(b"\0\0\0\x1cftypheic" + bytes(40))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(InputError, match=r"HEIC needs pillow-heif; pip install .*pillow-heif.*JPEG$"):
+        decode(path)
+
+
+def test_videos_and_raw_files_are_named_as_such(tmp_path: Path) -> None:
+    for name, word in (("clip.MP4", "a video"), ("a.cr2", "raw file")):
+        shades().save(tmp_path / name, format="TIFF")  # as whose preview Pillow would open a raw file
+        with pytest.raises(InputError, match=word):
+            decode(tmp_path / name)
+
+
+def test_the_pictures_in_a_file_are_counted(tmp_path: Path) -> None:
+    shades().save(tmp_path / "a.gif", save_all=True, append_images=[shades().rotate(90 * k) for k in (1, 2)])
+    shades().save(tmp_path / "b.png")
+    (tmp_path / "c.gif").write_bytes(b"GIF89a")
+    assert [frames(tmp_path / name) for name in ("a.gif", "b.png", "c.gif", "gone.tif")] == [3, 1, 1, 1]

@@ -18,23 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.datasets.dataset import Dataset, Item
-from flawscope.datasets.files import natural_key, walk
+from flawscope.datasets.files import SIDE_SUFFIXES, natural_key, not_pictures_in, pictures_in
 from flawscope.datasets.layouts import GOOD, open_dataset
 from flawscope.datasets.masks import MASK_FOLDERS
 from flawscope.datasets.near import clusters, near_duplicates, thumbnail
 from flawscope.datasets.report import SEVERITIES, Finding, Report
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import decode, is_picture, pixel_hash, read_mask
-from flawscope.progress import counted
+from flawscope.pictures.decoding import decode, frames, pixel_hash, read_mask
+from flawscope.progress import counted, some
 
 _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
 
 PLAIN = 1.0  # grey levels of spread in the thumbnail below which a picture shows nothing
 PICTURES_FOR_5_PERCENT = 19  # design: a target below 1 / (n + 1) cannot be had
-UNKNOWN_FORMATS = frozenset(
-    {".avif", ".heic", ".heif", ".jxl", ".gif", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"}
-)
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,8 @@ def check(
         findings += _near_copies(dataset, readable)
     findings += _mixed(dataset, sizes, modes)
     findings += _masks_missing(dataset)
-    findings += _unused_files(dataset)
+    findings += _unused_pictures(dataset)
+    findings += _other_files(dataset)
     findings += _too_few(dataset)
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.code, natural_key(f.subject)))
     return Report(
@@ -126,6 +124,9 @@ def _look_at(dataset: Dataset, split: str, item: Item) -> _Seen:
     if plain:
         message = "shows nothing: the same brightness everywhere"
         faults.append(Finding("warning", "plain", subject, message, "remove it if it is a mishap"))
+    if (held := frames(item.path)) > 1:
+        message = f"holds {held} pictures, and only the first is read"
+        faults.append(Finding("warning", "frames", subject, message, "store those that matter one by one"))
     mode = "" if plain else _mode(picture)
     digest = pixel_hash(picture)
     return _Seen(split, item, size, mode, digest=digest, small=small, faults=tuple(faults))
@@ -198,7 +199,7 @@ def _exact_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
         else:
             code, severity = "copy", "warning"
             message, remedy = f"the same picture is {len(group)} times in {splits[0]}", "keep one"
-        yield Finding(severity, code, first, f"{message} ({_few(others)})", remedy, tuple(others))
+        yield Finding(severity, code, first, f"{message} ({some(others, 3)})", remedy, tuple(others))
 
 
 def _near_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
@@ -218,13 +219,9 @@ def _near_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
             remedy = "keep pictures of one part in one split"
         else:
             code, severity = "nearly-copy", "note"
-            message = f"{len(group)} pictures in {splits[0]} are nearly the same"
+            message = f"{counted(len(group), 'picture')} in {splits[0]} are nearly the same"
             remedy = "if they show one part, keep one of them or group them for calibration"
-        yield Finding(severity, code, first, f"{message} ({_few(others)})", remedy, tuple(others))
-
-
-def _few(paths: list[str]) -> str:
-    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+        yield Finding(severity, code, first, f"{message} ({some(others, 3)})", remedy, tuple(others))
 
 
 # ---------------------------------------------------------------------------------------- the set as a whole
@@ -266,31 +263,47 @@ def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
             )
 
 
-def _unused_files(dataset: Dataset) -> Iterator[Finding]:
-    """Pictures below the category's folder that take no part, and formats that are not read."""
+def _unused_pictures(dataset: Dataset) -> Iterator[Finding]:
+    """Pictures and masks below the category's folder that take no part."""
     used = {p for items in dataset.splits.values() for i in items for p in (i.path, *i.masks)}
     unused: Counter[str] = Counter()
-    unknown: Counter[tuple[str, str]] = Counter()
-    for path in walk(dataset.root):
+    for path in pictures_in(dataset.root):
         parts = path.relative_to(dataset.root).parts
         folders = [part.casefold() for part in parts[:-1]]
-        if is_picture(path) and path not in used:
-            place = next((k for k, name in enumerate(folders) if name in MASK_FOLDERS), None)
-            if place is None:
-                unused["/".join(parts[:-1]) or "."] += 1
-            elif not set(folders[place + 1 :]) & set(GOOD):  # empty masks of good pictures are usual
-                message = "a mask, but no defective picture goes with it"
-                remedy = "name it like its picture, or remove it"
-                yield Finding("warning", "mask-stray", dataset.relative(path), message, remedy)
-        elif path.suffix.lower() in UNKNOWN_FORMATS:
-            unknown["/".join(parts[:-1]) or ".", path.suffix.lower()] += 1
+        if path in used:
+            continue
+        place = next((k for k, name in enumerate(folders) if name in MASK_FOLDERS), None)
+        if place is None:
+            unused["/".join(parts[:-1]) or "."] += 1
+        elif not set(folders[place + 1 :]) & set(GOOD):  # empty masks of good pictures are usual
+            message = "a mask, but no defective picture goes with it"
+            remedy = "name it like its picture, or remove it"
+            yield Finding("warning", "mask-stray", dataset.relative(path), message, remedy)
     for folder, number in unused.items():
         yield Finding(
             "note", "unused", folder, f"{counted(number, 'picture')} not used", "move what should take part"
         )
-    for (folder, suffix), number in unknown.items():
-        message = f"{counted(number, 'picture')} of a format that is not read ({suffix})"
-        yield Finding("warning", "unknown-format", folder, message, "convert to PNG or JPEG")
+
+
+def _other_files(dataset: Dataset) -> Iterator[Finding]:
+    """Files that are not read: by folder those that may show something, together those beside pictures."""
+    unknown: dict[tuple[str, str], list[Path]] = {}
+    beside: list[str] = []
+    for path in not_pictures_in(dataset.root):
+        suffix = path.suffix.lower()
+        if suffix in SIDE_SUFFIXES:
+            beside.append(dataset.relative(path))
+        else:
+            unknown.setdefault((dataset.relative(path.parent), suffix), []).append(path)
+    for (folder, suffix), paths in unknown.items():
+        kind = f"of a format that is not read ({suffix})" if suffix else "without a suffix, not read"
+        message = f"{counted(len(paths), 'file')} {kind}: {some([path.name for path in paths])}"
+        remedy = "convert pictures to PNG or JPEG, take single pictures out of a video"
+        others = tuple(map(dataset.relative, paths))
+        yield Finding("warning", "unknown-format", folder, message, remedy, others)
+    if beside:
+        message = f"{counted(len(beside), 'file')} beside the pictures: {some(beside)}"
+        yield Finding("note", "beside", ".", message, "they are not looked at", tuple(beside))
 
 
 def _too_few(dataset: Dataset) -> Iterator[Finding]:

@@ -12,12 +12,18 @@ from pathlib import Path
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import PICTURE_SUFFIXES, is_picture
+from flawscope.progress import some
 
 # What systems leave behind in folders of pictures; names that begin with a dot are left out anyway.
 LITTER = frozenset(
     {"__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
 )
 
+# What lies beside pictures and shows no part: labels, notes, tables, models
+SIDE_SUFFIXES = frozenset(
+    {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".md"}
+    | {".html", ".log", ".safetensors", ".onnx", ".bin", ".parquet", ".py", ".sh", ".part"}
+)
 OWN_LIST = ".flawscope"  # in a folder of results: what flawscope wrote there, a JSON string a line
 
 StrPath = str | os.PathLike[str]
@@ -131,38 +137,63 @@ def pictures_in(folder: Path) -> list[Path]:
     return [path for path in walk(folder) if is_picture(path)]
 
 
+def not_pictures_in(folder: Path) -> list[Path]:
+    """The other files below a folder, in natural order."""
+    return [path for path in walk(folder) if not is_picture(path)]
+
+
 def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:
     """Pictures meant by a file, a folder (with its subfolders, natural order), a glob pattern, or several of
     these. A file named outright is taken whatever its suffix; none is listed twice. InputError if nothing is
     found."""
+    return [path for path, outright in _listed(spec) if outright or is_picture(path)]
+
+
+def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Path]]:
+    """As `list_pictures`, but every file that may show a part, whatever its suffix: reading says what is
+    wrong with it. Apart from them what lies beside pictures (`SIDE_SUFFIXES`)."""
+    inputs: list[Path] = []
+    beside: list[Path] = []
+    for path, outright in _listed(spec):
+        is_beside = not outright and path.suffix.lower() in SIDE_SUFFIXES
+        (beside if is_beside else inputs).append(path)
+    return inputs, beside
+
+
+def _listed(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, bool]]:
+    """Files, each once, and whether they are named outright."""
     specs = [spec] if isinstance(spec, str | os.PathLike) else list(spec)
     if not specs:
         raise InputError("no pictures given; name a picture, a folder or a pattern such as 'parts/*.png'")
-    return list(dict.fromkeys(path for one in specs for path in _expand(one)))
+    return {path: outright for one in specs for path, outright in _expand(one)}.items()
 
 
-def _expand(spec: StrPath) -> Iterator[Path]:
+def _expand(spec: StrPath) -> Iterator[tuple[Path, bool]]:
     path = Path(spec)
     if path.is_dir():
-        inside = pictures_in(path)
-        if not inside:
-            raise InputError(f"{path}: no pictures in this folder; known formats: {known_formats()}")
-        yield from inside
+        inside = walk(path)
+        if not any(map(is_picture, inside)):
+            raise _no_pictures(f"{path}: no pictures in this folder", inside)
+        yield from ((one, False) for one in inside)
     elif os.path.lexists(path):
-        yield path
+        yield path, True
     elif glob.has_magic(str(spec)):
         matches = sorted((Path(m) for m in glob.glob(str(spec), recursive=True)), key=natural_key)
         inside = []
         for match in matches:
-            if match.is_dir() and not is_litter(match.name):
-                inside += pictures_in(match)
-            elif is_picture(match) and not is_litter(match.name):
-                inside.append(match)
-        if not inside:
-            raise InputError(f"{spec}: the pattern matches no picture; known formats: {known_formats()}")
-        yield from inside
+            if not is_litter(match.name):
+                inside += walk(match) if match.is_dir() else [match]
+        if not any(map(is_picture, inside)):
+            raise _no_pictures(f"{spec}: the pattern matches no picture", inside)
+        yield from ((one, False) for one in inside)
     else:
         raise InputError(f"{path}: no such file or folder; check the path")
+
+
+def _no_pictures(text: str, others: list[Path]) -> InputError:
+    """With what is there instead."""
+    found = f", only {some([path.name for path in others])}" if others else ""
+    return InputError(f"{text}{found}; known formats: {known_formats()}")
 
 
 def known_formats() -> str:

@@ -11,6 +11,9 @@ aside, resized by 3 %, cropped by 3 %, all together) .999 and above; the most al
 .990. On photographs and textures of 256 px: copies .989 and above, others below .7. On the plates that
 `datasets.synthetic` draws, at 320 px: copies .998 and above, other plates up to .9955.
 
+A texture that repeats fits itself a period aside, and another picture of it as well as itself. So a pair of
+those must also be `APART` times closer than a picture is to itself, shifted (`_repetition`).
+
 Limit: parts whose pictures differ by less than .998 says (a print seen with hardly any noise, shift or wear)
 cannot be distinguished from copies; they come out as one large group.
 """
@@ -38,6 +41,7 @@ STRICT = 0.998  # in a product so uniform that different parts come near SAME, a
 APART = 3  # a copy is this many times closer to 1 than the closest other picture usually is
 CLOSE = 0.98  # from here a pair that fell short is fitted the other way round too
 PROMISING = 0.6  # the same before the last two fitting steps; below it the pair is dropped
+FARTHER = 4  # thumbnail pixels: a shift that no copy has
 FAINT = 0.05  # grey levels of fine structure below which nothing can be said
 BLOCK = 256  # rows of similarity at a time
 CHUNK = 128  # pairs verified at a time
@@ -76,6 +80,8 @@ def near_duplicates(thumbnails: NDArray[np.float16], bank: Ints) -> list[tuple[i
             correlation[start + close] = np.maximum(correlation[start + close], back)
     least = _least(len(thumbnails), pairs, correlation)
     chosen = np.flatnonzero(correlation >= least)
+    repeated = np.array([_repetition(thumbnails[i]) for i in pairs[chosen, 0]], np.float32)
+    chosen = chosen[correlation[chosen] >= 1 - (1 - repeated) / APART]
     return [(int(pairs[k, 0]), int(pairs[k, 1]), float(correlation[k])) for k in chosen]
 
 
@@ -106,6 +112,24 @@ def verify(first: NDArray[np.float16], second: NDArray[np.float16]) -> Floats:
             break
         pose[:, left] = np.clip(pose[:, left] + _gauss_newton(a, warped), -0.06, 0.06)
     return result
+
+
+def _repetition(thumbnail: NDArray[np.float16]) -> float:
+    """How much the fine structure [64, 64] correlates with itself, shifted by more than `FARTHER` and at most
+    half its side: near 1 only where it repeats. FFTs sum over what overlaps."""
+    smooth = _smooth(thumbnail.astype(np.float32))
+    fine = _inner((smooth - _smooth(smooth, 3))[None]).reshape(SIDE - 2 * MARGIN, -1).astype(np.float64)
+    side = len(fine)
+    fine, ones = fine - fine.mean(), np.ones_like(fine)
+    size = (2 * side, 2 * side)
+    of, squares, there = (np.fft.rfft2(values, size) for values in (fine, fine**2, ones))
+    product, first, second = (
+        np.fft.irfft2(a * b.conj(), size) for a, b in ((of, of), (squares, there), (there, squares))
+    )
+    similar = product / np.maximum(np.sqrt(np.maximum(first * second, 0)), FAINT**2)
+    shift = np.minimum(np.arange(2 * side), 2 * side - np.arange(2 * side))  # of rows and of columns
+    far = np.maximum(shift[:, None], shift)
+    return float(similar[(far > FARTHER) & (far <= side // 2)].max())
 
 
 def _nominate(thumbnails: NDArray[np.float16], bank: Ints) -> NDArray[np.intp]:

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from flawscope.progress import counted
+
 SEVERITIES = ("error", "warning", "note")
 SHOWN = 5  # findings of one code that `lines` spells out
+SHOWN_ALIKE = 1  # of nearly the same pictures, where they are more than that
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Report:
         if not self.findings:
             text.append("nothing found")
         else:
-            text.append(", ".join(f"{n} {s}{'' if n == 1 else 's'}" for s, n in self.totals.items() if n))
+            text.append(", ".join(counted(n, s) for s, n in self.totals.items() if n))
         return text
 
     def _finding_lines(self, shown: int) -> Iterator[str]:
@@ -80,6 +83,7 @@ class Report:
         for finding in self.findings:
             groups.setdefault((finding.severity, finding.code), []).append(finding)
         for (severity, code), group in groups.items():
-            yield from (finding.line() for finding in group[:shown])
-            if len(group) > shown:
-                yield f"{severity}: {code}: {len(group) - shown} more of these"
+            few = min(shown, SHOWN_ALIKE) if code.startswith("nearly") and len(group) > shown else shown
+            yield from (finding.line() for finding in group[:few])
+            if len(group) > few:
+                yield f"{severity}: {code}: {len(group) - few} more of these; --json lists all"

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, installing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,14 +26,25 @@ if TYPE_CHECKING:
     Float32 = NDArray[np.float32]
     Mask = NDArray[np.bool_]
 
-PICTURE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+PICTURE_SUFFIXES: frozenset[str] = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif", ".heic", ".heif"}
+    | {".jp2", ".pgm", ".ppm"}
+)
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".3gp", ".mts"}
+)
+# A camera's raw file often looks like a TIFF, whose only readable picture is a small preview
+RAW_SUFFIXES = frozenset({".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw"})
+FRAME_SUFFIXES = frozenset({".gif", ".tif", ".tiff", ".webp", ".avif"})  # may hold several pictures
 
 Stored: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 Source: TypeAlias = Stored | np.ndarray[Any, Any]
 
 # What Pillow may try. Its other plugins never hold a photo, and some start other programs (EPS).
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000")
-_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"RIFF", b"GIF8")
+_FORMATS = ["PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF"]
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"RIFF", b"GIF8", b"\0\0\0\x0cjP  ")
+_AVIF = (b"ftypavif", b"ftypavis")  # from byte 4 on
+_HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"))
 _COPY_AGAIN = "copy it again"
 _TRUNCATED = "the file is truncated"
 _WARNINGS = threading.Lock()
@@ -52,6 +63,17 @@ _ORIENTATIONS = {
 def is_picture(path: str | os.PathLike[str]) -> bool:
     """Whether the name ends like a picture's, in upper or lower case. The file is not opened."""
     return Path(path).suffix.lower() in PICTURE_SUFFIXES
+
+
+def frames(path: str | os.PathLike[str]) -> int:
+    """How many pictures a file holds, of which the first is read; 1 where it cannot be opened."""
+    if Path(path).suffix.lower() not in FRAME_SUFFIXES:
+        return 1
+    try:
+        with _without_warnings(), Image.open(path, formats=_FORMATS) as image:
+            return int(getattr(image, "n_frames", 1))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 1
 
 
 # ---------------------------------------------------------------------------------------------- decoding
@@ -209,6 +231,11 @@ def _open(source: Stored, name: str) -> Image.Image:
         raise cannot(name, "it is a folder", "name the pictures in it") from None
     except (OSError, ValueError) as error:
         raise cannot(name, getattr(error, "strerror", None) or str(error), "check the path") from None
+    suffix = Path(source).suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        raise cannot(name, "it is a video", "take single pictures out of it")
+    if suffix in RAW_SUFFIXES:
+        raise cannot(name, "it is a camera's raw file", "develop it, and store it as PNG or TIFF")
     with stream:
         return _open_stream(stream, name)
 
@@ -222,20 +249,26 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _open_stream(stream: IO[bytes], name: str) -> Image.Image:
-    head = stream.read(8)
+    head = stream.read(12)
     if not head:
         raise cannot(name, "it is empty", _COPY_AGAIN)
     stream.seek(0)
+    if is_heif := head[4:] in _HEIF:
+        _learn_heif(name)
     with _without_warnings():
         try:
-            image = Image.open(stream, formats=_FORMATS)
+            image = Image.open(stream, formats=["HEIF"] if is_heif else _FORMATS)
         except Image.DecompressionBombError:
             limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
             raise cannot(name, f"it has more than {limit} megapixels", "cut it into parts") from None
         except MemoryError:
             raise
         except Exception:  # UnidentifiedImageError, and what plugins raise on a damaged header
-            if head.startswith(_MAGIC):
+            if head[4:] in _AVIF and not features.check("avif"):
+                raise cannot(
+                    name, "this Pillow reads no AVIF", "upgrade Pillow, or convert it to PNG"
+                ) from None
+            if head.startswith(_MAGIC) or head[4:] in (*_AVIF, *_HEIF):
                 raise cannot(name, "the file is truncated or damaged", _COPY_AGAIN) from None
             raise cannot(name, "it is not a picture we know", "convert it to PNG") from None
     upright = _load_upright(image, name)
@@ -243,6 +276,18 @@ def _open_stream(stream: IO[bytes], name: str) -> Image.Image:
     if damage:
         raise cannot(name, damage, _COPY_AGAIN)
     return upright
+
+
+def _learn_heif(name: str) -> None:
+    """Pillow reads HEIC, as telephones store it, with a plugin. InputError where that is not installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        remedy = f"{installing('pillow-heif', extras='heic')}, or convert it to JPEG"
+        raise cannot(name, "HEIC needs pillow-heif", remedy) from None
+    with _WARNINGS:
+        if "HEIF" not in Image.OPEN:
+            pillow_heif.register_heif_opener()
 
 
 def _load_upright(image: Image.Image, name: str) -> Image.Image:
