@@ -76,7 +76,8 @@ def sort_by(driver: Driver, key: str) -> str | None:
 
 
 def choose(driver: Driver, field: str, value: str) -> None:
-    script = "const f = document.getElementById(arguments[0]); f.value = arguments[1];"
+    script = "const f = document.querySelector(`[data-filter=${arguments[0]}], #${arguments[0]}`);"
+    script += "f.value = arguments[1];"
     driver.execute_script(script + "f.dispatchEvent(new Event('input', {bubbles: true}))", field, value)
 
 
@@ -120,9 +121,9 @@ def test_headers_sort_and_say_so(opened: Driver) -> None:
 
 def test_filters_combine_and_reset(opened: Driver) -> None:
     total = len(names(opened))
-    choose(opened, "by-kind", "dent")
+    choose(opened, "kind", "dent")
     assert len(names(opened)) == 3
-    choose(opened, "by-outcome", "wrong")
+    choose(opened, "outcome", "!right")
     assert names(opened) == ["dent/d0.png"]
     assert opened.find_element(By.ID, "shown").text == f"1 of {total} shown"
     choose(opened, "by-name", "no such picture")
@@ -163,7 +164,7 @@ def test_panels_lie_over_each_other_and_all_decode(opened: Driver) -> None:
         choose(opened, "by-name", name)
         opened.find_element(By.CSS_SELECTOR, "#all tbody tr:not([hidden]) .open").click()
         found = opened.execute_script(DECODED)
-        assert len(found) == (7 if name.startswith("dent") else 6)  # photo three times, line, heat, map, mask
+        assert len(found) == (6 if name.startswith("dent") else 5)  # photo twice, line, heat, map; truth
         assert all(min(sizes) >= 1 for sizes in found)
         press(opened, Keys.ESCAPE)
 
@@ -176,6 +177,62 @@ def test_it_fits_a_phone(opened: Driver) -> None:
         assert opened.find_element(By.CSS_SELECTOR, "[data-sort=score]").is_displayed()
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
+def test_the_worst_mistake_is_in_the_first_screen(opened: Driver, width: int, height: int) -> None:
+    """Its pictures as a whole, on a screen and on a phone."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        box = "return document.querySelector('#mistakes .stage').getBoundingClientRect()"
+        opened.refresh()
+        WebDriverWait(opened, 5).until(lambda d: d.find_elements(By.CSS_SELECTOR, "#mistakes .stage"))
+        place = opened.execute_script(box)
+        assert 0 < place["top"] < place["bottom"] < height
+        assert place["height"] > 80
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_layers_are_switched_off_by_button_and_by_key_everywhere(opened: Driver) -> None:
+    shown = "return [...document.querySelectorAll(arguments[0])].some(e => e.checkVisibility())"
+    opened.find_element(By.CSS_SELECTOR, "#mistakes .open").click()
+    for place in ("#mistakes img.heat", "#viewer img.heat", "#viewer img.line"):
+        assert opened.execute_script(shown, place)
+    press(opened, "h")
+    for place in ("#mistakes img.heat", "#viewer img.heat"):
+        assert not opened.execute_script(shown, place)
+    assert opened.execute_script(shown, "#viewer img.line")
+    buttons = opened.find_elements(By.CSS_SELECTOR, "[data-layer=heat]")
+    assert [button.get_attribute("aria-pressed") for button in buttons] == ["false", "false"]
+    buttons[1].click()
+    assert opened.execute_script(shown, "#mistakes img.heat")
+    press(opened, Keys.ESCAPE)
+
+
+def test_the_slider_shows_what_other_rates_would_have_made(opened: Driver) -> None:
+    """20 calibration scores, the threshold at 0.5, the largest of them."""
+
+    def text(name: str) -> str:
+        return opened.find_element(By.ID, f"rate-{name}").text
+
+    assert text("missed-small").startswith("2 of 4,")
+    assert text("value") == "4.8 %"
+    assert text("day") == "48"
+    opened.find_element(By.ID, "rate-slider").send_keys(Keys.END)
+    assert text("missed-small").startswith("1 of 4,")  # 0.3 lies below the tenth largest, 0.45 above
+    assert text("day") == "476"
+    assert text("option") == "--false-alarm-rate 47.62%"
+    changed = opened.find_elements(By.CSS_SELECTOR, "#rate-names .open")
+    assert ["onerror" in button.text for button in changed] == [True]
+    assert text("names").endswith("anomalous, right;")
+    parts = opened.find_element(By.ID, "rate-parts")
+    parts.clear()
+    parts.send_keys("10000")
+    assert text("day") == "4,762"
+    opened.find_element(By.ID, "rate-back").click()
+    assert text("day") == "476"
 
 
 def luminance(colour: str) -> float:

@@ -94,8 +94,8 @@ def test_every_picture_is_there_with_its_layers(page: Page, hostile: Any) -> Non
     for picture in pictures.values():
         for name in ("photo", "heat", "line", "map"):
             assert picture["layers"][name].startswith("data:image/webp;base64,")
-    assert pictures["dent/d0.png"]["layers"]["mask"]
-    assert pictures["good/g0.png"]["layers"]["mask"] is None
+    assert pictures["dent/d0.png"]["layers"]["truth"]
+    assert "truth" not in pictures["good/g0.png"]["layers"]
     assert pictures["good/g3.png"]["outcome"] == "false alarm"
     assert pictures["dent/d0.png"]["outcome"] == "missed"
     assert "good/broken.png" not in pictures

@@ -15,6 +15,7 @@ from flawscope.report.plots import (
     bin_edges,
     curve_plot,
     histograms,
+    loss_plot,
     thinned,
 )
 
@@ -76,3 +77,13 @@ def test_thinning_keeps_the_ends_and_the_shape() -> None:
     assert len(thin_x) <= MOST_POINTS + 2
     assert (thin_x[0], thin_x[-1]) == (0, 1)
     assert np.abs(np.interp(x, thin_x, thin_y) - y).max() < 0.01
+
+
+def test_losses_are_drawn_as_far_as_they_are_numbers() -> None:
+    """A model file may hold anything."""
+    curve = [{"step": k, "hard": 10 / k, "penalty": float("nan"), "text": "x"} for k in (1, 2, 3)]
+    svg = loss_plot("losses", [*curve, {"step": None, "hard": 1.0}, "nothing"])  # type: ignore[list-item]
+    assert "hard" in svg
+    assert "penalty" not in svg
+    assert loss_plot("losses", curve[:1]) == ""
+    assert loss_plot("losses", []) == ""

@@ -85,11 +85,24 @@ def test_a_defect_of_one_pixel_still_shows(tmp_path: Path) -> None:
     mask = np.zeros((600, 600), bool)
     mask[301, 77] = True
     made = make(tmp_path, (600, 600), np.zeros((16, 16)), mask=mask)
-    small = np.asarray(opened(made.mask).convert("L"))
-    assert (small > 127).sum() == 1
-    assert make(tmp_path, (600, 600), np.zeros((16, 16))).mask is None
+    line = np.asarray(opened(made.truth).convert("RGBA"))
+    drawn = np.argwhere((line[..., 3] == 255) & (line[..., :3] == drawing.TRUTH).all(axis=2))
+    assert len(drawn) >= 4  # around one pixel
+    assert np.abs(drawn - [301 * 64 // 600, 77 * 64 // 600]).max() <= 2
+    assert make(tmp_path, (600, 600), np.zeros((16, 16))).truth is None
     wrong_size = make(tmp_path, (600, 600), np.zeros((16, 16)), mask=mask[:300])
-    assert wrong_size.mask is None  # told by the evaluation
+    assert wrong_size.truth is None  # told by the evaluation
+
+
+def test_what_a_second_model_found_lies_over_the_same_photo(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (64, 64), (90, 120, 150)).save(path)
+    cold, hot = (prediction(np.full((16, 16), value), (64, 64)) for value in (0.0, 0.9))
+    alone, both = layers(path, cold, (), 64, None), layers(path, cold, (), 64, None, hot)
+    other = layers(path, hot, (), 64, None)
+    assert (both.photo, both.heat, both.map) == (alone.photo, alone.heat, alone.map)
+    assert (both.heat_b, both.line_b, both.map_b) == (other.heat, other.line, other.map)
+    assert both.size > alone.size
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flawscope.errors import InputError
 from flawscope.progress import Step, silent
@@ -57,6 +58,7 @@ def write_report(
     from flawscope.report.collect import figures
     from flawscope.report.facts import facts
     from flawscope.report.page import page
+    from flawscope.report.plots import loss_plot
     from flawscope.report.thumbnails import thumbnails
     from flawscope.report.words import printable, sentences
 
@@ -75,7 +77,14 @@ def write_report(
         ),
         calibration=calibration,
         mismatch=result.mismatch,
+        losses=loss_plot("losses", _curve(predictor.manifest.facts)),
     )
     with atomic(path) as file:
         file.write(text.encode())
     return Path(path)
+
+
+def _curve(facts: Mapping[str, Any]) -> Sequence[Any]:
+    """The losses that a model which was trained keeps."""
+    curve = facts.get("curve")
+    return curve if isinstance(curve, list) else ()

@@ -1,4 +1,4 @@
-"""The page: template, style and script in one file that needs nothing else."""
+"""A page: template, style and script in one file that needs nothing else; and the page of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,21 +10,43 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from flawscope.progress import counted
+from flawscope.report.operating import operating_points, step_path
 from flawscope.report.thumbnails import FULL
-from flawscope.report.words import headline, rates
+from flawscope.report.words import headline, percent, rates
 from flawscope.results import drawing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flawscope.calibration.decision import Calibration
-    from flawscope.report.collect import Figures
+    from flawscope.report.collect import Figures, Row
     from flawscope.report.facts import Facts
     from flawscope.report.thumbnails import Layers
 
 WORST = 12  # mistakes that are shown by themselves
+NEAREST = 6  # pictures that are shown in their place where there are none
 CURVES = {  # name of the plot -> title, and what it says
     "roc": ("ROC", "Defects found against false alarms, for every threshold; the upper left is perfect."),
     "pr": ("Precision and recall", "How much of what is called anomalous is, against how much is found."),
     "pro": ("PRO", "How much of each defect's area is marked, against the good area marked with it."),
+}
+# What a picture is shown as: the name, and the layers that lie over each other
+VIEWS = {
+    "found": ("Found", ("photo", "heat", "line", "truth")),
+    "picture": ("Picture", ("photo",)),
+    "map": ("Map", ("map",)),
+}
+# Layers that can be switched off: the name, and the key that does it
+HEAT, LINE, TRUTH = ("heat", "Heat", "h"), ("line", "Outline", "o"), ("truth", "Ground truth", "g")
+PARTS = {
+    "mistakes": "Mistakes",
+    "meaning": "Meaning",
+    "rate": "Alarms",
+    "metrics": "Metrics",
+    "curves": "Curves",
+    "types": "Types",
+    "pictures": "Pictures",
+    "run": "Run",
 }
 
 
@@ -35,31 +57,25 @@ def page(
     facts: Facts,
     thumbnails: list[Layers | str],
     calibration: Calibration,
+    *,
     mismatch: str = "",
+    losses: str = "",
 ) -> str:
     """The whole page. All text is escaped; `thumbnails` are in the order of `found.rows`, or why there is
-    none."""
-    from jinja2 import Environment, StrictUndefined
+    none; `losses` is the plot of a training, if there was one."""
     from markupsafe import Markup
 
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals |= {"rates": rates, "count": counted}
-    script = _text("report.js")
-    low, high = calibration.colour_range
-    pictures = [
-        {
-            **asdict(row),
-            "outcome": row.outcome,
-            "verdict": row.verdict,
-            "margin": row.margin,
-            "layers": layers if isinstance(layers, str) else asdict(layers),
-        }
-        for row, layers in zip(found.rows, thumbnails, strict=True)
-    ]
-    return environment.from_string(_text("page.html.j2")).render(
+    pictures = [_picture(row, layers) for row, layers in zip(found.rows, thumbnails, strict=True)]
+    points = operating_points(found.rows, calibration)
+    parts = {name: title for name, title in PARTS.items() if name != "rate" or points}
+    return render(
+        "report.html.j2",
+        pictures,
+        ("pages.js", "rates.js"),
         title=title,
+        parts=list(parts.items()),
+        toggles=(HEAT, LINE, TRUTH),
+        views=VIEWS,
         headline=headline(found.tally),
         summary=summary,
         mismatch=mismatch,
@@ -67,16 +83,104 @@ def page(
         facts=facts,
         curves=[(*CURVES[name], Markup(found.plots[name])) for name in CURVES if name in found.plots],
         histogram=Markup(found.plots["scores"]),
-        worst=found.mistakes[:WORST],
+        losses=Markup(losses),
+        worst=found.mistakes[:WORST] or found.by_margin[:NEAREST],
         left_out=thumbnails.count(FULL),
         kinds=list(dict.fromkeys(row.kind for row in found.rows)),
-        style=Markup(_text("report.css")),
+        points=points,
+        points_json=json.dumps([asdict(point) for point in points], allow_nan=False),
+        point_now=next((k for k, point in enumerate(points) if point.now), 0),
+        missed_path=step_path([point.missed_share for point in points]),
+        alarms_path=step_path([point.alarm_share for point in points]),
+        promised=_promised(calibration),
+        scale=scale_of(calibration),
+    )
+
+
+def _promised(calibration: Calibration) -> str:
+    if not calibration.promised:
+        return f"{calibration.no_promise()[:1].upper()}{calibration.no_promise()[1:]}."
+    return (
+        f"The rate is what {counted(calibration.count, 'good picture')} of the calibration promise of good "
+        "parts like them."
+    )
+
+
+def _picture(row: Row, layers: Layers | str) -> dict[str, Any]:
+    """What the script knows of a test picture."""
+    truth = "defective" if row.anomalous else "good"
+    facts = [
+        ("Result", row.outcome),
+        ("Decision", row.verdict),
+        ("Type", truth if row.kind == truth else f"{row.kind} ({truth})"),
+        *figures_of(row.severity, row.p_value, row.score),
+        ("Regions outlined", str(row.regions)),
+        ("Size", f"{row.size} pixels"),
+    ]
+    return {
+        **asdict(row),
+        "outcome": row.outcome,
+        "verdict": row.verdict,
+        "margin": row.margin,
+        "facts": facts,
+        "layers": drawn(layers),
+    }
+
+
+def figures_of(severity: float, p_value: float, score: float) -> list[tuple[str, str]]:
+    """The three numbers of a picture, as every page shows them."""
+    return [("Severity", f"{severity:+.1f}"), ("p-value", f"{p_value:.3f}"), ("Score", f"{score:.4g}")]
+
+
+def drawn(layers: Layers | str) -> dict[str, str] | str:
+    """The layers that there are, or why there are none."""
+    return layers if isinstance(layers, str) else {k: v for k, v in asdict(layers).items() if v is not None}
+
+
+def scale_of(calibration: Calibration) -> dict[str, float]:
+    """Map values at both ends of the colours and in the middle."""
+    low, high = calibration.colour_range
+    return {"low": low, "middle": calibration.mask_threshold, "high": high}
+
+
+def render(template: str, pictures: Sequence[dict[str, Any]], scripts: Sequence[str], **context: Any) -> str:
+    """A page from a template that extends `base.html.j2`.
+
+    Args:
+        pictures: each with name, size, facts and layers; what else it has can be sorted and filtered by.
+        scripts: files that become its one script.
+        context: what the template needs; title, parts, toggles and views in any case.
+    """
+    from markupsafe import Markup
+
+    script = "\n".join(map(text_of, scripts))
+    views = {key: (name, list(layers)) for key, (name, layers) in context.pop("views").items()}
+    found = environment().get_template(template)
+    text: str = found.render(
+        style=Markup(text_of("pages.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         data=Markup(for_script(pictures)),
-        scale={"low": low, "middle": calibration.mask_threshold, "high": high},
+        views=json.dumps(views),
         ramp=", ".join("rgb({} {} {})".format(*drawing.colour_table()[k]) for k in range(0, 256, 17)),
+        **context,
     )
+    return text
+
+
+def environment() -> Any:
+    """Jinja's, for the templates of this folder."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    made = Environment(
+        loader=FunctionLoader(text_of),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals |= {"rates": rates, "count": counted, "percent": percent}
+    return made
 
 
 def for_script(value: Any) -> str:
@@ -85,5 +189,6 @@ def for_script(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _text(name: str) -> str:
+def text_of(name: str) -> str:
+    """A template, style or script of this folder."""
     return (resources.files(__package__) / name).read_text(encoding="utf-8")

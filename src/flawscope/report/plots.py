@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ MOST_POINTS = 400  # of a curve: more cannot be seen
 BINS = 40
 WIDTH, HEIGHT = 3.9, 3.1  # inches of 72 units; shown 350 to 500 CSS pixels wide
 ROW = 0.46  # inches a row of the histograms
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), (0, (8, 3)), (0, (3, 3)))
 
 Array = NDArray[Any]
 
@@ -95,6 +96,38 @@ def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
         axes.spines["left"].set_visible(False)
 
     return _svg(name, draw, (WIDTH, 0.75 + ROW * len(groups)))
+
+
+def loss_plot(name: str, curve: Sequence[Mapping[str, object]]) -> str:
+    """The losses of a training by its steps, each line named and dashed in its own way.
+
+    `curve`: points with `step` and the losses' values, as a model file keeps them; what is not a
+    positive number is passed over. Empty where fewer than two points are left.
+    """
+    points = [p for p in curve if isinstance(p, Mapping) and _positive(p.get("step"))]
+    keys = [key for key in dict.fromkeys(k for p in points for k in p) if key != "step"]
+    lines = []
+    for key in keys[: len(DASHES)]:
+        own = [(float(p["step"]), float(p[key])) for p in points if _positive(p.get(key))]  # type: ignore[arg-type]
+        if len(own) > 1:
+            lines.append(Curve(str(key).replace("_", " "), *np.array(own).T))
+    if not lines:
+        return ""
+
+    def draw(axes: Axes) -> None:
+        for k, (line, dashes) in enumerate(zip(lines, DASHES, strict=False)):
+            colour = (GOOD, BAD, INK)[k % 3]
+            axes.plot(line.x, line.y, color=colour, linewidth=1.6, linestyle=dashes, label=_short(line.name))
+        axes.set(xlabel="step", ylabel="loss", xscale="log", yscale="log")
+        axes.grid(color=LINE, linewidth=0.5)
+        axes.legend(loc="best", frameon=False, fontsize=8.5, labelcolor=INK)
+
+    return _svg(name, draw, (WIDTH * 1.6, HEIGHT))
+
+
+def _positive(value: object) -> bool:
+    """Whether it has a place on a logarithmic axis."""
+    return isinstance(value, int | float) and 0 < value < float("inf")
 
 
 def bin_edges(low: float, high: float, threshold: float) -> Array:

@@ -39,31 +39,45 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Layers:
-    """data: URIs of pictures that cover each other. `mask` is None where no ground truth is known.
+    """data: URIs of pictures that cover each other.
 
     photo: the picture. heat, line: transparent layers over it. map: the map in colours. Maps are smooth, so
-    that heat and map have half the photo's size.
+    that heat and map have half the photo's size. truth: a transparent layer, the dashed outline of the ground
+    truth; None where none is known. The last three: what a second model found.
     """
 
     photo: str
     heat: str
     line: str
     map: str
-    mask: str | None
+    truth: str | None = None
+    heat_b: str | None = None
+    line_b: str | None = None
+    map_b: str | None = None
 
     @property
     def size(self) -> int:
         """Bytes that they take in the page."""
-        return sum(len(uri) for uri in (self.photo, self.heat, self.line, self.map, self.mask or ""))
+        return sum(len(uri or "") for uri in vars(self).values())
 
 
 def thumbnails(
-    pictures: Sequence[Evaluated], order: Sequence[int], white: float | None = None, step: Step = silent
+    pictures: Sequence[Evaluated],
+    order: Sequence[int],
+    white: float | None = None,
+    step: Step = silent,
+    *,
+    others: Sequence[Evaluated] = (),
 ) -> list[Layers | str]:
     """The layers of every picture, `MOST_SIDE` large or as small as they must be for `PAGE_BYTES`, or why
     there are none: `GONE` where a picture has gone or was changed since it was evaluated; `FULL` where even
-    at `LEAST_SIDE` not all find room. What comes first in `order`, indices of all pictures, is shown then."""
-    side, ordered = MOST_SIDE, Column(lambda k: pictures[order[k]], len(order))
+    at `LEAST_SIDE` not all find room. What comes first in `order`, indices of all pictures, is shown then.
+    `others`: the same pictures with what a second model found."""
+
+    def seen(k: int) -> tuple[Evaluated, Prediction | None]:
+        return pictures[order[k]], others[order[k]].prediction if others else None
+
+    side, ordered = MOST_SIDE, Column(seen, len(order))
     while True:
         made, size = _made(ordered, white, side, step)
         if len(made) == len(pictures) or side == LEAST_SIDE:
@@ -77,14 +91,14 @@ def thumbnails(
 
 
 def _made(
-    pictures: Sequence[Evaluated], white: float | None, side: int, step: Step
+    pictures: Sequence[tuple[Evaluated, Prediction | None]], white: float | None, side: int, step: Step
 ) -> tuple[list[Layers | str], float]:
     """The layers of as many of the first pictures as find room, and the bytes that all would take."""
 
     def one(k: int) -> Layers | str:
-        seen = pictures[k]  # read here: not all of them wait in memory
+        (item, prediction, *_), other = pictures[k]  # read here: not all of them wait in memory
         try:
-            return layers(seen.item.path, seen.prediction, seen.item.masks, side, white)
+            return layers(item.path, prediction, item.masks, side, white, other)
         except (FlawscopeError, OSError, ValueError, MemoryError):  # one picture costs no report
             return GONE
 
@@ -102,20 +116,34 @@ def _made(
 
 
 def layers(
-    path: Path, prediction: Prediction, masks: tuple[Path, ...], side: int, white: float | None
+    path: Path,
+    prediction: Prediction,
+    masks: tuple[Path, ...],
+    side: int,
+    white: float | None,
+    other: Prediction | None = None,
 ) -> Layers:
     """The layers of one picture file, as large in area as a square of `side` pixels.
 
     `white` is the level of a deep picture that is shown white; None: 65535, or 1 of floats. Masks that cannot
-    be read are left out: the evaluation reports them. Raises InputError where the picture cannot be read (any
-    more).
+    be read are left out: the evaluation reports them. `other`: what a second model found. Raises InputError
+    where the picture cannot be read (any more).
     """
     picture = decode(path)
     level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)  # as the model sees it
     photo = _fitted(to_eight_bits(picture, level), side)
-    height, width = photo.shape[:2]
-    found = prediction.outlined(prediction.picture_map((height, width)))
-    half = (-(-height // 2), -(-width // 2))
+    size = (photo.shape[0], photo.shape[1])
+    heat, line, colours = _found(prediction, size)
+    second = dict(zip(("heat_b", "line_b", "map_b"), _found(other, size), strict=True)) if other else {}
+    truth = _truth(masks, prediction.geometry.picture_size, size) if masks else None
+    photo_uri = _webp(Image.fromarray(photo), QUALITY["photo"])
+    return Layers(photo_uri, heat, line, colours, truth, **second)
+
+
+def _found(prediction: Prediction, size: tuple[int, int]) -> tuple[str, str, str]:
+    """Heat map and outline as layers, and the map, of a picture that is shown in `size`."""
+    found = prediction.outlined(prediction.picture_map(size))
+    half = (-(-size[0] // 2), -(-size[1] // 2))
     low, high = prediction.colour_range
     values = prediction.picture_map(half)
 
@@ -125,13 +153,10 @@ def layers(
     def line(picture: Pixels) -> Pixels:
         return drawing.contour(picture, found)
 
-    truth = _truth(masks, prediction.geometry.picture_size, (height, width)) if masks else None
-    return Layers(
-        photo=_webp(Image.fromarray(photo), QUALITY["photo"]),
-        heat=_webp(layer(heat, half), QUALITY["layer"]),
-        line=_webp(layer(line, (height, width))),
-        map=_webp(Image.fromarray(drawing.colour_map(values, low, high)), QUALITY["layer"]),
-        mask=None if truth is None else _webp(Image.fromarray(truth)),
+    return (
+        _webp(layer(heat, half), QUALITY["layer"]),
+        _webp(layer(line, size)),
+        _webp(Image.fromarray(drawing.colour_map(values, low, high)), QUALITY["layer"]),
     )
 
 
@@ -156,14 +181,17 @@ def _fitted(picture: Pixels, side: int) -> Pixels:
     return np.asarray(drawing.fitted(picture, cell))
 
 
-def _truth(masks: tuple[Path, ...], full: tuple[int, int], size: tuple[int, int]) -> Pixels | None:
-    """The union of the masks, white on black; a defect smaller than a pixel still shows."""
+def _truth(masks: tuple[Path, ...], full: tuple[int, int], size: tuple[int, int]) -> str | None:
+    """The dashed outline of the union of the masks; a defect smaller than a pixel still shows."""
     try:
-        grey = Image.fromarray(union(masks, full).astype(np.uint8) * np.uint8(255))
+        small = drawing.shrunk(union(masks, full), size)
     except InputError:
         return None  # the evaluation reports it
-    small = grey.resize(size[::-1], Image.Resampling.BOX)
-    return np.where(np.asarray(small) > 0, 255, 0).astype(np.uint8)
+
+    def line(picture: Pixels) -> Pixels:
+        return drawing.contour(picture, small, drawing.TRUTH, dashed=True)
+
+    return _webp(layer(line, size))
 
 
 def _webp(image: Image.Image, quality: int | None = None) -> str:

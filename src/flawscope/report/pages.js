@@ -1,14 +1,10 @@
 "use strict";
-(() => {
+// What all pages share: pictures in layers, their switches, the list with sorting and filters, the viewer.
+const page = (() => {
   const byId = (id) => document.getElementById(id);
   const pictures = JSON.parse(byId("data").textContent);
-  const VIEWS = {
-    picture: ["Picture", ["photo"]],
-    outline: ["Outline", ["photo", "line"]],
-    overlay: ["Overlay", ["photo", "heat"]],
-    map: ["Map", ["map"]],
-    mask: ["Ground truth", ["mask"]],
-  };
+  const viewer = byId("viewer");
+  const VIEWS = JSON.parse(viewer.dataset.views); // key -> name, layers
   const make = (tag, className, text) => {
     const made = document.createElement(tag);
     if (className) made.className = className;
@@ -24,21 +20,20 @@
     const stage = make("div", "stage");
     stage.setAttribute("role", "img");
     const layers = picture.layers; // or, in words, why there are none
-    if (layers[names[0]]) {
-      for (const name of names) {
-        const image = make("img");
-        image.alt = "";
-        image.decoding = "async";
-        image.src = layers[name];
-        stage.append(image);
-      }
-      stage.setAttribute("aria-label", `${title} of ${picture.name}`);
+    const there = typeof layers === "string" ? [] : names.filter((name) => layers[name]);
+    for (const name of there) {
+      const image = make("img", name.split("_")[0]);
+      image.alt = "";
+      image.decoding = "async";
+      image.src = layers[name];
+      stage.append(image);
+    }
+    if (there.length) {
+      stage.setAttribute("aria-label", `${title}: ${picture.name}`);
     } else {
-      const missing = picture.anomalous ? "no mask" : "good: nothing to mark";
-      const why = typeof layers === "string" ? layers : missing;
       stage.classList.add("empty");
-      stage.append(make("span", "", why));
-      stage.setAttribute("aria-label", `${title}: ${why}`);
+      stage.append(make("span", "", layers));
+      stage.setAttribute("aria-label", `${picture.name}: ${layers}`);
     }
     stage.style.aspectRatio = picture.ratio;
     figure.append(stage, make("figcaption", "", title));
@@ -68,20 +63,35 @@
   );
   for (const box of document.querySelectorAll(".panels[data-index]")) seen.observe(box);
 
-  // ---- the table: sort and filter
+  // ---- switches of the layers
 
-  const table = byId("all");
-  const body = table.tBodies[0];
-  const rows = [...body.rows];
-  const heads = [...table.querySelectorAll("[data-sort]")];
+  const root = document.documentElement;
+  function toggle(layer) {
+    const off = root.classList.toggle(`no-${layer}`);
+    for (const button of document.querySelectorAll(`[data-layer="${layer}"]`)) button.setAttribute("aria-pressed", !off);
+  }
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
+    const button = document.querySelector(`[aria-keyshortcuts="${CSS.escape(event.key.toLowerCase())}"]`);
+    if (button) toggle(button.dataset.layer);
+  });
+
+  // ---- the list: sort and filter
+
+  const list = byId("all");
+  const body = list.tBodies ? list.tBodies[0] : list;
+  const rows = [...body.children];
+  const heads = [...list.querySelectorAll("[data-sort]")];
+  const order_by = byId("sort");
   const FALLING = new Set(["severity", "score", "margin"]); // what is looked for is at the top
+  const first = list.dataset.first; // what the list is sorted by at first
   const names = new Intl.Collator(undefined, { numeric: true });
   const compare = (a, b) => (typeof a === "number" ? a - b : names.compare(a, b));
 
   function sortBy(key, falling) {
     const sign = falling ? -1 : 1;
     const at = (row) => pictures[row.dataset.index];
-    rows.sort((a, b) => sign * compare(at(a)[key], at(b)[key]) || at(b).margin - at(a).margin);
+    rows.sort((a, b) => sign * compare(at(a)[key], at(b)[key]) || at(b)[first] - at(a)[first]);
     body.append(...rows);
     for (const button of heads) {
       const own = button.dataset.sort === key;
@@ -98,37 +108,39 @@
     });
   }
 
-  const wanted = ["by-kind", "by-verdict", "by-outcome", "by-name"].map(byId);
+  if (order_by) order_by.addEventListener("input", () => sortBy(order_by.value, order_by.value !== "name" && order_by.value !== "p_value"));
+
+  const fields = [...document.querySelectorAll("[data-filter]")];
+  const by_name = byId("by-name");
+  const passes = (value, wanted) => !wanted || (wanted[0] === "!" ? value !== wanted.slice(1) : value === wanted);
   function filter() {
-    const [kind, verdict, outcome, text] = wanted.map((field) => field.value);
-    const part = text.trim().toLowerCase();
+    const part = by_name.value.trim().toLowerCase();
     let count = 0;
     for (const row of rows) {
       const picture = pictures[row.dataset.index];
       const fits =
-        (!kind || picture.kind === kind) &&
-        (!verdict || picture.verdict === verdict) &&
-        (!outcome || (outcome === "wrong" ? picture.outcome !== "right" : picture.outcome === outcome)) &&
+        fields.every((field) => passes(String(picture[field.dataset.filter]), field.value)) &&
         (!part || picture.name.toLowerCase().includes(part));
       row.hidden = !fits;
       count += fits;
     }
     byId("shown").textContent = `${count} of ${rows.length} shown`;
     byId("none").hidden = count > 0;
-    table.hidden = count === 0;
+    list.hidden = count === 0;
   }
   const tools = byId("tools");
   tools.addEventListener("input", filter);
   tools.addEventListener("submit", (event) => event.preventDefault());
   tools.addEventListener("reset", () => setTimeout(filter));
   byId("clear").addEventListener("click", () => {
-    tools.reset();
-    wanted[0].focus();
+    for (const field of fields) field.value = "";
+    by_name.value = "";
+    filter();
+    fields[0].focus();
   });
 
   // ---- the viewer
 
-  const viewer = byId("viewer");
   let order = [];
   let place = 0;
   let opener = null;
@@ -139,19 +151,8 @@
     byId("viewer-place").textContent = `${place + 1} of ${order.length}`;
     byId("viewer-panels").replaceChildren(...Object.keys(VIEWS).map((view) => panel(picture, view)));
     byId("viewer-panels").classList.toggle("flat", picture.ratio > 3); // one below the other
-    const truth = picture.anomalous ? "defective" : "good";
-    const facts = [
-      ["Result", picture.outcome],
-      ["Verdict", picture.verdict],
-      ["Type", picture.kind === truth ? truth : `${picture.kind} (${truth})`],
-      ["Severity", `${picture.severity > 0 ? "+" : ""}${picture.severity.toFixed(1)}`],
-      ["Score", format(picture.score)],
-      ["p-value", picture.p_value.toFixed(3)],
-      ["Regions outlined", picture.regions],
-      ["Size", `${picture.size} pixels`],
-    ];
     byId("viewer-facts").replaceChildren(
-      ...facts.map(([what, value]) => {
+      ...picture.facts.map(([what, value]) => {
         const pair = make("div");
         const told = make("dd");
         if (what === "Result") told.append(make("span", `badge ${value.replace(" ", "-")}`, value));
@@ -164,13 +165,13 @@
     byId("previous").setAttribute("aria-disabled", place === 0);
     byId("next").setAttribute("aria-disabled", place === order.length - 1);
   }
-  const format = (value) => String(Number(value.toPrecision(4)));
 
   function open(index, among, from) {
     opener = from;
-    order = (among === "worst" ? [...document.querySelectorAll("#mistakes .open")] : rows.filter((row) => !row.hidden))
-      .map((element) => Number(element.dataset.index));
-    place = Math.max(0, order.indexOf(index));
+    const cards = among && document.querySelectorAll(`.open[data-order="${among}"]`);
+    order = [...(cards || rows.filter((row) => !row.hidden))].map((element) => Number(element.dataset.index));
+    if (!order.includes(index)) order = [index]; // such as one that a filter hides
+    place = order.indexOf(index);
     show();
     viewer.showModal();
   }
@@ -179,6 +180,8 @@
     show();
   }
   document.addEventListener("click", (event) => {
+    const layer = event.target.closest("[data-layer]");
+    if (layer) return toggle(layer.dataset.layer);
     const from = event.target.closest(".open, .panels[data-index]");
     if (from) open(Number(from.dataset.index), from.dataset.order, from);
     else if (event.target === viewer) viewer.close(); // its backdrop
@@ -194,13 +197,14 @@
   });
   viewer.addEventListener("close", () => {
     // back to where the last picture stands, not to where one began
-    const scope = opener && opener.dataset.order === "worst" ? byId("mistakes") : body;
-    const button = scope.querySelector(`.open[data-index="${order[place]}"]`);
+    const among = opener && opener.dataset.order;
+    const part = among ? `[data-order="${among}"]` : ":not([data-order])";
+    const button = order.length > 1 ? document.querySelector(`.open${part}[data-index="${order[place]}"]`) : opener;
     if (button) button.focus();
   });
   body.addEventListener("keydown", (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    const row = event.target.closest("tr");
+    const row = event.target.closest("[data-index]:is(tr, li)");
     if (!step || !row) return;
     const shown = rows.filter((one) => !one.hidden);
     const near = shown[shown.indexOf(row) + step];
@@ -209,7 +213,8 @@
     near.querySelector(".open").focus();
   });
 
-  sortBy("margin", true);
+  if (first) sortBy(first, true);
   filter();
-  document.documentElement.dataset.ready = "yes";
+  root.dataset.ready = "yes";
+  return { pictures, make };
 })();
