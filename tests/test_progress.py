@@ -43,7 +43,7 @@ def test_a_terminal_gets_the_remaining_time_and_one_line_end_a_stage(clock: list
     text = screen.getvalue()
     assert "fitting: 5 of 10, 10 s left" in text
     assert text.count("\n") == 1
-    assert text.endswith("fitting: 10 in 20 s\n")
+    assert text.endswith("fitting: done in 20 s\n")
 
 
 def test_what_follows_a_comma_may_change_within_a_stage(clock: list[float]) -> None:
@@ -54,7 +54,7 @@ def test_what_follows_a_comma_may_change_within_a_stage(clock: list[float]) -> N
         clock[0] += 2.0
     text = screen.getvalue()
     assert "distilling, loss 0.20: 5 of 10, 8.0 s left" in text
-    assert text.endswith("distilling, loss 0.10: 10 in 18 s\n")
+    assert text.endswith("distilling, loss 0.10: done in 18 s\n")
 
 
 def test_a_terminal_is_not_flooded(clock: list[float]) -> None:
@@ -64,6 +64,38 @@ def test_a_terminal_is_not_flooded(clock: list[float]) -> None:
         step("fitting", k, 100_000)
         clock[0] += 0.001
     assert screen.getvalue().count("\r") <= 6
+
+
+def test_a_log_hears_of_a_long_stage_now_and_then(clock: list[float]) -> None:
+    log = io.StringIO()
+    step = Terminal(log)
+    for k in range(1, 101):
+        step("fitting", k, 100)
+        clock[0] += 1.0
+    assert log.getvalue().splitlines() == [
+        "fitting: 31 of 100, 1 min 07 s left",
+        "fitting: 61 of 100, 38 s left",
+        "fitting: 91 of 100, 8.9 s left",
+        "fitting: done in 1 min 39 s",
+    ]
+
+
+def test_a_line_on_a_terminal_is_not_longer_than_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrapped cannot be rewritten."""
+    monkeypatch.setenv("COLUMNS", "20")
+    screen = Screen()
+    Terminal(screen)("a stage with a long name", 1, 1_000_000)
+    assert screen.getvalue() == "\r\x1b[Ka stage with a long "[: 4 + 19]
+
+
+def test_no_time_is_named_that_is_not_worth_naming(clock: list[float]) -> None:
+    screen = Screen()
+    step = Terminal(screen)
+    for k in range(5):
+        step("fitting", k, 4)
+        clock[0] += 0.3
+    assert "0.0 s" not in screen.getvalue()
+    assert "fitting: 3 of 4\r" in screen.getvalue()
 
 
 @pytest.mark.parametrize("total", [0, 1])
@@ -76,7 +108,8 @@ def test_a_stage_of_nothing_or_one_is_fine(total: int) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0.0 s"),
+        (0, "less than 0.1 s"),
+        (0.05, "0.1 s"),
         (9.94, "9.9 s"),
         (10, "10 s"),
         (59.4, "59 s"),

@@ -57,7 +57,10 @@ def test_predict_json_is_one_line_a_picture_and_nothing_else(
 ) -> None:
     code, out, err = run(capsys, "predict", model, str(batch), "--json")
     lines = [json.loads(line) for line in out.splitlines()]
-    assert [Path(line["path"]).name for line in lines] == ["a.png", "b.png"]
+    assert [Path(line["path"]).name for line in lines] == ["a.png", "b.png", "broken.png"]
+    last = lines.pop()
+    assert last["decision"] is None
+    assert "truncated" in last["error"]
     for line in lines:
         assert {"path", "score", "p_value", "severity", "is_anomalous", "regions"} <= set(line)
         assert (line["score"] > line["score_threshold"]) == (line["severity"] > 0) == line["is_anomalous"]
@@ -137,11 +140,12 @@ def test_evaluate_says_that_pictures_are_of_another_product(
         (["b.png"], [], 0),
         (["a.png"], ["--fail-on-anomaly"], 0),
         (["a.png", "b.png"], ["--fail-on-anomaly"], 3),
-        (["broken.png", "b.png"], ["--fail-on-anomaly"], 1),  # before any 3
+        (["broken.png", "b.png"], ["--fail-on-anomaly"], 3),  # before any 1
+        (["broken.png", "a.png"], ["--fail-on-anomaly"], 1),
         (["broken.png", "a.png"], [], 1),
         (["broken.png"], ["--json"], 1),
         (["missing.png"], [], 2),
-        (["missing.png", "b.png", "none/*.png"], ["--fail-on-anomaly"], 1),
+        (["missing.png", "b.png", "none/*.png"], ["--fail-on-anomaly"], 3),
     ],
 )
 def test_predict_exit_codes(
@@ -156,28 +160,50 @@ def test_predict_exit_codes(
 def test_a_missing_name_in_a_list_is_reported_and_the_others_are_scored(
     capsys: Capture, model: str, batch: Path
 ) -> None:
-    names = [str(batch / name) for name in ("a.png", "missing.png", "b.png")]
+    names = [str(batch / name) for name in ("a.png", "missing.png", "b.png", "none/*.png")]
     code, out, err = run(capsys, "predict", model, *names, "--json")
-    assert [Path(json.loads(line)["path"]).name for line in out.splitlines()] == ["a.png", "b.png"]
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["path"] for line in lines] == names
+    assert [line["decision"] for line in lines] == ["good", None, "anomalous", None]
     assert code == 1
     assert f"skipped: {names[1]}: no such file or folder; check the path" in err.splitlines()
+
+
+def piped(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content))))  # type: ignore[arg-type]
 
 
 def test_predict_reads_paths_from_stdin_and_skips_missing_ones(
     capsys: Capture, model: str, batch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = f"{batch / 'b.png'}\r\n\n{batch / 'missing.png'}\n{batch / 'a.png'}"
-    monkeypatch.setattr(sys, "stdin", io.StringIO(listed))
+    piped(monkeypatch, listed.encode())
     code, out, err = run(capsys, "predict", model, "-", "--json")
-    assert [Path(json.loads(line)["path"]).name for line in out.splitlines()] == ["b.png", "a.png"]
+    names = [Path(json.loads(line)["path"]).name for line in out.splitlines()]
+    assert names == ["b.png", "missing.png", "a.png"]
     assert code == 1
     assert "missing.png" in err
+
+
+def test_a_picture_on_stdin_is_judged(
+    capsys: Capture, model: str, batch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, it was taken for a list of paths and printed back."""
+    expected = json.loads(run(capsys, "predict", model, str(batch / "b.png"), "--json")[1])
+    piped(monkeypatch, (batch / "b.png").read_bytes())
+    code, out, _ = run(capsys, "predict", model, "-", "--json", "--out", str(tmp_path / "out"))
+    assert (code, json.loads(out)) == (0, {**expected, "path": "-"})
+    assert (tmp_path / "out/overlays/-.png").exists()
+    piped(monkeypatch, b"\0\1\2" * 30)
+    code, _, err = run(capsys, "predict", model, "-")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "neither a picture" in err
 
 
 def test_predict_of_an_empty_list_is_nothing(
     capsys: Capture, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    piped(monkeypatch, b"")
     assert run(capsys, "predict", model, "-", "--json")[:2] == (0, "")
 
 
@@ -265,7 +291,7 @@ def test_a_name_that_cannot_be_shown_spoils_nothing(
     assert "\\udcff" in out
     assert len([line for line in err.splitlines() if line.startswith("skipped: ")]) == 1
     code, out, _ = run(capsys, "predict", model, str(name.parent), "--json")
-    assert len([json.loads(line) for line in out.splitlines()]) == 2
+    assert len([json.loads(line) for line in out.splitlines()]) == 3
 
 
 # ------------------------------------------------------------------------------------------------ evaluate

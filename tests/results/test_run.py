@@ -50,7 +50,8 @@ def test_every_input_has_a_row_and_a_file_that_equals_its_json_line(tmp_path: Pa
     ]
     for one in given:
         results.add(one)
-    results.finish({"judged": 2})
+    results.write_facts({"judged": 2})
+    results.finish()
     with open(tmp_path / "results.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
@@ -107,13 +108,15 @@ def test_a_second_run_removes_what_the_first_one_wrote_and_nothing_else(tmp_path
     first = Results(tmp_path, None, pytest.fail)
     for name in ("a.png", "line\nbreak.png", "deep/c.png"):
         first.add(predicted(name))
-    first.finish({})
+    first.write_facts({})
+    first.finish()
     for mine in ("notes.txt", "break.png", "predictions/mine.json"):
         (tmp_path / mine).write_text("mine")
     said: list[str] = []
     second = Results(tmp_path, None, said.append)
     second.add(predicted("b.png"))
-    second.finish({})
+    second.write_facts({})
+    second.finish()
     mine = {"notes.txt", "break.png", "predictions/mine.json"}
     assert files(tmp_path) == mine | {"results.csv", "results.json", "predictions/b.json"}
     assert said == [

@@ -14,6 +14,7 @@ from flawscope._version import __version__
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods import registry
 from flawscope.methods.method import Command
+from flawscope.progress import clear_line
 
 # command -> one line of help; each is a module in this package
 COMMANDS: dict[str, str] = {
@@ -62,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _raise_or_fail("--debug" in rest, error, 2)
     except FlawscopeError as error:
         return _raise_or_fail("--debug" in rest, error, 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was left half-written", 130)
+    except KeyboardInterrupt as error:  # some say what they kept
+        return _fail(str(error) or "interrupted; nothing was left half-written", 130)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest goes nowhere
         return 1
@@ -142,6 +143,7 @@ def _never_fail_to_print() -> None:
 
 
 def _fail(text: str, code: int) -> int:
+    clear_line()
     print(f"flawscope: {' '.join(text.split())}", file=sys.stderr)
     return code
 

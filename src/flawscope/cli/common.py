@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope.errors import InputError
-from flawscope.progress import Step, Terminal, silent
+from flawscope.progress import Step, Terminal, clear_line, counted, silent
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -98,14 +98,30 @@ def add_pictures(parser: argparse.ArgumentParser, animation: str) -> None:
     )
 
 
-def folder_for_pictures(args: argparse.Namespace) -> Path | None:
-    """`--out`, made if missing. What says how to write pictures is refused where none are written."""
-    if args.out:
-        return folder_for_results(args.out)
+def is_table(out: str) -> bool:
+    """Whether `--out` is a table, not a folder."""
+    return out.lower().endswith((".csv", ".parquet")) and not os.path.isdir(out)
+
+
+def check_out(args: argparse.Namespace) -> None:
+    """Before anything is loaded: can `--out` be written? A folder is made. What says how to write pictures is
+    refused where none are written."""
+    if args.out and not is_table(args.out):
+        folder_for_results(args.out)
+        return
     for option in ("maps", "animation"):
         if getattr(args, option):
             raise InputError(f"--{option} has nothing to write to: add --out DIR")
-    return None
+    if args.out and not (folder := Path(args.out).absolute().parent).is_dir():
+        raise InputError(f"--out {args.out}: there is no folder {folder}; make it first")
+
+
+def add_tensorboard(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tensorboard",
+        metavar="DIR",
+        help="write losses for TensorBoard too (the log beside the model is written anyway)",
+    )
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +148,15 @@ def numbers(values: float | Sequence[float]) -> str:
 
 def say(line: str) -> None:
     """A remark for a person; stdout stays free for results."""
+    clear_line()
     print(line, file=sys.stderr, flush=True)
+
+
+def show(line: str, *, flush: bool = False) -> None:
+    """A result, on stdout."""
+    if sys.stdout.isatty():
+        clear_line()
+    print(line, flush=flush)
 
 
 def step_for(args: argparse.Namespace) -> Step:
@@ -151,12 +175,13 @@ def folder_for_results(path: str) -> Path:
     return folder
 
 
-def report_failures(failures: Sequence[str]) -> int:
-    """Name every picture that was skipped; the exit code it makes."""
-    for line in failures:
+def report_failures(failures: Sequence[str], *, named: bool = False) -> int:
+    """Name every picture that was skipped, unless that has been done; the exit code it makes."""
+    for line in () if named else failures:
         say(f"skipped: {' '.join(line.split())}")
     if failures:
-        say(f"{len(failures)} pictures were skipped; the others are done")
+        were = "was" if len(failures) == 1 else "were"
+        say(f"{counted(len(failures), 'picture')} {were} skipped; the others are done")
     return 1 if failures else 0
 
 

@@ -5,12 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
 
 if TYPE_CHECKING:
+    from flawscope.datasets import Dataset
     from flawscope.evaluation import Evaluation
+    from flawscope.predictor import Predictor
+    from flawscope.progress import Step
+    from flawscope.results.prediction import Prediction
+    from flawscope.results.table import Unjudged
+
+JSON: dict[str, Any] = {"indent": 1, "allow_nan": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--full-resolution", action="store_true", help="pixel metrics at the pictures' size too"
     )
     parser.add_argument(
-        "--out", metavar="DIR", help="write a report, overlays, maps, a contact sheet, results"
+        "--out",
+        metavar="DIR|FILE.csv",
+        help="write results, a report, overlays, maps and a contact sheet; or the table of results alone, "
+        ".csv or .parquet",
     )
     common.add_pictures(parser, animation="webp")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -33,47 +45,86 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.datasets import open_dataset
     from flawscope.predictor import read_manifest
 
-    if args.out:
+    folder = Path(args.out) if args.out and not common.is_table(args.out) else None
+    if folder:
         from flawscope import report
+        from flawscope.results.run import refuse_foreign
 
         report.require()
+        refuse_foreign(folder, report.NAME)
     manifest = read_manifest(args.model)
     seed, group = common.seed_of(manifest), common.group_of(manifest)  # split as it was for fitting
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
-    out = common.folder_for_pictures(args)
+    common.check_out(args)
 
     from flawscope.evaluation import evaluate
     from flawscope.predictor import load
-    from flawscope.results.folder import Pictures
 
     predictor = load(
         args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
     )
-    pictures = None
-    if out:
-        pictures = Pictures(out, dataset.root, args.maps or "png16", args.animation or "webp")
-    result = evaluate(
-        predictor,
-        dataset,
-        full_resolution=args.full_resolution,
-        take=pictures.take if pictures else None,
-        step=common.step_for(args),
-    )
-    from flawscope.artefact.files import atomic
+    step = common.step_for(args)
+    result = evaluate(predictor, dataset, full_resolution=args.full_resolution, step=step)
+    # before what may fail, such as where the disk is full
+    common.show(json.dumps(result.to_dict(), **JSON) if args.json else lines(result), flush=True)
+    failures = list(result.failures)
+    if folder:
+        failures += _written(args, folder, result, predictor, dataset, step)
+    elif args.out:
+        _write_table(args.out, result)
+    return common.report_failures(failures)
 
-    document = json.dumps(result.to_dict(), indent=1, allow_nan=False)
-    if out:
-        with atomic(out / "results.json") as file:
-            file.write(f"{document}\n".encode())
-    print(document if args.json else lines(result), flush=True)  # before what may fail
-    if pictures and out:
-        pictures.finish(f"{dataset.category}: {predictor.manifest.method}")
-        path = out / report.NAME
-        name = os.path.basename(args.model)
-        report.write_report(path, result, predictor, dataset, model=name, step=common.step_for(args))
-        if not args.quiet:
-            common.say(f"report: {path}")
-    return common.report_failures([*result.failures, *(pictures.failures if pictures else ())])
+
+def _written(
+    args: argparse.Namespace,
+    folder: Path,
+    result: Evaluation,
+    predictor: Predictor,
+    dataset: Dataset,
+    step: Step,
+) -> list[str]:
+    """Write the results folder, figures and tables first; pictures that could not be drawn."""
+    from flawscope import report
+    from flawscope.results.run import Results
+
+    say = (lambda line: None) if args.quiet else common.say
+    maps, animation = args.maps or "png16", args.animation or "webp"
+    results = Results(folder, dataset.root, say, maps=maps, animation=animation)
+    results.write_facts(result.to_dict())
+    for one in outcomes(result):
+        results.add(one)
+    results.finish()
+    for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
+        results.pictures.take(item, prediction)
+        step("pictures", done, len(result.pictures))
+    results.pictures.finish(f"{dataset.category}: {predictor.manifest.method}")
+    path = results.own.path(report.NAME)
+    name = os.path.basename(args.model)
+    report.write_report(path, result, predictor, dataset, model=name, step=step)
+    say(f"report: {path}")
+    return results.pictures.failures
+
+
+def _write_table(path: str, result: Evaluation) -> None:
+    from flawscope.results.table import Row, open_table
+
+    table = open_table(path)
+    for one in outcomes(result):
+        table.add(Row.of(one))
+    table.close()
+
+
+def outcomes(result: Evaluation) -> Iterator[Prediction | Unjudged]:
+    """Every test picture, in natural order of the paths, also what did not count."""
+    from flawscope.datasets.files import natural_key
+    from flawscope.results.table import Unjudged
+
+    learnt = "left out: the model was fitted or calibrated on it"
+    apart = {item.path: Unjudged(str(item.path), learnt) for item in result.left_out_items}
+    apart |= {item.path: Unjudged(str(item.path), reason) for item, reason in result.unjudged}
+    places = {picture.item.path: k for k, picture in enumerate(result.pictures)}
+    for path in sorted([*apart, *places], key=natural_key):
+        yield apart[path] if path in apart else result.pictures[places[path]].prediction
 
 
 def lines(result: Evaluation) -> str:

@@ -1,28 +1,53 @@
-"""Score pictures: a file, a folder, a pattern, several of them, or - for a list of paths on stdin."""
+"""Score pictures: a file, a folder, a pattern, several of them, or - for paths or a picture on stdin."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import io
+import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from flawscope.cli import common
+from flawscope.progress import counted
 
 if TYPE_CHECKING:
-    from flawscope.results.prediction import Prediction
+    from flawscope.cli.output import Output
+    from flawscope.pictures.decoding import Source
+    from flawscope.predictor import Predictor
+    from flawscope.progress import Step
+    from flawscope.results.mismatch import Mismatch
+    from flawscope.results.table import Unjudged
+
+PIPED = "-"  # the name of a picture on stdin
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model file")
     parser.add_argument(
-        "pictures", nargs="+", metavar="PICTURE|FOLDER|GLOB|-", help="what to score; - reads paths from stdin"
+        "pictures",
+        nargs="+",
+        metavar="PICTURE|FOLDER|GLOB|-",
+        help="what to score; - reads paths, or one picture, from stdin",
     )
     common.add_rate(parser, "the model's")
-    parser.add_argument("--json", action="store_true", help="one JSON line a picture")
-    parser.add_argument("--out", metavar="DIR", help="write overlays, maps, masks and a contact sheet")
+    parser.add_argument("--json", action="store_true", help="one JSON line for every input, judged or not")
+    parser.add_argument(
+        "--out",
+        metavar="DIR|FILE.csv",
+        help="write a table of results, a JSON file for every input, overlays, maps, masks and a contact "
+        "sheet; or the table alone, .csv or .parquet",
+    )
+    parser.add_argument(
+        "--only-anomalous",
+        action="store_true",
+        help="print and draw only anomalous pictures and what was not judged; the table has every input",
+    )
     common.add_pictures(parser, animation="none")
     parser.add_argument(
         "--fail-on-anomaly", action="store_true", help="exit with 3 if any picture is anomalous"
@@ -32,73 +57,158 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.errors import InputError
+    from flawscope.cli.output import Output
     from flawscope.predictor import load
-    from flawscope.results.folder import Pictures, folder_of
+    from flawscope.results.folder import folder_of
     from flawscope.results.mismatch import Mismatch
 
-    out = common.folder_for_pictures(args)
-    failures: list[str] = []
-    paths = _paths(args.pictures, failures)
+    common.check_out(args)
+    asked = _asked(args.pictures)
     predictor = load(
         args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
     )
-    pictures = None
-    if out:
-        root = folder_of(paths) if isinstance(paths, list) else None
-        pictures = Pictures(out, root, args.maps or "png16", args.animation or "none")
-    step = common.step_for(args)
-    total = len(paths) if isinstance(paths, list) else 0
+    root = folder_of([path for path in asked.sources if isinstance(path, Path)]) if asked.total else None
+    output = Output(args, root, at_once=not asked.total)
     together = Mismatch(predictor.calibration.expected_rate)
-    for done, (_, result) in enumerate(predictor.stream(paths, batch=None if total else 1), start=1):
-        if isinstance(result, InputError):
-            failures.append(str(result))
-            continue
-        together.add(result)
-        if args.json:
-            print(json.dumps(result.to_dict(), allow_nan=False), flush=total == 0)
-        else:
-            print(_line(result), flush=total == 0)
-        if pictures:
-            pictures.add(Path(str(result.path)), result)
-        if total and (args.json or out) and not sys.stdout.isatty():
-            step("prediction", done, total)
-    if pictures and (sheet := pictures.finish("predictions")) and not args.quiet:
-        common.say(f"pictures in {out}, an overview in {sheet.name}")
-    if not args.quiet and not args.json:
-        promise = predictor.calibration.promise()
-        common.say(f"{together.anomalous} of {together.count} pictures anomalous; {promise}")
-    if not args.quiet and (line := together.line()):
-        common.say(f"warning: {line}")
-    code = common.report_failures([*failures, *(pictures.failures if pictures else ())])
-    if code == 0 and args.fail_on_anomaly and together.anomalous:
-        return 3
-    return code
+    began, complete = time.monotonic(), False
+    try:
+        _judge(asked, predictor, output, together, common.step_for(args))
+        complete = True
+    except KeyboardInterrupt:
+        of = f" of {asked.total:,}" if asked.total else ""
+        kept = f"; their results are in {args.out}" if args.out else ""
+        judged = counted(together.count + len(output.failures), "input")
+        raise KeyboardInterrupt(f"interrupted after {judged}{of}{kept}") from None
+    finally:
+        facts = _facts(args, predictor, together, len(output.failures))
+        output.finish({**facts, "complete": complete, "seconds": round(time.monotonic() - began, 3)})
+    if not args.quiet:
+        for line in _remarks(args, asked, predictor, together):
+            common.say(line)
+    code = output.code
+    return 3 if args.fail_on_anomaly and together.anomalous else code
 
 
-def _line(found: Prediction) -> str:
-    """One picture for a person; columns aligned."""
-    verdict = "anomalous" if found.is_anomalous else "good"
-    return (
-        f"{verdict:<10} severity {found.severity:<+7.1f} score {found.score:<9.4g} p {found.p_value:.3f}  "
-        f"{found.path}"
-    )
-
-
-def _paths(specs: list[str], failures: list[str]) -> list[Path] | Iterator[Path]:
-    """The pictures that are meant; what is wrong with single specs goes to `failures`. InputError if that
-    leaves none."""
-    from flawscope.datasets import list_pictures
+def _judge(asked: Asked, predictor: Predictor, output: Output, together: Mismatch, step: Step) -> None:
+    """Each input in its turn."""
     from flawscope.errors import InputError
+    from flawscope.pictures.decoding import frames
+    from flawscope.results.table import Unjudged
 
-    if specs == ["-"]:
-        return (Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip())
-    found: list[Path] = []
+    for done, (source, result) in enumerate(
+        predictor.stream(asked.sources, batch=None if asked.total else 1), start=1
+    ):
+        for one in asked.wrong.pop(done - 1, ()):
+            output.add(one, one.path)
+        name = os.fspath(source) if isinstance(source, str | os.PathLike) else PIPED
+        if isinstance(result, InputError):
+            output.add(Unjudged(name, " ".join(str(result).split())), source)
+        else:
+            together.add(result)
+            output.add(replace(result, path=name), source)
+            if name != PIPED and (held := frames(name)) > 1:
+                asked.several.append(f"{name} ({held})")
+        if asked.total:
+            step("prediction", done, asked.total)
+    for one in chain.from_iterable(asked.wrong.values()):
+        output.add(one, one.path)
+
+
+def _facts(
+    args: argparse.Namespace, predictor: Predictor, together: Mismatch, unjudged: int
+) -> dict[str, Any]:
+    """What `results.json` says of the run."""
+    from flawscope._version import __version__
+
+    manifest, calibration = predictor.manifest, predictor.calibration
+    return {
+        "model": os.path.basename(args.model),
+        "category": manifest.category,
+        "method": manifest.method,
+        "inputs": together.count + unjudged,
+        "judged": together.count,
+        "anomalous": together.anomalous,
+        "unjudged": unjudged,
+        "target_rate": calibration.rate,
+        "expected_rate": calibration.expected_rate,
+        "score_threshold": calibration.score_threshold,
+        "mask_threshold": calibration.mask_threshold,
+        "promise": calibration.promise(),
+        "warning": together.line() or None,
+        "flawscope": __version__,
+    }
+
+
+def _remarks(
+    args: argparse.Namespace, asked: Asked, predictor: Predictor, together: Mismatch
+) -> Iterator[str]:
+    """What a person should know at the end."""
+    from flawscope.progress import some
+
+    if not args.json:
+        promise = predictor.calibration.promise()
+        yield f"{together.anomalous} of {counted(together.count, 'picture')} anomalous; {promise}"
+    if asked.several:
+        yield (
+            f"{counted(len(asked.several), 'file')} with several pictures; the first of each is judged: "
+            f"{some(asked.several)}"
+        )
+    if asked.beside:
+        names = some([os.fspath(path) for path in asked.beside])
+        yield f"not looked at, no pictures: {counted(len(asked.beside), 'file')}, {names}"
+    if line := together.line():
+        yield f"warning: {line}"
+
+
+@dataclass
+class Asked:
+    """What the call wants judged.
+
+    sources: files, or one picture itself. total: how many; 0 where they come one by one.
+    wrong: specs that mean nothing, by the number of sources before them. beside: files that are no pictures.
+    several: files that turned out to hold more than the one picture that is judged.
+    """
+
+    sources: Iterable[Source]
+    total: int = 0
+    wrong: dict[int, list[Unjudged]] = field(default_factory=dict)
+    beside: list[Path] = field(default_factory=list)
+    several: list[str] = field(default_factory=list)
+
+
+def _asked(specs: list[str]) -> Asked:
+    """InputError if nothing is meant."""
+    from flawscope.datasets.files import list_inputs
+    from flawscope.errors import InputError
+    from flawscope.results.table import Unjudged
+
+    if specs == [PIPED]:
+        return _piped(sys.stdin.buffer)
+    found: dict[Path, None] = {}  # each once
+    asked = Asked(found)
     for spec in specs:
         try:
-            found += list_pictures(spec)
+            inputs, beside = list_inputs(spec)
         except InputError as error:
-            failures.append(str(error))
+            asked.wrong.setdefault(len(found), []).append(Unjudged(spec, str(error)))
+        else:
+            found |= dict.fromkeys(inputs)
+            asked.beside += beside
     if not found:
-        raise InputError(failures[0])
-    return list(dict.fromkeys(found))
+        raise InputError(asked.wrong[0][0].error)
+    asked.total = len(found)
+    return asked
+
+
+def _piped(stream: IO[bytes]) -> Asked:
+    """A picture, or a path a line."""
+    from flawscope.errors import InputError
+    from flawscope.pictures.decoding import is_encoded
+
+    head = stream.peek(64)[:64] if isinstance(stream, io.BufferedReader) else b""
+    if b"\0" not in head:
+        lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in stream)
+        return Asked(Path(line) for line in lines if line.strip())
+    if not is_encoded(head):
+        raise InputError("what comes on stdin is neither a picture that can be read nor a list of paths")
+    return Asked([stream.read()], 1)

@@ -216,14 +216,14 @@ class Watching:
         return took
 
     def _take(self, result: Prediction | Unjudged) -> None:
-        from flawscope.cli.predict import _line
+        from flawscope.cli.output import line_of
         from flawscope.results.prediction import Prediction
         from flawscope.results.table import Row
 
         if self.as_json:
             print(json.dumps(result.to_dict(), allow_nan=False), flush=True)
         elif isinstance(result, Prediction):
-            print(_line(result), flush=True)
+            print(line_of(result), flush=True)
         if self.table is not None:
             self.table.add(Row.of(result))
         if not isinstance(result, Prediction):

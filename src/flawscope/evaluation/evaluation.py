@@ -57,7 +57,8 @@ class Evaluation:
     mismatch: one line if model and pictures do not seem to belong together, judged by the good ones where
         there are some; empty otherwise.
     left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
-    pictures: every picture that counted, for the report; left_out_items: those left out. Not in `to_dict`.
+    pictures: every picture that counted, for the report; left_out_items: those left out; unjudged: those that
+        could not be read, each with the reason. Not in `to_dict`.
     """
 
     category: str
@@ -75,6 +76,7 @@ class Evaluation:
     labels: dict[str, Any] = field(default_factory=dict)  # what a reader must know about single figures
     pictures: Sequence[Evaluated] = field(default=(), repr=False, compare=False)
     left_out_items: tuple[Item, ...] = field(default=(), repr=False, compare=False)
+    unjudged: tuple[tuple[Item, str], ...] = field(default=(), repr=False, compare=False)
 
     def outside(self) -> str:
         """How much of the defects lies where nothing counts, for a person; empty where none does."""
@@ -114,6 +116,7 @@ class _Seen:
     kept: Kept
     failures: list[str] = field(default_factory=list)
     left_out: list[Item] = field(default_factory=list)
+    unjudged: list[tuple[Item, str]] = field(default_factory=list)
     defect_pixels: Counter[str] = field(default_factory=Counter)
 
 
@@ -180,6 +183,7 @@ def evaluate(
         labels=labels,
         pictures=kept.pictures,
         left_out_items=tuple(seen.left_out),
+        unjudged=tuple(seen.unjudged),
     )
 
 
@@ -197,6 +201,7 @@ def _predict(
             continue
         if isinstance(result, InputError):
             seen.failures.append(str(result))
+            seen.unjudged.append((item, str(result)))
             continue
         try:
             truth = _truth(item, result, predictor, seen.defect_pixels)

@@ -65,6 +65,11 @@ def is_picture(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix.lower() in PICTURE_SUFFIXES
 
 
+def is_encoded(head: bytes) -> bool:
+    """Whether a file that begins with these 12 bytes or more is a picture of a format that is read."""
+    return head.startswith(_MAGIC) or head[4:12] in (*_AVIF, *_HEIF)
+
+
 def frames(path: str | os.PathLike[str]) -> int:
     """How many pictures a file holds, of which the first is read; 1 where it cannot be opened."""
     if Path(path).suffix.lower() not in FRAME_SUFFIXES:
@@ -268,7 +273,7 @@ def _open_stream(stream: IO[bytes], name: str) -> Image.Image:
                 raise cannot(
                     name, "this Pillow reads no AVIF", "upgrade Pillow, or convert it to PNG"
                 ) from None
-            if head.startswith(_MAGIC) or head[4:] in (*_AVIF, *_HEIF):
+            if is_encoded(head):
                 raise cannot(name, "the file is truncated or damaged", _COPY_AGAIN) from None
             raise cannot(name, "it is not a picture we know", "convert it to PNG") from None
     upright = _load_upright(image, name)

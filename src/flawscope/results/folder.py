@@ -19,7 +19,7 @@ from flawscope.datasets import Item
 from flawscope.datasets.files import natural_key
 from flawscope.datasets.masks import union
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import decode
+from flawscope.pictures.decoding import Source, decode, name_of
 from flawscope.results import animation, drawing
 from flawscope.results.own_files import OwnFiles, cannot_write
 from flawscope.results.prediction import Prediction
@@ -146,10 +146,12 @@ class Pictures:
         masks: tuple[Path, ...] = (),
         *,
         expected: bool | None = None,
+        source: Source | None = None,
     ) -> None:
-        """Write the picture's overlay, map and mask. Without a `kind` the verdict is the kind."""
+        """Write the picture's overlay, map and mask. Without a `kind` the verdict is the kind. `source`: the
+        picture itself, where nothing lies at `path`."""
         name = self.name(path)
-        drawn = self._drawn(path, prediction)
+        drawn = self._drawn(path if source is None else source, prediction)
         self._write(name, prediction, drawn)
         self.scale = (*prediction.colour_range, prediction.mask_threshold)
         collected = self.kinds.setdefault(kind or prediction.decision, Kind(expected))
@@ -201,12 +203,12 @@ class Pictures:
         bar = drawing.colour_bar(*scale, height=PANEL, label="map")
         return drawing.contact_sheet(rows, cells, frames=frames, headings=headings, title=title, bar=bar)
 
-    def _drawn(self, path: Path, prediction: Prediction) -> Drawn | None:
+    def _drawn(self, source: Source, prediction: Prediction) -> Drawn | None:
         """None where the picture cannot be read again, such as one that was moved after it was scored."""
         try:
-            shown = _scaled(_eight_bit(decode(path)))
+            shown = _scaled(_eight_bit(decode(source)))
         except (InputError, MemoryError) as error:
-            self.failures.append(f"{error or path} (scored, but not drawn)")
+            self.failures.append(f"{error or name_of(source)} (scored, but not drawn)")
             return None
         values = prediction.picture_map(shown.shape[:2])
         heat = drawing.overlay(shown, values, *prediction.colour_range)

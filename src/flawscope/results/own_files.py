@@ -48,6 +48,14 @@ class OwnFiles:
         others = sum(len(files) for _, _, files in os.walk(self.folder))
         return removed, others
 
+    def refuse_foreign(self, name: str) -> None:
+        """InputError if a file of this name is there that flawscope did not write."""
+        if name not in self.known and os.path.lexists(self.folder / name):
+            raise InputError(
+                f"{self.folder / name} is there already, and no list says that flawscope wrote it: move it, "
+                "or choose another --out"
+            )
+
     def path(self, name: str) -> Path:
         """Where a file of this name, with forward slashes, is to be written; its folder is made.
 
@@ -59,11 +67,7 @@ class OwnFiles:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if name not in self.known:
-                if os.path.lexists(path):
-                    raise InputError(
-                        f"{path} is there already, and no list says that flawscope wrote it: move it, or "
-                        "choose another --out"
-                    )
+                self.refuse_foreign(name)
                 with open(self.folder / OWN_LIST, "a", encoding="ascii") as file:
                     file.write(json.dumps(name) + "\n")
                 self.known.add(name)

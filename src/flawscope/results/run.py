@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.artefact.files import atomic
-from flawscope.datasets import Item
 from flawscope.progress import counted
 from flawscope.results.folder import Pictures
-from flawscope.results.own_files import cannot_write
+from flawscope.results.own_files import OwnFiles, cannot_write
 from flawscope.results.prediction import Prediction
 from flawscope.results.table import Row, Unjudged, open_table
 
 RESULTS, TABLE, FACTS = "predictions", "results.csv", "results.json"
 SHOWN = 100  # predictions that keep their maps for a page, the most severe ones
+
+
+def refuse_foreign(out: Path, *names: str) -> None:
+    """InputError where a file of somebody else stands in the way of a run's main files; `names`: of further
+    ones. Nothing is written."""
+    own = OwnFiles(out)
+    for name in (TABLE, FACTS, *names):
+        own.refuse_foreign(name)
 
 
 class Results:
@@ -72,17 +79,16 @@ class Results:
             name = self.pictures.name(Path(result.path or "picture"))
             self._write_json(f"{RESULTS}/{name}.json", result.to_dict())
 
-    def take(self, item: Item, prediction: Prediction) -> None:
-        """The pictures of an evaluated one."""
-        self.pictures.take(item, prediction)
-
     @property
     def shown(self) -> list[Prediction]:
         return [prediction for _, _, prediction in sorted(self._severe, reverse=True)]
 
-    def finish(self, facts: dict[str, Any]) -> None:
-        """Write the summary, `results.json`; the table is complete."""
+    def finish(self) -> None:
+        """The table is complete."""
         self.table.close()
+
+    def write_facts(self, facts: dict[str, Any]) -> None:
+        """Write the summary, `results.json`."""
         with atomic(self.own.path(FACTS)) as file:
             file.write(f"{json.dumps(facts, indent=1, allow_nan=False)}\n".encode())
 
