@@ -1,0 +1,105 @@
+"""What `predict` does with each result: a line, a row of the table, and files in the results folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flawscope.cli import common
+from flawscope.errors import FlawscopeError
+
+if TYPE_CHECKING:
+    from flawscope.pictures.decoding import Source
+    from flawscope.results.prediction import Prediction
+    from flawscope.results.run import Results
+    from flawscope.results.table import Table, Unjudged
+
+
+def line_of(found: Prediction) -> str:
+    """One picture for a person; columns aligned."""
+    return (
+        f"{found.decision:<10} severity {found.severity:<+7.1f} score {found.score:<9.4g} "
+        f"p {found.p_value:.3f}  {found.path}"
+    )
+
+
+class Output:
+    """Prints and writes results as the call asks. Where nothing more can be written, that is said once, and
+    judging goes on.
+
+    args: `json`, `out`, `maps`, `animation`, `only_anomalous`, `quiet`.
+    at_once: whoever reads the lines waits for each of them.
+    """
+
+    def __init__(self, args: argparse.Namespace, root: Path | None, *, at_once: bool):
+        from flawscope.results.run import Results
+        from flawscope.results.table import open_table
+
+        self.args, self.at_once = args, at_once
+        self.written: str | None = None  # why nothing more is
+        self.failures: list[str] = []
+        self.results: Results | None = None
+        self.table: Table | None = None
+        if args.out and common.is_table(args.out):
+            self.table = open_table(args.out)
+        elif args.out:
+            say = (lambda line: None) if args.quiet else common.say
+            maps, animation = args.maps or "png16", args.animation or "none"
+            self.results = Results(Path(args.out), root, say, maps=maps, animation=animation)
+
+    def add(self, result: Prediction | Unjudged, source: Source) -> None:
+        from flawscope.results.table import Unjudged
+
+        shown = isinstance(result, Unjudged) or result.is_anomalous or not self.args.only_anomalous
+        if shown and self.args.json:
+            common.show(json.dumps(result.to_dict(), allow_nan=False), flush=self.at_once)
+        elif not isinstance(result, Unjudged) and shown:
+            common.show(line_of(result), flush=self.at_once)
+        if isinstance(result, Unjudged):
+            self.failures.append(result.error)
+            if self.at_once:
+                common.say(f"skipped: {result.error}")
+        if self.written is None:
+            try:
+                self._write(result, source, details=shown)
+            except FlawscopeError as error:
+                self.written = str(error)
+                common.say(f"{error}; the remaining pictures are judged, but not written")
+
+    def _write(self, result: Prediction | Unjudged, source: Source, *, details: bool) -> None:
+        from flawscope.results.table import Row, Unjudged
+
+        if self.table:
+            self.table.add(Row.of(result))
+        if not self.results:
+            return
+        self.results.add(result, details=details)
+        if details and not isinstance(result, Unjudged):
+            self.results.pictures.add(Path(str(result.path)), result, source=source)
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Write what is written at the end, and say where it is."""
+        from flawscope.results.run import TABLE
+
+        try:
+            if self.table:
+                self.table.close()
+            if self.results:
+                self.results.write_facts(facts)
+                self.results.finish()
+                sheet = self.results.pictures.finish("predictions")
+                if not self.args.quiet:
+                    overview = f", an overview in {sheet.name}" if sheet else ""
+                    common.say(f"results in {self.args.out}: a row for every input in {TABLE}{overview}")
+                self.failures += self.results.pictures.failures
+        except FlawscopeError as error:
+            if self.written is None:
+                common.say(str(error))
+            self.written = str(error)
+
+    @property
+    def code(self) -> int:
+        """1 where an input was not judged, or something not written."""
+        return common.report_failures(self.failures, named=self.at_once) or int(self.written is not None)
