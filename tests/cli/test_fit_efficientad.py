@@ -45,7 +45,7 @@ def test_a_model_is_written_and_its_checkpoint_removed(
     said = ["--teacher", teacher_path, "--natural", folder, "--steps", "3", "--out", out]
     code, printed, err = run(capsys, "fit", "--data", data, *FAST, *said)
     assert (code, printed) == (0, "")
-    assert list(tmp_path.iterdir()) == [out]
+    assert sorted(tmp_path.iterdir()) == [out, out.with_suffix(".training.csv")]
     assert "2 pictures to learn from, 1 held out" in err
     assert "trained 3 steps in " in err
     assert f"wrote {out} (" in err
@@ -60,7 +60,7 @@ def test_a_model_is_written_and_its_checkpoint_removed(
     code, _, err = run(capsys, "fit", "--data", data, "--update", out, "--out", tmp_path / "n.safetensors")
     assert code == 2
     assert "efficientad cannot be extended: fit anew" in err
-    assert list(tmp_path.iterdir()) == [out]
+    assert sorted(tmp_path.iterdir()) == [out, out.with_suffix(".training.csv")]
 
 
 def test_a_run_that_was_stopped_goes_on_only_when_it_is_told_to(
@@ -84,7 +84,7 @@ def test_a_run_that_was_stopped_goes_on_only_when_it_is_told_to(
         code, _, err = run(capsys, *call)
     assert code == 130
     assert "Traceback" not in err
-    assert list(tmp_path.iterdir()) == [checkpoint]
+    assert sorted(tmp_path.iterdir()) == [checkpoint, out.with_suffix(".training.csv")]
     held = checkpoint.read_bytes()
     code, _, err = run(capsys, *call)
     assert code == 2
@@ -96,7 +96,7 @@ def test_a_run_that_was_stopped_goes_on_only_when_it_is_told_to(
     assert checkpoint.read_bytes() == held
     code, _, err = run(capsys, *call, "--resume")
     assert (code, err) == (0, "")
-    assert list(tmp_path.iterdir()) == [out]
+    assert sorted(tmp_path.iterdir()) == [out, out.with_suffix(".training.csv")]
     assert read_manifest(out).facts["steps"] == 3
 
 

@@ -143,7 +143,7 @@ def test_a_nan_loss_is_reported_and_never_kept(tmp_path: Path, steps: int) -> No
     trainer.factor = torch.nan
     with pytest.raises(FlawscopeError, match=r"NaN loss after 1 steps.*lower --set rate"):
         run(trainer, tmp_path / "c.safetensors")
-    assert not [*tmp_path.iterdir()]
+    assert not [*tmp_path.glob("*.safetensors")]
 
 
 def test_timed_steps_leave_no_trace() -> None:

@@ -41,6 +41,12 @@ def checkpoint_of(out: str | os.PathLike[str]) -> Path:
     return Path(out).with_suffix(".checkpoint.safetensors")
 
 
+def log_of(checkpoint: Path) -> Path:
+    """Where the log of such a training is."""
+    name = checkpoint.name.removesuffix(".safetensors").removesuffix(".checkpoint")
+    return checkpoint.with_name(f"{name}.training.csv")
+
+
 def found_checkpoint(path: Path | None, resume: bool) -> tuple[Arrays, dict[str, Any]] | None:
     """The state to go on from, if there is one. InputError where there is one and `resume` is off."""
     if path is None or not path.exists():

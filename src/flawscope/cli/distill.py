@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", help="of everything random (default: 0)")
     parser.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
+    common.add_tensorboard(parser)
     common.add_device(parser)
     common.add_quiet(parser)
 
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         start=args.start,
         minutes=None if recipe.steps else args.minutes,
         resume=args.resume,
+        tensorboard=args.tensorboard,
         device=args.device,
         say=(lambda line: None) if args.quiet else _say,
         step=common.step_for(args),

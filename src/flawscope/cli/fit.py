@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{in_steps}: done after so long",
     )
     parser.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
+    common.add_tensorboard(parser)
     parser.add_argument(
         "--roi", metavar="MASK.png|x0,y0,x1,y1", help="region of interest; a box is in fractions"
     )
@@ -132,7 +133,8 @@ def _refuse_settings(args: argparse.Namespace, options: dict[str, Any]) -> None:
     from flawscope.errors import InputError
 
     given = [k for k in (*options, "roi") if (options.get(k) or getattr(args, k, None)) is not None]
-    given += [k for k in ("no-samples", "minutes", "resume") if getattr(args, k.replace("-", "_"))]
+    flags = ("no-samples", "minutes", "resume", "tensorboard")
+    given += [flag for flag in flags if getattr(args, flag.replace("-", "_"))]
     if given or args.false_alarm_rate:
         raise InputError(
             f"--update keeps the model's own settings: leave out {', '.join(given) or 'the others'}"
@@ -159,6 +161,7 @@ def _fitted(args: argparse.Namespace, options: dict[str, Any], dataset: Dataset,
         minutes=args.minutes,
         checkpoint=checkpoint_of(args.out),  # of methods that learn in steps
         resume=args.resume,
+        tensorboard=args.tensorboard,
         device=args.device,
         samples=0 if args.no_samples else 3,
         check=not args.no_check,

@@ -30,6 +30,7 @@ from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, Task
+from flawscope.methods.training_log import board_in
 from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.appearance import Appearance
 from flawscope.predictor import Predictor
@@ -51,6 +52,7 @@ def fit(
     minutes: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    tensorboard: str | os.PathLike[str] | None = None,
     device: str = "auto",
     samples: int = 3,
     check: bool = True,
@@ -78,6 +80,8 @@ def fit(
         checkpoint: file that holds such a method's state while it learns, .safetensors. It stays: remove it
             when the model is saved.
         resume: go on where the checkpoint stops.
+        tensorboard: folder that gets the losses as TensorBoard's events. A log of the training as CSV stands
+            beside the checkpoint anyway.
         device: auto, cpu, cuda or mps.
         samples: pictures stored in the model for its self-test.
         check: measure what share of simulated defects the model finds, in a tenth of the time at most.
@@ -94,8 +98,9 @@ def fit(
     budget = Budget(minutes, None if checkpoint is None else Path(checkpoint), resume)
     budget = replace(budget, later=samples, checked=MOST * len(SIZES) * check)
     asked = registry.method(method)
-    if not asked.learns_in_steps and (minutes is not None or resume):
-        raise InputError(f"{method} does not learn in steps: leave out --minutes and --resume")
+    if not asked.learns_in_steps and (minutes is not None or resume or tensorboard is not None):
+        raise InputError(f"{method} does not learn in steps: leave out --minutes, --resume and --tensorboard")
+    budget = replace(budget, tensorboard=board_in(tensorboard))
     if minutes is not None:
         options["steps"] = None
     prepared = prepare(

@@ -130,6 +130,7 @@ class Run:
             **({} if trainer.minutes is None else {"minutes": trainer.minutes}),
             "training_precision": trainer.precision,
             "curve": trainer.curve,
+            "training_curve": trainer.log.thinned.to_dict(),
             "seconds": {"training": round(trainer.seconds, 1)},
         }
 

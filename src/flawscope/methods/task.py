@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact
+from flawscope.artefact.state_file import log_of
 from flawscope.calibration.decision import Calibration
 from flawscope.methods.extract import Load
 from flawscope.methods.picture_cache import unpacked
@@ -33,6 +34,7 @@ class Budget:
     every: seconds between checkpoints.
     later: pictures that are scored after the method's `fit`, within the time too.
     checked: pictures that are scored then if there is time.
+    tensorboard: folder that gets the losses as TensorBoard's events.
     begun: from when on the minutes count, on `time.monotonic`'s clock: when this was made.
     """
 
@@ -42,7 +44,13 @@ class Budget:
     every: float = EVERY
     later: int = 0
     checked: int = 0
+    tensorboard: Path | None = None
     begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def log(self) -> Path | None:
+        """The training log, a CSV file beside the checkpoint, which stays."""
+        return None if self.checkpoint is None else log_of(self.checkpoint)
 
     @property
     def until(self) -> float | None:

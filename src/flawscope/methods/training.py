@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -22,6 +22,7 @@ from flawscope.artefact.state_file import Arrays, pack
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
 from flawscope.methods.pace import Pace
 from flawscope.methods.task import Budget
+from flawscope.methods.training_log import Thinned, TrainingLog
 from flawscope.progress import Step, duration
 
 WARM_UP, FIRST, LAST = 0.3, 1 / 25, 1 / 25 / 1e4  # one cycle: share of the steps, and of the largest rate
@@ -174,6 +175,7 @@ class Trainer(ABC, Generic[B]):
 
     NETWORKS: ClassVar[tuple[str, ...]]  # their names in a checkpoint
     LOSSES: ClassVar[tuple[str, ...]]
+    MEASURED: ClassVar[tuple[str, ...]] = ()  # names of what `measured` gives
     CPU_STEPS: ClassVar[int]  # the devices' defaults
     GPU_STEPS: ClassVar[int]
     DECOUPLED: ClassVar[bool] = False  # weight decay apart from the gradients, as AdamW has it
@@ -200,6 +202,7 @@ class Trainer(ABC, Generic[B]):
         self.planned: int | None = None  # steps that would have fitted by the first ones' time
         self.done, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
+        self.log = TrainingLog(None, self.LOSSES)
         # since the last check; MPS has no float64
         kind = torch.float32 if device.type == "mps" else torch.float64
         self.total = torch.zeros(len(self.LOSSES), dtype=kind, device=device)
@@ -334,7 +337,12 @@ class Trainer(ABC, Generic[B]):
         self.seconds -= begun
         for network in self.networks:
             network.train()
-        with ThreadPoolExecutor(1) as ahead:
+        self.log = TrainingLog(
+            *(budget.log, self.LOSSES, self.MEASURED, budget.tensorboard),
+            thinned=self.log.thinned,
+            done=self.done,
+        )
+        with ThreadPoolExecutor(1) as ahead, closing(self.log):
             waiting = ahead.submit(self.batch, self.done)
             if self.pace is not None:
                 waiting.result()  # what the first one takes says nothing about the others
@@ -347,8 +355,10 @@ class Trainer(ABC, Generic[B]):
                 for group in self.optimiser.param_groups:
                     share = rate_share(self.settings.schedule, self.done, self._expected())
                     group["lr"] = self.settings.rate * share
-                self.total += self._learn(self.networks, self.optimiser, batch, self.done)
+                losses = self._learn(self.networks, self.optimiser, batch, self.done)
+                self.total += losses
                 self.done, self.since = self.done + 1, self.since + 1
+                self.log.add(self.done, losses, group["lr"], self.seconds + time.monotonic())
                 due, over = self._advance()
                 if due:
                     self._check()
@@ -397,6 +407,7 @@ class Trainer(ABC, Generic[B]):
         found = {**self.measured(), **means}
         self._finite(found.values())
         self.curve.append({"step": self.done, **found})
+        self.log.measure({name: found[name] for name in self.MEASURED})
         self.total.zero_()
         self.since = 0
 
@@ -414,6 +425,7 @@ class Trainer(ABC, Generic[B]):
     def save(self, path: Path, identity: dict[str, Any]) -> None:
         total = self.total.tolist()
         self._finite(total)
+        self.log.flush()
         facts = {
             "identity": identity,
             "steps": self.steps,
@@ -421,6 +433,7 @@ class Trainer(ABC, Generic[B]):
             "since": self.since,
             "total": total,
             "curve": self.curve,
+            "thinned": self.log.thinned.state(),
             "seconds": self.seconds + time.monotonic(),
             "pace": None if self.pace is None else self.pace.state(),
         }
@@ -447,6 +460,8 @@ class Trainer(ABC, Generic[B]):
             self.steps, self.done, self.since = int(facts["steps"]), int(facts["done"]), int(facts["since"])
             self.total.copy_(torch.tensor(facts["total"], dtype=self.total.dtype))
             self.curve, self.seconds = list(facts["curve"]), float(facts["seconds"])
+            known = facts.get("thinned") or {"first": self.done}  # of earlier versions
+            self.log = TrainingLog(None, self.LOSSES, thinned=Thinned(**known))
             self.minutes, kept = theirs.get("minutes"), facts.get("pace")
             if kept is None:
                 return None

@@ -30,6 +30,7 @@ from flawscope.methods.efficientad.targets import SIDE, PictureSet, Pool, Render
 from flawscope.methods.efficientad.teacher import compact, expanded, read_teacher, write_teacher
 from flawscope.methods.task import EVERY, Budget
 from flawscope.methods.training import Trainer, as_json, on_device, precision_for
+from flawscope.methods.training_log import board_in
 from flawscope.progress import Step, duration, silent
 
 FEWEST = 20  # pictures: one of them is held out
@@ -48,6 +49,7 @@ def distill(
     resume: bool = False,
     device: str = "auto",
     every: float = EVERY,
+    tensorboard: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
     step: Step = silent,
 ) -> tuple[dict[str, Any], list[str]]:
@@ -67,6 +69,7 @@ def distill(
         resume: go on where an earlier run stopped; from the start if there was none.
         device: auto, cpu, cuda or mps.
         every: seconds between checkpoints.
+        tensorboard: folder that gets the losses as TensorBoard's events.
         say, step: get lines for a person and progress.
 
     Returns:
@@ -79,7 +82,7 @@ def distill(
     where = device_for(device)
     recipe = replace(recipe, precision=precision_for(recipe.precision, where))
     store = checkpoint_of(out)
-    budget = Budget(minutes, store, resume, every)
+    budget = Budget(minutes, store, resume, every, tensorboard=board_in(tensorboard))
     found = found_checkpoint(store, resume)
     backbone, origin = load_backbone(recipe.backbone, recipe.stages, (SIDE, SIDE), weights)
     pictures = PictureSet.find(paths, step)
@@ -102,7 +105,7 @@ def distill(
 class Distillation(Trainer[tuple[Tensor, Tensor]]):
     """A PDN learns from crops [B, 3, crop, crop] uint8 and their targets [B, C, n, n]."""
 
-    NETWORKS, LOSSES = ("pdn",), ("training",)
+    NETWORKS, LOSSES, MEASURED = ("pdn",), ("training",), ("held_out",)
     CPU_STEPS = GPU_STEPS = DEFAULT_STEPS
     FUSED = False
     STAGE = "distilling"
@@ -288,6 +291,7 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
             "recipe": asdict(replace(self.recipe, steps=self.steps)),
             "steps": self.done,
             "curve": self.curve,
+            "training_curve": self.log.thinned.to_dict(),
             "started_from": self.started_from,
             "seconds": round(self.seconds, 1),
             "device": self.device.type,

@@ -1,0 +1,201 @@
+"""What a training leaves behind: a row for every step, scalars for TensorBoard, a thinned loss curve."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from flawscope.artefact.files import atomic
+from flawscope.errors import FlawscopeError, needs
+
+MOST = 200  # points of the thinned curve
+BLOCK, PAUSE = 64, 2.0  # steps and seconds after which rows are written: reading a loss makes a device wait
+
+
+class Thinned:
+    """The mean loss of every so many steps, as many that there are never more than `MOST` points. It does not
+    depend on where a training was interrupted."""
+
+    def __init__(self, first: int = 0, count: int = 0, width: int = 1, sums: Sequence[float] = ()):
+        """
+        Args:
+            first: steps before the first one that is known.
+            count: steps that are known.
+            width: steps of a point.
+            sums: of the losses of each point's steps.
+        """
+        self.first, self.count, self.width, self.sums = first, count, width, [*map(float, sums)]
+
+    def add(self, loss: float) -> None:
+        if self.count % self.width == 0:
+            if len(self.sums) == MOST:
+                self.sums = [a + b for a, b in zip(self.sums[::2], self.sums[1::2], strict=True)]
+                self.width *= 2
+            self.sums.append(0.0)
+        self.sums[-1] += loss
+        self.count += 1
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: what the constructor takes."""
+        return {"first": self.first, "count": self.count, "width": self.width, "sums": self.sums}
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """For the manifest: `step`, the last one of each point, and `loss`, their mean."""
+        ends = [min((k + 1) * self.width, self.count) for k in range(len(self.sums))]
+        counts = [end - k * self.width for k, end in enumerate(ends)]
+        means = [total / count for total, count in zip(self.sums, counts, strict=True)]
+        return {"step": [self.first + end for end in ends], "loss": [float(f"{m:.6g}") for m in means]}
+
+
+class _Step(NamedTuple):
+    step: int
+    losses: Tensor  # [L], on the device
+    rate: float
+    seconds: float
+    wall: float
+
+
+class Writer(Protocol):
+    """As much of TensorBoard's SummaryWriter as is needed."""
+
+    def add_scalar(
+        self, tag: str, scalar_value: float, global_step: int | None = None, walltime: float | None = None
+    ) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class TrainingLog:
+    """A CSV file with a row for every step: step, loss, its parts if there are several, rate (the learning
+    rate), seconds (of training, without interruptions), and what is measured now and then.
+
+    Attributes:
+        thinned: the curve so far.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        losses: Sequence[str],
+        measured: Sequence[str] = (),
+        tensorboard: Path | None = None,
+        *,
+        thinned: Thinned | None = None,
+        done: int = 0,
+    ):
+        """
+        Args:
+            path: of the CSV file; None: there is none.
+            losses: names of the parts.
+            measured: names of what is measured now and then.
+            tensorboard: folder of TensorBoard's events; None: there are none.
+            thinned, done: of the training that goes on, after so many steps. Rows of later steps, which are
+                done again, are removed.
+
+        Raises:
+            FlawscopeError: the file cannot be written.
+        """
+        self.path, self.names, self.measured = path, tuple(losses), tuple(measured)
+        parts = self.names if len(self.names) > 1 else ()
+        self.columns = ("step", "loss", *parts, "rate", "seconds", *self.measured)
+        self.thinned = thinned or Thinned(first=done)
+        self.writer = None if tensorboard is None else _writer(tensorboard, done)
+        self._waiting: list[_Step] = []
+        self._measured: dict[int, Mapping[str, float]] = {}
+        self._written = time.monotonic()
+        if path is not None:
+            self._begin(path, done)
+
+    def add(self, step: int, losses: Tensor, rate: float, seconds: float) -> None:
+        """One step; `losses` [L] in the order of their names."""
+        if len(self._waiting) >= BLOCK or time.monotonic() - self._written >= PAUSE:
+            self.flush()
+        self._waiting.append(_Step(step, losses, rate, seconds, time.time()))
+
+    def measure(self, values: Mapping[str, float]) -> None:
+        """Measured after the step that was added last."""
+        if self._waiting and values:
+            self._measured[self._waiting[-1].step] = dict(values)
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises:
+            FlawscopeError: the disk is full.
+        """
+        steps, measured = self._waiting, self._measured
+        self._waiting, self._measured, self._written = [], {}, time.monotonic()
+        if not steps:
+            return
+        values = torch.stack([one.losses for one in steps]).tolist()
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        for one, parts in zip(steps, values, strict=True):
+            loss, found = sum(parts), measured.get(one.step, {})
+            self.thinned.add(loss)
+            own = [f"{v:.6g}" for v in ((loss, *parts) if len(parts) > 1 else (loss,))]
+            other = [f"{found[name]:.6g}" if name in found else "" for name in self.measured]
+            rows.writerow([one.step, *own, f"{one.rate:.6g}", f"{one.seconds:.2f}", *other])
+            self._scalars(one, dict(zip(self.names, parts, strict=True)), loss, found)
+        if self.writer is not None:
+            self.writer.flush()
+        if self.path is not None:
+            try:
+                with open(self.path, "a", encoding="utf-8") as file:
+                    file.write(text.getvalue())
+            except OSError as error:
+                raise FlawscopeError(f"cannot write {self.path}: {error.strerror}; free some space") from None
+
+    def close(self) -> None:
+        self.flush()
+        if self.writer is not None:
+            self.writer.close()
+
+    def _scalars(
+        self, one: _Step, parts: Mapping[str, float], loss: float, found: Mapping[str, float]
+    ) -> None:
+        if self.writer is None:
+            return
+        scalars = {"loss": loss, "rate": one.rate}
+        if len(parts) > 1:
+            scalars |= {f"parts/{name}": value for name, value in parts.items()}
+        for name, value in (scalars | dict(found)).items():
+            self.writer.add_scalar(name, value, one.step, one.wall)
+
+    def _begin(self, path: Path, done: int) -> None:
+        """The header, and the rows of the steps that are done, as they were."""
+        kept: list[list[str]] = []
+        if done and path.is_file():
+            with open(path, encoding="utf-8", errors="replace", newline="") as file:
+                header, *rows = [*csv.reader(file)] or [[]]
+            if tuple(header) == self.columns:
+                kept = [row for row in rows if len(row) == len(header) and row[0].isdecimal()]
+                kept = [row for row in kept if int(row[0]) <= done]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.columns, *kept])
+        with atomic(path) as out:
+            out.write(text.getvalue().encode())
+
+
+def board_in(folder: str | os.PathLike[str] | None) -> Path | None:
+    """The folder for TensorBoard's events. InputError where TensorBoard is not installed."""
+    if folder is not None and importlib.util.find_spec("tensorboard") is None:
+        raise needs("--tensorboard", "tensorboard", extras="tensorboard")
+    return None if folder is None else Path(folder)
+
+
+def _writer(folder: Path, done: int) -> Writer:
+    """TensorBoard's. What an interrupted training wrote of later steps is hidden by it."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer: Writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+    return writer

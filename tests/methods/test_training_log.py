@@ -1,0 +1,179 @@
+"""The log of a training: every step once, however often it was interrupted."""
+
+from __future__ import annotations
+
+import csv
+import importlib.machinery
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from test_training import Line, run, stop_after  # noqa: E402
+
+from flawscope.artefact.state_file import read_checkpoint  # noqa: E402
+from flawscope.errors import InputError  # noqa: E402
+from flawscope.methods.task import Budget  # noqa: E402
+from flawscope.methods.training import rate_share  # noqa: E402
+from flawscope.methods.training_log import MOST, Thinned, TrainingLog, board_in  # noqa: E402
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, MOST, MOST + 1, 5 * MOST + 3])
+def test_a_thinned_curve_holds_the_means_of_equally_many_steps(count: int) -> None:
+    losses = np.random.default_rng(count).random(count)
+    curve = Thinned()
+    for loss in losses:
+        curve.add(float(loss))
+    found = curve.to_dict()
+    assert len(found["step"]) == len(found["loss"]) <= MOST
+    assert len(found["step"]) >= min(count, MOST // 2)
+    starts = [0, *found["step"]][: len(found["step"])]
+    assert len({end - start for start, end in zip(starts, found["step"], strict=True)} - {curve.width}) <= 1
+    means = [
+        losses[start : int(end)].mean() for start, end in zip(map(int, starts), found["step"], strict=True)
+    ]
+    assert found["loss"] == pytest.approx(means, rel=1e-5)
+    assert found["step"][-1:] == [count] * (count > 0)
+
+
+def test_a_thinned_curve_goes_on_from_its_state() -> None:
+    whole, part = Thinned(), Thinned()
+    for k in range(3 * MOST):
+        whole.add(k**0.5)
+        part.add(k**0.5)
+        if k % 50 == 7:
+            part = Thinned(**part.state())
+    assert part.to_dict() == whole.to_dict()
+
+
+def test_every_step_has_a_row_with_its_losses_rate_and_time(tmp_path: Path) -> None:
+    trainer = Line(steps=150, schedule="one_cycle")
+    trainer.learn(Budget(checkpoint=tmp_path / "part.checkpoint.safetensors"), None, {})
+    found = rows(tmp_path / "part.training.csv")
+    assert [int(row["step"]) for row in found] == [*range(1, 151)]
+    assert list(found[0]) == ["step", "loss", "rate", "seconds"]
+    largest = trainer.settings.rate
+    rates = [largest * rate_share("one_cycle", k, 150) for k in range(150)]
+    assert [float(row["rate"]) for row in found] == pytest.approx(rates, rel=1e-5)
+    seconds = [float(row["seconds"]) for row in found]
+    assert seconds == sorted(seconds)
+    # the trainer's own curve has the means between its points
+    ends = [0, *(int(point["step"]) for point in trainer.curve)]
+    for start, end, point in zip(ends, ends[1:], trainer.curve, strict=False):
+        mean = np.mean([float(row["loss"]) for row in found[start:end]])
+        assert mean == pytest.approx(point["loss"], rel=1e-4)
+    assert trainer.log.thinned.to_dict()["step"] == [*range(1, 151)]
+
+
+@pytest.mark.parametrize("stop", [2, 5])
+def test_a_resumed_log_has_no_step_twice(tmp_path: Path, stop: int) -> None:
+    """What the interrupted run did after its checkpoint is done, and logged, again."""
+    path, log = tmp_path / "c.checkpoint.safetensors", tmp_path / "c.training.csv"
+    whole = run(Line(steps=9), tmp_path / "whole.checkpoint.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        run(Line(steps=9, step=stop_after(stop)), path, seed=0)
+    with open(log, "a", encoding="utf-8") as file:
+        file.write("7,0.5,0.1,3.0\n8,0.")  # of later steps, the last one cut off
+    found = read_checkpoint(path)
+    resumed = Line(steps=9)
+    resumed.learn(Budget(checkpoint=path, every=1e9), found, {"seed": 0})
+    mine, theirs = rows(log), rows(tmp_path / "whole.training.csv")
+    assert [row["step"] for row in mine] == [str(k) for k in range(1, 10)]
+    assert [(row["loss"], row["rate"]) for row in mine] == [(row["loss"], row["rate"]) for row in theirs]
+    assert resumed.log.thinned.to_dict() == whole.log.thinned.to_dict()
+
+
+def test_an_interrupted_run_leaves_the_rows_that_it_did(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(Line(steps=9, step=stop_after(4)), tmp_path / "c.safetensors")
+    assert [row["step"] for row in rows(tmp_path / "c.training.csv")] == ["1", "2", "3", "4"]
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_with_a_curve_from_there(tmp_path: Path) -> None:
+    path = tmp_path / "c.checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(Line(step=stop_after(3)), path)
+    tensors, facts = read_checkpoint(path)
+    resumed = run(Line(), None, (tensors, {k: v for k, v in facts.items() if k != "thinned"}))
+    assert resumed.log.thinned.to_dict()["step"] == [3, 4, 5, 6]
+
+
+def test_a_new_training_begins_a_new_log(tmp_path: Path) -> None:
+    path = tmp_path / "c.checkpoint.safetensors"
+    run(Line(steps=5), path)
+    run(Line(steps=3), path)
+    assert [row["step"] for row in rows(tmp_path / "c.training.csv")] == ["1", "2", "3"]
+
+
+def test_parts_of_the_loss_and_what_is_measured_have_columns(tmp_path: Path) -> None:
+    log = TrainingLog(tmp_path / "x.csv", ("hard", "soft"), ("held_out",))
+    for step in (1, 2):
+        log.add(step, torch.tensor([1.0, step]), 0.1, 0.5 * step)
+    log.measure({"held_out": 0.25})
+    log.close()
+    first, second = rows(tmp_path / "x.csv")
+    assert (first["loss"], first["hard"], first["soft"], first["held_out"]) == ("2", "1", "1", "")
+    assert (second["loss"], second["soft"], second["held_out"]) == ("3", "2", "0.25")
+
+
+# ---------------------------------------------------------------------------------------------- tensorboard
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What TensorBoard would get, with a module in its place."""
+    seen: list[Any] = []
+
+    class SummaryWriter:
+        def __init__(self, folder: str, purge_step: int | None = None):
+            seen.append((Path(folder).name, purge_step))
+
+        def add_scalar(self, name: str, value: float, step: int, wall: float) -> None:
+            seen.append((name, step, value))
+
+        def flush(self) -> None: ...
+        def close(self) -> None: ...
+
+    module = types.ModuleType("tensorboard")
+    module.__spec__ = importlib.machinery.ModuleSpec("tensorboard", None)
+    board: Any = types.ModuleType("torch.utils.tensorboard")
+    board.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "tensorboard", module)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    return seen
+
+
+def test_tensorboard_gets_every_step(tmp_path: Path, written: list[Any]) -> None:
+    trainer = Line(steps=3)
+    trainer.learn(Budget(tensorboard=board_in(tmp_path / "board")), None, {})
+    assert written[0] == ("board", None)
+    assert [(name, step) for name, step, _ in written[1:]] == [
+        (n, k) for k in (1, 2, 3) for n in ("loss", "rate")
+    ]
+    assert written[1][2] == pytest.approx(trainer.log.thinned.sums[0])
+
+
+def test_a_resumed_training_hides_what_it_does_again(tmp_path: Path, written: list[Any]) -> None:
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(Line(step=stop_after(4)), path)
+    Line().learn(Budget(tensorboard=board_in(tmp_path)), read_checkpoint(path), {})
+    assert written[0] == (tmp_path.name, 4)  # step 3 is in the checkpoint
+    assert [step for _, step, _ in written[1::2]] == [4, 5, 6]
+
+
+def test_without_tensorboard_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="--tensorboard needs tensorboard: pip install"):
+        board_in("runs")
+    assert board_in(None) is None
