@@ -3,6 +3,7 @@ of its channels, its score the brightest pixel."""
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -191,6 +192,10 @@ def test_the_command_compares_a_model_with_its_export(
     assert document["changed"] == []
     assert all(abs(one["difference"]) < 1e-3 for one in document["metrics"].values())
     assert len(document["pictures"]) == document["images"]
+    with open(tmp_path / "out/pictures.csv", encoding="utf-8", newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert [row["path"] for row in rows] == [one["path"] for one in document["pictures"]]
+    assert [float(row["score_b"]) for row in rows] == [one["b"]["score"] for one in document["pictures"]]
 
 
 def test_the_command_prints_a_table(

@@ -127,6 +127,11 @@ class Comparison:
         found = [one for one in self.pictures if one.changed]
         return tuple(sorted(found, key=lambda one: (one.right == "b", -abs(one.a.severity - one.b.severity))))
 
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Pictures that one of them could not judge, and masks that cannot be used, each with the reason."""
+        return tuple(dict.fromkeys(line for one in self.evaluations for line in one.failures))
+
     def sentence(self) -> str:
         """What changes from a to b, in one line."""
         b, a = (sum(one.right == which for one in self.changed) for which in "ba")
@@ -158,7 +163,7 @@ class Comparison:
             "metrics": {one.name: one.to_dict() for one in self.differences},
             "changed": [one.to_dict() for one in self.changed],
             "pictures": [one.to_dict() for one in self.pictures],
-            "failures": list(dict.fromkeys(line for e in self.evaluations for line in e.failures)),
+            "failures": list(self.failures),
         }
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from flawscope.comparison import Comparison, Difference, Judged
     from flawscope.datasets import Dataset
 
+PICTURES = "pictures.csv"
 SHOWN = 20  # changed decisions that are printed; --json and --out have all
 
 
@@ -33,8 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from flawscope.results.run import refuse_foreign
+
     dataset = _dataset(args)
-    out = common.folder_for_results(args.out) if args.out else None
+    if args.out:
+        refuse_foreign(common.folder_for_results(args.out), PICTURES)
 
     from flawscope.comparison import compare
     from flawscope.predictor import load
@@ -50,13 +57,37 @@ def run(args: argparse.Namespace) -> int:
         step=common.step_for(args),
     )
     document = json.dumps(found.to_dict(), indent=1, allow_nan=False)
-    print(document if args.json else lines(found), flush=True)  # before what may fail
-    if out:
-        from flawscope.artefact.files import atomic
+    common.show(document if args.json else lines(found), flush=True)  # before what may fail
+    if args.out:
+        _write(args, found, document)
+    return common.report_failures(found.failures)
 
-        with atomic(out / "results.json") as file:
-            file.write(f"{document}\n".encode())
-    return common.report_failures(found.to_dict()["failures"])
+
+def _write(args: argparse.Namespace, found: Comparison, document: str) -> None:
+    """Figures and tables first."""
+    from flawscope.artefact.files import atomic
+    from flawscope.results.own_files import OwnFiles
+    from flawscope.results.run import FACTS
+
+    say = (lambda line: None) if args.quiet else common.say
+    own = OwnFiles(Path(args.out))
+    own.begin(say)
+    for name, text in ((FACTS, f"{document}\n"), (PICTURES, _csv(found))):
+        with atomic(own.path(name)) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def _csv(found: Comparison) -> str:
+    """A row for each picture."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    values = ("score", "p_value", "severity", "decision")
+    rows.writerow(["path", "kind", "defective", *(f"{v}_{m}" for m in "ab" for v in values), "changed"])
+    for one in found.pictures:
+        facts = one.to_dict()
+        own = [facts[model][value] for model in "ab" for value in values]
+        rows.writerow([one.name, one.item.kind, int(one.item.anomalous), *own, int(one.changed)])
+    return text.getvalue()
 
 
 def _dataset(args: argparse.Namespace) -> Dataset:

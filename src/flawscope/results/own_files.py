@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from flawscope.datasets.files import OWN_LIST, own_files
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.progress import counted
 
 
 class OwnFiles:
@@ -19,6 +21,14 @@ class OwnFiles:
     def __init__(self, folder: Path):
         self.folder = folder
         self.known = set(own_files(folder))
+
+    def begin(self, say: Callable[[str], None]) -> None:
+        """Remove what an earlier run wrote; `say` gets a line where the folder is not empty."""
+        removed, others = self.clear()
+        if removed:
+            say(f"{self.folder}: {counted(removed, 'file')} of an earlier run removed")
+        if others:
+            say(f"{self.folder}: {counted(others, 'file')} that flawscope did not write there stay")
 
     def clear(self) -> tuple[int, int]:
         """Remove what an earlier run wrote: how many files, and how many others are there.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.artefact.files import atomic
-from flawscope.progress import counted
 from flawscope.results.folder import Pictures
 from flawscope.results.own_files import OwnFiles, cannot_write
 from flawscope.results.prediction import Prediction
@@ -53,11 +52,7 @@ class Results:
     ):
         self.out, self.pictures = out, Pictures(out, root, maps, animation)
         self.own = self.pictures.own
-        removed, others = self.own.clear()
-        if removed:
-            say(f"{out}: {counted(removed, 'file')} of an earlier run removed")
-        if others:
-            say(f"{out}: {counted(others, 'file')} that flawscope did not write there stay")
+        self.own.begin(say)
         self.own.path(FACTS)  # refused now if it cannot be written
         self.table = open_table(self.own.path(TABLE))
         self.unjudged: list[Unjudged] = []
