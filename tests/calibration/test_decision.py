@@ -350,7 +350,7 @@ def test_outlines_are_at_a_share_of_the_height_in_new_models_only() -> None:
     old = {k: v for k, v in new.to_dict().items() if k != "outline"}  # a file from before
     assert Calibration.from_dict(old) == new.with_outline(0)
     assert new.with_outline(0).mask_threshold == new.mask_threshold
-    assert "of their height" in new.outlined()
+    assert "of the height nearby" in new.outlined()
     assert "height" not in new.with_outline(0).outlined()
     for wrong in (-0.1, 1.0, math.nan):
         with pytest.raises(InputError, match="outline"):

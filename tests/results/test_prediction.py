@@ -192,9 +192,9 @@ def test_each_region_is_outlined_at_a_share_of_its_height(seed: int, outline: fl
     made = replace(prediction(values), outline=outline, mask_threshold=2.0, colour_range=(-1.0, 5.0))
     expected = np.zeros(values.shape, bool)
     for part in flood(values > 2.0):
-        peak = max(float(values[at]) for at in part)
-        for at in part:
-            expected[at] = values[at] >= -1.0 + outline * (peak + 1.0)
+        for y, x in part:  # the map is 31 wide: nearby are 2 pixels
+            peak = max(float(values[at]) for at in part if max(abs(at[0] - y), abs(at[1] - x)) <= 2)
+            expected[y, x] = values[y, x] >= -1.0 + outline * (peak + 1.0)
     np.testing.assert_array_equal(made.mask, expected)
     peaks = {max(float(values[at]) for at in part) for part in flood(values > 2.0)}
     assert peaks <= {region.peak for region in made.regions}  # each one is still there
@@ -210,6 +210,15 @@ def test_an_outline_is_as_wide_as_what_was_blurred() -> None:
     assert replace(strong, outline=0.0).mask.sum() > 2 * strong.mask.sum()
 
 
+def test_a_large_defect_is_marked_where_it_is_weaker_too() -> None:
+    values = np.zeros((40, 96), np.float32)
+    values[5:35, 5:20], values[5:35, 20:90] = 20.0, 8.0
+    made = replace(prediction(values), outline=0.6, mask_threshold=2.0, colour_range=(0.0, 4.0))
+    assert made.mask[5:35, 5:20].all()
+    assert made.mask[5:35, 30:90].all()  # beyond the reach of what is stronger
+    assert not made.mask[5:35, 20:26].any()
+
+
 @pytest.mark.parametrize("outline", [0.0, 0.6])
 def test_a_picture_is_marked_exactly_where_its_map_passes_the_threshold(outline: float) -> None:
     for top in (LEVEL - 1e-3, LEVEL, LEVEL + 1e-3, np.inf):
@@ -221,5 +230,7 @@ def test_a_picture_is_marked_exactly_where_its_map_passes_the_threshold(outline:
 def test_where_the_network_does_not_look_nothing_is_outlined() -> None:
     values = np.full((6, 8), np.nan, np.float32)
     values[2:4, 2:6] = [[1, 2, 4, 4], [0, 0, 4, 1]]
-    found = replace(prediction(np.zeros((6, 8))), outline=0.6).outlined(values)
-    assert set(map(tuple, np.argwhere(found))) == {(2, 4), (2, 5), (3, 4)}
+    made = replace(prediction(np.zeros((6, 8))), outline=0.6)
+    found = made.outlined(values)
+    assert {(2, 4), (2, 5), (3, 4)} <= set(map(tuple, np.argwhere(found)))
+    np.testing.assert_array_equal(found, made.outlined(np.nan_to_num(values)))

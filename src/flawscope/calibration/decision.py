@@ -19,11 +19,22 @@ from numpy.typing import NDArray
 from flawscope.errors import InputError
 
 DEFAULT_RATE = 0.05
+Rate = float | str  # 0.05 or "5%"
 NORMAL_MAD = 1.4826  # standard deviations of normal values in their median absolute deviation
-OUTLINE = (
-    0.6  # of a region's height: best of 0.3 to 0.7 on simulated defects (docs/resolution-and-threshold.md)
-)
+OUTLINE = 0.65  # of the height nearby: chosen on simulated defects (docs/resolution-and-threshold.md)
 LEAST_SPREAD = 0.1  # of the way from good maps' level to their maxima; 0.13 to 0.36 was found on eight models
+
+
+def rate_of(value: Rate) -> float:
+    """0.05, "0.05" or "5%" as a number. InputError where that does not lie between 0 and 1."""
+    try:
+        percent = isinstance(value, str) and value.rstrip().endswith("%")
+        number = float(value.rstrip()[:-1]) / 100 if isinstance(value, str) and percent else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not 0 < number < 1:
+        raise InputError(f"{value!r} is not a rate: write 0.05 or 5%")
+    return number
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,8 @@ class Calibration:
     runtime, precision: what the scores hold for.
     promised: whether the good pictures' scores are like those of new ones. False where all pictures show one
         part: it was compared with itself.
-    outline: where an outline lies, as a share of the way from `map_level` to its region's peak; 0: at the
-        mask threshold, as in earlier models.
+    outline: where an outline lies, as a share of the way from `map_level` to its region's peak nearby; 0: at
+        the mask threshold, as in earlier models.
     """
 
     scores: tuple[float, ...]
@@ -61,6 +72,15 @@ class Calibration:
             raise InputError(f"a false-alarm rate of {self.rate} makes no sense: choose between 0 and 1")
         if not 0 <= self.outline < 1:
             raise InputError(f"an outline at {self.outline} of a region's height: choose from 0 to below 1")
+
+    def __repr__(self) -> str:
+        promise = (
+            f"{self.expected_rate:.1%} of good pictures expected above it" if self.promised else "no promise"
+        )
+        return (
+            f"<Calibration score threshold {self.score_threshold:.4g}, {promise}, from {self.count} good "
+            f"pictures ({self.method}), mask threshold {self.mask_threshold:.4g}>"
+        )
 
     # ---- decisions
 
@@ -141,11 +161,12 @@ class Calibration:
         """Whether the p-value is at most the effective rate: the score is above the threshold, or NaN."""
         return np.asarray(~(np.asarray(scores, dtype=np.float64) <= self.score_threshold))
 
-    def with_rate(self, rate: float) -> Calibration:
-        return replace(self, rate=float(rate))
+    def with_rate(self, rate: Rate) -> Calibration:
+        """The same for another target false-alarm rate, 0.05 or "5%"."""
+        return replace(self, rate=rate_of(rate))
 
     def with_outline(self, outline: float) -> Calibration:
-        """The same with outlines at another share of a region's height; 0: at the mask threshold."""
+        """The same with outlines at another share of a region's height nearby; 0: at the mask threshold."""
         return replace(self, outline=float(outline))
 
     # ---- words and JSON
@@ -153,7 +174,7 @@ class Calibration:
     def outlined(self) -> str:
         """What is marked, for a person."""
         text = f"regions where the map is above {self.mask_threshold:.4g}"
-        return text + (f", outlined at {self.outline:.0%} of their height" if self.outline else "")
+        return text + (f", outlined at {self.outline:.0%} of the height nearby" if self.outline else "")
 
     def promise(self) -> str:
         """One line for a person: what the threshold means, and what it would take to mean more."""

@@ -287,7 +287,7 @@ def _pixel(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str
         "au_pro": "8-connected regions over the whole test set, FPR up to 0.3",
         "pixel_f1": f"best mask threshold, chosen on test labels: {pixel.f1_threshold:.6g}",
         "pixel_f1_calibrated": f"mask threshold fixed by calibration: {threshold:.6g}"
-        + (f"; regions outlined at {outline:.0%} of their height" if outline else ""),
+        + (f"; regions outlined at {outline:.0%} of the height nearby" if outline else ""),
     }
     return {
         "pixel_auroc": pixel.auroc,

@@ -13,6 +13,8 @@ from flawscope.pictures.appearance import FEATURES, Measures
 from flawscope.pictures.preprocess import Geometry
 from flawscope.results import drawing
 
+NEARBY = 1 / 16  # of the longer side: a map is about that wide around a point
+
 
 @dataclass(frozen=True)
 class Region:
@@ -85,20 +87,26 @@ class Prediction:
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
         """What is marked in this picture's map at any size, NaN where the network does not look.
 
-        Each 8-connected region above the mask threshold, from `outline` of the way between the level of good
-        pictures (the dark end of the colours) and its peak on. A map is smooth, so that what is around a
-        strong defect is above the threshold, too. A picture has a mask exactly where its map is above the
-        threshold somewhere.
+        Of each 8-connected region above the mask threshold, the pixels that are at least `outline` of the way
+        from the level of good pictures (the dark end of the colours) to the region's peak nearby. A map is
+        smooth, so that what is around a strong defect is above the threshold, too; but a large defect is not
+        equally strong everywhere. A picture has a mask exactly where its map is above the threshold
+        somewhere.
         """
         found = values > self.mask_threshold
         if not self.outline or not found.any():
             return found
         from scipy import ndimage
 
-        labels, count = ndimage.label(found, structure=np.ones((3, 3)))
-        level, peaks = self.colour_range[0], ndimage.maximum(values, labels, np.arange(1, count + 1))
-        edges = np.append(np.inf, level + self.outline * (peaks - level))
-        return np.asarray(found & (values >= edges[labels]))
+        labels, _ = ndimage.label(found, structure=np.ones((3, 3)))
+        level, window = self.colour_range[0], 2 * round(max(values.shape) * NEARBY) + 1
+        marked = np.zeros_like(found)
+        for index, box in enumerate(ndimage.find_objects(labels), start=1):
+            part = labels[box] == index
+            heights = np.where(part, values[box] - level, -np.inf)
+            peaks = ndimage.maximum_filter(heights, window, mode="constant", cval=-np.inf)
+            marked[box] |= part & (heights >= self.outline * peaks)
+        return marked
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:

@@ -2,7 +2,8 @@
 
 To take a group's own elements out of the bank is not enough. They kept patches of other pictures out, so that
 there are holes where they were, which a picture that was never there does not meet. Therefore the bank is
-selected anew where it matters: around the patches of the left-out pictures that are farthest from it.
+selected anew where it matters: around the patches of the left-out pictures that are farthest from it. What
+was picked before the group's own elements would have been picked without them, and stays.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.memory_bank import ONE_PART, View
 
 FARTHEST = 64  # patches of a picture around which the bank is selected anew; more where they do not suffice
-FREED = 4  # elements nearest to each of them, which are selected anew with the patches of their cells
-AROUND = 256  # elements nearest to each of them, which stay and keep new ones away
+FREED = 16  # elements nearest to each of them: those picked after the picture's own one nearby are freed
+AROUND = 512  # elements nearest to each of them, which else stay and keep new ones away
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Absence:
 
 
 class Selection:
-    """A view's bank and the patches that it was selected from.
+    """A view's bank, in the order in which its elements were picked, and the patches that it was selected from.
 
     Every patch belongs to the cell of the element that is nearest to it.
     """
@@ -73,13 +75,13 @@ class Selection:
             raise InputError(ONE_PART)
         distances = distances * counted
         absence = Absence(own, self.points[:0])
-        if not self.radius > 0:  # every patch is in the bank: nothing was kept out
+        if not len(own) or not self.radius > 0:  # nothing was kept out
             return absence, distances
         features, count, most = features - self.view.centre, FARTHEST, int(counted.sum())
         while True:
             far = distances.topk(min(count, most)).indices
             absence = self._anew(features[far], group, own)
-            found = self._distances(features, far, absence, distances) * counted
+            found = self._distances(features, self._with_neighbours(far), absence, distances) * counted
             if count >= most or self._settled(found, far):
                 return absence, found
             count *= 4
@@ -92,24 +94,33 @@ class Selection:
         square[:, own] = torch.inf
         near = square.topk(min(AROUND, len(bank) - len(own)), largest=False)
         freed = near.indices[:, :FREED].unique()
+        freed = freed[freed > own[torch.cdist(bank[freed], bank[own]).argmin(1)]]
         around = near.indices.unique()
         around = around[~torch.isin(around, freed)]
         lost = own[(to_own <= near.values[:, -1:]).any(0)]  # those farther off leave no hole here
-        cells = [self.by_cell[self.starts[e] : self.starts[e + 1]] for e in (*freed.tolist(), *lost.tolist())]
-        rows = torch.cat(cells)
+        emptied = torch.cat([freed, lost]).tolist()
+        rows = torch.cat([own[:0], *(self.by_cell[self.starts[e] : self.starts[e + 1]] for e in emptied)])
         rows = rows[self.groups_of_points[rows] != group]
         # with the elements themselves: those of a model that is extended have no patch here
         candidates = torch.cat([bank[freed], self.points[rows] - self.view.centre])
+        if not len(candidates):
+            return Absence(own, candidates)
         start = bank[around] if len(around) else None
         picked = coreset.select(candidates, len(candidates), start=start, until=self.radius)
         return Absence(torch.cat([own, freed]), candidates[picked.indices])
 
-    def _distances(self, features: Tensor, far: Tensor, absence: Absence, distances: Tensor) -> Tensor:
-        """[P], exact for the patches `far`; the others are not nearer than the freed elements let them be."""
+    def _with_neighbours(self, patches: Tensor) -> Tensor:
+        """Numbers of these patches and of those beside them, which the map is smoothed over."""
+        mask = torch.zeros(1, *self.view.grid).to(self.view.bank.device)
+        mask.view(-1)[patches] = 1
+        return max_pool2d(mask, 3, stride=1, padding=1).flatten().nonzero().flatten()
+
+    def _distances(self, features: Tensor, exact: Tensor, absence: Absence, distances: Tensor) -> Tensor:
+        """[P], exact for the patches `exact`; the others are not nearer than the freed elements let them be."""
         view = self.view
         norms = view.norms.index_fill(0, absence.hidden, torch.inf)
         found = distances.clone()
-        found[far] = view.search(features[None, far], torch.ones(len(far)).to(distances), norms)[0]
+        found[exact] = view.search(features[None, exact], torch.ones(len(exact)).to(distances), norms)[0]
         if len(absence.added):
             to_added = nearest_distance(features, absence.added)
             found = torch.minimum(found, to_added)
