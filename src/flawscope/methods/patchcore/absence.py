@@ -36,7 +36,7 @@ class Absence:
 
 
 class Selection:
-    """A view's bank, in the order in which its elements were picked, and the patches that it was selected from.
+    """A view's bank, in the order in which its elements were picked, and the patches that it is picked from.
 
     Every patch belongs to the cell of the element that is nearest to it.
     """
@@ -116,7 +116,7 @@ class Selection:
         return max_pool2d(mask, 3, stride=1, padding=1).flatten().nonzero().flatten()
 
     def _distances(self, features: Tensor, exact: Tensor, absence: Absence, distances: Tensor) -> Tensor:
-        """[P], exact for the patches `exact`; the others are not nearer than the freed elements let them be."""
+        """[P], right for the patches `exact`; the others may be farther than that: freed elements count there."""
         view = self.view
         norms = view.norms.index_fill(0, absence.hidden, torch.inf)
         found = distances.clone()
