@@ -116,7 +116,7 @@ class Selection:
         return max_pool2d(mask, 3, stride=1, padding=1).flatten().nonzero().flatten()
 
     def _distances(self, features: Tensor, exact: Tensor, absence: Absence, distances: Tensor) -> Tensor:
-        """[P], right for the patches `exact`; the others may be farther than that: freed elements count there."""
+        """[P], right for the patches `exact`; the others may be farther: freed elements still count there."""
         view = self.view
         norms = view.norms.index_fill(0, absence.hidden, torch.inf)
         found = distances.clone()
