@@ -44,7 +44,7 @@ def test_the_counts_follow_the_threshold(found: Simulated) -> None:
     assert now["other"] == 1
     assert facts[KEY]["sizes"]["large"]["found"] == 3  # as it was
     assert now[KEY]["sizes"]["large"]["found"] == 4
-    assert (now[KEY]["rate"], now[KEY]["threshold"]) == (0.5, stricter.threshold)
+    assert (now[KEY]["rate"], now[KEY]["score_threshold"]) == (0.5, stricter.threshold)
     assert recounted({"other": 1}, stricter) == {"other": 1}
 
 
@@ -64,12 +64,14 @@ def test_facts_keep_it_through_json(found: Simulated) -> None:
 
 def test_damaged_facts_are_as_none(found: Simulated) -> None:
     good = {KEY: Simulated({"small": (1.0,)}, 1, 0.5, 0.05, 1.0).to_dict()}
-    assert Simulated.of(good) is not None
+    earlier = copy.deepcopy(good)
+    earlier[KEY]["threshold"] = earlier[KEY].pop("score_threshold")
+    assert Simulated.of(earlier) == Simulated.of(good) is not None
     for wrong in ({}, {KEY: None}, {KEY: []}, {KEY: {"sizes": {}}}):
         assert Simulated.of(wrong) is None
         assert described(wrong, GOOD) is None
         assert recounted(wrong, GOOD) == wrong
-    for key in ("sizes", "pictures", "rate", "threshold", "precision"):
+    for key in ("sizes", "pictures", "rate", "score_threshold", "precision"):
         damaged = copy.deepcopy(good)
         del damaged[KEY][key]
         assert Simulated.of(damaged) is None

@@ -244,7 +244,7 @@ def test_an_extended_model_is_checked_anew_or_says_that_it_is_not(fitted: Predic
     more = parts(4, seed=5)
     new = extend(fitted.artefact, more, device="cpu")
     found = new.manifest.facts["simulated_defects"]
-    assert found["threshold"] == new.calibration.threshold
+    assert found["score_threshold"] == new.calibration.threshold
     assert found["sizes"] != fitted.manifest.facts["simulated_defects"]["sizes"]
     bare = extend(fitted.artefact, more, device="cpu", check=False)
     assert "simulated_defects" not in bare.manifest.facts
@@ -254,7 +254,7 @@ def test_an_extended_model_is_checked_anew_or_says_that_it_is_not(fitted: Predic
 def test_another_rate_counts_anew(fitted: Predictor) -> None:
     other = fitted.with_rate(0.5)
     now, before = (p.manifest.facts["simulated_defects"] for p in (other, fitted))
-    assert now["threshold"] == other.calibration.threshold < before["threshold"]
+    assert now["score_threshold"] == other.calibration.threshold < before["score_threshold"]
     for size, one in now["sizes"].items():
         assert one["scores"] == before["sizes"][size]["scores"]
         assert one["found"] >= before["sizes"][size]["found"]

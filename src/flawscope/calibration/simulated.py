@@ -96,7 +96,7 @@ class Simulated:
             "pictures": self.pictures,
             "seconds": round(self.seconds, 3),
             "rate": self.rate,
-            "threshold": self.threshold,
+            "score_threshold": self.threshold,
             "precision": self.precision,
         }
 
@@ -106,7 +106,8 @@ class Simulated:
         try:
             kept = facts[KEY]
             scores = {str(size): tuple(map(float, one["scores"])) for size, one in kept["sizes"].items()}
-            seconds, rate, threshold = (float(kept[key]) for key in ("seconds", "rate", "threshold"))
+            kept = {"score_threshold": kept.get("threshold"), **kept}  # as it was named in earlier models
+            seconds, rate, threshold = (float(kept[key]) for key in ("seconds", "rate", "score_threshold"))
             if not scores or not all(scores.values()) or not math.isfinite(seconds + rate + threshold):
                 return None
             return cls(scores, int(kept["pictures"]), seconds, rate, threshold, str(kept["precision"]))
