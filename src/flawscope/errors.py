@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 
 
@@ -24,6 +25,14 @@ class LeftOut(InputError):
 def needs(what: str, *libraries: str, extras: str) -> InputError:
     """The error where libraries are missing that `what` needs; `extras` as `installing` takes them."""
     return InputError(f"{what} needs {' and '.join(libraries)}: {installing(*libraries, extras=extras)}")
+
+
+def require_installed(what: str, *libraries: str, extras: str) -> None:
+    """Raise `needs` for those of the libraries, by the names they are imported by, that are not installed.
+    Nothing is loaded."""
+    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
+    if missing:
+        raise needs(what, *missing, extras=extras)
 
 
 def installing(*libraries: str, extras: str) -> str:

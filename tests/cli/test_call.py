@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import flawscope
+from flawscope import errors
 from flawscope._version import __version__
 from flawscope.cli import commands, main
 from flawscope.cli.common import rate, table
@@ -250,3 +252,59 @@ def test_every_command_is_a_module_with_the_two_functions() -> None:
         assert callable(found.run)
         assert callable(found.add_arguments)
         assert found.__doc__
+
+
+# ------------------------------------------------------------------------------------- a core installation
+
+
+@pytest.fixture
+def core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if torch were not installed, and nothing of it had been asked for."""
+    for name in [name for name in sys.modules if name.startswith("flawscope.fitting")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["fit", "--data", "DATA", "--out", "new.safetensors"],
+        ["fit", "--update", "MODEL", "--data", "DATA", "--out", "new.safetensors"],
+        ["prototypes", "--data", "DATA", "--out", "new.safetensors"],
+    ],
+)
+def test_without_torch_a_command_that_fits_says_what_to_add(
+    argv: list[str], capsys: Capture, core: None, drawn: Path, model_path: Path, tmp_path: Path
+) -> None:
+    places = {
+        "DATA": str(drawn),
+        "MODEL": str(model_path),
+        "new.safetensors": str(tmp_path / "new.safetensors"),
+    }
+    assert main([places.get(word, word) for word in [*argv, "--quiet"]]) == 2
+    assert one_line(capsys).startswith("flawscope: fitting needs torch: pip install ")
+
+
+def test_without_torch_fit_of_the_package_says_what_to_add(core: None) -> None:
+    with pytest.raises(InputError, match=r"^fitting needs torch: pip install "):
+        flawscope.fit("pictures")
+
+
+def test_the_hint_names_what_the_extra_lacks_here_and_never_the_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whose name on an index may be somebody else's."""
+    monkeypatch.setattr(errors, "_is_installed", lambda name: name in ("timm", "psutil"))
+    text = errors.installing("torch", extras="train,export")
+    assert re.match(r'pip install "torch>=[\d.]+" "torchvision>=[\d.]+" ', text)
+    assert '"Jinja2' in text  # of the extra that the extra takes in
+    assert '"onnx>=' in text
+    assert "timm" not in text
+    assert "flawscope" not in text
+
+
+def test_no_hint_installs_the_package_from_an_index() -> None:
+    root = Path(flawscope.__file__).parents[2]
+    files = [*(root / "src").rglob("*.py"), *root.glob("docs/*.md"), root / "README.md"]
+    hint = re.compile(r"pip install (-\S+ )*['\"]?flawscope")
+    assert not [path for path in files if hint.search(path.read_text(encoding="utf-8"))]

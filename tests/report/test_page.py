@@ -197,7 +197,7 @@ def test_a_missing_library_is_told_first_with_the_extra(
 ) -> None:
     """Before the model is opened, which is not even there."""
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(InputError, match=r"pip install 'flawscope\[report\]'"):
+    with pytest.raises(InputError, match=r"a report needs .*: pip install "):
         report.require()
     for argv in (
         ["evaluate", "missing.onnx", "--data", "missing", "--out", str(tmp_path / "out")],
@@ -207,7 +207,7 @@ def test_a_missing_library_is_told_first_with_the_extra(
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert library in error
-        assert "flawscope[report]" in error
+        assert "pip install" in error
     assert not (tmp_path / "out").exists()
     assert main(["evaluate", "missing.onnx", "--data", "missing"]) == 2
-    assert "flawscope[report]" not in capsys.readouterr().err
+    assert "pip install" not in capsys.readouterr().err

@@ -200,9 +200,8 @@ assert main(["predict", {str(openvino_path)!r}, {str(drawn / "plate/test/good/00
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == (
-        "flawscope: running an .xml model needs openvino: pip install 'flawscope[openvino]'\n"
-    )
+    assert done.stderr.startswith("flawscope: running an .xml model needs openvino: pip install ")
+    assert done.stderr.count("\n") == 1
 
 
 # -------------------------------------------------------------------------------- precision, devices, threads

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from flawscope.benchmark.cell import Task
 from flawscope.benchmark.grid import Cell, Grid
 from flawscope.benchmark.store import Store
 from flawscope.benchmark.tables import METRICS, Results
-from flawscope.errors import InputError
+from flawscope.errors import require_installed
 from flawscope.machine import GIB, all_threads, memory
 from flawscope.progress import counted, duration
 
@@ -286,5 +285,4 @@ def jobs_and_threads(
 
 def refuse_without_torch() -> None:
     """InputError where no cell could be worked off."""
-    if find_spec("torch") is None:
-        raise InputError("fitting needs torch: pip install 'flawscope[train]'")
+    require_installed("fitting", "torch", "timm", extras="train")

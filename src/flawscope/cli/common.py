@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 
 def rate(text: str) -> float:
     """0.05 or 5% -> 0.05."""
+    from flawscope.calibration.decision import rate_of
+
     try:
-        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate: write 0.05 or 5%")
-    return value
+        return rate_of(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def count(of: str) -> Callable[[str], int]:
@@ -103,11 +102,13 @@ def is_table(out: str) -> bool:
     return out.lower().endswith((".csv", ".parquet")) and not os.path.isdir(out)
 
 
-def check_out(args: argparse.Namespace) -> None:
+def check_out(args: argparse.Namespace, *names: str) -> None:
     """Before anything is loaded: can `--out` be written? A folder is made. What says how to write pictures is
-    refused where none are written."""
+    refused where none are written. `names`: of files that are written beside the results."""
     if args.out and not is_table(args.out):
-        folder_for_results(args.out)
+        from flawscope.results.run import refuse_foreign
+
+        refuse_foreign(folder_for_results(args.out), *names)
         return
     for option in ("maps", "animation"):
         if getattr(args, option):

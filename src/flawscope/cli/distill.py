@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope import config
     from flawscope.artefact import files
     from flawscope.datasets import list_pictures
-    from flawscope.errors import InputError
+    from flawscope.errors import InputError, require_installed
     from flawscope.methods.efficientad.recipe import PRESETS, Recipe
 
     out = files.check_writable(args.out, ".safetensors")
@@ -54,11 +54,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"there is no preset {args.preset}: choose of {', '.join(PRESETS)}")
     recipe = config.build(Recipe, {**PRESETS[args.preset], **_options(args)})
     paths = list_pictures(args.images)
-    try:
-        from flawscope.methods.efficientad.distill import distill
-        from flawscope.runtime.torch import use_threads
-    except ImportError:
-        raise InputError("distilling needs torch: pip install 'flawscope[train]'") from None
+    require_installed("distilling", "torch", "timm", extras="train")
+    from flawscope.methods.efficientad.distill import distill
+    from flawscope.runtime.torch import use_threads
 
     use_threads(args.threads)
     _, failures = distill(

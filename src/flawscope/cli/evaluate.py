@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from flawscope.evaluation import Evaluation
     from flawscope.predictor import Predictor
     from flawscope.progress import Step
-    from flawscope.results.prediction import Prediction
-    from flawscope.results.table import Unjudged
 
 JSON: dict[str, Any] = {"indent": 1, "allow_nan": False}
 
@@ -48,14 +45,12 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.out) if args.out and not common.is_table(args.out) else None
     if folder:
         from flawscope import report
-        from flawscope.results.run import refuse_foreign
 
         report.require()
-        refuse_foreign(folder, report.NAME)
     manifest = read_manifest(args.model)
     seed, group = common.seed_of(manifest), common.group_of(manifest)  # split as it was for fitting
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
-    common.check_out(args)
+    common.check_out(args, *([report.NAME] if folder else []))
 
     from flawscope.evaluation import evaluate
     from flawscope.predictor import load
@@ -85,13 +80,14 @@ def _written(
 ) -> list[str]:
     """Write the results folder, figures and tables first; pictures that could not be drawn."""
     from flawscope import report
+    from flawscope.evaluation.shown import outcomes
     from flawscope.results.run import Results
 
     say = (lambda line: None) if args.quiet else common.say
     maps, animation = args.maps or "png16", args.animation or "webp"
     results = Results(folder, dataset.root, say, maps=maps, animation=animation)
     results.write_facts(result.to_dict())
-    for one in outcomes(result):
+    for _, one in outcomes(result):
         results.add(one)
     results.finish()
     for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
@@ -106,25 +102,13 @@ def _written(
 
 
 def _write_table(path: str, result: Evaluation) -> None:
+    from flawscope.evaluation.shown import outcomes
     from flawscope.results.table import Row, open_table
 
     table = open_table(path)
-    for one in outcomes(result):
+    for _, one in outcomes(result):
         table.add(Row.of(one))
     table.close()
-
-
-def outcomes(result: Evaluation) -> Iterator[Prediction | Unjudged]:
-    """Every test picture, in natural order of the paths, also what did not count."""
-    from flawscope.datasets.files import natural_key
-    from flawscope.results.table import Unjudged
-
-    learnt = "left out: the model was fitted or calibrated on it"
-    apart = {item.path: Unjudged(str(item.path), learnt) for item in result.left_out_items}
-    apart |= {item.path: Unjudged(str(item.path), reason) for item, reason in result.unjudged}
-    places = {picture.item.path: k for k, picture in enumerate(result.pictures)}
-    for path in sorted([*apart, *places], key=natural_key):
-        yield apart[path] if path in apart else result.pictures[places[path]].prediction
 
 
 def lines(result: Evaluation) -> str:

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files, model_file
     from flawscope.datasets import list_pictures
-    from flawscope.errors import InputError
+    from flawscope.errors import InputError, require_installed
     from flawscope.predictor import read_manifest
     from flawscope.runtime import suffix_of
 
@@ -48,10 +48,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{args.model} is exported already: name the .safetensors model it came from")
     artefact = model_file.read(args.model)
     pictures = list_pictures(args.pictures) if args.pictures else []
-    try:
-        from flawscope.export.export import export
-    except ImportError:
-        raise InputError("export needs torch: pip install 'flawscope[train,export]'") from None
+    require_installed("export", "torch", extras="train,export")
+    from flawscope.export.export import export
 
     failures: list[str] = []
     certificate = export(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from flawscope.artefact import files, model_file
 from flawscope.artefact.certificate import Certificate, compare
 from flawscope.artefact.model_file import Artefact
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, require_installed
 from flawscope.export import onnx_graph
 from flawscope.export.engines import Engine, open_embed, open_engine
 from flawscope.export.pictures import Pictures
@@ -122,9 +121,7 @@ def _check(artefact: Artefact, suffix: str, precision: str, pictures: Sequence[S
         )
     if artefact.manifest.calibration.precision != "fp32":
         raise InputError("only models of precision fp32 can be exported: fit with --set precision=fp32")
-    missing = [name for name in NEEDED[suffix] if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"export needs {' and '.join(missing)}: pip install 'flawscope[{EXTRAS[suffix]}]'")
+    require_installed("export", *NEEDED[suffix], extras=EXTRAS[suffix])
     if precision != "fp32" and not pictures:
         raise InputError(
             f"{precision} is calibrated anew: give good pictures with --pictures, such as those the model "

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from flawscope.artefact import embedded, files
 from flawscope.artefact.embedded import SHA256
 from flawscope.artefact.model_file import KEY, Artefact, Manifest
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, needs
 from flawscope.runtime import openvino_xml as metadata
 
 WEIGHTS_SHA256 = f"{KEY}.weights_sha256"
@@ -178,7 +178,7 @@ def engine() -> Any:
             with without_telemetry():
                 import openvino
     except ImportError:
-        raise InputError("running an .xml model needs openvino: pip install 'flawscope[openvino]'") from None
+        raise needs("running an .xml model", "openvino", extras="openvino") from None
     return openvino
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from flawscope.artefact.model_file import Artefact, read, read_manifest
-from flawscope.errors import InputError
+from flawscope.errors import needs
 from flawscope.runtime import Session
 
 
@@ -19,7 +19,7 @@ def open_session(
     try:
         from flawscope.runtime.torch import TorchSession
     except ImportError:
-        raise InputError("running a .safetensors model needs torch: pip install 'flawscope[train]'") from None
+        raise needs("running a .safetensors model", "torch", extras="train") from None
     return TorchSession.open(artefact, device, threads)
 
 
