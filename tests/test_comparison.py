@@ -196,6 +196,7 @@ def test_the_command_compares_a_model_with_its_export(
         rows = [*csv.DictReader(file)]
     assert [row["path"] for row in rows] == [one["path"] for one in document["pictures"]]
     assert [float(row["score_b"]) for row in rows] == [one["b"]["score"] for one in document["pictures"]]
+    assert "No decision differs" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 
 
 def test_the_command_prints_a_table(

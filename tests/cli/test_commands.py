@@ -226,6 +226,19 @@ def test_predict_writes_pictures(capsys: Capture, model: str, batch: Path, tmp_p
     assert (out / "contact_sheet.png").is_file()
     for folder in ("overlays", "maps", "masks"):
         assert len(list((out / folder).rglob("*.png"))) == 1
+    assert "data:image/webp" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_predict_without_what_a_page_needs_writes_the_rest(
+    capsys: Capture, model: str, batch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    code, _, err = run(capsys, "predict", model, str(batch / "b.png"), "--out", str(tmp_path / "out"))
+    assert code == 0
+    assert "no page: " in err
+    assert "jinja2" in err
+    assert (tmp_path / "out/results.csv").is_file()
+    assert not (tmp_path / "out/report.html").exists()
 
 
 def test_pictures_elsewhere_are_named_from_their_common_folder(

@@ -9,8 +9,18 @@ import numpy as np
 import pytest
 
 from flawscope.calibration.decision import Calibration
-from flawscope.report.collect import FALSE_ALARM, MISSED, RIGHT, Figures, figures, image_curves
-from flawscope.report.words import Tally, headline, percent, printable, rates, sentences
+from flawscope.report.collect import Figures, figures, image_curves
+from flawscope.report.words import (
+    FALSE_ALARM,
+    MISSED,
+    RIGHT,
+    Tally,
+    headline,
+    percent,
+    printable,
+    rates,
+    sentences,
+)
 
 pytest.importorskip("matplotlib")
 

@@ -121,7 +121,7 @@ def test_a_second_run_removes_what_the_first_one_wrote_and_nothing_else(tmp_path
     assert files(tmp_path) == mine | {"results.csv", "results.json", "predictions/b.json"}
     assert said == [
         f"{tmp_path}: 5 files of an earlier run removed",
-        f"{tmp_path}: 3 files that flawscope did not write there stay",
+        f"{tmp_path}: 3 other files left alone",
     ]
 
 
@@ -156,7 +156,7 @@ def test_what_flawscope_wrote_is_nobodys_input(tmp_path: Path) -> None:
 
 
 def test_the_most_severe_keep_their_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "SHOWN", 2)
+    monkeypatch.setattr(runs, "SHOWN", 2 * predicted("x.png").map.nbytes)
     results = Results(tmp_path, None, pytest.fail)
     for height in (0.2, 0.9, 0.6, 0.9, 0.1):
         results.add(predicted("x.png", height))

@@ -41,7 +41,10 @@ def run(args: argparse.Namespace) -> int:
 
     dataset = _dataset(args)
     if args.out:
-        refuse_foreign(common.folder_for_results(args.out), PICTURES)
+        from flawscope import report
+
+        report.require(plots=False)
+        refuse_foreign(common.folder_for_results(args.out), PICTURES, report.NAME)
 
     from flawscope.comparison import compare
     from flawscope.predictor import load
@@ -64,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace, found: Comparison, document: str) -> None:
-    """Figures and tables first."""
+    """Figures and tables first, then the page."""
+    from flawscope import report
     from flawscope.artefact.files import atomic
     from flawscope.results.own_files import OwnFiles
     from flawscope.results.run import FACTS
@@ -75,6 +79,8 @@ def _write(args: argparse.Namespace, found: Comparison, document: str) -> None:
     for name, text in ((FACTS, f"{document}\n"), (PICTURES, _csv(found))):
         with atomic(own.path(name)) as file:
             file.write(text.encode("utf-8", "backslashreplace"))
+    page = report.write_comparison(own.path(report.NAME), found, step=common.step_for(args))
+    say(f"page: {page}")
 
 
 def _csv(found: Comparison) -> str:

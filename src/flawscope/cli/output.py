@@ -79,8 +79,12 @@ class Output:
         if details and not isinstance(result, Unjudged):
             self.results.pictures.add(Path(str(result.path)), result, source=source)
 
-    def finish(self, facts: dict[str, Any]) -> None:
-        """Write what is written at the end, and say where it is."""
+    def finish(self, facts: dict[str, Any], white: float | None = None) -> None:
+        """Write what is written at the end, and say where it is.
+
+        Args:
+            white: the level of a deep picture that is shown white.
+        """
         from flawscope.results.run import TABLE
 
         try:
@@ -94,10 +98,30 @@ class Output:
                     overview = f", an overview in {sheet.name}" if sheet else ""
                     common.say(f"results in {self.args.out}: a row for every input in {TABLE}{overview}")
                 self.failures += self.results.pictures.failures
+                if facts["complete"]:  # who interrupts does not want to wait for a page
+                    self._write_page(self.results, facts, white)
         except FlawscopeError as error:
             if self.written is None:
                 common.say(str(error))
             self.written = str(error)
+
+    def _write_page(self, results: Results, facts: dict[str, Any], white: float | None) -> None:
+        """The page beside the table, where what it needs is installed."""
+        from flawscope import report
+        from flawscope.errors import InputError
+        from flawscope.results.run import TABLE
+        from flawscope.results.table import read_table
+
+        say = (lambda line: None) if self.args.quiet else common.say
+        try:
+            report.require(plots=False)
+        except InputError as error:
+            say(f"no page: {error}")
+            return
+        path, table = results.own.path(report.NAME), read_table(results.out / TABLE)
+        step = common.step_for(self.args)
+        report.write_predictions(path, table, results.shown, facts, white=white, step=step)
+        say(f"page: {path}")
 
     @property
     def code(self) -> int:

@@ -81,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt(f"interrupted after {judged}{of}{kept}") from None
     finally:
         facts = _facts(args, predictor, together, len(output.failures))
-        output.finish({**facts, "complete": complete, "seconds": round(time.monotonic() - began, 3)})
+        facts |= {"complete": complete, "seconds": round(time.monotonic() - began, 3)}
+        output.finish(facts, predictor.manifest.preprocess.white_level)
     if not args.quiet:
         for line in _remarks(args, asked, predictor, together):
             common.say(line)
@@ -134,6 +135,7 @@ def _facts(
         "score_threshold": calibration.score_threshold,
         "mask_threshold": calibration.mask_threshold,
         "promise": calibration.promise(),
+        "promised": calibration.promised,
         "warning": together.line() or None,
         "flawscope": __version__,
     }
@@ -155,7 +157,7 @@ def _remarks(
         )
     if asked.beside:
         names = some([os.fspath(path) for path in asked.beside])
-        yield f"not looked at, no pictures: {counted(len(asked.beside), 'file')}, {names}"
+        yield f"{counted(len(asked.beside), 'file')} beside the pictures not looked at: {names}"
     if line := together.line():
         yield f"warning: {line}"
 

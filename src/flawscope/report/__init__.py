@@ -1,36 +1,38 @@
-"""The report of an evaluation: one HTML file that opens from disk, with every figure and every picture.
+"""The report of an evaluation and the pages of other runs: each one HTML file that opens from disk, with its
+figures and its pictures.
 
 matplotlib and Jinja2 are loaded when a report is written, and only then.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, require_installed
 from flawscope.progress import Step, silent
 
 if TYPE_CHECKING:
+    from flawscope.comparison import Comparison
     from flawscope.datasets import Dataset
     from flawscope.evaluation import Evaluation
     from flawscope.predictor import Predictor
+    from flawscope.results.prediction import Prediction
+    from flawscope.results.table import Row
 
 NAME = "report.html"
 
-__all__ = ["NAME", "require", "write_report"]
+__all__ = ["NAME", "require", "write_comparison", "write_predictions", "write_report"]
 
 
-def require() -> None:
-    """Raises InputError where something that the report needs is not installed."""
+def require(*, plots: bool = True) -> None:
+    """Raises InputError where something that a page needs is not installed; `plots`: a page with curves."""
     from PIL import features
 
-    missing = [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"a report needs {' and '.join(missing)}: pip install 'flawscope[report]'")
+    wanted = ("matplotlib", "jinja2") if plots else ("jinja2",)
+    require_installed("a report", *wanted, extras="report")
     if not features.check("webp"):
         raise InputError("a report needs a Pillow with WebP: pip install --force-reinstall pillow")
 
@@ -54,7 +56,6 @@ def write_report(
         FlawscopeError: the file cannot be written.
     """
     require()
-    from flawscope.artefact.files import atomic
     from flawscope.report.collect import figures
     from flawscope.report.facts import facts
     from flawscope.report.page import page
@@ -79,6 +80,51 @@ def write_report(
         mismatch=result.mismatch,
         losses=loss_plot("losses", _curve(predictor.manifest.facts)),
     )
+    return _write(path, text)
+
+
+def write_predictions(
+    path: str | os.PathLike[str],
+    table: Sequence[Row],
+    shown: Sequence[Prediction],
+    facts: Mapping[str, Any],
+    *,
+    white: float | None = None,
+    step: Step = silent,
+) -> Path:
+    """Write the page of `predict --out` to `path`, atomically, and return it.
+
+    Args:
+        table: every input of the run. shown: those predictions whose pictures are shown, with their maps.
+        facts: of the run, as in `results.json`.
+        white: the level of a deep picture that is shown white (`Preprocess.white_level`).
+
+    Raises:
+        InputError: Jinja2 or WebP is missing.
+        FlawscopeError: the file cannot be written.
+    """
+    require(plots=False)
+    from flawscope.report.predictions import predictions_page
+
+    return _write(path, predictions_page(table, shown, facts, white, step))
+
+
+def write_comparison(path: str | os.PathLike[str], found: Comparison, *, step: Step = silent) -> Path:
+    """Write the page of two models on the same pictures to `path`, atomically, and return it.
+
+    Raises:
+        InputError: Jinja2 or WebP is missing.
+        FlawscopeError: the file cannot be written.
+    """
+    require(plots=False)
+    from flawscope.report.compared import comparison_page
+
+    return _write(path, comparison_page(found, step))
+
+
+def _write(path: str | os.PathLike[str], text: str) -> Path:
+    from flawscope.artefact.files import atomic
+
     with atomic(path) as file:
         file.write(text.encode())
     return Path(path)

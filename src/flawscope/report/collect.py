@@ -24,10 +24,9 @@ from flawscope.evaluation.intervals import (
 )
 from flawscope.progress import counted
 from flawscope.report.plots import Curve, Group, curve_plot, histograms
-from flawscope.report.words import Tally, percent, printable, rates
+from flawscope.report.words import RIGHT, Tally, outcome, percent, printable, rates
 
 SEED = 0  # of the bootstrap: the same pictures give the same report
-RIGHT, FALSE_ALARM, MISSED = "right", "false alarm", "missed"
 
 
 class Metric(NamedTuple):
@@ -56,9 +55,7 @@ class Row:
 
     @property
     def outcome(self) -> str:
-        if self.anomalous == self.called:
-            return RIGHT
-        return MISSED if self.anomalous else FALSE_ALARM
+        return outcome(self.anomalous, self.called)
 
     @property
     def margin(self) -> float:

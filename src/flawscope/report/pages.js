@@ -42,7 +42,7 @@ const page = (() => {
 
   for (const picture of pictures) {
     const [width, height] = picture.size.split(" × ").map(Number);
-    picture.ratio = Math.min(Math.max(width / height, 1 / 9), 9);
+    picture.ratio = height ? Math.min(Math.max(width / height, 1 / 9), 9) : 4 / 3;
   }
 
   const fill = (box) => {
@@ -131,7 +131,7 @@ const page = (() => {
   const tools = byId("tools");
   tools.addEventListener("input", filter);
   tools.addEventListener("submit", (event) => event.preventDefault());
-  tools.addEventListener("reset", () => setTimeout(filter));
+  tools.addEventListener("reset", () => setTimeout(filter)); // after the fields have changed
   byId("clear").addEventListener("click", () => {
     for (const field of fields) field.value = "";
     by_name.value = "";

@@ -8,6 +8,8 @@ from flawscope import metrics
 from flawscope.calibration.decision import Calibration
 from flawscope.progress import counted
 
+RIGHT, FALSE_ALARM, MISSED = "right", "false alarm", "missed"
+
 
 class Tally(NamedTuple):
     """Test pictures by what they are, and how many of them were judged wrongly."""
@@ -25,6 +27,13 @@ class Tally(NamedTuple):
 def printable(text: str) -> str:
     """A file's name as it can stand in a page: bytes that are not text are escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def outcome(anomalous: bool, called: bool) -> str:
+    """What a decision is, against what the picture is."""
+    if anomalous == called:
+        return RIGHT
+    return MISSED if anomalous else FALSE_ALARM
 
 
 def percent(value: float) -> str:

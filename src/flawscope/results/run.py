@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from heapq import heappush, heappushpop
+from dataclasses import replace
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from flawscope.results.prediction import Prediction
 from flawscope.results.table import Row, Unjudged, open_table
 
 RESULTS, TABLE, FACTS = "predictions", "results.csv", "results.json"
-SHOWN = 100  # predictions that keep their maps for a page, the most severe ones
+SHOWN = 256 << 20  # bytes of maps that are kept for a page, of the most severe predictions
 
 
 def refuse_foreign(out: Path, *names: str) -> None:
@@ -29,7 +30,7 @@ def refuse_foreign(out: Path, *names: str) -> None:
 class Results:
     """A results folder. What an earlier run left there is removed; files of others stay.
 
-    shown: predictions for a page, at most `SHOWN` with their maps, most severe first.
+    shown: predictions for a page with their maps, at most `SHOWN` bytes of them, most severe first.
     unjudged: inputs without a prediction.
 
     Args:
@@ -57,7 +58,7 @@ class Results:
         self.table = open_table(self.own.path(TABLE))
         self.unjudged: list[Unjudged] = []
         self._severe: list[tuple[float, int, Prediction]] = []
-        self._count = 0
+        self._count = self._bytes = 0
 
     def add(self, result: Prediction | Unjudged, *, details: bool = True) -> None:
         """A row of the table and, with `details`, the JSON file of one input.
@@ -89,11 +90,11 @@ class Results:
 
     def _remember(self, prediction: Prediction) -> None:
         self._count += 1
-        entry = prediction.severity, -self._count, prediction
-        if len(self._severe) < SHOWN:
-            heappush(self._severe, entry)
-        else:
-            heappushpop(self._severe, entry)
+        alone = prediction.map.copy()  # not a part of a batch, all of which would be kept
+        heappush(self._severe, (prediction.severity, -self._count, replace(prediction, map=alone)))
+        self._bytes += alone.nbytes
+        while self._bytes > SHOWN:
+            self._bytes -= heappop(self._severe)[2].map.nbytes
 
     def _write_json(self, name: str, document: dict[str, Any]) -> None:
         path = self.own.path(name)

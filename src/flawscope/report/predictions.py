@@ -1,0 +1,129 @@
+"""The page of `predict --out`: pictures by their severity, without ground truth."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flawscope.datasets import Item
+from flawscope.progress import Step, counted, silent
+from flawscope.report.page import HEAT, LINE, VIEWS, drawn, figures_of, render
+from flawscope.report.thumbnails import FULL, Layers, thumbnails
+from flawscope.report.words import percent, printable
+from flawscope.results.kept import Evaluated
+from flawscope.results.prediction import Prediction
+from flawscope.results.table import Row
+
+MOST_ROWS = 2000  # that are listed; the table has all
+PARTS = (("pictures", "Pictures"), ("meaning", "How to read it"), ("run", "Run"))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A judged picture as the page lists it."""
+
+    name: str
+    verdict: str
+    severity: float
+    p_value: float
+    score: float
+    size: str = ""
+
+
+def predictions_page(
+    table: Sequence[Row],
+    shown: Sequence[Prediction],
+    facts: Mapping[str, Any],
+    white: float | None = None,
+    step: Step = silent,
+) -> str:
+    """The page of a run.
+
+    Args:
+        table: every input. shown: predictions with their maps, most severe first; pictures of the others are
+            not shown.
+        facts: of the run, as `results.json` has them.
+        white: the level of a deep picture that is shown white.
+    """
+    judged = sorted((r for r in table if not r.error), key=lambda r: -(r.severity or 0.0))
+    rows, maps = judged[:MOST_ROWS], {str(p.path): p for p in shown}
+    names = _names([row.path for row in rows])
+    listed = [_shown(row, names[row.path], maps.get(row.path)) for row in rows]
+    layers = _layers([maps.get(row.path) for row in rows], white, step)
+    anomalous = sum(row.decision == "anomalous" for row in judged)
+    some = next(iter(shown), None)
+    return render(
+        "predictions.html.j2",
+        [_picture(one, pictures) for one, pictures in zip(listed, layers, strict=True)],
+        ("pages.js",),
+        title=printable(": ".join(str(facts[k]) for k in ("category", "method") if facts.get(k)))
+        or "Pictures",
+        parts=PARTS,
+        toggles=(HEAT, LINE),
+        views=VIEWS,
+        headline=f"{anomalous} of {counted(len(judged), 'picture')} anomalous",
+        warning=printable(str(facts.get("warning") or "")),
+        anomalous=anomalous,
+        judged=len(judged),
+        unjudged=[printable(row.error) for row in table if row.error],
+        expected=percent(facts["expected_rate"]) if facts.get("promised", True) else "not known",
+        promise=printable(str(facts.get("promise", ""))),
+        rows=listed,
+        left_out=layers.count(FULL),
+        more=len(judged) - len(rows),
+        scale=_scale(some),
+        facts=_facts(facts),
+    )
+
+
+def _names(paths: Sequence[str]) -> dict[str, str]:
+    """Paths without the folder that all have in common."""
+    try:
+        common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    except ValueError:  # none, or on several drives
+        return {path: printable(path) for path in paths}
+    return {
+        path: printable(Path(os.path.relpath(os.path.abspath(path), common)).as_posix()) for path in paths
+    }
+
+
+def _shown(row: Row, name: str, prediction: Prediction | None) -> Shown:
+    size = ""
+    if prediction:
+        height, width = prediction.geometry.picture_size
+        size = f"{width} × {height}"
+    numbers = (row.severity or 0.0, row.p_value or 0.0, row.score or 0.0)
+    return Shown(name, row.decision, *numbers, size)
+
+
+def _layers(predictions: Sequence[Prediction | None], white: float | None, step: Step) -> list[Layers | str]:
+    """Of every row, or why there are none."""
+    places = [k for k, prediction in enumerate(predictions) if prediction]
+    seen = [Evaluated(Item(Path(str(p.path)), "", False), p, None) for p in predictions if p]
+    found: list[Layers | str] = [FULL] * len(predictions)
+    for place, layers in zip(places, thumbnails(seen, range(len(seen)), white, step), strict=True):
+        found[place] = layers
+    return found
+
+
+def _picture(one: Shown, layers: Layers | str) -> dict[str, Any]:
+    facts = [("Decision", one.verdict), *figures_of(one.severity, one.p_value, one.score)]
+    facts += [("Size", f"{one.size} pixels")] if one.size else []
+    return {**vars(one), "facts": facts, "layers": drawn(layers)}
+
+
+def _scale(prediction: Prediction | None) -> dict[str, float] | None:
+    if prediction is None:
+        return None
+    low, high = prediction.colour_range
+    return {"low": low, "middle": prediction.mask_threshold, "high": high}
+
+
+def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    made = ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))
+    keys = ("model", "method", "category", "score_threshold", "mask_threshold", "seconds", "flawscope")
+    return [made, *((key.replace("_", " "), printable(str(facts[key]))) for key in keys if facts.get(key))]
