@@ -35,7 +35,7 @@ ALLOWED: dict[str, str] = {
     "demo": "synthesis",
     "methods": "config machine pictures datasets metrics calibration features artefact synthesis",
     "runtime": "artefact methods",
-    "predictor": "pictures calibration artefact results runtime",
+    "predictor": "pictures datasets calibration artefact results runtime",
     "export": "pictures calibration artefact synthesis methods runtime",
     "fitting": "pictures datasets calibration artefact synthesis methods runtime predictor",
     "evaluation": "pictures datasets metrics calibration results predictor",

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from flawscope.calibration.decision import Calibration as Calibration
     from flawscope.comparison import Comparison as Comparison
     from flawscope.comparison import compare as compare
+    from flawscope.datasets import Dataset as Dataset
     from flawscope.datasets import open_dataset as open_dataset
     from flawscope.errors import FlawscopeError as FlawscopeError
     from flawscope.errors import InputError as InputError
+    from flawscope.evaluation import Evaluation as Evaluation
     from flawscope.evaluation import evaluate as evaluate
     from flawscope.fitting.fitting import extend as extend
     from flawscope.fitting.fitting import fit as fit
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 _WHERE = {
     "Calibration": "calibration.decision",
     "Comparison": "comparison",
+    "Dataset": "datasets",
+    "Evaluation": "evaluation",
     "FlawscopeError": "errors",
     "InputError": "errors",
     "Prediction": "results.prediction",
@@ -54,5 +58,8 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
 
 
+__all__ = ["__version__", *sorted(_WHERE)]
+
+
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_WHERE])
+    return __all__

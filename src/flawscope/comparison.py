@@ -132,6 +132,9 @@ class Comparison:
         """Pictures that one of them could not judge, and masks that cannot be used, each with the reason."""
         return tuple(dict.fromkeys(line for one in self.evaluations for line in one.failures))
 
+    def __repr__(self) -> str:
+        return f"<Comparison A {self.names[0]}, B {self.names[1]}: {self.sentence()}>"
+
     def sentence(self) -> str:
         """What changes from a to b, in one line."""
         b, a = (sum(one.right == which for one in self.changed) for which in "ba")

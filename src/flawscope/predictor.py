@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
-from typing import cast, overload
+from typing import Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from flawscope.artefact.certificate import STRIDE, Certificate, compare
 from flawscope.artefact.model_file import Artefact, Manifest, Picture
 from flawscope.artefact.samples import unpack_images
-from flawscope.calibration.decision import Calibration, from_values
-from flawscope.calibration.simulated import recounted
+from flawscope.calibration.decision import Calibration, Rate, from_values
+from flawscope.calibration.simulated import described, recounted
+from flawscope.datasets import list_pictures
 from flawscope.errors import InputError, LeftOut
 from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.appearance import Appearance, Measures, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.preprocess import Geometry
 from flawscope.progress import Step, silent
+from flawscope.results import notebook
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import Session, check_threads, format_of
 
+SAMPLES = 3  # stored pictures that a notebook shows
 AHEAD = 4  # batches decoded while one is being computed
 
 
@@ -35,7 +40,7 @@ def load(
     *,
     device: str = "auto",
     threads: int | None = None,
-    false_alarm_rate: float | None = None,
+    false_alarm_rate: Rate | None = None,
 ) -> Predictor:
     """Open a model file: .safetensors, .onnx or .xml.
 
@@ -43,7 +48,7 @@ def load(
         device: auto, cpu, cuda or mps; an .xml model runs on cpu, gpu or npu.
         threads: that compute one batch on a CPU, 1 or more; None leaves it to the engine. torch has one
             number for the whole process, so that of a .safetensors model holds for all that torch does.
-        false_alarm_rate: another target than the one stored, 0..1.
+        false_alarm_rate: another target than the one stored, 0.05 or "5%".
 
     Raises:
         InputError: the file is missing, damaged, hostile or made by a newer version, or what runs it is not
@@ -92,6 +97,29 @@ class Predictor:
     def calibration(self) -> Calibration:
         return self.artefact.manifest.calibration
 
+    def __repr__(self) -> str:
+        facts = dict(self._facts())
+        return f"<Predictor {facts['model']}, {facts['pictures']}; {facts['decision']}>"
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        """What matters, for a person."""
+        manifest, (height, width) = self.manifest, self.session.size
+        of = f" for {manifest.category}" if manifest.category else ""
+        yield "model", f"{manifest.method}{of}, {height}x{width}, {self.session.runtime}"
+        learnt = Counter(picture.role for picture in manifest.pictures)
+        yield "pictures", ", ".join(f"{n} {role}" for role, n in learnt.items()) or "no pictures known"
+        yield "decision", self.calibration.promise()
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what it is, and the pictures that it holds."""
+        found = described(self.manifest.facts, self.calibration)
+        rows = [*self._facts(), *([("simulated defects found", found)] if found else [])]
+        rows += [("note", note) for note in self.manifest.notes]
+        samples = self.artefact.tensors.get("samples")
+        pictures = [] if samples is None else [*unpack_images(samples[:SAMPLES])]
+        shown = [(255 * p.transpose(1, 2, 0).clip(0, 1)).astype(np.uint8) for p in pictures]
+        return notebook.table(rows) + "".join(notebook.image_tag(notebook.small(one)) for one in shown)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file, atomically."""
         if os.path.splitext(os.fspath(path))[1].lower() != self.session.suffix:
@@ -103,11 +131,14 @@ class Predictor:
     # ---- prediction
 
     @overload
-    def predict(self, pictures: Source) -> Prediction: ...
+    def predict(self, pictures: Source, *, bgr: bool = False) -> Prediction: ...
     @overload
-    def predict(self, pictures: list[Source]) -> list[Prediction]: ...
-    def predict(self, pictures: Source | list[Source]) -> Prediction | list[Prediction]:
+    def predict(self, pictures: list[Source], *, bgr: bool = False) -> list[Prediction]: ...
+    def predict(self, pictures: Source | list[Source], *, bgr: bool = False) -> Prediction | list[Prediction]:
         """One `Prediction` for one picture, a list for a list or a batch `[B, H, W, 3]` uint8.
+
+        Args:
+            bgr: the pictures are numpy arrays with the channels in OpenCV's order.
 
         Raises:
             InputError: a picture cannot be read. `stream` goes on instead.
@@ -115,43 +146,67 @@ class Predictor:
         if isinstance(pictures, np.ndarray) and pictures.ndim == 4:
             pictures = list(pictures)
         several = isinstance(pictures, list | tuple)
+        if isinstance(pictures, str | os.PathLike) and os.path.isdir(pictures):
+            raise InputError(f"{pictures} is a folder: stream({str(pictures)!r}) judges the pictures in it")
         found = []
-        for _, result in self.stream(cast(list[Source], pictures if several else [pictures])):
+        for _, result in self.stream(cast(list[Source], pictures if several else [pictures]), bgr=bgr):
             if isinstance(result, InputError):
                 raise result
             found.append(result)
         return found if several else found[0]
 
     def stream(
-        self, pictures: Iterable[Source], batch: int | None = None, *, leave_out: Collection[str] = ()
+        self,
+        pictures: Iterable[Source] | Source,
+        batch: int | None = None,
+        *,
+        bgr: bool = False,
+        leave_out: Collection[str] = (),
     ) -> Iterator[tuple[Source, Prediction | InputError]]:
         """Every picture with its prediction, or with the reason why there is none, in order.
 
-        Threads decode ahead; memory does not grow with the number of pictures. `batch` pictures are computed
-        together, by default as many as are fastest; with 1, each is answered as soon as it is given. Pictures
-        whose decoded pixels have a hash of `leave_out` get a `LeftOut`.
+        Threads decode ahead; memory does not grow with the number of pictures.
+
+        Args:
+            pictures: any number of them, also without an end; or one path, a folder's with all pictures
+                below it.
+            batch: pictures that are computed together, by default as many as are fastest; with 1, each is
+                answered as soon as it is given.
+            bgr: they are numpy arrays with the channels in OpenCV's order.
+            leave_out: pictures whose decoded pixels have one of these hashes get a `LeftOut`.
+
+        Raises:
+            InputError: there is no such folder, or no picture in it.
         """
+        return self._stream(_several(pictures), batch, bgr, leave_out)
+
+    def _stream(
+        self, pictures: Iterable[Source], batch: int | None, bgr: bool, leave_out: Collection[str]
+    ) -> Iterator[tuple[Source, Prediction | InputError]]:
         size = batch or self.session.batch
         ahead = 1 if batch == 1 else size * AHEAD
         waiting = iter(pictures)
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            queue: list[Future[tuple[Source, Loaded]]] = [
-                pool.submit(self._load, p, leave_out) for p in islice(waiting, ahead)
-            ]
+
+            def load(count: int) -> list[Future[tuple[Source, Loaded]]]:
+                return [pool.submit(self._load, p, bgr, leave_out) for p in islice(waiting, count)]
+
+            queue = load(ahead)
             while queue:
                 ready = [future.result() for future in queue[:size]]
                 del queue[:size]
                 if ahead > 1:
-                    queue += [pool.submit(self._load, p, leave_out) for p in islice(waiting, len(ready))]
+                    queue += load(len(ready))
                 yield from self._run(ready)
                 if ahead == 1:  # the next one may not exist yet
-                    queue += [pool.submit(self._load, p, leave_out) for p in islice(waiting, 1)]
+                    queue += load(1)
 
-    def _load(self, source: Source, leave_out: Collection[str]) -> tuple[Source, Loaded]:
+    def _load(self, source: Source, bgr: bool, leave_out: Collection[str]) -> tuple[Source, Loaded]:
         try:
+            given = _rgb(source) if bgr else source
             if not leave_out:
-                return source, self._seen(*self.manifest.preprocess(source))
-            picture = decode(source)
+                return source, self._seen(*self.manifest.preprocess(given))
+            picture = decode(given)
             if pixel_hash(picture) in leave_out:
                 return source, LeftOut(f"{source!s:.200} is one of the pictures to leave out")
             name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
@@ -215,8 +270,8 @@ class Predictor:
         manifest = replace(self.manifest, calibration=calibration, facts=facts, notes=notes)
         return Predictor(replace(self.artefact, manifest=manifest), self.session)
 
-    def with_rate(self, false_alarm_rate: float) -> Predictor:
-        """The same model at another target false-alarm rate, 0..1."""
+    def with_rate(self, false_alarm_rate: Rate) -> Predictor:
+        """The same model at another target false-alarm rate, 0.05 or "5%"."""
         return self.with_calibration(self.calibration.with_rate(false_alarm_rate))
 
     def calibrate(self, good: Iterable[Source], step: Step = silent) -> Predictor:
@@ -308,6 +363,24 @@ class Predictor:
             ties=np.array([s.get("tie") is True for s in self.manifest.samples]),
             stride=STRIDE,
         )
+
+
+def _several(pictures: Iterable[Source] | Source) -> Iterable[Source]:
+    """The pictures that are meant by what `stream` is given."""
+    if isinstance(pictures, str | os.PathLike):
+        return list_pictures(pictures)
+    if isinstance(pictures, bytes | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
+        return [pictures]
+    return pictures
+
+
+def _rgb(source: Source) -> NDArray[Any]:
+    """A picture of OpenCV, [H, W], [H, W, 3] BGR or [H, W, 4] BGRA, with its channels in our order."""
+    if not isinstance(source, np.ndarray):
+        raise InputError(f"bgr=True is for numpy arrays, not for {type(source).__name__}: leave it out")
+    if source.ndim != 3 or source.shape[2] not in (3, 4):
+        return source
+    return source[:, :, [2, 1, 0, 3][: source.shape[2]]]
 
 
 class _Fresh:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from flawscope import metrics
 from flawscope.datasets import Dataset, Item
 from flawscope.datasets.masks import sized, union
 from flawscope.errors import InputError, LeftOut
+from flawscope.evaluation import shown
 from flawscope.pictures.decoding import read_labels
 from flawscope.pictures.preprocess import Geometry
 from flawscope.predictor import Predictor
@@ -24,6 +25,9 @@ from flawscope.progress import Step, silent
 from flawscope.results.kept import Column, Evaluated, Kept
 from flawscope.results.mismatch import LEAST, Mismatch
 from flawscope.results.prediction import Prediction
+
+if TYPE_CHECKING:
+    import pandas
 
 Take = Callable[[Item, Prediction], None]
 
@@ -88,6 +92,18 @@ class Evaluation:
         if pixels["pictures_outside"]:
             text += f"; {pixels['pictures_outside']} pictures show no other defect"
         return text
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """A row for each test picture: path, kind, defective, and the columns of `results.csv`. Needs pandas;
+        InputError where it is missing."""
+        return shown.dataframe(self)
+
+    def __repr__(self) -> str:
+        return shown.line(self)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return shown.html(self, NAMES)
 
     def to_dict(self) -> dict[str, Any]:
         """What `evaluate --json` prints."""

@@ -18,7 +18,7 @@ from flawscope.artefact.certificate import STRIDE
 from flawscope.artefact.model_file import Artefact, Manifest, Picture
 from flawscope.artefact.samples import pack_images, unpack_images
 from flawscope.artefact.versions import versions
-from flawscope.calibration.decision import DEFAULT_RATE
+from flawscope.calibration.decision import DEFAULT_RATE, Rate
 from flawscope.calibration.simulated import KEY, Simulated
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError
@@ -44,7 +44,7 @@ def fit(
     method: str = "patchcore",
     preset: str = "default",
     category: str | None = None,
-    false_alarm_rate: float = DEFAULT_RATE,
+    false_alarm_rate: Rate = DEFAULT_RATE,
     roi: Region = None,
     group: str | None = None,
     drop_suspects: bool = False,
@@ -68,7 +68,7 @@ def fit(
         method: patchcore, efficientad, prnet, or one of an installed package.
         preset: named settings of the method.
         category: which one, if the folder holds several.
-        false_alarm_rate: share of good pictures that may be called anomalous, 0..1.
+        false_alarm_rate: share of good pictures that may be called anomalous, 0.05 or "5%".
         roi: region of interest, a mask file (white counts) or "x0,y0,x1,y1" in fractions of the picture.
         group: regular expression on file names; pictures for which it matches the same text show one part.
         drop_suspects: leave out training pictures that do not look good.

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flawscope.calibration.decision import DEFAULT_RATE, Calibration
+from flawscope.calibration.decision import DEFAULT_RATE, Rate, rate_of
 from flawscope.datasets import Dataset, group_numbers, open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import (
@@ -62,7 +62,7 @@ def prepare(
     *,
     preset: str = "default",
     category: str | None = None,
-    false_alarm_rate: float = DEFAULT_RATE,
+    false_alarm_rate: Rate = DEFAULT_RATE,
     roi: Region = None,
     group: str | None = None,
     drop_suspects: bool = False,
@@ -73,7 +73,7 @@ def prepare(
     **options: Any,
 ) -> Prepared:
     """Everything that comes before a method's own `fit`; the arguments are those of `fit`."""
-    Calibration((0.0,), (0.0,), 0.0, false_alarm_rate)  # a wrong rate is reported before the work
+    rate = rate_of(false_alarm_rate)  # a wrong one is reported before the work
     config = method.configure(preset, options)
     if drop_suspects and not method.finds_suspects:
         raise InputError(
@@ -109,7 +109,7 @@ def prepare(
     task = Task(
         reader.load,
         len(sources),
-        rate=false_alarm_rate,
+        rate=rate,
         groups=group_numbers(reader.names, group),
         drop_suspects=drop_suspects,
         reserved=range(len(sources) - len(reserved), len(sources)),

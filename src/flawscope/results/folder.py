@@ -206,7 +206,7 @@ class Pictures:
     def _drawn(self, source: Source, prediction: Prediction) -> Drawn | None:
         """None where the picture cannot be read again, such as one that was moved after it was scored."""
         try:
-            shown = _scaled(_eight_bit(decode(source)))
+            shown = _scaled(drawing.eight_bit(decode(source)))
         except (InputError, MemoryError) as error:
             self.failures.append(f"{error or name_of(source)} (scored, but not drawn)")
             return None
@@ -309,15 +309,6 @@ def folder_of(paths: Sequence[Path]) -> Path | None:
 def _absolute(path: Path) -> Path:
     """Without `..`, links as they are."""
     return Path(os.path.abspath(path))
-
-
-def _eight_bit(picture: NDArray[np.generic]) -> Pixels:
-    """A deep picture as a person may see it: over its own maximum. For showing only."""
-    if picture.dtype == np.uint8:
-        return np.asarray(picture, dtype=np.uint8)
-    values = picture.astype(np.float32)
-    values = values / max(float(values.max()), 1e-12) * 255.0
-    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)).astype(np.uint8))
 
 
 def _scaled(picture: Pixels) -> Pixels:

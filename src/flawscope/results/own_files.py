@@ -28,7 +28,7 @@ class OwnFiles:
         if removed:
             say(f"{self.folder}: {counted(removed, 'file')} of an earlier run removed")
         if others:
-            say(f"{self.folder}: {counted(others, 'file')} that flawscope did not write there stay")
+            say(f"{self.folder}: {counted(others, 'other file')} left alone")
 
     def clear(self) -> tuple[int, int]:
         """Remove what an earlier run wrote: how many files, and how many others are there.

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.errors import InputError
 from flawscope.pictures.appearance import FEATURES, Measures
+from flawscope.pictures.decoding import Source, decode
 from flawscope.pictures.preprocess import Geometry
+from flawscope.progress import counted
 from flawscope.results import drawing
 
 NEARBY = 1 / 16  # of the longer side: a map is about that wide around a point
@@ -142,12 +145,36 @@ class Prediction:
         """The mask at the picture's size; False where the network does not look."""
         return self.outlined(self.picture_map())
 
-    def draw(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The picture [H, W, 3] with heat map and outline of the mask; colours fixed by calibration."""
+    def draw(self, picture: Source | None = None) -> NDArray[np.uint8]:
+        """The picture [H, W, 3] RGB with heat map and outline of the mask; colours fixed by calibration.
+
+        Args:
+            picture: any that `predict` takes, RGB; by default the file that this is a prediction of.
+
+        Raises:
+            InputError: it cannot be read, or it was no file and is not given.
+        """
+        if picture is None and self.path is None:
+            raise InputError("draw() knows only pictures from files: give the picture, draw(picture)")
+        shown = drawing.eight_bit(decode(self.path or "" if picture is None else picture))
         values = self.picture_map()
         low, high = self.colour_range
-        heat = drawing.overlay(picture, values, low, high)
+        heat = drawing.overlay(shown, values, low, high)
         return drawing.contour(heat, self.outlined(values))
+
+    def __repr__(self) -> str:
+        regions = f", {counted(len(self.regions), 'region')}" if self.map.size else ""
+        return (
+            f"<Prediction {self.decision}, severity {self.severity:+.1f}, p {self.p_value:.3g}, score "
+            f"{self.score:.4g} (threshold {self.score_threshold:.4g}){regions}"
+            f"{f', {self.path}' if self.path else ''}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from flawscope.results.notebook import prediction_html
+
+        return prediction_html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """What `predict --json` prints."""
