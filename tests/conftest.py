@@ -161,6 +161,24 @@ def openvino_path(exported: Callable[[str, str], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_backbone(shared: Shared) -> dict[str, str]:
+    """Settings for timm's smallest EfficientNet with drawn weights: a graph of half the steps is traced in
+    less time."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    from flawscope.features.backbone import import_timm
+
+    def fill(folder: Path) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = import_timm().create_model("test_efficientnet", pretrained=False)
+        save_file(network.state_dict(), folder / "drawn.safetensors")
+
+    return {"backbone": "test_efficientnet", "weights": str(shared("backbone", fill) / "drawn.safetensors")}
+
+
+@pytest.fixture(scope="session")
 def teacher_path(shared: Shared) -> Path:
     """A narrow teacher for EfficientAD with drawn weights, whose 384 outputs span 8 dimensions. Read only."""
     torch = pytest.importorskip("torch")

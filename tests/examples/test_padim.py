@@ -1,7 +1,5 @@
 """PaDiM, a method from outside: found by its entry point, true to the contract, its leave-one-out exact."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flawscope.cli import main
 from flawscope.methods import registry
 from flawscope.predictor import read_manifest
 from flawscope.testing import Case, Check, checks_for
@@ -37,10 +36,12 @@ def _installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("check", checks_for(METHOD), ids=str)
-def test_contract(check: Check, drawn: Path, shared: Any, trace_once: Any) -> None:
+def test_contract(
+    check: Check, drawn: Path, shared: Any, trace_once: Any, small_backbone: dict[str, str]
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flawscope.export.onnx_graph.trace", trace_once)
-        check(Case(METHOD, {"size": "64", "dimensions": 20}, drawn, shared))
+        check(Case(METHOD, {"size": "64", "dimensions": 20, **small_backbone}, drawn, shared))
 
 
 @pytest.mark.parametrize("groups", [range(9), [0, 0, 1, 1, 1, 2, 3, 4, 4]])
@@ -66,7 +67,6 @@ def test_leaving_out_is_fitting_without(groups: Any) -> None:
 
 
 def test_it_fits_from_the_command_line(drawn: Path, tmp_path: Path) -> None:
-    out, env = tmp_path / "plate.safetensors", {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    options = f"fit --method padim --size 64 --data {drawn} --out {out}".split()
-    subprocess.run([sys.executable, "-m", "flawscope", *options], env=env, check=True)
+    out = tmp_path / "plate.safetensors"
+    assert main(f"fit --method padim --size 64 --data {drawn} --out {out}".split()) == 0
     assert read_manifest(out).method == "padim"

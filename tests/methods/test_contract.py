@@ -15,20 +15,22 @@ CHECKS = [(name, check) for name in registry.BUILT_IN for check in checks_for(re
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick(trace_once: Callable) -> Iterator[None]:
+def _quick(trace_once: Callable, small_backbone: dict[str, str]) -> Iterator[None]:
     """Building a backbone is most of the time of a fit this small; frozen, one can serve all models."""
     from flawscope.features import backbone
 
-    load = functools.cache(backbone.load_backbone)
+    load, weights = functools.cache(backbone.load_backbone), small_backbone["weights"]
     with pytest.MonkeyPatch.context() as patch:
         for method in ("patchcore", "prnet"):
             patch.setattr(f"flawscope.methods.{method}.model.load_backbone", load)
             patch.setattr(
-                f"flawscope.methods.{method}.model.empty_backbone", lambda *given: load(*given[:3], None)[0]
+                f"flawscope.methods.{method}.model.empty_backbone",
+                lambda *given: load(*given[:3], weights)[0],
             )
         patch.setattr("flawscope.export.onnx_graph.trace", trace_once)
         # PRN's three attention layers are alike, and tracing one takes ten seconds (`make chain` has all)
         patch.setattr("flawscope.methods.prnet.network.LAYERS", 1)
+        patch.setattr("flawscope.methods.prnet.network.PARTS", (2, 4))
         yield
 
 

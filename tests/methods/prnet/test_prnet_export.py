@@ -38,7 +38,8 @@ def test_eight_bits_do_not_end_where_good_pictures_do(
     one channel of what the head is given, in which two pictures lie far apart, whatever 8 bits do to it."""
     import onnxruntime
 
-    monkeypatch.setattr("flawscope.methods.prnet.network.LAYERS", 1)  # the model of the contract, traced once
+    for name, value in (("LAYERS", 1), ("PARTS", (2, 4))):  # the model of the contract, traced once
+        monkeypatch.setattr(f"flawscope.methods.prnet.network.{name}", value)
     artefact = cases("prnet").fitted().artefact
     embed = onnx.ModelProto()
     embed.CopyFrom(onnx_graph.trace(TorchSession.open(artefact, "cpu").model)[0])  # that one is kept
