@@ -68,7 +68,7 @@ def test_scripts_say_what_they_ask() -> None:
 @pytest.mark.parametrize("script", ["startup.py", "metrics.py", "fit.py"])
 def test_a_trial_writes_results_and_says_how_they_were_made(script: str, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    more = ("--only", "data") if script == "fit.py" else ()
+    more = ("--only", "data", "--set", "size=64") if script == "fit.py" else ()
     done = run(script, "--quick", "--out", str(out), *more)
     assert done.returncode == 0, done.stderr
     document = json.loads(out.read_text(encoding="utf-8"))

@@ -61,12 +61,12 @@ def test_an_evaluation_is_not_lost_when_a_picture_cannot_be_written(
     assert (tmp_path / "results.json").read_text(encoding="utf-8") == printed
 
 
-def test_without_out_the_libraries_are_not_even_loaded(model_path: Path, drawn: Path) -> None:
+def test_without_out_the_libraries_are_not_even_loaded(onnx_path: Path, drawn: Path) -> None:
     code = f"""
 import sys
 sys.modules["matplotlib"] = sys.modules["jinja2"] = None  # as if they were not installed
 from flawscope.cli import main
-assert main(["evaluate", {str(model_path)!r}, "--data", {str(drawn)!r}, "--quiet"]) == 0
+assert main(["evaluate", {str(onnx_path)!r}, "--data", {str(drawn)!r}, "--quiet"]) == 0
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -147,8 +147,10 @@ def test_one_picture_makes_a_model_without_a_promise(one, tmp_path):
     assert loaded.predict(spoilt).p_value == 0.5
 
 
-def test_one_picture_is_exported(one, tmp_path):
+def test_one_picture_is_exported(small_backbone, trace_once, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("flawscope.export.onnx_graph.trace", trace_once)
+    one = fitted(parts(1), **small_backbone)
     export(one.artefact, tmp_path / "m.onnx")
     exported = load(tmp_path / "m.onnx")
     assert not exported.calibration.promised
