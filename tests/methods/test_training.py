@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,13 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
 
-from flawscope.artefact.state_file import pack, read_checkpoint  # noqa: E402
-from flawscope.errors import FlawscopeError, InputError  # noqa: E402
+from flawscope.artefact.state_file import (  # noqa: E402
+    found_checkpoint,
+    pack,
+    read_checkpoint,
+    steps_in,
+)
+from flawscope.errors import CheckpointError, FlawscopeError, InputError  # noqa: E402
 from flawscope.methods.pace import Pace  # noqa: E402
 from flawscope.methods.settings import TrainingSettings  # noqa: E402
 from flawscope.methods.task import Budget  # noqa: E402
@@ -348,3 +354,85 @@ def test_a_precision_that_is_asked_for_wins() -> None:
     assert precision_for("fp32", CPU) == "fp32"
     assert precision_for("bf16", CPU) == "bf16"
     assert precision_for("auto", CPU) in ("fp32", "bf16")
+
+
+# ------------------------------------------------------------------------------------------------- Ctrl-C
+
+
+def press_at(count: int) -> Callable[[str, int, int], None]:
+    """A `step` during which Ctrl-C is pressed."""
+
+    def step(stage: str, done: int, total: int) -> None:
+        if done == count:
+            signal.raise_signal(signal.SIGINT)
+
+    return step
+
+
+@pytest.mark.parametrize("stop", [1, 3, 6])
+def test_ctrl_c_keeps_every_step_that_is_done(tmp_path: Path, stop: int) -> None:
+    """However long ago the last checkpoint was written, and after the last step, too."""
+    path, whole = tmp_path / "c.checkpoint.safetensors", run(Line())
+    budget = Budget(checkpoint=path, every=1e9)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match=f"step {stop} of 6 is kept"):
+        Line(step=press_at(stop)).learn(budget, None, {"seed": 0})
+    assert signal.getsignal(signal.SIGINT) is before
+    assert steps_in(path) == (stop, 6)
+    again = Line()
+    again.learn(budget, read_checkpoint(path), {"seed": 0})  # going on is not asked for
+    assert (
+        again.said[0] == f"goes on after step {stop} of 6 of an unfinished run; remove {path} to begin anew"
+    )
+    assert again.weights() == whole.weights()
+    assert again.curve == whole.curve
+
+
+def test_the_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    def twice(stage: str, done: int, total: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        Line(step=twice).learn(Budget(checkpoint=path, every=1e9), None, {})
+    assert not path.exists()
+
+
+def test_a_training_that_ended_at_a_time_is_over_when_it_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    first = Line(steps=None)
+    first.learn(Budget(minutes=0.005, checkpoint=path), None, {"seed": 0})
+    second = Line(steps=None)
+    second.learn(Budget(minutes=0.005, checkpoint=path, resume=True), read_checkpoint(path), {"seed": 0})
+    assert second.steps == first.steps
+    assert second.planned == first.planned
+    assert second.weights() == first.weights()
+
+
+def test_an_unfinished_run_of_other_settings_is_put_aside(tmp_path: Path) -> None:
+    path = tmp_path / "c.checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        Line(step=press_at(2)).learn(Budget(checkpoint=path), None, {"seed": 0})
+    held = path.read_bytes()
+    other = Line()
+    other.learn(Budget(checkpoint=path), read_checkpoint(path), {"seed": 1})
+    assert other.said[0] == (
+        "there is an unfinished run with another seed 0, this one has 1; begins at the first step, and keeps "
+        "it as c.earlier.safetensors"
+    )
+    assert (tmp_path / "c.earlier.safetensors").read_bytes() == held
+    assert other.weights() == run(Line()).weights()
+
+
+def test_a_checkpoint_that_cannot_be_read_stops_only_who_asked_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "c.checkpoint.safetensors"
+    path.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="damaged"):
+        found_checkpoint(path, True, pytest.fail)
+    said: list[str] = []
+    assert found_checkpoint(path, False, said.append) is None
+    assert said[0].endswith("begins at the first step, and keeps it as c.earlier.safetensors")
+    assert found_checkpoint(path, True, said.append) is None
+    assert said[1] == f"there is no {path.name} to go on from: begins at the first step"
+    assert steps_in(tmp_path / "c.earlier.safetensors") is None

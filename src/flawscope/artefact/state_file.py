@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact import files, model_file
-from flawscope.errors import InputError
+from flawscope.errors import CheckpointError
 
 FORMAT = 1  # raised when an older flawscope could not read the file
 KEY = "flawscope_state"
@@ -47,13 +47,43 @@ def log_of(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{name}.training.csv")
 
 
-def found_checkpoint(path: Path | None, resume: bool) -> tuple[Arrays, dict[str, Any]] | None:
-    """The state to go on from, if there is one. InputError where there is one and `resume` is off."""
+def found_checkpoint(
+    path: Path | None, resume: bool, say: Callable[[str], None]
+) -> tuple[Arrays, dict[str, Any]] | None:
+    """The state to go on from, if there is one.
+
+    resume: going on was asked for, and one that cannot be used is an error; else it is put aside.
+    """
     if path is None or not path.exists():
+        if path is not None and resume:
+            say(f"there is no {path.name} to go on from: begins at the first step")
         return None
-    if not resume:
-        raise InputError(f"{path} holds an unfinished run: go on with --resume, or remove it")
-    return read_checkpoint(path)
+    try:
+        return read_checkpoint(path)
+    except CheckpointError as error:
+        if resume:
+            raise
+        put_aside(path, str(error), say)
+        return None
+
+
+def put_aside(path: Path, reason: str, say: Callable[[str], None]) -> None:
+    """Keep a checkpoint that this run does not go on from, under another name, and say so."""
+    kept = path.with_name(f"{path.stem.removesuffix('.checkpoint')}.earlier{path.suffix}")
+    os.replace(path, kept)
+    say(f"{reason}; begins at the first step, and keeps it as {kept.name}")
+
+
+def steps_in(checkpoint: Path) -> tuple[int, int] | None:
+    """Of how many steps how many are done in a checkpoint; None where that cannot be read."""
+    try:
+        with open(checkpoint, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, model_file.MAX_HEADER)))
+        facts = json.loads(header["__metadata__"][KEY])
+        return int(facts["done"]), int(facts["steps"])
+    except (OSError, struct.error, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, Any]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +70,11 @@ def add_rate(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+def add_data(parser: argparse.ArgumentParser, *, required: bool = True, several: str = "") -> None:
+    """`several`: what `--category` can mean beside one of them."""
     parser.add_argument("--data", required=required, metavar="ROOT", help="folder of pictures or categories")
-    parser.add_argument("--category", metavar="NAME", help="which one, if ROOT holds several")
+    text = f"which one, if ROOT holds several{several}"
+    parser.add_argument("--category", metavar="NAME", help=text)
 
 
 def add_group(parser: argparse.ArgumentParser) -> None:
@@ -102,13 +105,14 @@ def is_table(out: str) -> bool:
     return out.lower().endswith((".csv", ".parquet")) and not os.path.isdir(out)
 
 
-def check_out(args: argparse.Namespace, *names: str) -> None:
+def check_out(args: argparse.Namespace) -> None:
     """Before anything is loaded: can `--out` be written? A folder is made. What says how to write pictures is
-    refused where none are written. `names`: of files that are written beside the results."""
+    refused where none are written."""
     if args.out and not is_table(args.out):
+        from flawscope import report
         from flawscope.results.run import refuse_foreign
 
-        refuse_foreign(folder_for_results(args.out), *names)
+        refuse_foreign(folder_for_results(args.out), report.NAME)
         return
     for option in ("maps", "animation"):
         if getattr(args, option):
@@ -184,6 +188,22 @@ def report_failures(failures: Sequence[str], *, named: bool = False) -> int:
         were = "was" if len(failures) == 1 else "were"
         say(f"{counted(len(failures), 'picture')} {were} skipped; the others are done")
     return 1 if failures else 0
+
+
+@contextmanager
+def kept_if_interrupted(checkpoint: Path | None) -> Iterator[None]:
+    """Ctrl-C while a model is made says how much of its training is kept, whenever it comes."""
+    from flawscope.artefact.state_file import steps_in
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        steps = None if checkpoint is None else steps_in(checkpoint)
+        if steps is None:
+            raise
+        done, total = steps
+        text = f"interrupted: step {done:,} of {total:,} kept; go on with --resume"
+        raise KeyboardInterrupt(text) from None
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from flawscope.cli import common
@@ -45,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flawscope import config
     from flawscope.artefact import files
+    from flawscope.artefact.state_file import checkpoint_of
     from flawscope.datasets import list_pictures
     from flawscope.errors import InputError, require_installed
     from flawscope.methods.efficientad.recipe import PRESETS, Recipe
@@ -59,19 +59,20 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.runtime.torch import use_threads
 
     use_threads(args.threads)
-    _, failures = distill(
-        paths,
-        recipe,
-        out,
-        weights=args.weights,
-        start=args.start,
-        minutes=None if recipe.steps else args.minutes,
-        resume=args.resume,
-        tensorboard=args.tensorboard,
-        device=args.device,
-        say=(lambda line: None) if args.quiet else _say,
-        step=common.step_for(args),
-    )
+    with common.kept_if_interrupted(checkpoint_of(out)):
+        _, failures = distill(
+            paths,
+            recipe,
+            out,
+            weights=args.weights,
+            start=args.start,
+            minutes=None if recipe.steps else args.minutes,
+            resume=args.resume,
+            tensorboard=args.tensorboard,
+            device=args.device,
+            say=(lambda line: None) if args.quiet else common.say,
+            step=common.step_for(args),
+        )
     if not args.quiet:
         common.say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
     return common.report_failures(failures)
@@ -88,10 +89,3 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     if args.minutes is not None:
         values["steps"] = None
     return {**values, **config.parse_assignments(args.set)}
-
-
-def _say(line: str) -> None:
-    """A remark, in the place of the living line where there is one."""
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
-    common.say(line)

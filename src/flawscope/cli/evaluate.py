@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     manifest = read_manifest(args.model)
     seed, group = common.seed_of(manifest), common.group_of(manifest)  # split as it was for fitting
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
-    common.check_out(args, *([report.NAME] if folder else []))
+    common.check_out(args)
 
     from flawscope.evaluation import evaluate
     from flawscope.predictor import load

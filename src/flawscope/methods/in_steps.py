@@ -43,7 +43,7 @@ class Run:
     def __init__(self, method: str, model: Detector, task: Task):
         self.method, self.model, self.task = method, model, task
         self.step = task.step
-        self.found = found_checkpoint(task.budget.checkpoint, task.budget.resume)
+        self.found = found_checkpoint(task.budget.checkpoint, task.budget.resume, task.say)
         assert isinstance(model.config, TrainingSettings)
         self.config: TrainingSettings = model.config
         self.room = int(self.config.memory * 2**30)  # bytes

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NoReturn, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flawscope.artefact.state_file import Arrays, pack
+from flawscope.artefact.state_file import Arrays, pack, put_aside
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
+from flawscope.methods.interrupts import noted_interrupts
 from flawscope.methods.pace import Pace
 from flawscope.methods.task import Budget
 from flawscope.methods.training_log import Thinned, TrainingLog
@@ -321,9 +322,15 @@ class Trainer(ABC, Generic[B]):
                 aside beside them, for what can take as long as there is.
         """
         self.minutes, kept = budget.minutes, None
+        known = {**identity, "minutes": budget.minutes}
+        unasked = None if budget.resume else budget.checkpoint
+        if found is not None and unasked and (other := another(found[1], known)):
+            put_aside(unasked, f"there is an unfinished run with {other}", self.say)
+            found = None
         if found is not None:
-            kept = self.restore(*found, {**identity, "minutes": budget.minutes})
-            self.say(f"goes on after step {self.done} of {self._expected()}")
+            kept = self.restore(*found, known)
+            anew = f" of an unfinished run; remove {unasked} to begin anew" if unasked else ""
+            self.say(f"goes on after step {self.done:,} of {self._expected():,}{anew}")
         self.prepare(found is not None)
         if self.steps is None or kept is not None:
             self.fix_steps(self.minutes, lambda per_step: _pace(budget.until, *after(), per_step, kept))
@@ -342,7 +349,7 @@ class Trainer(ABC, Generic[B]):
             thinned=self.log.thinned,
             done=self.done,
         )
-        with ThreadPoolExecutor(1) as ahead, closing(self.log):
+        with noted_interrupts() as interrupted, ThreadPoolExecutor(1) as ahead, closing(self.log):
             waiting = ahead.submit(self.batch, self.done)
             if self.pace is not None:
                 waiting.result()  # what the first one takes says nothing about the others
@@ -365,13 +372,24 @@ class Trainer(ABC, Generic[B]):
                 if self.device.type == "cpu" or self.done % 64 == 0 or over:
                     expected = self.done if over else self._expected()
                     self.step(f"{self.STAGE}{self._loss()}", self.done - first, expected - first)
-                if budget.checkpoint and time.monotonic() - saved >= budget.every and not over:
-                    self.save(budget.checkpoint, identity)
+                late = time.monotonic() - saved >= budget.every
+                # after the last step, too: what comes then may be interrupted
+                if budget.checkpoint and (late or over or interrupted.is_set()):
+                    self.save(budget.checkpoint, identity, over=over)
                     saved = time.monotonic()
+                if interrupted.is_set():
+                    self._stop(budget)
         self.steps = self.done
         for network in self.networks:
             network.eval()
         self.seconds += time.monotonic()
+
+    def _stop(self, budget: Budget) -> NoReturn:
+        """After Ctrl-C. KeyboardInterrupt says what is kept."""
+        so_far = f"step {self.done:,} of {self._expected():,}"
+        if budget.checkpoint is None:
+            raise KeyboardInterrupt(f"interrupted after {so_far}; nothing is kept without a checkpoint")
+        raise KeyboardInterrupt(f"{so_far} is kept in {budget.checkpoint}; the same call goes on from there")
 
     def _advance(self) -> tuple[bool, bool]:
         """After a step: whether the curve gets a point, and whether it was the last step."""
@@ -422,20 +440,22 @@ class Trainer(ABC, Generic[B]):
 
     # ---- checkpoints
 
-    def save(self, path: Path, identity: dict[str, Any]) -> None:
+    def save(self, path: Path, identity: dict[str, Any], *, over: bool = False) -> None:
+        """over: the last step is done."""
         total = self.total.tolist()
         self._finite(total)
         self.log.flush()
         facts = {
             "identity": identity,
-            "steps": self.steps,
+            "steps": self.done if over else self.steps,
+            "planned": self.planned,
             "done": self.done,
             "since": self.since,
             "total": total,
             "curve": self.curve,
             "thinned": self.log.thinned.state(),
             "seconds": self.seconds + time.monotonic(),
-            "pace": None if self.pace is None else self.pace.state(),
+            "pace": None if self.pace is None or over else self.pace.state(),
         }
         tensors = {**adam_state(self._parameters(), self.optimiser), **self.state()}
         pack(path, arrays(tensors), "checkpoint", facts)
@@ -445,14 +465,11 @@ class Trainer(ABC, Generic[B]):
     ) -> dict[str, float] | None:
         """Go on from what `save` wrote, if it belongs to this run. Gives the state of a training's pace."""
         with restoring():
+            if other := another(facts, identity):
+                raise CheckpointError(
+                    f"the checkpoint is of a run with {other}: give the same, or remove the checkpoint"
+                )
             theirs = dict(facts["identity"])
-            for key, mine in identity.items():
-                if theirs.get(key) != mine and not (key in ("steps", "minutes") and mine is None):
-                    shown = "" if len(str(mine)) > 60 else f" {theirs.get(key)}, this one has {mine}"
-                    raise CheckpointError(
-                        f"the checkpoint is of a run with another {key}{shown}: give the same, or remove the "
-                        "checkpoint"
-                    )
             tensors = tensors_of(found)
             restore_adam(self._parameters(), self.optimiser, tensors)
             for name, values in self.state().items():
@@ -463,10 +480,23 @@ class Trainer(ABC, Generic[B]):
             known = facts.get("thinned") or {"first": self.done}  # of earlier versions
             self.log = TrainingLog(None, self.LOSSES, thinned=Thinned(**known))
             self.minutes, kept = theirs.get("minutes"), facts.get("pace")
+            self.planned = facts.get("planned")
             if kept is None:
                 return None
             self.planned = self.steps
             return {key: float(kept[key]) for key in ("used", "left")}
+
+
+def another(facts: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    """What a checkpoint's run has that this one has otherwise, "another rate 0.1, this one has 0.2"; empty
+    where nothing differs. Steps and minutes that are not given are the checkpoint's."""
+    with restoring():
+        theirs = dict(facts["identity"])
+    for key, mine in identity.items():
+        if theirs.get(key) != mine and not (key in ("steps", "minutes") and mine is None):
+            shown = "" if len(str(mine)) > 60 else f" {theirs.get(key)}, this one has {mine}"
+            return f"another {key}{shown}"
+    return ""
 
 
 def _pace(

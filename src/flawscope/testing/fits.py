@@ -217,8 +217,9 @@ def progress_and_interruption(case: Case) -> None:
 
 
 def resumes(case: Case) -> None:
-    """A run that was stopped and goes on ends as one that was not, with the same tensors; the checkpoint of
-    another run is refused. A method that does not learn in steps refuses `minutes` and `resume`."""
+    """A run that was stopped and goes on ends as one that was not, with the same tensors; so does one
+    that was stopped after its last step; the checkpoint of another run is refused. A method that does not
+    learn in steps refuses `minutes` and `resume`."""
     from flawscope.fitting.preparation import prepare
     from flawscope.methods.task import Budget
 
@@ -242,9 +243,9 @@ def resumes(case: Case) -> None:
             must(False, "no checkpoint is written, or no progress is reported after it")
         except KeyboardInterrupt:
             pass
-        must_refuse(lambda: case.fit(checkpoint=path), "an unfinished run, without `resume`")
         must_refuse(lambda: case.fit(checkpoint=path, resume=True, seed=1), "another seed")
-        _must_equal(case.fitted(), case.fit(checkpoint=path, resume=True), "resumed")
+        _must_equal(case.fitted(), case.fit(checkpoint=path), "resumed")
+        _must_equal(case.fitted(), case.fit(checkpoint=path, resume=True), "resumed after its last step")
 
 
 def says_what_it_would_miss(case: Case) -> None:

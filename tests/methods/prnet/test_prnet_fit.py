@@ -203,7 +203,6 @@ def moved(pairs: Pairs) -> Pairs:
         ({"seen": "moved"}, "another seen defects: give the same, or remove the checkpoint"),
         ({"roi": np.tri(64, dtype=bool)}, "another region of interest: give the same, or remove"),
         ({"images": 5}, "another training set: give the same, or remove the checkpoint"),
-        ({"resume": False}, "holds an unfinished run: go on with --resume, or remove it"),
     ],
 )
 def test_only_the_same_run_goes_on(

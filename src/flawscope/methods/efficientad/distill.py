@@ -83,7 +83,7 @@ def distill(
     recipe = replace(recipe, precision=precision_for(recipe.precision, where))
     store = checkpoint_of(out)
     budget = Budget(minutes, store, resume, every, tensorboard=board_in(tensorboard))
-    found = found_checkpoint(store, resume)
+    found = found_checkpoint(store, resume, say)
     backbone, origin = load_backbone(recipe.backbone, recipe.stages, (SIDE, SIDE), weights)
     pictures = PictureSet.find(paths, step)
     if len(pictures.paths) < FEWEST:
