@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flawscope.benchmark.grid import MVTEC, OBJECTS, TEXTURES, Cell, Grid, plan
+from flawscope.benchmark.grid import Cell, Grid, plan
 from flawscope.benchmark.markdown import methods_and_seeds
+from flawscope.datasets.categories import MVTEC, OBJECTS, TEXTURES
 from flawscope.errors import InputError
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -14,7 +13,8 @@ from typing import Any
 
 from flawscope import config as settings
 from flawscope._version import __version__
-from flawscope.datasets import Dataset, find_categories, open_dataset
+from flawscope.datasets import Dataset, open_dataset
+from flawscope.datasets.categories import listed, select_categories
 from flawscope.datasets.files import walk
 from flawscope.datasets.seen import choose_seen
 from flawscope.datasets.visa import SPLIT_FILE
@@ -22,14 +22,6 @@ from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.metrics import SATURATION_FILE
 
-# MVTec AD's categories in the usual order
-TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
-OBJECTS = (
-    *("bottle", "cable", "capsule", "hazelnut", "metal_nut"),
-    *("pill", "screw", "toothbrush", "transistor", "zipper"),
-)
-MVTEC = TEXTURES + OBJECTS
-GROUPS = {"textures": TEXTURES, "objects": OBJECTS}
 MANY = 20_000  # files in a folder that a setting names, beyond which their content is not read
 
 
@@ -112,7 +104,7 @@ def plan(
     """
     chosen = _methods(methods)
     numbers, files, own = _by_method(chosen, _seeds(seeds, "--seeds"), configs, sets)
-    rows, missing = _rows(root, categories)
+    rows, missing = select_categories(root, categories, "--categories")
     given = {"steps": steps, "minutes": minutes, "seen": seen}
     values = {
         (method, category): _config(method, category, files.get(method), own.get(method, ()), given)
@@ -172,7 +164,7 @@ def _cells(
 
 
 def _methods(text: str) -> tuple[str, ...]:
-    names = _listed(text, "--methods", "name one or more, such as patchcore,efficientad")
+    names = listed(text, "--methods", "name one or more, such as patchcore,efficientad")
     for name in names:
         registry.method(name)  # an unknown one is reported now
     return names
@@ -195,17 +187,10 @@ def _by_method(
 
 
 def _seeds(text: str, option: str) -> tuple[int, ...]:
-    words = _listed(text, option, "write numbers with commas, such as 0,1,2")
+    words = listed(text, option, "write numbers with commas, such as 0,1,2")
     if not all(word.isdecimal() for word in words):
         raise InputError(f"{option} {text}: not whole numbers of at least 0; write for example 0,1,2")
     return tuple(dict.fromkeys(map(int, words)))
-
-
-def _listed(text: str, option: str, remedy: str) -> tuple[str, ...]:
-    words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    if not words:
-        raise InputError(f"{option} is empty: {remedy}")
-    return words
 
 
 def _pair(text: str, option: str, form: str, methods: Sequence[str], sign: str) -> tuple[str, str]:
@@ -216,32 +201,6 @@ def _pair(text: str, option: str, form: str, methods: Sequence[str], sign: str) 
     if method not in methods:
         raise InputError(f"{option} {text}: {method} is none of --methods {','.join(methods)}; mend one")
     return method, rest
-
-
-def _rows(root: str | os.PathLike[str], text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Categories in the order of the tables, and which of them are not in `root`."""
-    words = _listed(text, "--categories", "name some, or leave it out for all")
-    found = find_categories(root)
-    if not found:
-        raise InputError(
-            f"{root}: no category to work with: give a folder of categories with train/good and test/KIND, "
-            "or one such category"
-        )
-    asked: set[str] = set()
-    for word in words:
-        if word == "all":
-            # a table with some of MVTec AD's categories shows which are missing
-            asked |= {*found, *(MVTEC if set(MVTEC) & set(found) else ())}
-        else:
-            asked |= {*GROUPS.get(word, (word,))}
-    order = {name: k for k, name in enumerate(dict.fromkeys([*MVTEC, *found]))}
-    rows = tuple(sorted(asked, key=lambda name: order.get(name, len(order))))
-    missing = tuple(row for row in rows if row not in found)
-    if len(missing) == len(rows):
-        near = difflib.get_close_matches(words[0], found, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(found)}"
-        raise InputError(f"{root}: none of --categories {text} is there; {hint}")
-    return rows, missing
 
 
 def _config(

@@ -13,8 +13,9 @@ from typing import Any
 
 from flawscope._version import __version__
 from flawscope.benchmark import published
-from flawscope.benchmark.grid import MVTEC, OBJECTS, TEXTURES, Cell, Grid
+from flawscope.benchmark.grid import Cell, Grid
 from flawscope.benchmark.published import Figure, Source
+from flawscope.datasets.categories import MVTEC, OBJECTS, TEXTURES
 
 # key in an evaluation -> how the literature calls it
 METRICS = {
