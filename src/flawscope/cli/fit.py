@@ -13,13 +13,22 @@ if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
     from flawscope.datasets import Dataset
     from flawscope.predictor import Predictor
+    from flawscope.progress import Step
 
-    Say = Callable[[str], None]
+
+Say = Callable[[str], None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_data(parser)
-    parser.add_argument("--out", required=True, metavar="MODEL", help="model file to write, .safetensors")
+    common.add_data(
+        parser, several="; all, objects, textures (MVTec AD's) or names with commas: a model for each"
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="MODEL",
+        help="model file to write, .safetensors; for several categories a folder: CATEGORY.safetensors in it",
+    )
     parser.add_argument(
         "--update", metavar="MODEL", help="add the pictures to this model; settings are its own"
     )
@@ -96,30 +105,63 @@ def _either(names: Sequence[str]) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.artefact import files, model_file
-    from flawscope.artefact.state_file import checkpoint_of
-    from flawscope.datasets import open_dataset
+    from flawscope.artefact import files
+    from flawscope.datasets.categories import means_several
 
+    if args.category and means_several(args.data, args.category):
+        from flawscope.cli import categories
+
+        return categories.run(args)
     out = files.check_writable(args.out, ".safetensors")
-    options = _options(args)
-    old = model_file.read(args.update) if args.update else None
-    if old is not None:
-        _refuse_settings(args, options)
-        seed, group = common.seed_of(old.manifest), args.group or common.group_of(old.manifest)
-    else:  # a wrong setting is reported before torch is loaded
-        method, preset, settings = _settings_of(options)
-        seed, group = registry.method(method).configure(preset, settings).seed, args.group
-    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
     say = (lambda line: None) if args.quiet else common.say
-    say(f"{dataset.category}: {len(dataset.train)} good pictures ({dataset.layout} layout)")
-    predictor = _fitted(args, options, dataset, say) if old is None else _extended(args, old, dataset, say)
-    predictor.save(out)
-    if old is None and registry.method(predictor.manifest.method).learns_in_steps:
-        checkpoint_of(out).unlink(missing_ok=True)
+    predictor = learnt(args, say, common.step_for(args))
     for line in summary(predictor):
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
     return common.report_failures(predictor.failures)
+
+
+def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
+    """One model, which is written to `--out`."""
+    from flawscope.artefact import model_file
+    from flawscope.artefact.state_file import checkpoint_of
+    from flawscope.datasets import open_dataset
+
+    options, checkpoint = checked(args), None
+    if args.update:
+        old = model_file.read(args.update)
+        seed, group = common.seed_of(old.manifest), args.group or common.group_of(old.manifest)
+    else:
+        name, preset, settings = _settings_of(options)
+        method = registry.method(name)
+        seed, group = method.configure(preset, settings).seed, args.group
+        checkpoint = checkpoint_of(args.out) if method.learns_in_steps else None
+    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
+    say(f"{dataset.category}: {len(dataset.train)} good pictures ({dataset.layout} layout)")
+    with common.kept_if_interrupted(checkpoint):
+        if args.update:
+            predictor = _extended(args, old, dataset, say, step)
+        else:
+            predictor = _fitted(args, options, dataset, say, step)
+        predictor.save(args.out)
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    return predictor
+
+
+def checked(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the call gives. A wrong one is reported before torch is loaded."""
+    options = _options(args)
+    if args.update:
+        _refuse_settings(args, options)
+    else:
+        method, preset, settings = _settings_of(options)
+        registry.method(method).configure(preset, settings)
+    return options
+
+
+def method_of(args: argparse.Namespace) -> str:
+    return _settings_of(_options(args))[0]
 
 
 def _settings_of(options: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
@@ -141,7 +183,9 @@ def _refuse_settings(args: argparse.Namespace, options: dict[str, Any]) -> None:
         )
 
 
-def _fitted(args: argparse.Namespace, options: dict[str, Any], dataset: Dataset, say: Say) -> Predictor:
+def _fitted(
+    args: argparse.Namespace, options: dict[str, Any], dataset: Dataset, say: Say, step: Step
+) -> Predictor:
     from flawscope.artefact.state_file import checkpoint_of
     from flawscope.calibration.decision import DEFAULT_RATE
     from flawscope.fitting import fitting  # torch
@@ -166,12 +210,12 @@ def _fitted(args: argparse.Namespace, options: dict[str, Any], dataset: Dataset,
         samples=0 if args.no_samples else 3,
         check=not args.no_check,
         say=say,
-        step=common.step_for(args),
+        step=step,
         **settings,
     )
 
 
-def _extended(args: argparse.Namespace, old: Artefact, dataset: Dataset, say: Say) -> Predictor:
+def _extended(args: argparse.Namespace, old: Artefact, dataset: Dataset, say: Say, step: Step) -> Predictor:
     from flawscope.fitting import fitting  # torch
     from flawscope.runtime.torch import use_threads
 
@@ -184,7 +228,7 @@ def _extended(args: argparse.Namespace, old: Artefact, dataset: Dataset, say: Sa
         device=args.device,
         check=not args.no_check,
         say=say,
-        step=common.step_for(args),
+        step=step,
     )
 
 
