@@ -93,11 +93,10 @@ class Answers:
 
 def eight_bits(image: Any) -> Any:
     """What the network sees, [3, H, W] float32, as [H, W, 3] uint8; padding has its filling."""
-    import numpy as np
-
+    from flawscope.pictures.eight_bits import to_eight_bits
     from flawscope.pictures.preprocess import unmarked
 
-    return np.ascontiguousarray(np.rint(unmarked(image)[0] * 255).astype(np.uint8).transpose(1, 2, 0))
+    return to_eight_bits(unmarked(image)[0].transpose(1, 2, 0), white=1.0)
 
 
 def judge(model: str, root: str, of: dict[str, Any], draws: int, threads: int) -> Cell:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flawscope.errors import InputError
+from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.synthesis import (
     KINDS,
     PAPER_KINDS,
@@ -18,7 +19,6 @@ from flawscope.synthesis import (
     foreground_mask,
     generated_texture,
     simulate_defect,
-    to_eight_bits,
 )
 from flawscope.synthesis.simulate import VISIBLE, VISIBLE_LEVEL
 

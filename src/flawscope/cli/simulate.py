@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         common.folder_for_results(str(out / name))
     rows, objects = _simulate(args, [item.path for item in items], kinds, make, failures)
     drawing.save_png(out / "contact_sheet.png", _sheet(rows, kinds))
-    print(_table(rows))
+    common.show(_table(rows))
     if not args.quiet:
         found = sum(objects.values())
         common.say(f"object found in {found} of {len(objects)} good pictures; in the others, everywhere")
@@ -232,7 +232,7 @@ def _picture(path: Path, white: float | None, size: int | None) -> NDArray[np.ui
     from PIL import Image
 
     from flawscope.pictures.decoding import decode
-    from flawscope.synthesis import to_eight_bits
+    from flawscope.pictures.eight_bits import to_eight_bits
 
     picture = to_eight_bits(decode(path), white)
     if size is not None:

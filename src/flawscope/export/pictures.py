@@ -14,8 +14,9 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.samples import unpack_images
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Source, decode, reason
+from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.pictures.preprocess import unmarked
-from flawscope.synthesis import simulate_defect, to_eight_bits
+from flawscope.synthesis import simulate_defect
 
 COMPARED = 32  # pictures at most
 RANGED = 100  # pictures that the ranges of 8-bit numbers are measured on

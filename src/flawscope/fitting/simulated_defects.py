@@ -13,6 +13,7 @@ from flawscope.calibration.simulated import Simulated
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH, GPU_BATCH, embed_pictures
 from flawscope.methods.task import Fitted, Task
+from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.pictures.preprocess import unmarked
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 from flawscope.synthesis.masks import bounding_box
@@ -158,5 +159,4 @@ def _pixels(image: Tensor) -> tuple[NDArray[np.uint8], Box]:
     """An image `[3, H, W]` without its padding as `[h, w, 3]` uint8, and where that lies in it."""
     plain, inside = unmarked(image.numpy())
     box = bounding_box(inside)
-    pixels = np.rint(plain[:, *box] * 255).astype(np.uint8)
-    return np.ascontiguousarray(pixels.transpose(1, 2, 0)), box
+    return to_eight_bits(plain[:, *box].transpose(1, 2, 0), white=1.0), box

@@ -22,11 +22,11 @@ from PIL import Image
 from flawscope.datasets.masks import union
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import decode
+from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.progress import Step, silent
 from flawscope.results import drawing
 from flawscope.results.kept import Column, Evaluated
 from flawscope.results.prediction import Prediction
-from flawscope.synthesis.appearance import to_eight_bits
 
 MOST_SIDE, LEAST_SIDE = 288, 96  # of a square picture, pixels
 MOST_RATIO = 3  # the longer side of a flat picture is at most that many times the square's
@@ -172,6 +172,11 @@ def layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image.Imag
     colour = black.astype(np.float32) * 255 / np.maximum(alpha, 1)[..., None]
     rgba = np.concatenate([np.clip(np.round(colour), 0, 255), alpha[..., None]], axis=2)
     return Image.fromarray(rgba.astype(np.uint8))
+
+
+def flattened(picture: Pixels, side: int) -> str:
+    """A picture [H, W, 3] that has no layers, as a data: URI."""
+    return _webp(Image.fromarray(_fitted(picture, side)), QUALITY["photo"])
 
 
 def _fitted(picture: Pixels, side: int) -> Pixels:

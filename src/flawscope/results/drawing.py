@@ -78,15 +78,6 @@ def lightness(rgb: NDArray[Any]) -> NDArray[np.float64]:
     return result
 
 
-def eight_bit(picture: NDArray[np.generic]) -> Pixels:
-    """A deep picture as a person may see it, [H, W, 3]: over its own maximum. For showing only."""
-    if picture.dtype == np.uint8:
-        return np.asarray(picture, dtype=np.uint8)
-    values = picture.astype(np.float32)
-    values = values / max(float(values.max()), 1e-12) * 255.0
-    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)).astype(np.uint8))
-
-
 def colour_map(values: Values, low: float, high: float) -> Pixels:
     """Values [H, W] -> colours [H, W, 3] uint8; darkest at `low`, brightest at `high`, NaN grey."""
     colours = colour_table()[_levels(values, low, high)]

@@ -20,6 +20,7 @@ from flawscope.datasets.files import natural_key
 from flawscope.datasets.masks import union
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Source, decode, name_of
+from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.results import animation, drawing
 from flawscope.results.own_files import OwnFiles, cannot_write
 from flawscope.results.prediction import Prediction
@@ -206,7 +207,7 @@ class Pictures:
     def _drawn(self, source: Source, prediction: Prediction) -> Drawn | None:
         """None where the picture cannot be read again, such as one that was moved after it was scored."""
         try:
-            shown = _scaled(drawing.eight_bit(decode(source)))
+            shown = _scaled(to_eight_bits(decode(source)))
         except (InputError, MemoryError) as error:
             self.failures.append(f"{error or name_of(source)} (scored, but not drawn)")
             return None

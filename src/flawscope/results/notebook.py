@@ -14,6 +14,7 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Source, decode
+from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.results import drawing
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _panels(found: Prediction, source: Source | None) -> list[NDArray[np.uint8]]
     try:
         if given is None:
             raise InputError("not known")
-        picture = small(drawing.eight_bit(decode(given)))
+        picture = small(to_eight_bits(decode(given)))
         values = found.picture_map(picture.shape[:2])
         heat = drawing.overlay(picture, values, *found.colour_range)
         return [picture, drawing.contour(heat, found.outlined(values))]
@@ -84,9 +85,7 @@ def table(rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> str:
     """Text in rows; everything is escaped."""
 
     def row(cells: Sequence[str], tag: str) -> str:
-        return (
-            "<tr>" + "".join(f"<{tag} style='text-align:left'>{_text(c)}</{tag}>" for c in cells) + "</tr>"
-        )
+        return "<tr>" + "".join(f"<{tag} style='text-align:left'>{_text(c)}</{tag}>" for c in cells) + "</tr>"
 
     head = row(header, "th") if header else ""
     return f"<table>{head}{''.join(row(cells, 'td') for cells in rows)}</table>"

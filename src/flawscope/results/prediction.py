@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flawscope.errors import InputError
 from flawscope.pictures.appearance import FEATURES, Measures
 from flawscope.pictures.decoding import Source, decode
+from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.pictures.preprocess import Geometry
 from flawscope.progress import counted
 from flawscope.results import drawing
@@ -156,7 +157,7 @@ class Prediction:
         """
         if picture is None and self.path is None:
             raise InputError("draw() knows only pictures from files: give the picture, draw(picture)")
-        shown = drawing.eight_bit(decode(self.path or "" if picture is None else picture))
+        shown = to_eight_bits(decode(self.path or "" if picture is None else picture))
         values = self.picture_map()
         low, high = self.colour_range
         heat = drawing.overlay(shown, values, low, high)

@@ -5,7 +5,6 @@ chosen with them. Pictures are `[H, W, 3]` uint8, RGB, in one intensity scale th
 takes its `numpy.random.Generator` and touches no global state.
 """
 
-from flawscope.synthesis.appearance import to_eight_bits
 from flawscope.synthesis.folders import TextureFolder, read_seen
 from flawscope.synthesis.foreground import Foreground, foreground_mask
 from flawscope.synthesis.masks import SCALE_AREAS, DefectScale
@@ -26,5 +25,4 @@ __all__ = [
     "generated_texture",
     "read_seen",
     "simulate_defect",
-    "to_eight_bits",
 ]

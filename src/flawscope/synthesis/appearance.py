@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from flawscope.errors import InputError
+from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.synthesis.noise import Picture
 
 Change = Callable[[Picture, np.random.Generator, float], Picture]
@@ -24,18 +25,6 @@ def check_picture(picture: Picture, name: str = "picture") -> None:
     defects invisible elsewhere."""
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise InputError(f"A {name} is [H, W, 3] uint8 in 0..255, not {list(picture.shape)} {picture.dtype}.")
-
-
-def to_eight_bits(picture: NDArray[np.number], white: float | None = None) -> Picture:
-    """What `decode` returns (uint8, uint16 or float) -> `[H, W, 3]` uint8 in 0..255, contiguous.
-
-    Deep pictures are divided by `white`; pass one level for a whole data set. None takes the picture's own
-    maximum. Grey is repeated in all three channels.
-    """
-    if picture.dtype != np.uint8:
-        level = float(picture.max()) if white is None else white
-        picture = np.clip(np.rint(picture * (255 / max(level, 1e-6))), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
 
 def is_grey(picture: Picture) -> bool:

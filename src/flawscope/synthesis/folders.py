@@ -12,7 +12,7 @@ from flawscope.datasets.files import list_pictures
 from flawscope.datasets.masks import union
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import decode
-from flawscope.synthesis.appearance import to_eight_bits
+from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.synthesis.masks import Mask
 from flawscope.synthesis.noise import Picture
 

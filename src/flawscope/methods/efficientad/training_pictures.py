@@ -28,8 +28,9 @@ from flawscope.methods.efficientad.networks import normalised
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.threads import workers
 from flawscope.pictures.decoding import decode
+from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.progress import Step
-from flawscope.synthesis import fractal_noise, generated_texture, to_eight_bits
+from flawscope.synthesis import fractal_noise, generated_texture
 
 Pixels = NDArray[np.uint8]
 BLOCK = 4  # pictures a thread sees together: fixed, so that results do not depend on the threads

@@ -15,6 +15,7 @@ from torch import Tensor
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.prnet.config import GENERATED, Config
 from flawscope.methods.task import Defect
+from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.pictures.preprocess import unmarked
 from flawscope.synthesis import Foreground, TextureFolder, extend_defect, simulate_defect
 from flawscope.synthesis.masks import bounding_box
@@ -99,7 +100,7 @@ def _named(folder: TextureFolder) -> str:
 def _pixels(image: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """An image `[3, H, W]` as `[H, W, 3]` uint8, and `[H, W]` bool: what is not padding."""
     plain, inside = unmarked(image.numpy())
-    return np.ascontiguousarray(np.rint(plain * 255).astype(np.uint8).transpose(1, 2, 0)), inside
+    return to_eight_bits(plain.transpose(1, 2, 0), white=1.0), inside
 
 
 def _unpadded(image: Tensor) -> NDArray[np.uint8]:
