@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import csv
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -140,6 +141,26 @@ def test_lists_begin_after_an_empty_line() -> None:
         for above, line in pairwise(lines):
             starts = re.match(r"(- |\d+\. )", line) and not re.match(r"(- |\d+\. |\s)", above)
             assert not (starts and above), f"{page.name}: {line}"
+
+
+def test_the_reference_has_every_public_name() -> None:
+    """Each is named twice: as it is called, and where its docstring is."""
+    pytest.importorskip("torch")
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^::: flawscope\.([\w.]+)\n +options:\n +heading: flawscope\.([\w.]+)$", page, re.M)
+    for where, name in entries:
+        module, _, last = where.rpartition(".")
+        assert getattr(importlib.import_module(f"flawscope.{module}"), last).__name__ == name.split(".")[-1]
+    assert set(flawscope.__all__) - {"__version__"} <= {name for _, name in entries}
+
+
+def test_the_search_needs_no_server_and_no_network() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert "offline" in site["plugins"]
+    (script,) = site["extra"]["polyfills"]  # without one that is called so, the plugin takes a network's
+    text = (DOCS / script).read_bytes()
+    assert "iframe-worker" in script
+    assert hashlib.sha256(text.partition(b"*/\n")[2]).hexdigest().encode() in text  # as it was published
 
 
 def test_the_site_shows_every_page_once() -> None:

@@ -85,8 +85,9 @@ def fit(
         device: auto, cpu, cuda or mps.
         samples: pictures stored in the model for its self-test.
         check: measure what share of simulated defects the model finds, in a tenth of the time at most.
-        say, step: get lines for a person and progress.
-        options: settings of the method, such as `size=384` or `ratio=0.05`.
+        say: gets lines for a person.
+        step: gets progress.
+        **options: settings of the method, such as `size=384` or `ratio=0.05`.
 
     Returns:
         A `Predictor`. `failures` lists pictures that could not be read, `suspects` those that do not look
