@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "benchmark": "fit and evaluate a grid, with the literature's tables",
     "predict": "score pictures and show what is wrong",
     "watch": "judge pictures as they appear in a folder",
+    "review": "sort flagged pictures into good and defective",
     "calibrate": "new thresholds from new good pictures",
     "export": "a copy that needs no torch, .onnx or .xml",
     "simulate": "put defects on good pictures, to look at them",

@@ -9,22 +9,49 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flawscope.errors import InputError, require_installed
 from flawscope.progress import Step, silent
 
 if TYPE_CHECKING:
+    from flawscope.artefact.model_file import Manifest
+    from flawscope.calibration.decision import Calibration
     from flawscope.comparison import Comparison
     from flawscope.datasets import Dataset
     from flawscope.evaluation import Evaluation
-    from flawscope.predictor import Predictor
+    from flawscope.report.again import Reviewed
+    from flawscope.results.kept import Evaluated
     from flawscope.results.prediction import Prediction
     from flawscope.results.table import Row
 
 NAME = "report.html"
 
-__all__ = ["NAME", "require", "write_comparison", "write_predictions", "write_report"]
+
+class _Session(Protocol):
+    runtime: str
+
+
+class Model(Protocol):
+    """What a report says of a `Predictor`."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+    @property
+    def calibration(self) -> Calibration: ...
+    @property
+    def session(self) -> _Session: ...
+
+
+__all__ = [
+    "NAME",
+    "require",
+    "review_page",
+    "write_again",
+    "write_comparison",
+    "write_predictions",
+    "write_report",
+]
 
 
 def require(*, plots: bool = True) -> None:
@@ -40,7 +67,7 @@ def require(*, plots: bool = True) -> None:
 def write_report(
     path: str | os.PathLike[str],
     result: Evaluation,
-    predictor: Predictor,
+    predictor: Model,
     dataset: Dataset,
     *,
     model: str = "",
@@ -120,6 +147,49 @@ def write_comparison(path: str | os.PathLike[str], found: Comparison, *, step: S
     from flawscope.report.compared import comparison_page
 
     return _write(path, comparison_page(found, step))
+
+
+def write_again(
+    path: str | os.PathLike[str],
+    model: str,
+    pictures: Sequence[Reviewed],
+    seen: Sequence[Evaluated],
+    *,
+    white: float | None = None,
+) -> Path:
+    """Write the page of a review's before and after to `path`, atomically, and return it.
+
+    Args:
+        model: the new model's name. seen: the same pictures with the maps of the new model.
+        white: the level of a deep picture that is shown white.
+
+    Raises:
+        InputError: Jinja2 or WebP is missing.
+        FlawscopeError: the file cannot be written.
+    """
+    require(plots=False)
+    from flawscope.report.again import again_page
+
+    return _write(path, again_page(model, pictures, seen, white))
+
+
+def review_page(title: str, pictures: Sequence[Mapping[str, Any]], decided: Mapping[int, str]) -> str:
+    """The page of a review, which a server gives out: the pictures come from it.
+
+    Args:
+        pictures: name, severity, p_value, score and the number of regions of each.
+        decided: number of a picture -> good or defect.
+
+    Raises:
+        InputError: Jinja2 or WebP is missing.
+    """
+    require(plots=False)
+    from flawscope.report.page import render_served
+    from flawscope.report.words import printable
+
+    shown = [{**one, "name": printable(str(one["name"]))} for one in pictures]
+    data = {"pictures": shown, "decided": dict(decided)}
+    return render_served("review.html.j2", data, "review.js", title=printable(title), pictures=shown)
 
 
 def _write(path: str | os.PathLike[str], text: str) -> Path:

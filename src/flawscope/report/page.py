@@ -151,18 +151,26 @@ def render(template: str, pictures: Sequence[dict[str, Any]], scripts: Sequence[
         scripts: files that become its one script.
         context: what the template needs; title, parts, toggles and views in any case.
     """
+    views = {key: (name, list(layers)) for key, (name, layers) in context.pop("views").items()}
+    ramp = ", ".join("rgb({} {} {})".format(*drawing.colour_table()[k]) for k in range(0, 256, 17))
+    script = "\n".join(map(text_of, scripts))
+    return _rendered(template, pictures, script, views=json.dumps(views), ramp=ramp, **context)
+
+
+def render_served(template: str, data: Any, script: str, **context: Any) -> str:
+    """A page that a server gives out: `data` and the file `script` are in it, pictures are not."""
+    return _rendered(template, data, text_of(script), **context)
+
+
+def _rendered(template: str, data: Any, script: str, **context: Any) -> str:
     from markupsafe import Markup
 
-    script = "\n".join(map(text_of, scripts))
-    views = {key: (name, list(layers)) for key, (name, layers) in context.pop("views").items()}
     found = environment().get_template(template)
     text: str = found.render(
         style=Markup(text_of("pages.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        data=Markup(for_script(pictures)),
-        views=json.dumps(views),
-        ramp=", ".join("rgb({} {} {})".format(*drawing.colour_table()[k]) for k in range(0, 256, 17)),
+        data=Markup(for_script(data)),
         **context,
     )
     return text

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.datasets.masks import union
+from flawscope.datasets.masks import Mask, union
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import decode
 from flawscope.pictures.eight_bits import to_eight_bits
@@ -118,7 +118,7 @@ def _made(
 def layers(
     path: Path,
     prediction: Prediction,
-    masks: tuple[Path, ...],
+    masks: tuple[Mask, ...],
     side: int,
     white: float | None,
     other: Prediction | None = None,
@@ -186,7 +186,7 @@ def _fitted(picture: Pixels, side: int) -> Pixels:
     return np.asarray(drawing.fitted(picture, cell))
 
 
-def _truth(masks: tuple[Path, ...], full: tuple[int, int], size: tuple[int, int]) -> str | None:
+def _truth(masks: tuple[Mask, ...], full: tuple[int, int], size: tuple[int, int]) -> str | None:
     """The dashed outline of the union of the masks; a defect smaller than a pixel still shows."""
     try:
         small = drawing.shrunk(union(masks, full), size)

@@ -1,0 +1,179 @@
+"""Sort flagged pictures into good and defective, in the browser; the decisions become folders to fit with."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import webbrowser
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flawscope.cli import common
+
+if TYPE_CHECKING:
+    from flawscope.predictor import Predictor
+    from flawscope.progress import Step
+    from flawscope.report.again import Reviewed
+    from flawscope.results.kept import Kept
+    from flawscope.review import Session
+
+FOLDER, AFTER = "review", "after.html"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "results", metavar="RESULTS", help="folder of `predict --out` or `evaluate --out`, or its table, .csv"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help=f"where decisions and copies go (default: {FOLDER} in RESULTS)"
+    )
+    parser.add_argument("--all", action="store_true", help="review the good pictures, too")
+    parser.add_argument(
+        "--after",
+        metavar="MODEL",
+        help="judge the reviewed pictures with this model and show before and after, instead of reviewing",
+    )
+    parser.add_argument("--json", action="store_true", help="with --after: print one JSON document")
+    parser.add_argument("--port", type=port, default=0, metavar="N", help="of the page (default: a free one)")
+    parser.add_argument("--no-browser", action="store_true", help="print the page's address, open nothing")
+    common.add_device(parser)
+    common.add_quiet(parser)
+
+
+def port(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: write 1024 to 65535, or 0 for a free one")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    from flawscope import report
+    from flawscope.errors import InputError
+
+    if args.json and not args.after:
+        raise InputError("--json prints what --after finds: add --after MODEL")
+    report.require(plots=False)
+    from flawscope.review import Session, read_flagged
+
+    results = Path(args.results)
+    pictures = read_flagged(results, every=args.all or bool(args.after))
+    out = Path(args.out) if args.out else (results if results.is_dir() else results.parent) / FOLDER
+    common.folder_for_results(str(out))
+    session = Session(pictures, out)
+    return _after(args, session) if args.after else _review(args, session)
+
+
+def _review(args: argparse.Namespace, session: Session) -> int:
+    from flawscope.review.server import Review
+
+    review = Review(session, _title(args.results), args.port)
+    common.say(f"review: {review.url}")
+    common.say("end it in the page or with Ctrl-C; what is decided is kept, the same call goes on with it")
+    if not args.no_browser:
+        webbrowser.open(review.url)
+    try:
+        review.serve()
+    except KeyboardInterrupt:
+        common.say("")
+    if not args.quiet:
+        for line in next_steps(args.results, session):
+            common.say(line)
+    return common.report_failures(session.problems)
+
+
+def _title(results: str) -> str:
+    return Path(results).resolve().name
+
+
+def next_steps(results: str, session: Session) -> Iterator[str]:
+    """What was decided, and how to go on."""
+    from flawscope.progress import counted
+    from flawscope.review import DEFECT, FINE
+
+    tally, out = session.tally(), session.out
+    done, every = sum(tally.values()), len(session.pictures)
+    sorts = f"{tally[FINE]} good, {counted(tally[DEFECT], 'defect')}"
+    yield f"{done} of {counted(every, 'picture')} decided: {sorts}"
+    if tally[FINE]:
+        yield f"good pictures are in {out / FINE}; PatchCore learns them with"
+        yield f"  flawscope fit --update MODEL --data {out / FINE} --out NEW.safetensors"
+        yield "  (other methods: put them to the good pictures and fit anew)"
+    if tally[DEFECT]:
+        masks = counted(len(list((out / "masks" / DEFECT).glob("*.png"))), "mask")
+        yield f"defects are in {out / DEFECT}, {masks} outlined by the model beside it: look at these; then"
+        yield f"  flawscope fit --method prnet --seen {out / DEFECT} --data GOOD --out NEW.safetensors"
+    if done:
+        yield f"then, before and after: flawscope review {results} --after NEW.safetensors"
+
+
+def _after(args: argparse.Namespace, session: Session) -> int:
+    """Judge what was decided, from the copies, with a new model."""
+    from flawscope import report
+    from flawscope.errors import InputError
+    from flawscope.predictor import load
+    from flawscope.report.again import sentences_of
+    from flawscope.results.kept import Kept
+
+    if not session.decided():
+        raise InputError(f"nothing in {session.out} is decided yet: review first, without --after")
+    predictor = load(args.after, device=args.device, threads=args.threads)
+    kept = Kept(lambda geometry: geometry.inside())
+    failures: list[str] = []
+    pictures = list(_judged(session, predictor, kept, failures, common.step_for(args)))
+    if not pictures:
+        raise InputError(f"none of the reviewed pictures can be judged: {failures[0]}")
+    document = {"pictures": [one.to_dict() for one in pictures], "summary": sentences_of(pictures)}
+    text = json.dumps(document, indent=1, allow_nan=False) if args.json else lines(pictures)
+    common.show(text, flush=True)
+    white = predictor.manifest.preprocess.white_level
+    name = Path(args.after).name
+    page = report.write_again(session.out / AFTER, name, pictures, kept.pictures, white=white)
+    if not args.quiet:
+        common.say(f"page: {page}")
+    return common.report_failures(failures)
+
+
+def _judged(
+    session: Session, predictor: Predictor, kept: Kept, failures: list[str], step: Step
+) -> Iterator[Reviewed]:
+    """Every decided picture with what the new model says; the maps go to `kept`."""
+    from flawscope.datasets import Item
+    from flawscope.errors import InputError
+    from flawscope.pictures.decoding import decode, pixel_hash
+    from flawscope.report.again import Reviewed
+    from flawscope.review import DEFECT
+
+    known = {picture.hash for picture in predictor.manifest.pictures}
+    copies = session.copies()
+    results = predictor.stream([path for _, _, path in copies])
+    for done, ((one, decision, path), (_, result)) in enumerate(zip(copies, results, strict=True), start=1):
+        step("judging again", done, len(copies))
+        if isinstance(result, InputError):
+            failures.append(str(result))
+            continue
+        kept.append(Item(path, decision, decision == DEFECT), result, None)
+        yield Reviewed(
+            name=one.name,
+            defective=decision == DEFECT,
+            learnt=pixel_hash(decode(path)) in known,
+            called_before=one.row.decision == "anomalous",
+            severity_before=one.row.severity or 0.0,
+            score_before=one.row.score or 0.0,
+            before=one.overlay,
+            after=kept.predictions[-1],
+        )
+
+
+def lines(pictures: Sequence[Reviewed]) -> str:
+    """What a person reads."""
+    from flawscope.report.again import count_of, sentences_of
+
+    rows = [
+        ("good", *count_of(pictures, defective=False, learnt=False)),
+        ("good, learnt by the new model", *count_of(pictures, defective=False, learnt=True)),
+        ("defect", *count_of(pictures, defective=True)),
+    ]
+    header = ("reviewed", "pictures", "anomalous before", "after")
+    shown = common.table([row for row in rows if row[1]], header)
+    return "\n\n".join([shown, "\n".join(sentences_of(pictures))])
