@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -390,3 +391,90 @@ def test_reference_data_has_the_known_numbers(reference_data):
     dataset = open_dataset(reference_data, "transistor")
     assert (len(dataset.train), len(dataset.test)) == (213, 100)
     assert all(len(item.masks) == item.anomalous for item in dataset.test)
+
+
+# ------------------------------------------------------------------------------- MVTec AD 2, MPDD, Real-IAD
+
+
+def test_mvtec_ad_2(tmp_path, save, mask):
+    """The public test set; the private ones are nobody's."""
+    root = tmp_path / "can"
+    save(root / "train/good/000_regular.png")
+    save(root / "validation/good/001_regular.png")
+    save(root / "test_public/good/000_overexposed.png")
+    save(root / "test_public/bad/000_regular.png")
+    save(root / "test_public/ground_truth/bad/000_regular_mask.png", mask)
+    save(root / "test_private/000_regular.png")
+    save(root / "test_private_mixed/000_mixed.png")
+    dataset = open_dataset(tmp_path, "can")
+    assert dataset.layout == "mvtec2"
+    assert (len(dataset.train), len(dataset.validation)) == (1, 1)
+    assert names(dataset, "test") == [
+        (
+            "test_public/bad/000_regular.png",
+            "bad",
+            True,
+            ("test_public/ground_truth/bad/000_regular_mask.png",),
+        ),
+        ("test_public/good/000_overexposed.png", "good", False, ()),
+    ]
+
+
+def test_mpdd_is_mvtec(tmp_path, save, mask):
+    root = tmp_path / "bracket_black"
+    save(root / "train/good/000.png")
+    save(root / "test/good/000.png")
+    save(root / "test/hole/000.png")
+    save(root / "ground_truth/hole/000_mask.png", mask)
+    dataset = open_dataset(root)
+    assert dataset.layout == "mvtec"
+    assert names(dataset, "test")[1] == (
+        "test/hole/000.png",
+        "hole",
+        True,
+        ("ground_truth/hole/000_mask.png",),
+    )
+
+
+@pytest.fixture
+def realiad(tmp_path, save, mask):
+    """Five views of three good parts and of one defective part, whose defect two views show."""
+    root = tmp_path / "Real-IAD/realiad_1024/mint"
+    for part in range(1, 4):
+        for view in range(1, 6):
+            save(root / f"OK/S{part:04}/mint_{part:04}_OK_C{view}_2023.jpg")
+    for view in (1, 2):
+        path = save(root / f"NG/AK/S0009/mint_0009_AK_C{view}_2023.jpg")
+        save(path.with_suffix(".png"), mask)
+    return root
+
+
+def test_realiad_without_its_split_keeps_parts_together(realiad):
+    dataset = open_dataset(realiad.parent, "mint")
+    assert (dataset.layout, len(dataset.train), len(dataset.test)) == ("realiad", 10, 7)
+    assert len({item.path.parent for item in dataset.train}) == 2
+    bad = [item for item in dataset.test if item.anomalous]
+    assert [(i.kind, i.path.suffix, i.masks) for i in bad] == [
+        ("AK", ".jpg", (i.path.with_suffix(".png"),)) for i in bad
+    ]
+
+
+def test_realiad_by_its_split(realiad):
+    table = realiad.parents[1] / "realiad_jsons/realiad_jsons/mint.json"
+    table.parent.mkdir(parents=True)
+    good, bad = "OK/S0001/mint_0001_OK_C1_2023.jpg", "NG/AK/S0009/mint_0009_AK_C1_2023"
+    ok = {"category": "mint", "anomaly_class": "OK", "image_path": good, "mask_path": None}
+    ng = {"category": "mint", "anomaly_class": "AK", "image_path": f"{bad}.jpg", "mask_path": f"{bad}.png"}
+    document = {"meta": {"prefix": "mint/", "normal_class": "OK"}, "train": [ok], "test": [ng]}
+    table.write_text(json.dumps(document))
+    dataset = open_dataset(realiad)
+    assert [dataset.relative(item.path) for item in dataset.train] == [good]
+    assert names(dataset, "test") == [(f"{bad}.jpg", "AK", True, (f"{bad}.png",))]
+    for wrong, reason in (
+        ({**document, "train": [ng]}, "an anomalous picture to train on"),
+        ({**document, "train": [{**ok, "image_path": "../x.jpg"}]}, "does not lie in"),
+        ({**document, "test": [{**ok, "image_path": "OK/none.jpg"}]}, "there is no .*none.jpg"),
+        ([], "not a split of Real-IAD"),
+    ):
+        table.write_text(json.dumps(wrong))
+        assert re.search(reason, refused(realiad))

@@ -16,6 +16,7 @@ from flawscope._version import __version__
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.categories import listed, select_categories
 from flawscope.datasets.files import walk
+from flawscope.datasets.realiad import split_file
 from flawscope.datasets.seen import choose_seen
 from flawscope.datasets.visa import SPLIT_FILE
 from flawscope.errors import InputError
@@ -279,6 +280,7 @@ def _files(dataset: Dataset, known: dict[str, str]) -> str:
     items = [item for split in dataset.splits.values() for item in split]
     paths = [path for item in items for path in (item.path, *item.masks)]
     paths += [dataset.root.parent / SPLIT_FILE, dataset.root / SPLIT_FILE, dataset.root / SATURATION_FILE]
+    paths += filter(None, [split_file(dataset.root)])
     with ThreadPoolExecutor(4) as pool:  # hashing runs beside Python
         digests = list(pool.map(lambda path: _hash(path, known), paths))
     names = (Path(os.path.relpath(path, dataset.root)).as_posix() for path in paths)
@@ -332,7 +334,7 @@ def _seen(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) 
     return f"{Path(value).name} {digest[:16]}"
 
 
-def _hash(path: Path, known: dict[str, str]) -> str:
+def _hash(path: str | os.PathLike[str], known: dict[str, str]) -> str:
     """Of a file's content; of one that cannot be read, why: that is reported when it is needed."""
     key = str(path)
     if key not in known:

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.files import SIDE_SUFFIXES, natural_key, not_pictures_in, pictures_in
+from flawscope.datasets.labels import LabelFiles, Labels
 from flawscope.datasets.layouts import GOOD, open_dataset
-from flawscope.datasets.masks import MASK_FOLDERS
+from flawscope.datasets.masks import MASK_FOLDERS, read
 from flawscope.datasets.near import clusters, near_duplicates, thumbnail
 from flawscope.datasets.report import SEVERITIES, Finding, Report
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import decode, frames, pixel_hash, read_mask
+from flawscope.pictures.decoding import decode, frames, pixel_hash
 from flawscope.progress import counted, some
 
 _T = TypeVar("_T", str, tuple[int, int])
@@ -70,6 +71,7 @@ def check(
         findings += _near_copies(dataset, readable)
     findings += _mixed(dataset, sizes, modes)
     findings += _masks_missing(dataset)
+    findings += _label_faults(dataset)
     findings += _unused_pictures(dataset)
     findings += _other_files(dataset)
     findings += _too_few(dataset)
@@ -154,9 +156,9 @@ def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterato
     for path in item.masks:
         subject = dataset.relative(path)
         try:
-            mask = read_mask(path)
+            mask = read(path)
         except (InputError, OSError, MemoryError) as error:
-            yield _unreadable("mask-unreadable", subject, path, error)
+            yield _unreadable("mask-unreadable", subject, Path(path), error)
             return
         height, width = mask.shape
         if (width, height) != size:
@@ -263,6 +265,26 @@ def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
             )
 
 
+def _label_faults(dataset: Dataset) -> Iterator[Finding]:
+    """Of files from labelling tools."""
+    drawn = [mask for item in dataset.test for mask in item.masks if isinstance(mask, Labels)]
+    boxes = sum(mask.boxes for mask in drawn)
+    if boxes:
+        message = f"{boxes} of the marked places {'are boxes' if boxes > 1 else 'is a box'}, not outlined"
+        remedy = "outline the defects; until then pixel figures measure boxes"
+        yield Finding("note", "boxes", ".", message, remedy)
+    labels, every = LabelFiles(dataset.root), [i for items in dataset.splits.values() for i in items]
+    for item in sorted(every, key=lambda item: not item.anomalous):
+        try:
+            marked = labels.of(item.path)
+        except InputError:  # a defective picture has the same name
+            continue
+        for one in () if item.anomalous else marked:
+            message = f"counts as good, but {dataset.relative(one)} marks something in it"
+            remedy = "move the picture, or remove the mark"
+            yield Finding("warning", "good-marked", dataset.relative(item.path), message, remedy)
+
+
 def _unused_pictures(dataset: Dataset) -> Iterator[Finding]:
     """Pictures and masks below the category's folder that take no part."""
     used = {p for items in dataset.splits.values() for i in items for p in (i.path, *i.masks)}
@@ -289,7 +311,10 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
     """Files that are not read: by folder those that may show something, together those beside pictures."""
     unknown: dict[tuple[str, str], list[Path]] = {}
     beside: list[str] = []
+    used = {Path(m) for items in dataset.splits.values() for item in items for m in item.masks}
     for path in not_pictures_in(dataset.root):
+        if path in used:
+            continue
         suffix = path.suffix.lower()
         if suffix in SIDE_SUFFIXES:
             beside.append(dataset.relative(path))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flawscope.datasets.files import natural_key
 from flawscope.datasets.groups import Part, compiled, part_of
+from flawscope.datasets.masks import Mask
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Item:
     path: Path
     kind: str  # the folder's name: "good", "bent_lead", ...
     anomalous: bool
-    masks: tuple[Path, ...] = ()
+    masks: tuple[Mask, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Dataset:
 
     root: Path
     category: str
-    layout: str  # "mvtec", "visa", "btad", "loco" or "folder"
+    layout: str  # one of `layouts.LAYOUTS` but "auto"
     train: tuple[Item, ...]  # good only
     test: tuple[Item, ...]
-    validation: tuple[Item, ...] = ()  # good only; LOCO has one
+    validation: tuple[Item, ...] = ()  # good only; MVTec LOCO and MVTec AD 2 have one
 
     @property
     def has_masks(self) -> bool:
@@ -50,8 +51,9 @@ class Dataset:
     def splits(self) -> dict[str, tuple[Item, ...]]:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
-    def relative(self, path: Path) -> str:
+    def relative(self, path: Mask) -> str:
         """A path as the reports show it: relative to the category's folder, with forward slashes."""
+        path = Path(path)
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
 
 

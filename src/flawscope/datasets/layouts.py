@@ -15,7 +15,9 @@ from pathlib import Path
 from flawscope.datasets.dataset import Dataset, Item, split_off
 from flawscope.datasets.files import child, entries, known_formats, pictures_in, subfolders
 from flawscope.datasets.groups import compiled
-from flawscope.datasets.masks import MASK_FOLDERS, Masks, stem
+from flawscope.datasets.labels import LabelFiles
+from flawscope.datasets.masks import MASK_FOLDERS, Mask, Masks, stem
+from flawscope.datasets.realiad import is_realiad, open_realiad
 from flawscope.datasets.visa import is_visa, open_visa
 from flawscope.errors import InputError
 
@@ -24,7 +26,7 @@ BAD = (
     *("bad", "ko", "nok", "ng", "abnormal", "anomaly", "anomalies", "anomalous"),
     *("defect", "defects", "defective", "faulty"),
 )
-LAYOUTS = ("auto", "mvtec", "visa", "btad", "loco", "folder")
+LAYOUTS = ("auto", "mvtec", "mvtec2", "loco", "btad", "visa", "realiad", "folder")
 
 
 def find_categories(root: str | os.PathLike[str]) -> list[str]:
@@ -48,11 +50,14 @@ def open_dataset(
 ) -> Dataset:
     """The data set in `root`, or its one `category`.
 
-    `root` holds categories or is one, in the layout of MVTec AD (also VisA converted to it), BTAD, VisA or
-    MVTec LOCO; or it has a folder of good and perhaps one of bad pictures; or it is a bare folder of good
-    pictures, and then nothing is left to test. Where the layout fixes no split, `test_share` of the good
-    pictures are held out for testing by a seeded hash of their names (`dataset.held_out`). `group` is a
-    regular expression on names: pictures for which it matches the same text show one part and stay together.
+    `root` holds categories or is one, in the layout of MVTec AD (also MPDD, and VisA converted to it), MVTec
+    AD 2, MVTec LOCO, BTAD, VisA or Real-IAD; or it has a folder of good and perhaps one of bad pictures; or
+    it is a bare folder of good pictures, and then nothing is left to test. Defective pictures without a mask
+    get theirs from label files below the category's folder (`labels.LabelFiles`).
+
+    Where the layout fixes no split, `test_share` of the good pictures are held out for testing by a seeded
+    hash of their names (`dataset.held_out`). `group` is a regular expression on names: pictures for which it
+    matches the same text show one part and stay together.
 
     InputError, in one line, if the folder is missing, empty or cannot be read, if it holds several
     categories and none is named, or if there is no such category.
@@ -73,6 +78,8 @@ def open_dataset(
         found = layout
     if found == "visa":
         return open_visa(folder, _name(folder), seed, test_share, group)
+    if found == "realiad":
+        return open_realiad(folder, _name(folder), seed, test_share, group)
     if found in _SAME_SHAPE:
         return _open_split(folder, found)
     if found == "folder":
@@ -82,16 +89,21 @@ def open_dataset(
 
 # ---------------------------------------------------------------------------- which folder, which layout
 
-_SAME_SHAPE = ("mvtec", "btad", "loco")  # train/good, test/KIND, ground_truth/KIND; read by the same code
+# train/good, test/KIND, ground_truth/KIND; read by the same code
+_SAME_SHAPE = ("mvtec", "mvtec2", "btad", "loco")
 
 
 def _layout_of(folder: Path) -> str | None:
     """The layout of one category by its subfolders' names, None for anything else."""
     if is_visa(folder):
         return "visa"
+    if is_realiad(folder):
+        return "realiad"
     train = child(folder, "train")
     good = child(train, *GOOD) if train else None
     if good is not None:
+        if child(folder, "test_public") is not None:
+            return "mvtec2"
         if child(folder, "validation") is not None:
             return "loco"
         return "btad" if good.name.casefold() == "ok" else "mvtec"
@@ -149,24 +161,30 @@ def _name(folder: Path) -> str:
 
 
 def _open_split(root: Path, layout: str) -> Dataset:
-    """MVTec AD, BTAD, MVTec LOCO and whatever has their shape: ROOT/{train,validation,test}/KIND."""
-    train, test = child(root, "train"), child(root, "test")
+    """MVTec AD, BTAD, MVTec LOCO and whatever has their shape: ROOT/{train,validation,test}/KIND. Of MVTec
+    AD 2 the public test set; the private ones have no ground truth."""
+    train, test = child(root, "train"), child(root, "test_public" if layout == "mvtec2" else "test")
     assert train is not None  # _layout_of has seen it
     extra = [name for name in subfolders(train) if name.casefold() not in GOOD]
     if extra:
         raise InputError(
             f"{train / extra[0]}: only good pictures can be trained on; move it to {root / 'test'}"
         )
-    truth = child(root, *MASK_FOLDERS)
+    truth = child(root, *MASK_FOLDERS) or (child(test, *MASK_FOLDERS) if test else None)
+    labels = None if layout == "loco" else LabelFiles(root)  # LOCO's masks say more than what is marked
     learnt = _good(train)
     if not learnt:
         raise InputError(f"{child(train, *GOOD)}: no pictures to train on; known formats: {known_formats()}")
     items: list[Item] = []
     for kind, folder in subfolders(test).items() if test else ():
+        if folder == truth:
+            continue
         anomalous = kind.casefold() not in GOOD
         masks = Masks(child(truth, kind) if truth and anomalous else None)
         for path in pictures_in(folder):
-            found = masks.of([stem(path, folder)]) if anomalous else ()
+            found: tuple[Mask, ...] = masks.of([stem(path, folder)]) if anomalous else ()
+            if anomalous and labels is not None:
+                found = found or labels.of(path)
             items.append(Item(path, kind, anomalous, found))
     validation = child(root, "validation")
     return Dataset(root, _name(root), layout, learnt, tuple(items), _good(validation) if validation else ())
@@ -204,6 +222,7 @@ def _open_folder(root: Path, seed: int, test_share: float, group: str | None) ->
 def _bad(root: Path, folder: Path) -> list[Item]:
     names = (p for p in subfolders(folder).values() if p.name.casefold() in MASK_FOLDERS)
     inside = list(names)
+    labels = LabelFiles(root)
     mask_sets = [Masks(p) for p in (child(root, *MASK_FOLDERS), *inside) if p is not None]
     paths = [p for p in pictures_in(folder) if not any(p.is_relative_to(m) for m in inside)]
     occurs = Counter(p.stem for p in paths)
@@ -213,7 +232,7 @@ def _bad(root: Path, folder: Path) -> list[Item]:
         spellings = [f"{folder.name}/{within}", within]
         if occurs[path.stem] == 1:  # a bare name must mean one picture only
             spellings.append(path.stem)
-        found = next((m for m in (masks.of(spellings) for masks in mask_sets) if m), ())
+        found = next((m for m in (masks.of(spellings) for masks in mask_sets) if m), None) or labels.of(path)
         kind = within.split("/")[0] if "/" in within else folder.name
         items.append(Item(path, kind, True, found))
     return items

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.datasets.files import pictures_in
+from flawscope.datasets.labels import Labels
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Stored, name_of, read_mask
 
+Mask = Path | Labels  # a file of its own, or what a labelling tool's file says of the picture
 MASK_FOLDERS = ("ground_truth", "masks", "mask")
 
 
@@ -45,7 +47,7 @@ def stem(path: Path, folder: Path) -> str:
 
 
 def union(
-    masks: Iterable[Stored | NDArray[Any]], size: tuple[int, int], picture: str | None = None
+    masks: Iterable[Stored | Labels | NDArray[Any]], size: tuple[int, int], picture: str | None = None
 ) -> NDArray[np.bool_]:
     """The union of a picture's masks, [H, W] bool of the picture's `size`; arrays count where they are not 0.
 
@@ -55,8 +57,13 @@ def union(
     whole = np.zeros(size, np.bool_)
     for mask in masks:
         name = f"mask {name_of(mask)}" if picture is None else f"the mask of {picture}"
-        whole |= sized(mask.astype(bool) if isinstance(mask, np.ndarray) else read_mask(mask), size, name)
+        whole |= sized(mask.astype(bool) if isinstance(mask, np.ndarray) else read(mask), size, name)
     return whole
+
+
+def read(mask: Stored | Labels) -> NDArray[np.bool_]:
+    """[H, W] bool; InputError where it cannot be read."""
+    return mask.read() if isinstance(mask, Labels) else read_mask(mask)
 
 
 def sized(mask: NDArray[Any], size: tuple[int, int], name: str) -> NDArray[Any]:

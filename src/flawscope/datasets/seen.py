@@ -10,8 +10,9 @@ import numpy as np
 
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.files import child, natural_key, pictures_in
+from flawscope.datasets.labels import LabelFiles
 from flawscope.datasets.layouts import GOOD, find_categories, open_dataset
-from flawscope.datasets.masks import MASK_FOLDERS, Masks, stem
+from flawscope.datasets.masks import MASK_FOLDERS, Mask, Masks, stem
 from flawscope.errors import InputError
 
 DRAW = 40  # what a random number is for
@@ -95,8 +96,8 @@ def list_seen(folder: str | os.PathLike[str], category: str | None = None) -> li
     """Defective pictures with masks: the test pictures of a data set, or any folder of pictures with the
     masks in a folder `masks` or `ground_truth` in it, beside it or above it.
 
-    Masks are found by name: `STEM_mask.png`, `STEM.png` or a folder `STEM`. Raises `InputError` where there
-    is none.
+    Masks are found by name: `STEM_mask.png`, `STEM.png` or a folder `STEM`; or in label files below the
+    folder. Raises `InputError` where there is none.
     """
     root = Path(folder)
     items: list[Item] = []
@@ -133,18 +134,24 @@ def _with_masks(root: Path) -> list[Item]:
     short = {name: name.partition("/")[2] for name in whole}
     shared = Counter(short.values())
 
+    labels = LabelFiles(root)
+
     def of(*spellings: str) -> tuple[Path, ...]:
         return next((m for m in (masks.of(spellings) for masks in known) if m), ())
 
     for path, name in names.items():
-        found = of(name, f"{full.name}/{name}")  # root/KIND/1, and KIND/1 where root is the folder KIND
+        found: tuple[Mask, ...] = of(
+            name, f"{full.name}/{name}"
+        )  # root/KIND/1, and KIND/1 where root is the folder KIND
         if not found and short[name] and short[name] not in whole:
             found = of(short[name])
             if found and shared[short[name]] > 1:
+                mask = Path(found[0]).name
                 raise InputError(
-                    f"{root}: {found[0].name} may be the mask of {shared[short[name]]} pictures, such as "
+                    f"{root}: {mask} may be the mask of {shared[short[name]]} pictures, such as "
                     f"{path.relative_to(root)}: put masks into folders called as those of the pictures"
                 )
-        if found and path.resolve() not in {mask.resolve() for mask in found}:  # no mask is a picture
+        found = found or labels.of(path)
+        if found and path.resolve() not in {Path(mask).resolve() for mask in found}:  # no mask is a picture
             items.append(Item(path, path.resolve().parent.name, True, found))
     return items

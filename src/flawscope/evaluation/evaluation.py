@@ -21,7 +21,7 @@ from flawscope.evaluation import shown
 from flawscope.pictures.decoding import read_labels
 from flawscope.pictures.preprocess import Geometry
 from flawscope.predictor import Predictor
-from flawscope.progress import Step, silent
+from flawscope.progress import Step, counted, silent
 from flawscope.results.kept import Column, Evaluated, Kept
 from flawscope.results.mismatch import LEAST, Mismatch
 from flawscope.results.prediction import Prediction
@@ -90,7 +90,7 @@ class Evaluation:
         share = f"{pixels['outside'] / pixels['all']:.1%} of the defects' pixels"
         text = f"{share} lie outside of what the model looks at and count in no pixel metric"
         if pixels["pictures_outside"]:
-            text += f"; {pixels['pictures_outside']} pictures show no other defect"
+            text += f"; {counted(pixels['pictures_outside'], 'picture')} with no other defect"
         return text
 
     def to_dataframe(self) -> pandas.DataFrame:
@@ -176,7 +176,7 @@ def evaluate(
     kept = seen.kept
     if not kept.items:
         raise InputError(
-            f"none of the {len(dataset.test)} test pictures of {dataset.root} can be evaluated: "
+            f"none of {counted(len(dataset.test), 'test picture')} of {dataset.root} can be evaluated: "
             + (seen.failures[0] if seen.failures else "the model was fitted on all of them")
         )
     labels: dict[str, Any] = {}
@@ -350,7 +350,7 @@ def _loco(kept: Kept, dataset: Dataset, labels: dict[str, Any]) -> dict[str, flo
         configs = {c["pixel_value"]: c for c in json.loads(path.read_text(encoding="utf-8"))}
         regions: list[list[tuple[NDArray[np.bool_], float]] | None] = []
         for item, prediction, truth in zip(kept.items, kept.predictions, kept.truths, strict=True):
-            found = (_region(p, prediction.geometry, configs) for p in item.masks)
+            found = (_region(Path(p), prediction.geometry, configs) for p in item.masks)
             regions.append(None if truth is None else [region for region in found if region])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not LOCO's saturation file ({error}): copy it again") from None

@@ -17,10 +17,11 @@ from PIL import Image
 
 from flawscope.datasets import Item
 from flawscope.datasets.files import natural_key
-from flawscope.datasets.masks import union
+from flawscope.datasets.masks import Mask, union
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Source, decode, name_of
 from flawscope.pictures.eight_bits import to_eight_bits
+from flawscope.progress import counted
 from flawscope.results import animation, drawing
 from flawscope.results.own_files import OwnFiles, cannot_write
 from flawscope.results.prediction import Prediction
@@ -97,7 +98,7 @@ class Kind:
     def words(self) -> str:
         """How many there are, and what became of them."""
         if self.expected is None:
-            return f"{self.count} pictures"
+            return counted(self.count, "picture")
         return f"{self.anomalous} of {self.count} called anomalous"
 
     def _place(self, score: float) -> int:
@@ -144,7 +145,7 @@ class Pictures:
         path: Path,
         prediction: Prediction,
         kind: str = "",
-        masks: tuple[Path, ...] = (),
+        masks: tuple[Mask, ...] = (),
         *,
         expected: bool | None = None,
         source: Source | None = None,
@@ -221,7 +222,7 @@ class Pictures:
         caption: str,
         drawn: Drawn,
         prediction: Prediction,
-        masks: tuple[Path, ...],
+        masks: tuple[Mask, ...],
         expected: bool | None,
     ) -> Example:
         verdict, remark, bad = prediction.decision, "", prediction.is_anomalous
