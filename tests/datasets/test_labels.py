@@ -165,6 +165,11 @@ def test_a_mask_picture_wins_and_good_pictures_need_none(root, save, mask):
     np.testing.assert_array_equal(masks(root)["dent"], mask > 0)
 
 
+def test_what_a_model_has_found_is_no_ground_truth(root):
+    coco(root, "bad/dent/0.png", {"bbox": [5, 10, 25, 10], "score": 3.5})
+    assert masks(root) == {}
+
+
 def test_other_json_files_are_none_of_these(root):
     (root / "results.json").write_text(json.dumps({"images": 3}))
     (root / "bad/dent/0.json").write_text("{")

@@ -1,4 +1,5 @@
-"""Check a folder of pictures: counts, sizes, unreadable files, masks, copies; `data check --data ROOT`."""
+"""Check a folder of pictures: counts, sizes, unreadable files, masks, copies; `data check --data ROOT`. Or
+write what was found in pictures as labels of another tool; `data export --data RESULTS --out FILE`."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from flawscope.cli import common
+from flawscope.cli import common, data_export
+from flawscope.progress import counted
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -15,11 +17,18 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=["check"], help="check")
+    parser.add_argument("action", choices=["check", "export"], help="what to do")
     common.add_data(parser)
     parser.add_argument(
         "--model", metavar="MODEL", help="also list good pictures that do not look good to this model"
     )
+    parser.add_argument(
+        "--format",
+        choices=data_export.FORMATS,
+        default="coco",
+        help="of `data export`: a COCO file, or a folder for FiftyOne (default: coco)",
+    )
+    parser.add_argument("--out", metavar="FILE", help="what `data export` writes")
     common.add_group(parser)
     parser.add_argument("--no-near", action="store_true", help="skip the search for near-duplicates")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -28,17 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.action == "export":
+        return data_export.run(args)
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
     from flawscope.predictor import read_manifest
 
+    step = common.step_for(args)
     seed, group = 0, args.group
     if args.model:  # split as it was for fitting
         manifest = read_manifest(args.model)
         _refuse_without_limit(args.model, manifest)
         seed, group = common.seed_of(manifest), group or common.group_of(manifest)
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
-    step = common.step_for(args)
     report = check(dataset, near=not args.no_near, progress=lambda done, total: step("check", done, total))
     suspects, unknown = _suspects(args, dataset, step) if args.model else (None, 0)
     if args.json:
@@ -46,15 +57,16 @@ def run(args: argparse.Namespace) -> int:
         if suspects is not None:
             document["suspects"] = [{"path": n, "score": s, "p_value": p} for n, s, p in suspects]
             document["not_judged"] = unknown
-        print(json.dumps(document, indent=1, allow_nan=False))
+        common.show(json.dumps(document, indent=1, allow_nan=False))
     else:
-        print("\n".join(report.lines()))
+        common.show("\n".join(report.lines()))
         if suspects is not None:
-            print(f"\n{len(suspects)} good pictures do not look good to {args.model}, most suspicious first:")
+            found = counted(len(suspects), "good picture")
+            common.show(f"\nsuspicious to {args.model}: {found}, most suspicious first")
             for name, score, p in suspects:
-                print(f"  {name}  score {score:.4g}, p {p:.3f}")
+                common.show(f"  {name}  score {score:.4g}, p {p:.3f}")
             if unknown:
-                print(f"{unknown} more cannot be judged: the model learnt from them and kept no score")
+                common.show(f"{unknown} more cannot be judged: the model learnt from them and kept no score")
     return 0 if report.ok else 1
 
 

@@ -137,6 +137,8 @@ def _damaged(path: Path, kind: str, error: Exception) -> InputError:
 def _coco(path: Path, document: dict[str, Any]) -> Iterator[tuple[Parts, Labels]]:
     of: dict[Any, list[dict[str, Any]]] = {}
     for annotation in document["annotations"]:
+        if "score" in annotation:  # what a model has found is no ground truth
+            continue
         of.setdefault(annotation["image_id"], []).append(annotation)
     for image in document["images"]:
         size, shapes, boxes = (int(image["height"]), int(image["width"])), list[Shape](), 0
