@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,9 @@ from flawscope.report.facts import facts
 from flawscope.report.page import page
 from flawscope.report.thumbnails import layers
 from flawscope.report.words import sentences
+from flawscope.results.table import Row
+from flawscope.review import Flagged, Session
+from flawscope.review.server import Review
 
 webdriver = pytest.importorskip("selenium.webdriver")
 for library in ("matplotlib", "jinja2"):
@@ -226,13 +230,59 @@ def test_the_slider_shows_what_other_rates_would_have_made(opened: Driver) -> No
     assert text("option") == "--false-alarm-rate 47.62%"
     changed = opened.find_elements(By.CSS_SELECTOR, "#rate-names .open")
     assert ["onerror" in button.text for button in changed] == [True]
-    assert text("names").endswith("anomalous, right;")
+    assert text("names").endswith("anomalous, right")
     parts = opened.find_element(By.ID, "rate-parts")
     parts.clear()
     parts.send_keys("10000")
     assert text("day") == "4,762"
     opened.find_element(By.ID, "rate-back").click()
     assert text("day") == "476"
+
+
+def test_a_review_is_done_by_keys_and_by_buttons(browser: Driver, hostile: Any, tmp_path: Path) -> None:
+    """Each decision is kept at once, and the page ends the review."""
+    rows = [Row.of(seen.prediction) for seen in hostile.result.pictures]
+    pictures = [Flagged(row, Path(row.path), Path(row.path).stem) for row in rows[:4]]
+    session = Session(pictures, tmp_path / "review")
+    review = Review(session, "results")
+    thread = threading.Thread(target=review.serve)
+    thread.start()
+    try:
+        browser.get(review.url)
+        browser.get_log("browser")
+        place = browser.find_element(By.ID, "name")
+        assert place.text == pictures[0].name
+        page = browser.find_element(By.TAG_NAME, "body")
+
+        def decided(wanted: dict[int, str]) -> None:
+            WebDriverWait(browser, 5).until(lambda _: session.decided() == wanted)
+            count = f"{len(wanted)} of 4 decided"
+            WebDriverWait(browser, 5).until(lambda d: d.find_element(By.ID, "count").text == count)
+
+        page.send_keys("f")
+        decided({0: "good"})
+        page.send_keys("d")
+        decided({0: "good", 1: "defect"})
+        page.send_keys("u")
+        decided({0: "good"})
+        assert place.text == pictures[1].name
+        browser.find_element(By.ID, "good").click()
+        decided({0: "good", 1: "good"})
+        page.send_keys(Keys.ARROW_LEFT)
+        assert place.text == pictures[1].name
+        assert browser.find_element(By.ID, "good").get_attribute("aria-pressed") == "true"
+        for number in (2, 3):
+            page.send_keys(Keys.ARROW_RIGHT)
+            browser.find_element(By.ID, "defect").click()
+            decided({0: "good", 1: "good"} | dict.fromkeys(range(2, number + 1), "defect"))
+            page.send_keys(Keys.ARROW_LEFT)
+        browser.find_element(By.ID, "finish").click()
+        thread.join(5)
+        assert not thread.is_alive()
+        assert browser.get_log("browser") == []
+    finally:
+        if thread.is_alive():
+            review.stop()
 
 
 def luminance(colour: str) -> float:

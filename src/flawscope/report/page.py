@@ -32,8 +32,8 @@ CURVES = {  # name of the plot -> title, and what it says
 }
 # What a picture is shown as: the name, and the layers that lie over each other
 VIEWS = {
-    "found": ("Found", ("photo", "heat", "line", "truth")),
     "picture": ("Picture", ("photo",)),
+    "found": ("Found", ("photo", "heat", "line", "truth")),
     "map": ("Map", ("map",)),
 }
 # Layers that can be switched off: the name, and the key that does it

@@ -17,6 +17,7 @@ const page = (() => {
   function panel(picture, view) {
     const [title, names] = VIEWS[view];
     const figure = make("figure", "panel");
+    figure.dataset.view = view;
     const stage = make("div", "stage");
     stage.setAttribute("role", "img");
     const layers = picture.layers; // or, in words, why there are none

@@ -17,14 +17,14 @@
     const changed = page.pictures
       .map((picture, index) => ({ picture, index }))
       .filter(({ picture }) => then(picture) !== picture.called);
-    const text = changed.length ? "Decided otherwise than now: " : "";
+    const text = changed.length ? "Decided differently from now: " : "";
     const shown = changed.slice(0, 12).map(({ picture, index }) => {
       const button = page.make("button", "open", picture.name);
       button.type = "button";
       button.dataset.index = index;
       const now = then(picture) ? "anomalous" : "good";
       const item = page.make("span", "change");
-      item.append(button, ` ${now}, ${then(picture) === picture.anomalous ? "right" : "wrong"}; `);
+      item.append(button, ` ${now}, ${then(picture) === picture.anomalous ? "right" : "wrong"}`);
       return item;
     });
     const more = changed.length > 12 ? [`and ${changed.length - 12} more`] : [];
