@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 
@@ -121,3 +122,61 @@ def test_a_stage_of_nothing_or_one_is_fine(total: int) -> None:
 )
 def test_durations_are_read_at_a_glance(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_terminal_hears_that_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first stage, within one that does not move, and after it; not when it has been stopped."""
+    monkeypatch.setattr(progress, "ALIVE_EVERY", 0.01)
+    screen = Screen()
+    step = Terminal(screen, alive=True)
+
+    def wait_for(text: str) -> None:
+        for _ in range(500):
+            if text in screen.getvalue():
+                return
+            time.sleep(0.01)
+        pytest.fail(f"{text!r} is not in {screen.getvalue()!r}")
+
+    wait_for("starting, 1.0 s")
+    step("fitting", 1, 2)
+    screen.truncate(0)
+    wait_for("fitting: 1 of 2")
+    step("fitting", 2, 2)
+    wait_for("working, 1.0 s")
+    step.stop()
+    ended = screen.getvalue()
+    assert ended.endswith("\r\x1b[K")
+    time.sleep(0.05)
+    assert screen.getvalue() == ended
+
+
+def test_the_time_that_is_left_goes_on_while_nothing_is_done(clock: list[float]) -> None:
+    screen = Screen()
+    step = Terminal(screen)
+    step("fitting", 0, 10)
+    clock[0] += 10
+    step("fitting", 1, 10)
+    assert screen.getvalue().endswith("fitting: 1 of 10, 1 min 30 s left")
+    assert step._so_far(clock[0] + 30) == "fitting: 1 of 10, 1 min 00 s left"
+    assert step._so_far(clock[0] + 100) == "fitting: 1 of 10"
+
+
+def test_a_line_takes_the_place_of_progress_on_a_terminal_only() -> None:
+    screen, log = Screen(), io.StringIO()
+    for stream in (screen, log):
+        Terminal(stream)("fitting", 1, 10)
+        progress.write_line("a remark", stream)
+    assert screen.getvalue() == "\r\x1b[Kfitting: 1 of 10\r\x1b[Ka remark\n"
+    assert log.getvalue() == "a remark\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 pictures"), (1, "1 picture"), (2, "2 pictures"), (4000, "4,000 pictures")]
+)
+def test_things_are_counted(number: int, text: str) -> None:
+    assert progress.counted(number, "picture") == text
+
+
+def test_some_of_many_are_named() -> None:
+    assert progress.some(["a", "b"]) == "a, b"
+    assert progress.some(list("abcdefg"), 3) == "a, b, c and 4 more"

@@ -26,7 +26,7 @@ from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.appearance import Appearance, Measures, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.preprocess import Geometry
-from flawscope.progress import Step, silent
+from flawscope.progress import Step, counted, silent
 from flawscope.results import notebook
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import Session, check_threads, format_of
@@ -302,9 +302,10 @@ class Predictor:
         if not values:
             reason = "the model was fitted on all of them: give good pictures it has not seen"
             raise InputError(failures[0] if failures else reason if good else "no good pictures given")
-        notes = [f"calibrated anew on {len(values)} good pictures"]
+        notes = [f"calibrated anew on {counted(len(values), 'good picture')}"]
         if left_out := len(good) - len(values) - len(failures):
-            notes.append(f"{left_out} pictures the model was fitted on, or copies, were not calibrated with")
+            known = counted(left_out, "picture")
+            notes.append(f"not calibrated with {known} that the model was fitted on, or copies")
         calibration = from_values(
             *zip(*values, strict=True),
             rate=self.calibration.rate,

@@ -7,61 +7,111 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-LIVE_EVERY, LOG_EVERY = 0.2, 30.0  # seconds between two lines: on a terminal, in a file
-
 Step = Callable[[str, int, int], None]
+
+LIVE_EVERY, LOG_EVERY = 0.2, 30.0  # seconds between two lines: on a terminal, in a file
+ALIVE_EVERY = 1.0  # seconds of silence on a terminal
+CLEAR = "\r\x1b[K"  # back to the line's beginning, and remove what is there
+_WRITING = threading.RLock()
+
+
+class Advance:
+    """Reports that one more of a stage is done, from any thread."""
+
+    def __init__(self, step: Step, stage: str, total: int):
+        self.step, self.stage, self.total, self.done = step, stage, total, 0
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            self.done += 1
+            self.step(self.stage, self.done, self.total)
 
 
 def silent(stage: str, done: int, total: int) -> None:
     """No report."""
 
 
-def clear_line(stream: TextIO | None = None) -> None:
-    """Remove a line of progress from a terminal, so that something else may be written there."""
-    stream = stream or sys.stderr
-    if stream.isatty():
-        stream.write("\r\x1b[K")
+def write_line(line: str, stream: TextIO | None = None) -> None:
+    """A line on stderr, in the place of a line of progress that stands there."""
+    with _WRITING:
+        stream = stream or sys.stderr
+        print(f"{CLEAR}{line}" if stream.isatty() else line, file=stream, flush=True)
 
 
 class Terminal:
     """Writes to stderr: on a terminal one line that is rewritten, elsewhere one line a stage, and one every
-    `LOG_EVERY` seconds of a long one."""
+    `LOG_EVERY` seconds of a long one.
 
-    def __init__(self, stream: TextIO | None = None):
+    Args:
+        alive: on a terminal, say every second that work goes on, also between two stages and before the first
+            one, until `stop`.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, alive: bool = False):
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
         self.stage = ""
-        self.started = self.shown = 0.0
+        self.text = "starting"  # of the last call, without the time that is left
+        self.started = self.shown = self.called = time.monotonic()
+        self.left = 0.0  # seconds, when it was called
+        self.ended = threading.Event()
+        if self.live and alive:
+            threading.Thread(target=self._keep_alive, daemon=True).start()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        name = stage.partition(",")[0]
-        if name != self.stage:
-            self.stage, self.started, self.shown = name, now, 0.0 if self.live else now
-        finished = done >= total
-        if not finished and now - self.shown < (LIVE_EVERY if self.live else LOG_EVERY):
-            return
+        with _WRITING:
+            now = time.monotonic()
+            name = stage.partition(",")[0]
+            if name != self.stage:
+                self.stage, self.started = name, now
+                self.shown = 0.0 if self.live else now
+            finished = done >= total
+            if not finished and now - self.shown < (LIVE_EVERY if self.live else LOG_EVERY):
+                return
+            self.called, spent = now, now - self.started
+            self.left = spent / done * (total - done) if done else 0.0  # from the first one on
+            self.text = f"{stage}: {done:,} of {total:,}"
+            if finished:
+                self._write(f"{stage}: done in {duration(spent)}", now, end=True)
+                self.stage, self.text = "", "working"
+            else:
+                self._write(self._so_far(now), now)
+
+    def stop(self) -> None:
+        """Nothing more is written of what is alive."""
+        with _WRITING:
+            if self.live and not self.ended.is_set():
+                self.stream.write(CLEAR)
+                self.stream.flush()
+            self.ended.set()
+
+    def _keep_alive(self) -> None:
+        while not self.ended.wait(ALIVE_EVERY / 2):
+            with _WRITING:
+                now = time.monotonic()
+                if not self.ended.is_set() and now - self.shown >= ALIVE_EVERY:
+                    self._write(self._so_far(now), now)
+
+    def _so_far(self, now: float) -> str:
+        if not self.stage:
+            return f"{self.text}, {duration(max(now - self.called, 1.0))}"
+        left = self.left - (now - self.called)
+        return self.text + (f", {duration(left)} left" if left >= 1 else "")
+
+    def _write(self, text: str, now: float, *, end: bool = False) -> None:
         self.shown = now
-        spent = now - self.started
-        text = f"{stage}: done in {duration(spent)}" if finished else _so_far(stage, done, total, spent)
         if self.live:
             width = shutil.get_terminal_size().columns - 1
-            self.stream.write(f"\r\x1b[K{text[:width]}" + ("\n" if finished else ""))
+            self.stream.write(f"{CLEAR}{text[:width]}" + ("\n" if end else ""))
         else:
             self.stream.write(text + "\n")
         self.stream.flush()
-        if finished:
-            self.stage = ""
-
-
-def _so_far(stage: str, done: int, total: int, spent: float) -> str:
-    """How many are done, and from the first one on how long the others will take."""
-    left = spent / done * (total - done) if done else 0.0
-    return f"{stage}: {done:,} of {total:,}" + (f", {duration(left)} left" if left >= 1 else "")
 
 
 def duration(seconds: float) -> str:

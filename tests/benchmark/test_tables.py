@@ -115,7 +115,7 @@ def test_failures_and_what_is_left_to_do_are_footnotes() -> None:
     assert rows["wood"][0] == "²"
     assert "¹ tile patchcore seed 2 failed: no memory." in text
     assert "² wood patchcore seed 0 failed: bad | pictures." in text
-    assert "2 of 4 cells are done, 2 failed" in text
+    assert "2 of 4 cells done, 2 failed" in text
     waiting = Results(results.grid, {}, {})
     assert "tile patchcore: seed 0, 1, 2 is not done yet." in render(waiting)
     assert lines_of(render(waiting), "pixel AP")["textures"][0] == ""

@@ -246,7 +246,7 @@ def test_copies_count_once(tmp_path):
     predictor = fit_small([*good(), good()[3], tmp_path / "other name.bmp"])
     assert predictor.calibration.count == 12
     assert roles(predictor) == ["train"] * 12 + ["duplicate"] * 2
-    assert any(note.startswith("2 pictures are copies") for note in predictor.manifest.notes)
+    assert any(note.startswith("counted once: 2 pictures that are copies") for note in predictor.manifest.notes)
     np.testing.assert_allclose(bank_of(predictor), bank_of(fit_small()), rtol=1e-4, atol=1e-4)
 
 
@@ -699,10 +699,11 @@ def test_device_names():
 def test_progress_reaches_the_end_of_every_stage():
     seen: dict[str, tuple[int, int]] = {}
     fit_small(step=lambda stage, done, total: seen.update({stage: (done, total)}))
-    assert seen == {"features": (12, 12), "coreset": (77, 77)}
+    assert seen == {"features": (12, 12), "coreset": (77, 77), "leave-one-out": (12, 12)}
     seen.clear()
     fit_small(size=TWO, step=lambda stage, done, total: seen.update({stage: (done, total)}))
-    assert seen == {"features": (12, 12), "coreset at 48": (43, 43), "coreset at 64": (23, 23)}
+    of_each = {"coreset at 48": (43, 43), "coreset at 64": (23, 23)}
+    assert seen == {"features": (12, 12), **of_each, "leave-one-out": (12, 12)}
 
 
 def test_names_are_relative_to_the_common_folder(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration.decision import Calibration
+from flawscope.progress import counted
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 # Of a score. fp32 is the same numbers in another order, and the difference is a part of the score, or of 1
@@ -70,10 +71,10 @@ class Certificate:
     def line(self) -> str:
         batches = ", ".join(map(str, self.batches))
         text = (
-            f"{self.pictures} pictures in batches of {batches}, {self.precision}, {self.runtime}: "
+            f"{counted(self.pictures, 'picture')} in batches of {batches}, {self.precision}, {self.runtime}: "
             f"scores differ by at most {self.score:.1e}, maps by {self.map:.1e} ({self.unit}; "
             f"{self.score_absolute:.1e} and {self.map_absolute:.1e} absolute), "
-            f"decisions of {self.decisions} pictures; scores may differ by {self.tolerance:g}"
+            f"decisions of {counted(self.decisions, 'picture')}; scores may differ by {self.tolerance:g}"
         )
         if self.ties:
             text += f"; scores of ties, not compared: {', '.join(map(str, self.ties))}"

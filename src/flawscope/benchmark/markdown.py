@@ -14,7 +14,7 @@ from flawscope.benchmark.published import Figure, Source
 from flawscope.benchmark.tables import METRICS, Group, Results, Value, printed
 from flawscope.machine import GIB
 from flawscope.methods import registry
-from flawscope.progress import duration
+from flawscope.progress import counted, duration
 
 RAISED = str.maketrans("0123456789RSMU", "⁰¹²³⁴⁵⁶⁷⁸⁹ᴿˢᴹᵁ")
 
@@ -73,7 +73,7 @@ def _several(grid: Grid) -> bool:
 
 def _head(results: Results) -> str:
     grid = results.grid
-    count = f"{len(results.done)} of {len(grid.cells)} cells are done"
+    count = f"{len(results.done)} of {counted(len(grid.cells), 'cell')} done"
     if results.failed:
         count += f", {len(results.failed)} failed"
     lines = [
@@ -155,8 +155,8 @@ def _remarks(results: Results, method: str, category: str, metric: str) -> list[
             if document["evaluation"]["left_out"]:
                 count = document["evaluation"]["left_out"]
                 lines.append(
-                    f"{category} {method}: {count} test pictures were learnt from, and are left out of its "
-                    "figures."
+                    f"{category} {method}: left out of its figures, because it was learnt from: "
+                    f"{counted(count, 'test picture')}."
                 )
     if absent:
         lines.append(f"{category} {method}: seed {', '.join(absent)} is not done yet.")

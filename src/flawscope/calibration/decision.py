@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
+from flawscope.progress import counted
 
 DEFAULT_RATE = 0.05
 Rate = float | str  # 0.05 or "5%"
@@ -182,8 +183,8 @@ class Calibration:
             return f"score threshold {self.score_threshold:.4g}; {self.no_promise()}"
         text = (
             f"score threshold {self.score_threshold:.4g}: {self.expected_rate:.1%} "
-            f"({self._rank}/{self.count + 1}) of good pictures expected above it, from {self.count} good "
-            f"pictures ({self.method})"
+            f"({self._rank}/{self.count + 1}) of good pictures expected above it, from "
+            f"{counted(self.count, 'good picture')} ({self.method})"
         )
         if self.pictures_missing:
             text += (

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from flawscope._version import __version__
+from flawscope.cli.common import stop_progress
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods import registry
 from flawscope.methods.method import Command
-from flawscope.progress import clear_line
+from flawscope.progress import write_line
 
 # command -> one line of help; each is a module in this package
 COMMANDS: dict[str, str] = {
@@ -76,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         text = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; --debug shows where"
         return _raise_or_fail("--debug" in rest, error, 1, text)
+    finally:
+        stop_progress()
 
 
 def commands() -> dict[str, Command]:
@@ -144,8 +147,7 @@ def _never_fail_to_print() -> None:
 
 
 def _fail(text: str, code: int) -> int:
-    clear_line()
-    print(f"flawscope: {' '.join(text.split())}", file=sys.stderr)
+    write_line(f"flawscope: {' '.join(text.split())}")
     return code
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common
+from flawscope.progress import counted
 
 if TYPE_CHECKING:
     from flawscope.benchmark.grid import Grid
@@ -92,8 +93,9 @@ def run(args: argparse.Namespace) -> int:
         before = finished(grid, store)
         left = len(grid.cells) - len(before)
         say(
-            f"{len(grid.cells)} cells: {', '.join(dict.fromkeys(cell.category for cell in grid.cells))}; "
-            f"{methods_and_seeds(grid)}" + (f"; {len(before)} are done already" if before else "")
+            f"{counted(len(grid.cells), 'cell')}: "
+            f"{', '.join(dict.fromkeys(cell.category for cell in grid.cells))}; "
+            f"{methods_and_seeds(grid)}" + (f"; {len(before)} done already" if before else "")
         )
         jobs, threads = 1, 1
         if left:
@@ -106,8 +108,8 @@ def run(args: argparse.Namespace) -> int:
             work_off(grid, store, plan, lock, live, after)
         except KeyboardInterrupt:
             done = len(finished(grid, store))
-            text = f"stopped with {done} of {len(grid.cells)} cells done; the same call goes on from there"
-            live.line(text, failed=False)
+            of = counted(len(grid.cells), "cell")
+            live.line(f"stopped with {done} of {of} done; the same call goes on from there", failed=False)
             raise
     if args.json:
         print(json.dumps(latest.to_dict(), indent=1, allow_nan=False))
@@ -166,8 +168,6 @@ def _summary(results: Results) -> str:
 
 def _code(results: Results) -> int:
     """1 where a cell failed or pictures were skipped. Each failure was reported when it happened."""
-    from flawscope.progress import counted
-
     if results.failed:
         common.say(f"{counted(len(results.failed), 'cell')} failed; the same call tries again")
     skipped = [line for document in results.done.values() for line in document["skipped"]]

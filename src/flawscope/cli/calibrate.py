@@ -26,13 +26,14 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.predictor import load
     from flawscope.runtime import suffix_of
 
+    step = common.step_for(args)
     out = files.check_writable(args.out, suffix_of(args.model))
     pictures = list_pictures(args.good)
     predictor = load(
         args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
     )
     before = predictor.calibration
-    new = predictor.calibrate(pictures, step=common.step_for(args))
+    new = predictor.calibrate(pictures, step=step)
     new.save(out)
     if not args.quiet:
         common.say(f"before: {before.promise()}")

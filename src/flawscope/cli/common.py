@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope.errors import InputError
-from flawscope.progress import Step, Terminal, clear_line, counted, silent
+from flawscope.progress import Step, Terminal, counted, silent, write_line
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -153,19 +153,33 @@ def numbers(values: float | Sequence[float]) -> str:
 
 def say(line: str) -> None:
     """A remark for a person; stdout stays free for results."""
-    clear_line()
-    print(line, file=sys.stderr, flush=True)
+    write_line(line)
 
 
 def show(line: str, *, flush: bool = False) -> None:
     """A result, on stdout."""
     if sys.stdout.isatty():
-        clear_line()
-    print(line, flush=flush)
+        write_line(line, sys.stdout)
+    else:
+        print(line, flush=flush)
+
+
+_progress: list[Terminal] = []  # that of the command
 
 
 def step_for(args: argparse.Namespace) -> Step:
-    return silent if args.quiet else Terminal()
+    """What shows the command's progress from now on, until it ends."""
+    if args.quiet:
+        return silent
+    if not _progress:
+        _progress.append(Terminal(alive=True))
+    return _progress[0]
+
+
+def stop_progress() -> None:
+    """The command has ended, or waits for somebody."""
+    while _progress:
+        _progress.pop().stop()
 
 
 def folder_for_results(path: str) -> Path:

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.errors import InputError, require_installed
     from flawscope.methods.efficientad.recipe import PRESETS, Recipe
 
+    step = common.step_for(args)
     out = files.check_writable(args.out, ".safetensors")
     if args.preset not in PRESETS:
         raise InputError(f"there is no preset {args.preset}: choose of {', '.join(PRESETS)}")
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             tensorboard=args.tensorboard,
             device=args.device,
             say=(lambda line: None) if args.quiet else common.say,
-            step=common.step_for(args),
+            step=step,
         )
     if not args.quiet:
         common.say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")

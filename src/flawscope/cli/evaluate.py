@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
+from flawscope.progress import counted, duration
 
 if TYPE_CHECKING:
     from flawscope.datasets import Dataset
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.datasets import open_dataset
     from flawscope.predictor import read_manifest
 
+    step = common.step_for(args)
     folder = Path(args.out) if args.out and not common.is_table(args.out) else None
     if folder:
         from flawscope import report
@@ -58,7 +60,6 @@ def run(args: argparse.Namespace) -> int:
     predictor = load(
         args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
     )
-    step = common.step_for(args)
     result = evaluate(predictor, dataset, full_resolution=args.full_resolution, step=step)
     # before what may fail, such as where the disk is full
     common.show(json.dumps(result.to_dict(), **JSON) if args.json else lines(result), flush=True)
@@ -117,14 +118,15 @@ def lines(result: Evaluation) -> str:
 
     rows = [(NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in result.metrics.items()]
     parts = [
-        f"{result.category}: {result.method}, {result.images} test pictures in {result.seconds:.1f} s",
+        f"{result.category}: {result.method}, {counted(result.images, 'test picture')} in "
+        f"{duration(result.seconds)}",
         common.table(rows, ("metric", "value")),
     ]
     alarms = result.false_alarms
     if alarms["measured"] is not None:
         low, high = alarms["interval"]
         parts.append(
-            f"false alarms: {alarms['measured']:.1%} of {alarms['images']} good pictures "
+            f"false alarms: {alarms['measured']:.1%} of {counted(alarms['images'], 'good picture')} "
             f"(expected {alarms['expected']:.1%}, target {alarms['target']:.1%}, "
             f"95 % interval {low:.1%} to {high:.1%})"
         )

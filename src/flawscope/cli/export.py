@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     out = files.check_writable(args.out)
     if suffix_of(args.model) != ".safetensors":
         raise InputError(f"{args.model} is exported already: name the .safetensors model it came from")
+    step = common.step_for(args)
     artefact = model_file.read(args.model)
     pictures = list_pictures(args.pictures) if args.pictures else []
     require_installed("export", "torch", extras="train,export")
@@ -57,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
         precision=args.precision,
         pictures=pictures,
         failures=failures,
-        step=common.step_for(args),
+        step=step,
     )
-    print(certificate.line())
+    common.show(certificate.line())
     if not args.quiet:
         common.say(f"wrote {out}" + (f" and {out.with_suffix('.bin').name}" if suffix == ".xml" else ""))
         if args.precision != "fp32":

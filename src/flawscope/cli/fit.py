@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
 from flawscope.methods import registry
+from flawscope.progress import counted
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
@@ -118,6 +119,8 @@ def run(args: argparse.Namespace) -> int:
     for line in summary(predictor):
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
+    exported = out.with_suffix(".onnx")
+    say(f"`flawscope export {out} --out {exported}` makes a copy that starts at once and needs no torch")
     return common.report_failures(predictor.failures)
 
 
@@ -245,7 +248,7 @@ def summary(predictor: Predictor) -> list[str]:
             "were left out" if any(p.role == "dropped" for p in predictor.manifest.pictures) else "were kept"
         )
         lines.append(
-            f"{len(predictor.suspects)} pictures do not look good and {dropped}, most suspicious first:"
+            f"{counted(len(predictor.suspects), 'suspicious picture')} {dropped}, most suspicious first:"
         )
         lines += [f"  {name}  score {score:.4g}" for name, score in predictor.suspects[:20]]
         if len(predictor.suspects) > 20:

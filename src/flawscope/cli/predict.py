@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from flawscope.cli import common
-from flawscope.progress import counted
+from flawscope.progress import counted, silent
 
 if TYPE_CHECKING:
     from flawscope.cli.output import Output
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
     common.check_out(args)
     asked = _asked(args.pictures)
+    step = common.step_for(args) if asked.total else silent
     predictor = load(
         args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
     )
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     together = Mismatch(predictor.calibration.expected_rate)
     began, complete = time.monotonic(), False
     try:
-        _judge(asked, predictor, output, together, common.step_for(args))
+        _judge(asked, predictor, output, together, step)
         complete = True
     except KeyboardInterrupt:
         of = f" of {asked.total:,}" if asked.total else ""

@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.datasets import open_dataset
     from flawscope.methods import registry
 
+    step = common.step_for(args)
     out = files.check_writable(args.out, ".safetensors")
     options = _options(args)
     preset = options.pop("preset", "default")
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         group=args.group,
         device=args.device,
         say=(lambda line: None) if args.quiet else common.say,
-        step=common.step_for(args),
+        step=step,
         **options,
     )
     assert isinstance(prepared.model, Model)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from flawscope.cli import common
 from flawscope.errors import InputError
+from flawscope.progress import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,9 +108,10 @@ def run(args: argparse.Namespace) -> int:
     common.show(_table(rows))
     if not args.quiet:
         found = sum(objects.values())
-        common.say(f"object found in {found} of {len(objects)} good pictures; in the others, everywhere")
+        of = counted(len(objects), "good picture")
+        common.say(f"object found in {found} of {of}; in the others, everywhere")
         if textures and textures.left_out:
-            common.say(f"{textures.left_out} textures were left out: {len(textures)} fit into memory")
+            common.say(f"{counted(textures.left_out, 'texture')} left out: {len(textures)} fit into memory")
         common.say(f"wrote {out / 'contact_sheet.png'}: look at it")
     return common.report_failures(list(dict.fromkeys(failures)))
 

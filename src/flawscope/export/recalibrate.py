@@ -24,7 +24,7 @@ from flawscope.export.engines import Embed, Engine
 from flawscope.export.pictures import Pictures
 from flawscope.methods.detector import Detector
 from flawscope.pictures.decoding import pixel_hash
-from flawscope.progress import Step
+from flawscope.progress import Step, counted
 from flawscope.runtime import Session
 
 
@@ -168,7 +168,7 @@ def _certificate(
 
 
 def _manifest(manifest: Manifest, calibration: Calibration, answers: Answers, precision: str) -> Manifest:
-    note = f"{precision}: calibrated anew on {len(answers.hashes)} good pictures"
+    note = f"{precision}: calibrated anew on {counted(len(answers.hashes), 'good picture')}"
     if answers.fresh and answers.left_out:
         note += (
             f", {answers.left_out} that it was fitted on and left out one by one, {len(answers.fresh)} others"

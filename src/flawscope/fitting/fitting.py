@@ -34,7 +34,7 @@ from flawscope.methods.training_log import board_in
 from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.appearance import Appearance
 from flawscope.predictor import Predictor
-from flawscope.progress import Step, silent
+from flawscope.progress import Step, counted, silent
 from flawscope.runtime.torch import TorchSession
 
 
@@ -223,11 +223,11 @@ def _notes(fitted: Fitted, reader: Reader) -> list[str]:
     notes = list(fitted.notes)
     if fitted.dropped:
         notes.append(
-            f"{len(fitted.dropped)} suspicious pictures were left out before calibrating on the rest: the "
-            "false-alarm rate holds for pictures like those that stayed"
+            f"left out before calibrating on the rest: {counted(len(fitted.dropped), 'suspicious picture')}; "
+            "the false-alarm rate holds for pictures like those that stayed"
         )
     if reader.copies:
-        notes.append(f"{len(reader.copies)} pictures are copies of others and were counted once")
+        notes.append(f"counted once: {counted(len(reader.copies), 'picture')} that are copies of others")
     return notes
 
 

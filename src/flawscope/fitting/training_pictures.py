@@ -25,6 +25,7 @@ from flawscope.methods.task import Defect
 from flawscope.pictures.appearance import Measures, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.preprocess import Preprocess, white_level_for
+from flawscope.progress import counted
 
 
 @dataclass
@@ -120,7 +121,8 @@ def read_defects(
         except (InputError, MemoryError) as error:
             unusable.append(reason(error, name))
     if pairs and not found:
-        raise InputError(f"none of the {len(pairs)} seen defects can be used; the first: {unusable[0]}")
+        of = counted(len(pairs), "seen defect")
+        raise InputError(f"none of {of} can be used; the first: {unusable[0]}")
     return found, unusable
 
 

@@ -145,10 +145,11 @@ class Run:
         ]
 
     def summary(self, trainer: Trainer, learnt: str) -> str:
-        text = f"trained {trainer.steps} steps in {duration(trainer.seconds)} on {learnt}"
+        text = f"trained {counted(trainer.steps or 0, 'step')} in {duration(trainer.seconds)} on {learnt}"
         if trainer.planned is None:
             return text
-        return f"{text}; --minutes {trainer.minutes:g}, by the first steps' time {trainer.planned} steps"
+        planned = counted(trainer.planned, "step")
+        return f"{text}; --minutes {trainer.minutes:g}, by the first steps' time {planned}"
 
     # ---- calibration by pictures that were held out
 

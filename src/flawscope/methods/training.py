@@ -24,7 +24,7 @@ from flawscope.methods.interrupts import noted_interrupts
 from flawscope.methods.pace import Pace
 from flawscope.methods.task import Budget
 from flawscope.methods.training_log import Thinned, TrainingLog
-from flawscope.progress import Step, duration
+from flawscope.progress import Step, counted, duration
 
 WARM_UP, FIRST, LAST = 0.3, 1 / 25, 1 / 25 / 1e4  # one cycle: share of the steps, and of the largest rate
 DROP_AT, DROP = 0.95, 0.1  # Batzner et al., A.1
@@ -271,15 +271,16 @@ class Trainer(ABC, Generic[B]):
         per_step = self.trial(TRIALS if minutes is None else FEWER)
         if minutes is None:
             self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
-            self.say(f"{self.steps} steps of {per_step:.2f} s: about {duration(self.steps * per_step)}")
+            steps = counted(self.steps, "step")
+            self.say(f"{steps} of {per_step:.2f} s: about {duration(self.steps * per_step)}")
             return
         self.pace = pace(per_step)
         left = self.pace.left()
         if left < per_step and not self.done:
             raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
         self.say(
-            f"about {int(left / per_step)} steps of {per_step:.2f} s in {duration(max(left, 0))}, planned "
-            "again while it runs"
+            f"about {counted(int(left / per_step), 'step')} of {per_step:.2f} s in "
+            f"{duration(max(left, 0))}, planned again while it runs"
         )
         if self.planned is None:
             self.steps = self.planned = int(left / per_step)
@@ -298,8 +299,8 @@ class Trainer(ABC, Generic[B]):
         """What is about to run, in one line."""
         where = {"cpu": "this processor", "cuda": "the graphics card"}.get(self.device.type, "this device")
         return (
-            f"{'' if self.pace is None else 'about '}{self.steps} steps of {self.settings.batch} on {where}, "
-            f"{self.precision}; --steps and --minutes change that"
+            f"{'' if self.pace is None else 'about '}{counted(self.steps or 0, 'step')} of "
+            f"{self.settings.batch} on {where}, {self.precision}; --steps and --minutes change that"
         )
 
     # ---- training
@@ -431,7 +432,8 @@ class Trainer(ABC, Generic[B]):
 
     def _finite(self, losses: Iterable[float]) -> None:
         if not all(map(math.isfinite, losses)):
-            raise FlawscopeError(f"NaN loss after {self.done} steps: begin anew with a lower --set rate")
+            after = counted(self.done, "step")
+            raise FlawscopeError(f"NaN loss after {after}: begin anew with a lower --set rate")
 
     def _loss(self) -> str:
         if self.device.type == "cpu" and self.since:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flawscope.artefact import files
 from flawscope.artefact.model_file import Artefact, Manifest
 from flawscope.errors import InputError
+from flawscope.progress import counted
 
 
 class Session(Protocol):
@@ -75,4 +76,4 @@ def format_of(path: str | os.PathLike[str]) -> Format:
 
 def check_threads(threads: int | None) -> None:
     if threads is not None and threads < 1:
-        raise InputError(f"cannot compute with {threads} threads: give 1 or more")
+        raise InputError(f"cannot compute with {counted(threads, 'thread')}: give 1 or more")

@@ -31,7 +31,7 @@ from flawscope.methods.efficientad.teacher import compact, expanded, read_teache
 from flawscope.methods.task import EVERY, Budget
 from flawscope.methods.training import Trainer, as_json, on_device, precision_for
 from flawscope.methods.training_log import board_in
-from flawscope.progress import Step, duration, silent
+from flawscope.progress import Step, counted, duration, silent
 
 FEWEST = 20  # pictures: one of them is held out
 MOST_HELD_OUT = 256
@@ -89,8 +89,8 @@ def distill(
     if len(pictures.paths) < FEWEST:
         unreadable = f" ({len(pictures.failures)} cannot be read)" if pictures.failures else ""
         raise InputError(
-            f"{len(pictures.paths)} different pictures{unreadable} are too few to distil a teacher from: "
-            f"give {FEWEST} at least, better thousands"
+            f"{counted(len(pictures.paths), 'different picture')}{unreadable}, too few to distil a teacher "
+            f"from: give {FEWEST} at least, better thousands"
         )
     run = Distillation(recipe, pictures, backbone, origin, where, say=say, step=step)
     if start is not None:
@@ -185,8 +185,8 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
     def plan(self) -> str:
         per_view, views, rounds = self._rounds()
         return (
-            f"PDN-{self.recipe.size.upper()}, {self.steps} steps of {self.recipe.batch} crops, "
-            f"{len(self.learnt)} pictures to learn from and {len(self.kept)} held out; "
+            f"PDN-{self.recipe.size.upper()}, {counted(self.steps or 0, 'step')} of {self.recipe.batch} "
+            f"crops, {counted(len(self.learnt), 'picture')} to learn from and {len(self.kept)} held out; "
             f"{views} views at a time, {(views + len(self.kept)) * per_view / 2**30:.2f} GiB"
             + (f", {rounds} times" if rounds > 1 else "")
         )

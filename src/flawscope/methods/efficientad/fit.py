@@ -20,6 +20,7 @@ from flawscope.methods.in_steps import Run, Values
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
 from flawscope.methods.training import digest_of
+from flawscope.progress import counted
 
 FOR_QUANTILES = 5  # pictures at least, if they are not the threshold's
 LATER = ("quantiles", "sigma")  # settings that training does not depend on
@@ -33,7 +34,8 @@ def fit(model: Model, task: Task) -> Fitted:
     held = divided(run.divide(more=FOR_QUANTILES), len(run.used), task.rate, task.reserved)
     learnt = run.without(held.all)
     task.say(
-        f"{len(learnt)} pictures to learn from, {len(held.all)} held out ({held.purpose}); penalty: {penalty}"
+        f"{counted(len(learnt), 'picture')} to learn from, {len(held.all)} held out ({held.purpose}); "
+        f"penalty: {penalty}"
     )
     taught = TeacherOutputs(model, run.images, learnt, run.room - min(run.room // 2, run.images.bytes))
     decisive = {"training set": taught.measure(task.step), "teacher": digest_of(model.teacher)}
@@ -54,7 +56,7 @@ def fit(model: Model, task: Task) -> Fitted:
         held={"quantile": [i for i in held.quantiles if i not in held.threshold]},
         facts={**run.facts(trainer), "penalty": penalty},
         notes=[*notes, *run.warnings(trainer)],
-        summary=[run.summary(trainer, f"{len(learnt)} pictures; penalty: {penalty}")],
+        summary=[run.summary(trainer, f"{counted(len(learnt), 'picture')}; penalty: {penalty}")],
     )
 
 

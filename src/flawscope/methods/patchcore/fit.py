@@ -25,6 +25,7 @@ from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.refits import compared
 from flawscope.methods.patchcore.selection import Job, Start, collect, install, picks, select, start_of
 from flawscope.methods.task import Fitted, Task
+from flawscope.progress import counted
 
 ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until the first are gone
 
@@ -86,7 +87,8 @@ def _in_memory(job: Job) -> Fitted:
             break
         dropped += [patches.pictures[i] for i in found]
         patches = patches.keep(sorted(set(range(len(patches.pictures))) - set(found.tolist())))
-        job.task.say(f"round {round_ + 1}: left out {len(found)} suspicious pictures; selecting again")
+        left_out = counted(len(found), "suspicious picture")
+        job.task.say(f"round {round_ + 1}: left out {left_out}; selecting again")
         selections, results = select(job, patches)
         good = leave_one_out(job, patches, selections, results)
     job.tick("calibration")
@@ -176,8 +178,9 @@ def _join(fitted: Fitted, model: Model, old: Artefact) -> None:
     fitted.facts["covering_radius"] = [max(pair) for pair in radii]
     fitted.facts["patches"] += facts["patches"]
     fitted.notes.append(
-        f"extended by {len(fitted.used)} pictures: the calibration scores of the {before.count} earlier ones "
-        "were kept; their patch distances can only have shrunk, so expect fewer false alarms than promised"
+        f"extended by {counted(len(fitted.used), 'picture')}: the calibration scores of the earlier "
+        f"{before.count} were kept; their patch distances can only have shrunk, so expect fewer false alarms "
+        "than promised"
     )
     full = [view for view in model.views if len(view.bank) >= model.config.cap]
     if full:

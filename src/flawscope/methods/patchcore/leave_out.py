@@ -16,6 +16,7 @@ from flawscope.methods.patchcore.memory_bank import View
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.selection import Job, Patches
 from flawscope.methods.threads import workers
+from flawscope.progress import Advance
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def leave_one_out(
         assert result.leave_out is not None
         distances.append(patches.spread(v, result.leave_out))
 
+    advance = Advance(job.task.step, "leave-one-out", len(patches.pictures))
+
     def raw(i: int) -> Raw:
         inside = None if patches.inside is None else patches.inside[i]
         found = [
@@ -62,6 +65,7 @@ def leave_one_out(
             for v, selection in enumerate(selections)
             for region in [selection.view.inside.bool()]
         ]
+        advance()
         return Raw([score for score, _ in found], [away for _, away in found], inside)
 
     with workers(job.device) as each:

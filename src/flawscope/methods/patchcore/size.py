@@ -25,7 +25,7 @@ from flawscope.methods.patchcore.model import Model
 from flawscope.methods.task import SizeTask, Task
 from flawscope.metrics import auroc
 from flawscope.pictures.preprocess import Preprocess, roi_from
-from flawscope.progress import Step
+from flawscope.progress import Step, counted
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
 SIZES = (256, 384, 512)
@@ -69,7 +69,7 @@ def choose(config: Config, task: SizeTask) -> str:
     pictures = sample(task.decoded, task.count, config.seed)
     default = Config().size
     if len(pictures) < LEAST or any(p.dtype != np.uint8 for p in pictures):
-        why = f"only {len(pictures)} pictures" if len(pictures) < LEAST else "deep pictures"
+        why = f"only {counted(len(pictures), 'picture')}" if len(pictures) < LEAST else "deep pictures"
         task.say(f"size {default}, the default: too little to choose by ({why})")
         return default
     held = pictures[: min(HOLD, len(pictures) // 3)]
@@ -87,8 +87,8 @@ def choose(config: Config, task: SizeTask) -> str:
     chosen = min((t for t in trials if t.auroc >= best.auroc - CLOSE), key=lambda trial: trial.cost)
     others = ", ".join(f"{t.name} {t.auroc:.3f}" for t in trials if t is not chosen)
     task.say(
-        f"size {chosen.name}: image AUROC {chosen.auroc:.3f} on {len(held)} held-out good pictures with "
-        f"{3 * len(held)} synthetic defects ({others}; the cheapest within {CLOSE} of the best)"
+        f"size {chosen.name}: image AUROC {chosen.auroc:.3f} on {counted(len(held), 'good picture')} held "
+        f"out, with {3 * len(held)} synthetic defects ({others}; the cheapest within {CLOSE} of the best)"
     )
     return chosen.name
 

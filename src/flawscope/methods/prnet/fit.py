@@ -20,7 +20,7 @@ from flawscope.methods.prnet.trainer import Trainer
 from flawscope.methods.prnet.training_pictures import TrainingPictures
 from flawscope.methods.task import Defect, Fitted, Task
 from flawscope.methods.training import arrays, digest_of, tensors_of
-from flawscope.progress import Step
+from flawscope.progress import Step, counted
 
 LATER = ("top",)  # settings that training does not depend on
 
@@ -35,8 +35,8 @@ def fit(model: Model, task: Task) -> Fitted:
     for line in pictures.skipped:
         task.say(f"skipped a texture: {line}")
     task.say(
-        f"{len(learnt)} good pictures to learn from, {len(held)} held out for the threshold; "
-        f"{len(seen)} seen defects; simulated ones of {pictures.textures}"
+        f"{counted(len(learnt), 'good picture')} to learn from, {len(held)} held out for the threshold; "
+        f"{counted(len(seen), 'seen defect')}; simulated ones of {pictures.textures}"
     )
     features = FeatureCache(model, run.images, learnt, run.room // 2)
     digest = features.measure(task.step)
@@ -62,7 +62,11 @@ def fit(model: Model, task: Task) -> Fitted:
             "prototypes": [one.facts() for one in clusters],
         },
         notes=[*([] if seen else [UNSEEN]), *run.warnings(trainer)],
-        summary=[run.summary(trainer, f"{len(learnt)} good pictures and {len(seen)} seen defects")],
+        summary=[
+            run.summary(
+                trainer, f"{counted(len(learnt), 'good picture')} and {counted(len(seen), 'seen defect')}"
+            )
+        ],
     )
 
 
