@@ -246,7 +246,8 @@ def test_copies_count_once(tmp_path):
     predictor = fit_small([*good(), good()[3], tmp_path / "other name.bmp"])
     assert predictor.calibration.count == 12
     assert roles(predictor) == ["train"] * 12 + ["duplicate"] * 2
-    assert any(note.startswith("counted once: 2 pictures that are copies") for note in predictor.manifest.notes)
+    copies = "counted once: 2 pictures that are copies"
+    assert any(note.startswith(copies) for note in predictor.manifest.notes)
     np.testing.assert_allclose(bank_of(predictor), bank_of(fit_small()), rtol=1e-4, atol=1e-4)
 
 
