@@ -39,6 +39,7 @@ def test_seen_defects_from_the_fit_to_the_evaluation(capsys: Capture, drawn: Pat
     assert "2 steps of 2 on this processor, fp32" in err
     assert "trained 2 steps in " in err
     assert f"wrote {out} (" in err
+    assert f"training log: {out.with_suffix('.training.csv')}" in err
     assert sorted(tmp_path.iterdir()) == [out, out.with_suffix(".training.csv")]  # no checkpoint is left
     manifest = read_manifest(out)
     data = open_dataset(drawn, "plate")

@@ -156,7 +156,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_tensorboard_gets_every_step(tmp_path: Path, written: list[Any]) -> None:
     trainer = Line(steps=3)
     trainer.learn(Budget(tensorboard=board_in(tmp_path / "board")), None, {})
-    assert written[0] == ("board", None)
+    assert written[0] == ("board", 1)
     assert [(name, step) for name, step, _ in written[1:]] == [
         (n, k) for k in (1, 2, 3) for n in ("loss", "rate")
     ]

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flawscope import config
     from flawscope.artefact import files
-    from flawscope.artefact.state_file import checkpoint_of
+    from flawscope.artefact.state_file import checkpoint_of, log_of
     from flawscope.datasets import list_pictures
     from flawscope.errors import InputError, require_installed
     from flawscope.methods.efficientad.recipe import PRESETS, Recipe
@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if not args.quiet:
         common.say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
+        common.say(f"training log: {log_of(checkpoint_of(out))}")
     return common.report_failures(failures)
 
 

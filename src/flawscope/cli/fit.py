@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
 def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
     """One model, which is written to `--out`."""
     from flawscope.artefact import model_file
-    from flawscope.artefact.state_file import checkpoint_of
+    from flawscope.artefact.state_file import checkpoint_of, log_of
     from flawscope.datasets import open_dataset
 
     options, checkpoint = checked(args), None
@@ -149,6 +149,7 @@ def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
         predictor.save(args.out)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
+        say(f"training log: {log_of(checkpoint)}")
     return predictor
 
 

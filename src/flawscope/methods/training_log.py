@@ -194,8 +194,8 @@ def board_in(folder: str | os.PathLike[str] | None) -> Path | None:
 
 
 def _writer(folder: Path, done: int) -> Writer:
-    """TensorBoard's. What an interrupted training wrote of later steps is hidden by it."""
+    """TensorBoard's. What the folder has of these steps, of an interrupted or earlier training, is hidden."""
     from torch.utils.tensorboard import SummaryWriter
 
-    writer: Writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+    writer: Writer = SummaryWriter(str(folder), purge_step=done + 1)
     return writer
