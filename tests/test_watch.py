@@ -89,6 +89,19 @@ def test_a_picture_is_given_out_once_when_it_was_the_same_twice(tmp_path: Path) 
     assert arrivals.scan(2.5) == [path]
 
 
+def test_a_format_that_does_not_show_whether_it_is_whole_must_settle(tmp_path: Path) -> None:
+    arrivals = Arrivals(tmp_path, settle=2.0)
+    raw, checked = put(tmp_path / "a.BMP", b"a" * 9, 1), put(tmp_path / "b.png", b"b", 1)
+    given = []
+    for tick in range(10):
+        if tick == 3:
+            put(raw, b"b" * 9, 2)  # of its full size from the first byte on
+        for path in arrivals.scan(tick / 2):
+            given.append((path.name, tick / 2))
+            arrivals.done(path)
+    assert given == [(checked.name, 0.5), (raw.name, 3.5)]
+
+
 def test_existing_pictures_are_new_where_asked_for_but_not_those_judged_before(tmp_path: Path) -> None:
     a, b = put(tmp_path / "a.png", b"a", 2), put(tmp_path / "b.png", b"b", 1)
     arrivals = Arrivals(tmp_path, existing=True, judged=[a])

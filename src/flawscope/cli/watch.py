@@ -53,9 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patience",
         type=seconds,
-        default=30.0,
         metavar="SECONDS",
         help="a file that cannot be read may be incomplete for so long, then it is reported (default: 30)",
+    )
+    parser.add_argument(
+        "--settle",
+        type=seconds,
+        metavar="SECONDS",
+        help="bmp, tiff, webp, avif, heic and ppm do not show whether they are whole: they must not have "
+        "changed for so long (default: 2)",
     )
     common.add_rate(parser, "the model's")
     parser.add_argument("--json", action="store_true", help="one JSON line a picture")
@@ -86,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
     if args.csv and not args.csv.endswith(".csv"):
         raise InputError(f"--csv {args.csv} should end in .csv")
     judged = _judged_before(args.csv)
-    arrivals = Arrivals(args.folder, existing=args.existing, judged=judged, patience=args.patience)
+    waits = {name: getattr(args, name) for name in ("patience", "settle") if getattr(args, name)}
+    arrivals = Arrivals(args.folder, existing=args.existing, judged=judged, **waits)
     commands = Commands(args.on_anomaly, common.say) if args.on_anomaly else None
     predictor = load(
         args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
@@ -217,19 +224,22 @@ class Watching:
 
     def _take(self, result: Prediction | Unjudged) -> None:
         from flawscope.cli.output import line_of
+        from flawscope.pictures.decoding import frames
         from flawscope.results.prediction import Prediction
         from flawscope.results.table import Row
 
         if self.as_json:
-            print(json.dumps(result.to_dict(), allow_nan=False), flush=True)
+            common.show(json.dumps(result.to_dict(), allow_nan=False), flush=True)
         elif isinstance(result, Prediction):
-            print(line_of(result), flush=True)
+            common.show(line_of(result), flush=True)
         if self.table is not None:
             self.table.add(Row.of(result))
         if not isinstance(result, Prediction):
             self.unjudged += 1
             common.say(f"skipped: {' '.join(result.error.split())}")
             return
+        if (held := frames(str(result.path))) > 1:
+            self.say(f"{result.path} holds {held} pictures, the first is judged")
         self.together.add(result)
         if result.is_anomalous and self.commands is not None:
             self.commands.run(result)

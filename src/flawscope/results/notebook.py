@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SIDE = 280  # pixels that a picture is high and wide at most
 QUALITY = 80  # of its JPEG
 REGIONS = 5  # boxes that are named
-COLOURS = {"anomalous": "#b91c1c", "good": "#15803d"}
+COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
 
 
 def prediction_html(found: Prediction, caption: str = "", source: Source | None = None) -> str:

@@ -19,6 +19,9 @@ from flawscope.datasets.files import folder_error, is_litter, own_files
 from flawscope.pictures.decoding import is_picture
 
 PATIENCE = 30.0  # seconds that a file which cannot be read may still be incomplete
+SETTLE = 2.0  # seconds; shares answer from a cache for one to three, and copies are made at full size first
+# Formats that cannot be read before they are whole. Of others a part can look like the picture.
+SELF_CHECKING = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".gif", ".jp2"})
 
 
 class Stamp(NamedTuple):
@@ -40,7 +43,8 @@ class Arrivals:
     """The pictures that appear below a folder, each given out once, when it is whole.
 
     `scan` lists the folder. A picture is given out when its size and time of change are the same in two
-    scans, in the order of these times. Whoever takes it answers with `done`, or with `failed` where it cannot
+    scans, and in formats that do not show whether they are whole for `settle` seconds; in the order of the
+    times of change. Whoever takes it answers with `done`, or with `failed` where it cannot
     be read: then it is given out again, less and less often, until it has not changed for `patience` seconds.
     A file that was renamed or moved within the folder is not new; one that was written anew is.
 
@@ -57,6 +61,7 @@ class Arrivals:
         existing: bool = False,
         judged: Iterable[str | os.PathLike[str]] = (),
         patience: float = PATIENCE,
+        settle: float = SETTLE,
     ):
         """
         Args:
@@ -64,11 +69,12 @@ class Arrivals:
             existing: whether pictures that are there already are new.
             judged: pictures that are there and are not new, whatever `existing` says.
             patience: seconds that a file which cannot be read may still be incomplete.
+            settle: seconds that a file of a format that is not `SELF_CHECKING` must not have changed.
 
         Raises:
             InputError: there is no such folder, or it cannot be read.
         """
-        self.folder, self.patience = Path(os.path.abspath(folder)), patience
+        self.folder, self.patience, self.settle = Path(os.path.abspath(folder)), patience, settle
         self._done: dict[Path, Stamp] = {}
         self._stamps: set[Stamp] = set()  # of `_done`: a file that is renamed keeps it
         self._waiting: dict[Path, _Waiting] = {}
@@ -102,7 +108,8 @@ class Arrivals:
                 continue
             waits = self._waiting.get(path)
             if waits is None or waits.stamp != stamp:
-                self._waiting[path] = _Waiting(stamp, now, now)
+                checked = path.suffix.lower() in SELF_CHECKING
+                self._waiting[path] = _Waiting(stamp, now, now if checked else now + self.settle)
             elif now >= waits.again:
                 ready.append(path)
         self._forget(present)
