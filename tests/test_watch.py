@@ -389,6 +389,10 @@ def test_a_broken_picture_is_a_row_with_the_reason(
     (row,) = read_table(table)
     assert (row.decision, row.score) == ("", None)
     assert "broken.png" in row.error
+    put(folder / "broken.png", encoded(9), 3)  # mended while nobody watched
+    scripted()
+    assert main([*call, "--existing"]) == 0
+    assert [row.decision for row in read_table(table)] == ["", "good"]
 
 
 @posix

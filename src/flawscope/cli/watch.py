@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _judged_before(path: str | None) -> list[str]:
-    """The pictures in the table. A last row that was cut off, as by a power failure, is removed."""
+    """The pictures that the table has a decision for. A last row that was cut off, as by a power failure, is removed."""
     from flawscope.results.table import open_table, read_table
 
     if path is None or not os.path.exists(path) or not os.path.getsize(path):
@@ -137,7 +137,7 @@ def _judged_before(path: str | None) -> list[str]:
         for row in rows:
             table.add(row)
         table.close()
-    return [row.path for row in rows]
+    return [row.path for row in rows if row.decision]  # what could not be judged is tried again
 
 
 def _begins(arrivals: Arrivals, judged: int, existing: bool) -> str:
