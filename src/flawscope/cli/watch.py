@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _judged_before(path: str | None) -> list[str]:
-    """The pictures that the table has a decision for. A last row that was cut off, as by a power failure, is removed."""
+    """The pictures that the table has a decision for. A last row that was cut off is removed."""
     from flawscope.results.table import open_table, read_table
 
     if path is None or not os.path.exists(path) or not os.path.getsize(path):
