@@ -64,11 +64,10 @@ def test_the_path_runs_from_left_to_right_and_down_is_less() -> None:
 
 
 def test_a_report_without_a_choice_of_thresholds_has_no_slider(
-    run_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    report_path: Path, run_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = run_of((0.1,), (0.9,))
-    assert 'id="rate-slider"' in run.write(tmp_path / "with.html")
+    assert 'id="rate-slider"' in report_path.read_text(encoding="utf-8")
     monkeypatch.setattr("flawscope.report.page.operating_points", lambda *_: [])
-    text = run.write(tmp_path / "without.html")
+    text = run_of((0.1,), (0.9,)).write(tmp_path / "without.html")
     assert 'id="rate-slider"' not in text
     assert 'href="#rate"' not in text

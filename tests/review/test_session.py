@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from flawscope.datasets import open_dataset
+from flawscope.datasets.files import OWN_LIST, pictures_in
 from flawscope.datasets.seen import choose_seen
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import read_mask
@@ -20,8 +21,11 @@ from flawscope.review.folders import proposed_mask
 
 
 def files(folder: Path) -> dict[str, bytes]:
+    """Without the list of flawscope's own files."""
     return {
-        p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != OWN_LIST
     }
 
 
@@ -76,6 +80,24 @@ def test_decisions_become_folders_that_fit_takes(session: Session, run: Path) ->
             assert read_mask(mask).shape == picture.size[::-1]
     whole = open_dataset(session.out)  # what evaluate and compare take
     assert sum(item.anomalous for item in whole.test) == 2
+
+
+def test_copies_are_no_pictures_of_a_folder_above(session: Session, run: Path) -> None:
+    """Or the next `predict` would judge them again."""
+    before = pictures_in(run)
+    session.decide(0, FINE)
+    session.decide(1, DEFECT)
+    assert pictures_in(run) == before
+    assert len(pictures_in(session.out / "good")) == 1
+
+
+def test_a_file_of_somebody_else_is_not_replaced(session: Session) -> None:
+    (session.out / "good").mkdir()
+    (session.out / "good/a_part.png").write_bytes(b"mine")
+    with pytest.raises(InputError, match="move it"):
+        session.decide(0, FINE)
+    assert (session.out / "good/a_part.png").read_bytes() == b"mine"
+    assert session.decided() == {}
 
 
 def test_a_decision_can_be_changed_and_taken_back(session: Session) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import decode, read_mask
 from flawscope.results import drawing
+from flawscope.results.own_files import OwnFiles
 from flawscope.review.decisions import DEFECT, FINE
 from flawscope.review.flagged import Flagged
 
@@ -27,10 +28,11 @@ PART = ".part"  # of a copy that is being written
 
 
 class Folders:
-    """Below `out`. Only copies that are named here are ever removed; originals are read and nothing else."""
+    """Below `out`. Only copies that are named here are ever removed; originals are read and nothing else.
+    The copies are listed as flawscope's own, so that a folder above this one does not hold them twice."""
 
     def __init__(self, out: Path):
-        self.out = out
+        self.out, self.own = out, OwnFiles(out)
         for folder in (FINE, DEFECT):
             for left in (out / folder).glob(f"*{PART}"):  # of a run that was cut off
                 left.unlink(missing_ok=True)
@@ -52,12 +54,11 @@ class Folders:
         return f"{name}{one.path.suffix}"
 
     def prepare(self, one: Flagged, decision: str, copy: str) -> Path:
-        """A copy that is not yet in its place. InputError where the picture cannot be read,
-        FlawscopeError where it cannot be written."""
-        target = self.path(decision, copy)
+        """A copy that is not yet in its place. InputError where the picture cannot be read or somebody else's
+        file has its name, FlawscopeError where it cannot be written."""
+        target = self.own.path(f"{decision}/{copy}")
         temporary = target.with_name(f"{target.name}{PART}")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(one.path, temporary)
         except FileNotFoundError:
             raise InputError(f"there is no {one.path} any more: it cannot be copied") from None
@@ -75,8 +76,7 @@ class Folders:
         if decision == DEFECT and (mask := proposed_mask(one)) is not None:
             path = self.mask_path(copy)
             if not path.exists():  # a person may have drawn a better one
-                path.parent.mkdir(parents=True, exist_ok=True)
-                drawing.save_png(path, mask)
+                drawing.save_png(self.own.path(path.relative_to(self.out).as_posix()), mask)
 
     def remove(self, decision: str, copy: str) -> None:
         self.path(decision, copy).unlink(missing_ok=True)
