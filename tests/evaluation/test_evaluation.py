@@ -270,6 +270,8 @@ def test_only_good_or_only_bad_pictures_have_null_figures(root: Path) -> None:
     good = dataclasses.replace(dataset, test=tuple(i for i in dataset.test if not i.anomalous))
     result = evaluate(make_predictor(), good)
     assert result.metrics["image_auroc"] is None
+    assert (result.labels["image_f1"], result.labels["pixel_f1"]) == (None, None)
+    assert "nan" not in json.dumps(result.to_dict())
     assert result.false_alarms["measured"] == 0.25
     bad = dataclasses.replace(dataset, test=tuple(i for i in dataset.test if i.anomalous))
     result = evaluate(make_predictor(), bad)

@@ -160,7 +160,7 @@ def _summary(results: Results) -> str:
 
     rows = []
     for category in results.grid.rows:
-        for method in results.grid.methods:
+        for method in results.grid.methods if category not in results.grid.missing else ():
             values = [results.value(metric, method, category).mean for metric in METRICS]
             rows.append([category, method, *("" if v is None else f"{v:.4f}" for v in values)])
     return common.table(rows, ("category", "method", *METRICS.values()))

@@ -41,8 +41,7 @@ def select_categories(
     asked: set[str] = set()
     for word in words:
         if word == ALL:
-            # a table with some of MVTec AD's categories shows which are missing
-            asked |= {*found, *(MVTEC if set(MVTEC) & set(found) else ())}
+            asked |= {*found}
         else:
             asked |= {*GROUPS.get(word, (word,))}
     order = {name: k for k, name in enumerate(dict.fromkeys([*MVTEC, *found]))}

@@ -250,7 +250,7 @@ def _truth(
 def _image(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
     anomalous = np.array([item.anomalous for item in kept.items])
     image = metrics.image_metrics(anomalous, np.array([p.score for p in kept.predictions]))
-    labels["image_f1"] = f"best score threshold, chosen on test labels: {image.f1_threshold:.6g}"
+    labels["image_f1"] = _chosen("score", image.f1_threshold)
     threshold = predictor.calibration.score_threshold
     labels["image_f1_calibrated"] = f"score threshold fixed by calibration: {threshold:.6g}"
     return {
@@ -259,6 +259,13 @@ def _image(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str
         "image_f1": image.f1,
         "image_f1_calibrated": metrics.f1_at(anomalous, [p.is_anomalous for p in kept.predictions]),
     }
+
+
+def _chosen(what: str, threshold: float) -> str | None:
+    """The label of a best F1; None where there is none, with pictures of one kind only."""
+    if not np.isfinite(threshold):
+        return None
+    return f"best {what} threshold, chosen on test labels: {threshold:.6g}"
 
 
 def _false_alarms(kept: Kept, predictor: Predictor) -> dict[str, Any]:
@@ -301,7 +308,7 @@ def _pixel(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str
         "pixel_metrics": "maps at network size, masks resized by nearest neighbour"
         + ("; only pixels of the picture inside the region of interest count" if cut else ""),
         "au_pro": "8-connected regions over the whole test set, FPR up to 0.3",
-        "pixel_f1": f"best mask threshold, chosen on test labels: {pixel.f1_threshold:.6g}",
+        "pixel_f1": _chosen("mask", pixel.f1_threshold),
         "pixel_f1_calibrated": f"mask threshold fixed by calibration: {threshold:.6g}"
         + (f"; regions outlined at {outline:.0%} of the height nearby" if outline else ""),
     }
