@@ -87,3 +87,18 @@ def test_losses_are_drawn_as_far_as_they_are_numbers() -> None:
     assert "penalty" not in svg
     assert loss_plot("losses", curve[:1]) == ""
     assert loss_plot("losses", []) == ""
+
+
+def test_the_loss_is_drawn_from_its_fine_curve_and_its_parts_from_the_coarse_one() -> None:
+    from flawscope.report import _curve
+
+    coarse = [{"step": 50, "hard": 2.0, "loss": 9.0}, {"step": 100, "hard": 1.0, "loss": 8.0}]
+    fine = {"step": [25, 50, 75, 100], "loss": [4.0, 3.0, 2.0, 1.5]}
+    found = _curve({"curve": coarse, "training_curve": fine})
+    assert [(p["step"], p["loss"]) for p in found if "loss" in p] == [*zip(*fine.values(), strict=True)]
+    assert [p["hard"] for p in found if "hard" in p] == [2.0, 1.0]
+    assert _curve({"curve": coarse}) == coarse  # of earlier models
+    for damaged in (None, [], {"step": [1]}, {"step": 1, "loss": 2}):
+        assert _curve({"curve": coarse, "training_curve": damaged}) == coarse
+    svg = loss_plot("losses", found)
+    assert "hard" in svg

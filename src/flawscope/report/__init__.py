@@ -201,6 +201,13 @@ def _write(path: str | os.PathLike[str], text: str) -> Path:
 
 
 def _curve(facts: Mapping[str, Any]) -> Sequence[Any]:
-    """The losses that a model which was trained keeps."""
-    curve = facts.get("curve")
-    return curve if isinstance(curve, list) else ()
+    """The losses that a model which was trained keeps: the whole loss in up to 200 points, where it has them,
+    and its parts in a few."""
+    coarse, fine = facts.get("curve"), facts.get("training_curve")
+    parts = coarse if isinstance(coarse, list) else []
+    steps, losses = (fine.get("step"), fine.get("loss")) if isinstance(fine, dict) else (None, None)
+    if not (isinstance(steps, list) and isinstance(losses, list)):
+        return parts
+    whole = [{"step": step, "loss": loss} for step, loss in zip(steps, losses, strict=False)]
+    known = [one for one in parts if isinstance(one, dict)]
+    return whole + [{key: value for key, value in one.items() if key != "loss"} for one in known]
