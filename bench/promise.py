@@ -4,7 +4,7 @@
 
 Good pictures of drawn products are learnt from: plates, fabrics, sheets with noise, and boards of many parts
 that lie a little differently each time. 100 new ones get p-values. Right are a mean of .5 and a share of a
-where p <= a, on average over the draws; k/(n + 1) is what n pictures can give.
+where p <= a, on average over the draws; of n pictures (n + 2)/(2n + 2), and k/(n + 1) at most a.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def main() -> int:
             ]
             p = np.array([cell["p"] for cell in cells if cell])
             row: Cell = {"product": product, "pictures": count, "draws": len(p), "mean": p.mean()}
+            row["mean can be"] = (count + 2) / (2 * count + 2)
             for rate in RATES:
                 row[f"p <= {rate}"] = float((p <= rate + 1e-9).mean())
                 row[f"{rate} can be"] = math.floor(rate * (count + 1) + 1e-9) / (count + 1)
