@@ -102,3 +102,5 @@ def test_the_loss_is_drawn_from_its_fine_curve_and_its_parts_from_the_coarse_one
         assert _curve({"curve": coarse, "training_curve": damaged}) == coarse
     svg = loss_plot("losses", found)
     assert "hard" in svg
+    assert "mathdefault" not in svg
+    assert ">100<" in svg

@@ -119,6 +119,9 @@ def loss_plot(name: str, curve: Sequence[Mapping[str, object]]) -> str:
             colour = (GOOD, BAD, INK)[k % 3]
             axes.plot(line.x, line.y, color=colour, linewidth=1.6, linestyle=dashes, label=_short(line.name))
         axes.set(xlabel="step", ylabel="loss", xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):  # matplotlib would write TeX, which pages show as it stands
+            axis.set_major_formatter(lambda value, _: f"{value:g}")
+            axis.set_minor_formatter(lambda value, _: "")
         axes.grid(color=LINE, linewidth=0.5)
         axes.legend(loc="best", frameon=False, fontsize=8.5, labelcolor=INK)
 
