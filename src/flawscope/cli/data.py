@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         return data_export.run(args)
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
+    from flawscope.datasets.groups import remark
     from flawscope.predictor import read_manifest
 
     step = common.step_for(args)
@@ -50,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         _refuse_without_limit(args.model, manifest)
         seed, group = common.seed_of(manifest), group or common.group_of(manifest)
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
+    if group_remark := remark([item.path for item in dataset.train], group):
+        common.say(group_remark)
     report = check(dataset, near=not args.no_near, progress=lambda done, total: step("check", done, total))
     suspects, unknown = _suspects(args, dataset, step) if args.model else (None, 0)
     if args.json:

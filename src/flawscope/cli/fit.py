@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
+from flawscope.cli.remarks import on_training
 from flawscope.methods import registry
 from flawscope.progress import counted
 
@@ -140,7 +141,9 @@ def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
         seed, group = method.configure(preset, settings).seed, args.group
         checkpoint = checkpoint_of(args.out) if method.learns_in_steps else None
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
-    say(f"{dataset.category}: {len(dataset.train)} good pictures ({dataset.layout} layout)")
+    say(f"{dataset.category}: {counted(len(dataset.train), 'good picture')} ({dataset.layout} layout)")
+    for line in on_training(dataset, group):
+        say(line)
     with common.kept_if_interrupted(checkpoint):
         if args.update:
             predictor = _extended(args, old, dataset, say, step)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from flawscope.cli import common
+from flawscope.cli.remarks import on_files
 from flawscope.progress import counted, silent
 
 if TYPE_CHECKING:
@@ -146,19 +147,10 @@ def _remarks(
     args: argparse.Namespace, asked: Asked, predictor: Predictor, together: Mismatch
 ) -> Iterator[str]:
     """What a person should know at the end."""
-    from flawscope.progress import some
-
     if not args.json:
         promise = predictor.calibration.promise()
         yield f"{together.anomalous} of {counted(together.count, 'picture')} anomalous; {promise}"
-    if asked.several:
-        yield (
-            f"{counted(len(asked.several), 'file')} with several pictures; the first of each is judged: "
-            f"{some(asked.several)}"
-        )
-    if asked.beside:
-        names = some([os.fspath(path) for path in asked.beside])
-        yield f"{counted(len(asked.beside), 'file')} beside the pictures not looked at: {names}"
+    yield from on_files(asked.several, [os.fspath(path) for path in asked.beside])
     if line := together.line():
         yield f"warning: {line}"
 

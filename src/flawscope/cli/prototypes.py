@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from flawscope.cli import common
+from flawscope.cli.remarks import on_training
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +49,9 @@ def run(args: argparse.Namespace) -> int:
     method = registry.method("prnet")
     seed = method.configure(preset, options).seed  # a wrong setting is reported before torch is loaded
     dataset = open_dataset(args.data, args.category, seed=seed, group=args.group)
+    for line in on_training(dataset, args.group):
+        if not args.quiet:
+            common.say(line)
 
     from flawscope.fitting.preparation import prepare  # torch
     from flawscope.methods.prnet.fit import write_prototypes

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from flawscope.errors import InputError
 
@@ -22,7 +24,28 @@ def compiled(pattern: str | None) -> re.Pattern[str] | None:
     try:
         return None if pattern is None else re.compile(pattern)
     except re.error as error:
-        raise InputError(f"--group {pattern!r} is not a regular expression ({error}): correct it") from None
+        raise InputError(f"--group '{pattern}' is not a regular expression ({error}): correct it") from None
+
+
+def remark(paths: Sequence[Path], pattern: str | None) -> str:
+    """One line where a pattern says nothing about these files: it matches the same text in all names, or
+    another one in each. Empty where there is nothing to say.
+
+    Raises:
+        InputError: as `group_numbers`.
+    """
+    if pattern is None or len(paths) < 2:
+        return ""
+    common = os.path.commonpath([path.parent for path in paths])
+    numbers = group_numbers([path.relative_to(common).as_posix() for path in paths], pattern)
+    what, example = f"--group '{pattern}' matches", paths[0].name
+    if len(set(numbers)) == 1:
+        return f"{what} the same text in all names, such as {example}: all pictures count as one part"
+    if len(set(numbers)) == len(numbers):
+        return (
+            f"{what} another text in every name, such as {example}: every picture counts as a part of its own"
+        )
+    return ""
 
 
 def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
@@ -37,6 +60,6 @@ def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
     expression = compiled(pattern)
     parts = [part_of(name, expression) for name in names]
     if pattern is not None and names and not any(parts):
-        raise InputError(f"--group {pattern!r} matches no file name such as {names[0]}: correct the pattern")
+        raise InputError(f"--group '{pattern}' matches no file name such as {names[0]}: correct the pattern")
     numbers: dict[object, int] = {}
     return [numbers.setdefault(i if part is None else part, len(numbers)) for i, part in enumerate(parts)]

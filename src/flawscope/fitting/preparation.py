@@ -18,7 +18,9 @@ from flawscope.fitting.training_pictures import (
     Images,
     Reader,
     Seen,
+    common_folder,
     decoded_or_none,
+    name_of,
     pairs_of,
     read_defects,
     sources_of,
@@ -87,6 +89,8 @@ def prepare(
     if not method.holds_out:
         reserved = []  # calibrated on what is learnt from
     sources = [*sources, *reserved]
+    common = common_folder(sources)
+    groups = group_numbers([name_of(source, i, common) for i, source in enumerate(sources)], group)
     white_level, decoded = survey(sources)
     where = device_for(device)
     if config.size == AUTO and method.choose_size is not None:
@@ -110,7 +114,7 @@ def prepare(
         reader.load,
         len(sources),
         rate=rate,
-        groups=group_numbers(reader.names, group),
+        groups=groups,
         drop_suspects=drop_suspects,
         reserved=range(len(sources) - len(reserved), len(sources)),
         settle=reader.without_copies,
