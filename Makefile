@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chain lint format bench docs clean
+.PHONY: help install demo test chain lint format bench docs dist notes clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -69,6 +69,19 @@ $(VENV)/.docs: pyproject.toml constraints.txt
 
 docs: $(VENV)/.docs ## build the guide as a site (site/)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist: ## build sdist and wheel, check them, and try the wheel in an empty environment (dist/)
+	rm -rf dist build/dist
+	$(PYTHON) -m venv build/dist/tools
+	build/dist/tools/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build twine
+	build/dist/tools/bin/python -m build
+	build/dist/tools/bin/twine check --strict dist/*
+	$(PYTHON) -m venv build/dist/empty
+	build/dist/empty/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd build/dist && empty/bin/flawscope info ../../tests/fixtures/models-97f7321/patchcore-two-sizes.onnx --self-test
+
+notes: ## print the release notes of this version, from the changelog
+	@$(PYTHON) .ci/notes.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) demo site build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,5 @@
-"""The core, installed without extras into an empty environment: small, quick, and enough to predict."""
+"""The core, installed without extras into an empty environment: small, quick, and enough to predict. What is
+installed is the wheel, made from the source distribution, as `make dist` makes both."""
 
 from __future__ import annotations
 
@@ -26,20 +27,48 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(
         ROOT / "src", checkout / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
     )
-    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "constraints.txt"):
+    files = (
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "NOTICE",
+        "MANIFEST.in",
+        "CHANGELOG.md",
+        "constraints.txt",
+    )
+    for name in files:
         shutil.copy(ROOT / name, checkout)
+    source = unpacked(build(checkout, "sdist"), folder / "source")
+    assert {path.name for path in source.iterdir()} >= {*files, "src"}
+    wheel = build(source, "wheel")
     environment = folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=120)
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     install = [sys.executable, "-m", "pip", "--python", python, "install"]
     install += ["--quiet", "--no-input", "--retries", "1", "--no-compile"]  # most of it is never imported
-    install += ["--disable-pip-version-check", "-c", "constraints.txt", "."]
+    install += ["--disable-pip-version-check", "-c", "constraints.txt", wheel]
     done = subprocess.run(install, cwd=checkout, capture_output=True, text=True, timeout=600)
     lost = [line for line in done.stderr.splitlines() if "connection" in line.lower() or "timed out" in line]
     if done.returncode and lost:
         pytest.skip(f"pip reaches no index: {lost[0].strip():.200}")
     assert done.returncode == 0, done.stderr
     return python
+
+
+def build(folder: Path, kind: str) -> Path:
+    """The source distribution or the wheel of a folder, made by what is installed here."""
+    code = f"from setuptools import build_meta; print(build_meta.build_{kind}('dist'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "dist" / done.stdout.splitlines()[-1]
+
+
+def unpacked(archive: Path, folder: Path) -> Path:
+    shutil.unpack_archive(archive, folder, filter="data")
+    (source,) = folder.iterdir()
+    return source
 
 
 def run(python: Path, *words: str | Path, folder: Path) -> str:
