@@ -200,7 +200,7 @@ def test_a_pattern_that_says_nothing_is_told_at_once(mixed: Path) -> None:
     paths = [mixed / name for name in ("part1_top.png", "part1_side.png", "part2_top.png")]
     assert remark(paths, None) == remark(paths, r"part\d") == ""
     assert remark(paths, r"png").startswith("--group 'png' matches the same text in all names")
-    assert remark(paths, r".*").startswith("--group '.*' matches another text in every name")
+    assert remark(paths, r".*").startswith("--group '.*' matches another text in each name")
     with pytest.raises(InputError, match=r"--group 'xyz' matches no file name such as part1_top.png"):
         remark(paths, "xyz")
 

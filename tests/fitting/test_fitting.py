@@ -644,7 +644,7 @@ def test_region_of_interest_limits_the_bank():
         ({"preset": "papper"}, "no preset papper"),
         ({"method": "patchcor"}, "no method called patchcor"),
         ({"ratioo": 0.1}, "did you mean ratio"),
-        ({"false_alarm_rate": 1.5}, "choose between 0 and 1"),
+        ({"false_alarm_rate": 1.5}, "is not a rate: write 0.05 or 5%"),
         ({"device": "tpu"}, "use auto, cpu, cuda or mps"),
         ({"group": "("}, "not a regular expression"),
     ],

@@ -38,13 +38,11 @@ def remark(paths: Sequence[Path], pattern: str | None) -> str:
         return ""
     common = os.path.commonpath([path.parent for path in paths])
     numbers = group_numbers([path.relative_to(common).as_posix() for path in paths], pattern)
-    what, example = f"--group '{pattern}' matches", paths[0].name
+    given, example = f"--group '{pattern}'", paths[0].name
     if len(set(numbers)) == 1:
-        return f"{what} the same text in all names, such as {example}: all pictures count as one part"
+        return f"{given} matches the same text in all names, such as {example}: all count as one part"
     if len(set(numbers)) == len(numbers):
-        return (
-            f"{what} another text in every name, such as {example}: every picture counts as a part of its own"
-        )
+        return f"{given} matches another text in each name, such as {example}: each counts as a part of its own"
     return ""
 
 
