@@ -42,7 +42,7 @@ def remark(paths: Sequence[Path], pattern: str | None) -> str:
     if len(set(numbers)) == 1:
         return f"{given} matches the same text in all names, such as {example}: all count as one part"
     if len(set(numbers)) == len(numbers):
-        return f"{given} matches another text in each name, such as {example}: each counts as a part of its own"
+        return f"{given} matches another text in each name, such as {example}: each counts as a part"
     return ""
 
 
