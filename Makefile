@@ -56,7 +56,6 @@ bench: $(READY) ## measure everything (bench/results/), a day; goes on where it 
 	$(BIN)/python bench/border.py
 	$(BIN)/python bench/sizes.py
 	$(BIN)/python bench/coreset.py
-	$(BIN)/python bench/screening.py
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/metrics.py
 	$(BIN)/python bench/report.py

@@ -151,21 +151,15 @@ def judge(model: str, root: str, of: dict[str, Any], draws: int, threads: int) -
 
 
 def judged(args: Args, record: Record, folder: Path, job: Job, name: str) -> Cell | None:
-    """The cell of a job before the judges, fitted first where it is not there."""
-    if record.has(name):
-        return record.cell(name, dict)
-    found = models.fitted(args, record, folder, job)
-    if found is None:
-        return None
-    model, fit = found
+    """The cell of a job before the judges."""
 
-    def measure() -> Cell:
+    def measure(model: Path, fit: Cell) -> Cell:
         of = {k: getattr(job, k) for k in ("kept", "seen", "seed", "good")}
         limits = {"draws": args.draws, "threads": args.threads}
         child = common.task(judge, model=model, root=job.root, of=of, **limits)
         return {**child.json, "steps": fit["facts"].get("steps"), "seconds_fit": fit["seconds"]}
 
-    return record.attempt(name, measure)
+    return models.after_fit(args, record, folder, job, name, measure)
 
 
 def add_judge(parser: Any) -> None:

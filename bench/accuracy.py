@@ -56,16 +56,9 @@ def test_job(model: str, root: str, drawn: list[int], device: str, threads: int,
 
 
 def tested(args: Args, record: Record, folder: Path, job: Job, seen: int, seed: int) -> Cell | None:
-    """The cell of a job on the test pictures, fitted first where it is not there."""
-    name = f"test/{job.category}/{job.described}/{seen} seen, seed {seed}"
-    if record.has(name):
-        return record.cell(name, dict)
-    found = models.fitted(args, record, folder, job)
-    if found is None:
-        return None
-    model, fit = found
+    """The cell of a job on the test pictures."""
 
-    def measure() -> Cell:
+    def measure(model: Path, fit: Cell) -> Cell:
         same = {"device": job.device, "threads": args.threads, "full": args.full}
         child = common.task(test_job, model=model, root=job.root, drawn=[seen, seed], **same)
         spent = {k: fit[k] for k in ("seconds", "process_peak_mib", "file_mib")}
@@ -73,7 +66,8 @@ def tested(args: Args, record: Record, folder: Path, job: Job, seen: int, seed: 
         of = {"category": job.category, "seen": seen, "seed": seed, "method": job.described}
         return {"of": of, **child.json, "fit": spent, "evaluate": child.facts}
 
-    return record.attempt(name, measure)
+    name = f"test/{job.category}/{job.described}/{seen} seen, seed {seed}"
+    return models.after_fit(args, record, folder, job, name, measure)
 
 
 def row_of(cell: Cell) -> Cell:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,6 +148,16 @@ def fitted(args: Args, record: Record, folder: Path, job: Job) -> tuple[Path, Ce
         record.cells.pop(name, None)
     cell = record.attempt(name, measure)
     return None if cell is None else (model, cell)
+
+
+def after_fit(
+    args: Args, record: Record, folder: Path, job: Job, name: str, work: Callable[[Path, Cell], Cell]
+) -> Cell | None:
+    """The cell that `work` makes of a job's model and its cell, fitted first where it is not there."""
+    if record.has(name):
+        return record.cell(name, dict)
+    found = fitted(args, record, folder, job)
+    return record.attempt(name, lambda: work(*found)) if found else None
 
 
 def plain_model(args: Args, folder: Path, category: str, root: Path, method: str, **more: Any) -> Path:
