@@ -2,9 +2,9 @@
 //
 //   predict MODEL.onnx PICTURE.ppm [--dump TENSOR.f32]
 //
-// The picture is a binary PPM (P6) of 8 bits, upright and without transparency; reading other formats is left
-// to the library that the program around has anyway. Everything else comes from the model's own metadata. The
-// tensor is the one that flawscope makes, bit by bit; --dump writes it, [3, H, W] float32.
+// The picture is a binary PPM (P6) of 8 bits, upright and without transparency. To read other formats, use
+// the library that your program has. Everything else comes from the model's metadata. The input tensor is
+// bit-identical to flawscope's; --dump writes it, [3, H, W] float32.
 
 #include <onnxruntime_cxx_api.h>
 
@@ -39,16 +39,16 @@ struct Json {
         return found->second;
     }
     double real() const {
-        if (kind != number) throw std::runtime_error("the manifest has something else than a number");
+        if (kind != number) throw std::runtime_error("a number in the manifest is not one");
         return value;
     }
     int size() const {  // of a picture
         if (!(real() >= 1 && value <= 65536 && value == std::floor(value)))
-            throw std::runtime_error("the manifest has an impossible size");
+            throw std::runtime_error("a picture size in the manifest is not between 1 and 65536");
         return static_cast<int>(value);
     }
     bool yes() const {
-        if (kind != boolean) throw std::runtime_error("the manifest has something else than true or false");
+        if (kind != boolean) throw std::runtime_error("a value in the manifest is not true or false");
         return truth;
     }
 };
@@ -133,7 +133,7 @@ private:
         for (++at; at < text.size() && text[at] != '"'; ++at) {
             if (text[at] == '\\') {
                 if (++at == text.size()) fail();
-                found += '\\';  // no key that is looked for here has one: kept as it is written
+                found += '\\';  // kept as written: no key used here is escaped
             }
             found += text[at];
         }
@@ -168,10 +168,10 @@ Picture read_ppm(const char* path) {
     file.get();
     if (!file || magic != std::array<char, 2>{'P', '6'} || white != 255 || picture.width < 1 ||
         picture.height < 1 || std::int64_t{picture.width} * picture.height > (1 << 29))
-        throw std::runtime_error(std::string(path) + " is no binary PPM (P6) of 8 bits");
+        throw std::runtime_error(std::string(path) + " is not a binary PPM (P6) of 8 bits");
     picture.pixels.resize(std::size_t(3) * picture.height * picture.width);
     file.read(reinterpret_cast<char*>(picture.pixels.data()), std::streamsize(picture.pixels.size()));
-    if (!file) throw std::runtime_error(std::string(path) + " is cut short");
+    if (!file) throw std::runtime_error(std::string(path) + " is truncated");
     return picture;
 }
 
@@ -183,7 +183,7 @@ constexpr int PRECISION = 32 - 8 - 2;
 
 struct Weights {
     std::vector<int> first;                  // for every target pixel: its first source pixel
-    std::vector<std::vector<std::int32_t>> of;  // and the weights from there on
+    std::vector<std::vector<std::int32_t>> of;  // its weights and those of the next pixels
 };
 
 Weights weights(int source, float begin, float end, int target) {
@@ -215,7 +215,7 @@ std::uint8_t rounded(std::int32_t sum) {
     return std::uint8_t(std::clamp(sum >> PRECISION, 0, 255));
 }
 
-// The part (y0, x0, y1, x1) of a picture at another size, as Image.resize(..., BILINEAR, box=...) gives it.
+// Resizes the part (y0, x0, y1, x1) of a picture, as Image.resize(..., BILINEAR, box=...) does.
 // Always the width first, as flawscope does: Pillow 13 would take the height first in tall pictures.
 Picture resize(const Picture& picture, const std::array<double, 4>& part, int height, int width) {
     const float y0 = float(part[0]), x0 = float(part[1]), y1 = float(part[2]), x1 = float(part[3]);
@@ -258,8 +258,8 @@ struct Tensor {
     std::vector<float> values;  // [3, height, width], 0..1
 };
 
-// flawscope.Preprocess for 8 bits: stretched, or fitted in with its edges repeated, or its centre. A repeated
-// pixel of value v is marked: it stands as -1 - v.
+// flawscope.Preprocess for 8 bits: the picture is stretched, or fitted with its edges repeated, or its centre
+// is cut out. Repeated pixels are padding and marked: value v is stored as -1 - v.
 Tensor preprocess(const Picture& picture, const Json& how) {
     const std::array<int, 2> whole{picture.height, picture.width};
     const std::array<int, 2> size{how["size"].items.at(0).size(), how["size"].items.at(1).size()};
@@ -304,7 +304,7 @@ std::vector<double> sorted(const Json& list) {
     return found;
 }
 
-// The threshold's place from the end, as flawscope.Calibration has it.
+// Rank of the threshold among the calibration scores, from the highest, as in flawscope.Calibration.
 std::size_t rank(double rate, std::size_t count) {
     const double found = std::floor(rate * double(count + 1) + 1e-9);
     return std::size_t(std::clamp(found, 1.0, double(count)));
@@ -320,11 +320,11 @@ int judge(int count, char** words) {
     Ort::Session session(env, std::filesystem::path(words[1]).c_str(), Ort::SessionOptions());
     Ort::AllocatorWithDefaultOptions allocator;
     auto text = session.GetModelMetadata().LookupCustomMetadataMapAllocated("flawscope", allocator);
-    if (!text) throw std::runtime_error(std::string(words[1]) + " is no flawscope model");
+    if (!text) throw std::runtime_error(std::string(words[1]) + " is not a flawscope model");
     const std::string held = text.get();
     const Json manifest = Parser(held).document();
     if (manifest["format"].real() != 2 || manifest["preprocess"].members.size() != 5)
-        throw std::runtime_error("made by a flawscope that this example does not know");
+        throw std::runtime_error("this example cannot read the model's format");
 
     Tensor tensor = preprocess(read_ppm(words[2]), manifest["preprocess"]);
     if (dump) {

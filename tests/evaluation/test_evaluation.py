@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,19 @@ def root(tmp_path: Path) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------- figures
+
+
+def test_boxes_of_a_label_file_are_masks_and_the_figures_say_so(root: Path) -> None:
+    by_masks = evaluate(make_predictor(), open_dataset(root))
+    assert "boxes" not in by_masks.labels["au_pro"]
+    shutil.rmtree(root / "ground_truth")
+    sides = {"height": 2 * SIDE, "width": 2 * SIDE}
+    images = [{"id": k, "file_name": f"test/dent/d{k}.png", **sides} for k in range(3)]
+    boxes = [{"image_id": k, "bbox": [8, 8, 8, 8]} for k in range(3)]
+    (root / "coco.json").write_text(json.dumps({"images": images, "annotations": boxes}))
+    by_boxes = evaluate(make_predictor(), open_dataset(root))
+    assert by_boxes.metrics == by_masks.metrics
+    assert "some masks are boxes" in by_boxes.labels["au_pro"]
 
 
 def test_the_figures_are_those_one_counts_by_hand(root: Path) -> None:
@@ -288,7 +302,7 @@ def test_nothing_to_test_is_an_input_error(root: Path, tmp_path: Path) -> None:
         evaluate(make_predictor(everything), open_dataset(root))
     for path in (root / "test").rglob("*.png"):
         path.write_bytes(b"no picture")
-    with pytest.raises(InputError, match="none of the 7 test pictures"):
+    with pytest.raises(InputError, match="none of 7 test pictures"):
         evaluate(make_predictor(), open_dataset(root))
 
 
@@ -339,7 +353,7 @@ def test_only_pixels_in_the_region_of_interest_count_and_defects_outside_are_no_
     assert result.defect_pixels == {"all": 192, "outside": 128, "pictures_outside": 2}
     assert result.to_dict()["defect_pixels"] == result.defect_pixels
     assert result.outside().startswith("66.7% of the defects' pixels lie outside")
-    assert result.outside().endswith("2 pictures show no other defect")
+    assert result.outside().endswith("2 pictures with no other defect")
     assert "inside the region of interest" in result.labels["pixel_metrics"]
     halves = [seen.prediction.map[:, :8] for seen in result.pictures]
     truths = [seen.truth[:, :8] for seen in result.pictures if seen.truth is not None]

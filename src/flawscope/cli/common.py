@@ -27,15 +27,22 @@ def rate(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def count(of: str) -> Callable[[str], int]:
-    """A parser of whole numbers from 1 on; `of`: what is counted, for the error."""
+def count(of: str, least: int = 1) -> Callable[[str], int]:
+    """A parser of whole numbers from `least` on; `of`: what is counted, for the error."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {of}: write 1 or more")
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {of}: write {least} or more")
         return int(text)
 
     return parse
+
+
+def seed(text: str) -> int:
+    """0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a seed: write a whole number, 0 or more")
+    return int(text)
 
 
 def minutes(text: str) -> float:

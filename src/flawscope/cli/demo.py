@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder for everything (default: demo)")
     parser.add_argument("--category", default="plate", help="plate or fabric (default: plate)")
     parser.add_argument("--train", type=int, default=60, help="good pictures to draw (default: 60)")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawing (default: 0)")
+    parser.add_argument("--seed", type=common.seed, default=0, help="of the drawing (default: 0)")
     common.add_device(parser)
     common.add_quiet(parser)
 

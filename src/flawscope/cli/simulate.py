@@ -30,28 +30,17 @@ CELL = 176  # pixels a side in the contact sheet
 SHOWN = 60  # defects in the contact sheet at most
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """A parser of whole numbers from `least` on."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
-        return value
-
-    return parse
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_data(parser)
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder for pictures, masks and the sheet"
     )
     parser.add_argument(
-        "--count", type=whole(1), default=24, metavar="N", help="how many defects (default: 24)"
+        "--count",
+        type=common.count("defects"),
+        default=24,
+        metavar="N",
+        help="how many defects (default: 24)",
     )
     parser.add_argument(
         "--kinds",
@@ -72,10 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="picture that is not black where the object is, of all pictures (default: it is looked for)",
     )
     parser.add_argument(
-        "--size", type=whole(16), metavar="N", help="make pictures of N x N, as a network sees them"
+        "--size",
+        type=common.count("pixels", 16),
+        metavar="N",
+        help="make pictures of N x N, as a network sees them",
     )
     parser.add_argument(
-        "--seed", type=whole(0), default=0, metavar="N", help="of everything random (default: 0)"
+        "--seed", type=common.seed, default=0, metavar="N", help="of everything random (default: 0)"
     )
     common.add_quiet(parser)
 

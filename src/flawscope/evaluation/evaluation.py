@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flawscope import metrics
 from flawscope.datasets import Dataset, Item
+from flawscope.datasets.labels import Labels
 from flawscope.datasets.masks import sized, union
 from flawscope.errors import InputError, LeftOut
 from flawscope.evaluation import shown
@@ -304,10 +305,12 @@ def _pixel(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str
             counts += [(marked & true).sum(), marked.sum(), true.sum()]
     hits, called, wanted = (int(c) for c in counts)
     cut = any(valid is not None for valid in kept.valid)
+    boxes = any(isinstance(mask, Labels) and mask.boxes for item in kept.items for mask in item.masks)
     labels |= {
         "pixel_metrics": "maps at network size, masks resized by nearest neighbour"
         + ("; only pixels of the picture inside the region of interest count" if cut else ""),
-        "au_pro": "8-connected regions over the whole test set, FPR up to 0.3",
+        "au_pro": "8-connected regions over the whole test set, FPR up to 0.3"
+        + ("; some masks are boxes, which cover more than the defect" if boxes else ""),
         "pixel_f1": _chosen("mask", pixel.f1_threshold),
         "pixel_f1_calibrated": f"mask threshold fixed by calibration: {threshold:.6g}"
         + (f"; regions outlined at {outline:.0%} of the height nearby" if outline else ""),
