@@ -96,7 +96,7 @@ def test_ctrl_c_leaves_a_state_to_go_on_from_and_no_process(two: Path, tmp_path:
     printed, said = process.communicate(timeout=300)
     assert process.returncode == 130
     assert printed == ""
-    assert "stopped with 0 of 1 cells done; the same call goes on from there" in said
+    assert "stopped with 0 of 1 cell done; the same call goes on from there" in said
     assert "Traceback" not in said
     assert not list(tmp_path.glob("cells/*"))
     assert "seed 0 is not done yet" in (tmp_path / "results.md").read_text(encoding="utf-8")

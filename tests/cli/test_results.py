@@ -126,7 +126,8 @@ def test_a_full_disk_stops_no_judging_and_is_said_once(
     code, printed, err = run(capsys, "predict", model_path, mixed / "[ab].png", "--out", tmp_path / "out")
     assert (code, len(printed.splitlines())) == (1, 2)
     assert err.count("No space left on device") == 1
-    assert "the remaining pictures are judged, but not written" in err
+    assert "no more pictures are written, the remaining inputs are judged" in err
+    assert [row.decision for row in read_table(tmp_path / "out/results.csv")] == ["good", "anomalous"]
 
 
 def test_an_interrupted_call_keeps_what_was_judged(
@@ -213,3 +214,40 @@ def test_fit_tells_a_pattern_that_matches_nothing_before_it_reads_a_picture(
     code, _, err = run(capsys, *call)
     assert code == 2
     assert "matches no file name" in err
+
+
+def test_a_benchmark_prints_its_figures_where_no_table_can_be_written(
+    capsys: Capture, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawscope.benchmark import run as runs
+    from flawscope.benchmark.store import Store
+    from flawscope.benchmark.tables import Results
+
+    metrics = {"image_auroc": 0.9, "pixel_auroc": 0.8}
+    document = {"evaluation": {"metrics": metrics}, "skipped": []}
+
+    def work_off(grid, store, plan, lock, live, after):  # type: ignore[no-untyped-def]
+        for _ in range(2):
+            after(Results(grid, {cell.name: document for cell in grid.cells}, {}))
+
+    def full(*_: object) -> None:
+        raise FlawscopeError("cannot write it: No space left on device; free some space")
+
+    monkeypatch.setattr(runs, "run", work_off)
+    monkeypatch.setattr(Store, "read", lambda self, cell: document)
+    monkeypatch.setattr("flawscope.cli.benchmark._write", full)
+    code, printed, err = run(capsys, "benchmark", "--data", drawn, "--out", tmp_path / "out")
+    assert code == 1
+    assert "0.9000" in printed
+    assert err.count("No space left on device") == 2  # at once, and at the end
+
+
+def test_a_cell_that_cannot_be_written_tells_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flawscope.benchmark import cell
+
+    def full(*_: object) -> None:
+        raise FlawscopeError("cannot write it: No space left on device; free some space")
+
+    monkeypatch.setattr(cell, "write_json", full)
+    with pytest.raises(FlawscopeError, match=r"free some space; measured: image_auroc 0.9000$"):
+        cell._write("x.json", {"evaluation": {"metrics": {"image_auroc": 0.9, "au_pro": None}}})

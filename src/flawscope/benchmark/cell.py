@@ -90,13 +90,22 @@ def work_off(task: Task, step: Step, say: Callable[[str], None]) -> None:
         "versions": manifest.versions,
         "identity": task.identity,
     }
+    _write(task.out, document)
     if task.keep:
         Path(task.keep).parent.mkdir(exist_ok=True)
-        # a copy: until the cell is written, the next try needs the model where it is
         with open(model, "rb") as source, atomic(task.keep) as kept:
             shutil.copyfileobj(source, kept)
-    write_json(task.out, document)
     shutil.rmtree(work, ignore_errors=True)
+
+
+def _write(out: str, document: dict[str, Any]) -> None:
+    """The cell's results. Where the disk is full, the error has the figures."""
+    try:
+        write_json(out, document)
+    except FlawscopeError as error:
+        metrics = document["evaluation"]["metrics"]
+        found = ", ".join(f"{k} {v:.4f}" for k, v in metrics.items() if v is not None)
+        raise FlawscopeError(f"{error}; measured: {found}") from None
 
 
 def _fit(

@@ -114,6 +114,8 @@ def run(
                     results = Results(grid, dict(done), dict(failed))
                     text = _line(cell, results) + _left([futures[f] for f in left], spent, plan.jobs)
                     live.line(text, failed=document is None)
+                    if document is not None and reason:  # such as a model that could not be kept
+                        live.line(f"      {cell.label}: {reason}", failed=True)
                     after(results)
         except BaseException:
             processes.end()

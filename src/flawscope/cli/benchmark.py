@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common
+from flawscope.errors import FlawscopeError
 from flawscope.progress import counted
 
 if TYPE_CHECKING:
@@ -82,11 +83,18 @@ def run(args: argparse.Namespace) -> int:
     say = (lambda line: None) if args.quiet else common.say
     store = Store(out)
     latest = Results(grid, {}, {})
+    unwritten = ""  # why the tables could not be written
 
     def after(state: Results) -> None:
-        nonlocal latest
-        latest = state
-        _write(latest, out)
+        nonlocal latest, unwritten
+        latest, before = state, unwritten
+        try:
+            _write(latest, out)
+            unwritten = ""
+        except FlawscopeError as error:  # the other cells go on, and the figures are printed
+            unwritten = str(error)
+            if not before:
+                common.say(unwritten)
 
     with store.locked() as lock:
         store.prepare()
@@ -115,6 +123,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(latest.to_dict(), indent=1, allow_nan=False))
     else:
         print(_summary(latest))
+    if unwritten:
+        raise FlawscopeError(unwritten)
     say(f"wrote {out / 'results.md'}, results.csv and results.json")
     return _code(latest)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ class Output:
         from flawscope.results.table import open_table
 
         self.args, self.at_once = args, at_once
-        self.written: str | None = None  # why nothing more is
+        self.unwritten: dict[str, str] = {}  # what is no longer written, and why
         self.failures: list[str] = []
         self.results: Results | None = None
         self.table: Table | None = None
@@ -61,22 +62,30 @@ class Output:
             self.failures.append(result.error)
             if self.at_once:
                 common.say(f"skipped: {result.error}")
-        if self.written is None:
-            try:
-                self._write(result, source, details=shown)
-            except FlawscopeError as error:
-                self.written = str(error)
-                common.say(f"{error}; the remaining pictures are judged, but not written")
+        self._try("rows", lambda: self._write(result, details=shown))
+        if shown and not isinstance(result, Unjudged):
+            self._try("pictures", lambda: self._draw(result, source))
 
-    def _write(self, result: Prediction | Unjudged, source: Source, *, details: bool) -> None:
-        from flawscope.results.table import Row, Unjudged
+    def _try(self, what: str, write: Callable[[], None]) -> None:
+        """Rows and files are small: they may still be written where pictures cannot."""
+        if what in self.unwritten:
+            return
+        try:
+            write()
+        except FlawscopeError as error:
+            self.unwritten[what] = str(error)
+            common.say(f"{error}; no more {what} are written, the remaining inputs are judged")
+
+    def _write(self, result: Prediction | Unjudged, *, details: bool) -> None:
+        from flawscope.results.table import Row
 
         if self.table:
             self.table.add(Row.of(result))
-        if not self.results:
-            return
-        self.results.add(result, details=details)
-        if details and not isinstance(result, Unjudged):
+        if self.results:
+            self.results.add(result, details=details)
+
+    def _draw(self, result: Prediction, source: Source) -> None:
+        if self.results:
             self.results.pictures.add(Path(str(result.path)), result, source=source)
 
     def finish(self, facts: dict[str, Any], white: float | None = None) -> None:
@@ -101,9 +110,9 @@ class Output:
                 if facts["complete"]:  # who interrupts does not want to wait for a page
                     self._write_page(self.results, facts, white)
         except FlawscopeError as error:
-            if self.written is None:
+            if not self.unwritten:
                 common.say(str(error))
-            self.written = str(error)
+            self.unwritten["summary"] = str(error)
 
     def _write_page(self, results: Results, facts: dict[str, Any], white: float | None) -> None:
         """The page beside the table, where what it needs is installed."""
@@ -126,4 +135,4 @@ class Output:
     @property
     def code(self) -> int:
         """1 where an input was not judged, or something not written."""
-        return common.report_failures(self.failures, named=self.at_once) or int(self.written is not None)
+        return common.report_failures(self.failures, named=self.at_once) or int(bool(self.unwritten))

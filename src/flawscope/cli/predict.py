@@ -147,7 +147,7 @@ def _remarks(
     args: argparse.Namespace, asked: Asked, predictor: Predictor, together: Mismatch
 ) -> Iterator[str]:
     """What a person should know at the end."""
-    if not args.json:
+    if not args.json and together.count:
         promise = predictor.calibration.promise()
         yield f"{together.anomalous} of {counted(together.count, 'picture')} anomalous; {promise}"
     yield from on_files(asked.several, [os.fspath(path) for path in asked.beside])

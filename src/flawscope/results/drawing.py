@@ -10,6 +10,7 @@ import functools
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -369,6 +370,8 @@ def _save(image: Image.Image, path: str | os.PathLike[str], file_format: str, **
         image.save(path, file_format, **options)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
+        with suppress(OSError):
+            os.unlink(path)  # half of a picture
         raise FlawscopeError(f"cannot write picture {path}: {reason}; check the folder") from None
 
 
