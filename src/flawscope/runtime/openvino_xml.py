@@ -99,17 +99,38 @@ def _scan(data: bytes, key: str) -> _Found:
         raise ValueError("too large")
     if b"\0" in data:  # UTF-16, which expat takes whatever its declaration says
         raise ValueError("no text")
-    found, begin, count = _Found(), 0, 0
-    path: list[str] = []  # of the elements that are open
-    parser = expat.ParserCreate("UTF-8")
+    scanner = _Scanner(data, key)
+    try:
+        scanner.parser.Parse(data, True)
+    except (expat.ExpatError, KeyError) as error:
+        raise ValueError(str(error)) from None
+    return scanner.found
 
-    def mine(name: str) -> bool:
-        return name == key or name.startswith(f"{key}.")
 
-    def start(name: str, attributes: dict[str, str]) -> None:
-        nonlocal begin, count
-        count += 1
-        if count > MOST_ELEMENTS or len(path) >= DEEPEST:
+class _Scanner:
+    """Notes what is looked for while expat goes through the file."""
+
+    def __init__(self, data: bytes, key: str):
+        self.data, self.key = data, key
+        self.found, self.begin, self.count = _Found(), 0, 0
+        self.path: list[str] = []  # of the elements that are open
+        self.parser = expat.ParserCreate("UTF-8")
+        self.parser.StartElementHandler = self.start
+        self.parser.EndElementHandler = self.end
+        self.parser.StartDoctypeDeclHandler = self.refuse
+        self.parser.EntityDeclHandler = self.refuse
+
+    def mine(self, name: str) -> bool:
+        return name == self.key or name.startswith(f"{self.key}.")
+
+    def outermost(self, name: str) -> bool:
+        """Whether it is one of ours where such stand, and not inside of another."""
+        return self.path[:2] == PLACE and self.mine(name) and not any(map(self.mine, self.path[2:]))
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        found, path = self.found, self.path
+        self.count += 1
+        if self.count > MOST_ELEMENTS or len(path) >= DEEPEST:
             raise ValueError("too many elements")
         if not path and name != PLACE[0]:
             raise ValueError("no network")
@@ -117,36 +138,27 @@ def _scan(data: bytes, key: str) -> _Found:
             found.odd = "loops or branches"
         if name == "data" and any(map(_beyond, (v for k, v in attributes.items() if k not in IN_BIN))):
             found.odd = "settings beyond all measure"
-        if path[:2] == PLACE and mine(name) and not any(map(mine, path[2:])):
-            begin = parser.CurrentByteIndex
-        if path == [*PLACE, key]:
-            entry = key if name == MANIFEST else f"{key}.{name}"
+        if self.outermost(name):
+            self.begin = self.parser.CurrentByteIndex
+        if path == [*PLACE, self.key]:
+            entry = self.key if name == MANIFEST else f"{self.key}.{name}"
             if entry in found.entries:
                 raise ValueError("an entry twice")
             found.entries[entry] = attributes["value"]
         path.append(name)
 
-    def end(name: str) -> None:
+    def end(self, name: str) -> None:
+        found, path = self.found, self.path
         path.pop()
-        at = parser.CurrentByteIndex  # of the closing tag; behind the element where it has none
-        closed = data.startswith(f"</{name}".encode(), at)
-        if path[:2] == PLACE and mine(name) and not any(map(mine, path[2:])):
-            after = data.index(b">", at) + 1 if closed else at
-            found.ours.append((begin, after, path == PLACE and name == key))
+        at = self.parser.CurrentByteIndex  # of the closing tag; behind the element where it has none
+        closed = self.data.startswith(f"</{name}".encode(), at)
+        if self.outermost(name):
+            after = self.data.index(b">", at) + 1 if closed else at
+            found.ours.append((self.begin, after, path == PLACE and name == self.key))
         elif path == PLACE[:1] and name == PLACE[1] and closed:
             found.place = at
         elif not path:
             found.net = at
 
-    def refuse(*_: object) -> None:
+    def refuse(self, *_: object) -> None:
         raise ValueError("a document type")
-
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.StartDoctypeDeclHandler = refuse
-    parser.EntityDeclHandler = refuse
-    try:
-        parser.Parse(data, True)
-    except (expat.ExpatError, KeyError) as error:
-        raise ValueError(str(error)) from None
-    return found
