@@ -89,6 +89,11 @@ def test_wrong_calls_are_one_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_check_has_nothing_to_write(drawn: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["data", "check", "--data", str(drawn), "--out", str(tmp_path / "x.json")]) == 2
+    assert "data check writes nothing" in capsys.readouterr().err
+
+
 def test_a_folder_without_results_is_one_line(tmp_path: Path, capsys: Capture) -> None:
     assert main(["data", "export", "--data", str(tmp_path), "--out", str(tmp_path / "x.json")]) == 2
     assert "`predict --out DIR` and `evaluate --out DIR` write it" in capsys.readouterr().err

@@ -31,7 +31,7 @@ COMMANDS: dict[str, str] = {
     "simulate": "put defects on good pictures, to look at them",
     "info": "what a model is and where it came from",
     "backbones": "feature extractors at hand",
-    "data": "check a folder of pictures",
+    "data": "check a folder of pictures; export results as labels",
     "demo": "draw a data set, fit, evaluate and show it",
 }
 

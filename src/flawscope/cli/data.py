@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common, data_export
+from flawscope.errors import InputError
 from flawscope.progress import counted
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.action == "export":
         return data_export.run(args)
+    if args.out:
+        raise InputError("data check writes nothing: leave out --out, or print its findings with --json")
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
     from flawscope.datasets.groups import remark
@@ -75,7 +78,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _refuse_without_limit(model: str, manifest: Manifest) -> None:
     """InputError where the model does not know from which score on a picture is suspicious."""
-    from flawscope.errors import InputError
     from flawscope.methods import registry
 
     if not registry.method(manifest.method).finds_suspects:
@@ -96,7 +98,6 @@ def _suspects(
     far too small. Where that score is not there (large sets calibrate on a part of their pictures, and
     `calibrate` replaces the scores), the picture cannot be judged.
     """
-    from flawscope.errors import InputError
     from flawscope.pictures.decoding import decode, pixel_hash
     from flawscope.predictor import load
 
