@@ -41,8 +41,7 @@ def main() -> None:
                 names.append(
                     f"{category}: {name.split('/')[0].replace('_', ' ')}".replace("good", "good part")
                 )
-                verdict = "anomalous" if found.is_anomalous else "good"
-                verdicts.append(f"{verdict}, p = {found.p_value:.3f}")
+                verdicts.append(f"{found.decision}\nseverity {found.severity:+.1f}, p {found.p_value:.3f}")
             if category == MOVING:
                 animate(model, root, Path(folder) / "results")
     sheet = drawing.contact_sheet([(pictures, names), (heats, verdicts)], PANEL)

@@ -45,11 +45,9 @@ MAPS = {
     "npy": (".npy", "element, 32-bit float"),
 }
 
-LEGEND = (
-    "picture | heat map, transparent at its peak; outlined: what is above the mask threshold; dashed: ground "
-    "truth\n"
-    "of each kind the pictures with the highest and the lowest scores"
-)
+LEGEND = "picture | heat map, transparent at its peak; outlined: what is above the mask threshold"
+DASHED = "; dashed: ground truth"
+CHOSEN = "of each kind the pictures with the highest and the lowest scores"
 
 Pixels = NDArray[np.uint8]
 
@@ -175,7 +173,8 @@ class Pictures:
             shots = [[e.shot for e in self.kinds[name].extremes(room) if e.shot] for name in shown]
             moving = self.own.path(f"animation.{self.animation}")
             animation.save(moving, *animation.frames(shots, title, self.scale))
-        lines = [title, *LEGEND.split("\n")]
+        known = any(kind.expected is not None for kind in self.kinds.values())
+        lines = [title, LEGEND + (DASHED if known else ""), CHOSEN]
         if left:
             lines.append(f"not shown: {', '.join(left)}")
         path = self.own.path("contact_sheet.png")
