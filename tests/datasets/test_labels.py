@@ -209,6 +209,14 @@ def test_seen_defects_may_have_label_files(root):
     np.testing.assert_array_equal(union(item.masks, (SIDE, SIDE)), BOX)
 
 
+def test_seen_defects_find_the_label_file_of_their_data_set(root, monkeypatch):
+    coco(root, "dent/0.png", {"bbox": [5, 10, 25, 10]})
+    monkeypatch.chdir(root)
+    (item,) = list_seen("bad")
+    assert item.kind == "dent"
+    np.testing.assert_array_equal(union(item.masks, (SIDE, SIDE)), BOX)
+
+
 def test_the_layout_of_a_benchmark_takes_them_too(mvtec):
     for path in (mvtec / "ground_truth/cut").iterdir():
         path.unlink()

@@ -97,7 +97,7 @@ def list_seen(folder: str | os.PathLike[str], category: str | None = None) -> li
     masks in a folder `masks` or `ground_truth` in it, beside it or above it.
 
     Masks are found by name: `STEM_mask.png`, `STEM.png` or a folder `STEM`; or in label files below the
-    folder. Raises `InputError` where there is none.
+    folder or the data set that it is a folder of. Raises `InputError` where there is none.
     """
     root = Path(folder)
     items: list[Item] = []
@@ -134,15 +134,15 @@ def _with_masks(root: Path) -> list[Item]:
     short = {name: name.partition("/")[2] for name in whole}
     shared = Counter(short.values())
 
-    labels = LabelFiles(root)
+    part_of_a_set = find_categories(full.parent) == [full.parent.name]  # such as its folder bad/
+    labels = LabelFiles(full.parent if part_of_a_set else full)
 
     def of(*spellings: str) -> tuple[Path, ...]:
         return next((m for m in (masks.of(spellings) for masks in known) if m), ())
 
     for path, name in names.items():
-        found: tuple[Mask, ...] = of(
-            name, f"{full.name}/{name}"
-        )  # root/KIND/1, and KIND/1 where root is the folder KIND
+        # root/KIND/1, and KIND/1 where root is the folder KIND
+        found: tuple[Mask, ...] = of(name, f"{full.name}/{name}")
         if not found and short[name] and short[name] not in whole:
             found = of(short[name])
             if found and shared[short[name]] > 1:
@@ -151,7 +151,7 @@ def _with_masks(root: Path) -> list[Item]:
                     f"{root}: {mask} may be the mask of {shared[short[name]]} pictures, such as "
                     f"{path.relative_to(root)}: put masks into folders called as those of the pictures"
                 )
-        found = found or labels.of(path)
+        found = found or labels.of(full / path.relative_to(root))
         if found and path.resolve() not in {Path(mask).resolve() for mask in found}:  # no mask is a picture
             items.append(Item(path, path.resolve().parent.name, True, found))
     return items
