@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from flawscope.comparison import compare
+from flawscope.report import write_again, write_comparison, write_predictions
+from flawscope.report.again import Reviewed
 from flawscope.report.collect import figures
 from flawscope.report.facts import facts
 from flawscope.report.page import page
@@ -237,6 +240,38 @@ def test_the_slider_shows_what_other_rates_would_have_made(opened: Driver) -> No
     assert text("day") == "4,762"
     opened.find_element(By.ID, "rate-back").click()
     assert text("day") == "476"
+
+
+def test_the_other_pages_fit_a_phone_and_complain_of_nothing(
+    browser: Driver, hostile: Any, tmp_path: Path
+) -> None:
+    seen = hostile.result.pictures
+    predictions = [one.prediction for one in seen]
+    same = compare(hostile.predictor, hostile.predictor, hostile.dataset, resamples=20)
+    again = [
+        Reviewed(one.item.path.name, one.item.anomalous, True, True, 1.0, 1.0, None, one.prediction)
+        for one in seen
+    ]
+    facts = {"category": "thing", "expected_rate": 0.05, "promise": "score threshold 0.5: 5 % expected"}
+    pages = (
+        write_predictions(tmp_path / "predictions.html", [*map(Row.of, predictions)], predictions, facts),
+        write_comparison(tmp_path / "comparison.html", same),
+        write_again(tmp_path / "again.html", "new.safetensors", again, seen),
+    )
+    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        for page in pages:
+            browser.get(page.as_uri())
+            assert browser.execute_script("return document.documentElement.dataset.ready") == "yes"
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+            box = "return document.querySelector('.stage').getBoundingClientRect()"
+            WebDriverWait(browser, 5).until(lambda d: d.find_elements(By.CSS_SELECTOR, ".stage"))
+            place = browser.execute_script(box)
+            assert 0 < place["top"] < place["bottom"] < 844, page.name  # in the first screen
+            assert browser.get_log("browser") == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_a_review_is_done_by_keys_and_by_buttons(browser: Driver, hostile: Any, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -121,6 +123,18 @@ def test_the_page_can_end_it(session: Session) -> None:
     assert ask(review, "done", {})[0] == 200
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_a_browser_that_goes_away_is_no_error(review: Review, capfd: pytest.CaptureFixture[str]) -> None:
+    """It is not interested in a picture any more: the connection is reset while it is sent."""
+    parts = urlsplit(review.url)
+    for _ in range(3):
+        connection = socket.create_connection(("127.0.0.1", parts.port or 0))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sendall(f"GET {parts.path}photo/0 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        connection.close()
+    assert ask(review, "")[0] == 200
+    assert capfd.readouterr().err == ""
 
 
 def test_a_port_that_is_taken_is_one_line(review: Review, session: Session) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 import webbrowser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -70,7 +72,7 @@ def _review(args: argparse.Namespace, session: Session) -> int:
     review = Review(session, _title(args.results), args.port)
     common.say(f"review: {review.url}")
     common.say("end it in the page or with Ctrl-C; what is decided is kept, the same call goes on with it")
-    if not args.no_browser:
+    if not args.no_browser and _has_screen():
         webbrowser.open(review.url)
     try:
         review.serve()
@@ -80,6 +82,12 @@ def _review(args: argparse.Namespace, session: Session) -> int:
         for line in next_steps(args.results, session):
             common.say(line)
     return common.report_failures(session.problems)
+
+
+def _has_screen() -> bool:
+    """Without one a browser that runs in the terminal might be opened there."""
+    known = sys.platform in ("win32", "darwin")
+    return known or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _title(results: str) -> str:

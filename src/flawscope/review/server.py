@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import secrets
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -51,10 +52,9 @@ class Review:
         self.session, self.title = session, title
         self.token = secrets.token_urlsafe(24)
         try:
-            self.server = ThreadingHTTPServer((HOSTS[0], port), partial(_Handler, self))
+            self.server = _Server((HOSTS[0], port), partial(_Handler, self))
         except OSError as error:
             raise InputError(f"port {port} cannot be used: {error.strerror}; choose another --port") from None
-        self.server.daemon_threads = True
         self.url = f"http://{HOSTS[0]}:{self.server.server_address[1]}/{self.token}/"
 
     def serve(self) -> None:
@@ -105,6 +105,15 @@ class Review:
         except (FlawscopeError, OSError) as error:
             return _json(HTTPStatus.CONFLICT, {"error": str(error)})
         return _json(HTTPStatus.OK, {"number": number, "decided": self.session.decided()})
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *request: Any) -> None:
+        """A browser that turned to the next picture does not wait for this one: that is no error."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(*request)
 
 
 class _Handler(BaseHTTPRequestHandler):
