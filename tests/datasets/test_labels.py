@@ -195,6 +195,13 @@ def test_a_damaged_file_is_one_line(root):
         open_dataset(root)
 
 
+@pytest.mark.parametrize("text", ["<annotation/>", "<annotation><size><width>0</width></size></annotation>"])
+def test_a_damaged_voc_file_is_one_line(root, text):
+    (root / "bad/dent/0.xml").write_text(text)
+    with pytest.raises(InputError, match="is damaged, it looks like a VOC file"):
+        open_dataset(root)
+
+
 def test_a_mask_of_another_size_is_refused(root):
     coco(root, "bad/dent/0.png", {"bbox": [5, 10, 25, 10]})
     (item,) = (item for item in open_dataset(root).test if item.masks)

@@ -36,6 +36,10 @@ class Labels(os.PathLike[str]):
     shapes: tuple[Shape, ...]
     boxes: int = 0
 
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise TypeError(f"a picture of {self.size[1]}x{self.size[0]} pixels")
+
     def read(self) -> NDArray[np.bool_]:
         """The mask [H, W]."""
         mask = np.zeros(self.size, np.bool_)
