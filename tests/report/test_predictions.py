@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from flawscope.report import NAME, write_predictions
-from flawscope.report.predictions import predictions_page
-from flawscope.report.thumbnails import FULL
+from flawscope.report.predictions import LISTED, predictions_page
 from flawscope.results.table import Row, Unjudged
 
 pytest.importorskip("jinja2")
@@ -53,7 +52,7 @@ def test_every_input_is_listed_and_the_most_severe_is_first(predictions: list[An
     severities = [picture["severity"] for picture in pictures]
     assert severities == sorted(severities, reverse=True)
     assert sum(isinstance(picture["layers"], dict) for picture in pictures) == 3
-    assert {picture["layers"] for picture in pictures if isinstance(picture["layers"], str)} == {FULL}
+    assert {picture["layers"] for picture in pictures if isinstance(picture["layers"], str)} == {LISTED}
     assert "img" not in page.tags  # neither a name nor a reason becomes markup
     assert "1 input not judged" in " ".join(text.split())
     assert not re.findall(r"(?:https?:)?//[\w.-]+\.\w+", text.replace("data:image", ""))

@@ -18,6 +18,7 @@ from flawscope.results.kept import Evaluated
 from flawscope.results.prediction import Prediction
 from flawscope.results.table import Row
 
+LISTED = "listed without its picture"  # why a picture is not shown
 MOST_ROWS = 2000  # that are listed; the table has all
 PARTS = (("pictures", "Pictures"), ("meaning", "How to read it"), ("run", "Run"))
 
@@ -73,7 +74,7 @@ def predictions_page(
         expected=percent(facts["expected_rate"]) if facts.get("promised", True) else "not known",
         promise=printable(str(facts.get("promise", ""))),
         rows=listed,
-        left_out=layers.count(FULL),
+        left_out=layers.count(FULL) + layers.count(LISTED),
         more=len(judged) - len(rows),
         scale=_scale(some),
         facts=_facts(facts),
@@ -104,7 +105,7 @@ def _layers(predictions: Sequence[Prediction | None], white: float | None, step:
     """Of every row, or why there are none."""
     places = [k for k, prediction in enumerate(predictions) if prediction]
     seen = [Evaluated(Item(Path(str(p.path)), "", False), p, None) for p in predictions if p]
-    found: list[Layers | str] = [FULL] * len(predictions)
+    found: list[Layers | str] = [LISTED] * len(predictions)
     for place, layers in zip(places, thumbnails(seen, range(len(seen)), white, step), strict=True):
         found[place] = layers
     return found
