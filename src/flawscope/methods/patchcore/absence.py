@@ -18,9 +18,9 @@ from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.memory_bank import ONE_PART, View
 
-FARTHEST = 64  # patches of a picture around which the bank is selected anew; more where they do not suffice
-FREED = 16  # elements nearest to each of them: those picked after the picture's own one nearby are freed
-AROUND = 256  # elements nearest to each of them, which else stay and keep new ones away
+FARTHEST = 16  # patches of a picture around which the bank is selected anew; more where they do not suffice
+FREED = 8  # elements nearest to each of them: those picked after the picture's own one nearby are freed
+AROUND = 128  # elements nearest to each of them, which else stay and keep new ones away
 
 
 @dataclass(frozen=True)
