@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flawscope.results.run import refuse_foreign
 
+    step = common.step_for(args)
     dataset = _dataset(args)
     if args.out:
         from flawscope import report
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         *(a, b, dataset),
         names=_names(args.a, args.b),
         full_resolution=args.full_resolution,
-        step=common.step_for(args),
+        step=step,
     )
     document = json.dumps(found.to_dict(), indent=1, allow_nan=False)
     common.show(document if args.json else lines(found), flush=True)  # before what may fail
