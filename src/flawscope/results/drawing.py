@@ -224,57 +224,77 @@ def contact_sheet(
     for images, captions in rows:
         if len(images) != len(captions):
             raise InputError(f"{len(images)} images and {len(captions)} captions in a row; give one for each")
-    text = min(max(round(min(map(min, cells)) / 14), 11), 28)
-    gap, edge = max(8, text), max(2, text // 5)
-    font, line = _font(text), round(text * 1.35)
+    of = _Lengths(min(max(round(min(map(min, cells)) / 14), 11), 28))
     large, *small = title.split("\n") if title else [""]
-    heading = round(text * 1.4)
-    above = [2 * heading if name else 0 for name in (headings or [None] * len(rows))]
+    grid = [[fitted(image, cells[k]) for image in images] for k, (images, _) in enumerate(rows)]
+    named = list(headings or [None] * len(rows))
+    above = [2 * of.heading if name else 0 for name in named]
+    # no gap under flat pictures
+    tall = [max((image.height for image in images), default=0) for images in grid]
     below = [
-        line * max((caption.count("\n") + 1 for caption in captions if caption), default=0)
+        of.line * max((caption.count("\n") + 1 for caption in captions if caption), default=0)
         for _, captions in rows
     ]
-    grid = [[fitted(image, cells[k]) for image in images] for k, (images, _) in enumerate(rows)]
-    tall = [
-        max((image.height for image in images), default=0) for images in grid
-    ]  # no gap under flat pictures
-    margin = round(1.5 * gap)
-    right = margin + max(len(row) * (cells[k][1] + gap) - gap for k, row in enumerate(grid))
-    top = margin + (heading + len(small) * line + gap if title else 0)
-    body = max(sum(above) + sum(tall) + sum(below) + (len(rows) - 1) * gap, bar.height if bar else 0)
-    total = right + margin + (bar.width + margin if bar else 0)
-    sheet = Image.new("RGB", (total, top + body + margin), _PAPER)
-    draw = ImageDraw.Draw(sheet)
+    right = of.margin + max(len(row) * (cells[k][1] + of.gap) - of.gap for k, row in enumerate(grid))
+    top = of.margin + (of.heading + len(small) * of.line + of.gap if title else 0)
+    body = max(sum(above) + sum(tall) + sum(below) + (len(rows) - 1) * of.gap, bar.height if bar else 0)
+    total = right + of.margin + (bar.width + of.margin if bar else 0)
+    sheet = Image.new("RGB", (total, top + body + of.margin), _PAPER)
     if title:
-        heading_font = _font(heading)
-        shown = _shortened(large, heading_font, total - 2 * margin)
-        draw.text((margin, margin + heading / 2), shown, _INK, heading_font, anchor="lm")
-        for number, words in enumerate(small):
-            at = (margin, margin + heading + line * (number + 0.75))
-            draw.text(at, _shortened(words, font, total - 2 * margin), _PALE, font, anchor="lm")
+        _paint_title(sheet, of, large, small)
     y = top
     for row, (_, captions) in enumerate(rows):
-        width = cells[row][1]
-        if headings and (name := headings[row]):
-            at = (margin, y + above[row] * 0.45)
-            draw.text(at, _shortened(name, _font(heading), right - margin), _INK, _font(heading), anchor="lm")
+        if name := named[row]:
+            at, font = (of.margin, y + above[row] * 0.45), _font(of.heading)
+            shown = _shortened(name, font, right - of.margin)
+            ImageDraw.Draw(sheet).text(at, shown, _INK, font, anchor="lm")
             y += above[row]
         for column, (image, caption) in enumerate(zip(grid[row], captions, strict=True)):
-            x = margin + column * (width + gap)
-            corner = (x + (width - image.width) // 2, y + (tall[row] - image.height) // 2)
-            sheet.paste(image, corner)
-            frame = frames[row][column] if frames else None
-            if frame is not None:
-                left, upper = corner
-                end = (left + image.width + edge - 1, upper + image.height + edge - 1)
-                draw.rectangle(((left - edge, upper - edge), end), outline=frame, width=edge)
-            for number, words in enumerate(caption.split("\n")):
-                middle = (x + width / 2, y + tall[row] + edge + line * (number + 0.5))
-                draw.text(middle, _shortened(words, font, width), _INK, font, anchor="mm")
-        y += tall[row] + below[row] + gap
+            x, frame = of.margin + column * (cells[row][1] + of.gap), frames[row][column] if frames else None
+            _paint_example(sheet, of, (x, y, cells[row][1], tall[row]), image, caption, frame)
+        y += tall[row] + below[row] + of.gap
     if bar:
-        sheet.paste(bar, (right + margin, top))
+        sheet.paste(bar, (right + of.margin, top))
     return sheet
+
+
+class _Lengths:
+    """Of a contact sheet, in pixels, by the size of its text."""
+
+    def __init__(self, text: int):
+        self.text, self.line, self.heading = text, round(text * 1.35), round(text * 1.4)
+        self.gap, self.edge = max(8, text), max(2, text // 5)
+        self.margin = round(1.5 * self.gap)
+
+
+def _paint_title(sheet: Image.Image, of: _Lengths, large: str, small: Sequence[str]) -> None:
+    draw, width = ImageDraw.Draw(sheet), sheet.width - 2 * of.margin
+    font, heading_font = _font(of.text), _font(of.heading)
+    at = (of.margin, of.margin + of.heading / 2)
+    draw.text(at, _shortened(large, heading_font, width), _INK, heading_font, anchor="lm")
+    for number, words in enumerate(small):
+        at = (of.margin, of.margin + of.heading + of.line * (number + 0.75))
+        draw.text(at, _shortened(words, font, width), _PALE, font, anchor="lm")
+
+
+def _paint_example(
+    sheet: Image.Image,
+    of: _Lengths,
+    place: tuple[int, int, int, int],
+    image: Image.Image,
+    caption: str,
+    frame: Colour | None,
+) -> None:
+    """`place`: x, y, width and height that the image may take; the caption comes below."""
+    draw, font, (x, y, width, height) = ImageDraw.Draw(sheet), _font(of.text), place
+    left, upper = x + (width - image.width) // 2, y + (height - image.height) // 2
+    sheet.paste(image, (left, upper))
+    if frame is not None:
+        end = (left + image.width + of.edge - 1, upper + image.height + of.edge - 1)
+        draw.rectangle(((left - of.edge, upper - of.edge), end), outline=frame, width=of.edge)
+    for number, words in enumerate(caption.split("\n")):
+        middle = (x + width / 2, y + height + of.edge + of.line * (number + 0.5))
+        draw.text(middle, _shortened(words, font, width), _INK, font, anchor="mm")
 
 
 def fitted(image: Drawable, cell: tuple[int, int]) -> Image.Image:
