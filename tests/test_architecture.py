@@ -39,14 +39,13 @@ ALLOWED: dict[str, str] = {
     "export": "pictures calibration artefact synthesis methods runtime",
     "fitting": "pictures datasets calibration artefact synthesis methods runtime predictor",
     "evaluation": "pictures datasets metrics calibration results predictor",
-    "comparison": "datasets results predictor evaluation",
     "watch": "pictures datasets results predictor",
     "testing": "pictures datasets artefact demo methods runtime predictor export fitting",
-    "report": "machine pictures datasets metrics calibration artefact results evaluation comparison",
+    "report": "machine pictures datasets metrics calibration artefact results evaluation",
     "review": "pictures results report",
     "benchmark": "config machine datasets metrics artefact methods runtime predictor fitting evaluation",
     "cli": "config pictures datasets calibration features artefact synthesis results demo methods runtime "
-    "predictor export fitting evaluation comparison watch report review benchmark",
+    "predictor export fitting evaluation watch report review benchmark",
 }
 FOR_ALL = {"errors", "progress"}
 # Rooms with networks. All others predict, calibrate and read files without torch, as do these modules.
@@ -56,7 +55,7 @@ WITHOUT_TORCH = {"features", "features.weights", "methods", "methods.registry", 
     "fitting",
     "export",
 }
-MOST_ROOMS, MOST_ARROWS = 27, 145
+MOST_ROOMS, MOST_ARROWS = 25, 140
 
 
 def module_name(path: Path) -> str:

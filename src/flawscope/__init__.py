@@ -16,14 +16,14 @@ from flawscope._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from flawscope.calibration.decision import Calibration as Calibration
-    from flawscope.comparison import Comparison as Comparison
-    from flawscope.comparison import compare as compare
     from flawscope.datasets import Dataset as Dataset
     from flawscope.datasets import open_dataset as open_dataset
     from flawscope.errors import FlawscopeError as FlawscopeError
     from flawscope.errors import InputError as InputError
     from flawscope.evaluation import Evaluation as Evaluation
     from flawscope.evaluation import evaluate as evaluate
+    from flawscope.evaluation.comparison import Comparison as Comparison
+    from flawscope.evaluation.comparison import compare as compare
     from flawscope.fitting.fitting import extend as extend
     from flawscope.fitting.fitting import fit as fit
     from flawscope.pictures.preprocess import Preprocess as Preprocess
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Calibration": "calibration.decision",
-    "Comparison": "comparison",
+    "Comparison": "evaluation.comparison",
     "Dataset": "datasets",
     "Evaluation": "evaluation",
     "FlawscopeError": "errors",
@@ -43,7 +43,7 @@ _WHERE = {
     "Predictor": "predictor",
     "Preprocess": "pictures.preprocess",
     "Region": "results.prediction",
-    "compare": "comparison",
+    "compare": "evaluation.comparison",
     "evaluate": "evaluation",
     "extend": "fitting.fitting",
     "fit": "fitting.fitting",

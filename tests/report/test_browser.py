@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flawscope.comparison import compare
+from flawscope.evaluation.comparison import compare
 from flawscope.report import write_again, write_comparison, write_predictions
 from flawscope.report.again import Reviewed
 from flawscope.report.collect import figures

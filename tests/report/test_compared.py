@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flawscope.comparison import Comparison, compare
+from flawscope.evaluation.comparison import Comparison, compare
 from flawscope.predictor import Predictor
 from flawscope.report import write_comparison
 from flawscope.report.compared import comparison_page

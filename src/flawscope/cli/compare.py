@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from flawscope.cli import common
 
 if TYPE_CHECKING:
-    from flawscope.comparison import Comparison, Difference, Judged
     from flawscope.datasets import Dataset
+    from flawscope.evaluation.comparison import Comparison, Difference, Judged
 
 PICTURES = "pictures.csv"
 SHOWN = 20  # changed decisions that are printed; --json and --out have all
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         report.require(plots=False)
         refuse_foreign(common.folder_for_results(args.out), PICTURES, report.NAME)
 
-    from flawscope.comparison import compare
+    from flawscope.evaluation.comparison import compare
     from flawscope.predictor import load
 
     a, b = (
@@ -114,7 +114,7 @@ def _names(a: str, b: str) -> tuple[str, str]:
 
 def lines(found: Comparison) -> str:
     """What a person reads."""
-    from flawscope.comparison import described
+    from flawscope.evaluation.comparison import described
 
     first = found.evaluations[0]
     parts = [f"{first.category}: {first.images} test pictures"]

@@ -17,9 +17,9 @@ from flawscope.progress import Step, silent
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.calibration.decision import Calibration
-    from flawscope.comparison import Comparison
     from flawscope.datasets import Dataset
     from flawscope.evaluation import Evaluation
+    from flawscope.evaluation.comparison import Comparison
     from flawscope.report.again import Reviewed
     from flawscope.results.kept import Evaluated
     from flawscope.results.prediction import Prediction

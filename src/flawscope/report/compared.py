@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from flawscope.comparison import Comparison, Difference, Judged, described
+from flawscope.evaluation.comparison import Comparison, Difference, Judged, described
 from flawscope.progress import Step, silent
 from flawscope.report.page import HEAT, LINE, TRUTH, drawn, render, scale_of
 from flawscope.report.thumbnails import FULL, Layers, thumbnails

@@ -17,8 +17,8 @@ from PIL import Image
 from flawscope.artefact.model_file import Artefact, Manifest, Picture
 from flawscope.calibration.decision import Calibration
 from flawscope.cli import main
-from flawscope.comparison import Comparison, Difference, compare
 from flawscope.datasets import open_dataset
+from flawscope.evaluation.comparison import Comparison, Difference, compare
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor

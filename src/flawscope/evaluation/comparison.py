@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError
-from flawscope.evaluation import NAMES, Evaluation, evaluate
+from flawscope.evaluation.evaluation import NAMES, Evaluation, evaluate
 from flawscope.evaluation.intervals import (
     RESAMPLES,
     count_pixels,
