@@ -257,7 +257,8 @@ class Trainer(ABC, Generic[B]):
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, network in zip(self.NETWORKS, self.networks, strict=True):
             for key, values in network.named_parameters():
-                yield f"{name}.{key}", values
+                if values.requires_grad:
+                    yield f"{name}.{key}", values
 
     # ---- how many steps
 

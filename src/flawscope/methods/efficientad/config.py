@@ -26,7 +26,10 @@ class Config(TrainingSettings):
     batch: int = 1  # pictures a step (A.1)
     window: int | None = 157  # pixels a side that the students learn in a step; None: the whole picture
     hard: float = 0.99  # quantile of squared differences above which the student learns (3.2)
+    start: Literal["random", "teacher"] = "random"  # the student's first weights
+    defects: int = 0  # simulated in a step, which the student must not learn either; 0: none
     natural: str = GENERATED  # pictures the student must not learn: a folder, `generated` or `none` (3.2)
+    weighed: bool = False  # differences are measured in units of their spread on good pictures
     sigma: float = 4.0  # pixels of a Gaussian over both maps; 0: none, as published
     quantiles: tuple[float, float] = (0.9, 0.995)  # of good pictures' maps, mapped to 0 and 0.1 (3.4)
 
@@ -41,6 +44,7 @@ class Config(TrainingSettings):
             f"window must be at least {RECEPTIVE_FIELD} pixels",
         )
         yield 0 <= self.hard < 1, "hard must be at least 0 and below 1"
+        yield 0 <= self.defects <= 16, "defects must be between 0 and 16"
         yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"
         yield bool(self.natural.strip()), f"natural must be a folder, {GENERATED} or {NONE}"
         yield 0 <= low < high <= 1, "quantiles must be two rising shares such as 0.9,0.995"
@@ -48,6 +52,8 @@ class Config(TrainingSettings):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    # For few steps, and parts at any angle: the student begins as the teacher and forgets (decision 0017)
+    "quick": {"start": "teacher", "defects": 2, "natural": NONE, "weighed": True},
     # A.1: one whole picture a step, no border, 70,000 steps. Give --set natural=FOLDER as well
     "paper": {
         "border": 0,

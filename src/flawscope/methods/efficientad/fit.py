@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flawscope.calibration.hold_out import ENOUGH, needed_for
 from flawscope.methods.efficientad.config import GENERATED
+from flawscope.methods.efficientad.differences import spread, weigh
 from flawscope.methods.efficientad.model import Model
 from flawscope.methods.efficientad.quantiles import quantiles
 from flawscope.methods.efficientad.trainer import Trainer
@@ -22,29 +23,41 @@ from flawscope.methods.threads import workers
 from flawscope.methods.training import digest_of
 from flawscope.progress import counted
 
+WEIGHED = 24  # pictures at most by which differences are weighed
+LEAST = 1e-3  # between the quantiles of the local map, in spreads of the teacher's outputs
 FOR_QUANTILES = 5  # pictures at least, if they are not the threshold's
-LATER = ("quantiles", "sigma")  # settings that training does not depend on
+LATER = ("quantiles", "sigma", "weighed")  # settings that training does not depend on
 
 
 def fit(model: Model, task: Task) -> Fitted:
     """Train `model` on good pictures, of which some are held out, and calibrate it on those."""
     config, run = model.config, Run("efficientad", model, task)
     other = other_pictures(config.natural)
-    penalty = other.name if other else "none"
+    unknown = ([other.name] if other else []) + (["simulated defects"] if config.defects else [])
+    penalty = " and ".join(unknown) or "none"
     held = divided(run.divide(more=FOR_QUANTILES), len(run.used), task.rate, task.reserved)
     learnt = run.without(held.all)
     task.say(
         f"{counted(len(learnt), 'picture')} to learn from, {len(held.all)} held out ({held.purpose}); "
         f"penalty: {penalty}"
     )
-    taught = TeacherOutputs(model, run.images, learnt, run.room - min(run.room // 2, run.images.bytes))
+    # what the teacher says of pictures with defects is not known before
+    room = 0 if config.defects else run.room - min(run.room // 2, run.images.bytes)
+    taught = TeacherOutputs(model, run.images, learnt, room)
     decisive = {"training set": taught.measure(task.step), "teacher": digest_of(model.teacher)}
     trainer = Trainer(model, run.images, taught, other, task)
 
+    def differ(numbers: Sequence[int]) -> Tensor:
+        return spread(model, (run.images[i] for i in numbers))
+
     def rehearse(some: Sequence[int]) -> None:
+        if config.weighed:
+            differ(some)
         calibrate(run, model, Held([*some], [*some]))
 
     run.train(trainer, held.all, rehearse, LATER, **decisive, penalty=penalty)
+    if config.weighed:
+        weigh(model, differ(learnt[:: -(-len(learnt) // WEIGHED)]))
     values = calibrate(run, model, held)
     notes = [STAND_IN] if config.natural == GENERATED else []
     if held.shared:
@@ -128,8 +141,10 @@ def calibrate(run: Run, model: Model, held: Held) -> list[Values]:
                 yield drawn[model.region(inside)].cpu().numpy()
 
         low, high = quantiles(values, model.config.quantiles)
-        # two equal ones would divide by zero: a map that never changes says nothing
-        high = max(high, low + 1e-6 * max(abs(low), 1e-6))
+        # two equal ones would divide by zero: a map that never changes says nothing. Nor does a student that
+        # is still the teacher: the differences would be rounding errors
+        least = LEAST if which == 0 and model.config.start == "teacher" else 1e-6 * max(abs(low), 1e-6)
+        high = max(high, low + least)
         model.quantiles[which] = torch.tensor([low, high])
     with workers(model.roi.device) as each:
         return each(lambda index: run.values(*found[index]), held.threshold)

@@ -25,7 +25,7 @@ from flawscope.methods.efficientad.networks import (
     pdn_grid,
     width_of,
 )
-from flawscope.methods.efficientad.recipe import CHANNELS, STRIDE
+from flawscope.methods.efficientad.recipe import CHANNELS, FIRST_LAYERS, STRIDE
 from flawscope.methods.efficientad.teacher import compact, packaged, read_teacher
 
 SMALL = 1e-6  # for pixels in which no cell has a part
@@ -91,8 +91,10 @@ class Model(Detector):
         averaged over the channels."""
         seen = normalised(self.filled(images)).contiguous(memory_format=torch.channels_last)
         mirrored = bordered(seen, self.config.border)
+        same = FIRST_LAYERS if self.config.start == "teacher" else 0
         with self.reduced():
-            taught, learnt = self.teacher(mirrored), self.student(mirrored)
+            begun = self.teacher[:same](mirrored)
+            taught, learnt = self.teacher[same:](begun), self.student[same:](begun)
             rebuilt = self.autoencoder(seen)
         taught, learnt, rebuilt = self.standardised(taught.float()), learnt.float(), rebuilt.float()
         local = (taught - learnt[:, : self.channels]).square().mean(1)

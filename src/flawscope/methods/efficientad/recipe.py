@@ -14,6 +14,7 @@ WIDTHS = {"s": 128, "m": 256}  # channels of a PDN's first layer in the paper
 RECEPTIVE_FIELD = 33  # pixels that decide one output of a PDN
 STRIDE = 4  # of its outputs, in pixels
 CHANNELS = 384  # of a teacher
+FIRST_LAYERS = 6  # of a PDN: until its second pooling. A student that starts as the teacher keeps them
 DEFAULT_STEPS = 6000
 PICTURE = 252  # pixels a side that a PDN sees of a picture of 256: see `targets`
 

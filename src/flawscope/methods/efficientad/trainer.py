@@ -16,7 +16,8 @@ from flawscope.methods import training
 from flawscope.methods.efficientad.config import PAPER_STEPS, Config
 from flawscope.methods.efficientad.model import Model, bordered
 from flawscope.methods.efficientad.networks import normalised
-from flawscope.methods.efficientad.recipe import RECEPTIVE_FIELD, STRIDE
+from flawscope.methods.efficientad.recipe import FIRST_LAYERS, RECEPTIVE_FIELD, STRIDE
+from flawscope.methods.efficientad.spoiling import Spoiler, Spoilt, outputs_on
 from flawscope.methods.efficientad.targets import outputs_of
 from flawscope.methods.efficientad.training_pictures import Other, TeacherOutputs, recoloured
 from flawscope.methods.picture_cache import GoodPictures
@@ -30,11 +31,13 @@ class Batch:
     """What a step learns from."""
 
     images: Tensor  # [B, 3, H, W] float32 in 0..1
-    recoloured: Tensor  # the same in other colours
-    taught: Tensor  # [B, C, n, m] fp16: the teacher's outputs on the windows, not standardised
+    recoloured: Tensor  # the same, without defects, in other colours
+    # [B, C, n, m] fp16: the teacher's outputs on the windows, not standardised; None: not known
+    taught: Tensor | None
     other: Tensor | None  # [B, 3, h, w] uint8, of the window's size
     cells: list[tuple[int, int]]  # where each window begins, in outputs
     counted: Tensor | None  # [B, n, m] bool: the outputs that count; None: all of them
+    spoilt: Spoilt | None = None  # outputs [B, n, m] that see simulated defects; None: there are none
 
 
 class Trainer(training.Trainer[Batch]):
@@ -50,26 +53,54 @@ class Trainer(training.Trainer[Batch]):
         self.model, self.images, self.taught, self.other = model, images, taught, other
         self.config, self.training = model.config, taught.training
         self.window = _window(self.config, model.grid)  # cells
+        self.spoiler = None
+        if self.config.defects:
+            self.spoiler = Spoiler(images, self.training, model.roi.cpu().numpy(), self.config.defects)
         super().__init__(
             (model.student, model.autoencoder), model.config, model.mean.device, task.say, task.step
         )
         self.initialise(FIRST_WEIGHTS)
+        if self.config.start == "teacher":
+            self._start_from_teacher()
+
+    def _start_from_teacher(self) -> None:
+        """The student knows good pictures at once, and has to forget all else. Its first layers, which cost
+        most, stay the teacher's."""
+        model, student = self.model, self.model.student
+        last, taught = _last(student), _last(model.teacher)
+        assert last.bias is not None
+        assert taught.bias is not None
+        with torch.no_grad():
+            for mine, known in zip(student[:-1].parameters(), model.teacher[:-1].parameters(), strict=True):
+                mine.copy_(known)
+            last.weight[: model.channels] = taught.weight / model.std.view(-1, 1, 1, 1)
+            last.bias[: model.channels] = (taught.bias - model.mean) / model.std
+        student[:FIRST_LAYERS].requires_grad_(False)
 
     # ---- a step
 
     def batch(self, step: int) -> Batch:
         """Step number so and so: every picture once, in random order, before any comes again."""
         rng, count = self.rng(STEP, step), len(self.training)
-        images, changed, taught, other, cells, counted = [], [], [], [], [], []
+        images, changed, taught, other, cells, counted, spoilt = [], [], [], [], [], [], []
         for number in range(step * self.config.batch, (step + 1) * self.config.batch):
             order = self.rng(ORDER, number // count).permutation(count)
             index = self.training[int(order[number % count])]
             image, mask = self.model.filled(self.images[index]), self.taught.counted(index)
-            y, x = self._place(mask, rng)
+            shown, places = image, mask
+            if self.spoiler is not None:
+                shown, defects = self.spoiler(index, rng)
+                found = outputs_on(defects, self.config.border)
+                places = found.within if mask is None else found.within & mask
+                places = places if places.any() else mask
+            y, x = self._place(places, rng)
             window = (slice(y, y + self.window[0]), slice(x, x + self.window[1]))
-            images.append(image)
+            if self.spoiler is None:
+                taught.append(self.taught[index][:, *window])
+            else:
+                spoilt.append((found.anywhere[window], found.within[window]))
             changed.append(recoloured(image, int(rng.integers(3)), float(rng.uniform(0.8, 1.2))))
-            taught.append(self.taught[index][:, *window])
+            images.append(shown)
             cells.append((y, x))
             if mask is not None:
                 counted.append(mask[window])
@@ -78,10 +109,11 @@ class Trainer(training.Trainer[Batch]):
         return Batch(
             torch.stack(images),
             torch.stack(changed),
-            torch.stack(taught),
+            torch.stack(taught) if taught else None,
             torch.stack(other) if other else None,
             cells,
             torch.stack(counted) if counted else None,
+            Spoilt(*map(torch.stack, zip(*spoilt, strict=True))) if spoilt else None,
         )
 
     def _place(self, counted: Tensor | None, rng: np.random.Generator) -> tuple[int, int]:
@@ -110,8 +142,8 @@ class Trainer(training.Trainer[Batch]):
 
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
         """The hard-feature loss, the penalty, the autoencoder's loss, and the student's against it."""
-        student, autoencoder = networks
-        channels, count = self.model.channels, len(batch.images)
+        student, autoencoder = cast(nn.Sequential, networks[0]), networks[1]
+        count = len(batch.images)
         images = normalised(batch.images.to(self.device))
         changed = normalised(batch.recoloured.to(self.device))
         windows, changed_windows = (self._cut(part, batch.cells) for part in (images, changed))
@@ -120,32 +152,56 @@ class Trainer(training.Trainer[Batch]):
             seen.append(normalised(batch.other.to(self.device).float() / 255))
         together = torch.cat([*seen, changed_windows]).contiguous(memory_format=torch.channels_last)
         with self.autocast():
-            with torch.no_grad():
-                changed_taught = self.model.teacher(together[-count:])
-            # the last layer's two halves are needed of different pictures
-            *body, last = cast(nn.Sequential, student)
-            assert isinstance(last, nn.Conv2d)
-            assert last.bias is not None
-            described = together
-            for layer in body:
-                described = layer(described)
-            first = F.conv2d(described[:-count], last.weight[:channels], last.bias[:channels])
-            second = F.conv2d(described[-count:], last.weight[channels:], last.bias[channels:])
+            first, second, taught, changed_taught = self._described(student, together, batch)
             rebuilt = self._rebuilt(autoencoder, changed, step)
-        standardised = self.model.standardised
-        taught = standardised(batch.taught.to(self.device).float())
         counted = None if batch.counted is None else batch.counted.to(self.device)
-        hard = _hardest(_where((taught - first[:count].float()).square(), counted), self.config.hard)
-        penalty = first[count:].float().square().mean() if batch.other is not None else hard.new_zeros(())
+        hard, penalty = self._of_student(first[:count], taught, counted, batch.spoilt)
+        if batch.other is not None:
+            penalty = penalty + first[count:].square().mean()
         height, width = self.window
         rebuilt = torch.stack(
             [one[:, y : y + height, x : x + width] for one, (y, x) in zip(rebuilt, batch.cells, strict=True)]
         ).float()
         goals = _where(rebuilt, counted)
-        of_autoencoder = F.mse_loss(goals, _where(standardised(changed_taught.float()), counted))
+        of_autoencoder = F.mse_loss(goals, _where(changed_taught, counted))
         # which the autoencoder feels too, as published
-        of_student = F.mse_loss(_where(second.float(), counted), goals)
+        of_student = F.mse_loss(_where(second, counted), goals)
         return [hard, penalty, of_autoencoder, of_student]
+
+    def _described(
+        self, student: nn.Sequential, windows: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the student's first half says of all windows but the recoloured ones, its second half of
+        those; what the teacher says of the windows of `batch.images`, and of the recoloured ones."""
+        channels, count = self.model.channels, len(batch.images)
+        teacher = self.model.teacher
+        same = FIRST_LAYERS if self.config.start == "teacher" else 0
+        with torch.no_grad():
+            begun = teacher[:same](windows)
+            asked = begun[-count:] if batch.taught is not None else torch.cat([begun[:count], begun[-count:]])
+            answers = teacher[same:](asked).float()
+        if batch.taught is not None:
+            answers = torch.cat([batch.taught.to(self.device).float(), answers])
+        taught = self.model.standardised(answers)
+        # the last layer's two halves are needed of different pictures
+        last, described = _last(student), student[same:-1](begun)
+        assert last.bias is not None
+        first = F.conv2d(described[:-count], last.weight[:channels], last.bias[:channels])
+        second = F.conv2d(described[-count:], last.weight[channels:], last.bias[channels:])
+        return first.float(), second.float(), taught[:count], taught[count:]
+
+    def _of_student(
+        self, learnt: Tensor, taught: Tensor, counted: Tensor | None, spoilt: Spoilt | None
+    ) -> tuple[Tensor, Tensor]:
+        """The hard-feature loss where there are no defects, and the penalty where there are."""
+        squares, none = (taught - learnt).square(), learnt.new_zeros(())
+        if spoilt is None:
+            return _hardest(_where(squares, counted), self.config.hard), none
+        good, bad = ~spoilt.anywhere.to(self.device), spoilt.within.to(self.device)
+        if counted is not None:
+            good, bad = good & counted, bad & counted
+        hard = _hardest(_where(squares, good), self.config.hard) if good.any() else none
+        return hard, _where(learnt, bad).square().mean() if bad.any() else none
 
     def _rebuilt(self, autoencoder: nn.Module, images: Tensor, step: int) -> Tensor:
         """With a dropout that depends on the step alone."""
@@ -171,6 +227,10 @@ def _starts(cells: int, window: int) -> list[int]:
     if count == 1:
         return [0]
     return [round(k * (cells - window) / (count - 1)) for k in range(count)]
+
+
+def _last(network: nn.Module) -> nn.Conv2d:
+    return cast(nn.Conv2d, cast(nn.Sequential, network)[-1])
 
 
 def _where(values: Tensor, counted: Tensor | None) -> Tensor:
