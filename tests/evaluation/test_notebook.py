@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from test_comparison import RED, draw, model
 
 import flawscope
 from flawscope.calibration.decision import Calibration, rate_of
@@ -19,7 +20,6 @@ from flawscope.errors import InputError
 from flawscope.evaluation import Evaluation, evaluate
 from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
-from test_comparison import RED, draw, model
 
 HOSTILE = "<img src=x onerror=alert(1)>&'"
 
