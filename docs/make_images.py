@@ -14,6 +14,7 @@ from flawscope.datasets import open_dataset
 from flawscope.demo.dataset import draw_dataset
 from flawscope.predictor import Predictor
 from flawscope.results import drawing
+from flawscope.results.contact_sheet import contact_sheet
 from flawscope.results.folder import Pictures
 
 HERE = Path(__file__).parent
@@ -44,7 +45,7 @@ def main() -> None:
                 verdicts.append(f"{found.decision}\nseverity {found.severity:+.1f}, p {found.p_value:.3f}")
             if category == MOVING:
                 animate(model, root, Path(folder) / "results")
-    sheet = drawing.contact_sheet([(pictures, names), (heats, verdicts)], PANEL)
+    sheet = contact_sheet([(pictures, names), (heats, verdicts)], PANEL)
     # 256 colours: a third of the size, and no visible difference
     sheet.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE).save(
         IMAGES / "defects.png", optimize=True

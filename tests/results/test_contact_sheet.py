@@ -9,6 +9,7 @@ from PIL import Image
 from flawscope.errors import InputError
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.results import drawing
+from flawscope.results.contact_sheet import contact_sheet
 from flawscope.results.folder import GAP, KEPT, PANEL, Example, Kind, Pictures
 from flawscope.results.prediction import Prediction
 
@@ -33,15 +34,15 @@ def test_a_kind_keeps_its_highest_and_lowest_scores(count):
 def test_rows_have_headings_and_widths_of_their_own():
     black = np.zeros((40, 40, 3), np.uint8)
     rows = [([black, black], ["a", "b"]), ([black], ["c"])]
-    plain = drawing.contact_sheet(rows, [(40, 40), (40, 90)])
-    headed = drawing.contact_sheet(rows, [(40, 40), (40, 90)], headings=["first kind", None])
+    plain = contact_sheet(rows, [(40, 40), (40, 90)])
+    headed = contact_sheet(rows, [(40, 40), (40, 90)], headings=["first kind", None])
     assert headed.height > plain.height
     assert headed.width == plain.width
     dark = np.argwhere((np.asarray(plain) == 0).all(axis=2))
     lower = dark[dark[:, 0] > dark[:, 0].min() + 45]
     assert lower[:, 1].min() == dark[:, 1].min() + 25  # the middle of its wider cell
     with pytest.raises(InputError, match="one a row"):
-        drawing.contact_sheet(rows, [(40, 40)])
+        contact_sheet(rows, [(40, 40)])
 
 
 def test_the_ground_truth_is_a_dashed_outline_and_never_hides_the_picture(tmp_path):

@@ -6,6 +6,7 @@ from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.preprocess import Preprocess
+from flawscope.results.contact_sheet import contact_sheet
 from flawscope.results.drawing import (
     BAD,
     GOOD,
@@ -13,7 +14,6 @@ from flawscope.results.drawing import (
     colour_bar,
     colour_map,
     colour_table,
-    contact_sheet,
     contour,
     lightness,
     overlay,

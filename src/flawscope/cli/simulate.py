@@ -251,7 +251,7 @@ def _row(name: str, good: Pixels, foreground: NDArray[np.bool_], defect: Simulat
 
 def _sheet(rows: Sequence[Row], kinds: Sequence[str]) -> Image.Image:
     """By kind, two defects a row: the good picture with its object outlined, the defect, its outline."""
-    from flawscope.results import drawing
+    from flawscope.results.contact_sheet import contact_sheet
 
     cells, headings = [], []
     for kind in dict.fromkeys([*kinds, *(row.kind for row in rows)]):
@@ -264,7 +264,7 @@ def _sheet(rows: Sequence[Row], kinds: Sequence[str]) -> Image.Image:
         "Simulated defects\neach: the good picture, the object outlined in blue where one was found; "
         "with the defect; its outline, its share of the picture and its mean difference in grey levels"
     )
-    return drawing.contact_sheet(cells, (CELL, CELL), headings=headings, title=title)
+    return contact_sheet(cells, (CELL, CELL), headings=headings, title=title)
 
 
 def _table(rows: Sequence[Row]) -> str:

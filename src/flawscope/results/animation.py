@@ -15,6 +15,7 @@ from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.results import drawing
+from flawscope.results.contact_sheet import contact_sheet
 
 Pixels = NDArray[np.uint8]
 
@@ -87,7 +88,7 @@ def frames(
             captions = [f"{one.name}\n{one.verdict if last else ' '}" for one in now]
             colours = [(drawing.BAD if one.is_anomalous else drawing.GOOD) if last else None for one in now]
             parts = [slice(start, start + columns) for start in range(0, len(now), columns)]
-            sheet = drawing.contact_sheet(
+            sheet = contact_sheet(
                 [(images[part], captions[part]) for part in parts],
                 size,
                 frames=[colours[part] for part in parts],

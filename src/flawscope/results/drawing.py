@@ -1,4 +1,4 @@
-"""Maps as colours, overlays, outlines, contact sheets and map files. Torch-free.
+"""Maps as colours, overlays, outlines, colour bars and map files. Torch-free.
 
 Every scale is given by the caller (`low`, `high`: from the calibration) and nothing is stretched per
 picture, so that a good part looks good beside a bad one.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -39,9 +38,9 @@ TRUTH: Colour = (255, 0, 170)
 _DARK = 5  # the rim of an outline is the picture, so many times darker: a line shows on bright metal, too
 _CALM = 0.15  # share of a heat map's scale up to which nothing is drawn: good parts have no veil
 _SEEN_THROUGH = 0.1  # of the opacity, at the peak of a heat map: what is there must be seen
-_INK: Colour = (32, 32, 36)
-_PALE: Colour = (120, 120, 128)
-_PAPER: Colour = (255, 255, 255)
+INK: Colour = (32, 32, 36)  # of text
+PALE: Colour = (120, 120, 128)
+PAPER: Colour = (255, 255, 255)
 _NOT_A_NUMBER = 128  # grey
 # Night blue, violet, magenta, coral, amber, light yellow: lightness rises throughout, and blue to yellow is
 # the axis that the common colour-vision deficiencies keep.
@@ -202,101 +201,6 @@ def _dashes(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
     return drawn
 
 
-def contact_sheet(
-    rows: Sequence[tuple[Sequence[Drawable], Sequence[str]]],
-    cell: tuple[int, int] | Sequence[tuple[int, int]],
-    *,
-    frames: Sequence[Sequence[Colour | None]] | None = None,
-    headings: Sequence[str | None] | None = None,
-    title: str | None = None,
-    bar: Image.Image | None = None,
-) -> Image.Image:
-    """Rows of (images, captions) on white; each image fitted into `cell` (height, width), caption below.
-
-    `cell`: for all rows, or one a row. `frames`: per row and image a colour or None. `headings`: per row a
-    line above it, or None. `title`: its first line is large, further ones are small. `bar`: a `colour_bar`,
-    set to the right. Captions that are too long for their cell end in an ellipsis; they may have several
-    lines.
-    """
-    if not rows or not any(images for images, _ in rows):
-        raise InputError("no images to draw; give at least one")
-    cells = _cells(cell, len(rows))
-    for images, captions in rows:
-        if len(images) != len(captions):
-            raise InputError(f"{len(images)} images and {len(captions)} captions in a row; give one for each")
-    of = _Lengths(min(max(round(min(map(min, cells)) / 14), 11), 28))
-    large, *small = title.split("\n") if title else [""]
-    grid = [[fitted(image, cells[k]) for image in images] for k, (images, _) in enumerate(rows)]
-    named = list(headings or [None] * len(rows))
-    above = [2 * of.heading if name else 0 for name in named]
-    # no gap under flat pictures
-    tall = [max((image.height for image in images), default=0) for images in grid]
-    below = [
-        of.line * max((caption.count("\n") + 1 for caption in captions if caption), default=0)
-        for _, captions in rows
-    ]
-    right = of.margin + max(len(row) * (cells[k][1] + of.gap) - of.gap for k, row in enumerate(grid))
-    top = of.margin + (of.heading + len(small) * of.line + of.gap if title else 0)
-    body = max(sum(above) + sum(tall) + sum(below) + (len(rows) - 1) * of.gap, bar.height if bar else 0)
-    total = right + of.margin + (bar.width + of.margin if bar else 0)
-    sheet = Image.new("RGB", (total, top + body + of.margin), _PAPER)
-    if title:
-        _paint_title(sheet, of, large, small)
-    y = top
-    for row, (_, captions) in enumerate(rows):
-        if name := named[row]:
-            at, font = (of.margin, y + above[row] * 0.45), _font(of.heading)
-            shown = _shortened(name, font, right - of.margin)
-            ImageDraw.Draw(sheet).text(at, shown, _INK, font, anchor="lm")
-            y += above[row]
-        for column, (image, caption) in enumerate(zip(grid[row], captions, strict=True)):
-            x, frame = of.margin + column * (cells[row][1] + of.gap), frames[row][column] if frames else None
-            _paint_example(sheet, of, (x, y, cells[row][1], tall[row]), image, caption, frame)
-        y += tall[row] + below[row] + of.gap
-    if bar:
-        sheet.paste(bar, (right + of.margin, top))
-    return sheet
-
-
-class _Lengths:
-    """Of a contact sheet, in pixels, by the size of its text."""
-
-    def __init__(self, text: int):
-        self.text, self.line, self.heading = text, round(text * 1.35), round(text * 1.4)
-        self.gap, self.edge = max(8, text), max(2, text // 5)
-        self.margin = round(1.5 * self.gap)
-
-
-def _paint_title(sheet: Image.Image, of: _Lengths, large: str, small: Sequence[str]) -> None:
-    draw, width = ImageDraw.Draw(sheet), sheet.width - 2 * of.margin
-    font, heading_font = _font(of.text), _font(of.heading)
-    at = (of.margin, of.margin + of.heading / 2)
-    draw.text(at, _shortened(large, heading_font, width), _INK, heading_font, anchor="lm")
-    for number, words in enumerate(small):
-        at = (of.margin, of.margin + of.heading + of.line * (number + 0.75))
-        draw.text(at, _shortened(words, font, width), _PALE, font, anchor="lm")
-
-
-def _paint_example(
-    sheet: Image.Image,
-    of: _Lengths,
-    place: tuple[int, int, int, int],
-    image: Image.Image,
-    caption: str,
-    frame: Colour | None,
-) -> None:
-    """`place`: x, y, width and height that the image may take; the caption comes below."""
-    draw, font, (x, y, width, height) = ImageDraw.Draw(sheet), _font(of.text), place
-    left, upper = x + (width - image.width) // 2, y + (height - image.height) // 2
-    sheet.paste(image, (left, upper))
-    if frame is not None:
-        end = (left + image.width + of.edge - 1, upper + image.height + of.edge - 1)
-        draw.rectangle(((left - of.edge, upper - of.edge), end), outline=frame, width=of.edge)
-    for number, words in enumerate(caption.split("\n")):
-        middle = (x + width / 2, y + height + of.edge + of.line * (number + 0.5))
-        draw.text(middle, _shortened(words, font, width), _INK, font, anchor="mm")
-
-
 def fitted(image: Drawable, cell: tuple[int, int]) -> Image.Image:
     """Scaled to fit into `cell` (height, width), proportions kept; RGB."""
     image = _as_image(image)
@@ -315,33 +219,22 @@ def shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.asarray(grey.resize(size[::-1], Image.Resampling.BOX)) > 0
 
 
-def _cells(cell: tuple[int, int] | Sequence[tuple[int, int]], rows: int) -> list[tuple[int, int]]:
-    """One cell a row."""
-    cells: list[Any] = [cell] * rows if isinstance(cell[0], int) else list(cell)
-    if len(cells) != rows:
-        raise InputError(f"{len(cells)} cell sizes for {rows} rows; give one, or one a row")
-    for one in cells:
-        if min(one) < 1:
-            raise InputError(f"cell size is {one}; give a height and a width of at least 1 pixel")
-    return cells
-
-
 def colour_bar(
     low: float, high: float, threshold: float | None = None, *, height: int = 256, label: str | None = None
 ) -> Image.Image:
     """The scale of `colour_map` as a vertical bar, its ends and the mask threshold marked; RGB on white."""
     _check_scale(low, high)
     text = min(max(round(height / 18), 11), 24)
-    font, small = _font(text), max(2, text // 5)
+    font, small = font_of(text), max(2, text // 5)
     names = [f"{high:.3g}", f"{low:.3g}"] + (
         [] if threshold is None else [f"{threshold:.3g}  mask threshold"]
     )
     thick, above = max(12, round(text * 1.3)), round(text * 1.6) if label else 0
     width = max(thick + text + round(max(font.getlength(word) for word in [*names, label or ""])), 1) + small
-    image = Image.new("RGB", (width, above + height), _PAPER)
+    image = Image.new("RGB", (width, above + height), PAPER)
     draw = ImageDraw.Draw(image)
     if label:
-        draw.text((0, text / 2), label, _INK, font, anchor="lm")
+        draw.text((0, text / 2), label, INK, font, anchor="lm")
     ramp = np.linspace(high, low, height)[:, None]
     image.paste(Image.fromarray(colour_map(np.repeat(ramp, thick, axis=1), low, high)), (0, above))
 
@@ -349,14 +242,14 @@ def colour_bar(
         return above + (1 - (min(max(value, low), high) - low) / (high - low)) * (height - 1)
 
     left, first, last = thick + text * 0.8, above + text * 0.6, above + height - text * 0.6
-    draw.text((left, first), names[0], _PALE, font, anchor="lm")
-    draw.text((left, last), names[1], _PALE, font, anchor="lm")
+    draw.text((left, first), names[0], PALE, font, anchor="lm")
+    draw.text((left, last), names[1], PALE, font, anchor="lm")
     if threshold is not None:
         y = place(threshold)
-        draw.line(((0, y), (left - text * 0.25, y)), fill=_PAPER, width=small + 2)
-        draw.line(((0, y), (left - text * 0.25, y)), fill=_INK, width=small)
+        draw.line(((0, y), (left - text * 0.25, y)), fill=PAPER, width=small + 2)
+        draw.line(((0, y), (left - text * 0.25, y)), fill=INK, width=small)
         beside = min(max(y, first + text * 1.2), last - text * 1.2)  # clear of the ends' names
-        draw.text((left, beside), names[2], _INK, font, anchor="lm")
+        draw.text((left, beside), names[2], INK, font, anchor="lm")
     return image
 
 
@@ -438,15 +331,5 @@ def _as_image(image: Drawable) -> Image.Image:
 
 
 @functools.lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size)
-
-
-def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """The text, or as much of it as fits in `width` pixels with an ellipsis."""
-    if font.getlength(text) <= width:
-        return text
-    keep = len(text)
-    while keep and font.getlength(text[:keep] + "…") > width:
-        keep -= 1
-    return text[:keep] + "…"

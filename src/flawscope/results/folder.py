@@ -23,6 +23,7 @@ from flawscope.pictures.decoding import Source, decode, name_of
 from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.progress import counted
 from flawscope.results import animation, drawing
+from flawscope.results.contact_sheet import contact_sheet
 from flawscope.results.own_files import OwnFiles, cannot_write
 from flawscope.results.prediction import Prediction
 
@@ -202,7 +203,7 @@ class Pictures:
                 frames.append([drawing.BAD if e.is_anomalous else drawing.GOOD for e in row])
             headings += [None] * (len(rows) - len(headings))
         bar = drawing.colour_bar(*scale, height=PANEL, label="map")
-        return drawing.contact_sheet(rows, cells, frames=frames, headings=headings, title=title, bar=bar)
+        return contact_sheet(rows, cells, frames=frames, headings=headings, title=title, bar=bar)
 
     def _drawn(self, source: Source, prediction: Prediction) -> Drawn | None:
         """None where the picture cannot be read again, such as one that was moved after it was scored."""
