@@ -147,7 +147,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 def test_a_nan_loss_is_reported_and_never_kept(tmp_path: Path, steps: int) -> None:
     trainer = Line(steps=steps)
     trainer.factor = torch.nan
-    with pytest.raises(FlawscopeError, match=r"NaN loss after 1 steps.*lower --set rate"):
+    with pytest.raises(FlawscopeError, match=r"NaN loss after 1 step: .*lower --set rate"):
         run(trainer, tmp_path / "c.safetensors")
     assert not [*tmp_path.glob("*.safetensors")]
 

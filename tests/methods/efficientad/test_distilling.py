@@ -174,7 +174,7 @@ def test_minutes_fix_the_number_of_steps(photographs: Path, tmp_path: Path) -> N
     kept = read_checkpoint(checkpoint_of(out))[1]
     assert kept["steps"] > 10
     assert 60 < kept["pace"]["left"] < 120
-    assert any(line.startswith(f"about {kept['steps']} steps of ") for line in said)
+    assert any(line.startswith(f"about {kept['steps']:,} steps of ") for line in said)
     with pytest.raises(InputError, match="another minutes 2, this one has 1"):
         distill(pictures(photographs), recipe, out, minutes=1, resume=True)
     with pytest.raises(KeyboardInterrupt):
@@ -200,7 +200,7 @@ def test_too_few_pictures_are_told(photographs: Path, tmp_path: Path) -> None:
     shutil.copy(few[0], copy)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"19 different pictures \(1 cannot be read\) are too few"):
+    with pytest.raises(InputError, match=r"19 different pictures \(1 cannot be read\), too few"):
         distill([*few, copy, broken], TINY, tmp_path / "t.safetensors")
 
 
