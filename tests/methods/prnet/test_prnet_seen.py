@@ -185,9 +185,7 @@ def test_where_none_can_be_used_it_is_one_error(fit_small: Fit, defects: Pairs, 
     folder = saved(defects[:2])
     for name in ("0.png", "1.png"):
         (folder / name).write_bytes(b"no picture")
-    with pytest.raises(
-        InputError, match=r"none of 2 seen defects can be used; the first: .*0\.png"
-    ) as told:
+    with pytest.raises(InputError, match=r"none of 2 seen defects can be used; the first: .*0\.png") as told:
         fit_small(seen=folder)
     assert "\n" not in str(told.value)
 
