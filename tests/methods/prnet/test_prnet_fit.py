@@ -142,8 +142,8 @@ def test_minutes_fix_the_number_of_steps(fit_small: Fit, monkeypatch: pytest.Mon
     assert made.manifest.config["steps"] == facts["steps"] == 3
     assert facts["minutes"] == 2
     assert facts["planned_steps"] > 3
-    assert f"--minutes 2, by the first steps' time {facts['planned_steps']} steps" in facts["summary"][0]
-    assert any(line.startswith(f"about {facts['planned_steps']} steps of ") for line in said)
+    assert f"--minutes 2, by the first steps' time {facts['planned_steps']:,} steps" in facts["summary"][0]
+    assert any(line.startswith(f"about {facts['planned_steps']:,} steps of ") for line in said)
     monkeypatch.undo()
     with pytest.raises(InputError, match="the minutes are over before the first step"):
         fit_small(minutes=1e-4)
