@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     grid = _planned(args)
     refuse_without_torch()
     out = common.folder_for_results(args.out)
-    say = (lambda line: None) if args.quiet else common.say
+    say = common.say_for(args)
     store = Store(out)
     latest = Results(grid, {}, {})
     unwritten = ""  # why the tables could not be written

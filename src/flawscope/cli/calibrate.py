@@ -23,15 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
     from flawscope.datasets import list_pictures
-    from flawscope.predictor import load
     from flawscope.runtime import suffix_of
 
     step = common.step_for(args)
     out = files.check_writable(args.out, suffix_of(args.model))
     pictures = list_pictures(args.good)
-    predictor = load(
-        args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
-    )
+    predictor = common.load_model(args, args.model)
     before = predictor.calibration
     new = predictor.calibrate(pictures, step=step)
     new.save(out)

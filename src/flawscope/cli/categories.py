@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.datasets.categories import present_categories
 
     names = present_categories(args.data, args.category, "--category")
-    say = (lambda line: None) if args.quiet else common.say
+    say = common.say_for(args)
     _check_folder(args)
     calls = [_call(args, name) for name in names]
     for call in calls:

@@ -15,6 +15,7 @@ from flawscope.progress import Step, Terminal, counted, silent, write_line
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
+    from flawscope.predictor import Predictor
 
 
 def rate(text: str) -> float:
@@ -45,15 +46,22 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def minutes(text: str) -> float:
-    """30 or 0.5; above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes: write 30 or 0.5")
-    return value
+def time_in(unit: str, such_as: str) -> Callable[[str], float]:
+    """A parser of times above 0; `such_as`: what to write, for the error."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0 < value < 1e6:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {unit}: write {such_as}")
+        return value
+
+    return parse
+
+
+minutes = time_in("minutes", "30 or 0.5")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +117,9 @@ def add_pictures(parser: argparse.ArgumentParser, animation: str) -> None:
 
 def is_table(out: str) -> bool:
     """Whether `--out` is a table, not a folder."""
-    return out.lower().endswith((".csv", ".parquet")) and not os.path.isdir(out)
+    from flawscope.results.table import TABLES
+
+    return out.lower().endswith(TABLES) and not os.path.isdir(out)
 
 
 def check_out(args: argparse.Namespace) -> None:
@@ -163,6 +173,11 @@ def say(line: str) -> None:
     write_line(line)
 
 
+def say_for(args: argparse.Namespace) -> Callable[[str], None]:
+    """What takes the command's remarks: nothing with `--quiet`."""
+    return (lambda line: None) if args.quiet else say
+
+
 def show(line: str, *, flush: bool = False) -> None:
     """A result, on stdout."""
     if sys.stdout.isatty():
@@ -187,6 +202,13 @@ def stop_progress() -> None:
     """The command has ended, or waits for somebody."""
     while _progress:
         _progress.pop().stop()
+
+
+def load_model(args: argparse.Namespace, path: str) -> Predictor:
+    """The model, as the command's `--device`, `--threads` and `--false-alarm-rate` ask for it."""
+    from flawscope.predictor import load
+
+    return load(path, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate)
 
 
 def folder_for_results(path: str) -> Path:

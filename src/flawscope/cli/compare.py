@@ -48,12 +48,8 @@ def run(args: argparse.Namespace) -> int:
         refuse_foreign(common.folder_for_results(args.out), PICTURES, report.NAME)
 
     from flawscope.evaluation.comparison import compare
-    from flawscope.predictor import load
 
-    a, b = (
-        load(path, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate)
-        for path in (args.a, args.b)
-    )
+    a, b = (common.load_model(args, path) for path in (args.a, args.b))
     found = compare(
         *(a, b, dataset),
         names=_names(args.a, args.b),
@@ -74,7 +70,7 @@ def _write(args: argparse.Namespace, found: Comparison, document: str) -> None:
     from flawscope.results.own_files import OwnFiles
     from flawscope.results.run import FACTS
 
-    say = (lambda line: None) if args.quiet else common.say
+    say = common.say_for(args)
     own = OwnFiles(Path(args.out))
     own.begin(say)
     for name, text in ((FACTS, f"{document}\n"), (PICTURES, _csv(found))):
@@ -153,9 +149,6 @@ def _row(one: Difference) -> tuple[str, ...]:
 
 
 def _changed(one: Judged) -> tuple[str, ...]:
-    def said(anomalous: bool) -> str:
-        return "anomalous" if anomalous else "good"
-
     truth = one.item.kind if one.item.anomalous else "good"
     severities = f"{one.a.severity:+.1f}", f"{one.b.severity:+.1f}"
-    return one.name, truth, said(one.a.is_anomalous), said(one.b.is_anomalous), *severities
+    return one.name, truth, one.a.decision, one.b.decision, *severities

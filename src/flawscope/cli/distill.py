@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             resume=args.resume,
             tensorboard=args.tensorboard,
             device=args.device,
-            say=(lambda line: None) if args.quiet else common.say,
+            say=common.say_for(args),
             step=step,
         )
     if not args.quiet:

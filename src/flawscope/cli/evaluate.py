@@ -55,11 +55,8 @@ def run(args: argparse.Namespace) -> int:
     common.check_out(args)
 
     from flawscope.evaluation import evaluate
-    from flawscope.predictor import load
 
-    predictor = load(
-        args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
-    )
+    predictor = common.load_model(args, args.model)
     result = evaluate(predictor, dataset, full_resolution=args.full_resolution, step=step)
     # before what may fail, such as where the disk is full
     common.show(json.dumps(result.to_dict(), **JSON) if args.json else lines(result), flush=True)
@@ -84,7 +81,7 @@ def _written(
     from flawscope.evaluation.shown import outcomes
     from flawscope.results.run import Results
 
-    say = (lambda line: None) if args.quiet else common.say
+    say = common.say_for(args)
     maps, animation = args.maps or "png16", args.animation or "webp"
     results = Results(folder, dataset.root, say, maps=maps, animation=animation)
     results.write_facts(result.to_dict())

@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
 
         return categories.run(args)
     out = files.check_writable(args.out, ".safetensors")
-    say = (lambda line: None) if args.quiet else common.say
+    say = common.say_for(args)
     predictor = learnt(args, say, common.step_for(args))
     for line in summary(predictor):
         say(line)

@@ -26,6 +26,16 @@ def line_of(found: Prediction) -> str:
     )
 
 
+def show_result(result: Prediction | Unjudged, *, as_json: bool, flush: bool) -> None:
+    """A line of JSON, or a line for a person, who hears of what was not judged elsewhere."""
+    from flawscope.results.table import Unjudged
+
+    if as_json:
+        common.show(json.dumps(result.to_dict(), allow_nan=False), flush=flush)
+    elif not isinstance(result, Unjudged):
+        common.show(line_of(result), flush=flush)
+
+
 class Output:
     """Prints and writes results as the call asks. Where nothing more can be written, that is said once, and
     judging goes on.
@@ -46,7 +56,7 @@ class Output:
         if args.out and common.is_table(args.out):
             self.table = open_table(args.out)
         elif args.out:
-            say = (lambda line: None) if args.quiet else common.say
+            say = common.say_for(args)
             maps, animation = args.maps or "png16", args.animation or "none"
             self.results = Results(Path(args.out), root, say, maps=maps, animation=animation)
 
@@ -54,10 +64,8 @@ class Output:
         from flawscope.results.table import Unjudged
 
         shown = isinstance(result, Unjudged) or result.is_anomalous or not self.args.only_anomalous
-        if shown and self.args.json:
-            common.show(json.dumps(result.to_dict(), allow_nan=False), flush=self.at_once)
-        elif not isinstance(result, Unjudged) and shown:
-            common.show(line_of(result), flush=self.at_once)
+        if shown:
+            show_result(result, as_json=self.args.json, flush=self.at_once)
         if isinstance(result, Unjudged):
             self.failures.append(result.error)
             if self.at_once:
@@ -121,7 +129,7 @@ class Output:
         from flawscope.results.run import TABLE
         from flawscope.results.table import read_table
 
-        say = (lambda line: None) if self.args.quiet else common.say
+        say = common.say_for(self.args)
         try:
             report.require(plots=False)
         except InputError as error:

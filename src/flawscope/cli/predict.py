@@ -59,16 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.cli.output import Output
-    from flawscope.predictor import load
     from flawscope.results.folder import folder_of
     from flawscope.results.mismatch import Mismatch
 
     common.check_out(args)
     asked = _asked(args.pictures)
     step = common.step_for(args) if asked.total else silent
-    predictor = load(
-        args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
-    )
+    predictor = common.load_model(args, args.model)
     root = folder_of([path for path in asked.sources if isinstance(path, Path)]) if asked.total else None
     output = Output(args, root, at_once=not asked.total)
     together = Mismatch(predictor.calibration.expected_rate)

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         roi=args.roi,
         group=args.group,
         device=args.device,
-        say=(lambda line: None) if args.quiet else common.say,
+        say=common.say_for(args),
         step=step,
         **options,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import threading
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from flawscope.watch import Arrivals, Commands
 
 INTERVAL = 0.5  # seconds between two looks at the folder
+seconds = common.time_in("seconds", "0.5 or 30")
 REST = 4  # times as long as a look takes, at least, comes before the next one: a share is not kept busy
 
 
@@ -69,20 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_quiet(parser)
 
 
-def seconds(text: str) -> float:
-    """0.2 or 30; above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds: write 0.5 or 30")
-    return value
-
-
 def run(args: argparse.Namespace) -> int:
     from flawscope.errors import InputError
-    from flawscope.predictor import load
     from flawscope.results.mismatch import Mismatch
     from flawscope.results.table import open_table
     from flawscope.watch import Arrivals, Commands
@@ -95,11 +83,9 @@ def run(args: argparse.Namespace) -> int:
     waits = {name: getattr(args, name) for name in ("patience", "settle") if getattr(args, name)}
     arrivals = Arrivals(args.folder, existing=args.existing, judged=judged, **waits)
     commands = Commands(args.on_anomaly, common.say) if args.on_anomaly else None
-    predictor = load(
-        args.model, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate
-    )
+    predictor = common.load_model(args, args.model)
     table = open_table(args.csv, append=True) if args.csv else None
-    say = (lambda line: None) if args.quiet else common.say
+    say = common.say_for(args)
     say(_begins(arrivals, len(judged), args.existing))
     watching = Watching(
         arrivals,
@@ -223,15 +209,12 @@ class Watching:
         return took
 
     def _take(self, result: Prediction | Unjudged) -> None:
-        from flawscope.cli.output import line_of
+        from flawscope.cli.output import show_result
         from flawscope.pictures.decoding import frames
         from flawscope.results.prediction import Prediction
         from flawscope.results.table import Row
 
-        if self.as_json:
-            common.show(json.dumps(result.to_dict(), allow_nan=False), flush=True)
-        elif isinstance(result, Prediction):
-            common.show(line_of(result), flush=True)
+        show_result(result, as_json=self.as_json, flush=True)
         if self.table is not None:
             self.table.add(Row.of(result))
         if not isinstance(result, Prediction):

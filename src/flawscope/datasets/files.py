@@ -82,6 +82,11 @@ def child(folder: Path, *names: str) -> Path | None:
     return next((path for name, path in present.items() if name.casefold() in wanted), None)
 
 
+def printable(name: str) -> str:
+    """A file's name as it can stand in a page: bytes that are not text are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def own_files(folder: Path) -> list[str]:
     """What flawscope wrote in a folder of results, by its list, relative paths; nothing in any other folder,
     and nothing outside of it."""

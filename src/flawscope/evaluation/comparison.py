@@ -96,9 +96,8 @@ class Judged:
 
     def to_dict(self) -> dict[str, Any]:
         def of(found: Prediction) -> dict[str, Any]:
-            decision = "anomalous" if found.is_anomalous else "good"
             values = {"score": found.score, "p_value": found.p_value, "severity": found.severity}
-            return {**values, "decision": decision}
+            return {**values, "decision": found.decision}
 
         truth = {"kind": self.item.kind, "defective": self.item.anomalous}
         return {"path": self.name, **truth, "a": of(self.a), "b": of(self.b), "changed": self.changed}

@@ -12,7 +12,7 @@ from flawscope.errors import needs
 from flawscope.progress import counted
 from flawscope.results.kept import Evaluated
 from flawscope.results.notebook import prediction_html, table
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import RIGHT, Prediction
 from flawscope.results.table import Row, Unjudged
 
 if TYPE_CHECKING:
@@ -82,16 +82,13 @@ def html(result: Evaluation, names: dict[str, str]) -> str:
 
 def mistake(one: Evaluated) -> str:
     """Of a picture that was judged wrongly."""
-    if one.item.anomalous == one.prediction.is_anomalous:
-        return ""
-    return ", missed" if one.item.anomalous else ", false alarm"
+    return "" if one.outcome == RIGHT else f", {one.outcome}"
 
 
 def _worst(result: Evaluation) -> list[Evaluated]:
     def margin(place: int) -> float:
         one = result.pictures[place]
-        wrong = one.item.anomalous != one.prediction.is_anomalous
-        return abs(one.prediction.severity) * (1 if wrong else -1)
+        return abs(one.prediction.severity) * (-1 if one.outcome == RIGHT else 1)
 
     order = sorted(range(len(result.pictures)), key=lambda place: -margin(place))
     return [result.pictures[place] for place in order[:SHOWN]]

@@ -12,11 +12,9 @@ from torch import Tensor
 from flawscope.calibration.simulated import Simulated
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH, GPU_BATCH, embed_pictures
+from flawscope.methods.parts import unpadded
 from flawscope.methods.task import Fitted, Task
-from flawscope.pictures.eight_bits import to_eight_bits
-from flawscope.pictures.preprocess import unmarked
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
-from flawscope.synthesis.masks import bounding_box
 
 STREAM = 50  # of random numbers
 SIZES = tuple(DefectScale)
@@ -87,11 +85,11 @@ class _Defects:
         begun = time.monotonic()
         shown = [image for image in map(self.task.load, self.pictures[:1]) if image is not None]
         for image in shown:
-            self.part.mask(_pixels(image)[0])
+            self.part.mask(unpadded(image)[0])
         took = time.monotonic() - begun
         if len(self.pictures) >= LEARN and LEARN * TIMES * took < seconds / 3:
             shown += [image for image in map(self.task.load, self.pictures[1:LEARN]) if image is not None]
-            self.part = Foreground.of(_pixels(image)[0] for image in shown)
+            self.part = Foreground.of(unpadded(image)[0] for image in shown)
 
     def picture(self, number: int) -> int:
         return self.pictures[number // len(SIZES) % len(self.pictures)]
@@ -101,7 +99,7 @@ class _Defects:
         image = self.task.load(self.picture(number))
         if image is None:
             return None
-        picture, box = _pixels(image)
+        picture, box = unpadded(image)
         if min(picture.shape[:2]) < SMALLEST:
             return None
         made = simulate_defect(
@@ -153,10 +151,3 @@ class _Defects:
             threshold=self.calibration.threshold,
             precision=self.calibration.precision,
         )
-
-
-def _pixels(image: Tensor) -> tuple[NDArray[np.uint8], Box]:
-    """An image `[3, H, W]` without its padding as `[h, w, 3]` uint8, and where that lies in it."""
-    plain, inside = unmarked(image.numpy())
-    box = bounding_box(inside)
-    return to_eight_bits(plain[:, *box].transpose(1, 2, 0), white=1.0), box

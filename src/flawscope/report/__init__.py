@@ -83,12 +83,13 @@ def write_report(
         FlawscopeError: the file cannot be written.
     """
     require()
+    from flawscope.datasets.files import printable
     from flawscope.report.collect import figures
     from flawscope.report.facts import facts
     from flawscope.report.page import page
     from flawscope.report.plots import loss_plot
     from flawscope.report.thumbnails import thumbnails
-    from flawscope.report.words import printable, sentences
+    from flawscope.report.words import sentences
 
     calibration = predictor.calibration
     found = figures(result, calibration, dataset)
@@ -184,8 +185,8 @@ def review_page(title: str, pictures: Sequence[Mapping[str, Any]], decided: Mapp
         InputError: Jinja2 or WebP is missing.
     """
     require(plots=False)
+    from flawscope.datasets.files import printable
     from flawscope.report.page import render_served
-    from flawscope.report.words import printable
 
     shown = [{**one, "name": printable(str(one["name"]))} for one in pictures]
     data = {"pictures": shown, "decided": dict(decided)}

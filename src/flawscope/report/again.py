@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from flawscope.datasets.files import printable
 from flawscope.progress import counted
 from flawscope.report.page import HEAT, LINE, drawn, render
 from flawscope.report.thumbnails import FULL, MOST_SIDE, Layers, flattened, thumbnails
-from flawscope.report.words import outcome, printable
+from flawscope.report.words import size_of
 from flawscope.results.kept import Evaluated
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import RIGHT, Prediction, outcome
 
 MOST_BEFORE = 300  # pictures with a drawing of before: the page stays below 20 MB
 VIEWS = {
@@ -122,7 +123,6 @@ def again_page(
 
 
 def _picture(one: Reviewed, layers: Layers | str, *, with_before: bool) -> dict[str, Any]:
-    height, width = one.after.geometry.picture_size
     before, after = (outcome(one.defective, called) for called in (one.called_before, one.after.is_anomalous))
     made = drawn(layers)
     if isinstance(made, dict) and one.before is not None and with_before:
@@ -135,7 +135,7 @@ def _picture(one: Reviewed, layers: Layers | str, *, with_before: bool) -> dict[
     ]
     return {
         "name": printable(one.name),
-        "size": f"{width} × {height}",
+        "size": size_of(one.after),
         "reviewed": "defect" if one.defective else "fine",
         "before": before,
         "after": after,
@@ -143,7 +143,7 @@ def _picture(one: Reviewed, layers: Layers | str, *, with_before: bool) -> dict[
         "severity_after": one.after.severity,
         "learnt": one.learnt,
         # wrong now is first, then what has changed, then the rest by its severity
-        "weight": 1e9 * (after != "right") + 1e6 * (before != after) + one.after.severity,
+        "weight": 1e9 * (after != RIGHT) + 1e6 * (before != after) + one.after.severity,
         "facts": facts,
         "layers": made,
     }

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from flawscope import metrics
 from flawscope.calibration.decision import Calibration
 from flawscope.datasets import Dataset
+from flawscope.datasets.files import printable
 from flawscope.evaluation import NAMES, Evaluation
 from flawscope.evaluation.intervals import (
     PRO_LIMIT,
@@ -24,7 +25,8 @@ from flawscope.evaluation.intervals import (
 )
 from flawscope.progress import counted
 from flawscope.report.plots import Curve, Group, curve_plot, histograms
-from flawscope.report.words import RIGHT, Tally, outcome, percent, printable, rates
+from flawscope.report.words import Tally, percent, rates, size_of
+from flawscope.results.prediction import RIGHT, outcome
 
 SEED = 0  # of the bootstrap: the same pictures give the same report
 
@@ -128,7 +130,6 @@ def figures(result: Evaluation, calibration: Calibration, dataset: Dataset) -> F
 
 
 def _row(item: Any, prediction: Any, dataset: Dataset) -> Row:
-    height, width = prediction.geometry.picture_size
     return Row(
         name=printable(dataset.relative(item.path).removeprefix("test/")),
         kind=printable(item.kind),
@@ -138,7 +139,7 @@ def _row(item: Any, prediction: Any, dataset: Dataset) -> Row:
         p_value=prediction.p_value,
         severity=prediction.severity,
         regions=len(prediction.regions),
-        size=f"{width} × {height}",
+        size=size_of(prediction),
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from flawscope.datasets.files import printable
 from flawscope.evaluation.comparison import Comparison, Difference, Judged, described
 from flawscope.progress import Step, silent
 from flawscope.report.page import HEAT, LINE, TRUTH, drawn, render, scale_of
 from flawscope.report.thumbnails import FULL, Layers, thumbnails
-from flawscope.report.words import outcome, percent, printable
-from flawscope.results.prediction import Prediction
+from flawscope.report.words import percent, size_of
+from flawscope.results.prediction import Prediction, outcome
 
 CARDS, NEAREST = 24, 6  # changed decisions that are shown by themselves; pictures in their place
 VIEWS = {
@@ -84,7 +85,6 @@ def _order(found: Comparison) -> list[int]:
 
 
 def _both(one: Judged, weight: float) -> Both:
-    height, width = one.a.geometry.picture_size
     return Both(
         name=printable(one.name.removeprefix("test/")),
         kind=printable(one.item.kind),
@@ -95,14 +95,14 @@ def _both(one: Judged, weight: float) -> Both:
         severity_a=one.a.severity,
         severity_b=one.b.severity,
         weight=weight,
-        size=f"{width} × {height}",
+        size=size_of(one.a),
     )
 
 
 def _picture(row: Both, one: Judged, layers: Layers | str) -> dict[str, Any]:
     def said(found: Prediction) -> str:
-        decision = "anomalous" if found.is_anomalous else "good"
-        return f"{decision}, severity {found.severity:+.1f}, p {found.p_value:.3f}, score {found.score:.4g}"
+        numbers = f"severity {found.severity:+.1f}, p {found.p_value:.3f}, score {found.score:.4g}"
+        return f"{found.decision}, {numbers}"
 
     kind = row.truth if row.kind == row.truth else f"{row.kind} ({row.truth})"
     facts = [("Type", kind), ("A", said(one.a)), ("B", said(one.b)), ("Size", f"{row.size} pixels")]

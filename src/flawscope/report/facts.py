@@ -17,10 +17,10 @@ from flawscope._version import __version__
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.simulated import described
 from flawscope.datasets import Dataset
+from flawscope.datasets.files import printable
 from flawscope.evaluation import Evaluation
 from flawscope.machine import GIB, cores, peak_memory, processor
 from flawscope.progress import counted, duration
-from flawscope.report.words import printable
 
 PACKAGES = ("numpy", "pillow", "scipy", "torch", "timm", "onnxruntime", "openvino", "matplotlib")
 MOST_NAMES = 2000  # of a list of pictures; the rest is counted

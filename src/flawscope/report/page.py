@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flawscope.report.collect import Figures, Row
     from flawscope.report.facts import Facts
     from flawscope.report.thumbnails import Layers
+    from flawscope.results.prediction import Prediction
 
 WORST = 12  # mistakes that are shown by themselves
 NEAREST = 6  # pictures that are shown in their place where there are none
@@ -137,10 +138,10 @@ def drawn(layers: Layers | str) -> dict[str, str] | str:
     return layers if isinstance(layers, str) else {k: v for k, v in asdict(layers).items() if v is not None}
 
 
-def scale_of(calibration: Calibration) -> dict[str, float]:
+def scale_of(known: Calibration | Prediction) -> dict[str, float]:
     """Map values at both ends of the colours and in the middle."""
-    low, high = calibration.colour_range
-    return {"low": low, "middle": calibration.mask_threshold, "high": high}
+    low, high = known.colour_range
+    return {"low": low, "middle": known.mask_threshold, "high": high}
 
 
 def render(template: str, pictures: Sequence[dict[str, Any]], scripts: Sequence[str], **context: Any) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.datasets import Item
+from flawscope.datasets.files import printable
 from flawscope.progress import Step, counted, silent
-from flawscope.report.page import HEAT, LINE, VIEWS, drawn, figures_of, render
+from flawscope.report.page import HEAT, LINE, VIEWS, drawn, figures_of, render, scale_of
 from flawscope.report.thumbnails import FULL, Layers, thumbnails
-from flawscope.report.words import percent, printable
+from flawscope.report.words import percent, size_of
 from flawscope.results.kept import Evaluated
 from flawscope.results.prediction import Prediction
 from flawscope.results.table import Row
@@ -76,7 +77,7 @@ def predictions_page(
         rows=listed,
         left_out=layers.count(FULL) + layers.count(LISTED),
         more=len(judged) - len(rows),
-        scale=_scale(some),
+        scale=scale_of(some) if some else None,
         facts=_facts(facts),
     )
 
@@ -93,10 +94,7 @@ def _names(paths: Sequence[str]) -> dict[str, str]:
 
 
 def _shown(row: Row, name: str, prediction: Prediction | None) -> Shown:
-    size = ""
-    if prediction:
-        height, width = prediction.geometry.picture_size
-        size = f"{width} × {height}"
+    size = size_of(prediction) if prediction else ""
     numbers = (row.severity or 0.0, row.p_value or 0.0, row.score or 0.0)
     return Shown(name, row.decision, *numbers, size)
 
@@ -115,13 +113,6 @@ def _picture(one: Shown, layers: Layers | str) -> dict[str, Any]:
     facts = [("Decision", one.verdict), *figures_of(one.severity, one.p_value, one.score)]
     facts += [("Size", f"{one.size} pixels")] if one.size else []
     return {**vars(one), "facts": facts, "layers": drawn(layers)}
-
-
-def _scale(prediction: Prediction | None) -> dict[str, float] | None:
-    if prediction is None:
-        return None
-    low, high = prediction.colour_range
-    return {"low": low, "middle": prediction.mask_threshold, "high": high}
 
 
 def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -7,8 +7,7 @@ from typing import NamedTuple
 from flawscope import metrics
 from flawscope.calibration.decision import Calibration
 from flawscope.progress import counted
-
-RIGHT, FALSE_ALARM, MISSED = "right", "false alarm", "missed"
+from flawscope.results.prediction import Prediction
 
 
 class Tally(NamedTuple):
@@ -24,16 +23,10 @@ class Tally(NamedTuple):
         return self.defective - self.missed
 
 
-def printable(text: str) -> str:
-    """A file's name as it can stand in a page: bytes that are not text are escaped."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def outcome(anomalous: bool, called: bool) -> str:
-    """What a decision is, against what the picture is."""
-    if anomalous == called:
-        return RIGHT
-    return MISSED if anomalous else FALSE_ALARM
+def size_of(prediction: Prediction) -> str:
+    """Of its picture, width first, as on every page."""
+    height, width = prediction.geometry.picture_size
+    return f"{width} × {height}"
 
 
 def percent(value: float) -> str:

@@ -25,7 +25,7 @@ from flawscope.progress import counted
 from flawscope.results import animation, drawing
 from flawscope.results.contact_sheet import contact_sheet
 from flawscope.results.own_files import OwnFiles, cannot_write
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import Prediction, outcome
 
 MAX_SIDE = 2048  # overlays of larger pictures are scaled down; maps and masks are at the network's size
 
@@ -227,7 +227,7 @@ class Pictures:
     ) -> Example:
         verdict, remark, bad = prediction.decision, "", prediction.is_anomalous
         if expected is not None and expected != bad:
-            remark = "missed" if expected else "false alarm"
+            remark = outcome(expected, bad)
         severity = f"severity {prediction.severity:+.1f}"
         how = f"{severity}, p = {prediction.p_value:.3f}"
         # outlined at its small size: a thin line would be lost in shrinking

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from flawscope.datasets import Item
 from flawscope.errors import FlawscopeError
 from flawscope.pictures.preprocess import Geometry
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import Prediction, outcome
 
 MEMORY = 512 << 20  # bytes of maps in memory; a thousand pictures at 360 pixels
 
@@ -31,6 +31,11 @@ class Evaluated(NamedTuple):
     prediction: Prediction
     truth: NDArray[np.bool_] | None
     valid: NDArray[np.bool_] | None = None
+
+    @property
+    def outcome(self) -> str:
+        """right, missed or false alarm."""
+        return outcome(self.item.anomalous, self.prediction.is_anomalous)
 
 
 class Column(Sequence[T], Generic[T]):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flawscope.datasets.files import printable
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Source, decode
 from flawscope.pictures.eight_bits import to_eight_bits
@@ -92,4 +93,4 @@ def table(rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    return escape(printable(text))

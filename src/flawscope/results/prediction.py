@@ -42,6 +42,16 @@ class Region:
         }
 
 
+RIGHT, FALSE_ALARM, MISSED = "right", "false alarm", "missed"
+
+
+def outcome(anomalous: bool, called: bool) -> str:
+    """What a decision is, against what the picture is."""
+    if anomalous == called:
+        return RIGHT
+    return MISSED if anomalous else FALSE_ALARM
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Score, decision and place.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,11 +13,10 @@ from torch import Tensor
 
 from flawscope.methods.efficientad.model import bordered
 from flawscope.methods.efficientad.recipe import RECEPTIVE_FIELD, STRIDE
+from flawscope.methods.parts import Parts, pixels_of
 from flawscope.methods.picture_cache import GoodPictures
-from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.pictures.preprocess import unmarked
-from flawscope.synthesis import DefectScale, Foreground, simulate_defect
-from flawscope.synthesis.masks import bounding_box
+from flawscope.synthesis import DefectScale, simulate_defect
 
 SCALES = tuple(DefectScale)
 ON_PART = 0.75  # probability that a picture's defects lie on the part, where most real ones do
@@ -41,18 +40,16 @@ class Spoiler:
     training: Sequence[int]
     region: NDArray[np.bool_]  # [H, W]: where anything counts
     count: int  # defects on a picture
-    parts: dict[int, NDArray[np.uint8]] = field(default_factory=dict)  # eight pixels a byte
 
     def __post_init__(self) -> None:
-        some = self.training[:: -(-len(self.training) // LEARNT)]
-        self.part = Foreground.of(_unpadded(self.images[i]) for i in some)
+        self.parts = Parts(self.images, self.training, LEARNT, self.region)
 
     def __call__(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Picture `[3, H, W]` float32 in 0..1 with defects of any scale, and where they are, [H, W] bool. It
         stays what it is elsewhere, to the last bit."""
-        plain, inside = unmarked(self.images[index].numpy())
-        pixels = to_eight_bits(plain.transpose(1, 2, 0), white=1.0)
-        within = self._part(index) if rng.random() < ON_PART else inside & self.region
+        image = self.images[index]
+        pixels, inside = pixels_of(image)
+        within = self.parts[index] if rng.random() < ON_PART else inside & self.region
         where = np.zeros_like(within)
         for _ in range(self.count):
             scale = SCALES[int(rng.integers(len(SCALES)))]
@@ -60,18 +57,7 @@ class Spoiler:
             pixels, where = made.picture, where | made.mask
         changed = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
         mask = torch.from_numpy(where)
-        return torch.where(mask, changed, torch.from_numpy(plain)), mask
-
-    def _part(self, index: int) -> NDArray[np.bool_]:
-        if index not in self.parts:
-            image = self.images[index]
-            inside = unmarked(image.numpy())[1]
-            found = np.zeros_like(inside)
-            found[bounding_box(inside)] = self.part.mask(_unpadded(image))
-            counted = inside & self.region
-            self.parts[index] = np.packbits(found & counted if (found & counted).any() else counted)
-        shape = self.region.shape
-        return np.unpackbits(self.parts[index], count=shape[0] * shape[1]).reshape(shape).astype(bool)
+        return torch.where(mask, changed, torch.from_numpy(unmarked(image.numpy())[0])), mask
 
 
 def outputs_on(defects: Tensor, border: int) -> Spoilt:
@@ -81,10 +67,3 @@ def outputs_on(defects: Tensor, border: int) -> Spoilt:
     anywhere = F.max_pool2d(seen, RECEPTIVE_FIELD, STRIDE)[0, 0] > 0
     within = F.max_pool2d(F.pad(seen, (-edge,) * 4), MIDDLE, STRIDE)[0, 0] > 0
     return Spoilt(anywhere, within)
-
-
-def _unpadded(image: Tensor) -> NDArray[np.uint8]:
-    """An image `[3, H, W]` without its padding as `[h, w, 3]` uint8."""
-    plain, inside = unmarked(image.numpy())
-    box = bounding_box(inside)
-    return np.ascontiguousarray(to_eight_bits(plain.transpose(1, 2, 0), white=1.0)[box])

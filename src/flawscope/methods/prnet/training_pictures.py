@@ -12,13 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flawscope.methods.parts import Parts, pixels_of
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.prnet.config import GENERATED, Config
 from flawscope.methods.task import Defect
-from flawscope.pictures.eight_bits import to_eight_bits
-from flawscope.pictures.preprocess import unmarked
-from flawscope.synthesis import Foreground, TextureFolder, extend_defect, simulate_defect
-from flawscope.synthesis.masks import bounding_box
+from flawscope.synthesis import TextureFolder, extend_defect, simulate_defect
 
 PICTURES = 40  # that the foreground is learnt from, at most
 ORIGINAL, EXTENDED, SIMULATED, GOOD = "original", "extended", "simulated", "good"
@@ -48,9 +46,7 @@ class TrainingPictures:
         self.draw = folder.draw if folder else None
         self.textures = _named(folder) if folder else "generated textures"
         self.skipped = folder.skipped if folder else ()  # a line for each texture that cannot be read
-        every = -(-len(self.learnt) // PICTURES)
-        self.foreground = Foreground.of(_unpadded(self.images[i]) for i in self.learnt[::every])
-        self.foregrounds: dict[int, NDArray[np.uint8]] = {}  # eight pixels a byte
+        self.parts = Parts(self.images, self.learnt, PICTURES, self.within)
 
     def good(self, place: int) -> Shown:
         image = self.images[self.learnt[place]]
@@ -62,11 +58,11 @@ class TrainingPictures:
             defect = self.seen[int(rng.integers(len(self.seen)))]
             return Shown(defect.image, _plane(defect.mask), -1, ORIGINAL)
         image = self.images[self.learnt[place]]
-        pixels, inside = _pixels(image)
-        foreground = self._foreground(place)
+        pixels, inside = pixels_of(image)
+        foreground = self.parts[self.learnt[place]]
         if extended:
             defect = self.seen[int(rng.integers(len(self.seen)))]
-            made = extend_defect(pixels, _pixels(defect.image)[0], defect.mask, rng, foreground=foreground)
+            made = extend_defect(pixels, pixels_of(defect.image)[0], defect.mask, rng, foreground=foreground)
         else:
             made = simulate_defect(pixels, rng, textures=self.draw, foreground=foreground)
         # where there is no defect the picture stays what it is to the last bit, with 16 bits too
@@ -75,19 +71,6 @@ class TrainingPictures:
         shown = torch.where(torch.from_numpy(mask), changed, image)
         return Shown(shown, _plane(mask), place, EXTENDED if extended else SIMULATED)
 
-    def _foreground(self, place: int) -> NDArray[np.bool_]:
-        shape = self.config.network_size
-        packed = self.foregrounds.get(place)
-        if packed is None:
-            pixels, within = _pixels(self.images[self.learnt[place]])
-            box, found = bounding_box(within), np.zeros_like(within)
-            found[box] = self.foreground.mask(np.ascontiguousarray(pixels[box]))
-            if self.within is not None:
-                within = within & self.within
-            found = found & within if (found & within).any() else within
-            packed = self.foregrounds[place] = np.packbits(found)
-        return np.unpackbits(packed, count=shape[0] * shape[1]).reshape(shape).astype(bool)
-
 
 def _named(folder: TextureFolder) -> str:
     """So that a run does not go on with others."""
@@ -95,17 +78,6 @@ def _named(folder: TextureFolder) -> str:
     for picture in folder.pictures:
         digest.update(np.ascontiguousarray(picture).tobytes())
     return f"{len(folder)} textures ({digest.hexdigest()[:12]})"
-
-
-def _pixels(image: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """An image `[3, H, W]` as `[H, W, 3]` uint8, and `[H, W]` bool: what is not padding."""
-    plain, inside = unmarked(image.numpy())
-    return to_eight_bits(plain.transpose(1, 2, 0), white=1.0), inside
-
-
-def _unpadded(image: Tensor) -> NDArray[np.uint8]:
-    pixels, inside = _pixels(image)
-    return np.ascontiguousarray(pixels[bounding_box(inside)])
 
 
 def _plane(mask: NDArray[np.bool_]) -> Tensor:
