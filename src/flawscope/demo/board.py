@@ -8,7 +8,7 @@ not smaller ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from flawscope.demo.board_design import EDGE, GRID, Design, design
+from flawscope.demo.board_design import EDGE, FOOTPRINTS, GRID, Design, Pad, design
 from flawscope.demo.board_parts import SILK, TIN, VARIANTS, draw_part, font
 from flawscope.demo.scene import cover, lay, lit, smooth
 from flawscope.errors import InputError
@@ -24,7 +24,6 @@ from flawscope.synthesis.masks import Mask, bounding_box, line_coverage
 from flawscope.synthesis.noise import Floats, Picture, fractal_noise
 from flawscope.synthesis.simulate import largest_change, visible_part
 
-DEFECTS = ("spatter", "broken_track", "bridge", "scratch", "missing_pad")
 SIZE = (3000, 4000)  # 12 megapixels
 EXTENT = (8, 20)  # pixels
 SMALLEST_SIDE = 256
@@ -35,6 +34,9 @@ _ROOM = 8  # pixels drawn around a picture, so that it can be shifted
 _FINE = 2  # the bare board is drawn at this multiple of the size
 _LAMINATE, _COPPER, _POUR = (20, 70, 44), (46, 116, 70), (32, 94, 58)
 _TABLE, _HOLE = (30, 30, 33), (16, 17, 17)
+_PLATED = (178, 176, 168)
+_RIDGE = 16  # grey levels that the edge of a covered track is lighter or darker
+_SEED = 21
 _NOISE = 2.2  # grey levels
 _TRIES = 60
 _WEAKEST = 12.0  # mean change over the mask in grey levels below which a defect is drawn again
@@ -46,7 +48,7 @@ def draw_board(
     defect: str | None = None,
     extent: tuple[float, float] = EXTENT,
 ) -> tuple[Picture, Mask]:
-    """One picture `[H, W, 3]` uint8 of a board, `size` (H, W), and the exact mask `[H, W]` bool of its defect.
+    """One picture `[H, W, 3]` uint8 of a board, `size` (H, W), and the exact mask `[H, W]` bool of a defect.
 
     `defect` is one of `DEFECTS`, or None for a good board and an empty mask. The longer side of the mask's
     bounding box lies within `extent`, in pixels. For the same state of `rng` the good and the defective
@@ -61,10 +63,9 @@ def draw_board(
     low, high = extent
     if not 1 <= low <= high:
         raise InputError(f"A defect measures 1 px or more, the smallest first, not {low:g} to {high:g}.")
-    seeds = [int(s) for s in rng.integers(2**63, size=3)]
-    placing, light, flaw = seeds
+    placing, light, flaw = (int(s) for s in rng.integers(2**63, size=3))
     canvas, corner = _populated(design(size), np.random.default_rng(placing))
-    view = _shifted(canvas, corner, (0, 0), size)
+    view = _shifted(canvas, corner, size)
     mask = np.zeros(size, np.bool_)
     if defect is not None:
         _spoil(view, mask, canvas, corner, defect, extent, flaw)
@@ -83,7 +84,7 @@ def _populated(board: Design, rng: np.random.Generator) -> tuple[Image.Image, tu
     turned = np.radians(np.clip(rng.normal(0, 0.3, len(board.parts)), -0.7, 0.7))
     variants = rng.integers(0, VARIANTS, len(board.parts))
     for k, part in enumerate(board.parts):
-        sprite = draw_part(part.kind, part.turns, part.label, int(variants[k]))
+        sprite = draw_part(part.kind, part.label, int(variants[k])).rotate(90 * part.turns, expand=True)
         width, height = sprite.size
         if part.kind != "hole":
             sprite = _nudged(sprite, off[k, 0], off[k, 1], turned[k])
@@ -103,12 +104,9 @@ def _nudged(sprite: Image.Image, down: float, right: float, angle: float) -> Ima
     return sprite.transform(sprite.size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
 
 
-def _shifted(
-    canvas: Image.Image, corner: tuple[float, float], start: tuple[int, int], size: tuple[int, int]
-) -> Picture:
-    """A window of the picture from `start` on: the canvas between its pixels, as the camera sees it."""
-    top, left = corner[0] + start[0], corner[1] + start[1]
-    box = (left, top, left + size[1], top + size[0])
+def _shifted(canvas: Image.Image, corner: tuple[float, float], size: tuple[int, int]) -> Picture:
+    """The part of the canvas from `corner` on, which lies between its pixels, as the camera sees it."""
+    box = (corner[1], corner[0], corner[1] + size[1], corner[0] + size[0])
     return np.array(canvas.resize((size[1], size[0]), Image.Resampling.BILINEAR, box))
 
 
@@ -140,70 +138,92 @@ def _bare(size: tuple[int, int]) -> Image.Image:
     """The board without parts, `_ROOM` pixels larger than `size` all around."""
     board = design(size)
     height, width = size[0] + 2 * _ROOM, size[1] + 2 * _ROOM
-    rng = np.random.default_rng([1, *size])
 
-    def layer(draw: Callable[[_Pen], None]) -> Floats:
+    def layer(draw: Callable[[_Pen, Design], None]) -> Image.Image:
         sheet = Image.new("L", (width * _FINE, height * _FINE), 0)
-        draw(_Pen(ImageDraw.Draw(sheet)))
-        return np.asarray(sheet.reduce(_FINE), np.float32) / np.float32(255)
+        draw(_Pen(ImageDraw.Draw(sheet)), board)
+        return sheet.reduce(_FINE)
 
-    def pours(pen: _Pen) -> None:
-        for top, left, bottom, right in board.pours:
-            pen.box(top, left, bottom, right, 255)
-        for track in board.tracks:
-            pen.line(track, _TRACK + 10, 0)
-        for row, column in board.vias:
-            pen.disc(row, column, 13, 0)
-
-    def copper(pen: _Pen) -> None:
-        for track in board.tracks:
-            pen.line(track, _TRACK, 255)
-        for row, column in board.vias:
-            pen.disc(row, column, 7.5, 255)
-
-    def tin(pen: _Pen) -> None:
-        for row, column in board.vias:
-            pen.disc(row, column, 6, 255)
-        for pad in board.pads:
-            if pad.round:
-                pen.disc(pad.row, pad.column, pad.width / 2, 255)
-            else:
-                high, wide = pad.height / 2, pad.width / 2
-                pen.box(pad.row - high, pad.column - wide, pad.row + high, pad.column + wide, 255)
-
-    def holes(pen: _Pen) -> None:
-        for row, column in board.vias:
-            pen.disc(row, column, 2.8, 255)
-
-    def silk(pen: _Pen) -> None:
-        for row, column, text in board.words:
-            pen.text(row - 8, column, 20, text)
-        for part in board.parts:
-            if part.kind.startswith(("qfp", "soic")):  # a corner mark
-                pen.disc(part.row + 8, part.column + 8, 4, 255)
-
-    weave = np.sin(np.arange(height) * (2 * np.pi / 5.3))[:, None] + np.sin(
-        np.arange(width) * (2 * np.pi / 6.1)
-    )
-    coarse = fractal_noise((height // 16 + 1, width // 16 + 1), (6, 8), rng, octaves=4)
-    clouds = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-    canvas = np.empty((height, width, 3), np.float32)
-    canvas[:] = _LAMINATE
-    lay(canvas, np.asarray(_POUR), layer(pours))
-    covered = layer(copper)
-    lay(canvas, np.asarray(_COPPER), covered)
-    canvas *= (1 + 0.012 * weave + 0.08 * clouds)[..., None].astype(np.float32)
-    ridge = covered - np.roll(covered, (1, 1), (0, 1))  # the varnish rises over copper
-    canvas += 16 * ridge[..., None]
-    lay(canvas, np.asarray(TIN) - 10.0, layer(tin))
-    lay(canvas, np.asarray(_HOLE), layer(holes))
-    lay(canvas, np.asarray(SILK), 0.9 * layer(silk))
+    canvas = Image.new("RGB", (width, height), _LAMINATE)
+    canvas.paste(_POUR, mask=layer(_draw_pours))
+    copper = layer(_draw_copper)
+    canvas.paste(_COPPER, mask=copper)
+    canvas = _varnished(canvas, copper)
+    for colour, draw in ((_PLATED, _draw_pads), (_HOLE, _draw_holes), (SILK, _draw_silk)):
+        canvas.paste(colour, mask=layer(draw))
+    inside = Image.new("1", (width, height), 1)
     edge = _ROOM + EDGE // 2
-    inside = np.zeros((height, width), np.bool_)
-    inside[edge : height - edge, edge : width - edge] = True
-    canvas[~inside] = _TABLE
-    picture = Image.fromarray(np.clip(np.rint(canvas), 0, 255).astype(np.uint8))
-    return picture.filter(ImageFilter.GaussianBlur(0.5))
+    inside.paste(0, (edge, edge, width - edge, height - edge))
+    canvas.paste(_TABLE, mask=inside)
+    return canvas.filter(ImageFilter.BoxBlur(0.5))
+
+
+def _varnished(canvas: Image.Image, copper: Image.Image) -> Image.Image:
+    """The laminate's weave and clouds show through, and the varnish rises over copper."""
+    rng = np.random.default_rng([_SEED, *canvas.size])
+    coarse = fractal_noise((canvas.height // 16 + 1, canvas.width // 16 + 1), (6, 8), rng, octaves=4)
+    clouds = np.asarray(Image.fromarray(coarse).resize(canvas.size, Image.Resampling.BILINEAR))
+    bare, covered = np.asarray(canvas), np.asarray(copper)
+    down = 1 + 0.012 * np.sin(np.arange(canvas.height) * (2 * np.pi / 5.3))
+    across = (0.012 * np.sin(np.arange(canvas.width) * (2 * np.pi / 6.1))).astype(np.float32)
+    varnished = np.empty_like(bare)
+    for row in range(canvas.height):  # a row fits into the processor's cache
+        before = np.roll(covered[row - 1 if row else 0], 1).astype(np.float32)
+        light = bare[row] * (np.float32(down[row]) + across + np.float32(0.08) * clouds[row])[:, None]
+        light += (np.float32(_RIDGE / 255) * (covered[row] - before))[:, None]
+        varnished[row] = np.clip(light + 0.5, 0, 255)
+    return Image.fromarray(varnished)
+
+
+def _draw_pours(pen: _Pen, board: Design) -> None:
+    """Copper areas, and the room around all that is not connected with them."""
+    for top, left, bottom, right in board.pours:
+        pen.box(top, left, bottom, right)
+    for track in board.tracks:
+        pen.line(track, _TRACK + 10, 0)
+    for row, column in board.vias:
+        pen.disc(row, column, 13, 0)
+    for pad in board.pads:
+        pen.disc(pad.row, pad.column, max(pad.height, pad.width) / 2 + 6, 0)
+
+
+def _draw_copper(pen: _Pen, board: Design) -> None:
+    for track in board.tracks:
+        pen.line(track, _TRACK)
+    for row, column in board.vias:
+        pen.disc(row, column, 7.5)
+
+
+def _draw_pads(pen: _Pen, board: Design) -> None:
+    for row, column in board.vias:
+        pen.disc(row, column, 6)
+    for pad in board.pads:
+        if pad.round:
+            pen.disc(pad.row, pad.column, pad.width / 2)
+        else:
+            high, wide = pad.height / 2, pad.width / 2
+            pen.box(pad.row - high, pad.column - wide, pad.row + high, pad.column + wide)
+
+
+def _draw_holes(pen: _Pen, board: Design) -> None:
+    for row, column in board.vias:
+        pen.disc(row, column, 2.8)
+
+
+def _draw_silk(pen: _Pen, board: Design) -> None:
+    """Names of parts, and lines along the parts."""
+    for row, column, text in board.words:
+        pen.text(row - 8, column, 20, text)
+    for part in board.parts:
+        shape = FOOTPRINTS[part.kind]
+        if shape.rows > 5 or not shape.legs:
+            continue
+        aside, along = shape.rows * GRID / 2 - 2, shape.columns * GRID / 2 - 6
+        for side in (-aside, aside):
+            ends = ((side, -along), (side, along))
+            if part.turns % 2:
+                ends = ((-along, side), (along, side))
+            pen.line(tuple((part.row + r, part.column + c) for r, c in ends), 2)
 
 
 class _Pen(NamedTuple):
@@ -211,17 +231,17 @@ class _Pen(NamedTuple):
 
     draw: ImageDraw.ImageDraw
 
-    def disc(self, row: float, column: float, radius: float, value: int) -> None:
+    def disc(self, row: float, column: float, radius: float, value: int = 255) -> None:
         self.box(row - radius, column - radius, row + radius, column + radius, value, round_=True)
 
     def box(
-        self, top: float, left: float, bottom: float, right: float, value: int, *, round_: bool = False
+        self, top: float, left: float, bottom: float, right: float, value: int = 255, *, round_: bool = False
     ) -> None:
         corners = [(v + _ROOM) * _FINE for v in (left, top, right, bottom)]
         corners[2:] = [v - 1 for v in corners[2:]]
         (self.draw.ellipse if round_ else self.draw.rectangle)(corners, fill=value)
 
-    def line(self, points: tuple[tuple[int, int], ...], width: int, value: int) -> None:
+    def line(self, points: Sequence[tuple[float, float]], width: int, value: int = 255) -> None:
         path = [((c + _ROOM) * _FINE, (r + _ROOM) * _FINE) for r, c in points]
         self.draw.line(path, fill=value, width=width * _FINE, joint="curve")
 
@@ -233,12 +253,22 @@ class _Pen(NamedTuple):
 # --------------------------------------------------------------------------------------------------- defects
 
 
+class _Place(NamedTuple):
+    """Where a defect goes: its middle in the picture, and the track (its direction) or the pad there."""
+
+    row: float
+    column: float
+    direction: tuple[int, int] = (0, 0)
+    pad: Pad | None = None
+
+
 class _Wound(NamedTuple):
-    """Where a defect is drawn: a window of the canvas as light, and its middle (row, column) in it."""
+    """A defect to draw: a window of the canvas as light, the defect's middle (row, column) in it, its place,
+    its length in pixels, and the generator of its details."""
 
     canvas: Floats
     middle: tuple[float, float]
-    direction: tuple[int, int]
+    place: _Place
     length: float
     rng: np.random.Generator
 
@@ -256,60 +286,68 @@ def _spoil(
     `extent`, is drawn again elsewhere."""
     board = design((view.shape[0], view.shape[1]))
     low, high = extent
+    find, draw = _HOW[defect]
     half = math.ceil(high) + GRID  # of the window
     for attempt in range(_TRIES):
         rng = np.random.default_rng([seed, attempt])
         length = math.exp(rng.uniform(math.log(low), math.log(high)))
-        place = _place(board, defect, length, rng)
+        place = find(board, length, rng)
         if place is None:
             break
-        row, column, direction, length = place
-        top, left = max(0, round(row) - half), max(0, round(column) - half)
-        height = min(view.shape[0], round(row) + half) - top
-        width = min(view.shape[1], round(column) + half) - left
+        top, left = max(0, round(place.row) - half), max(0, round(place.column) - half)
+        height = min(view.shape[0], round(place.row) + half) - top
+        width = min(view.shape[1], round(place.column) + half) - left
         # of the canvas as much as the window shows, and the pixels next to it
         start = (math.floor(corner[0]) + top, math.floor(corner[1]) + left)
         piece = canvas.crop((start[1], start[0], start[1] + width + 2, start[0] + height + 2))
         light = np.asarray(piece, np.float32).copy()
-        middle = (row + _ROOM - start[0], column + _ROOM - start[1])
-        _DRAWN[defect](_Wound(light, middle, direction, length, rng))
+        draw(
+            _Wound(light, (place.row + _ROOM - start[0], place.column + _ROOM - start[1]), place, length, rng)
+        )
         spoilt = Image.fromarray(np.clip(np.rint(light), 0, 255).astype(np.uint8))
-        inside = (corner[0] % 1, corner[1] % 1)
-        good = _shifted(piece, inside, (0, 0), (height, width))
-        bad = _shifted(spoilt, inside, (0, 0), (height, width))
+        within = (corner[0] % 1, corner[1] % 1)
+        good, bad = (_shifted(image, within, (height, width)) for image in (piece, spoilt))
         difference = largest_change(good, bad)
         visible = visible_part(difference > 0, difference)
         if not visible.any() or difference[visible].mean() < _WEAKEST:
             continue
-        box = bounding_box(visible)
-        if low <= max(side.stop - side.start for side in box) <= high:
+        if low <= max(side.stop - side.start for side in bounding_box(visible)) <= high:
             window = (slice(top, top + height), slice(left, left + width))
             view[window] = np.where(visible[..., None], bad, view[window])
             mask[window] = visible
             return
-    raise InputError(f"A {defect} of {low:g} to {high:g} px cannot be drawn: give another extent or size.")
+    raise InputError(
+        f"A {defect} of {low:g} to {high:g} px cannot be drawn here: give another extent or size."
+    )
 
 
-def _place(
-    board: Design, defect: str, length: float, rng: np.random.Generator
-) -> tuple[float, float, tuple[int, int], float] | None:
-    """Where a defect of this length goes: row, column, direction, length. None where there is no place."""
-    if defect in ("broken_track", "bridge"):
-        places = board.stretches if defect == "broken_track" else board.gaps
-        if not len(places):
-            return None
-        row, column, down, right = (int(v) for v in places[rng.integers(len(places))])
-        return row, column, (down, right), length
-    if defect == "missing_pad":
-        sides = np.array([max(pad.height, pad.width) for pad in board.pads])
-        if not len(sides):
-            return None
-        near = np.flatnonzero(np.abs(sides - length) <= np.abs(sides - length).min() + 2)
-        pad = board.pads[int(rng.choice(near))]
-        return pad.row, pad.column, (pad.height, pad.width), float(pad.round)
-    margin = EDGE + length
-    row, column = (float(rng.uniform(margin, side - margin)) for side in board.size)
-    return row, column, (0, 0), length
+def _anywhere(board: Design, length: float, rng: np.random.Generator) -> _Place:
+    row, column = (float(rng.uniform(EDGE + length, side - EDGE - length)) for side in board.size)
+    return _Place(row, column)
+
+
+def _on_a_track(board: Design, length: float, rng: np.random.Generator) -> _Place | None:
+    return _one_of(board.stretches, rng)
+
+
+def _between_tracks(board: Design, length: float, rng: np.random.Generator) -> _Place | None:
+    return _one_of(board.gaps, rng)
+
+
+def _one_of(places: NDArray[np.int32], rng: np.random.Generator) -> _Place | None:
+    if not len(places):
+        return None
+    row, column, down, right = (int(v) for v in places[rng.integers(len(places))])
+    return _Place(row, column, (down, right))
+
+
+def _on_a_pad(board: Design, length: float, rng: np.random.Generator) -> _Place | None:
+    """A pad of about this length."""
+    if not board.pads:
+        return None
+    apart = np.array([abs(max(pad.height, pad.width) - length) for pad in board.pads])
+    pad = board.pads[int(rng.choice(np.flatnonzero(apart <= apart.min() + 2)))]
+    return _Place(pad.row, pad.column, pad=pad)
 
 
 def _about(wound: _Wound) -> tuple[Floats, Floats]:
@@ -342,17 +380,17 @@ def _spatter(wound: _Wound) -> None:
     _molten(wound, np.asarray(np.hypot(x, y) - radius * (1 + waves), np.float32), x, y)
 
 
-def _broken(wound: _Wound) -> None:
+def _broken_track(wound: _Wound) -> None:
     """A piece of the track is not there, with ragged ends."""
     x, y = _about(wound)
-    norm = math.hypot(*wound.direction)
-    down, right = wound.direction[0] / norm, wound.direction[1] / norm
+    norm = math.hypot(*wound.place.direction)
+    down, right = wound.place.direction[0] / norm, wound.place.direction[1] / norm
     along, across = x * right + y * down, x * down - y * right
     ragged = wound.rng.uniform(0.5, 1.5) * np.sin(
         across * wound.rng.uniform(0.5, 1.2) + wound.rng.uniform(0, 6)
     )
     # a slanting gap is shorter in rows and columns than along the track
-    reach = wound.length / 2 / (1 if 0 in wound.direction else 0.9)
+    reach = wound.length / 2 / (1 if 0 in wound.place.direction else 0.9)
     gap = np.maximum(np.abs(along + ragged) - reach, np.abs(across) - _TRACK / 2 - 1.5)
     lay(wound.canvas, _ground(wound), cover(gap, 1))
 
@@ -360,7 +398,7 @@ def _broken(wound: _Wound) -> None:
 def _bridge(wound: _Wound) -> None:
     """Solder or copper from one track to its neighbour."""
     x, y = _about(wound)
-    along, across = (x, y) if wound.direction[1] else (y, x)
+    along, across = (x, y) if wound.place.direction[1] else (y, x)
     space = (GRID - _TRACK) / 2
     waist = wound.rng.uniform(0.6, 0.9)
     width = wound.length / 2 * (waist + (1 - waist) * np.minimum((across / space) ** 2, 1))
@@ -387,19 +425,20 @@ def _scratch(wound: _Wound) -> None:
 
 def _missing_pad(wound: _Wound) -> None:
     """A pad was never there, or came off: the laminate shows."""
+    pad = wound.place.pad
+    assert pad is not None
     x, y = _about(wound)
-    high, wide = wound.direction[0] / 2 + 0.8, wound.direction[1] / 2 + 0.8
-    if wound.length:  # a round one
-        distance = np.hypot(x, y) - wide
-    else:
-        distance = np.maximum(np.abs(x) - wide, np.abs(y) - high)
+    high, wide = pad.height / 2 + 0.8, pad.width / 2 + 0.8
+    distance = np.hypot(x, y) - wide if pad.round else np.maximum(np.abs(x) - wide, np.abs(y) - high)
     lay(wound.canvas, _ground(wound), cover(distance, 1))
 
 
-_DRAWN: dict[str, Callable[[_Wound], None]] = {
-    "spatter": _spatter,
-    "broken_track": _broken,
-    "bridge": _bridge,
-    "scratch": _scratch,
-    "missing_pad": _missing_pad,
+_Find = Callable[[Design, float, np.random.Generator], _Place | None]
+_HOW: dict[str, tuple[_Find, Callable[[_Wound], None]]] = {
+    "spatter": (_anywhere, _spatter),
+    "broken_track": (_on_a_track, _broken_track),
+    "bridge": (_between_tracks, _bridge),
+    "scratch": (_anywhere, _scratch),
+    "missing_pad": (_on_a_pad, _missing_pad),
 }
+DEFECTS = tuple(_HOW)

@@ -6,7 +6,7 @@ board holds more parts. Points are (row, column).
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,8 +18,11 @@ Point = tuple[int, int]
 GRID = 16  # pixels between neighbouring tracks
 EDGE = 40  # pixels from the picture's edge to the first line of the grid
 _SEED = 20
+_TRIES = 40  # places that are tried for a part
+_SHORTEST = 4  # cells
 _BLOCKED, _BESIDE = -1, -2  # cells under a part; cells that a diagonal track passes at half a pitch
 _STRAIGHT = ((0, 1), (1, 0), (0, -1), (-1, 0))
+_SMALL = ("resistor", "capacitor", "small_capacitor", "led")
 _VALUES = ("103", "472", "220", "101", "4R7", "154", "333", "680")
 _CHIPS = ("FS2048", "LM358D", "74HC14", "AT328P", "MX25L", "TL074")
 
@@ -44,28 +47,48 @@ class Pad(NamedTuple):
     round: bool
 
 
+class Word(NamedTuple):
+    """Silk-screen print and its middle."""
+
+    row: int
+    column: int
+    text: str
+
+
+class Box(NamedTuple):
+    """A rectangle; it may reach over the board's edge."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
 class Design(NamedTuple):
-    """A board of one size. `stretches` are the middles of track pieces [N, 4]: row, column and direction;
-    `gaps` lie between two tracks that run side by side, [N, 4]: middle of the gap and direction of the
-    tracks."""
+    """A board of one size. `stretches [N, 4]` are points on straight tracks, `gaps [N, 4]` points halfway
+    between two tracks that run side by side: row, column, and the tracks' direction (down, right)."""
 
     size: tuple[int, int]
     parts: tuple[Part, ...]
     tracks: tuple[tuple[Point, ...], ...]
     vias: tuple[Point, ...]
     pads: tuple[Pad, ...]
-    words: tuple[tuple[int, int, str], ...]
-    pours: tuple[tuple[int, int, int, int], ...]
+    words: tuple[Word, ...]
+    pours: tuple[Box, ...]
     stretches: NDArray[np.int32]
     gaps: NDArray[np.int32]
 
 
 class Footprint(NamedTuple):
-    """Cells that a part takes up, and where its legs are: (cell, cell) from the middle, and outwards."""
+    """Cells that a part takes up, and its legs: where they are from its middle, and the way out."""
 
     rows: int
     columns: int
     legs: tuple[tuple[Point, Point], ...] = ()
+
+    def turned(self, turns: int) -> tuple[int, int]:
+        """Rows and columns after this many quarter turns."""
+        return (self.columns, self.rows) if turns % 2 else (self.rows, self.columns)
 
 
 def _around(half: int, legs: int) -> tuple[tuple[Point, Point], ...]:
@@ -96,7 +119,7 @@ FOOTPRINTS: dict[str, Footprint] = {
     "led": Footprint(3, 5, (((0, -2), (0, -1)), ((0, 2), (0, 1)))),
     "hole": Footprint(7, 7),
 }
-# how many of each, for a megapixel; those that come first get the room
+# how many of each a megapixel, where there is room
 _DENSITY = {
     "qfp80": 0.35,
     "qfp48": 0.8,
@@ -105,7 +128,7 @@ _DENSITY = {
     "crystal": 0.5,
     "soic8": 1.6,
     "sot23": 3,
-    "rows": 9,
+    "row": 9,
     "resistor": 10,
     "capacitor": 8,
     "small_capacitor": 12,
@@ -114,27 +137,40 @@ _DENSITY = {
     "empty": 8,
     "word": 8,
     "bus": 9,
+    "pour": 3,
 }
 
 
-class _Grid:
-    """The cells that are taken, while a design grows."""
+class _Layout:
+    """A design while it grows: the cells that are taken, and what lies there. Places are drawn at random and
+    given up where nothing is free."""
 
-    def __init__(self, rows: int, columns: int, rng: np.random.Generator) -> None:
-        self.rng = rng
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+        self.rng = np.random.default_rng([_SEED, *size])
+        rows, columns = ((side - 2 * EDGE) // GRID + 1 for side in size)
         self.taken = np.zeros((rows, columns), np.int32)
-        self.vias: dict[Point, None] = {}
+        self.parts: list[Part] = []
+        self.pads: list[Pad] = []
+        self.words: list[Word] = []
+        self.starts: list[tuple[Point, Point]] = []  # cells that tracks begin at, and the way out
         self.tracks: list[list[Point]] = []
-        self.starts: list[tuple[Point, Point]] = []
-        self.nets = 0
+        self.vias: dict[Point, None] = {}
 
-    def free_place(self, rows: int, columns: int, margin: int = 1, tries: int = 40) -> Point | None:
-        """The middle cell of a random free window, or None."""
+    def many(self, name: str) -> range:
+        """How many of these the board has room for."""
+        return range(round(_DENSITY[name] * self.size[0] * self.size[1] / 1e6 + 0.3))
+
+    def choice(self, names: Sequence[str], p: Sequence[float] | None = None) -> str:
+        return str(self.rng.choice(list(names), p=p))
+
+    def find(self, rows: int, columns: int, margin: int = 0) -> Point | None:
+        """The middle cell of a free window with free cells around it."""
         height, width = self.taken.shape
         rows, columns = rows + 2 * margin, columns + 2 * margin
         if rows > height or columns > width:
             return None
-        for _ in range(tries):
+        for _ in range(_TRIES):
             top = int(self.rng.integers(height - rows + 1))
             left = int(self.rng.integers(width - columns + 1))
             if not self.taken[top : top + rows, left : left + columns].any():
@@ -145,194 +181,205 @@ class _Grid:
         top, left = middle[0] - rows // 2, middle[1] - columns // 2
         self.taken[top : top + rows, left : left + columns] = _BLOCKED
 
+    def put(self, kind: str, middle: Point, turns: int, label: str = "") -> None:
+        """A part on free cells; its legs become starts of tracks."""
+        shape = FOOTPRINTS[kind]
+        self.block(middle, *shape.turned(turns))
+        self.parts.append(Part(kind, *pixel(middle), turns, label))
+        for leg, out in shape.legs:
+            for _ in range(turns):  # a quarter turn, counter-clockwise
+                leg, out = (-leg[1], leg[0]), (-out[1], out[0])
+            self.starts.append(((middle[0] + leg[0], middle[1] + leg[1]), out))
+
     def free(self, cell: Point) -> bool:
         rows, columns = self.taken.shape
         return 0 <= cell[0] < rows and 0 <= cell[1] < columns and self.taken[cell] == 0
 
-    def walk(self, start: Point, plan: list[tuple[Point, int]]) -> None:
-        """A track from `start` along `plan`, pairs of a direction and a number of steps, until something is
-        in the way; it ends in a via."""
-        self.nets += 1
-        path, beside = [start], []
+    def near_via(self, cell: Point) -> bool:
+        return any((cell[0] + i, cell[1] + j) in self.vias for i in (-1, 0, 1) for j in (-1, 0, 1))
+
+    def walk(self, start: Point, plan: Sequence[tuple[Point, int]]) -> bool:
+        """A track from `start` along `plan`, directions and numbers of steps, until something is in the way.
+        It ends in a via. False where there is no room for one."""
+        path, beside = [start], list[Point]()
         for (down, right), steps in plan:
             for _ in range(steps):
                 row, column = path[-1]
                 cell = (row + down, column + right)
-                if not self.free(cell):
+                corners = ((row + down, column), (row, column + right)) if down and right else ()
+                if not self.free(cell) or any(self.taken[c] not in (0, _BESIDE) for c in corners):
                     break
-                if down and right:
-                    corners = ((row + down, column), (row, column + right))
-                    if any(self.taken[c] not in (0, _BESIDE) for c in corners):
-                        break
-                    beside += corners
+                beside += corners
                 path.append(cell)
             else:
                 continue
             break
-        while len(path) > 2 and self._near_via(path[-1]):
+        while len(path) > _SHORTEST and self.near_via(path[-1]):
             path.pop()
-        if len(path) < 4:
-            return
+        if len(path) <= _SHORTEST:
+            return False
+        self.tracks.append(path)
         for cell in path[1:]:
-            self.taken[cell] = self.nets
+            self.taken[cell] = len(self.tracks)
         for cell in beside:
             if self.taken[cell] == 0:
                 self.taken[cell] = _BESIDE
-        self.tracks.append(path)
         self.vias[path[-1]] = None
+        return True
 
-    def _near_via(self, cell: Point) -> bool:
-        return any((cell[0] + i, cell[1] + j) in self.vias for i in (-1, 0, 1) for j in (-1, 0, 1))
+
+def pixel(cell: Point) -> Point:
+    """Where a cell of the grid lies in the picture."""
+    return EDGE + cell[0] * GRID, EDGE + cell[1] * GRID
 
 
 @lru_cache(maxsize=4)
 def design(size: tuple[int, int]) -> Design:
     """The board of a picture of `size` (height, width): always the same."""
-    rng = np.random.default_rng([_SEED, *size])
-    rows, columns = ((side - 2 * EDGE) // GRID + 1 for side in size)
-    grid = _Grid(rows, columns, rng)
-    parts: list[Part] = []
-    pads: list[Pad] = []
-    words: list[tuple[int, int, str]] = []
-    area = size[0] * size[1] / 1e6
-
-    def pixel(cell: Point) -> Point:
-        return EDGE + cell[0] * GRID, EDGE + cell[1] * GRID
-
-    def put(kind: str, middle: Point, turns: int, label: str = "") -> None:
-        shape = FOOTPRINTS[kind]
-        across = turns % 2 == 1
-        grid.block(middle, *((shape.columns, shape.rows) if across else shape[:2]))
-        parts.append(Part(kind, *pixel(middle), turns, label))
-        for (r, c), (down, right) in shape.legs:
-            for _ in range(turns):
-                (r, c), (down, right) = (-c, r), (-right, down)  # a quarter turn, counter-clockwise
-            grid.starts.append(((middle[0] + r, middle[1] + c), (down, right)))
-
-    def many(name: str) -> range:
-        return range(max(1, round(_DENSITY[name] * area)))
-
-    if min(size) >= 512:
+    layout = _Layout(size)
+    rows, columns = layout.taken.shape
+    if min(rows, columns) > 24:
         for corner in ((3, 3), (3, columns - 4), (rows - 4, 3), (rows - 4, columns - 4)):
-            put("hole", corner, 0)
-    for kind in ("qfp80", "qfp48", "soic14", "electrolytic", "crystal", "soic8", "sot23"):
-        for _ in range(round(_DENSITY[kind] * area)) if kind == "qfp80" else many(kind):
-            turns = int(rng.integers(4))
-            shape = FOOTPRINTS[kind]
-            across = (shape.columns, shape.rows) if turns % 2 else shape[:2]
-            middle = grid.free_place(*across, margin=3 if kind != "sot23" else 1)
-            if middle:
-                put(kind, middle, turns, str(rng.choice(_CHIPS)))
-    for _ in many("rows"):  # equal parts side by side
-        kind = str(rng.choice(["resistor", "capacitor", "small_capacitor", "led"], p=[0.5, 0.25, 0.2, 0.05]))
-        count, turns = int(rng.integers(3, 9)), int(rng.integers(2))
-        length, wide = 4 * count - 1, FOOTPRINTS[kind].columns
-        middle = grid.free_place(*((wide, length) if turns else (length, wide)), margin=2)
-        if middle is None:
-            continue
-        label = str(rng.choice(_VALUES))
-        for k in range(count):
-            step = 4 * k + 1 - length // 2
-            cell = (middle[0], middle[1] + step) if turns else (middle[0] + step, middle[1])
-            put(kind, cell, turns, label)
-    for _ in many("word"):
-        text = f"{rng.choice(['R', 'C', 'U', 'J', 'TP', 'D'])}{int(rng.integers(1, 400))}"
-        middle = grid.free_place(2, len(text) + 1, margin=0)
-        if middle:
-            grid.block(middle, 2, len(text) + 1)
-            words.append((*pixel(middle), text))
-    for _ in many("test_point"):
-        middle = grid.free_place(3, 3, margin=0)
-        if middle:
-            grid.block(middle, 1, 1)
-            across = int(rng.integers(5, 14)) * 2
-            pads.append(Pad(*pixel(middle), across, across, True))
-            grid.starts.append((middle, _STRAIGHT[int(rng.integers(4))]))
-    for _ in many("empty"):  # a place for a part that this board does without
-        middle = grid.free_place(3, 5)
-        if middle:
-            grid.block(middle, 3, 5)
-            tall, wide = int(rng.integers(5, 18)) * 2, int(rng.integers(5, 13)) * 2
-            for side in (-2, 2):
-                cell = (middle[0], middle[1] + side)
-                pads.append(Pad(*pixel(cell), tall, wide, False))
-                grid.starts.append((cell, (0, side // 2)))
-    for kind in ("resistor", "capacitor", "small_capacitor", "led"):
-        for _ in many(kind):
-            turns = int(rng.integers(4))
-            middle = grid.free_place(5, 5, margin=0)
-            if middle:
-                put(kind, middle, turns, str(rng.choice(_VALUES)))
-    _route(grid, len(many("bus")))
-    pours = tuple(
-        (int(t), int(left), int(t + h), int(left + w))
-        for t, left, h, w in zip(
-            rng.integers(0, size[0], len(many("sot23"))),
-            rng.integers(0, size[1], len(many("sot23"))),
-            rng.integers(200, 700, len(many("sot23"))),
-            rng.integers(200, 700, len(many("sot23"))),
-            strict=True,
-        )
-    )
-    stretches, gaps = _places(grid)
+            layout.put("hole", corner, 0)
+    _place_chips(layout)
+    _place_rows(layout)
+    _place_words(layout)
+    _place_pads(layout)
+    _place_small_parts(layout)
+    _route_legs(layout)
+    _route_buses(layout)
+    stretches, gaps = _places(layout.tracks)
     return Design(
         size,
-        tuple(parts),
-        tuple(tuple(pixel(cell) for cell in track) for track in grid.tracks),
-        tuple(pixel(cell) for cell in grid.vias),
-        tuple(pads),
-        tuple(words),
-        pours,
+        tuple(layout.parts),
+        tuple(tuple(pixel(cell) for cell in track) for track in layout.tracks),
+        tuple(pixel(cell) for cell in layout.vias),
+        tuple(layout.pads),
+        tuple(layout.words),
+        _pours(layout),
         stretches,
         gaps,
     )
 
 
-def _route(grid: _Grid, buses: int) -> None:
-    """Tracks from the legs outwards, neighbours side by side, and buses across what is free."""
-    rng = grid.rng
-    for k, (cell, out) in enumerate(grid.starts):
-        nudge = np.random.default_rng([_SEED, cell[0] // 24, cell[1] // 24])  # neighbours bend the same way
-        bend = -1 if nudge.random() < 0.5 else 1
+def _place_chips(layout: _Layout) -> None:
+    for kind in ("qfp80", "qfp48", "soic14", "electrolytic", "crystal", "soic8", "sot23"):
+        for _ in layout.many(kind):
+            turns = int(layout.rng.integers(4))
+            middle = layout.find(*FOOTPRINTS[kind].turned(turns), margin=1 if kind == "sot23" else 3)
+            if middle:
+                layout.put(kind, middle, turns, layout.choice(_CHIPS))
+
+
+def _place_rows(layout: _Layout) -> None:
+    """Equal parts side by side."""
+    for _ in layout.many("row"):
+        kind = layout.choice(_SMALL, p=(0.5, 0.25, 0.2, 0.05))
+        count, turns = int(layout.rng.integers(3, 9)), int(layout.rng.integers(2))
+        length, wide = 4 * count - 1, FOOTPRINTS[kind].columns
+        middle = layout.find(*((wide, length) if turns else (length, wide)), margin=2)
+        label = layout.choice(_VALUES)
+        if middle is None:
+            continue
+        for k in range(count):
+            step = 4 * k + 1 - length // 2
+            cell = (middle[0], middle[1] + step) if turns else (middle[0] + step, middle[1])
+            layout.put(kind, cell, turns, label)
+
+
+def _place_words(layout: _Layout) -> None:
+    for _ in layout.many("word"):
+        text = f"{layout.choice(('R', 'C', 'U', 'J', 'TP', 'D'))}{int(layout.rng.integers(1, 400))}"
+        middle = layout.find(2, len(text) + 1)
+        if middle:
+            layout.block(middle, 2, len(text) + 1)
+            layout.words.append(Word(*pixel(middle), text))
+
+
+def _place_pads(layout: _Layout) -> None:
+    """Places to measure at, and places for parts that this board does without."""
+    for _ in layout.many("test_point"):
+        middle = layout.find(3, 3)
+        if middle:
+            layout.block(middle, 1, 1)
+            across = 2 * int(layout.rng.integers(4, 14))
+            layout.pads.append(Pad(*pixel(middle), across, across, True))
+            layout.starts.append((middle, _STRAIGHT[int(layout.rng.integers(4))]))
+    for _ in layout.many("empty"):
+        middle = layout.find(3, 5, margin=1)
+        if middle:
+            layout.block(middle, 3, 5)
+            tall, wide = 2 * int(layout.rng.integers(4, 18)), 2 * int(layout.rng.integers(4, 13))
+            for side in (-2, 2):
+                cell = (middle[0], middle[1] + side)
+                layout.pads.append(Pad(*pixel(cell), tall, wide, False))
+                layout.starts.append((cell, (0, side // 2)))
+
+
+def _place_small_parts(layout: _Layout) -> None:
+    for kind in _SMALL:
+        for _ in layout.many(kind):
+            turns = int(layout.rng.integers(4))
+            middle = layout.find(5, 5)
+            if middle:
+                layout.put(kind, middle, turns, layout.choice(_VALUES))
+
+
+def _route_legs(layout: _Layout) -> None:
+    """Tracks from the legs outwards; those of one side of a chip bend one after the other and run on side by
+    side."""
+    for k, (cell, out) in enumerate(layout.starts):
+        near = np.random.default_rng([_SEED, cell[0] // 24, cell[1] // 24])  # neighbours bend the same way
+        bend = -1 if near.random() < 0.5 else 1
         slant = (out[0] or bend, out[1] or bend)
         along = cell[1] if out[0] else cell[0]
         first = 2 + (-bend * along) % 24
-        plan = [(out, first), (slant, int(nudge.integers(2, 14))), (out, int(rng.integers(3, 40)))]
-        grid.walk(cell, plan if k % 5 else [(out, int(rng.integers(4, 30)))])
-    for _ in range(buses):
-        lanes, reach = int(rng.integers(3, 9)), int(rng.integers(16, 60))
-        middle = grid.free_place(lanes, 6, margin=0)
+        last = int(layout.rng.integers(3, 40))
+        plan = [(out, first), (slant, int(near.integers(2, 14))), (out, last)]
+        layout.walk(cell, plan if k % 5 else [(out, last)])
+
+
+def _route_buses(layout: _Layout) -> None:
+    """Tracks side by side across what is still free."""
+    for _ in layout.many("bus"):
+        lanes, reach = int(layout.rng.integers(3, 9)), int(layout.rng.integers(16, 60))
+        middle = layout.find(lanes, 6)
         if middle is None:
             continue
         for lane in range(lanes):
             start = (middle[0] - lanes // 2 + lane, middle[1] - 3 + 2 * (lane % 2))
-            if grid.free(start) and not grid._near_via(start):
-                plan = [((0, 1), reach - lane), ((1, 1), 8), ((0, 1), int(rng.integers(4, 30)))]
-                before = len(grid.tracks)
-                grid.walk(start, plan)
-                if len(grid.tracks) > before:
-                    grid.taken[start] = grid.nets
-                    grid.vias[start] = None
+            if layout.near_via(start) or not layout.free(start):
+                continue
+            last = int(layout.rng.integers(4, 30))
+            if layout.walk(start, [((0, 1), reach - lane), ((1, 1), 8), ((0, 1), last)]):
+                layout.taken[start] = len(layout.tracks)
+                layout.vias[start] = None
 
 
-def _places(grid: _Grid) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """`stretches` and `gaps` of a `Design`, in pixels."""
+def _pours(layout: _Layout) -> tuple[Box, ...]:
+    """Areas of copper, which overlap."""
+    boxes = []
+    for _ in layout.many("pour"):
+        top, left = (int(layout.rng.integers(0, side)) for side in layout.size)
+        height, width = (int(layout.rng.integers(200, 700)) for _ in range(2))
+        boxes.append(Box(top, left, top + height, left + width))
+    return tuple(boxes)
+
+
+def _places(tracks: Sequence[Sequence[Point]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """`stretches` and `gaps` of a `Design`."""
     stretches: list[tuple[int, int, int, int]] = []
-    straight: dict[Point, tuple[int, Point]] = {}  # cell -> net and direction
-    for net, track in enumerate(grid.tracks):
-        for before, cell, after in zip(track[:-2], track[1:-1], track[2:], strict=True):
+    gaps: list[tuple[int, int, int, int]] = []
+    straight: dict[Point, tuple[int, Point]] = {}  # cell -> track and direction
+    for number, track in enumerate(tracks):
+        for before, cell, after in zip(track[1:-3], track[2:-2], track[3:-1], strict=True):  # not at its ends
             direction = (after[0] - cell[0], after[1] - cell[1])
             if direction == (cell[0] - before[0], cell[1] - before[1]):
-                stretches.append((*cell, *direction))
-                straight[cell] = (net, (abs(direction[0]), abs(direction[1])))
-    gaps = []
-    for (row, column), (net, direction) in straight.items():
-        if sum(direction) == 1:
-            other = straight.get((row + direction[1], column + direction[0]))
-            if other is not None and other[0] != net and other[1] == direction:
-                gaps.append((2 * row + direction[1], 2 * column + direction[0], *direction))
-    places = np.array(stretches, np.int32).reshape(-1, 4)
-    places[:, :2] = EDGE + places[:, :2] * GRID
-    between = np.array(gaps, np.int32).reshape(-1, 4)
-    between[:, :2] = EDGE + between[:, :2] * (GRID // 2)
-    return places, between
+                stretches.append((*pixel(cell), *direction))
+                straight[cell] = (number, (abs(direction[0]), abs(direction[1])))
+    for (row, column), (number, (down, right)) in straight.items():
+        other = straight.get((row + right, column + down))
+        if down + right == 1 and other is not None and other[0] != number and other[1] == (down, right):
+            y, x = pixel((row, column))
+            gaps.append((y + right * GRID // 2, x + down * GRID // 2, down, right))
+    return np.array(stretches, np.int32).reshape(-1, 4), np.array(gaps, np.int32).reshape(-1, 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from flawscope.demo.board_design import FOOTPRINTS, GRID
 
@@ -13,8 +13,9 @@ Colour = tuple[int, int, int]
 TIN = (188, 186, 178)
 SILK = (222, 226, 218)
 VARIANTS = 4  # solder flows a little differently at each part
-_FINE = 4  # drawn at this multiple of the size
+_FINE = 3  # drawn at this multiple of the size
 _ROOM = 6  # pixels around the footprint
+_LEG = (169, 168, 163)
 _EPOXY = (44, 44, 47)
 _SHADOW = (4, 14, 8, 120)
 
@@ -63,11 +64,10 @@ def font(height: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 @lru_cache(maxsize=512)
-def draw_part(kind: str, turns: int, label: str, variant: int) -> Image.Image:
+def draw_part(kind: str, label: str, variant: int) -> Image.Image:
     """A part as an RGBA picture with transparent surroundings, its middle in the middle of the picture.
 
-    `kind` is a key of `FOOTPRINTS`, `turns` counts quarter turns counter-clockwise, `variant` is in
-    0..`VARIANTS` - 1.
+    `kind` is a key of `FOOTPRINTS`, `variant` is in 0..`VARIANTS` - 1.
     """
     shape = FOOTPRINTS[kind]
     sheet = _Sheet(shape.rows * GRID + 2 * _ROOM, shape.columns * GRID + 2 * _ROOM, variant)
@@ -101,19 +101,17 @@ def draw_part(kind: str, turns: int, label: str, variant: int) -> Image.Image:
         sheet.disc(0, 0, 30, (14, 14, 16))
     else:
         _two_ended(sheet, kind, label)
-    size = (sheet.image.width // _FINE, sheet.image.height // _FINE)
-    sheet.image = sheet.image.filter(ImageFilter.BoxBlur(1)).resize(size, Image.Resampling.BOX)
-    return sheet.image.rotate(90 * turns, expand=True)
+    return sheet.image.reduce(_FINE)
 
 
 def _body(
     sheet: _Sheet, x: float, y: float, half_x: float, half_y: float, colour: Colour, corner: float = 2
 ) -> None:
-    """A body with its shadow to the lower right and a light upper edge."""
-    sheet.block(x + 2, y + 2.5, half_x, half_y, _SHADOW, corner)
+    """A body in the light of a ring: a narrow shadow all around, and an edge that shines."""
+    sheet.block(x, y, half_x + 2, half_y + 2, _SHADOW, corner + 2)
     lighter = (min(255, colour[0] + 34), min(255, colour[1] + 34), min(255, colour[2] + 34))
     sheet.block(x, y, half_x, half_y, lighter, corner)
-    sheet.block(x + 0.8, y + 0.8, half_x - 0.8, half_y - 0.8, colour, corner)
+    sheet.block(x, y, half_x - 1, half_y - 1, colour, corner)
 
 
 def _two_ended(sheet: _Sheet, kind: str, label: str) -> None:
@@ -136,18 +134,15 @@ def _flat_pack(sheet: _Sheet, kind: str, label: str) -> None:
     """A chip with legs on four sides."""
     shape = FOOTPRINTS[kind]
     half = (shape.rows // 2 - 3) * GRID
-    for (r, c), (down, _) in shape.legs:
-        x, y = (c * GRID, r * GRID) if down else (c * GRID, r * GRID)
-        out = GRID * 1.4
-        if down:
-            y -= down * out / 2
-            sheet.solder(x, y, 4.5, out / 2 + 9)
-            sheet.block(x, y - down * 12, 3.2, out / 2 + 8, (168, 167, 162), 0)
-        else:
-            side = 1 if c > 0 else -1
-            x -= side * out / 2
-            sheet.solder(x, y, out / 2 + 9, 4.5)
-            sheet.block(x - side * 12, y, out / 2 + 8, 3.2, (168, 167, 162), 0)
+    for (r, c), (down, right) in shape.legs:
+        x, y = float(c * GRID), float(r * GRID)
+        for distance, long, thin, soldered in ((0.7, 20.0, 4.5, True), (1.4, 19.0, 3.2, False)):
+            at = (x - right * distance * GRID, y - down * distance * GRID)
+            half_sides = (thin, long) if down else (long, thin)
+            if soldered:
+                sheet.solder(*at, *half_sides)
+            else:
+                sheet.block(*at, *half_sides, _LEG, 0)
     _body(sheet, 0, 0, half, half, _EPOXY, 4)
     _printed(sheet, half, half, label)
 
@@ -158,7 +153,7 @@ def _small_outline(sheet: _Sheet, kind: str, label: str) -> None:
     half_x, half_y = (shape.columns // 2) * GRID - 4, (shape.rows // 2 - 2) * GRID - 8
     for (r, c), (down, _) in shape.legs:
         sheet.solder(c * GRID, r * GRID - down * 6, 11, 16)
-        sheet.block(c * GRID, r * GRID - down * 20, 8, 14, (170, 169, 164), 0)
+        sheet.block(c * GRID, r * GRID - down * 20, 8, 14, _LEG, 0)
     _body(sheet, 0, 0, half_x, half_y, _EPOXY, 4)
     _printed(sheet, half_x, half_y, label)
 
