@@ -38,7 +38,7 @@ _PLATED = (178, 176, 168)
 _RIDGE = 16  # grey levels that the edge of a covered track is lighter or darker
 _SEED = 21
 _NOISE = 2.2  # grey levels
-_TRIES = 60
+_TRIES = 200
 _WEAKEST = 12.0  # mean change over the mask in grey levels below which a defect is drawn again
 
 
@@ -216,7 +216,7 @@ def _draw_silk(pen: _Pen, board: Design) -> None:
         pen.text(row - 8, column, 20, text)
     for part in board.parts:
         shape = FOOTPRINTS[part.kind]
-        if shape.rows > 5 or not shape.legs:
+        if shape.rows > 3:
             continue
         aside, along = shape.rows * GRID / 2 - 2, shape.columns * GRID / 2 - 6
         for side in (-aside, aside):
@@ -290,7 +290,8 @@ def _spoil(
     half = math.ceil(high) + GRID  # of the window
     for attempt in range(_TRIES):
         rng = np.random.default_rng([seed, attempt])
-        length = math.exp(rng.uniform(math.log(low), math.log(high)))
+        # what is seen of it measures a little more than what is drawn
+        length = math.exp(rng.uniform(math.log(0.7 * low), math.log(high)))
         place = find(board, length, rng)
         if place is None:
             break

@@ -23,6 +23,8 @@ _SHORTEST = 4  # cells
 _BLOCKED, _BESIDE = -1, -2  # cells under a part; cells that a diagonal track passes at half a pitch
 _STRAIGHT = ((0, 1), (1, 0), (0, -1), (-1, 0))
 _SMALL = ("resistor", "capacitor", "small_capacitor", "led")
+_ROUND = (14, 10, 18, 8, 24, 12, 20, 16)  # pixels across
+_SQUARE = ((26, 18), (12, 10), (18, 16), (34, 22), (16, 12), (9, 8), (22, 14))
 _VALUES = ("103", "472", "220", "101", "4R7", "154", "333", "680")
 _CHIPS = ("FS2048", "LM358D", "74HC14", "AT328P", "MX25L", "TL074")
 
@@ -121,13 +123,14 @@ FOOTPRINTS: dict[str, Footprint] = {
 }
 # how many of each a megapixel, where there is room
 _DENSITY = {
-    "qfp80": 0.35,
+    "qfp80": 0.3,
     "qfp48": 0.8,
     "soic14": 1.2,
     "electrolytic": 0.8,
     "crystal": 0.5,
     "soic8": 1.6,
     "sot23": 3,
+    "early_bus": 4,
     "row": 9,
     "resistor": 10,
     "capacitor": 8,
@@ -136,7 +139,7 @@ _DENSITY = {
     "test_point": 10,
     "empty": 8,
     "word": 8,
-    "bus": 9,
+    "bus": 7,
     "pour": 3,
 }
 
@@ -159,7 +162,7 @@ class _Layout:
 
     def many(self, name: str) -> range:
         """How many of these the board has room for."""
-        return range(round(_DENSITY[name] * self.size[0] * self.size[1] / 1e6 + 0.3))
+        return range(round(_DENSITY[name] * self.size[0] * self.size[1] / 1e6 + 0.25))
 
     def choice(self, names: Sequence[str], p: Sequence[float] | None = None) -> str:
         return str(self.rng.choice(list(names), p=p))
@@ -242,12 +245,13 @@ def design(size: tuple[int, int]) -> Design:
         for corner in ((3, 3), (3, columns - 4), (rows - 4, 3), (rows - 4, columns - 4)):
             layout.put("hole", corner, 0)
     _place_chips(layout)
+    _route_buses(layout, layout.many("early_bus"))
     _place_rows(layout)
-    _place_words(layout)
     _place_pads(layout)
+    _place_words(layout)
     _place_small_parts(layout)
     _route_legs(layout)
-    _route_buses(layout)
+    _route_buses(layout, layout.many("bus"))
     stretches, gaps = _places(layout.tracks)
     return Design(
         size,
@@ -298,18 +302,18 @@ def _place_words(layout: _Layout) -> None:
 
 def _place_pads(layout: _Layout) -> None:
     """Places to measure at, and places for parts that this board does without."""
-    for _ in layout.many("test_point"):
+    for k in layout.many("test_point"):
         middle = layout.find(3, 3)
         if middle:
             layout.block(middle, 1, 1)
-            across = 2 * int(layout.rng.integers(4, 14))
+            across = _ROUND[k % len(_ROUND)]
             layout.pads.append(Pad(*pixel(middle), across, across, True))
             layout.starts.append((middle, _STRAIGHT[int(layout.rng.integers(4))]))
-    for _ in layout.many("empty"):
+    for k in layout.many("empty"):
         middle = layout.find(3, 5, margin=1)
         if middle:
             layout.block(middle, 3, 5)
-            tall, wide = 2 * int(layout.rng.integers(4, 18)), 2 * int(layout.rng.integers(4, 13))
+            tall, wide = _SQUARE[k % len(_SQUARE)]
             for side in (-2, 2):
                 cell = (middle[0], middle[1] + side)
                 layout.pads.append(Pad(*pixel(cell), tall, wide, False))
@@ -339,9 +343,9 @@ def _route_legs(layout: _Layout) -> None:
         layout.walk(cell, plan if k % 5 else [(out, last)])
 
 
-def _route_buses(layout: _Layout) -> None:
+def _route_buses(layout: _Layout, count: range) -> None:
     """Tracks side by side across what is still free."""
-    for _ in layout.many("bus"):
+    for _ in count:
         lanes, reach = int(layout.rng.integers(3, 9)), int(layout.rng.integers(16, 60))
         middle = layout.find(lanes, 6)
         if middle is None:
