@@ -58,6 +58,7 @@ def test_chooses_by_the_figures_it_names_and_never_enlarges(pictures, monkeypatc
     assert len(lines) == 1
     assert lines[0].startswith(f"size {chosen}: image AUROC {trials[chosen].auroc:.3f}")
     assert "\n" not in lines[0]
+    assert "--min-defect" not in lines[0]  # the pictures are not reduced
     for trial in trials.values():
         assert len(trial.by_scale) == 3
         assert all(0 <= value <= 1 for value in trial.by_scale)
@@ -91,6 +92,30 @@ def test_small_pictures_need_no_comparison(pictures, monkeypatch):
     chosen, lines = choose(pictures)
     assert chosen == "72"
     assert "72 px" in lines[0]
+
+
+def test_what_it_cannot_see_in_large_pictures_is_said(pictures, monkeypatch):
+    """The defects that it judges by grow with the pictures."""
+    monkeypatch.setattr(size, "SIDE", 72)
+    masks = []
+    real = size.simulate_defect
+
+    def spy(*args, **kwargs):
+        masks.append((made := real(*args, **kwargs)).mask)
+        return made
+
+    monkeypatch.setattr(size, "simulate_defect", spy)
+    line = choose([p.repeat(5, 0).repeat(5, 1) for p in pictures])[1][0]
+    assert all(mask.shape == (72, 72) for mask in masks)
+    smallest = min(max(np.ptp(where) + 1 for where in np.nonzero(mask)) for mask in masks)
+    assert f"; judged by simulated defects of {5 * smallest} px and more in these pictures; " in line
+    assert line.endswith("smaller ones: --min-defect")
+
+
+def test_the_shorter_side_is_that_of_the_users_pictures(pictures, monkeypatch):
+    monkeypatch.setattr(size, "SIDE", 36)
+    monkeypatch.setattr(size, "SIZES", (72, 100))
+    assert "the pictures are 72 px on their shorter side" in choose(pictures)[1][0]
 
 
 def test_a_backbone_for_one_size_is_told(pictures, backbone, monkeypatch):

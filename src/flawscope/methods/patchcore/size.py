@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from flawscope.methods.task import SizeTask, Task
 from flawscope.metrics import auroc
 from flawscope.pictures.preprocess import Preprocess, roi_from
 from flawscope.progress import Step, counted
-from flawscope.synthesis import DefectScale, Foreground, simulate_defect
+from flawscope.synthesis import DefectScale, Foreground, SimulatedDefect, simulate_defect
+from flawscope.synthesis.masks import bounding_box
 
 SIZES = (256, 384, 512)
 # The smallest is always in. Synthetic defects are local, and by them alone the finest size wins nearly
@@ -38,12 +39,21 @@ BANK = 4000  # elements of each size's trial bank
 CLOSE = 0.01  # a cheaper size wins if it is this close to the best
 
 
+class Sample(NamedTuple):
+    """A good picture [H, W, 3] to try sizes on; a side of the user's picture is `reduced` times as long."""
+
+    pixels: NDArray[Any]
+    reduced: float
+
+
 @dataclass(frozen=True)
 class Trial:
-    """A candidate and its image AUROC on small, medium and large synthetic defects."""
+    """A candidate and its image AUROC on small, medium and large synthetic defects, of which the smallest
+    measures `smallest` pixels of the user's pictures along its longer side."""
 
     sizes: tuple[int, ...]
     by_scale: tuple[float, ...]
+    smallest: float = 0.0
 
     @property
     def auroc(self) -> float:
@@ -68,13 +78,13 @@ def choose(config: Config, task: SizeTask) -> str:
         raise InputError(f"backbone {backbone.name} takes one picture size only: give --size instead of auto")
     pictures = sample(task.decoded, task.count, config.seed)
     default = Config().size
-    if len(pictures) < LEAST or any(p.dtype != np.uint8 for p in pictures):
+    if len(pictures) < LEAST or any(p.pixels.dtype != np.uint8 for p in pictures):
         why = f"only {counted(len(pictures), 'picture')}" if len(pictures) < LEAST else "deep pictures"
         task.say(f"size {default}, the default: too little to choose by ({why})")
         return default
     held = pictures[: min(HOLD, len(pictures) // 3)]
     learnt = pictures[len(held) :]
-    shorter = min(min(p.shape[:2]) for p in pictures)
+    shorter = min(round(min(p.pixels.shape[:2]) * p.reduced) for p in pictures)
     sizes = tuple(s for s in SIZES if s <= shorter) or SIZES[:1]
     if len(sizes) == 1:
         task.say(
@@ -86,39 +96,46 @@ def choose(config: Config, task: SizeTask) -> str:
     best = max(trials, key=lambda trial: trial.auroc)
     chosen = min((t for t in trials if t.auroc >= best.auroc - CLOSE), key=lambda trial: trial.cost)
     others = ", ".join(f"{t.name} {t.auroc:.3f}" for t in trials if t is not chosen)
-    task.say(
+    line = (
         f"size {chosen.name}: image AUROC {chosen.auroc:.3f} on {counted(len(held), 'good picture')} held "
         f"out, with {3 * len(held)} synthetic defects ({others}; the cheapest within {CLOSE} of the best)"
     )
+    if any(p.reduced > 1 for p in pictures):  # a defect grows with the picture, and so does what is not seen
+        line += (
+            f"; judged by simulated defects of {chosen.smallest:.0f} px and more in these pictures; "
+            "smaller ones: --min-defect"
+        )
+    task.say(line)
     return chosen.name
 
 
-def sample(decoded: Callable[[int], NDArray[Any] | None], count: int, seed: int) -> list[NDArray[Any]]:
+def sample(decoded: Callable[[int], NDArray[Any] | None], count: int, seed: int) -> list[Sample]:
     """Up to `LEARN` + `HOLD` pictures, drawn by the seed; the first are to be held out."""
     order = np.random.default_rng(seed).permutation(count)[: LEARN + HOLD]
     return [_shrunk(p) for p in (decoded(int(i)) for i in order) if p is not None]
 
 
-def _shrunk(picture: NDArray[Any]) -> NDArray[Any]:
+def _shrunk(picture: NDArray[Any]) -> Sample:
     """At most `SIDE` wide or high: twice the largest size shows all that a size can see."""
     height, width = picture.shape[:2]
-    factor = SIDE / max(height, width)
-    if factor >= 1 or picture.dtype != np.uint8:
-        return picture
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BOX))
+    reduced = max(height, width) / SIDE
+    if reduced <= 1 or picture.dtype != np.uint8:
+        return Sample(picture, 1.0)
+    size = (max(1, round(width / reduced)), max(1, round(height / reduced)))
+    pixels = Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BOX)
+    return Sample(np.asarray(pixels), reduced)
 
 
 def compare(
     config: Config,
     backbone: Backbone,
-    learnt: Sequence[NDArray[Any]],
-    held: Sequence[NDArray[Any]],
+    learnt: Sequence[Sample],
+    held: Sequence[Sample],
     candidates: Sequence[tuple[int, ...]],
     task: SizeTask,
 ) -> list[Trial]:
     """Fit one model that sees all sizes on `learnt`, and let every candidate tell the `held` pictures from
-    the same ones with a synthetic defect. Pictures are [H, W, 3] uint8."""
+    the same ones with a synthetic defect. Pictures are uint8."""
     sizes = tuple(sorted({size for candidate in candidates for size in candidate}))
     trial = replace(config, size="+".join(map(str, sizes)), count=BANK, memory=None)
     preprocess = Preprocess(trial.sizes[-1], trial.keep_aspect, None, task.white_level)
@@ -130,14 +147,17 @@ def compare(
         return lambda i: torch.from_numpy(preprocess.from_array(pictures[i])[0][0])
 
     quiet: Step = lambda stage, done, total: task.step("choosing a size", done, total)  # noqa: E731
-    fit(model, Task(tensors(learnt), len(learnt), rate=0.05, step=quiet))
-    foreground = Foreground.of(np.ascontiguousarray(picture) for picture in learnt)
-    defects = [
-        _defect(picture, k, scale, config.seed, _within(picture, foreground, region, preprocess))
-        for k, picture in enumerate(held)
-        for scale in DefectScale
-    ]
-    shown = [*held, *defects]
+    fit(model, Task(tensors([p.pixels for p in learnt]), len(learnt), rate=0.05, step=quiet))
+    foreground = Foreground.of(np.ascontiguousarray(p.pixels) for p in learnt)
+    defects, smallest = [], float("inf")
+    for k, (picture, reduced) in enumerate(held):
+        within = _within(picture, foreground, region, preprocess)
+        for scale in DefectScale:
+            defect = _defect(picture, k, scale, config.seed, within)
+            defects.append(defect.picture)
+            sides = bounding_box(defect.mask)
+            smallest = min(smallest, reduced * max(side.stop - side.start for side in sides))
+    shown = [*(p.pixels for p in held), *defects]
     found: dict[int, tuple[list[Tensor], list[Tensor], Tensor | None]] = {}  # scores, distances, what counts
 
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:
@@ -152,7 +172,7 @@ def compare(
         good, bad = scores[: len(held)], scores[len(held) :].reshape(len(held), -1)
         labels = np.repeat([False, True], len(held))
         values = [auroc(labels, np.concatenate([good, bad[:, j]])) for j in range(bad.shape[1])]
-        trials.append(Trial(candidate, tuple(map(float, values))))
+        trials.append(Trial(candidate, tuple(map(float, values)), smallest))
     return trials
 
 
@@ -185,7 +205,7 @@ def _within(
 
 def _defect(
     picture: NDArray[Any], index: int, scale: DefectScale, seed: int, within: NDArray[np.bool_]
-) -> NDArray[Any]:
+) -> SimulatedDefect:
     rng = np.random.default_rng([seed, index, list(DefectScale).index(scale)])
     picture = np.ascontiguousarray(picture)
-    return simulate_defect(picture, rng, scale=scale, foreground=within).picture
+    return simulate_defect(picture, rng, scale=scale, foreground=within)
