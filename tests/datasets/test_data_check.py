@@ -38,6 +38,21 @@ def test_the_data_set_itself_may_be_given(mvtec):
     assert check(mvtec.parent, category="widget").to_dict() == check(mvtec).to_dict()
 
 
+def test_large_pictures_lose_small_defects_by_default(tmp_path, save):
+    """1,536 pixels are four times what PatchCore sees by default."""
+    for k, width in enumerate((1535, 1535, 1535)):
+        save(tmp_path / f"small/good/{k}.png", np.zeros((20, width), np.uint8) + k)
+    for k, width in enumerate((1200, 1536, 400)):
+        save(tmp_path / f"large/good/{k}.png", np.zeros((20, width), np.uint8) + k)
+    assert "reduced" not in {f.code for f in check(tmp_path / "small").findings}
+    note = next(f for f in check(tmp_path / "large").findings if f.code == "reduced")
+    assert note.severity == "note"
+    assert note.line() == (
+        "note: .: pictures are 1536x20: at the default size, 384 px, a defect of 20 px has 5.0 px left; "
+        "give fit --min-defect 20px, or --tile"
+    )
+
+
 def test_unreadable_files_each_have_a_reason(mvtec):
     (mvtec / "train/good/003.png").write_bytes(b"no picture")
     whole = (mvtec / "test/cut/001.png").read_bytes()

@@ -26,6 +26,7 @@ from flawscope.datasets.near import clusters, near_duplicates, thumbnail
 from flawscope.datasets.report import SEVERITIES, Finding, Report
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import decode, frames, pixel_hash
+from flawscope.pictures.defect_size import lost
 from flawscope.progress import counted, some
 
 _T = TypeVar("_T", str, tuple[int, int])
@@ -70,6 +71,7 @@ def check(
     if near:
         findings += _near_copies(dataset, readable)
     findings += _mixed(dataset, sizes, modes)
+    findings += _small_defects(sizes)
     findings += _masks_missing(dataset)
     findings += _label_faults(dataset)
     findings += _unused_pictures(dataset)
@@ -240,6 +242,12 @@ def _mixed(dataset: Dataset, sizes: Counter[tuple[int, int]], modes: Counter[str
     if len(modes) > 1:
         named = ", ".join(f"{mode} ({n})" for mode, n in _ranked(modes))
         yield Finding("warning", "mixed-modes", ".", f"different kinds of pixels: {named}", "store all alike")
+
+
+def _small_defects(sizes: Counter[tuple[int, int]]) -> Iterator[Finding]:
+    """Of pictures that the default reduces much."""
+    if found := lost([(height, width) for width, height in sizes]):
+        yield Finding("note", "reduced", ".", *found)
 
 
 def _ranked(numbers: Counter[_T]) -> list[tuple[_T, int]]:

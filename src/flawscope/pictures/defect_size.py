@@ -1,0 +1,87 @@
+"""How much of a small defect is left when a picture is scaled to a network's size. Torch-free.
+
+Sizes are (height, width), defects are measured along their longer side, in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from flawscope.errors import InputError
+
+Size = tuple[int, int]
+
+ENOUGH = 8.0  # pixels at the network
+DEFAULT_SIZE = (384, 384)  # the larger of PatchCore's two
+TILE_SIZE = 512  # of a tile at the network
+MUCH = 4.0  # times that a picture is reduced: from there on it is worth a remark
+SMALL = 20.0  # pixels: the defect that `remark` speaks of where nobody named one
+
+
+def pixels_of(text: str | float) -> float:
+    """20, "20" or "20px" as a number of pixels.
+
+    Raises:
+        InputError: anything else, and what is not above 0.
+    """
+    try:
+        value = float(str(text).strip().lower().removesuffix("px"))
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise InputError(f"{text!r} is not the size of a defect: write its pixels, such as 20px")
+    return value
+
+
+def left_of(defect: float, picture: Size, network: Size = DEFAULT_SIZE, tile: Size | None = None) -> float:
+    """Pixels that a defect of `defect` picture pixels has at the network, on the side that is reduced most.
+
+    `network` is the size that the picture, or each `tile` of it, is scaled to; of several sizes, the largest.
+    """
+    seen = tile or picture
+    return defect * min(small / large for small, large in zip(network, seen, strict=True))
+
+
+def tile_for(
+    min_defect: float, pictures: Sequence[Size], network: int = TILE_SIZE, whole: Size = DEFAULT_SIZE
+) -> tuple[int, float] | None:
+    """The tile, in pixels of the picture, and the scale, picture pixels to one of the network, at which a
+    defect of `min_defect` pixels has `ENOUGH`; a smaller one has fewer even in tiles, since nothing is
+    enlarged. The tile is no larger than the shortest side of the pictures; with it the network's size, tile
+    divided by scale, becomes smaller than `network`.
+
+    None where pictures scaled to `whole` show the defect large enough: no tiles are needed.
+    """
+    if all(left_of(min_defect, picture, whole) >= ENOUGH for picture in pictures):
+        return None
+    scale = max(1.0, min_defect / ENOUGH)
+    shortest = min(min(picture) for picture in pictures)
+    return min(round(network * scale), shortest), scale
+
+
+def lost(
+    pictures: Sequence[Size], network: Size | None = None, defect: float = SMALL
+) -> tuple[str, str] | None:
+    """What scaling whole pictures does to a defect of `defect` pixels in the largest of them, in words, and
+    what to do about it.
+
+    `network` is the size that they are scaled to, of several the largest; None: the default. None where a
+    picture is reduced less than `MUCH` times, or the defect keeps `ENOUGH` pixels: nothing need be said.
+    """
+    size = network or DEFAULT_SIZE
+    picture = min(pictures, key=lambda one: left_of(1, one, size), default=size)
+    left = left_of(defect, picture, size)
+    if left > defect / MUCH or left >= ENOUGH:
+        return None
+    setting = f"{size[0]}" if size[0] == size[1] else f"{size[0]}x{size[1]}"  # as --size takes it
+    where = f"size {setting}" if network else f"the default size, {setting} px,"
+    height, width = picture
+    message = f"pictures are {width}x{height}: at {where} a defect of {defect:g} px has {left:.1f} px left"
+    return message, f"give fit --min-defect {defect:g}px, or --tile"
+
+
+def remark(pictures: Sequence[Size], network: Size | None = None, defect: float = SMALL) -> str | None:
+    """`lost` as one line."""
+    found = lost(pictures, network, defect)
+    return "; ".join(found) if found else None

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+
+from flawscope.errors import InputError
+from flawscope.methods import registry
+from flawscope.pictures import defect_size
+from flawscope.pictures.defect_size import DEFAULT_SIZE, ENOUGH, left_of, lost, pixels_of, remark, tile_for
+
+LARGE = (4000, 6000)
+
+
+def test_the_default_size_is_patchcores() -> None:
+    assert registry.method("patchcore").configure().sizes[-1] == DEFAULT_SIZE
+
+
+@pytest.mark.parametrize("text", ["20px", "20", " 20 PX ", 20, 20.0])
+def test_pixels_in_words(text: str | float) -> None:
+    assert pixels_of(text) == 20
+
+
+@pytest.mark.parametrize("text", ["", "px", "20mm", "0", "-3px", "nan", "inf", "20%"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="such as 20px"):
+        pixels_of(text)
+
+
+def test_what_scaling_leaves_of_a_defect() -> None:
+    assert left_of(20, LARGE) == pytest.approx(1.28)  # 384 of 6000: the side that is reduced most
+    assert left_of(20, LARGE, (512, 768)) == pytest.approx(2.56)
+    assert left_of(20, LARGE, (512, 512), tile=(1024, 1024)) == 10
+    assert left_of(20, LARGE, (512, 512), tile=(512, 512)) == 20
+
+
+def test_tiles_show_the_defect_just_large_enough() -> None:
+    for defect in (3.0, ENOUGH, 20.0, 50.0):
+        found = tile_for(defect, [LARGE])
+        assert found is not None
+        tile, scale = found
+        assert scale == max(1, defect / ENOUGH)
+        assert tile / scale == pytest.approx(512, rel=0.001)
+        left = left_of(defect, LARGE, (512, 512), tile=(tile, tile))
+        assert left == pytest.approx(min(defect, ENOUGH), rel=0.001)  # nothing is enlarged
+
+
+def test_no_tiles_where_whole_pictures_show_it() -> None:
+    enough = ENOUGH * 6000 / 384
+    assert tile_for(enough, [LARGE]) is None
+    assert tile_for(enough - 1, [LARGE]) is not None
+    assert tile_for(ENOUGH, [(384, 384), (200, 300)]) is None
+    assert tile_for(ENOUGH, [(384, 384), LARGE]) is not None  # one picture that needs them is enough
+    assert tile_for(20, [LARGE], whole=(4000, 6000)) is None
+
+
+def test_a_tile_fits_into_every_picture() -> None:
+    assert tile_for(4, [(400, 6000), LARGE]) == (400, 1.0)
+    assert tile_for(10 * ENOUGH, [LARGE, (1000, 6001)]) == (1000, 10.0)
+
+
+def test_the_remark_names_the_largest_picture_and_is_left_out_where_little_is_lost() -> None:
+    assert remark([(3000, 4000), LARGE]) == (
+        "pictures are 6000x4000: at the default size, 384 px, a defect of 20 px has 1.3 px left; "
+        "give fit --min-defect 20px, or --tile"
+    )
+    assert remark([(1535, 1535)]) is None  # less than four times
+    assert remark([(1536, 100)]) is not None
+    assert remark([]) is None
+    assert remark([LARGE], network=(768, 1024)) == (
+        "pictures are 6000x4000: at size 768x1024 a defect of 20 px has 3.4 px left; "
+        "give fit --min-defect 20px, or --tile"
+    )
+    assert remark([LARGE], network=(768, 1024), defect=10 * ENOUGH) is None  # more than enough is left
+    message, remedy = lost([LARGE], defect=30) or ("", "")
+    assert "a defect of 30 px has 1.9 px left" in message
+    assert remedy == "give fit --min-defect 30px, or --tile"
+
+
+def test_a_remedy_that_helps() -> None:
+    """Who follows the remark gets tiles."""
+    for side in (1536, 4000, 12000):
+        assert remark([(side, side)])
+        assert tile_for(defect_size.SMALL, [(side, side)])
