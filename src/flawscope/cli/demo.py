@@ -68,6 +68,9 @@ def _draw(args: argparse.Namespace, root: Path) -> list[str]:
     """Draw the data set; returns what `fit` must be told of it."""
     from flawscope.demo import board, dataset
 
+    if args.category not in (*dataset.CATEGORIES, BOARD):
+        known = ", ".join((*dataset.CATEGORIES, BOARD))
+        raise InputError(f"--category {args.category}: there is no such drawn category; choose of {known}")
     if args.category != BOARD:
         if args.picture_size or args.defect_size:
             raise InputError("--picture-size and --defect-size are for boards: add --category board")

@@ -120,7 +120,7 @@ def _exposed(view: Picture, rng: np.random.Generator) -> Picture:
     across = (tilt[1] * x - 0.03 * x * x).astype(np.float32)
     colour = 1 + rng.normal(0, 0.006, 3).astype(np.float32)
     # noise from a store: every row starts at a random place in it
-    store = rng.standard_normal(1 << 21, np.float32) * np.float32(_NOISE)
+    store = rng.standard_normal(3 * width + min(1 << 21, view.size), np.float32) * np.float32(_NOISE)
     starts = rng.integers(0, len(store) - 3 * width, height)
     picture = np.empty_like(view)
     for row in range(height):
