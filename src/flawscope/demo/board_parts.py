@@ -12,11 +12,12 @@ Colour = tuple[int, int, int]
 
 TIN = (188, 186, 178)
 SILK = (222, 226, 218)
-VARIANTS = 4  # solder flows a little differently at each part
+VARIANTS = 4  # solder flows a little differently at each part, and parts are of several batches
 _FINE = 3  # drawn at this multiple of the size
 _ROOM = 6  # pixels around the footprint
 _LEG = (169, 168, 163)
 _EPOXY = (44, 44, 47)
+_SHADE = 6  # grey levels from batch to batch
 _SHADOW = (4, 14, 8, 120)
 
 
@@ -107,11 +108,13 @@ def draw_part(kind: str, label: str, variant: int) -> Image.Image:
 def _body(
     sheet: _Sheet, x: float, y: float, half_x: float, half_y: float, colour: Colour, corner: float = 2
 ) -> None:
-    """A body in the light of a ring: a narrow shadow all around, and an edge that shines."""
+    """A body in the light of a ring: a narrow shadow all around, and an edge that shines. Its shade is the
+    batch's."""
+    shade = _SHADE * (sheet.variant - (VARIANTS - 1) / 2)
+    face, edge = (tuple(min(255, round(c + more + shade)) for c in colour) for more in (0, 34))
     sheet.block(x, y, half_x + 2, half_y + 2, _SHADOW, corner + 2)
-    lighter = (min(255, colour[0] + 34), min(255, colour[1] + 34), min(255, colour[2] + 34))
-    sheet.block(x, y, half_x, half_y, lighter, corner)
-    sheet.block(x, y, half_x - 1, half_y - 1, colour, corner)
+    sheet.block(x, y, half_x, half_y, edge, corner)
+    sheet.block(x, y, half_x - 1, half_y - 1, face, corner)
 
 
 def _two_ended(sheet: _Sheet, kind: str, label: str) -> None:
