@@ -25,14 +25,17 @@ from flawscope.errors import InputError, LeftOut
 from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.appearance import Appearance, Measures, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
-from flawscope.pictures.preprocess import Geometry
+from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.preprocess import Views
+from flawscope.pictures.tiles import Region
 from flawscope.progress import Step, counted, silent
 from flawscope.results import notebook
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import NEARBY, Prediction
 from flawscope.runtime import Session, check_threads, format_of
 
 SAMPLES = 3  # stored pictures that a notebook shows
 AHEAD = 4  # batches decoded while one is being computed
+LARGE = 50_000_000  # pixels of a picture beside which no other one is held
 
 
 def load(
@@ -83,6 +86,9 @@ class Predictor:
                 f"the model's manifest says pictures of {wanted[0]}x{wanted[1]}, its network takes "
                 f"{session.size[0]}x{session.size[1]}: fit anew"
             )
+        region = artefact.tensors.get("region")
+        if region is not None and (region.shape != tuple(wanted) or region.dtype != np.bool_):
+            raise InputError("the model's region of interest does not fit its picture size: fit anew")
         self.artefact = artefact
         self.session = session
         self.appearance = Appearance.from_facts(artefact.manifest.facts)
@@ -183,8 +189,9 @@ class Predictor:
     def _stream(
         self, pictures: Iterable[Source], batch: int | None, bgr: bool, leave_out: Collection[str]
     ) -> Iterator[tuple[Source, Prediction | InputError]]:
-        size = batch or self.session.batch
-        ahead = 1 if batch == 1 else size * AHEAD
+        tiled = self.manifest.preprocess.tile is not None
+        size = 1 if tiled else batch or self.session.batch
+        ahead = 1 if tiled or batch == 1 else size * AHEAD
         waiting = iter(pictures)
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
 
@@ -195,38 +202,49 @@ class Predictor:
             while queue:
                 ready = [future.result() for future in queue[:size]]
                 del queue[:size]
-                if ahead > 1:
+                if ahead > 1 or (batch != 1 and _light(ready)):
                     queue += load(len(ready))
                 yield from self._run(ready)
-                if ahead == 1:  # the next one may not exist yet
+                if not queue:  # the next one may not exist yet
                     queue += load(1)
 
     def _load(self, source: Source, bgr: bool, leave_out: Collection[str]) -> tuple[Source, Loaded]:
         try:
             given = _rgb(source) if bgr else source
             if not leave_out:
-                return source, self._seen(*self.manifest.preprocess(given))
+                return source, self._seen(given, None)
             picture = decode(given)
             if pixel_hash(picture) in leave_out:
                 return source, LeftOut(f"{source!s:.200} is one of the pictures to leave out")
             name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
-            return source, self._seen(*self.manifest.preprocess.from_array(picture, name))
+            return source, self._seen(picture, name)
         except InputError as error:
             return source, error
         except MemoryError as error:
             return source, InputError(reason(error, f"{source!s:.200}"))
 
-    def _seen(self, image: NDArray[np.float32], geometry: Geometry) -> Seen:
+    def _seen(self, picture: Source, name: str | None) -> Seen:
         """What is run, and how far it lies outside of the training pictures as a whole."""
+        views = self.manifest.preprocess.views(picture, name).within(self.artefact.tensors.get("region"))
         if self.appearance is None:
-            return image, geometry, ()
-        measured = measure(image[0], self.artefact.tensors.get("roi"))
-        return image, geometry, self.appearance.shifts(measured)
+            return views, ()
+        measured = measure(views.images([0])[0], self.artefact.tensors.get("roi"))
+        return views, self.appearance.shifts(measured)
+
+    def _answers(self, several: list[Views]) -> tuple[NDArray[Any], Sequence[NDArray[np.float32]]]:
+        """Scores and maps of pictures."""
+        fusion = self.manifest.fusion
+        if fusion is None:
+            found, drawn = self.session.run(np.concatenate([views.images([0]) for views in several]))
+            return found, list(drawn)
+        run, batch = self.session.run, self.session.batch
+        scores, maps = zip(*(views.answer(run, fusion, batch) for views in several), strict=True)
+        return np.array(scores), maps
 
     def _run(self, batch: list[tuple[Source, Loaded]]) -> Iterator[tuple[Source, Prediction | InputError]]:
         good = [loaded[0] for _, loaded in batch if not isinstance(loaded, InputError)]
         if good:
-            scores, maps = self.session.run(np.concatenate(good))
+            scores, maps = self._answers(good)
             p_values = self.calibration.p_values(scores)
             severities = self.calibration.severity(scores)
             anomalous = self.calibration.is_anomalous(scores)
@@ -252,13 +270,14 @@ class Predictor:
                     severity=float(severities[i]),
                     is_anomalous=bool(anomalous[i]),
                     map=maps[i],
-                    geometry=loaded[1],
+                    geometry=loaded[0].geometry,
                     score_threshold=self.calibration.score_threshold,
                     mask_threshold=self.calibration.mask_threshold,
                     colour_range=self.calibration.colour_range,
                     path=name,
-                    shifts=loaded[2],
+                    shifts=loaded[1],
                     outline=self.calibration.outline,
+                    nearby=NEARBY * max(self.session.size) / max(maps[i].shape),
                 ),
             )
 
@@ -293,7 +312,7 @@ class Predictor:
             if isinstance(result, InputError):
                 failures.append(str(result))
                 continue
-            counts = result.map[self._counts(result.geometry)]
+            counts = result.map[self.counted(result.geometry)]
             values.append((result.score, float(result.map.max()), float(np.median(counts))))
             name = os.path.basename(result.path) if result.path else f"picture {done - 1}"
             pictures.append(Picture(fresh.hashes[done - 1], "calibration", name))
@@ -318,10 +337,17 @@ class Predictor:
         new.failures = failures
         return new
 
-    def _counts(self, geometry: Geometry) -> NDArray[np.bool_]:
-        """[H, W] at the network's size: where maps say something, as in `fit`."""
-        inside = self.artefact.tensors.get("roi", np.ones(self.session.size, np.bool_))
-        return inside & geometry.inside() if self.manifest.preprocess.marks_padding else inside
+    def counted(self, geometry: Geometry) -> NDArray[np.bool_]:
+        """[H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's
+        border, and lie in the region of interest."""
+        how, region = self.manifest.preprocess, self.artefact.tensors.get("region")
+        if how.tile is None:
+            inside = self.artefact.tensors.get("roi", np.ones(self.session.size, np.bool_))
+            return inside & geometry.inside() if how.marks_padding else inside
+        if region is None:
+            return np.ones(geometry.size, np.bool_)
+        whole = how.whole.geometry(geometry.picture_size)
+        return Region(region, whole, geometry.size).window(0, 0, *geometry.size)
 
     def _calibrated_on(self, pictures: tuple[Picture, ...], shifts: Sequence[Measures]) -> Predictor:
         # groups are of pictures that were left out; these were not
@@ -403,7 +429,15 @@ class _Fresh:
                 yield source
 
 
-Seen = tuple[NDArray[np.float32], Geometry, Measures]
+def _light(loaded: Sequence[tuple[Source, Loaded]]) -> bool:
+    """Whether another picture may be held beside these."""
+    for _, one in loaded:
+        if not isinstance(one, InputError) and math.prod(one[0].geometry.picture_size) > LARGE:
+            return False
+    return True
+
+
+Seen = tuple[Views, Measures]
 Loaded = Seen | InputError
 
 __all__ = ["Predictor", "load", "read_manifest"]

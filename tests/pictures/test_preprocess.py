@@ -24,7 +24,8 @@ from flawscope.pictures.decoding import (
     read_labels,
     read_mask,
 )
-from flawscope.pictures.preprocess import Geometry, Preprocess, roi_from, unmarked, white_level_for
+from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.preprocess import Preprocess, roi_from, unmarked, white_level_for
 
 H, W = 37, 52
 

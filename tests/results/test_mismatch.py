@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flawscope.pictures.preprocess import Geometry
+from flawscope.pictures.geometry import Geometry
 from flawscope.results.mismatch import KEPT, LEAST, Mismatch
 from flawscope.results.prediction import Prediction
 

@@ -8,7 +8,8 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 
-from flawscope.pictures.preprocess import Geometry, Preprocess
+from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.preprocess import Preprocess
 from flawscope.results.prediction import Prediction
 
 LEVEL = 0.5

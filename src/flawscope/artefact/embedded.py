@@ -30,6 +30,7 @@ KEPT: dict[str, tuple[str, np.dtype[Any]]] = {  # entry: tensor and type
     "samples_int16": ("samples", np.dtype(np.int16)),  # some of them are padded
     "sample_maps": ("sample_maps", np.dtype(np.float32)),
     "roi": ("roi", np.dtype(np.bool_)),
+    "region": ("region", np.dtype(np.bool_)),
 }
 MOST_BYTES = 32 * 2**20  # of one of them; larger ones stay in the .safetensors file
 
@@ -73,7 +74,7 @@ def tensors(entries: Mapping[str, str], manifest: Manifest, path: Any) -> dict[s
     """Sample pictures and region of interest, where they are kept."""
     size = manifest.preprocess.network_size
     count, grid = len(manifest.samples), tuple(-(-side // STRIDE) for side in size)
-    shapes = {"samples": (count, 3, *size), "sample_maps": (count, *grid), "roi": size}
+    shapes = {"samples": (count, 3, *size), "sample_maps": (count, *grid), "roi": size, "region": size}
     try:
         return {
             name: _unpack(entries[f"{KEY}.{entry}"], shapes[name], kind)

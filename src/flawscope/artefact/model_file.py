@@ -20,6 +20,7 @@ from flawscope.artefact.files import atomic, bad, no_constant, opened, refused
 from flawscope.calibration.decision import Calibration
 from flawscope.errors import InputError
 from flawscope.pictures.preprocess import Preprocess
+from flawscope.pictures.tiles import Fusion
 
 FORMAT = 2  # raised when an older flawscope could not read the file. 2: padding is marked
 KEY = "flawscope"
@@ -63,6 +64,7 @@ class Manifest:
     notes: tuple[str, ...] = ()
     samples: tuple[dict[str, Any], ...] = ()  # name, score, map_maximum of each picture in tensor "samples"
     versions: dict[str, str] = field(default_factory=dict)
+    fusion: Fusion | None = None  # of the maps of a picture's tiles; None: pictures have no tiles
     format: int = FORMAT  # of the file that it was read from
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,6 +79,7 @@ class Manifest:
             "notes": list(self.notes),
             "samples": list(self.samples),
             "versions": self.versions,
+            **({} if self.fusion is None else {"fusion": self.fusion.to_dict()}),
         }
 
     @classmethod
@@ -98,10 +101,17 @@ class Manifest:
                 notes=tuple(map(str, data["notes"])),
                 samples=tuple(dict(s) for s in data["samples"]),
                 versions=dict(data["versions"]),
+                fusion=Fusion.from_dict(data["fusion"]) if "fusion" in data else None,
                 format=version,
-            )
+            )._consistent()
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"its manifest is damaged ({error!s:.80})") from None
+
+    def _consistent(self) -> Manifest:
+        """ValueError where tiles are to be put together in no known way, or what has none is."""
+        if (self.fusion is None) != (self.preprocess.tile is None):
+            raise ValueError("tiles")
+        return self
 
 
 def _facts(data: Mapping[str, Any]) -> dict[str, Any]:

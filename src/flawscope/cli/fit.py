@@ -43,6 +43,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", metavar="N|HxW|N+N|auto", help="picture size, or several seen one by one (default: 256+384)"
     )
+    parser.add_argument(
+        "--tile",
+        metavar="N|HxW",
+        help="large pictures: look at tiles of so many of their pixels too, each at full resolution",
+    )
+    parser.add_argument(
+        "--overlap",
+        metavar="SHARE|Npx",
+        help="of neighbouring tiles: 0.25, 25%% or 128px (default: 25%%)",
+    )
+    parser.add_argument(
+        "--scale", metavar="S", help="of tiles: so many pixels of the picture become one (default: 1)"
+    )
+    parser.add_argument(
+        "--min-defect",
+        metavar="Npx",
+        help="the smallest defect that is to be found, in pixels of the pictures: chooses --tile and --scale",
+    )
     parser.add_argument("--keep-aspect", action="store_true", help="do not stretch")
     parser.add_argument("--crop", metavar="N|HxW", help="keep the central part after resizing")
     parser.add_argument("--backbone", metavar="NAME", help="any timm model; see `flawscope backbones`")
@@ -181,7 +199,8 @@ def _refuse_settings(args: argparse.Namespace, options: dict[str, Any]) -> None:
     """An extended model keeps its own."""
     from flawscope.errors import InputError
 
-    given = [k for k in (*options, "roi") if (options.get(k) or getattr(args, k, None)) is not None]
+    asked = (*options, "roi", "min_defect")
+    given = [k for k in asked if (options.get(k) or getattr(args, k, None)) is not None]
     flags = ("no-samples", "minutes", "resume", "tensorboard")
     given += [flag for flag in flags if getattr(args, flag.replace("-", "_"))]
     if given or args.false_alarm_rate:
@@ -270,7 +289,8 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     if args.config:
         values = config.read_config(args.config, args.category or only_category(args.data))
     own = {option.setting for method in registry.loadable() for option in method.options}
-    given = ("method", "preset", "size", "crop", "backbone", "stages", "weights", "seed", "seen", "steps")
+    given = ("method", "preset", "size", "tile", "overlap", "scale", "crop", "backbone", "stages", "weights")
+    given += ("seed", "seen", "steps")
     for key in (*given, *sorted(own)):
         if getattr(args, key) is not None:
             values[key] = getattr(args, key)

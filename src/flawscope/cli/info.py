@@ -45,7 +45,6 @@ def lines(manifest: Manifest) -> list[str]:
 
     p, c, facts = manifest.preprocess, manifest.calibration, manifest.facts
     roles = Counter(picture.role for picture in manifest.pictures)
-    height, width = p.network_size
     sizes = str(manifest.config.get("size", ""))
     rows = [
         ("method", f"{manifest.method}" + (f" for {manifest.category}" if manifest.category else "")),
@@ -53,7 +52,7 @@ def lines(manifest: Manifest) -> list[str]:
         ("licence of the weights", manifest.backbone.get("licence", "?")),
         (
             "picture",
-            f"{height}x{width}"
+            p.described()
             + (f", seen at {sizes}" if "+" in sizes else "")
             + (", aspect ratio kept" if p.keep_aspect else ", stretched")
             + (f", centre of {p.size[0]}x{p.size[1]}" if p.crop else "")

@@ -20,7 +20,7 @@ from flawscope.datasets.masks import sized, union
 from flawscope.errors import InputError, LeftOut
 from flawscope.evaluation import shown
 from flawscope.pictures.decoding import read_labels
-from flawscope.pictures.preprocess import Geometry
+from flawscope.pictures.geometry import Geometry
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, counted, silent
 from flawscope.results.kept import Column, Evaluated, Kept
@@ -138,10 +138,9 @@ class _Seen:
 
 
 def valid_pixels(predictor: Predictor, geometry: Geometry) -> NDArray[np.bool_]:
-    """[H, W] bool at the network's size: the pixels that count, those that show the picture (not a
-    letterbox's border) inside the model's region of interest."""
-    roi = predictor.artefact.tensors.get("roi")
-    return geometry.inside() if roi is None else geometry.inside() & roi
+    """[H, W] bool at the size of a prediction's map: the pixels that count, those that show the picture (not
+    a letterbox's border) inside the model's region of interest."""
+    return predictor.counted(geometry) & geometry.inside()
 
 
 def evaluate(

@@ -15,7 +15,7 @@ from flawscope.artefact.samples import unpack_images
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Source, decode, reason
 from flawscope.pictures.eight_bits import to_eight_bits
-from flawscope.pictures.preprocess import unmarked
+from flawscope.pictures.preprocess import Views, unmarked
 from flawscope.synthesis import simulate_defect
 
 COMPARED = 32  # pictures at most
@@ -36,14 +36,14 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.given)
 
-    def read(self) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
-        """All that are given: decoded, and `[1, 3, H, W]` as the network sees them."""
+    def read(self) -> Iterator[tuple[NDArray[Any], Views]]:
+        """All that are given: decoded, and as the network sees them."""
         return self._read(self.given, self.failures)
 
     def compared(self) -> NDArray[np.float32]:
         """Pictures to compare on, `[N, 3, H, W]`."""
         few = self.given[:: -(-len(self.given) // COMPARED) or 1]
-        images = [image for _, image in self._read(few)]
+        images = [views.images(_some(views, COMPARED // len(few))) for _, views in self._read(few)]
         if images:
             return np.concatenate(images)
         if self.given:
@@ -58,28 +58,37 @@ class Pictures:
         return unpack_images(packed)
 
     def for_ranges(self) -> Iterator[NDArray[np.float32]]:
-        """Pictures `[1, 3, H, W]` to measure the ranges of 8-bit numbers on: good ones, each without and with
-        a simulated defect. What is beyond a range is cut off, and one of good pictures alone ends where
-        defects begin."""
+        """Pictures `[1, 3, H, W]`, or a few tiles of each, to measure the ranges of 8-bit numbers on: good
+        ones, each without and with a simulated defect. What is beyond a range is cut off, and one of good
+        pictures alone ends where defects begin."""
         rng = np.random.default_rng(0)
-        for _, image in self._read(self.given[:: -(-len(self.given) // RANGED)]):
-            yield image
-            shown, inside = unmarked(image)
-            pixels = to_eight_bits(shown[0].transpose(1, 2, 0), white=1.0)
-            bad = simulate_defect(pixels, rng).picture.transpose(2, 0, 1)[None].astype(np.float32) / 255.0
-            yield np.where(inside[:, None], bad, image)
+        few = self.given[:: -(-len(self.given) // RANGED)]
+        for _, views in self._read(few):
+            for number in _some(views, RANGED // len(few)):
+                image = views.images([number])
+                yield image
+                shown, inside = unmarked(image)
+                pixels = to_eight_bits(shown[0].transpose(1, 2, 0), white=1.0)
+                bad = simulate_defect(pixels, rng).picture.transpose(2, 0, 1)[None].astype(np.float32) / 255.0
+                yield np.where(inside[:, None], bad, image)
 
     def _read(
         self, sources: Sequence[Source], failures: list[str] | None = None
-    ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
+    ) -> Iterator[tuple[NDArray[Any], Views]]:
         """They are read several times; what cannot be read is reported once."""
         for source in sources:
             name = os.fspath(source) if isinstance(source, str | os.PathLike) else "a picture"
             try:
                 picture = decode(source)
-                image = self.artefact.manifest.preprocess.from_array(picture, name)[0]
+                views = self.artefact.manifest.preprocess.views(picture, name)
             except (InputError, MemoryError) as error:
                 if failures is not None:
                     failures.append(reason(error, name))
                 continue
-            yield picture, image
+            yield picture, views.within(self.artefact.tensors.get("region"))
+
+
+def _some(views: Views, count: int) -> list[int]:
+    """At least one of a picture's views, spread over it."""
+    numbers = views.numbers()
+    return numbers[:: -(-len(numbers) // max(1, count))]

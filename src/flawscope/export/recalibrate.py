@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,25 +117,27 @@ def _answers(trained: Session, model: Detector, reduced: Reduced, pictures: Pict
     kept = {k: torch.from_numpy(v) for k, v in artefact.tensors.items() if k != "samples"}
     places = {digest: i for i, digest in enumerate(artefact.manifest.facts.get("calibration_pictures", []))}
     fit = artefact.manifest.calibration
-    for done, (picture, image) in enumerate(pictures.read()):
+    fusion = artefact.manifest.fusion
+    for done, (picture, views) in enumerate(pictures.read()):
         step("calibration", done, len(pictures))
         digest = pixel_hash(picture)
         if digest in answers.hashes:
             continue
-        now = reduced.left_out(image, groups[digest], kept) if digest in groups else None
-        if now is not None:
-            with torch.inference_mode():
-                features = model.embed(torch.from_numpy(image))
-            then = _left_out(model, features, image, groups[digest], kept)
-            assert then is not None
+        leaves_out = digest in groups and reduced.left_out(views.images([0]), groups[digest], kept)
+        if leaves_out:
+            group = groups[digest]
+            now = views.answer(partial(reduced.left_out, group=group, kept=kept), fusion)
+            then = views.answer(partial(_trained, model, group=group, kept=kept), fusion)
         elif digest in fitted:
             continue
         else:
-            now, then = reduced.engine.session.run(image), trained.run(image)
+            run = reduced.engine.session.run
+            now, then = (views.answer(one, fusion) for one in (run, trained.run))
             answers.fresh.append(Picture(digest, "calibration", f"picture {len(answers.hashes)}"))
         answers.hashes.append(digest)
-        counts = model.inside(torch.from_numpy(image))
-        inside = (model.roi if counts is None else counts[0]).numpy()
+        inside = views.counted()
+        if views.grid is None:
+            inside = inside & model.roi.numpy()
         new, old = _answer(now, inside), _answer(then, inside)
         if digest in groups and digest in places:
             score, maximum = fit.scores[places[digest]], fit.map_maxima[places[digest]]
@@ -154,9 +157,19 @@ def _left_out(
     return None if found is None else (found[0].numpy(), found[1].numpy())
 
 
-def _answer(found: tuple[NDArray[Any], NDArray[Any]], inside: NDArray[np.bool_]) -> Answer:
-    scores, maps = found
-    return Answer(float(scores[0]), float(maps.max()), float(np.median(maps[0][inside])))
+def _trained(
+    model: Detector, image: NDArray[np.float32], group: int, kept: Mapping[str, Tensor]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    with torch.inference_mode():
+        features = model.embed(torch.from_numpy(image))
+    found = _left_out(model, features, image, group, kept)
+    assert found is not None
+    return found
+
+
+def _answer(found: tuple[float, NDArray[Any]], inside: NDArray[np.bool_]) -> Answer:
+    score, drawn = found
+    return Answer(score, float(drawn.max()), float(np.median(drawn[inside])))
 
 
 def _certificate(

@@ -24,7 +24,9 @@ from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting.preparation import Prepared, Region, Say, prepare, quiet
 from flawscope.fitting.simulated_defects import MOST, SIZES, finds
-from flawscope.fitting.training_pictures import Images, Reader, Seen, sources_of, survey
+from flawscope.fitting.tile_calibration import of_pictures
+from flawscope.fitting.training_pictures import Images, Reader, Seen, sizes_of, sources_of, survey
+from flawscope.fitting.windows import Windows
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
@@ -167,7 +169,13 @@ def extend(
         say=say,
         step=step,
     )
-    prepared = Prepared(method, detector, manifest.backbone, manifest.category, reader, task, group=parts)
+    windows = None
+    if manifest.preprocess.tile is not None:
+        reader.roi = old.tensors.get("region")
+        windows = Windows(reader, sizes_of(sources), detector.config.seed)
+    prepared = Prepared(
+        method, detector, manifest.backbone, manifest.category, reader, task, group=parts, windows=windows
+    )
     return _finished(prepared, task, 0, check)
 
 
@@ -177,9 +185,16 @@ def extend(
 def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Predictor:
     """Fit, and make the artefact."""
     began = time.monotonic()
-    model, reader = prepared.model, prepared.reader
-    fitted = prepared.method.fit(model, task)
+    model, reader, windows = prepared.model, prepared.reader, prepared.windows
+    fusion, checked, shown = None, None, task
+    if windows is None:
+        fitted = checked = prepared.method.fit(model, task)
+    else:
+        shown = windows.task(task)
+        fitted, checked, fusion = of_pictures(model, prepared.method.fit(model, shown), windows, task)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
+    if windows is not None and reader.roi is not None:
+        tensors["region"] = reader.roi
     old = task.old
     kept = (
         _samples(model, tensors, reader, fitted, samples)
@@ -187,7 +202,7 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
         else _old_samples(model, tensors, old)
     )
     # where all pictures show one part there is none that can be left out
-    found = finds(model, fitted, task, began) if check and fitted.calibration.promised else None
+    found = finds(model, checked, shown, began) if check and fitted.calibration.promised else None
     for note in (notes := [*_notes(fitted, reader), *_missed(found, prepared.method, old)]):
         task.say(note)
     manifest = Manifest(
@@ -212,6 +227,7 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
         notes=(*(old.manifest.notes if old else ()), *notes),
         samples=kept,
         versions=versions(),
+        fusion=fusion,
     )
     predictor = Predictor(Artefact(manifest, tensors), TorchSession(model, str(model.roi.device)))
     predictor.failures = [*prepared.unusable, *reader.failures.values()]

@@ -23,12 +23,14 @@ from flawscope.fitting.training_pictures import (
     name_of,
     pairs_of,
     read_defects,
+    sizes_of,
     sources_of,
     survey,
 )
+from flawscope.fitting.windows import Windows
 from flawscope.methods.detector import Detector, device_for
 from flawscope.methods.method import Method
-from flawscope.methods.settings import AUTO
+from flawscope.methods.settings import AUTO, PictureSettings
 from flawscope.methods.task import SizeTask, Task
 from flawscope.pictures.preprocess import Preprocess, roi_from
 from flawscope.progress import Step, silent
@@ -45,7 +47,8 @@ def quiet(line: str) -> None:
 class Prepared:
     """A detector that is still to be fitted, and what `fit` of its method is given.
 
-    origin: of pretrained weights. unusable: what is wrong with seen defects that cannot be used.
+    origin: of pretrained weights. unusable: what is wrong with seen defects that cannot be used. windows: of
+    large pictures, which the task's numbers are of; None: they are of pictures.
     """
 
     method: Method
@@ -56,6 +59,7 @@ class Prepared:
     task: Task
     group: str | None = None
     unusable: Sequence[str] = ()
+    windows: Windows | None = None
 
 
 def prepare(
@@ -104,12 +108,17 @@ def prepare(
             step=step,
         )
         config = replace(config, size=method.choose_size(config, choice))
-    preprocess = Preprocess(config.sizes[-1], config.keep_aspect, config.crop, white_level)
-    region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess))
-    model, origin = method.create(config, region)
+    if config.tile is not None:
+        if drop_suspects:
+            raise InputError("--drop-suspects does not go with tiles: fit, and move the pictures it lists")
+        config = replace(config, masked=roi is not None)
+    preprocess = preprocess_of(config, white_level)
+    region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess.whole))
+    model, origin = method.create(config, None if config.tile is not None else region)
     defects, unusable = read_defects(pairs, preprocess)
-    named = {digest: defect.name for digest, defect in defects.items()}
+    named = {digest: defects[0].name for digest, defects in defects.items()}
     reader = Reader(sources, preprocess, set(), named, None if region is None else region.numpy())
+    windows = None if config.tile is None else Windows(reader, sizes_of(sources), config.seed)
     task = Task(
         reader.load,
         len(sources),
@@ -118,9 +127,23 @@ def prepare(
         drop_suspects=drop_suspects,
         reserved=range(len(sources) - len(reserved), len(sources)),
         settle=reader.without_copies,
-        seen=list(defects.values()),
+        seen=[defect for several in defects.values() for defect in several],
         decoded=decoded,
         say=say,
         step=step,
     )
-    return Prepared(method, model.to(where), origin, category, reader, task, group=group, unusable=unusable)
+    return Prepared(
+        method, model.to(where), origin, category, reader, task, group, unusable=unusable, windows=windows
+    )
+
+
+def preprocess_of(config: PictureSettings, white_level: float | None) -> Preprocess:
+    """How pictures reach the network by these settings."""
+    return Preprocess(
+        config.sizes[-1],
+        config.keep_aspect,
+        config.crop,
+        white_level,
+        tile=config.tile,
+        overlap=config.shared,
+    )

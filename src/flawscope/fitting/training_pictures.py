@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import find_objects, label
 
 from flawscope.datasets import Dataset
 from flawscope.datasets.masks import union
@@ -23,8 +25,8 @@ from flawscope.methods.method import Method
 from flawscope.methods.picture_cache import packed
 from flawscope.methods.task import Defect
 from flawscope.pictures.appearance import Measures, measure
-from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
-from flawscope.pictures.preprocess import Preprocess, white_level_for
+from flawscope.pictures.decoding import ORIENTATION_TAG, SIDEWAYS, Source, decode, pixel_hash, reason
+from flawscope.pictures.preprocess import Preprocess, Views, white_level_for
 from flawscope.progress import counted
 
 
@@ -49,19 +51,26 @@ class Reader:
         self.names = [name_of(source, i, common) for i, source in enumerate(self.sources)]
 
     def load(self, index: int) -> torch.Tensor | None:
-        """Picture `index` as [3, H, W] float32 in 0..1, or None where it cannot be read."""
+        """Picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
+        views = self.views(index)
+        return None if views is None else torch.from_numpy(views.images([0])[0])
+
+    def views(self, index: int) -> Views | None:
+        """What the network sees of picture `index`, or None where it cannot be read."""
         try:
             picture = decode(self.sources[index], name=self.names[index])
             digest = pixel_hash(picture)
-            image = self.preprocess.from_array(picture, self.names[index])[0][0]
+            views = self.preprocess.views(picture, self.names[index])
         except (InputError, MemoryError) as error:
             with self._lock:
                 self.failures[index] = reason(error, self.names[index])
             return None
-        measured = self.measured.get(index) or measure(image, self.roi)
+        if self.preprocess.tile is not None:
+            views.within(self.roi)
+        measured = self.measured.get(index) or measure(views.images([0])[0], self.roi)
         with self._lock:
             self.hashes[index], self.measured[index] = digest, measured
-        return torch.from_numpy(image)
+        return views
 
     def without_copies(self, indices: list[int]) -> list[int]:
         """Those of `indices` whose pixels neither the model nor an earlier picture nor a defect has."""
@@ -101,29 +110,52 @@ def pairs_of(
 
 def read_defects(
     pairs: Sequence[tuple[Source, list[Source]]], preprocess: Preprocess
-) -> tuple[dict[str, Defect], list[str]]:
-    """Seen defects as the network sees them, by their pixels' hash, and what is wrong with the others."""
-    found: dict[str, Defect] = {}
+) -> tuple[dict[str, list[Defect]], list[str]]:
+    """Seen defects as the network sees them, in the whole picture and in a tile around each, by their pixels'
+    hash, and what is wrong with the others."""
+    found: dict[str, list[Defect]] = {}
     unusable = []
     common = common_folder([picture for picture, _ in pairs])
     for number, (source, masks) in enumerate(pairs):
         name = name_of(source, number, common)
         try:
             picture = decode(source, name=name)
-            image, geometry = preprocess.from_array(picture, name)
-            mask = geometry.mask_to_network(union(masks, picture.shape[:2], name))
-            if not mask.any():
+            marked = union(masks, picture.shape[:2], name)
+            shown = list(_shown(preprocess.views(picture, name), marked))
+            if not shown:
+                height, width = preprocess.network_size
                 raise InputError(
                     f"cannot use {name} as a defect: its mask is empty, cut away, or less than a "
-                    f"pixel at {mask.shape[1]}x{mask.shape[0]}; mark it, or take a larger --size or --crop"
+                    f"pixel at {width}x{height}; mark it, or take a larger --size or --crop"
                 )
-            found[pixel_hash(picture)] = Defect(packed(torch.from_numpy(image[0])), mask, name)
+            found[pixel_hash(picture)] = [
+                Defect(packed(torch.from_numpy(image)), mask, name) for image, mask in shown
+            ]
         except (InputError, MemoryError) as error:
             unusable.append(reason(error, name))
     if pairs and not found:
         of = counted(len(pairs), "seen defect")
         raise InputError(f"none of {of} can be used; the first: {unusable[0]}")
     return found, unusable
+
+
+def _shown(
+    views: Views, marked: NDArray[np.bool_]
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """Images [3, H, W] that show a part of what is marked in the picture, each with its mask [H, W]."""
+    whole = views.whole.mask_to_network(marked)
+    if whole.any():
+        yield views.images([0])[0], whole
+    if views.grid is None:
+        return
+    canvas = views.geometry.mask_to_network(marked)
+    height, width = views.grid.tile
+    for rows, columns in find_objects(label(canvas, structure=np.ones((3, 3)))[0]):
+        y, x = (
+            min(max((part.start + part.stop - side) // 2, 0), whole - side)
+            for part, side, whole in zip((rows, columns), views.grid.tile, views.grid.canvas, strict=True)
+        )
+        yield views.window(y, x), canvas[y : y + height, x : x + width]
 
 
 def sources_of(images: Images, category: str | None) -> tuple[list[Source], list[Source], str]:
@@ -164,6 +196,23 @@ def survey(sources: Sequence[Source]) -> tuple[float | None, int]:
             if picture.dtype != np.uint8:
                 highest, kind = max(highest, float(picture.max())), picture.dtype
     return (white_level_for(highest, kind) if highest >= 0 else None), largest
+
+
+def sizes_of(sources: Sequence[Source]) -> list[tuple[int, int] | None]:
+    """(H, W) of the upright pictures, by their headers; None where one cannot be read."""
+    found: list[tuple[int, int] | None] = []
+    for source in sources:
+        if isinstance(source, np.ndarray):
+            found.append((source.shape[0], source.shape[1]) if source.ndim > 1 else None)
+            continue
+        given = io.BytesIO(source) if isinstance(source, bytes) else source
+        try:
+            with nullcontext(given) if isinstance(given, Image.Image) else Image.open(given) as header:
+                turned = header.getexif().get(ORIENTATION_TAG, 1) in SIDEWAYS
+                found.append((header.width, header.height) if turned else (header.height, header.width))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            found.append(None)  # reported when it is loaded
+    return found
 
 
 def common_folder(sources: Sequence[Source]) -> Path | None:

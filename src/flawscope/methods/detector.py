@@ -37,6 +37,11 @@ class Detector(nn.Module, ABC):
         self.config, self.size = config, config.network_size
         self.register_buffer("roi", torch.ones(self.size, dtype=torch.bool) if roi is None else roi)
 
+    @property
+    def scores_maximum(self) -> bool:
+        """Whether a score is its map's maximum."""
+        return True
+
     # ---- inference
 
     @abstractmethod

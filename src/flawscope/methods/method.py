@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from flawscope import config as settings
 from flawscope.errors import InputError
-from flawscope.methods.settings import PictureSettings
+from flawscope.methods.settings import PictureSettings, with_tiles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,7 +112,7 @@ class Method:
         """Its settings: those of the preset, then `values`. InputError names the wrong one."""
         if preset not in self.presets:
             raise InputError(f"{self.name} has no preset {preset}: choose one of {', '.join(self.presets)}")
-        return settings.build(self.config, {**self.presets[preset], **(values or {})})
+        return settings.build(self.config, with_tiles(self.presets[preset], values or {}))
 
     def stored(self, values: Mapping[str, Any]) -> Any:
         """Its settings as a model file holds them. Settings that have since gone are ignored."""

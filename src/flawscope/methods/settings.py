@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from flawscope.config import convert
 from flawscope.errors import InputError
+from flawscope.pictures.overlap import MOST_OVERLAP, OVERLAP, overlap_of
 
 AUTO = "auto"  # `size`: chosen from the pictures, by a method that declares `choose_size`
 Size = tuple[int, int]  # (H, W)
@@ -22,6 +24,10 @@ class PictureSettings:
     crop: tuple[int, int] | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the networks in a fitted model
     seed: int = 0
+    # H, W in pixels of the picture, which is seen in tiles too, each scaled to `size`; None: whole alone
+    tile: tuple[int, int] | None = None
+    overlap: str = str(OVERLAP)  # of neighbouring tiles: a share of a tile, or pixels of the picture (128px)
+    masked: bool = False  # tiles show what does not count, marked as padding: set for a region of interest
 
     PATHS: ClassVar[tuple[str, ...]] = ()  # settings that name files: a model stores the name alone
     SIZES: ClassVar[int] = 1  # sizes at which a picture may be seen, at most
@@ -61,6 +67,17 @@ class PictureSettings:
             "size must name one that is the largest on both sides",
         )
         yield self.seed >= 0, "seed must be at least 0"
+        yield self.tile is None or self.crop is None, "crop and tile do not go together: leave one out"
+        yield self.tile is None or min(self.tile) >= low, f"tile must be at least {low} pixels on both sides"
+        yield (
+            overlap_of(self.overlap, self.tile or (1, 1)) is not None,
+            f"overlap must be a share of a tile from 0 to {MOST_OVERLAP}, or pixels such as 128px",
+        )
+
+    @property
+    def shared(self) -> float:
+        """The share of a tile that its neighbour shows, too."""
+        return overlap_of(self.overlap, self.tile or (1, 1)) or 0.0
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -84,13 +101,39 @@ class PictureSettings:
 
     @property
     def pads(self) -> bool:
-        """Whether pictures are fitted in whole, with padding beside them."""
-        return self.keep_aspect and self.crop is None
+        """Whether images may hold what does not count: padding beside a picture that is fitted in whole, or
+        what lies outside of the region of interest in a tile."""
+        return self.masked or (self.keep_aspect and self.crop is None)
 
     @property
     def network_size(self) -> Size:
         """(H, W) of the images that the detector takes."""
         return self.view_sizes[-1]
+
+
+def with_tiles(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the size of a tile in the network: `scale`, of which models know nothing, is how many
+    pixels of the picture one of the network's shows, 1 if nobody says.
+
+    Raises:
+        InputError: a scale without tiles, or with a size.
+    """
+    values = {**preset, **given}
+    scale = values.pop("scale", None)
+    if values.get("tile") is None:
+        if scale is not None:
+            raise InputError("setting scale is for tiles: give tile as well, or size")
+        return values
+    if "size" in given:
+        if scale is not None:
+            raise InputError("setting scale: it follows from tile and size; leave one of the three out")
+        return values
+    try:
+        tile, by = convert(values["tile"], tuple[int, int]), 1.0 if scale is None else float(scale)
+        height, width = (round(side / by) for side in tile)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return {**values, **({} if scale is None else {"scale": scale})}  # whose type is checked later
+    return {**values, "size": f"{height}" if height == width else f"{height}x{width}"}
 
 
 @dataclass(frozen=True)

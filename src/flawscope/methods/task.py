@@ -91,6 +91,7 @@ class Task:
     seen: defects to learn from.
     old: the artefact the model was rebuilt from, if it is being extended.
     decoded: bytes of the largest picture, for predictions of memory.
+    enough: so many pictures suffice to calibrate on, since the caller does it again; None: take all.
     say, step: get lines for a person and progress.
     """
 
@@ -104,6 +105,7 @@ class Task:
     seen: Sequence[Defect] = ()
     old: Artefact | None = None
     decoded: int = 0
+    enough: int | None = None
     budget: Budget = Budget()
     say: Callable[[str], None] = lambda line: None
     step: Step = silent

@@ -48,7 +48,8 @@ _HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", 
 _COPY_AGAIN = "copy it again"
 _TRUNCATED = "the file is truncated"
 _WARNINGS = threading.Lock()
-_ORIENTATION_TAG = 0x0112
+ORIENTATION_TAG = 0x0112
+SIDEWAYS = range(5, 9)  # values that exchange height and width
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -308,7 +309,7 @@ def _load_upright(image: Image.Image, name: str) -> Image.Image:
         reason = _TRUNCATED if "truncated" in str(error).lower() else f"the file is damaged ({error})"
         raise cannot(name, reason, _COPY_AGAIN) from None
     try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
     except Exception:  # broken metadata beside good pixels
         orientation = 1
     if orientation in _ORIENTATIONS:

@@ -6,11 +6,11 @@ Coordinates are continuous: pixel i covers [i, i + 1), its centre is i + 0.5. Si
 from __future__ import annotations
 
 import math
-import operator
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -32,136 +32,12 @@ from flawscope.pictures.decoding import (
     name_of,
     read_mask,
 )
+from flawscope.pictures.geometry import Geometry, whole_number
+from flawscope.pictures.overlap import MOST_OVERLAP, OVERLAP
+from flawscope.pictures.tiles import Blended, Fusion, Grid, Region
 
-# ---------------------------------------------------------------------------------------------- geometry
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where the network's view lies in the picture: network = picture * scale + offset, per axis (y, x)."""
-
-    picture_size: tuple[int, int]
-    """(H, W) of the upright picture, in pixels."""
-    size: tuple[int, int]
-    """(H, W) of the network's input and of its map."""
-    scale: tuple[float, float]
-    offset: tuple[float, float]
-
-    def to_picture(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """Network box (x0, y0, x1, y1) -> picture box, clipped to the picture."""
-        (sy, sx), (oy, ox), (height, width) = self.scale, self.offset, self.picture_size
-        x0, x1 = (min(max((x - ox) / sx, 0.0), float(width)) for x in (box[0], box[2]))
-        y0, y1 = (min(max((y - oy) / sy, 0.0), float(height)) for y in (box[1], box[3]))
-        return x0, y0, x1, y1
-
-    def to_network(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """Picture box (x0, y0, x1, y1) -> network box, not clipped."""
-        (sy, sx), (oy, ox) = self.scale, self.offset
-        return box[0] * sx + ox, box[1] * sy + oy, box[2] * sx + ox, box[3] * sy + oy
-
-    def at(self, picture_size: tuple[int, int]) -> Geometry:
-        """The same view of the picture scaled to another size."""
-        (sy, sx), (height, width) = self.scale, self.picture_size
-        scale = (sy * height / picture_size[0], sx * width / picture_size[1])
-        return Geometry(picture_size, self.size, scale, self.offset)
-
-    def inside(self) -> Mask:
-        """[H, W] bool at network size: pixels whose centre shows the picture, not a letterbox's border."""
-        rows, columns = (self.inverse()._centres(axis)[0] for axis in (0, 1))
-        shown = np.zeros(self.size, np.bool_)
-        shown[rows, columns] = True
-        return shown
-
-    def warp(self, values: NDArray[np.floating[Any]], fill: float = math.nan) -> Float32:
-        """A map [H, W] at network size -> [Hp, Wp] float32 over the picture, bilinear between pixel centres.
-
-        Picture pixels whose centre lies outside the network's view get `fill`.
-        """
-        values = self._sized(np.asarray(values, dtype=np.float32), self.size)
-        (rows, y0, y1, wy), (columns, x0, x1, wx) = (self._bilinear(axis) for axis in (0, 1))
-        out = np.full(self.picture_size, fill, dtype=np.float32)
-        view = out[rows, columns]
-        step = max(1, (1 << 18) // max(1, view.shape[1]))  # blocks that stay in the cache
-        for start in range(0, view.shape[0], step):
-            part = slice(start, start + step)
-            above = values[y0[part]]  # [rows, W]
-            across = above + (values[y1[part]] - above) * wy[part, None]
-            left = np.take(across, x0, axis=1)  # [rows, columns]
-            right = np.take(across, x1, axis=1)
-            right -= left
-            right *= wx
-            np.add(left, right, out=view[part])
-        return out
-
-    def warp_mask(self, mask: Mask) -> Mask:
-        """A mask [H, W] bool at network size -> [Hp, Wp] bool, nearest; False outside the network's view."""
-        mask = self._sized(mask, self.size)
-        out = np.zeros(self.picture_size, dtype=np.bool_)
-        (rows, y), (columns, x) = (self._nearest(axis) for axis in (0, 1))
-        out[rows, columns] = mask[y][:, x]
-        return out
-
-    def mask_to_network(self, mask: Mask) -> Mask:
-        """A mask [Hp, Wp] bool of the picture -> [H, W] bool, nearest; False on a letterbox's border."""
-        mask = self._sized(mask, self.picture_size)
-        return self.inverse().warp_mask(mask)
-
-    def inverse(self) -> Geometry:
-        """The same relation read the other way round: the network's view as the picture."""
-        (sy, sx), (oy, ox) = self.scale, self.offset
-        return Geometry(self.size, self.picture_size, (1 / sy, 1 / sx), (-oy / sy, -ox / sx))
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able; `from_dict` reads it."""
-        return {field.name: list(getattr(self, field.name)) for field in fields(self)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Geometry:
-        """Raises InputError for unknown, missing or invalid entries."""
-        try:
-            (hp, wp), (h, w), (sy, sx), (oy, ox) = (data[field.name] for field in fields(cls))
-            geometry = cls(
-                (_whole(hp), _whole(wp)),
-                (_whole(h), _whole(w)),
-                (float(sy), float(sx)),
-                (float(oy), float(ox)),
-            )
-            if set(data) - {field.name for field in fields(cls)} or min(geometry.scale) <= 0:
-                raise ValueError
-            if not all(map(math.isfinite, geometry.scale + geometry.offset)):
-                raise ValueError
-        except (KeyError, TypeError, ValueError):
-            raise InputError(
-                f"not a geometry: {data!r}; expected picture_size, size, scale, offset"
-            ) from None
-        return geometry
-
-    def _centres(self, axis: int) -> tuple[slice, NDArray[np.float64]]:
-        """The picture's pixels along `axis` that the network sees, and their centres in its coordinates."""
-        centres = (np.arange(self.picture_size[axis], dtype=np.float64) + 0.5) * self.scale[
-            axis
-        ] + self.offset[axis]
-        start, stop = np.searchsorted(centres, (0.0, float(self.size[axis])))
-        return slice(int(start), int(stop)), centres[start:stop]
-
-    def _nearest(self, axis: int) -> tuple[slice, NDArray[np.intp]]:
-        seen, centres = self._centres(axis)
-        return seen, centres.astype(np.intp)  # searchsorted keeps 0 <= centre < size
-
-    def _bilinear(self, axis: int) -> tuple[slice, NDArray[np.intp], NDArray[np.intp], Float32]:
-        """Seen pixels; lower and upper neighbour of each and the upper one's weight; edges are repeated."""
-        seen, centres = self._centres(axis)
-        last = self.size[axis] - 1
-        position = np.clip(centres - 0.5, 0, last)
-        lower = position.astype(np.intp)
-        return seen, lower, np.minimum(lower + 1, last), (position - lower).astype(np.float32)
-
-    @staticmethod
-    def _sized(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-        if array.shape != size:
-            raise InputError(f"array of shape {list(array.shape)} given; expected {list(size)}")
-        return array
-
+# Answers for images [n, 3, H, W]: scores [n] and maps [n, H, W]
+Run = Callable[[Any], Any]
 
 # -------------------------------------------------------------------------------------------- preprocess
 
@@ -177,6 +53,9 @@ class Preprocess:
     float32 for deep ones. These are divided by `white_level` (None: 65535 for uint16, 1 for floats) and
     clipped to 0..1; never by anything that one picture decides.
 
+    `tile`: the picture is seen in tiles of (height, width) of its pixels as well, each scaled to `size`; two
+    neighbours share `overlap` of a tile. See `Views`.
+
     `marks_padding`: detectors can tell the letterbox's border from the product, because the value v of a
     repeated edge pixel stands as -1 - v. Models from before that do not mark it.
     """
@@ -186,6 +65,8 @@ class Preprocess:
     crop: tuple[int, int] | None = None
     white_level: float | None = None
     marks_padding: bool = True
+    tile: tuple[int, int] | None = None
+    overlap: float = OVERLAP
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", _size("size", self.size))
@@ -196,6 +77,13 @@ class Preprocess:
         for name in ("keep_aspect", "marks_padding"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is {getattr(self, name)!r}; give true or false")
+        if self.tile is not None:
+            object.__setattr__(self, "tile", _size("tile", self.tile))
+            if self.crop is not None:
+                raise InputError("crop and tile do not go together: leave one out")
+        share = self.overlap
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= MOST_OVERLAP:
+            raise InputError(f"overlap is {share!r}; give a share of a tile from 0 to {MOST_OVERLAP}")
         if self.white_level is not None:
             level = self.white_level
             if isinstance(level, bool) or not isinstance(level, Real) or not 0 < level < math.inf:
@@ -207,20 +95,73 @@ class Preprocess:
         """(H, W) of the tensor."""
         return self.crop or self.size
 
+    @cached_property
+    def whole(self) -> Preprocess:
+        """How the whole picture is seen, without tiles."""
+        return self if self.tile is None else replace(self, tile=None)
+
     def __call__(self, source: Source, name: str | None = None) -> tuple[Float32, Geometry]:
-        """Anything `decode` reads -> ([1, 3, H, W] float32 in 0..1, RGB, padding marked; where it
-        lies in the picture)."""
-        return self._apply(load(source, name), name or name_of(source))
+        """Anything `decode` reads -> ([T, 3, H, W] float32 in 0..1, RGB, padding marked; where its map lies
+        in the picture). T is 1 without tiles; `views` reads large pictures in parts."""
+        views = self.views(source, name)
+        return views.images(range(len(views))), views.geometry
 
     def from_array(self, picture: NDArray[Any], name: str | None = None) -> tuple[Float32, Geometry]:
         """The same for a picture that `decode` returned."""
         return self(picture, name)
 
+    def views(self, source: Source, name: str | None = None) -> Views:
+        """Everything that the network sees of a picture.
+
+        Raises:
+            InputError: it cannot be read, or is smaller than a tile.
+        """
+        name = name or name_of(source)
+        picture = load(source, name)
+        first, placed = self._apply(picture, name)
+        if self.tile is None:
+            return Views(first, placed)
+        size = placed.picture_size
+        canvas = self.canvas(size)
+        if any(part > whole for part, whole in zip(self.size, canvas, strict=True)):
+            raise cannot(
+                name,
+                f"it has {size[1]} x {size[0]} pixels, less than a tile of {self.tile[1]} x {self.tile[0]}",
+                "fit with a smaller --tile",
+            )
+        grid = Grid(canvas, self.size, self.overlap)
+        planes = _resized(picture, canvas, (0.0, 0.0, float(size[0]), float(size[1])))
+        divisor = self._divisor(picture, name)
+        return Views(first, self.geometry(size), placed, grid, planes, divisor)
+
+    def canvas(self, picture_size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) that a picture of (H, W) pixels is scaled to before tiles are cut from it."""
+        assert self.tile is not None
+        height, width = (
+            max(1, round(whole * seen / part))
+            for whole, seen, part in zip(picture_size, self.size, self.tile, strict=True)
+        )
+        return height, width
+
     def geometry(self, picture_size: tuple[int, int]) -> Geometry:
-        """The geometry that an upright picture of (H, W) pixels gets, without the picture."""
+        """Where the map of an upright picture of (H, W) pixels lies in it, without the picture."""
+        if self.tile is not None:
+            canvas = self.canvas(picture_size)
+            scale = (canvas[0] / picture_size[0], canvas[1] / picture_size[1])
+            return Geometry(picture_size, canvas, scale, (0.0, 0.0))
         (y0, x0, y1, x1), (h, w), (top, left) = self._placing(*picture_size)
         sy, sx = h / (y1 - y0), w / (x1 - x0)
         return Geometry(picture_size, self.network_size, (sy, sx), (top - y0 * sy, left - x0 * sx))
+
+    def described(self) -> str:
+        """How pictures are seen, for a person."""
+        (height, width), tile = self.network_size, self.tile
+        if tile is None:
+            return f"{height}x{width}"
+        scale = tile[0] / self.size[0]
+        by = "" if scale == 1 else f", scaled to {height}x{width}"
+        tiles = f"tiles of {tile[0]}x{tile[1]} pixels{by}, {self.overlap:.0%} shared"
+        return f"{tiles}, and whole at {height}x{width}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it."""
@@ -230,6 +171,7 @@ class Preprocess:
             "crop": list(self.crop) if self.crop else None,
             "white_level": self.white_level,
             "marks_padding": self.marks_padding,
+            **({} if self.tile is None else {"tile": list(self.tile), "overlap": self.overlap}),
         }
 
     @classmethod
@@ -260,50 +202,24 @@ class Preprocess:
         return (y0, x0, height - y0, width - x0), self.crop, (0, 0)
 
     def _apply(self, picture: Image.Image | NDArray[Any], name: str) -> tuple[Float32, Geometry]:
-        if isinstance(picture, Image.Image):
-            size = (picture.height, picture.width)
-        else:
-            size = (picture.shape[0], picture.shape[1])
-        (y0, x0, y1, x1), (h, w), (top, left) = self._placing(*size)
-        box = (x0, y0, x1, y1)
-
-        def resize(image: Image.Image) -> NDArray[Any]:
-            if image.size == (w, h) and box == (0, 0, w, h):
-                return np.asarray(image)
-            # The width first: Pillow 13 would take the height first in tall pictures, and round otherwise
-            across = image.resize((w, image.height), Image.Resampling.BILINEAR, box=(x0, 0, x1, image.height))
-            return np.asarray(across.resize((w, h), Image.Resampling.BILINEAR, box=(0, y0, w, y1)))
-
+        """The whole picture [1, 3, H, W]."""
+        size = _size_of(picture)
+        box, (h, w), (top, left) = self._placing(*size)
         tensor = np.empty((1, 3, *self.network_size), dtype=np.float32)
-        target = tensor[0, :, top : top + h, left : left + w]
-        if not isinstance(picture, Image.Image) and picture.dtype != np.uint8:
-            white = self._white(picture, name)
-            for channel in range(picture.shape[2]):
-                plane = np.ascontiguousarray(picture[:, :, channel], dtype=np.float32)
-                np.divide(resize(Image.fromarray(plane)), white, out=target[channel], dtype=np.float32)
-            if picture.shape[2] == 1:
-                target[1:] = target[0]
-            np.clip(target, 0, 1, out=target)
-        else:
-            if not isinstance(picture, Image.Image):  # grey as a view needs only one of its channels
-                grey = picture.strides[2] == 0
-                picture = Image.fromarray(np.ascontiguousarray(picture[:, :, 0] if grey else picture))
-            pixels = resize(picture)
-            if pixels.ndim == 2:
-                np.divide(pixels, 255, out=target[0], dtype=np.float32)
-                target[1:] = target[0]
-            else:
-                np.divide(pixels.transpose(2, 0, 1), 255, out=target, dtype=np.float32)
+        planes, divisor = _resized(picture, (h, w), box), self._divisor(picture, name)
+        _put(planes, divisor, tensor[0, :, top : top + h, left : left + w])
         if (h, w) != self.network_size:
             _repeat_edges(tensor[0], top, left, h, w)
             if self.marks_padding:
                 padding = np.ones(self.network_size, np.bool_)
                 padding[top : top + h, left : left + w] = False
                 tensor[0][:, padding] = -1 - tensor[0][:, padding]
-        return tensor, self.geometry(size)
+        return tensor, self.whole.geometry(size)
 
-    def _white(self, picture: NDArray[Any], name: str) -> float:
-        """The divisor of a deep picture. Floats far off it would show all black or white."""
+    def _divisor(self, picture: Image.Image | NDArray[Any], name: str) -> float:
+        """What pixel values are divided by; floats far off it would show all black or white."""
+        if isinstance(picture, Image.Image) or picture.dtype == np.uint8:
+            return 255.0
         if picture.dtype == np.uint16:
             return self.white_level or 65535.0
         largest = float(picture.max())
@@ -316,6 +232,138 @@ class Preprocess:
                 name, f"its floats are in 0..1, the white level is {self.white_level:g}", "multiply it"
             )
         return self.white_level or 1.0
+
+
+class Views:
+    """What a network sees of one picture: it as a whole, and with tiles these too.
+
+    View 0 is the whole picture, the others are the tiles, row by row. A picture of exactly one tile has
+    that one view. Tiles are made when they are asked for.
+
+    geometry: where the map of the picture lies in it: at the canvas's size with tiles. whole: where view 0
+    does. grid: of the tiles; None: there is one view.
+    """
+
+    def __init__(
+        self,
+        first: Float32,
+        geometry: Geometry,
+        whole: Geometry | None = None,
+        grid: Grid | None = None,
+        canvas: NDArray[Any] | None = None,
+        divisor: float = 255.0,
+    ):
+        self.first, self.geometry, self.whole = first, geometry, whole or geometry
+        self.grid = None if grid is None or len(grid) == 1 else grid
+        self.canvas, self.divisor = canvas, divisor
+        self.region: Region | None = None
+
+    def within(self, mask: Mask | None) -> Views:
+        """The same with a region of interest [H, W], as the whole view shows it: what lies outside is marked
+        as padding is, and `numbers` leaves out tiles that hold nothing of it."""
+        if mask is not None:
+            self.region = Region(mask, self.whole, self.geometry.size)
+        return self
+
+    def __len__(self) -> int:
+        return 1 if self.grid is None else 1 + len(self.grid)
+
+    def numbers(self) -> list[int]:
+        """The views that hold something that counts."""
+        region, grid = self.region, self.grid
+        if region is None or grid is None:
+            return list(range(len(self)))
+        return [0, *(k + 1 for k in range(len(grid)) if region.window(*grid.corner(k), *grid.tile).any())]
+
+    def images(self, numbers: Iterable[int]) -> Float32:
+        """Views `[n, 3, H, W]` float32 in 0..1, padding marked."""
+        return np.stack([self._image(number) for number in numbers])
+
+    def answer(self, run: Run, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
+        """The picture's score, and its map at `geometry.size`.
+
+        Args:
+            run: answers for views `[n, 3, H, W]` with scores `[n]` and maps `[n, H, W]`.
+            fusion: how views are put together; None: there is one.
+            batch: views that are run at a time.
+        """
+        if self.grid is None or fusion is None:
+            scores, maps = run(self.images([0]))
+            return float(scores[0]), maps[0]
+        blended, numbers = Blended(self.grid, self.whole, fusion, self.region), self.numbers()
+        for start in range(0, len(numbers), batch):
+            these = numbers[start : start + batch]
+            for number, score, drawn in zip(these, *run(self.images(these)), strict=True):
+                blended.add(number, float(score), drawn)
+        return blended.result()
+
+    def counted(self) -> Mask:
+        """[H, W] at `geometry.size`: what lies in the region of interest, and shows the picture."""
+        if self.grid is None:
+            counted: Mask = self.images([0])[0, 0] >= 0
+            return counted
+        size = self.geometry.size
+        return np.ones(size, np.bool_) if self.region is None else self.region.window(0, 0, *size)
+
+    def window(self, y: int, x: int) -> Float32:
+        """`[3, H, W]`: a tile at any place of the canvas."""
+        assert self.canvas is not None
+        height, width = self.first.shape[2:]
+        image = np.empty((3, height, width), np.float32)
+        _put(self.canvas[y : y + height, x : x + width], self.divisor, image)
+        return self._marked(image, None if self.region is None else self.region.window(y, x, height, width))
+
+    def _image(self, number: int) -> Float32:
+        if number and self.grid is not None:
+            return self.window(*self.grid.corner(number - 1))
+        return self._marked(self.first[0], None if self.region is None else self.region.mask)
+
+    @staticmethod
+    def _marked(image: Float32, inside: Mask | None) -> Float32:
+        return image if inside is None else np.where(inside | (image < 0), image, -1 - image)
+
+
+def _size_of(picture: Image.Image | NDArray[Any]) -> tuple[int, int]:
+    if isinstance(picture, Image.Image):
+        return picture.height, picture.width
+    return picture.shape[0], picture.shape[1]
+
+
+def _resized(
+    picture: Image.Image | NDArray[Any], size: tuple[int, int], box: tuple[float, float, float, float]
+) -> NDArray[Any]:
+    """The part (y0, x0, y1, x1) of a picture at (H, W): uint8 [H, W] or [H, W, 3], or float32 [H, W, C] as
+    deep as it was."""
+    (h, w), (y0, x0, y1, x1) = size, box
+
+    def resize(image: Image.Image) -> NDArray[Any]:
+        if image.size == (w, h) and box == (0, 0, h, w):
+            return np.asarray(image)
+        # The width first: Pillow 13 would take the height first in tall pictures, and round otherwise
+        across = image.resize((w, image.height), Image.Resampling.BILINEAR, box=(x0, 0, x1, image.height))
+        return np.asarray(across.resize((w, h), Image.Resampling.BILINEAR, box=(0, y0, w, y1)))
+
+    if isinstance(picture, Image.Image):
+        return resize(picture)
+    if picture.dtype == np.uint8:  # grey as a view needs only one of its channels
+        grey = picture.strides[2] == 0
+        return resize(Image.fromarray(np.ascontiguousarray(picture[:, :, 0] if grey else picture)))
+    planes = np.empty((h, w, picture.shape[2]), np.float32)
+    for channel in range(picture.shape[2]):
+        plane = np.ascontiguousarray(picture[:, :, channel], dtype=np.float32)
+        planes[:, :, channel] = resize(Image.fromarray(plane))
+    return planes
+
+
+def _put(planes: NDArray[Any], divisor: float, target: Float32) -> None:
+    """What `_resized` gave into [3, H, W], in 0..1."""
+    if planes.ndim == 2 or planes.shape[2] == 1:
+        np.divide(planes.reshape(planes.shape[:2]), divisor, out=target[0], dtype=np.float32)
+        target[1:] = target[0]
+    else:
+        np.divide(planes.transpose(2, 0, 1), divisor, out=target, dtype=np.float32)
+    if planes.dtype != np.uint8:
+        np.clip(target, 0, 1, out=target)
 
 
 def unmarked(images: Float32) -> tuple[Float32, Mask]:
@@ -346,17 +394,10 @@ def _repeat_edges(planes: Float32, top: int, left: int, height: int, width: int)
     planes[:, bottom:] = planes[:, bottom - 1 : bottom]
 
 
-def _whole(value: Any) -> int:
-    """An integer of at least 1, or TypeError/ValueError."""
-    if isinstance(value, bool) or operator.index(value) < 1:
-        raise ValueError(value)
-    return operator.index(value)
-
-
 def _size(key: str, value: Any) -> tuple[int, int]:
     try:
         height, width = value
-        return _whole(height), _whole(width)
+        return whole_number(height), whole_number(width)
     except (TypeError, ValueError):
         raise InputError(f"{key} is {value!r}; give two whole numbers, height and width") from None
 

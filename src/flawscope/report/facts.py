@@ -54,14 +54,13 @@ def facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runtime: str
 
 def _model(manifest: Manifest, model: str) -> list[tuple[str, Any]]:
     c, facts, backbone = manifest.calibration, manifest.facts, manifest.backbone
-    height, width = manifest.preprocess.network_size
     roles = Counter(picture.role for picture in manifest.pictures)
     rows: list[tuple[str, Any]] = [
         ("file", model),
         ("method", f"{manifest.method}" + (f", fitted for {manifest.category}" if manifest.category else "")),
         ("network", f"{backbone.get('name', '?')}, {backbone.get('origin', '?')}"),
         ("licence of its weights", backbone.get("licence", "?")),
-        ("size seen", f"{width} × {height} pixels"),
+        ("picture seen as", manifest.preprocess.described()),
         ("seed", manifest.config.get("seed", "?")),
         ("pictures", ", ".join(f"{n} {role}" for role, n in roles.items()) or "not known"),
         ("score threshold", c.promise()),

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures.preprocess import Geometry
+from flawscope.pictures.geometry import Geometry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flawscope.datasets import Item
 from flawscope.errors import FlawscopeError
-from flawscope.pictures.preprocess import Geometry
+from flawscope.pictures.geometry import Geometry
 from flawscope.results.prediction import Prediction, outcome
 
 MEMORY = 512 << 20  # bytes of maps in memory; a thousand pictures at 360 pixels

@@ -13,11 +13,11 @@ from flawscope.errors import InputError
 from flawscope.pictures.appearance import FEATURES, Measures
 from flawscope.pictures.decoding import Source, decode
 from flawscope.pictures.eight_bits import to_eight_bits
-from flawscope.pictures.preprocess import Geometry
+from flawscope.pictures.geometry import Geometry
 from flawscope.progress import counted
 from flawscope.results import drawing
 
-NEARBY = 1 / 16  # of the longer side: a map is about that wide around a point
+NEARBY = 1 / 16  # of the longer side of what a network sees at once: a map is about that wide around a point
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Prediction:
     map: [H, W] float32 at the size of the network; `picture_map()` brings it to the picture's size.
     score_threshold: the picture is anomalous when its score is above this.
     mask_threshold: pixels whose map value is above this make a region.
+    nearby: how far around a pixel a region's peak is looked for, as a share of the map's longer side.
     outline: how much of a region is marked (`outlined`); 0: all of it.
     colour_range: map values at both ends of the colours. Like both thresholds fixed by calibration, the same
         for every picture.
@@ -82,6 +83,7 @@ class Prediction:
     path: str | None = None
     shifts: Measures = ()
     outline: float = 0.0
+    nearby: float = NEARBY
 
     @property
     def threshold(self) -> float:
@@ -113,7 +115,7 @@ class Prediction:
         from scipy import ndimage
 
         labels, _ = ndimage.label(found, structure=np.ones((3, 3)))
-        level, window = self.colour_range[0], 2 * round(max(values.shape) * NEARBY) + 1
+        level, window = self.colour_range[0], 2 * round(max(values.shape) * self.nearby) + 1
         marked = np.zeros_like(found)
         for index, box in enumerate(ndimage.find_objects(labels), start=1):
             part = labels[box] == index

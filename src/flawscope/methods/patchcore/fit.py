@@ -27,6 +27,7 @@ from flawscope.methods.patchcore.selection import Job, Start, collect, install, 
 from flawscope.methods.task import Fitted, Task
 from flawscope.progress import counted
 
+NONE = np.zeros(0, np.intp)
 ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until the first are gone
 
 
@@ -75,13 +76,16 @@ def _in_memory(job: Job) -> Fitted:
     selections, results = select(job, patches)
     job.tick("coreset")
     alone = job.starts is None and len(patches.groups.unique()) == 1
+    chosen = range(len(patches.pictures)) if alone else _spread(job, len(patches.pictures))
     good = (
-        few.of_one_part(job, patches, results) if alone else leave_one_out(job, patches, selections, results)
+        few.of_one_part(job, patches, results)
+        if alone
+        else leave_one_out(job, patches, selections, results, chosen)
     )
     listed: dict[int, float] = {}
     dropped: list[int] = []
     for round_ in range(ROUNDS):
-        found = suspects(good.scores, _limit(job, good))
+        found = suspects(good.scores, _limit(job, good)) if len(chosen) == len(patches.pictures) else NONE
         listed |= {patches.pictures[i]: float(good.scores[i]) for i in found}
         if not job.task.drop_suspects or not len(found):
             break
@@ -90,7 +94,8 @@ def _in_memory(job: Job) -> Fitted:
         left_out = counted(len(found), "suspicious picture")
         job.task.say(f"round {round_ + 1}: left out {left_out}; selecting again")
         selections, results = select(job, patches)
-        good = leave_one_out(job, patches, selections, results)
+        chosen = range(len(patches.pictures))
+        good = leave_one_out(job, patches, selections, results, chosen)
     job.tick("calibration")
     facts = {
         "patches": patches.total,
@@ -98,16 +103,26 @@ def _in_memory(job: Job) -> Fitted:
         "shards": 1,
         "suspicious_above": _finite(_limit(job, good)),
     }
-    fitted = _fitted(job, good, patches.pictures, patches.pictures, selections, facts)
+    calibrated = [patches.pictures[i] for i in chosen]
+    fitted = _fitted(job, good, calibrated, patches.pictures, selections, facts)
     if alone:
         fitted.calibration = replace(fitted.calibration, promised=False, method=few.METHOD)
     fitted.dropped, fitted.suspects = sorted(dropped), listed
-    if job.task.budget.checked and (refits := compared(job, patches, selections[0], good.raw)):
+    whole = len(calibrated) == len(patches.pictures)
+    if job.task.budget.checked and whole and (refits := compared(job, patches, selections[0], good.raw)):
         fitted.facts["refits"] = refits.to_dict()
         fitted.notes += [refits.note] if refits.note else []
         job.tick("refits")
         fitted.facts["seconds"] = job.seconds()
     return fitted
+
+
+def _spread(job: Job, count: int, most: int | None = None) -> Sequence[int]:
+    """Which of so many pictures are calibrated on, spread over all of them by the seed."""
+    enough = min(n for n in (count, most, job.task.enough) if n is not None)
+    if enough == count:
+        return range(count)
+    return sorted(np.random.default_rng(job.config.seed).choice(count, enough, replace=False).tolist())
 
 
 def _limit(job: Job, good: Good) -> float:
@@ -273,10 +288,7 @@ def _merged(job: Job, shards: int) -> _Merged:
 
 def _calibrated_again(job: Job, used: list[int], selections: list[Selection]) -> tuple[list[int], Good]:
     """The features are gone: calibrate on pictures read again, spread over all of them by the seed."""
-    chosen = used
-    if len(used) > MAX_CALIBRATION:
-        rng = np.random.default_rng(job.config.seed)
-        chosen = sorted(rng.choice(used, MAX_CALIBRATION, replace=False).tolist())
+    chosen = [used[i] for i in _spread(job, len(used), MAX_CALIBRATION)]
     groups = dict(zip(chosen, job.groups_of(chosen).tolist(), strict=True))
     found: dict[int, Raw] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,15 +43,19 @@ class Good:
 
 
 def leave_one_out(
-    job: Job, patches: Patches, selections: list[Selection], results: list[coreset.Coreset]
+    job: Job,
+    patches: Patches,
+    selections: list[Selection],
+    results: list[coreset.Coreset],
+    chosen: Sequence[int],
 ) -> Good:
-    """Every picture against the banks as if its own group had never been there."""
+    """These of the pictures against the banks as if their own groups had never been there."""
     distances = []
     for v, result in enumerate(results):
         assert result.leave_out is not None
         distances.append(patches.spread(v, result.leave_out))
 
-    advance = Advance(job.task.step, "leave-one-out", len(patches.pictures))
+    advance = Advance(job.task.step, "leave-one-out", len(chosen))
 
     def raw(i: int) -> Raw:
         inside = None if patches.inside is None else patches.inside[i]
@@ -69,7 +74,7 @@ def leave_one_out(
         return Raw([score for score, _ in found], [away for _, away in found], inside)
 
     with workers(job.device) as each:
-        return calibrate(job, each(raw, range(len(patches.pictures))))
+        return calibrate(job, each(raw, chosen))
 
 
 def left_out_of(

@@ -41,6 +41,10 @@ class Model(Detector):
         self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.views), 1))
         self.eval()
 
+    @property
+    def scores_maximum(self) -> bool:
+        return self.config.score == "map"
+
     # ---- the two named steps
 
     def embed(self, images: Tensor) -> Tensor:

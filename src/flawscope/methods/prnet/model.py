@@ -67,6 +67,10 @@ class Model(Detector):
         """Nothing here behaves otherwise while it learns: the frozen backbone least of all."""
         return super().train(False)
 
+    @property
+    def scores_maximum(self) -> bool:
+        return False
+
     # ---- the two named steps
 
     def embed(self, images: Tensor) -> Tensor:

@@ -1,0 +1,266 @@
+"""Calibration of pictures that are seen in tiles: of the whole picture, as `Predictor` will judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flawscope.calibration.decision import from_values
+from flawscope.fitting.windows import Windows
+from flawscope.methods.detector import Detector
+from flawscope.methods.extract import BATCH
+from flawscope.methods.task import Fitted, Task
+from flawscope.methods.threads import workers
+from flawscope.pictures.preprocess import Views
+from flawscope.pictures.tiles import Blended, Fusion
+from flawscope.progress import Advance
+
+STREAM = 61  # of random numbers
+EVERY = 8  # pixels of a canvas between those that the middle map value is taken from
+MOST_TILES = 5000  # that are looked at for calibration
+FEWEST = 60  # pictures, however many tiles they have
+
+
+@dataclass(frozen=True)
+class Values:
+    """Of a good picture: score, maximum and mean of the tiles' map and of the whole view's, and a few
+    of the pixels of both, at the same places."""
+
+    scores: tuple[float, float]
+    maxima: tuple[float, float]
+    means: tuple[float, float]
+    pixels: tuple[NDArray[Any], NDArray[Any]]
+
+
+@dataclass
+class _Open:
+    """A picture some of whose views are still to come.
+
+    maps: of tiles that may be drawn too high: they know of no patches that would be in the bank if the
+        picture had never been there.
+    """
+
+    views: Views
+    numbers: list[int]
+    blended: Blended | None
+    left: int
+    maps: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)
+
+
+def of_pictures(
+    model: Detector, numbers: Fitted, windows: Windows, task: Task
+) -> tuple[Fitted, Fitted, Fusion]:
+    """What a method gave for views, for pictures: calibrated anew, as wholes, each against a model that has
+    not learnt from it. Then the same for one tile of each of them, to put simulated defects on; and how views
+    are put together.
+
+    Args:
+        numbers: as the method gave it.
+        task: of pictures.
+    """
+    fitted, score = windows.of_pictures(numbers), "map" if model.scores_maximum else "views"
+    fusion = Fusion(score) if task.old is None else task.old.manifest.fusion
+    assert fusion is not None
+    before = fitted.calibration
+    if not before.promised:  # nothing can be left out
+        one = replace(before, scores=(max(before.scores),), map_maxima=(max(before.map_maxima),))
+        fitted.calibration, fitted.pictures = one, fitted.pictures[:1]
+        return fitted, fitted, fusion
+    if len(windows) == task.count:  # each is one tile: those are the pictures' own
+        return fitted, numbers, fusion
+    learnt = set(fitted.pictures) <= set(fitted.used)  # then any of them can be left out
+    chosen = _chosen(fitted.used if learnt else fitted.pictures, windows, model.config.seed)
+    found = _values(model, numbers, windows, task, chosen)
+    if task.old is None:
+        fusion = _fusion(score, [values for values in found.values() if values.maxima[1] > -np.inf])
+    rows = [_combined(values, fusion) for values in found.values()]
+    fitted.calibration = from_values(
+        *zip(*rows, strict=True), rate=before.rate, method=before.method, precision=before.precision
+    )
+    fitted.pictures = list(found)
+    if task.old is not None:
+        earlier = task.old.manifest.calibration
+        fitted.calibration = replace(
+            fitted.calibration,
+            scores=earlier.scores + fitted.calibration.scores,
+            map_maxima=earlier.map_maxima + fitted.calibration.map_maxima,
+            map_level=max(earlier.map_level, fitted.calibration.map_level),
+            promised=earlier.promised,
+        )
+    rng = np.random.default_rng([model.config.seed, STREAM])
+    tiles = [int(rng.choice(windows.numbers(picture)[1:] or windows.numbers(picture))) for picture in found]
+    return fitted, replace(numbers, calibration=fitted.calibration, pictures=tiles), fusion
+
+
+def _chosen(pictures: Sequence[int], windows: Windows, seed: int) -> list[int]:
+    """As many pictures as are looked at."""
+    tiles = sum(windows.views_of[i] for i in pictures) / len(pictures)
+    most = max(FEWEST, int(MOST_TILES / tiles))
+    if len(pictures) <= most:
+        return list(pictures)
+    return sorted(np.random.default_rng(seed).choice(pictures, most, replace=False).tolist())
+
+
+def _values(
+    model: Detector, fitted: Fitted, windows: Windows, task: Task, chosen: Sequence[int]
+) -> dict[int, Values]:
+    """Of every picture that can still be read, against a model that has not learnt from it."""
+    answers = _Answers(model, fitted, windows, task)
+    found: dict[int, Values] = {}
+    opened: dict[int, _Open] = {}
+    lock = Lock()
+    jobs = [(picture, k) for picture in chosen for k in range(0, windows.views_of[picture], BATCH)]
+    advance = Advance(task.step, "calibration", len(jobs))
+
+    def begin(picture: int) -> _Open | None:
+        views = windows.views(picture)
+        if views is None:
+            return None
+        with lock:
+            if picture not in opened:
+                grid, numbers = views.grid, views.numbers()
+                blended = None if grid is None else Blended(grid, views.whole, Fusion(), views.region)
+                opened[picture] = _Open(views, numbers, blended, len(numbers))
+            return opened[picture]
+
+    def work(job: tuple[int, int]) -> None:
+        picture, start = job
+        one = begin(picture)
+        numbers = [] if one is None else one.numbers[start : start + BATCH]
+        for number in numbers:
+            assert one is not None
+            sure = number == 0 or not answers.may_be_too_high(picture)
+            score, drawn = answers.of(one.views, number, picture, sure)
+            with one.lock:
+                if one.blended is None:
+                    found[picture] = _alone(score, drawn, one.views)
+                else:
+                    one.blended.add(number, score, drawn)
+                    if not sure:
+                        one.maps[number] = drawn
+                one.left -= 1
+                done = one.left == 0
+            if done:
+                with lock:
+                    opened.pop(picture)
+                if one.blended is not None:
+                    _settle(one, one.blended, answers, picture)
+                    found[picture] = _measured(one.views, one.blended)
+        advance()
+
+    with workers(model.roi.device) as each:
+        each(work, jobs)
+    return {picture: found[picture] for picture in chosen if picture in found}
+
+
+class _Answers:
+    """What the model says of a view as if its picture had not been learnt from."""
+
+    def __init__(self, model: Detector, fitted: Fitted, windows: Windows, task: Task):
+        self.model, self.fitted, self.task = model, fitted, task
+        self.learnt = set(windows.pictures(fitted.used))
+        self.kept = {k: v.to(model.roi.device) for k, v in {**model.state_dict(), **fitted.extra}.items()}
+
+    def may_be_too_high(self, picture: int) -> bool:
+        """Whether there is a faster answer, whose map is nowhere too low."""
+        return picture in self.learnt and self.fitted.left_out is not None and self.model.scores_maximum
+
+    def of(self, views: Views, number: int, picture: int, sure: bool) -> tuple[float, NDArray[np.float32]]:
+        """Score and map [H, W] of a view, of a picture that was learnt from as it would be without it, or not
+        `sure`, by a bank that has holes there."""
+        model, fitted = self.model, self.fitted
+        images = torch.from_numpy(views.images([number])).to(model.roi.device)
+        features, inside = model.embed(images), model.inside(images)
+        result: tuple[Tensor, Tensor] | None
+        if picture not in self.learnt:
+            result = model.score(features, inside)
+        else:
+            group = fitted.first_group + self.task.groups[picture]
+            if sure and fitted.left_out is not None:
+                result = fitted.left_out(features[0], group, None if inside is None else inside[0])
+            else:
+                result = model.left_out(features, group, self.kept, inside)
+        assert result is not None
+        return float(result[0][0]), result[1][0].float().cpu().numpy()
+
+
+def _settle(one: _Open, blended: Blended, answers: _Answers, picture: int) -> None:
+    """Make sure of the tiles that show the map's maximum, until they are the same."""
+    width, grid = blended.grid.canvas[1], blended.grid
+    region = None if blended.region is None else blended.region.window(0, 0, *grid.canvas)
+    while one.maps:
+        drawn = blended.tiles if region is None else np.where(region, blended.tiles, -np.inf)
+        unsure = [t + 1 for t in grid.showing(*divmod(int(drawn.argmax()), width)) if t + 1 in one.maps]
+        if not unsure:
+            return
+        for number in unsure:
+            _, sure = answers.of(one.views, number, picture, sure=True)
+            blended.replace(number, one.maps.pop(number), sure)
+
+
+def _alone(score: float, drawn: NDArray[Any], views: Views) -> Values:
+    """Of a picture that is one tile: there is no whole view beside it."""
+    counted = drawn[views.images([0])[0, 0] >= 0]
+    nothing = np.full(counted.shape, -np.inf)
+    return Values(
+        (score, -np.inf), (float(drawn.max()), -np.inf), (float(counted.mean()), 0.0), (counted, nothing)
+    )
+
+
+def _measured(views: Views, blended: Blended) -> Values:
+    grid = blended.grid
+    assert blended.view is not None
+    score, whole = blended.view
+    rows, columns = views.whole.at(grid.canvas).nearest()
+    region, (height, width) = blended.region, grid.canvas
+    step = max(1, (1 << 20) // width)
+    total, count, largest, pixels, seen = 0.0, 0, -np.inf, [], []
+    for start in range(0, height, step):
+        part = blended.tiles[start : start + step]
+        inside = (
+            np.ones(part.shape, np.bool_) if region is None else region.window(start, 0, len(part), width)
+        )
+        counted = part[inside]
+        total, count = total + float(counted.sum(dtype=np.float64)), count + counted.size
+        largest = max(largest, float(counted.max(initial=-np.inf)))
+        few = inside[::EVERY, ::EVERY]
+        pixels.append(part[::EVERY, ::EVERY][few])
+        seen.append(whole[rows[start : start + step : EVERY]][:, columns[::EVERY]][few])
+    shown = views.images([0])[0, 0] >= 0
+    return Values(
+        (blended.score, score),
+        (largest, float(whole[shown].max())),
+        (total / max(count, 1), float(whole[shown].mean())),
+        (np.concatenate(pixels), np.concatenate(seen)),
+    )
+
+
+def _fusion(score: str, found: Sequence[Values]) -> Fusion:
+    """Good pictures' whole views get the mean of their tiles' maps, and the middle one of their maxima: then
+    neither drowns the other, and each has its share of the false alarms."""
+    if not found:
+        return Fusion(score)
+    tiles, whole = (np.mean([values.means[k] for values in found]) for k in (0, 1))
+    of_tiles, of_whole = (np.median([values.maxima[k] for values in found]) for k in (0, 1))
+    reach = of_whole - whole
+    if not reach > 1e-6 * max(1.0, abs(of_whole)) or not of_tiles > tiles:
+        return Fusion(score)
+    factor = float((of_tiles - tiles) / reach)
+    return Fusion(score, factor, float(tiles - factor * whole))
+
+
+def _combined(values: Values, fusion: Fusion) -> tuple[float, float, float]:
+    """Score, maximum and middle value of the picture's map."""
+    scores, maxima = (
+        max(pair[0], pair[1] * fusion.factor + fusion.shift) for pair in (values.scores, values.maxima)
+    )
+    both = np.maximum(values.pixels[0], values.pixels[1] * fusion.factor + fusion.shift)
+    return (maxima if fusion.score == "map" else scores), maxima, float(np.median(both))

@@ -1,0 +1,179 @@
+"""Large pictures to learn from: views of each as pictures of their own, which are held or left out together,
+and what a method finds out about them as something about the pictures again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flawscope.fitting.training_pictures import Reader
+from flawscope.methods.task import Fitted, Task
+from flawscope.pictures.preprocess import Views
+from flawscope.pictures.tiles import Grid, Region
+
+STREAM = 60  # of random numbers
+MOST = 500_000_000  # pixels of views that are learnt from; of as many pictures as there are
+FEWEST = 4  # tiles of a picture, however many pictures there are
+ENOUGH = 40  # views that a method itself calibrates on
+KEPT = 512 << 20  # bytes of pictures that stay decoded
+
+
+@dataclass
+class _Held:
+    """A picture that is being decoded, or has been."""
+
+    lock: Lock = field(default_factory=Lock)
+    views: Views | None = None
+    read: bool = False
+
+    @property
+    def bytes(self) -> int:
+        return 0 if self.views is None or self.views.canvas is None else self.views.canvas.nbytes
+
+
+class Windows:
+    """Numbers for what is learnt from: of every picture the whole view, then its windows.
+
+    Windows lie on the grid of its tiles, each moved at random within what neighbours share; where there are
+    too many of them, some of every picture, moved farther. Where they lie follows from the seed and the
+    picture's number.
+    """
+
+    def __init__(self, reader: Reader, sizes: Sequence[tuple[int, int] | None], seed: int):
+        """
+        Args:
+            sizes: of the pictures; None: it cannot be read, and has a whole view alone.
+        """
+        self.reader, self.seed = reader, seed
+        cells = [[] if size is None else self._cells(size) for size in sizes]
+        self.views_of = [1 + len(corners) for corners in cells]  # as a picture is judged
+        height, width = reader.preprocess.size
+        room = max(FEWEST, MOST // (height * width) // max(1, len(sizes)))
+        self.places = [self._moved(index, corners, sizes[index], room) for index, corners in enumerate(cells)]
+        counts = [1 + len(cells) for cells in self.places]
+        self.first = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
+        self._held: OrderedDict[int, _Held] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    # ---- where they lie
+
+    def _grid(self, size: tuple[int, int]) -> Grid | None:
+        how = self.reader.preprocess
+        canvas = how.canvas(size)
+        if any(part > whole for part, whole in zip(how.size, canvas, strict=True)):
+            return None  # told when it is loaded
+        grid = Grid(canvas, how.size, how.overlap)
+        return grid if len(grid) > 1 else None
+
+    def _cells(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """The upper left corners of the tiles that hold something that counts."""
+        grid, how, roi = self._grid(size), self.reader.preprocess, self.reader.roi
+        if grid is None:
+            return []
+        corners = [grid.corner(k) for k in range(len(grid))]
+        if roi is None:
+            return corners
+        region = Region(roi, how.whole.geometry(size), grid.canvas)
+        return [corner for corner in corners if region.window(*corner, *grid.tile).any()]
+
+    def _moved(
+        self, index: int, cells: list[tuple[int, int]], size: tuple[int, int] | None, room: int
+    ) -> list[tuple[int, int]]:
+        if not cells or size is None:
+            return []
+        how, rng = self.reader.preprocess, np.random.default_rng([self.seed, STREAM, index])
+        canvas = how.canvas(size)
+        few = len(cells) > room
+        chosen = sorted(rng.permutation(len(cells))[:room].tolist()) if few else range(len(cells))
+        # all together show everything; some of them show any place
+        reach = [round((1 - how.overlap if few else how.overlap) * side / 2) for side in how.size]
+        moved = []
+        for k in chosen:
+            corner = [cells[k][0], cells[k][1]]
+            for axis in (0, 1):
+                last = canvas[axis] - how.size[axis]
+                if few or 0 < corner[axis] < last:
+                    step = int(rng.integers(-reach[axis], reach[axis] + 1))
+                    corner[axis] = min(max(corner[axis] + step, 0), last)
+            moved.append((corner[0], corner[1]))
+        return moved
+
+    # ---- as a method sees them
+
+    def picture(self, number: int) -> int:
+        """The picture that view number so and so is of."""
+        return int(np.searchsorted(self.first, number, side="right")) - 1
+
+    def numbers(self, picture: int) -> range:
+        return range(self.first[picture], self.first[picture + 1])
+
+    def load(self, number: int) -> Tensor | None:
+        """View number so and so, [3, H, W] float32 in 0..1; None where its picture cannot be read."""
+        picture = self.picture(number)
+        views, place = self.views(picture), number - self.first[picture] - 1
+        if views is None:
+            return None
+        image = views.images([0])[0] if place < 0 else views.window(*self.places[picture][place])
+        return torch.from_numpy(image)
+
+    def views(self, picture: int) -> Views | None:
+        """A picture's views; the last ones stay decoded."""
+        with self._lock:
+            held = self._held.setdefault(picture, _Held())
+            self._held.move_to_end(picture)
+        with held.lock:
+            if not held.read:
+                held.views, held.read = self.reader.views(picture), True
+        with self._lock:
+            room = KEPT
+            for k, one in reversed(list(self._held.items())):
+                room -= one.bytes
+                if room < 0 and one is not held:
+                    del self._held[k]
+        return held.views
+
+    def task(self, task: Task) -> Task:
+        """The task for pictures as one for their views."""
+        count = range(task.count)
+        return replace(
+            task,
+            load=self.load,
+            count=len(self),
+            groups=[task.groups[i] for i in count for _ in self.numbers(i)],
+            reserved=[number for i in task.reserved for number in self.numbers(i)],
+            settle=self._settled,
+            enough=ENOUGH,
+        )
+
+    def _settled(self, numbers: list[int]) -> list[int]:
+        kept = set(self.reader.without_copies(self.pictures(numbers)))
+        return [number for number in numbers if self.picture(number) in kept]
+
+    # ---- as pictures again
+
+    def pictures(self, numbers: Iterable[int]) -> list[int]:
+        """The pictures that these views are of, each once, in their order."""
+        return list(dict.fromkeys(self.picture(number) for number in numbers))
+
+    def of_pictures(self, fitted: Fitted) -> Fitted:
+        """The same with the numbers of pictures; the calibration is still that of views."""
+        suspects: dict[int, float] = {}
+        for number, score in fitted.suspects.items():
+            suspects.setdefault(self.picture(number), score)
+        return replace(
+            fitted,
+            pictures=self.pictures(fitted.pictures),
+            used=self.pictures(fitted.used),
+            held={role: self.pictures(numbers) for role, numbers in fitted.held.items()},
+            dropped=self.pictures(fitted.dropped),
+            suspects=suspects,
+        )

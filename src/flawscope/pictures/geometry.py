@@ -1,0 +1,166 @@
+"""Where a network's view lies in the picture, and the way back. Torch-free.
+
+Coordinates are continuous: pixel i covers [i, i + 1), its centre is i + 0.5. Sizes are (height, width).
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flawscope.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Float32 = NDArray[np.float32]
+    Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the network's view lies in the picture: network = picture * scale + offset, per axis (y, x)."""
+
+    picture_size: tuple[int, int]
+    """(H, W) of the upright picture, in pixels."""
+    size: tuple[int, int]
+    """(H, W) of the network's input and of its map."""
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+
+    def to_picture(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """Network box (x0, y0, x1, y1) -> picture box, clipped to the picture."""
+        (sy, sx), (oy, ox), (height, width) = self.scale, self.offset, self.picture_size
+        x0, x1 = (min(max((x - ox) / sx, 0.0), float(width)) for x in (box[0], box[2]))
+        y0, y1 = (min(max((y - oy) / sy, 0.0), float(height)) for y in (box[1], box[3]))
+        return x0, y0, x1, y1
+
+    def to_network(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """Picture box (x0, y0, x1, y1) -> network box, not clipped."""
+        (sy, sx), (oy, ox) = self.scale, self.offset
+        return box[0] * sx + ox, box[1] * sy + oy, box[2] * sx + ox, box[3] * sy + oy
+
+    def at(self, picture_size: tuple[int, int]) -> Geometry:
+        """The same view of the picture scaled to another size."""
+        (sy, sx), (height, width) = self.scale, self.picture_size
+        scale = (sy * height / picture_size[0], sx * width / picture_size[1])
+        return Geometry(picture_size, self.size, scale, self.offset)
+
+    def rows(self, start: int, count: int) -> Geometry:
+        """The same view of the picture's rows from `start` on, `count` of them."""
+        offset = (self.offset[0] + start * self.scale[0], self.offset[1])
+        return replace(self, picture_size=(count, self.picture_size[1]), offset=offset)
+
+    def nearest(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The network's row of every row of the picture, and its column of every column: for views that show
+        the whole picture."""
+        return self._nearest(0)[1], self._nearest(1)[1]
+
+    def inside(self) -> Mask:
+        """[H, W] bool at network size: pixels whose centre shows the picture, not a letterbox's border."""
+        rows, columns = (self.inverse()._centres(axis)[0] for axis in (0, 1))
+        shown = np.zeros(self.size, np.bool_)
+        shown[rows, columns] = True
+        return shown
+
+    def warp(self, values: NDArray[np.floating[Any]], fill: float = math.nan) -> Float32:
+        """A map [H, W] at network size -> [Hp, Wp] float32 over the picture, bilinear between pixel centres.
+
+        Picture pixels whose centre lies outside the network's view get `fill`.
+        """
+        values = self._sized(np.asarray(values, dtype=np.float32), self.size)
+        (rows, y0, y1, wy), (columns, x0, x1, wx) = (self._bilinear(axis) for axis in (0, 1))
+        out = np.full(self.picture_size, fill, dtype=np.float32)
+        view = out[rows, columns]
+        step = max(1, (1 << 18) // max(1, view.shape[1]))  # blocks that stay in the cache
+        for start in range(0, view.shape[0], step):
+            part = slice(start, start + step)
+            above = values[y0[part]]  # [rows, W]
+            across = above + (values[y1[part]] - above) * wy[part, None]
+            left = np.take(across, x0, axis=1)  # [rows, columns]
+            right = np.take(across, x1, axis=1)
+            right -= left
+            right *= wx
+            np.add(left, right, out=view[part])
+        return out
+
+    def warp_mask(self, mask: Mask) -> Mask:
+        """A mask [H, W] bool at network size -> [Hp, Wp] bool, nearest; False outside the network's view."""
+        mask = self._sized(mask, self.size)
+        out = np.zeros(self.picture_size, dtype=np.bool_)
+        (rows, y), (columns, x) = (self._nearest(axis) for axis in (0, 1))
+        out[rows, columns] = mask[y][:, x]
+        return out
+
+    def mask_to_network(self, mask: Mask) -> Mask:
+        """A mask [Hp, Wp] bool of the picture -> [H, W] bool, nearest; False on a letterbox's border."""
+        mask = self._sized(mask, self.picture_size)
+        return self.inverse().warp_mask(mask)
+
+    def inverse(self) -> Geometry:
+        """The same relation read the other way round: the network's view as the picture."""
+        (sy, sx), (oy, ox) = self.scale, self.offset
+        return Geometry(self.size, self.picture_size, (1 / sy, 1 / sx), (-oy / sy, -ox / sx))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; `from_dict` reads it."""
+        return {field.name: list(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Geometry:
+        """Raises InputError for unknown, missing or invalid entries."""
+        try:
+            (hp, wp), (h, w), (sy, sx), (oy, ox) = (data[field.name] for field in fields(cls))
+            geometry = cls(
+                (whole_number(hp), whole_number(wp)),
+                (whole_number(h), whole_number(w)),
+                (float(sy), float(sx)),
+                (float(oy), float(ox)),
+            )
+            if set(data) - {field.name for field in fields(cls)} or min(geometry.scale) <= 0:
+                raise ValueError
+            if not all(map(math.isfinite, geometry.scale + geometry.offset)):
+                raise ValueError
+        except (KeyError, TypeError, ValueError):
+            raise InputError(
+                f"not a geometry: {data!r}; expected picture_size, size, scale, offset"
+            ) from None
+        return geometry
+
+    def _centres(self, axis: int) -> tuple[slice, NDArray[np.float64]]:
+        """The picture's pixels along `axis` that the network sees, and their centres in its coordinates."""
+        centres = (np.arange(self.picture_size[axis], dtype=np.float64) + 0.5) * self.scale[
+            axis
+        ] + self.offset[axis]
+        start, stop = np.searchsorted(centres, (0.0, float(self.size[axis])))
+        return slice(int(start), int(stop)), centres[start:stop]
+
+    def _nearest(self, axis: int) -> tuple[slice, NDArray[np.intp]]:
+        seen, centres = self._centres(axis)
+        return seen, centres.astype(np.intp)  # searchsorted keeps 0 <= centre < size
+
+    def _bilinear(self, axis: int) -> tuple[slice, NDArray[np.intp], NDArray[np.intp], Float32]:
+        """Seen pixels; lower and upper neighbour of each and the upper one's weight; edges are repeated."""
+        seen, centres = self._centres(axis)
+        last = self.size[axis] - 1
+        position = np.clip(centres - 0.5, 0, last)
+        lower = position.astype(np.intp)
+        return seen, lower, np.minimum(lower + 1, last), (position - lower).astype(np.float32)
+
+    @staticmethod
+    def _sized(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+        if array.shape != size:
+            raise InputError(f"array of shape {list(array.shape)} given; expected {list(size)}")
+        return array
+
+
+def whole_number(value: Any) -> int:
+    """An integer of at least 1, or TypeError/ValueError."""
+    if isinstance(value, bool) or operator.index(value) < 1:
+        raise ValueError(value)
+    return operator.index(value)
