@@ -28,7 +28,7 @@ from PIL import Image
 
 from flawscope.cli import main
 from flawscope.demo import dataset
-from flawscope.demo.dataset import draw_dataset, draw_picture
+from flawscope.demo.dataset import draw_boards, draw_dataset, draw_picture
 from flawscope.methods import registry
 from flawscope.review.decisions import DEFECT, FINE
 
@@ -155,6 +155,10 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     monkeypatch.setattr(review, "read_flagged", lambda results, *, every: flagged(results, every=True))
     few = {"train": 12, "good": 4, "bad_per_kind": 1, "size": SIDE}
     monkeypatch.setattr(dataset, "draw_dataset", lambda root, **how: draw_dataset(root, **{**how, **few}))
+    few_boards = {"train": 4, "good": 1, "bad_per_kind": 1, "size": (300, 420)}
+    monkeypatch.setattr(
+        dataset, "draw_boards", lambda root, **how: draw_boards(root, **{**how, **few_boards})
+    )
     monkeypatch.setattr(training.Trainer, "fix_steps", lambda run, *_: setattr(run, "steps", 1))
 
 
