@@ -226,6 +226,7 @@ def _fitted(
         false_alarm_rate=args.false_alarm_rate or DEFAULT_RATE,
         roi=args.roi,
         group=args.group,
+        min_defect=args.min_defect,
         drop_suspects=args.drop_suspects,
         seen=options.get("seen", 0),
         minutes=args.minutes,
@@ -289,9 +290,9 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     if args.config:
         values = config.read_config(args.config, args.category or only_category(args.data))
     own = {option.setting for method in registry.loadable() for option in method.options}
-    given = ("method", "preset", "size", "tile", "overlap", "scale", "crop", "backbone", "stages", "weights")
-    given += ("seed", "seen", "steps")
-    for key in (*given, *sorted(own)):
+    pictures = ("size", "tile", "overlap", "scale", "crop")
+    network = ("method", "preset", "backbone", "stages", "weights", "seed", "seen", "steps")
+    for key in (*pictures, *network, *sorted(own)):
         if getattr(args, key) is not None:
             values[key] = getattr(args, key)
     if args.keep_aspect:

@@ -49,6 +49,7 @@ def fit(
     false_alarm_rate: Rate = DEFAULT_RATE,
     roi: Region = None,
     group: str | None = None,
+    min_defect: str | float | None = None,
     drop_suspects: bool = False,
     seen: Seen = 0,
     minutes: float | None = None,
@@ -73,6 +74,8 @@ def fit(
         false_alarm_rate: share of good pictures that may be called anomalous, 0.05 or "5%".
         roi: region of interest, a mask file (white counts) or "x0,y0,x1,y1" in fractions of the picture.
         group: regular expression on file names; pictures for which it matches the same text show one part.
+        min_defect: the smallest defect that is to be found, in pixels of the pictures, 20 or "20px": chooses
+            `tile` and `scale`.
         drop_suspects: leave out training pictures that do not look good.
         seen: defects to learn from too, for methods that do: how many to draw from the test pictures, evenly
             over their kinds; a folder of defective pictures with masks; a text file that lists such; or pairs
@@ -114,6 +117,7 @@ def fit(
         false_alarm_rate=false_alarm_rate,
         roi=roi,
         group=group,
+        min_defect=min_defect,
         drop_suspects=drop_suspects,
         seen=seen,
         device=device,

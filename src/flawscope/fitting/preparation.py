@@ -32,6 +32,7 @@ from flawscope.methods.detector import Detector, device_for
 from flawscope.methods.method import Method
 from flawscope.methods.settings import AUTO, PictureSettings
 from flawscope.methods.task import SizeTask, Task
+from flawscope.pictures.defect_size import pixels_of, remark, tile_for
 from flawscope.pictures.preprocess import Preprocess, roi_from
 from flawscope.progress import Step, silent
 
@@ -71,6 +72,7 @@ def prepare(
     false_alarm_rate: Rate = DEFAULT_RATE,
     roi: Region = None,
     group: str | None = None,
+    min_defect: str | float | None = None,
     drop_suspects: bool = False,
     seen: Seen = 0,
     device: str = "auto",
@@ -81,6 +83,10 @@ def prepare(
     """Everything that comes before a method's own `fit`; the arguments are those of `fit`."""
     rate = rate_of(false_alarm_rate)  # a wrong one is reported before the work
     config = method.configure(preset, options)
+    if min_defect is not None:
+        min_defect = pixels_of(min_defect)
+        if given := [key for key in ("tile", "scale", "size", "crop") if key in options]:
+            raise InputError(f"--min-defect chooses tiles and sizes: leave out --{given[0]}, or --min-defect")
     if drop_suspects and not method.finds_suspects:
         raise InputError(
             f"{method.name} does not look for suspicious pictures: find them with --method patchcore "
@@ -97,6 +103,10 @@ def prepare(
     groups = group_numbers([name_of(source, i, common) for i, source in enumerate(sources)], group)
     white_level, decoded = survey(sources)
     where = device_for(device)
+    sizes = sizes_of(sources)
+    if min_defect is not None:
+        options = {**options, **_tiles_for(min_defect, config, sizes, say)}
+        config = method.configure(preset, options)
     if config.size == AUTO and method.choose_size is not None:
         choice = SizeTask(
             lambda i: decoded_or_none(sources[i]),
@@ -108,6 +118,8 @@ def prepare(
             step=step,
         )
         config = replace(config, size=method.choose_size(config, choice))
+    elif config.tile is None and min_defect is None and (line := remark(_known(sizes), config.sizes[-1])):
+        say(line)
     if config.tile is not None:
         if drop_suspects:
             raise InputError("--drop-suspects does not go with tiles: fit, and move the pictures it lists")
@@ -118,7 +130,7 @@ def prepare(
     defects, unusable = read_defects(pairs, preprocess)
     named = {digest: defects[0].name for digest, defects in defects.items()}
     reader = Reader(sources, preprocess, set(), named, None if region is None else region.numpy())
-    windows = None if config.tile is None else Windows(reader, sizes_of(sources), config.seed)
+    windows = None if config.tile is None else Windows(reader, sizes, config.seed)
     task = Task(
         reader.load,
         len(sources),
@@ -135,6 +147,25 @@ def prepare(
     return Prepared(
         method, model.to(where), origin, category, reader, task, group, unusable=unusable, windows=windows
     )
+
+
+def _known(sizes: Sequence[tuple[int, int] | None]) -> list[tuple[int, int]]:
+    return [size for size in sizes if size is not None]
+
+
+def _tiles_for(
+    min_defect: float, config: PictureSettings, sizes: Sequence[tuple[int, int] | None], say: Say
+) -> dict[str, Any]:
+    """Settings with which a defect of so many pixels is large enough, and a line that says why."""
+    known, whole = _known(sizes), config.sizes[-1]
+    found = tile_for(min_defect, known, whole=whole) if known else None
+    if found is None:
+        say(f"defects of {min_defect:g} px and more are large enough without tiles")
+        return {}
+    tile, scale = found
+    left = f"{min_defect / scale:g} px at the network"
+    say(f"defects of {min_defect:g} px: --tile {tile} --scale {scale:g}, which leaves {left}")
+    return {"tile": tile, "scale": scale}
 
 
 def preprocess_of(config: PictureSettings, white_level: float | None) -> Preprocess:

@@ -45,6 +45,7 @@ class PictureSettings:
 
     def _picture_rules(self) -> Iterable[Rule]:
         low, step, sizes = self.SMALLEST, self.MULTIPLE, self.sizes
+        yield self.tile is None or min(self.tile) >= low, f"tile must be at least {low} pixels on both sides"
         if step > 1:
             near = "x".join(str(max(1, round(side / step)) * step) for side in self.network_size)
             multiples = f"multiples of {step} between {low} and 4096: {near} is near"
@@ -68,7 +69,6 @@ class PictureSettings:
         )
         yield self.seed >= 0, "seed must be at least 0"
         yield self.tile is None or self.crop is None, "crop and tile do not go together: leave one out"
-        yield self.tile is None or min(self.tile) >= low, f"tile must be at least {low} pixels on both sides"
         yield (
             overlap_of(self.overlap, self.tile or (1, 1)) is not None,
             f"overlap must be a share of a tile from 0 to {MOST_OVERLAP}, or pixels such as 128px",
