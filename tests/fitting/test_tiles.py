@@ -1,0 +1,177 @@
+"""Models of large pictures: what is learnt from, what is calibrated, and what a picture's map is."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from flawscope.demo.dataset import draw_picture
+from flawscope.errors import InputError
+from flawscope.fitting.fitting import extend, fit
+from flawscope.fitting.training_pictures import Reader
+from flawscope.fitting.windows import Windows
+from flawscope.methods.patchcore import model as models
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.predictor import load
+
+SMALL = {"samples": 1, "check": False, "device": "cpu", "count": 300}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    """Building a backbone is most of the time of a fit this small; frozen, one can serve all models."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))
+        yield
+
+
+@functools.cache
+def parts(count: int = 8, seed: int = 0, size: int = 144) -> tuple[np.ndarray, ...]:
+    return tuple(draw_picture("plate", np.random.default_rng([seed, k]), size=size)[0] for k in range(count))
+
+
+@pytest.fixture(scope="module")
+def tiled():
+    return fit(list(parts()), tile=64, **SMALL)
+
+
+def spotted(picture, y, x, side=10):
+    bad = picture.copy()
+    bad[y : y + side, x : x + side] = (255, 0, 255)
+    return bad
+
+
+def test_a_model_with_tiles_judges_whole_pictures(tiled, tmp_path):
+    new = parts(4, seed=1)
+    answer = tiled.predict(new[0])
+    assert answer.map.shape == (144, 144)
+    assert answer.score == answer.map.max()
+    assert tiled.calibration.count == 8
+    tiled.save(tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors", device="cpu")
+    assert again.manifest.fusion == tiled.manifest.fusion
+    np.testing.assert_array_equal(again.predict(new[0]).map, answer.map)
+    assert again.self_test().decisions == 0
+
+
+def test_a_defect_on_a_seam_is_one_region_where_it_lies(tiled):
+    grid = tiled.manifest.preprocess.views(parts()[0]).grid
+    seam = grid.starts[1][1] + 8  # in the middle of what the first two columns share
+    answer = tiled.predict(spotted(parts(1, seed=1)[0], 70, seam - 5))
+    assert answer.is_anomalous
+    x0, y0, x1, y1 = answer.regions[0].box
+    assert x0 < seam < x1
+    assert y0 < 75 < y1
+    assert len(answer.regions) == 1
+
+
+def test_a_picture_of_exactly_one_tile_is_judged_as_without_tiles():
+    shown = list(parts(6, size=64))
+    plain, tiled = (fit(shown, **SMALL, **how) for how in ({"size": "64"}, {"tile": 64}))
+    new = draw_picture("plate", np.random.default_rng([5]), "scratch", size=64)[0]
+    one, other = plain.predict(new), tiled.predict(new)
+    assert one.score == pytest.approx(other.score, rel=1e-6)
+    np.testing.assert_allclose(one.map, other.map, rtol=1e-6)
+    assert one.score_threshold == pytest.approx(other.score_threshold, rel=1e-6)
+
+
+def test_whole_pictures_are_left_out_with_all_their_tiles():
+    """One of the pictures is unlike all others: it has nothing to hide behind."""
+    shown = [*parts(8), spotted(parts(1, seed=3)[0], 20, 20, side=30)]
+    model = fit(shown, tile=64, **SMALL)
+    scores = model.calibration.scores
+    assert np.argmax(scores) == 8
+    assert scores[8] > 1.3 * np.sort(scores)[-2]
+    assert model.predict(shown[8]).score < scores[8]  # it knows it
+
+
+def test_only_tiles_in_the_region_of_interest_are_computed():
+    model = fit(list(parts()), tile=64, roi="0,0,0.4,1", **SMALL)
+    new = parts(1, seed=1)[0]
+    views = []
+    run = model.session.run
+    model.session.run = lambda images: (views.append(len(images)), run(images))[1]
+    good = model.predict(new)
+    grid = model.manifest.preprocess.views(new).grid
+    assert sum(views) == 1 + len(grid.starts[0]) * sum(x < 0.4 * 144 for x in grid.starts[1]) < 1 + len(grid)
+    beside = model.predict(spotted(new, 60, 110))
+    inside = model.predict(spotted(new, 60, 30))
+    assert beside.score == pytest.approx(good.score, rel=0.2)
+    assert inside.score > 1.5 * good.score
+    assert not inside.picture_mask()[:, 70:].any()
+
+
+def test_pictures_are_added_to_a_model_with_tiles(tiled, tmp_path):
+    tiled.save(tmp_path / "m.safetensors")
+    more = extend(tmp_path / "m.safetensors", list(parts(2, seed=7)), device="cpu", check=False)
+    assert more.calibration.count == 10
+    assert more.manifest.fusion == tiled.manifest.fusion
+    assert more.predict(parts(1, seed=1)[0]).map.shape == (144, 144)
+
+
+def test_a_small_picture_is_told_and_the_others_are_learnt_from():
+    model = fit([*parts(6), np.zeros((40, 90, 3), np.uint8)], tile=64, **SMALL)
+    assert model.calibration.count == 6
+    assert "less than a tile of 64 x 64" in model.failures[0]
+    with pytest.raises(InputError, match="less than a tile"):
+        model.predict(np.zeros((144, 20, 3), np.uint8))
+
+
+def test_one_picture_is_enough_for_scores_but_not_for_a_promise():
+    model = fit([parts()[0]], tile=64, **SMALL)
+    assert not model.calibration.promised
+    assert np.isfinite(model.predict(parts(1, seed=1)[0]).score)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"scale": 2}, "give tile as well"),
+        ({"tile": 64, "size": "64", "scale": 2}, "leave one of the three out"),
+        ({"tile": 64, "crop": 32}, "crop and tile do not go together"),
+        ({"tile": 64, "overlap": "90%"}, "overlap must be"),
+        ({"tile": 4}, "tile must be at least"),
+        ({"tile": "x"}, "setting tile"),
+        ({"tile": 64, "scale": "x"}, "scale"),
+        ({"tile": 64, "drop_suspects": True}, "does not go with tiles"),
+    ],
+)
+def test_wrong_settings_are_told_in_one_line(settings, text):
+    with pytest.raises(InputError, match=text):
+        fit(list(parts()), **SMALL, **settings)
+
+
+# --------------------------------------------------------------------------------------------- what is learnt
+
+
+def windows_of(sizes, roi=None, seed=0, tile=32):
+    how = Preprocess((tile, tile), tile=(tile, tile))
+    return Windows(Reader([np.zeros((*s, 3), np.uint8) for s in sizes], how, set(), roi=roi), sizes, seed)
+
+
+def test_windows_are_a_picture_as_a_whole_and_places_all_over_it():
+    windows = windows_of([(100, 130), (64, 32)])
+    covered = np.zeros((100, 130), np.bool_)
+    for y, x in windows.places[0]:
+        covered[y : y + 32, x : x + 32] = True
+    assert covered.all()
+    assert windows.places != windows_of([(100, 130), (64, 32)], seed=1).places
+    assert [windows.picture(k) for k in windows.numbers(1)] == [1] * len(windows.numbers(1))
+    assert len(windows) == 2 + sum(map(len, windows.places))
+
+
+def test_of_many_pictures_some_windows_are_learnt_from(monkeypatch):
+    monkeypatch.setattr("flawscope.fitting.windows.MOST", 10 * 32 * 32)
+    windows = windows_of([(200, 200)] * 2)
+    assert [len(places) for places in windows.places] == [5, 5]
+    assert windows.places[0] != windows.places[1]
+
+
+def test_windows_without_anything_that_counts_are_not_learnt_from():
+    roi = np.zeros((32, 32), np.bool_)
+    roi[:8, :8] = True
+    windows = windows_of([(160, 160)], roi=roi)
+    assert 0 < len(windows.places[0]) <= 9
+    assert windows.views_of == [1 + len(windows.places[0])]

@@ -1,0 +1,181 @@
+"""Tiles: where they lie, what they count for, and that their maps are one map."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawscope.errors import InputError
+from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.overlap import overlap_of
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.pictures.tiles import Blended, Fusion, Grid
+
+SIZES = [((64, 64), (64, 64)), ((65, 64), (64, 64)), ((100, 257), (32, 48)), ((300, 310), (64, 64))]
+
+
+def picture(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def whole(canvas, size=(16, 16)):
+    return Geometry(canvas, size, (size[0] / canvas[0], size[1] / canvas[1]), (0.0, 0.0))
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.1, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize(("canvas", "tile"), SIZES)
+def test_tiles_cover_the_canvas_and_their_weights_sum_to_one(canvas, tile, overlap):
+    grid = Grid(canvas, tile, overlap)
+    total = np.zeros(canvas)
+    for k in range(len(grid)):
+        (y, x), (row, column) = grid.corner(k), grid.place(k)
+        assert 0 <= y <= canvas[0] - tile[0]
+        assert 0 <= x <= canvas[1] - tile[1]
+        total[y : y + tile[0], x : x + tile[1]] += np.outer(grid.weights[0][row], grid.weights[1][column])
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+    for axis in (0, 1):
+        steps = np.diff(grid.starts[axis])
+        assert (steps <= tile[axis] - round(overlap * tile[axis])).all()
+        assert grid.starts[axis][-1] + tile[axis] == canvas[axis]
+
+
+def test_weights_fall_linearly_to_the_edge_and_only_beside_a_neighbour():
+    grid = Grid((8, 14), (8, 8), 0.25)  # columns at 0 and 6: two pixels are shared
+    assert grid.starts == ([0], [0, 6])
+    np.testing.assert_allclose(grid.weights[0], np.ones((1, 8)))
+    np.testing.assert_allclose(grid.weights[1][0], [1, 1, 1, 1, 1, 1, 0.75, 0.25])
+    np.testing.assert_allclose(grid.weights[1][1], [0.25, 0.75, 1, 1, 1, 1, 1, 1])
+
+
+def test_a_pixel_is_shown_by_the_tiles_that_hold_it():
+    grid = Grid((40, 50), (16, 16), 0.5)
+    for y, x in [(0, 0), (20, 25), (39, 49), (15, 16)]:
+        corners = [grid.corner(k) for k in range(len(grid))]
+        held = [k for k, (v, u) in enumerate(corners) if v <= y < v + 16 and u <= x < u + 16]
+        assert grid.showing(y, x) == held
+
+
+def test_maps_that_agree_are_one_map():
+    grid = Grid((90, 120), (32, 32), 0.25)
+    field = np.random.default_rng(1).normal(size=grid.canvas).astype(np.float32)
+    blended = Blended(grid, whole(grid.canvas), Fusion())
+    for k in range(len(grid)):
+        y, x = grid.corner(k)
+        blended.add(k + 1, 0.0, field[y : y + 32, x : x + 32])
+    score, drawn = blended.result()
+    np.testing.assert_allclose(drawn, field, atol=1e-5)
+    assert score == drawn.max()
+
+
+def test_the_whole_view_counts_where_it_is_larger_in_the_tiles_units():
+    grid = Grid((64, 64), (32, 32), 0.25)
+    view = np.zeros((16, 16), np.float32)
+    view[8:, :] = 2.0
+    blended = Blended(grid, whole(grid.canvas), Fusion("map", 3.0, 1.0))
+    blended.add(0, 2.0, view)
+    for k in range(len(grid)):
+        blended.add(k + 1, 4.0, np.full((32, 32), 4.0, np.float32))
+    score, drawn = blended.result()
+    assert score == 7.0
+    np.testing.assert_allclose(drawn[:28], 4.0, atol=1e-5)
+    np.testing.assert_allclose(drawn[40:], 7.0, atol=1e-5)
+    blended = Blended(grid, whole(grid.canvas), Fusion("views", 3.0, 1.0))
+    blended.add(0, 0.5, view)
+    blended.add(1, 9.0, np.zeros((32, 32), np.float32))
+    assert blended.result()[0] == 9.0
+
+
+def test_a_map_that_is_not_a_number_makes_the_score_none():
+    grid = Grid((64, 64), (32, 32), 0.25)
+    blended = Blended(grid, whole(grid.canvas), Fusion())
+    for k in range(len(grid)):
+        blended.add(k + 1, 0.0, np.full((32, 32), np.nan if k == 3 else 0.0, np.float32))
+    assert np.isnan(blended.result()[0])
+
+
+# ------------------------------------------------------------------------------------------- from pictures
+
+
+def test_tiles_are_cut_from_the_picture_pixel_by_pixel():
+    shown = picture(90, 120)
+    views = Preprocess((32, 32), tile=(32, 32)).views(shown)
+    assert len(views) == 1 + len(views.grid)
+    assert views.geometry.size == (90, 120)
+    images = views.images(range(len(views)))
+    for k in range(len(views.grid)):
+        y, x = views.grid.corner(k)
+        expected = shown[y : y + 32, x : x + 32].transpose(2, 0, 1) / np.float32(255)
+        np.testing.assert_array_equal(images[k + 1], expected)
+    np.testing.assert_array_equal(images[:1], Preprocess((32, 32))(shown)[0])
+
+
+def test_neighbours_show_the_same_pixels_of_a_scaled_picture():
+    views = Preprocess((32, 32), tile=(80, 80)).views(picture(333, 401))
+    assert views.geometry.size == (133, 160)
+    images, (_, x0), (_, x1) = views.images([1, 2]), views.grid.corner(0), views.grid.corner(1)
+    np.testing.assert_array_equal(images[0][:, :, x1 - x0 :], images[1][:, :, : 32 - x1 + x0])
+
+
+def test_a_picture_of_exactly_one_tile_is_seen_as_without_tiles():
+    shown = picture(48, 64)
+    views = Preprocess((48, 64), tile=(48, 64)).views(shown)
+    image, geometry = Preprocess((48, 64))(shown)
+    assert len(views) == 1
+    assert views.geometry == geometry
+    np.testing.assert_array_equal(views.images([0]), image)
+
+
+@pytest.mark.parametrize(("height", "width"), [(31, 90), (90, 31), (4, 4)])
+def test_a_picture_smaller_than_a_tile_is_told(height, width):
+    with pytest.raises(InputError, match=f"it has {width} x {height} pixels, less than a tile of 32 x 32"):
+        Preprocess((32, 32), tile=(32, 32)).views(picture(height, width))
+
+
+@pytest.mark.parametrize("kind", ["grey", "uint16", "float"])
+def test_tiles_of_grey_and_deep_pictures(kind):
+    values = picture(70, 70)[:, :, 0]
+    if kind == "grey":
+        given, expected = Image.fromarray(values), values / np.float32(255)
+    elif kind == "uint16":
+        given, expected = values.astype(np.uint16) * 257, values / np.float32(255)
+    else:
+        given, expected = (values / np.float32(255)), values / np.float32(255)
+    views = Preprocess((32, 32), tile=(32, 32)).views(given)
+    y, x = views.grid.corner(4)
+    image = views.images([5])[0]
+    for channel in image:
+        np.testing.assert_allclose(channel, expected[y : y + 32, x : x + 32], atol=1e-6)
+
+
+def test_what_lies_outside_of_the_region_is_marked_and_tiles_without_any_of_it_are_left_out():
+    shown = picture(128, 128)
+    mask = np.zeros((32, 32), np.bool_)
+    mask[:, :8] = True  # the left quarter: 32 pixels of the picture
+    views = Preprocess((32, 32), tile=(32, 32), overlap=0.0).views(shown).within(mask)
+    assert views.numbers() == [0, 1, 5, 9, 13]
+    image = views.images([1])[0]
+    np.testing.assert_array_equal(image, shown[:32, :32].transpose(2, 0, 1) / np.float32(255))
+    outside = views.images([2])[0]
+    assert (outside < 0).all()
+    np.testing.assert_allclose(-1 - outside, shown[:32, 32:64].transpose(2, 0, 1) / 255, atol=1e-6)
+    assert views.counted()[:, :32].all()
+    assert not views.counted()[:, 32:].any()
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [("0.25", 0.25), ("25%", 0.25), ("16px", 0.25), ("0", 0.0), ("0.9", None), ("-1", None), ("x", None)],
+)
+def test_an_overlap_is_a_share_or_pixels(text, share):
+    assert overlap_of(text, (64, 64)) == share
+
+
+@pytest.mark.parametrize("bad", [{"tile": (0, 4)}, {"tile": "x"}, {"overlap": 2.0}, {"crop": (8, 8)}])
+def test_settings_of_tiles_that_make_no_sense(bad):
+    with pytest.raises(InputError):
+        Preprocess(**{"size": (16, 16), "tile": (16, 16), **bad})
+
+
+def test_preprocess_with_tiles_goes_through_json():
+    how = Preprocess((16, 16), tile=(32, 48), overlap=0.5)
+    assert Preprocess.from_dict(how.to_dict()) == how
+    assert "tile" not in Preprocess((16, 16)).to_dict()
