@@ -71,7 +71,7 @@ def measure(
 def main() -> int:
     parser = common.parser(__doc__, "smallest", methods="patchcore", data=False)
     parser.add_argument("--products", default="plate,fabric,board", help="default: %(default)s")
-    parser.add_argument("--sizes", type=common.numbers, default=[256, 384], help="default: 256,384")
+    parser.add_argument("--sizes", type=common.numbers, default=[256, 384, 512], help="default: 256,384,512")
     parser.add_argument("--count", type=int, default=40, help="good pictures learnt from (40)")
     parser.add_argument("--new", type=int, default=40, help="new good pictures (40)")
     parser.add_argument("--strength", type=float, default=0.25, help="of a spot, share of full scale")
