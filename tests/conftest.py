@@ -179,6 +179,63 @@ def small_backbone(shared: Shared) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def tiled_pictures(shared: Shared) -> Path:
+    """A folder of drawn parts, 160x224: train, good, odd, one of exactly one tile of `tiled` (tile) and one
+    that is smaller (small). Read only."""
+    import numpy as np
+    from PIL import Image
+
+    from flawscope.demo.dataset import draw_picture
+
+    def fill(folder: Path) -> None:
+        rng = np.random.default_rng(3)
+        kinds = {"train": [None] * 8, "good": [None] * 2, "odd": ["crack", "scratch"]}
+        for name, defects in kinds.items():
+            (folder / name).mkdir()
+            for number, defect in enumerate(defects):
+                picture = draw_picture("plate", rng, defect, 0.2, size=224)[0][32:192]
+                Image.fromarray(picture).save(folder / name / f"{number}.png")
+        picture[90:, 150:] = rng.integers(0, 256, picture[90:, 150:].shape)  # odd to any network
+        Image.fromarray(picture).save(folder / "odd/noise.png")
+        for name, (height, width) in {"tile": (96, 96), "small": (95, 224)}.items():
+            (folder / name).mkdir()
+            Image.fromarray(picture[-height:, -width:]).save(folder / name / "0.png")
+
+    return shared("tiled-pictures", fill)
+
+
+@pytest.fixture(scope="session")
+def tiled(tiled_pictures: Path, trace_once: Trace, shared: Shared) -> Callable[..., Path]:
+    """A small PatchCore model that sees tiles of 96 pixels at 64, by kind of file and precision, and perhaps
+    with a region of interest; made when it is first asked for. Read only."""
+
+    @functools.cache
+    def made(suffix: str = ".safetensors", precision: str = "fp32", roi: str | None = None) -> Path:
+        from flawscope.datasets import list_pictures
+        from flawscope.export import onnx_graph
+        from flawscope.export.export import export
+        from flawscope.fitting.fitting import fit
+
+        def fill(folder: Path) -> None:
+            options = {"tile": 96, "size": SIZE, "cap": 400, "roi": roi, "check": False}
+            model = fit(list_pictures(tiled_pictures / "train"), device="cpu", seed=0, **options)
+            model.save(folder / "plate.safetensors")
+
+        def fill_exported(folder: Path) -> None:
+            pictures = [] if precision == "fp32" else list_pictures(tiled_pictures / "train")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(onnx_graph, "trace", trace_once)
+                export(made(roi=roi), folder / f"plate{suffix}", precision=precision, pictures=pictures)
+
+        name = f"tiled-{'all' if roi is None else 'region'}"
+        if suffix == ".safetensors":
+            return shared(name, fill) / "plate.safetensors"
+        return shared(f"{name}-{suffix[1:]}-{precision}", fill_exported) / f"plate{suffix}"
+
+    return made
+
+
+@pytest.fixture(scope="session")
 def teacher_path(shared: Shared) -> Path:
     """A narrow teacher for EfficientAD with drawn weights, whose 384 outputs span 8 dimensions. Read only."""
     torch = pytest.importorskip("torch")

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import pytest
 from PIL import Image
 
 import flawscope
+from flawscope.pictures.decoding import decode
 from flawscope.pictures.preprocess import Preprocess
+from flawscope.pictures.tiles import Fusion
 from flawscope.runtime import onnx as runtime
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -29,10 +32,20 @@ WAYS = {
     "centre": Preprocess((SIZE + 16, SIZE + 9), crop=(SIZE, SIZE)),
     "centre, covering": Preprocess((SIZE + 16, SIZE + 9), keep_aspect=True, crop=(SIZE, SIZE)),
 }
+TILES = {
+    "tiles": (Preprocess((SIZE, SIZE), tile=(SIZE, SIZE)), Fusion("map", 1.3, -0.1)),
+    "reduced, of another shape": (
+        Preprocess((SIZE, SIZE), keep_aspect=True, tile=(96, 80), overlap=0.6),
+        Fusion("views", 0.4, 0.2),
+    ),
+    "enlarged, side by side": (Preprocess((SIZE, SIZE), tile=(50, 40), overlap=0.0), Fusion("map", 0.01)),
+}
 BOTH = ("stretched", "fitted in")  # ways in which some pictures are anomalous and some are not
 
 SIZES = [(SIZE, SIZE), (SIZE, 200), (1, 1), (7, 500), (480, 641), (SIZE - 1, SIZE + 1), (30, 41)]
 TALL = [(333, SIZE), (110, 75), (500, 7)]
+TILED = [(96, 80), (97, 81), (150, 267), (311, 101)]  # the first is one tile of the second way
+ROI = "0.4,0.2,0.95,0.9"
 
 
 def drawn_picture(height: int, width: int, seed: int = 0) -> Image.Image:
@@ -49,11 +62,17 @@ def models(onnx_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     folder, artefact = tmp_path_factory.mktemp("ways"), runtime.read(onnx_path)
     assert artefact.manifest.preprocess.size == (SIZE, SIZE)
     made = {}
-    for name, how in WAYS.items():
+    for name, (how, fusion) in ({name: (how, None) for name, how in WAYS.items()} | TILES).items():
         made[name] = folder / f"{name}.onnx"
-        changed = replace(artefact, manifest=replace(artefact.manifest, preprocess=how))
-        runtime.write(changed, onnx_path.read_bytes(), made[name])
+        manifest = replace(artefact.manifest, preprocess=how, fusion=fusion)
+        runtime.write(replace(artefact, manifest=manifest), onnx_path.read_bytes(), made[name])
     return made
+
+
+@pytest.fixture(params=[None, ROI], ids=["everywhere", "region"])
+def fitted(request: pytest.FixtureRequest, tiled: Callable[..., Path]) -> Path:
+    """A model that was fitted on tiles, without and with a region of interest."""
+    return tiled(".onnx", roi=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +136,38 @@ def test_in_python_tall_pictures(models: dict[str, Path], tmp_path: Path) -> Non
         same(found, model.predict(tmp_path / "a.png"))
 
 
+@pytest.mark.parametrize("way", TILES)
+def test_in_python_tiles(way: str, models: dict[str, Path], tmp_path: Path) -> None:
+    model, paths = flawscope.load(models[way]), []
+    for k, (height, width) in enumerate(TILED):
+        paths.append(tmp_path / f"{k}.png")
+        drawn_picture(height, width).save(paths[-1])
+    found = lines(sys.executable, EXAMPLES / "predict.py", models[way], *paths)
+    for line, path in zip(found, paths, strict=True):
+        same(line, model.predict(path))
+
+
+def test_in_python_a_model_that_was_fitted_on_tiles(fitted: Path, tiled_pictures: Path) -> None:
+    model, paths = flawscope.load(fitted), tiled_paths(tiled_pictures)
+    found = lines(sys.executable, EXAMPLES / "predict.py", fitted, *paths)
+    for line, path in zip(found, paths, strict=True):
+        same(line, model.predict(path))
+    assert {line["is_anomalous"] for line in found} == {True, False}
+    assert any(0 < line["share_marked"] < 1 for line in found)
+
+
+def tiled_paths(folder: Path) -> list[Path]:
+    return [path for kind in ("good", "odd", "tile") for path in sorted((folder / kind).iterdir())]
+
+
+def test_in_python_a_picture_smaller_than_a_tile_is_one_line(fitted: Path, tiled_pictures: Path) -> None:
+    words = [sys.executable, EXAMPLES / "predict.py", fitted, tiled_pictures / "small/0.png"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr == f"{words[-1]}: is smaller than a tile of 96 x 96 pixels\n"
+    assert not done.stdout
+
+
 def test_in_python_it_refuses_what_it_does_not_know(
     models: dict[str, Path], onnx_path: Path, tmp_path: Path
 ) -> None:
@@ -137,14 +188,14 @@ def test_in_python_it_refuses_what_it_does_not_know(
 
 def test_in_python_it_is_short_and_needs_little() -> None:
     text = (EXAMPLES / "predict.py").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 40
+    assert len(text.splitlines()) <= 125
     names = set()
     for part in ast.walk(ast.parse(text)):
         if isinstance(part, ast.Import):
             names |= {alias.name for alias in part.names}
         elif isinstance(part, ast.ImportFrom):
             names.add(part.module)
-    assert names == {"json", "sys", "numpy", "onnxruntime", "PIL"}
+    assert names == {"base64", "json", "sys", "zlib", "numpy", "onnxruntime", "PIL"}
 
 
 # --------------------------------------------------------------------------------------------------- C++
@@ -191,9 +242,58 @@ def test_in_cpp_the_tensor_of_a_tall_picture_is_the_same(
 def same_tensor(picture: Image.Image, way: str, program: Path, models: dict[str, Path], folder: Path) -> None:
     picture.save(folder / "a.ppm")
     lines(program, models[way], folder / "a.ppm", "--dump", folder / "a.f32")
-    expected, _ = WAYS[way](picture)
+    expected, _ = (WAYS[way] if way in WAYS else TILES[way][0])(picture)
     found = np.fromfile(folder / "a.f32", np.float32).reshape(expected.shape)
     np.testing.assert_array_equal(found, expected, err_msg=f"{picture.size}, {way}")
+
+
+@pytest.mark.parametrize("way", TILES)
+def test_in_cpp_tiles(way: str, program: Path, models: dict[str, Path], tmp_path: Path) -> None:
+    """The tensors, bit by bit, and what comes of them."""
+    model = flawscope.load(models[way])
+    for height, width in TILED:
+        picture = drawn_picture(height, width)
+        same_tensor(picture, way, program, models, tmp_path)
+        (found,) = lines(program, models[way], tmp_path / "a.ppm")
+        same(found, model.predict(picture))
+
+
+def test_in_cpp_a_model_that_was_fitted_on_tiles(
+    fitted: Path, program: Path, tiled_pictures: Path, tmp_path: Path
+) -> None:
+    model = flawscope.load(fitted)
+    for path in tiled_paths(tiled_pictures):
+        picture = Image.open(path)
+        picture.save(tmp_path / "a.ppm")
+        (found,) = lines(program, fitted, tmp_path / "a.ppm", "--dump", tmp_path / "a.f32")
+        same(found, model.predict(path))
+        views = model.manifest.preprocess.views(picture).within(model.artefact.tensors.get("region"))
+        expected = views.images(views.numbers())
+        np.testing.assert_array_equal(np.fromfile(tmp_path / "a.f32", np.float32), expected.ravel())
+
+
+def test_in_cpp_a_region_of_any_shape(
+    program: Path, tiled: Callable[..., Path], tiled_pictures: Path, tmp_path: Path
+) -> None:
+    """It is unpacked in the example itself: of many and of few bits."""
+    path, changed = tiled(".onnx", roi=ROI), tmp_path / "m.onnx"
+    artefact, rng = runtime.read(path), np.random.default_rng(0)
+    Image.open(tiled_pictures / "odd/0.png").save(tmp_path / "a.ppm")
+    for share in (1.0, 0.5, 0.01):
+        region = rng.random((SIZE, SIZE)) < share
+        tensors = {**artefact.tensors, "region": region}
+        runtime.write(replace(artefact, tensors=tensors), path.read_bytes(), changed)
+        (found,) = lines(program, changed, tmp_path / "a.ppm")
+        same(found, flawscope.load(changed).predict(tiled_pictures / "odd/0.png"))
+
+
+def test_in_cpp_a_picture_smaller_than_a_tile_is_one_line(
+    fitted: Path, program: Path, tiled_pictures: Path, tmp_path: Path
+) -> None:
+    Image.open(tiled_pictures / "small/0.png").save(tmp_path / "a.ppm")
+    done = subprocess.run([program, fitted, tmp_path / "a.ppm"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "predict: the picture is smaller than a tile of 96 x 96 pixels\n"
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -203,7 +303,7 @@ def test_in_cpp_score_and_decision(
     model = flawscope.load(models[way])
     decisions, worst = set(), 0.0
     for path in pictures:
-        Image.fromarray(flawscope.pictures.preprocess.decode(path)).save(tmp_path / "a.ppm")
+        Image.fromarray(decode(path)).save(tmp_path / "a.ppm")
         (found,) = lines(program, models[way], tmp_path / "a.ppm")
         expected = model.predict(path)
         same(found, expected)

@@ -4,7 +4,10 @@
 //
 // The picture is a binary PPM (P6) of 8 bits, upright and without transparency. To read other formats, use
 // the library that your program has. Everything else comes from the model's metadata. The input tensor is
-// bit-identical to flawscope's; --dump writes it, [3, H, W] float32.
+// bit-identical to flawscope's; --dump writes it, [3, H, W] float32, and of a picture in tiles those of the
+// whole picture and of each tile that is looked at, one after the other.
+
+#include "unpack.hpp"
 
 #include <onnxruntime_cxx_api.h>
 
@@ -47,6 +50,7 @@ struct Json {
             throw std::runtime_error("a picture size in the manifest is not between 1 and 65536");
         return static_cast<int>(value);
     }
+    bool has(const std::string& key) const { return members.count(key) > 0; }
     bool yes() const {
         if (kind != boolean) throw std::runtime_error("a value in the manifest is not true or false");
         return truth;
@@ -253,17 +257,29 @@ Picture resize(const Picture& picture, const std::array<double, 4>& part, int he
 
 // ------------------------------------------------------------------------------------------- preprocessing
 
+using Pair = std::array<int, 2>;  // height and width, or y and x
+
+Pair sizes(const Json& list) { return {list.items.at(0).size(), list.items.at(1).size()}; }
+
 struct Tensor {
     int height, width;
     std::vector<float> values;  // [3, height, width], 0..1
 };
 
+// What counts [height, width], of the view of the whole picture; empty: everything.
+using Region = std::vector<std::uint8_t>;
+
+// The view of the whole picture, and the window of it that shows the picture; around it is padding.
+struct Whole {
+    Tensor tensor;
+    Pair inner, corner;
+};
+
 // flawscope.Preprocess for 8 bits: the picture is stretched, or fitted with its edges repeated, or its centre
-// is cut out. Repeated pixels are padding and marked: value v is stored as -1 - v.
-Tensor preprocess(const Picture& picture, const Json& how) {
-    const std::array<int, 2> whole{picture.height, picture.width};
-    const std::array<int, 2> size{how["size"].items.at(0).size(), how["size"].items.at(1).size()};
-    std::array<int, 2> full = size, inner = size;
+// is cut out. What does not count is marked, padding too: value v is stored as -1 - v.
+Whole preprocess(const Picture& picture, const Json& how, const Region& region) {
+    const Pair whole{picture.height, picture.width}, size = sizes(how["size"]);
+    Pair full = size, inner = size;
     std::array<double, 2> corner{0, 0}, scale{double(size[0]) / whole[0], double(size[1]) / whole[1]};
     const bool crop = how["crop"].kind != Json::null, keep_aspect = how["keep_aspect"].yes();
     if (keep_aspect)
@@ -288,10 +304,146 @@ Tensor preprocess(const Picture& picture, const Json& how) {
                 const int row = std::clamp(y - top, 0, inner[0] - 1);
                 const int column = std::clamp(x - left, 0, inner[1] - 1);
                 const float value = seen.pixels[3 * (std::size_t(row) * inner[1] + column) + c] / 255.0f;
-                const bool padding = row != y - top || column != x - left;
-                tensor.values.push_back(marks && padding ? -1.0f - value : value);
+                const bool padding = marks && (row != y - top || column != x - left);
+                const bool counts = region.empty() || region[std::size_t(y) * full[1] + x];
+                tensor.values.push_back(padding || !counts ? -1.0f - value : value);
+            }
+    return {tensor, inner, {top, left}};
+}
+
+// --------------------------------------------------------------------------------------------------- tiles
+
+struct Answer {
+    float score = 0;
+    int height = 0, width = 0;
+    std::vector<float> map;  // [height, width]
+};
+
+// The size that a picture is scaled to before tiles are cut from it.
+Pair canvas_of(const Picture& picture, const Pair& size, const Pair& tile) {
+    const Pair whole{picture.height, picture.width};
+    Pair canvas{};
+    double pixels = 1;
+    for (std::size_t axis : {0, 1}) {
+        const double side = std::nearbyint(double(whole[axis]) * size[axis] / tile[axis]);
+        if (side < size[axis])
+            throw std::runtime_error("the picture is smaller than a tile of " + std::to_string(tile[1]) + " x " +
+                                     std::to_string(tile[0]) + " pixels");
+        pixels *= side;
+        if (pixels > (1 << 29)) throw std::runtime_error("the picture is too large for such tiles");
+        canvas[axis] = int(side);
+    }
+    return canvas;
+}
+
+// One side of the canvas that tiles are cut from: where they begin, how much their pixels count, and where
+// the canvas's pixels lie in the view of the whole picture.
+struct Side {
+    std::vector<int> starts;
+    std::vector<std::vector<float>> weights;  // of each tile; 1 together, and less towards a neighbour
+    std::vector<double> places;
+
+    Side(int whole, int canvas, int part, double overlap, int inner, int corner) {
+        const int stride = std::max(1, part - int(std::nearbyint(overlap * part)));
+        for (int start = 0;; start += stride) {
+            starts.push_back(std::min(start, canvas - part));  // the last one is moved inwards
+            if (start >= canvas - part) break;
+        }
+        std::vector<std::vector<double>> ramps(starts.size(), std::vector<double>(std::size_t(part), 1.0));
+        std::vector<double> total(std::size_t(canvas), 0.0);
+        for (std::size_t k = 0; k + 1 < starts.size(); ++k) {
+            const double shared = starts[k] + part - starts[k + 1];
+            for (int i = 0; shared > 0 && i < part; ++i) {
+                ramps[k][std::size_t(i)] *= std::min(1.0, (part - (i + 0.5)) / shared);
+                ramps[k + 1][std::size_t(i)] *= std::min(1.0, (i + 0.5) / shared);
+            }
+        }
+        for (std::size_t k = 0; k < starts.size(); ++k)
+            for (int i = 0; i < part; ++i) total[std::size_t(starts[k] + i)] += ramps[k][std::size_t(i)];
+        for (std::size_t k = 0; k < starts.size(); ++k) {
+            weights.emplace_back();
+            for (int i = 0; i < part; ++i)
+                weights[k].push_back(float(ramps[k][std::size_t(i)] / total[std::size_t(starts[k] + i)]));
+        }
+        const double step = double(inner) / whole * whole / canvas;  // as flawscope rounds it
+        for (int i = 0; i < canvas; ++i) places.push_back((i + 0.5) * step + corner);
+    }
+};
+
+// A tile of the canvas as the network takes it.
+Tensor cut(const Picture& canvas, int top, int left, int height, int width, const Region& counts) {
+    Tensor tensor{height, width, {}};
+    tensor.values.reserve(std::size_t(3) * height * width);
+    for (int c = 0; c < 3; ++c)
+        for (int y = 0; y < height; ++y)
+            for (int x = 0; x < width; ++x) {
+                const std::size_t pixel = std::size_t(top + y) * canvas.width + left + x;
+                const float value = canvas.pixels[3 * pixel + c] / 255.0f;
+                tensor.values.push_back(counts[std::size_t(y) * width + x] ? value : -1.0f - value);
             }
     return tensor;
+}
+
+// A map at one place between its pixels, whose centres lie at i + 0.5.
+float between(const Answer& view, double y, double x) {
+    y = std::clamp(y - 0.5, 0.0, view.height - 1.0);
+    x = std::clamp(x - 0.5, 0.0, view.width - 1.0);
+    const int y0 = int(y), y1 = std::min(y0 + 1, view.height - 1);
+    const int x0 = int(x), x1 = std::min(x0 + 1, view.width - 1);
+    const float down = float(y - y0), across = float(x - x0);
+    auto column = [&](int at) {
+        const float above = view.map[std::size_t(y0) * view.width + at];
+        return above + (view.map[std::size_t(y1) * view.width + at] - above) * down;
+    };
+    const float left = column(x0);
+    return left + (column(x1) - left) * across;
+}
+
+// Score and map of a canvas: its tiles' maps are blended, and the larger of that and of the whole picture's
+// view counts, which is brought to the tiles' scale.
+template <typename Run>
+Answer with_tiles(const Picture& canvas, const std::array<Side, 2>& sides, Answer view, const Region& region,
+                  const Json& fusion, Run run) {
+    const double factor = fusion["factor"].real(), shift = fusion["shift"].real();
+    view.score = float(view.score * factor + shift);
+    for (float& value : view.map) value = value * float(factor) + float(shift);
+    auto counts = [&](int y, int x) {
+        const auto row = std::size_t(sides[0].places[y]), column = std::size_t(sides[1].places[x]);
+        return region.empty() || region[row * view.width + column];
+    };
+    Answer found{view.score, canvas.height, canvas.width, {}};
+    found.map.resize(std::size_t(canvas.height) * canvas.width);
+    float lowest = std::numeric_limits<float>::infinity();
+    for (std::size_t i = 0; i < sides[0].starts.size(); ++i)
+        for (std::size_t j = 0; j < sides[1].starts.size(); ++j) {
+            const int top = sides[0].starts[i], left = sides[1].starts[j];
+            Region counted;
+            for (int y = top; y < top + view.height; ++y)
+                for (int x = left; x < left + view.width; ++x) counted.push_back(counts(y, x));
+            if (std::find(counted.begin(), counted.end(), 1) == counted.end()) continue;
+            const Answer tile = run(cut(canvas, top, left, view.height, view.width, counted));
+            found.score = std::isnan(tile.score) ? tile.score : std::max(found.score, tile.score);
+            for (int y = 0; y < tile.height; ++y)
+                for (int x = 0; x < tile.width; ++x) {
+                    const float value = tile.map[std::size_t(y) * tile.width + x];
+                    found.map[std::size_t(top + y) * found.width + left + x] +=
+                        value * sides[0].weights[i][y] * sides[1].weights[j][x];
+                    lowest = std::min(lowest, value);
+                }
+        }
+    if (!std::isfinite(lowest)) lowest = 0;
+    float largest = -std::numeric_limits<float>::infinity();
+    for (int y = 0; y < found.height; ++y)
+        for (int x = 0; x < found.width; ++x) {
+            float& value = found.map[std::size_t(y) * found.width + x];
+            if (counts(y, x))
+                value = std::max(value, between(view, sides[0].places[y], sides[1].places[x]));
+            else
+                value = lowest;  // tiles there were not looked at
+            largest = std::isnan(value) ? value : std::max(largest, value);
+        }
+    if (fusion["score"].string == "map") found.score = largest;
+    return found;
 }
 
 // ---------------------------------------------------------------------------------------------- calibration
@@ -319,42 +471,73 @@ int judge(int count, char** words) {
     Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "flawscope");
     Ort::Session session(env, std::filesystem::path(words[1]).c_str(), Ort::SessionOptions());
     Ort::AllocatorWithDefaultOptions allocator;
-    auto text = session.GetModelMetadata().LookupCustomMetadataMapAllocated("flawscope", allocator);
-    if (!text) throw std::runtime_error(std::string(words[1]) + " is not a flawscope model");
-    const std::string held = text.get();
+    auto entry = [&](const char* key) {
+        auto text = session.GetModelMetadata().LookupCustomMetadataMapAllocated(key, allocator);
+        return std::string(text ? text.get() : "");
+    };
+    const std::string held = entry("flawscope"), packed = entry("flawscope.region");
+    if (held.empty()) throw std::runtime_error(std::string(words[1]) + " is not a flawscope model");
     const Json manifest = Parser(held).document();
-    if (manifest["format"].real() != 2 || manifest["preprocess"].members.size() != 5)
+    const Json& how = manifest["preprocess"];
+    const bool tiled = how.has("tile");
+    if (manifest["format"].real() != 2 || how.members.size() != (tiled ? 7 : 5) ||
+        (tiled && how["crop"].kind != Json::null))
         throw std::runtime_error("this example cannot read the model's format");
 
-    Tensor tensor = preprocess(read_ppm(words[2]), manifest["preprocess"]);
-    if (dump) {
-        std::ofstream file(words[4], std::ios::binary);
-        file.write(reinterpret_cast<const char*>(tensor.values.data()),
-                   std::streamsize(tensor.values.size() * sizeof(float)));
-        if (!file.flush()) throw std::runtime_error(std::string("cannot write ") + words[4]);
-    }
+    Picture picture = read_ppm(words[2]);
+    const Pair size = sizes(how["size"]);
+    const Pair canvas = tiled ? canvas_of(picture, size, sizes(how["tile"])) : size;
+    Region region;
+    if (tiled && !packed.empty()) region = unpacked(packed, std::size_t(size[0]) * size[1]);
 
-    const std::array<std::int64_t, 4> shape{1, 3, tensor.height, tensor.width};
+    std::ofstream file;
+    if (dump) file.open(words[4], std::ios::binary);
     const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-    const Ort::Value images = Ort::Value::CreateTensor<float>(
-        memory, tensor.values.data(), tensor.values.size(), shape.data(), shape.size());
-    const char *inputs[] = {"images"}, *outputs[] = {"scores", "maps"};
-    const auto results = session.Run(Ort::RunOptions(), inputs, &images, 1, outputs, 2);
-    const float score = results[0].GetTensorData<float>()[0];
-    const float* map = results[1].GetTensorData<float>();
-    const auto pixels = results[1].GetTensorTypeAndShapeInfo().GetElementCount();
+    auto run = [&](Tensor tensor) {
+        if (dump && !file.write(reinterpret_cast<const char*>(tensor.values.data()),
+                                std::streamsize(tensor.values.size() * sizeof(float))).flush())
+            throw std::runtime_error(std::string("cannot write ") + words[4]);
+        const std::array<std::int64_t, 4> shape{1, 3, tensor.height, tensor.width};
+        const Ort::Value images = Ort::Value::CreateTensor<float>(
+            memory, tensor.values.data(), tensor.values.size(), shape.data(), shape.size());
+        const char *inputs[] = {"images"}, *outputs[] = {"scores", "maps"};
+        const auto results = session.Run(Ort::RunOptions(), inputs, &images, 1, outputs, 2);
+        const float* map = results[1].GetTensorData<float>();
+        const auto pixels = results[1].GetTensorTypeAndShapeInfo().GetElementCount();
+        Answer answer{*results[0].GetTensorData<float>(), tensor.height, tensor.width, {map, map + pixels}};
+        if (pixels != tensor.values.size() / 3) throw std::runtime_error("its map has another size");
+        return answer;
+    };
+    Whole first = preprocess(picture, how, region);
+    Answer found = run(std::move(first.tensor));
+    if (canvas != size) {
+        const double overlap = how["overlap"].real();
+        if (!(overlap >= 0 && overlap <= 0.75)) throw std::runtime_error("its tiles overlap too much");
+        const auto side = [&](std::size_t axis, int whole) {
+            return Side(whole, canvas[axis], size[axis], overlap, first.inner[axis], first.corner[axis]);
+        };
+        const std::array<Side, 2> sides{side(0, picture.height), side(1, picture.width)};
+        if (canvas != Pair{picture.height, picture.width}) {
+            const double height = picture.height, width = picture.width;
+            picture = resize(picture, {0, 0, height, width}, canvas[0], canvas[1]);
+        }
+        found = with_tiles(picture, sides, std::move(found), region, manifest["fusion"], run);
+    }
 
     const Json& good = manifest["calibration"];
     const auto scores = sorted(good["scores"]), maxima = sorted(good["map_maxima"]);
     const double rate = good["rate"].real();
     const double score_threshold = scores[scores.size() - rank(rate, scores.size())];
     const double mask_threshold = maxima[maxima.size() - rank(rate, maxima.size())];
-    const auto at_least = scores.end() - std::lower_bound(scores.begin(), scores.end(), double(score));
-    const auto marked = std::count_if(map, map + pixels, [&](float value) { return value > mask_threshold; });
+    const float score = found.score;
     if (!std::isfinite(score)) throw std::runtime_error("its score is not a number");
+    const auto at_least = scores.end() - std::lower_bound(scores.begin(), scores.end(), double(score));
+    const auto marked = std::count_if(found.map.begin(), found.map.end(),
+                                      [&](float value) { return value > mask_threshold; });
     const double p_value = (1.0 + double(at_least)) / (double(scores.size()) + 1.0);
     std::printf("{\"score\": %.9g, \"p_value\": %.17g, \"is_anomalous\": %s, \"share_marked\": %.9g}\n",
-                score, p_value, score > score_threshold ? "true" : "false", double(marked) / double(pixels));
+                score, p_value, score > score_threshold ? "true" : "false",
+                double(marked) / double(found.map.size()));
     return 0;
 }
 
