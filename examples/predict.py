@@ -97,7 +97,7 @@ def with_tiles(canvas, places, score, view):
 
 
 def side(whole, part):
-    """Where tiles lie along one side of the canvas, and how much each pixel counts: less towards neighbours."""
+    """Where tiles lie along one side of the canvas, and what each pixel counts for: less near a neighbour."""
     stride = max(1, part - round(overlap * part))
     starts = [min(k * stride, whole - part) for k in range(-(-(whole - part) // stride) + 1)]
     middles, ramps, total = np.arange(part) + 0.5, np.ones((len(starts), part)), np.zeros(whole)
