@@ -218,11 +218,39 @@ def predict(args: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": times[args.warm :], "map": shape, "threads": args.threads, "precision": precision}
 
 
+def tiles(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds from the picture's path to score and map by PatchCore's network with the tiler, and the memory
+    above the model. Its bank is drawn at random: what is in it does not matter for the time."""
+    import resource
+
+    import psutil
+    import torch
+    from anomalib.data.utils.tiler import Tiler
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+
+    torch.set_num_threads(args.threads)
+    model = PatchcoreModel(LAYERS, backbone=BACKBONE).eval()
+    model.tiler = Tiler(tile_size=args.tile, stride=args.stride)
+    width = sum(model.feature_extractor.out_dims)
+    model.memory_bank = torch.randn(args.elements, width)
+    mean, spread = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
+
+    def answer(path: Path) -> Any:
+        with torch.no_grad():
+            return model((tensor(path) - mean) / spread)
+
+    before, start = psutil.Process().memory_info().rss, time.perf_counter()
+    found = answer(args.source)
+    took = time.perf_counter() - start
+    above = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {"seconds": [took], "above_mib": above >> 20, "map": list(found.anomaly_map.shape)}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    tasks = {f.__name__: f for f in (fit, test, export, parity, predict)}
+    tasks = {f.__name__: f for f in (fit, test, export, parity, predict, tiles)}
     parser.add_argument("task", choices=tuple(tasks))
     parser.add_argument("source", type=Path, help="what the task reads")
     parser.add_argument("--weights", type=Path)
@@ -234,6 +262,9 @@ def main() -> int:
     parser.add_argument("--picture-size", type=lambda t: [int(n) for n in t.split("x")], help="HxW")
     parser.add_argument("--engine", choices=("torch", "openvino"), default="torch")
     parser.add_argument("--pictures", type=Path, help="JSON list of files")
+    parser.add_argument("--tile", type=int, help="pixels a side")
+    parser.add_argument("--stride", type=int, help="from tile to tile")
+    parser.add_argument("--elements", type=int, help="of the bank")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--warm", type=int, default=5)

@@ -29,6 +29,7 @@ def hold_out(
     method: str,
     reserved: Collection[int] = (),
     more: int = 0,
+    views: float = 1,
 ) -> list[list[int]]:
     """Pictures to hold out, by group, in the order drawn: those that the data set keeps apart; where it keeps
     none, a share, 10 at least where a quarter of all are as many, and from 120 pictures on as many as the
@@ -37,6 +38,7 @@ def hold_out(
     Args:
         used: numbers of the pictures.
         groups: of each of them.
+        views: what a picture counts as, where the numbers are of views of pictures: this many, on average.
         reserved: numbers of those that are kept apart.
 
     Raises:
@@ -50,9 +52,11 @@ def hold_out(
         raise InputError(
             f"{total} usable pictures are too few for {method}: it learns from some and holds out others"
         )
-    wanted = max(round(share * total), min(LEAST, total // 4), 1)
-    if total >= ENOUGH:
-        wanted = max(wanted, min(needed_for(rate) + more, total // 5))
+    pictures = round(total / views)
+    number = max(round(share * pictures), min(LEAST, pictures // 4), 1)
+    if pictures >= ENOUGH:
+        number = max(number, min(needed_for(rate) + more, pictures // 5))
+    wanted = round(number * views)
     order = np.random.default_rng([seed, SPLIT]).permutation(sorted(set(groups)))
     members: dict[int, list[int]] = {}
     for index, group in zip(used, groups, strict=True):

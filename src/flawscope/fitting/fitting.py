@@ -125,6 +125,8 @@ def fit(
         step=step,
         **options,
     )
+    if prepared.windows is not None:
+        budget = replace(budget, later=samples + prepared.windows.judged())
     return _finished(prepared, replace(prepared.task, budget=budget), samples, check)
 
 

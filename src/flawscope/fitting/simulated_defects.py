@@ -87,7 +87,8 @@ class _Defects:
         for image in shown:
             self.part.mask(unpadded(image)[0])
         took = time.monotonic() - begun
-        if len(self.pictures) >= LEARN and LEARN * TIMES * took < seconds / 3:
+        alike = self.model.config.tile is None  # tiles show different places
+        if alike and len(self.pictures) >= LEARN and LEARN * TIMES * took < seconds / 3:
             shown += [image for image in map(self.task.load, self.pictures[1:LEARN]) if image is not None]
             self.part = Foreground.of(unpadded(image)[0] for image in shown)
 
@@ -106,16 +107,17 @@ class _Defects:
             picture,
             np.random.default_rng([self.seed, STREAM, number]),
             scale=SIZES[number % len(SIZES)],
-            foreground=self._within(picture, box),
+            foreground=self._within(picture, image[0, *box] >= 0, box),
         )
         changed = torch.from_numpy(made.picture).permute(2, 0, 1).float() / 255
         shown, part = image.clone(), (slice(None), *box)
         shown[part] = torch.where(torch.from_numpy(made.mask), changed, image[part])
         return shown
 
-    def _within(self, picture: NDArray[np.uint8], box: Box) -> NDArray[np.bool_]:
-        """Where a defect may lie, [h, w]: on the part where any of it counts, else wherever anything does."""
-        counted = self.model.roi.cpu().numpy()[box]
+    def _within(self, picture: NDArray[np.uint8], shown: Tensor, box: Box) -> NDArray[np.bool_]:
+        """Where a defect may lie, [h, w]: on the part where any of it counts, else wherever anything does.
+        What is not `shown` [h, w] does not count."""
+        counted: NDArray[np.bool_] = self.model.roi.cpu().numpy()[box] & shown.numpy()
         part = self.part.mask(picture) & counted
         return part if part.any() else counted
 

@@ -203,7 +203,9 @@ def _settle(one: _Open, blended: Blended, answers: _Answers, picture: int) -> No
             return
         for number in unsure:
             _, sure = answers.of(one.views, number, picture, sure=True)
-            blended.replace(number, one.maps.pop(number), sure)
+            before = one.maps.pop(number)
+            # a bank that was selected anew may also lack what the other has: over many tiles that adds up
+            blended.replace(number, before, np.minimum(before, sure))
 
 
 def _alone(score: float, drawn: NDArray[Any], views: Views) -> Values:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flawscope.calibration.hold_out import LEAST
 from flawscope.fitting.training_pictures import Reader
 from flawscope.methods.task import Fitted, Task
 from flawscope.pictures.preprocess import Views
@@ -63,6 +64,11 @@ class Windows:
 
     def __len__(self) -> int:
         return int(self.first[-1])
+
+    def judged(self) -> int:
+        """About how many views are looked at for calibration, where a tenth of the pictures is held out."""
+        held = max(LEAST, len(self.views_of) // 10)
+        return round(held * sum(self.views_of) / max(1, len(self.views_of)))
 
     # ---- where they lie
 
@@ -151,6 +157,7 @@ class Windows:
             groups=[task.groups[i] for i in count for _ in self.numbers(i)],
             reserved=[number for i in task.reserved for number in self.numbers(i)],
             settle=self._settled,
+            views=len(self) / max(1, task.count),
             enough=ENOUGH,
         )
 

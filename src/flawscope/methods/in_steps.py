@@ -71,6 +71,7 @@ class Run:
             method=self.method,
             reserved=task.reserved,
             more=more,
+            views=task.views,
         )
 
     def without(self, held: Iterable[int]) -> list[int]:

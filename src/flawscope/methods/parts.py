@@ -25,12 +25,14 @@ class Parts:
         """
         Args:
             learnt: numbers of the pictures that are learnt from.
-            most: of these, that show where the part is.
+            most: of these, that show where the part is; 0: each picture shows it by itself, since they show
+                different places.
             region: [H, W], where anything counts; None: everywhere.
         """
         self.images, self.region = images, region
         self.shape = (0, 0)  # of the pictures, all alike
-        self.foreground = Foreground.of(unpadded(images[i])[0] for i in learnt[:: -(-len(learnt) // most)])
+        few = learnt[:: -(-len(learnt) // most)] if most else ()
+        self.foreground = Foreground.of(unpadded(images[i])[0] for i in few) if few else Foreground()
         self.kept: dict[int, Pixels] = {}  # eight pixels a byte
 
     def __getitem__(self, index: int) -> Mask:

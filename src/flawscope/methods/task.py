@@ -19,7 +19,7 @@ from flawscope.artefact.state_file import log_of
 from flawscope.calibration.decision import Calibration
 from flawscope.methods.extract import Load
 from flawscope.methods.picture_cache import unpacked
-from flawscope.progress import Step, silent
+from flawscope.progress import Step, counted, silent
 
 EVERY = 60.0  # seconds between checkpoints
 
@@ -91,6 +91,7 @@ class Task:
     seen: defects to learn from.
     old: the artefact the model was rebuilt from, if it is being extended.
     decoded: bytes of the largest picture, for predictions of memory.
+    views: how many numbers a picture has, where they are of its views; 1: they are of pictures.
     enough: so many pictures suffice to calibrate on, since the caller does it again; None: take all.
     say, step: get lines for a person and progress.
     """
@@ -105,6 +106,7 @@ class Task:
     seen: Sequence[Defect] = ()
     old: Artefact | None = None
     decoded: int = 0
+    views: float = 1
     enough: int | None = None
     budget: Budget = Budget()
     say: Callable[[str], None] = lambda line: None
@@ -113,6 +115,10 @@ class Task:
     def __post_init__(self) -> None:
         if not len(self.groups):
             object.__setattr__(self, "groups", range(self.count))
+
+    def counted(self, count: int, what: str = "") -> str:
+        """So many of what the numbers are of, in words."""
+        return counted(count, f"{what} picture".strip() if self.views == 1 else "view")
 
 
 @dataclass(frozen=True)

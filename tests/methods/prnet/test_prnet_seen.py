@@ -125,7 +125,7 @@ def test_they_are_seen_as_good_pictures_are(defects: Pairs) -> None:
     marked[64:128, 96:128] = True
     preprocess = Preprocess((64, 64))
     found, unusable = read_defects([(large, [marked]), (large, [mask])], preprocess)
-    ((digest, defect),) = found.items()
+    ((digest, (defect,)),) = found.items()
     assert digest == pixel_hash(large)
     np.testing.assert_array_equal(defect.image.numpy(), preprocess(large)[0][0])
     expected = np.zeros((64, 64), bool)
@@ -138,7 +138,7 @@ def test_several_masks_of_one_picture_are_one(defects: Pairs) -> None:
     picture, _ = defects[0]
     halves = [np.zeros((64, 64), bool) for _ in range(2)]
     halves[0][:8], halves[1][-8:] = True, True
-    (defect,) = read_defects([(picture, halves)], Preprocess((64, 64)))[0].values()
+    ((defect,),) = read_defects([(picture, halves)], Preprocess((64, 64)))[0].values()
     assert np.array_equal(defect.mask, halves[0] | halves[1])
 
 

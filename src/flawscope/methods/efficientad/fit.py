@@ -21,7 +21,6 @@ from flawscope.methods.in_steps import Run, Values
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
 from flawscope.methods.training import digest_of
-from flawscope.progress import counted
 
 WEIGHED = 24  # pictures at most by which differences are weighed
 LEAST = 1e-3  # between the quantiles of the local map, in spreads of the teacher's outputs
@@ -35,10 +34,10 @@ def fit(model: Model, task: Task) -> Fitted:
     other = other_pictures(config.natural)
     unknown = ([other.name] if other else []) + (["simulated defects"] if config.defects else [])
     penalty = " and ".join(unknown) or "none"
-    held = divided(run.divide(more=FOR_QUANTILES), len(run.used), task.rate, task.reserved)
+    held = divided(run.divide(more=FOR_QUANTILES), len(run.used), task.rate, task.reserved, task.views)
     learnt = run.without(held.all)
     task.say(
-        f"{counted(len(learnt), 'picture')} to learn from, {len(held.all)} held out ({held.purpose}); "
+        f"{task.counted(len(learnt))} to learn from, {len(held.all)} held out ({held.purpose}); "
         f"penalty: {penalty}"
     )
     # what the teacher says of pictures with defects is not known before
@@ -61,7 +60,7 @@ def fit(model: Model, task: Task) -> Fitted:
     values = calibrate(run, model, held)
     notes = [STAND_IN] if config.natural == GENERATED else []
     if held.shared:
-        notes.insert(0, SHARED.format(len(held.all)))
+        notes.insert(0, SHARED.format(round(len(held.all) / task.views)))
     return Fitted(
         run.calibrated(values),
         pictures=held.threshold,
@@ -69,7 +68,7 @@ def fit(model: Model, task: Task) -> Fitted:
         held={"quantile": [i for i in held.quantiles if i not in held.threshold]},
         facts={**run.facts(trainer), "penalty": penalty},
         notes=[*notes, *run.warnings(trainer)],
-        summary=[run.summary(trainer, f"{counted(len(learnt), 'picture')}; penalty: {penalty}")],
+        summary=[run.summary(trainer, f"{task.counted(len(learnt))}; penalty: {penalty}")],
     )
 
 
@@ -105,18 +104,20 @@ class Held:
         return f"{len(self.quantiles)} for the quantiles, {len(self.threshold)} for the threshold"
 
 
-def divided(parts: list[list[int]], usable: int, rate: float, reserved: Collection[int]) -> Held:
+def divided(
+    parts: list[list[int]], usable: int, rate: float, reserved: Collection[int], views: float = 1
+) -> Held:
     """Of the parts held out a fifth of the pictures is for the quantiles, five at least, and the rest for the
     threshold; all are for both where there are too few."""
-    count = sum(map(len, parts))
+    count = round(sum(map(len, parts)) / views)  # pictures
     few = max(FOR_QUANTILES, count // 5)
     apart = parts[0][0] in reserved
-    enough = count - few >= needed_for(rate) if apart else usable >= ENOUGH
+    enough = count - few >= needed_for(rate) if apart else usable / views >= ENOUGH
     if not enough or len(parts) < 2:
         everything = sorted(i for part in parts for i in part)
         return Held(everything, everything)
     for_quantiles: list[int] = []
-    while len(parts) > 1 and len(for_quantiles) < few:
+    while len(parts) > 1 and len(for_quantiles) < few * views:
         for_quantiles += parts.pop()
     return Held(sorted(for_quantiles), sorted(i for part in parts for i in part))
 

@@ -40,9 +40,10 @@ class Spoiler:
     training: Sequence[int]
     region: NDArray[np.bool_]  # [H, W]: where anything counts
     count: int  # defects on a picture
+    tiled: bool = False  # pictures show different places
 
     def __post_init__(self) -> None:
-        self.parts = Parts(self.images, self.training, LEARNT, self.region)
+        self.parts = Parts(self.images, self.training, 0 if self.tiled else LEARNT, self.region)
 
     def __call__(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Picture `[3, H, W]` float32 in 0..1 with defects of any scale, and where they are, [H, W] bool. It

@@ -55,7 +55,8 @@ class Trainer(training.Trainer[Batch]):
         self.window = _window(self.config, model.grid)  # cells
         self.spoiler = None
         if self.config.defects:
-            self.spoiler = Spoiler(images, self.training, model.roi.cpu().numpy(), self.config.defects)
+            region, tiled = model.roi.cpu().numpy(), self.config.tile is not None
+            self.spoiler = Spoiler(images, self.training, region, self.config.defects, tiled)
         super().__init__(
             (model.student, model.autoencoder), model.config, model.mean.device, task.say, task.step
         )

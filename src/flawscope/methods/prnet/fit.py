@@ -35,7 +35,7 @@ def fit(model: Model, task: Task) -> Fitted:
     for line in pictures.skipped:
         task.say(f"skipped a texture: {line}")
     task.say(
-        f"{counted(len(learnt), 'good picture')} to learn from, {len(held)} held out for the threshold; "
+        f"{task.counted(len(learnt), 'good')} to learn from, {len(held)} held out for the threshold; "
         f"{counted(len(seen), 'seen defect')}; simulated ones of {pictures.textures}"
     )
     features = FeatureCache(model, run.images, learnt, run.room // 2)

@@ -46,7 +46,7 @@ class TrainingPictures:
         self.draw = folder.draw if folder else None
         self.textures = _named(folder) if folder else "generated textures"
         self.skipped = folder.skipped if folder else ()  # a line for each texture that cannot be read
-        self.parts = Parts(self.images, self.learnt, PICTURES, self.within)
+        self.parts = Parts(self.images, self.learnt, PICTURES if self.config.tile is None else 0, self.within)
 
     def good(self, place: int) -> Shown:
         image = self.images[self.learnt[place]]
