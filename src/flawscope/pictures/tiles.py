@@ -103,16 +103,27 @@ class Fusion:
     shift: float = 0.0
 
     def __post_init__(self) -> None:
-        known = self.score in ("map", "views")
-        if not known or not math.isfinite(self.shift) or not 0 < self.factor < math.inf:
-            raise InputError("how its tiles are put together makes no sense")
+        if self.score not in ("map", "views"):
+            raise InputError(f"fusion by {self.score!r:.40}; choose map or views")
+        with np.errstate(over="ignore"):  # maps are computed with in float32
+            factor, shift = np.float32(self.factor), np.float32(self.shift)
+        if not 0 < factor < math.inf or not math.isfinite(shift):
+            raise InputError(
+                f"fusion with factor {self.factor:g}, shift {self.shift:g}; both finite, factor above 0"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return {"score": self.score, "factor": self.factor, "shift": self.shift}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Fusion:
-        return cls(str(data["score"]), float(data["factor"]), float(data["shift"]))
+        """Raises InputError for other entries than these, and for values that make no sense."""
+        if set(data) != {"score", "factor", "shift"}:
+            raise InputError("fusion has score, factor and shift, and nothing else")
+        numbers = data["factor"], data["shift"]
+        if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+            raise InputError("fusion: factor and shift are numbers")
+        return cls(data["score"], float(numbers[0]), float(numbers[1]))
 
 
 class Region:
@@ -154,7 +165,7 @@ class Blended:
             return
         self._spread(view, drawn)
         self.lowest = min(self.lowest, float(drawn.min()))
-        self.score = max(self.score, score)
+        self.score = float(np.maximum(self.score, score))  # NaN stays NaN
 
     def replace(self, view: int, before: Float32, after: Float32) -> None:
         """Another map for a tile than the one that was added."""
@@ -175,7 +186,7 @@ class Blended:
         step = max(1, (1 << 20) // width)
         largest = -math.inf
         if self.view is not None:
-            score = max(score, self.view[0] * fusion.factor + fusion.shift)
+            score = float(np.maximum(score, self.view[0] * fusion.factor + fusion.shift))
             scaled = self.view[1] * np.float32(fusion.factor) + np.float32(fusion.shift)
         for start in range(0, height, step):
             rows = drawn[start : start + step]
@@ -187,7 +198,5 @@ class Blended:
                 if inside is not None:
                     seen[~inside] = -math.inf
                 np.maximum(rows, seen, out=rows)
-            largest = max(largest, float(rows.max()))
-            if math.isnan(float(rows.max())):
-                largest = math.nan
+            largest = float(np.maximum(largest, rows.max()))
         return (largest if fusion.score == "map" else score), drawn
