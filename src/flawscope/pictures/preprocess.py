@@ -36,6 +36,11 @@ from flawscope.pictures.geometry import Geometry, whole_number
 from flawscope.pictures.overlap import MOST_OVERLAP, OVERLAP
 from flawscope.pictures.tiles import Blended, Fusion, Grid, Region
 
+# So many times a tile may be enlarged, and reduced, for the network: beyond that a small picture would become
+# a gigantic canvas, or a large one a point
+MOST_ENLARGED, MOST_REDUCED = 8, 1024
+MOST_PIXELS = 1 << 28  # of a canvas that is larger than its picture
+
 # Answers for images [n, 3, H, W]: scores [n] and maps [n, H, W]
 Run = Callable[[Any], Any]
 
@@ -81,9 +86,15 @@ class Preprocess:
             object.__setattr__(self, "tile", _size("tile", self.tile))
             if self.crop is not None:
                 raise InputError("crop and tile do not go together: leave one out")
+            for part, seen in zip(self.tile, self.size, strict=True):
+                if seen > MOST_ENLARGED * part or part > MOST_REDUCED * seen:
+                    raise InputError(
+                        f"tile is {self.tile!r:.30} at size {self.size}; "
+                        f"choose 1/{MOST_ENLARGED} to {MOST_REDUCED} times the size"
+                    )
         share = self.overlap
         if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= MOST_OVERLAP:
-            raise InputError(f"overlap is {share!r}; give a share of a tile from 0 to {MOST_OVERLAP}")
+            raise InputError(f"overlap is {share!r:.25}; give a share of a tile from 0 to {MOST_OVERLAP}")
         if self.white_level is not None:
             level = self.white_level
             if isinstance(level, bool) or not isinstance(level, Real) or not 0 < level < math.inf:
@@ -128,6 +139,12 @@ class Preprocess:
                 name,
                 f"it has {size[1]} x {size[0]} pixels, less than a tile of {self.tile[1]} x {self.tile[0]}",
                 "fit with a smaller --tile",
+            )
+        if math.prod(canvas) > max(MOST_PIXELS, math.prod(size)):
+            raise cannot(
+                name,
+                f"for its tiles it would be enlarged to {canvas[1]} x {canvas[0]} pixels",
+                "fit with a larger --tile or a smaller --size",
             )
         grid = Grid(canvas, self.size, self.overlap)
         planes = _resized(picture, canvas, (0.0, 0.0, float(size[0]), float(size[1])))
@@ -399,7 +416,7 @@ def _size(key: str, value: Any) -> tuple[int, int]:
         height, width = value
         return whole_number(height), whole_number(width)
     except (TypeError, ValueError):
-        raise InputError(f"{key} is {value!r}; give two whole numbers, height and width") from None
+        raise InputError(f"{key} is {value!r:.30}; give two whole numbers, height and width") from None
 
 
 # ------------------------------------------------------------------------------------ region of interest
