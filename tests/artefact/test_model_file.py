@@ -26,6 +26,7 @@ from flawscope.artefact.model_file import FORMAT, KEY, Artefact, Manifest, Pictu
 from flawscope.calibration.decision import Calibration
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.preprocess import Preprocess
+from flawscope.pictures.tiles import Fusion
 
 
 def example(**changes: Any) -> Artefact:
@@ -516,7 +517,7 @@ MANIFESTS = {
     "preprocess as text": lambda d: d.update(preprocess="stretch"),
     "preprocess null": lambda d: d.update(preprocess=None),
     "size of millions": lambda d: d["preprocess"].update(size=["a", 3]),
-    "unknown preprocess key": lambda d: d["preprocess"].update(tile=3),
+    "unknown preprocess key": lambda d: d["preprocess"].update(colour=3),
     "calibration null": lambda d: d.update(calibration=None),
     "calibration of nothing": lambda d: d["calibration"].update(scores=[]),
     "calibration of 10^400": lambda d: d["calibration"].update(map_level=10**400),
@@ -541,6 +542,108 @@ def test_a_manifest_without_an_entry_is_refused(key: str, tmp_path: Path) -> Non
     refused(manifest_file(tmp_path / "m.safetensors", lambda d: d.pop(key) and None))
 
 
+def with_tiles(**changes: Any) -> dict[str, Any]:
+    """A manifest of tiles; None removes an entry. Nothing is taken over that was not changed."""
+    data = example().manifest.to_dict()
+    data["preprocess"].update(crop=None, tile=[64, 96], overlap=0.25)
+    data["fusion"] = {"score": "map", "factor": 1.5, "shift": -0.25}
+    for key, value in changes.items():
+        where = next((d for d in (data["preprocess"], data["fusion"]) if key in d), data)
+        if value is None:
+            del where[key]
+        else:
+            where[key] = value
+    return data
+
+
+def test_tiles_are_in_the_manifest_and_only_where_there_are_some() -> None:
+    data = with_tiles()
+    found = Manifest.from_dict(data)
+    assert (found.preprocess.tile, found.preprocess.overlap) == ((64, 96), 0.25)
+    assert found.fusion == Fusion("map", 1.5, -0.25)
+    assert found.to_dict() == data
+    plain = example().manifest.to_dict()
+    assert "fusion" not in plain
+    assert not {"tile", "overlap"} & plain["preprocess"].keys()
+
+
+HUGE = 10**400
+TILES: dict[str, tuple[dict[str, Any], str]] = {
+    "fusion without tiles": ({"tile": None}, "a model with tiles has a fusion"),
+    "tiles without fusion": ({"fusion": None}, "a model with tiles has a fusion"),
+    "tiles and crop": ({"crop": [16, 16]}, "crop and tile"),
+    "tile as text": ({"tile": "96"}, "two whole numbers"),
+    "tile of texts": ({"tile": ["64", "96"]}, "two whole numbers"),
+    "tile of long texts": ({"tile": ["6" * 10**6, "9"]}, "two whole numbers"),
+    "one side": ({"tile": [64]}, "two whole numbers"),
+    "tile of fractions": ({"tile": [64.5, 96]}, "two whole numbers"),
+    "tile of truths": ({"tile": [True, True]}, "two whole numbers"),
+    "empty tile": ({"tile": [0, 96]}, "two whole numbers"),
+    "negative tile": ({"tile": [-64, 96]}, "two whole numbers"),
+    "tile of one pixel": ({"tile": [1, 1]}, "choose 1/8 to 1024 times"),
+    "narrow tile": ({"tile": [32, 5]}, "choose 1/8 to 1024 times"),
+    "tile of a million": ({"tile": [32 * 10**6, 48 * 10**6]}, "choose 1/8 to 1024 times"),
+    "tile beyond floats": ({"tile": [HUGE, HUGE]}, "tile is"),
+    "overlap of two": ({"overlap": 2}, "share of a tile"),
+    "overlap below nothing": ({"overlap": -0.1}, "share of a tile"),
+    "overlap as text": ({"overlap": "0.25"}, "share of a tile"),
+    "overlap as truth": ({"overlap": True}, "share of a tile"),
+    "overlap beyond floats": ({"overlap": HUGE}, "share of a tile"),
+    "infinite overlap": ({"overlap": float("inf")}, "share of a tile"),
+    "overlap that is no number": ({"overlap": float("nan")}, "share of a tile"),
+    "factor of zero": ({"factor": 0}, "factor above 0"),
+    "factor below zero": ({"factor": -1.0}, "factor above 0"),
+    "infinite factor": ({"factor": float("inf")}, "factor above 0"),
+    "factor that is no number": ({"factor": float("nan")}, "factor above 0"),
+    "factor that float32 does not have": ({"factor": 1e300}, "factor above 0"),
+    "factor that is zero in float32": ({"factor": 1e-300}, "factor above 0"),
+    "factor beyond floats": ({"factor": HUGE}, "too large"),
+    "factor as text": ({"factor": "1"}, "are numbers"),
+    "factor as truth": ({"factor": True}, "are numbers"),
+    "shift that float32 does not have": ({"shift": -1e300}, "both finite"),
+    "shift as text": ({"shift": "nan"}, "are numbers"),
+    "another score": ({"score": "sum"}, "fusion by 'sum'"),
+    "score as list": ({"score": ["map"]}, "fusion by"),
+    "fusion as list": ({"fusion": [1, 2]}, "score, factor and shift"),
+    "fusion of nothing": ({"fusion": {}}, "score, factor and shift"),
+    "fusion of more": ({"fusion": {"score": "map", "factor": 1, "shift": 0, "rule": 1}}, "nothing else"),
+}
+
+
+@pytest.mark.parametrize("name", TILES)
+def test_tiles_that_make_no_sense_are_one_line(name: str) -> None:
+    changes, match = TILES[name]
+    with pytest.raises(InputError, match=match) as caught:
+        Manifest.from_dict(with_tiles(**changes))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+REGIONS = {
+    "another size": np.ones((48, 32), np.bool_),
+    "one dimension more": np.ones((1, 32, 48), np.bool_),
+    "no pixels": np.ones((0, 0), np.bool_),
+    "numbers": np.ones((32, 48), np.uint8),
+    "nothing counts": np.zeros((32, 48), np.bool_),
+}
+
+
+@pytest.mark.parametrize("name", [*REGIONS, "no tiles"])
+def test_a_region_that_does_not_fit_its_tiles_is_one_line(name: str, tmp_path: Path) -> None:
+    file, region = tmp_path / "m.safetensors", REGIONS.get(name, np.ones((32, 48), np.bool_))
+    manifest = example(preprocess=Preprocess((32, 48))).manifest
+    if name != "no tiles":
+        manifest = Manifest.from_dict(with_tiles())
+    artefact = Artefact(manifest, {})
+    artefact.tensors["region"] = region  # nobody looks
+    write(artefact, file)
+    refused(file, "region of interest does not fit its tiles: fit anew")
+    artefact.tensors["region"] = np.eye(32, 48, dtype=np.bool_)
+    if name != "no tiles":
+        write(artefact, file)
+        np.testing.assert_array_equal(read(file).tensors["region"], np.eye(32, 48, dtype=np.bool_))
+
+
 def test_random_damage_to_the_manifest_is_an_input_error_or_nothing(tmp_path: Path) -> None:
     """Fuzzing with right hashes: any value may become any other."""
     rng = np.random.default_rng(0)
@@ -555,10 +658,9 @@ def test_random_damage_to_the_manifest_is_an_input_error_or_nothing(tmp_path: Pa
             return [damage(v) for v in node]
         return node
 
-    good = example().manifest.to_dict()
     passed = 0
-    for _ in range(500):
-        data = damage(good)
+    for number in range(500):
+        data = damage(with_tiles() if number % 2 else example().manifest.to_dict())
         with contextlib.suppress(InputError):
             Manifest.from_dict(data if isinstance(data, dict) else {})
             passed += 1

@@ -110,7 +110,7 @@ class Manifest:
     def _consistent(self) -> Manifest:
         """ValueError where tiles are to be put together in no known way, or what has none is."""
         if (self.fusion is None) != (self.preprocess.tile is None):
-            raise ValueError("tiles")
+            raise ValueError("a model with tiles has a fusion, and no other one")
         return self
 
 
@@ -144,6 +144,15 @@ class Artefact:
 
     manifest: Manifest
     tensors: dict[str, NDArray[Any]]
+
+    def __post_init__(self) -> None:
+        """Raises InputError where there is a region of interest for tiles that there cannot be."""
+        region, how = self.tensors.get("region"), self.manifest.preprocess
+        if region is None:
+            return
+        fits = region.dtype == np.bool_ and region.shape == tuple(how.network_size)
+        if how.tile is None or not fits or not region.any():
+            raise InputError("the model's region of interest does not fit its tiles: fit anew")
 
 
 # ------------------------------------------------------------------------------------------------- writing
@@ -208,7 +217,10 @@ def read(path: str | os.PathLike[str]) -> Artefact:
                 tensors[name] = data.view(_numpy_dtype(dtype)).reshape(shape)
             except ValueError:  # such as [0, 2^40, 2^40]
                 raise bad(path, f"tensor {name!s:.40} has no sensible shape") from None
-    return Artefact(manifest, tensors)
+    try:
+        return Artefact(manifest, tensors)
+    except InputError as error:
+        raise refused(path, str(error)) from None
 
 
 Entry = tuple[str, tuple[int, ...], int, int]
