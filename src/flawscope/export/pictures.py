@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +12,14 @@ from numpy.typing import NDArray
 from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.samples import unpack_images
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import Source, decode, reason
+from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.pictures.preprocess import Views, unmarked
 from flawscope.synthesis import simulate_defect
 
-COMPARED = 32  # pictures at most
-RANGED = 100  # pictures that the ranges of 8-bit numbers are measured on
+COMPARED = 32  # views at most, of as many pictures as there can be
+RANGED = 100  # views that the ranges of 8-bit numbers are measured on
+TURN = (5**0.5 - 1) / 2  # the golden section: its multiples fall evenly, however few there are
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,13 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.given)
 
-    def read(self) -> Iterator[tuple[NDArray[Any], Views]]:
-        """All that are given: decoded, and as the network sees them."""
+    def read(self) -> Iterator[tuple[str, Views]]:
+        """All that are given, one at a time: the hash of its decoded pixels, and as the network sees it."""
         return self._read(self.given, self.failures)
 
     def compared(self) -> NDArray[np.float32]:
-        """Pictures to compare on, `[N, 3, H, W]`."""
-        few = self.given[:: -(-len(self.given) // COMPARED) or 1]
-        images = [views.images(_some(views, COMPARED // len(few))) for _, views in self._read(few)]
+        """Views to compare on, `[N, 3, H, W]`."""
+        images = [views.images(numbers) for views, numbers in self._some(COMPARED)]
         if images:
             return np.concatenate(images)
         if self.given:
@@ -58,13 +57,12 @@ class Pictures:
         return unpack_images(packed)
 
     def for_ranges(self) -> Iterator[NDArray[np.float32]]:
-        """Pictures `[1, 3, H, W]`, or a few tiles of each, to measure the ranges of 8-bit numbers on: good
-        ones, each without and with a simulated defect. What is beyond a range is cut off, and one of good
-        pictures alone ends where defects begin."""
+        """Views `[1, 3, H, W]` to measure the ranges of 8-bit numbers on: of good pictures, each without and
+        with a simulated defect. What is beyond a range is cut off, and one of good pictures alone ends where
+        defects begin."""
         rng = np.random.default_rng(0)
-        few = self.given[:: -(-len(self.given) // RANGED)]
-        for _, views in self._read(few):
-            for number in _some(views, RANGED // len(few)):
+        for views, numbers in self._some(RANGED):
+            for number in numbers:
                 image = views.images([number])
                 yield image
                 shown, inside = unmarked(image)
@@ -72,23 +70,30 @@ class Pictures:
                 bad = simulate_defect(pixels, rng).picture.transpose(2, 0, 1)[None].astype(np.float32) / 255.0
                 yield np.where(inside[:, None], bad, image)
 
+    def _some(self, most: int) -> Iterator[tuple[Views, list[int]]]:
+        """At most so many views, of pictures spread over those that are given. With tiles it is the whole of
+        each and at least one tile, in another place than the last picture's."""
+        each = 1 if self.artefact.manifest.preprocess.tile is None else 2
+        few = self.given[:: -(-len(self.given) // max(1, most // each)) or 1]
+        for place, (_, views) in enumerate(self._read(few)):
+            first, *tiles = views.numbers()
+            count = min(max(each, most // len(few)) - 1, len(tiles))
+            turn = place * TURN % 1  # of a step from one tile to the next
+            yield views, [first, *(tiles[int((k + turn) * len(tiles) / count)] for k in range(count))]
+
     def _read(
         self, sources: Sequence[Source], failures: list[str] | None = None
-    ) -> Iterator[tuple[NDArray[Any], Views]]:
+    ) -> Iterator[tuple[str, Views]]:
         """They are read several times; what cannot be read is reported once."""
         for source in sources:
             name = os.fspath(source) if isinstance(source, str | os.PathLike) else "a picture"
             try:
                 picture = decode(source)
+                digest = pixel_hash(picture)
                 views = self.artefact.manifest.preprocess.views(picture, name)
             except (InputError, MemoryError) as error:
                 if failures is not None:
                     failures.append(reason(error, name))
                 continue
-            yield picture, views.within(self.artefact.tensors.get("region"))
-
-
-def _some(views: Views, count: int) -> list[int]:
-    """At least one of a picture's views, spread over it."""
-    numbers = views.numbers()
-    return numbers[:: -(-len(numbers) // max(1, count))]
+            del picture  # a large one need not be held beside its tiles
+            yield digest, views.within(self.artefact.tensors.get("region"))

@@ -1,0 +1,137 @@
+"""A model with tiles in reduced precision: another detector, calibrated anew on whole pictures."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flawscope
+from flawscope.artefact import model_file
+from flawscope.artefact.certificate import Certificate
+from flawscope.datasets import list_pictures
+from flawscope.pictures.preprocess import Preprocess, Views
+
+pytest.importorskip("torch")
+for needed in ("onnx", "onnxscript"):
+    pytest.importorskip(needed)
+
+from flawscope.export import onnx_graph  # noqa: E402
+from flawscope.export.export import export  # noqa: E402
+from flawscope.export.pictures import Pictures  # noqa: E402
+from flawscope.methods.patchcore.model import Model  # noqa: E402
+
+Tiled = Callable[..., Path]
+ROI = "0.4,0.2,0.95,0.9"
+REDUCED = [(".onnx", "fp16"), (".onnx", "int8"), (".xml", "bf16")]
+CLOSE = {"fp16": 0.01, "bf16": 0.1, "int8": 0.1}  # of a score
+
+
+@pytest.fixture(params=REDUCED, ids=lambda which: "-".join(which))
+def reduced(request: pytest.FixtureRequest, tiled: Tiled) -> Path:
+    """The small tiled model with a region of interest, calibrated on the pictures it was fitted on."""
+    suffix, precision = request.param
+    if suffix == ".xml":
+        openvino = pytest.importorskip("openvino")
+        if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            pytest.skip("this processor has no bf16")
+    return tiled(suffix, precision, roi=ROI)
+
+
+def test_it_is_calibrated_anew_on_pictures(reduced: Path, tiled: Tiled, tiled_pictures: Path) -> None:
+    model, trained = flawscope.load(reduced), flawscope.load(tiled(roi=ROI), device="cpu")
+    found, before = model.calibration, trained.calibration
+    close = CLOSE[found.precision]
+    assert found.count == before.count == len(list_pictures(tiled_pictures / "train"))
+    assert found.precision == reduced.parent.name.rsplit("-", 1)[1]
+    np.testing.assert_allclose(found.scores, before.scores, rtol=close)
+    np.testing.assert_allclose(found.map_maxima, before.map_maxima, rtol=close)
+    assert found.map_level == pytest.approx(before.map_level, rel=0.1)
+    assert model.manifest.fusion == trained.manifest.fusion
+    assert model.manifest.preprocess == trained.manifest.preprocess
+    np.testing.assert_array_equal(model.artefact.tensors["region"], trained.artefact.tensors["region"])
+    certificate = Certificate.from_dict(model.manifest.facts["certificate"])
+    assert certificate.passed
+    assert certificate.pictures == found.count
+    assert model.self_test().passed
+    for kind in ("good", "odd"):
+        for path in list_pictures(tiled_pictures / kind):
+            one, other = model.predict(path), trained.predict(path)
+            assert one.score == pytest.approx(other.score, rel=close)
+            assert one.map.shape == other.map.shape
+
+
+def test_pictures_that_it_has_not_seen_are_scored_as_they_are(
+    tiled: Tiled, tiled_pictures: Path, trace_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_graph, "trace", trace_once)
+    good = [*list_pictures(tiled_pictures / "good"), *list_pictures(tiled_pictures / "tile")]
+    failures: list[str] = []
+    given = [*good, tiled_pictures / "small/0.png"]
+    export(tiled(roi=ROI), tmp_path / "m.onnx", precision="fp16", pictures=given, failures=failures)
+    model = flawscope.load(tmp_path / "m.onnx")
+    scores = [found.score for found in model.predict([*good])]
+    np.testing.assert_allclose(model.calibration.scores, scores, rtol=1e-5)
+    assert len(failures) == 1
+    assert "less than a tile" in failures[0]
+
+
+def test_pictures_are_held_one_after_the_other(
+    tiled: Tiled, tiled_pictures: Path, trace_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is computed twice, but one view that tells whether pictures can be left out."""
+    monkeypatch.setattr(onnx_graph, "trace", trace_once)
+    alive: weakref.WeakSet[Views] = weakref.WeakSet()
+    most, left_out = [0], Model.left_out
+    asked: list[int] = []
+    views = Preprocess.views
+
+    def counted(self: Preprocess, *given: Any) -> Views:
+        gc.collect()
+        most[0] = max(most[0], len(alive))
+        made = views(self, *given)
+        alive.add(made)
+        return made
+
+    def answered(self: Any, features: Any, group: int, *rest: Any) -> Any:
+        asked.append(group)
+        return left_out(self, features, group, *rest)
+
+    monkeypatch.setattr(Preprocess, "views", counted)
+    monkeypatch.setattr(Model, "left_out", answered)
+    pictures = list_pictures(tiled_pictures / "train")
+    path = tiled()
+    how = model_file.read(path).manifest.preprocess
+    export(path, tmp_path / "m.onnx", precision="fp16", pictures=pictures)
+    assert most[0] == 1  # the one before is let go when the next has been read
+    assert len(asked) == 1 + 2 * sum(len(views(how, picture)) for picture in pictures)
+
+
+@pytest.mark.parametrize("count", [1, 3, 40, 300])
+def test_ranges_and_comparisons_see_whole_pictures_and_tiles_everywhere(
+    count: int, tiled: Tiled, tiled_pictures: Path
+) -> None:
+    """However many pictures there are."""
+    artefact = model_file.read(tiled())
+    path = list_pictures(tiled_pictures / "good")[0]
+    given = Pictures(artefact, [path] * count)
+    tiles = len(artefact.manifest.preprocess.views(path)) - 1
+    for most in (32, 100):
+        seen = [numbers for _, numbers in given._some(most)]
+        assert all(numbers[0] == 0 and len(numbers) > 1 for numbers in seen)
+        assert all(len(set(numbers)) == len(numbers) for numbers in seen)
+        assert sum(map(len, seen)) <= most
+        everywhere = {number for numbers in seen for number in numbers}
+        assert len(everywhere) > min(tiles, sum(map(len, seen)) - len(seen)) * 0.6
+    images = given.compared()
+    assert images.shape[1:] == (3, 64, 64)
+    whole = replace(
+        artefact, manifest=replace(artefact.manifest, fusion=None, preprocess=Preprocess((64, 64)))
+    )
+    assert [numbers for _, numbers in Pictures(whole, [path] * 3)._some(32)] == [[0]] * 3
