@@ -223,7 +223,6 @@ def tiles(args: argparse.Namespace) -> dict[str, Any]:
     above the model. Its bank is drawn at random: what is in it does not matter for the time."""
     import resource
 
-    import psutil
     import torch
     from anomalib.data.utils.tiler import Tiler
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
@@ -239,7 +238,8 @@ def tiles(args: argparse.Namespace) -> dict[str, Any]:
         with torch.no_grad():
             return model((tensor(path) - mean) / spread)
 
-    before, start = psutil.Process().memory_info().rss, time.perf_counter()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    before, start = pages * resource.getpagesize(), time.perf_counter()
     found = answer(args.source)
     took = time.perf_counter() - start
     above = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
