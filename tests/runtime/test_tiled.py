@@ -20,6 +20,7 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.pictures import preprocess
+from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 from flawscope.runtime import onnx_metadata as metadata
 
@@ -104,6 +105,17 @@ def test_a_picture_of_exactly_one_tile_is_seen_as_without_tiles(
         np.testing.assert_array_equal(found.map, expected.map)
     else:
         assert found.map[~model.artefact.tensors["region"]].max() <= found.map.min() + 1e-6
+
+
+def test_a_picture_of_one_tile_that_is_fitted_in_lies_where_it_is_shown() -> None:
+    """Tile and size of different shapes, with keep_aspect: there is a border beside it."""
+    how = Preprocess((64, 64), keep_aspect=True, tile=(96, 48))
+    picture = np.full((96, 48, 3), 100, np.uint8)
+    views = how.views(picture)
+    assert len(views) == 1
+    assert views.geometry == how.geometry((96, 48)) == how.whole.geometry((96, 48))
+    np.testing.assert_array_equal(views.images([0])[0, 0] >= 0, views.geometry.inside())
+    assert views.geometry.inside().mean() == 0.5
 
 
 def test_batches_of_tiles_change_nothing(tiled: Tiled, pictures: list[Path]) -> None:

@@ -162,8 +162,7 @@ class Preprocess:
 
     def geometry(self, picture_size: tuple[int, int]) -> Geometry:
         """Where the map of an upright picture of (H, W) pixels lies in it, without the picture."""
-        if self.tile is not None:
-            canvas = self.canvas(picture_size)
+        if self.tile is not None and (canvas := self.canvas(picture_size)) != self.size:
             scale = (canvas[0] / picture_size[0], canvas[1] / picture_size[1])
             return Geometry(picture_size, canvas, scale, (0.0, 0.0))
         (y0, x0, y1, x1), (h, w), (top, left) = self._placing(*picture_size)
