@@ -86,6 +86,7 @@ def test_pictures_are_held_one_after_the_other(
     tiled: Tiled, tiled_pictures: Path, trace_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And nothing is computed twice, but one view that tells whether pictures can be left out."""
+    path = tiled()
     monkeypatch.setattr(onnx_graph, "trace", trace_once)
     alive: weakref.WeakSet[Views] = weakref.WeakSet()
     most, left_out = [0], Model.left_out
@@ -106,7 +107,6 @@ def test_pictures_are_held_one_after_the_other(
     monkeypatch.setattr(Preprocess, "views", counted)
     monkeypatch.setattr(Model, "left_out", answered)
     pictures = list_pictures(tiled_pictures / "train")
-    path = tiled()
     how = model_file.read(path).manifest.preprocess
     export(path, tmp_path / "m.onnx", precision="fp16", pictures=pictures)
     assert most[0] == 1  # the one before is let go when the next has been read

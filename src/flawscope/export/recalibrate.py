@@ -25,6 +25,7 @@ from flawscope.errors import InputError
 from flawscope.export.engines import Embed, Engine
 from flawscope.export.pictures import Pictures
 from flawscope.methods.detector import Detector
+from flawscope.pictures.preprocess import Run
 from flawscope.progress import Step, counted
 from flawscope.runtime import Session
 
@@ -118,7 +119,9 @@ def _answers(trained: Session, model: Detector, reduced: Reduced, pictures: Pict
     places = {digest: i for i, digest in enumerate(artefact.manifest.facts.get("calibration_pictures", []))}
     fit = artefact.manifest.calibration
     fusion = artefact.manifest.fusion
-    leaves_out: bool | None = None  # whether the method can: its first picture tells
+    leaves_out: bool | None = None  # whether the method can: the first picture tells
+    now: tuple[Run, int]
+    then: tuple[Run, int]
     for done, (digest, views) in enumerate(pictures.read()):
         step("calibration", done, len(pictures))
         if digest in answers.hashes:
@@ -126,20 +129,19 @@ def _answers(trained: Session, model: Detector, reduced: Reduced, pictures: Pict
         group = groups.get(digest)
         if group is not None and leaves_out is None:
             leaves_out = reduced.left_out(views.images([0]), group, kept) is not None
-        now: Any = reduced.engine.session.run
-        then: Any = trained.run
         if group is not None and leaves_out:
-            now = partial(reduced.left_out, group=group, kept=kept)
-            then = partial(_trained, model, group=group, kept=kept)
+            now = partial(reduced.left_out, group=group, kept=kept), 1
+            then = partial(_trained, model, group=group, kept=kept), 1
         elif digest in fitted:
             continue
         else:
+            now, then = ((one.run, one.batch) for one in (reduced.engine.session, trained))
             answers.fresh.append(Picture(digest, "calibration", f"picture {len(answers.hashes)}"))
         answers.hashes.append(digest)
         inside = views.counted()
         if views.grid is None:
             inside = inside & model.roi.numpy()
-        new, old = (_answer(*views.answer(run, fusion), inside) for run in (now, then))
+        new, old = (_answer(*views.answer(run, fusion, batch), inside) for run, batch in (now, then))
         if digest in groups and digest in places:
             score, maximum = fit.scores[places[digest]], fit.map_maxima[places[digest]]
             new = Answer(score + new.score - old.score, maximum + new.maximum - old.maximum, new.median)
