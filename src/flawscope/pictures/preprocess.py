@@ -363,7 +363,10 @@ def _resized(
         return resize(picture)
     if picture.dtype == np.uint8:  # grey as a view needs only one of its channels
         grey = picture.strides[2] == 0
-        return resize(Image.fromarray(np.ascontiguousarray(picture[:, :, 0] if grey else picture)))
+        shown = picture[:, :, 0] if grey else picture
+        if picture.shape[:2] == size and box == (0, 0, h, w):
+            return shown.copy()  # tiles are cut later: whoever gave it may write into it
+        return resize(Image.fromarray(np.ascontiguousarray(shown)))
     planes = np.empty((h, w, picture.shape[2]), np.float32)
     for channel in range(picture.shape[2]):
         plane = np.ascontiguousarray(picture[:, :, channel], dtype=np.float32)
