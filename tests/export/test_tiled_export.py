@@ -16,6 +16,7 @@ import flawscope
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import Certificate
 from flawscope.datasets import list_pictures
+from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.preprocess import Preprocess, Views
 
 pytest.importorskip("torch")
@@ -85,7 +86,7 @@ def test_pictures_that_it_has_not_seen_are_scored_as_they_are(
 def test_pictures_are_held_one_after_the_other(
     tiled: Tiled, tiled_pictures: Path, trace_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nothing is computed twice, but one view that tells whether pictures can be left out."""
+    """And nothing is computed twice."""
     path = tiled()
     monkeypatch.setattr(onnx_graph, "trace", trace_once)
     alive: weakref.WeakSet[Views] = weakref.WeakSet()
@@ -110,7 +111,34 @@ def test_pictures_are_held_one_after_the_other(
     how = model_file.read(path).manifest.preprocess
     export(path, tmp_path / "m.onnx", precision="fp16", pictures=pictures)
     assert most[0] == 1  # the one before is let go when the next has been read
-    assert len(asked) == 1 + 2 * sum(len(views(how, picture)) for picture in pictures)
+    assert len(asked) == 2 * sum(len(views(how, picture)) for picture in pictures)
+
+
+def test_pictures_that_cannot_be_left_out_are_left_away(
+    tiled: Tiled, tiled_pictures: Path, trace_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Methods that need a part's other pictures for it say so picture by picture."""
+    path, left_out = tiled(), Model.left_out
+    monkeypatch.setattr(onnx_graph, "trace", trace_once)
+    before, hashes = model_file.read(path).manifest, []
+    groups = before.facts["calibration_groups"]
+
+    def some(self: Any, features: Any, group: int, *rest: Any) -> Any:
+        return (
+            None
+            if group in (groups[hashes[0]], groups[hashes[3]])
+            else left_out(self, features, group, *rest)
+        )
+
+    monkeypatch.setattr(Model, "left_out", some)
+    pictures = list_pictures(tiled_pictures / "train")
+    hashes += [pixel_hash(decode(picture)) for picture in pictures]
+    export(path, tmp_path / "m.onnx", precision="fp16", pictures=pictures)
+    found = flawscope.load(tmp_path / "m.onnx")
+    used = [digest for k, digest in enumerate(hashes) if k not in (0, 3)]
+    assert found.manifest.facts["calibration_pictures"] == used
+    expected = [before.calibration.scores[k] for k in range(len(hashes)) if k not in (0, 3)]
+    np.testing.assert_allclose(found.calibration.scores, expected, rtol=0.01)
 
 
 @pytest.mark.parametrize("count", [1, 3, 40, 300])

@@ -119,18 +119,17 @@ def _answers(trained: Session, model: Detector, reduced: Reduced, pictures: Pict
     places = {digest: i for i, digest in enumerate(artefact.manifest.facts.get("calibration_pictures", []))}
     fit = artefact.manifest.calibration
     fusion = artefact.manifest.fusion
-    leaves_out: bool | None = None  # whether the method can: the first picture tells
-    now: tuple[Run, int]
+    now: tuple[Run, int]  # and how many views at a time
     then: tuple[Run, int]
     for done, (digest, views) in enumerate(pictures.read()):
         step("calibration", done, len(pictures))
         if digest in answers.hashes:
             continue
-        group = groups.get(digest)
-        if group is not None and leaves_out is None:
-            leaves_out = reduced.left_out(views.images([0]), group, kept) is not None
-        if group is not None and leaves_out:
-            now = partial(reduced.left_out, group=group, kept=kept), 1
+        known = digest in groups
+        first = reduced.left_out(views.images([0]), groups[digest], kept) if known else None
+        if first is not None:
+            group = groups[digest]
+            now = _resumed(first, partial(reduced.left_out, group=group, kept=kept)), 1
             then = partial(_trained, model, group=group, kept=kept), 1
         elif digest in fitted:
             continue
@@ -150,6 +149,12 @@ def _answers(trained: Session, model: Detector, reduced: Reduced, pictures: Pict
         answers.then.append(old)
     step("calibration", len(pictures), len(pictures))
     return answers
+
+
+def _resumed(first: Any, run: Run) -> Run:
+    """`run`, whose answer for what comes first is known."""
+    known = [first]
+    return lambda images: known.pop() if known else run(images)
 
 
 def _left_out(
