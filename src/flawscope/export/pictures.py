@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.samples import unpack_images
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
+from flawscope.pictures.decoding import Source, decode, name_of, pixel_hash, reason
 from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.pictures.preprocess import Views, unmarked
 from flawscope.synthesis import simulate_defect
@@ -42,11 +41,12 @@ class Pictures:
 
     def compared(self) -> NDArray[np.float32]:
         """Views to compare on, `[N, 3, H, W]`."""
-        images = [views.images(numbers) for views, numbers in self._some(COMPARED)]
+        failures: list[str] = []
+        images = [views.images(numbers) for views, numbers in self._some(COMPARED, failures)]
         if images:
             return np.concatenate(images)
-        if self.given:
-            raise InputError(f"none of the pictures can be read: {self.given[0]!s:.200}")
+        if failures:
+            raise InputError(f"none of the pictures can be read; the first: {failures[0]}")
         return self.samples()
 
     def samples(self) -> NDArray[np.float32]:
@@ -70,12 +70,12 @@ class Pictures:
                 bad = simulate_defect(pixels, rng).picture.transpose(2, 0, 1)[None].astype(np.float32) / 255.0
                 yield np.where(inside[:, None], bad, image)
 
-    def _some(self, most: int) -> Iterator[tuple[Views, list[int]]]:
+    def _some(self, most: int, failures: list[str] | None = None) -> Iterator[tuple[Views, list[int]]]:
         """At most so many views, of pictures spread over those that are given. With tiles it is the whole of
         each and at least one tile, in another place than the last picture's."""
         each = 1 if self.artefact.manifest.preprocess.tile is None else 2
         few = self.given[:: -(-len(self.given) // max(1, most // each)) or 1]
-        for place, (_, views) in enumerate(self._read(few)):
+        for place, (_, views) in enumerate(self._read(few, failures)):
             first, *tiles = views.numbers()
             count = min(max(each, most // len(few)) - 1, len(tiles))
             turn = place * TURN % 1  # of a step from one tile to the next
@@ -86,7 +86,7 @@ class Pictures:
     ) -> Iterator[tuple[str, Views]]:
         """They are read several times; what cannot be read is reported once."""
         for source in sources:
-            name = os.fspath(source) if isinstance(source, str | os.PathLike) else "a picture"
+            name = name_of(source)
             try:
                 picture = decode(source)
                 digest = pixel_hash(picture)
