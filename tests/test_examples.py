@@ -287,6 +287,20 @@ def test_in_cpp_a_region_of_any_shape(
         same(found, flawscope.load(changed).predict(tiled_pictures / "odd/0.png"))
 
 
+def test_in_cpp_a_canvas_that_is_too_large_is_one_line(
+    program: Path, tiled: Callable[..., Path], tmp_path: Path
+) -> None:
+    path, changed = tiled(".onnx"), tmp_path / "m.onnx"
+    artefact = runtime.read(path)
+    how = replace(artefact.manifest.preprocess, tile=(8, 8))  # enlarged eight times
+    manifest = replace(artefact.manifest, preprocess=how)
+    runtime.write(replace(artefact, manifest=manifest), path.read_bytes(), changed)
+    Image.new("RGB", (3000, 3000)).save(tmp_path / "a.ppm")
+    done = subprocess.run([program, changed, tmp_path / "a.ppm"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "predict: the picture is too large for such tiles\n"
+
+
 def test_in_cpp_a_picture_smaller_than_a_tile_is_one_line(
     fitted: Path, program: Path, tiled_pictures: Path, tmp_path: Path
 ) -> None:
