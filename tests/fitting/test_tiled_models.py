@@ -67,6 +67,27 @@ def test_a_defect_on_a_seam_is_one_region_where_it_lies(tiled):
     assert len(answer.regions) == 1
 
 
+def test_maps_of_good_pictures_are_at_seams_as_elsewhere():
+    def fabrics(count, seed):
+        return [draw_picture("fabric", np.random.default_rng([seed, k]), size=160)[0] for k in range(count)]
+
+    model = fit(fabrics(8, 0), tile=64, **SMALL)
+    new = fabrics(4, 1)
+    maps = np.stack([model.predict(picture).map for picture in new])
+    grid, alone = model.manifest.preprocess.views(new[0]).grid, []
+    for starts, weights in zip(grid.starts, grid.weights, strict=True):
+        largest = np.zeros(160)
+        for start, weight in zip(starts, weights, strict=True):
+            largest[start : start + 64] = np.maximum(largest[start : start + 64], weight)
+        alone.append(largest > 0.999)
+    seams = ~np.outer(*alone)
+    assert 0.2 < seams.mean() < 0.8
+    levels = (0.1, 0.25, 0.5, 0.75, 0.9)
+    here, elsewhere = (np.quantile(maps[:, part], levels) for part in (seams, ~seams))
+    reach = model.calibration.score_threshold - np.median(maps)
+    np.testing.assert_allclose(here, elsewhere, atol=0.15 * reach)
+
+
 def test_a_picture_of_exactly_one_tile_is_judged_as_without_tiles():
     shown = list(parts(6, size=64))
     plain, tiled = (fit(shown, **SMALL, **how) for how in ({"size": "64"}, {"tile": 64}))
