@@ -31,6 +31,8 @@ def read(path):
     image = ImageOps.exif_transpose(Image.open(path))
     if image.mode[0] in "IF":
         sys.exit(f"{path}: has more than 8 bits, which this example does not know")
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image  # a large one is not copied again
     paper = Image.new("RGB", image.size, "white")  # transparent pixels show white
     paper.paste(image.convert("RGB"), mask=image.convert("RGBA").getchannel("A"))
     return paper

@@ -188,7 +188,7 @@ def test_in_python_it_refuses_what_it_does_not_know(
 
 def test_in_python_it_is_short_and_needs_little() -> None:
     text = (EXAMPLES / "predict.py").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 125
+    assert len(text.splitlines()) <= 130
     names = set()
     for part in ast.walk(ast.parse(text)):
         if isinstance(part, ast.Import):
