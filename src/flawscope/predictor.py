@@ -86,9 +86,6 @@ class Predictor:
                 f"the model's manifest says pictures of {wanted[0]}x{wanted[1]}, its network takes "
                 f"{session.size[0]}x{session.size[1]}: fit anew"
             )
-        region = artefact.tensors.get("region")
-        if region is not None and (region.shape != tuple(wanted) or region.dtype != np.bool_):
-            raise InputError("the model's region of interest does not fit its picture size: fit anew")
         self.artefact = artefact
         self.session = session
         self.appearance = Appearance.from_facts(artefact.manifest.facts)
@@ -341,8 +338,9 @@ class Predictor:
         """[H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's
         border, and lie in the region of interest."""
         how, region = self.manifest.preprocess, self.artefact.tensors.get("region")
-        if how.tile is None:
+        if how.tile is None or geometry == how.whole.geometry(geometry.picture_size):  # one view
             inside = self.artefact.tensors.get("roi", np.ones(self.session.size, np.bool_))
+            inside = inside if region is None else region
             return inside & geometry.inside() if how.marks_padding else inside
         if region is None:
             return np.ones(geometry.size, np.bool_)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.calibration.decision import from_values
+from flawscope.errors import InputError
 from flawscope.fitting.windows import Windows
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH
@@ -188,7 +189,8 @@ class _Answers:
                 result = fitted.left_out(features[0], group, None if inside is None else inside[0])
             else:
                 result = model.left_out(features, group, self.kept, inside)
-        assert result is not None
+        if result is None:
+            raise InputError("this method cannot leave out a picture with all its tiles: leave out --tile")
         return float(result[0][0]), result[1][0].float().cpu().numpy()
 
 
