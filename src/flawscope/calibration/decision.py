@@ -166,6 +166,16 @@ class Calibration:
         """The same for another target false-alarm rate, 0.05 or "5%"."""
         return replace(self, rate=rate_of(rate))
 
+    def after(self, before: Calibration) -> Calibration:
+        """The same with an earlier calibration's scores before its own, for a model that was extended."""
+        return replace(
+            self,
+            scores=before.scores + self.scores,
+            map_maxima=before.map_maxima + self.map_maxima,
+            map_level=max(before.map_level, self.map_level),
+            promised=before.promised and self.promised,
+        )
+
     def with_outline(self, outline: float) -> Calibration:
         """The same with outlines at another share of a region's height nearby; 0: at the mask threshold."""
         return replace(self, outline=float(outline))

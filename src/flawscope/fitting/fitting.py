@@ -25,7 +25,7 @@ from flawscope.errors import InputError
 from flawscope.fitting.preparation import Prepared, Region, Say, prepare, quiet
 from flawscope.fitting.simulated_defects import MOST, SIZES, finds
 from flawscope.fitting.tile_calibration import of_pictures
-from flawscope.fitting.training_pictures import Images, Reader, Seen, sizes_of, sources_of, survey
+from flawscope.fitting.training_pictures import Images, Reader, Seen, sources_of, survey
 from flawscope.fitting.windows import Windows
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
@@ -163,6 +163,7 @@ def extend(
     detector = TorchSession.open(old, device).model
     known = [p.hash for p in manifest.pictures if p.role != "calibration"]
     reader = Reader(sources, manifest.preprocess, set(known), roi=detector.roi.cpu().numpy())
+    seen_first = survey(sources)
     task = Task(
         reader.load,
         len(sources),
@@ -171,14 +172,14 @@ def extend(
         drop_suspects=drop_suspects,
         settle=reader.without_copies,
         old=old,
-        decoded=survey(sources)[1],
+        decoded=seen_first.largest,
         say=say,
         step=step,
     )
     windows = None
     if manifest.preprocess.tile is not None:
         reader.roi = old.tensors.get("region")
-        windows = Windows(reader, sizes_of(sources), detector.config.seed)
+        windows = Windows(reader, seen_first.sizes, detector.config.seed)
     prepared = Prepared(
         method, detector, manifest.backbone, manifest.category, reader, task, group=parts, windows=windows
     )

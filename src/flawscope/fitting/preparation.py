@@ -23,7 +23,6 @@ from flawscope.fitting.training_pictures import (
     name_of,
     pairs_of,
     read_defects,
-    sizes_of,
     sources_of,
     survey,
 )
@@ -101,9 +100,8 @@ def prepare(
     sources = [*sources, *reserved]
     common = common_folder(sources)
     groups = group_numbers([name_of(source, i, common) for i, source in enumerate(sources)], group)
-    white_level, decoded = survey(sources)
+    white_level, decoded, sizes = survey(sources)
     where = device_for(device)
-    sizes = sizes_of(sources)
     if min_defect is not None:
         options = {**options, **_tiles_for(min_defect, config, sizes, say)}
         config = method.configure(preset, options)

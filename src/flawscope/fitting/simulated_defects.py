@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.calibration.simulated import Simulated
+from flawscope.fitting.unlearnt import Unlearnt
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH, GPU_BATCH, embed_pictures
 from flawscope.methods.parts import unpadded
@@ -66,9 +67,8 @@ class _Defects:
     """Defect number so and so: the sizes in turn, then the next picture. Each depends on its number alone."""
 
     def __init__(self, model: Detector, fitted: Fitted, task: Task):
-        self.model, self.fitted, self.task = model, fitted, task
-        self.kept = {k: v.to(model.roi.device) for k, v in {**model.state_dict(), **fitted.extra}.items()}
-        self.learnt = set(fitted.used)
+        self.model, self.task = model, task
+        self.answer = Unlearnt(model, fitted, fitted.used, task.groups)
         self.calibration = fitted.calibration
         own = self.calibration.scores[-len(fitted.pictures) :]  # an extended model has the old ones before
         # what would be called anomalous without a defect says nothing
@@ -122,16 +122,7 @@ class _Defects:
         return part if part.any() else counted
 
     def store(self, number: int, features: Tensor, inside: Tensor | None) -> None:
-        index, fitted, model = self.picture(number), self.fitted, self.model
-        group = fitted.first_group + self.task.groups[index]
-        one, counted = features[None], None if inside is None else inside[None]
-        found: tuple[Tensor, Tensor] | None
-        if index not in self.learnt:
-            found = model.score(one, counted)
-        elif fitted.left_out is not None:
-            found = fitted.left_out(features, group, inside)
-        else:
-            found = model.left_out(one, group, self.kept, counted)
+        found = self.answer(self.picture(number), features, inside)
         if found is not None:
             # NaN is anomalous, and unknown to JSON
             self.scores[number] = float(found[0][0].nan_to_num(torch.finfo(torch.float32).max))

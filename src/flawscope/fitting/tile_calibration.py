@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from flawscope.calibration.decision import from_values
 from flawscope.errors import InputError
+from flawscope.fitting.unlearnt import Unlearnt
 from flawscope.fitting.windows import Windows
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH
@@ -88,14 +88,7 @@ def of_pictures(
     )
     fitted.pictures = list(found)
     if task.old is not None:
-        earlier = task.old.manifest.calibration
-        fitted.calibration = replace(
-            fitted.calibration,
-            scores=earlier.scores + fitted.calibration.scores,
-            map_maxima=earlier.map_maxima + fitted.calibration.map_maxima,
-            map_level=max(earlier.map_level, fitted.calibration.map_level),
-            promised=earlier.promised,
-        )
+        fitted.calibration = fitted.calibration.after(task.old.manifest.calibration)
     rng = np.random.default_rng([model.config.seed, STREAM])
     tiles = [int(rng.choice(windows.numbers(picture)[1:] or windows.numbers(picture))) for picture in found]
     return fitted, replace(numbers, calibration=fitted.calibration, pictures=tiles), fusion
@@ -166,29 +159,20 @@ class _Answers:
     """What the model says of a view as if its picture had not been learnt from."""
 
     def __init__(self, model: Detector, fitted: Fitted, windows: Windows, task: Task):
-        self.model, self.fitted, self.task = model, fitted, task
-        self.learnt = set(windows.pictures(fitted.used))
-        self.kept = {k: v.to(model.roi.device) for k, v in {**model.state_dict(), **fitted.extra}.items()}
+        self.model = model
+        self.unlearnt = Unlearnt(model, fitted, windows.pictures(fitted.used), task.groups)
+        self.faster = fitted.left_out is not None and model.scores_maximum
 
     def may_be_too_high(self, picture: int) -> bool:
         """Whether there is a faster answer, whose map is nowhere too low."""
-        return picture in self.learnt and self.fitted.left_out is not None and self.model.scores_maximum
+        return self.faster and picture in self.unlearnt.learnt
 
     def of(self, views: Views, number: int, picture: int, sure: bool) -> tuple[float, NDArray[np.float32]]:
         """Score and map [H, W] of a view, of a picture that was learnt from as it would be without it, or not
         `sure`, by a bank that has holes there."""
-        model, fitted = self.model, self.fitted
-        images = torch.from_numpy(views.images([number])).to(model.roi.device)
-        features, inside = model.embed(images), model.inside(images)
-        result: tuple[Tensor, Tensor] | None
-        if picture not in self.learnt:
-            result = model.score(features, inside)
-        else:
-            group = fitted.first_group + self.task.groups[picture]
-            if sure and fitted.left_out is not None:
-                result = fitted.left_out(features[0], group, None if inside is None else inside[0])
-            else:
-                result = model.left_out(features, group, self.kept, inside)
+        images = torch.from_numpy(views.images([number])).to(self.model.roi.device)
+        features, inside = self.model.embed(images), self.model.inside(images)
+        result = self.unlearnt(picture, features[0], None if inside is None else inside[0], fast=not sure)
         if result is None:
             raise InputError("this method cannot leave out a picture with all its tiles: leave out --tile")
         return float(result[0][0]), result[1][0].float().cpu().numpy()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from flawscope.methods.method import Method
 from flawscope.methods.picture_cache import packed
 from flawscope.methods.task import Defect
 from flawscope.pictures.appearance import Measures, measure
-from flawscope.pictures.decoding import ORIENTATION_TAG, SIDEWAYS, Source, decode, pixel_hash, reason
+from flawscope.pictures.decoding import Source, decode, pixel_hash, reason, upright_size
 from flawscope.pictures.preprocess import Preprocess, Views, white_level_for
 from flawscope.progress import counted
 
@@ -172,47 +171,45 @@ def sources_of(images: Images, category: str | None) -> tuple[list[Source], list
     return list(images), [], category or ""
 
 
-def survey(sources: Sequence[Source]) -> tuple[float | None, int]:
-    """One white level for all deep pictures, None where all have 8 bits; bytes of the largest picture.
+class Survey(NamedTuple):
+    """What is known of the pictures before they are read.
 
-    Of 8-bit files only the headers are read.
+    white_level: one for all deep pictures; None where all have 8 bits.
+    largest: bytes of the largest one.
+    sizes: (H, W) of each, upright; None where it cannot be read.
     """
+
+    white_level: float | None
+    largest: int
+    sizes: list[tuple[int, int] | None]
+
+
+def survey(sources: Sequence[Source]) -> Survey:
+    """Of 8-bit files only the headers are read."""
     highest, kind, largest = -1.0, np.dtype(np.uint16), 0
+    sizes: list[tuple[int, int] | None] = []
     for source in sources:
+        sizes.append(None)
         try:
             if isinstance(source, np.ndarray):
                 deep, largest = source.dtype != np.uint8, max(largest, source.nbytes)
+                sizes[-1] = (source.shape[0], source.shape[1]) if source.ndim > 1 else None
             elif isinstance(source, bytes):
                 deep = True
             else:
                 with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as header:
                     deep = header.mode.startswith(("I", "F"))
                     largest = max(largest, 3 * header.width * header.height)
+                    sizes[-1] = upright_size(header)
             picture = decode(source) if deep else None
         except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue  # reported when it is loaded
         if picture is not None:
             largest = max(largest, picture.nbytes)
+            sizes[-1] = (picture.shape[0], picture.shape[1])
             if picture.dtype != np.uint8:
                 highest, kind = max(highest, float(picture.max())), picture.dtype
-    return (white_level_for(highest, kind) if highest >= 0 else None), largest
-
-
-def sizes_of(sources: Sequence[Source]) -> list[tuple[int, int] | None]:
-    """(H, W) of the upright pictures, by their headers; None where one cannot be read."""
-    found: list[tuple[int, int] | None] = []
-    for source in sources:
-        if isinstance(source, np.ndarray):
-            found.append((source.shape[0], source.shape[1]) if source.ndim > 1 else None)
-            continue
-        given = io.BytesIO(source) if isinstance(source, bytes) else source
-        try:
-            with nullcontext(given) if isinstance(given, Image.Image) else Image.open(given) as header:
-                turned = header.getexif().get(ORIENTATION_TAG, 1) in SIDEWAYS
-                found.append((header.width, header.height) if turned else (header.height, header.width))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            found.append(None)  # reported when it is loaded
-    return found
+    return Survey(white_level_for(highest, kind) if highest >= 0 else None, largest, sizes)
 
 
 def common_folder(sources: Sequence[Source]) -> Path | None:

@@ -16,7 +16,7 @@ from flawscope.calibration.hold_out import LEAST
 from flawscope.fitting.training_pictures import Reader
 from flawscope.methods.task import Fitted, Task
 from flawscope.pictures.preprocess import Views
-from flawscope.pictures.tiles import Grid, Region
+from flawscope.pictures.tiles import Region
 
 STREAM = 60  # of random numbers
 MOST = 500_000_000  # pixels of views that are learnt from; of as many pictures as there are
@@ -72,24 +72,15 @@ class Windows:
 
     # ---- where they lie
 
-    def _grid(self, size: tuple[int, int]) -> Grid | None:
-        how = self.reader.preprocess
-        canvas = how.canvas(size)
-        if any(part > whole for part, whole in zip(how.size, canvas, strict=True)):
-            return None  # told when it is loaded
-        grid = Grid(canvas, how.size, how.overlap)
-        return grid if len(grid) > 1 else None
-
     def _cells(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """The upper left corners of the tiles that hold something that counts."""
-        grid, how, roi = self._grid(size), self.reader.preprocess, self.reader.roi
-        if grid is None:
+        """The upper left corners of the tiles that hold something that counts; none of a picture that has no
+        tiles beside its whole view, or is too small, which is told when it is loaded."""
+        how, roi = self.reader.preprocess, self.reader.roi
+        grid = how.grid(size)
+        if grid is None or len(grid) == 1:
             return []
-        corners = [grid.corner(k) for k in range(len(grid))]
-        if roi is None:
-            return corners
-        region = Region(roi, how.whole.geometry(size), grid.canvas)
-        return [corner for corner in corners if region.window(*corner, *grid.tile).any()]
+        region = None if roi is None else Region(roi, how.whole.geometry(size), grid.canvas)
+        return [grid.corner(k) for k in (range(len(grid)) if region is None else region.tiles(grid))]
 
     def _moved(
         self, index: int, cells: list[tuple[int, int]], size: tuple[int, int] | None, room: int
@@ -128,7 +119,8 @@ class Windows:
         views, place = self.views(picture), number - self.first[picture] - 1
         if views is None:
             return None
-        image = views.images([0])[0] if place < 0 else views.window(*self.places[picture][place])
+        # of the whole view a copy: the picture stays, and is asked again
+        image = views.images([0])[0].copy() if place < 0 else views.window(*self.places[picture][place])
         return torch.from_numpy(image)
 
     def views(self, picture: int) -> Views | None:

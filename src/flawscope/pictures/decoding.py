@@ -48,8 +48,8 @@ _HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", 
 _COPY_AGAIN = "copy it again"
 _TRUNCATED = "the file is truncated"
 _WARNINGS = threading.Lock()
-ORIENTATION_TAG = 0x0112
-SIDEWAYS = range(5, 9)  # values that exchange height and width
+_ORIENTATION_TAG = 0x0112
+_SIDEWAYS = range(5, 9)  # values that exchange height and width
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -308,13 +308,23 @@ def _load_upright(image: Image.Image, name: str) -> Image.Image:
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, ...
         reason = _TRUNCATED if "truncated" in str(error).lower() else f"the file is damaged ({error})"
         raise cannot(name, reason, _COPY_AGAIN) from None
-    try:
-        orientation = image.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:  # broken metadata beside good pixels
-        orientation = 1
+    orientation = _orientation(image)
     if orientation in _ORIENTATIONS:
         return image.transpose(_ORIENTATIONS[orientation])
     return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # broken metadata beside good pixels
+        return 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(H, W) of the picture as `decode` gives it, by its header."""
+    turned = _orientation(image) in _SIDEWAYS
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _png_damage(stream: IO[bytes]) -> str | None:

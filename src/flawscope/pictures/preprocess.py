@@ -129,12 +129,13 @@ class Preprocess:
         """
         name = name or name_of(source)
         picture = load(source, name)
-        first, placed = self._apply(picture, name)
+        divisor = self._divisor(picture, name)
+        first, placed = self._apply(picture, divisor)
         if self.tile is None:
             return Views(first, placed)
         size = placed.picture_size
-        canvas = self.canvas(size)
-        if any(part > whole for part, whole in zip(self.size, canvas, strict=True)):
+        grid, canvas = self.grid(size), self.canvas(size)
+        if grid is None:
             raise cannot(
                 name,
                 f"it has {size[1]} x {size[0]} pixels, less than a tile of {self.tile[1]} x {self.tile[0]}",
@@ -146,9 +147,7 @@ class Preprocess:
                 f"for its tiles it would be enlarged to {canvas[1]} x {canvas[0]} pixels",
                 "fit with a larger --tile or a smaller --size",
             )
-        grid = Grid(canvas, self.size, self.overlap)
         planes = _resized(picture, canvas, (0.0, 0.0, float(size[0]), float(size[1])))
-        divisor = self._divisor(picture, name)
         return Views(first, self.geometry(size), placed, grid, planes, divisor)
 
     def canvas(self, picture_size: tuple[int, int]) -> tuple[int, int]:
@@ -159,6 +158,13 @@ class Preprocess:
             for whole, seen, part in zip(picture_size, self.size, self.tile, strict=True)
         )
         return height, width
+
+    def grid(self, picture_size: tuple[int, int]) -> Grid | None:
+        """Where the tiles of a picture of (H, W) pixels lie; None where it is smaller than a tile."""
+        canvas = self.canvas(picture_size)
+        if any(part > whole for part, whole in zip(self.size, canvas, strict=True)):
+            return None
+        return Grid(canvas, self.size, self.overlap)
 
     def geometry(self, picture_size: tuple[int, int]) -> Geometry:
         """Where the map of an upright picture of (H, W) pixels lies in it, without the picture."""
@@ -217,13 +223,12 @@ class Preprocess:
         y0, x0 = max(0.0, (height - self.crop[0] / sy) / 2), max(0.0, (width - self.crop[1] / sx) / 2)
         return (y0, x0, height - y0, width - x0), self.crop, (0, 0)
 
-    def _apply(self, picture: Image.Image | NDArray[Any], name: str) -> tuple[Float32, Geometry]:
+    def _apply(self, picture: Image.Image | NDArray[Any], divisor: float) -> tuple[Float32, Geometry]:
         """The whole picture [1, 3, H, W]."""
         size = _size_of(picture)
         box, (h, w), (top, left) = self._placing(*size)
         tensor = np.empty((1, 3, *self.network_size), dtype=np.float32)
-        planes, divisor = _resized(picture, (h, w), box), self._divisor(picture, name)
-        _put(planes, divisor, tensor[0, :, top : top + h, left : left + w])
+        _put(_resized(picture, (h, w), box), divisor, tensor[0, :, top : top + h, left : left + w])
         if (h, w) != self.network_size:
             _repeat_edges(tensor[0], top, left, h, w)
             if self.marks_padding:
@@ -289,11 +294,12 @@ class Views:
         region, grid = self.region, self.grid
         if region is None or grid is None:
             return list(range(len(self)))
-        return [0, *(k + 1 for k in range(len(grid)) if region.window(*grid.corner(k), *grid.tile).any())]
+        return [0, *(tile + 1 for tile in region.tiles(grid))]
 
     def images(self, numbers: Iterable[int]) -> Float32:
         """Views `[n, 3, H, W]` float32 in 0..1, padding marked."""
-        return np.stack([self._image(number) for number in numbers])
+        images = [self._image(number) for number in numbers]
+        return images[0][None] if len(images) == 1 else np.stack(images)  # one is not copied
 
     def answer(self, run: Run, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
         """The picture's score, and its map at `geometry.size`.

@@ -142,6 +142,10 @@ class Region:
         """[height, width]: the part of it at this place."""
         return self.mask[self.rows[y : y + height]][:, self.columns[x : x + width]]
 
+    def tiles(self, grid: Grid) -> list[int]:
+        """Those that hold anything of it."""
+        return [k for k in range(len(grid)) if self.window(*grid.corner(k), *grid.tile).any()]
+
 
 class Blended:
     """One picture's map and score, put together from its views one by one."""

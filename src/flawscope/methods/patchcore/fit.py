@@ -181,14 +181,8 @@ def _left_out(
 def _join(fitted: Fitted, model: Model, old: Artefact) -> None:
     """Keep the old pictures' calibration: with a bank that only grows their patch distances can only shrink
     (their scores nearly so: Eq. 7's weight may move either way)."""
-    before, now, facts = old.manifest.calibration, fitted.calibration, old.manifest.facts
-    fitted.calibration = replace(
-        now,
-        scores=before.scores + now.scores,
-        map_maxima=before.map_maxima + now.map_maxima,
-        map_level=max(before.map_level, now.map_level),
-        promised=before.promised and now.promised,
-    )
+    before, facts = old.manifest.calibration, old.manifest.facts
+    fitted.calibration = fitted.calibration.after(before)
     radii = zip(fitted.facts["covering_radius"], facts["covering_radius"], strict=True)
     fitted.facts["covering_radius"] = [max(pair) for pair in radii]
     fitted.facts["patches"] += facts["patches"]
