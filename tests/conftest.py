@@ -207,10 +207,16 @@ def tiled_pictures(shared: Shared) -> Path:
 @pytest.fixture(scope="session")
 def tiled(tiled_pictures: Path, trace_once: Trace, shared: Shared) -> Callable[..., Path]:
     """A small PatchCore model that sees tiles of 96 pixels at 64, by kind of file and precision, and perhaps
-    with a region of interest; made when it is first asked for. Read only."""
+    with a region of interest, or with a memory bank for each place; made when it is first asked for. Read
+    only."""
 
     @functools.cache
-    def made(suffix: str = ".safetensors", precision: str = "fp32", roi: str | None = None) -> Path:
+    def made(
+        suffix: str = ".safetensors",
+        precision: str = "fp32",
+        roi: str | None = None,
+        positions: str = "shared",
+    ) -> Path:
         from flawscope.datasets import list_pictures
         from flawscope.export import onnx_graph
         from flawscope.export.export import export
@@ -218,6 +224,7 @@ def tiled(tiled_pictures: Path, trace_once: Trace, shared: Shared) -> Callable[.
 
         def fill(folder: Path) -> None:
             options = {"tile": 96, "size": SIZE, "cap": 400, "roi": roi, "check": False}
+            options["positions"] = positions
             model = fit(list_pictures(tiled_pictures / "train"), device="cpu", seed=0, **options)
             model.save(folder / "plate.safetensors")
 
@@ -225,9 +232,10 @@ def tiled(tiled_pictures: Path, trace_once: Trace, shared: Shared) -> Callable[.
             pictures = [] if precision == "fp32" else list_pictures(tiled_pictures / "train")
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(onnx_graph, "trace", trace_once)
-                export(made(roi=roi), folder / f"plate{suffix}", precision=precision, pictures=pictures)
+                trained = made(roi=roi, positions=positions)
+                export(trained, folder / f"plate{suffix}", precision=precision, pictures=pictures)
 
-        name = f"tiled-{'all' if roi is None else 'region'}"
+        name = f"tiled-{'all' if roi is None else 'region'}-{positions}"
         if suffix == ".safetensors":
             return shared(name, fill) / "plate.safetensors"
         return shared(f"{name}-{suffix[1:]}-{precision}", fill_exported) / f"plate{suffix}"

@@ -139,7 +139,7 @@ def test_outside_of_the_region_nothing_is_computed_and_nothing_found(
         replace(model.artefact, tensors={**model.artefact.tensors, "region": region}), model.session
     )
     run, counts = model.session.run, []
-    monkeypatch.setattr(model.session, "run", lambda images: counts.append(len(images)) or run(images))
+    monkeypatch.setattr(model.session, "run", lambda images, where: counts.append(len(images)) or run(images))
     noise = tiled_pictures / "odd/noise.png"  # in the lower right corner
     found = narrow.predict(noise)
     assert sum(counts) == 3  # the whole picture, and of three columns of two tiles the right one
@@ -160,7 +160,7 @@ def test_a_view_without_a_number_makes_the_picture_have_none(
     manifest = replace(model.manifest, fusion=replace(model.manifest.fusion, score=score))
     run, asked = model.session.run, []
 
-    def spoilt(images: Any) -> Any:
+    def spoilt(images: Any, where: Any) -> Any:
         asked.append(images)
         return tuple(np.full_like(part, np.nan) if len(asked) == which + 1 else part for part in run(images))
 

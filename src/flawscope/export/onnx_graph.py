@@ -50,14 +50,20 @@ class Embed(nn.Module):
 
 
 class Score(nn.Module):
-    """The second step. Where pictures are padded it looks at the images again, for what counts."""
+    """The second step. Where pictures are padded it looks at the images again, for what counts; a model that
+    tells places apart is given those."""
 
     def __init__(self, model: Detector):
         super().__init__()
         self.model = model
 
-    def forward(self, features: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.model.score(features, None if images is None else self.model.inside(images))
+    def forward(
+        self, features: Tensor, images: Tensor | None = None, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        inside = None if images is None else self.model.inside(images)
+        if positions is None:
+            return self.model.score(features, inside)
+        return self.model.score_at(positions, features, inside)
 
 
 def trace(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> tuple[ModelProto, ModelProto]:
@@ -81,6 +87,8 @@ def trace(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> tuple[M
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))
     given = {"features": features.clone()} | ({"images": images} if model.config.pads else {})
+    if model.positions is not None:
+        given["positions"] = torch.tensor([0, 1])
     embed = _traced(Embed(model), {"images": images}, ["features"], translations)
     return embed, _traced(Score(model), given, ["scores", "maps"], translations)
 
@@ -93,12 +101,12 @@ def _traced(
         with _quiet(), torch.no_grad():
             program: Any = torch.onnx.export(
                 module,
-                tuple(given.values()),
+                kwargs=dict(given),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=list(given),
                 output_names=results,
-                dynamic_shapes=tuple({0: batch} for _ in given),
+                dynamic_shapes={name: {0: batch} for name in given},
                 external_data=False,
                 verbose=False,
                 custom_translation_table=dict(translations),
@@ -311,7 +319,7 @@ def join(embed: ModelProto, score: ModelProto) -> ModelProto:
     whole, head = onnx.ModelProto(), onnx.ModelProto()
     whole.CopyFrom(embed)
     head.CopyFrom(score)
-    outside = {"images", "features", "scores", "maps"}
+    outside = {"images", "positions", "features", "scores", "maps"}
 
     def renamed(name: str) -> str:
         return f"score.{name}" if name and name not in outside else name
@@ -326,6 +334,7 @@ def join(embed: ModelProto, score: ModelProto) -> ModelProto:
     whole.graph.node.extend(graph.node)
     whole.graph.initializer.extend(graph.initializer)
     whole.graph.value_info.extend([*graph.value_info, *embed.graph.output])
+    whole.graph.input.extend(entry for entry in graph.input if entry.name == "positions")
     del whole.graph.output[:]
     whole.graph.output.extend(graph.output)
     known = {(entry.domain, entry.version) for entry in whole.opset_import}

@@ -48,10 +48,15 @@ class Reduced:
     model: Detector
 
     def left_out(
-        self, image: NDArray[np.float32], group: int, kept: Mapping[str, Tensor]
+        self,
+        image: NDArray[np.float32],
+        position: NDArray[np.int64] | None = None,
+        *,
+        group: int,
+        kept: Mapping[str, Tensor],
     ) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """Score and map of a picture as if its group had not been learnt from; None where that cannot be."""
-        return _left_out(self.model, torch.from_numpy(self.embed(image)), image, group, kept)
+        return _left_out(_at(self.model, position), torch.from_numpy(self.embed(image)), image, group, kept)
 
 
 @dataclass
@@ -126,7 +131,7 @@ def _answers(trained: Session, model: Detector, reduced: Reduced, pictures: Pict
         if digest in answers.hashes:
             continue
         known = digest in groups
-        first = reduced.left_out(views.images([0]), groups[digest], kept) if known else None
+        first = reduced.left_out(views.images([0]), group=groups[digest], kept=kept) if known else None
         if first is not None:
             group = groups[digest]
             now = _resumed(first, partial(reduced.left_out, group=group, kept=kept)), 1
@@ -154,7 +159,7 @@ def _answers(trained: Session, model: Detector, reduced: Reduced, pictures: Pict
 def _resumed(first: Any, run: Run) -> Run:
     """`run`, whose answer for what comes first is known."""
     known = [first]
-    return lambda images: known.pop() if known else run(images)
+    return lambda images, positions: known.pop() if known else run(images, positions)
 
 
 def _left_out(
@@ -166,13 +171,22 @@ def _left_out(
 
 
 def _trained(
-    model: Detector, image: NDArray[np.float32], group: int, kept: Mapping[str, Tensor]
+    model: Detector,
+    image: NDArray[np.float32],
+    position: NDArray[np.int64] | None,
+    *,
+    group: int,
+    kept: Mapping[str, Tensor],
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     with torch.inference_mode():
         features = model.embed(torch.from_numpy(image))
-    found = _left_out(model, features, image, group, kept)
+    found = _left_out(_at(model, position), features, image, group, kept)
     assert found is not None
     return found
+
+
+def _at(model: Detector, position: NDArray[np.int64] | None) -> Detector:
+    return model if position is None else model.at(int(position[0]))
 
 
 def _answer(score: float, drawn: NDArray[Any], inside: NDArray[np.bool_]) -> Answer:

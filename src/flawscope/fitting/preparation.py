@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -122,7 +123,14 @@ def prepare(
         if drop_suspects:
             raise InputError("--drop-suspects does not go with tiles: fit, and move the pictures it lists")
         config = replace(config, masked=roi is not None)
-    preprocess = preprocess_of(config, white_level)
+    places = None
+    if config.locates is not False:
+        places = _places(config, _known(sizes), white_level)
+        if places is None:
+            config = replace(config, positions="shared")
+            if config.tile is not None:
+                say("positions: shared, since the pictures do not have the same tiles")
+    preprocess = preprocess_of(config, white_level, places)
     region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess.whole))
     model, origin = method.create(config, None if config.tile is not None else region)
     defects, unusable = read_defects(pairs, preprocess)
@@ -142,9 +150,15 @@ def prepare(
         say=say,
         step=step,
     )
-    return Prepared(
-        method, model.to(where), origin, category, reader, task, group, unusable=unusable, windows=windows
-    )
+    model = model.to(where)
+    if config.locates is None and windows is not None and method.prefers_positions is not None:
+        each = method.prefers_positions(model, windows.task(task))
+        config = replace(config, positions="each" if each else "shared")
+        if not each:
+            reader.preprocess = preprocess_of(config, white_level)
+            windows = Windows(reader, sizes, config.seed)
+        model.config = config
+    return Prepared(method, model, origin, category, reader, task, group, unusable=unusable, windows=windows)
 
 
 def _known(sizes: Sequence[tuple[int, int] | None]) -> list[tuple[int, int]]:
@@ -166,8 +180,38 @@ def _tiles_for(
     return {"tile": tile, "scale": scale}
 
 
-def preprocess_of(config: PictureSettings, white_level: float | None) -> Preprocess:
-    """How pictures reach the network by these settings."""
+def _places(
+    config: PictureSettings, sizes: Sequence[tuple[int, int]], white_level: float | None
+) -> tuple[int, int] | None:
+    """Rows and columns of tiles that all pictures have; None where there are none, and none need be.
+
+    Raises:
+        InputError: there are none.
+    """
+    how = preprocess_of(config, white_level)
+    if config.tile is None and config.locates:
+        raise InputError("--positions each is for tiles: give --tile or --min-defect too, or leave it out")
+    grids = [] if config.tile is None else [how.grid(size) for size in sizes]
+    shapes = {grid.shape for grid in grids if grid is not None}
+    if len(shapes) == 1 and math.prod(one := shapes.pop()) > 1:
+        return one
+    if config.locates is None:
+        return None
+    found = " and ".join(sorted(f"{width}x{height}" for height, width in {*sizes}))
+    raise InputError(
+        f"--positions each needs pictures with the same tiles, at least two, and these have {found:.100} "
+        "pixels: leave it out, or choose another --tile"
+    )
+
+
+def preprocess_of(
+    config: PictureSettings, white_level: float | None, places: tuple[int, int] | None = None
+) -> Preprocess:
+    """How pictures reach the network by these settings.
+
+    Args:
+        places: rows and columns of tiles that are told apart.
+    """
     return Preprocess(
         config.sizes[-1],
         config.keep_aspect,
@@ -175,4 +219,5 @@ def preprocess_of(config: PictureSettings, white_level: float | None) -> Preproc
         white_level,
         tile=config.tile,
         overlap=config.shared,
+        positions=places,
     )

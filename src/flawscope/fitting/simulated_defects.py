@@ -122,7 +122,9 @@ class _Defects:
         return part if part.any() else counted
 
     def store(self, number: int, features: Tensor, inside: Tensor | None) -> None:
-        found = self.answer(self.picture(number), features, inside)
+        picture, positions = self.picture(number), self.task.positions
+        position = positions[picture] if len(positions) else 0
+        found = self.answer(picture, features, inside, position=position)
         if found is not None:
             # NaN is anomalous, and unknown to JSON
             self.scores[number] = float(found[0][0].nan_to_num(torch.finfo(torch.float32).max))

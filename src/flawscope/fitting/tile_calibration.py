@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from flawscope.calibration.decision import from_values
 from flawscope.errors import InputError
@@ -23,6 +24,7 @@ from flawscope.pictures.preprocess import Views
 from flawscope.pictures.tiles import Blended, Fusion
 from flawscope.progress import Advance
 
+Answer = tuple[Tensor, Tensor]  # score [1] and map [1, H, W]
 STREAM = 61  # of random numbers
 EVERY = 8  # pixels of a canvas between those that the middle map value is taken from
 MOST_TILES = 5000  # that are looked at for calibration
@@ -90,7 +92,7 @@ def of_pictures(
     if task.old is not None:
         fitted.calibration = fitted.calibration.after(task.old.manifest.calibration)
     rng = np.random.default_rng([model.config.seed, STREAM])
-    tiles = [int(rng.choice(windows.numbers(picture)[1:] or windows.numbers(picture))) for picture in found]
+    tiles = [int(rng.choice(windows.tiles_of(picture, numbers.answered))) for picture in found]
     return fitted, replace(numbers, calibration=fitted.calibration, pictures=tiles), fusion
 
 
@@ -159,20 +161,33 @@ class _Answers:
     """What the model says of a view as if its picture had not been learnt from."""
 
     def __init__(self, model: Detector, fitted: Fitted, windows: Windows, task: Task):
-        self.model = model
+        self.model, self.fitted = model, fitted
+        self.numbers = {} if fitted.answer is None else windows.by_place(fitted.used)
         self.unlearnt = Unlearnt(model, fitted, windows.pictures(fitted.used), task.groups)
-        self.faster = fitted.left_out is not None and model.scores_maximum
+        self.faster = fitted.left_out is not None and fitted.answer is None and model.scores_maximum
 
     def may_be_too_high(self, picture: int) -> bool:
         """Whether there is a faster answer, whose map is nowhere too low."""
         return self.faster and picture in self.unlearnt.learnt
 
+    def _known(self, picture: int, number: int) -> tuple[float, NDArray[np.float32]] | None:
+        """What the fit has found out already, of a tile that was learnt from."""
+        learnt = self.numbers.get((picture, number))
+        found = None if learnt is None or self.fitted.answer is None else self.fitted.answer(learnt)
+        return None if found is None else (float(found[0][0]), found[1][0].float().cpu().numpy())
+
     def of(self, views: Views, number: int, picture: int, sure: bool) -> tuple[float, NDArray[np.float32]]:
         """Score and map [H, W] of a view, of a picture that was learnt from as it would be without it, or not
         `sure`, by a bank that has holes there."""
+        if (known := self._known(picture, number)) is not None:
+            return known
         images = torch.from_numpy(views.images([number])).to(self.model.roi.device)
         features, inside = self.model.embed(images), self.model.inside(images)
-        result = self.unlearnt(picture, features[0], None if inside is None else inside[0], fast=not sure)
+        shown = None if inside is None else inside[0]
+        if self.numbers:  # its place's bank knows nothing of this picture
+            result: Answer | None = self.model.at(number).score(features, inside)
+        else:
+            result = self.unlearnt(picture, features[0], shown, position=number, fast=not sure)
         if result is None:
             raise InputError("this method cannot leave out a picture with all its tiles: leave out --tile")
         return float(result[0][0]), result[1][0].float().cpu().numpy()

@@ -23,7 +23,13 @@ class Unlearnt:
         self.kept = {k: v.to(model.roi.device) for k, v in {**model.state_dict(), **fitted.extra}.items()}
 
     def __call__(
-        self, number: int, features: Tensor, inside: Tensor | None, *, fast: bool = False
+        self,
+        number: int,
+        features: Tensor,
+        inside: Tensor | None,
+        *,
+        position: int = 0,
+        fast: bool = False,
     ) -> tuple[Tensor, Tensor] | None:
         """Score [1] and map [1, H, W] of an image; None where the method cannot leave out what it has learnt
         from.
@@ -31,12 +37,14 @@ class Unlearnt:
         Args:
             features: of one image, as `embed` gives them, without the batch.
             inside: [H, W], the pixels that count.
+            position: where in its picture the image lies.
             fast: by what is stored with the model alone, although the fit knows better (`Fitted.left_out`).
         """
+        model = self.model.at(position)
         one, counted = features[None], None if inside is None else inside[None]
         if number not in self.learnt:
-            return self.model.score(one, counted)
+            return model.score(one, counted)
         group = self.fitted.first_group + self.groups[number]
         if self.fitted.left_out is not None and not fast:
-            return self.fitted.left_out(features, group, inside)
-        return self.model.left_out(one, group, self.kept, counted)
+            return self.fitted.left_out(features, group, inside, position)
+        return model.left_out(one, group, self.kept, counted)

@@ -4,7 +4,7 @@ and what a method finds out about them as something about the pictures again."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
@@ -16,7 +16,7 @@ from flawscope.calibration.hold_out import LEAST
 from flawscope.fitting.training_pictures import Reader
 from flawscope.methods.task import Fitted, Task
 from flawscope.pictures.preprocess import Views
-from flawscope.pictures.tiles import Region
+from flawscope.pictures.tiles import Grid, Region
 
 STREAM = 60  # of random numbers
 MOST = 500_000_000  # pixels of views that are learnt from; of as many pictures as there are
@@ -43,7 +43,8 @@ class Windows:
 
     Windows lie on the grid of its tiles, each moved at random within what neighbours share; where there are
     too many of them, some of every picture, moved farther. Where they lie follows from the seed and the
-    picture's number.
+    picture's number. Where the model tells places apart they are the tiles themselves, and where there are
+    too many, other ones of every picture.
     """
 
     def __init__(self, reader: Reader, sizes: Sequence[tuple[int, int] | None], seed: int):
@@ -52,14 +53,23 @@ class Windows:
             sizes: of the pictures; None: it cannot be read, and has a whole view alone.
         """
         self.reader, self.seed = reader, seed
-        cells = [[] if size is None else self._cells(size) for size in sizes]
-        self.views_of = [1 + len(corners) for corners in cells]  # as a picture is judged
+        grids = [None if size is None else reader.preprocess.grid(size) for size in sizes]
+        cells = [self._cells(*pair) for pair in zip(sizes, grids, strict=True)]
+        self.views_of = [1 + len(tiles) for tiles in cells]  # as a picture is judged
         height, width = reader.preprocess.size
         room = max(FEWEST, MOST // (height * width) // max(1, len(sizes)))
-        self.places = [self._moved(index, corners, sizes[index], room) for index, corners in enumerate(cells)]
-        counts = [1 + len(cells) for cells in self.places]
+        self.located = reader.preprocess.positions is not None
+        if self.located:
+            cells = [_in_turn(tiles, index, room) for index, tiles in enumerate(cells)]
+        self.tiles = cells
+        self.places = [
+            [] if grid is None else self._moved(index, [grid.corner(k) for k in tiles], sizes[index], room)
+            for index, (tiles, grid) in enumerate(zip(cells, grids, strict=True))
+        ]
+        counts = [1 + len(places) for places in self.places]
         self.first = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
         self._held: OrderedDict[int, _Held] = OrderedDict()
+        self._kept: dict[int, bool] = {}  # pictures that were asked about: whether they are no copies
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -72,21 +82,21 @@ class Windows:
 
     # ---- where they lie
 
-    def _cells(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """The upper left corners of the tiles that hold something that counts; none of a picture that has no
-        tiles beside its whole view, or is too small, which is told when it is loaded."""
+    def _cells(self, size: tuple[int, int] | None, grid: Grid | None) -> list[int]:
+        """The tiles that hold something that counts; none of a picture that has no tiles beside its whole
+        view, or is too small, which is told when it is loaded."""
         how, roi = self.reader.preprocess, self.reader.roi
-        grid = how.grid(size)
-        if grid is None or len(grid) == 1:
+        if size is None or grid is None or len(grid) == 1:
             return []
-        region = None if roi is None else Region(roi, how.whole.geometry(size), grid.canvas)
-        return [grid.corner(k) for k in (range(len(grid)) if region is None else region.tiles(grid))]
+        if roi is None:
+            return list(range(len(grid)))
+        return Region(roi, how.whole.geometry(size), grid.canvas).tiles(grid)
 
     def _moved(
         self, index: int, cells: list[tuple[int, int]], size: tuple[int, int] | None, room: int
     ) -> list[tuple[int, int]]:
-        if not cells or size is None:
-            return []
+        if not cells or size is None or self.located:
+            return cells
         how, rng = self.reader.preprocess, np.random.default_rng([self.seed, STREAM, index])
         canvas = how.canvas(size)
         few = len(cells) > room
@@ -112,6 +122,23 @@ class Windows:
 
     def numbers(self, picture: int) -> range:
         return range(self.first[picture], self.first[picture + 1])
+
+    def by_place(self, numbers: Iterable[int]) -> dict[tuple[int, int], int]:
+        """Of these the number, by picture and by which of its views it is, where they are its tiles."""
+        places, found = self._positions(), {}
+        for number in numbers:
+            found[self.picture(number), places[number]] = number
+        return found
+
+    def tiles_of(self, picture: int, places: Collection[int] = ()) -> Sequence[int]:
+        """The numbers of a picture's tiles, or of its whole view where it has none; of those at some places
+        alone, if it has one there."""
+        numbers = self.numbers(picture)[1:] or self.numbers(picture)
+        if not places:
+            return numbers
+        where = (0, *(tile + 1 for tile in self.tiles[picture]))
+        some = [number for number in numbers if where[number - self.first[picture]] in places]
+        return some or numbers
 
     def load(self, number: int) -> Tensor | None:
         """View number so and so, [3, H, W] float32 in 0..1; None where its picture cannot be read."""
@@ -149,13 +176,20 @@ class Windows:
             groups=[task.groups[i] for i in count for _ in self.numbers(i)],
             reserved=[number for i in task.reserved for number in self.numbers(i)],
             settle=self._settled,
+            positions=self._positions() if self.located else (),
             views=len(self) / max(1, task.count),
             enough=ENOUGH,
         )
 
+    def _positions(self) -> list[int]:
+        return [k for tiles in self.tiles for k in (0, *(tile + 1 for tile in tiles))]
+
     def _settled(self, numbers: list[int]) -> list[int]:
-        kept = set(self.reader.without_copies(self.pictures(numbers)))
-        return [number for number in numbers if self.picture(number) in kept]
+        fresh = [picture for picture in self.pictures(numbers) if picture not in self._kept]
+        if fresh:  # once each: its views may come in several parts
+            kept = set(self.reader.without_copies(fresh))
+            self._kept.update((picture, picture in kept) for picture in fresh)
+        return [number for number in numbers if self._kept[self.picture(number)]]
 
     # ---- as pictures again
 
@@ -176,3 +210,12 @@ class Windows:
             dropped=self.pictures(fitted.dropped),
             suspects=suspects,
         )
+
+
+def _in_turn(tiles: list[int], picture: int, room: int) -> list[int]:
+    """As many of a picture's tiles as there is room for; other ones of the next picture, so that each tile is
+    seen about as often."""
+    if len(tiles) <= room:
+        return tiles
+    first = picture * room
+    return sorted(tiles[(first + k) % len(tiles)] for k in range(room))

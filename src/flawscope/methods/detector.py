@@ -38,6 +38,11 @@ class Detector(nn.Module, ABC):
         self.register_buffer("roi", torch.ones(self.size, dtype=torch.bool) if roi is None else roi)
 
     @property
+    def positions(self) -> int | None:
+        """How many places in a picture it tells apart, the whole view's being the first; None: none."""
+        return None
+
+    @property
     def scores_maximum(self) -> bool:
         """Whether a score is its map's maximum."""
         return True
@@ -56,8 +61,21 @@ class Detector(nn.Module, ABC):
             inside: what `inside` says of the images. Nothing else counts.
         """
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.score(self.embed(images), self.inside(images))
+    def score_at(
+        self, positions: Tensor, features: Tensor, inside: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`score` of images that lie at these places `[B]` int64 of pictures, if it tells them apart."""
+        return self.score(features, inside)
+
+    def forward(self, images: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        features, inside = self.embed(images), self.inside(images)
+        if positions is None:
+            return self.score(features, inside)
+        return self.score_at(positions, features, inside)
+
+    def at(self, position: int) -> Detector:
+        """The same for images that lie there."""
+        return self
 
     def inside(self, images: Tensor) -> Tensor | None:
         """The pixels that count, `[B, H, W]` bool: the region of interest without padding. None where no

@@ -40,6 +40,12 @@ class Fit(Protocol):
     def __call__(self, model: Any, task: Task) -> Fitted: ...
 
 
+class Prefer(Protocol):
+    """Whether good pictures speak for a setting, without test labels."""
+
+    def __call__(self, model: Any, task: Task) -> bool: ...
+
+
 class ChooseSize(Protocol):
     """The best `size` for these good pictures, without test labels."""
 
@@ -86,6 +92,7 @@ class Method:
         finds_suspects: points out training pictures that do not look good, and can drop them.
         extends: pictures can be added to a fitted model (`--update`).
         choose_size: answers `size=auto`; None: the method cannot.
+        prefers_positions: answers `positions=auto`, given tiles told apart; None: it has no such setting.
         options: flags of `flawscope fit` for its own settings.
         commands: its own commands.
         operators: gives {torch operator: its ONNX translation} for operators that the exporter does not know.
@@ -104,6 +111,7 @@ class Method:
     finds_suspects: bool = False
     extends: bool = False
     choose_size: ChooseSize | None = None
+    prefers_positions: Prefer | None = None
     options: Sequence[Option] = ()
     commands: Sequence[Command] = ()
     operators: Callable[[], Mapping[Any, Any]] | None = None

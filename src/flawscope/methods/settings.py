@@ -106,6 +106,11 @@ class PictureSettings:
         return self.masked or (self.keep_aspect and self.crop is None)
 
     @property
+    def locates(self) -> bool | None:
+        """Whether tiles are told apart by where they lie; None: by what the pictures say."""
+        return False
+
+    @property
     def network_size(self) -> Size:
         """(H, W) of the images that the detector takes."""
         return self.view_sizes[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,8 @@ class Task:
     old: the artefact the model was rebuilt from, if it is being extended.
     decoded: bytes of the largest picture, for predictions of memory.
     views: how many numbers a picture has, where they are of its views; 1: they are of pictures.
+    positions: [count], where in its picture each view lies, 0 for the whole, if places are learnt apart;
+        else empty.
     enough: so many pictures suffice to calibrate on, since the caller does it again; None: take all.
     say, step: get lines for a person and progress.
     """
@@ -107,6 +109,7 @@ class Task:
     old: Artefact | None = None
     decoded: int = 0
     views: float = 1
+    positions: Sequence[int] = ()
     enough: int | None = None
     budget: Budget = Budget()
     say: Callable[[str], None] = lambda line: None
@@ -150,8 +153,10 @@ class Fitted:
     dropped, suspects: left out; not looking good, with their scores, most suspicious first.
     extra: tensors kept beside the model's own.
     left_out: gives a training picture's score [1] and map [1, H, W], as if its group had never been there,
-        from its features (`embed`, of one picture), its group at fit and `inside` [H, W]. It lasts as long as
-        the fit. None: `Detector.left_out` does it.
+        from its features (`embed`, of one picture), its group at fit, `inside` [H, W], and its position. It
+        lasts as long as the fit. None: `Detector.left_out` does it.
+    answered: the positions that `left_out` can be asked about, where places are learnt apart.
+    answer: the same of what was learnt from itself, by its number; None for other numbers.
     first_group: what was added to the task's group numbers, for a model that was extended.
     summary: lines for a person, beside what the threshold means.
     """
@@ -163,7 +168,9 @@ class Fitted:
     dropped: list[int] = field(default_factory=list)
     suspects: dict[int, float] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
-    left_out: Callable[[Tensor, int, Tensor | None], tuple[Tensor, Tensor]] | None = None
+    left_out: Callable[[Tensor, int, Tensor | None, int], tuple[Tensor, Tensor]] | None = None
+    answered: Collection[int] = ()
+    answer: Callable[[int], tuple[Tensor, Tensor] | None] | None = None
     first_group: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

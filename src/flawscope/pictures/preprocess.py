@@ -41,8 +41,9 @@ from flawscope.pictures.tiles import Blended, Fusion, Grid, Region
 MOST_ENLARGED, MOST_REDUCED = 8, 1024
 MOST_PIXELS = 1 << 28  # of a canvas that is larger than its picture
 
-# Answers for images [n, 3, H, W]: scores [n] and maps [n, H, W]
-Run = Callable[[Any], Any]
+# Answers for images [n, 3, H, W], and their places in the picture [n] int64 or None, with scores [n] and maps
+# [n, H, W]
+Run = Callable[[Any, Any], Any]
 
 # -------------------------------------------------------------------------------------------- preprocess
 
@@ -61,6 +62,9 @@ class Preprocess:
     `tile`: the picture is seen in tiles of (height, width) of its pixels as well, each scaled to `size`; two
     neighbours share `overlap` of a tile. See `Views`.
 
+    `positions`: rows and columns of tiles that the model tells apart; it knows no pictures with others. None:
+    to the model a tile is a tile.
+
     `marks_padding`: detectors can tell the letterbox's border from the product, because the value v of a
     repeated edge pixel stands as -1 - v. Models from before that do not mark it.
     """
@@ -72,6 +76,7 @@ class Preprocess:
     marks_padding: bool = True
     tile: tuple[int, int] | None = None
     overlap: float = OVERLAP
+    positions: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", _size("size", self.size))
@@ -92,6 +97,10 @@ class Preprocess:
                         f"tile is {self.tile!r:.30} at size {self.size}; "
                         f"choose 1/{MOST_ENLARGED} to {MOST_REDUCED} times the size"
                     )
+        if self.positions is not None:
+            object.__setattr__(self, "positions", _size("positions", self.positions))
+            if self.tile is None:
+                raise InputError("positions are those of tiles, and there are none")
         share = self.overlap
         if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= MOST_OVERLAP:
             raise InputError(f"overlap is {share!r:.25}; give a share of a tile from 0 to {MOST_OVERLAP}")
@@ -109,7 +118,7 @@ class Preprocess:
     @cached_property
     def whole(self) -> Preprocess:
         """How the whole picture is seen, without tiles."""
-        return self if self.tile is None else replace(self, tile=None)
+        return self if self.tile is None else replace(self, tile=None, positions=None)
 
     def __call__(self, source: Source, name: str | None = None) -> tuple[Float32, Geometry]:
         """Anything `decode` reads -> ([T, 3, H, W] float32 in 0..1, RGB, padding marked; where its map lies
@@ -147,8 +156,17 @@ class Preprocess:
                 f"for its tiles it would be enlarged to {canvas[1]} x {canvas[0]} pixels",
                 "fit with a larger --tile or a smaller --size",
             )
+        if self.positions is not None and grid.shape != self.positions:
+            raise cannot(
+                name,
+                f"it has {size[1]} x {size[0]} pixels, {_across(grid.shape)} tiles, and the model knows the "
+                f"places of {_across(self.positions)}",
+                "give pictures of the size that it was fitted on, or fit without --positions",
+            )
         planes = _resized(picture, canvas, (0.0, 0.0, float(size[0]), float(size[1])))
-        return Views(first, self.geometry(size), placed, grid, planes, divisor)
+        return Views(
+            first, self.geometry(size), placed, grid, planes, divisor, located=self.positions is not None
+        )
 
     def canvas(self, picture_size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) that a picture of (H, W) pixels is scaled to before tiles are cut from it."""
@@ -183,6 +201,8 @@ class Preprocess:
         scale = tile[0] / self.size[0]
         by = "" if scale == 1 else f", scaled to {height}x{width}"
         tiles = f"tiles of {tile[0]}x{tile[1]} pixels{by}, {self.overlap:.0%} shared"
+        if self.positions is not None:
+            tiles += f", told apart by where they lie ({_across(self.positions)})"
         return f"{tiles}, and whole at {height}x{width}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,6 +214,7 @@ class Preprocess:
             "white_level": self.white_level,
             "marks_padding": self.marks_padding,
             **({} if self.tile is None else {"tile": list(self.tile), "overlap": self.overlap}),
+            **({} if self.positions is None else {"positions": list(self.positions)}),
         }
 
     @classmethod
@@ -262,7 +283,7 @@ class Views:
     that one view. Tiles are made when they are asked for.
 
     geometry: where the map of the picture lies in it: at the canvas's size with tiles. whole: where view 0
-    does. grid: of the tiles; None: there is one view.
+    does. grid: of the tiles; None: there is one view. located: the model is told which view is which.
     """
 
     def __init__(
@@ -273,10 +294,11 @@ class Views:
         grid: Grid | None = None,
         canvas: NDArray[Any] | None = None,
         divisor: float = 255.0,
+        located: bool = False,
     ):
         self.first, self.geometry, self.whole = first, geometry, whole or geometry
         self.grid = None if grid is None or len(grid) == 1 else grid
-        self.canvas, self.divisor = canvas, divisor
+        self.canvas, self.divisor, self.located = canvas, divisor, located
         self.region: Region | None = None
 
     def within(self, mask: Mask | None) -> Views:
@@ -305,17 +327,19 @@ class Views:
         """The picture's score, and its map at `geometry.size`.
 
         Args:
-            run: answers for views `[n, 3, H, W]` with scores `[n]` and maps `[n, H, W]`.
+            run: answers for views `[n, 3, H, W]` with scores `[n]` and maps `[n, H, W]`; it is given their
+                numbers `[n]` too where the model knows where a tile lies, else None.
             fusion: how views are put together; None: there is one.
             batch: views that are run at a time.
         """
         if self.grid is None or fusion is None:
-            scores, maps = run(self.images([0]))
+            scores, maps = run(self.images([0]), None)
             return float(scores[0]), maps[0]
         blended, numbers = Blended(self.grid, self.whole, fusion, self.region), self.numbers()
         for start in range(0, len(numbers), batch):
             these = numbers[start : start + batch]
-            for number, score, drawn in zip(these, *run(self.images(these)), strict=True):
+            where = np.array(these, np.int64) if self.located else None
+            for number, score, drawn in zip(these, *run(self.images(these), where), strict=True):
                 blended.add(number, float(score), drawn)
         return blended.result()
 
@@ -343,6 +367,10 @@ class Views:
     @staticmethod
     def _marked(image: Float32, inside: Mask | None) -> Float32:
         return image if inside is None else np.where(inside | (image < 0), image, -1 - image)
+
+
+def _across(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} rows of {shape[1]}"
 
 
 def _size_of(picture: Image.Image | NDArray[Any]) -> tuple[int, int]:

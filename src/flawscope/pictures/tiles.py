@@ -45,8 +45,13 @@ class Grid:
             found.append([min(i * stride, whole - part) for i in range(count)])
         return found[0], found[1]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of tiles."""
+        return len(self.starts[0]), len(self.starts[1])
+
     def __len__(self) -> int:
-        return len(self.starts[0]) * len(self.starts[1])
+        return math.prod(self.shape)
 
     def place(self, tile: int) -> tuple[int, int]:
         """The row and the column of tiles that tile number so and so lies in."""

@@ -25,8 +25,15 @@ class Session(Protocol):
     @property
     def batch(self) -> int: ...
 
-    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`, float32."""
+    def run(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`, float32.
+
+        Args:
+            positions: `[B]`, which views of their pictures they are, where the model tells them apart; None:
+                whole pictures.
+        """
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Write the model file, atomically."""

@@ -120,6 +120,7 @@ class OnnxSession:
         outputs = [o.name for o in self.engine.get_outputs()]
         kind, shape = images.get("images", ("", []))
         height, width = shape[2:] if len(shape) == 4 else (None, None)
+        self.located = images.pop("positions", ("", []))[0] == "tensor(int64)"
         right = len(images) == 1 and kind == "tensor(float)" and shape[1:2] == [3]
         if not (right and isinstance(height, int) and isinstance(width, int)) or outputs != [
             "scores",
@@ -141,6 +142,8 @@ class OnnxSession:
         session = cls(path, device, threads)
         if session.size != tuple(artefact.manifest.preprocess.network_size):
             raise InputError(f"cannot use model {path}: its size is not its manifest's; export it anew")
+        if session.located != (artefact.manifest.preprocess.positions is not None):
+            raise InputError(f"cannot use model {path}: its tiles are not its manifest's; export it anew")
         with _mapped(path) as network:
             session.digest = _entries(network, path).get(SHA256)  # `read` has compared it
         return session
@@ -152,9 +155,14 @@ class OnnxSession:
         pixels = self.size[0] * self.size[1]
         return 1 if self.on_cpu else max(1, min(8, 8 * 256 * 256 // pixels))
 
-    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        given: dict[str, NDArray[Any]] = {"images": images}
+        if self.located:
+            given["positions"] = np.zeros(len(images), np.int64) if positions is None else positions
         try:
-            scores, maps = self.engine.run(["scores", "maps"], {"images": images})
+            scores, maps = self.engine.run(["scores", "maps"], given)
         except Exception as error:
             raise FlawscopeError(f"ONNX Runtime failed: {embedded.one_line(error)}") from None
         count = len(images)

@@ -30,7 +30,7 @@ from flawscope.runtime import openvino_xml as metadata
 WEIGHTS_SHA256 = f"{KEY}.weights_sha256"
 # What OpenVINO computes with, asked for by name: left to itself it takes bf16 where the processor has it.
 # Of fp16 only the stored weights are half as long; of int8 whatever the network does not say itself is f32.
-STEPS = ("images", "features")  # what the network's two steps, embed and score, are given
+STEPS = ("images", "features", "positions")  # what the network's two steps, embed and score, are given
 HINTS = {"fp32": "f32", "fp16": "f32", "int8": "f32", "bf16": "bf16"}
 
 
@@ -199,7 +199,7 @@ class OpenVinoSession:
         self.model = model
         self.path: Path | None = None
         self.digests: tuple[str | None, str | None] = (None, None)  # of network and weights, as opened
-        self.size = _size(model)
+        self.size, self.located = _size(model)
         core = engine().Core()
         device = _device(core, device)
         self.on_cpu = device == "CPU"
@@ -240,8 +240,9 @@ class OpenVinoSession:
         except Exception as error:
             raise files.refused(path, f"OpenVINO cannot read it: {embedded.one_line(error)}") from None
         try:
-            if _size(model) != tuple(artefact.manifest.preprocess.network_size):
-                raise InputError("its size is not its manifest's; export it anew")
+            how = artefact.manifest.preprocess
+            if _size(model) != (tuple(how.network_size), how.positions is not None):
+                raise InputError("its size or its tiles are not its manifest's; export it anew")
             session = cls(model, device, threads, artefact.manifest.calibration.precision)
         except InputError as error:
             raise files.refused(path, str(error)) from None
@@ -256,10 +257,14 @@ class OpenVinoSession:
         pixels = self.size[0] * self.size[1]
         return 1 if self.on_cpu else max(1, min(8, 8 * 256 * 256 // pixels))
 
-    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        found: dict[str, NDArray[Any]] = {"images": images}
+        if self.located:
+            found["positions"] = np.zeros(len(images), np.int64) if positions is None else positions
         try:
             # One of its own for each call: several threads may call at once
-            found = {"images": images}
             for part in self.parts:
                 given = {name: found[name] for i in part.inputs for name in i.names if name in STEPS}
                 results = part.create_infer_request().infer(given)
@@ -288,11 +293,16 @@ class OpenVinoSession:
             _write(artefact, body, weights, hashes, path)
 
 
-def _size(model: Any) -> tuple[int, int]:
-    """Height and width of the pictures it takes, from what it declares; nothing is computed."""
+def _size(model: Any) -> tuple[tuple[int, int], bool]:
+    """Height and width of the pictures it takes, from what it declares, and whether it is told where they
+    lie; nothing is computed."""
     wrong = InputError("it has other inputs and outputs than it should; export it anew")
     try:
-        (images,) = model.inputs
+        given = {name: i for i in model.inputs for name in i.names}
+        images, positions = given["images"], given.get("positions")
+        others = len(model.inputs) - (1 if positions is None else 2)
+        if others or (positions is not None and positions.element_type.get_type_name() != "i64"):
+            raise wrong
         outputs = [name for output in model.outputs for name in ("scores", "maps") if name in output.names]
         shape = [int(d.get_length()) if d.is_static else None for d in images.partial_shape]
         right = "images" in images.names and images.element_type.get_type_name() == "f32"
@@ -303,7 +313,7 @@ def _size(model: Any) -> tuple[int, int]:
     batch, channels, height, width = shape
     if batch is not None or channels != 3 or not height or not width:
         raise wrong
-    return height, width
+    return (height, width), positions is not None
 
 
 def _halves(model: Any) -> list[Any]:

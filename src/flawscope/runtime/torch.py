@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from flawscope.artefact import model_file
 from flawscope.artefact.model_file import Artefact
@@ -34,6 +36,9 @@ class TorchSession:
         tensors = {k: torch.from_numpy(np.asarray(v)) for k, v in artefact.tensors.items() if k != "samples"}
         try:
             model = registry.method(artefact.manifest.method).rebuild(artefact.manifest.config, tensors)
+            places = artefact.manifest.preprocess.positions
+            if model.positions != (None if places is None else 1 + math.prod(places)):
+                raise InputError("the model's memory banks do not fit its tiles: fit anew")
         except (KeyError, RuntimeError, IndexError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
@@ -48,20 +53,29 @@ class TorchSession:
         most = 8 if self.device.type == "cpu" else 64
         return max(1, min(most, most * 256 * 256 // pixels))
 
-    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         batch = torch.from_numpy(images)
+        where = None if positions is None else torch.from_numpy(positions)
         if self.device.type == "cpu" and len(batch) > 1:
             # One picture a thread: no thread waits for another, which matters most on a busy machine
             with workers(self.device) as each:
-                results = each(lambda image: self.model(image[None]), batch)
+                results = each(lambda i: self.model(batch[i : i + 1], _one(where, i)), range(len(batch)))
             scores, maps = (torch.cat(part) for part in zip(*results, strict=True))
         else:
             with torch.inference_mode():
-                scores, maps = self.model(batch.to(self.device))
+                scores, maps = self.model(
+                    batch.to(self.device), None if where is None else where.to(self.device)
+                )
         return scores.float().cpu().numpy(), maps.float().cpu().numpy()
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         model_file.write(artefact, path)
+
+
+def _one(positions: Tensor | None, i: int) -> Tensor | None:
+    return None if positions is None else positions[i : i + 1]
 
 
 def use_threads(count: int | None) -> None:

@@ -14,7 +14,13 @@ METHOD = Method(
     finds_suspects=True,
     extends=True,
     choose_size=deferred("flawscope.methods.patchcore.size:choose"),
+    prefers_positions=deferred("flawscope.methods.patchcore.positions:prefer"),
     options=(
+        Option(
+            "--positions",
+            "shared|each|auto",
+            "a memory bank that all tiles share (default), or one for each place, where parts lie still",
+        ),
         Option("--augment", "none|turn|mirror|all|auto", "copies of the good pictures in the memory bank"),
     ),
     operators=deferred("flawscope.methods.patchcore.onnx_operators:translations"),

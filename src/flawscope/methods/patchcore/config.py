@@ -35,6 +35,9 @@ class Config(PictureSettings):
     neighbours: int = 9  # b of Eq. 7; 1 turns the re-weighting off
     # the map's maximum, Eq. 7, or the farthest patch's distance
     score: Literal["reweighted", "maximum", "map"] = "map"
+    # of tiles: a memory bank that all share, or each has its own, for parts that lie still; auto: as left-out
+    # pictures say
+    positions: Literal["shared", "each", "auto"] = "shared"
     sigma: float = 4.0  # pixels (3.3)
     memory: float | None = None  # GiB of features before they are streamed; None: 2, or half of what is free
 
@@ -59,9 +62,19 @@ class Config(PictureSettings):
         yield 0 < self.ratio <= 1, "ratio must be above 0 and at most 1"
         yield self.count is None or self.count >= 1, "count must be at least 1"
         yield self.cap >= 1, "cap must be at least 1"
+        if self.positions != "shared":
+            yield self.score == "map", f"positions goes with score: map, not with {self.score}"
+            yield (
+                self.augment in ("none", "auto"),
+                f"positions and augment: {self.augment} do not go together, turned tiles show other places",
+            )
         yield self.neighbours >= 1, "neighbours must be at least 1"
         yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"
         yield self.memory is None or self.memory > 0, "memory must be a number of GiB above 0"
+
+    @property
+    def locates(self) -> bool | None:
+        return {"shared": False, "each": True, "auto": None}[self.positions]
 
     @property
     def sizes(self) -> tuple[Size, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from flawscope.calibration.decision import from_values, suspects
 from flawscope.errors import InputError
 from flawscope.machine import peak_memory
 from flawscope.methods.extract import embed_pictures
-from flawscope.methods.patchcore import coreset, few, memory_plan
+from flawscope.methods.patchcore import coreset, few, memory_plan, positions
 from flawscope.methods.patchcore.absence import Selection
 from flawscope.methods.patchcore.leave_out import Good, Raw, calibrate, leave_one_out, left_out_of
 from flawscope.methods.patchcore.memory_plan import MAX_CALIBRATION, bank_size
@@ -27,6 +27,7 @@ from flawscope.methods.patchcore.selection import Job, Start, collect, install, 
 from flawscope.methods.task import Fitted, Task
 from flawscope.progress import counted
 
+LeftOut = Callable[[Tensor, int, Tensor | None, int], tuple[Tensor, Tensor]]  # as `Fitted` has it
 NONE = np.zeros(0, np.intp)
 ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until the first are gone
 
@@ -34,9 +35,12 @@ ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until th
 def fit(model: Model, task: Task) -> Fitted:
     """Fill `model` with the memory banks of good pictures and calibrate it: a picture is never compared with
     its own group in calibration."""
-    job = Job(model, task, None if task.old is None else Start.of(task.old, model))
-    job.copies = few.ways(job)
-    plan = memory_plan.plan(model, task.count * (1 + len(job.copies)), task.decoded)
+    by_position = len(task.positions) > 0
+    job = Job(model, task, None if task.old is None or by_position else Start.of(task.old, model))
+    job.copies = () if by_position else few.ways(job)
+    places = max(task.positions) + 1 if by_position else None
+    count = task.count * (1 + len(job.copies))
+    plan = memory_plan.plan(model, count, task.decoded, places, positions.KEPT)
     if plan.shards > 1 and job.copies and job.config.augment == "auto" and task.old is None:
         job.copies = ()  # to look at them they must be in memory
         plan = memory_plan.plan(model, task.count, task.decoded)
@@ -45,7 +49,10 @@ def fit(model: Model, task: Task) -> Fitted:
         raise InputError(
             "--drop-suspects needs all features in memory: raise --set memory=GiB, or leave it out"
         )
-    fitted = _in_memory(job) if plan.shards == 1 else _streamed(job, plan.shards)
+    if by_position:
+        fitted = _by_position(job, plan.shards)
+    else:
+        fitted = _in_memory(job) if plan.shards == 1 else _streamed(job, plan.shards)
     fitted.first_group = job.first_group
     if task.old is not None:
         _join(fitted, model, task.old)
@@ -104,7 +111,7 @@ def _in_memory(job: Job) -> Fitted:
         "suspicious_above": _finite(_limit(job, good)),
     }
     calibrated = [patches.pictures[i] for i in chosen]
-    fitted = _fitted(job, good, calibrated, patches.pictures, selections, facts)
+    fitted = _fitted(job, good, calibrated, patches.pictures, *_apart(job, selections), facts)
     if alone:
         fitted.calibration = replace(fitted.calibration, promised=False, method=few.METHOD)
     fitted.dropped, fitted.suspects = sorted(dropped), listed
@@ -149,7 +156,8 @@ def _fitted(
     good: Good,
     pictures: list[int],
     used: list[int],
-    selections: list[Selection],
+    groups: list[Tensor],
+    left_out: LeftOut,
     facts: dict[str, Any],
 ) -> Fitted:
     alone = len({job.task.groups[i] for i in used}) == len(used)
@@ -164,14 +172,24 @@ def _fitted(
         ),
         pictures=pictures,
         used=used,
-        extra={f"bank_groups.{v}": selection.groups.int() for v, selection in enumerate(selections)},
-        left_out=partial(_left_out, job, selections),
-        facts={"bank": sum(len(view.bank) for view in job.views), **facts, "seconds": job.seconds()},
+        extra={f"bank_groups.{v}": of_bank.int() for v, of_bank in enumerate(groups)},
+        left_out=left_out,
+        facts={"bank": sum(view.norms.numel() for view in job.views), **facts, "seconds": job.seconds()},
     )
 
 
+def _apart(job: Job, selections: list[Selection]) -> tuple[list[Tensor], LeftOut]:
+    """The groups of each view's bank, and what leaves one of them out."""
+    return [selection.groups for selection in selections], partial(_left_out, job, selections)
+
+
 def _left_out(
-    job: Job, selections: list[Selection], features: Tensor, group: int, inside: Tensor | None
+    job: Job,
+    selections: list[Selection],
+    features: Tensor,
+    group: int,
+    inside: Tensor | None,
+    position: int = 0,
 ) -> tuple[Tensor, Tensor]:
     scores, distances = left_out_of(selections, features, group, inside)
     seen = None if inside is None else inside[None]
@@ -197,6 +215,34 @@ def _join(fitted: Fitted, model: Model, old: Artefact) -> None:
             f"the memory bank is full ({len(full[0].bank)} elements): to learn more, fit anew with all "
             "pictures or with a larger cap"
         )
+
+
+# --------------------------------------------------------------------------------------------- by position
+
+
+def _by_position(job: Job, blocks: int) -> Fitted:
+    """A memory bank for each place in the pictures, one block of places after the other."""
+    found = positions.fill(job, blocks)
+    used = sorted(found.left_out)
+    _some(used)
+    job.tick("features, coresets and leave-one-out")
+    chosen = [used[i] for i in _spread(job, len(used))]
+    good = calibrate(job, [found.left_out[number][0] for number in chosen])
+    job.tick("calibration")
+    facts = {
+        "patches": found.patches,
+        "covering_radius": found.radii,
+        "shards": blocks,
+        "positions": job.model.positions,
+        "suspicious_above": _finite(_limit(job, good)),
+    }
+
+    def left_out(features: Tensor, group: int, inside: Tensor | None, position: int) -> tuple[Tensor, Tensor]:
+        return _left_out(job, found.selections[position], features, group, inside)
+
+    fitted = _fitted(job, good, chosen, used, found.groups_of(job.model), left_out, facts)
+    fitted.answered, fitted.answer = set(found.selections), partial(found.answer, job.model)
+    return fitted
 
 
 # -------------------------------------------------------------------------------------------------- streamed
@@ -236,7 +282,7 @@ def _streamed(job: Job, shards: int) -> Fitted:
         "shards": shards,
         "suspicious_above": _finite(limit),
     }
-    fitted = _fitted(job, good, chosen, used, selections, facts)
+    fitted = _fitted(job, good, chosen, used, *_apart(job, selections), facts)
     fitted.suspects = {chosen[i]: float(good.scores[i]) for i in suspects(good.scores, limit)}
     if len(chosen) < len(used):
         fitted.notes.append(f"{len(chosen)} of {len(used)} pictures were looked at for suspicious ones")

@@ -17,7 +17,7 @@ from flawscope.methods.patchcore.memory_bank import View
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.selection import Job, Patches
 from flawscope.methods.threads import workers
-from flawscope.progress import Advance
+from flawscope.progress import Advance, Step, silent
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,34 @@ def leave_one_out(
     chosen: Sequence[int],
 ) -> Good:
     """These of the pictures against the banks as if their own groups had never been there."""
+    return calibrate(job, left_out_by(job, patches, selections, results, chosen, job.task.step))
+
+
+def left_out_by(
+    job: Job,
+    patches: Patches,
+    selections: list[Selection],
+    results: list[coreset.Coreset],
+    chosen: Sequence[int],
+    step: Step = silent,
+) -> list[Raw]:
+    """The same as distances, which are still to be combined."""
     distances = []
     for v, result in enumerate(results):
         assert result.leave_out is not None
         distances.append(patches.spread(v, result.leave_out))
 
-    advance = Advance(job.task.step, "leave-one-out", len(chosen))
+    advance = Advance(step, "leave-one-out", len(chosen))
 
     def raw(i: int) -> Raw:
         inside = None if patches.inside is None else patches.inside[i]
         found = [
             _without(
                 selection,
-                _placed(patches.features[v][i], region),
+                placed(patches.features[v][i], region),
                 int(patches.groups[i]),
                 counted_of(selection.view, inside),
-                _placed(distances[v][i], region),
+                placed(distances[v][i], region),
             )
             for v, selection in enumerate(selections)
             for region in [selection.view.inside.bool()]
@@ -74,7 +86,7 @@ def leave_one_out(
         return Raw([score for score, _ in found], [away for _, away in found], inside)
 
     with workers(job.device) as each:
-        return calibrate(job, each(raw, chosen))
+        return each(raw, chosen)
 
 
 def left_out_of(
@@ -111,7 +123,7 @@ def counted_of(view: View, inside: Tensor | None) -> Tensor:
     return view.counted(None if inside is None else inside[None]).view(-1)
 
 
-def _placed(values: Tensor, mask: Tensor) -> Tensor:
+def placed(values: Tensor, mask: Tensor) -> Tensor:
     """Values of the patches inside the region, back at their places; 0 elsewhere."""
     if len(values) == len(mask):
         return values

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from copy import copy
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +30,9 @@ class View(nn.Module):
 
     The memory bank is kept relative to its mean (`centre`), which keeps fp32 distances accurate, together
     with each element's `neighbours` nearest elements, so that Eq. 7 needs no search of its own.
+
+    Where places in a picture are told apart, each of R has a bank of its own, relative to its own mean:
+    `bank` is [R, M, D], `norms` [R, M], `centre` [R, D]. `at` is the view at one of them.
     """
 
     centre: Tensor  # [D]
@@ -88,23 +96,62 @@ class View(nn.Module):
 
     def fill(self, bank: Tensor, table: Tensor) -> None:
         """A bank as `state_dict` holds it."""
+        several = bank.dim() == 3 and self.config.positions == "each"
         if (
-            bank.shape[1:] != self.centre.shape
-            or not len(bank)
+            bank.dim() not in ((3,) if several else (2,))
+            or bank.shape[-1:] != self.centre.shape[-1:]
+            or not math.prod(bank.shape)
             or (self.config.score == "reweighted" and len(table) != len(bank))
             or (table.numel() and not 0 <= int(table.min()) <= int(table.max()) < len(bank))
         ):
             raise InputError("the model's memory bank does not fit its configuration: fit anew")
         self._hold(bank)
         self.table = table
+        if several:
+            self.centre = self.centre.new_zeros(len(bank), bank.shape[2])
 
     def _hold(self, bank: Tensor) -> None:
-        self.bank, self.norms = bank, (bank * bank).sum(1)
+        self.bank, self.norms = bank, (bank * bank).sum(-1)
         self.screen = None
+
+    # ---- banks by position
+
+    @property
+    def positions(self) -> int | None:
+        """How many places are told apart; None: none are."""
+        return len(self.bank) if self.bank.dim() == 3 else None
+
+    def at(self, position: int) -> View:
+        """The view with the bank of one position; while there is none yet, a view with none of its own."""
+        one = shallow(self)
+        one.screen = None
+        if self.positions is not None:
+            one.centre, one.bank, one.norms = (x[position] for x in (self.centre, self.bank, self.norms))
+        return one
+
+    def join(self, views: Sequence[View]) -> None:
+        """Take the banks of as many positions. All become as large as the largest by elements that are
+        there already: nothing is nearer for that."""
+        most = max(len(view.bank) for view in views)
+        self.centre = torch.stack([view.centre for view in views])
+        self._hold(torch.stack([filled_up(view.bank, most) for view in views]))
+
+    def search_at(self, positions: Tensor, features: Tensor, counted: Tensor) -> Tensor:
+        """`search` where picture i of the batch has the bank of `positions[i]`; features are absolute."""
+        features = features - self.centre[positions][:, None]
+        norms, bank = self.norms[positions][:, None], self.bank[positions]
+        best: Tensor | None = None
+        for square, part in zip(norms.split(BLOCK, dim=2), bank.split(BLOCK, dim=1), strict=True):
+            least = torch.baddbmm(square, features, part.transpose(1, 2), alpha=-2).amin(2)
+            best = least if best is None else torch.minimum(best, least)
+        assert best is not None
+        return (best + (features * features).sum(2)).clamp(min=0).sqrt() * counted
 
     def for_export(self) -> None:
         """Make what the exported graph searches with."""
         # with norms that are no numbers there is no bound: the plain search then says so
+        if self.positions is not None:  # each bank is small
+            return
         bounded = len(self.bank) >= SMALLEST and bool(self.norms.isfinite().all())
         confirmed = len(self.inside) * KEEP * GROUP * self.bank.shape[1] * 4  # bytes a picture
         self.screen = Screen(self.bank, self.norms) if bounded and confirmed <= MOST_CONFIRMED else None
@@ -245,6 +292,23 @@ class View(nn.Module):
         found = around.topk(b, largest=False, sorted=True).indices.tolist()
         neighbours = torch.stack([element(index) for index in found])
         return eq7(torch.linalg.vector_norm(patch - neighbours, dim=1)[None])[0] * counted.amax(-1)
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def shallow(module: Module) -> Module:
+    """A module of its own with the same tensors: others can be put in their place."""
+    one = copy(module)
+    one._buffers, one._modules = dict(module._buffers), dict(module._modules)
+    return one
+
+
+def filled_up(rows: Tensor, count: int) -> Tensor:
+    """`rows` and the first of them again, [count, ...]; zeros where there is none."""
+    if not len(rows):
+        return rows.new_zeros(count, *rows.shape[1:])
+    return torch.cat([rows, rows[:1].expand(count - len(rows), *rows.shape[1:])])
 
 
 def farthest(features: Tensor, distances: Tensor, counted: Tensor) -> Tensor:

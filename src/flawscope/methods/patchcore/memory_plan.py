@@ -21,6 +21,8 @@ MOST = 2 * GIB  # of features that are kept in memory if nobody asks for more
 ENGINE = 60 * MIB  # code and buffers that torch's kernels bring in when they are first used
 COPIES = 1.45  # of the widest layer's input and output, as measured (bench/fit.py)
 FEWEST = 2000  # elements at the larger sizes: sparser banks score good pictures of a small set too high
+ALL_PLACES = 400_000  # elements of the banks of all places together: 250 MB with the default backbone
+PLACE = 500  # of a place, however many there are
 MAX_CALIBRATION = 500  # pictures read again for calibration when the features did not stay in memory
 
 
@@ -44,22 +46,30 @@ class Plan:
         return f"memory: about {self.peak / GIB:.2f} GiB at the peak, {free}; {how}{tight}"
 
 
-def bank_size(config: Config, view: int, patches: int) -> int:
-    """How many of so many patches of a view are kept; views are counted from the smallest size."""
+def bank_size(config: Config, view: int, patches: int, positions: int | None = None) -> int:
+    """How many of so many patches of a view are kept; views are counted from the smallest size.
+
+    Args:
+        positions: the bank is that of one of so many places in the pictures.
+    """
     if config.count is not None:
         wanted = config.count
     elif view == 0:
         wanted = round(config.ratio * patches)
     else:
         wanted = max(round(config.fine_ratio * patches), FEWEST)
+    if positions is not None and config.count is None:
+        wanted = min(wanted, max(ALL_PLACES // positions, PLACE))
     return max(1, min(wanted, config.cap, patches))
 
 
-def plan(model: Model, count: int, decoded: int = 0) -> Plan:
+def plan(model: Model, count: int, decoded: int = 0, positions: int | None = None, places: int = 0) -> Plan:
     """Predict the peak, and split until it fits.
 
     Args:
         decoded: bytes of the largest picture as it comes from its file.
+        positions: that are told apart; None: none are.
+        places: bytes of some places' patches that stay.
 
     Raises:
         InputError: not even a single picture's features fit.
@@ -75,14 +85,17 @@ def plan(model: Model, count: int, decoded: int = 0) -> Plan:
     per_picture = sum(patches) * (width * 4 + 4 * 3 + 8 + 4 + 8)
     if config.pads:  # what counts, of patches and pixels, and the points without the others
         per_picture += sum(patches) * (1 + width * 4) + model.roi.numel()
-    banks = [bank_size(config, v, n * count) for v, n in enumerate(patches)]
+    if positions is None:
+        banks = [bank_size(config, v, n * count) for v, n in enumerate(patches)]
+    else:
+        banks = [bank_size(config, v, n * count // positions, positions) for v, n in enumerate(patches)]
     batch = BATCH if on_cpu else GPU_BATCH
     # a thread holds the decoded picture, its upright copy and what the resize reads
     embedding = threads * (batch * _activations(model) + (3 * decoded if on_cpu else 0)) + ENGINE
     # products of a block with a batch of picks, and the block itself
     selecting = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
     # one row block of the neighbours' table against the bank; the bank in its forms
-    installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * width * 4
+    installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * (positions or 1) * width * 4
     features = count * per_picture
     budget = config.memory * GIB if config.memory is not None else min(MOST, 0.5 * free)
     shards = max(1, math.ceil(features / max(budget, 1)))
@@ -91,7 +104,10 @@ def plan(model: Model, count: int, decoded: int = 0) -> Plan:
             f"one picture's features take {per_picture / MIB:.0f} MiB and only {budget / MIB:.0f} MiB may be "
             "used: free some memory, raise --set memory=GiB, or choose a smaller --size"
         )
-    union = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2
+    if positions is not None:
+        union = places + 8 * sum(patches) * count  # patches of some places, and distances of all
+    else:
+        union = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2
     peak = base + features // shards + embedding + selecting + installing + union
     return Plan(shards, int(peak), features, int(free))
 

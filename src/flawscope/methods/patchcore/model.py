@@ -12,7 +12,7 @@ from flawscope.features.backbone import Backbone, empty_backbone, load_backbone
 from flawscope.methods.detector import Detector, region_of
 from flawscope.methods.patchcore import METHOD
 from flawscope.methods.patchcore.config import Config
-from flawscope.methods.patchcore.memory_bank import View
+from flawscope.methods.patchcore.memory_bank import View, shallow
 
 
 class Model(Detector):
@@ -37,6 +37,7 @@ class Model(Detector):
         super().__init__(config, roi)
         self.backbone = backbone
         self.views = nn.ModuleList(View(config, backbone, s, self.roi) for s in config.view_sizes)  # type: ignore[assignment]
+        self.position = 0  # of those that are told apart, in a model for one
         self.patches = [view.inside.numel() for view in self.views]
         self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.views), 1))
         self.eval()
@@ -44,6 +45,20 @@ class Model(Detector):
     @property
     def scores_maximum(self) -> bool:
         return self.config.score == "map"
+
+    @property
+    def positions(self) -> int | None:
+        return self.views[0].positions
+
+    def at(self, position: int) -> Model:
+        one = shallow(self)
+        one.views, one.position = nn.ModuleList(view.at(position) for view in self.views), position  # type: ignore[assignment]
+        return one
+
+    def join(self, models: Sequence[Model]) -> None:
+        """Take the banks of a model for each position, as `at` gives them."""
+        for v, view in enumerate(self.views):
+            view.join([model.views[v] for model in models])
 
     # ---- the two named steps
 
@@ -58,8 +73,22 @@ class Model(Detector):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Patch features `[B, P, D]` to scores `[B]` and maps `[B, H, W]`."""
+        """Patch features `[B, P, D]` to scores `[B]` and maps `[B, H, W]`; of whole pictures, where places in
+        them are told apart."""
+        if self.positions is not None:
+            return self.score_at(
+                torch.zeros(len(features), dtype=torch.long).to(self.roi.device), features, inside
+            )
         return self.combine(*self.by_view(features, inside), inside)
+
+    def score_at(
+        self, positions: Tensor, features: Tensor, inside: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if self.positions is None:
+            return self.score(features, inside)
+        parts = zip(self.views, features.split(self.patches, dim=1), strict=True)
+        distances = [view.search_at(positions, part, view.counted(inside)) for view, part in parts]
+        return self.combine([], distances, inside)
 
     def by_view(self, features: Tensor, inside: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """Image scores `[B]` and patch distances `[B, P]` of each view, as `combine` takes them; no scores
@@ -108,9 +137,13 @@ class Model(Detector):
     ) -> tuple[Tensor, Tensor]:
         """With the bank's other elements alone: it stays as poor where the group's own ones were. While a
         model is fitted, `Fitted.left_out` does better."""
+        if self.positions is not None:
+            return self.at(0).left_out(features, group, kept, inside)
         scores, distances = [], []
         for v, (view, part) in enumerate(zip(self.views, features.split(self.patches, dim=1), strict=True)):
-            counted, hidden = view.counted(inside).view(-1), kept[f"bank_groups.{v}"] == group
+            groups = kept[f"bank_groups.{v}"]
+            groups = groups if groups.dim() == 1 else groups[self.position]
+            counted, hidden = view.counted(inside).view(-1), groups == group
             known = view.distances_without(part[0], hidden, counted)
             scores.append(view.score_without(part[0], hidden, counted, known)[None])
             distances.append(known[None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -53,10 +53,17 @@ class Job:
     @property
     def first_group(self) -> int:
         """The first group number that no picture of an extended model has."""
-        if self.starts is None or self.task.old is None:
+        old = self.task.old
+        if old is None:
             return 0
-        in_banks = (int(start.groups.max()) for start in self.starts if len(start.groups))
-        return 1 + max([*in_banks, *self.task.old.manifest.facts.get("calibration_groups", {}).values()])
+        banks = (old.tensors[f"bank_groups.{v}"] for v in range(len(self.views)))
+        in_banks = (int(groups.max()) for groups in banks if groups.size)
+        return 1 + max([*in_banks, *old.manifest.facts.get("calibration_groups", {}).values()])
+
+    def at(self, position: int) -> Job:
+        """The same for one position, whose banks are a model of their own."""
+        model, old = self.model.at(position), self.task.old
+        return replace(self, model=model, starts=None if old is None else Start.of(old, model))
 
     def groups_of(self, pictures: Sequence[int]) -> Tensor:
         """[N], of the pictures so numbered."""
@@ -91,6 +98,7 @@ class Start:
         starts = []
         for v, view in enumerate(model.views):
             groups = torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(view.bank.device)
+            groups = groups if groups.dim() == 1 else groups[model.position]
             radius = float(old.manifest.facts["covering_radius"][v])
             starts.append(cls(view.bank + view.centre, groups.long(), radius))
         return starts
@@ -141,6 +149,17 @@ class Patches:
         whole = values.new_zeros(shape)
         whole[self.counted[v]] = values
         return whole
+
+    def of(self, rows: Sequence[int]) -> Patches:
+        """`rows` alone, copied."""
+        some = list(rows)
+        return Patches(
+            [own[some] for own in self.features],
+            None if self.counted is None else [own[some] for own in self.counted],
+            None if self.inside is None else self.inside[some],
+            [self.rows[i] for i in some],
+            self.groups[some],
+        )
 
     def keep(self, rows: Sequence[int]) -> Patches:
         """Those of the pictures `rows`, rising, with their copies. Moved to the front in place: a second copy
@@ -226,8 +245,10 @@ def select(job: Job, patches: Patches) -> tuple[list[Selection], list[coreset.Co
 
 def picks(job: Job, v: int, patches: int) -> int:
     """How many of so many new patches: all of the bank, or what its cap leaves where it is extended."""
-    most = bank_size(job.config, v, patches)
-    return most if job.starts is None else max(0, min(most, job.config.cap - len(job.starts[v].bank)))
+    starts, task = job.starts, job.task
+    places = max(task.positions) + 1 if len(task.positions) and starts is None else None
+    most = bank_size(job.config, v, patches, places)
+    return most if starts is None else max(0, min(most, job.config.cap - len(starts[v].bank)))
 
 
 def start_of(job: Job, v: int) -> coreset.Beginning:

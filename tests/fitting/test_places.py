@@ -1,0 +1,227 @@
+"""Models with a memory bank for each place: what is learnt where, what is left out, when they are better."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from flawscope.errors import InputError
+from flawscope.fitting.fitting import extend, fit
+from flawscope.fitting.training_pictures import Reader
+from flawscope.fitting.windows import Windows
+from flawscope.methods.patchcore import model as models
+from flawscope.methods.patchcore import positions
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.predictor import load
+
+SMALL = {"samples": 1, "check": False, "device": "cpu", "count": 100, "tile": 64, "positions": "each"}
+RNG = np.random.default_rng(5)
+GROUND = RNG.integers(60, 200, (144, 144, 3))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))
+        yield
+
+
+@functools.cache
+def still(count: int = 6, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Pictures of one ground that lies still, with noise."""
+    rng = np.random.default_rng([seed, 1])
+    return tuple(
+        (GROUND + rng.normal(0, 3, GROUND.shape)).clip(0, 255).astype(np.uint8) for _ in range(count)
+    )
+
+
+@functools.cache
+def moving(count: int = 6) -> tuple[np.ndarray, ...]:
+    """The same ground, anywhere."""
+    rng = np.random.default_rng(2)
+    return tuple(
+        np.roll(picture, rng.integers(0, 144, 2), axis=(0, 1)) for picture in still(count, seed=count)
+    )
+
+
+@pytest.fixture(scope="module")
+def each():
+    return fit(list(still()), **SMALL)
+
+
+def test_each_place_has_a_bank_of_what_was_seen_there(each):
+    grid = each.manifest.preprocess.grid((144, 144))
+    assert each.manifest.preprocess.positions == grid.shape == (3, 3)
+    assert each.artefact.tensors["views.0.bank"].shape[:2] == (10, 100)
+    assert each.artefact.tensors["bank_groups.0"].shape == (10, 100)
+    assert each.manifest.facts["bank"] == 1000
+    assert each.manifest.config["positions"] == "each"
+    assert {int(g) for g in np.unique(each.artefact.tensors["bank_groups.0"])} == set(range(6))
+
+
+def striped(count: int, seed: int) -> list[np.ndarray]:
+    """Stripes that stand on the left and lie on the right."""
+    rng = np.random.default_rng([seed, 3])
+    waves = 128 + 60 * np.sin(np.arange(144) * 2 * np.pi / 8)
+    ground = np.where(np.arange(144) < 72, waves[None, :], waves[:, None])[..., None]
+    noise = rng.normal(0, 3, (count, 144, 144, 3))
+    return [(ground + one).clip(0, 255).astype(np.uint8) for one in noise]
+
+
+def test_what_lies_in_another_place_is_odd():
+    """The first tile, of standing stripes, at the place of the last, of lying ones."""
+    model, new = fit(striped(6, 0), **SMALL), striped(1, 9)[0]
+    images = model.manifest.preprocess.views(new).images([1, 9])
+    own, _ = model.session.run(images, np.array([1, 9]))
+    swapped, _ = model.session.run(images, np.array([9, 1]))
+    assert (swapped > 5 * own).all()
+    odd = new.copy()
+    odd[:64, :64], odd[80:, 80:] = new[80:, 80:], new[:64, :64]
+    assert model.predict(odd).is_anomalous
+    assert not model.predict(new).severity > 1
+
+
+def test_it_is_saved_and_read_with_the_same_answers(each, tmp_path):
+    each.save(tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors", device="cpu")
+    new = still(1, seed=7)[0]
+    np.testing.assert_array_equal(again.predict(new).map, each.predict(new).map)
+    assert again.self_test().passed
+    assert len(each.manifest.pictures) == 6
+
+
+def test_left_out_pictures_score_as_unseen_ones():
+    model = fit(list(still(12)), **SMALL)
+    new = [model.predict(picture).score for picture in still(12, seed=3)]
+    learnt = [model.predict(picture).score for picture in still(12)]
+    found = np.median(model.calibration.scores)
+    assert abs(found - np.median(new)) < 0.5 * (np.median(new) - np.median(learnt))
+    assert 0.2 < np.mean(model.calibration.p_values(np.array(new))) < 0.8
+
+
+def test_a_calibration_score_is_that_of_a_fit_without_the_picture():
+    """With all patches in the banks nothing is selected, so that leaving out is exact."""
+    whole = {**SMALL, "count": 10_000}
+    pictures = list(still())
+    model = fit(pictures, **whole)
+    facts = model.manifest.facts
+    order = [p.hash for p in model.manifest.pictures]
+    for left in (0, 3):
+        refit = fit(pictures[:left] + pictures[left + 1 :], **whole)
+        artefact = refit.artefact
+        refit.artefact = type(artefact)(
+            type(artefact.manifest)(**{**vars(artefact.manifest), "fusion": model.manifest.fusion}),
+            artefact.tensors,
+        )
+        expected = refit.predict(pictures[left]).score
+        place = facts["calibration_pictures"].index(order[left])
+        assert model.calibration.scores[place] == pytest.approx(expected, rel=1e-3)
+
+
+def test_blocks_of_places_change_nothing(each, monkeypatch):
+    other = positions.fill
+    monkeypatch.setattr(positions, "fill", lambda job, blocks: other(job, 4))
+    again = fit(list(still()), **SMALL)
+    for name in ("views.0.bank", "views.0.centre", "bank_groups.0"):
+        np.testing.assert_array_equal(again.artefact.tensors[name], each.artefact.tensors[name])
+    assert again.calibration.scores == pytest.approx(each.calibration.scores, rel=1e-5)
+    assert not again.failures
+    assert {p.role for p in again.manifest.pictures} == {"train"}
+
+
+def test_a_copy_is_counted_once_in_all_blocks(monkeypatch):
+    other = positions.fill
+    monkeypatch.setattr(positions, "fill", lambda job, blocks: other(job, 4))
+    model = fit([*still(), still()[0]], **SMALL)
+    assert sorted(p.role for p in model.manifest.pictures) == ["duplicate", *["train"] * 6]
+
+
+def test_places_that_nothing_counts_in_are_not_learnt():
+    roi = np.zeros((144, 144), np.uint8)
+    roi[:60, :60] = 255
+    model = fit(list(still()), roi=roi, **SMALL)
+    bank = model.artefact.tensors["views.0.bank"]
+    learnt = np.abs(bank).sum((1, 2)) > 0
+    region = model.artefact.tensors["region"]
+    counted = model.manifest.preprocess.views(still()[0]).within(region).numbers()
+    assert np.flatnonzero(learnt).tolist() == counted
+    assert len(counted) < 10
+
+
+def test_an_extended_model_knows_the_new_pictures_at_their_places(each):
+    changed = [picture.copy() for picture in still(3, seed=8)]
+    for picture in changed:
+        picture[20:40, 20:40] = (200, 30, 30)
+    model = extend(each.artefact, changed[:2], check=False)
+    assert model.predict(changed[2]).score < 0.7 * each.predict(changed[2]).score
+    elsewhere = still(1, seed=8)[0].copy()
+    elsewhere[100:120, 100:120] = (200, 30, 30)
+    assert model.predict(elsewhere).is_anomalous
+    assert model.calibration.count == 8
+    groups = model.artefact.tensors["bank_groups.0"]
+    assert groups.shape == model.artefact.tensors["views.0.bank"].shape[:2]
+    assert {6, 7} & {int(g) for g in np.unique(groups)}
+
+
+def test_auto_takes_what_left_out_pictures_say():
+    said: list[str] = []
+    settings = {**SMALL, "positions": "auto", "say": said.append}
+    assert fit(list(still()), **settings).manifest.config["positions"] == "each"
+    assert fit(list(moving()), **settings).manifest.config["positions"] == "shared"
+    lines = [line for line in said if line.startswith("positions: ")]
+    assert [line.split(",")[0] for line in lines] == ["positions: each", "positions: shared"]
+    mixed = [*still(3), *(picture[:100] for picture in still(6)[3:])]
+    assert fit(mixed, **settings).manifest.preprocess.positions is None
+    assert said[-2:] != lines
+
+
+def test_what_goes_with_them_and_what_does_not():
+    mixed = [*still(3), *(picture[:100] for picture in still(6)[3:])]
+    for options, text in (
+        ({"tile": None}, "--tile or --min-defect too"),
+        ({"score": "reweighted"}, "positions goes with score: map"),
+        ({"augment": "all"}, "positions and augment: all"),
+        ({"tile": 144}, "at least two, and these have 144x144 pixels"),
+    ):
+        with pytest.raises(InputError, match=text):
+            fit(list(still()), **{**SMALL, **options})
+    with pytest.raises(InputError, match="these have 144x100 and 144x144 pixels"):
+        fit(mixed, **SMALL)
+    with pytest.raises(InputError, match="at least two parts"):
+        fit(list(still(1)), **SMALL)
+    with pytest.raises(InputError, match="positions"):
+        fit(list(still()), method="efficientad", tile=64, positions="each")
+
+
+def test_of_very_many_pictures_every_place_is_seen_about_as_often(monkeypatch):
+    monkeypatch.setattr("flawscope.fitting.windows.MOST", 64 * 64 * 4 * 30)
+    how = Preprocess((64, 64), tile=(64, 64), positions=(3, 3))
+    windows = Windows(Reader([still()[0]] * 30, how, set()), [(144, 144)] * 30, 0)
+    assert len(windows) == 30 * 5
+    seen = np.bincount(windows._positions(), minlength=10)
+    assert seen[0] == 30
+    assert seen[1:].min() >= 12
+    assert seen[1:].max() <= 14
+    first = windows.by_place(range(len(windows)))
+    assert len(first) == len(windows)
+
+
+def test_simulated_defects_are_found_at_their_places(each):
+    model = fit(list(still()), **{**SMALL, "check": True})
+    found = model.manifest.facts["simulated_defects"]
+    assert sum(size["defects"] for size in found["sizes"].values()) >= 3
+    assert found["sizes"]["large"]["found"] >= 1
+
+
+def test_the_search_of_a_batch_is_that_of_each_place(each):
+    model = each.session.model
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    where = torch.tensor([0, 9, 4])
+    scores, maps = model(images, where)
+    for k, place in enumerate(where.tolist()):
+        one, drawn = model.at(place)(images[k : k + 1])
+        assert float(one) == pytest.approx(float(scores[k]), rel=1e-5)
+        torch.testing.assert_close(drawn[0], maps[k], rtol=1e-4, atol=1e-4)
