@@ -5,7 +5,8 @@
     python bench/tiles.py --only cost --anomalib ENVIRONMENT/bin/python
 
 boards      drawn circuit boards of 12 megapixels with defects of 8 to 20 pixels: the default, which scales
-            them, and tiles; both learn from the same pictures and are judged on the same new ones
+            them, tiles, and tiles with a memory bank for each place; all learn from the same pictures and are
+            judged on the same new ones
 upscaled    real pictures enlarged four times and seen in tiles at their own resolution, beside the untiled
             model of the originals
 cost        from path to answer for one picture by its megapixels, and the memory above the opened model;
@@ -115,7 +116,7 @@ def drawn(args: Args, record: Record, work: Path) -> list[Cell]:
     folder = work / f"boards-{args.size}"
     boards(folder, size, args.good, args.new, args.bad)
     rows = []
-    for name, settings in {"default": {}, f"tile={args.tile}": {"tile": args.tile}}.items():
+    for name, settings in models(args).items():
         found = record.attempt(
             f"boards/{args.size}/{args.good}/{name}",
             lambda s=settings, n=name: (
@@ -131,6 +132,17 @@ def drawn(args: Args, record: Record, work: Path) -> list[Cell]:
         if found:
             rows.append({"model": name, **{k: common.sig(found[k], 4) for k in SHOWN}})
     return rows
+
+
+def models(args: Args) -> dict[str, dict[str, Any]]:
+    every = {
+        "default": {},
+        f"tile={args.tile}": {"tile": args.tile},
+        f"tile={args.tile} positions=each": {"tile": args.tile, "positions": "each"},
+        "min_defect=8 positions=each": {"min_defect": 8, "positions": "each"},
+    }
+    chosen = args.models.split(",") if args.models else list(every)
+    return {name: every[name] for name in chosen}
 
 
 SHOWN = ("image_auroc", "found", "false_alarms", "mean_p", "fit_seconds", "seconds_per_picture")
@@ -303,6 +315,7 @@ def main() -> int:
     parser.add_argument("--good", type=int, default=20, help="boards to learn from (%(default)s)")
     parser.add_argument("--new", type=int, default=40, help="new good ones (%(default)s)")
     parser.add_argument("--bad", type=int, default=40, help="defective ones (%(default)s)")
+    parser.add_argument("--models", help="of boards, with commas (default: all that there are)")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--anomalib", type=Path, help="Python of an environment with anomalib")
     args = common.arguments(

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.pictures import defect_size
 from flawscope.pictures.defect_size import DEFAULT_SIZE, ENOUGH, left_of, lost, pixels_of, remark, tile_for
+from flawscope.pictures.preprocess import MOST_PIXELS, Preprocess
 
 LARGE = (4000, 6000)
 
@@ -37,10 +40,10 @@ def test_tiles_show_the_defect_just_large_enough() -> None:
         found = tile_for(defect, [LARGE])
         assert found is not None
         tile, scale = found
-        assert scale == max(1, defect / ENOUGH)
+        assert scale == max(0.5, defect / ENOUGH)
         assert tile / scale == pytest.approx(512, rel=0.001)
         left = left_of(defect, LARGE, (512, 512), tile=(tile, tile))
-        assert left == pytest.approx(min(defect, ENOUGH), rel=0.001)  # nothing is enlarged
+        assert left == pytest.approx(min(2 * defect, ENOUGH), rel=0.001)  # more would show nothing new
 
 
 def test_no_tiles_where_whole_pictures_show_it() -> None:
@@ -53,8 +56,18 @@ def test_no_tiles_where_whole_pictures_show_it() -> None:
 
 
 def test_a_tile_fits_into_every_picture() -> None:
-    assert tile_for(4, [(400, 6000), LARGE]) == (400, 1.0)
+    assert tile_for(4, [(400, 6000), LARGE]) == (256, 0.5)
+    assert tile_for(ENOUGH, [(400, 6000), LARGE]) == (400, 1.0)
     assert tile_for(10 * ENOUGH, [LARGE, (1000, 6001)]) == (1000, 10.0)
+
+
+def test_a_very_large_picture_is_enlarged_no_more_than_it_may_be() -> None:
+    size = (12_000, 12_000)
+    tile, scale = tile_for(8, [size]) or (0, 0.0)
+    assert 0.5 < scale < 1
+    how = Preprocess((round(tile / scale),) * 2, tile=(tile, tile))
+    assert math.prod(how.canvas(size)) <= MOST_PIXELS
+    assert tile_for(8, [(20_000, 20_000)]) == (512, 1.0)
 
 
 def test_the_remark_names_the_largest_picture_and_is_left_out_where_little_is_lost() -> None:

@@ -247,17 +247,23 @@ def _measured(views: Views, blended: Blended) -> Values:
 
 
 def _fusion(score: str, found: Sequence[Values]) -> Fusion:
-    """Good pictures' whole views get the mean of their tiles' maps, and the middle one of their maxima: then
-    neither drowns the other, and each has its share of the false alarms."""
+    """Good pictures' whole views get the mean of their tiles' maps, and of the higher half of their maxima:
+    then neither drowns the other, and each has its share of the false alarms."""
     if not found:
         return Fusion(score)
     tiles, whole = (np.mean([values.means[k] for values in found]) for k in (0, 1))
-    of_tiles, of_whole = (np.median([values.maxima[k] for values in found]) for k in (0, 1))
+    of_tiles, of_whole = (_upper([values.maxima[k] for values in found]) for k in (0, 1))
     reach = of_whole - whole
     if not reach > 1e-6 * max(1.0, abs(of_whole)) or not of_tiles > tiles:
         return Fusion(score)
     factor = float((of_tiles - tiles) / reach)
     return Fusion(score, factor, float(tiles - factor * whole))
+
+
+def _upper(values: Sequence[float]) -> float:
+    """The mean of the higher half. The middle one does not say how far the highest are, and the highest alone
+    is chance."""
+    return float(np.mean(np.sort(values)[len(values) // 2 :]))
 
 
 def _combined(values: Values, fusion: Fusion) -> tuple[float, float, float]:

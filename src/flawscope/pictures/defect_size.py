@@ -20,6 +20,7 @@ import math
 from collections.abc import Sequence
 
 from flawscope.errors import InputError
+from flawscope.pictures.preprocess import MOST_PIXELS
 
 Size = tuple[int, int]
 
@@ -68,6 +69,9 @@ def tile_for(
     if all(left_of(min_defect, picture, whole) >= ENOUGH for picture in pictures):
         return None
     scale = max(1 / MOST_ENLARGED, min_defect / ENOUGH)
+    if scale < 1:  # of the largest picture no canvas that it would be refused with
+        largest = max(math.prod(one) for one in pictures)
+        scale = max(scale, min(1.0, 1.01 * math.sqrt(largest / MOST_PIXELS)))
     shortest = min(min(picture) for picture in pictures)
     return min(round(network * scale), shortest), scale
 
