@@ -22,6 +22,7 @@ import flawscope
 from flawscope.pictures.decoding import decode
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.tiles import Fusion
+from flawscope.predictor import Predictor
 from flawscope.runtime import onnx as runtime
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -69,10 +70,13 @@ def models(onnx_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return made
 
 
-@pytest.fixture(params=[None, ROI], ids=["everywhere", "region"])
+@pytest.fixture(
+    params=[(None, "shared"), (ROI, "shared"), (ROI, "each")], ids=["everywhere", "region", "places"]
+)
 def fitted(request: pytest.FixtureRequest, tiled: Callable[..., Path]) -> Path:
-    """A model that was fitted on tiles, without and with a region of interest."""
-    return tiled(".onnx", roi=request.param)
+    """A model that was fitted on tiles, without and with a region of interest, or that tells places apart."""
+    roi, positions = request.param
+    return tiled(".onnx", roi=roi, positions=positions)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +152,8 @@ def test_in_python_tiles(way: str, models: dict[str, Path], tmp_path: Path) -> N
 
 
 def test_in_python_a_model_that_was_fitted_on_tiles(fitted: Path, tiled_pictures: Path) -> None:
-    model, paths = flawscope.load(fitted), tiled_paths(tiled_pictures)
+    model = flawscope.load(fitted)
+    paths = tiled_paths(tiled_pictures, model)
     found = lines(sys.executable, EXAMPLES / "predict.py", fitted, *paths)
     for line, path in zip(found, paths, strict=True):
         same(line, model.predict(path))
@@ -156,8 +161,21 @@ def test_in_python_a_model_that_was_fitted_on_tiles(fitted: Path, tiled_pictures
     assert any(0 < line["share_marked"] < 1 for line in found)
 
 
-def tiled_paths(folder: Path) -> list[Path]:
-    return [path for kind in ("good", "odd", "tile") for path in sorted((folder / kind).iterdir())]
+def tiled_paths(folder: Path, model: Predictor) -> list[Path]:
+    """Those with one tile alone only for models that take any number."""
+    kinds = ("good", "odd", *([] if model.manifest.preprocess.positions else ["tile"]))
+    return [path for kind in kinds for path in sorted((folder / kind).iterdir())]
+
+
+def test_in_python_a_picture_with_other_tiles_is_one_line(
+    tiled: Callable[..., Path], tiled_pictures: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (160, 224)).save(tmp_path / "tall.png")
+    for path in (tiled_pictures / "tile/0.png", tmp_path / "tall.png"):
+        words = [sys.executable, EXAMPLES / "predict.py", tiled(".onnx", positions="each"), path]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1
+        assert done.stderr == "the picture has other tiles than those that the model knows\n"
 
 
 def test_in_python_a_picture_smaller_than_a_tile_is_one_line(fitted: Path, tiled_pictures: Path) -> None:
@@ -188,7 +206,7 @@ def test_in_python_it_refuses_what_it_does_not_know(
 
 def test_in_python_it_is_short_and_needs_little() -> None:
     text = (EXAMPLES / "predict.py").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 130
+    assert len(text.splitlines()) <= 135
     names = set()
     for part in ast.walk(ast.parse(text)):
         if isinstance(part, ast.Import):
@@ -262,7 +280,7 @@ def test_in_cpp_a_model_that_was_fitted_on_tiles(
     fitted: Path, program: Path, tiled_pictures: Path, tmp_path: Path
 ) -> None:
     model = flawscope.load(fitted)
-    for path in tiled_paths(tiled_pictures):
+    for path in tiled_paths(tiled_pictures, model):
         picture = Image.open(path)
         picture.save(tmp_path / "a.ppm")
         (found,) = lines(program, fitted, tmp_path / "a.ppm", "--dump", tmp_path / "a.f32")

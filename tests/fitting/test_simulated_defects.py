@@ -277,7 +277,7 @@ def test_a_method_may_leave_out_in_its_own_way(good: Tensor) -> None:
     """While it is fitted it may know more than its model file holds."""
     model, asked = Difference(good), []
 
-    def left_out(features: Tensor, group: int, inside: Tensor | None) -> tuple[Tensor, Tensor]:
+    def left_out(features: Tensor, group: int, inside: Tensor | None, _: int) -> tuple[Tensor, Tensor]:
         assert features.shape == (3, SIDE, SIDE)
         asked.append(group)
         return torch.full((1,), 7.0), torch.zeros(1, SIDE, SIDE)
