@@ -18,7 +18,7 @@ from mkdocs.structure.pages import Page
 LINK = re.compile(r"(\]\()([^()\s#]+)((?:#[^()\s]*)?\))")
 ALWAYS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")  # the navigation has them
 COPIED = (".json", ".csv", ".png", ".webp")
-LANGUAGES = {".py": "python", ".yaml": "yaml", ".cpp": "cpp", ".txt": "text"}
+LANGUAGES = {".py": "python", ".yaml": "yaml", ".cpp": "cpp", ".hpp": "cpp", ".txt": "text"}
 OUTSIDE = "repository"
 
 

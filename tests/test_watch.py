@@ -39,7 +39,9 @@ class Brightness:
 
     runtime, size, batch = "fake", (SIDE, SIDE), 3
 
-    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return images[:, 0].max((1, 2)), images[:, 0]
 
 

@@ -241,7 +241,13 @@ class Predictor:
     def _run(self, batch: list[tuple[Source, Loaded]]) -> Iterator[tuple[Source, Prediction | InputError]]:
         good = [loaded[0] for _, loaded in batch if not isinstance(loaded, InputError)]
         if good:
-            scores, maps = self._answers(good)
+            try:
+                scores, maps = self._answers(good)
+            except MemoryError as error:
+                for source, loaded in batch:
+                    said = InputError(reason(error, f"{source!s:.200}"))
+                    yield source, loaded if isinstance(loaded, InputError) else said
+                return
             p_values = self.calibration.p_values(scores)
             severities = self.calibration.severity(scores)
             anomalous = self.calibration.is_anomalous(scores)

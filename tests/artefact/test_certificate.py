@@ -24,7 +24,9 @@ class Fixed:
         self.scores, self.wrong_batch, self.map_error = np.array(scores, np.float32), wrong_batch, map_error
         self.batches: list[list[int]] = []
 
-    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         numbers = images[:, 0, 0, 0].astype(int)
         self.batches.append(numbers.tolist())
         scores = self.scores[numbers]

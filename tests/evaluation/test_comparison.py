@@ -34,7 +34,9 @@ class Channel:
     def __init__(self, channel: int, side: int, limit: float = 2.0):
         self.channel, self.size, self.limit = channel, (side, side), limit
 
-    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         maps = images[:, self.channel]
         scores = maps.max((1, 2))
         return np.where(scores > self.limit, np.nan, scores).astype(np.float32), maps

@@ -36,7 +36,9 @@ class Brightness:
     size = (SIDE, SIDE)
     batch = 3
 
-    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         assert images.dtype == np.float32
         assert images.shape[1:] == (3, *self.size)
         maps = images[:, 0]

@@ -32,7 +32,9 @@ class Brightness:
     size = (SIDE, SIDE)
     batch = 3
 
-    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         maps = images[:, 0]
         return maps.max((1, 2)), maps
 

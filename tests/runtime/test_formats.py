@@ -166,7 +166,7 @@ class Bright:
 
     runtime, suffix, size, batch = "none", ".none", (32, 32), 2
 
-    def run(self, images: Any) -> Any:
+    def run(self, images: Any, positions: Any = None) -> Any:
         maps = np.where(images[:, 0] < 0, 100, 1).astype(np.float32)
         return np.arange(len(images), dtype=np.float32), maps
 

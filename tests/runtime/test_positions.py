@@ -151,3 +151,41 @@ def test_reduced_precisions_leave_a_picture_out_at_its_places(
     model = flawscope.load(tmp_path / "m.onnx")
     np.testing.assert_allclose(model.calibration.scores, trained.calibration.scores, rtol=0.01)
     assert model.calibration.count == len(good)
+
+
+def test_an_export_is_compared_at_several_places(tiled: Tiled, tiled_pictures: Path) -> None:
+    from flawscope.datasets import list_pictures
+    from flawscope.export.pictures import PLACES, Pictures
+
+    artefact = model_file.read(tiled(positions="each"))
+    samples = len(artefact.tensors["samples"])
+    images, where = Pictures(artefact).compared()
+    assert where is not None
+    assert len(images) == len(where) == PLACES * samples
+    assert (where.min(), where.max()) == (0, 6)
+    images, where = Pictures(artefact, list_pictures(tiled_pictures / "train")).compared()
+    assert where is not None
+    assert len(images) == len(where)
+    assert len(set(where.tolist())) > 3
+
+
+def test_a_network_with_another_bank_at_one_place_is_no_copy(
+    tiled: Tiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawscope.errors import FlawscopeError
+    from flawscope.export import export as exports
+
+    artefact = model_file.read(tiled(positions="each"))
+    traced = exports._traced
+
+    def spoilt(artefact: Artefact, session: TorchSession) -> object:
+        view = session.model.views[0]
+        view.bank = view.bank.clone()  # the trained model's shares the artefact's memory
+        view.bank[3:] *= 1.01
+        return traced(artefact, session)
+
+    opened = TorchSession.open
+    monkeypatch.setattr(exports, "_traced", lambda a, s: spoilt(a, opened(a, "cpu")))
+    with pytest.raises(FlawscopeError, match="nothing written"):
+        export(artefact, tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()

@@ -26,8 +26,11 @@ STRIDE = 8  # of the maps that are kept for the self-test
 class Runs(Protocol):
     """What is compared: a session of any engine."""
 
-    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`."""
+    def run(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Images `[B, 3, H, W]` float32 in 0..1, at places `[B]` of their pictures, to scores `[B]` and maps
+        `[B, H, W]`."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ def compare(
     runtime: str,
     ties: NDArray[np.bool_] | None = None,
     stride: int = 1,
+    positions: NDArray[np.int64] | None = None,
 ) -> Certificate:
     """A session's answers against the expected ones, in batches of every size; a batch that is not full takes
     the first pictures again.
@@ -121,6 +125,7 @@ def compare(
             or None: not compared.
         calibration: the session's own; the expected decisions are its, too.
         ties: `[N]`, pictures whose scores are not to be compared.
+        positions: `[N]`, where in their pictures they lie, for a model that tells places apart.
     """
     count = len(images)
     ties = np.zeros(count, bool) if ties is None else ties
@@ -130,7 +135,8 @@ def compare(
     for batch in BATCHES:
         for start in range(0, count, batch):
             chosen = np.arange(start, start + batch) % count
-            found, found_maps = session.run(np.ascontiguousarray(images[chosen]))
+            where = None if positions is None else positions[chosen]
+            found, found_maps = session.run(np.ascontiguousarray(images[chosen]), where)
             found_maps = found_maps[:, ::stride, ::stride]
             of_maps = (0.0, 0.0) if maps is None else _differences(found_maps, maps[chosen])
             counted = ~ties[chosen]  # a tie is one of scores; maps do not know it

@@ -151,6 +151,7 @@ class Artefact:
         if region is None:
             return
         fits = region.dtype == np.bool_ and region.shape == tuple(how.network_size)
+        fits = fits and self.manifest.config.get("masked") is True  # else marks would be taken for pixels
         if how.tile is None or not fits or not region.any():
             raise InputError("the model's region of interest does not fit its tiles: fit anew")
 

@@ -17,7 +17,7 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.errors import FlawscopeError, InputError, require_installed
 from flawscope.export import onnx_graph
 from flawscope.export.engines import Engine, open_embed, open_engine
-from flawscope.export.pictures import Pictures
+from flawscope.export.pictures import Compared, Pictures
 from flawscope.export.recalibrate import Reduced, one_by_one, recalibrated
 from flawscope.methods import registry
 from flawscope.pictures.decoding import Source
@@ -69,9 +69,9 @@ def export(
         raise InputError(f"{weights} is there already and belongs to no model: choose another --out")
     _check(artefact, suffix, precision, pictures)
     given = Pictures(artefact, pictures, [] if failures is None else failures)
-    images = given.compared()
+    shown = given.compared()
     trained = TorchSession.open(artefact, "cpu")
-    if images.shape[1:] != (3, *trained.size):
+    if shown.images.shape[1:] != (3, *trained.size):
         raise InputError("the sample pictures do not have the model's size")
 
     step("network", 0, 2)
@@ -84,7 +84,7 @@ def export(
     step("network", 2, 2)
 
     if precision == "fp32":
-        exported, certificate = artefact, _compared(artefact, engine, trained, images)
+        exported, certificate = artefact, _compared(artefact, engine, trained, shown)
     else:
         reduced = Reduced(precision, engine, open_embed(embed, suffix, precision), rounded.model)
         exported, certificate = recalibrated(trained, trained.model, reduced, given, step)
@@ -144,21 +144,20 @@ def _rounded(artefact: Artefact) -> Artefact:
     return replace(artefact, tensors={k: rounded(k, v) for k, v in artefact.tensors.items()})
 
 
-def _compared(
-    artefact: Artefact, engine: Engine, trained: TorchSession, images: NDArray[np.float32]
-) -> Certificate:
+def _compared(artefact: Artefact, engine: Engine, trained: TorchSession, shown: Compared) -> Certificate:
     """In fp32: the same answers for the same pictures."""
-    scores, maps = one_by_one(trained, images)
+    scores, maps = one_by_one(trained, shown)
     model, ties = trained.model, []
     with torch.inference_mode():
-        for image in torch.from_numpy(images).split(1):
+        for image in torch.from_numpy(shown.images).split(1):
             ties.append(model.ties(model.embed(image), model.inside(image)))
     return compare(
         engine.session,
-        images,
+        shown.images,
         scores,
         maps,
         calibration=artefact.manifest.calibration,
         runtime=engine.name,
         ties=torch.cat(ties).numpy(),
+        positions=shown.positions,
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,15 @@ from flawscope.synthesis import simulate_defect
 
 COMPARED = 32  # views at most, of as many pictures as there can be
 RANGED = 100  # views that the ranges of 8-bit numbers are measured on
+PLACES = 4  # at which a sample is compared, where places are told apart
 TURN = (5**0.5 - 1) / 2  # the golden section: its multiples fall evenly, however few there are
+
+
+class Compared(NamedTuple):
+    """Images `[N, 3, H, W]`, and for a model that tells places apart where in pictures they lie, `[N]`."""
+
+    images: NDArray[np.float32]
+    positions: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -39,15 +49,22 @@ class Pictures:
         """All that are given, one at a time: the hash of its decoded pixels, and as the network sees it."""
         return self._read(self.given, self.failures)
 
-    def compared(self) -> NDArray[np.float32]:
-        """Views to compare on, `[N, 3, H, W]`."""
+    def compared(self) -> Compared:
+        """Views to compare on."""
         failures: list[str] = []
-        images = [views.images(numbers) for views, numbers in self._some(COMPARED, failures)]
-        if images:
-            return np.concatenate(images)
+        shown = [(views.images(numbers), numbers) for views, numbers in self._some(COMPARED, failures)]
+        places = self.artefact.manifest.preprocess.positions
+        if shown:
+            where = np.array([number for _, numbers in shown for number in numbers], np.int64)
+            return Compared(np.concatenate([images for images, _ in shown]), where if places else None)
         if failures:
             raise InputError(f"none of the pictures can be read; the first: {failures[0]}")
-        return self.samples()
+        samples = self.samples()
+        if places is None:
+            return Compared(samples)
+        # samples are whole pictures, and engines must agree on any image at any place
+        spread = np.linspace(0, math.prod(places), PLACES * len(samples)).astype(np.int64)
+        return Compared(np.concatenate([samples] * PLACES), spread)
 
     def samples(self) -> NDArray[np.float32]:
         """The artefact's own, `[N, 3, H, W]`."""

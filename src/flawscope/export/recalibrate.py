@@ -23,7 +23,7 @@ from flawscope.artefact.model_file import Artefact, Manifest, Picture
 from flawscope.calibration.decision import Calibration, from_values
 from flawscope.errors import InputError
 from flawscope.export.engines import Embed, Engine
-from flawscope.export.pictures import Pictures
+from flawscope.export.pictures import Compared, Pictures
 from flawscope.methods.detector import Detector
 from flawscope.pictures.preprocess import Run
 from flawscope.progress import Step, counted
@@ -101,17 +101,27 @@ def recalibrated(
         precision=reduced.precision,
         outline=before.outline,
     )
-    images = pictures.compared()
-    scores, maps = one_by_one(session, images)
-    consistency = compare(session, images, scores, maps, calibration=calibration, runtime=reduced.engine.name)
+    shown = pictures.compared()
+    scores, maps = one_by_one(session, shown)
+    consistency = compare(
+        session,
+        shown.images,
+        scores,
+        maps,
+        calibration=calibration,
+        runtime=reduced.engine.name,
+        positions=shown.positions,
+    )
     certificate = _certificate(consistency, before, calibration, answers)
     manifest = _manifest(artefact.manifest, calibration, answers, reduced.precision)
     return _with_samples(replace(artefact, manifest=manifest), session), certificate
 
 
-def one_by_one(session: Session, images: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
+def one_by_one(session: Session, shown: Compared) -> tuple[NDArray[Any], NDArray[Any]]:
     """Scores and maps of pictures, each alone in its batch."""
-    parts = [session.run(images[k : k + 1]) for k in range(len(images))]
+    images, where = shown
+    each = [slice(k, k + 1) for k in range(len(images))]
+    parts = [session.run(images[one], None if where is None else where[one]) for one in each]
     scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
     return scores, maps
 
@@ -225,7 +235,7 @@ def _with_samples(artefact: Artefact, session: Session) -> Artefact:
     """What another machine's self-test compares with: what this session says, not the trained model."""
     if "samples" not in artefact.tensors:
         return artefact
-    scores, maps = one_by_one(session, Pictures(artefact).samples())
+    scores, maps = one_by_one(session, Compared(Pictures(artefact).samples()))
     said = zip(artefact.manifest.samples, scores, maps, strict=True)
     kept = tuple({**s, "score": float(x), "map_maximum": float(m.max())} for s, x, m in said)
     tensors = {**artefact.tensors, "sample_maps": np.ascontiguousarray(maps[:, ::STRIDE, ::STRIDE])}
