@@ -139,7 +139,7 @@ def test_a_copy_is_counted_once_in_all_blocks(monkeypatch):
     assert sorted(p.role for p in model.manifest.pictures) == ["duplicate", *["train"] * 6]
 
 
-def test_places_that_nothing_counts_in_are_not_learnt():
+def test_places_that_nothing_counts_in_are_not_learnt(tmp_path):
     roi = np.zeros((144, 144), np.uint8)
     roi[:60, :60] = 255
     model = fit(list(still()), roi=roi, **SMALL)
@@ -149,6 +149,8 @@ def test_places_that_nothing_counts_in_are_not_learnt():
     counted = model.manifest.preprocess.views(still()[0]).within(region).numbers()
     assert np.flatnonzero(learnt).tolist() == counted
     assert len(counted) < 10
+    model.save(tmp_path / "m.safetensors")
+    assert load(tmp_path / "m.safetensors").predict(still()[0]).score == model.predict(still()[0]).score
 
 
 def test_an_extended_model_knows_the_new_pictures_at_their_places(each):
@@ -225,3 +227,10 @@ def test_the_search_of_a_batch_is_that_of_each_place(each):
         one, drawn = model.at(place)(images[k : k + 1])
         assert float(one) == pytest.approx(float(scores[k]), rel=1e-5)
         torch.testing.assert_close(drawn[0], maps[k], rtol=1e-4, atol=1e-4)
+
+
+def test_places_whose_patches_did_not_stay_are_answered_for_too(monkeypatch):
+    monkeypatch.setattr(positions, "KEPT", 0)
+    model = fit(list(still()), **{**SMALL, "check": True})
+    found = model.manifest.facts["simulated_defects"]
+    assert sum(size["defects"] for size in found["sizes"].values()) >= 3

@@ -3,6 +3,7 @@ and what a method finds out about them as something about the pictures again."""
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -177,6 +178,7 @@ class Windows:
             reserved=[number for i in task.reserved for number in self.numbers(i)],
             settle=self._settled,
             positions=self._positions() if self.located else (),
+            places=None if (shape := self.reader.preprocess.positions) is None else 1 + math.prod(shape),
             views=len(self) / max(1, task.count),
             enough=ENOUGH,
         )

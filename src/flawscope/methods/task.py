@@ -93,7 +93,7 @@ class Task:
     decoded: bytes of the largest picture, for predictions of memory.
     views: how many numbers a picture has, where they are of its views; 1: they are of pictures.
     positions: [count], where in its picture each view lies, 0 for the whole, if places are learnt apart;
-        else empty.
+        else empty. places: how many there are.
     enough: so many pictures suffice to calibrate on, since the caller does it again; None: take all.
     say, step: get lines for a person and progress.
     """
@@ -110,6 +110,7 @@ class Task:
     decoded: int = 0
     views: float = 1
     positions: Sequence[int] = ()
+    places: int | None = None
     enough: int | None = None
     budget: Budget = Budget()
     say: Callable[[str], None] = lambda line: None

@@ -35,12 +35,11 @@ ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until th
 def fit(model: Model, task: Task) -> Fitted:
     """Fill `model` with the memory banks of good pictures and calibrate it: a picture is never compared with
     its own group in calibration."""
-    by_position = len(task.positions) > 0
+    by_position = task.places is not None
     job = Job(model, task, None if task.old is None or by_position else Start.of(task.old, model))
     job.copies = () if by_position else few.ways(job)
-    places = max(task.positions) + 1 if by_position else None
     count = task.count * (1 + len(job.copies))
-    plan = memory_plan.plan(model, count, task.decoded, places, positions.KEPT)
+    plan = memory_plan.plan(model, count, task.decoded, task.places)
     if plan.shards > 1 and job.copies and job.config.augment == "auto" and task.old is None:
         job.copies = ()  # to look at them they must be in memory
         plan = memory_plan.plan(model, task.count, task.decoded)
@@ -237,10 +236,16 @@ def _by_position(job: Job, blocks: int) -> Fitted:
         "suspicious_above": _finite(_limit(job, good)),
     }
 
-    def left_out(features: Tensor, group: int, inside: Tensor | None, position: int) -> tuple[Tensor, Tensor]:
-        return _left_out(job, found.selections[position], features, group, inside)
+    groups = found.groups_of(job.model)
 
-    fitted = _fitted(job, good, chosen, used, found.groups_of(job.model), left_out, facts)
+    def left_out(features: Tensor, group: int, inside: Tensor | None, position: int) -> tuple[Tensor, Tensor]:
+        if position in found.selections:
+            return _left_out(job, found.selections[position], features, group, inside)
+        kept = {f"bank_groups.{v}": of_view for v, of_view in enumerate(groups)}
+        seen = None if inside is None else inside[None]
+        return job.model.at(position).left_out(features[None], group, kept, seen)
+
+    fitted = _fitted(job, good, chosen, used, groups, left_out, facts)
     fitted.answered, fitted.answer = set(found.selections), partial(found.answer, job.model)
     return fitted
 

@@ -23,6 +23,7 @@ COPIES = 1.45  # of the widest layer's input and output, as measured (bench/fit.
 FEWEST = 2000  # elements at the larger sizes: sparser banks score good pictures of a small set too high
 ALL_PLACES = 400_000  # elements of the banks of all places together: 250 MB with the default backbone
 PLACE = 500  # of a place, however many there are
+KEPT = 1 * GIB  # of patches of some places that stay, to leave pictures out of their banks once more
 MAX_CALIBRATION = 500  # pictures read again for calibration when the features did not stay in memory
 
 
@@ -63,13 +64,12 @@ def bank_size(config: Config, view: int, patches: int, positions: int | None = N
     return max(1, min(wanted, config.cap, patches))
 
 
-def plan(model: Model, count: int, decoded: int = 0, positions: int | None = None, places: int = 0) -> Plan:
+def plan(model: Model, count: int, decoded: int = 0, positions: int | None = None) -> Plan:
     """Predict the peak, and split until it fits.
 
     Args:
         decoded: bytes of the largest picture as it comes from its file.
         positions: that are told apart; None: none are.
-        places: bytes of some places' patches that stay.
 
     Raises:
         InputError: not even a single picture's features fit.
@@ -105,7 +105,7 @@ def plan(model: Model, count: int, decoded: int = 0, positions: int | None = Non
             "used: free some memory, raise --set memory=GiB, or choose a smaller --size"
         )
     if positions is not None:
-        union = places + 8 * sum(patches) * count  # patches of some places, and distances of all
+        union = min(KEPT, features) + 8 * sum(patches) * count  # some places' patches, distances of all
     else:
         union = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2
     peak = base + features // shards + embedding + selecting + installing + union

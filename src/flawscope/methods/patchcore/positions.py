@@ -18,14 +18,13 @@ from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.absence import Selection, nearest_distance
 from flawscope.methods.patchcore.leave_out import Raw, left_out_by, placed
 from flawscope.methods.patchcore.memory_bank import View, filled_up
-from flawscope.methods.patchcore.memory_plan import GIB, bank_size
+from flawscope.methods.patchcore.memory_plan import KEPT, bank_size
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.selection import Job, Patches, collect, select
 from flawscope.methods.task import Task
 from flawscope.progress import counted
 
 STREAM = 62  # of random numbers
-KEPT = 1 * GIB  # of patches of some places that stay, to leave pictures out of their banks once more
 PLACES = 8  # that `prefer` looks at
 PICTURES = 16  # of which it looks at those places
 
@@ -78,8 +77,8 @@ def fill(job: Job, blocks: int) -> Placed:
     Args:
         blocks: of positions, whose features are in memory one block after the other.
     """
-    model, where = job.model, np.asarray(job.task.positions)
-    total = int(where.max()) + 1 if model.positions is None else model.positions
+    model, where, total = job.model, np.asarray(job.task.positions), job.task.places
+    assert total is not None
     order = np.random.default_rng([job.config.seed, STREAM]).permutation(total)
     found, models, room = Placed(radii=[0.0] * len(job.views)), {}, float(KEPT)
     # the first places of a random order stay

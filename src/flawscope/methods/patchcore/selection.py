@@ -245,9 +245,8 @@ def select(job: Job, patches: Patches) -> tuple[list[Selection], list[coreset.Co
 
 def picks(job: Job, v: int, patches: int) -> int:
     """How many of so many new patches: all of the bank, or what its cap leaves where it is extended."""
-    starts, task = job.starts, job.task
-    places = max(task.positions) + 1 if len(task.positions) and starts is None else None
-    most = bank_size(job.config, v, patches, places)
+    starts = job.starts
+    most = bank_size(job.config, v, patches, job.task.places if starts is None else None)
     return most if starts is None else max(0, min(most, job.config.cap - len(starts[v].bank)))
 
 
