@@ -175,6 +175,7 @@ class Windows:
             load=self.load,
             count=len(self),
             groups=[task.groups[i] for i in count for _ in self.numbers(i)],
+            pictures=[i for i in count for _ in self.numbers(i)],
             reserved=[number for i in task.reserved for number in self.numbers(i)],
             settle=self._settled,
             positions=self._positions() if self.located else (),

@@ -226,7 +226,7 @@ def _by_position(job: Job, blocks: int) -> Fitted:
     _some(used)
     job.tick("features, coresets and leave-one-out")
     chosen = [used[i] for i in _spread(job, len(used))]
-    good = calibrate(job, [found.left_out[number][0] for number in chosen])
+    good = calibrate(job, [found.left_out[number] for number in chosen])
     job.tick("calibration")
     facts = {
         "patches": found.patches,

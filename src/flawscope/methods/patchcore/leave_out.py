@@ -17,7 +17,7 @@ from flawscope.methods.patchcore.memory_bank import View
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.selection import Job, Patches
 from flawscope.methods.threads import workers
-from flawscope.progress import Advance, Step, silent
+from flawscope.progress import Advance
 
 
 @dataclass(frozen=True)
@@ -50,29 +50,17 @@ def leave_one_out(
     chosen: Sequence[int],
 ) -> Good:
     """These of the pictures against the banks as if their own groups had never been there."""
-    return calibrate(job, left_out_by(job, patches, selections, results, chosen, job.task.step))
-
-
-def left_out_by(
-    job: Job,
-    patches: Patches,
-    selections: list[Selection],
-    results: list[coreset.Coreset],
-    chosen: Sequence[int],
-    step: Step = silent,
-) -> list[Raw]:
-    """The same as distances, which are still to be combined."""
     distances = []
     for v, result in enumerate(results):
         assert result.leave_out is not None
         distances.append(patches.spread(v, result.leave_out))
 
-    advance = Advance(step, "leave-one-out", len(chosen))
+    advance = Advance(job.task.step, "leave-one-out", len(chosen))
 
     def raw(i: int) -> Raw:
         inside = None if patches.inside is None else patches.inside[i]
         found = [
-            _without(
+            without(
                 selection,
                 placed(patches.features[v][i], region),
                 int(patches.groups[i]),
@@ -86,7 +74,7 @@ def left_out_by(
         return Raw([score for score, _ in found], [away for _, away in found], inside)
 
     with workers(job.device) as each:
-        return each(raw, chosen)
+        return calibrate(job, each(raw, chosen))
 
 
 def left_out_of(
@@ -101,13 +89,13 @@ def left_out_of(
     """
     parts = features.split([selection.view.inside.numel() for selection in selections])
     found = [
-        _without(selection, part, group, counted_of(selection.view, inside))
+        without(selection, part, group, counted_of(selection.view, inside))
         for selection, part in zip(selections, parts, strict=True)
     ]
     return [score for score, _ in found], [away for _, away in found]
 
 
-def _without(
+def without(
     selection: Selection, features: Tensor, group: int, counted: Tensor, distances: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The image score of one picture in one view, and its patch distances [P]."""

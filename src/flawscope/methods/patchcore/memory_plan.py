@@ -105,7 +105,7 @@ def plan(model: Model, count: int, decoded: int = 0, positions: int | None = Non
             "used: free some memory, raise --set memory=GiB, or choose a smaller --size"
         )
     if positions is not None:
-        union = min(KEPT, features) + 8 * sum(patches) * count  # some places' patches, distances of all
+        union = min(KEPT, features) + 4 * sum(patches) * count  # some places' patches, distances of all
     else:
         union = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2
     peak = base + features // shards + embedding + selecting + installing + union

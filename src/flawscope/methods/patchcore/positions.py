@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,12 +17,13 @@ from torch import Tensor
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.absence import Selection, nearest_distance
-from flawscope.methods.patchcore.leave_out import Raw, left_out_by, placed
+from flawscope.methods.patchcore.leave_out import Raw, counted_of, placed, without
 from flawscope.methods.patchcore.memory_bank import View, filled_up
 from flawscope.methods.patchcore.memory_plan import KEPT, bank_size
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.selection import Job, Patches, collect, select
 from flawscope.methods.task import Task
+from flawscope.methods.threads import alone
 from flawscope.progress import counted
 
 STREAM = 62  # of random numbers
@@ -35,14 +37,13 @@ class Placed:
 
     groups: per position and view the groups of the bank's elements; none where nothing counts.
     selections: of some positions.
-    left_out: per number the picture against its place's banks as if its group had never been there, and per
-        view its distances [P] to the elements of other groups alone.
+    left_out: every number against its place's banks as if its group had never been there.
     radii: the covering radius of each view, at the position where it is largest.
     """
 
     groups: dict[int, list[Tensor]] = field(default_factory=dict)
     selections: dict[int, list[Selection]] = field(default_factory=dict)
-    left_out: dict[int, tuple[Raw, list[Tensor]]] = field(default_factory=dict)
+    left_out: dict[int, Raw] = field(default_factory=dict)
     radii: list[float] = field(default_factory=list)
     patches: int = 0
 
@@ -60,15 +61,12 @@ class Placed:
         ]
 
     def answer(self, model: Model, number: int) -> tuple[Tensor, Tensor] | None:
-        """Score [1] and map [1, H, W] of what was learnt from, as if its group had never been there: the
-        lower of both: each is right on average, and of many tiles the one that errs most would decide."""
-        if number not in self.left_out:
+        """Score [1] and map [1, H, W] of what was learnt from, as if its group had never been there."""
+        raw = self.left_out.get(number)
+        if raw is None:
             return None
-        raw, others = self.left_out[number]
         inside = None if raw.inside is None else raw.inside[None]
-        maps = [model.combine([], [d[None] for d in away], inside)[1] for away in (raw.distances, others)]
-        drawn = torch.minimum(*maps)
-        return drawn.flatten(1).amax(1), drawn
+        return model.combine([], [away[None] for away in raw.distances], inside)
 
 
 def fill(job: Job, blocks: int) -> Placed:
@@ -81,6 +79,7 @@ def fill(job: Job, blocks: int) -> Placed:
     assert total is not None
     order = np.random.default_rng([job.config.seed, STREAM]).permutation(total)
     found, models, room = Placed(radii=[0.0] * len(job.views)), {}, float(KEPT)
+    highest: dict[tuple[int, int], float] = {}
     # the first places of a random order stay
     for block, positions in enumerate(np.array_split(order, min(blocks, total))):
         numbers = np.flatnonzero(np.isin(where, positions)).tolist()
@@ -96,10 +95,7 @@ def fill(job: Job, blocks: int) -> Placed:
             if len(part.groups.unique()) == 1:
                 raise InputError("--positions each needs good pictures of at least two parts: leave it out")
             selections, results = select(here, part)
-            raws = left_out_by(here, part, selections, results, range(len(rows)))
-            others = [_others(here, part, v, result) for v, result in enumerate(results)]
-            for i, (number, raw) in enumerate(zip(part.rows, raws, strict=True)):
-                found.left_out[number] = raw, [away[i] for away in others]
+            found.left_out |= _left_out(here, part, selections, results, highest)
             found.groups[position] = [selection.groups for selection in selections]
             found.radii = [max(r, result.radius) for r, result in zip(found.radii, results, strict=True)]
             found.patches += part.total
@@ -113,11 +109,50 @@ def fill(job: Job, blocks: int) -> Placed:
     return found
 
 
-def _others(job: Job, patches: Patches, v: int, result: coreset.Coreset) -> list[Tensor]:
-    """Of every picture the distances [P] to the elements of other groups."""
-    assert result.leave_out is not None
-    region = job.views[v].inside.bool()
-    return [placed(away, region) for away in patches.spread(v, result.leave_out)]
+def _left_out(
+    job: Job,
+    patches: Patches,
+    selections: list[Selection],
+    results: list[coreset.Coreset],
+    highest: dict[tuple[int, int], float],
+) -> dict[int, Raw]:
+    """The pictures of one position against its banks as if their groups had never been there.
+
+    The distances to the elements of other groups are at hand, and nowhere too low. A bank is selected anew,
+    which takes long, only where they could be the highest of a picture. Then the lower of both counts: each
+    is right on average, and of many tiles the one that errs most would decide.
+
+    Args:
+        highest: by picture and view, the largest map value so far; kept up to date.
+    """
+
+    def one(k: tuple[int, int]) -> Tensor:
+        i, v = k
+        selection, result = selections[v], results[v]
+        assert result.leave_out is not None
+        view, region = selection.view, selection.view.inside.bool()
+        away = placed(patches.spread(v, result.leave_out)[i], region)
+        picture = job.task.pictures[patches.rows[i]], v
+        if float(view.anomaly_map(away[None]).max()) > highest.get(picture, -np.inf):
+            inside = None if patches.inside is None else patches.inside[i]
+            features, counted = placed(patches.features[v][i], region), counted_of(view, inside)
+            away = torch.minimum(away, without(selection, features, int(patches.groups[i]), counted, away)[1])
+            top = float(view.anomaly_map(away[None]).max())
+            highest[picture] = max(top, highest.get(picture, -np.inf))
+        return away
+
+    each_view = [(i, v) for i in range(len(patches.rows)) for v in range(len(selections))]
+    # one after the other: a selection is many small steps, at which threads only wait for each other
+    distances = {k: alone(partial(one, k), job.device) for k in each_view}
+    nothing = patches.features[0].new_zeros(())  # the score is the map's
+    return {
+        number: Raw(
+            [nothing] * len(selections),
+            [distances[i, v] for v in range(len(selections))],
+            None if patches.inside is None else patches.inside[i],
+        )
+        for i, number in enumerate(patches.rows)
+    }
 
 
 # ---------------------------------------------------------------------------------------------------- auto
