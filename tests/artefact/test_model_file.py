@@ -628,18 +628,19 @@ REGIONS = {
 }
 
 
-@pytest.mark.parametrize("name", [*REGIONS, "no tiles"])
+@pytest.mark.parametrize("name", [*REGIONS, "no tiles", "no marks"])
 def test_a_region_that_does_not_fit_its_tiles_is_one_line(name: str, tmp_path: Path) -> None:
     file, region = tmp_path / "m.safetensors", REGIONS.get(name, np.ones((32, 48), np.bool_))
     manifest = example(preprocess=Preprocess((32, 48))).manifest
     if name != "no tiles":
         manifest = Manifest.from_dict(with_tiles())
+    manifest = replace(manifest, config={**manifest.config, "masked": name != "no marks"})
     artefact = Artefact(manifest, {})
     artefact.tensors["region"] = region  # nobody looks
     write(artefact, file)
     refused(file, "region of interest does not fit its tiles: fit anew")
     artefact.tensors["region"] = np.eye(32, 48, dtype=np.bool_)
-    if name != "no tiles":
+    if name not in ("no tiles", "no marks"):
         write(artefact, file)
         np.testing.assert_array_equal(read(file).tensors["region"], np.eye(32, 48, dtype=np.bool_))
 

@@ -425,8 +425,8 @@ def test_ties_are_listed_and_not_counted(
     run, asked = runtime.OnnxSession.run, []
     second = model_file.read(model_path).tensors["samples"][1].astype(np.float32) / 255.0
 
-    def otherwise(self: Any, images: Any) -> Any:
-        scores, maps = run(self, images)
+    def otherwise(self: Any, images: Any, positions: Any = None) -> Any:
+        scores, maps = run(self, images, positions)
         return np.where([np.array_equal(i, second) for i in images], 2 * scores, scores), maps
 
     def ties(self: Any, features: Any, inside: Any) -> Any:
