@@ -234,3 +234,16 @@ def test_places_whose_patches_did_not_stay_are_answered_for_too(monkeypatch):
     model = fit(list(still()), **{**SMALL, "check": True})
     found = model.manifest.facts["simulated_defects"]
     assert sum(size["defects"] for size in found["sizes"].values()) >= 3
+
+
+def test_pictures_that_show_some_places_only_are_calibrated_as_a_whole(monkeypatch):
+    monkeypatch.setattr("flawscope.fitting.windows.MOST", 64 * 64 * 4 * 12)
+    model = fit(list(still(12)), **SMALL)
+    groups = model.artefact.tensors["bank_groups.0"]
+    assert {len(set(row.tolist())) for row in groups[1:]} <= {
+        5,
+        6,
+    }  # of twelve pictures four tiles of nine each
+    assert model.calibration.count == 12
+    new = np.array([model.predict(picture).score for picture in still(12, seed=3)])
+    assert 0.2 < np.mean(model.calibration.p_values(new)) < 0.8

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from flawscope.calibration.decision import from_values
 from flawscope.errors import InputError
@@ -24,7 +23,6 @@ from flawscope.pictures.preprocess import Views
 from flawscope.pictures.tiles import Blended, Fusion
 from flawscope.progress import Advance
 
-Answer = tuple[Tensor, Tensor]  # score [1] and map [1, H, W]
 STREAM = 61  # of random numbers
 EVERY = 8  # pixels of a canvas between those that the middle map value is taken from
 MOST_TILES = 5000  # that are looked at for calibration
@@ -184,10 +182,7 @@ class _Answers:
         images = torch.from_numpy(views.images([number])).to(self.model.roi.device)
         features, inside = self.model.embed(images), self.model.inside(images)
         shown = None if inside is None else inside[0]
-        if self.numbers:  # its place's bank knows nothing of this picture
-            result: Answer | None = self.model.at(number).score(features, inside)
-        else:
-            result = self.unlearnt(picture, features[0], shown, position=number, fast=not sure)
+        result = self.unlearnt(picture, features[0], shown, position=number, fast=not sure)
         if result is None:
             raise InputError("this method cannot leave out a picture with all its tiles: leave out --tile")
         return float(result[0][0]), result[1][0].float().cpu().numpy()
