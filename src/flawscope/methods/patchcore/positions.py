@@ -79,7 +79,7 @@ def fill(job: Job, blocks: int) -> Placed:
     assert total is not None
     order = np.random.default_rng([job.config.seed, STREAM]).permutation(total)
     found, models, room = Placed(radii=[0.0] * len(job.views)), {}, float(KEPT)
-    highest: dict[tuple[int, int], float] = {}
+    highest: dict[tuple[int, int], float] = {}  # of tiles
     # the first places of a random order stay
     for block, positions in enumerate(np.array_split(order, min(blocks, total))):
         numbers = np.flatnonzero(np.isin(where, positions)).tolist()
@@ -95,7 +95,9 @@ def fill(job: Job, blocks: int) -> Placed:
             if len(part.groups.unique()) == 1:
                 raise InputError("--positions each needs good pictures of at least two parts: leave it out")
             selections, results = select(here, part)
-            found.left_out |= _left_out(here, part, selections, results, highest)
+            # the view of the whole is brought to another scale later, and says nothing of tiles
+            so_far = highest if position else {}
+            found.left_out |= _left_out(here, part, selections, results, so_far)
             found.groups[position] = [selection.groups for selection in selections]
             found.radii = [max(r, result.radius) for r, result in zip(found.radii, results, strict=True)]
             found.patches += part.total
