@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
+from flawscope.fitting import tile_calibration
 from flawscope.fitting.fitting import extend, fit
 from flawscope.fitting.training_pictures import Reader
 from flawscope.fitting.windows import Windows
@@ -247,3 +249,19 @@ def test_pictures_that_show_some_places_only_are_calibrated_as_a_whole(monkeypat
     assert model.calibration.count == 12
     new = np.array([model.predict(picture).score for picture in still(12, seed=3)])
     assert 0.2 < np.mean(model.calibration.p_values(new)) < 0.8
+
+
+def test_tiles_that_are_spared_are_no_higher_for_it(monkeypatch):
+    """Only tiles that may be a picture's highest are left out truly; the view of the whole spares none."""
+    found, fusion = [], tile_calibration._fusion
+    monkeypatch.setattr(
+        tile_calibration,
+        "_fusion",
+        lambda score, values: (found.append([one.maxima[0] for one in values]), fusion(score, values))[1],
+    )
+    plates = [draw_picture("plate", np.random.default_rng([6, k]), size=144)[0] for k in range(8)]
+    fit(plates, **SMALL)
+    other = positions._left_out
+    monkeypatch.setattr(positions, "_left_out", lambda *given: other(*given[:4], {}))
+    fit(plates, **SMALL)
+    np.testing.assert_allclose(found[0], found[1], rtol=0.02)

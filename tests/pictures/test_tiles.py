@@ -179,3 +179,18 @@ def test_preprocess_with_tiles_goes_through_json():
     how = Preprocess((16, 16), tile=(32, 48), overlap=0.5)
     assert Preprocess.from_dict(how.to_dict()) == how
     assert "tile" not in Preprocess((16, 16)).to_dict()
+
+
+@pytest.mark.parametrize("canvas", [(144, 144), (64, 200), (70, 300)])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6])
+def test_a_tile_is_alone_where_it_counts_whole(canvas, overlap):
+    grid = Grid(canvas, (64, 64), overlap)
+    shown = np.zeros(canvas, int)
+    for tile in range(len(grid)):
+        y, x = grid.corner(tile)
+        shown[y : y + 64, x : x + 64] += 1
+    for tile in range(len(grid)):
+        y, x = grid.corner(tile)
+        alone = np.zeros((64, 64), np.bool_)
+        alone[grid.alone(tile)] = True
+        np.testing.assert_array_equal(alone, shown[y : y + 64, x : x + 64] == 1)

@@ -62,7 +62,7 @@ class Windows:
         self.located = reader.preprocess.positions is not None
         if self.located:
             cells = [_in_turn(tiles, index, room) for index, tiles in enumerate(cells)]
-        self.tiles = cells
+        self.tiles, self.grids = cells, grids
         self.places = [
             [] if grid is None else self._moved(index, [grid.corner(k) for k in tiles], sizes[index], room)
             for index, (tiles, grid) in enumerate(zip(cells, grids, strict=True))
@@ -179,10 +179,18 @@ class Windows:
             reserved=[number for i in task.reserved for number in self.numbers(i)],
             settle=self._settled,
             positions=self._positions() if self.located else (),
+            alone=self._alone,
             places=None if (shape := self.reader.preprocess.positions) is None else 1 + math.prod(shape),
             views=len(self) / max(1, task.count),
             enough=ENOUGH,
         )
+
+    def _alone(self, number: int) -> tuple[slice, slice]:
+        picture = self.picture(number)
+        place, grid = number - self.first[picture] - 1, self.grids[picture]
+        if place < 0 or grid is None:
+            return slice(None), slice(None)
+        return grid.alone(self.tiles[picture][place])
 
     def _positions(self) -> list[int]:
         return [k for tiles in self.tiles for k in (0, *(tile + 1 for tile in tiles))]

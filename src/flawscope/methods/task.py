@@ -93,7 +93,8 @@ class Task:
     decoded: bytes of the largest picture, for predictions of memory.
     views: how many numbers a picture has, where they are of its views; 1: they are of pictures.
     positions: [count], where in its picture each view lies, 0 for the whole, if places are learnt apart;
-        else empty. places: how many there are. pictures: [count], the picture that each view is of.
+        else empty. places: how many there are. pictures: [count], the picture that each view is of. alone:
+        the part of a view that no other tile of its picture shows.
     enough: so many pictures suffice to calibrate on, since the caller does it again; None: take all.
     say, step: get lines for a person and progress.
     """
@@ -112,6 +113,7 @@ class Task:
     positions: Sequence[int] = ()
     places: int | None = None
     pictures: Sequence[int] = ()
+    alone: Callable[[int], tuple[slice, slice]] | None = None
     enough: int | None = None
     budget: Budget = Budget()
     say: Callable[[str], None] = lambda line: None

@@ -65,6 +65,15 @@ class Grid:
         )
         return [row * len(self.starts[1]) + column for row in rows for column in columns]
 
+    def alone(self, tile: int) -> tuple[slice, slice]:
+        """The rows and the columns of a tile that no other one shows; there may be none."""
+        parts = []
+        for starts, side, k in zip(self.starts, self.tile, self.place(tile), strict=True):
+            first = starts[k - 1] + side - starts[k] if k else 0
+            last = starts[k + 1] - starts[k] if k + 1 < len(starts) else side
+            parts.append(slice(max(first, 0), max(first, 0, min(last, side))))
+        return parts[0], parts[1]
+
     def corner(self, tile: int) -> tuple[int, int]:
         """Its upper left corner on the canvas."""
         row, column = self.place(tile)

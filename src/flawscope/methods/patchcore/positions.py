@@ -125,7 +125,8 @@ def _left_out(
     is right on average, and of many tiles the one that errs most would decide.
 
     Args:
-        highest: by picture and view, the largest map value so far; kept up to date.
+        highest: by picture and view, the largest map value so far where a tile is alone, which is in the
+            picture's map as it is; kept up to date.
     """
 
     def one(k: tuple[int, int]) -> Tensor:
@@ -139,8 +140,10 @@ def _left_out(
             inside = None if patches.inside is None else patches.inside[i]
             features, counted = placed(patches.features[v][i], region), counted_of(view, inside)
             away = torch.minimum(away, without(selection, features, int(patches.groups[i]), counted, away)[1])
-            top = float(view.anomaly_map(away[None]).max())
-            highest[picture] = max(top, highest.get(picture, -np.inf))
+            assert job.task.alone is not None
+            inner = view.anomaly_map(away[None])[0][job.task.alone(patches.rows[i])]
+            if inner.numel():
+                highest[picture] = max(highest.get(picture, -np.inf), float(inner.max()))
         return away
 
     each_view = [(i, v) for i in range(len(patches.rows)) for v in range(len(selections))]
