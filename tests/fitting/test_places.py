@@ -14,21 +14,14 @@ from flawscope.fitting import tile_calibration
 from flawscope.fitting.fitting import extend, fit
 from flawscope.fitting.training_pictures import Reader
 from flawscope.fitting.windows import Windows
-from flawscope.methods.patchcore import model as models
 from flawscope.methods.patchcore import positions
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
 
+pytestmark = pytest.mark.usefixtures("one_backbone")
 SMALL = {"samples": 1, "check": False, "device": "cpu", "count": 100, "tile": 64, "positions": "each"}
 RNG = np.random.default_rng(5)
 GROUND = RNG.integers(60, 200, (144, 144, 3))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))
-        yield
 
 
 @functools.cache
@@ -205,7 +198,7 @@ def test_of_very_many_pictures_every_place_is_seen_about_as_often(monkeypatch):
     how = Preprocess((64, 64), tile=(64, 64), positions=(3, 3))
     windows = Windows(Reader([still()[0]] * 30, how, set()), [(144, 144)] * 30, 0)
     assert len(windows) == 30 * 5
-    seen = np.bincount(windows._positions(), minlength=10)
+    seen = np.bincount(windows.positions, minlength=10)
     assert seen[0] == 30
     assert seen[1:].min() >= 12
     assert seen[1:].max() <= 14

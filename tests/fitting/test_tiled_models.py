@@ -12,19 +12,11 @@ from flawscope.errors import InputError
 from flawscope.fitting.fitting import extend, fit
 from flawscope.fitting.training_pictures import Reader
 from flawscope.fitting.windows import Windows
-from flawscope.methods.patchcore import model as models
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
 
+pytestmark = pytest.mark.usefixtures("one_backbone")
 SMALL = {"samples": 1, "check": False, "device": "cpu", "count": 300}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick():
-    """Building a backbone is most of the time of a fit this small; frozen, one can serve all models."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))
-        yield
 
 
 @functools.cache

@@ -31,13 +31,6 @@ Tiled = Callable[..., Path]
 ROI = "0.4,0.2,0.95,0.9"
 
 
-@pytest.fixture(params=[".onnx", ".xml"])
-def suffix(request: pytest.FixtureRequest) -> str:
-    if request.param == ".xml":
-        pytest.importorskip("openvino")
-    return str(request.param)
-
-
 @pytest.fixture
 def pictures(tiled_pictures: Path) -> list[Path]:
     return [path for kind in ("good", "odd") for path in sorted((tiled_pictures / kind).iterdir())]

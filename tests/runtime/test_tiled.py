@@ -30,14 +30,6 @@ for needed in ("onnx", "onnxscript"):
 
 Tiled = Callable[..., Path]
 ROI = "0.4,0.2,0.95,0.9"
-EXPORTED = (".onnx", ".xml")
-
-
-@pytest.fixture(params=EXPORTED)
-def suffix(request: pytest.FixtureRequest) -> str:
-    if request.param == ".xml":
-        pytest.importorskip("openvino")
-    return str(request.param)
 
 
 @pytest.fixture

@@ -61,8 +61,6 @@ class Score(nn.Module):
         self, features: Tensor, images: Tensor | None = None, positions: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         inside = None if images is None else self.model.inside(images)
-        if positions is None:
-            return self.model.score(features, inside)
         return self.model.score_at(positions, features, inside)
 
 

@@ -62,7 +62,9 @@ class Windows:
         self.located = reader.preprocess.positions is not None
         if self.located:
             cells = [_in_turn(tiles, index, room) for index, tiles in enumerate(cells)]
-        self.tiles, self.grids = cells, grids
+        self.grids = grids
+        # of every number which view of its picture it is, where these are its tiles
+        self.positions = [k for tiles in cells for k in (0, *(t + 1 for t in tiles))] if self.located else []
         self.places = [
             [] if grid is None else self._moved(index, [grid.corner(k) for k in tiles], sizes[index], room)
             for index, (tiles, grid) in enumerate(zip(cells, grids, strict=True))
@@ -126,20 +128,13 @@ class Windows:
 
     def by_place(self, numbers: Iterable[int]) -> dict[tuple[int, int], int]:
         """Of these the number, by picture and by which of its views it is, where they are its tiles."""
-        places, found = self._positions(), {}
-        for number in numbers:
-            found[self.picture(number), places[number]] = number
-        return found
+        return {(self.picture(number), self.positions[number]): number for number in numbers}
 
     def tiles_of(self, picture: int, places: Collection[int] = ()) -> Sequence[int]:
         """The numbers of a picture's tiles, or of its whole view where it has none; of those at some places
         alone, if it has one there."""
         numbers = self.numbers(picture)[1:] or self.numbers(picture)
-        if not places:
-            return numbers
-        where = (0, *(tile + 1 for tile in self.tiles[picture]))
-        some = [number for number in numbers if where[number - self.first[picture]] in places]
-        return some or numbers
+        return [number for number in numbers if not places or self.positions[number] in places] or numbers
 
     def load(self, number: int) -> Tensor | None:
         """View number so and so, [3, H, W] float32 in 0..1; None where its picture cannot be read."""
@@ -178,22 +173,18 @@ class Windows:
             pictures=[i for i in count for _ in self.numbers(i)],
             reserved=[number for i in task.reserved for number in self.numbers(i)],
             settle=self._settled,
-            positions=self._positions() if self.located else (),
-            alone=self._alone,
+            positions=self.positions,
+            alone=self._alone if self.located else None,
             places=None if (shape := self.reader.preprocess.positions) is None else 1 + math.prod(shape),
             views=len(self) / max(1, task.count),
             enough=ENOUGH,
         )
 
     def _alone(self, number: int) -> tuple[slice, slice]:
-        picture = self.picture(number)
-        place, grid = number - self.first[picture] - 1, self.grids[picture]
-        if place < 0 or grid is None:
+        position, grid = self.positions[number], self.grids[self.picture(number)]
+        if not position or grid is None:
             return slice(None), slice(None)
-        return grid.alone(self.tiles[picture][place])
-
-    def _positions(self) -> list[int]:
-        return [k for tiles in self.tiles for k in (0, *(tile + 1 for tile in tiles))]
+        return grid.alone(position - 1)
 
     def _settled(self, numbers: list[int]) -> list[int]:
         fresh = [picture for picture in self.pictures(numbers) if picture not in self._kept]

@@ -62,16 +62,14 @@ class Detector(nn.Module, ABC):
         """
 
     def score_at(
-        self, positions: Tensor, features: Tensor, inside: Tensor | None = None
+        self, positions: Tensor | None, features: Tensor, inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`score` of images that lie at these places `[B]` int64 of pictures, if it tells them apart."""
+        """`score` of images that lie at these places `[B]` int64 of pictures, if it tells them apart; None:
+        they are whole pictures."""
         return self.score(features, inside)
 
     def forward(self, images: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        features, inside = self.embed(images), self.inside(images)
-        if positions is None:
-            return self.score(features, inside)
-        return self.score_at(positions, features, inside)
+        return self.score_at(positions, self.embed(images), self.inside(images))
 
     def at(self, position: int) -> Detector:
         """The same for images that lie there."""

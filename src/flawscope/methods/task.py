@@ -159,7 +159,8 @@ class Fitted:
     left_out: gives a training picture's score [1] and map [1, H, W], as if its group had never been there,
         from its features (`embed`, of one picture), its group at fit, `inside` [H, W], and its position. It
         lasts as long as the fit. None: `Detector.left_out` does it.
-    answered: the positions that `left_out` can be asked about, where places are learnt apart.
+    answered: the positions that `left_out` knows all patches of, where places are learnt apart; elsewhere it
+        goes by the bank that is left.
     answer: the same of what was learnt from itself, by its number; None for other numbers.
     first_group: what was added to the task's group numbers, for a model that was extended.
     summary: lines for a person, beside what the threshold means.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,22 @@ class Session(Protocol):
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Write the model file, atomically."""
+
+
+def inputs(
+    images: NDArray[np.float32], positions: NDArray[np.int64] | None, located: bool
+) -> dict[str, NDArray[Any]]:
+    """What an exported network is given, by name.
+
+    Args:
+        located: it is told where in their pictures images lie.
+    """
+    if not located:
+        return {"images": images}
+    return {
+        "images": images,
+        "positions": np.zeros(len(images), np.int64) if positions is None else positions,
+    }
 
 
 class Format(Protocol):

@@ -20,7 +20,7 @@ from flawscope.artefact import embedded, files
 from flawscope.artefact.embedded import SHA256
 from flawscope.artefact.model_file import KEY, Artefact, Manifest
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.runtime import onnx_check
+from flawscope.runtime import inputs, onnx_check
 from flawscope.runtime import onnx_metadata as metadata
 
 # ------------------------------------------------------------------------------------------------- the file
@@ -158,11 +158,8 @@ class OnnxSession:
     def run(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        given: dict[str, NDArray[Any]] = {"images": images}
-        if self.located:
-            given["positions"] = np.zeros(len(images), np.int64) if positions is None else positions
         try:
-            scores, maps = self.engine.run(["scores", "maps"], given)
+            scores, maps = self.engine.run(["scores", "maps"], inputs(images, positions, self.located))
         except Exception as error:
             raise FlawscopeError(f"ONNX Runtime failed: {embedded.one_line(error)}") from None
         count = len(images)

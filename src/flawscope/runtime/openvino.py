@@ -25,6 +25,7 @@ from flawscope.artefact import embedded, files
 from flawscope.artefact.embedded import SHA256
 from flawscope.artefact.model_file import KEY, Artefact, Manifest
 from flawscope.errors import FlawscopeError, InputError, needs
+from flawscope.runtime import inputs
 from flawscope.runtime import openvino_xml as metadata
 
 WEIGHTS_SHA256 = f"{KEY}.weights_sha256"
@@ -260,9 +261,7 @@ class OpenVinoSession:
     def run(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        found: dict[str, NDArray[Any]] = {"images": images}
-        if self.located:
-            found["positions"] = np.zeros(len(images), np.int64) if positions is None else positions
+        found = inputs(images, positions, self.located)
         try:
             # One of its own for each call: several threads may call at once
             for part in self.parts:

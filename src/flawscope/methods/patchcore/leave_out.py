@@ -50,25 +50,14 @@ def leave_one_out(
     chosen: Sequence[int],
 ) -> Good:
     """These of the pictures against the banks as if their own groups had never been there."""
-    distances = []
-    for v, result in enumerate(results):
-        assert result.leave_out is not None
-        distances.append(patches.spread(v, result.leave_out))
-
+    distances = to_others(patches, results)
     advance = Advance(job.task.step, "leave-one-out", len(chosen))
 
     def raw(i: int) -> Raw:
         inside = None if patches.inside is None else patches.inside[i]
         found = [
-            without(
-                selection,
-                placed(patches.features[v][i], region),
-                int(patches.groups[i]),
-                counted_of(selection.view, inside),
-                placed(distances[v][i], region),
-            )
+            without(patches, i, v, selection, placed(distances[v][i], selection.view.inside.bool()))
             for v, selection in enumerate(selections)
-            for region in [selection.view.inside.bool()]
         ]
         advance()
         return Raw([score for score, _ in found], [away for _, away in found], inside)
@@ -89,13 +78,36 @@ def left_out_of(
     """
     parts = features.split([selection.view.inside.numel() for selection in selections])
     found = [
-        without(selection, part, group, counted_of(selection.view, inside))
+        _without(selection, part, group, counted_of(selection.view, inside))
         for selection, part in zip(selections, parts, strict=True)
     ]
     return [score for score, _ in found], [away for _, away in found]
 
 
+def to_others(patches: Patches, results: list[coreset.Coreset]) -> list[Tensor]:
+    """Per view the distances [N, P] to the elements of other groups, as selecting has found them."""
+    found = []
+    for v, result in enumerate(results):
+        assert result.leave_out is not None
+        found.append(patches.spread(v, result.leave_out))
+    return found
+
+
 def without(
+    patches: Patches, i: int, v: int, selection: Selection, distances: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The image score of picture i in one view, and its patch distances [P], against the bank as if its group
+    had never been there.
+
+    Args:
+        distances: [P], to the elements of other groups.
+    """
+    view, inside = selection.view, None if patches.inside is None else patches.inside[i]
+    features = placed(patches.features[v][i], view.inside.bool())
+    return _without(selection, features, int(patches.groups[i]), counted_of(view, inside), distances)
+
+
+def _without(
     selection: Selection, features: Tensor, group: int, counted: Tensor, distances: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The image score of one picture in one view, and its patch distances [P]."""

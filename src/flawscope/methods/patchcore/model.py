@@ -55,6 +55,11 @@ class Model(Detector):
         one.views, one.position = nn.ModuleList(view.at(position) for view in self.views), position  # type: ignore[assignment]
         return one
 
+    def own(self, groups: Tensor) -> Tensor:
+        """Of the groups of a view's elements, [M] or [R, M] as a model file has them, those of this model's
+        bank, [M]."""
+        return groups if groups.dim() == 1 else groups[self.position]
+
     def join(self, models: Sequence[Model]) -> None:
         """Take the banks of a model for each position, as `at` gives them."""
         for v, view in enumerate(self.views):
@@ -82,9 +87,9 @@ class Model(Detector):
         return self.combine(*self.by_view(features, inside), inside)
 
     def score_at(
-        self, positions: Tensor, features: Tensor, inside: Tensor | None = None
+        self, positions: Tensor | None, features: Tensor, inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        if self.positions is None:
+        if positions is None or self.positions is None:
             return self.score(features, inside)
         parts = zip(self.views, features.split(self.patches, dim=1), strict=True)
         distances = [view.search_at(positions, part, view.counted(inside)) for view, part in parts]
@@ -141,9 +146,7 @@ class Model(Detector):
             return self.at(0).left_out(features, group, kept, inside)
         scores, distances = [], []
         for v, (view, part) in enumerate(zip(self.views, features.split(self.patches, dim=1), strict=True)):
-            groups = kept[f"bank_groups.{v}"]
-            groups = groups if groups.dim() == 1 else groups[self.position]
-            counted, hidden = view.counted(inside).view(-1), groups == group
+            counted, hidden = view.counted(inside).view(-1), self.own(kept[f"bank_groups.{v}"]) == group
             known = view.distances_without(part[0], hidden, counted)
             scores.append(view.score_without(part[0], hidden, counted, known)[None])
             distances.append(known[None])

@@ -17,7 +17,7 @@ from torch import Tensor
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.absence import Selection, nearest_distance
-from flawscope.methods.patchcore.leave_out import Raw, counted_of, placed, without
+from flawscope.methods.patchcore.leave_out import Raw, placed, to_others, without
 from flawscope.methods.patchcore.memory_bank import View, filled_up
 from flawscope.methods.patchcore.memory_plan import KEPT, bank_size
 from flawscope.methods.patchcore.model import Model
@@ -129,17 +129,15 @@ def _left_out(
             picture's map as it is; kept up to date.
     """
 
+    others = to_others(patches, results)
+
     def one(k: tuple[int, int]) -> Tensor:
         i, v = k
-        selection, result = selections[v], results[v]
-        assert result.leave_out is not None
-        view, region = selection.view, selection.view.inside.bool()
-        away = placed(patches.spread(v, result.leave_out)[i], region)
+        selection, view = selections[v], selections[v].view
+        away = placed(others[v][i], view.inside.bool())
         picture = job.task.pictures[patches.rows[i]], v
         if float(view.anomaly_map(away[None]).max()) > highest.get(picture, -np.inf):
-            inside = None if patches.inside is None else patches.inside[i]
-            features, counted = placed(patches.features[v][i], region), counted_of(view, inside)
-            away = torch.minimum(away, without(selection, features, int(patches.groups[i]), counted, away)[1])
+            away = torch.minimum(away, without(patches, i, v, selection, away)[1])
             assert job.task.alone is not None
             inner = view.anomaly_map(away[None])[0][job.task.alone(patches.rows[i])]
             if inner.numel():

@@ -97,8 +97,7 @@ class Start:
     def of(cls, old: Artefact, model: Model) -> list[Start]:
         starts = []
         for v, view in enumerate(model.views):
-            groups = torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(view.bank.device)
-            groups = groups if groups.dim() == 1 else groups[model.position]
+            groups = model.own(torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(view.bank.device))
             radius = float(old.manifest.facts["covering_radius"][v])
             starts.append(cls(view.bank + view.centre, groups.long(), radius))
         return starts
