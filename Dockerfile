@@ -1,6 +1,7 @@
-# Two images (docs/docker.md):
-#   docker build --target runtime -t flawscope .        predicts, evaluates and calibrates exported models, no torch
-#   docker build --target train -t flawscope:train .    everything, on the processor
+# Three images (docs/docker.md):
+#   docker build --target runtime -t flawscope .          predicts, evaluates and calibrates exported models, no torch
+#   docker build --target train -t flawscope:train .      everything, on the processor
+#   docker build --target station -t flawscope:station .  a station with exported models (docs/station-install.md)
 # docker/check.py runs the steps below without a Docker daemon.
 
 # By tag. By digest, so that not even the registry can change it:
@@ -34,6 +35,11 @@ COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src ./src
 RUN pip install -c constraints.txt ".[train,export,openvino,backbones,report]"
 
+FROM build AS build-station
+COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY src ./src
+RUN pip install -c constraints.txt ".[openvino,station]"
+
 FROM base AS image
 LABEL org.opencontainers.image.title="flawscope" \
       org.opencontainers.image.licenses="Apache-2.0"
@@ -49,6 +55,19 @@ CMD ["--help"]
 
 FROM image AS train
 COPY --from=build-train /opt/flawscope /opt/flawscope
+
+FROM image AS station
+USER 0
+# pg_dump, for backups
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends postgresql-client \
+    && rm -rf /var/lib/apt/lists/*
+# a new volume gets the owner of the folder that it is mounted on
+RUN install -d -o 1000 -g 1000 -m 0700 /data
+COPY --from=build-station /opt/flawscope /opt/flawscope
+USER 1000:1000
+EXPOSE 8080
 
 # last, so that a build without --target makes the small one
 FROM image AS runtime

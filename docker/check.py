@@ -119,6 +119,9 @@ def try_out(target: str, programs: Path, model: str | None, pictures: Sequence[s
         sys.exit("torch belongs into the image train, and only there")
     if not {"openvino", "onnxruntime"} <= set(found):
         sys.exit("an engine for exported models is missing")
+    if target == "station":
+        run(programs / "flawscope", "serve", "--help")
+        run(programs / "python", "-c", "import flawscope.station.station, flawscope.station.app")
     if target == "train" and not model:
         run(programs / "flawscope", "demo", "--out", "demo", "--train", "20", "--quiet")
         run(programs / "flawscope", "export", "demo/plate.safetensors", "--out", "part.onnx", "--quiet")
@@ -151,7 +154,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("target", choices=("runtime", "train"))
+    parser.add_argument("target", choices=("runtime", "train", "station"))
     parser.add_argument("--model", help="an exported model to predict with (train: made there if missing)")
     parser.add_argument("--pictures", nargs="+", default=[], help="files or folders for it")
     args = parser.parse_args()

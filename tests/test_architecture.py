@@ -40,12 +40,14 @@ ALLOWED: dict[str, str] = {
     "fitting": "pictures datasets calibration artefact synthesis methods runtime predictor",
     "evaluation": "pictures datasets metrics calibration results predictor",
     "watch": "pictures datasets results predictor",
+    "station": "config pictures artefact results runtime predictor watch",
     "testing": "pictures datasets artefact demo methods runtime predictor export fitting",
     "report": "machine pictures datasets metrics calibration artefact results evaluation",
     "review": "pictures results report",
     "benchmark": "config machine datasets metrics artefact methods runtime predictor fitting evaluation",
     "cli": "config pictures datasets calibration features artefact synthesis results demo methods runtime "
-    "predictor export fitting evaluation watch report review benchmark",
+    "predictor export fitting evaluation watch report review benchmark "
+    "station",
 }
 FOR_ALL = {"errors", "progress"}
 # Rooms with networks. All others predict, calibrate and read files without torch, as do these modules.
@@ -55,7 +57,7 @@ WITHOUT_TORCH = {"features", "features.weights", "methods", "methods.registry", 
     "fitting",
     "export",
 }
-MOST_ROOMS, MOST_ARROWS = 25, 140
+MOST_ROOMS, MOST_ARROWS = 26, 148
 
 
 def module_name(path: Path) -> str:
@@ -143,7 +145,7 @@ def torch_free() -> list[str]:
         name
         for name in ALL
         if (room_of(name) not in WITH_TORCH or name in WITHOUT_TORCH)
-        and name not in ("__main__", "runtime.torch")
+        and name not in ("__main__", "runtime.torch", "station.migrations.env")
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +10,10 @@ import yaml
 
 from flawscope import config
 from flawscope.methods import registry
+from flawscope.station import settings
 
-SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+CONFIGS = Path(__file__).parents[1] / "configs"
+SHIPPED = sorted(path for path in CONFIGS.glob("*.yaml") if path.stem != "station")
 
 
 def test_every_method_ships_one():
@@ -42,3 +44,13 @@ def test_its_example_of_categories_works(path, tmp_path):
         assert built == config.build(cls, {**asdict(cls()), **changed})
         assert built != cls()
     assert config.build(cls, config.read_config(copy, "another")) == cls()
+
+
+def test_the_stations_lists_every_setting_with_its_default():
+    values = config.read_config(CONFIGS / "station.yaml")
+    assert set(values) == {field.name for field in fields(settings.Settings)}
+    for part, cls in (("limits", settings.Limits), ("keep", settings.Keep)):
+        assert set(values[part]) == {field.name for field in fields(cls)}
+    read = settings.read_settings(CONFIGS / "station.yaml")
+    assert read.products == {"plate": settings.Product(str(CONFIGS / "part.safetensors"))}
+    assert replace(read, products={}, store=settings.FOLDER) == settings.Settings()

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TARGETS = ("runtime", "train")
+TARGETS = ("runtime", "train", "station")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,8 @@ def test_extras_exist_and_only_one_image_has_torch(check: ModuleType) -> None:
         assert asked[target] <= set(extras), target
     packages = {target: " ".join(p for e in asked[target] for p in extras[e]) for target in TARGETS}
     assert "openvino" in packages["runtime"]
-    assert "torch" not in packages["runtime"]
+    assert "torch" not in packages["runtime"] + packages["station"]
+    assert "station" in asked["station"]
     assert "torch>=" in packages["train"]
     assert asked["runtime"] < asked["train"]
 

@@ -8,13 +8,16 @@ once.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import hashlib
+import io
 import re
 import runpy
 import shlex
 import shutil
 import threading
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -26,11 +29,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.cli import main
+from flawscope.cli import main, serve
 from flawscope.demo import dataset
 from flawscope.demo.dataset import draw_boards, draw_dataset, draw_picture
 from flawscope.methods import registry
 from flawscope.review.decisions import DEFECT, FINE
+from flawscope.station import app
+from flawscope.station.settings import read_settings
 
 ROOT = Path(__file__).parents[1]
 Shared = Callable[[str, Callable[[Path], Any]], Path]
@@ -162,6 +167,58 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     monkeypatch.setattr(training.Trainer, "fix_steps", lambda run, *_: setattr(run, "steps", 1))
 
 
+class Stations:
+    """Those that a page starts go on beside it until its end, each on a free port."""
+
+    PORT = "127.0.0.1:8080"  # where the pages have them
+
+    def __init__(self) -> None:
+        self.servers: list[app.Server] = []
+        self.threads: list[threading.Thread] = []
+        self._serve = serve.run
+
+    def run(self, args: argparse.Namespace) -> int:
+        """In the place of `flawscope serve`."""
+        self.end()
+        args.port = 0
+        begun = len(self.servers)
+        thread = threading.Thread(target=self._serve, args=(args,), daemon=True)
+        self.threads.append(thread)
+        thread.start()
+        until = time.monotonic() + 60
+        while len(self.servers) == begun or not self.servers[-1].started:
+            assert thread.is_alive(), "the station does not start"
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        return 0
+
+    def there(self, text: str) -> str:
+        """With the address of the last one."""
+        return text.replace(f"http://{self.PORT}", self.servers[-1].url) if self.servers else text
+
+    def end(self) -> None:
+        for server, thread in zip(self.servers, self.threads, strict=True):
+            server.should_exit = True
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def stations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stations]:
+    found = Stations()
+    whole = app.Server.__init__
+
+    def made(server: app.Server, *args: Any) -> None:
+        whole(server, *args)
+        found.servers.append(server)
+
+    monkeypatch.setattr(app.Server, "__init__", made)
+    monkeypatch.setattr(serve, "run", found.run)
+    monkeypatch.setattr("sys.stdin", io.StringIO("a long password\n"))
+    yield found
+    found.end()
+
+
 def call(words: list[str], shared: Shared) -> int:
     """`flawscope WORDS` in the current folder. A file that the same call has made before, from the same
     files, is copied; a run that goes on has nothing left to do."""
@@ -191,6 +248,7 @@ def test_everything_in_the_pages_runs(
     workplace: Path,
     shared: Shared,
     soon: None,
+    stations: Stations,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -204,7 +262,12 @@ def test_everything_in_the_pages_runs(
     ran = 0
     for language, text in blocks(page):
         if language == "python":
-            exec(compile(text, str(page), "exec"), {})
+            exec(compile(stations.there(text), str(page), "exec"), {})
+            ran += 1
+            continue
+        if language == "yaml":
+            Path("station.yaml").write_text(text, encoding="utf-8")
+            assert read_settings("station.yaml").products
             ran += 1
             continue
         assert language == "console", f"a block of {language} that nothing runs"
@@ -213,7 +276,7 @@ def test_everything_in_the_pages_runs(
                 continue
             assert words[0] == "flawscope"
             wanted = 3 if "--fail-on-anomaly" in words else 0  # there is a hole among the new pictures
-            code = call(words[1:], shared)
+            code = call([stations.there(word) for word in words[1:]], shared)
             assert code == wanted, f"{shlex.join(words)}\n{capsys.readouterr().err}"
             ran += 1
     assert ran > (7 if page == README else 0)

@@ -7,7 +7,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from flawscope._version import __version__
@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "benchmark": "fit and evaluate a grid, with the literature's tables",
     "predict": "score pictures and show what is wrong",
     "watch": "judge pictures as they appear in a folder",
+    "serve": "a station: a page and an API that inspect and remember",
     "review": "sort flagged pictures into good and defective",
     "calibrate": "new thresholds from new good pictures",
     "export": "a copy that needs no torch, .onnx or .xml",
@@ -32,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "info": "what a model is and where it came from",
     "backbones": "feature extractors at hand",
     "data": "check a folder of pictures; export results as labels",
+    "station": "users and tokens of a station",
     "demo": "draw a data set, fit, evaluate and show it",
 }
 
@@ -119,7 +121,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**settings, allow_abbrev=False)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        known = [option for action in self._actions for option in action.option_strings]
+        known = list(_options(self))
         for word in args or ():
             option = word.partition("=")[0]
             if word == "--":
@@ -130,6 +132,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Also those of its sub-commands."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                yield from _options(verb)
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from flawscope.cli import common
+from flawscope.cli import common, remote
 from flawscope.cli.remarks import on_files
 from flawscope.progress import counted, silent
 
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fail-on-anomaly", action="store_true", help="exit with 3 if any picture is anomalous"
     )
     common.add_device(parser)
+    remote.add_arguments(parser)
     common.add_quiet(parser)
 
 
@@ -62,7 +63,10 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.results.folder import folder_of
     from flawscope.results.mismatch import Mismatch
 
+    remote.check(args)
     common.check_out(args)
+    if args.server is not None:
+        return remote.run(args, _asked([args.model, *(args.pictures or [])]), _judge)
     asked = _asked(args.pictures)
     step = common.step_for(args) if asked.total else silent
     predictor = common.load_model(args, args.model)
@@ -89,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
     return 3 if args.fail_on_anomaly and together.anomalous else code
 
 
-def _judge(asked: Asked, predictor: Predictor, output: Output, together: Mismatch, step: Step) -> None:
+def _judge(
+    asked: Asked, predictor: Predictor | remote.Served, output: Output, together: Mismatch, step: Step
+) -> None:
     """Each input in its turn."""
     from flawscope.errors import InputError
     from flawscope.pictures.decoding import frames

@@ -254,7 +254,27 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
+def header(data: bytes, name: str) -> tuple[str, int, int]:
+    """Format as Pillow calls it, height and width as stored, of an encoded picture. Its pixels are not decoded.
+
+    Raises:
+        InputError: it is none.
+    """
+    image = _begun(io.BytesIO(data), name)
+    return image.format or "", image.height, image.width
+
+
 def _open_stream(stream: IO[bytes], name: str) -> Image.Image:
+    image = _begun(stream, name)
+    upright = _load_upright(image, name)
+    damage = _DAMAGE_OF.get(image.format or "", lambda _: None)(stream)
+    if damage:
+        raise cannot(name, damage, _COPY_AGAIN)
+    return upright
+
+
+def _begun(stream: IO[bytes], name: str) -> Image.Image:
+    """The image with its header read."""
     head = stream.read(12)
     if not head:
         raise cannot(name, "it is empty", _COPY_AGAIN)
@@ -277,11 +297,7 @@ def _open_stream(stream: IO[bytes], name: str) -> Image.Image:
             if is_encoded(head):
                 raise cannot(name, "the file is truncated or damaged", _COPY_AGAIN) from None
             raise cannot(name, "it is not a picture we know", "convert it to PNG") from None
-    upright = _load_upright(image, name)
-    damage = _DAMAGE_OF.get(image.format or "", lambda _: None)(stream)
-    if damage:
-        raise cannot(name, damage, _COPY_AGAIN)
-    return upright
+    return image
 
 
 def _learn_heif(name: str) -> None:

@@ -1,0 +1,104 @@
+"""Make the images of docs/station.md from a station that runs: `python docs/make_station_images.py`.
+
+It learns a drawn part, inspects a shift of drawn pictures (by a clock of its own: two minutes a part), has
+some of them reviewed, and takes pictures of the pages in a headless Chromium.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from selenium import webdriver
+
+import flawscope
+from flawscope.demo.dataset import draw_dataset, draw_picture
+from flawscope.station import inspector
+from flawscope.station.app import Server
+from flawscope.station.client import Client
+from flawscope.station.settings import overridden, single
+from flawscope.station.station import Station
+
+IMAGES = Path(__file__).parent / "images"
+PRODUCT = "plate"
+PARTS, EVERY = 180, 120  # pictures of a shift, seconds between two
+DEFECTS = ("scratch", "missing_part", "dent", "contamination")
+PAGES = {
+    "live": ("live", (1280, 800), False),
+    "review": ("review", (1024, 768), False),
+    "trends": ("trends?range=day", (1280, 800), False),
+    "history": ("history", (1280, 800), False),
+    "phone": ("live", (500, 900), True),
+}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = folder / "plate.safetensors"
+        root = draw_dataset(folder / "learnt", category=PRODUCT)
+        flawscope.fit(root, size=256, device="cpu").save(model)
+        station = Station(overridden(single(str(model), PRODUCT), store=str(folder / "station"), port=0))
+        station.start()
+        server = Server(station)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.1)
+            work(server.url)
+            photograph(server.url)
+        finally:
+            server.should_exit = True
+            thread.join()
+            station.close()
+
+
+def work(url: str) -> None:
+    """A shift: every tenth part has a defect, and somebody reviews the first half."""
+    rng = np.random.default_rng(19)
+    begun = time.time() - PARTS * EVERY
+    with Client(url) as client:
+        for k in range(PARTS):
+            defect = DEFECTS[k // 10 % len(DEFECTS)] if k % 10 == 6 or k == PARTS - 1 else None
+            picture, _ = draw_picture(PRODUCT, rng, defect, 0.5)
+            file = io.BytesIO()
+            Image.fromarray(picture).save(file, "PNG")
+            moment = round((begun + k * EVERY) * 1e6)
+            inspector.now = lambda moment=moment: moment
+            found = client.inspect(file.getvalue(), name=f"part-{k:04d}.png")
+            if found.review == "waiting" and k < PARTS // 2:
+                client.verdict(found.id, "defect" if defect else "good")
+
+
+def photograph(url: str) -> None:
+    for name, (page, size, dark) in PAGES.items():
+        options = webdriver.ChromeOptions()
+        for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", "--lang=en"):
+            options.add_argument(argument)
+        if dark:
+            options.add_argument("--force-dark-mode")
+            options.add_argument("--blink-settings=preferredColorScheme=0")
+        browser = webdriver.Chrome(options=options)
+        try:
+            browser.set_window_size(*size)
+            browser.get(f"{url}/{PRODUCT}/{page}")
+            time.sleep(3)
+            data = browser.get_screenshot_as_png()
+        finally:
+            browser.quit()
+        path = IMAGES / f"station-{name}.png"
+        shown = Image.open(io.BytesIO(data)).convert("RGB")
+        shown.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE).save(
+            path, optimize=True
+        )
+        print(path.name, f"{path.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

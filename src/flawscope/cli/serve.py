@@ -1,0 +1,91 @@
+"""A station: pictures come in by themselves, a page shows what was found, and nothing is lost."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+from flawscope.cli import common
+
+if TYPE_CHECKING:
+    from flawscope.station.settings import Settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL|SETTINGS", help="model file, or station.yaml for several")
+    parser.add_argument("--folder", metavar="DIR", help="also take pictures that appear in this folder")
+    parser.add_argument("--product", metavar="NAME", help="what is inspected (default: as the model says)")
+    parser.add_argument("--station", metavar="DIR", help="where everything is kept (default: station)")
+    parser.add_argument(
+        "--database", metavar="URL", help="postgresql://user@host/name (default: SQLite in the folder)"
+    )
+    parser.add_argument(
+        "--host", metavar="ADDRESS", help="listen there; other machines need users (default: 127.0.0.1)"
+    )
+    parser.add_argument("--port", type=_port, metavar="N", help="default: 8080")
+    common.add_device(parser)
+    common.add_quiet(parser)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: write 1 to 65535, or 0 for a free one")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    from flawscope.errors import require_installed
+
+    require_installed(
+        "a station",
+        *("fastapi", "uvicorn", "sqlalchemy", "alembic", "argon2", "watchfiles", "prometheus_client"),
+        *("multipart", "jinja2"),
+        extras="station",
+    )
+    from flawscope.station.app import Server
+    from flawscope.station.station import Station
+
+    say = common.say_for(args)
+    station = Station(settings_of(args), say)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's word for Ctrl-C
+    try:
+        station.start()
+        server = Server(station, lambda url: say(f"the station is open: {url}  (Ctrl-C ends it)"))
+        server.run()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        say("ending: what was taken is answered first")
+        station.close()
+    return 0
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """What the call says, over what the settings file says."""
+    from flawscope.errors import InputError
+    from flawscope.predictor import read_manifest
+    from flawscope.station.settings import named, overridden, read_settings, single
+
+    if os.path.splitext(args.model)[1].lower() in (".yaml", ".yml"):
+        if args.folder or args.product:
+            raise InputError(f"--folder and --product stand in {args.model}, below `products`")
+        settings = read_settings(args.model)
+        if not settings.products:
+            raise InputError(f"{args.model} names no product: write `products:` with a name and its model")
+    else:
+        category = read_manifest(args.model).category
+        stem = os.path.splitext(os.path.basename(args.model))[0]
+        settings = single(args.model, args.product or named(category or stem), args.folder)
+    return overridden(
+        settings,
+        store=args.station,
+        database=args.database,
+        host=args.host,
+        port=args.port,
+        device=None if args.device == "auto" else args.device,
+        threads=args.threads,
+    )

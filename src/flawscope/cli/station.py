@@ -1,0 +1,239 @@
+"""Who may use a station: `station user add NAME --role ROLE`, `station token add NAME`. And copies of all
+that it keeps: `station backup FILE`, `station restore FILE`. It may be running meanwhile."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from getpass import getpass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flawscope.cli import Help, common
+from flawscope.errors import InputError, require_installed
+from flawscope.progress import counted
+from flawscope.station.roles import ROLES
+
+if TYPE_CHECKING:
+    from flawscope.station.access import Access
+    from flawscope.station.settings import Settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = _verbs(parser, "WHAT")
+    user = _verbs(_parser(what, "user", "people, who sign in with a password"), "VERB")
+    add = _verb(user, "add", _add_user, "let somebody sign in; asks for the password, or reads it as a line")
+    _name(add)
+    _role(add, "operator")
+    _name(_verb(user, "remove", _remove_user, "no longer let somebody sign in, and end their sessions"))
+    _name(_verb(user, "password", _set_password, "give somebody a new one, and end their sessions"))
+    _verb(user, "list", _list_users, "show names, roles, since when")
+
+    token = _verbs(_parser(what, "token", "secrets for programs"), "VERB")
+    add = _verb(token, "add", _add_token, "print a new one; nobody can see it again")
+    _name(add)
+    _role(add, "operator")
+    _name(_verb(token, "remove", _remove_token, "no longer accept one"))
+    _verb(token, "list", _list_tokens, "show names, roles, since when, last use")
+
+    text = "copy everything that a station keeps into one file, while it runs"
+    _file(_verb(what, "backup", _backup, text), "that is made; it must not be there yet")
+    text = "make a station from a backup, where none is: in an empty folder, and an empty data base"
+    _file(_verb(what, "restore", _restore, text), "that `backup` made")
+
+
+def run(args: argparse.Namespace) -> int:
+    require_installed("flawscope station", "sqlalchemy", "alembic", "argon2", extras="station")
+    return int(args.call(args) or 0)
+
+
+# ------------------------------------------------------------------------------------------ users and tokens
+
+
+def _add_user(args: argparse.Namespace) -> None:
+    with _access(args, make=True) as access:
+        access.add_user(args.name, _password(args.name), args.role)
+    common.say(f"user {args.name} can sign in as {args.role}")
+
+
+def _remove_user(args: argparse.Namespace) -> None:
+    with _access(args) as access:
+        access.remove_user(args.name)
+        common.say(f"user {args.name} is removed and signed out")
+        _say_if_open(access)
+
+
+def _set_password(args: argparse.Namespace) -> None:
+    with _access(args) as access:
+        access.set_password(args.name, _password(args.name))
+    common.say(f"user {args.name} has a new password and is signed out")
+
+
+def _list_users(args: argparse.Namespace) -> None:
+    with _access(args) as access:
+        rows = [(one.name, one.role, _day(one.created_at)) for one in access.users()]
+        _show(rows, ("user", "role", "since"), access)
+
+
+def _add_token(args: argparse.Namespace) -> None:
+    with _access(args, make=True) as access:
+        secret = access.add_token(args.name, args.role)
+    common.show(secret)
+    common.say("this is shown once; programs send it as `Authorization: Bearer TOKEN`")
+
+
+def _remove_token(args: argparse.Namespace) -> None:
+    with _access(args) as access:
+        access.remove_token(args.name)
+        common.say(f"token {args.name} is removed")
+        _say_if_open(access)
+
+
+def _list_tokens(args: argparse.Namespace) -> None:
+    with _access(args) as access:
+        rows = [(t.name, t.role, _day(t.created_at), _day(t.used_at)) for t in access.tokens()]
+        _show(rows, ("token", "role", "since", "last used"), access)
+
+
+def _password(name: str) -> str:
+    """From a person, or a line from a program. It is never an argument: those are seen by everybody."""
+    if sys.stdin.isatty():
+        password = getpass(f"password of {name}: ")
+        if getpass("the same again: ") != password:
+            raise InputError("the two passwords differ: nothing was changed, try again")
+        return password
+    line = sys.stdin.readline()
+    if not line:
+        raise InputError(
+            "no password: write it as one line to the standard input, or call this in a terminal"
+        )
+    return line.rstrip("\r\n")
+
+
+def _show(rows: Sequence[tuple[str, ...]], header: tuple[str, ...], access: Access) -> None:
+    if rows:
+        common.show(common.table(rows, header))
+    else:
+        common.say(f"no {header[0]}s")
+        _say_if_open(access)
+
+
+def _say_if_open(access: Access) -> None:
+    if access.is_open:
+        common.say(
+            "without users and tokens everybody on the station's machine may do everything, others nothing"
+        )
+
+
+def _day(at: int | None) -> str:
+    from flawscope.station.store import iso
+
+    return "never" if at is None else iso(at)[:16].replace("T", " ") + " UTC"
+
+
+# ----------------------------------------------------------------------------------------- backup and restore
+
+
+def _backup(args: argparse.Namespace) -> int:
+    from flawscope.station.backup import backup
+
+    held = backup(settings_of(args), args.file)
+    common.show(f"{args.file}: {held.line()}")
+    if held.left_out:
+        common.say(f"{counted(held.left_out, 'file')} went meanwhile, as `keep` says")
+    if held.damaged:
+        many = counted(len(held.damaged), "file")
+        common.say(f"warning: {many} missing or damaged, and not in the backup: {held.damaged[0]}")
+    return 1 if held.damaged else 0
+
+
+def _restore(args: argparse.Namespace) -> None:
+    from flawscope.station.restore import restore
+
+    settings = settings_of(args)
+    held = restore(args.file, settings)
+    common.show(f"{settings.store}: {held.line()}")
+
+
+# --------------------------------------------------------------------------------------------------- stations
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """Of `--settings` or `--station`."""
+    from flawscope.station.settings import FOLDER, Settings, read_settings
+
+    return read_settings(args.settings) if args.settings else Settings(store=args.station or FOLDER)
+
+
+@contextmanager
+def _access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Access]:
+    """Users and tokens in the store; `make`: where there is no station, one is begun."""
+    from flawscope.station.access import Access
+    from flawscope.station.database import Database
+    from flawscope.station.settings import DATABASE
+
+    settings = settings_of(args)
+    home = Path(settings.store)
+    if settings.database is None and not (home / DATABASE).is_file():
+        if not make:
+            raise InputError(
+                f"there is no station in {home}: name its folder with --station, or its file with --settings"
+            )
+        try:
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{home} cannot be made: {error.strerror}; choose another --station") from None
+        common.say(f"this is a new station, in {home}")
+    database = Database(settings.url)
+    try:
+        database.migrate()
+        yield Access(database)
+    finally:
+        database.close()
+
+
+# -------------------------------------------------------------------------------------------------- arguments
+
+
+def _verbs(parser: argparse.ArgumentParser, metavar: str) -> Any:
+    return parser.add_subparsers(metavar=metavar, dest=metavar.lower(), required=True)
+
+
+def _parser(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=text, description=text, formatter_class=Help
+    )
+    return parser
+
+
+def _verb(
+    verbs: Any, name: str, call: Callable[[argparse.Namespace], int | None], text: str
+) -> argparse.ArgumentParser:
+    """A sub-command; `call` does it."""
+    parser = _parser(verbs, name, text)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--station", metavar="DIR", help="folder of its store (default: station)")
+    which.add_argument("--settings", metavar="FILE", help="its station.yaml")
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    parser.set_defaults(call=call)
+    return parser
+
+
+def _file(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("file", metavar="FILE.tar", help=text)
+
+
+def _name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="letters, digits and . _ - + @")
+
+
+def _role(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--role",
+        choices=ROLES,
+        default=default,
+        help="operator: sees, inspects and judges; engineer: also models and exports; admin: everything "
+        f"(default: {default})",
+    )

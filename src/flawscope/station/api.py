@@ -1,0 +1,429 @@
+"""The JSON API below /api/v1."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+import time
+from collections.abc import AsyncIterator
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+
+from flawscope._version import __version__
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures.decoding import read_mask
+from flawscope.runtime import FORMATS
+from flawscope.station import exports, shapes, uploads
+from flawscope.station.access import Person
+from flawscope.station.files import MASKS
+from flawscope.station.guard import needs
+from flawscope.station.inspector import Picture
+from flawscope.station.refusals import said
+from flawscope.station.search import MOST, Filters
+from flawscope.station.shown import MASK
+from flawscope.station.station import Station
+from flawscope.station.store import fresh, microseconds
+
+SIDE = 1600  # pixels of the longer side of a picture as it is shown
+MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
+MASK_BYTES = 8 * 1024**2  # of a mask in base64
+_OFTEN = {"Cache-Control": "private, max-age=86400"}  # what a picture shows does not change
+_TYPES = {
+    **{".png": "image/png", ".jpg": "image/jpeg", ".tif": "image/tiff", ".bmp": "image/bmp"},
+    **{".webp": "image/webp", ".gif": "image/gif", ".avif": "image/avif", ".heic": "image/heic"},
+}
+
+
+def _refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
+    return {code: {"model": shapes.Refusal} for code in codes}
+
+
+Side = Annotated[int, Query(ge=64, le=4096, description="pixels of the longer side, at most")]
+Number = Annotated[int, Query(ge=0, lt=2**63)]
+
+
+def station_of(request: Request) -> Station:
+    station: Station = request.app.state.station
+    return station
+
+
+Here = Annotated[Station, Depends(station_of)]
+Operator = Annotated[Person, Depends(needs("operator"))]
+Engineer = Annotated[Person, Depends(needs("engineer"))]
+
+router = APIRouter(
+    prefix="/api/v1",
+    dependencies=[Depends(needs("operator"))],
+    responses=_refusals(401, 403, 404, 421, 422, 503),
+)
+product = APIRouter(prefix="/products/{name}")
+
+# --------------------------------------------------------------------------------------------------- products
+
+
+@router.get("/products", response_model=shapes.Products)
+def products(station: Here) -> Any:
+    """What is inspected here."""
+    return {"products": [station.product_facts(name) for name in station.products]}
+
+
+@product.get("", response_model=shapes.Product)
+def one_product(name: str, station: Here) -> Any:
+    return station.product_facts(name)
+
+
+@router.get("/status", response_model=shapes.Status)
+def status(station: Here) -> Any:
+    """How the station is."""
+    problems = [problem.to_dict() for problem in station.problems()]
+    return {
+        "state": "degraded" if problems else "ok",
+        "problems": problems,
+        "version": __version__,
+        "queue": {"waiting": station.inspector.backlog(), "most": station.settings.limits.queue},
+    }
+
+
+# ------------------------------------------------------------------------------------------------ inspections
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {
+                        "files": {"type": "array", "items": {"type": "string", "format": "binary"}}
+                    },
+                }
+            },
+        },
+    },
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "maxLength": uploads.MOST_KEY},
+            "description": "the same key gives the same inspection, however often it is sent",
+        }
+    ],
+}
+
+
+@product.post(
+    "/inspections",
+    status_code=201,
+    response_model=shapes.Inspection | shapes.Results,
+    responses={200: {"model": shapes.Inspection}, **_refusals(408, 413, 415, 507)},
+    openapi_extra=_BODY,
+)
+async def inspect(
+    name: str,
+    request: Request,
+    station: Here,
+    file: Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")] = "",
+) -> Response:
+    """Judge a picture: the body is the file. A form may hold several, whose results come in its order.
+
+    The answer is sent when the inspection is on the disk. With 503 nothing was taken: try again after the
+    seconds that Retry-After says.
+    """
+    begun = time.perf_counter()
+    try:
+        product_id = station.product_id(name)
+        station.inspector.check_room()
+        limits = station.settings.limits
+        found, is_form = await uploads.read(request, file, limits.upload_bytes, limits.stalled)
+        key = uploads.key_of(request)
+        keys = [f"{key}/{place}" if is_form else key for place in range(len(found))] if key else []
+        there = await asyncio.to_thread(_there, station, product_id, keys) if keys else {}
+        pictures = [
+            Picture(product_id, one.data, one.name, "http", keys[place] if keys else None)
+            for place, one in enumerate(found)
+            if place not in there
+        ]
+        answers = iter(station.inspector.submit(pictures))
+    except FlawscopeError as error:
+        station.metrics.refused.labels(name if name in station.products else "", said(error)[1]).inc()
+        raise
+    results: list[dict[str, Any]] = []
+    first: FlawscopeError | None = None
+    is_new = False
+    for place, one in enumerate(found):
+        try:
+            if place in there:
+                inspection = await asyncio.to_thread(station.inspection, name, there[place])
+            else:
+                recorded = await asyncio.wrap_future(next(answers))
+                is_new |= recorded.is_new
+                if recorded.is_new:
+                    inspection = fresh(recorded.number, recorded.taken, name)
+                else:
+                    inspection = await asyncio.to_thread(station.inspection, name, recorded.number)
+            results.append({"inspection": inspection})
+        except FlawscopeError as error:
+            first = first or error
+            code = said(error)[1]
+            station.metrics.refused.labels(name, code).inc()
+            results.append({"name": one.name, "error": str(error), "code": code})
+    if first is not None and not any("inspection" in result for result in results):
+        if not is_form or len(results) == 1:
+            raise first
+        return JSONResponse({"results": results}, said(first)[0])
+    station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
+    content = {"results": results} if is_form else results[0]["inspection"]
+    return JSONResponse(content, 201 if is_new or is_form else 200)
+
+
+def _there(station: Station, product_id: int, keys: list[str]) -> dict[int, int]:
+    """Which of the keys were taken before: place -> number of the inspection."""
+    found = {place: station.store.number_of(product_id, key) for place, key in enumerate(keys)}
+    return {place: number for place, number in found.items() if number is not None}
+
+
+def filters_of(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
+    cursor: Annotated[str | None, Query(description="`next` of the page before")] = None,
+    since: Annotated[str | None, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")] = None,
+    until: Annotated[str | None, Query(description="before this time")] = None,
+    decision: Literal["", "good", "anomalous"] | None = None,
+    verdict: Literal["", "good", "defect", "none"] | None = None,
+    review: Literal["", "none", "waiting", "done", "skipped"] | None = None,
+    score_min: str | None = None,
+    score_max: str | None = None,
+    version: str | None = None,
+    picture: Annotated[
+        str | None, Query(alias="file", description="what its sender calls it; A12* begins with A12")
+    ] = None,
+) -> Filters:
+    query = {key: value for key, value in request.query_params.items() if key not in ("name", "file")}
+    return Filters.from_query({**query, "name": picture or ""})
+
+
+Wanted = Annotated[Filters, Depends(filters_of)]
+
+
+@product.get("/inspections", response_model=shapes.Inspections)
+def find(name: str, station: Here, wanted: Wanted) -> Any:
+    """Search, newest first."""
+    page = station.search(name, wanted)
+    return {"inspections": page.inspections, "next": page.next}
+
+
+@product.get("/inspections/{number}", response_model=shapes.Inspection)
+def one_inspection(name: str, number: int, station: Here) -> Any:
+    return station.inspection(name, _number(number))
+
+
+@product.get("/export")
+def export(
+    name: str, station: Here, wanted: Wanted, person: Engineer, format: Literal["csv", "parquet"] = "csv"
+) -> Response:
+    """What the search finds, as a table."""
+    product_id = station.product_id(name)
+    file = f"{name}-inspections.{format}"
+    if format == "csv":
+        return StreamingResponse(
+            exports.csv_lines(station.database, product_id, wanted),
+            media_type="text/csv; charset=utf-8",
+            headers=_attachment(file),
+        )
+    made = exports.parquet(station.database, product_id, wanted)
+    return StreamingResponse(
+        exports.blocks(made), media_type="application/vnd.apache.parquet", headers=_attachment(file)
+    )
+
+
+# --------------------------------------------------------------------------------------------------- pictures
+
+
+@product.get("/inspections/{number}/picture", response_class=Response)
+def picture(name: str, number: int, station: Here) -> Response:
+    """The file as it came."""
+    data, suffix, called = station.shown.picture(station.product_id(name), _number(number))
+    stem = PurePosixPath(called).stem or str(number)
+    headers = {**_attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
+    return Response(data, media_type=_TYPES.get(suffix, "application/octet-stream"), headers=headers)
+
+
+@product.get("/inspections/{number}/view", response_class=Response)
+def view(name: str, number: int, station: Here, side: Side = SIDE) -> Response:
+    """WebP of the picture, upright."""
+    data = station.shown.view(station.product_id(name), _number(number), side)
+    return Response(data, media_type="image/webp", headers=_OFTEN)
+
+
+@product.get("/inspections/{number}/overlay", response_class=Response)
+def overlay(name: str, number: int, station: Here, side: Side = SIDE) -> Response:
+    """WebP of the picture with heat map and outlines."""
+    data = station.shown.overlay(station.product_id(name), _number(number), side)
+    return Response(data, media_type="image/webp", headers=_OFTEN)
+
+
+@product.get("/inspections/{number}/map", response_class=Response)
+def map_of(name: str, number: int, station: Here) -> Response:
+    """16-bit PNG of the anomaly map at the network's size; X-Map-Low and X-Map-High are the values of 0 and
+    65535."""
+    data, low, high = station.shown.map(station.product_id(name), _number(number))
+    headers = {"X-Map-Low": repr(low), "X-Map-High": repr(high), **_OFTEN}
+    return Response(data, media_type="image/png", headers=headers)
+
+
+@product.get("/inspections/{number}/mask", response_class=Response)
+def mask(name: str, number: int, station: Here) -> Response:
+    """PNG as large as the picture, 255 where the defect is: as a person drew it, else as the model outlined
+    it."""
+    data = station.shown.mask(station.product_id(name), _number(number))
+    return Response(data, media_type="image/png")
+
+
+# --------------------------------------------------------------------------------------------------- verdicts
+
+
+@product.post("/inspections/{number}/verdict", response_model=shapes.Inspection)
+def decide(name: str, number: int, verdict: shapes.Verdict, station: Here, person: Operator) -> Any:
+    """Say what a picture is; `undo` takes the last word back."""
+    product_id = station.product_id(name)
+    drawn = None
+    if verdict.mask is not None:
+        drawn = _mask(station, product_id, _number(number), verdict.mask)
+    found = station.store.decide(
+        product_id, _number(number), verdict.verdict, person.name, drawn, verdict.note
+    )
+    station.metrics.verdicts.labels(name, verdict.verdict).inc()
+    return found
+
+
+def _mask(station: Station, product_id: int, number: int, sent: str) -> str:
+    """Keep a mask that a person drew; the hash of its file."""
+    about = station.store.inspection(product_id, number)
+    if len(sent) > MASK_BYTES:
+        raise InputError("the mask has more than 8 MB: send a PNG of two values")
+    try:
+        data = base64.b64decode(sent.removeprefix("data:image/png;base64,"), validate=True)
+    except (binascii.Error, ValueError):
+        raise InputError("the mask is not base64: send a PNG in base64") from None
+    uploads.check_mask(data, about["width"], about["height"], station.settings.limits)
+    read_mask(data)
+    return station.files.keep(MASKS, data, MASK)
+
+
+@product.get("/review", response_model=shapes.Waiting)
+def review(
+    name: str, station: Here, limit: Annotated[int, Query(ge=1, le=MOST)] = 20, after: Number = 0
+) -> Any:
+    """What waits to be reviewed, the oldest first, after the number `after`."""
+    return station.waiting(name, limit, after)
+
+
+@product.get("/trends", response_model=shapes.Trends)
+def trends(name: str, station: Here, since: str | None = None, until: str | None = None) -> Any:
+    """Scores over time; single inspections where they are few."""
+    ends = (microseconds(text) if text else None for text in (since, until))
+    return station.trends(name, *ends)
+
+
+@product.get("/live", response_class=StreamingResponse)
+async def live(name: str, request: Request, station: Here) -> StreamingResponse:
+    """Server-sent events: `inspection` as they come, `state` every second."""
+    product_id = station.product_id(name)
+
+    def state() -> dict[str, Any] | None:
+        if station.access.find(request) is None:  # signed out, or removed
+            return None
+        return {**station.flow(name), "waiting": station.store.waiting_count(product_id)}
+
+    async def events() -> AsyncIterator[str]:
+        async for message in station.live.stream(product_id, state):
+            yield message
+
+    return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+# --------------------------------------------------------------------------------------------------- versions
+
+
+@product.get("/versions", response_model=shapes.Versions)
+def versions(name: str, station: Here) -> Any:
+    """The models of this product, the newest first."""
+    return station.versions.listed(station.product_id(name))
+
+
+@product.post(
+    "/versions",
+    status_code=201,
+    response_model=shapes.Version,
+    responses=_refusals(408, 413, 507),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def add_version(
+    name: str,
+    request: Request,
+    station: Here,
+    person: Engineer,
+    file: Annotated[str, Query(alias="name", max_length=200, description="part.safetensors or part.onnx")],
+) -> Any:
+    """Add a model file. It judges nothing until it is activated."""
+    product_id = station.product_id(name)
+    called = uploads.clean(file)
+    one_file = [suffix for suffix in FORMATS if suffix != ".xml"]
+    if PurePosixPath(called).suffix.lower() not in one_file or not re.fullmatch(r"\w[\w. -]*", called):
+        raise InputError(f"name={file:.60} is not a model's: send {' or '.join(one_file)}")
+    data = await uploads.read_file(request, MODEL_BYTES, station.settings.limits.stalled)
+    return await asyncio.to_thread(_add, station, product_id, data, called, person.name)
+
+
+def _add(station: Station, product_id: int, data: bytes, called: str, who: str) -> dict[str, Any]:
+    temporary = station.files.temporary(called)
+    try:
+        station.files.write(temporary, data, durable=False)
+        number = station.versions.add(product_id, temporary, f"sent by {who}", who)
+    except InputError as error:
+        raise InputError(str(error).replace(str(temporary), called)) from None
+    finally:
+        station.files.drop(temporary)
+    return station.versions.version(product_id, number)
+
+
+@product.post("/versions/{number}/activate", response_model=shapes.Product)
+def activate(name: str, number: int, station: Here, person: Engineer) -> Any:
+    """From now on this model judges. If it cannot be opened, the one before goes on."""
+    station.versions.activate(station.product_id(name), _number(number), person.name)
+    return station.product_facts(name)
+
+
+@product.get("/versions/{number}/file", response_class=FileResponse)
+def version_file(name: str, number: int, station: Here, person: Engineer) -> FileResponse:
+    """The model file."""
+    path = station.versions.path(station.product_id(name), _number(number))
+    return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+
+
+router.include_router(product)
+
+
+def _number(number: int) -> int:
+    """A number that a column can hold; others are nobody's."""
+    return number if 0 <= number < 2**63 else 0
+
+
+def _attachment(name: str) -> dict[str, str]:
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    return {"Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"}

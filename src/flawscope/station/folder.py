@@ -1,0 +1,387 @@
+"""Pictures that appear in a folder are inspected: each once, whatever ends in between, and none is lost.
+
+What was taken is known by its key in the store: path, time of change and size. The folder is listed again and
+again, for that alone works everywhere; events of the file system only make it happen sooner.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import select
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.progress import counted
+from flawscope.station.database import Database, StoreError
+from flawscope.station.inspector import BusyError, Picture
+from flawscope.station.recorder import Recorded
+from flawscope.station.schema import inspections
+from flawscope.station.settings import Limits
+from flawscope.station.share import Share
+from flawscope.station.store import Store, iso
+from flawscope.watch.arrivals import PATIENCE, SETTLE, Arrivals
+
+SOURCE = "folder"  # of an inspection
+UNREADABLE, GONE = "unreadable", "gone"  # events
+POLL = 5.0  # seconds between two looks where no event comes
+SOON = 0.1  # and while a file is being written
+REST = 4  # times as long as a look takes, at least, comes before the next one: a share is not kept busy
+SHORTEST, LONGEST = (
+    1.0,
+    300.0,
+)  # seconds before a picture is tried again that could be read, but not inspected
+SHOWN = 3600.0  # seconds for which an unreadable picture is a problem; the event stays
+MOST_KEY = 200  # characters
+TOGETHER = 256  # keys that are looked up at once
+WORK = 20  # times as long as a look takes, at least, until the next one where many pictures wait
+
+Submit = Callable[[Sequence[Picture]], list[Future[Recorded]]]
+Report = Callable[[str, str | None], None]
+
+
+class Mark(NamedTuple):
+    """A file as it was at one moment."""
+
+    changed: int  # ns
+    size: int
+
+    @classmethod
+    def of(cls, facts: os.stat_result) -> Mark:
+        return cls(facts.st_mtime_ns, facts.st_size)
+
+    @property
+    def ending(self) -> str:
+        """Of the key."""
+        return f":{self.changed}:{self.size}"
+
+
+@dataclass
+class _Later:
+    """Of a picture that could not be inspected through no fault of its own."""
+
+    again: float
+    delay: float
+    why: str
+
+
+@dataclass
+class _Spoilt:
+    mark: Mark
+    since: float
+    why: str
+
+
+class FolderSource:
+    """Takes the pictures of a folder and its subfolders, the oldest first, those that are there already, too.
+    Files stay where they are.
+
+    Args:
+        submit: the inspector's.
+        report: shows a problem under a code, or ends it with None.
+        store: knows what was taken before.
+        share: of the queue; the same one for all folders of a station.
+        poll, patience, settle: seconds; the last two as for `Arrivals`.
+    """
+
+    def __init__(
+        self,
+        product_id: int,
+        folder: str | os.PathLike[str],
+        submit: Submit,
+        report: Report,
+        store: Store,
+        share: Share | None = None,
+        *,
+        poll: float = POLL,
+        patience: float = PATIENCE,
+        settle: float = SETTLE,
+    ):
+        self.product_id, self.folder = product_id, Path(os.path.abspath(folder))
+        self.submit, self.report, self.store = submit, report, store
+        self.share = share or Share(Limits())
+        self.poll, self.patience, self.settle = poll, patience, settle
+        self._arrivals: Arrivals | None = None
+        self._later: dict[Path, _Later] = {}
+        self._spoilt: dict[Path, _Spoilt] = {}
+        self._noted: list[str] | None = None  # texts of earlier events
+        self._ended, self._wake, self._deaf = threading.Event(), threading.Event(), threading.Event()
+        self._listener: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._work, name=f"folder-{product_id}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, seconds: float = 30.0) -> None:
+        """Take nothing more; returns when what was taken is answered, or after so long: a share that hangs
+        does not keep the station from ending."""
+        self._ended.set()
+        self._deaf.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    # ---- again and again
+
+    def _work(self) -> None:
+        while not self._ended.is_set():
+            took = 0.0
+            try:
+                took = self._round()
+                self._show("folder_away", None)
+            except InputError as error:
+                self._show("folder_away", f"{error}; pictures are taken when it is back")
+                self._deaf.set()  # what comes back is another folder to the listener
+            except StoreError as error:
+                self._show("folder_waits", f"pictures wait in {self.folder}: {error}")
+            except Exception as error:  # one picture more or less: the next round tries again
+                self._show("folder_waits", f"pictures wait in {self.folder}: {type(error).__name__}: {error}")
+                self._ended.wait(self.poll)
+            self._pause(took)
+
+    def _pause(self, took: float) -> None:
+        """Until something happened; soon while files are being written."""
+        busy = self._arrivals is not None and self._arrivals.waiting > len(self._later)
+        if not self._ended.wait(max(SOON, REST * took)) and not busy:
+            self._wake.wait(self.poll)
+        self._wake.clear()
+
+    def _round(self) -> float:
+        """Take what is whole by now; the seconds that the look at the folder took."""
+        begun = time.monotonic()
+        if self._arrivals is None:
+            self._arrivals = Arrivals(self.folder, existing=True, patience=self.patience, settle=self.settle)
+        found = self._arrivals.scan(begun)
+        took = time.monotonic() - begun
+        self._listen()
+        self._take(found, time.monotonic() + max(SHORTEST, WORK * took))
+        self._tell()
+        return took
+
+    def _listen(self) -> None:
+        """Wake up when something changes."""
+        if self._listener is None or self._deaf.is_set():
+            self._deaf = threading.Event()
+            self._listener = threading.Thread(
+                target=self._hear, args=(self._deaf,), name="folder-events", daemon=True
+            )
+            self._listener.start()
+        if self._ended.is_set():
+            self._deaf.set()
+
+    def _hear(self, deaf: threading.Event) -> None:
+        from watchfiles import watch
+
+        try:
+            for _ in watch(
+                self.folder,
+                watch_filter=None,
+                stop_event=deaf,
+                debounce=200,
+                step=20,
+                force_polling=False,
+                raise_interrupt=False,
+            ):
+                self._wake.set()
+        except Exception:
+            return  # no more watches to be had, or no such thing here: listing goes on
+
+    # ---- pictures
+
+    def _take(self, paths: list[Path], until: float) -> None:
+        """Inspect pictures, several at once, and wait for the answers."""
+        assert self._arrivals is not None
+        flying: deque[tuple[Path, Mark, Future[Recorded]]] = deque()
+        before = len(self._later)
+        for path, mark in self._fresh(paths):
+            if self._ended.is_set() or time.monotonic() > until or len(self._later) > before:
+                break
+            future = self._send(path, mark)
+            if future is not None:
+                flying.append((path, mark, future))
+            while flying and flying[0][2].done():
+                self._answered(*flying.popleft())
+        for one in flying:
+            self._answered(*one)
+
+    def _fresh(self, paths: list[Path]) -> Iterator[tuple[Path, Mark]]:
+        """Those that are not in the store yet, and have not to wait."""
+        assert self._arrivals is not None
+        now = time.monotonic()
+        due = (path for path in paths if path not in self._later or self._later[path].again <= now)
+        while group := list(islice(due, TOGETHER)):
+            marks = {path: mark for path in group if (mark := _mark(path)) is not None}
+            keys = {path: self._key(path, mark) for path, mark in marks.items()}
+            known = recorded(self.store.database, self.product_id, list(keys.values()))
+            for path, mark in marks.items():
+                if keys[path] in known:
+                    self._arrivals.done(path)
+                    self._later.pop(path, None)
+                else:
+                    yield path, mark
+
+    def _send(self, path: Path, mark: Mark) -> Future[Recorded] | None:
+        """Read a picture and hand it in; None where that is not to be, or not now."""
+        assert self._arrivals is not None
+        limits = self.share.limits
+        if mark.size > limits.upload_bytes:
+            why = f"{path} has {mark.size / 1e6:.0f} MB, {limits.upload} are accepted: raise `limits: upload`"
+            self._cannot(path, mark, InputError(why))
+            return None
+        if not self.share.take(mark.size, self._ended):
+            return None
+        future = None
+        try:
+            data = _read(path, mark)
+            if data is not None and self._was_moved(data, mark):
+                self._arrivals.done(path)
+            elif data is not None:
+                name = self._name(path)
+                future = self._submitted(Picture(self.product_id, data, name, SOURCE, self._key(path, mark)))
+        except OSError as error:
+            self._put_off(path, f"cannot read {path}: {error.strerror}")
+        finally:
+            if future is None:
+                self.share.give(mark.size)
+        if future is not None:
+            future.add_done_callback(lambda _: self.share.give(mark.size))
+        return future
+
+    def _submitted(self, picture: Picture) -> Future[Recorded] | None:
+        """When there is room for it."""
+        pause = 0.02
+        while True:
+            try:
+                return self.submit([picture])[0]
+            except BusyError:
+                if self._ended.wait(pause):
+                    return None
+                pause = min(1.0, 2 * pause)
+
+    def _answered(self, path: Path, mark: Mark, future: Future[Recorded]) -> None:
+        assert self._arrivals is not None
+        error = future.exception()
+        if isinstance(error, InputError):
+            self._cannot(path, mark, error)
+        elif error is not None:
+            self._put_off(path, str(error) if isinstance(error, FlawscopeError) else repr(error))
+        else:
+            self._arrivals.done(path)
+            self._later.pop(path, None)
+            self._spoilt.pop(path, None)
+
+    def _put_off(self, path: Path, why: str) -> None:
+        """The picture is not to blame: it is tried for ever, less and less often."""
+        before = self._later.get(path)
+        delay = SHORTEST if before is None else min(LONGEST, 2 * before.delay)
+        self._later[path] = _Later(time.monotonic() + delay, delay, why)
+
+    def _cannot(self, path: Path, mark: Mark, error: InputError) -> None:
+        """The picture cannot be read. It may not be whole yet; else a person is told, once."""
+        assert self._arrivals is not None
+        self._later.pop(path, None)
+        if not self._arrivals.failed(path, time.monotonic()):
+            return
+        why = _plain(str(error))
+        self._spoilt[path] = _Spoilt(mark, time.monotonic(), why)
+        begins = f"{self._name(path)} of {iso(mark.changed // 1000)}, {mark.size} bytes: "
+        if self._noted is None:
+            self._noted = [str(row.text) for row in self.store.events(UNREADABLE, self.product_id)]
+        if not any(text.startswith(begins) for text in self._noted):
+            self.store.note_event(UNREADABLE, SOURCE, begins + why, self.product_id)
+            self._noted.append(begins + why)
+
+    # ---- names
+
+    def _name(self, path: Path) -> str:
+        return _plain(path.relative_to(self.folder).as_posix())
+
+    def _key(self, path: Path, mark: Mark) -> str:
+        name = self._name(path)
+        exact = path.relative_to(self.folder).as_posix()
+        key = f"{SOURCE}:{name}{mark.ending}"
+        if len(key) <= MOST_KEY and name == exact:
+            return key
+        return f"{SOURCE}:#{hashlib.sha256(os.fsencode(exact)).hexdigest()}{mark.ending}"
+
+    def _was_moved(self, data: bytes, mark: Mark) -> bool:
+        """Whether this very file was taken under another name, which is not there any more: programs sort
+        pictures into subfolders."""
+        query = select(inspections.c.key).where(
+            inspections.c.product_id == self.product_id,
+            inspections.c.picture == hashlib.sha256(data).hexdigest(),
+            inspections.c.source == SOURCE,
+        )
+        with self.store.database.reading() as connection:
+            keys = [str(key) for key in connection.execute(query.limit(100)).scalars()]
+        before = [key[len(SOURCE) + 1 : -len(mark.ending)] for key in keys if key.endswith(mark.ending)]
+        return any(not name.startswith("#") and not (self.folder / name).exists() for name in before)
+
+    # ---- what a person should know
+
+    def _show(self, code: str, why: str | None) -> None:
+        self.report(f"{code}_{self.product_id}", None if why is None else _plain(why))
+
+    def _tell(self) -> None:
+        assert self._arrivals is not None
+        if gone := self._arrivals.gone:
+            names = ", ".join(self._name(path) for path in gone[:3])
+            text = f"{counted(len(gone), 'picture')} went away before being inspected: {names}"
+            self.store.note_event(GONE, SOURCE, text + ("" if len(gone) <= 3 else ", ..."), self.product_id)
+            for path in gone:
+                self._later.pop(path, None)
+            gone.clear()
+        now = time.monotonic()
+        for path, spoilt in list(self._spoilt.items()):
+            if now - spoilt.since > SHOWN or _mark(path) != spoilt.mark:
+                del self._spoilt[path]
+        self._count("folder_waits", self._later, "could not be inspected yet")
+        self._count("folder_unreadable", self._spoilt, "cannot be read")
+
+    def _count(self, code: str, several: Mapping[Path, _Later | _Spoilt], what: str) -> None:
+        last = next(reversed(list(several.values())), None)
+        many = counted(len(several), "picture")
+        self._show(code, None if last is None else f"{many} in {self.folder} {what}: {last.why}")
+
+
+def recorded(database: Database, product_id: int, keys: Sequence[str]) -> set[str]:
+    """Those keys under which a picture was taken."""
+    query = select(inspections.c.key).where(
+        inspections.c.product_id == product_id, inspections.c.key.in_(keys)
+    )
+    with database.reading() as connection:
+        return set(connection.execute(query).scalars())
+
+
+def _mark(path: Path) -> Mark | None:
+    """None where the file is not there."""
+    try:
+        return Mark.of(os.stat(path))
+    except OSError:
+        return None
+
+
+def _read(path: Path, mark: Mark) -> bytes | None:
+    """The file, if it is as it was and stays so meanwhile; None where it changes or went away."""
+    try:
+        with open(path, "rb") as file:
+            if Mark.of(os.fstat(file.fileno())) != mark:
+                return None
+            data = file.read(mark.size + 1)
+            return data if Mark.of(os.fstat(file.fileno())) == mark and len(data) == mark.size else None
+    except FileNotFoundError:
+        return None
+
+
+def _plain(text: str) -> str:
+    """A file's name can hold bytes that are no letters, which a data base does not take."""
+    return text.encode("utf-8", "replace").decode("utf-8")

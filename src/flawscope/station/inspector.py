@@ -1,0 +1,342 @@
+"""Pictures wait in a bounded queue, are judged, and are answered when they are recorded."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures.decoding import header
+from flawscope.predictor import Predictor
+from flawscope.results.prediction import Prediction
+from flawscope.station.database import now
+from flawscope.station.files import PICTURES, Files
+from flawscope.station.recorder import Judged, Recorded, Recorder
+from flawscope.station.settings import Limits
+from flawscope.station.store import Taken
+from flawscope.station.versions import Versions
+
+T = TypeVar("T")
+
+SUFFIXES = {
+    **{"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp"},
+    **{"WEBP": ".webp", "GIF": ".gif", "PPM": ".ppm", "JPEG2000": ".jp2", "AVIF": ".avif", "HEIF": ".heic"},
+}
+ROUND = 64  # pictures of one product, at most, before another model may take its turn
+RECENT = 60.0  # seconds over which a rate is counted
+
+
+class BusyError(FlawscopeError):
+    """The queue is full: nothing was taken.
+
+    Attributes:
+        seconds: after which there should be room.
+    """
+
+    def __init__(self, seconds: float):
+        super().__init__(f"the queue is full; try again in {seconds:.0f} s")
+        self.seconds = seconds
+
+
+class ModelError(FlawscopeError):
+    """The model failed on pictures that can be read."""
+
+
+class TooLargeError(InputError):
+    """A picture with more pixels than are accepted."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What came in. key: the sender's, under which it is taken once."""
+
+    product_id: int
+    data: bytes = field(repr=False)
+    name: str
+    source: str
+    key: str | None = None
+
+
+@dataclass
+class _Job:
+    picture: Picture
+    suffix: str
+    kept: Future[str]
+    answer: Future[Recorded]
+    at: int
+    is_judged: bool = False
+
+
+class Inspector:
+    """Judges pictures one product after another, in the order in which they came.
+
+    Args:
+        near: as in `Settings`.
+        announce: gets every new inspection.
+        trouble: is told what the model could not do, "" when it can again.
+    """
+
+    def __init__(
+        self,
+        versions: Versions,
+        recorder: Recorder,
+        files: Files,
+        limits: Limits,
+        near: float,
+        trouble: Callable[[str], None] = lambda text: None,
+    ):
+        self.versions, self.recorder, self.files = versions, recorder, files
+        self.limits, self.near, self.trouble = limits, near, trouble
+        self._queue: deque[_Job] = deque()
+        self._asides: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._places = 0  # taken: of pictures that wait, are judged or being recorded
+        self._bytes = 0
+        self._by_key: dict[tuple[int, str], Future[Recorded]] = {}
+        self._of_product: Counter[int] = Counter()
+        self._done: dict[int, deque[float]] = {}  # when, by product
+        self._ending = False
+        self._pool = ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1)), "upload")
+        self._thread = threading.Thread(target=self._work, name="inspector", daemon=True)
+        self._thread.start()
+
+    # ---- taking
+
+    def submit(self, pictures: Sequence[Picture]) -> list[Future[Recorded]]:
+        """Take pictures, all or none; an answer is there when the inspection is on the disk.
+
+        Each future raises InputError where the picture cannot be read, ModelError, or StoreError.
+
+        Raises:
+            BusyError: there is no room for all of them.
+        """
+        with self._changed:
+            fresh = [one for one in pictures if (one.product_id, one.key or "") not in self._by_key]
+            size = sum(len(one.data) for one in fresh)
+            full = self._places + len(fresh) > self.limits.queue
+            heavy = self._places and self._bytes + size > 4 * self.limits.upload_bytes
+            if self._ending or (fresh and (full or heavy)):
+                raise BusyError(self._wait())
+            return [self._take(one) for one in pictures]
+
+    def check_room(self) -> None:
+        """Before a picture is read: BusyError where there is none for it."""
+        if self._places >= self.limits.queue or self._ending:
+            raise BusyError(self._wait())
+
+    def _take(self, picture: Picture) -> Future[Recorded]:
+        known = (picture.product_id, picture.key) if picture.key else None
+        if known in self._by_key:
+            return self._by_key[known]
+        answer: Future[Recorded] = Future()
+        answer.set_running_or_notify_cancel()  # a client that goes away does not stop it
+        self._places += 1
+        self._bytes += len(picture.data)
+        self._of_product[picture.product_id] += 1
+        if known:
+            self._by_key[known] = answer
+        answer.add_done_callback(lambda _: self._release(picture, known))
+        self._pool.submit(self._receive, picture, answer, now())
+        return answer
+
+    def _release(self, picture: Picture, known: tuple[int, str] | None) -> None:
+        with self._changed:
+            self._places -= 1
+            self._bytes -= len(picture.data)
+            self._of_product[picture.product_id] -= 1
+            if known:
+                self._by_key.pop(known, None)
+            self._done.setdefault(picture.product_id, deque(maxlen=10_000)).append(time.monotonic())
+            self._changed.notify_all()
+
+    def _receive(self, picture: Picture, answer: Future[Recorded], at: int) -> None:
+        """In a thread of the pool: what it is; then it waits to be judged while it is written."""
+        kept: Future[str] = Future()
+        try:
+            suffix = checked(picture.data, picture.name, self.limits)
+            answer.add_done_callback(lambda done: self._let_go(kept, done, suffix))
+            with self._changed:
+                self._queue.append(_Job(picture, suffix, kept, answer, at))
+                self._changed.notify_all()
+        except Exception as error:
+            answer.set_exception(error)
+            return
+        try:
+            kept.set_result(self.files.keep(PICTURES, picture.data, suffix, hold=True))
+        except Exception as error:
+            kept.set_exception(error)
+
+    def _let_go(self, kept: Future[str], answer: Future[Recorded], suffix: str) -> None:
+        """The picture's file is in the data base by now; if it is not, it was kept in vain."""
+
+        def release(done: Future[str]) -> None:
+            if done.exception() is None:
+                self.files.release(done.result())
+                if answer.exception() is not None:
+                    self._drop(done.result(), suffix)
+
+        kept.add_done_callback(release)
+
+    def _drop(self, digest: str, suffix: str) -> None:
+        """Remove a picture that could not be judged, unless it is known from another time."""
+        with suppress(FlawscopeError):
+            knows = self.recorder.store.knows
+            self.files.discard(PICTURES, digest, suffix, lambda: not knows(digest))
+
+    # ---- judging
+
+    def _work(self) -> None:
+        while (first := self._next()) is not None:
+            jobs = [first]
+            try:
+                self._judge(jobs)
+            except Exception as error:
+                text = f"the model failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                said = error if isinstance(error, FlawscopeError) else ModelError(text)
+                self.trouble(str(said))
+                for job in jobs:
+                    if not job.is_judged:
+                        job.answer.set_exception(said)
+
+    def _next(self) -> _Job | None:
+        """The oldest one that waits, after what somebody wants to look at; None at the end."""
+        while True:
+            with self._changed:
+                while not self._queue and not self._asides:
+                    if self._ending and not self._places:
+                        return None
+                    self._changed.wait(0.5)
+                if not self._asides:
+                    return self._queue.popleft()
+                look = self._asides.popleft()
+            look()
+
+    def aside(self, look: Callable[[], T]) -> Future[T]:
+        """Use a model for something else: most engines do one thing at a time, so it happens between two
+        pictures, in the thread that judges."""
+        answer: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(look())
+            except Exception as error:
+                answer.set_exception(error)
+
+        with self._changed:
+            if self._ending:
+                raise BusyError(self._wait())
+            self._asides.append(run)
+            self._changed.notify_all()
+        return answer
+
+    def _judge(self, jobs: list[_Job]) -> None:
+        """A picture, and those of its product that come meanwhile: they are appended to `jobs`."""
+        number, predictor = self.versions.active(jobs[0].picture.product_id)
+        worked = False
+        for place, (_, result) in enumerate(predictor.stream(self._feed(jobs))):
+            job = jobs[place]
+            job.is_judged = True
+            if isinstance(result, InputError):
+                job.answer.set_exception(_named(result, job.picture))
+                continue
+            worked = True
+            self.recorder.add(
+                Judged(self._taken(job, number, predictor, result), result, job.kept, job.answer)
+            )
+        if worked:
+            self.trouble("")
+
+    def _feed(self, jobs: list[_Job]) -> Iterator[bytes]:
+        """So that the next pictures are decoded while others are computed. It ends when none waits, when the
+        oldest one is of another product, and now and then, for another model may have become active."""
+        yield jobs[0].picture.data
+        while len(jobs) < ROUND:
+            with self._changed:
+                if (
+                    self._asides
+                    or not self._queue
+                    or self._queue[0].picture.product_id != jobs[0].picture.product_id
+                ):
+                    return
+                jobs.append(self._queue.popleft())
+            yield jobs[-1].picture.data
+
+    def _taken(self, job: _Job, number: int, predictor: Predictor, result: Prediction) -> Taken:
+        picture, calibration = job.picture, predictor.calibration
+        height, width = result.geometry.picture_size
+        return Taken(
+            product_id=picture.product_id,
+            version_id=number,
+            picture="",
+            suffix=job.suffix,
+            bytes=len(picture.data),
+            width=width,
+            height=height,
+            at=job.at,
+            name=picture.name,
+            source=picture.source,
+            score=result.score,
+            p_value=result.p_value,
+            severity=result.severity,
+            score_threshold=result.score_threshold,
+            anomalous=result.is_anomalous,
+            near=not result.is_anomalous and result.p_value <= self.near * calibration.expected_rate,
+            regions=[region.to_dict() for region in result.regions],
+            key=picture.key,
+        )
+
+    # ---- how it goes
+
+    def backlog(self, product_id: int | None = None) -> int:
+        """Pictures that are not answered yet."""
+        return self._places if product_id is None else self._of_product[product_id]
+
+    def rate(self, product_id: int) -> float:
+        """Pictures a second that were answered in the last minute."""
+        with self._changed:
+            done = self._done.get(product_id, deque())
+            since = time.monotonic() - RECENT
+            while done and done[0] < since:
+                done.popleft()
+            return len(done) / RECENT
+
+    def _wait(self) -> float:
+        """Seconds until half of the queue is done, as fast as it went lately."""
+        rate = sum(self.rate(product_id) for product_id in list(self._done)) or 1.0
+        return min(60.0, max(1.0, self._places / 2 / rate))
+
+    def close(self) -> None:
+        """Take nothing more; returns when all that was taken is answered."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._pool.shutdown()
+
+
+def checked(data: bytes, name: str, limits: Limits) -> str:
+    """The ending that the kept file gets; nothing is decoded.
+
+    Raises:
+        InputError: it is no picture.
+        TooLargeError: it has too many pixels.
+    """
+    kind, height, width = header(data, name)
+    if height * width > limits.pixels:
+        raise TooLargeError(
+            f"{name} has {height * width / 1e6:.0f} megapixels, {limits.pixels / 1e6:.0f} are accepted: make "
+            "it smaller, or raise `limits: pixels`"
+        )
+    return SUFFIXES.get(kind, ".bin")
+
+
+def _named(error: InputError, picture: Picture) -> InputError:
+    """What is wrong with a picture, by the sender's name for it."""
+    return InputError(str(error).replace(f"({len(picture.data)} bytes)", picture.name))

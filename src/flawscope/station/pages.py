@@ -1,0 +1,391 @@
+"""The pages: what the server puts into them. The scripts in web/ ask the JSON API for the rest."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.station.attempts import SignInError
+from flawscope.station.guard import address_of, check_form, drop_cookie, local_path, set_cookie
+from flawscope.station.roles import LOCAL, may
+from flawscope.station.search import Filters
+from flawscope.station.store import NotFoundError
+from flawscope.station.texts import LANGUAGES, Texts, chosen, texts
+
+if TYPE_CHECKING:
+    from flawscope.station.station import Station
+
+router = APIRouter(include_in_schema=False)
+
+TABS = ("live", "review", "history", "trends", "models")
+RANGES = {"hour": 3600, "day": 86400, "week": 7 * 86400, "month": 30 * 86400, "all": None}  # seconds
+QUICK = ("hour", "day", "week", "all")  # of them, in the history
+THEMES = ("light", "dark")
+STRIP = 16  # pictures below the live one
+PER_PAGE = 48  # of the history: divides by 2, 3, 4, 6 and 8 columns
+YEAR = 365 * 86400  # seconds that the choice of a language is kept
+ROLES = ("train", "calibration", "defect", "dropped")  # of pictures, with words of their own
+STATIC = {".css": "text/css", ".js": "text/javascript"}
+WEB = resources.files(__package__) / "web"
+
+
+class Shown:
+    """A request for a page: who asks, in what language, for which product."""
+
+    def __init__(self, request: Request, page: str, product: str | None = None):
+        self.request, self.page, self.product = request, page, product
+        self.station: Station = request.app.state.station
+        self.texts: Texts = texts(
+            chosen(request.cookies.get("language"), request.headers.get("accept-language", ""))
+        )
+        self.person = self.station.access.person(request)
+
+    @property
+    def here(self) -> str:
+        """The address, to come back to."""
+        url = self.request.url
+        return f"{quote(url.path)}?{url.query}" if url.query else quote(url.path)
+
+    def page_of(
+        self, template: str, status: int = 200, *, words: Sequence[str] = (), **more: Any
+    ) -> Response:
+        """The page.
+
+        Args:
+            words: sections of the texts that the page's script needs.
+            more: for the template; `data` is for the script.
+        """
+        product, theme = self.product, self.request.cookies.get("theme")
+        api = f"/api/v1/products/{_part(product)}" if product else ""
+        script = {
+            "texts": self.texts.sections("common", "nav", "state", *words) if product else {},
+            "language": self.texts.language,
+            "product": product,
+            "person": self.person.name if self.person else "",
+            "api": api,
+            "data": more.pop("data", None),
+        }
+        text = (
+            _environment()
+            .get_template(f"{template}.html.j2")
+            .render(
+                t=self.texts,
+                page=self.page,
+                product=product,
+                products=list(self.station.products) if self.person else [],
+                facts=self.station.product_facts(product) if product else None,
+                person=self.person,
+                account=self.person not in (None, LOCAL),
+                api=api,
+                theme=theme if theme in THEMES else None,
+                here=self.here,
+                script=script,
+                query=self.request.query_params,
+                **more,
+            )
+        )
+        headers = {
+            "Cache-Control": "no-store",
+            "Content-Language": self.texts.language,
+            "Referrer-Policy": "same-origin",  # without any, browsers send forms with `Origin: null`
+        }
+        return HTMLResponse(text, status, headers)
+
+
+def problem_page(request: Request, status: int, text: str, title: str = "") -> Response:
+    """A page that says in one line what is wrong; for addresses that do not begin with /api."""
+    asked = Shown(request, "problem")
+    title = title or asked.texts("problem.title" if status == 404 else "problem.input")
+    return asked.page_of("problem", status, title=title, text=text)
+
+
+def _shown(request: Request, page: str, product: str, answer: Callable[[Shown], Response]) -> Response:
+    """What `answer` makes, else a page that says what is wrong."""
+    asked = Shown(request, page, product)
+    try:
+        asked.station.product_id(product)
+        return answer(asked)
+    except NotFoundError:
+        return problem_page(request, 404, asked.texts("problem.missing"))
+    except InputError as error:
+        return problem_page(request, 422, str(error))
+    except FlawscopeError as error:  # the store is gone for now
+        return problem_page(request, 503, str(error))
+
+
+@router.get("/")
+def first(request: Request) -> Response:
+    asked = Shown(request, "problem")
+    if products := list(asked.station.products):
+        return RedirectResponse(f"/{_part(products[0])}/live", 303)
+    return problem_page(request, 404, asked.texts("problem.no_product"))
+
+
+@router.get("/static/{name:path}")
+def static_file(name: str) -> Response:
+    """A file of web/: one of those that are known, whatever the address says."""
+    if (found := _static().get(name)) is None:
+        return Response("not found", 404, media_type="text/plain")
+    body, _, kind = found
+    return Response(body, media_type=kind)
+
+
+@router.get("/sign-in")
+def sign_in_page(request: Request, next: str = "/") -> Response:
+    asked = Shown(request, "sign-in")
+    if asked.person is not None:
+        return RedirectResponse(local_path(next), 303)
+    return asked.page_of("sign-in", next=local_path(next), error="", name="")
+
+
+@router.post("/sign-in")
+def sign_in(
+    request: Request, name: str = Form(""), password: str = Form(""), next: str = Form("/")
+) -> Response:
+    asked = Shown(request, "sign-in")
+    access = asked.station.access
+    try:
+        cookie = access.sign_in(name, password, address_of(request))
+    except SignInError as error:
+        t = asked.texts
+        often = error.wait
+        text = t("signin.often", seconds=often) if often else t("signin.wrong")
+        answer = asked.page_of("sign-in", 429 if often else 401, next=local_path(next), error=text, name=name)
+        if often:
+            answer.headers["Retry-After"] = str(often)
+        return answer
+    answer = RedirectResponse(local_path(next), 303)
+    set_cookie(answer, request, access, cookie)
+    return answer
+
+
+@router.post("/sign-out")
+def sign_out(request: Request, csrf: str = Form("")) -> Response:
+    access = Shown(request, "sign-in").station.access
+    check_form(access.person(request), csrf)
+    access.sign_out(request)
+    answer = RedirectResponse("/sign-in", 303)
+    drop_cookie(answer, request, access)
+    return answer
+
+
+@router.post("/language")
+def language(request: Request, language: str = Form(""), next: str = Form("/")) -> Response:
+    """No secret and no right depends on it: whoever sees a page may choose its language."""
+    answer = RedirectResponse(local_path(next), 303)
+    if language in LANGUAGES:
+        secure = request.url.scheme == "https"
+        answer.set_cookie("language", language, max_age=YEAR, secure=secure, httponly=True, samesite="lax")
+    return answer
+
+
+@router.get("/{product}/live")
+def live(request: Request, product: str) -> Response:
+    def answer(asked: Shown) -> Response:
+        newest = asked.station.search(product, Filters(limit=STRIP)).inspections
+        facts = asked.station.product_facts(product)
+        return asked.page_of("live", words=("live",), data={"newest": newest, "facts": facts})
+
+    return _shown(request, "live", product, answer)
+
+
+@router.get("/{product}/review")
+def review(request: Request, product: str, only: int | None = None) -> Response:
+    """`only`: one inspection, whether it waits or not."""
+
+    def answer(asked: Shown) -> Response:
+        one = None if only is None else asked.station.inspection(product, only)
+        return asked.page_of("review", words=("review",), data={"only": one})
+
+    return _shown(request, "review", product, answer)
+
+
+@router.get("/{product}/history")
+def history(request: Request, product: str) -> Response:
+    def answer(asked: Shown) -> Response:
+        given = {key: value for key, value in request.query_params.items() if value.strip()}
+        cursor = given.pop("cursor", "")
+        base = f"/{_part(product)}/history"
+        error, found, older, sought = "", list[dict[str, Any]](), None, dict[str, str]()
+        try:
+            sought = {key: _zoned(text) if key in ("since", "until") else text for key, text in given.items()}
+            sought |= {key: text.replace(",", ".") for key, text in given.items() if key.startswith("score_")}
+            filters = Filters.from_query({**sought, "cursor": cursor, "limit": str(PER_PAGE)})
+            page = asked.station.search(product, filters)
+            found = page.inspections
+            if page.next:
+                older = f"{base}?{urlencode({**given, 'cursor': page.next})}"
+        except InputError as wrong:
+            error = str(wrong)
+        return asked.page_of(
+            "history",
+            422 if error else 200,
+            words=("history",),
+            items=found,
+            error=error,
+            older=older,
+            newest=f"{base}?{urlencode(given)}" if cursor else None,
+            filtered=bool(given.keys() - {"since"}),
+            local={key: _naive(given.get(key, "")) for key in ("since", "until")},
+            quick=_quick(base, given),
+            versions=[(one["id"], one["id"]) for one in _versions(asked)["versions"]],
+            may_export=may(asked.person, "engineer") and bool(found),
+            export=f"/api/v1/products/{_part(product)}/export?{urlencode(_named(sought))}",
+        )
+
+    return _shown(request, "history", product, answer)
+
+
+@router.get("/{product}/trends")
+def trends(request: Request, product: str, range: str = "day") -> Response:
+    def answer(asked: Shown) -> Response:
+        chosen_range = range if range in RANGES else "day"
+        data = {"range": chosen_range, "seconds": RANGES[chosen_range]}
+        return asked.page_of("trends", words=("trends",), range=chosen_range, ranges=list(RANGES), data=data)
+
+    return _shown(request, "trends", product, answer)
+
+
+@router.get("/{product}/models")
+def models(request: Request, product: str) -> Response:
+    def answer(asked: Shown) -> Response:
+        found = _versions(asked)
+        active = next((one for one in found["versions"] if one["id"] == found["active"]), None)
+        return asked.page_of(
+            "models",
+            words=("models",),
+            active=active,
+            others=[one for one in found["versions"] if one is not active],
+            previous=_previous(found["versions"], found["active"]),
+            may_change=may(asked.person, "engineer"),
+            roles=ROLES,
+        )
+
+    return _shown(request, "models", product, answer)
+
+
+@router.get("/{product}/inspections/{number}")
+def inspection(request: Request, product: str, number: int) -> Response:
+    def answer(asked: Shown) -> Response:
+        item = asked.station.inspection(product, number)
+        return asked.page_of("inspection", words=("inspection",), item=item, data={"id": number})
+
+    return _shown(request, "inspection", product, answer)
+
+
+@router.get("/{product}/compare")
+def compare(request: Request, product: str) -> Response:
+    """Two inspections: as a and b, or as `id` twice, which the history's boxes send without a script."""
+
+    def answer(asked: Shown) -> Response:
+        query = request.query_params
+        texts = [query.get("a", ""), query.get("b", ""), *query.getlist("id")]
+        pair = [asked.station.inspection(product, int(text)) for text in texts if text.isdecimal()][:2]
+        return asked.page_of("compare", words=("inspection",), pair=pair if len(pair) == 2 else None)
+
+    return _shown(request, "compare", product, answer)
+
+
+def _versions(asked: Shown) -> dict[str, Any]:
+    return asked.station.versions.listed(asked.station.product_id(str(asked.product)))
+
+
+def _named(sought: dict[str, str]) -> dict[str, str]:
+    """As the API asks for it: there `name` is the product's."""
+    return {"file" if key == "name" else key: text for key, text in sought.items() if key != "period"}
+
+
+def _previous(versions: list[dict[str, Any]], active: int) -> int | None:
+    """The version that was in use before the active one."""
+    switches = [(switch["at"], one["id"]) for one in versions for switch in one["switches"]]
+    return next((number for _, number in sorted(switches, reverse=True) if number != active), None)
+
+
+def _quick(base: str, given: dict[str, str]) -> list[tuple[str, str, bool]]:
+    """Periods of the history: name, address, and whether it is the one that is shown."""
+    rest = {key: text for key, text in given.items() if key not in ("since", "until", "period")}
+    shown = given.get("period", "all" if "since" not in given and "until" not in given else "")
+    found = []
+    for name in QUICK:
+        since = _ago(RANGES[name])
+        address = f"{base}?{urlencode({**rest, 'since': since, 'period': name})}" if since else base
+        found.append((name, address if since or not rest else f"{base}?{urlencode(rest)}", name == shown))
+    return found
+
+
+def _ago(seconds: int | None) -> str:
+    if seconds is None:
+        return ""
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds")
+
+
+def _zoned(text: str) -> str:
+    """A time that names no zone is the station's; what is no time is left for the search to refuse."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).isoformat()
+    except ValueError:
+        return text
+
+
+def _naive(text: str) -> str:
+    """For a field of a form, in the station's zone; the script puts the browser's in its place."""
+    try:
+        return datetime.fromisoformat(text).astimezone().replace(tzinfo=None).isoformat(timespec="minutes")
+    except ValueError:
+        return ""
+
+
+def _part(name: str | None) -> str:
+    """A name as one part of an address."""
+    return quote(name or "", safe="")
+
+
+@functools.cache
+def _static() -> dict[str, tuple[bytes, str, str]]:
+    """Name -> content, hash and kind of all files that the pages may ask for."""
+    names = [item.name for item in WEB.iterdir()]
+    names += [f"vendored/uPlot/{item.name}" for item in (WEB / "vendored" / "uPlot").iterdir()]
+    found = {}
+    for name in names:
+        if kind := STATIC.get(f".{name.rpartition('.')[2]}"):
+            body = WEB.joinpath(*name.split("/")).read_bytes()
+            found[name] = body, hashlib.sha256(body).hexdigest()[:12], kind
+    return found
+
+
+def _address(name: str) -> str:
+    return f"/static/{name}?v={_static()[name][1]}"
+
+
+def _for_script(value: Any) -> Any:
+    """JSON that can stand inside <script>: nothing in it ends the element."""
+    from markupsafe import Markup
+
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+@functools.cache
+def _environment() -> Any:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    made = Environment(
+        loader=FunctionLoader(lambda name: (WEB / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["part"] = _part
+    made.globals |= {"tabs": TABS, "languages": LANGUAGES, "static": _address, "for_script": _for_script}
+    return made

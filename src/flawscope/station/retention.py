@@ -1,0 +1,354 @@
+"""Pictures and records that were kept long enough are removed, a few at a time, while inspections go on.
+
+The data base is told first, in short transactions; then the file goes. Whatever is cut off in between leaves
+a file that nobody needs, and a sweep finds it. How far the oldest were looked through is remembered for a
+day: a look an hour costs what it removes, not what is kept.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+
+from flawscope.errors import InputError
+from flawscope.station.database import Database
+from flawscope.station.files import MASKS, PICTURES, Files
+from flawscope.station.learnt import Learnt
+from flawscope.station.schema import inspections, learnt, pictures, products, verdicts
+from flawscope.station.settings import Keep
+from flawscope.station.store import held
+from flawscope.station.stray import MASK, Stray
+
+GOOD, ANOMALOUS, REVIEWED = "good", "anomalous", "reviewed"  # in the order in which they go for want of space
+RECORDS = "records"
+TOGETHER = 100  # pictures or records of a transaction
+PAGE = 500  # records that are looked at together
+ANEW = 86_400_000_000  # microseconds after which everything is looked at again: verdicts were taken back, say
+SECOND = 1_000_000  # microseconds
+
+
+@dataclass
+class Summary:
+    """What a look has done. kept: pictures that were old enough, but a model version was learnt from. strays:
+    files that nobody needed. problem: why pictures could not be removed."""
+
+    pictures: int = 0
+    bytes: int = 0
+    records: int = 0
+    kept: int = 0
+    strays: int = 0
+    problem: str = ""
+
+
+class Place(NamedTuple):
+    """Of an inspection among those of its product."""
+
+    at: int
+    number: int
+
+
+class Old(NamedTuple):
+    """An inspection whose picture may go, or is gone."""
+
+    at: int
+    number: int
+    product_id: int
+    picture: str
+    bytes: int
+    removed_at: int | None
+
+
+class _EndedError(Exception):
+    """The station ends."""
+
+
+class Retention:
+    """Of pictures: by age, each as long as the longest kept of its inspections; then by space, where the
+    oldest go first. A skipped picture was not reviewed. One with a mask that a person drew never goes for
+    want of space, and one that a model version was learnt from never goes.
+
+    Of records: those older than `keep.records` whose picture is gone. Unreviewed pictures are kept no longer
+    than that; a record stays with a picture that is kept. Hours, from which trends are drawn, always stay.
+
+    Attributes:
+        runs: how often it was called.
+    """
+
+    def __init__(self, database: Database, files: Files, keep: Keep, ended: threading.Event | None = None):
+        """ended: leave off soon."""
+        self.database, self.files, self.keep = database, files, keep
+        self.runs = 0
+        self._ended = ended or threading.Event()
+        self._limits = {
+            kind: _microseconds(keep.seconds(kind)) for kind in (GOOD, ANOMALOUS, REVIEWED, RECORDS)
+        }
+        for kind in (GOOD, ANOMALOUS):
+            known = [limit for limit in (self._limits[kind], self._limits[RECORDS]) if limit is not None]
+            self._limits[kind] = min(known, default=None)
+        self._stray = Stray(database, files, self._rest)
+        self._learnt = Learnt(database, files)
+        self._passed: dict[tuple[int, str], Place] = {}  # by product and kind
+        self._anew: int | None = None  # when everything is looked at again
+
+    def run(self, at: int) -> Summary:
+        """Remove what is due.
+
+        Args:
+            at: microseconds since 1970, now.
+
+        Raises:
+            StoreError: the data base cannot be used; what was removed until then is.
+        """
+        self.runs += 1
+        summary = Summary()
+        try:
+            if self._anew is None or at >= self._anew:
+                self._passed.clear()
+                summary.strays = self._stray.sweep(at)
+                self._anew = at + ANEW
+            with self.database.reading() as connection:
+                known = list(connection.execute(select(products.c.id)).scalars())
+            try:
+                self._by_age(known, at, summary)
+                self._by_space(known, at, summary)
+            except InputError as error:  # nobody knows what that version was learnt from
+                summary.problem = f"{error}; no pictures are removed until then"
+            self._records(known, at, summary)
+        except _EndedError:
+            pass
+        return summary
+
+    # ---- pictures
+
+    def _by_age(self, known: Iterable[int], at: int, summary: Summary) -> None:
+        for kind in (GOOD, ANOMALOUS, REVIEWED):
+            limit = self._limits[kind]
+            if limit is None:
+                continue
+            for product_id in known:
+                oldest = self._oldest(product_id, kind, at - limit)
+                while group := _several(oldest):
+                    self._remove(group, self._wanted(at), at, summary)
+                    self._pass(kind, group)
+
+    def _by_space(self, known: Iterable[int], at: int, summary: Summary) -> None:
+        most = self.keep.space_bytes
+        if most is None:
+            return
+        with self.database.reading() as connection:
+            query = select(func.coalesce(func.sum(pictures.c.bytes), 0)).where(
+                pictures.c.removed_at.is_(None)
+            )
+            excess = int(connection.execute(query).scalar_one()) - most
+        for rank, kind in enumerate((GOOD, ANOMALOUS, REVIEWED)):
+            oldest = heapq.merge(*(self._oldest(product_id, kind, at) for product_id in known))
+            while excess > 0 and (group := _several(oldest, excess)):
+                # one that was inspected again comes again, later
+                higher = [_is(other) for other in (GOOD, ANOMALOUS, REVIEWED)[rank + 1 :]]
+                wanted = _of_picture(or_(inspections.c.at > group[-1].at, *higher))
+                before = summary.bytes
+                self._remove(group, wanted, at, summary, masked_too=False)
+                excess -= summary.bytes - before
+                self._pass(kind, group)
+        if excess > 0:
+            most_text = f"{excess / 1e6:.0f} MB more than `keep: space` allows"
+            summary.problem = f"pictures that must stay take {most_text}; raise it, or lower `keep: reviewed`"
+
+    def _wanted(self, at: int) -> ColumnElement[bool]:
+        """A picture has an inspection for which it is not to be removed yet."""
+        reasons = []
+        for kind in (GOOD, ANOMALOUS, REVIEWED):
+            limit = self._limits[kind]
+            reasons.append(_is(kind) if limit is None else and_(_is(kind), inspections.c.at >= at - limit))
+        return _of_picture(or_(*reasons))
+
+    def _oldest(self, product_id: int, kind: str, before: int) -> Iterator[Old]:
+        """Inspections of a kind, the oldest first, from where the last look ended."""
+        there = inspections.c
+        start = self._passed.get((product_id, kind), Place(0, 0))
+        while True:
+            begun = time.monotonic()
+            query = (
+                select(there.at, there.id, there.product_id, there.picture)
+                .add_columns(pictures.c.bytes, pictures.c.removed_at)
+                .join_from(inspections, pictures)
+                .where(there.product_id == product_id, there.at < before, _is(kind))
+                .where(tuple_(there.at, there.id) > tuple_(*start))
+                .order_by(there.at, there.id)
+                .limit(PAGE)
+            )
+            with self.database.reading() as connection:
+                rows = connection.execute(query).all()
+            self._rest(time.monotonic() - begun)
+            yield from (Old(*row) for row in rows)
+            if len(rows) < PAGE:
+                return
+            start = Place(rows[-1].at, rows[-1].id)
+
+    def _pass(self, kind: str, group: Iterable[Old]) -> None:
+        """They need not be looked at again today."""
+        for old in group:
+            self._passed[old.product_id, kind] = Place(old.at, old.number)
+
+    def _remove(
+        self,
+        group: list[Old],
+        wanted: ColumnElement[bool],
+        at: int,
+        summary: Summary,
+        masked_too: bool = True,
+    ) -> None:
+        """Pictures that nothing keeps: they are gone for the data base, then as files."""
+        hashes = sorted({old.picture for old in group if old.removed_at is None})
+        if not hashes:
+            return
+        begun = time.monotonic()
+        with self.database.reading() as connection:
+            free = _free(connection, hashes, wanted, masked_too)
+        stay = {digest for digest, suffix in free.items() if self._learnt.knows(digest, suffix)}
+        summary.kept += len(stay)
+        due = sorted(free.keys() - stay)
+        if not due:
+            return
+        with self.database.writing() as connection:
+            # locked first: who records one of them at this moment waits, and then needs its file again
+            locked = select(pictures.c.hash).where(pictures.c.hash.in_(due)).order_by(pictures.c.hash)
+            connection.execute(locked.with_for_update()).all()
+            due = sorted(_free(connection, due, wanted, masked_too))
+            connection.execute(update(pictures).where(pictures.c.hash.in_(due)).values(removed_at=at))
+        sizes = {old.picture: old.bytes for old in group}
+        for digest in due:
+            if self._stray.discard(PICTURES, digest, free[digest]):
+                summary.pictures += 1
+                summary.bytes += sizes[digest]
+        self._rest(time.monotonic() - begun)
+
+    # ---- records
+
+    def _records(self, known: Iterable[int], at: int, summary: Summary) -> None:
+        limit = self._limits[RECORDS]
+        if limit is None:
+            return
+        for product_id in known:
+            while rows := self._page_of_records(product_id, at - limit):
+                summary.records += self._forget([row.id for row in rows if row.removed_at is not None])
+                self._passed[product_id, RECORDS] = Place(rows[-1].at, rows[-1].id)
+
+    def _page_of_records(self, product_id: int, before: int) -> list[Any]:
+        there = inspections.c
+        query = (
+            select(there.at, there.id, pictures.c.removed_at)
+            .join_from(inspections, pictures)
+            .where(there.product_id == product_id, there.at < before)
+            .where(tuple_(there.at, there.id) > tuple_(*self._passed.get((product_id, RECORDS), (0, 0))))
+            .order_by(there.at, there.id)
+            .limit(TOGETHER)
+        )
+        with self.database.reading() as connection:
+            return list(connection.execute(query))
+
+    def _forget(self, numbers: list[int]) -> int:
+        """Remove inspections whose pictures are gone; how many there were."""
+        if not numbers:
+            return 0
+        begun = time.monotonic()
+        with self.database.writing() as connection:
+            gone = (
+                select(inspections.c.id, inspections.c.picture)
+                .join_from(inspections, pictures)
+                .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_not(None))
+                .order_by(pictures.c.hash)
+            )
+            rows = connection.execute(gone.with_for_update()).all()
+            numbers = [row.id for row in rows]
+            of_these = verdicts.c.inspection_id.in_(numbers)
+            masks = set(connection.execute(select(verdicts.c.mask).where(of_these)).scalars()) - {None}
+            connection.execute(delete(verdicts).where(of_these))
+            connection.execute(delete(inspections).where(inspections.c.id.in_(numbers)))
+            connection.execute(
+                delete(pictures).where(
+                    pictures.c.hash.in_({row.picture for row in rows}),
+                    ~exists().where(inspections.c.picture == pictures.c.hash),
+                    ~exists().where(learnt.c.picture == pictures.c.hash),
+                )
+            )
+        for mask in masks:
+            self._stray.discard(MASKS, mask, MASK)
+        self._rest(time.monotonic() - begun)
+        return len(numbers)
+
+    def _rest(self, seconds: float) -> None:
+        """As long as the work took: others get the processor, and the data base, half of the time."""
+        if self._ended.wait(min(5.0, seconds)):
+            raise _EndedError
+
+
+def _microseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * SECOND)
+
+
+def _is(kind: str) -> ColumnElement[bool]:
+    """An inspection is of this kind."""
+    if kind == REVIEWED:
+        return inspections.c.verdict.is_not(None)
+    return and_(inspections.c.verdict.is_(None), inspections.c.anomalous.is_(kind == ANOMALOUS))
+
+
+def _of_picture(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """A picture has such an inspection."""
+    return exists().where(inspections.c.picture == pictures.c.hash, condition)
+
+
+def _free(
+    connection: Connection, hashes: list[str], wanted: ColumnElement[bool], masked_too: bool
+) -> dict[str, str]:
+    """Those of the pictures, with their endings, that neither an inspection nor the table of what was learnt
+    from wants to keep."""
+    query = select(pictures.c.hash, pictures.c.suffix).where(
+        pictures.c.hash.in_(hashes),
+        pictures.c.removed_at.is_(None),
+        ~wanted,
+        ~exists().where(learnt.c.picture == pictures.c.hash),
+    )
+    free = {row.hash: row.suffix for row in connection.execute(query)}
+    return free if masked_too else {h: s for h, s in free.items() if h not in _masked(connection, list(free))}
+
+
+def _masked(connection: Connection, hashes: list[str]) -> set[str]:
+    """Pictures for which somebody drew a mask that holds."""
+    query = select(inspections.c.id, inspections.c.picture).where(
+        inspections.c.picture.in_(hashes), inspections.c.verdict.is_not(None)
+    )
+    of = {row.id: row.picture for row in connection.execute(query)}
+    return {of[number] for number, word in held(connection, list(of)).items() if word.mask is not None}
+
+
+def _several(oldest: Iterator[Old], enough: float = math.inf) -> list[Old]:
+    """The next ones: a transaction's, or those whose pictures have so many bytes."""
+    group: list[Old] = []
+    sizes: dict[str, int] = {}
+    for old in oldest:
+        group.append(old)
+        if old.removed_at is None:
+            sizes[old.picture] = old.bytes
+        if len(sizes) >= TOGETHER or len(group) >= PAGE or sum(sizes.values()) >= enough:
+            break
+    return group

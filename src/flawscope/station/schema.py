@@ -1,0 +1,195 @@
+"""The tables. Times are microseconds since 1970 in UTC: they sort, and both data bases count them alike.
+
+Whoever changes a table adds a file to `migrations/versions`; a test compares what these lead to with this.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_name)s",
+        "uq": "%(table_name)s_%(column_0_name)s_once",
+        "fk": "%(table_name)s_%(column_0_name)s_of",
+        "pk": "%(table_name)s_key",
+    }
+)
+Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up INTEGER keys alone
+Hash = String(64)  # SHA-256 in hexadecimal
+Name = Text().with_variant(Text(collation="C"), "postgresql")  # by code of letters, as SQLite has them
+
+
+def _key() -> Column[int]:
+    return Column("id", Key, primary_key=True, autoincrement=True)
+
+
+def _product() -> Column[int]:
+    return Column("product_id", Key, ForeignKey("products.id"), nullable=False)
+
+
+products = Table(
+    "products",
+    metadata,
+    _key(),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("active_version_id", Key),  # of versions, which name their product themselves
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    _key(),
+    _product(),
+    Column("hash", Hash, nullable=False),
+    Column("file", Text, nullable=False),  # below the store's folder
+    Column("origin", Text, nullable=False),  # where it came from, for a person
+    Column("facts", Text, nullable=False),  # JSON: what a person wants to know of a model
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("product_id", "hash"),
+)
+
+pictures = Table(
+    "pictures",
+    metadata,
+    Column("hash", Hash, primary_key=True),
+    Column("suffix", String(8), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("removed_at", BigInteger),  # by what `keep` says; the records stay
+)
+
+inspections = Table(
+    "inspections",
+    metadata,
+    _key(),
+    _product(),
+    Column("version_id", Key, ForeignKey("versions.id"), nullable=False),
+    Column("picture", Hash, ForeignKey("pictures.hash"), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("name", Name, nullable=False),  # what the sender calls the picture
+    Column("source", String(16), nullable=False),
+    Column("key", String(200)),  # the sender's: the same one is never taken twice
+    Column("score", Double, nullable=False),
+    Column("p_value", Double, nullable=False),
+    Column("severity", Double, nullable=False),
+    Column("score_threshold", Double, nullable=False),
+    Column("anomalous", Boolean, nullable=False),
+    Column("near", Boolean, nullable=False),
+    Column("regions", Text, nullable=False),  # JSON
+    Column("verdict", String(8)),  # the last one that holds; their history is in `verdicts`
+    Column("review", String(8), nullable=False),  # none, waiting, done, skipped
+    UniqueConstraint("product_id", "key"),
+)
+# Everything that a search asks for, so that a million lines are filtered without being read
+Index(
+    "inspections_search",
+    *(inspections.c[name] for name in ("product_id", "at", "id", "anomalous", "verdict", "review", "score")),
+)
+Index(
+    "inspections_waiting",
+    inspections.c.product_id,
+    inspections.c.id,
+    sqlite_where=inspections.c.review == "waiting",
+    postgresql_where=inspections.c.review == "waiting",
+)
+Index("inspections_picture", inspections.c.picture)
+Index("inspections_name", inspections.c.product_id, inspections.c.name)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    _key(),
+    Column("inspection_id", Key, ForeignKey("inspections.id"), nullable=False, index=True),
+    Column("verdict", String(8), nullable=False),  # good, defect, skip; undo takes the last one back
+    Column("at", BigInteger, nullable=False),
+    Column("who", String(64), nullable=False),
+    Column("mask", Hash),  # of the file, where a person drew one
+    Column("note", Text, nullable=False),
+)
+
+# An hour of a model version, kept up to date with every inspection and verdict: trends over months are read
+# from here
+hours = Table(
+    "hours",
+    metadata,
+    Column("product_id", Key, ForeignKey("products.id"), primary_key=True),
+    Column("version_id", Key, ForeignKey("versions.id"), primary_key=True),
+    Column("hour", BigInteger, primary_key=True),  # hours since 1970
+    Column("inspected", Integer, nullable=False),
+    Column("anomalous", Integer, nullable=False),
+    Column("score_sum", Double, nullable=False),
+    Column("score_min", Double, nullable=False),
+    Column("score_max", Double, nullable=False),
+    Column("reviewed", Integer, nullable=False),
+    Column("defects", Integer, nullable=False),  # by verdict
+    Column("false_alarms", Integer, nullable=False),
+    Column("misses", Integer, nullable=False),
+)
+
+# The pictures of this station that a model version was learnt from: they are never removed
+learnt = Table(
+    "learnt",
+    metadata,
+    Column("version_id", Key, ForeignKey("versions.id"), primary_key=True),
+    Column("picture", Hash, ForeignKey("pictures.hash"), primary_key=True),
+)
+
+users = Table(
+    "users",
+    metadata,
+    _key(),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("password", Text, nullable=False),  # argon2
+    Column("role", String(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("hash", Hash, primary_key=True),  # of the cookie
+    Column("user_id", Key, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("csrf", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    _key(),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("hash", Hash, nullable=False, unique=True),
+    Column("role", String(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger),
+)
+
+# What happened to the station: models switched, users added, pictures refused, disks full
+events = Table(
+    "events",
+    metadata,
+    _key(),
+    Column("at", BigInteger, nullable=False, index=True),
+    Column("kind", String(32), nullable=False),
+    Column("who", String(64), nullable=False),
+    Column("product_id", Key, ForeignKey("products.id")),
+    Column("text", Text, nullable=False),
+)

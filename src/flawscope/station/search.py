@@ -1,0 +1,181 @@
+"""Inspections by time, decision, verdict, score: page after page, newest first."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, or_
+
+from flawscope.errors import InputError
+from flawscope.station.database import Database
+from flawscope.station.schema import inspections
+from flawscope.station.store import described, microseconds, shown
+
+MOST = 500  # inspections of a page
+_CHOICES = {
+    "decision": ("good", "anomalous"),
+    "verdict": ("good", "defect", "none"),
+    "review": ("none", "waiting", "done", "skipped"),
+}
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What is looked for; None: any.
+
+    since, until: microseconds since 1970; until is exclusive. name: of the picture; `A12*` is any that begins
+    with A12. cursor: where the page before ended.
+    """
+
+    since: int | None = None
+    until: int | None = None
+    decision: str | None = None
+    verdict: str | None = None
+    review: str | None = None
+    score_min: float | None = None
+    score_max: float | None = None
+    version: int | None = None
+    name: str | None = None
+    cursor: str | None = None
+    limit: int = 50
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, str]) -> Filters:
+        """From the texts of an address; empty ones are as if they were not there, others than the fields
+        above are passed over. InputError, one line."""
+        values: dict[str, Any] = {}
+        for name in (field.name for field in fields(cls)):
+            if text := query.get(name, "").strip():
+                values[name] = _read(name, text)
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Page:
+    inspections: list[dict[str, Any]]
+    next: str | None  # cursor of the page after it
+
+
+def search(database: Database, product_id: int, filters: Filters) -> Page:
+    """A page of inspections as the API shows them.
+
+    Raises:
+        InputError: the cursor is none.
+        StoreError: the data base cannot be used.
+    """
+    with database.reading() as connection:
+        rows = connection.execute(_query(product_id, filters).limit(filters.limit + 1)).all()
+        more = len(rows) > filters.limit
+        rows = rows[: filters.limit]
+        found = described(connection, rows)
+    return Page(found, _cursor(rows[-1].at, rows[-1].id) if more else None)
+
+
+def every(database: Database, product_id: int, filters: Filters) -> Iterator[dict[str, Any]]:
+    """All that are found, without holding them all."""
+    cursor: str | None = filters.cursor
+    while True:
+        page = search(database, product_id, Filters(**{**vars(filters), "cursor": cursor, "limit": MOST}))
+        yield from page.inspections
+        if (cursor := page.next) is None:
+            return
+
+
+def _query(product_id: int, filters: Filters) -> Select[Any]:
+    column = inspections.c
+    wanted: list[ColumnElement[bool]] = [column.product_id == product_id]
+    if filters.since is not None:
+        wanted.append(column.at >= filters.since)
+    if filters.until is not None:
+        wanted.append(column.at < filters.until)
+    if filters.decision is not None:
+        wanted.append(column.anomalous.is_(filters.decision == "anomalous"))
+    if filters.verdict is not None:
+        wanted.append(
+            column.verdict.is_(None) if filters.verdict == "none" else column.verdict == filters.verdict
+        )
+    if filters.review is not None:
+        wanted.append(column.review == filters.review)
+    if filters.score_min is not None:
+        wanted.append(column.score >= filters.score_min)
+    if filters.score_max is not None:
+        wanted.append(column.score <= filters.score_max)
+    if filters.version is not None:
+        wanted.append(column.version_id == filters.version)
+    if filters.name is not None:
+        wanted.append(_named(filters.name))
+    if filters.cursor is not None:
+        at, number = _place(filters.cursor)
+        wanted.append(or_(column.at < at, and_(column.at == at, column.id < number)))
+        wanted.append(column.at <= at)  # said again, for the index
+    return shown().where(*wanted).order_by(column.at.desc(), column.id.desc())
+
+
+def _named(name: str) -> ColumnElement[bool]:
+    if not name.endswith("*"):
+        return inspections.c.name == name
+    begin = name.rstrip("*")
+    beyond = _beyond(begin)
+    from_here = inspections.c.name >= begin
+    return from_here if beyond is None else from_here & (inspections.c.name < beyond)
+
+
+def _beyond(begin: str) -> str | None:
+    """The first text after all that begin so, by the code of letters; None: there is none."""
+    begin = begin.rstrip("\U0010ffff")
+    if not begin:
+        return None
+    code = ord(begin[-1]) + 1
+    return begin[:-1] + chr(0xE000 if code == 0xD800 else code)
+
+
+def _read(name: str, text: str) -> Any:
+    if name in _CHOICES:
+        if text not in _CHOICES[name]:
+            raise InputError(f"{name}={text:.40} is not one of {', '.join(_CHOICES[name])}")
+        return text
+    if name in ("since", "until"):
+        return microseconds(text)
+    try:
+        if name in ("score_min", "score_max"):
+            number = float(text)
+            if math.isfinite(number):
+                return number
+            raise ValueError
+        if name == "limit":
+            if 1 <= int(text) <= MOST:
+                return int(text)
+            raise ValueError
+        if name == "version":
+            return _small(int(text))
+    except (ValueError, OverflowError):
+        kind = f"a number from 1 to {MOST}" if name == "limit" else "a number"
+        raise InputError(f"{name}={text:.40} is not {kind}") from None
+    if "\0" in text:
+        raise InputError(f"{name} holds a character that no name has")
+    return text
+
+
+def _small(number: int) -> int:
+    """What a column can hold."""
+    if not 0 <= number < 2**63:
+        raise ValueError
+    return number
+
+
+def _cursor(at: int, number: int) -> str:
+    return base64.urlsafe_b64encode(f"{at}.{number}".encode()).decode().rstrip("=")
+
+
+def _place(cursor: str) -> tuple[int, int]:
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+        at, number = text.split(".")
+        return _small(int(at)), _small(int(number))
+    except (ValueError, binascii.Error):
+        raise InputError(f"cursor {cursor:.40} is none: take `next` of the page before") from None

@@ -1,0 +1,239 @@
+"""What `station.yaml` says: products, the store, limits, how long things are kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flawscope.config import build, read_config
+from flawscope.errors import InputError
+from flawscope.runtime import suffix_of
+
+T = TypeVar("T")
+
+FOLDER = "station"  # where a station keeps everything unless it is told otherwise
+DATABASE = "station.sqlite"  # in it
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", re.IGNORECASE)
+_AGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(hours?|days?|weeks?|months?|years?|h|d|w)\s*", re.IGNORECASE)
+_SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 86400}
+
+
+@dataclass(frozen=True)
+class Product:
+    """What is inspected.
+
+    model: a model file of any kind. folder: pictures that appear in it are taken, too.
+    """
+
+    model: str
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is accepted, before anything is decoded.
+
+    queue: pictures that wait or are being judged, at most; more are refused with 503.
+    upload: bytes of a request. pixels: of a picture. side: of a picture.
+    stalled: seconds after which a client that sends nothing more is let go.
+    """
+
+    queue: int = 64
+    upload: str = "100 MB"
+    pixels: int = 200_000_000
+    stalled: float = 30.0
+
+    @property
+    def upload_bytes(self) -> int:
+        return size_of(self.upload, "limits: upload")
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How long pictures are kept, by what they are; null is for ever. Records stay when a picture goes.
+
+    good: nobody looked at it and it was called good. anomalous: called so, not reviewed. reviewed: somebody
+    said what it is. records: of inspections themselves. space: of all pictures together; beyond it the oldest
+    go, good ones first, reviewed ones last.
+
+    What a model version was learnt from is never removed.
+    """
+
+    good: str | None = "30 days"
+    anomalous: str | None = "1 year"
+    reviewed: str | None = None
+    records: str | None = None
+    space: str | None = None
+
+    def seconds(self, kind: str) -> float | None:
+        """None: for ever."""
+        value = getattr(self, kind)
+        return None if value is None else age_of(value, f"keep: {kind}")
+
+    @property
+    def space_bytes(self) -> int | None:
+        return None if self.space is None else size_of(self.space, "keep: space")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A station.
+
+    store: folder of everything that it keeps. database: URL of a PostgreSQL data base
+    (`postgresql://user:password@host/name`), by default SQLite in the store.
+    host, port: where it listens; another host than this machine wants users or tokens.
+    public: names and addresses under which it is reached, beside this machine's.
+    proxy: a proxy on this machine stands in front and says who asks (X-Forwarded-For, X-Forwarded-Proto).
+    device, threads: what computes, as for `predict`.
+    near: good pictures that are reviewed, too: those whose p-value is at most so many times the model's
+    false-alarm rate.
+    """
+
+    products: Mapping[str, Product] = field(default_factory=dict)
+    store: str = FOLDER
+    database: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8080
+    public: tuple[str, ...] = ()
+    proxy: bool = False
+    device: str = "auto"
+    threads: int | None = None
+    near: float = 1.5
+    limits: Limits = Limits()
+    keep: Keep = Keep()
+
+    @property
+    def url(self) -> str:
+        """Of the data base, as SQLAlchemy takes it."""
+        if self.database is None:
+            return f"sqlite:///{Path(self.store).resolve() / DATABASE}"
+        scheme, found, rest = self.database.partition("://")
+        if not found or scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
+            raise InputError(
+                f"setting database: {without_password(self.database)!r} is not postgresql://user@host/name"
+            )
+        return f"postgresql+psycopg://{rest}"
+
+
+def read_settings(path: str | Path) -> Settings:
+    """A settings file; paths in it are relative to the file.
+
+    Raises:
+        InputError: it cannot be read, has unknown settings or values of the wrong kind.
+    """
+    values = read_config(path)
+    home = Path(path).resolve().parent
+    products = values.pop("products", None) or {}
+    if not isinstance(products, dict):
+        raise InputError(f"{path}: `products` must map a name to its model")
+    try:
+        limits = build(Limits, _mapping(values.pop("limits", None), "limits"))
+        keep = build(Keep, _mapping(values.pop("keep", None), "keep"))
+        settings = build(_Plain, values)
+        known = {check_name(str(name)): _product(name, value, home) for name, value in products.items()}
+        return check(
+            Settings(
+                **{**vars(settings), "store": str(home / settings.store)},
+                products=known,
+                limits=limits,
+                keep=keep,
+            )
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """The settings of one value each."""
+
+    store: str = Settings.store
+    database: str | None = None
+    host: str = Settings.host
+    port: int = Settings.port
+    public: tuple[str, ...] = ()
+    proxy: bool = False
+    device: str = Settings.device
+    threads: int | None = None
+    near: float = Settings.near
+
+
+def check(settings: Settings) -> Settings:
+    """The same settings. InputError where a value cannot be."""
+    _ = settings.url, settings.limits.upload_bytes, settings.keep.space_bytes
+    for kind in ("good", "anomalous", "reviewed", "records"):
+        settings.keep.seconds(kind)
+    if not 0 <= settings.port < 65536:
+        raise InputError(f"port {settings.port} is not one: choose 1 to 65535, or 0 for a free one")
+    if settings.limits.queue < 1 or settings.limits.pixels < 1:
+        raise InputError("limits: queue and pixels must be 1 or more")
+    if settings.near < 0:
+        raise InputError("near must be 0 or more")
+    return settings
+
+
+def check_name(name: str) -> str:
+    """The name of a product, which stands in addresses."""
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r} cannot be a product's name: use letters, digits, dot, dash and underscore, 64 at most"
+        )
+    return name
+
+
+def named(text: str) -> str:
+    """The nearest name that a product can have."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64] or "product"
+
+
+def single(model: str, name: str, folder: str | None = None) -> Settings:
+    """A station for one model file."""
+    suffix_of(model)
+    return Settings(products={check_name(name): Product(model, folder)})
+
+
+def overridden(settings: Settings, **values: Any) -> Settings:
+    """With what the command line says, where it says something."""
+    return check(replace(settings, **{name: value for name, value in values.items() if value is not None}))
+
+
+def size_of(text: str, what: str) -> int:
+    """`100 MB`, `2G` -> bytes, in powers of 1024."""
+    found = _SIZE.fullmatch(str(text))
+    if not found:
+        raise InputError(f"{what}: {text!r} is not a size; write for example 100 MB")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+
+
+def age_of(text: str, what: str) -> float:
+    """`30 days` -> seconds. A month has 30 days, a year 365."""
+    found = _AGE.fullmatch(str(text))
+    if not found:
+        raise InputError(f"{what}: {text!r} is not a time; write for example 30 days or 1 year, or null")
+    return float(found[1]) * _SECONDS[found[2][0].lower()]
+
+
+def without_password(url: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:…@", url)
+
+
+def _mapping(values: Any, name: str) -> dict[str, Any]:
+    if not isinstance(values or {}, dict):
+        raise InputError(f"{name} is not a list of `key: value` lines")
+    return dict(values or {})
+
+
+def _product(name: str, value: Any, home: Path) -> Product:
+    given = {"model": value} if isinstance(value, str) else value
+    if not isinstance(given, dict) or "model" not in given:
+        raise InputError(f"product {name} has no model: write `model: FILE` below it")
+    try:
+        product = build(Product, given)
+    except InputError as error:
+        raise InputError(f"product {name}: {error}") from None
+    folder = None if product.folder is None else str(home / product.folder)
+    return Product(str(home / product.model), folder)

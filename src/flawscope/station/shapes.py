@@ -1,0 +1,187 @@
+"""What the API takes and gives, for its description and its checks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+EXAMPLE: dict[str, Any] = {
+    "id": 17,
+    "product": "plate",
+    "version": 1,
+    "at": "2026-11-22T02:04:51.123Z",
+    "name": "0017.png",
+    "source": "http",
+    "picture": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "width": 640,
+    "height": 480,
+    "score": 21.7,
+    "p_value": 0.0244,
+    "severity": 2.6,
+    "decision": "anomalous",
+    "near": False,
+    "score_threshold": 17.3,
+    "regions": [
+        {"box": [120.0, 80.0, 168.0, 131.0], "area": 1730.0, "peak": 21.7, "centroid": [143.9, 104.2]}
+    ],
+    "verdict": None,
+    "verdict_at": None,
+    "verdict_by": None,
+    "note": "",
+    "has_mask": False,
+    "review": "waiting",
+}
+
+
+class Region(BaseModel):
+    """A connected part of what was found, in pixels of the picture; box: x0, y0, x1, y1."""
+
+    box: list[float]
+    area: float
+    peak: float
+    centroid: list[float]
+
+
+class Inspection(BaseModel):
+    """A picture that was judged."""
+
+    model_config = ConfigDict(json_schema_extra={"example": EXAMPLE})
+    id: int
+    product: str
+    version: int = Field(description="the model version that judged")
+    at: str = Field(description="when it arrived, UTC")
+    name: str = Field(description="what the sender calls it")
+    source: str
+    picture: str | None = Field(description="SHA-256 of the file; null when it was removed")
+    width: int
+    height: int
+    score: float
+    p_value: float
+    severity: float
+    decision: Literal["good", "anomalous"]
+    near: bool = Field(description="good, but near the threshold")
+    score_threshold: float
+    regions: list[Region]
+    verdict: Literal["good", "defect"] | None
+    verdict_at: str | None
+    verdict_by: str | None
+    note: str
+    has_mask: bool = Field(description="a person drew where the defect is")
+    review: Literal["none", "waiting", "done", "skipped"]
+
+
+class Refusal(BaseModel):
+    """Why something was not done."""
+
+    error: str = Field(description="one line that names the thing, the reason and the remedy")
+    code: str
+
+
+class Result(BaseModel):
+    """One of several pictures: an inspection, or why there is none."""
+
+    inspection: Inspection | None = None
+    name: str | None = None
+    error: str | None = None
+    code: str | None = None
+
+
+class Results(BaseModel):
+    results: list[Result]
+
+
+class Inspections(BaseModel):
+    inspections: list[Inspection]
+    next: str | None = Field(description="`cursor` of the page after this one")
+
+
+class Waiting(BaseModel):
+    inspections: list[Inspection]
+    waiting: int
+
+
+class Product(BaseModel):
+    """What is inspected, with the model that is active."""
+
+    name: str
+    version: int | None
+    method: str | None
+    file: str | None
+    score_threshold: float | None
+    false_alarm_rate: float | None
+    inspections: int
+    waiting: int = Field(description="for a review")
+    backlog: int = Field(description="pictures that are not answered yet")
+    rate: float = Field(description="pictures a second in the last minute")
+    folder: str | None
+    problem: str | None
+
+
+class Products(BaseModel):
+    products: list[Product]
+
+
+class Switch(BaseModel):
+    at: str
+    by: str
+
+
+class Version(BaseModel):
+    """A model file, as it was when it was added."""
+
+    id: int
+    file: str
+    hash: str
+    origin: str
+    method: str
+    category: str
+    created_at: str
+    active: bool
+    score_threshold: float
+    false_alarm_rate: float
+    promise: str
+    pictures: dict[str, int]
+    size: list[int]
+    notes: list[str]
+    program: str
+    switches: list[Switch]
+
+
+class Versions(BaseModel):
+    versions: list[Version]
+    active: int | None
+
+
+class Verdict(BaseModel):
+    """What a person says."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"verdict": "good"}})
+    verdict: Literal["good", "defect", "skip", "undo"]
+    mask: str | None = Field(None, description="PNG in base64, as large as the picture; not black: defect")
+    note: str = Field("", max_length=2000)
+
+
+class Trends(BaseModel):
+    """Scores over time; points [seconds, score, anomalous, verdict, id], or buckets [seconds, inspected,
+    anomalous, lowest, mean and highest score, false alarms, misses]."""
+
+    unit: Literal["inspection", "minute", "hour", "day"]
+    threshold: float | None
+    points: list[list[Any]]
+    buckets: list[list[float]]
+    totals: dict[str, int]
+    versions: list[dict[str, Any]]
+
+
+class Problem(BaseModel):
+    code: str
+    text: str
+    since: str
+
+
+class Status(BaseModel):
+    state: Literal["ok", "degraded"]
+    problems: list[Problem]
+    version: str
+    queue: dict[str, int]

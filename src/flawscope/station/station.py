@@ -1,0 +1,261 @@
+"""A station: what it keeps, what judges, what it takes pictures from, and how it is."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.station import trends as trends_of
+from flawscope.station.access import Access
+from flawscope.station.database import Database, now
+from flawscope.station.files import Files
+from flawscope.station.folder import FolderSource
+from flawscope.station.inspector import Inspector
+from flawscope.station.live import Live
+from flawscope.station.metrics import Gauges, Metrics
+from flawscope.station.recorder import Recorded, Recorder
+from flawscope.station.retention import Retention
+from flawscope.station.search import Filters, Page, search
+from flawscope.station.settings import Product, Settings
+from flawscope.station.share import Share
+from flawscope.station.shown import Shown
+from flawscope.station.store import NotFoundError, Store, fresh, iso
+from flawscope.station.versions import Versions
+
+STATION = "station"  # who did it, where nobody did
+RETAIN = 3600.0  # seconds between two looks at what is kept too long
+LITTLE = 200 * 1024 * 1024  # bytes of disk that are few
+CHECKED = 2.0  # seconds for which an answer of the data base holds
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that a person should see to. code: for programs. since: microseconds since 1970."""
+
+    code: str
+    text: str
+    since: int
+
+    def to_dict(self) -> dict[str, str]:
+        return {"code": self.code, "text": self.text, "since": iso(self.since)}
+
+
+class Station:
+    """Everything behind the pages and the API.
+
+    Args:
+        say: gets a line for whoever started it.
+
+    Raises:
+        InputError: the folder, the data base or a model cannot be used.
+    """
+
+    def __init__(self, settings: Settings, say: Callable[[str], None] = lambda line: None):
+        self.settings, self.say = settings, say
+        self.files = Files(settings.store)
+        self.files.claim()
+        self.files.sweep()
+        self.database = Database(settings.url)
+        self.database.migrate()
+        self.access = Access(self.database)
+        self.store = Store(self.database)
+        self.versions = Versions(self.database, self.files, settings.device, settings.threads)
+        self.live = Live()
+        self.metrics = Metrics(self._gauges)
+        self._problems: dict[str, Problem] = {}
+        self._checked = 0.0
+        self._ended = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.recorder = Recorder(self.store, self._recorded)
+        self.inspector = Inspector(
+            self.versions,
+            self.recorder,
+            self.files,
+            settings.limits,
+            settings.near,
+            lambda why: self.report("model_failed", why or None),
+        )
+        self.shown = Shown(self.store, self.versions, self.files, self.inspector)
+        self.products = {name: self.store.add_product(name) for name in settings.products}
+        self._names = {number: name for name, number in self.products.items()}
+        self.sources: list[FolderSource] = []
+
+    def start(self) -> None:
+        """Open the models, then take pictures. InputError where a model that the settings name is none."""
+        for name, product in self.settings.products.items():
+            self._open(name, product)
+        share = Share(self.settings.limits)
+        for name, product in self.settings.products.items():
+            if product.folder is not None:
+                source = FolderSource(
+                    self.products[name], product.folder, self.inspector.submit, self.report, self.store, share
+                )
+                source.start()
+                self.sources.append(source)
+        thread = threading.Thread(target=self._retain, name="retention", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _open(self, name: str, product: Product) -> None:
+        """A file that is new becomes the active version; else the one that was active goes on, also where the
+        file is not there any more."""
+        number = self.products[name]
+        before = {one["id"] for one in self.versions.listed(number)["versions"]}
+        try:
+            added = self.versions.add(number, product.model, os.path.abspath(product.model), STATION)
+        except InputError as error:
+            goes_on = self.versions.resume(number)
+            if goes_on is None:
+                raise
+            self.say(f"{name}: {error}; version {goes_on} goes on")
+            return
+        goes_on = None
+        if added in before:
+            try:
+                goes_on = self.versions.resume(number)
+            except InputError as error:
+                self.say(f"{name}: {error}; going on with {product.model}")
+        if goes_on is None:
+            self.versions.activate(number, added, STATION)
+        elif goes_on != added:
+            self.say(f"{name}: version {goes_on} goes on, as it was activated; {product.model} is {added}")
+
+    def close(self) -> None:
+        """Take nothing more, answer what was taken, end."""
+        self._ended.set()
+        self.live.close()
+        for source in self.sources:
+            source.stop()
+        self.inspector.close()
+        self.recorder.close()
+        self.shown.close()
+        for thread in self._threads:
+            thread.join()
+        self.database.close()
+        self.files.give_up()
+
+    # ---- products
+
+    def product_id(self, name: str) -> int:
+        """NotFoundError names those that there are."""
+        if name not in self.products:
+            raise NotFoundError(f"there is no product {name!r:.80}: there are {', '.join(self.products)}")
+        return self.products[name]
+
+    def product_facts(self, name: str) -> dict[str, Any]:
+        """A product as the API shows it."""
+        number = self.product_id(name)
+        listed = self.versions.listed(number)
+        active = next((one for one in listed["versions"] if one["active"]), None)
+        return {
+            "name": name,
+            "version": listed["active"],
+            "method": active["method"] if active else None,
+            "file": active["file"] if active else None,
+            "score_threshold": active["score_threshold"] if active else None,
+            "false_alarm_rate": active["false_alarm_rate"] if active else None,
+            **self.store.totals(number),
+            **self.flow(name),
+            "folder": self.settings.products[name].folder,
+        }
+
+    def flow(self, name: str) -> dict[str, Any]:
+        """How it goes at the moment."""
+        number = self.product_id(name)
+        problems = self.problems()
+        return {
+            "backlog": self.inspector.backlog(number),
+            "rate": round(self.inspector.rate(number), 2),
+            "problem": problems[0].text if problems else None,
+        }
+
+    # ---- what pages and API ask for
+
+    def search(self, name: str, filters: Filters) -> Page:
+        return search(self.database, self.product_id(name), filters)
+
+    def inspection(self, name: str, number: int) -> dict[str, Any]:
+        return self.store.inspection(self.product_id(name), number)
+
+    def waiting(self, name: str, limit: int = 20, after: int = 0) -> dict[str, Any]:
+        return self.store.waiting(self.product_id(name), limit, after)
+
+    def trends(self, name: str, since: int | None = None, until: int | None = None) -> dict[str, Any]:
+        return trends_of.trends(self.database, self.product_id(name), since, until)
+
+    # ---- what happens
+
+    def _recorded(self, recorded: Recorded) -> None:
+        name = self._names[recorded.taken.product_id]
+        decision = "anomalous" if recorded.taken.anomalous else "good"
+        self.metrics.inspections.labels(name, decision).inc()
+        self.shown.remember(recorded)
+        if self.live.listeners:
+            self.live.tell(recorded.taken.product_id, fresh(recorded.number, recorded.taken, name))
+
+    def _retain(self) -> None:
+        retention = Retention(self.database, self.files, self.settings.keep, self._ended)
+        while not self._ended.wait(1.0 if retention.runs == 0 else RETAIN):
+            try:
+                problem = retention.run(now()).problem
+                self.access.remove_ended()
+            except Exception as error:  # tried again in an hour; inspections go on
+                problem = f"what is kept too long cannot be removed: {' '.join(str(error).split())[:200]}"
+            self.report("retention", problem or None)
+
+    # ---- how it is
+
+    def report(self, code: str, why: str | None) -> None:
+        """A problem that is there from now on, or, with None, no longer."""
+        if why is None:
+            if self._problems.pop(code, None) is not None:
+                self.say(f"{code}: over")
+        elif code not in self._problems or self._problems[code].text != why:
+            self._problems[code] = Problem(code, why, now())
+            self.say(f"{code}: {why}")
+
+    def problems(self) -> list[Problem]:
+        """What a person should see to now, the oldest first."""
+        if time.monotonic() - self._checked > CHECKED:
+            self._checked = time.monotonic()
+            self._check()
+        return sorted(self._problems.copy().values(), key=lambda problem: problem.since)
+
+    def _check(self) -> None:
+        try:
+            with self.database.reading() as connection:
+                connection.execute(text("SELECT 1"))
+            self.report("store_unreachable", None)
+        except FlawscopeError as error:
+            self.report("store_unreachable", str(error))
+        free = self.files.free_bytes()
+        little = f"{free / 1e6:.0f} MB are free on the disk of {self.files.folder}; free some space"
+        self.report("disk_full", little if free < LITTLE else None)
+        closed = [name for name, number in self.products.items() if not self.versions.is_open(number)]
+        self.report("no_model", f"no model is open for {', '.join(closed)}" if closed else None)
+
+    def _gauges(self) -> Gauges:
+        names = self.products.items()
+        gauges: Gauges = {
+            "backlog": (
+                "Pictures not answered yet.",
+                {n: float(self.inspector.backlog(i)) for n, i in names},
+            ),
+            "problems": ("Shown on the page.", {"": float(len(self.problems()))}),
+            "disk_free_bytes": ("Where the station keeps its files.", {"": float(self.files.free_bytes())}),
+            "listeners": ("Pages that are open.", {"": float(self.live.listeners)}),
+        }
+        with suppress(FlawscopeError):
+            waiting = {n: float(self.store.totals(i)["waiting"]) for n, i in names}
+            active = {n: float(self.versions.listed(i)["active"] or 0) for n, i in names}
+            gauges["review_waiting"] = ("Pictures to be reviewed.", waiting)
+            gauges["version"] = ("The model that judges.", active)
+        return gauges

@@ -1,0 +1,417 @@
+"""Inspections and verdicts in the data base."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, Select, case, func, select, update
+
+from flawscope.errors import InputError
+from flawscope.station.database import Database, now, upsert
+from flawscope.station.schema import events, hours, inspections, pictures, products, verdicts
+
+HOUR = 3_600_000_000  # microseconds
+GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
+NONE, WAITING, DONE, SKIPPED = "none", "waiting", "done", "skipped"  # of a review
+MOST_NAME, MOST_NOTE = 300, 2000  # characters
+_COUNTS = ("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses")
+
+
+class NotFoundError(InputError):
+    """There is no such product, inspection or version."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A picture that was judged, to be recorded.
+
+    picture: hash of its file, "" while that is being written. at: microseconds since 1970. key: the
+    sender's, under which it is taken once.
+    """
+
+    product_id: int
+    version_id: int
+    picture: str
+    suffix: str
+    bytes: int
+    width: int
+    height: int
+    at: int
+    name: str
+    source: str
+    score: float
+    p_value: float
+    severity: float
+    score_threshold: float
+    anomalous: bool
+    near: bool
+    regions: list[dict[str, Any]] = field(default_factory=list)
+    key: str | None = None
+
+
+class PictureOf(NamedTuple):
+    """Of an inspection. removed_at: None while the file is there."""
+
+    hash: str
+    suffix: str
+    removed_at: int | None
+    name: str
+    version: int
+
+
+def iso(at: int) -> str:
+    """Microseconds since 1970 as 2026-11-22T02:04:51.123Z."""
+    moment = datetime.fromtimestamp(at / 1e6, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at // 1000 % 1000:03d}Z"
+
+
+def microseconds(text: str) -> int:
+    """A date, or a date and time, in UTC unless it says otherwise. InputError where it is none."""
+    try:
+        moment = datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return round(moment.timestamp() * 1e6)
+    except (ValueError, OverflowError):
+        raise InputError(f"{text!r:.60} is not a time: write 2026-11-22 or 2026-11-22T14:30:00Z") from None
+
+
+class Store:
+    """What is known about products, pictures, inspections and verdicts.
+
+    Every method is one transaction and raises `StoreError` where the data base cannot be used.
+    """
+
+    def __init__(self, database: Database):
+        self.database = database
+
+    # ---- products
+
+    def add_product(self, name: str) -> int:
+        """Its number, whether it is new or not."""
+        with self.database.writing() as connection:
+            new = upsert(connection, products).values(name=name, created_at=now())
+            connection.execute(new.on_conflict_do_nothing())
+            return int(connection.execute(select(products.c.id).where(products.c.name == name)).scalar_one())
+
+    def totals(self, product_id: int) -> dict[str, int]:
+        """How many inspections there are, and how many of them wait for a review."""
+        waiting = select(func.count()).where(
+            inspections.c.product_id == product_id, inspections.c.review == WAITING
+        )
+        every = select(func.coalesce(func.sum(hours.c.inspected), 0)).where(hours.c.product_id == product_id)
+        with self.database.reading() as connection:
+            return {
+                "inspections": int(connection.execute(every).scalar_one()),
+                "waiting": int(connection.execute(waiting).scalar_one()),
+            }
+
+    def waiting_count(self, product_id: int) -> int:
+        """How many inspections wait for a review."""
+        return self.totals(product_id)["waiting"]
+
+    # ---- inspections
+
+    def record(self, several: Sequence[Taken]) -> list[tuple[int, bool]]:
+        """Write inspections, all or none: the number of each, and whether it is new. One with a key that is
+        there already is that one."""
+        with self.database.writing() as connection:
+            # in one order everywhere, so that two stations never wait for each other in a circle
+            for one in sorted({t.picture: t for t in several}.values(), key=lambda t: t.picture):
+                new = upsert(connection, pictures).values(
+                    hash=one.picture,
+                    suffix=one.suffix,
+                    bytes=one.bytes,
+                    width=one.width,
+                    height=one.height,
+                    created_at=one.at,
+                )
+                again = new.on_conflict_do_update(index_elements=["hash"], set_={"removed_at": None})
+                connection.execute(again)
+            found = [_insert(connection, one) for one in several]
+            _count(connection, [one for one, (_, new) in zip(several, found, strict=True) if new])
+            return found
+
+    def number_of(self, product_id: int, key: str) -> int | None:
+        """Of the inspection that was taken under this key."""
+        with self.database.reading() as connection:
+            return _by_key(connection, product_id, key)
+
+    def inspection(self, product_id: int, number: int) -> dict[str, Any]:
+        """One, as the API shows it. NotFoundError."""
+        query = shown().where(inspections.c.product_id == product_id, inspections.c.id == number)
+        with self.database.reading() as connection:
+            found = described(connection, connection.execute(query).all())
+        if not found:
+            raise NotFoundError(f"there is no inspection {number}")
+        return found[0]
+
+    def waiting(self, product_id: int, limit: int, after: int = 0) -> dict[str, Any]:
+        """The oldest ones that wait for a review, and how many there are."""
+        here = inspections.c.product_id == product_id, inspections.c.review == WAITING
+        query = shown().where(*here, inspections.c.id > after).order_by(inspections.c.id).limit(limit)
+        with self.database.reading() as connection:
+            found = described(connection, connection.execute(query).all())
+            count = connection.execute(select(func.count()).where(*here)).scalar_one()
+        return {"inspections": found, "waiting": int(count)}
+
+    def knows(self, picture: str) -> bool:
+        """Whether there is an inspection of the picture with this hash."""
+        with self.database.reading() as connection:
+            found = connection.execute(select(pictures.c.hash).where(pictures.c.hash == picture)).first()
+        return found is not None
+
+    def picture(self, product_id: int, number: int) -> PictureOf:
+        """What an inspection looked at. NotFoundError."""
+        query = (
+            select(*(pictures.c[name] for name in ("hash", "suffix", "removed_at")))
+            .add_columns(inspections.c.name, inspections.c.version_id)
+            .join_from(inspections, pictures)
+            .where(inspections.c.product_id == product_id, inspections.c.id == number)
+        )
+        with self.database.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFoundError(f"there is no inspection {number}")
+        return PictureOf(*row)
+
+    # ---- verdicts
+
+    def decide(
+        self, product_id: int, number: int, verdict: str, who: str, mask: str | None = None, note: str = ""
+    ) -> dict[str, Any]:
+        """Write down what a person says of an inspection; `undo` takes the last word back.
+
+        Args:
+            mask: hash of the file that holds the mask.
+
+        Raises:
+            NotFoundError: there is no such inspection.
+            InputError: there is nothing to take back, or the note is too long.
+        """
+        if verdict not in (GOOD, DEFECT, SKIP, UNDO):
+            raise InputError(f"{verdict!r:.40} is not a verdict: good, defect, skip or undo")
+        note = "".join(c for c in note if c == "\n" or unicodedata.category(c)[0] != "C")
+        if len(note) > MOST_NOTE:
+            raise InputError(f"the note has {len(note)} characters; {MOST_NOTE} at most")
+        with self.database.writing() as connection:
+            query = select(inspections).where(
+                inspections.c.product_id == product_id, inspections.c.id == number
+            )
+            row = connection.execute(query.with_for_update()).one_or_none()
+            if row is None:
+                raise NotFoundError(f"there is no inspection {number}")
+            if verdict == UNDO and not held(connection, [number]).get(number):
+                raise InputError(f"inspection {number} has no verdict to take back")
+            connection.execute(
+                verdicts.insert().values(
+                    inspection_id=number, verdict=verdict, at=now(), who=who, mask=mask, note=note
+                )
+            )
+            _settle(connection, row)
+            return described(connection, connection.execute(shown().where(inspections.c.id == number)).all())[
+                0
+            ]
+
+    def mask(self, number: int) -> str | None:
+        """Hash of the mask that a person drew, where the last word has one."""
+        with self.database.reading() as connection:
+            last = held(connection, [number]).get(number)
+        return None if last is None or last.mask is None else str(last.mask)
+
+    # ---- what happened
+
+    def note_event(self, kind: str, who: str, text: str, product_id: int | None = None) -> None:
+        with self.database.writing() as connection:
+            add_event(connection, kind, who, text, product_id)
+
+    def events(self, kind: str, product_id: int) -> list[Row[Any]]:
+        """Of one kind and product, the latest first."""
+        query = select(events).where(events.c.kind == kind, events.c.product_id == product_id)
+        with self.database.reading() as connection:
+            return list(connection.execute(query.order_by(events.c.id.desc()).limit(500)).all())
+
+
+def add_event(connection: Connection, kind: str, who: str, text: str, product_id: int | None = None) -> None:
+    """In the transaction of what it tells of."""
+    row = {"at": now(), "kind": kind, "who": who, "text": text, "product_id": product_id}
+    connection.execute(events.insert().values(**row))
+
+
+# -------------------------------------------------------------------------------------------------- recording
+
+
+def _insert(connection: Connection, one: Taken) -> tuple[int, bool]:
+    values = {
+        name: getattr(one, name)
+        for name in (
+            *("product_id", "version_id", "picture", "at", "source", "key", "score", "p_value", "severity"),
+            *("score_threshold", "anomalous", "near"),
+        )
+    }
+    values |= {"name": one.name[:MOST_NAME], "regions": json.dumps(one.regions), "review": _review(one)}
+    new = upsert(connection, inspections).values(**values)
+    query = new.on_conflict_do_nothing(index_elements=["product_id", "key"]).returning(inspections.c.id)
+    number = connection.execute(query).scalar_one_or_none()
+    if number is not None:
+        return int(number), True
+    there = _by_key(connection, one.product_id, one.key or "")
+    assert there is not None, "what is in the way is there"
+    return there, False
+
+
+def _review(one: Taken | Row[Any]) -> str:
+    """Of an inspection that nobody has spoken about."""
+    return WAITING if one.anomalous or one.near else NONE
+
+
+def _by_key(connection: Connection, product_id: int, key: str) -> int | None:
+    query = select(inspections.c.id).where(inspections.c.product_id == product_id, inspections.c.key == key)
+    number = connection.execute(query).scalar_one_or_none()
+    return None if number is None else int(number)
+
+
+def _count(connection: Connection, several: Iterable[Taken]) -> None:
+    """The hours that these fall into."""
+    grouped: dict[tuple[int, int, int], list[Taken]] = defaultdict(list)
+    for one in several:
+        grouped[one.product_id, one.version_id, one.at // HOUR].append(one)
+    for (product_id, version_id, hour), group in sorted(grouped.items()):
+        scores = [one.score for one in group]
+        new = upsert(connection, hours).values(
+            product_id=product_id,
+            version_id=version_id,
+            hour=hour,
+            inspected=len(group),
+            anomalous=sum(one.anomalous for one in group),
+            score_sum=sum(scores),
+            score_min=min(scores),
+            score_max=max(scores),
+            reviewed=0,
+            defects=0,
+            false_alarms=0,
+            misses=0,
+        )
+        old, given = hours.c, new.excluded
+        added = {name: old[name] + given[name] for name in ("inspected", "anomalous", "score_sum")}
+        lowest = case((given.score_min < old.score_min, given.score_min), else_=old.score_min)
+        highest = case((given.score_max > old.score_max, given.score_max), else_=old.score_max)
+        connection.execute(
+            new.on_conflict_do_update(
+                index_elements=["product_id", "version_id", "hour"],
+                set_={**added, "score_min": lowest, "score_max": highest},
+            )
+        )
+
+
+# --------------------------------------------------------------------------------------------------- verdicts
+
+
+def held(connection: Connection, numbers: Sequence[int]) -> dict[int, Row[Any]]:
+    """The last word on each inspection that has one, by its number."""
+    query = select(verdicts).where(verdicts.c.inspection_id.in_(numbers)).order_by(verdicts.c.id)
+    stacks: dict[int, list[Row[Any]]] = defaultdict(list)
+    for row in connection.execute(query):
+        stack = stacks[row.inspection_id]
+        if row.verdict != UNDO:
+            stack.append(row)
+        elif stack:
+            stack.pop()
+    return {number: stack[-1] for number, stack in stacks.items() if stack}
+
+
+def _settle(connection: Connection, before: Row[Any]) -> None:
+    """Bring an inspection and its hour to what its verdicts say."""
+    last = held(connection, [before.id]).get(before.id)
+    if last is None:
+        verdict, review = None, _review(before)
+    elif last.verdict == SKIP:
+        verdict, review = None, SKIPPED
+    else:
+        verdict, review = last.verdict, DONE
+    connection.execute(
+        update(inspections).where(inspections.c.id == before.id).values(verdict=verdict, review=review)
+    )
+    was, becomes = (_counted(before.anomalous, word) for word in (before.verdict, verdict))
+    changes = {name: hours.c[name] + becomes[name] - was[name] for name in was}
+    connection.execute(
+        update(hours)
+        .where(
+            hours.c.product_id == before.product_id,
+            hours.c.version_id == before.version_id,
+            hours.c.hour == before.at // HOUR,
+        )
+        .values(changes)
+    )
+
+
+def _counted(anomalous: bool, verdict: str | None) -> dict[str, int]:
+    return {
+        "reviewed": int(verdict is not None),
+        "defects": int(verdict == DEFECT),
+        "false_alarms": int(anomalous and verdict == GOOD),
+        "misses": int(not anomalous and verdict == DEFECT),
+    }
+
+
+# -------------------------------------------------------------------------------------------------- as shown
+
+
+def shown() -> Select[Any]:
+    """What `described` needs of inspections."""
+    return select(
+        inspections,
+        products.c.name.label("product"),
+        pictures.c.width,
+        pictures.c.height,
+        pictures.c.removed_at,
+    ).select_from(inspections.join(pictures).join(products, products.c.id == inspections.c.product_id))
+
+
+def fresh(number: int, taken: Taken, product: str) -> dict[str, Any]:
+    """What was just recorded, as the API shows it."""
+    facts = {
+        **vars(taken),
+        **{"id": number, "product": product, "removed_at": None, "regions": json.dumps(taken.regions)},
+        **{"name": taken.name[:MOST_NAME], "verdict": None, "review": _review(taken)},
+    }
+    return _described(SimpleNamespace(**facts), None)
+
+
+def described(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+    """Inspections as the API shows them."""
+    words = held(connection, [row.id for row in rows if row.review in (DONE, SKIPPED)])
+    return [_described(row, words.get(row.id)) for row in rows]
+
+
+def _described(row: Row[Any] | SimpleNamespace, word: Row[Any] | None) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "product": row.product,
+        "version": row.version_id,
+        "at": iso(row.at),
+        "name": row.name,
+        "source": row.source,
+        "picture": None if row.removed_at else row.picture,
+        "width": row.width,
+        "height": row.height,
+        "score": row.score,
+        "p_value": row.p_value,
+        "severity": row.severity,
+        "decision": "anomalous" if row.anomalous else "good",
+        "near": bool(row.near),
+        "score_threshold": row.score_threshold,
+        "regions": json.loads(row.regions),
+        "verdict": row.verdict,
+        "verdict_at": iso(word.at) if word and row.verdict else None,
+        "verdict_by": word.who if word and row.verdict else None,
+        "note": word.note if word else "",
+        "has_mask": bool(word and word.mask),
+        "review": row.review,
+    }

@@ -1,0 +1,142 @@
+"""What a request brings: read with limits, before anything is decoded."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import unicodedata
+from dataclasses import dataclass, field
+
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.types import Message
+
+from flawscope.errors import InputError
+from flawscope.pictures.decoding import header
+from flawscope.station.inspector import checked
+from flawscope.station.settings import Limits
+
+MOST_FILES = 100  # of a form
+MOST_KEY = 190  # characters, with room for a number behind it
+_RAW = ("image/", "application/octet-stream")
+
+
+class UploadError(InputError):
+    """What was sent cannot be taken.
+
+    Attributes:
+        status: of the answer. code: for programs.
+    """
+
+    def __init__(self, text: str, status: int, code: str):
+        super().__init__(text)
+        self.status, self.code = status, code
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A picture as it was sent. name: only the last part of a path."""
+
+    name: str
+    data: bytes = field(repr=False)
+
+
+async def read(request: Request, name: str, most: int, stalled: float) -> tuple[list[Upload], bool]:
+    """The pictures of a request, and whether they came in a form.
+
+    Args:
+        most: bytes of the request.
+        stalled: seconds in which at least something must come.
+
+    Raises:
+        UploadError: too large, too slow, or nothing that is a picture by its type.
+    """
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > most:
+        raise _too_large(most)
+    limited = Request(request.scope, _Limited(request, most, stalled).receive)
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return await _form(limited, most), True
+    if kind and not kind.startswith(_RAW):
+        raise UploadError(
+            f"{kind:.60} is no picture: send image/… or application/octet-stream, or a form with `files`",
+            *(415, "not_a_picture"),
+        )
+    data = await limited.body()
+    if not data:
+        raise UploadError("the request has no picture in its body", 422, "empty")
+    return [Upload(clean(name) or "picture", data)], False
+
+
+async def read_file(request: Request, most: int, stalled: float) -> bytes:
+    """The whole body. UploadError."""
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > most:
+        raise _too_large(most)
+    return await Request(request.scope, _Limited(request, most, stalled).receive).body()
+
+
+async def _form(request: Request, most: int) -> list[Upload]:
+    try:
+        async with request.form(max_files=MOST_FILES, max_fields=20, max_part_size=most) as form:
+            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            found = [Upload(clean(file.filename or "") or "picture", await file.read()) for file in files]
+    except UploadError:
+        raise
+    except Exception as error:  # what python-multipart and Starlette say of a broken form
+        why = " ".join(str(getattr(error, "detail", "") or error).split())[:200]
+        raise UploadError(f"the form cannot be read: {why}", 422, "broken_form") from None
+    if not found:
+        raise UploadError("the form has no file: call the field `files`", 422, "empty")
+    return found
+
+
+class _Limited:
+    """A request's messages, counted and timed."""
+
+    def __init__(self, request: Request, most: int, stalled: float):
+        self.request, self.most, self.stalled = request, most, stalled
+        self.count = 0
+
+    async def receive(self) -> Message:
+        try:
+            message = await asyncio.wait_for(self.request.receive(), self.stalled)
+        except TimeoutError:
+            text = f"nothing came for {self.stalled:g} s; send the picture again"
+            raise UploadError(text, 408, "stalled") from None
+        self.count += len(message.get("body", b""))
+        if self.count > self.most:
+            raise _too_large(self.most)
+        return message
+
+
+def _too_large(most: int) -> UploadError:
+    text = f"the request has more than {most / 1024**2:.0f} MB: send less at once, or raise `limits: upload`"
+    return UploadError(text, 413, "too_large")
+
+
+def check_mask(data: bytes, width: int, height: int, limits: Limits) -> None:
+    """InputError unless it is a PNG as large as its picture."""
+    if checked(data, "the mask", limits) != ".png":
+        raise InputError("the mask is no PNG: send a PNG in base64")
+    _, rows, columns = header(data, "the mask")
+    if (rows, columns) != (height, width):
+        raise InputError(f"the mask has {columns}x{rows} pixels, its picture {width}x{height}: draw it there")
+
+
+def clean(name: str) -> str:
+    """The last part of a name that a sender gave, without what cannot be shown."""
+    last = re.split(r"[/\\]", name)[-1]
+    return "".join(c for c in last if unicodedata.category(c)[0] != "C").strip()[:200]
+
+
+def key_of(request: Request) -> str | None:
+    """The sender's key. UploadError where it is none."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= MOST_KEY or not key.isprintable():
+        text = f"Idempotency-Key must have 1 to {MOST_KEY} characters that can be printed"
+        raise UploadError(text, 422, "bad_key")
+    return key

@@ -1,0 +1,233 @@
+"use strict";
+(() => {
+  const { byId, page, locale, t, count, number, time, api, connected, signedOut, picture, loaded, pressed, toggle, keys } = station;
+  const KEPT = 16; // pictures in the strip
+  const SILENT = 8000; // ms without a word after which the station is asked
+  const AGAIN = 2000; // ms until the next try
+  let newest = []; // inspections, newest first
+  let shown = null; // the one that is large
+  let held = false;
+  let newer = 0; // arrived since it is held
+  let drawing = false; // an image is on its way
+  let heard = Date.now();
+  let source = null;
+  let audio = null;
+  const clock = new Intl.DateTimeFormat(locale, { timeStyle: "medium" });
+  const drawn = { id: null, layer: null };
+
+  // The state ------------------------------------------------------------------------------------------
+  function band(state, name = "") {
+    const before = byId("band").dataset.state;
+    byId("band").dataset.state = state;
+    byId("word").textContent = t(`state.${state}`);
+    if (state !== before || state === "anomalous") say(name ? t("live.said", { state: t(`state.${state}`), name }) : t(`state.${state}`));
+  }
+
+  let spoken = 0;
+  let toSay = null;
+  /** For screen readers, at most every two seconds: the newest words. */
+  function say(text) {
+    toSay ??= setTimeout(() => {
+      byId("said").textContent = say.text;
+      spoken = Date.now();
+      toSay = null;
+    }, Math.max(0, spoken + 2000 - Date.now()));
+    say.text = text;
+  }
+
+  function lost(text) {
+    band("lost");
+    document.body.classList.add("off");
+    connected(false, text);
+  }
+
+  function back() {
+    heard = Date.now();
+    if (!document.body.classList.contains("off")) return;
+    document.body.classList.remove("off");
+    connected(true);
+    band(shown ? shown.decision : "waiting", shown?.name);
+  }
+
+  // The large picture ----------------------------------------------------------------------------------
+  function show(item) {
+    shown = item;
+    byId("empty").hidden = true;
+    if (!document.body.classList.contains("off")) band(item.decision, item.name);
+    byId("name").textContent = item.name;
+    byId("name").href = `/${encodeURIComponent(page.product)}/inspections/${item.id}`;
+    byId("at").textContent = clock.format(new Date(item.at));
+    byId("score").textContent = number(item.score, 4);
+    byId("threshold").textContent = number(item.score_threshold, 4);
+    for (const button of byId("strip").querySelectorAll("button")) button.setAttribute("aria-current", Number(button.dataset.id) === item.id);
+    draw();
+  }
+
+  /** Loads the shown picture; while one loads, those between it and the newest are passed over. */
+  async function draw() {
+    if (drawing || !shown) return;
+    const layer = pressed(byId("found")) ? "overlay" : "view";
+    const item = shown;
+    if (drawn.id === item.id && drawn.layer === layer) return;
+    drawing = true;
+    const stage = byId("stage");
+    const wanted = Math.max(stage.clientWidth, stage.clientHeight) * Math.min(devicePixelRatio, 2);
+    let image = null;
+    if (item.picture) image = await loaded(picture(item, layer, wanted)).catch(() => null);
+    const place = byId("shown");
+    if (image) {
+      Object.assign(image, { id: "shown", alt: t("common.picture_of", { name: item.name }) });
+      place.replaceWith(image);
+    } else place.hidden = true;
+    byId("empty").hidden = Boolean(image);
+    byId("empty").textContent = t(item.picture ? "common.unreadable" : "common.gone");
+    Object.assign(drawn, { id: item.id, layer });
+    drawing = false;
+    draw();
+  }
+
+  // The strip and the last anomalous part --------------------------------------------------------------
+  const [tick, triangle] = byId("marks").content.children;
+
+  function tile(item, layer = "view", side = 160) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = `tile-button ${item.decision}`;
+    button.dataset.id = item.id;
+    const words = { name: item.name, state: t(`common.${item.decision}`), time: time(item.at) };
+    button.setAttribute("aria-label", t("live.show", words));
+    button.title = words.name;
+    if (item.picture) {
+      const image = new Image();
+      Object.assign(image, { alt: "", src: picture(item, layer, side) });
+      button.append(image);
+    }
+    button.append((item.decision === "good" ? tick : triangle).cloneNode(true));
+    button.addEventListener("click", () => {
+      hold(true);
+      show(item);
+    });
+    return button;
+  }
+
+  function keep(item) {
+    const place = document.createElement("li");
+    place.append(tile(item));
+    byId("strip").prepend(place);
+    while (byId("strip").children.length > KEPT) byId("strip").lastElementChild.remove();
+    newest = [item, ...newest].slice(0, KEPT);
+    if (item.decision !== "anomalous") return;
+    byId("no-bad").hidden = true;
+    byId("bad").replaceChildren(tile(item, "overlay", 320));
+  }
+
+  function arrived(item, loud = true) {
+    if (newest.some((one) => one.id === item.id)) return;
+    keep(item);
+    if (loud && item.decision === "anomalous") tone();
+    if (!held) return show(item);
+    newer += 1;
+    byId("held").textContent = count("live.held_newer", newer);
+  }
+
+  function hold(on) {
+    held = on;
+    byId("hold").setAttribute("aria-pressed", on);
+    byId("hold").firstChild.textContent = `${t(on ? "live.release" : "live.hold")} `;
+    byId("held").hidden = !on;
+    newer = on ? newer : 0;
+    byId("held").textContent = on && newer ? count("live.held_newer", newer) : t("live.held");
+    if (!on && newest.length) show(newest[0]);
+  }
+
+  // Sound: only after somebody asked for it ------------------------------------------------------------
+  function tone() {
+    if (!audio) return;
+    for (const [at, pitch] of [[0, 880], [0.18, 660]]) {
+      const start = audio.currentTime + at;
+      const voice = audio.createOscillator();
+      const loudness = audio.createGain();
+      voice.frequency.value = pitch;
+      loudness.gain.setValueAtTime(0.25, start);
+      loudness.gain.exponentialRampToValueAtTime(0.001, start + 0.17);
+      voice.connect(loudness).connect(audio.destination);
+      voice.start(start);
+      voice.stop(start + 0.18);
+    }
+  }
+
+  // The connection -------------------------------------------------------------------------------------
+  function state(facts) {
+    byId("rate").textContent = number(60 * facts.rate, 2);
+    byId("backlog").textContent = facts.backlog;
+    station.facts(facts);
+  }
+
+  function listen() {
+    source?.close();
+    source = new EventSource(`${page.api}/live`);
+    source.addEventListener("open", () => back());
+    source.addEventListener("inspection", (event) => {
+      back();
+      arrived(JSON.parse(event.data));
+    });
+    source.addEventListener("state", (event) => {
+      back();
+      state(JSON.parse(event.data));
+    });
+    source.addEventListener("error", () => {
+      source.close();
+      again();
+    });
+  }
+
+  let trying = false;
+  /** Asks whether the station is there; then shows what was missed, and listens anew. */
+  async function again() {
+    if (trying) return;
+    trying = true;
+    for (;;) {
+      try {
+        state(await api("", { seconds: 5 }));
+        const { inspections } = await api(`/inspections?limit=${KEPT}`);
+        back();
+        for (const item of inspections.reverse()) arrived(item, false);
+        break;
+      } catch (error) {
+        lost(error.status && error.status !== 401 ? t("common.failed", { text: error.message }) : undefined);
+        if (error.status === 401) signedOut();
+        await new Promise((resolve) => setTimeout(resolve, AGAIN));
+      }
+    }
+    trying = false;
+    listen();
+  }
+
+  setInterval(() => {
+    if (trying || Date.now() - heard < SILENT) return;
+    heard = Date.now();
+    source?.close();
+    again();
+  }, 1000);
+  addEventListener("offline", () => {
+    source?.close();
+    again();
+  });
+
+  byId("hold").addEventListener("click", () => hold(!held));
+  toggle(byId("found"), draw);
+  toggle(byId("sound"), (on) => {
+    audio?.close();
+    audio = on ? new AudioContext() : null;
+    byId("said").textContent = t(on ? "live.sound_on" : "live.sound_off");
+    tone();
+  });
+  keys({ h: () => hold(!held), o: () => byId("found").click() });
+
+  const { newest: first, facts } = page.data;
+  state(facts);
+  for (const item of [...first].reverse()) keep(item);
+  if (newest.length) show(newest[0]);
+  listen();
+  document.documentElement.dataset.ready = "yes";
+})();

@@ -1,0 +1,141 @@
+"use strict";
+// What every page needs: texts, the API, colours by day and night, times and numbers, and what is wrong.
+const station = (() => {
+  const byId = (id) => document.getElementById(id);
+  const page = JSON.parse(byId("page").textContent);
+  const csrf = document.querySelector('meta[name="csrf"]')?.content ?? "";
+  const EVERY = 8000; // ms between two looks at the station
+
+  const t = (key, values = {}) => page.texts[key].replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+  const locale = navigator.languages.find((one) => one.startsWith(page.language)) ?? page.language; // en-GB, de-AT
+  const count = (key, n, values = {}) => t(`${key}_${n === 1 ? "one" : "many"}`, { n, ...values });
+  const number = (value, digits = 3) =>
+    value === null || value === undefined ? "–" : Number(value.toPrecision(digits)).toLocaleString(locale, { maximumSignificantDigits: digits });
+  const clock = new Intl.DateTimeFormat(locale, { dateStyle: "short", timeStyle: "medium" });
+  const time = (iso) => clock.format(new Date(iso));
+
+  class Refused extends Error {
+    constructor(status, text) {
+      super(text);
+      this.status = status; // 0: no answer at all
+    }
+  }
+
+  /** Asks the API of the product; the answer's JSON, or Refused with the one line that says why. */
+  async function api(path, { body, method = body === undefined ? "GET" : "POST", seconds = 20 } = {}) {
+    const headers = method === "GET" ? {} : { "Content-Type": "application/json", "X-CSRF-Token": csrf };
+    const stop = new AbortController();
+    const late = setTimeout(() => stop.abort(), 1000 * seconds);
+    try {
+      const answer = await fetch(`${page.api}${path}`, { method, headers, body: body && JSON.stringify(body), signal: stop.signal });
+      const found = await answer.json().catch(() => ({}));
+      if (!answer.ok) throw new Refused(answer.status, found.error ?? `HTTP ${answer.status}`);
+      return found;
+    } catch (error) {
+      throw error instanceof Refused ? error : new Refused(0, t("common.lost"));
+    } finally {
+      clearTimeout(late);
+    }
+  }
+
+  function notice(id, text) {
+    const place = byId(id);
+    const words = place.querySelector("span");
+    if (text && words.textContent !== text) words.textContent = text;
+    place.hidden = !text;
+  }
+
+  /** Says that the station cannot be reached, or is there again. */
+  function connected(is, text = t("common.lost")) {
+    notice("lost", is ? "" : text);
+  }
+
+  /** Shows that one is signed out, with the way back in. */
+  function signedOut() {
+    notice("lost", t("common.sign_in_again"));
+    if (byId("sign-in-again")) return;
+    const link = document.createElement("a");
+    Object.assign(link, { id: "sign-in-again", className: "button", textContent: t("common.sign_in_link") });
+    link.href = `/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`;
+    byId("lost").append(link);
+  }
+
+  /** Takes over what the station says of itself: what waits for review, and what is wrong. */
+  function facts({ waiting, problem }) {
+    notice("problem", problem ? t("common.problem", { text: problem }) : "");
+    byId("waiting").hidden = !waiting;
+    const [short, spoken] = byId("waiting").children;
+    short.textContent = waiting < 1000 ? waiting : "999+";
+    spoken.textContent = count("nav.waiting", waiting);
+  }
+
+  async function look() {
+    try {
+      facts(await api("", { seconds: 6 }));
+      connected(true);
+    } catch (error) {
+      if (error.status === 401) signedOut();
+      else connected(false, error.status ? t("common.failed", { text: error.message }) : undefined);
+    }
+    setTimeout(look, EVERY);
+  }
+
+  /** The address of a picture of an inspection, no larger than it is needed. */
+  function picture(item, layer, wanted) {
+    const side = [160, 320, 640, 960, 1280, 1600, 2400].find((one) => one >= wanted) ?? 3200;
+    return `${page.api}/inspections/${item.id}/${layer}?side=${side}`;
+  }
+
+  /** An image that is there; rejects if it cannot be shown. */
+  async function loaded(address) {
+    const image = new Image();
+    image.src = address;
+    image.alt = "";
+    await image.decode();
+    return image;
+  }
+
+  const pressed = (button) => button.getAttribute("aria-pressed") === "true";
+
+  /** A button that is on or off; `changed` is told. */
+  function toggle(button, changed) {
+    button.addEventListener("click", () => {
+      button.setAttribute("aria-pressed", !pressed(button));
+      changed(pressed(button));
+    });
+  }
+
+  /** Keys without a modifier, where nobody is writing; a key that is held counts once. */
+  function keys(actions) {
+    document.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return;
+      const typing = event.target.closest("input:not([type=range], [type=checkbox], [type=radio]), select, textarea, dialog");
+      const action = actions[event.key.toLowerCase()];
+      if (!action || (typing && event.key !== "Escape")) return;
+      event.preventDefault();
+      action(event);
+    });
+  }
+
+  for (const place of document.querySelectorAll("time[datetime]")) place.textContent = time(place.dateTime);
+  byId("themes").addEventListener("change", ({ target }) => {
+    const chosen = target.value === "system" ? "" : target.value;
+    if (chosen) document.documentElement.dataset.theme = chosen;
+    else delete document.documentElement.dataset.theme;
+    document.cookie = `theme=${chosen}; path=/; max-age=${chosen ? 31536000 : 0}; samesite=lax`;
+    document.dispatchEvent(new Event("theme"));
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new Event("theme")));
+  document.addEventListener("click", ({ target }) => {
+    for (const menu of document.querySelectorAll(".menu[open]")) if (!menu.contains(target)) menu.open = false;
+  });
+  document.addEventListener("keydown", (event) => {
+    const menu = document.querySelector(".menu[open]");
+    if (event.key !== "Escape" || !menu) return;
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  });
+  if (page.product && !document.body.classList.contains("live")) setTimeout(look, EVERY);
+
+  return { byId, page, csrf, locale, t, count, number, time, api, Refused, connected, signedOut, facts, picture, loaded, pressed, toggle, keys };
+})();

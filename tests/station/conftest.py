@@ -1,0 +1,206 @@
+"""Stations to test: on SQLite, and on a PostgreSQL of the distribution that the tests start themselves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from station_helpers import Postgres, Served, Unavailable, free_port, running_postgres
+
+from flawscope.station.client import Client
+from flawscope.station.settings import Limits, Product, Settings
+
+if TYPE_CHECKING:
+    from flawscope.station.database import Database
+    from flawscope.station.station import Station
+
+for _library in ("fastapi", "uvicorn", "sqlalchemy", "alembic", "httpx"):
+    pytest.importorskip(_library)
+
+NAME = "plate"  # the product
+_numbers = count()
+
+
+# ------------------------------------------------------------------------------------------------- PostgreSQL
+
+
+def _or_skip() -> Iterator[Postgres]:
+    try:
+        with running_postgres() as cluster:
+            yield cluster
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One for all tests of this process."""
+    yield from _or_skip()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """One to stop."""
+    yield from _or_skip()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """Of an empty data base, as the setting `database` takes it; None: SQLite in the station's folder."""
+    if request.param == "sqlite":
+        yield None
+    else:
+        with request.getfixturevalue("postgres").database() as url:
+            yield url
+
+
+@pytest.fixture
+def database(database_url: str | None, tmp_path: Path) -> Iterator[Database]:
+    """With its tables."""
+    from flawscope.station.database import Database
+
+    made = Database(Settings(store=str(tmp_path), database=database_url).url)
+    made.migrate()
+    yield made
+    made.close()
+
+
+# --------------------------------------------------------------------------------------------------- stations
+
+
+@pytest.fixture(scope="session")
+def model_file(onnx_path: Path) -> Path:
+    """What judges: small, and without torch. Read only."""
+    return onnx_path
+
+
+@pytest.fixture(scope="session")
+def other_model(model_file: Path, drawn: Path, shared: Callable[..., Path]) -> Path:
+    """The same with another threshold. Read only."""
+    from flawscope.cli import main
+
+    def fill(folder: Path) -> None:
+        good = drawn / "plate" / "test" / "good"
+        assert (
+            main(["calibrate", str(model_file), "--good", str(good), "--out", str(folder / "new.onnx")]) == 0
+        )
+
+    return shared("other-model", fill) / "new.onnx"
+
+
+@pytest.fixture(scope="session")
+def parts(drawn: Path) -> list[bytes]:
+    """Encoded pictures, the first ones good, the last ones with defects."""
+    test = drawn / "plate" / "test"
+    paths = sorted((test / "good").iterdir()) + sorted(test.glob("[!g]*/*.png"))
+    return [path.read_bytes() for path in paths]
+
+
+@dataclass
+class Running:
+    """A station that listens, in this process."""
+
+    station: Station
+    server: Any
+    thread: threading.Thread
+
+    @property
+    def url(self) -> str:
+        return str(self.server.url)
+
+    def close(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(60)
+        assert not self.thread.is_alive(), "the server did not end"
+        self.station.close()
+
+
+def opened(settings: Settings) -> Running:
+    """Starts one, and returns when it answers."""
+    from flawscope.station.app import Server
+    from flawscope.station.station import Station
+
+    station = Station(settings)
+    try:
+        station.start()
+        server = Server(station)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        begun = time.monotonic()
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            assert time.monotonic() - begun < 30, "the server did not start in time"
+            time.sleep(0.005)
+    except BaseException:
+        station.close()
+        raise
+    return Running(station, server, thread)
+
+
+Opener = Callable[..., Running]
+
+
+@pytest.fixture
+def settings(database_url: str | None, model_file: Path, tmp_path: Path) -> Settings:
+    return Settings(
+        products={NAME: Product(str(model_file))},
+        store=str(tmp_path / "store"),
+        database=database_url,
+        port=0,
+        device="cpu",
+        threads=1,
+        limits=Limits(upload="8 MB", pixels=4_000_000, stalled=2.0),
+    )
+
+
+@pytest.fixture
+def open_station(settings: Settings) -> Iterator[Opener]:
+    """`open_station(limits=...)` opens a station with settings of its own; all are closed at the end."""
+    running: list[Running] = []
+
+    def open_one(**changes: Any) -> Running:
+        running.append(opened(replace(settings, **changes)))
+        return running[-1]
+
+    yield open_one
+    for one in running:
+        if one.thread.is_alive():
+            one.close()
+
+
+@pytest.fixture
+def running(open_station: Opener) -> Running:
+    """A station on either data base."""
+    return open_station()
+
+
+@pytest.fixture
+def station(running: Running) -> Station:
+    return running.station
+
+
+@pytest.fixture
+def client(running: Running) -> Iterator[Client]:
+    with Client(running.url) as made:
+        yield made
+
+
+# ------------------------------------------------------------------------------------------ processes to kill
+
+
+@pytest.fixture
+def served(settings: Settings) -> Iterator[Served]:
+    """Not started yet."""
+    words = [settings.products[NAME].model, "--station", settings.store, "--product", NAME]
+    words += ["--device", "cpu", "--threads", "1"]
+    words += ["--database", settings.database] if settings.database else []
+    made = Served(words, free_port())
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.kill()

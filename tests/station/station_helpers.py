@@ -1,0 +1,289 @@
+"""What the tests and `bench/station.py` share: a PostgreSQL of one's own, stations in processes of their own,
+clients that load them, broken pictures. Knows nothing of pytest."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import io
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+
+INSPECTIONS = "products/plate/inspections"
+_numbers = count()
+
+
+class Unavailable(Exception):
+    """No PostgreSQL can be started here; why."""
+
+
+# ------------------------------------------------------------------------------------------------- PostgreSQL
+
+
+@dataclass
+class Postgres:
+    """A cluster of its own, reached through a socket in its folder. Nothing is flushed: it survives no
+    power cut, but the end of its processes."""
+
+    programs: Path
+    folder: Path
+    user: str = ""  # root must become somebody else
+
+    def start(self) -> None:
+        options = (
+            f"-c listen_addresses='' -c unix_socket_directories={self.folder} -c fsync=off "
+            f"-c full_page_writes=off -c max_connections=200"
+        )
+        self._call("pg_ctl", "-w", "-s", "-D", self.data, "-l", self.folder / "log", "-o", options, "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        self._call("pg_ctl", "-w", "-s", "-D", self.data, "-m", mode, "stop")
+
+    def make(self) -> None:
+        words = ["-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync", "--wal-segsize=1"]
+        if int(self.programs.parent.name if self.programs.parent.name.isdigit() else 0) >= 15:
+            # letters in a dictionary's order, as on most servers: not in that of their codes
+            words += ["--locale-provider=icu", "--icu-locale=en-US"]
+        self._call("initdb", "-D", self.data, *words)
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """A new one; its URL as a settings file has it."""
+        name = f"station_{next(_numbers)}"
+        self._say(f"CREATE DATABASE {name}")
+        yield self.url(name)
+        self._say(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def url(self, name: str) -> str:
+        return f"postgresql://postgres@/{name}?host={self.folder}"
+
+    def _say(self, sql: str) -> None:
+        import psycopg
+
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(sql)
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def _call(self, program: str, *words: str | Path) -> None:
+        command = [str(self.programs / program), *map(str, words)]
+        if self.user:
+            command = ["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--init-groups", *command]
+        # pg_ctl hands its pipes on to the server, which keeps them open
+        with tempfile.TemporaryFile() as said:
+            done = subprocess.run(command, stdout=said, stderr=said, cwd=self.folder, timeout=120)
+            said.seek(0)
+            assert done.returncode == 0, f"{program}: {said.read().decode(errors='replace')}"
+
+
+def postgres_programs() -> Path | None:
+    """The folder of the newest PostgreSQL that is installed."""
+    if found := shutil.which("initdb"):
+        return Path(found).resolve().parent
+    folders = [Path(one).parent for one in glob.glob("/usr/lib/postgresql/*/bin/initdb")]
+    return max(folders, key=lambda folder: int(folder.parent.name), default=None)
+
+
+@contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """Raises Unavailable where that cannot be."""
+    programs = postgres_programs()
+    if programs is None:
+        raise Unavailable("PostgreSQL is not installed: apt-get install postgresql")
+    user = ""
+    if os.geteuid() == 0:
+        user = "postgres"
+        if not shutil.which("setpriv"):
+            raise Unavailable("PostgreSQL does not run as root, and there is no setpriv")
+    # short, for a socket's path, and below no folder that another user cannot enter
+    folder = Path(tempfile.mkdtemp(prefix="flawscope-pg-"))
+    try:
+        if user:
+            try:
+                shutil.chown(folder, user, user)
+            except LookupError:
+                raise Unavailable(f"PostgreSQL does not run as root, and there is no user {user}") from None
+        cluster = Postgres(programs, folder, user)
+        cluster.make()
+        cluster.start()
+        try:
+            yield cluster
+        finally:
+            cluster.stop("immediate")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------ stations to kill
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Served:
+    """`flawscope serve` in a process of its own."""
+
+    words: list[str]
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+    log: Any = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, patience: float = 60.0) -> None:
+        """Returns when it is ready for pictures."""
+        import httpx
+
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as this)
+        command = [sys.executable, "-m", "flawscope", "serve", *self.words, "--port", str(self.port)]
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
+        begun = time.monotonic()
+        while time.monotonic() - begun < patience:
+            assert self.process.poll() is None, f"it ended: {self.said()}"
+            try:
+                if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.02)
+        raise AssertionError(f"not ready after {patience} s: {self.said()}")
+
+    def said(self) -> str:
+        self.log.seek(0)
+        return str(self.log.read().decode(errors="replace"))
+
+    def kill(self, how: int = signal.SIGKILL) -> int:
+        """Its exit code."""
+        assert self.process is not None, "it was not started"
+        self.process.send_signal(how)
+        return self.process.wait(60)
+
+
+class Load:
+    """Clients that send pictures of different names, again and again until each is taken."""
+
+    def __init__(self, url: str, parts: list[bytes], clients: int = 4):
+        self.url, self.parts = url, parts
+        self.taken: dict[str, tuple[int, str]] = {}  # name -> number and hash of the picture
+        self.odd: list[str] = []
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._send, args=(n,), daemon=True) for n in range(clients)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(90)
+            assert not thread.is_alive()
+
+    def _send(self, number: int) -> None:
+        with httpx.Client(base_url=f"{self.url}/api/v1/", timeout=30) as client:
+            count = 0
+            while not self._ended.is_set():
+                name = f"{number}-{count}"
+                data = self.parts[count % len(self.parts)] + name.encode()  # what follows a PNG is not read
+                headers = {"Idempotency-Key": name, "Content-Type": "image/png"}
+                try:
+                    answer = client.post(INSPECTIONS, params={"name": name}, content=data, headers=headers)
+                except httpx.TransportError:
+                    time.sleep(0.05)
+                    continue  # the same one again
+                if answer.status_code in (200, 201):
+                    self.taken[name] = answer.json()["id"], hashlib.sha256(data).hexdigest()
+                    count += 1
+                elif answer.status_code != 503:
+                    self.odd.append(f"{answer.status_code} {answer.text}")
+
+
+def missing(url: str, load: Load) -> tuple[list[str], int]:
+    """Names of pictures that were acknowledged and are not in the store as they were, and how many are there
+    twice."""
+    found: list[dict[str, Any]] = []
+    cursor: str | None = ""
+    with httpx.Client(base_url=f"{url}/api/v1/", timeout=60) as client:
+        while cursor is not None:
+            page = client.get(INSPECTIONS, params={"limit": 500, "cursor": cursor}).json()
+            found, cursor = found + page["inspections"], page["next"]
+    there = {one["id"]: (one["name"], one["picture"]) for one in found}
+    lost = [name for name, (number, digest) in load.taken.items() if there.get(number) != (name, digest)]
+    return lost, len(found) - len({one["name"] for one in found})
+
+
+# -------------------------------------------------------------------------------------------- broken pictures
+
+
+def originals(parts: list[bytes]) -> list[bytes]:
+    found = list(parts)
+    with Image.open(io.BytesIO(parts[-1])) as image:
+        picture = image.convert("RGB")
+    for kind, options in (
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "jpeg"}),
+        ("WEBP", {}),
+        ("GIF", {}),
+        ("BMP", {}),
+        ("PPM", {}),
+        ("JPEG2000", {}),
+        ("AVIF", {}),
+    ):
+        buffer = io.BytesIO()
+        try:
+            picture.save(buffer, kind, **options)
+        except (KeyError, OSError, ValueError):  # this Pillow cannot write it
+            continue
+        found.append(buffer.getvalue())
+    return found
+
+
+def broken(rng: random.Random, data: bytes) -> bytes:
+    """Cut, with bytes that differ, doubled or left out, most often in the header."""
+    made = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        place = rng.randrange(min(len(made), 200) if rng.random() < 0.6 else len(made)) if made else 0
+        act = rng.choice(["cut", "flip", "flip", "large", "insert", "drop", "double"])
+        if act == "cut":
+            del made[place:]
+        elif act == "flip":
+            for _ in range(rng.choice([1, 3, 20])):
+                if made:
+                    made[rng.randrange(len(made)) if rng.random() < 0.5 else min(place, len(made) - 1)] ^= (
+                        1 << rng.randrange(8)
+                    )
+        elif act == "large":
+            made[place : place + 4] = rng.choice([b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0"])
+        elif act == "insert":
+            made[place:place] = rng.randbytes(rng.choice([1, 8, 500]))
+        elif act == "drop":
+            del made[place : place + rng.choice([1, 4, 100])]
+        else:
+            made[place:place] = made[place : place + 1000]
+    return bytes(made)

@@ -1,0 +1,127 @@
+"""A person at a browser, and a program, on the same station."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+webdriver = pytest.importorskip("selenium.webdriver")
+from selenium.common.exceptions import WebDriverException  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+needs_chromium = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="Chromium and its chromedriver are not installed"
+)
+
+API = "/api/v1/products/plate"
+PATIENCE = 20  # seconds
+
+
+@pytest.fixture(scope="module", name="driver")
+def driver_fixture() -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield made
+    made.quit()
+
+
+@pytest.fixture(name="database_url")
+def database_url_fixture() -> None:
+    """The page does not know which data base it is: SQLite."""
+    return
+
+
+@dataclass
+class Tablet:
+    """A browser on a station, and a program that talks to the same one."""
+
+    driver: Any
+    url: str
+    http: httpx.Client
+
+    # ---- what the program does
+
+    def post(self, data: bytes, name: str = "part.png") -> dict[str, Any]:
+        headers = {"Content-Type": "image/png"}
+        answer = self.http.post(f"{API}/inspections", params={"name": name}, content=data, headers=headers)
+        assert answer.status_code == 201, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def known(self, number: int) -> dict[str, Any]:
+        found: dict[str, Any] = self.http.get(f"{API}/inspections/{number}").json()
+        return found
+
+    # ---- what the person does and sees
+
+    def open(self, page: str) -> None:
+        self.driver.get(f"{self.url}/plate/{page}")
+        self.wait(lambda: self.js("return document.readyState") == "complete")
+
+    def js(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def find(self, selector: str) -> Any:
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list[Any]:
+        return list(self.driver.find_elements(By.CSS_SELECTOR, selector))
+
+    def text(self, selector: str) -> str:
+        return str(self.js("return document.querySelector(arguments[0]).textContent.trim()", selector))
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.driver.switch_to.active_element.send_keys(key)
+
+    def click(self, selector: str) -> None:
+        self.js(
+            "const e = document.querySelector(arguments[0]); e.scrollIntoView({block: 'center'}); e.click()",
+            selector,
+        )
+
+    def wait(self, until: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+        return WebDriverWait(self.driver, seconds, 0.02, (WebDriverException,)).until(lambda _: until())
+
+    def screen(self, width: int, height: int, dark: bool = False) -> None:
+        sizes = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 900}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", sizes)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+    def complaints(self) -> list[str]:
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+
+@pytest.fixture(name="tablet")
+def tablet_fixture(running: Any, driver: Any) -> Iterator[Tablet]:
+    driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    with httpx.Client(base_url=running.url, timeout=30) as http:
+        made = Tablet(driver, running.url, http)
+        made.screen(1024, 768)
+        driver.get_log("browser")
+        yield made
+        driver.get("about:blank")  # its stream would outlive the station
+
+
+@pytest.fixture(scope="session", name="judged")
+def judged_fixture(parts: list[bytes], model_file: Path) -> tuple[bytes, bytes]:
+    """A picture that the model calls good, and one that it calls anomalous."""
+    import flawscope
+
+    found = flawscope.load(model_file).predict(parts)
+    decisions = [one.is_anomalous for one in found]
+    return parts[decisions.index(False)], parts[decisions.index(True)]

@@ -1,0 +1,696 @@
+"""Users, sessions and tokens; and `flawscope station`, which changes them."""
+
+from __future__ import annotations
+
+import io
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("argon2")
+pytest.importorskip("sqlalchemy")
+
+from argon2 import PasswordHasher
+from argon2.exceptions import VerifyMismatchError
+from starlette.requests import HTTPConnection
+
+from flawscope.cli import main
+from flawscope.errors import InputError
+from flawscope.station import access as module
+from flawscope.station.access import LOCAL, ROLES, SESSION_SECONDS, Access, Person, may
+from flawscope.station.attempts import OF_ADDRESS, OF_NAME, Attempts, SignInError
+from flawscope.station.database import Database, StoreError, now
+from flawscope.station.recall import FRESH, STALE, Recall
+from flawscope.station.schema import events, metadata, sessions, tokens, users
+
+Capture = pytest.CaptureFixture[str]
+PASSWORD = "a long pass phrase"
+
+
+class Clock:
+    """Seconds that a test lets pass."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def cheap(database: Database, clock: Clock) -> Access:
+    """Hashes in no time; what waits or is remembered goes by the clock."""
+    access = Access(database)
+    access._hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    access._attempts = Attempts(clock)
+    access._recall = Recall(clock)
+    return access
+
+
+@pytest.fixture
+def access(database: Database, clock: Clock) -> Access:
+    return cheap(database, clock)
+
+
+@pytest.fixture
+def other(database: Database, clock: Clock) -> Iterator[Access]:
+    """The same station in another process."""
+    again = Database(database.url)
+    yield cheap(again, clock)
+    again.close()
+
+
+def request(access: Access, cookie: str = "", token: str = "") -> HTTPConnection:
+    headers = [(b"host", b"127.0.0.1")]
+    if cookie:
+        headers.append((b"cookie", f"{access.cookie}={cookie}".encode()))
+    if token:
+        headers.append((b"authorization", f"Bearer {token}".encode()))
+    return HTTPConnection({"type": "http", "headers": headers, "path": "/", "query_string": b""})
+
+
+def rows(access: Access, table: Any) -> list[Any]:
+    with access.database.reading() as connection:
+        return list(connection.execute(table.select()))
+
+
+def told(access: Access) -> list[tuple[str, str, str]]:
+    return [(row.kind, row.who, row.text) for row in rows(access, events)]
+
+
+# ------------------------------------------------------------------------------------------------------ roles
+
+
+def test_each_role_may_do_what_those_below_it_may() -> None:
+    assert ROLES == ("operator", "engineer", "admin")
+    table = [[may(Person("x", mine), role) for role in ROLES] for mine in ROLES]
+    assert table == [[True, False, False], [True, True, False], [True, True, True]]
+    assert not may(None, "operator")
+
+
+# ------------------------------------------------------------------------------------------- users and tokens
+
+
+def test_a_station_is_open_until_it_has_a_user_or_a_token_and_again_without(access: Access) -> None:
+    assert access.is_open
+    assert access.person(request(access)) == LOCAL == Person("local", "admin")
+    access.add_user("anna", PASSWORD, "operator")
+    assert not access.is_open
+    assert access.person(request(access)) is None
+    access.add_token("line", "operator")
+    access.remove_user("anna")
+    assert not access.is_open
+    access.remove_token("line")
+    assert access.is_open
+
+
+def test_users_and_tokens_are_listed_by_name(access: Access) -> None:
+    before = now()
+    access.add_user("bea", PASSWORD, "admin")
+    access.add_user("Anna ", PASSWORD, "engineer")
+    access.add_token("line-3", "operator")
+    assert [(one.name, one.role) for one in access.users()] == [("anna", "engineer"), ("bea", "admin")]
+    assert [(one.name, one.role, one.used_at) for one in access.tokens()] == [("line-3", "operator", None)]
+    assert all(before <= one.created_at <= now() for one in (*access.users(), *access.tokens()))
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "role", "text"),
+    [
+        ("anna", PASSWORD, "boss", "no role 'boss': choose operator, engineer or admin"),
+        ("anna", "123456789", "admin", "has 9 characters: use 10"),
+        ("anna", "x" * 1001, "admin", "has 1001 characters"),
+        ("", PASSWORD, "admin", "cannot be a name"),
+        ("an na", PASSWORD, "admin", "cannot be a name"),
+        ("anna\n", PASSWORD, "admin", None),
+        ("a" * 65, PASSWORD, "admin", "cannot be a name"),
+        ("<b>", PASSWORD, "admin", "cannot be a name"),
+        ("Local", PASSWORD, "admin", "everybody on an open station"),
+        ("bea", PASSWORD, "admin", "there is a user bea already"),
+        ("line", PASSWORD, "admin", "there is a token line already"),
+    ],
+)
+def test_who_cannot_be_added_is_told_in_one_line(
+    access: Access, name: str, password: str, role: str, text: str | None
+) -> None:
+    access.add_user("bea", PASSWORD, "admin")
+    access.add_token("line", "admin")
+    before = told(access)
+    if text is None:  # what surrounds a name is not of it
+        return access.add_user(name, password, role)
+    with pytest.raises(InputError, match=text) as error:
+        access.add_user(name, password, role)
+    assert "\n" not in str(error.value)
+    assert password not in str(error.value)
+    assert told(access) == before
+    assert [one.name for one in access.users()] == ["bea"]
+
+
+def test_a_token_has_a_name_of_its_own_too(access: Access) -> None:
+    access.add_user("anna", PASSWORD, "admin")
+    secret = access.add_token("line", "operator")
+    for name in ("anna", "line"):
+        with pytest.raises(InputError, match=f"there is a (user|token) {name} already"):
+            access.add_token(name, "admin")
+    assert access.find(request(access, token=secret)) == Person("line", "operator")
+
+
+@pytest.mark.parametrize("change", ["remove_user", "remove_token", "set_password"])
+def test_who_is_not_there_cannot_be_changed(access: Access, change: str) -> None:
+    rest = (PASSWORD,) if change == "set_password" else ()
+    with pytest.raises(InputError, match=r"there is no (user|token) anna; see `flawscope station"):
+        getattr(access, change)("anna", *rest)
+    assert told(access) == []
+
+
+def test_every_change_is_an_event_and_tells_who_did_it(access: Access) -> None:
+    access.add_user("anna", PASSWORD, "operator", who="bea")
+    access.set_password("anna", PASSWORD + "!", who="bea")
+    access.add_token("line", "engineer")
+    access.remove_token("line")
+    access.remove_user("anna")
+    assert told(access) == [
+        ("user_added", "bea", "user anna added as operator"),
+        ("password_changed", "bea", "password of user anna changed"),
+        ("token_added", "command line", "token line added as engineer"),
+        ("token_removed", "command line", "token line removed"),
+        ("user_removed", "command line", "user anna removed"),
+    ]
+
+
+def test_no_secret_is_in_the_store(access: Access) -> None:
+    access.add_user("anna", PASSWORD, "operator")
+    token, cookie = access.add_token("line", "operator"), access.sign_in("anna", PASSWORD, "::1")
+    for name, password in (("anna", "not her secret word"), ("my secret word", PASSWORD)):
+        with pytest.raises(SignInError):
+            access.sign_in(name, password, "10.0.0.9")
+    access.find(request(access, token=token))
+    kept = repr([rows(access, table) for table in metadata.tables.values()])
+    assert "anna" in kept
+    assert "10.0.0.9" in kept
+    for secret in (PASSWORD, token, token[4:], cookie, "secret word"):
+        assert secret not in kept
+
+
+def test_passwords_are_hashed_by_argon2_as_the_library_does_it(database: Database) -> None:
+    access = Access(database)
+    access.add_user("anna", PASSWORD, "operator")
+    (user,) = rows(access, users)
+    assert PasswordHasher().verify(user.password, PASSWORD)
+    assert not PasswordHasher().check_needs_rehash(user.password)
+    with pytest.raises(VerifyMismatchError):
+        PasswordHasher().verify(user.password, PASSWORD.upper())
+
+
+# --------------------------------------------------------------------------------------------------- sessions
+
+
+def test_who_signs_in_is_known_by_the_cookie(access: Access) -> None:
+    access.add_user("anna", PASSWORD, "engineer")
+    cookies = [access.sign_in(name, PASSWORD, "127.0.0.1") for name in ("anna", " Anna")]
+    found = [access.find(request(access, cookie)) for cookie in cookies]
+    assert [(one.name, one.role) for one in found if one] == [("anna", "engineer")] * 2
+    assert len({*cookies, *(one.csrf for one in found if one)}) == 4
+    assert all(len(one.csrf) >= 40 for one in found if one)
+    assert access.find(request(access, cookies[0] + "x")) is None
+
+
+def test_letters_that_keyboards_write_in_two_ways_are_the_same(access: Access) -> None:
+    access.add_user("jürgen", "Schlüssel für Jürgen", "operator")
+    assert access.sign_in("ju\u0308rgen", "Schlu\u0308ssel fu\u0308r Ju\u0308rgen", "127.0.0.1")
+
+
+def test_signing_out_ends_one_session(access: Access) -> None:
+    access.add_user("anna", PASSWORD, "engineer")
+    one, two = (access.sign_in("anna", PASSWORD, "127.0.0.1") for _ in range(2))
+    assert access.find(request(access, one))
+    access.sign_out(request(access, one))
+    assert access.find(request(access, one)) is None
+    assert access.find(request(access, two))
+    access.sign_out(request(access))
+
+
+def test_a_session_ends_after_twelve_hours_and_is_removed(
+    access: Access, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access.add_user("anna", PASSWORD, "engineer")
+    cookie, start = access.sign_in("anna", PASSWORD, "127.0.0.1"), now()
+    assert SESSION_SECONDS == 12 * 3600
+    monkeypatch.setattr(module, "now", lambda: start + 43_190_000_000)
+    assert access.find(request(access, cookie))
+    monkeypatch.setattr(module, "now", lambda: start + 43_201_000_000)
+    assert access.find(request(access, cookie)) is None  # from memory
+    assert len(rows(access, sessions)) == 1
+    clock.at += FRESH + 0.1
+    assert access.find(request(access, cookie)) is None
+    assert rows(access, sessions) == []
+
+
+def test_signing_in_removes_the_sessions_that_have_ended(
+    access: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access.add_user("anna", PASSWORD, "engineer")
+    access.sign_in("anna", PASSWORD, "127.0.0.1")
+    start = now()
+    monkeypatch.setattr(module, "now", lambda: start + 43_201_000_000)
+    access.sign_in("anna", PASSWORD, "127.0.0.1")
+    assert len(rows(access, sessions)) == 1
+
+
+@pytest.mark.parametrize("change", ["remove", "password"])
+def test_removing_a_user_or_changing_the_password_ends_the_sessions_at_once(
+    access: Access, other: Access, clock: Clock, change: str
+) -> None:
+    """At once in the process that does it; in others within seconds."""
+    access.add_user("anna", PASSWORD, "engineer")
+    access.add_user("bea", PASSWORD, "engineer")
+    cookie, beas = (access.sign_in(name, PASSWORD, "127.0.0.1") for name in ("anna", "bea"))
+    assert all(one.find(request(one, cookie)) for one in (access, other))
+    if change == "remove":
+        access.remove_user("anna")
+    else:
+        access.set_password("anna", PASSWORD + "!")
+    assert access.find(request(access, cookie)) is None
+    clock.at += FRESH + 0.1
+    assert other.find(request(other, cookie)) is None
+    assert access.find(request(access, beas))
+    assert len(rows(access, sessions)) == 1
+
+
+def test_a_password_that_changes_while_it_is_checked_signs_nobody_in(
+    access: Access, other: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access.add_user("anna", PASSWORD, "engineer")
+    check = access._is_right
+
+    def slow(user: Any, password: str) -> bool:
+        right = check(user, password)
+        other.set_password("anna", PASSWORD + "!")
+        return right
+
+    monkeypatch.setattr(access, "_is_right", slow)
+    with pytest.raises(SignInError, match="name or password is wrong"):
+        access.sign_in("anna", PASSWORD, "127.0.0.1")
+    assert rows(access, sessions) == []
+
+
+def test_a_hash_with_other_parameters_is_made_anew_when_its_user_signs_in(access: Access) -> None:
+    access.add_user("anna", PASSWORD, "engineer")
+    (before,) = rows(access, users)
+    cookie = access.sign_in("anna", PASSWORD, "127.0.0.1")
+    assert rows(access, users) == [before]
+    access._hasher = PasswordHasher(time_cost=2, memory_cost=16, parallelism=1)
+    access.sign_in("anna", PASSWORD, "127.0.0.1")
+    (after,) = rows(access, users)
+    assert "m=16,t=2" in after.password
+    assert access.find(request(access, cookie))
+    assert access.sign_in("anna", PASSWORD, "127.0.0.1")
+
+
+# -------------------------------------------------------------------------------------------- failed sign-ins
+
+
+def test_an_unknown_name_takes_as_long_and_gets_the_same_answer(
+    access: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access.add_user("anna", PASSWORD, "engineer")
+    access._is_right(None, "")  # the hash that is compared with is made once
+    verify, checked = PasswordHasher.verify, []
+
+    def spied(self: PasswordHasher, hashed: str, password: bytes) -> bool:
+        checked.append(hashed.rsplit("$", 2)[0])
+        return verify(self, hashed, password)
+
+    monkeypatch.setattr(PasswordHasher, "verify", spied)
+    texts = set()
+    for name in ("anna", "nobody", "", "\x00", "\ud800", "x" * 10_000):
+        with pytest.raises(SignInError) as error:
+            access.sign_in(name, "wrong pass phrase", "127.0.0.1")
+        texts.add((str(error.value), error.value.wait))
+    assert texts == {("name or password is wrong", 0)}
+    assert len(checked) == 6
+    assert len(set(checked)) == 1
+
+
+def test_failures_are_events_but_what_was_typed_as_a_name_may_be_a_password(access: Access) -> None:
+    access.add_user("anna", PASSWORD, "engineer")
+    for name in ("anna", "hunter2hunter2"):
+        with pytest.raises(SignInError):
+            access.sign_in(name, "wrong \ud800", "10.0.0.9")
+    assert told(access)[1:] == [
+        ("sign_in_failed", "anna", "wrong sign-in of user anna from 10.0.0.9"),
+        ("sign_in_failed", "", "wrong sign-in of an unknown name from 10.0.0.9"),
+    ]
+
+
+def test_who_guesses_has_to_wait_longer_and_longer(access: Access, clock: Clock) -> None:
+    access.add_user("anna", PASSWORD, "engineer")
+    waits, failures = [], 0
+    while failures < OF_NAME.free + 9:
+        address = f"10.0.0.{failures}"
+        with pytest.raises(SignInError) as error:
+            access.sign_in("anna", "wrong pass phrase", address)
+        if error.value.wait:
+            waits.append((failures, error.value.wait))
+            clock.at += error.value.wait - 0.1
+            with pytest.raises(SignInError, match=r"too many failed sign-ins: try again in 1 second$"):
+                access.sign_in("ANNA", PASSWORD, "10.0.2.1")  # also with the right one
+            clock.at += 0.1
+        else:
+            assert str(error.value) == "name or password is wrong"
+            failures += 1
+    assert waits == [(5, 1), (6, 2), (7, 4), (8, 8), (9, 16), (10, 32), (11, 60), (12, 60), (13, 60)]
+    clock.at += 60
+    assert access.sign_in("anna", PASSWORD, "10.0.2.1")
+    with pytest.raises(SignInError, match="name or password is wrong"):  # and starts anew
+        access.sign_in("anna", "wrong pass phrase", "10.0.2.1")
+    assert access.sign_in("anna", PASSWORD, "10.0.2.1")
+
+
+def failed(attempts: Attempts, name: str, address: str) -> int:
+    """Seconds to wait before it could be tried."""
+    try:
+        attempts.begin(name, address)
+    except SignInError as error:
+        return error.wait
+    return 0
+
+
+def test_an_address_that_tries_many_names_has_to_wait(clock: Clock) -> None:
+    attempts = Attempts(clock)
+    waits = [failed(attempts, f"n{i}", "10.0.0.1") for i in range(OF_ADDRESS.free + 1)]
+    assert waits == [0] * OF_ADDRESS.free + [1]
+    assert failed(attempts, "n", "10.0.0.2") == 0
+    clock.at += 3610
+    assert failed(attempts, "n", "10.0.0.1") == 0
+    assert failed(attempts, "n", "10.0.0.1") == 0  # forgotten
+
+
+def test_an_address_is_not_freed_by_signing_in_with_one_password(clock: Clock) -> None:
+    attempts = Attempts(clock)
+    for i in range(OF_ADDRESS.free - 1):
+        assert failed(attempts, f"n{i}", "10.0.0.1") == 0
+        attempts.begin("mine", "10.0.0.1")
+        attempts.succeeded("mine", "10.0.0.1")
+    assert failed(attempts, "x", "10.0.0.1") == 0
+    assert failed(attempts, "y", "10.0.0.1") == 1
+
+
+def test_who_has_many_ipv6_addresses_has_one(clock: Clock) -> None:
+    attempts = Attempts(clock)
+    for i in range(OF_ADDRESS.free):
+        assert failed(attempts, f"n{i}", f"2001:db8::{i:x}") == 0
+    assert failed(attempts, "x", "2001:db8::ffff:1") == 1
+    assert failed(attempts, "x", "2001:db8:0:1::1") == 0
+
+
+def test_what_is_remembered_of_guesses_has_a_bound(clock: Clock) -> None:
+    attempts = Attempts(clock, most=100)
+    for i in range(1000):
+        failed(attempts, f"n{i}", f"10.0.{i // 250}.{i % 250}")
+    assert len(attempts._known) == 100
+
+
+def test_guesses_at_the_same_time_are_counted_before_they_are_checked(clock: Clock) -> None:
+    attempts = Attempts(clock)
+    with ThreadPoolExecutor(16) as pool:
+        waits = list(pool.map(lambda i: failed(attempts, "anna", f"10.0.0.{i}"), range(64)))
+    assert waits.count(0) == OF_NAME.free
+
+
+def test_a_flood_of_sign_ins_does_not_take_every_thread(
+    access: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access._is_right(None, "")
+    go, inside, sent_away = threading.Event(), [], threading.Semaphore(0)
+
+    def slow(self: PasswordHasher, hashed: str, password: bytes) -> bool:
+        inside.append(1)
+        assert go.wait(20)
+        raise VerifyMismatchError
+
+    monkeypatch.setattr(PasswordHasher, "verify", slow)
+
+    def ask(i: int) -> str:
+        try:
+            return access.sign_in(f"n{i}", PASSWORD, f"10.0.0.{i}")
+        except SignInError as error:
+            if error.wait:
+                sent_away.release()
+            return f"{error.wait}"
+
+    with ThreadPoolExecutor(12) as pool:
+        asked = pool.map(ask, range(12))
+        assert all(
+            sent_away.acquire(timeout=20) for _ in range(4)
+        )  # while the others are still being checked
+        assert len(inside) <= 2
+        go.set()
+        waits = list(asked)
+    assert sorted(waits) == ["0"] * 8 + ["2"] * 4
+    assert len(inside) == 8
+
+
+# ----------------------------------------------------------------------------------------------------- tokens
+
+
+def test_a_token_is_known_and_not_after_it_was_removed(access: Access, other: Access, clock: Clock) -> None:
+    secret = access.add_token("line", "operator")
+    assert secret.startswith("fls_")
+    assert len(secret) > 40
+    assert all(one.find(request(one, token=secret)) == Person("line", "operator") for one in (access, other))
+    assert access.find(request(access, token=secret[:-1])) is None
+    access.remove_token("line")
+    access.add_token("line", "operator")
+    assert access.find(request(access, token=secret)) is None
+    clock.at += FRESH + 0.1
+    assert other.find(request(other, token=secret)) is None
+
+
+def test_its_use_is_noted_once_a_minute(
+    access: Access, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, start = access.add_token("line", "operator"), now()
+    seen = []
+    for seconds in (0, 5, 59, 61, 100, 122):
+        monkeypatch.setattr(module, "now", lambda at=start + seconds * 1_000_000: at)
+        clock.at += FRESH + 0.1
+        access.find(request(access, token=secret))
+        used = access.tokens()[0].used_at
+        assert used is not None
+        seen.append((used - start) / 1e6)
+    assert seen == [0, 0, 0, 61, 61, 122]
+
+
+def test_a_token_is_no_cookie_and_a_cookie_no_token(access: Access) -> None:
+    """Also where both have been seen: a cookie wants the session's CSRF token, a token does not."""
+    access.add_user("anna", PASSWORD, "operator")
+    token, cookie = access.add_token("line", "operator"), access.sign_in("anna", PASSWORD, "127.0.0.1")
+    assert access.find(request(access, token=token))
+    assert access.find(request(access, cookie=cookie))
+    assert access.find(request(access, cookie=token)) is None
+    assert access.find(request(access, token=cookie)) is None
+    assert access.find(request(access, cookie=cookie, token="fls_wrong")) is None
+
+
+# ----------------------------------------------------------------------------------------------------- memory
+
+
+@pytest.fixture
+def reads(access: Access, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with every connection that reads."""
+    found: list[int] = []
+    reading = access.database.reading
+
+    def counted() -> Any:
+        found.append(1)
+        return reading()
+
+    monkeypatch.setattr(access.database, "reading", counted)
+    return found
+
+
+def test_a_request_does_not_ask_the_data_base_each_time(
+    access: Access, clock: Clock, reads: list[int]
+) -> None:
+    token = access.add_token("line", "operator")
+    with pytest.raises(KeyError):
+        access.at_hand(request(access, token=token))
+    for _ in range(50):
+        assert access.find(request(access, token=token)) == access.at_hand(request(access, token=token))
+    assert len(reads) == 1
+    clock.at += FRESH + 0.1
+    with pytest.raises(KeyError):
+        access.at_hand(request(access, token=token))
+    access.find(request(access, token=token))
+    assert len(reads) == 2
+
+
+def test_an_open_station_is_remembered_too(access: Access, reads: list[int]) -> None:
+    for _ in range(50):
+        assert access.find(request(access)) == LOCAL
+    assert len(reads) == 1
+
+
+def test_guesses_fill_no_memory(access: Access) -> None:
+    access.add_token("line", "operator")
+    for i in range(20):
+        assert access.find(request(access, token=f"fls_{i}")) is None
+    assert len(access._recall._known) == 1  # that the station is not open
+
+
+def test_what_was_read_before_a_removal_is_not_remembered_after_it(
+    access: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access.add_token("other", "operator")
+    token = access.add_token("line", "operator")
+    read = access._token
+
+    def slow(digest: str) -> Any:
+        known = read(digest)
+        if len(access.tokens()) == 2:
+            access.remove_token("line")
+        return known
+
+    monkeypatch.setattr(access, "_token", slow)
+    access.find(request(access, token=token))
+    assert access.find(request(access, token=token)) is None
+
+
+def test_while_the_data_base_is_lost_who_was_known_stays_so_for_a_while(
+    access: Access, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, unseen = access.add_token("line", "operator"), access.add_token("two", "operator")
+    access.find(request(access, token=token))
+
+    def lost() -> Any:
+        raise StoreError("it cannot be used", "store_unreachable")
+
+    monkeypatch.setattr(access.database, "reading", lost)
+    clock.at += FRESH + 0.1
+    assert access.find(request(access, token=token)) == Person("line", "operator")
+    with pytest.raises(StoreError):
+        access.find(request(access, token=unseen))
+    clock.at += STALE
+    with pytest.raises(StoreError):
+        access.find(request(access, token=token))
+
+
+def test_two_stations_on_a_machine_have_two_cookies(access: Access, other: Access, tmp_path: Path) -> None:
+    assert access.cookie == other.cookie
+    assert access.cookie != Access(Database(f"sqlite:///{tmp_path / 'two.sqlite'}")).cookie
+
+
+# ----------------------------------------------------------------------------------------------- command line
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """call("user", "list", typed="a line") is the exit code of `flawscope station`."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def called(*argv: str, typed: str | None = "") -> int:
+        monkeypatch.setattr("sys.stdin", Terminal() if typed is None else io.StringIO(typed))
+        return main(["station", *argv, "--station", str(tmp_path / "shop")])
+
+    return called
+
+
+def station(tmp_path: Path) -> Access:
+    return Access(Database(f"sqlite:///{tmp_path / 'shop' / 'station.sqlite'}"))
+
+
+def test_a_user_is_added_before_the_station_first_runs(call: Any, tmp_path: Path, capsys: Capture) -> None:
+    assert call("user", "add", "Anna", "--role", "engineer", typed=f"{PASSWORD}\r\n") == 0
+    assert "this is a new station" in capsys.readouterr().err
+    access = station(tmp_path)
+    assert access.sign_in("anna", PASSWORD, "127.0.0.1")
+    assert (tmp_path / "shop").stat().st_mode & 0o077 == 0
+    assert call("user", "list") == 0
+    header, _, line = capsys.readouterr().out.splitlines()
+    assert header.split() == ["user", "role", "since"]
+    assert line.split()[:2] == ["anna", "engineer"]
+
+
+def test_the_password_changes_and_the_user_goes_while_the_station_runs(
+    call: Any, tmp_path: Path, capsys: Capture
+) -> None:
+    call("user", "add", "anna", typed=PASSWORD)
+    access = station(tmp_path)
+    cookie = access.sign_in("anna", PASSWORD, "127.0.0.1")
+    assert call("user", "password", "anna", typed="another pass phrase\n") == 0
+    assert rows(access, sessions) == []
+    assert access.sign_in("anna", "another pass phrase", "127.0.0.1") != cookie
+    assert call("user", "remove", "anna") == 0
+    assert "everybody on the station's machine may do everything" in capsys.readouterr().err
+    assert access.users() == []
+    assert rows(access, sessions) == []
+
+
+def test_a_token_is_printed_once_and_alone(call: Any, tmp_path: Path, capsys: Capture) -> None:
+    assert call("token", "add", "line-3") == 0
+    secret = capsys.readouterr().out.strip()
+    access = station(tmp_path)
+    assert access.find(request(access, token=secret)) == Person("line-3", "operator")
+    assert call("token", "list") == 0
+    out = capsys.readouterr().out
+    assert "line-3" in out
+    assert secret not in out
+    assert call("token", "remove", "line-3") == 0
+    assert rows(access, tokens) == []
+
+
+def test_in_a_terminal_the_password_is_asked_twice(
+    call: Any, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = iter([PASSWORD, "a long pass phrasé", PASSWORD, PASSWORD])
+    monkeypatch.setattr("flawscope.cli.station.getpass", lambda prompt: next(typed))
+    assert call("user", "add", "anna", typed=None) == 2
+    assert "the two passwords differ" in capsys.readouterr().err
+    assert station(tmp_path).users() == []
+    assert call("user", "add", "anna", typed=None) == 0
+    assert station(tmp_path).sign_in("anna", PASSWORD, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("argv", "typed", "text"),
+    [
+        (["user", "list"], "", "there is no station in"),
+        (["token", "remove", "x"], "", "there is no station in"),
+        (["user", "add", "x"], "", "no password: write it as one line"),
+        (["user", "add", "x"], "short\n", "has 5 characters: use 10"),
+        (["user", "add", "x", "--role", "boss"], PASSWORD, "invalid choice: 'boss'"),
+        (["user", "add"], PASSWORD, "required: NAME"),
+        (["user", "add", "x", "--rolle", "admin"], PASSWORD, "did you mean --role?"),
+        (["user", "ad", "x"], PASSWORD, "invalid choice: 'ad'"),
+        (["user", "list", "--settings", "x.yaml"], "", "not allowed with"),
+    ],
+)
+def test_a_wrong_call_is_one_line(
+    call: Any, tmp_path: Path, capsys: Capture, argv: list[str], typed: str, text: str
+) -> None:
+    assert call(*argv, typed=typed) == 2
+    err = capsys.readouterr().err.replace(f"this is a new station, in {tmp_path / 'shop'}\n", "")
+    assert text in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "shop").exists() or station(tmp_path).users() == []
+
+
+def test_the_settings_file_says_where_the_store_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "station.yaml").write_text("store: kept\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO(PASSWORD))
+    assert main(["station", "user", "add", "anna", "--settings", str(tmp_path / "station.yaml")]) == 0
+    with sqlite3.connect(tmp_path / "kept" / "station.sqlite") as connection:
+        assert connection.execute("SELECT name FROM users").fetchall() == [("anna",)]

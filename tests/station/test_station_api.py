@@ -1,0 +1,557 @@
+"""The JSON API through a real server, on both data bases."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawscope.predictor import load
+from flawscope.station.settings import Limits
+
+PRODUCT = "products/plate"
+INSPECTIONS = f"{PRODUCT}/inspections"
+
+
+@pytest.fixture
+def api(running: Any) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"{running.url}/api/v1/", timeout=30) as made:
+        yield made
+
+
+def png(height: int = 8, width: int = 8, value: int = 90) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (width, height), value).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def send(api: httpx.Client, data: bytes, name: str = "a.png", **headers: str) -> httpx.Response:
+    kind = {"Content-Type": "image/png", **{k.replace("_", "-"): v for k, v in headers.items()}}
+    return api.post(INSPECTIONS, params={"name": name}, content=data, headers=kind)
+
+
+def picture_of(response: httpx.Response) -> Image.Image:
+    image = Image.open(io.BytesIO(response.content))
+    image.load()
+    return image
+
+
+def count(api: httpx.Client) -> int:
+    return int(api.get(PRODUCT).json()["inspections"])
+
+
+def files_in(running: Any, kind: str = "pictures") -> list[Path]:
+    return [path for path in (running.station.files.folder / kind).rglob("*") if path.is_file()]
+
+
+# ------------------------------------------------------------------------------------------------- inspecting
+
+
+def test_a_picture_goes_in_and_everything_about_it_comes_out(
+    api: httpx.Client, parts: list[bytes], model_file: Path
+) -> None:
+    expected = load(model_file, device="cpu", threads=1).predict(parts[-1])
+    response = send(api, parts[-1], "0007.png")
+    one = response.json()
+    assert response.status_code == 201
+    assert one["score"] == pytest.approx(expected.score, rel=1e-5)
+    assert (one["decision"], one["review"], one["verdict"]) == ("anomalous", "waiting", None)
+    assert (one["product"], one["name"], one["source"]) == ("plate", "0007.png", "http")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", one["at"])
+    assert api.get(f"{INSPECTIONS}/{one['id']}").json() == one
+
+    here = f"{INSPECTIONS}/{one['id']}"
+    original = api.get(f"{here}/picture")
+    assert original.content == parts[-1]
+    assert original.headers["content-type"] == "image/png"
+    assert original.headers["content-disposition"].startswith('attachment; filename="0007.png"')
+    assert original.headers["content-security-policy"] == "default-src 'none'; sandbox"
+    assert original.headers["x-content-type-options"] == "nosniff"
+    with Image.open(io.BytesIO(parts[-1])) as image:
+        size = image.size
+    view, overlay = (
+        picture_of(api.get(f"{here}/{what}", params={"side": 64})) for what in ("view", "overlay")
+    )
+    assert view.size == overlay.size
+    assert max(view.size) == 64
+    assert np.asarray(view).tobytes() != np.asarray(overlay).tobytes()
+    assert picture_of(api.get(f"{here}/view")).size == size, "it is not made larger than it is"
+    found = api.get(f"{here}/map")
+    low, high = (float(found.headers[f"x-map-{end}"]) for end in ("low", "high"))
+    values = np.asarray(picture_of(found)).astype(float) / 65535 * (high - low) + low
+    assert values.shape == expected.map.shape
+    assert values == pytest.approx(expected.map, abs=0.01 * (high - low))
+    mask = np.asarray(picture_of(api.get(f"{here}/mask")))
+    assert mask.shape == size[::-1]
+    assert set(np.unique(mask)) == {0, 255}
+    assert np.mean((mask > 0) == expected.picture_mask()) > 0.99
+
+
+def test_maps_are_the_same_when_they_are_computed_again(open_station: Any, parts: list[bytes]) -> None:
+    """Of good pictures no map is kept: after a restart they are computed, and the overlay is the same."""
+    first = open_station()
+    with httpx.Client(base_url=f"{first.url}/api/v1/") as api:
+        numbers = [send(api, part).json()["id"] for part in (parts[0], parts[-1])]
+        before = [api.get(f"{INSPECTIONS}/{n}/overlay").content for n in numbers]
+    first.close()
+    with httpx.Client(base_url=f"{open_station().url}/api/v1/") as api:
+        after = [api.get(f"{INSPECTIONS}/{n}/overlay").content for n in numbers]
+    for one, other in zip(before, after, strict=True):
+        pixels = [
+            np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int) for data in (one, other)
+        ]
+        assert np.abs(pixels[0] - pixels[1]).mean() < 1
+
+
+def test_several_in_a_form_with_a_broken_one_among_them(api: httpx.Client, parts: list[bytes]) -> None:
+    files = [("files", ("a.png", parts[0])), ("files", ("b.png", parts[-1][:500])), ("files", ("c", b"no"))]
+    files += [("files", ("../../d ä.png", parts[-1]))]
+    response = api.post(INSPECTIONS, files=files)
+    results = response.json()["results"]
+    assert response.status_code == 201
+    assert [("inspection" in one, one.get("name")) for one in results] == [
+        (True, None),
+        (False, "b.png"),
+        (False, "c"),
+        (True, None),
+    ]
+    assert results[3]["inspection"]["name"] == "d ä.png"
+    for one in results[1:3]:
+        assert one["code"] == "invalid"
+        assert one["name"] in one["error"]
+        assert "\n" not in one["error"]
+    assert count(api) == 2
+    one = api.post(INSPECTIONS, files=[("files", ("x.png", b"no picture"))])
+    assert (one.status_code, one.json()["code"]) == (422, "invalid")
+
+
+def test_a_form_with_a_key_is_taken_once(api: httpx.Client, parts: list[bytes]) -> None:
+    files = [("files", (f"{k}.png", part)) for k, part in enumerate(parts[:3])]
+    first, again = (
+        api.post(INSPECTIONS, files=files, headers={"Idempotency-Key": "form-1"}).json() for _ in range(2)
+    )
+    assert first == again
+    assert count(api) == 3
+
+
+def test_the_same_key_gives_the_same_inspection_also_at_the_same_time(
+    api: httpx.Client, parts: list[bytes]
+) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda k: send(api, parts[0], Idempotency_Key=f"k{k % 3}"), range(24)))
+    assert {answer.status_code for answer in answers} <= {200, 201}
+    by_key: dict[int, set[int]] = {}
+    for place, answer in enumerate(answers):
+        by_key.setdefault(place % 3, set()).add(answer.json()["id"])
+    assert [len(ids) for ids in by_key.values()] == [1, 1, 1]
+    assert count(api) == 3
+    again = send(api, parts[0], Idempotency_Key="k1")
+    assert (again.status_code, {again.json()["id"]}) == (200, by_key[1])
+
+
+def test_a_key_that_is_none_is_refused(api: httpx.Client, parts: list[bytes]) -> None:
+    for key in ("", "x" * 191, "x" * 5000, "ä\u0085"):
+        sent = {b"Idempotency-Key": key.encode("latin-1")}
+        response = api.post(INSPECTIONS, content=parts[0], headers=sent)  # type: ignore[arg-type]
+        assert (response.status_code, response.json()["code"]) == (422, "bad_key"), key
+    assert count(api) == 0
+
+
+# ----------------------------------------------------------------------------------------------------- limits
+
+
+def test_what_is_too_large_is_refused_before_it_is_read(api: httpx.Client, running: Any) -> None:
+    """limits: upload is 8 MB here; a length that is announced, one that is not, and a form."""
+    large = b"\x89PNG" + b"\0" * (9 << 20)
+
+    def chunks() -> Iterator[bytes]:
+        for begin in range(0, len(large), 1 << 16):
+            yield large[begin : begin + (1 << 16)]
+
+    answers: list[httpx.Response] = []
+    for sent in ({"content": large}, {"content": chunks()}, {"files": [("files", ("a.png", large))]}):
+        try:
+            answers.append(api.post(INSPECTIONS, **sent))  # type: ignore[arg-type]
+        except httpx.TransportError:
+            continue  # the server had said 413 and hung up, and the client was still writing
+    assert answers, "nobody was told"
+    for answer in answers:
+        assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+        assert "8 MB" in answer.json()["error"]
+    assert count(api) == 0
+    assert files_in(running) == []
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(api: httpx.Client, running: Any) -> None:
+    for size in ((2001, 2000), (65_000, 65_000)):
+        header = png(4, 4)
+        large = header[:16] + size[0].to_bytes(4, "big") + size[1].to_bytes(4, "big") + header[24:]
+        response = send(api, large, "large.png")
+        assert response.status_code == 422
+        assert response.json()["code"] in ("too_many_pixels", "invalid")
+    assert send(api, png(2001, 2000), "large.png").json()["code"] == "too_many_pixels"
+    assert send(api, png(2000, 2000)).status_code == 201
+    assert count(api) == 1
+
+
+NO_PICTURES: tuple[tuple[str, bytes, int, str | None], ...] = (
+    ("text/plain", b"hello", 415, "not_a_picture"),
+    ("application/json", b"{}", 415, "not_a_picture"),
+    ("image/png", b"", 422, "empty"),
+    ("image/png", b"\x89PNG\r\n\x1a\n", 422, "invalid"),
+    ("image/png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "invalid"),
+    ("application/octet-stream", b"%!PS-Adobe-3.0 EPSF-3.0\n", 422, "invalid"),
+    ("multipart/form-data", b"no boundary", 422, "broken_form"),
+    ("multipart/form-data; boundary=x", b"--x\r\nbroken", 422, None),
+    ("multipart/form-data; boundary=x", b"--x--\r\n", 422, "empty"),
+)
+
+
+def test_what_is_no_picture_is_refused(api: httpx.Client) -> None:
+    for kind, body, status, code in NO_PICTURES:
+        response = api.post(INSPECTIONS, content=body, headers={"Content-Type": kind})
+        assert response.status_code == status, (kind, body)
+        assert response.json()["code"] == code or code is None
+        assert "\n" not in response.json()["error"]
+    assert count(api) == 0
+
+
+def test_a_picture_that_breaks_off_leaves_nothing(
+    api: httpx.Client, running: Any, parts: list[bytes]
+) -> None:
+    """Its header is whole, its pixels are not: no record, no file."""
+    for part in parts:
+        assert send(api, part[: len(part) * 2 // 3]).status_code == 422
+    assert count(api) == 0
+    deadline = time.monotonic() + 5
+    while files_in(running) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert files_in(running) == []
+
+
+def test_when_the_queue_is_full_nothing_is_taken(
+    open_station: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 with Retry-After at once, whole forms too; the others are answered when there is room."""
+    running = open_station(limits=Limits(queue=4))
+    going, record = threading.Event(), running.station.store.record
+
+    def slow(several: Any) -> Any:
+        assert going.wait(30)
+        return record(several)
+
+    monkeypatch.setattr(running.station.store, "record", slow)
+    with httpx.Client(base_url=f"{running.url}/api/v1/", timeout=60) as api, ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(send, api, parts[0], f"{k}.png") for k in range(3)]
+        while running.station.inspector.backlog() < 3:
+            time.sleep(0.01)
+        form = api.post(INSPECTIONS, files=[("files", (f"f{k}.png", parts[1])) for k in range(2)])
+        waiting.append(pool.submit(send, api, parts[0], "3.png"))
+        while running.station.inspector.backlog() < 4:
+            time.sleep(0.01)
+        begun = time.monotonic()
+        refused = send(api, parts[0], "4.png", Idempotency_Key="later")
+        assert time.monotonic() - begun < 5
+        for answer in (form, refused):
+            assert (answer.status_code, answer.json()["code"]) == (503, "busy")
+            assert 1 <= int(answer.headers["retry-after"]) <= 60
+        assert api.get("status").json()["queue"] == {"waiting": 4, "most": 4}
+        assert api.get(PRODUCT).json()["backlog"] == 4
+        going.set()
+        assert [one.result().status_code for one in waiting] == [201] * 4
+        found = api.get(INSPECTIONS).json()["inspections"]
+        assert sorted(one["name"] for one in found) == ["0.png", "1.png", "2.png", "3.png"]
+        assert send(api, parts[0], "4.png", Idempotency_Key="later").status_code == 201
+
+
+def test_a_client_that_stalls_is_let_go_and_harms_no_other(running: Any, parts: list[bytes]) -> None:
+    import socket
+
+    host, port = running.url.removeprefix("http://").split(":")
+    head = f"POST /api/v1/{INSPECTIONS} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: image/png\r\n"
+    with socket.create_connection((host, int(port))) as slow:
+        slow.sendall(f"{head}Content-Length: 1000\r\n\r\n".encode() + parts[0][:100])
+        begun = time.monotonic()
+        with httpx.Client(base_url=f"{running.url}/api/v1/") as api:
+            assert send(api, parts[0]).status_code == 201
+            slow.settimeout(10)
+            answer = slow.recv(4096)
+            assert b" 408 " in answer.split(b"\r\n")[0]
+            assert 1.5 < time.monotonic() - begun < 8
+            assert count(api) == 1
+
+
+# -------------------------------------------------------------------------------------------------- searching
+
+
+@pytest.fixture
+def some(api: httpx.Client, parts: list[bytes]) -> list[dict[str, Any]]:
+    """Inspections, the oldest first; two of them with a verdict."""
+    made = [send(api, parts[k % len(parts)], f"p{k}.png").json() for k in range(6)]
+    for place, verdict in ((1, "good"), (4, "defect")):
+        body = {"verdict": verdict, "note": '=1+1 "x", ä\n;'}
+        made[place] = api.post(f"{INSPECTIONS}/{made[place]['id']}/verdict", json=body).json()
+    return made
+
+
+def test_the_search_has_pages_and_filters(api: httpx.Client, some: list[dict[str, Any]]) -> None:
+    found: list[dict[str, Any]] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = api.get(INSPECTIONS, params={"limit": 4, "cursor": cursor}).json()
+        found, cursor = found + page["inspections"], page["next"]
+    assert found == some[::-1]
+
+    def names(**query: Any) -> list[str]:
+        return [one["name"] for one in api.get(INSPECTIONS, params=query).json()["inspections"]]
+
+    assert names(verdict="good") == ["p1.png"]
+    assert names(verdict="none", decision="good", since=some[2]["at"]) == [
+        one["name"] for one in some[:1:-1] if one["decision"] == "good" and not one["verdict"]
+    ]
+    assert names(file="p3*") == names(file="p3.png") == ["p3.png"]
+    assert names(until=some[2]["at"]) == ["p1.png", "p0.png"]
+    assert names(review="done") == ["p4.png", "p1.png"]
+    assert names(score_min=some[5]["score"], score_max=some[5]["score"], limit=1) == ["p5.png"]
+    assert names(version=99) == []
+    for wrong in (
+        {"limit": 0},
+        {"since": "soon"},
+        {"decision": "bad"},
+        {"score_min": "nan"},
+        {"cursor": "x"},
+    ):
+        response = api.get(INSPECTIONS, params=wrong)
+        assert response.status_code == 422
+        ((name, value),) = wrong.items()
+        said = response.json()["error"]
+        assert name in said or str(value) in said
+
+
+def test_the_export_is_what_the_search_finds(api: httpx.Client, some: list[dict[str, Any]]) -> None:
+    whole = api.get(f"{PRODUCT}/export")
+    assert whole.headers["content-type"] == "text/csv; charset=utf-8"
+    assert "attachment" in whole.headers["content-disposition"]
+    rows = list(csv.DictReader(io.StringIO(whole.content.decode())))
+    assert [int(row["id"]) for row in rows] == [one["id"] for one in some[::-1]]
+    for row, one in zip(rows, some[::-1], strict=True):
+        assert (row["name"], row["decision"], row["verdict"]) == (
+            one["name"],
+            one["decision"],
+            one["verdict"] or "",
+        )
+        assert float(row["score"]) == one["score"]
+        assert json.loads(row["regions"]) == one["regions"]
+        assert row["picture"] == one["picture"]
+    assert rows[1]["note"] == '\'=1+1 "x", ä\n;', "a spreadsheet must not compute it"
+    parquet = pytest.importorskip("pyarrow.parquet")
+    answer = api.get(f"{PRODUCT}/export", params={"format": "parquet", "verdict": "defect"})
+    (only,) = parquet.read_table(io.BytesIO(answer.content)).to_pylist()
+    assert only["id"] == some[4]["id"]
+    assert only["score"] == some[4]["score"]
+    assert only["note"] == '=1+1 "x", ä\n;'
+    assert json.loads(only["regions"]) == some[4]["regions"]
+    empty = api.get(f"{PRODUCT}/export", params={"format": "parquet", "version": 99}).content
+    assert parquet.read_table(io.BytesIO(empty)).num_rows == 0
+    assert api.get(f"{PRODUCT}/export", params={"format": "xls"}).status_code == 422
+
+
+def test_trends_and_review(api: httpx.Client, some: list[dict[str, Any]]) -> None:
+    trends = api.get(f"{PRODUCT}/trends").json()
+    assert [(point[1], point[3], point[4]) for point in trends["points"]] == [
+        (one["score"], one["verdict"], one["id"]) for one in some
+    ]
+    assert (trends["unit"], trends["threshold"]) == ("inspection", some[0]["score_threshold"])
+    waiting = [one for one in some if one["review"] == "waiting"]
+    found = api.get(f"{PRODUCT}/review").json()
+    assert (found["inspections"], found["waiting"]) == (waiting, len(waiting))
+    if waiting:
+        rest = api.get(f"{PRODUCT}/review", params={"after": waiting[0]["id"]}).json()["inspections"]
+        assert rest == waiting[1:]
+    assert api.get(PRODUCT).json()["waiting"] == len(waiting)
+
+
+# --------------------------------------------------------------------------------------------------- verdicts
+
+
+def test_verdicts_and_masks(api: httpx.Client, parts: list[bytes]) -> None:
+    one = send(api, parts[-1]).json()
+    here = f"{INSPECTIONS}/{one['id']}"
+    mask = np.zeros((one["height"], one["width"]), np.uint8)
+    mask[5:20, 7:30] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, "PNG")
+    sent = base64.b64encode(buffer.getvalue()).decode()
+    said = api.post(f"{here}/verdict", json={"verdict": "defect", "mask": sent, "note": "tief"}).json()
+    assert (said["verdict"], said["has_mask"], said["note"], said["verdict_by"]) == (
+        "defect",
+        True,
+        "tief",
+        "local",
+    )
+    assert np.array_equal(np.asarray(picture_of(api.get(f"{here}/mask"))), mask)
+    assert api.post(f"{here}/verdict", json={"verdict": "undo"}).json() == one
+    assert not np.array_equal(np.asarray(picture_of(api.get(f"{here}/mask"))), mask)
+    for wrong in (
+        {"verdict": "undo"},
+        {"verdict": "maybe"},
+        {"verdict": "good", "more": 1},
+        {"verdict": "good", "note": "x" * 2001},
+        {"verdict": "defect", "mask": "no base64!"},
+        {"verdict": "defect", "mask": base64.b64encode(b"no png").decode()},
+        {"verdict": "defect", "mask": base64.b64encode(png(3, 3)).decode()},
+        {"verdict": "defect", "mask": base64.b64encode(parts[-1][:300]).decode()},
+        {"verdict": "good", "note": "nul \0"},
+        {"verdict": "good", "note": "half \ud800"},
+        [],
+    ):
+        response = api.post(
+            f"{here}/verdict", content=json.dumps(wrong), headers={"Content-Type": "application/json"}
+        )
+        assert response.status_code in (200, 422), wrong
+        if response.status_code == 200:  # a text that no data base holds may be cleaned instead
+            assert "note" in wrong
+            api.post(f"{here}/verdict", json={"verdict": "undo"})
+    assert api.get(here).json() == one
+    assert api.post(f"{INSPECTIONS}/999/verdict", json={"verdict": "good"}).status_code == 404
+
+
+# ----------------------------------------------------------------------------------------------------- models
+
+
+def test_a_model_is_added_activated_and_taken_back(
+    api: httpx.Client, parts: list[bytes], other_model: Path
+) -> None:
+    before = send(api, parts[0]).json()
+    added = api.post(f"{PRODUCT}/versions", params={"name": "new.onnx"}, content=other_model.read_bytes())
+    assert added.status_code == 201
+    version = added.json()
+    assert (version["active"], version["file"], version["origin"]) == (False, "new.onnx", "sent by local")
+    again = api.post(f"{PRODUCT}/versions", params={"name": "x.onnx"}, content=other_model.read_bytes())
+    assert again.json()["id"] == version["id"], "the same content is the same version"
+    assert send(api, parts[0]).json()["version"] == before["version"]
+    assert api.post(f"{PRODUCT}/versions/{version['id']}/activate").json()["version"] == version["id"]
+    after = send(api, parts[0]).json()
+    assert (after["version"], after["score_threshold"]) == (version["id"], version["score_threshold"])
+    assert after["score_threshold"] != before["score_threshold"]
+    assert api.get(f"{PRODUCT}/trends").json()["threshold"] is None
+    listed = api.get(f"{PRODUCT}/versions").json()
+    assert listed["active"] == version["id"]
+    assert [one["id"] for one in listed["versions"]] == [version["id"], before["version"]]
+    assert [one["by"] for one in listed["versions"][0]["switches"]] == ["local"]
+    assert api.post(f"{PRODUCT}/versions/{before['version']}/activate").status_code == 200
+    assert send(api, parts[0]).json()["score_threshold"] == before["score_threshold"]
+    file = api.get(f"{PRODUCT}/versions/{version['id']}/file")
+    assert file.content == other_model.read_bytes()
+
+
+def test_what_is_no_model_by_its_name_is_refused(api: httpx.Client) -> None:
+    for name in ("a.pt", "a.xml", "", "../a.onnx/", ".onnx", "-a.onnx", "a" * 300 + ".onnx"):
+        response = api.post(f"{PRODUCT}/versions", params={"name": name}, content=b"x")
+        assert response.status_code == 422, name
+    assert len(api.get(f"{PRODUCT}/versions").json()["versions"]) == 1
+
+
+# ------------------------------------------------------------------------------------------------- and others
+
+
+def events_of(response: httpx.Response) -> Iterator[tuple[str, Any]]:
+    event = ""
+    for line in response.iter_lines():
+        if line.startswith("event: "):
+            event = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield event, json.loads(line.removeprefix("data: "))
+
+
+def test_what_happens_is_seen_live(api: httpx.Client, parts: list[bytes]) -> None:
+    with api.stream("GET", f"{PRODUCT}/live", timeout=20) as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        events = events_of(stream)
+        kind, state = next(events)
+        assert kind == "state"
+        assert set(state) == {"rate", "backlog", "waiting", "problem"}
+        sent = [send(api, part, f"{k}.png").json() for k, part in enumerate(parts[:3])]
+        seen = []
+        while len(seen) < 3:
+            kind, data = next(events)
+            if kind == "inspection":
+                seen.append(data)
+        assert seen == sent
+    assert api.get("products").status_code == 200
+
+
+def test_products_status_health_and_metrics(api: httpx.Client, running: Any, parts: list[bytes]) -> None:
+    send(api, parts[0])
+    (product,) = api.get("products").json()["products"]
+    assert product == api.get(PRODUCT).json()
+    assert (product["name"], product["inspections"], product["backlog"]) == ("plate", 1, 0)
+    status = api.get("status").json()
+    assert [one["code"] for one in status["problems"] if one["code"] != "disk_full"] == []
+    with httpx.Client(base_url=running.url) as root:
+        assert root.get("/healthz").status_code == 200
+        ready = root.get("/readyz")
+        assert ready.status_code == (200 if ready.json()["ready"] else 503)
+        metrics = root.get("/metrics").text
+        assert re.search(r'flawscope_inspections_total\{[^}]*product="plate"[^}]*\} 1\.0', metrics)
+        assert 'flawscope_backlog{product="plate"} 0.0' in metrics
+        schema = root.get("/api/v1/openapi.json").json()
+    paths = {path for path in schema["paths"] if path.startswith("/api/v1/products/{name}")}
+    assert "/api/v1/products/{name}/inspections/{number}/verdict" in paths
+    assert schema["components"]["schemas"]["Inspection"]["example"]
+
+
+WRONG: tuple[tuple[str, str, int], ...] = (
+    ("GET", "products/plat", 404),
+    ("GET", "products/plat/inspections", 404),
+    ("POST", "products/plat/inspections", 404),
+    ("GET", f"{INSPECTIONS}/1", 404),
+    ("GET", f"{INSPECTIONS}/-1", 404),
+    ("GET", f"{INSPECTIONS}/{10**30}", 404),
+    ("GET", f"{INSPECTIONS}/one", 422),
+    ("GET", f"{INSPECTIONS}/1/overlay", 404),
+    ("GET", f"{INSPECTIONS}/1/view?side=1", 422),
+    ("GET", f"{INSPECTIONS}/1/view?side=100000", 422),
+    ("POST", f"{PRODUCT}/versions/99/activate", 404),
+    ("GET", f"{PRODUCT}/versions/99/file", 404),
+    ("GET", f"{PRODUCT}/trends?since=x", 422),
+    ("GET", f"{PRODUCT}/review?after=-1", 422),
+    ("DELETE", f"{PRODUCT}", 405),
+    ("GET", "nothing", 404),
+    ("GET", "products/plate%00", 404),
+    ("GET", "products/plate/%2e%2e/%2e%2e/etc/passwd", 404),
+)
+
+
+def test_what_is_wrong_is_one_line_with_a_code(api: httpx.Client) -> None:
+    for method, path, status in WRONG:
+        response = api.request(method, path, content=b"x" if method == "POST" else None)
+        assert response.status_code == status, path
+        said = response.json()
+        assert set(said) == {"error", "code"}, path
+        assert said["code"]
+        assert "\n" not in said["error"]
+        assert 0 < len(said["error"]) < 400
+
+
+def test_everything_that_is_known_is_in_the_description(api: httpx.Client) -> None:
+    """The client and the tests call nothing that the description does not have."""
+    paths = api.get("openapi.json").json()["paths"]
+    for path in ("picture", "view", "overlay", "map", "mask", "verdict"):
+        assert f"/api/v1/products/{{name}}/inspections/{{number}}/{path}" in paths
+    posts = paths["/api/v1/products/{name}/inspections"]["post"]
+    assert any(one["name"] == "Idempotency-Key" for one in posts["parameters"])
+    assert {"200", "201", "413", "415", "422", "503"} <= set(posts["responses"])

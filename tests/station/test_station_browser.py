@@ -1,0 +1,265 @@
+"""Live and review in a real browser: headless Chromium, by keys, mouse and finger."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+from tablet import API, Tablet, needs_chromium
+from tablet import database_url_fixture as database_url_fixture
+from tablet import driver_fixture as driver_fixture
+from tablet import judged_fixture as judged_fixture
+from tablet import tablet_fixture as tablet_fixture
+
+pytestmark = needs_chromium
+
+# ------------------------------------------------------------------------------------------------------- live
+
+
+def test_live_shows_what_comes(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    good, bad = judged
+    tablet.open("live")
+    state = lambda: tablet.find("#band").get_attribute("data-state")  # noqa: E731
+    assert (state(), tablet.text("#word")) == ("waiting", "Waiting")
+    tablet.post(good, "one.png")
+    tablet.wait(lambda: state() == "good")
+    assert tablet.text("#word") == "Good"
+    tablet.wait(lambda: tablet.js("return document.querySelector('#shown').naturalWidth") > 0)
+    tablet.post(bad, "two.png")
+    tablet.wait(lambda: state() == "anomalous")
+    assert (tablet.text("#word"), tablet.text("#name")) == ("Anomalous", "two.png")
+    assert (
+        tablet.js("return getComputedStyle(document.querySelector('.band .mark.anomalous')).display")
+        != "none"
+    )
+    size = tablet.js("return document.querySelector('#word').getBoundingClientRect().height")
+    assert size >= 80  # letters of 15 mm on a tablet of ten inches: read from three metres
+    assert [one.get_attribute("title") for one in tablet.all("#strip button")] == ["two.png", "one.png"]
+    assert tablet.all("#bad .anomalous")
+    assert tablet.find("#sound").get_attribute("aria-pressed") == "false"
+    tablet.wait(lambda: tablet.text("#said") == "Anomalous: two.png")
+    assert tablet.complaints() == []
+
+
+def test_a_picture_can_be_held(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    good, bad = judged
+    tablet.post(bad, "one.png")
+    tablet.open("live")
+    tablet.press("h")
+    tablet.post(good, "two.png")
+    tablet.wait(lambda: tablet.text("#held") == "Held. 1 newer picture.")
+    assert tablet.text("#name") == "one.png"
+    assert tablet.find("#band").get_attribute("data-state") == "anomalous"
+    tablet.press("h")
+    assert tablet.text("#name") == "two.png"
+    tablet.click("#strip li:last-child button")
+    assert tablet.text("#name") == "one.png"
+    assert tablet.find("#hold").get_attribute("aria-pressed") == "true"
+
+
+def test_a_lost_station_is_shown_and_what_was_missed_comes(
+    open_station: Any, driver: Any, judged: tuple[bytes, bytes]
+) -> None:
+    good, bad = judged
+    first = open_station()
+    port = int(first.url.rpartition(":")[2])
+    with httpx.Client(base_url=first.url, timeout=30) as http:
+        tablet = Tablet(driver, first.url, http)
+        tablet.screen(1024, 768)
+        tablet.post(good, "one.png")
+        tablet.open("live")
+        tablet.wait(lambda: tablet.find("#band").get_attribute("data-state") == "good")
+        first.close()
+        tablet.wait(lambda: tablet.find("#band").get_attribute("data-state") == "lost")
+        assert tablet.text("#word") == "No connection"
+        assert tablet.find("#lost").is_displayed()
+        second = open_station(port=port)
+        tablet.post(bad, "two.png")
+        tablet.wait(lambda: tablet.find("#band").get_attribute("data-state") == "anomalous")
+        assert tablet.text("#name") == "two.png"
+        assert not tablet.find("#lost").is_displayed()
+        second.station.report("store_unreachable", None)
+        second.station.report("test", "the camera is not heard")
+        tablet.wait(lambda: "the camera is not heard" in tablet.text("#problem"))
+        assert tablet.find("#problem").is_displayed()
+        driver.get("about:blank")
+    driver.get_log("browser")
+
+
+# ----------------------------------------------------------------------------------------------------- review
+
+
+def ready(tablet: Tablet, name: str) -> None:
+    """The picture is seen."""
+    tablet.wait(
+        lambda: tablet.text("#name") == name and tablet.js("return document.querySelector('#layers img')")
+    )
+
+
+def stored(tablet: Tablet) -> None:
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.unsent") == "0")
+
+
+def test_review_by_keys(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    numbers = [tablet.post(judged[1], f"{k}.png")["id"] for k in range(4)]
+    tablet.open("review")
+    for key, name in (("g", "0.png"), ("d", "1.png"), ("s", "2.png")):
+        ready(tablet, name)
+        tablet.press(key)
+    ready(tablet, "3.png")
+    stored(tablet)
+    found = [tablet.known(number) for number in numbers]
+    assert [one["verdict"] for one in found] == ["good", "defect", None, None]
+    assert [one["review"] for one in found] == ["done", "done", "skipped", "waiting"]
+    assert tablet.text("#left") == "1 left"
+    tablet.press("z", "z")
+    ready(tablet, "1.png")
+    stored(tablet)
+    assert [tablet.known(number)["review"] for number in numbers] == ["done", "waiting", "waiting", "waiting"]
+    assert tablet.known(numbers[1])["verdict"] is None
+    for _ in range(3):
+        tablet.wait(lambda: tablet.js("return document.querySelector('#layers img')"))
+        tablet.press("d")
+    tablet.wait(lambda: tablet.find("#end").is_displayed())
+    stored(tablet)
+    assert [tablet.known(number)["verdict"] for number in numbers] == ["good", "defect", "defect", "defect"]
+    assert tablet.complaints() == []
+
+
+def test_a_note_is_written_without_giving_a_verdict(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    number = tablet.post(judged[1])["id"]
+    tablet.open("review")
+    ready(tablet, "part.png")
+    tablet.press("n")
+    tablet.press("gdszb")
+    tablet.press(Keys.ESCAPE)
+    tablet.press("d")
+    stored(tablet)
+    found = tablet.known(number)
+    assert (found["verdict"], found["note"]) == ("defect", "gdszb")
+
+
+def mask_of(tablet: Tablet, number: int) -> NDArray[np.bool_]:
+    sent = tablet.http.get(f"{API}/inspections/{number}/mask").content
+    return np.asarray(Image.open(io.BytesIO(sent)).convert("L")) > 0
+
+
+def test_an_outline_is_painted_and_stored(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    number = tablet.post(judged[1])["id"]
+    tablet.open("review")
+    ready(tablet, "part.png")
+    tablet.press("b")
+    tablet.wait(lambda: tablet.find("#canvas").is_displayed())
+    tablet.click("#clear")
+    canvas = tablet.find("#canvas")
+    side = min(canvas.size["width"], canvas.size["height"])  # the picture is square
+    painted = ActionChains(tablet.driver, duration=50)
+    painted.move_to_element_with_offset(canvas, -side // 4, 0).click_and_hold()
+    painted.move_to_element_with_offset(canvas, side // 4, 0).release().perform()
+    tablet.press("e")
+    erased = ActionChains(tablet.driver, duration=50)
+    erased.move_to_element_with_offset(canvas, 0, -10).click_and_hold().move_by_offset(
+        0, 20
+    ).release().perform()
+    tablet.press("d")
+    stored(tablet)
+    found = tablet.known(number)
+    assert (found["verdict"], found["has_mask"]) == ("defect", True)
+    mask = mask_of(tablet, number)
+    middle, quarter = mask.shape[1] // 2, mask.shape[1] // 4
+    row = mask[mask.shape[0] // 2]
+    assert row[[quarter, quarter + 10, 3 * quarter - 10, 3 * quarter]].all()
+    assert not row[[middle, 2, -3]].any()
+    assert mask.mean() < 0.2
+
+
+def test_a_finger_and_keys_paint_too(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    number = tablet.post(judged[1])["id"]
+    tablet.open("review?only=1")
+    ready(tablet, "part.png")
+    tablet.press("b")
+    tablet.wait(lambda: tablet.find("#canvas").is_displayed())
+    tablet.click("#clear")
+    box = tablet.find("#canvas").rect
+    at = {"x": round(box["x"] + box["width"] / 2), "y": round(box["y"] + box["height"] / 4)}
+    for kind, points in (("touchStart", [at]), ("touchMove", [{**at, "y": at["y"] + 20}]), ("touchEnd", [])):
+        tablet.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    tablet.js("document.querySelector('#canvas').focus()")
+    tablet.press(" ")
+    tablet.click("#defect")
+    tablet.wait(lambda: tablet.find("#end").is_displayed())
+    stored(tablet)
+    mask = mask_of(tablet, number)
+    height, width = mask.shape
+    assert mask[height // 4 + 1, width // 2]  # the finger's
+    assert mask[height // 2, width // 2]  # the key's
+    assert 0 < mask.mean() < 0.2
+
+
+def test_five_verdicts_a_second(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    """Each after its picture was seen."""
+    count = 15
+    numbers = [tablet.post(judged[1], f"{k}.png")["id"] for k in range(count)]
+    tablet.open("review")
+    ready(tablet, "0.png")
+    quick = """
+    const [count, done] = [arguments[0], arguments[1]];
+    const begun = performance.now();
+    let given = 0;
+    const step = () => {
+      if (given === count) return done((performance.now() - begun) / 1000);
+      const seen = document.querySelector("#layers img");
+      if (seen && document.querySelector("#name").textContent === `${given}.png`) {
+        document.dispatchEvent(new KeyboardEvent("keydown", {key: given % 2 ? "g" : "d", bubbles: true}));
+        given += 1;
+      }
+      setTimeout(step, 5);
+    };
+    document.body.addEventListener("keydown", () => {});
+    step();
+    """
+    tablet.driver.set_script_timeout(30)
+    seconds = tablet.driver.execute_async_script(
+        quick.replace("document.dispatch", "document.body.dispatch"), count
+    )
+    stored(tablet)
+    assert count / seconds >= 5
+    assert [tablet.known(n)["verdict"] for n in numbers] == [
+        "defect" if k % 2 == 0 else "good" for k in range(count)
+    ]
+    assert float(tablet.text("#speed").split(",")[1].split()[0]) >= 5
+
+
+def test_no_verdict_is_lost_with_the_connection(
+    open_station: Any, driver: Any, judged: tuple[bytes, bytes]
+) -> None:
+    first = open_station()
+    port = int(first.url.rpartition(":")[2])
+    with httpx.Client(base_url=first.url, timeout=30) as http:
+        tablet = Tablet(driver, first.url, http)
+        tablet.screen(1024, 768)
+        numbers = [tablet.post(judged[1], f"{k}.png")["id"] for k in range(4)]
+        tablet.open("review")
+        ready(tablet, "0.png")
+        tablet.wait(lambda: tablet.js("return performance.getEntriesByType('resource').length") > 10)
+        first.close()
+        tablet.press("g")
+        ready(tablet, "1.png")
+        tablet.press("d")
+        tablet.wait(lambda: tablet.find("#unsent").is_displayed())
+        tablet.wait(lambda: tablet.text("#unsent span").startswith("2 verdicts are not stored yet"))
+        open_station(port=port)
+        tablet.wait(lambda: not tablet.find("#unsent").is_displayed())
+        stored(tablet)
+        assert [tablet.known(number)["verdict"] for number in numbers] == ["good", "defect", None, None]
+        driver.get("about:blank")
+    driver.get_log("browser")

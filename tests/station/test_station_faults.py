@@ -1,0 +1,378 @@
+"""What happens when something breaks: the data base, the disk, a model, a client, the process itself."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from station_helpers import INSPECTIONS, Load, missing
+
+from flawscope.station import database as database_module
+from flawscope.station.client import Client
+from flawscope.station.database import StoreError
+from flawscope.station.settings import DATABASE
+
+
+def until(true: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """Waits for it."""
+    end = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.05)
+    return found
+
+
+def problems(url: str) -> set[str]:
+    return {one["code"] for one in httpx.get(f"{url}/api/v1/status", timeout=30).json()["problems"]}
+
+
+def send(url: str, data: bytes, key: str = "", name: str = "a.png") -> httpx.Response:
+    headers = {"Content-Type": "image/png"} | ({"Idempotency-Key": key} if key else {})
+    there = f"{url}/api/v1/{INSPECTIONS}"
+    return httpx.post(there, params={"name": name}, content=data, headers=headers, timeout=60)
+
+
+def names(url: str) -> list[str]:
+    with Client(url) as client:
+        return [one.name for one in client.search()]
+
+
+def parts_left(running: Any) -> list[Path]:
+    return list(running.station.files.folder.rglob("*.part"))
+
+
+# ---------------------------------------------------------------------------------------------- the data base
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_data_base_that_goes_and_comes_back(
+    open_station: Any, parts: list[bytes], own_postgres: Any
+) -> None:
+    cluster = own_postgres
+    with cluster.database() as url:
+        running = open_station(database=url)
+        assert send(running.url, parts[0], "before").status_code == 201
+        cluster.stop("immediate")
+        begun = time.monotonic()
+        refused = send(running.url, parts[1], "meanwhile")
+        assert time.monotonic() - begun < 15
+        assert (refused.status_code, refused.json()["code"]) == (503, "store_unreachable")
+        assert int(refused.headers["retry-after"]) > 0
+        assert "\n" not in refused.json()["error"]
+        assert httpx.get(f"{running.url}/healthz").status_code == 200
+        assert until(lambda: httpx.get(f"{running.url}/readyz", timeout=30).status_code == 503)
+        assert running.station.inspector.backlog() == 0
+        cluster.start()
+        until(lambda: send(running.url, parts[1], "meanwhile").status_code == 201)
+        until(lambda: "store_unreachable" not in problems(running.url))
+        again = send(running.url, parts[0], "before")
+        assert (again.status_code, again.json()["id"]) == (200, 1)
+        assert len(names(running.url)) == 2
+        running.close()
+
+
+@pytest.fixture
+def sqlite_station(open_station: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """One that waits for another writer half a second."""
+    monkeypatch.setattr(database_module, "PATIENCE", 0.5)
+    return open_station(database=None)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_data_base_that_another_program_holds(sqlite_station: Any, parts: list[bytes]) -> None:
+    url, store = sqlite_station.url, Path(sqlite_station.station.settings.store)
+    assert send(url, parts[0]).status_code == 201
+    other = sqlite3.connect(store / DATABASE, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    refused = send(url, parts[1], "held")
+    assert (refused.status_code, refused.json()["code"]) == (503, "store_unreachable")
+    assert names(url) == ["a.png"], "what is there can be read"
+    other.rollback()
+    other.close()
+    assert send(url, parts[1], "held").status_code == 201
+    assert len(names(url)) == 2
+
+
+# --------------------------------------------------------------------------------------------------- the disk
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_full_disk_is_said_and_nothing_is_half_taken(
+    sqlite_station: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = sqlite_station.url
+    assert send(url, parts[0]).status_code == 201
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        refused = send(url, parts[1], "full")
+        assert (refused.status_code, refused.json()["code"]) == (507, "disk_full")
+        assert "free some space" in refused.json()["error"]
+    assert parts_left(sqlite_station) == []
+    assert len(names(url)) == 1
+    assert sqlite_station.station.inspector.backlog() == 0
+    assert send(url, parts[1], "full").status_code == 201
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    """Skips the test where nobody may mount one."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if os.name == "nt" or os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk can be mounted by root alone, and not in every container")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_disk_that_is_really_full(open_station: Any, parts: list[bytes], tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64m"):
+        running = open_station(database=None, store=str(tmp_path / "disk" / "store"))
+        assert send(running.url, parts[0]).status_code == 201
+        ballast = tmp_path / "disk" / "ballast"
+        with ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(1 << 14))
+        answers = [send(running.url, parts[1 + k % 4] + bytes(9000 + k), f"k{k}") for k in range(12)]
+        refused = [answer for answer in answers if answer.status_code != 201]
+        assert refused, "the disk is not full"
+        for answer in refused:
+            assert (answer.status_code, answer.json()["code"]) == (507, "disk_full")
+        assert "disk_full" in problems(running.url)
+        assert httpx.get(f"{running.url}/readyz").status_code == 503
+        ballast.unlink()
+        for place in range(12):
+            assert send(running.url, parts[1 + place % 4] + bytes(9000 + place), f"k{place}").status_code in (
+                200,
+                201,
+            )
+        assert len(names(running.url)) == 13
+        running.close()
+
+
+# ------------------------------------------------------------------------------------------------ the picture
+
+
+def test_who_goes_away_takes_nothing_along(running: Any, parts: list[bytes]) -> None:
+    """Whole requests of clients that do not wait for the answer, and ones that break off."""
+    host, port = running.url.removeprefix("http://").split(":")
+    for place in range(20):
+        body = parts[place % len(parts)]
+        head = f"POST /api/v1/{INSPECTIONS}?name=g{place} HTTP/1.1\r\nHost: {host}:{port}\r\n"
+        head += f"Content-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection((host, int(port))) as gone:
+            gone.sendall(head.encode() + (body if place % 2 else body[:-10]))
+    assert send(running.url, parts[0]).status_code == 201
+    until(lambda: running.station.inspector.backlog() == 0)
+    found = names(running.url)
+    assert found[-1:] == ["a.png"] or "a.png" in found
+    assert all(name == "a.png" or int(name[1:]) % 2 for name in found), "half a picture was taken"
+    assert len(found) == len(set(found))
+
+
+# -------------------------------------------------------------------------------------------------- the model
+
+
+def test_a_model_that_fails_harms_nothing_but_its_pictures(
+    running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Now and then, with many pictures on their way, also ones that were judged and wait for the store."""
+    session = running.station.versions.active(1)[1].session
+    run, rng, lock = session.run, random.Random(0), threading.Lock()
+
+    def sometimes(images: Any) -> Any:
+        with lock:
+            if rng.random() < 0.3:
+                raise RuntimeError("out of\nmemory")
+        return run(images)
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(8) as pool:
+        patch.setattr(session, "run", sometimes)
+        answers = list(pool.map(lambda k: send(running.url, parts[k % 5], f"k{k}", f"k{k}"), range(60)))
+    states = {answer.status_code for answer in answers}
+    assert states == {201, 503}
+    for answer in answers:
+        if answer.status_code == 503:
+            assert answer.json()["code"] == "model_failed"
+            assert "\n" not in answer.json()["error"]
+    again = [send(running.url, parts[k % 5], f"k{k}", f"k{k}") for k in range(60)]
+    assert {answer.status_code for answer in again} <= {200, 201}
+    assert sorted(names(running.url)) == sorted(f"k{k}" for k in range(60))
+    assert "model_failed" not in problems(running.url)
+
+
+def test_a_broken_model_is_not_activated_and_the_one_before_goes_on(
+    running: Any, parts: list[bytes], other_model: Path
+) -> None:
+    with Client(running.url) as client:
+        first = client.inspect(parts[0])
+        added = client.add_version(other_model)
+        (file,) = (running.station.files.folder / "models").rglob("new.onnx")
+        whole = file.read_bytes()
+        for broken in (whole[: len(whole) // 2], b"", whole[:2000] + bytes(2000) + whole[4000:], b"no model"):
+            file.write_bytes(broken)
+            response = httpx.post(
+                f"{running.url}/api/v1/products/plate/versions/{added.id}/activate", timeout=60
+            )
+            assert response.status_code == 422, response.text
+            assert "\n" not in response.json()["error"]
+            assert client.product().version == first.version
+            assert client.inspect(parts[0]).score == first.score
+        file.unlink()
+        gone = httpx.post(f"{running.url}/api/v1/products/plate/versions/{added.id}/activate")
+        assert gone.status_code in (404, 422)
+        file.write_bytes(whole)
+        assert client.activate(None, added.id).version == added.id
+        assert client.inspect(parts[0]).version == added.id
+        for model in (b"", b"no model", whole[:3000]):
+            sent = httpx.post(
+                f"{running.url}/api/v1/products/plate/versions", params={"name": "x.onnx"}, content=model
+            )
+            assert (sent.status_code, len(client.versions())) == (422, 2)
+
+
+def test_a_station_starts_when_the_active_version_is_damaged(
+    open_station: Any, parts: list[bytes], other_model: Path
+) -> None:
+    first = open_station()
+    with Client(first.url) as client:
+        added = client.add_version(other_model)
+        client.activate(None, added.id)
+        assert client.inspect(parts[0]).version == added.id
+    first.close()
+    (file,) = (first.station.files.folder / "models").rglob("new.onnx")
+    file.write_bytes(b"damaged")
+    with Client(open_station().url) as client:
+        assert client.inspect(parts[0]).version != added.id
+        assert len(list(client.search())) == 2
+
+
+# ------------------------------------------------------------------------------------------------ the process
+
+
+def check_all_there(url: str, load: Load) -> None:
+    assert load.odd == []
+    assert missing(url, load) == ([], 0)
+    rng = random.Random(0)
+    for name in rng.sample(sorted(load.taken), 10):
+        number, digest = load.taken[name]
+        data = httpx.get(f"{url}/api/v1/{INSPECTIONS}/{number}/picture").content
+        assert hashlib.sha256(data).hexdigest() == digest
+    trends = httpx.get(f"{url}/api/v1/products/plate/trends").json()
+    assert trends["totals"]["inspections"] == len(names(url)) >= len(load.taken)
+
+
+def test_nothing_that_was_acknowledged_is_lost_by_kill_9(served: Any, parts: list[bytes]) -> None:
+    load, rng = Load(served.url, parts), random.Random(1)
+    served.start()
+    load.start()
+    for _ in range(3):
+        before = len(load.taken)
+        until(lambda before=before: len(load.taken) > before + 5, 60)
+        time.sleep(rng.random() / 2)
+        assert served.kill() == -signal.SIGKILL
+        served.start()
+    until(lambda: len(load.taken) > 30, 60)
+    load.end()
+    check_all_there(served.url, load)
+    store = Path(served.words[served.words.index("--station") + 1])
+    assert list(store.rglob("*.part")) == []
+
+
+def test_a_graceful_end_answers_what_was_taken(served: Any, parts: list[bytes]) -> None:
+    """SIGTERM, as a service manager sends it, and Ctrl-C."""
+    load = Load(served.url, parts)
+    load.start()
+    for how in (signal.SIGTERM, signal.SIGINT):
+        served.start()
+        before = len(load.taken)
+        until(lambda before=before: len(load.taken) > before + 10, 60)
+        code = served.kill(how)
+        said = served.said()
+        assert "Traceback" not in said, said
+        assert "ending: what was taken is answered first" in said
+        assert code == 0, said
+    served.start()
+    load.end()
+    check_all_there(served.url, load)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_start_that_cannot_be_is_one_line(served: Any, settings: Any, tmp_path: Path) -> None:
+    """A port that is taken, and a data base that is not there."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", served.port))
+        taken.listen()
+        with pytest.raises(AssertionError, match="it ended"):
+            served.start()
+    lines = served.said().splitlines()
+    assert any(f"127.0.0.1:{served.port} cannot be used" in line for line in lines)
+    assert "Traceback" not in served.said()
+    served.words += ["--database", "postgresql://me:secret@127.0.0.1:9/none"]
+    with pytest.raises(AssertionError, match="it ended"):
+        served.start()
+    assert re.search(r"cannot be used.*check `database`", served.said())
+    assert "secret" not in served.said()
+    assert len(served.said().splitlines()) <= 2
+    assert replace(settings, port=1).port == 1
+
+
+def test_a_station_can_be_asked_while_the_data_base_is_slow(
+    running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One group that takes long to write delays those after it, and nobody who only asks."""
+    hold, record = threading.Event(), running.station.store.record
+
+    def slow(several: Any) -> Any:
+        assert hold.wait(30)
+        return record(several)
+
+    monkeypatch.setattr(running.station.store, "record", slow)
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(send, running.url, part) for part in parts[:4]]
+        until(lambda: running.station.inspector.backlog() == 4)
+        begun = time.monotonic()
+        assert httpx.get(f"{running.url}/api/v1/{INSPECTIONS}").json()["inspections"] == []
+        assert httpx.get(f"{running.url}/readyz").status_code == 200
+        assert time.monotonic() - begun < 5
+        hold.set()
+        assert [one.result().status_code for one in waiting] == [201] * 4
+
+
+def test_an_error_of_the_store_is_told_to_everybody_in_the_group(
+    running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(several: Any) -> Any:
+        raise StoreError("the data base is on holiday; wait", "store_unreachable")
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(4) as pool:
+        patch.setattr(running.station.store, "record", broken)
+        answers = list(pool.map(lambda part: send(running.url, part), parts[:4]))
+    assert {answer.status_code for answer in answers} == {503}
+    assert send(running.url, parts[0]).status_code == 201
+    until(lambda: running.station.inspector.backlog() == 0)
+    files = [path for path in (running.station.files.folder / "pictures").rglob("*") if path.is_file()]
+    assert len(files) == 1, "pictures that nobody knows were left"

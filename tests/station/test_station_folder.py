@@ -1,0 +1,441 @@
+"""Pictures that appear in a folder: each once, none lost, and nobody else harmed."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from sqlalchemy import select
+
+from flawscope.errors import InputError
+from flawscope.station import folder as module
+from flawscope.station.database import Database, StoreError
+from flawscope.station.files import PICTURES, Files
+from flawscope.station.folder import GONE, UNREADABLE, FolderSource
+from flawscope.station.inspector import BusyError, ModelError, Picture
+from flawscope.station.recorder import Recorded
+from flawscope.station.schema import inspections, versions
+from flawscope.station.settings import Limits, Product, Settings
+from flawscope.station.share import Share
+from flawscope.station.store import Store, Taken
+
+PATIENCE = 20.0  # seconds that a test waits
+FRESH = 0.3  # seconds that a file may be unreadable
+SIZE = 100  # bytes of a picture
+
+
+def until(condition: Callable[[], Any], what: str = "it did not happen") -> None:
+    ends = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < ends, what
+        time.sleep(0.01)
+
+
+def picture(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), (shade, 2 * shade % 256, 0)).save(buffer, "PNG")
+    return buffer.getvalue().ljust(SIZE, b"\0")
+
+
+@dataclass
+class Line:
+    """A station's parts around the folder: a store, and an inspector that judges nothing."""
+
+    store: Store
+    files: Files
+    product: int
+    version: int
+    folder: Path
+    problems: dict[str, str] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    tried: list[str] = field(default_factory=list)
+    most: int = 0  # pictures at once
+    flying: int = 0
+    hurdle: Callable[[Picture], BaseException | None] = lambda one: None
+    gate: threading.Event | None = None  # pictures are answered when it is open
+    sources: list[FolderSource] = field(default_factory=list)
+
+    def submit(self, pictures: Sequence[Picture]) -> list[Future[Recorded]]:
+        (one,) = pictures
+        self.tried.append(one.name)
+        error = self.hurdle(one)
+        if isinstance(error, BusyError):
+            raise error
+        answer: Future[Recorded] = Future()
+        self.flying += 1
+        self.most = max(self.most, self.flying)
+        threading.Thread(target=self._answer, args=(one, error, answer), daemon=True).start()
+        return [answer]
+
+    def _answer(self, one: Picture, error: BaseException | None, answer: Future[Recorded]) -> None:
+        if self.gate is not None:
+            self.gate.wait(PATIENCE)
+        try:
+            Image.open(io.BytesIO(one.data)).load()
+        except (OSError, SyntaxError):
+            error = error or InputError(f"{one.name}: it is truncated")
+        self.flying -= 1
+        if error is not None:
+            answer.set_exception(error)
+            return
+        taken = Taken(
+            product_id=one.product_id,
+            version_id=self.version,
+            picture=self.files.keep(PICTURES, one.data, ".png"),
+            suffix=".png",
+            bytes=len(one.data),
+            width=16,
+            height=16,
+            at=1,
+            name=one.name,
+            source=one.source,
+            key=one.key,
+            **{"score": 0.0, "p_value": 1.0, "severity": 0.0, "score_threshold": 1.0},
+            **{"anomalous": False, "near": False},
+        )
+        ((number, is_new),) = self.store.record([taken])
+        answer.set_result(Recorded(number, taken, is_new))
+
+    def report(self, code: str, why: str | None) -> None:
+        code = code.removesuffix(f"_{self.product}")
+        if why is None:
+            self.problems.pop(code, None)
+        elif self.problems.get(code) != why:
+            self.problems[code] = why
+            self.said.append(why)
+
+    def open(self, share: Share | None = None, **changes: Any) -> FolderSource:
+        times = {"poll": 0.1, "patience": FRESH, "settle": 0.1} | changes
+        source = FolderSource(self.product, self.folder, self.submit, self.report, self.store, share, **times)
+        source.start()
+        self.sources.append(source)
+        return source
+
+    def put(self, name: str, data: bytes, age: float = 0.0) -> Path:
+        """A file that appears whole."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        hidden = path.parent / f".{path.name}"
+        hidden.write_bytes(data)
+        if age:
+            os.utime(hidden, (time.time() - age,) * 2)
+        hidden.rename(path)
+        return path
+
+    def names(self) -> list[str]:
+        """What was inspected, in order."""
+        query = select(inspections.c.name).order_by(inspections.c.id)
+        with self.store.database.reading() as connection:
+            return list(connection.execute(query).scalars())
+
+    def texts(self, kind: str) -> list[str]:
+        return [row.text for row in self.store.events(kind, self.product)]
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Line]:
+    database = Database(f"sqlite:///{tmp_path / 'station.sqlite'}")
+    database.migrate()
+    store = Store(database)
+    product = store.add_product("plate")
+    with database.writing() as connection:
+        row = {"product_id": product, "hash": "0" * 64, "file": "none", "origin": "", "facts": "{}"}
+        new = versions.insert().values(**row, created_at=0).returning(versions.c.id)
+        version = int(connection.execute(new).scalar_one())
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    made = Line(store, Files(tmp_path / "files"), product, version, folder)
+    yield made
+    if made.gate is not None:
+        made.gate.set()
+    for source in made.sources:
+        source.stop()
+        assert not source._thread.is_alive()
+    database.close()
+
+
+# ----------------------------------------------------------------------------------------------------- taking
+
+
+def test_what_is_there_is_taken_oldest_first_then_what_comes(line: Line) -> None:
+    line.put("b.png", picture(1), age=30)
+    line.put("deep/er/a.png", picture(2), age=60)
+    line.put("c.png", picture(3), age=10)
+    (line.folder / "notes.txt").write_text("no picture")
+    line.open()
+    until(lambda: len(line.names()) == 3)
+    assert line.tried == ["deep/er/a.png", "b.png", "c.png"]
+    line.put("new/d.png", picture(4))
+    until(lambda: line.names()[3:] == ["new/d.png"])
+    assert line.tried.count("b.png") == 1
+    assert sorted(path.name for path in line.folder.rglob("*.*")) == [
+        *("a.png", "b.png", "c.png", "d.png", "notes.txt")
+    ]
+    with line.store.database.reading() as connection:
+        rows = connection.execute(select(inspections.c.key, inspections.c.source)).all()
+    facts = (line.folder / "b.png").stat()
+    assert (f"folder:b.png:{facts.st_mtime_ns}:{facts.st_size}", "folder") in [tuple(row) for row in rows]
+    assert line.problems == {}
+
+
+def test_events_make_it_happen_at_once(line: Line) -> None:
+    """Without them the next look would come in a minute."""
+    line.open(poll=60.0)
+    time.sleep(0.5)
+    line.put("a.png", picture(1))
+    until(lambda: line.names() == ["a.png"])
+
+
+def test_a_restart_takes_nothing_twice_and_loses_nothing(line: Line) -> None:
+    line.put("a.png", picture(1))
+    line.put("b.png", picture(2))
+    line.put("c.png", picture(3))
+    line.open()
+    until(lambda: len(line.names()) == 3)
+    line.sources.pop().stop()
+    line.tried.clear()
+    (line.folder / "b.png").write_bytes(picture(9))  # anew
+    (line.folder / "done").mkdir()
+    (line.folder / "c.png").rename(line.folder / "done/c.png")
+    line.put("d.png", picture(4))
+    line.put("copy.png", picture(1))  # of another time: another picture
+    line.open()
+    until(lambda: len(line.names()) == 6)
+    time.sleep(0.3)
+    assert line.tried[0] == "b.png"
+    assert sorted(line.tried) == ["b.png", "copy.png", "d.png"]
+    assert len(line.names()) == 6
+
+
+def test_a_file_that_is_written_slowly_is_taken_once_and_whole(line: Line) -> None:
+    line.open(patience=30.0)
+    data = picture(1)
+    with open(line.folder / "slow.png", "wb", buffering=0) as file:
+        for start in range(0, len(data), 20):
+            file.write(data[start : start + 20])
+            time.sleep(0.1)
+    until(lambda: line.names() == ["slow.png"])
+    with line.store.database.reading() as connection:
+        (digest,) = connection.execute(select(inspections.c.picture)).scalars()
+    assert line.files.path(PICTURES, digest, ".png").read_bytes() == data
+    assert line.texts(UNREADABLE) == []
+
+
+def test_a_file_that_changes_before_it_is_read_waits(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, anew, read = line.put("a.png", picture(1)), picture(7) + b"more", module._read
+    once = [True]
+
+    def written_meanwhile(where: Path, mark: module.Mark) -> bytes | None:
+        if once:
+            once.clear()
+            path.write_bytes(anew)
+        return read(where, mark)
+
+    monkeypatch.setattr(module, "_read", written_meanwhile)
+    line.open()
+    until(lambda: line.names() == ["a.png"])
+    with line.store.database.reading() as connection:
+        (digest,) = connection.execute(select(inspections.c.picture)).scalars()
+    assert line.files.path(PICTURES, digest, ".png").read_bytes() == anew
+
+
+def test_names_that_a_data_base_cannot_take(line: Line) -> None:
+    deep = "/".join(["a long name of a folder"] * 12) + "/a.png"
+    line.put(deep, picture(1))
+    (line.folder / os.fsdecode(b"\xe9.png")).write_bytes(picture(2))
+    line.open()
+    until(lambda: len(line.names()) == 2)
+    line.sources.pop().stop()
+    line.tried.clear()
+    line.open()
+    time.sleep(0.5)
+    assert line.tried == []
+    assert deep in line.names()
+    with line.store.database.reading() as connection:
+        assert all(len(key) <= 200 for key in connection.execute(select(inspections.c.key)).scalars())
+
+
+# -------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_an_unreadable_picture_is_one_event_and_a_problem_until_it_is_mended(line: Line) -> None:
+    line.put("bad.png", picture(1)[:40])
+    line.put("good.png", picture(2))
+    line.open(patience=1.5)
+    until(lambda: "folder_unreadable" in line.problems)
+    assert "bad.png: it is truncated" in line.problems["folder_unreadable"]
+    assert "1 picture in" in line.problems["folder_unreadable"]
+    assert line.names() == ["good.png"]
+    assert line.tried.count("bad.png") >= 2, "once at the end of the patience"
+    (event,) = line.texts(UNREADABLE)
+    assert event.startswith("bad.png of 20")
+    line.sources.pop().stop()
+    line.problems.clear()
+    line.open()
+    until(lambda: "folder_unreadable" in line.problems)
+    assert len(line.texts(UNREADABLE)) == 1, "told twice"
+    line.put("bad.png", picture(3))
+    until(lambda: line.names() == ["good.png", "bad.png"])
+    until(lambda: line.problems == {})
+
+
+def test_a_picture_that_is_too_large_is_not_read(line: Line) -> None:
+    line.put("large.png", picture(1) + bytes(3000))
+    line.open(Share(Limits(upload="2 KB")))
+    until(lambda: "folder_unreadable" in line.problems)
+    assert "limits: upload" in line.problems["folder_unreadable"]
+    assert line.tried == []
+
+
+def test_a_folder_that_is_away_is_a_problem_until_it_is_back(line: Line) -> None:
+    shutil.rmtree(line.folder)
+    line.open()
+    until(lambda: "no such folder" in line.problems.get("folder_away", ""))
+    line.folder.mkdir()
+    line.put("a.png", picture(1))
+    until(lambda: line.names() == ["a.png"])
+    until(lambda: line.problems == {})
+    away = line.folder.with_name("away")
+    line.folder.rename(away)
+    until(lambda: "folder_away" in line.problems)
+    (away / "b.png").write_bytes(picture(2))
+    away.rename(line.folder)
+    until(lambda: line.names() == ["a.png", "b.png"])
+    until(lambda: line.problems == {})
+    line.put("c.png", picture(3))
+    until(lambda: line.names() == ["a.png", "b.png", "c.png"])
+
+
+@pytest.mark.parametrize(
+    "error", [StoreError("the disk is full", "disk_full"), ModelError("the model failed"), OSError("odd")]
+)
+def test_what_is_not_the_pictures_fault_is_tried_until_it_works(
+    line: Line, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flawscope.station.folder.SHORTEST", 0.1)
+    broken = [True]
+    line.hurdle = lambda one: error if broken else None
+    for k in range(3):
+        line.put(f"{k}.png", picture(k), age=10 - k)
+    line.open()
+    until(lambda: "folder_waits" in line.problems)
+    time.sleep(2 * FRESH)
+    assert line.names() == []
+    assert line.texts(UNREADABLE) == []
+    broken.clear()
+    until(lambda: sorted(line.names()) == ["0.png", "1.png", "2.png"])
+    until(lambda: line.problems == {})
+
+
+def test_one_that_always_fails_keeps_no_other_waiting(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flawscope.station.folder.SHORTEST", 0.05)
+    line.hurdle = lambda one: ModelError("it failed") if one.name == "poison.png" else None
+    line.put("poison.png", picture(1), age=99)
+    for k in range(5):
+        line.put(f"{k}.png", picture(k))
+    line.open()
+    until(lambda: len(line.names()) == 5)
+    assert "1 picture in" in line.problems["folder_waits"]
+
+
+def test_a_lost_data_base_is_shown_and_nothing_is_lost(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object) -> set[str]:
+        raise StoreError("it cannot be used", "store_unreachable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flawscope.station.folder.recorded", lost)
+        line.put("a.png", picture(1))
+        line.open()
+        until(lambda: "cannot be used" in line.problems.get("folder_waits", ""))
+    until(lambda: line.names() == ["a.png"])
+    until(lambda: line.problems == {})
+
+
+def test_pictures_that_go_away_untaken_are_noted(line: Line) -> None:
+    path = line.put("a.bmp", picture(1))
+    line.open(settle=3.0)
+    until(lambda: line.sources[0]._arrivals is not None and line.sources[0]._arrivals.waiting == 1)
+    path.unlink()
+    until(lambda: line.texts(GONE) == ["1 picture went away before being inspected: a.bmp"])
+
+
+# ---------------------------------------------------------------------------------------------- beside others
+
+
+def test_a_full_queue_is_waited_for(line: Line) -> None:
+    refused = [0]
+
+    def busy(one: Picture) -> BaseException | None:
+        refused[0] += 1
+        return BusyError(30.0) if refused[0] < 6 else None
+
+    line.hurdle = busy
+    line.put("a.png", picture(1))
+    line.open()
+    until(lambda: line.names() == ["a.png"])
+    assert line.problems == {}
+
+
+@pytest.mark.parametrize(
+    ("limits", "most"), [(Limits(queue=8), 4), (Limits(queue=64, upload=f"{2 * SIZE} B"), 4)]
+)
+def test_folders_together_leave_half_of_the_queue_to_others(line: Line, limits: Limits, most: int) -> None:
+    """By number and by bytes."""
+    line.gate = threading.Event()
+    share = Share(limits)
+    other = replace(line, folder=line.folder.with_name("other"), sources=[])
+    for k in range(8):
+        line.put(f"{k}.png", picture(k))
+        other.put(f"{k}.png", picture(k))
+    other.submit = line.submit  # type: ignore[method-assign]
+    line.open(share)
+    other.open(share)
+    until(lambda: line.most >= most)
+    time.sleep(0.4)
+    assert line.most == most
+    line.gate.set()
+    until(lambda: len(line.names()) == 16)
+    other.sources[0].stop()
+    assert line.most == most
+
+
+def test_it_ends_while_it_waits_for_room(line: Line) -> None:
+    line.hurdle = lambda one: BusyError(30.0)
+    line.put("a.png", picture(1))
+    source = line.open()
+    until(lambda: line.tried)
+    begun = time.monotonic()
+    source.stop()
+    assert time.monotonic() - begun < 5
+    assert not source._thread.is_alive()
+
+
+# ------------------------------------------------------------------------------------------ in a real station
+
+
+@pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
+def test_a_station_takes_pictures_from_a_folder(
+    open_station: Callable[..., Any], settings: Settings, parts: list[bytes], tmp_path: Path
+) -> None:
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    for k, data in enumerate(parts):
+        (folder / f"{k}.png").write_bytes(data)
+    (folder / "cut.png").write_bytes(parts[0][:-20])
+    products = {"plate": Product(settings.products["plate"].model, str(folder))}
+    running = open_station(products=products)
+    until(lambda: running.station.product_facts("plate")["inspections"] == len(parts))
+    running.close()
+    again = open_station(products=products)
+    (folder / "new.png").write_bytes(parts[0] + b"\0")
+    until(lambda: again.station.product_facts("plate")["inspections"] == len(parts) + 1)

@@ -1,0 +1,137 @@
+"""Whatever comes, the station answers with something else than 500."""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from station_helpers import broken, originals
+
+schemathesis = pytest.importorskip("schemathesis")
+hypothesis = pytest.importorskip("hypothesis")
+psutil = pytest.importorskip("psutil")
+
+ENDLESS = ("/api/v1/products/{name}/live",)  # a stream that goes on
+EXAMPLES = 12  # of an operation, for names that there are and for any
+UPLOADS = 300
+SETTINGS = hypothesis.settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    phases=[hypothesis.Phase.generate],
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+
+
+@pytest.fixture
+def api(running: Any, parts: list[bytes]) -> Iterator[httpx.Client]:
+    """With an inspection that can be asked for."""
+    with httpx.Client(base_url=running.url, timeout=60) as made:
+        there = "/api/v1/products/plate/inspections"
+        for part in (parts[0], parts[-1]):
+            assert made.post(there, content=part).status_code == 201
+        yield made
+
+
+def operations(schema: Any) -> Iterator[Any]:
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        if operation.path not in ENDLESS:
+            yield operation
+
+
+def asked(operation: Any, known: bool) -> list[Any]:
+    """Answers to requests that the description allows, or, with other names, to ones that it does not."""
+    from schemathesis import GenerationMode
+
+    answers: list[Any] = []
+    mode = GenerationMode.POSITIVE if known else GenerationMode.NEGATIVE
+
+    @SETTINGS
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Any) -> None:
+        for name, value in {"name": "plate", "number": 1}.items():
+            if known and name in case.path_parameters:
+                case.path_parameters[name] = value
+        try:
+            answers.append(case.call())
+        except (ValueError, UnicodeError):  # no client can send that
+            return
+        except Exception as error:
+            # 413 and the end of the connection, while it still writes
+            if not type(error).__module__.startswith(("requests", "urllib3")):
+                raise
+
+    ask()
+    return answers
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "any"])
+def test_no_request_that_the_description_allows_or_not_is_answered_with_500(
+    running: Any, api: httpx.Client, known: bool
+) -> None:
+    """known: product and inspection are ones that there are, or hardly anything would be reached."""
+    schema = schemathesis.openapi.from_url(f"{running.url}/api/v1/openapi.json")
+    statuses: dict[str, Counter[int]] = {}
+    wrong: list[str] = []
+    for operation in operations(schema):
+        label = f"{operation.method.upper()} {operation.path}"
+        seen = statuses.setdefault(label, Counter())
+        for response in asked(operation, known):
+            seen[response.status_code] += 1
+            if response.status_code >= 500 and response.status_code != 503:
+                wrong.append(f"{label}: {response.status_code} {response.text[:200]} {response.request.url}")
+    assert wrong == []
+    assert sum(sum(seen.values()) for seen in statuses.values()) > 5 * len(statuses)
+    if known:
+        reached = [label for label, seen in statuses.items() if any(status < 300 for status in seen)]
+        assert len(reached) > len(statuses) / 2, f"hardly anything is reached: {statuses}"
+    assert api.get("/readyz").json()["problems"] == [] or api.get("/healthz").status_code == 200
+
+
+# -------------------------------------------------------------------------------------------- broken pictures
+
+
+def test_broken_pictures_are_refused_or_judged_and_leave_nothing(
+    running: Any, api: httpx.Client, parts: list[bytes]
+) -> None:
+    rng, given = random.Random(0), originals(parts)
+    process = psutil.Process()
+    statuses: Counter[int] = Counter()
+    before = 0
+    for number in range(UPLOADS):
+        if number == UPLOADS // 3:  # what is loaded once is loaded
+            gc.collect()
+            before = process.memory_info().rss
+        data = broken(rng, rng.choice(given))
+        response = api.post("/api/v1/products/plate/inspections", content=data, params={"name": f"{number}"})
+        statuses[response.status_code] += 1
+        assert response.status_code in (201, 422), (number, response.status_code, response.text)
+        if response.status_code == 422:
+            assert "\n" not in response.json()["error"]
+            assert len(response.json()["error"]) < 500
+    assert statuses[422] > UPLOADS / 3
+    assert statuses[201] > UPLOADS / 20
+    gc.collect()
+    assert process.memory_info().rss - before < 64 << 20
+    assert running.station.inspector.backlog() == 0
+    found = list(every(api))
+    assert len(found) == statuses[201] + 2
+    known = {one["picture"] for one in found}
+    kept = {path.stem for path in (running.station.files.folder / "pictures").rglob("*") if path.is_file()}
+    assert kept == known
+
+
+def every(api: httpx.Client) -> Iterator[dict[str, Any]]:
+    cursor: str | None = ""
+    while cursor is not None:
+        query = {"limit": 500, "cursor": cursor}
+        page = api.get("/api/v1/products/plate/inspections", params=query).json()
+        yield from page["inspections"]
+        cursor = page["next"]

@@ -1,0 +1,234 @@
+"""History, trends, models and the sign-in in a real browser; and what holds for every page: it fits, it is
+accessible, it keeps to the policy."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.common.keys import Keys
+from tablet import API, Tablet, needs_chromium
+from tablet import database_url_fixture as database_url_fixture
+from tablet import driver_fixture as driver_fixture
+from tablet import judged_fixture as judged_fixture
+from tablet import tablet_fixture as tablet_fixture
+
+pytestmark = needs_chromium
+
+PAGES = ("live", "review", "history", "trends", "models", "inspections/1", "compare?a=1&b=2")
+PASSWORD = "correct horse battery"
+
+# --------------------------------------------------------------------------------- history, trends, models
+
+
+def test_the_history_by_hand(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    good, bad = judged
+    for k in range(50):
+        tablet.post(bad if k == 1 else good, f"{k}.png")
+    tablet.open("history")
+    assert len(tablet.all(".grid .card")) == 48
+    tablet.click(".pick input[value='50']")
+    tablet.click(".paging a[rel=next]")
+    tablet.wait(lambda: len(tablet.all(".grid .card")) == 2)
+    tablet.click(".pick input[value='2']")
+    assert tablet.text("#how-many") == "2 of 2 chosen"  # one of them on the page before
+    tablet.click("#compare")
+    tablet.wait(lambda: tablet.all(".pair"))
+    assert [one.text for one in tablet.all(".pair h2")] == ["49.png", "1.png"]
+    tablet.wait(lambda: tablet.js("return [...document.images].every((i) => i.naturalWidth > 0)"))
+    tablet.js(
+        "const s = document.querySelector('#strength'); s.value = 0; s.dispatchEvent(new Event('input'))"
+    )
+    assert tablet.js("return getComputedStyle(document.querySelector('.over')).opacity") == "0"
+    tablet.open("history")
+    tablet.click(".filters summary")
+    tablet.js("document.querySelector('[name=decision]').value = 'anomalous'")
+    tablet.click("#filters button")
+    tablet.wait(lambda: len(tablet.all(".grid .card")) == 1)
+    assert "since" not in tablet.driver.current_url
+    since = "document.querySelector('[name=since]')"
+    assert tablet.js(f"{since}.value = '2001-02-03T04:05'; return {since}.value") == "2001-02-03T04:05"
+    tablet.click("#filters button")
+    tablet.wait(lambda: "since=2001-02-0" in tablet.driver.current_url)
+    assert tablet.js(f"return {since}.value") == "2001-02-03T04:05"  # in the browser's zone again
+    tablet.click(".grid .thumb")
+    tablet.wait(lambda: tablet.all("[data-verdict=defect]"))
+    tablet.click("[data-verdict=defect]")
+    tablet.wait(lambda: tablet.find("[data-verdict=defect]").get_attribute("aria-pressed") == "true")
+    assert tablet.known(2)["verdict"] == "defect"
+    assert tablet.complaints() == []
+
+
+def test_trends_draw_every_point(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    numbers = [tablet.post(part)["id"] for part in (*judged, judged[1])]
+    tablet.http.post(f"{API}/inspections/{numbers[1]}/verdict", json={"verdict": "good"})
+    tablet.open("trends?range=hour")
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.drawn") == "1")
+    ink = """
+    const canvas = document.querySelector("#chart canvas");
+    const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    const near = (k, colour) => colour.every((c, i) => Math.abs(pixels[k + i] - c) < 30);
+    const counts = arguments[0].map(() => 0);
+    for (let k = 0; k < pixels.length; k += 4)
+      if (pixels[k + 3] > 200) arguments[0].forEach((colour, n) => (counts[n] += near(k, colour)));
+    return counts;
+    """
+    blue, vermilion, black = tablet.js(ink, [[0, 114, 178], [184, 74, 0], [28, 31, 36]])
+    assert blue > 15  # a dot
+    assert vermilion > 100  # a triangle or two, and the threshold
+    assert black > 15  # the cross of the false alarm
+    totals = {name: tablet.text(f"#total-{name}") for name in ("inspections", "anomalous", "false_alarms")}
+    assert totals == {"inspections": "3", "anomalous": "2", "false_alarms": "1"}
+    tablet.click("#as-table summary")
+    rows = [row.text for row in tablet.all("#rows tr")]
+    assert len(rows) == 3
+    assert "False alarm" in rows[1]
+    for name in ("day", "week", "month", "all"):
+        tablet.open(f"trends?range={name}")
+        tablet.wait(lambda: tablet.js("return document.documentElement.dataset.drawn") == "1")
+    assert tablet.complaints() == []
+
+
+def test_a_model_is_added_activated_and_taken_back(
+    tablet: Tablet, model_path: Path, judged: tuple[bytes, bytes]
+) -> None:
+    tablet.open("models")
+    assert not tablet.all("#back")
+    tablet.find("#file").send_keys(str(model_path))
+    tablet.click("#upload button")
+    tablet.wait(lambda: tablet.all("[data-activate='2']"))
+    assert tablet.text("#said") == "Version 2 was added."
+    assert tablet.text("#in-use") == "Version 1"
+    tablet.click("[data-activate='2']")
+    tablet.click("#sure [value=no]")
+    assert tablet.http.get(API).json()["version"] == 1
+    tablet.click("[data-activate='2']")
+    tablet.click("#yes")
+    tablet.wait(lambda: tablet.text("#in-use") == "Version 2", 60)
+    assert tablet.post(judged[0])["version"] == 2
+    assert tablet.text("#back") == "Go back to version 1"
+    tablet.click("#back")
+    tablet.click("#yes")
+    tablet.wait(lambda: tablet.text("#in-use") == "Version 1")
+    assert tablet.post(judged[0])["version"] == 1
+    tablet.find("#file").send_keys(str(Path(__file__)))
+    tablet.click("#upload button")
+    tablet.wait(lambda: "did not work" in tablet.text("#sent"))
+
+
+# -------------------------------------------------------------------------------------- users, looks, rights
+
+
+def test_signing_in_and_out(tablet: Tablet, running: Any, judged: tuple[bytes, bytes]) -> None:
+    tablet.post(judged[0])
+    running.station.access.add_user("anna", PASSWORD, "operator")
+    tablet.open("history")
+    assert "/sign-in?next=/plate/history" in tablet.driver.current_url
+    for password in ("wrong horse battery", PASSWORD):
+        tablet.find("[name=name]").clear()
+        tablet.find("[name=name]").send_keys("anna")
+        tablet.find("[name=password]").send_keys(password + Keys.ENTER)
+        if password != PASSWORD:
+            tablet.wait(lambda: tablet.all("#error"))
+            assert tablet.text("#error") == "Name or password is wrong."
+    tablet.wait(lambda: tablet.driver.current_url.endswith("/plate/history"))
+    tablet.open("inspections/1")
+    tablet.click("[data-verdict=good]")
+    tablet.wait(lambda: tablet.find("[data-verdict=good]").get_attribute("aria-pressed") == "true")
+    found = running.station.inspection("plate", 1)
+    assert (found["verdict"], found["verdict_by"]) == ("good", "anna")
+    tablet.click(".settings summary")
+    assert "Signed in as anna" in tablet.find(".sheet").text
+    tablet.find("form[action='/sign-out'] button").click()
+    tablet.wait(lambda: tablet.driver.current_url.endswith("/sign-in"))
+    tablet.open("live")
+    assert "/sign-in" in tablet.driver.current_url
+
+
+def test_language_and_colours_are_kept(tablet: Tablet) -> None:
+    tablet.open("live")
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    light = tablet.js(paper)
+    tablet.click(".settings summary")
+    tablet.find("#themes [value=dark]").click()
+    dark = tablet.js(paper)
+    assert dark != light
+    tablet.find("button[value=de]").click()
+    tablet.wait(lambda: tablet.js("return document.documentElement.lang") == "de")
+    assert tablet.text("#word") == "Wartet"
+    assert tablet.js(paper) == dark
+    tablet.open("review")
+    assert tablet.text("#end-title") == "Nichts zu prüfen"
+
+
+def axe(tablet: Tablet) -> list[str]:
+    """Violations that are serious or worse."""
+    check = """
+    const done = arguments[0];
+    const grave = ({impact}) => ["serious", "critical"].includes(impact);
+    const where = (node) => node.target.join(" ");
+    axe.run().then(({violations}) =>
+      done(violations.filter(grave).map((one) => `${one.id}: ${one.nodes.map(where).join(", ")}`)));
+    """
+    found: list[str] = tablet.driver.execute_async_script(check)
+    return found
+
+
+def test_every_page_fits_is_accessible_and_keeps_to_the_policy(
+    tablet: Tablet, running: Any, judged: tuple[bytes, bytes]
+) -> None:
+    spec = find_spec("axe_core_python")
+    script = (Path(str(spec.origin)).parent / "axe.min.js").read_text(encoding="utf-8") if spec else ""
+    tablet.post(judged[0], "a-very-long-name-of-a-part-without-any-room-to-break-0123456789.png")
+    tablet.post(judged[1])
+    wrong = []
+    for page in PAGES:
+        for width, height, dark in ((390, 844, False), (820, 1180, True)):
+            tablet.screen(width, height, dark)
+            tablet.open(page)
+            tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
+            if tablet.js("return document.documentElement.scrollWidth") > width:
+                wrong.append(f"{page} scrolls sideways at {width}")
+            if script:
+                tablet.js(script)
+                wrong += [f"{page} at {width}: {violation}" for violation in axe(tablet)]
+    assert wrong == []
+    assert tablet.complaints() == []
+    running.station.access.add_user("anna", PASSWORD, "operator")
+    for dark in (False, True):
+        tablet.screen(390, 844, dark)
+        tablet.driver.get(f"{tablet.url}/sign-in")
+        assert tablet.js("return document.documentElement.scrollWidth") <= 390
+        if script:
+            tablet.js(script)
+            assert axe(tablet) == []
+    if not script:
+        pytest.skip("axe-core is not installed: pip install axe-core-python")
+
+
+def test_keys_alone_reach_everything(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    tablet.post(judged[1])
+    tablet.open("history")
+    tablet.press(Keys.TAB)
+    assert tablet.driver.switch_to.active_element.text == "Skip to the content"
+    assert tablet.js("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    tablet.press(Keys.ENTER)
+    assert tablet.js("return document.activeElement.id") == "main"
+    tablet.open("live")
+    names = set()
+    for _ in range(30):
+        tablet.press(Keys.TAB)
+        names.add(tablet.js("return document.activeElement.id || document.activeElement.className"))
+    assert {"hold", "found", "sound", "name"} <= names
+
+
+def test_nothing_is_asked_of_another_server(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    tablet.post(judged[1])
+    for page in PAGES[:5]:
+        tablet.open(page)
+        asked = tablet.js("return performance.getEntriesByType('resource').map((one) => one.name)")
+        assert [name for name in asked if not name.startswith((tablet.url, "data:", "blob:"))] == []

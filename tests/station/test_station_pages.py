@@ -1,0 +1,355 @@
+"""The pages as the server sends them, their texts, and the files that others wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import re
+import string
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from flawscope.report import page as report_page
+from flawscope.station import pages, texts
+
+WEB = Path(str(resources.files("flawscope.station") / "web"))
+TEMPLATES = sorted(WEB.glob("*.j2"))
+SCRIPTS = sorted(WEB.glob("*.js"))
+HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;日本.png"
+ALL = ("live", "review", "history", "trends", "models", "inspections/1", "compare?a=1&b=1")
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture
+def database_url() -> None:
+    """The pages do not know which data base it is: SQLite."""
+    return
+
+
+@pytest.fixture
+def browser(running: Any) -> Iterator[httpx.Client]:
+    """Not a real one: what it is sent is looked at here."""
+    with httpx.Client(base_url=running.url, timeout=30) as client:
+        yield client
+
+
+def post(browser: httpx.Client, data: bytes, name: str = "part.png") -> dict[str, Any]:
+    headers = {"Content-Type": "image/png"}
+    answer = browser.post(
+        "/api/v1/products/plate/inspections", params={"name": name}, content=data, headers=headers
+    )
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------ texts
+
+
+def texts_of(language: str) -> dict[str, str]:
+    return texts.texts(language).flat
+
+
+def test_every_language_has_every_text_with_the_same_names_in_braces() -> None:
+    languages = {path.stem for path in (WEB / "texts").iterdir()}
+    assert languages == set(texts.LANGUAGES)
+    names = {
+        language: {
+            key: {name for _, name, _, _ in string.Formatter().parse(text) if name}
+            for key, text in texts_of(language).items()
+        }
+        for language in languages
+    }
+    assert names["de"] == names["en"]
+    assert all(text.strip() for language in languages for text in texts_of(language).values())
+
+
+def test_no_key_is_a_word_that_yaml_takes_for_something_else() -> None:
+    for path in (WEB / "texts").iterdir():
+        for section, part in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+            assert all(isinstance(key, str) for key in (section, *part)), f"{path.name}: {section}"
+
+
+def test_a_language_that_lacks_a_text_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "_flat", lambda name: {"a.b": "x"} if name == "en" else {})
+    with pytest.raises(Exception, match=r"a\.b is not in every language"):
+        texts.texts.__wrapped__("en")
+
+
+def test_every_text_is_used_and_every_text_that_is_used_exists() -> None:
+    """Keys that are put together are known by their beginning."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in (*TEMPLATES, *SCRIPTS))
+    sources += Path(str(pages.__file__)).read_text(encoding="utf-8")
+    known = texts_of("en")
+    whole = set(re.findall(r"""["'`]([a-z]+\.[a-z_]*[a-z])["'`]""", sources))
+    beginnings = set(re.findall(r"""["'`]([a-z]+\.[a-z_]*)(?:["'] ~|\$\{)""", sources))
+    named = {key for key in known if key.removesuffix("_one").removesuffix("_many") in whole}
+    named |= {key for key in known if key.startswith(tuple(beginnings))}
+    assert set(known) - named == set()
+    sections = {key.partition(".")[0] for key in known}
+    counted = {key.removesuffix("_one") for key in known}
+    missing = (
+        {key for key in whole if key.partition(".")[0] in sections and not key.endswith(".js")}
+        - known.keys()
+        - counted
+    )
+    assert missing == set()
+
+
+@pytest.mark.parametrize(
+    ("cookie", "accepted", "language"),
+    [
+        (None, "de-AT,de;q=0.9,en;q=0.8", "de"),
+        (None, "fr, DE;q=0.5", "de"),
+        (None, "fr", "en"),
+        (None, "", "en"),
+        ("en", "de", "en"),
+        ("xx", "de", "de"),
+    ],
+)
+def test_the_language_is_the_chosen_one_else_the_browsers(
+    cookie: str | None, accepted: str, language: str
+) -> None:
+    assert texts.chosen(cookie, accepted) == language
+
+
+def test_numbers_are_written_as_the_language_writes_them() -> None:
+    assert texts.texts("en").number(1.2345) == "1.23"
+    assert texts.texts("de").number(1.2345) == "1,23"
+    assert texts.texts("de").number(None) == "–"
+    assert texts.texts("en").count("review.left", 1) == texts_of("en")["review.left_one"].format(n=1)
+
+
+# ---------------------------------------------------------------------------------------- files of the pages
+
+
+def test_what_others_wrote_is_unchanged_and_named() -> None:
+    readme = (WEB / "vendored/README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\S+) \|.*\| ([0-9a-f]{64}) \|$", readme, re.MULTILINE))
+    files = {path.relative_to(WEB / "vendored").as_posix(): path for path in WEB.glob("vendored/*/*")}
+    assert rows.keys() == files.keys()
+    for name, path in files.items():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == rows[name], name
+    notice = Path(__file__).parents[2] / "NOTICE"
+    assert "station/web/vendored/uPlot" in notice.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_a_template_has_nothing_that_the_policy_forbids(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"\sstyle\s*=|<style|\son\w+\s*=|javascript:", text)
+    for attributes in re.findall(r"<script([^>]*)>", text):
+        assert "src=" in attributes or 'type="application/json"' in attributes
+    assert not re.search(r"""(?:src|href)=["'](?:https?:)?//""", text)
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, WEB / "station.css"], ids=lambda path: path.name)
+def test_a_script_makes_no_markup_of_texts(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", text)
+    urls = [
+        url for url in re.findall(r"https?://\S+", text) if not url.startswith("http://www.w3.org/2000/svg")
+    ]
+    assert urls == []
+
+
+def test_the_colours_are_those_of_the_reports() -> None:
+    """By day, by night, and by night because somebody chose it."""
+    css = (WEB / "station.css").read_text(encoding="utf-8")
+    day, night = re.findall(r"--paper: [^}]*?--focus: #\w+;", report_page.text_of("pages.css"))
+    mine = re.findall(r"--paper: [^}]*?--focus: #\w+;", css)
+    squeezed = [" ".join(block.split()) for block in (day, night, night)]
+    assert [" ".join(block.split()) for block in mine] == squeezed
+
+
+def test_static_files_are_those_that_are_known(browser: httpx.Client) -> None:
+    for name, (_, digest, kind) in pages._static().items():
+        answer = browser.get(f"/static/{name}?v={digest}")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith(kind)
+        assert "immutable" in answer.headers["cache-control"]
+    outside = ("base.html.j2", "texts/en.yaml", "../pages.py", "..%2fpages.py", "%2fetc%2fpasswd", "", "live")
+    for name in outside:
+        assert browser.get(f"/static/{name}").status_code == 404, name
+
+
+# ------------------------------------------------------------------------------------------------- the pages
+
+
+def test_every_page_says_what_it_is(browser: httpx.Client, parts: list[bytes]) -> None:
+    post(browser, parts[0])
+    assert browser.get("/").headers["location"] == "/plate/live"
+    for name in ALL:
+        answer = browser.get(f"/plate/{name}")
+        assert answer.status_code == 200, name
+        assert answer.headers["cache-control"] == "no-store"
+        assert "script-src 'self'" in answer.headers["content-security-policy"]
+        assert len(re.findall(r"<h1[ >]", answer.text)) == 1, name
+        assert '<html lang="en"' in answer.text
+        assert "<main id=" in answer.text
+        shown = answer.text.count('aria-current="page"')
+        assert shown == (1 if name in pages.TABS else 0)
+
+
+def test_german_pages_are_german(browser: httpx.Client, parts: list[bytes]) -> None:
+    post(browser, parts[0])
+    for name in ALL:
+        answer = browser.get(f"/plate/{name}", headers={"Accept-Language": "de"})
+        assert '<html lang="de"' in answer.text
+        assert answer.headers["content-language"] == "de"
+        assert "Verlauf" in answer.text
+        assert "Zum Inhalt springen" in answer.text
+    chosen = browser.post("/language", data={"language": "de", "next": "/plate/history"})
+    assert (chosen.status_code, chosen.headers["location"]) == (303, "/plate/history")
+    assert "Ohne Filter" in browser.get("/plate/history").text
+    away = browser.post("/language", data={"language": "en", "next": "//elsewhere.example/"})
+    assert away.headers["location"] == "/"
+
+
+def test_what_is_not_there_is_said_on_a_page(browser: httpx.Client) -> None:
+    for address in ("/other/live", "/plate/inspections/9999", "/plate/compare?a=9999&b=1"):
+        answer = browser.get(address)
+        assert answer.status_code == 404, address
+        assert "<h1>Not found</h1>" in answer.text
+
+
+def test_names_never_become_markup(browser: httpx.Client, parts: list[bytes]) -> None:
+    post(browser, parts[0], HOSTILE)
+    for name in ("live", "history", "inspections/1", "compare?a=1&b=1"):
+        text = browser.get(f"/plate/{name}").text
+        assert "<img src=x" not in text, name
+    shown = browser.get("/plate/inspections/1").text
+    assert "日本.png" in html.unescape(shown)
+
+
+def test_the_history_filters_and_turns_pages(browser: httpx.Client, parts: list[bytes]) -> None:
+    count = pages.PER_PAGE + 3
+    for k in range(count):
+        post(browser, parts[k % 2], f"{k:03}.png")
+    names = r'<span class="name"><bdi>(.*?)</bdi>'
+    first = browser.get("/plate/history").text
+    assert re.findall(names, first) == [f"{k:03}.png" for k in reversed(range(3, count))]
+    older = html.unescape(re.findall(r'href="(/plate/history\?[^"]*cursor[^"]*)"', first)[0])
+    second = browser.get(older).text
+    assert re.findall(names, second) == ["002.png", "001.png", "000.png"]
+    assert 'href="/plate/history?"' in second or 'href="/plate/history"' in second
+    assert re.findall(names, browser.get("/plate/history?name=01*").text) == [
+        f"{k:03}.png" for k in range(19, 9, -1)
+    ]
+    browser.post("/api/v1/products/plate/inspections/5/verdict", json={"verdict": "defect"})
+    assert re.findall(names, browser.get("/plate/history?verdict=defect&decision=").text) == ["004.png"]
+    assert re.findall(names, browser.get("/plate/history?until=2001-01-01T10:00").text) == []
+    assert "No picture matches" in browser.get("/plate/history?score_min=1e9").text
+    assert len(re.findall(names, browser.get("/plate/history?score_max=99999,5").text)) == pages.PER_PAGE
+
+
+def test_a_filter_that_is_none_is_named(browser: httpx.Client) -> None:
+    for query in ("score_min=x", "since=yesterday", "decision=perhaps", "cursor=zzz"):
+        answer = browser.get(f"/plate/history?{query}")
+        assert answer.status_code == 422, query
+        said = re.findall(r'role="alert">.*?<span>(.*?)</span>', answer.text.partition("<main")[2])
+        assert said, query
+
+
+def test_periods_keep_the_other_filters(browser: httpx.Client, parts: list[bytes]) -> None:
+    post(browser, parts[0])
+    text = browser.get("/plate/history?verdict=none").text
+    hour = next(
+        html.unescape(a) for a in re.findall(r'href="([^"]*)"', text) if "period=hour" in html.unescape(a)
+    )
+    assert "verdict=none" in hour
+    shown = browser.get(hour).text
+    assert re.findall(r'aria-current="true">([^<]*)</a>', shown)[:1] == ["Last hour"]
+    assert "part.png" in shown
+
+
+def test_two_that_are_ticked_are_compared_without_a_script(browser: httpx.Client, parts: list[bytes]) -> None:
+    one, two = post(browser, parts[0], "one.png"), post(browser, parts[-1], "two.png")
+    text = browser.get(f"/plate/compare?id={one['id']}&id={two['id']}").text
+    assert text.index("one.png") < text.index("two.png")
+    difference = texts.texts("en").number(two["score"] - one["score"])
+    assert f"<strong>{difference}</strong>" in text
+    assert "Choose two pictures" in browser.get(f"/plate/compare?id={one['id']}").text
+
+
+def test_going_back_is_to_the_version_before() -> None:
+    def version(number: int, *times: str) -> dict[str, Any]:
+        return {"id": number, "switches": [{"at": at, "by": "anna"} for at in times]}
+
+    found = [version(3), version(2, "2026-02-01"), version(1, "2026-01-01", "2026-03-01")]
+    assert pages._previous(found, 1) == 2
+    assert pages._previous([version(1, "2026-01-01")], 1) is None
+
+
+# ------------------------------------------------------------------------------------------ users and rights
+
+
+@pytest.fixture
+def users(running: Any) -> None:
+    running.station.access.add_user("anna", PASSWORD, "operator")
+    running.station.access.add_user("emil", PASSWORD, "engineer")
+
+
+def sign_in(browser: httpx.Client, name: str, password: str = PASSWORD, next: str = "/") -> httpx.Response:
+    return browser.post("/sign-in", data={"name": name, "password": password, "next": next})
+
+
+def test_signing_in_leads_to_where_one_wanted(browser: httpx.Client, users: None) -> None:
+    asked = browser.get("/plate/history?verdict=good")
+    assert asked.status_code == 303
+    form = browser.get(asked.headers["location"])
+    assert 'name="next" value="/plate/history?verdict=good"' in html.unescape(form.text)
+    wrong = sign_in(browser, "anna", "wrong horse battery", "/plate/history")
+    assert wrong.status_code == 401
+    assert "Name or password is wrong." in wrong.text
+    assert 'value="anna"' in wrong.text
+    assert "wrong horse" not in wrong.text
+    right = sign_in(browser, "anna", next="/plate/history?verdict=good")
+    assert (right.status_code, right.headers["location"]) == (303, "/plate/history?verdict=good")
+    page = browser.get("/plate/history").text
+    assert "Signed in as anna" in page
+    assert browser.get("/sign-in").headers["location"] == "/"
+
+
+def test_signing_in_never_leads_to_another_site(browser: httpx.Client, users: None) -> None:
+    assert 'name="next" value="/"' in browser.get("/sign-in?next=//elsewhere.example").text
+    assert sign_in(browser, "anna", next="https://elsewhere.example/").headers["location"] == "/"
+
+
+def test_too_many_tries_have_to_wait(browser: httpx.Client, users: None) -> None:
+    answers = [sign_in(browser, "anna", "wrong horse battery") for _ in range(7)]
+    assert answers[-1].status_code == 429
+    assert int(answers[-1].headers["retry-after"]) >= 1
+    assert "Too many tries" in answers[-1].text
+
+
+def test_signing_out_ends_the_session_and_needs_its_form(browser: httpx.Client, users: None) -> None:
+    sign_in(browser, "anna")
+    csrf = re.findall(r'name="csrf" content="([^"]+)"', browser.get("/plate/live").text)[0]
+    assert browser.post("/sign-out", data={"csrf": "x"}).status_code == 403
+    assert browser.get("/plate/live").status_code == 200
+    assert browser.post("/sign-out", data={"csrf": csrf}).headers["location"] == "/sign-in"
+    assert browser.get("/plate/live").status_code == 303
+
+
+def test_operators_see_no_buttons_of_engineers(
+    browser: httpx.Client, users: None, parts: list[bytes]
+) -> None:
+    sign_in(browser, "emil")
+    csrf = re.findall(r'name="csrf" content="([^"]+)"', browser.get("/plate/live").text)[0]
+    browser.headers["X-CSRF-Token"] = csrf
+    post(browser, parts[0])
+    assert 'id="upload"' in browser.get("/plate/models").text
+    assert "/export?" in browser.get("/plate/history").text
+    browser.cookies.clear()
+    sign_in(browser, "anna")
+    text = browser.get("/plate/models").text
+    assert 'id="upload"' not in text
+    assert "Engineers add versions" in text
+    assert "/export?" not in browser.get("/plate/history").text

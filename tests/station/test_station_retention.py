@@ -1,0 +1,501 @@
+"""What is removed, what never is, and that nothing is lost where one is cut off."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from flawscope.station import retention as module
+from flawscope.station import store, stray
+from flawscope.station.database import Database, StoreError, now
+from flawscope.station.files import MAPS, MASKS, PICTURES, Files
+from flawscope.station.retention import Retention, Summary
+from flawscope.station.schema import hours, inspections, learnt, pictures, products, verdicts, versions
+from flawscope.station.settings import Keep
+from flawscope.station.store import DEFECT, GOOD, SKIP, UNDO, Store, Taken
+
+DAY = 86_400_000_000
+NOW = now()
+# what does not depend on the data base
+on_sqlite = pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
+FOR_EVER = Keep(good=None, anomalous=None, reviewed=None)
+
+
+@dataclass
+class World:
+    """A store without a station. Pictures are a few bytes each: nobody decodes them here, unless a test says
+    what a model was learnt from."""
+
+    database: Database
+    store: Store
+    files: Files
+    product: int
+    version: int
+
+    def add(self, days: float, data: bytes | str, anomalous: bool = False, product: int | None = None) -> int:
+        """An inspection of so many days ago."""
+        return self.store.record([self.taken(days, data, anomalous, product)])[0][0]
+
+    def taken(
+        self, days: float, data: bytes | str, anomalous: bool = False, product: int | None = None
+    ) -> Taken:
+        content = data.encode() if isinstance(data, str) else data
+        digest = self.files.keep(PICTURES, content, ".png")
+        self.files.write(self.files.map_path(digest, self.version), b"map")
+        return Taken(
+            product_id=product or self.product,
+            version_id=self.version,
+            picture=digest,
+            suffix=".png",
+            bytes=len(content),
+            width=8,
+            height=8,
+            at=NOW - round(days * DAY),
+            name="part.png",
+            source="http",
+            score=1.0,
+            p_value=0.5,
+            severity=-1.0,
+            score_threshold=2.0,
+            anomalous=anomalous,
+            near=False,
+        )
+
+    def decide(self, number: int, word: str, mask: str | None = None) -> None:
+        kept = self.files.keep(MASKS, mask.encode(), ".png") if mask else None
+        self.store.decide(self.product, number, word, "anna", kept)
+
+    def path(self, data: str | bytes) -> Path:
+        digest = hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+        return self.files.path(PICTURES, digest, ".png")
+
+    def kept(self, *names: str) -> str:
+        """Those whose file is there; the data base must say the same."""
+        there = [name for name in names if self.path(name).exists()]
+        with self.database.reading() as connection:
+            query = select(pictures.c.hash).where(pictures.c.removed_at.is_(None))
+            known = set(connection.execute(query).scalars())
+        for name in names:
+            assert (self.path(name).stem in known) == (name in there), name
+            maps = list(
+                self.files.path(MAPS, self.path(name).stem, "").parent.glob(f"{self.path(name).stem}*")
+            )
+            assert len(maps) == (name in there), name
+        return "".join(there)
+
+    def run(self, keep: Keep, at: int = NOW) -> Summary:
+        return Retention(self.database, self.files, keep).run(at)
+
+    def count(self, table: object) -> int:
+        with self.database.reading() as connection:
+            return int(connection.execute(select(func.count()).select_from(table)).scalar_one())  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def without_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Retention, "_rest", lambda self, seconds: None)
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path) -> World:
+    made = Store(database)
+    product = made.add_product("plate")
+    with database.writing() as connection:
+        row = {"product_id": product, "hash": "0" * 64, "file": "none", "origin": "", "facts": "{}"}
+        new = versions.insert().values(**row, created_at=0).returning(versions.c.id)
+        version = int(connection.execute(new).scalar_one())
+    return World(database, made, Files(tmp_path / "files"), product, version)
+
+
+@pytest.fixture(autouse=True)
+def nothing_learnt(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Of models; what the table says holds."""
+    if "learning" not in request.fixturenames:
+        monkeypatch.setattr(module.Learnt, "knows", lambda self, digest, suffix: False)
+
+
+@pytest.fixture
+def learning() -> None:
+    """What models name holds, too."""
+
+
+# ----------------------------------------------------------------------------------------------------- by age
+
+
+def test_each_kind_has_its_age(world: World) -> None:
+    for name, days, anomalous in (("a", 31, 0), ("b", 29, 0), ("c", 31, 1), ("d", 366, 1)):
+        world.add(days, name, bool(anomalous))
+    reviewed = world.add(4000, "e", anomalous=True)
+    skipped = world.add(31, "f")
+    world.decide(reviewed, GOOD)
+    world.decide(skipped, SKIP)  # nobody said what it is
+    undone = world.add(31, "g")
+    world.decide(undone, DEFECT)
+    world.decide(undone, UNDO)
+    summary = world.run(Keep())
+    assert world.kept(*"abcdefg") == "bce"
+    assert (summary.pictures, summary.bytes, summary.records) == (4, 4, 0)
+    assert world.count(inspections) == 7
+    assert world.store.inspection(world.product, skipped)["picture"] is None
+    assert world.run(Keep()).pictures == 0
+
+
+@on_sqlite
+def test_reviewed_ones_go_when_the_settings_say_so(world: World) -> None:
+    number = world.add(50, "a")
+    world.decide(number, DEFECT, mask="m")
+    world.decide(world.add(39, "b"), DEFECT)
+    world.run(Keep(reviewed="40 days"))
+    assert world.kept("a", "b") == "b"
+
+
+def test_a_shared_picture_stays_as_long_as_the_longest_of_them(world: World) -> None:
+    other = world.store.add_product("other")
+    world.add(100, "again")
+    world.add(2, "again")
+    world.add(100, "flagged", product=other)
+    world.add(90, "flagged", anomalous=True)
+    world.add(100, "old")
+    world.add(99, "old", product=other)
+    retention = Retention(world.database, world.files, Keep())
+    retention.run(NOW)
+    assert world.kept("again", "flagged", "old") == "againflagged"
+    retention.run(NOW + 27 * DAY)
+    assert world.kept("again", "flagged") == "againflagged"
+    retention.run(NOW + 29 * DAY)
+    assert world.kept("again", "flagged") == "flagged"
+    retention.run(NOW + 276 * DAY)
+    assert world.kept("again", "flagged") == ""
+
+
+@on_sqlite
+def test_for_ever_is_for_ever(world: World) -> None:
+    world.add(100_000 / 30, "a")
+    assert world.run(FOR_EVER).pictures == 0
+    assert world.kept("a") == "a"
+
+
+@on_sqlite
+def test_many_are_removed_in_several_transactions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOGETHER", 3)
+    monkeypatch.setattr(module, "PAGE", 5)
+    names = [f"n{k}" for k in range(17)]
+    for k, name in enumerate(names):
+        world.add(40 - k / 10, name)
+    world.decide(world.add(45, "kept"), GOOD)
+    assert world.run(Keep(good="39 days")).pictures == 10  # at 39.0 days it is kept
+    assert world.kept(*names) == "".join(names[10:])
+    assert world.run(Keep(good="1 day")).pictures == 7
+    assert world.kept("kept", *names) == "kept"
+
+
+# --------------------------------------------------------------------------------------------------- by space
+
+
+def test_space_takes_the_oldest_good_ones_first_and_reviewed_ones_last(world: World) -> None:
+    other = world.store.add_product("other")
+    size = 1000
+    names = {name: name * size for name in "abcdefgh"}
+    world.add(5, names["a"])
+    world.add(4, names["b"], product=other)
+    world.add(3, names["c"])
+    world.add(9, names["d"], anomalous=True)
+    world.add(8, names["e"], anomalous=True, product=other)
+    world.decide(world.add(20, names["f"]), GOOD)
+    world.decide(world.add(30, names["g"]), DEFECT, mask="m")
+    world.add(6, names["h"])
+    world.add(1, names["h"])  # seen again: not the oldest
+
+    def left(kilobytes: float) -> str:
+        text = f"{kilobytes * size / 1024 + 0.01:.4f} KB"
+        world.run(Keep(None, None, None, None, text))
+        return "".join(name for name in names if world.path(names[name]).exists())
+
+    assert left(8) == "abcdefgh"
+    assert left(7.5) == "bcdefgh"
+    assert left(6) == "cdefgh"
+    assert left(4) == "defg"
+    assert left(2.5) == "fg"
+    assert left(1) == "g"
+    assert left(0) == "g"  # a person drew a mask
+    assert "0 MB more" in world.run(Keep(None, None, None, None, "0.01 KB")).problem
+
+
+# --------------------------------------------------------------------------------------- what was learnt from
+
+
+@on_sqlite
+def test_what_the_table_names_stays(world: World) -> None:
+    world.add(9999, "a")
+    world.add(9999, "b")
+    with world.database.writing() as connection:
+        row = {"version_id": world.version, "picture": world.path("a").stem}
+        connection.execute(learnt.insert().values(**row))
+    world.run(Keep("1 day", "1 day", "1 day", "1 day", "0.001 KB"))
+    assert world.kept("a", "b") == "a"
+    assert world.count(inspections) == 1
+
+
+@on_sqlite
+@pytest.mark.usefixtures("learning")
+def test_what_a_model_names_stays_whoever_sent_it(world: World, drawn: Path, model_file: Path) -> None:
+    """Copies of training pictures, one of them encoded otherwise."""
+    import io
+
+    from PIL import Image
+
+    train = sorted((drawn / "plate/train/good").iterdir())
+    encoded = io.BytesIO()
+    Image.open(train[1]).save(encoded, "BMP")
+    new = (drawn / "plate/test/good").iterdir()
+    same, again, others = train[0].read_bytes(), encoded.getvalue(), [path.read_bytes() for path in new]
+    for data in (same, again, *others, b"no picture"):
+        world.add(99, data)
+    name = world.files.folder / "models/part.onnx"
+    name.write_bytes(model_file.read_bytes())
+    with world.database.writing() as connection:
+        connection.execute(update(versions).values(file="models/part.onnx"))
+    retention = Retention(world.database, world.files, Keep())
+    summary = retention.run(NOW)
+    assert (summary.kept, summary.pictures, summary.problem) == (2, len(others) + 1, "")
+    assert world.path(same).exists()
+    assert world.path(again).exists()
+    assert not any(world.path(data).exists() for data in others)
+
+
+@on_sqlite
+@pytest.mark.usefixtures("learning")
+def test_where_a_model_cannot_be_read_no_picture_goes(world: World) -> None:
+    world.add(99, "a")
+    summary = world.run(Keep())
+    assert "no pictures are removed" in summary.problem
+    assert "\n" not in summary.problem
+    assert world.kept("a") == "a"
+
+
+# ---------------------------------------------------------------------------------------------------- records
+
+
+def test_records_go_with_verdicts_and_masks_and_hours_stay(world: World) -> None:
+    gone, reviewed, fresh = world.add(400, "a"), world.add(400, "b"), world.add(1, "a")
+    late = world.add(399, "c", anomalous=True)
+    world.decide(gone, SKIP, mask="m")
+    world.decide(late, SKIP, mask="n")
+    world.decide(fresh, SKIP, mask="n")
+    world.decide(reviewed, DEFECT)
+    before = world.count(hours)
+    summary = world.run(Keep(good=None, anomalous=None, reviewed=None, records="1 year"))
+    # the picture of the first one is still there, for the sake of a later one
+    assert summary.records == 1
+    with world.database.reading() as connection:
+        assert set(connection.execute(select(inspections.c.id)).scalars()) == {gone, reviewed, fresh}
+        assert late not in connection.execute(select(verdicts.c.inspection_id)).scalars().all()
+        assert world.path("c").stem not in connection.execute(select(pictures.c.hash)).scalars().all()
+    assert world.count(hours) == before
+    assert len(list(world.files.there(MASKS))) == 2, "another verdict has the same one"
+    world.run(Keep(good=None, anomalous=None, reviewed="1 year", records="1 year"), NOW + 366 * DAY)
+    assert (world.count(inspections), world.count(verdicts), world.count(pictures)) == (0, 0, 0)
+    assert not [*world.files.there(PICTURES), *world.files.there(MASKS), *world.files.there(MAPS)]
+    assert world.store.totals(world.product)["inspections"] == 4
+
+
+# ------------------------------------------------------------------------------ cut off, and at the same time
+
+
+class Cut(BaseException):
+    """Nobody catches it: as if the process had been killed."""
+
+
+@pytest.mark.parametrize("where", ["before the file", "before the row"])
+def test_what_was_cut_off_is_finished_by_the_next_run(
+    world: World, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add(99, "a")
+    world.add(1, "b")
+    with monkeypatch.context() as patch:
+        if where == "before the file":
+            patch.setattr(Files, "discard", lambda *_: (_ for _ in ()).throw(Cut))
+        else:
+            patch.setattr(module, "_free", lambda *_: (_ for _ in ()).throw(Cut))
+        with pytest.raises(Cut):
+            world.run(Keep())
+    assert world.path("a").exists()
+    os.utime(world.path("a"), (0, 0))
+    world.run(Keep())
+    assert world.kept("a", "b") == "b"
+
+
+@on_sqlite
+def test_strays_go_after_an_hour_and_only_then(world: World) -> None:
+    named, at = world.add(1, "named"), NOW
+    world.decide(named, DEFECT, mask="mask")
+    world.files.keep(PICTURES, b"stray", ".png")
+    world.files.keep(MASKS, b"stray mask", ".png")
+    part = world.path("stray").parent / ".x.png.part"
+    part.write_bytes(b"half")
+    seconds = at / 1e6 - stray.YOUNG
+    every = [*world.files.folder.rglob("*.png"), *world.files.folder.rglob("*.npz"), part]
+    for path in every:
+        os.utime(path, (seconds + 60, seconds + 60))
+    assert world.run(Keep()).strays == 0
+    assert all(path.exists() for path in every)
+    for path in every:
+        os.utime(path, (seconds - 60, seconds - 60))
+    assert world.run(Keep()).strays == 2
+    assert {path.name for path in every if path.exists()} == {
+        *(f"{hashlib.sha256(name).hexdigest()}.png" for name in (b"named", b"mask")),
+        world.files.map_path(hashlib.sha256(b"named").hexdigest(), world.version).name,
+    }
+
+
+@on_sqlite
+def test_a_picture_without_a_record_leaves_no_row(world: World) -> None:
+    digest = world.files.keep(PICTURES, b"alone", ".png")
+    row = {"hash": digest, "suffix": ".png", "bytes": 5, "width": 1, "height": 1, "created_at": 0}
+    with world.database.writing() as connection:
+        connection.execute(pictures.insert().values(**row))
+    os.utime(world.path("alone"), (0, 0))
+    assert world.run(FOR_EVER).strays == 1
+    assert world.count(pictures) == 0
+
+
+@on_sqlite
+def test_a_picture_that_is_being_recorded_again_stays(world: World) -> None:
+    world.add(99, "a")
+    digest = world.files.keep(PICTURES, b"a", ".png", hold=True)
+    assert world.run(Keep()).pictures == 0
+    world.files.release(digest)
+    world.add(0, "a")
+    world.run(Keep())
+    assert world.kept("a") == "a"
+
+
+@on_sqlite
+def test_a_picture_that_was_recorded_again_before_its_file_goes_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add(99, "a")
+    discard = Files.discard
+
+    def again(*args: Any) -> bool:
+        assert world.store.inspection(world.product, 1)["picture"] is None, "the data base is told first"
+        world.add(0, "a")
+        return discard(*args)
+
+    monkeypatch.setattr(Files, "discard", again)
+    assert world.run(Keep()).pictures == 0
+    assert world.kept("a") == "a"
+
+
+def test_a_record_that_is_being_written_is_waited_for(world: World) -> None:
+    world.add(99, "a")
+    with ThreadPoolExecutor(1) as pool:
+        with world.database.writing() as connection:
+            digest = world.path("a").stem
+            again = update(pictures).where(pictures.c.hash == digest).values(removed_at=None)
+            connection.execute(again)
+            removing = pool.submit(world.run, Keep())
+            time.sleep(0.5)
+            assert not removing.done()
+            store._insert(connection, world.taken(0, "a"))
+        assert removing.result(30).pictures == 0
+    assert world.kept("a") == "a"
+
+
+def test_nothing_is_missing_while_the_same_pictures_come_again_and_again(world: World) -> None:
+    """What a record of today names has its file, whatever is removed at the same moment."""
+    names = [f"p{k}" for k in range(12)]
+    for name in names:
+        world.add(99, name)
+    ended = threading.Event()
+
+    def send(seed: int) -> None:
+        for k in range(40):
+            data = names[(seed + 5 * k) % len(names)].encode()
+            digest = world.files.keep(PICTURES, data, ".png", hold=True)
+            try:
+                days = 0 if k == 39 else 50  # those before the last one are old at once
+                world.add(days, data)
+            finally:
+                world.files.release(digest)
+
+    def remove() -> None:
+        while not ended.is_set():
+            Retention(world.database, world.files, Keep()).run(NOW)
+
+    with ThreadPoolExecutor(5) as pool:
+        removing = pool.submit(remove)
+        sending = [pool.submit(send, seed) for seed in range(4)]
+        try:
+            for one in sending:
+                one.result(60)
+        finally:
+            ended.set()
+        removing.result(60)
+    with world.database.reading() as connection:
+        query = select(pictures.c.hash).where(pictures.c.removed_at.is_(None))
+        for digest in connection.execute(query).scalars():
+            assert world.files.path(PICTURES, digest, ".png").exists()
+        fresh = select(pictures.c.removed_at).join(inspections).where(inspections.c.at == NOW)
+        assert set(connection.execute(fresh).scalars()) == {None}
+
+
+@on_sqlite
+def test_it_leaves_off_when_the_station_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    world.add(99, "a")
+    ended = threading.Event()
+    ended.set()
+    retention = Retention(world.database, world.files, Keep(), ended)
+    assert retention.run(NOW).pictures == 0
+    assert retention.runs == 1
+
+
+@on_sqlite
+def test_a_lost_data_base_is_an_error_that_the_station_knows(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise StoreError("lost", "store_unreachable")
+
+    world.add(99, "a")
+    retention = Retention(world.database, world.files, Keep())
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_free", lost)
+        with pytest.raises(StoreError):
+            retention.run(NOW)
+    retention.run(NOW)
+    assert world.kept("a") == "", "what could not be removed then is removed now"
+
+
+def test_a_look_passes_over_what_is_gone_without_reading_it_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(30):
+        world.add(99 - k / 10, f"n{k}")
+    retention = Retention(world.database, world.files, Keep())
+    retention.run(NOW)
+    seen: list[int] = []
+    several: Callable[..., list[module.Old]] = module._several
+
+    def counted(*args: object) -> list[module.Old]:
+        found = several(*args)
+        seen.append(len(found))
+        return found
+
+    monkeypatch.setattr(module, "_several", counted)
+    retention.run(NOW + DAY // 24)
+    assert sum(seen) == 0
+    retention.run(NOW + DAY)  # once a day everything
+    assert sum(seen) == 30
+    assert world.count(products) == 1
