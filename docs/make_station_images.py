@@ -33,7 +33,7 @@ PAGES = {
     "review": ("review", (1024, 768), False),
     "trends": ("trends?range=day", (1280, 800), False),
     "history": ("history", (1280, 800), False),
-    "phone": ("live", (500, 900), True),
+    "phone": ("live", (390, 844), True),
 }
 
 
@@ -86,7 +86,9 @@ def photograph(url: str) -> None:
             options.add_argument("--blink-settings=preferredColorScheme=0")
         browser = webdriver.Chrome(options=options)
         try:
-            browser.set_window_size(*size)
+            width, height = size
+            metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
             browser.get(f"{url}/{PRODUCT}/{page}")
             time.sleep(3)
             data = browser.get_screenshot_as_png()

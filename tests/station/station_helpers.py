@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -39,25 +39,28 @@ class Unavailable(Exception):
 
 @dataclass
 class Postgres:
-    """A cluster of its own, reached through a socket in its folder. Nothing is flushed: it survives no
-    power cut, but the end of its processes."""
+    """A cluster of its own, reached through a socket in its folder.
+
+    user: whom root becomes, who may not run it. durable: as others run it; else nothing is flushed, and it
+    survives the end of its processes, but no power cut.
+    """
 
     programs: Path
     folder: Path
-    user: str = ""  # root must become somebody else
+    user: str = ""
+    durable: bool = False
 
     def start(self) -> None:
-        options = (
-            f"-c listen_addresses='' -c unix_socket_directories={self.folder} -c fsync=off "
-            f"-c full_page_writes=off -c max_connections=200"
-        )
+        options = f"-c listen_addresses='' -c unix_socket_directories={self.folder} -c max_connections=200"
+        options += "" if self.durable else " -c fsync=off -c full_page_writes=off"
         self._call("pg_ctl", "-w", "-s", "-D", self.data, "-l", self.folder / "log", "-o", options, "start")
 
     def stop(self, mode: str = "fast") -> None:
         self._call("pg_ctl", "-w", "-s", "-D", self.data, "-m", mode, "stop")
 
     def make(self) -> None:
-        words = ["-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync", "--wal-segsize=1"]
+        words = ["-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync"]
+        words += [] if self.durable else ["--wal-segsize=1"]
         if int(self.programs.parent.name if self.programs.parent.name.isdigit() else 0) >= 15:
             # letters in a dictionary's order, as on most servers: not in that of their codes
             words += ["--locale-provider=icu", "--icu-locale=en-US"]
@@ -104,7 +107,7 @@ def postgres_programs() -> Path | None:
 
 
 @contextmanager
-def running_postgres() -> Iterator[Postgres]:
+def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
     """Raises Unavailable where that cannot be."""
     programs = postgres_programs()
     if programs is None:
@@ -122,13 +125,14 @@ def running_postgres() -> Iterator[Postgres]:
                 shutil.chown(folder, user, user)
             except LookupError:
                 raise Unavailable(f"PostgreSQL does not run as root, and there is no user {user}") from None
-        cluster = Postgres(programs, folder, user)
+        cluster = Postgres(programs, folder, user, durable)
         cluster.make()
         cluster.start()
         try:
             yield cluster
         finally:
-            cluster.stop("immediate")
+            with suppress(AssertionError):  # a test may have stopped it
+                cluster.stop("immediate")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

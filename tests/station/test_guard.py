@@ -497,7 +497,7 @@ def test_every_answer_makes_browsers_careful(client: Client, access: Access) -> 
         )
         assert one.headers["x-content-type-options"] == "nosniff"
         assert one.headers["x-frame-options"] == "DENY"
-        assert one.headers["referrer-policy"] == "no-referrer"
+        assert one.headers["referrer-policy"] == "same-origin"
         assert one.headers["cross-origin-opener-policy"] == "same-origin"
         assert one.headers["cross-origin-resource-policy"] == "same-origin"
     assert {one.headers["cache-control"] for one in answers[:-1]} == {"no-store"}

@@ -412,7 +412,7 @@ def test_verdicts_and_masks(api: httpx.Client, parts: list[bytes]) -> None:
         {"verdict": "good", "note": "x" * 2001},
         {"verdict": "defect", "mask": "no base64!"},
         {"verdict": "defect", "mask": base64.b64encode(b"no png").decode()},
-        {"verdict": "defect", "mask": base64.b64encode(png(3, 3)).decode()},
+        {"verdict": "defect", "mask": base64.b64encode(png(3, 2)).decode()},
         {"verdict": "defect", "mask": base64.b64encode(parts[-1][:300]).decode()},
         {"verdict": "good", "note": "nul \0"},
         {"verdict": "good", "note": "half \ud800"},

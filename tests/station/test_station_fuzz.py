@@ -6,6 +6,7 @@ import gc
 import random
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -46,53 +47,50 @@ def operations(schema: Any) -> Iterator[Any]:
             yield operation
 
 
-def asked(operation: Any, known: bool) -> list[Any]:
-    """Answers to requests that the description allows, or, with other names, to ones that it does not."""
+def asked(operation: Any, kind: str) -> list[Any]:
+    """Answers to requests.
+
+    kind: known: as the description allows them, of a product and an inspection that there are; wrong: of the
+    same, as it does not allow them; any: of other ones.
+    """
     from schemathesis import GenerationMode
 
     answers: list[Any] = []
-    mode = GenerationMode.POSITIVE if known else GenerationMode.NEGATIVE
+    mode = GenerationMode.NEGATIVE if kind == "wrong" else GenerationMode.POSITIVE
 
     @SETTINGS
     @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
     def ask(case: Any) -> None:
         for name, value in {"name": "plate", "number": 1}.items():
-            if known and name in case.path_parameters:
+            if kind != "any" and name in case.path_parameters:
                 case.path_parameters[name] = value
-        try:
+        with suppress(ValueError, UnicodeError):  # no client can send that
             answers.append(case.call())
-        except (ValueError, UnicodeError):  # no client can send that
-            return
-        except Exception as error:
-            # 413 and the end of the connection, while it still writes
-            if not type(error).__module__.startswith(("requests", "urllib3")):
-                raise
 
-    ask()
+    with suppress(hypothesis.errors.Unsatisfiable):  # nothing about it can be wrong
+        ask()
     return answers
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["known", "any"])
-def test_no_request_that_the_description_allows_or_not_is_answered_with_500(
-    running: Any, api: httpx.Client, known: bool
-) -> None:
-    """known: product and inspection are ones that there are, or hardly anything would be reached."""
+@pytest.mark.parametrize("kind", ["known", "wrong", "any"])
+def test_no_request_is_answered_with_500(running: Any, api: httpx.Client, kind: str) -> None:
     schema = schemathesis.openapi.from_url(f"{running.url}/api/v1/openapi.json")
     statuses: dict[str, Counter[int]] = {}
     wrong: list[str] = []
     for operation in operations(schema):
         label = f"{operation.method.upper()} {operation.path}"
         seen = statuses.setdefault(label, Counter())
-        for response in asked(operation, known):
+        for response in asked(operation, kind):
             seen[response.status_code] += 1
             if response.status_code >= 500 and response.status_code != 503:
                 wrong.append(f"{label}: {response.status_code} {response.text[:200]} {response.request.url}")
     assert wrong == []
-    assert sum(sum(seen.values()) for seen in statuses.values()) > 5 * len(statuses)
-    if known:
+    assert sum(sum(seen.values()) for seen in statuses.values()) > 4 * len(statuses)
+    if kind == "known":
         reached = [label for label, seen in statuses.items() if any(status < 300 for status in seen)]
         assert len(reached) > len(statuses) / 2, f"hardly anything is reached: {statuses}"
-    assert api.get("/readyz").json()["problems"] == [] or api.get("/healthz").status_code == 200
+    assert api.get("/healthz").status_code == 200
+    assert running.station.inspector.backlog() == 0
 
 
 # -------------------------------------------------------------------------------------------- broken pictures

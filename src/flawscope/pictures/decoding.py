@@ -255,7 +255,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def header(data: bytes, name: str) -> tuple[str, int, int]:
-    """Format as Pillow calls it, height and width as stored, of an encoded picture. Its pixels are not decoded.
+    """Format as Pillow calls it, height and width as stored, of an encoded picture; no pixel is decoded.
 
     Raises:
         InputError: it is none.

@@ -17,7 +17,6 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 
 from flawscope._version import __version__
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures.decoding import read_mask
 from flawscope.runtime import FORMATS
 from flawscope.station import exports, shapes, uploads
 from flawscope.station.access import Person
@@ -295,19 +294,21 @@ def mask(name: str, number: int, station: Here) -> Response:
 @product.post("/inspections/{number}/verdict", response_model=shapes.Inspection)
 def decide(name: str, number: int, verdict: shapes.Verdict, station: Here, person: Operator) -> Any:
     """Say what a picture is; `undo` takes the last word back."""
-    product_id = station.product_id(name)
+    product_id, number = station.product_id(name), _number(number)
     drawn = None
     if verdict.mask is not None:
-        drawn = _mask(station, product_id, _number(number), verdict.mask)
-    found = station.store.decide(
-        product_id, _number(number), verdict.verdict, person.name, drawn, verdict.note
-    )
+        drawn = _mask(station, product_id, number, verdict.mask)
+    try:
+        found = station.store.decide(product_id, number, verdict.verdict, person.name, drawn, verdict.note)
+    finally:
+        if drawn is not None:
+            station.files.release(drawn)
     station.metrics.verdicts.labels(name, verdict.verdict).inc()
     return found
 
 
 def _mask(station: Station, product_id: int, number: int, sent: str) -> str:
-    """Keep a mask that a person drew; the hash of its file."""
+    """Keep a mask that a person drew, and hold it; the hash of its file."""
     about = station.store.inspection(product_id, number)
     if len(sent) > MASK_BYTES:
         raise InputError("the mask has more than 8 MB: send a PNG of two values")
@@ -315,9 +316,8 @@ def _mask(station: Station, product_id: int, number: int, sent: str) -> str:
         data = base64.b64decode(sent.removeprefix("data:image/png;base64,"), validate=True)
     except (binascii.Error, ValueError):
         raise InputError("the mask is not base64: send a PNG in base64") from None
-    uploads.check_mask(data, about["width"], about["height"], station.settings.limits)
-    read_mask(data)
-    return station.files.keep(MASKS, data, MASK)
+    mask = uploads.mask_of(data, about["width"], about["height"], station.settings.limits)
+    return station.files.keep(MASKS, mask, MASK, hold=True)
 
 
 @product.get("/review", response_model=shapes.Waiting)

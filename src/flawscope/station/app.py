@@ -31,7 +31,7 @@ def create_app(station: Station) -> Any:
         separate_input_output_schemas=False,
     )
     app.state.station = station
-    refusals.install(app)
+    refusals.install(app, pages.problem_page)
     app.add_exception_handler(Refused, answer_refused)
     app.include_router(api.router)
     _health(app, station)

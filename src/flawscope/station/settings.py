@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 FOLDER = "station"  # where a station keeps everything unless it is told otherwise
 DATABASE = "station.sqlite"  # in it
+RESERVED = ("static", "api", "sign-in", "sign-out", "language", "healthz", "readyz", "metrics")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", re.IGNORECASE)
 _AGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(hours?|days?|weeks?|months?|years?|h|d|w)\s*", re.IGNORECASE)
@@ -178,6 +179,8 @@ def check(settings: Settings) -> Settings:
 
 def check_name(name: str) -> str:
     """The name of a product, which stands in addresses."""
+    if name.lower() in RESERVED:
+        raise InputError(f"{name!r} cannot be a product's name: it is a page of its own; choose another")
     if not _NAME.fullmatch(name):
         raise InputError(
             f"{name!r} cannot be a product's name: use letters, digits, dot, dash and underscore, 64 at most"
@@ -187,7 +190,8 @@ def check_name(name: str) -> str:
 
 def named(text: str) -> str:
     """The nearest name that a product can have."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64] or "product"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64] or "product"
+    return f"{name}-1" if name.lower() in RESERVED else name
 
 
 def single(model: str, name: str, folder: str | None = None) -> Settings:

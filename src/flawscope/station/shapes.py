@@ -158,7 +158,10 @@ class Verdict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"verdict": "good"}})
     verdict: Literal["good", "defect", "skip", "undo"]
-    mask: str | None = Field(None, description="PNG in base64, as large as the picture; not black: defect")
+    mask: str | None = Field(
+        None,
+        description="PNG in base64, as large as the picture or smaller in the same shape; not black: defect",
+    )
     note: str = Field("", max_length=2000)
 
 

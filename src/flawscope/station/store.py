@@ -122,8 +122,10 @@ class Store:
         """Write inspections, all or none: the number of each, and whether it is new. One with a key that is
         there already is that one."""
         with self.database.writing() as connection:
+            there = [one.key and _by_key(connection, one.product_id, one.key) for one in several]
+            fresh_ones = [one for one, number in zip(several, there, strict=True) if not number]
             # in one order everywhere, so that two stations never wait for each other in a circle
-            for one in sorted({t.picture: t for t in several}.values(), key=lambda t: t.picture):
+            for one in sorted({t.picture: t for t in fresh_ones}.values(), key=lambda t: t.picture):
                 new = upsert(connection, pictures).values(
                     hash=one.picture,
                     suffix=one.suffix,
@@ -134,7 +136,10 @@ class Store:
                 )
                 again = new.on_conflict_do_update(index_elements=["hash"], set_={"removed_at": None})
                 connection.execute(again)
-            found = [_insert(connection, one) for one in several]
+            found = [
+                (number, False) if number else _insert(connection, one)
+                for one, number in zip(several, there, strict=True)
+            ]
             _count(connection, [one for one, (_, new) in zip(several, found, strict=True) if new])
             return found
 

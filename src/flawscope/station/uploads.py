@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 import unicodedata
 from dataclasses import dataclass, field
 
+import numpy as np
+from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.types import Message
 
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import header
+from flawscope.pictures.decoding import header, read_mask
 from flawscope.station.inspector import checked
 from flawscope.station.settings import Limits
 
 MOST_FILES = 100  # of a form
-MOST_KEY = 190  # characters, with room for a number behind it
+MOST_KEY = 184  # characters, with room for what stands before and behind it in the store
 _RAW = ("image/", "application/octet-stream")
 
 
@@ -116,13 +119,25 @@ def _too_large(most: int) -> UploadError:
     return UploadError(text, 413, "too_large")
 
 
-def check_mask(data: bytes, width: int, height: int, limits: Limits) -> None:
-    """InputError unless it is a PNG as large as its picture."""
+def mask_of(data: bytes, width: int, height: int, limits: Limits) -> bytes:
+    """A mask as it is kept: 8-bit PNG at the picture's size, 255 where the sent one is not black. A smaller
+    one of the same shape is enlarged, for not every browser can draw on large pictures.
+
+    Raises:
+        InputError: it is no PNG, or of another shape.
+    """
     if checked(data, "the mask", limits) != ".png":
         raise InputError("the mask is no PNG: send a PNG in base64")
     _, rows, columns = header(data, "the mask")
-    if (rows, columns) != (height, width):
+    same_shape = abs(rows - columns * height / width) <= 0.5 + rows / 100
+    if rows > height or columns > width or not same_shape:
         raise InputError(f"the mask has {columns}x{rows} pixels, its picture {width}x{height}: draw it there")
+    marked = Image.fromarray(read_mask(data).astype(np.uint8) * np.uint8(255))
+    if marked.size != (width, height):
+        marked = marked.resize((width, height), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    marked.save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
 
 
 def clean(name: str) -> str:
@@ -132,11 +147,11 @@ def clean(name: str) -> str:
 
 
 def key_of(request: Request) -> str | None:
-    """The sender's key. UploadError where it is none."""
+    """The sender's key, apart from those of folders. UploadError where it is none."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
     if not 0 < len(key) <= MOST_KEY or not key.isprintable():
         text = f"Idempotency-Key must have 1 to {MOST_KEY} characters that can be printed"
         raise UploadError(text, 422, "bad_key")
-    return key
+    return f"http:{key}"

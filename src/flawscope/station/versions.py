@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from flawscope.artefact.model_file import Manifest
-from flawscope.errors import InputError
+from flawscope.errors import FlawscopeError, InputError
 from flawscope.predictor import Predictor, load, read_manifest
 from flawscope.runtime import suffix_of
 from flawscope.station.database import Database, now, upsert
@@ -24,6 +24,10 @@ from flawscope.station.store import NotFoundError, add_event, iso
 ADDED, ACTIVATED = "version added", "version activated"  # events
 _SPARE = 1  # models of versions that are not active which are held open: somebody looks at their overlays
 _BLOCK = 1 << 20
+
+
+class NoModelError(FlawscopeError):
+    """No model of a product is open."""
 
 
 class Versions:
@@ -122,10 +126,10 @@ class Versions:
         return None if number is None else int(number)
 
     def active(self, product_id: int) -> tuple[int, Predictor]:
-        """Number and model. InputError where none could be opened."""
+        """Number and model. NoModelError where none could be opened."""
         with self._lock:
             if product_id not in self._active:
-                raise InputError("no model of this product is open: activate a version")
+                raise NoModelError("no model of this product is open: activate a version")
             return self._active[product_id]
 
     def is_open(self, product_id: int) -> bool:

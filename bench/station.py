@@ -1,0 +1,453 @@
+"""The station: what it adds to a prediction, what it does under load, when it is killed and when it is full.
+
+    python bench/station.py
+    python bench/station.py --only kill --kills 100
+    python bench/station.py --only load --minutes 10 --stores sqlite
+
+PatchCore is fitted on drawn plates and exported, so that nothing here needs torch once it runs. Stations are
+`flawscope serve` in a process of their own, on SQLite and on a PostgreSQL of the distribution that is started
+for it (`--stores`), which flushes as usual.
+
+overhead    one client, one connection, pictures that the station has not seen: the time of a POST less that
+            of `Predictor.predict` of the same bytes, in turns
+load        8 clients that send twice as many pictures as `predict` alone does in a process, and do not wait
+            for each other: every one answered or refused with 503, every answered one in the store and no
+            other; answers a second beside bare `predict` before and after; memory
+kill        `kill -9` at random moments under load, and a new start: acknowledged inspections that are lost,
+            pictures that are there twice
+million     inspections put into the tables; milliseconds of searches with each filter, of trends over several
+            times, of what the pages ask for, and of pages in Chromium until they can be used
+uploads     broken pictures: what is answered, memory, files that nobody knows
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+import common
+from common import MIB, Args, Cell, Record
+from million import fill, in_browser, questions
+
+sys.path.insert(0, str(common.ROOT / "tests" / "station"))
+
+import station_helpers as helpers
+from station_helpers import INSPECTIONS, Load, Served
+
+CLIENTS, TWICE = 8, 2.0
+ADDED = {"median": 8.0, "p99": 30.0}  # milliseconds
+THROUGHPUT, SEARCH, PAGE = 0.9, 200.0, 1000.0  # of bare predict; milliseconds; milliseconds
+
+
+# ------------------------------------------------------------------------------------------------- to measure
+
+
+def made(args: Args, work: Path) -> tuple[Path, list[bytes]]:
+    """An exported model, and pictures for it."""
+    data = common.draw(work, train=24, good=12, bad=4, size=args.side)
+    fitted, exported = work / f"model-{args.size}.safetensors", work / f"model-{args.size}.onnx"
+    if not exported.is_file():
+        common.flawscope("fit", "--data", data, "--size", args.size, "--out", fitted, "--quiet")
+        common.flawscope("export", fitted, "--out", exported, "--quiet")
+    return exported, [path.read_bytes() for path in common.pictures_below(data / "test")]
+
+
+@contextmanager
+def station(args: Args, kind: str, model: Path, *more: str) -> Iterator[Served]:
+    """One that is not started yet, on an empty store."""
+    with common.workspace(None) as folder:
+        words = [str(model), "--station", str(folder / "store"), "--product", "plate", "--device", "cpu"]
+        words += ["--threads", str(args.threads), *more]
+        served = Served(words, helpers.free_port())
+        try:
+            if kind == "sqlite":
+                yield served
+                return
+            try:
+                with helpers.running_postgres(durable=True) as cluster, cluster.database() as url:
+                    served.words += ["--database", url]
+                    try:
+                        yield served
+                    finally:
+                        end(served)
+            except helpers.Unavailable as error:
+                raise SystemExit(str(error)) from None
+        finally:
+            end(served)
+
+
+def end(served: Served) -> None:
+    if served.process is not None and served.process.poll() is None:
+        served.kill()
+
+
+def resident(served: Served) -> int:
+    import psutil
+
+    assert served.process is not None
+    return int(psutil.Process(served.process.pid).memory_info().rss)
+
+
+def everything(url: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    cursor: str | None = ""
+    with httpx.Client(base_url=f"{url}/api/v1/", timeout=60) as client:
+        while cursor is not None:
+            page = client.get(INSPECTIONS, params={"limit": 500, "cursor": cursor}).json()
+            found, cursor = found + page["inspections"], page["next"]
+    return found
+
+
+def fresh(pictures: list[bytes], name: str, place: int) -> bytes:
+    """A picture that nobody has seen: what follows a PNG is not read."""
+    return pictures[place % len(pictures)] + name.encode()
+
+
+# --------------------------------------------------------------------------------------------------- overhead
+
+
+def overhead(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
+    from flawscope import load
+
+    predictor = load(model, device="cpu", threads=args.threads)
+    with station(args, kind, model) as served:
+        served.start()
+        with httpx.Client(base_url=f"{served.url}/api/v1/", timeout=60) as client:
+            place = iter(range(10**9))
+
+            def post(data: bytes) -> None:
+                answer = client.post(INSPECTIONS, content=data, headers={"Content-Type": "image/png"})
+                assert answer.status_code == 201, answer.text
+
+            bare, whole = [], []
+            for round_ in range(args.repeats + 5):
+                data = fresh(pictures, f"o{next(place)}", round_)
+                pair = []
+                for act in (predictor.predict, post):
+                    time.sleep(0.03)  # an engine's threads spin on for a while: not while the other one works
+                    pair.append(common.seconds(lambda act=act, data=data: act(data)))
+                if round_ >= 5:
+                    bare.append(pair[0])
+                    whole.append(pair[1])
+    added = [b - a for a, b in zip(bare, whole, strict=True)]
+    return {"predict": common.spread(bare), "post": common.spread(whole), "added": common.spread(added)}
+
+
+# ------------------------------------------------------------------------------------------------------- load
+
+
+def bare(model: str, folder: str, threads: int, seconds: float) -> Cell:
+    """Pictures a second of `predict` alone."""
+    from flawscope import load
+
+    predictor = load(model, device="cpu", threads=threads)
+    given = [path.read_bytes() for path in common.pictures_below(Path(folder))]
+    for data in given[:3]:
+        predictor.predict(data)
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        predictor.predict(given[count % len(given)])
+        count += 1
+    return {"rate": count / (time.perf_counter() - began)}
+
+
+async def storm(
+    url: str, pictures: list[bytes], rate: float, seconds: float
+) -> list[tuple[int, str, int, float]]:
+    """Status, name, number and seconds of each picture: sent when it is due, whatever became of others."""
+    found: list[tuple[int, str, int, float]] = []
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+    clients = [
+        httpx.AsyncClient(base_url=f"{url}/api/v1/", timeout=120, limits=limits) for _ in range(CLIENTS)
+    ]
+
+    async def send(client: httpx.AsyncClient, name: str, place: int) -> None:
+        headers = {"Idempotency-Key": name, "Content-Type": "image/png"}
+        began = time.perf_counter()
+        try:
+            data = fresh(pictures, name, place)
+            answer = await client.post(INSPECTIONS, params={"name": name}, content=data, headers=headers)
+            number = answer.json().get("id", 0)
+            found.append((answer.status_code, name, number, time.perf_counter() - began))
+        except httpx.TransportError as error:
+            found.append((0, f"{name} {type(error).__name__}", 0, time.perf_counter() - began))
+
+    async def client_of(which: int) -> None:
+        begin, tasks = time.perf_counter(), set[asyncio.Task[None]]()
+        for place in range(int(seconds * rate / CLIENTS)):
+            due = begin + (place + which / CLIENTS) * CLIENTS / rate
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            task = asyncio.create_task(send(clients[which], f"{which}-{place}", place))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        await asyncio.gather(*tasks)
+
+    await asyncio.gather(*(client_of(which) for which in range(CLIENTS)))
+    for client in clients:
+        await client.aclose()
+    return found
+
+
+def load(args: Args, kind: str, model: Path, pictures: list[bytes], data: Path) -> Cell:
+    seconds = 60 * args.minutes
+    alone = {"model": model, "folder": data, "threads": args.threads, "seconds": min(20.0, seconds)}
+    before = common.task(bare, **alone).json["rate"]
+    memory: list[tuple[float, int]] = []
+    with station(args, kind, model) as served:
+        served.start()
+        ended, began = threading.Event(), time.perf_counter()
+
+        def watch() -> None:
+            while not ended.wait(min(2.0, seconds / 20)):
+                memory.append((time.perf_counter() - began, resident(served)))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        found = asyncio.run(storm(served.url, pictures, TWICE * before, seconds))
+        took = time.perf_counter() - began
+        ended.set()
+        watcher.join()
+        there = {one["id"]: one["name"] for one in everything(served.url)}
+        end(served)
+    after = common.task(bare, **alone).json["rate"]
+    answered = {number: name for status, name, number, _ in found if status in (200, 201)}
+    warm = [(at, held) for at, held in memory if at > took / 5] or memory
+    middle = (before + after) / 2
+    return {
+        "sent": len(found),
+        "statuses": {str(k): v for k, v in sorted(Counter(status for status, *_ in found).items())},
+        "neither": sum(status not in (200, 201, 503) for status, *_ in found),
+        "not_there": sum(there.get(number) != name for number, name in answered.items()),
+        "there_unanswered": len(there.keys() - answered.keys()),
+        "bare_per_second": [common.sig(before), common.sig(after)],
+        "answered_per_second": common.sig(len(answered) / took),
+        "of_bare": common.sig(len(answered) / took / middle, 4),
+        "answer": common.spread([s for status, _, _, s in found if status == 201] or [0.0]),
+        "refusal": common.spread([s for status, _, _, s in found if status == 503] or [0.0]),
+        "resident_mib": [held // MIB for _, held in memory[:: max(1, len(memory) // 60)]],
+        "growth_mib": round(
+            (statistics.mean(h for _, h in warm[-5:]) - statistics.mean(h for _, h in warm[:5])) / MIB, 1
+        ),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------- kill
+
+
+def kill(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
+    rng, starts = random.Random(7), []
+    with station(args, kind, model) as served:
+        load = Load(served.url, pictures, CLIENTS)
+        starts.append(common.seconds(served.start))
+        load.start()
+        for _ in range(args.kills):
+            before, patience = len(load.taken), time.monotonic() + 60
+            while len(load.taken) == before and time.monotonic() < patience:
+                time.sleep(0.01)
+            time.sleep(rng.random() * args.between)
+            served.kill()
+            starts.append(common.seconds(served.start))
+        load.end()
+        lost, doubles = helpers.missing(served.url, load)
+        count = len(everything(served.url))
+        store = Path(served.words[served.words.index("--station") + 1])
+        left = len(list(store.rglob("*.part")))
+    return {
+        "kills": args.kills,
+        "acknowledged": len(load.taken),
+        "in_store": count,
+        "lost": len(lost),
+        "doubles": doubles,
+        "odd": load.odd[:5],
+        "half_written": left,
+        "starts": len(starts) - 1,
+        "start": common.spread(starts),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------- million
+
+
+def million(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
+    from flawscope.station.database import Database
+    from flawscope.station.settings import Settings
+
+    with station(args, kind, model) as served:
+        served.start()  # makes the tables, the product and its version
+        served.kill(helpers.signal.SIGTERM)
+        url = served.words[served.words.index("--database") + 1] if kind == "postgresql" else None
+        store = served.words[served.words.index("--station") + 1]
+        database = Database(Settings(store=store, database=url).url)
+        took = common.seconds(lambda: fill(database, args.count))
+        database.close()
+        start = common.seconds(served.start)
+        times: dict[str, list[float]] = {}
+        with httpx.Client(base_url=served.url, timeout=300) as client:
+            for place in range(60):  # real pictures for the pages
+                client.post(f"/api/v1/{INSPECTIONS}", content=fresh(pictures, f"m{place}", place))
+            asked = questions(served.url)
+            for _ in range(args.rounds):
+                for name, (path, query) in asked.items():
+                    began = time.perf_counter()
+                    answer = client.get(path, params=query)
+                    times.setdefault(name, []).append(time.perf_counter() - began)
+                    assert answer.status_code == 200, f"{name}: {answer.text[:300]}"
+        browser = in_browser(served.url, args.rounds)
+        held = resident(served) // MIB
+    found: Cell = {"count": args.count, "fill_seconds": round(took), "start_seconds": common.sig(start, 3)}
+    found["first"] = {name: common.sig(1000 * several[0], 4) for name, several in times.items()}
+    found["milliseconds"] = {
+        name: {k: common.sig(1000 * v, 4) for k, v in common.spread(several).items() if k != "repeats"}
+        for name, several in times.items()
+    }
+    return found | {"browser": browser, "resident_mib": held}
+
+
+# ---------------------------------------------------------------------------------------------------- uploads
+
+
+def uploads(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
+    rng, given = random.Random(3), helpers.originals(pictures[:2] + pictures[-2:])
+    statuses: Counter[int] = Counter()
+    memory, odd = [], []
+    with station(args, kind, model) as served:
+        served.start()
+        with httpx.Client(base_url=f"{served.url}/api/v1/", timeout=60) as client:
+            for number in range(args.uploads):
+                data = helpers.broken(rng, rng.choice(given))
+                answer = client.post(INSPECTIONS, content=data, params={"name": f"{number}"})
+                statuses[answer.status_code] += 1
+                if answer.status_code >= 500:
+                    odd.append(f"{number}: {answer.status_code} {answer.text[:200]}")
+                if number % max(1, args.uploads // 20) == 0:
+                    memory.append(resident(served) // MIB)
+        memory.append(resident(served) // MIB)
+        known = {one["picture"] for one in everything(served.url)}
+        store = Path(served.words[served.words.index("--station") + 1])
+        kept = {path.stem for path in (store / "pictures").rglob("*") if path.is_file()}
+    return {
+        "uploads": args.uploads,
+        "statuses": {str(k): v for k, v in sorted(statuses.items())},
+        "errors": odd[:20],
+        "resident_mib": memory,
+        "growth_mib": memory[-1] - memory[len(memory) // 4],
+        "files_unknown": len(kept - known),
+    }
+
+
+# ----------------------------------------------------------------------------------------------------- tables
+
+
+def rows(step: str, kind: str, cell: Cell) -> list[Cell]:
+    """What was found beside what it has to be."""
+
+    def row(what: str, found: Any, least: str, good: bool) -> Cell:
+        return {"store": kind, "what": what, "found": found, "target": least, "": "" if good else "MISSED"}
+
+    def none(what: str, count: int) -> Cell:
+        return row(what, count, "0", count == 0)
+
+    if step == "overhead":
+        found = {name: 1000 * cell["added"][name] for name in ADDED}
+        limits = [
+            row(f"added, {k}, ms", common.sig(v, 3), f"<= {ADDED[k]:g}", v <= ADDED[k])
+            for k, v in found.items()
+        ]
+        return [row("predict, median, ms", common.ms(cell["predict"]), "", True), *limits]
+    if step == "load":
+        return [
+            none("neither answered nor refused", cell["neither"]),
+            none("answered and not in the store", cell["not_there"]),
+            none("in the store and not answered", cell["there_unanswered"]),
+            row(
+                "answered / bare predict", cell["of_bare"], f">= {THROUGHPUT}", cell["of_bare"] >= THROUGHPUT
+            ),
+            row("memory grows, MiB", cell["growth_mib"], "flat: <= 30", cell["growth_mib"] <= 30),
+            row("refusal, 99 %, ms", common.sig(1000 * cell["refusal"]["p99"], 3), "", True),
+        ]
+    if step == "kill":
+        started = cell["starts"] == cell["kills"]
+        return [
+            row("acknowledged", cell["acknowledged"], "", True),
+            *(none(what, cell[what]) for what in ("lost", "doubles")),
+            row("starts", cell["starts"], f"{cell['kills']}", started and not cell["odd"]),
+            row("start, median, s", common.sig(cell["start"]["median"], 3), "", True),
+        ]
+    if step == "million":
+        found_ms, browser = cell["milliseconds"], cell["browser"]
+        limit = {n: PAGE if n.startswith("page:") else SEARCH for n in found_ms}
+        asked = [row(n, v["p99"], f"< {limit[n]:g} ms", v["p99"] < limit[n]) for n, v in found_ms.items()]
+        return asked + [row(f"usable: {n}", v, f"< {PAGE:g} ms", v < PAGE) for n, v in browser.items()]
+    return [
+        row(
+            "answers",
+            " ".join(f"{k}: {v}" for k, v in cell["statuses"].items()),
+            "no 500",
+            not cell["errors"],
+        ),
+        row("memory grows, MiB", cell["growth_mib"], "flat: <= 30", cell["growth_mib"] <= 30),
+        none("files that nobody knows", cell["files_unknown"]),
+    ]
+
+
+def main() -> int:
+    parser = common.parser(__doc__, "station", data=False)
+    parser.add_argument("--only", default="overhead,load,kill,million,uploads", help="default: %(default)s")
+    parser.add_argument("--stores", default="sqlite,postgresql", help="default: %(default)s")
+    parser.add_argument("--size", default="256", help="that the model sees (default: %(default)s)")
+    parser.add_argument("--side", type=int, default=512, help="of the pictures (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=500, help="of overhead (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of load (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=100, help="default: %(default)s")
+    parser.add_argument(
+        "--between", type=float, default=1.0, help="seconds before a kill, at most (default: %(default)s)"
+    )
+    parser.add_argument("--count", type=int, default=1_000_000, help="of inspections (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=20, help="of million (default: %(default)s)")
+    parser.add_argument("--uploads", type=int, default=10_000, help="default: %(default)s")
+    args = common.arguments(
+        parser,
+        threads=1,
+        size="64",
+        side=96,
+        repeats=20,
+        minutes=0.1,
+        kills=2,
+        count=5000,
+        rounds=2,
+        uploads=200,
+    )
+    record = Record(args, "the station: overhead, load, kill -9, a million inspections, broken uploads")
+    missed = False
+    with common.workspace(args.work) as work:
+        model, pictures = made(args, work)
+        steps: dict[str, Callable[[str], Cell]] = {
+            "overhead": lambda kind: overhead(args, kind, model, pictures),
+            "load": lambda kind: load(args, kind, model, pictures, work / "plate" / "test"),
+            "kill": lambda kind: kill(args, kind, model, pictures),
+            "million": lambda kind: million(args, kind, model, pictures),
+            "uploads": lambda kind: uploads(args, kind, model, pictures),
+        }
+        for step in args.only.split(","):
+            table: list[Cell] = []
+            for kind in args.stores.split(","):
+                found = record.attempt(f"{step}/{kind}", lambda step=step, kind=kind: steps[step](kind))
+                table += rows(step, kind, found) if found else []
+            common.table(step, table)
+            missed |= any(row[""] for row in table)
+    return record.status() or int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(common.start(main))
