@@ -226,7 +226,11 @@ def one_inspection(name: str, number: int, station: Here) -> Any:
     return station.inspection(name, _number(number))
 
 
-@product.get("/export")
+@product.get(
+    "/export",
+    response_class=Response,
+    responses={200: {"content": {"text/csv": {}, "application/vnd.apache.parquet": {}}}},
+)
 def export(
     name: str, station: Here, wanted: Wanted, person: Engineer, format: Literal["csv", "parquet"] = "csv"
 ) -> Response:

@@ -145,7 +145,8 @@ def _engine(url: str) -> Engine:
         pool_size=CONNECTIONS,
         max_overflow=CONNECTIONS,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": int(PATIENCE)},
+        # whatever the server's setting: what is acknowledged is on the disk
+        connect_args={"connect_timeout": int(PATIENCE), "options": "-c synchronous_commit=on"},
     )
 
 
