@@ -78,8 +78,9 @@ def fill(database: Any, count: int) -> None:
     with database.writing() as connection:
         connection.execute(text("DELETE FROM hours"))
         connection.execute(text(HOURS))
-    with database.writing() as connection:
-        connection.execute(text("ANALYZE"))
+    if not database.is_sqlite:  # PostgreSQL does so by itself, after a minute
+        with database.writing() as connection:
+            connection.execute(text("ANALYZE"))
 
 
 HOURS = f"""

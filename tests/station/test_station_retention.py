@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from flawscope.station import recording, stray
 from flawscope.station import retention as module
-from flawscope.station import store, stray
 from flawscope.station.database import Database, StoreError, now
 from flawscope.station.files import MAPS, MASKS, PICTURES, Files
 from flawscope.station.retention import Retention, Summary
@@ -407,7 +407,7 @@ def test_a_record_that_is_being_written_is_waited_for(world: World) -> None:
             removing = pool.submit(world.run, Keep())
             time.sleep(0.5)
             assert not removing.done()
-            store._insert(connection, world.taken(0, "a"))
+            recording._insert(connection, world.taken(0, "a"))
         assert removing.result(30).pictures == 0
     assert world.kept("a") == "a"
 

@@ -88,6 +88,14 @@ class Database:
             return StoreError(f"{self.name} cannot be used: {reason}", "store_unreachable")
         return error
 
+    def tune(self) -> None:
+        """Now and then: SQLite counts what its tables hold, so that a search takes the right index.
+        PostgreSQL does so by itself."""
+        if self.is_sqlite:
+            with self.writing() as connection:
+                connection.exec_driver_sql("PRAGMA analysis_limit = 1000")
+                connection.exec_driver_sql("ANALYZE")
+
     def close(self) -> None:
         self.engine.dispose()
 

@@ -19,8 +19,8 @@ from flawscope.results.prediction import Prediction
 from flawscope.station.database import now
 from flawscope.station.files import PICTURES, Files
 from flawscope.station.recorder import Judged, Recorded, Recorder
+from flawscope.station.recording import Taken
 from flawscope.station.settings import Limits
-from flawscope.station.store import Taken
 from flawscope.station.versions import Versions
 
 T = TypeVar("T")

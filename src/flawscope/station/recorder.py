@@ -11,7 +11,8 @@ from queue import Empty, SimpleQueue
 
 from flawscope.errors import FlawscopeError
 from flawscope.results.prediction import Prediction
-from flawscope.station.store import Store, Taken
+from flawscope.station.recording import Taken
+from flawscope.station.store import Store
 
 TOGETHER = 64  # in one transaction, at most: a flush of the disk costs as much for one
 

@@ -101,6 +101,7 @@ inspections = Table(
 Index(
     "inspections_search",
     *(inspections.c[name] for name in ("product_id", "at", "id", "anomalous", "verdict", "review", "score")),
+    inspections.c.version_id,
 )
 Index(
     "inspections_waiting",

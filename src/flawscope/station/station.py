@@ -206,6 +206,7 @@ class Station:
         while not self._ended.wait(1.0 if retention.runs == 0 else RETAIN):
             try:
                 problem = retention.run(now()).problem
+                self.database.tune()
                 self.access.remove_ended()
             except Exception as error:  # tried again in an hour; inspections go on
                 problem = f"what is kept too long cannot be removed: {' '.join(str(error).split())[:200]}"

@@ -5,55 +5,25 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, case, func, select, update
+from sqlalchemy import Connection, Row, Select, func, select, update
 
 from flawscope.errors import InputError
 from flawscope.station.database import Database, now, upsert
+from flawscope.station.recording import HOUR, MOST_NAME, WAITING, Taken, by_key, record, review_of
 from flawscope.station.schema import events, hours, inspections, pictures, products, verdicts
 
-HOUR = 3_600_000_000  # microseconds
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
-NONE, WAITING, DONE, SKIPPED = "none", "waiting", "done", "skipped"  # of a review
-MOST_NAME, MOST_NOTE = 300, 2000  # characters
-_COUNTS = ("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses")
+DONE, SKIPPED = "done", "skipped"  # of a review, beside what `recording` has
+MOST_NOTE = 2000  # characters
 
 
 class NotFoundError(InputError):
     """There is no such product, inspection or version."""
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A picture that was judged, to be recorded.
-
-    picture: hash of its file, "" while that is being written. at: microseconds since 1970. key: the
-    sender's, under which it is taken once.
-    """
-
-    product_id: int
-    version_id: int
-    picture: str
-    suffix: str
-    bytes: int
-    width: int
-    height: int
-    at: int
-    name: str
-    source: str
-    score: float
-    p_value: float
-    severity: float
-    score_threshold: float
-    anomalous: bool
-    near: bool
-    regions: list[dict[str, Any]] = field(default_factory=list)
-    key: str | None = None
 
 
 class PictureOf(NamedTuple):
@@ -122,31 +92,12 @@ class Store:
         """Write inspections, all or none: the number of each, and whether it is new. One with a key that is
         there already is that one."""
         with self.database.writing() as connection:
-            there = [one.key and _by_key(connection, one.product_id, one.key) for one in several]
-            fresh_ones = [one for one, number in zip(several, there, strict=True) if not number]
-            # in one order everywhere, so that two stations never wait for each other in a circle
-            for one in sorted({t.picture: t for t in fresh_ones}.values(), key=lambda t: t.picture):
-                new = upsert(connection, pictures).values(
-                    hash=one.picture,
-                    suffix=one.suffix,
-                    bytes=one.bytes,
-                    width=one.width,
-                    height=one.height,
-                    created_at=one.at,
-                )
-                again = new.on_conflict_do_update(index_elements=["hash"], set_={"removed_at": None})
-                connection.execute(again)
-            found = [
-                (number, False) if number else _insert(connection, one)
-                for one, number in zip(several, there, strict=True)
-            ]
-            _count(connection, [one for one, (_, new) in zip(several, found, strict=True) if new])
-            return found
+            return record(connection, several)
 
     def number_of(self, product_id: int, key: str) -> int | None:
         """Of the inspection that was taken under this key."""
         with self.database.reading() as connection:
-            return _by_key(connection, product_id, key)
+            return by_key(connection, product_id, key)
 
     def inspection(self, product_id: int, number: int) -> dict[str, Any]:
         """One, as the API shows it. NotFoundError."""
@@ -249,72 +200,6 @@ def add_event(connection: Connection, kind: str, who: str, text: str, product_id
     connection.execute(events.insert().values(**row))
 
 
-# -------------------------------------------------------------------------------------------------- recording
-
-
-def _insert(connection: Connection, one: Taken) -> tuple[int, bool]:
-    values = {
-        name: getattr(one, name)
-        for name in (
-            *("product_id", "version_id", "picture", "at", "source", "key", "score", "p_value", "severity"),
-            *("score_threshold", "anomalous", "near"),
-        )
-    }
-    values |= {"name": one.name[:MOST_NAME], "regions": json.dumps(one.regions), "review": _review(one)}
-    new = upsert(connection, inspections).values(**values)
-    query = new.on_conflict_do_nothing(index_elements=["product_id", "key"]).returning(inspections.c.id)
-    number = connection.execute(query).scalar_one_or_none()
-    if number is not None:
-        return int(number), True
-    there = _by_key(connection, one.product_id, one.key or "")
-    assert there is not None, "what is in the way is there"
-    return there, False
-
-
-def _review(one: Taken | Row[Any]) -> str:
-    """Of an inspection that nobody has spoken about."""
-    return WAITING if one.anomalous or one.near else NONE
-
-
-def _by_key(connection: Connection, product_id: int, key: str) -> int | None:
-    query = select(inspections.c.id).where(inspections.c.product_id == product_id, inspections.c.key == key)
-    number = connection.execute(query).scalar_one_or_none()
-    return None if number is None else int(number)
-
-
-def _count(connection: Connection, several: Iterable[Taken]) -> None:
-    """The hours that these fall into."""
-    grouped: dict[tuple[int, int, int], list[Taken]] = defaultdict(list)
-    for one in several:
-        grouped[one.product_id, one.version_id, one.at // HOUR].append(one)
-    for (product_id, version_id, hour), group in sorted(grouped.items()):
-        scores = [one.score for one in group]
-        new = upsert(connection, hours).values(
-            product_id=product_id,
-            version_id=version_id,
-            hour=hour,
-            inspected=len(group),
-            anomalous=sum(one.anomalous for one in group),
-            score_sum=sum(scores),
-            score_min=min(scores),
-            score_max=max(scores),
-            reviewed=0,
-            defects=0,
-            false_alarms=0,
-            misses=0,
-        )
-        old, given = hours.c, new.excluded
-        added = {name: old[name] + given[name] for name in ("inspected", "anomalous", "score_sum")}
-        lowest = case((given.score_min < old.score_min, given.score_min), else_=old.score_min)
-        highest = case((given.score_max > old.score_max, given.score_max), else_=old.score_max)
-        connection.execute(
-            new.on_conflict_do_update(
-                index_elements=["product_id", "version_id", "hour"],
-                set_={**added, "score_min": lowest, "score_max": highest},
-            )
-        )
-
-
 # --------------------------------------------------------------------------------------------------- verdicts
 
 
@@ -335,7 +220,7 @@ def _settle(connection: Connection, before: Row[Any]) -> None:
     """Bring an inspection and its hour to what its verdicts say."""
     last = held(connection, [before.id]).get(before.id)
     if last is None:
-        verdict, review = None, _review(before)
+        verdict, review = None, review_of(before)
     elif last.verdict == SKIP:
         verdict, review = None, SKIPPED
     else:
@@ -384,7 +269,7 @@ def fresh(number: int, taken: Taken, product: str) -> dict[str, Any]:
     facts = {
         **vars(taken),
         **{"id": number, "product": product, "removed_at": None, "regions": json.dumps(taken.regions)},
-        **{"name": taken.name[:MOST_NAME], "verdict": None, "review": _review(taken)},
+        **{"name": taken.name[:MOST_NAME], "verdict": None, "review": review_of(taken)},
     }
     return _described(SimpleNamespace(**facts), None)
 

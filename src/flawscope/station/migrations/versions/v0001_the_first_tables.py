@@ -140,7 +140,7 @@ def upgrade() -> None:
         batch.create_index("inspections_name", ["product_id", "name"], unique=False)
         batch.create_index(
             "inspections_search",
-            ["product_id", "at", "id", "anomalous", "verdict", "review", "score"],
+            ["product_id", "at", "id", "anomalous", "verdict", "review", "score", "version_id"],
             unique=False,
         )
         batch.create_index(
