@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.station.app import Server
     from flawscope.station.station import Station
 
+    sys.setswitchinterval(0.0005)  # a picture passes through five threads, and Python's 5 ms are for each
     say = common.say_for(args)
     station = Station(settings_of(args), say)
     if threading.current_thread() is threading.main_thread():
