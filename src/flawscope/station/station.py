@@ -205,8 +205,8 @@ class Station:
         retention = Retention(self.database, self.files, self.settings.keep, self._ended)
         while not self._ended.wait(1.0 if retention.runs == 0 else RETAIN):
             try:
+                self.database.tune()  # before what may take long in a large store
                 problem = retention.run(now()).problem
-                self.database.tune()
                 self.access.remove_ended()
             except Exception as error:  # tried again in an hour; inspections go on
                 problem = f"what is kept too long cannot be removed: {' '.join(str(error).split())[:200]}"

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, func, select, update
+from sqlalchemy import Connection, Row, Select, func, literal_column, select, update
 
 from flawscope.errors import InputError
 from flawscope.station.database import Database, now, upsert
@@ -18,6 +18,8 @@ from flawscope.station.recording import HOUR, MOST_NAME, WAITING, Taken, by_key,
 from flawscope.station.schema import events, hours, inspections, pictures, products, verdicts
 
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
+# written out, for an index of these rows alone is taken only where the query says which they are
+IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
 DONE, SKIPPED = "done", "skipped"  # of a review, beside what `recording` has
 MOST_NOTE = 2000  # characters
 
@@ -72,9 +74,7 @@ class Store:
 
     def totals(self, product_id: int) -> dict[str, int]:
         """How many inspections there are, and how many of them wait for a review."""
-        waiting = select(func.count()).where(
-            inspections.c.product_id == product_id, inspections.c.review == WAITING
-        )
+        waiting = select(func.count()).where(inspections.c.product_id == product_id, IS_WAITING)
         every = select(func.coalesce(func.sum(hours.c.inspected), 0)).where(hours.c.product_id == product_id)
         with self.database.reading() as connection:
             return {
@@ -110,7 +110,7 @@ class Store:
 
     def waiting(self, product_id: int, limit: int, after: int = 0) -> dict[str, Any]:
         """The oldest ones that wait for a review, and how many there are."""
-        here = inspections.c.product_id == product_id, inspections.c.review == WAITING
+        here = inspections.c.product_id == product_id, IS_WAITING
         query = shown().where(*here, inspections.c.id > after).order_by(inspections.c.id).limit(limit)
         with self.database.reading() as connection:
             found = described(connection, connection.execute(query).all())
