@@ -69,7 +69,7 @@ def station(args: Args, kind: str, model: Path, *more: str) -> Iterator[Served]:
     """One that is not started yet, on an empty store."""
     with common.workspace(None) as folder:
         words = [str(model), "--station", str(folder / "store"), "--product", "plate", "--device", "cpu"]
-        words += ["--threads", str(args.threads), *more]
+        words += more
         served = Served(words, helpers.free_port())
         try:
             if kind == "sqlite":

@@ -40,7 +40,7 @@ ALLOWED: dict[str, str] = {
     "fitting": "pictures datasets calibration artefact synthesis methods runtime predictor",
     "evaluation": "pictures datasets metrics calibration results predictor",
     "watch": "pictures datasets results predictor",
-    "station": "config pictures artefact results runtime predictor watch",
+    "station": "machine config pictures artefact results runtime predictor watch",
     "testing": "pictures datasets artefact demo methods runtime predictor export fitting",
     "report": "machine pictures datasets metrics calibration artefact results evaluation",
     "review": "pictures results report",

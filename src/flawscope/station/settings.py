@@ -89,7 +89,7 @@ class Settings:
     host, port: where it listens; another host than this machine wants users or tokens.
     public: names and addresses under which it is reached, beside this machine's.
     proxy: a proxy on this machine stands in front and says who asks (X-Forwarded-For, X-Forwarded-Proto).
-    device, threads: what computes, as for `predict`.
+    device, threads: what computes, as for `predict`; None: all cores but one.
     near: good pictures that are reviewed, too: those whose p-value is at most so many times the model's
     false-alarm rate.
     """

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import text
 
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.machine import cores
 from flawscope.station import trends as trends_of
 from flawscope.station.access import Access
 from flawscope.station.database import Database, now
@@ -67,7 +68,9 @@ class Station:
         self.database.migrate()
         self.access = Access(self.database)
         self.store = Store(self.database)
-        self.versions = Versions(self.database, self.files, settings.device, settings.threads)
+        # one core is left for what comes in: threads that compute wait for the slowest of them
+        threads = settings.threads or max(1, cores() - 1)
+        self.versions = Versions(self.database, self.files, settings.device, threads)
         self.live = Live()
         self.metrics = Metrics(self._gauges)
         self._problems: dict[str, Problem] = {}
