@@ -64,7 +64,8 @@ def time_in(unit: str, such_as: str) -> Callable[[str], float]:
 minutes = time_in("minutes", "30 or 0.5")
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse.ArgumentParser, threads: str = "all cores") -> None:
+    """threads: how many compute by default."""
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or mps; of OpenVINO also gpu, npu (default: auto)"
     )
@@ -72,7 +73,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=count("threads"),
         metavar="N",
-        help="threads that compute on a CPU (default: all cores)",
+        help=f"threads that compute on a CPU (default: {threads})",
     )
 
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", metavar="ADDRESS", help="listen there; other machines need users (default: 127.0.0.1)"
     )
     parser.add_argument("--port", type=_port, metavar="N", help="default: 8080")
-    common.add_device(parser)
+    common.add_device(parser, "all cores but one")
     common.add_quiet(parser)
 
 
