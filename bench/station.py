@@ -100,16 +100,6 @@ def resident(served: Served) -> int:
     return int(psutil.Process(served.process.pid).memory_info().rss)
 
 
-def everything(url: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    cursor: str | None = ""
-    with httpx.Client(base_url=f"{url}/api/v1/", timeout=60) as client:
-        while cursor is not None:
-            page = client.get(INSPECTIONS, params={"limit": 500, "cursor": cursor}).json()
-            found, cursor = found + page["inspections"], page["next"]
-    return found
-
-
 def fresh(pictures: list[bytes], name: str, place: int) -> bytes:
     """A picture that nobody has seen: what follows a PNG is not read."""
     return pictures[place % len(pictures)] + name.encode()
@@ -222,7 +212,7 @@ def load(args: Args, kind: str, model: Path, pictures: list[bytes], data: Path) 
         took = time.perf_counter() - began
         ended.set()
         watcher.join()
-        there = {one["id"]: one["name"] for one in everything(served.url)}
+        there = {one["id"]: one["name"] for one in helpers.everything(served.url)}
         end(served)
     after = common.task(bare, **alone).json["rate"]
     answered = {number: name for status, name, number, _ in found if status in (200, 201)}
@@ -264,7 +254,7 @@ def kill(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
             starts.append(common.seconds(served.start))
         load.end()
         lost, doubles = helpers.missing(served.url, load)
-        count = len(everything(served.url))
+        count = len(helpers.everything(served.url))
         store = Path(served.words[served.words.index("--station") + 1])
         left = len(list(store.rglob("*.part")))
     return {
@@ -337,7 +327,7 @@ def uploads(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
                 if number % max(1, args.uploads // 20) == 0:
                     memory.append(resident(served) // MIB)
         memory.append(resident(served) // MIB)
-        known = {one["picture"] for one in everything(served.url)}
+        known = {one["picture"] for one in helpers.everything(served.url)}
         store = Path(served.words[served.words.index("--station") + 1])
         kept = {path.stem for path in (store / "pictures").rglob("*") if path.is_file()}
     return {

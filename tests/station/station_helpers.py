@@ -226,15 +226,21 @@ class Load:
                     self.odd.append(f"{answer.status_code} {answer.text}")
 
 
-def missing(url: str, load: Load) -> tuple[list[str], int]:
-    """Names of pictures that were acknowledged and are not in the store as they were, and how many are there
-    twice."""
+def everything(url: str) -> list[dict[str, Any]]:
+    """All inspections of a station."""
     found: list[dict[str, Any]] = []
     cursor: str | None = ""
     with httpx.Client(base_url=f"{url}/api/v1/", timeout=60) as client:
         while cursor is not None:
             page = client.get(INSPECTIONS, params={"limit": 500, "cursor": cursor}).json()
             found, cursor = found + page["inspections"], page["next"]
+    return found
+
+
+def missing(url: str, load: Load) -> tuple[list[str], int]:
+    """Names of pictures that were acknowledged and are not in the store as they were, and how many are there
+    twice."""
+    found = everything(url)
     there = {one["id"]: (one["name"], one["picture"]) for one in found}
     lost = [name for name, (number, digest) in load.taken.items() if there.get(number) != (name, digest)]
     return lost, len(found) - len({one["name"] for one in found})

@@ -364,7 +364,9 @@ def _insert(connection: Connection, table: Table, row: dict[str, Any]) -> None:
     """A user or token. One name is never both: it says who gave a verdict."""
     name, other = row["name"], tokens if table is users else users
     is_taken = connection.scalar(select(other.c.id).where(other.c.name == name)) is not None
-    added = upsert(connection, table).values(**row).on_conflict_do_nothing().returning(table.c.id)
+    added = (
+        upsert(connection.dialect.name, table).values(**row).on_conflict_do_nothing().returning(table.c.id)
+    )
     if is_taken or connection.scalar(added) is None:
         kind = (other if is_taken else table).name[:-1]
         raise InputError(

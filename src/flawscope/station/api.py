@@ -20,12 +20,11 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.runtime import FORMATS
 from flawscope.station import exports, shapes, uploads
 from flawscope.station.access import Person
-from flawscope.station.files import MASKS
+from flawscope.station.files import MASK, MASKS
 from flawscope.station.guard import needs
 from flawscope.station.inspector import Picture
 from flawscope.station.refusals import said
 from flawscope.station.search import MOST, Filters
-from flawscope.station.shown import MASK
 from flawscope.station.station import Station
 from flawscope.station.store import fresh, microseconds
 

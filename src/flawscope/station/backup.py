@@ -26,11 +26,10 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
 from flawscope.station import dump
 from flawscope.station.database import Database, now
-from flawscope.station.files import MASKS, MODELS, PART, PICTURES, Files, sync_folder
+from flawscope.station.files import MASK, MASKS, MODELS, PART, PICTURES, Files, sync_folder
 from flawscope.station.schema import inspections, pictures, products, users, verdicts, versions
 from flawscope.station.settings import DATABASE, Settings
 from flawscope.station.store import iso
-from flawscope.station.stray import MASK
 
 FORMAT = 1
 LIST, FACTS = "list.jsonl", "backup.json"  # the last two parts

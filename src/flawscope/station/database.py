@@ -130,9 +130,9 @@ class Database:
             raise InputError(f"{self.name} is no store of flawscope: {why}") from None
 
 
-def upsert(connection: Connection, table: Any) -> Any:
+def upsert(dialect: str, table: Any) -> Any:
     """INSERT that can say ON CONFLICT, in the data base's own words."""
-    insert: Callable[[Any], Any] = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    insert: Callable[[Any], Any] = sqlite.insert if dialect == "sqlite" else postgresql.insert
     return insert(table)
 
 

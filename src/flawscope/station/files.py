@@ -10,7 +10,7 @@ import shutil
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -19,6 +19,7 @@ from flawscope.errors import InputError
 from flawscope.station.database import StoreError
 
 PICTURES, MASKS, MAPS, MODELS = "pictures", "masks", "maps", "models"
+MASK = ".png"  # ending of a mask
 LOCK = ".lock"  # of the station that runs
 PART = ".part"  # of a file that is being written
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -147,11 +148,6 @@ class Files:
 
     def drop(self, temporary: Path) -> None:
         shutil.rmtree(temporary.parent, ignore_errors=True)
-
-    def there(self, kind: str) -> Iterator[Path]:
-        """Every file of a kind, whole ones only."""
-        for folder, _, names in os.walk(self.folder / kind):
-            yield from (Path(folder, name) for name in names if not name.endswith(PART))
 
     def sweep(self) -> None:
         """Remove what was being written when an earlier run was cut off."""

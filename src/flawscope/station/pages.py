@@ -97,7 +97,6 @@ class Shown:
         headers = {
             "Cache-Control": "no-store",
             "Content-Language": self.texts.language,
-            "Referrer-Policy": "same-origin",  # without any, browsers send forms with `Origin: null`
         }
         return HTMLResponse(text, status, headers)
 

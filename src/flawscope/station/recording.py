@@ -10,8 +10,8 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, bindparam, case, select
-from sqlalchemy.dialects import postgresql, sqlite
 
+from flawscope.station.database import upsert
 from flawscope.station.schema import hours, inspections, pictures
 
 HOUR = 3_600_000_000  # microseconds
@@ -58,8 +58,7 @@ class Statements(NamedTuple):
 
 @cache
 def _statements(dialect: str) -> Statements:
-    insert: Any = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    picture, inspection, hour = insert(pictures), insert(inspections), insert(hours)
+    picture, inspection, hour = (upsert(dialect, table) for table in (pictures, inspections, hours))
     old, given = hours.c, hour.excluded
     changes = {name: old[name] + given[name] for name in ("inspected", "anomalous", "score_sum")}
     changes["score_min"] = case((given.score_min < old.score_min, given.score_min), else_=old.score_min)

@@ -30,12 +30,12 @@ from sqlalchemy import (
 
 from flawscope.errors import InputError
 from flawscope.station.database import Database
-from flawscope.station.files import MASKS, PICTURES, Files
+from flawscope.station.files import MASK, MASKS, PICTURES, Files
 from flawscope.station.learnt import Learnt
 from flawscope.station.schema import inspections, learnt, pictures, products, verdicts
 from flawscope.station.settings import Keep
 from flawscope.station.store import held
-from flawscope.station.stray import MASK, Stray
+from flawscope.station.stray import Stray
 
 GOOD, ANOMALOUS, REVIEWED = "good", "anomalous", "reviewed"  # in the order in which they go for want of space
 RECORDS = "records"

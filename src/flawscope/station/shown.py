@@ -22,7 +22,7 @@ from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.pictures.geometry import Geometry
 from flawscope.results import drawing
 from flawscope.results.prediction import Prediction
-from flawscope.station.files import MASKS, PICTURES, Files
+from flawscope.station.files import MASK, MASKS, PICTURES, Files
 from flawscope.station.inspector import Inspector
 from flawscope.station.recorder import Recorded
 from flawscope.station.store import NotFoundError, PictureOf, Store
@@ -33,7 +33,6 @@ RENDERED = 32 * 1024 * 1024  # bytes of pictures for the page which are held
 QUALITY = 82  # of WebP, 0..100
 PATIENCE = 60.0  # seconds that somebody waits for a picture to be judged again
 _KEPT = ("score_threshold", "mask_threshold", "outline", "nearby")  # of a prediction, beside its map
-MASK = ".png"
 
 
 class Shown:
@@ -108,7 +107,7 @@ class Shown:
         values = self._prediction(product_id, row).map.astype(np.float32)
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
         share = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
-        return _png(np.round(share * 65535).astype(np.uint16)), low, high
+        return png(np.round(share * 65535).astype(np.uint16)), low, high
 
     def mask(self, product_id: int, number: int) -> bytes:
         """PNG at the picture's size, 255 where the defect is: as a person drew it, else as the model outlined
@@ -117,7 +116,7 @@ class Shown:
         if drawn := self.store.mask(number):
             return self.files.read(MASKS, drawn, MASK)
         mask = self._prediction(product_id, row).picture_mask()
-        return _png(mask.astype(np.uint8) * np.uint8(255))
+        return png(mask.astype(np.uint8) * np.uint8(255))
 
     def _row(self, product_id: int, number: int) -> PictureOf:
         row = self.store.picture(product_id, number)
@@ -188,7 +187,8 @@ def _webp(picture: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _png(values: NDArray[Any]) -> bytes:
+def png(values: NDArray[Any]) -> bytes:
+    """A grey picture [H, W], uint8 or uint16, as a file."""
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()

@@ -258,7 +258,7 @@ class Station:
             "listeners": ("Pages that are open.", {"": float(self.live.listeners)}),
         }
         with suppress(FlawscopeError):
-            waiting = {n: float(self.store.totals(i)["waiting"]) for n, i in names}
+            waiting = {n: float(self.store.waiting_count(i)) for n, i in names}
             active = {n: float(self.versions.listed(i)["active"] or 0) for n, i in names}
             gauges["review_waiting"] = ("Pictures to be reviewed.", waiting)
             gauges["version"] = ("The model that judges.", active)

@@ -68,23 +68,23 @@ class Store:
     def add_product(self, name: str) -> int:
         """Its number, whether it is new or not."""
         with self.database.writing() as connection:
-            new = upsert(connection, products).values(name=name, created_at=now())
+            new = upsert(connection.dialect.name, products).values(name=name, created_at=now())
             connection.execute(new.on_conflict_do_nothing())
             return int(connection.execute(select(products.c.id).where(products.c.name == name)).scalar_one())
 
     def totals(self, product_id: int) -> dict[str, int]:
         """How many inspections there are, and how many of them wait for a review."""
-        waiting = select(func.count()).where(inspections.c.product_id == product_id, IS_WAITING)
         every = select(func.coalesce(func.sum(hours.c.inspected), 0)).where(hours.c.product_id == product_id)
         with self.database.reading() as connection:
             return {
                 "inspections": int(connection.execute(every).scalar_one()),
-                "waiting": int(connection.execute(waiting).scalar_one()),
+                "waiting": _waiting(connection, product_id),
             }
 
     def waiting_count(self, product_id: int) -> int:
         """How many inspections wait for a review."""
-        return self.totals(product_id)["waiting"]
+        with self.database.reading() as connection:
+            return _waiting(connection, product_id)
 
     # ---- inspections
 
@@ -114,8 +114,7 @@ class Store:
         query = shown().where(*here, inspections.c.id > after).order_by(inspections.c.id).limit(limit)
         with self.database.reading() as connection:
             found = described(connection, connection.execute(query).all())
-            count = connection.execute(select(func.count()).where(*here)).scalar_one()
-        return {"inspections": found, "waiting": int(count)}
+            return {"inspections": found, "waiting": _waiting(connection, product_id)}
 
     def knows(self, picture: str) -> bool:
         """Whether there is an inspection of the picture with this hash."""
@@ -192,6 +191,11 @@ class Store:
         query = select(events).where(events.c.kind == kind, events.c.product_id == product_id)
         with self.database.reading() as connection:
             return list(connection.execute(query.order_by(events.c.id.desc()).limit(500)).all())
+
+
+def _waiting(connection: Connection, product_id: int) -> int:
+    query = select(func.count()).where(inspections.c.product_id == product_id, IS_WAITING)
+    return int(connection.execute(query).scalar_one())
 
 
 def add_event(connection: Connection, kind: str, who: str, text: str, product_id: int | None = None) -> None:

@@ -16,7 +16,6 @@ from flawscope.station.database import Database
 from flawscope.station.files import MAPS, MASKS, PART, PICTURES, Files
 from flawscope.station.schema import inspections, learnt, pictures, verdicts
 
-MASK = ".png"
 YOUNG = 3600.0  # seconds in which a file may become known
 TOGETHER = 500  # files that are looked up at once
 _NAME = re.compile(r"([0-9a-f]{64})((?:\.\w+)+)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import re
 import unicodedata
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from flawscope.errors import InputError
 from flawscope.pictures.decoding import header, read_mask
 from flawscope.station.inspector import checked
 from flawscope.station.settings import Limits
+from flawscope.station.shown import png
 
 MOST_FILES = 100  # of a form
 MOST_KEY = 184  # characters, with room for what stands before and behind it in the store
@@ -54,10 +54,7 @@ async def read(request: Request, name: str, most: int, stalled: float) -> tuple[
     Raises:
         UploadError: too large, too slow, or nothing that is a picture by its type.
     """
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most:
-        raise _too_large(most)
-    limited = Request(request.scope, _Limited(request, most, stalled).receive)
+    limited = _limited(request, most, stalled)
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "multipart/form-data":
         return await _form(limited, most), True
@@ -74,10 +71,15 @@ async def read(request: Request, name: str, most: int, stalled: float) -> tuple[
 
 async def read_file(request: Request, most: int, stalled: float) -> bytes:
     """The whole body. UploadError."""
+    return await _limited(request, most, stalled).body()
+
+
+def _limited(request: Request, most: int, stalled: float) -> Request:
+    """The same request, whose body ends with an error where it is too large or too slow."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most:
         raise _too_large(most)
-    return await Request(request.scope, _Limited(request, most, stalled).receive).body()
+    return Request(request.scope, _Limited(request, most, stalled).receive)
 
 
 async def _form(request: Request, most: int) -> list[Upload]:
@@ -135,9 +137,7 @@ def mask_of(data: bytes, width: int, height: int, limits: Limits) -> bytes:
     marked = Image.fromarray(read_mask(data).astype(np.uint8) * np.uint8(255))
     if marked.size != (width, height):
         marked = marked.resize((width, height), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    marked.save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
+    return png(np.asarray(marked))
 
 
 def clean(name: str) -> str:

@@ -65,7 +65,7 @@ class Versions:
         for part in parts:
             self.files.write(folder / part.name, part.read_bytes())
         with self.database.writing() as connection:
-            new = upsert(connection, versions).values(
+            new = upsert(connection.dialect.name, versions).values(
                 product_id=product_id,
                 hash=digest,
                 file=f"{MODELS}/{digest[:16]}/{path.name}",
