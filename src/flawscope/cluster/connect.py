@@ -1,0 +1,124 @@
+"""A command's connection to a Ray cluster: where it is, what its nodes have, and what goes wrong with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from flawscope.errors import FlawscopeError, InputError, require_installed
+
+WHERE = "auto|local|ray://HOST:PORT|HOST:PORT"  # what `--cluster` takes
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns of a change that does not concern us
+}
+LOOPBACK = "127.0.0.1"
+PATIENCE = 10.0  # seconds for somebody to answer at an address
+REPEAT = "the same call goes on where this one stopped"
+
+
+class Node(NamedTuple):
+    """What one machine offers to tasks: `memory` in bytes."""
+
+    name: str
+    cpus: float
+    gpus: float
+    memory: int
+
+
+def check(where: str) -> None:
+    """Before anything is loaded: is `--cluster` one that we know, and is Ray installed?
+
+    Raises:
+        InputError: it is not.
+    """
+    if where not in ("auto", "local") and not re.fullmatch(r"(ray://)?[^\s/:]+:\d+", where):
+        raise InputError(
+            f"--cluster {where}: write auto (the cluster that runs here), local (this machine alone), or an "
+            "address such as ray://HOST:10001 or HOST:6379"
+        )
+    require_installed("--cluster", "ray", extras="cluster")
+
+
+@contextmanager
+def connected(where: str) -> Iterator[None]:
+    """Be connected inside; a cluster of this machine's own ends with it.
+
+    Args:
+        where: auto (the cluster that runs on this machine, or that RAY_ADDRESS names), local (one is started
+            here, with all cores), or an address.
+
+    Raises:
+        InputError: there is no such cluster, or its versions are others.
+        FlawscopeError: the cluster was lost.
+    """
+    check(where)
+    _reach(where)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    try:
+        ray.init(
+            address=where,
+            include_dashboard=False if where == "local" else None,
+            _node_ip_address=LOOPBACK if where == "local" else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(_refused(where, error)) from None
+    try:
+        yield
+    except ray.exceptions.RayActorError as error:
+        raise FlawscopeError(f"a worker was lost for good: {one_line(error)}; {REPEAT}") from None
+    except (ray.exceptions.RaySystemError, ray.exceptions.GetTimeoutError, ConnectionError) as error:
+        raise FlawscopeError(f"the cluster was lost: {one_line(error)}; {REPEAT}") from None
+    finally:
+        ray.shutdown()
+
+
+def _reach(where: str) -> None:
+    """InputError where nobody answers at an address: Ray itself tries for two minutes."""
+    if ":" not in where:
+        return
+    host, port = where.removeprefix("ray://").rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(_refused(where, error)) from None
+
+
+def nodes() -> list[Node]:
+    """The machines that are alive and take tasks; those of the connection."""
+    import ray
+
+    found = [(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    return [
+        Node(name, has["CPU"], has.get("GPU", 0.0), int(has.get("memory", 0)))
+        for name, has in found
+        if has.get("CPU")
+    ]
+
+
+def one_line(error: BaseException) -> str:
+    """The end of an error's text, where Ray names the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
+
+
+def _refused(where: str, error: BaseException) -> str:
+    if where == "auto":
+        return (
+            "--cluster auto: no Ray cluster runs here; start one with `ray start --head`, give its address, or "
+            "take --cluster local"
+        )
+    if where == "local":
+        return f"--cluster local: Ray could not be started: {one_line(error)}"
+    reason = "its Python or Ray is of another version" if "ersion" in str(error) else one_line(error)
+    return f"--cluster {where}: cannot connect: {reason}; check the address, and that it can be reached"
