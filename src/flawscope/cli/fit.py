@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flawscope.cli import common
+from flawscope.cli import cluster, common
 from flawscope.cli.remarks import on_training
+from flawscope.cluster import connect
 from flawscope.methods import registry
 from flawscope.progress import counted
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
     from flawscope.datasets import Dataset
+    from flawscope.fitting.elsewhere import Pool
     from flawscope.predictor import Predictor
     from flawscope.progress import Step
 
@@ -101,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-check", action="store_true", help="do not measure what share of simulated defects it finds"
     )
     common.add_device(parser)
+    cluster.add_arguments(parser)
     common.add_quiet(parser)
 
 
@@ -128,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
     from flawscope.datasets.categories import means_several
 
+    if args.cluster is not None:
+        connect.check(args.cluster)
     if args.category and means_several(args.data, args.category):
         from flawscope.cli import categories
 
@@ -217,46 +223,64 @@ def _fitted(
     from flawscope.fitting import fitting  # torch
     from flawscope.runtime.torch import use_threads
 
-    use_threads(args.threads)
     method, preset, settings = _settings_of(options)
-    return fitting.fit(
-        dataset,
-        method=method,
-        preset=preset,
-        false_alarm_rate=args.false_alarm_rate or DEFAULT_RATE,
-        roi=args.roi,
-        group=args.group,
-        min_defect=args.min_defect,
-        drop_suspects=args.drop_suspects,
-        seen=options.get("seen", 0),
-        minutes=args.minutes,
-        checkpoint=checkpoint_of(args.out),  # of methods that learn in steps
-        resume=args.resume,
-        tensorboard=args.tensorboard,
-        device=args.device,
-        samples=0 if args.no_samples else 3,
-        check=not args.no_check,
-        say=say,
-        step=step,
-        **settings,
-    )
+    with _pool(args, dataset) as pool:
+        use_threads(None if pool else args.threads)
+        return fitting.fit(
+            dataset,
+            method=method,
+            preset=preset,
+            false_alarm_rate=args.false_alarm_rate or DEFAULT_RATE,
+            roi=args.roi,
+            group=args.group,
+            min_defect=args.min_defect,
+            drop_suspects=args.drop_suspects,
+            seen=options.get("seen", 0),
+            minutes=args.minutes,
+            checkpoint=checkpoint_of(args.out),  # of methods that learn in steps
+            resume=args.resume,
+            tensorboard=args.tensorboard,
+            device=args.device,
+            samples=0 if args.no_samples else 3,
+            check=not args.no_check,
+            pool=pool,
+            say=say,
+            step=step,
+            **settings,
+        )
+
+
+@contextmanager
+def _pool(args: argparse.Namespace, dataset: Dataset) -> Iterator[Pool | None]:
+    """The cluster's nodes, if one was asked for; `--threads` is then that of each worker."""
+    if args.cluster is None:
+        yield None
+        return
+    from flawscope.cluster.fit import Nodes
+
+    with connect.connected(args.cluster):
+        shared = "put the pictures where every node sees them under this path"
+        connect.require_shared(dataset.train[0].path, shared)
+        yield Nodes(args.threads)
 
 
 def _extended(args: argparse.Namespace, old: Artefact, dataset: Dataset, say: Say, step: Step) -> Predictor:
     from flawscope.fitting import fitting  # torch
     from flawscope.runtime.torch import use_threads
 
-    use_threads(args.threads)
-    return fitting.extend(
-        old,
-        dataset,
-        group=args.group,
-        drop_suspects=args.drop_suspects,
-        device=args.device,
-        check=not args.no_check,
-        say=say,
-        step=step,
-    )
+    with _pool(args, dataset) as pool:
+        use_threads(None if pool else args.threads)
+        return fitting.extend(
+            old,
+            dataset,
+            group=args.group,
+            drop_suspects=args.drop_suspects,
+            device=args.device,
+            check=not args.no_check,
+            pool=pool,
+            say=say,
+            step=step,
+        )
 
 
 def summary(predictor: Predictor) -> list[str]:

@@ -115,10 +115,29 @@ def one_line(error: BaseException) -> str:
 def _refused(where: str, error: BaseException) -> str:
     if where == "auto":
         return (
-            "--cluster auto: no Ray cluster runs here; start one with `ray start --head`, give its address, or "
-            "take --cluster local"
+            "--cluster auto: no Ray cluster runs here; start one with `ray start --head`, give its address, "
+            "or take --cluster local"
         )
     if where == "local":
         return f"--cluster local: Ray could not be started: {one_line(error)}"
     reason = "its Python or Ray is of another version" if "ersion" in str(error) else one_line(error)
     return f"--cluster {where}: cannot connect: {reason}; check the address, and that it can be reached"
+
+
+def require_shared(path: str | os.PathLike[str], remedy: str) -> None:
+    """Look for a file or folder from every node.
+
+    Raises:
+        InputError: one does not see it.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    where = os.path.abspath(path)
+    alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
+    sees = ray.remote(num_cpus=0, max_retries=3)(os.path.exists)
+    asked = [sees.options(scheduling_strategy=one).remote(where) for one in there]
+    for node, seen in zip(alive, ray.get(asked), strict=True):
+        if not seen:
+            raise InputError(f"node {node['NodeManagerAddress']} does not see {where}: {remedy}")

@@ -22,6 +22,7 @@ from flawscope.calibration.decision import DEFAULT_RATE, Rate
 from flawscope.calibration.simulated import KEY, Simulated
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError
+from flawscope.fitting.elsewhere import Elsewhere, Pool
 from flawscope.fitting.preparation import Prepared, Region, Say, prepare, quiet
 from flawscope.fitting.simulated_defects import MOST, SIZES, finds
 from flawscope.fitting.tile_calibration import of_pictures
@@ -59,6 +60,7 @@ def fit(
     device: str = "auto",
     samples: int = 3,
     check: bool = True,
+    pool: Pool | None = None,
     say: Say = quiet,
     step: Step = silent,
     **options: Any,
@@ -90,6 +92,8 @@ def fit(
         device: auto, cpu, cuda or mps.
         samples: pictures stored in the model for its self-test.
         check: measure what share of simulated defects the model finds, in a tenth of the time at most.
+        pool: processes that work on parts of the fit, for methods that are fitted in parts; the pictures must
+            be files that they can read. The model is that of one process with as many `shards`.
         say: gets lines for a person.
         step: gets progress.
         **options: settings of the method, such as `size=384` or `ratio=0.05`.
@@ -106,6 +110,8 @@ def fit(
     asked = registry.method(method)
     if not asked.learns_in_steps and (minutes is not None or resume or tensorboard is not None):
         raise InputError(f"{method} does not learn in steps: leave out --minutes, --resume and --tensorboard")
+    if pool is not None and not asked.fits_in_parts:
+        raise InputError(f"{method} is not fitted in parts: leave out the pool")
     budget = replace(budget, tensorboard=board_in(tensorboard))
     if minutes is not None:
         options["steps"] = None
@@ -127,7 +133,10 @@ def fit(
     )
     if prepared.windows is not None:
         budget = replace(budget, later=samples + prepared.windows.judged())
-    return _finished(prepared, replace(prepared.task, budget=budget), samples, check)
+    task = replace(prepared.task, budget=budget)
+    if pool is not None:
+        task = replace(task, workers=Elsewhere(pool, prepared.reader, step))
+    return _finished(prepared, task, samples, check)
 
 
 def extend(
@@ -139,6 +148,7 @@ def extend(
     drop_suspects: bool = False,
     device: str = "auto",
     check: bool = True,
+    pool: Pool | None = None,
     say: Say = quiet,
     step: Step = silent,
 ) -> Predictor:
@@ -176,6 +186,8 @@ def extend(
         say=say,
         step=step,
     )
+    if pool is not None:
+        task = replace(task, workers=Elsewhere(pool, reader, step))
     windows = None
     if manifest.preprocess.tile is not None:
         reader.roi = old.tensors.get("region")

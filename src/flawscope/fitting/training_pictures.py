@@ -49,6 +49,13 @@ class Reader:
         common = common_folder(self.sources)
         self.names = [name_of(source, i, common) for i, source in enumerate(self.sources)]
 
+    def __getstate__(self) -> dict[str, Any]:
+        sources = [os.path.abspath(s) if isinstance(s, str | os.PathLike) else s for s in self.sources]
+        return {**vars(self), "sources": sources, "_lock": None}  # the other process is in another folder
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=Lock())
+
     def load(self, index: int) -> torch.Tensor | None:
         """Picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
         views = self.views(index)

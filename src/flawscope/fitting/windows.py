@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,12 @@ class Windows:
         self._held: OrderedDict[int, _Held] = OrderedDict()
         self._kept: dict[int, bool] = {}  # pictures that were asked about: whether they are no copies
         self._lock = Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_held": OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=Lock())
 
     def __len__(self) -> int:
         return int(self.first[-1])

@@ -40,6 +40,13 @@ class Fit(Protocol):
     def __call__(self, model: Any, task: Task) -> Fitted: ...
 
 
+class Peak(Protocol):
+    """How much memory a fit takes."""
+
+    def __call__(self, model: Any, task: Task) -> int:
+        """Bytes of the process that fits, at most."""
+
+
 class Prefer(Protocol):
     """Whether good pictures speak for a setting, without test labels."""
 
@@ -91,6 +98,8 @@ class Method:
         takes_seen_defects: learns from real defects too (`--seen`).
         finds_suspects: points out training pictures that do not look good, and can drop them.
         extends: pictures can be added to a fitted model (`--update`).
+        fits_in_parts: parts of the work can be done by `Task.workers`, on a cluster.
+        peak: predicts a fit's memory before it begins; None: nobody knows it.
         choose_size: answers `size=auto`; None: the method cannot.
         prefers_positions: answers `positions=auto`, given tiles told apart; None: it has no such setting.
         options: flags of `flawscope fit` for its own settings.
@@ -110,6 +119,8 @@ class Method:
     takes_seen_defects: bool = False
     finds_suspects: bool = False
     extends: bool = False
+    fits_in_parts: bool = False
+    peak: Peak | None = None
     choose_size: ChooseSize | None = None
     prefers_positions: Prefer | None = None
     options: Sequence[Option] = ()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +19,44 @@ from flawscope.artefact.state_file import log_of
 from flawscope.calibration.decision import Calibration
 from flawscope.methods.extract import Load
 from flawscope.methods.picture_cache import unpacked
+from flawscope.methods.together import ALONE, Together
 from flawscope.progress import Step, counted, silent
 
 EVERY = 60.0  # seconds between checkpoints
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Workers(Protocol):
+    """Where the parts of a stage are worked on.
+
+    count: how many parts are worked on at once.
+    memory: bytes that each may take; None: what this machine has free.
+    """
+
+    count: int
+    memory: int | None
+
+    def __call__(
+        self, work: Callable[[T], R], parts: Sequence[T], stage: str, peak: int | None = None
+    ) -> Iterator[R]:
+        """What `work` gives of each part, in their order. `work` may be done in another process, on a copy of
+        what it holds, so that it changes nothing here; `peak`: bytes that it takes at most."""
+
+
+class Here:
+    """This process, one part after the other."""
+
+    count = 1
+    memory: int | None = None
+
+    def __call__(
+        self, work: Callable[[T], R], parts: Sequence[T], stage: str, peak: int | None = None
+    ) -> Iterator[R]:
+        return map(work, parts)
+
+
+HERE = Here()
 
 
 @dataclass(frozen=True)
@@ -35,6 +70,7 @@ class Budget:
     later: pictures that are scored after the method's `fit`, within the time too.
     checked: pictures that are scored then if there is time.
     tensorboard: folder that gets the losses as TensorBoard's events.
+    together: the processes that learn this model. Only the first one has a checkpoint and a TensorBoard.
     begun: from when on the minutes count, on `time.monotonic`'s clock: when this was made.
     """
 
@@ -45,6 +81,7 @@ class Budget:
     later: int = 0
     checked: int = 0
     tensorboard: Path | None = None
+    together: Together = ALONE
     begun: float = field(default_factory=time.monotonic)
 
     @property
@@ -96,6 +133,8 @@ class Task:
         else empty. places: how many there are. pictures: [count], the picture that each view is of. alone:
         the part of a view that no other tile of its picture shows.
     enough: so many pictures suffice to calibrate on, since the caller does it again; None: take all.
+    workers: for methods that fit in parts. In a copy of the task in another process it is that process, and
+        nobody is told anything.
     say, step: get lines for a person and progress.
     """
 
@@ -116,6 +155,7 @@ class Task:
     alone: Callable[[int], tuple[slice, slice]] | None = None
     enough: int | None = None
     budget: Budget = Budget()
+    workers: Workers = HERE
     say: Callable[[str], None] = lambda line: None
     step: Step = silent
 
@@ -123,9 +163,16 @@ class Task:
         if not len(self.groups):
             object.__setattr__(self, "groups", range(self.count))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "workers": HERE, "say": _unheard, "step": silent}
+
     def counted(self, count: int, what: str = "") -> str:
         """So many of what the numbers are of, in words."""
         return counted(count, f"{what} picture".strip() if self.views == 1 else "view")
+
+
+def _unheard(line: str) -> None:
+    """What is said in another process."""
 
 
 @dataclass(frozen=True)

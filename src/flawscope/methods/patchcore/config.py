@@ -40,6 +40,7 @@ class Config(PictureSettings):
     positions: Literal["shared", "each", "auto"] = "shared"
     sigma: float = 4.0  # pixels (3.3)
     memory: float | None = None  # GiB of features before they are streamed; None: 2, or half of what is free
+    shards: int | None = None  # that pictures are streamed in; None: as memory asks, or one a worker
 
     PATHS: ClassVar[tuple[str, ...]] = ("weights",)
     SIZES: ClassVar[int] = 4
@@ -71,6 +72,7 @@ class Config(PictureSettings):
         yield self.neighbours >= 1, "neighbours must be at least 1"
         yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"
         yield self.memory is None or self.memory > 0, "memory must be a number of GiB above 0"
+        yield self.shards is None or self.shards >= 1, "shards must be at least 1"
 
     @property
     def locates(self) -> bool | None:

@@ -16,7 +16,7 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.decision import from_values, suspects
 from flawscope.errors import InputError
 from flawscope.machine import peak_memory
-from flawscope.methods.extract import embed_pictures
+from flawscope.methods.extract import GPU_BATCH, embed_pictures
 from flawscope.methods.patchcore import coreset, few, memory_plan, positions
 from flawscope.methods.patchcore.absence import Selection
 from flawscope.methods.patchcore.leave_out import Good, Raw, calibrate, leave_one_out, left_out_of
@@ -39,19 +39,23 @@ def fit(model: Model, task: Task) -> Fitted:
     job = Job(model, task, None if task.old is None or by_position else Start.of(task.old, model))
     job.copies = () if by_position else few.ways(job)
     count = task.count * (1 + len(job.copies))
-    plan = memory_plan.plan(model, count, task.decoded, task.places)
+    plan = memory_plan.plan(model, count, task.decoded, task.places, task.workers)
     if plan.shards > 1 and job.copies and job.config.augment == "auto" and task.old is None:
         job.copies = ()  # to look at them they must be in memory
-        plan = memory_plan.plan(model, task.count, task.decoded)
+        plan = memory_plan.plan(model, task.count, task.decoded, None, task.workers)
     task.say(plan.line())
     if plan.shards > 1 and task.drop_suspects:
         raise InputError(
             "--drop-suspects needs all features in memory: raise --set memory=GiB, or leave it out"
         )
+    if task.workers.count > 1:
+        if by_position:
+            raise InputError("--positions each is fitted on one machine: leave out --cluster")
+        model.config = replace(model.config, shards=plan.shards)  # it is part of what decides the bank
     if by_position:
         fitted = _by_position(job, plan.shards)
     else:
-        fitted = _in_memory(job) if plan.shards == 1 else _streamed(job, plan.shards)
+        fitted = _in_memory(job) if plan.shards == 1 else _streamed(job, plan)
     fitted.first_group = job.first_group
     if task.old is not None:
         _join(fitted, model, task.old)
@@ -253,13 +257,15 @@ def _by_position(job: Job, blocks: int) -> Fitted:
 # -------------------------------------------------------------------------------------------------- streamed
 
 
-def _streamed(job: Job, shards: int) -> Fitted:
+def _streamed(job: Job, plan: memory_plan.Plan) -> Fitted:
     """Merge and reduce: a coreset of every shard of pictures, then a coreset of their union.
 
     A point is at most its shard's radius from the union and the union at most the last radius from the
-    bank, so their sum bounds the covering radius.
+    bank, so their sum bounds the covering radius. The union is twice the bank, however many shards there are:
+    another level between them would add a radius and save nothing.
     """
-    merged = _merged(job, shards)
+    shards = plan.shards
+    merged = _merged(job, plan)
     _some(merged.pictures)
     job.tick("features")
     selections, radii = [], []
@@ -277,7 +283,7 @@ def _streamed(job: Job, shards: int) -> Fitted:
         radii.append(merged.radii[v] + result.radius)
     job.tick("coreset")
     used = merged.pictures
-    chosen, good = _calibrated_again(job, used, selections)
+    chosen, good = _calibrated_again(job, used, selections, plan.peak)
     job.tick("calibration")
     job.task.say(f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} ({shards} shards)")
     limit = _limit(job, good)
@@ -295,6 +301,18 @@ def _streamed(job: Job, shards: int) -> Fitted:
 
 
 @dataclass
+class _Shard:
+    """Of some pictures, per view: the coreset [M, D] and its groups [M], its radius, and how many patches it
+    is of."""
+
+    points: list[Tensor]
+    groups: list[Tensor]
+    radii: list[float]
+    patches: list[int]
+    pictures: list[int]
+
+
+@dataclass
 class _Merged:
     """The coresets of all shards, per view, and what they are of."""
 
@@ -305,35 +323,64 @@ class _Merged:
     pictures: list[int] = field(default_factory=list)
 
 
-def _merged(job: Job, shards: int) -> _Merged:
-    count, views = job.task.count, len(job.views)
+def _merged(job: Job, plan: memory_plan.Plan) -> _Merged:
+    views = len(job.views)
     merged = _Merged([[] for _ in range(views)], [[] for _ in range(views)], [0.0] * views, [0] * views)
-    for shard in range(shards):
-        indices = range(shard * count // shards, (shard + 1) * count // shards)
-        patches = collect(job, indices, f"features {shard + 1}/{shards}")
-        if not patches.pictures:
+    work = partial(_shard, job, plan.shards)
+    for found in job.task.workers(work, range(plan.shards), "features and coresets", plan.peak):
+        if found is None:
             continue  # only copies, or nothing that can be read
-        for v, view in enumerate(job.views):
-            points, groups = patches.points(v)
-            final = bank_size(job.config, v, count * (1 + len(job.copies)) * patches.features[v].shape[1])
-            result = coreset.select(
-                points,
-                min(final, len(points), -(-2 * final // shards)),  # the union holds twice the bank
-                progress=job.progress(f"{job.named('coreset', view)} {shard + 1}/{shards}"),
-            )
-            merged.points[v].append(points[result.indices])
-            merged.groups[v].append(groups[result.indices])
-            merged.radii[v] = max(merged.radii[v], result.radius)
-            merged.patches[v] += len(points)
-        merged.pictures += patches.pictures
-        del patches, points, groups, result
-        gc.collect()
+        for v in range(views):
+            merged.points[v].append(found.points[v])
+            merged.groups[v].append(found.groups[v])
+            merged.radii[v] = max(merged.radii[v], found.radii[v])
+            merged.patches[v] += found.patches[v]
+        merged.pictures += found.pictures
     return merged
 
 
-def _calibrated_again(job: Job, used: list[int], selections: list[Selection]) -> tuple[list[int], Good]:
+def _shard(job: Job, shards: int, shard: int) -> _Shard | None:
+    """One of so many equal parts of the pictures; None where none of them is used."""
+    count = job.task.count
+    indices = range(shard * count // shards, (shard + 1) * count // shards)
+    patches = collect(job, indices, f"features {shard + 1}/{shards}")
+    if not patches.pictures:
+        return None
+    found = _Shard([], [], [], [], patches.pictures)
+    for v, view in enumerate(job.views):
+        points, groups = patches.points(v)
+        final = bank_size(job.config, v, count * (1 + len(job.copies)) * patches.features[v].shape[1])
+        result = coreset.select(
+            points,
+            min(final, len(points), -(-2 * final // shards)),  # the union holds twice the bank
+            progress=job.progress(f"{job.named('coreset', view)} {shard + 1}/{shards}"),
+        )
+        found.points.append(points[result.indices])
+        found.groups.append(groups[result.indices])
+        found.radii.append(result.radius)
+        found.patches.append(len(points))
+        del points, groups, result
+    del patches
+    gc.collect()
+    return found
+
+
+def _calibrated_again(
+    job: Job, used: list[int], selections: list[Selection], peak: int
+) -> tuple[list[int], Good]:
     """The features are gone: calibrate on pictures read again, spread over all of them by the seed."""
     chosen = [used[i] for i in _spread(job, len(used), MAX_CALIBRATION)]
+    # in whole batches, so that each picture shares one with the same others wherever it is worked on
+    size = len(chosen) if job.task.workers.count == 1 else GPU_BATCH
+    parts = [chosen[k : k + size] for k in range(0, len(chosen), size)]
+    found: dict[int, Raw] = {}
+    for part in job.task.workers(partial(_left_out_again, job, selections), parts, "calibration", peak):
+        found |= part
+    chosen = [i for i in chosen if i in found]  # without what has gone in the meantime
+    return chosen, calibrate(job, [found[i] for i in chosen])
+
+
+def _left_out_again(job: Job, selections: list[Selection], chosen: Sequence[int]) -> dict[int, Raw]:
     groups = dict(zip(chosen, job.groups_of(chosen).tolist(), strict=True))
     found: dict[int, Raw] = {}
 
@@ -341,4 +388,4 @@ def _calibrated_again(job: Job, used: list[int], selections: list[Selection]) ->
         found[index] = Raw(*left_out_of(selections, one, groups[index], inside), inside)
 
     embed_pictures(job.model, job.task.load, chosen, store, job.task.step, "calibration")
-    return chosen, calibrate(job, [found[i] for i in chosen])
+    return found

@@ -15,6 +15,7 @@ from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.config import Config
 from flawscope.methods.patchcore.memory_bank import BLOCK
 from flawscope.methods.patchcore.model import Model
+from flawscope.methods.task import HERE, Workers
 
 MIB, GIB = 2**20, 2**30
 MOST = 2 * GIB  # of features that are kept in memory if nobody asks for more
@@ -24,6 +25,7 @@ FEWEST = 2000  # elements at the larger sizes: sparser banks score good pictures
 ALL_PLACES = 400_000  # elements of the banks of all places together: 250 MB with the default backbone
 PLACE = 500  # of a place, however many there are
 KEPT = 1 * GIB  # of patches of some places that stay, to leave pictures out of their banks once more
+PART = 16  # pictures that a part for a worker has at least
 MAX_CALIBRATION = 500  # pictures read again for calibration when the features did not stay in memory
 
 
@@ -64,21 +66,31 @@ def bank_size(config: Config, view: int, patches: int, positions: int | None = N
     return max(1, min(wanted, config.cap, patches))
 
 
-def plan(model: Model, count: int, decoded: int = 0, positions: int | None = None) -> Plan:
-    """Predict the peak, and split until it fits.
+def plan(
+    model: Model,
+    count: int,
+    decoded: int = 0,
+    positions: int | None = None,
+    workers: Workers = HERE,
+) -> Plan:
+    """Predict the peak of a process, and split until it fits.
 
     Args:
         decoded: bytes of the largest picture as it comes from its file.
         positions: that are told apart; None: none are.
+        workers: that the parts are for: at least one each, unless pictures are too few.
 
     Raises:
-        InputError: not even a single picture's features fit.
+        InputError: not even a single picture's features fit, or the pictures are fewer than the setting
+            `shards`.
     """
     config, device = model.config, model.roi.device
     on_cpu = device.type == "cpu"
     threads = torch.get_num_threads() if on_cpu else 1
     base = psutil.Process().memory_info().rss if on_cpu else 0
     free = psutil.virtual_memory().available if on_cpu else _device_free(device)
+    if workers.memory is not None:
+        free = workers.memory
     width = model.views[0].embedding.width
     patches = [int(view.inside.sum()) for view in model.views]
     # features, three distances or norms, a group number, the nearest element, a place in its cell
@@ -98,8 +110,12 @@ def plan(model: Model, count: int, decoded: int = 0, positions: int | None = Non
     installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * (positions or 1) * width * 4
     features = count * per_picture
     budget = config.memory * GIB if config.memory is not None else min(MOST, 0.5 * free)
-    shards = max(1, math.ceil(features / max(budget, 1)))
-    if shards > count:
+    shards = max(1, math.ceil(features / max(budget, 1)), min(workers.count, count // PART))
+    if config.shards is not None:
+        shards = config.shards
+        if shards > count:
+            raise InputError(f"setting shards: {shards} for {count} pictures: write {count} or less")
+    elif shards > count:
         raise InputError(
             f"one picture's features take {per_picture / MIB:.0f} MiB and only {budget / MIB:.0f} MiB may be "
             "used: free some memory, raise --set memory=GiB, or choose a smaller --size"

@@ -1,0 +1,79 @@
+"""A fit whose parts are worked on by the nodes of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from flawscope.cluster.connect import nodes
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.machine import GIB
+
+RETRIES = 20  # of a part whose node was lost
+
+
+class Nodes:
+    """`fitting.fit`'s pool: the nodes of the cluster that this process is connected to.
+
+    Args:
+        threads: of a worker; None: all cores of the smallest node, so that each node has one worker.
+
+    Attributes:
+        count: workers that the nodes have room for.
+        memory: bytes that each may take.
+    """
+
+    def __init__(self, threads: int | None = None):
+        found = nodes()
+        if not found:
+            raise InputError("the cluster has no node that takes tasks: add one with a core at least")
+        self.threads = threads or max(1, min(int(node.cpus) for node in found))
+        room = [int(node.cpus // self.threads) for node in found]
+        self.count = sum(room)
+        if not self.count:
+            most = max(int(node.cpus) for node in found)
+            raise InputError(f"no node has {self.threads} cores: give --threads {most} or less")
+        self.memory: int | None = min(node.memory // n for node, n in zip(found, room, strict=True) if n)
+        self.largest = max(node.memory for node in found)
+
+    def keep(self, data: bytes) -> Any:
+        import ray
+
+        return ray.put(data)
+
+    def submit(self, work: Callable[..., Any], held: Any, *values: Any, peak: int | None) -> Any:
+        import ray
+
+        if peak is not None and peak > self.largest:
+            raise InputError(
+                f"a part takes {peak / GIB:.1f} GiB and no node has more than {self.largest / GIB:.1f}: give "
+                "a smaller --set memory=GiB"
+            )
+        asked = {"num_cpus": self.threads, "max_retries": RETRIES}
+        if peak is not None:
+            asked["memory"] = peak
+        return ray.remote(_run).options(**asked).remote(held, work, values, self.threads)
+
+    def answers(self, asked: Sequence[Any], done: Callable[[], None]) -> Iterator[Any]:
+        import ray
+
+        waiting, there = list(asked), set()
+        for one in asked:
+            while one not in there:
+                ready, waiting = ray.wait(waiting)
+                there.update(ready)
+                done()
+            try:
+                yield ray.get(one)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, FlawscopeError):
+                    raise error.cause from None
+                raise
+
+
+def _run(held: bytes, work: Callable[..., Any], values: tuple[Any, ...], threads: int) -> Any:
+    """In a worker."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return work(held, *values)
