@@ -33,6 +33,7 @@ from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, Task
+from flawscope.methods.together import ALONE, Together
 from flawscope.methods.training_log import board_in
 from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.appearance import Appearance
@@ -60,6 +61,7 @@ def fit(
     device: str = "auto",
     samples: int = 3,
     check: bool = True,
+    together: Together = ALONE,
     pool: Pool | None = None,
     say: Say = quiet,
     step: Step = silent,
@@ -92,6 +94,7 @@ def fit(
         device: auto, cpu, cuda or mps.
         samples: pictures stored in the model for its self-test.
         check: measure what share of simulated defects the model finds, in a tenth of the time at most.
+        together: processes that learn a method that learns in steps together, each by this same call.
         pool: processes that work on parts of the fit, for methods that are fitted in parts; the pictures must
             be files that they can read. The model is that of one process with as many `shards`.
         say: gets lines for a person.
@@ -105,7 +108,7 @@ def fit(
     Raises:
         InputError: wrong settings, no usable pictures, no weights.
     """
-    budget = Budget(minutes, None if checkpoint is None else Path(checkpoint), resume)
+    budget = Budget(minutes, None if checkpoint is None else Path(checkpoint), resume, together=together)
     budget = replace(budget, later=samples, checked=MOST * len(SIZES) * check)
     asked = registry.method(method)
     if not asked.learns_in_steps and (minutes is not None or resume or tensorboard is not None):
