@@ -16,7 +16,8 @@ import pytest
 from flawscope import machine
 from flawscope.benchmark import run as runner
 from flawscope.benchmark import store
-from flawscope.benchmark.run import Live, Plan, _ended, jobs_and_threads, run
+from flawscope.benchmark.process import ended
+from flawscope.benchmark.run import Live, Plan, jobs_and_threads, run
 from flawscope.benchmark.store import Store
 from flawscope.benchmark.tables import Results
 from flawscope.errors import InputError
@@ -154,9 +155,9 @@ def test_no_place_for_a_cells_files_is_that_cells_failure(two: Path, tmp_path: P
 def test_how_a_process_ended_is_said_in_words(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_text("Traceback\nImportError: no timm\n", encoding="utf-8")
-    assert "as systems do when memory runs out" in _ended(-signal.SIGKILL, log)
-    assert "SIGSEGV" in _ended(-signal.SIGSEGV, log)
-    assert _ended(1, log).endswith("ImportError: no timm")
+    assert "as systems do when memory runs out" in ended(-signal.SIGKILL, log)
+    assert "SIGSEGV" in ended(-signal.SIGSEGV, log)
+    assert ended(1, log).endswith("ImportError: no timm")
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_a_backup_of_a_busy_station_is_of_one_moment(
     there = rows(other)
     assert len(there["inspections"]) == held.inspections
     names = {Path(name).stem for name in contents(other)}
-    assert {row[0] for row in there["pictures"]} <= names
+    assert {row[1] for row in there["pictures"]} <= names
 
 
 @on_sqlite
@@ -165,7 +165,7 @@ def test_pictures_that_go_meanwhile_are_noted_and_missing_ones_are_a_warning(
     with monkeypatch.context() as patch:
         counted: Callable[..., Any] = module.counted_in
 
-        def meanwhile(connection: Any) -> Any:
+        def meanwhile(connection: Any, own: Any) -> Any:
             """After the data base was copied."""
             gone = hashlib.sha256(b"picture 0").hexdigest()
             database = Database(filled.url)
@@ -173,7 +173,7 @@ def test_pictures_that_go_meanwhile_are_noted_and_missing_ones_are_a_warning(
                 writer.execute(update(pictures).where(pictures.c.hash == gone).values(removed_at=7))
             database.close()
             Files(filled.store).path(PICTURES, gone, ".png").unlink()
-            return counted(connection)
+            return counted(connection, own)
 
         patch.setattr(module, "counted_in", meanwhile)
         held = backup(filled, tmp_path / "b.tar")

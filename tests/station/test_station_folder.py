@@ -349,11 +349,11 @@ def test_one_that_always_fails_keeps_no_other_waiting(line: Line, monkeypatch: p
 
 
 def test_a_lost_data_base_is_shown_and_nothing_is_lost(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(*_: object) -> set[str]:
+    def lost(*_: object) -> dict[str, int]:
         raise StoreError("it cannot be used", "store_unreachable")
 
     with monkeypatch.context() as patch:
-        patch.setattr("flawscope.station.folder.recorded", lost)
+        patch.setattr(Store, "numbers_of", lost)
         line.put("a.png", picture(1))
         line.open()
         until(lambda: "cannot be used" in line.problems.get("folder_waits", ""))

@@ -244,7 +244,7 @@ def test_what_the_table_names_stays(world: World) -> None:
     world.add(9999, "a")
     world.add(9999, "b")
     with world.database.writing() as connection:
-        row = {"version_id": world.version, "picture": world.path("a").stem}
+        row = {"version_id": world.version, "product_id": world.product, "picture": world.path("a").stem}
         connection.execute(learnt.insert().values(**row))
     world.run(Keep("1 day", "1 day", "1 day", "1 day", "0.001 KB"))
     assert world.kept("a", "b") == "a"
@@ -367,6 +367,7 @@ def test_strays_go_after_an_hour_and_only_then(world: World) -> None:
 def test_a_picture_without_a_record_leaves_no_row(world: World) -> None:
     digest = world.files.keep(PICTURES, b"alone", ".png")
     row = {"hash": digest, "suffix": ".png", "bytes": 5, "width": 1, "height": 1, "created_at": 0}
+    row["product_id"] = world.product
     with world.database.writing() as connection:
         connection.execute(pictures.insert().values(**row))
     os.utime(world.path("alone"), (0, 0))
@@ -412,7 +413,7 @@ def test_a_record_that_is_being_written_is_waited_for(world: World) -> None:
             removing = pool.submit(world.run, Keep())
             time.sleep(0.5)
             assert not removing.done()
-            recording._insert(connection, world.taken(0, "a"))
+            recording.record(connection, [world.taken(0, "a")])
         assert removing.result(30).pictures == 0
     assert world.kept("a") == "a"
 

@@ -1,25 +1,22 @@
-"""Working a grid off: a process for each cell, some at a time, and tables after each of them."""
+"""Working a grid off: each cell in a process of its own, some at a time, and tables after each of them."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 from flawscope.benchmark.cell import Task
 from flawscope.benchmark.grid import Cell, Grid
+from flawscope.benchmark.process import Process
 from flawscope.benchmark.store import Store
 from flawscope.benchmark.tables import METRICS, Results
 from flawscope.errors import require_installed
@@ -27,6 +24,7 @@ from flawscope.machine import GIB, all_threads, memory
 from flawscope.progress import counted, duration
 
 Say = Callable[[str], None]
+Ended = tuple[float, str | None]  # seconds that a cell took, and the reason if it failed
 TICK = 0.5  # seconds between looks at what the processes say
 CELL_MEMORY = 4 * GIB  # what a cell may take; those of the methods that come along stay below
 CELL_THREADS = 2  # with fewer, reading pictures and computing wait for each other
@@ -81,29 +79,33 @@ def run(
     lock: int | None,
     live: Live,
     after: Callable[[Results], None],
+    workers: Workers | None = None,
 ) -> None:
     """Work off what is not done yet.
 
-    One failure does not stop the rest. When this is interrupted, the processes are ended; what is done stays,
+    One failure does not stop the rest. When this is interrupted, the cells are ended; what is done stays,
     and the next call goes on.
 
     Args:
         lock: file number that the processes keep open.
         after: called with what is known before the first cell and after each.
+        workers: None: processes of this machine.
     """
     done, failed = finished(grid, store), dict[str, str]()
     after(Results(grid, dict(done), {}))
-    processes = _Processes(store, plan, lock, live)
+    workers = workers or Here(store, plan, lock, live)
     spent: dict[str, list[float]] = {}  # seconds of cells, by method
-    with ThreadPoolExecutor(plan.jobs) as pool:
-        futures = {pool.submit(processes.work_off, c): c for c in grid.cells if c.name not in done}
-        left = set(futures)
+    waiting, left = deque(c for c in grid.cells if c.name not in done), dict[Future[Ended], Cell]()
+    with ThreadPoolExecutor(workers.most) as pool:
         try:
-            while left:
-                ended, left = wait(left, TICK, FIRST_COMPLETED)
+            while waiting or left:
+                while waiting and len(left) < workers.most:
+                    cell = waiting.popleft()
+                    left[pool.submit(workers.begin(cell))] = cell
+                ended, _ = wait(left, TICK, FIRST_COMPLETED)
                 live.show()
                 for future in ended:
-                    cell = futures[future]
+                    cell = left.pop(future)
                     seconds, reason = future.result()
                     document = store.read(cell)
                     if document is None:
@@ -112,16 +114,14 @@ def run(
                         done[cell.name] = document
                         spent.setdefault(cell.method, []).append(seconds)
                     results = Results(grid, dict(done), dict(failed))
-                    text = _line(cell, results) + _left([futures[f] for f in left], spent, plan.jobs)
+                    text = _line(cell, results) + _left([*left.values(), *waiting], spent, plan.jobs)
                     live.line(text, failed=document is None)
                     if document is not None and reason:  # such as a model that could not be kept
                         live.line(f"      {cell.label}: {reason}", failed=True)
                     after(results)
         except BaseException:
-            processes.end()
+            workers.end()
             raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def finished(grid: Grid, store: Store) -> dict[str, dict[str, Any]]:
@@ -130,104 +130,69 @@ def finished(grid: Grid, store: Store) -> dict[str, dict[str, Any]]:
     return {name: document for name, document in found.items() if document is not None}
 
 
-# --------------------------------------------------------------------------------------------------- one cell
+# ------------------------------------------------------------------------------------------- where cells run
 
 
-class _Processes:
-    """Those that run. `work_off` is called by threads, `end` by the one that waits for them."""
+class Workers(Protocol):
+    """Where cells are worked off.
+
+    most: how many cells are begun before one has ended.
+    """
+
+    most: int
+
+    def begin(self, cell: Cell) -> Callable[[], Ended]:
+        """Called for one cell after the other. What it gives is called by a thread, and waits for the end."""
+
+    def end(self) -> None:
+        """Stop them: everything they write is whole or not there."""
+
+
+class Here:
+    """Processes of this machine."""
 
     def __init__(self, store: Store, plan: Plan, lock: int | None, live: Live):
         self.store, self.plan, self.lock, self.live = store, plan, lock, live
-        self.running: dict[str, subprocess.Popen[str]] = {}
-        self.ending = threading.Event()
+        self.most = plan.jobs
+        self.running: dict[str, Process] = {}
+        self.ending = False
+
+    def begin(self, cell: Cell) -> Callable[[], Ended]:
+        return partial(self._work_off, cell)
 
     def end(self) -> None:
-        """Kill them: everything they write is whole or not there."""
-        self.ending.set()
+        self.ending = True
         for process in list(self.running.values()):
             process.kill()
 
-    def work_off(self, cell: Cell) -> tuple[float, str | None]:
-        """Run a cell's process to its end: seconds, and the reason if it failed."""
+    def _work_off(self, cell: Cell) -> Ended:
         began = time.monotonic()
-        try:
-            reason = self._run(cell)
-        except OSError as error:
-            where = f" ({error.filename})" if error.filename else ""
-            reason = f"its process could not be run: {error.strerror or error}{where}; try again"
-        return time.monotonic() - began, reason
 
-    def _run(self, cell: Cell) -> str | None:
-        """The reason if it failed; OSError where there is no place for its files, or no process."""
-        work = self.store.work(cell)
-        work.mkdir(parents=True, exist_ok=True)
-        log = work / "log.txt"
-        process = self._start(log)
-        self.running[cell.name] = process
-        if self.ending.is_set():
+        def tell(where: str) -> None:
+            self.live.running[cell.label] = where
+
+        self.running[cell.name] = process = Process(task_of(cell, self.store, self.plan), tell, self.lock)
+        if self.ending:
             process.kill()
         try:
-            error = self._listen(process, cell)
+            reason = process.run()
         finally:
-            code = process.wait()
             self.live.running.pop(cell.label, None)
             del self.running[cell.name]
-        return None if code == 0 else error or _ended(code, log)
-
-    def _start(self, log: Path) -> subprocess.Popen[str]:
-        threads = {name: str(self.plan.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        with open(log, "w", encoding="utf-8") as stderr:
-            return subprocess.Popen(
-                [sys.executable, "-m", "flawscope.benchmark.cell"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-                env={**os.environ, **threads},
-                start_new_session=True,  # Ctrl-C comes to this process alone, which ends the others
-                pass_fds=() if self.lock is None else (self.lock,),
-            )
-
-    def _listen(self, process: subprocess.Popen[str], cell: Cell) -> str | None:
-        """Tell it what to do, and show where it is; the last words of one that failed."""
-        error = None
-        self.live.running[cell.label] = "starts"
-        with suppress(OSError, ValueError), process:  # it may be killed in the middle of a word
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(json.dumps(asdict(self._task(cell))) + "\n")
-            process.stdin.flush()  # and stays open: when this process dies, that one ends
-            for line in process.stdout:
-                message = json.loads(line)
-                error = message.get("error", error)
-                if "stage" in message:
-                    where = f"{message['stage']} {message['done']} of {message['total']}"
-                    self.live.running[cell.label] = where
-            process.wait()  # with its stdin open to the end
-        return error
-
-    def _task(self, cell: Cell) -> Task:
-        return Task(
-            root=os.path.abspath(self.plan.root),
-            **vars(cell),
-            threads=self.plan.threads,
-            jobs=self.plan.jobs,
-            work=str(self.store.work(cell)),
-            out=str(self.store.cell(cell)),
-            keep=str(self.store.model(cell)) if self.plan.keep_models else None,
-        )
+        return time.monotonic() - began, reason
 
 
-def _ended(code: int, log: Path) -> str:
-    """Why a process ended that said nothing."""
-    if code == -9:
-        return (
-            "its process was killed, as systems do when memory runs out: give fewer --jobs or a smaller size"
-        )
-    if code < 0:
-        return f"its process was ended by signal {signal.Signals(-code).name}: try again"
-    words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f"its process ended with code {code}: {words[-1] if words else 'it said nothing'}"
+def task_of(cell: Cell, store: Store, plan: Plan) -> Task:
+    """What a cell's process has to do, and where its files are."""
+    return Task(
+        root=os.path.abspath(plan.root),
+        **vars(cell),
+        threads=plan.threads,
+        jobs=plan.jobs,
+        work=str(store.work(cell)),
+        out=str(store.cell(cell)),
+        keep=str(store.model(cell)) if plan.keep_models else None,
+    )
 
 
 # ---------------------------------------------------------------------------------------------- messages

@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawscope.cli import common
+from flawscope.cli import cluster, common
+from flawscope.cluster import connect
 from flawscope.errors import FlawscopeError
 from flawscope.progress import counted
 
 if TYPE_CHECKING:
-    from flawscope.benchmark.grid import Grid
+    from flawscope.benchmark.grid import Cell, Grid
+    from flawscope.benchmark.run import Live, Plan, Workers
+    from flawscope.benchmark.store import Store
     from flawscope.benchmark.tables import Results
 
 
@@ -67,18 +72,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-models", action="store_true", help="keep the model files, in DIR/models")
     parser.add_argument("--json", action="store_true", help="print one JSON document, as results.json")
     common.add_device(parser)
+    cluster.add_arguments(parser)
     common.add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.benchmark.markdown import methods_and_seeds
-    from flawscope.benchmark.run import Live, Plan, finished, jobs_and_threads, refuse_without_torch
+    from flawscope.benchmark.run import Live, finished, refuse_without_torch
     from flawscope.benchmark.run import run as work_off
     from flawscope.benchmark.store import Store
     from flawscope.benchmark.tables import Results
 
+    if args.cluster is not None:
+        connect.check(args.cluster)
     grid = _planned(args)
-    refuse_without_torch()
+    if args.cluster is None:
+        refuse_without_torch()
     out = common.folder_for_results(args.out)
     say = common.say_for(args)
     store = Store(out)
@@ -99,21 +108,18 @@ def run(args: argparse.Namespace) -> int:
     with store.locked() as lock:
         store.prepare()
         before = finished(grid, store)
-        left = len(grid.cells) - len(before)
+        left = [cell for cell in grid.cells if cell.name not in before]
         say(
             f"{counted(len(grid.cells), 'cell')}: "
             f"{', '.join(dict.fromkeys(cell.category for cell in grid.cells))}; "
             f"{methods_and_seeds(grid)}" + (f"; {len(before)} done already" if before else "")
         )
-        jobs, threads = 1, 1
-        if left:
-            jobs, threads = jobs_and_threads(left, args.jobs, args.threads, args.device, say)
-        elif args.keep_models and not all(store.model(cell).is_file() for cell in grid.cells):
+        if not left and args.keep_models and not all(store.model(cell).is_file() for cell in grid.cells):
             say(f"some were done without --keep-models: remove their files in {store.cells} to fit anew")
         live = Live(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
-        plan = Plan(args.data, jobs, threads, args.keep_models)
         try:
-            work_off(grid, store, plan, lock, live, after)
+            with _workers(args, left, store, live, say) as (plan, workers):
+                work_off(grid, store, plan, lock, live, after, workers)
         except KeyboardInterrupt:
             done = len(finished(grid, store))
             of = counted(len(grid.cells), "cell")
@@ -127,6 +133,29 @@ def run(args: argparse.Namespace) -> int:
         raise FlawscopeError(unwritten)
     say(f"wrote {out / 'results.md'}, results.csv and results.json")
     return _code(latest)
+
+
+@contextmanager
+def _workers(
+    args: argparse.Namespace, left: Sequence[Cell], store: Store, live: Live, say: Callable[[str], None]
+) -> Iterator[tuple[Plan, Workers | None]]:
+    """How the cells that are left are worked off, and where; None: here."""
+    from flawscope.benchmark.run import Plan, jobs_and_threads
+
+    if not left:
+        yield Plan(args.data, 1, 1), None
+    elif args.cluster is None:
+        jobs, threads = jobs_and_threads(len(left), args.jobs, args.threads, args.device, say)
+        yield Plan(args.data, jobs, threads, args.keep_models), None
+    else:
+        from flawscope.cluster import grid
+
+        how = {"jobs": args.jobs, "threads": args.threads, "device": args.device}
+        with (
+            connect.connected(args.cluster),
+            grid.workers(left, store, args.data, live, say, **how, keep_models=args.keep_models) as found,
+        ):
+            yield found
 
 
 def _planned(args: argparse.Namespace) -> Grid:

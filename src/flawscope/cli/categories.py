@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flawscope.cli import common, fit
+from flawscope.cluster import connect
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods import registry
-from flawscope.progress import Step, duration, silent
+from flawscope.progress import Step, duration, silent, some
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
 
 
 class Done(NamedTuple):
-    """What became of a category; `failed`: why there is no model."""
+    """What became of a category, a row of the table."""
 
     category: str
     model: str = ""
@@ -26,34 +29,54 @@ class Done(NamedTuple):
     threshold: str = ""
     alarms: str = ""
     time: str = ""
+
+
+class Outcome(NamedTuple):
+    """Of a category: `lines` for a person, the line that names a failure, pictures that were skipped."""
+
+    done: Done
+    lines: Sequence[str] = ()
     failed: str = ""
+    skipped: Sequence[str] = ()
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fit them one after the other. One that fails is reported and does not stop the others; the exit code is
-    1 then. With `--resume`, models that are there already are kept."""
+    """Fit them one after the other, or with `--cluster` on its nodes. One that fails is reported and does not
+    stop the others; the exit code is 1 then. With `--resume`, models that are there already are kept."""
     from flawscope.datasets.categories import present_categories
 
     names = present_categories(args.data, args.category, "--category")
     say = common.say_for(args)
     _check_folder(args)
-    calls = [_call(args, name) for name in names]
-    for call in calls:
+    calls = {name: _call(args, name) for name in names}
+    for call in calls.values():
         fit.checked(call)
     common.folder_for_results(args.out)
     say(f"{len(names)} models, in {args.out}: {', '.join(names)}")
-    done: list[Done] = []
-    failures: list[str] = []
+    found: dict[str, Outcome] = {}
+
+    def take(name: str, outcome: Outcome) -> None:
+        found[name] = outcome
+        for line in outcome.lines:
+            say(line)
+        if outcome.failed:
+            common.say(outcome.failed)
+
     try:
-        for call in calls:
-            done.append(_one(call, say, failures))
+        if args.cluster is None:
+            for name, call in calls.items():
+                take(name, _one(call, _step(call)))
+        else:
+            _on_nodes(args, calls, take, say)
     except KeyboardInterrupt as error:
-        text = str(error) or f"interrupted during {names[len(done)]}; go on with --resume"
-        raise KeyboardInterrupt(f"{len(done)} of {len(names)} models done; {text}") from None
+        running = [name for name in names if name not in found][: None if args.cluster else 1]
+        text = str(error) or f"interrupted during {some(running)}; go on with --resume"
+        raise KeyboardInterrupt(f"{len(found)} of {len(names)} models done; {text}") from None
+    outcomes = [found[name] for name in names]
     header = ("category", "model", "pictures", "score threshold", "false alarms expected", "time")
-    say(common.table([one[:-1] for one in done], header))
-    code = common.report_failures(failures)
-    return 1 if any(one.failed for one in done) else code
+    say(common.table([one.done for one in outcomes], header))
+    code = common.report_failures([line for one in outcomes for line in one.skipped])
+    return 1 if any(one.failed for one in outcomes) else code
 
 
 def _check_folder(args: argparse.Namespace) -> None:
@@ -70,19 +93,20 @@ def _call(args: argparse.Namespace, category: str) -> argparse.Namespace:
     """The call for this category alone."""
     out = str(Path(args.out) / f"{category}.safetensors")
     board = args.tensorboard and str(Path(args.tensorboard) / category)
-    return argparse.Namespace(**{**vars(args), "category": category, "out": out, "tensorboard": board})
+    own = {"category": category, "out": out, "tensorboard": board, "cluster": None, "again": False}
+    return argparse.Namespace(**{**vars(args), **own})
 
 
-def _one(call: argparse.Namespace, say: fit.Say, failures: list[str]) -> Done:
-    """Fit one category, and say in a line what became of it."""
+def _one(call: argparse.Namespace, step: Step) -> Outcome:
+    """Fit one category."""
     from flawscope.predictor import read_manifest
 
     began, name = time.monotonic(), call.category
     try:
-        if call.resume and Path(call.out).is_file():
-            say(f"{name}: kept, it is there already")
-            return _described(call, read_manifest(call.out))
-        predictor = fit.learnt(_resuming(call), lambda line: None, _step(call))
+        if _is_kept(call):
+            found = _described(call, read_manifest(call.out))
+            return Outcome(found, [f"{name}: kept, it is there already"])
+        predictor = fit.learnt(_resuming(call), lambda line: None, step)
     except FlawscopeError as error:
         reason = " ".join(str(error).split())
     except MemoryError:
@@ -94,21 +118,66 @@ def _one(call: argparse.Namespace, say: fit.Say, failures: list[str]) -> Done:
             f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}; --debug shows where"
         )
     else:
-        failures += predictor.failures
         found = _described(call, predictor.manifest)._replace(time=duration(time.monotonic() - began))
-        calibration = predictor.calibration
-        say(f"{name}: {found.pictures} pictures in {found.time}; {calibration.promise()}")
-        for note in predictor.manifest.notes:
-            say(f"  {note}")
-        return found
-    common.say(f"{name}: failed: {reason}")
-    return Done(name, "failed", time=duration(time.monotonic() - began), failed=reason)
+        line = f"{name}: {found.pictures} pictures in {found.time}; {predictor.calibration.promise()}"
+        notes = [f"  {note}" for note in predictor.manifest.notes]
+        return Outcome(found, [line, *notes], skipped=predictor.failures)
+    return _failed(name, reason, duration(time.monotonic() - began))
+
+
+def _is_kept(call: argparse.Namespace) -> bool:
+    return call.resume and Path(call.out).is_file()
+
+
+def _failed(name: str, reason: str, took: str = "") -> Outcome:
+    return Outcome(Done(name, "failed", time=took), failed=f"{name}: failed: {reason}")
+
+
+def _on_nodes(
+    args: argparse.Namespace,
+    calls: Mapping[str, argparse.Namespace],
+    take: Callable[[str, Outcome], None],
+    say: fit.Say,
+) -> None:
+    """Each category as a task of the cluster."""
+    from flawscope.benchmark.run import Live
+    from flawscope.cluster import categories
+
+    left = {}
+    for name, call in calls.items():
+        if _is_kept(call):
+            take(name, _one(call, silent))
+        else:
+            left[name] = call
+    if not left:
+        return
+    live = Live(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
+
+    def done(name: str, found: Outcome | FlawscopeError) -> None:
+        if isinstance(found, FlawscopeError):
+            if args.debug and found.__cause__:  # with what the node's process says
+                raise found
+            found = _failed(name, " ".join(str(found).split()))
+        take(name, found)
+
+    fits = {name: _predicted(call) for name, call in left.items()}
+    how = {"threads": args.threads, "device": args.device}
+    with connect.connected(args.cluster):
+        categories.fit_each(_one, left, fits, args.data, args.out, live, say, done, **how)
+
+
+def _predicted(call: argparse.Namespace) -> dict[str, Any]:
+    """The fit as `predicted_peak` takes it."""
+    options = {"method": fit.method_of(call), **fit.checked(call)}
+    given = {"category": call.category, "roi": call.roi, "group": call.group, "min_defect": call.min_defect}
+    return {"images": os.path.abspath(call.data), "device": call.device, **given, **options}
 
 
 def _resuming(call: argparse.Namespace) -> argparse.Namespace:
-    """--resume is for methods that learn in steps; for others a category is the step."""
+    """--resume is for methods that learn in steps; for others a category is the step. Where a node was lost,
+    they go on without being asked."""
     learns = registry.method(fit.method_of(call)).learns_in_steps
-    return argparse.Namespace(**{**vars(call), "resume": call.resume and learns})
+    return argparse.Namespace(**{**vars(call), "resume": (call.resume or call.again) and learns})
 
 
 def _step(call: argparse.Namespace) -> Step:

@@ -224,30 +224,44 @@ def _fitted(
     from flawscope.runtime.torch import use_threads
 
     method, preset, settings = _settings_of(options)
+    call: dict[str, Any] = {
+        "method": method,
+        "preset": preset,
+        "false_alarm_rate": args.false_alarm_rate or DEFAULT_RATE,
+        "roi": args.roi,
+        "group": args.group,
+        "min_defect": args.min_defect,
+        "drop_suspects": args.drop_suspects,
+        "seen": options.get("seen", 0),
+        "minutes": args.minutes,
+        "resume": args.resume,
+        "tensorboard": args.tensorboard,
+        "samples": 0 if args.no_samples else 3,
+        "check": not args.no_check,
+        "say": say,
+        "step": step,
+        **settings,
+    }
+    if args.cluster is not None and registry.method(method).learns_in_steps:
+        return _trained_together(args, dataset, call)
     with _pool(args, dataset) as pool:
         use_threads(None if pool else args.threads)
-        return fitting.fit(
-            dataset,
-            method=method,
-            preset=preset,
-            false_alarm_rate=args.false_alarm_rate or DEFAULT_RATE,
-            roi=args.roi,
-            group=args.group,
-            min_defect=args.min_defect,
-            drop_suspects=args.drop_suspects,
-            seen=options.get("seen", 0),
-            minutes=args.minutes,
-            checkpoint=checkpoint_of(args.out),  # of methods that learn in steps
-            resume=args.resume,
-            tensorboard=args.tensorboard,
-            device=args.device,
-            samples=0 if args.no_samples else 3,
-            check=not args.no_check,
-            pool=pool,
-            say=say,
-            step=step,
-            **settings,
-        )
+        checkpoint = checkpoint_of(args.out)  # of methods that learn in steps
+        return fitting.fit(dataset, checkpoint=checkpoint, device=args.device, pool=pool, **call)
+
+
+def _trained_together(args: argparse.Namespace, dataset: Dataset, call: dict[str, Any]) -> Predictor:
+    """A training by a worker on each GPU of the cluster, or on each node."""
+    from flawscope.cluster import training
+    from flawscope.predictor import load
+
+    with connect.connected(args.cluster):
+        _require_shared(dataset)
+        gpu = {"auto": None, "cpu": False}.get(args.device, True)
+        made = training.fit(dataset, out=args.out, threads=args.threads, gpu=gpu, **call)
+    predictor = load(made.model, device="cpu")
+    predictor.failures, predictor.suspects = made.failures, made.suspects
+    return predictor
 
 
 @contextmanager
@@ -259,9 +273,13 @@ def _pool(args: argparse.Namespace, dataset: Dataset) -> Iterator[Pool | None]:
     from flawscope.cluster.fit import Nodes
 
     with connect.connected(args.cluster):
-        shared = "put the pictures where every node sees them under this path"
-        connect.require_shared(dataset.train[0].path, shared)
+        _require_shared(dataset)
         yield Nodes(args.threads)
+
+
+def _require_shared(dataset: Dataset) -> None:
+    remedy = "put the pictures where every node sees them under this path"
+    connect.require_shared(dataset.train[0].path, remedy)
 
 
 def _extended(args: argparse.Namespace, old: Artefact, dataset: Dataset, say: Say, step: Step) -> Predictor:

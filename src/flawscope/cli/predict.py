@@ -7,17 +7,19 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from flawscope.cli import common, remote
+from flawscope.cli import cluster, clustered, common, remote
 from flawscope.cli.remarks import on_files
 from flawscope.progress import counted, silent
 
 if TYPE_CHECKING:
+    from flawscope.artefact.model_file import Manifest
+    from flawscope.calibration.decision import Calibration
     from flawscope.cli.output import Output
     from flawscope.pictures.decoding import Source
     from flawscope.predictor import Predictor
@@ -53,8 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fail-on-anomaly", action="store_true", help="exit with 3 if any picture is anomalous"
     )
-    common.add_device(parser)
+    common.add_device(parser, threads="all cores; with --cluster 1")
     remote.add_arguments(parser)
+    cluster.add_arguments(parser)
+    clustered.add_arguments(parser)
     common.add_quiet(parser)
 
 
@@ -64,6 +68,9 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.results.mismatch import Mismatch
 
     remote.check(args)
+    clustered.check(args)
+    if args.cluster is not None:
+        return clustered.run(args)
     common.check_out(args)
     if args.server is not None:
         return remote.run(args, _asked([args.model, *(args.pictures or [])]), _judge)
@@ -83,12 +90,16 @@ def run(args: argparse.Namespace) -> int:
         judged = counted(together.count + len(output.failures), "input")
         raise KeyboardInterrupt(f"interrupted after {judged}{of}{kept}") from None
     finally:
-        facts = _facts(args, predictor, together, len(output.failures))
-        facts |= {"complete": complete, "seconds": round(time.monotonic() - began, 3)}
-        output.finish(facts, predictor.manifest.preprocess.white_level)
+        told = facts(args, predictor.manifest, predictor.calibration, together, len(output.failures))
+        told |= {"complete": complete, "seconds": round(time.monotonic() - began, 3)}
+        output.finish(told, predictor.manifest.preprocess.white_level)
     if not args.quiet:
-        for line in _remarks(args, asked, predictor, together):
+        if not args.json and together.count:
+            common.say(all_together(together, predictor.calibration))
+        for line in on_files(asked.several, [os.fspath(path) for path in asked.beside]):
             common.say(line)
+        if line := together.line():
+            common.say(f"warning: {line}")
     code = output.code
     return 3 if args.fail_on_anomaly and together.anomalous else code
 
@@ -120,13 +131,12 @@ def _judge(
         output.add(one, one.path)
 
 
-def _facts(
-    args: argparse.Namespace, predictor: Predictor, together: Mismatch, unjudged: int
+def facts(
+    args: argparse.Namespace, manifest: Manifest, calibration: Calibration, together: Mismatch, unjudged: int
 ) -> dict[str, Any]:
     """What `results.json` says of the run."""
     from flawscope._version import __version__
 
-    manifest, calibration = predictor.manifest, predictor.calibration
     return {
         "model": os.path.basename(args.model),
         "category": manifest.category,
@@ -146,16 +156,9 @@ def _facts(
     }
 
 
-def _remarks(
-    args: argparse.Namespace, asked: Asked, predictor: Predictor, together: Mismatch
-) -> Iterator[str]:
-    """What a person should know at the end."""
-    if not args.json and together.count:
-        promise = predictor.calibration.promise()
-        yield f"{together.anomalous} of {counted(together.count, 'picture')} anomalous; {promise}"
-    yield from on_files(asked.several, [os.fspath(path) for path in asked.beside])
-    if line := together.line():
-        yield f"warning: {line}"
+def all_together(together: Mismatch, calibration: Calibration) -> str:
+    """What came out, for a person."""
+    return f"{together.anomalous} of {counted(together.count, 'picture')} anomalous; {calibration.promise()}"
 
 
 @dataclass

@@ -46,6 +46,9 @@ def run(args: argparse.Namespace) -> int:
         *("multipart", "jinja2"),
         extras="station",
     )
+    from flawscope.station.memory import give_back
+
+    give_back()  # before anything starts threads
     from flawscope.station.app import Server
     from flawscope.station.station import Station
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flawscope.errors import FlawscopeError, InputError, require_installed
+from flawscope.machine import cores
 
 WHERE = "auto|local|ray://HOST:PORT|HOST:PORT"  # what `--cluster` takes
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns of a change that does not concern us
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # what goes wrong comes as an exception, too
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # nodes tell of tasks that are tried again, on stdout
 }
 LOOPBACK = "127.0.0.1"
 PATIENCE = 10.0  # seconds for somebody to answer at an address
@@ -64,15 +68,18 @@ def connected(where: str) -> Iterator[None]:
     import ray
 
     try:
-        ray.init(
-            address=where,
-            include_dashboard=False if where == "local" else None,
-            _node_ip_address=LOOPBACK if where == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with _without_stderr():
+            ray.init(
+                address=where,
+                num_cpus=cores() if where == "local" else None,
+                include_dashboard=False if where == "local" else None,
+                _node_ip_address=LOOPBACK if where == "local" else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(_refused(where, error)) from None
+    _keep_off_stdout()
     try:
         yield
     except ray.exceptions.RayActorError as error:
@@ -81,6 +88,25 @@ def connected(where: str) -> Iterator[None]:
         raise FlawscopeError(f"the cluster was lost: {one_line(error)}; {REPEAT}") from None
     finally:
         ray.shutdown()
+
+
+def _keep_off_stdout() -> None:
+    """Ray prints there that it begins tasks of lost nodes again, among results, and has no setting for it."""
+    worker: Any = importlib.import_module("ray._private.worker")
+    worker.print_to_stdstream = lambda data, ignore_prefix=False: None
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Ray's own processes say how much they will say."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _reach(where: str) -> None:

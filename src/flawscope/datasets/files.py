@@ -7,8 +7,10 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import PICTURE_SUFFIXES, is_picture
@@ -27,6 +29,7 @@ SIDE_SUFFIXES = frozenset(
 OWN_LIST = ".flawscope"  # in a folder of results: what flawscope wrote there, a JSON string a line
 
 StrPath = str | os.PathLike[str]
+AnyPath = TypeVar("AnyPath", bound=StrPath)
 NaturalKey = tuple[tuple[tuple[tuple[int, str], ...], str], ...]
 
 
@@ -46,11 +49,12 @@ def is_litter(name: str) -> bool:
     return name.startswith(".") or name.casefold() in LITTER
 
 
-def entries(folder: Path) -> list[os.DirEntry[str]]:
+def entries(folder: Path, *, only_folders: bool = False) -> list[os.DirEntry[str]]:
     """What lies in a folder, without litter, in natural order. InputError if it cannot be read."""
     try:
         with os.scandir(folder) as listing:
-            return sorted((e for e in listing if not is_litter(e.name)), key=lambda e: natural_key(e.name))
+            found = (e for e in listing if not (is_litter(e.name) or (only_folders and not _is_folder(e))))
+            return sorted(found, key=lambda e: natural_key(e.name))
     except OSError as error:
         raise folder_error(folder, error) from error
 
@@ -113,7 +117,31 @@ def walk(folder: Path) -> list[Path]:
     """Every file below `folder`, in natural order of the relative path. Links to folders are followed, and
     each real folder is visited once, so that a loop of links ends. What flawscope wrote into folders of
     results is passed over."""
-    found: list[Path] = []
+    return list(walked(folder))
+
+
+def walked(folder: Path) -> Iterator[Path]:
+    """As `walk`, one by one: memory holds the names of folders, and what lies in one of them."""
+    folders, own = _folders(folder)
+    levels = [iter(entries(folder))]
+    above = [folder]
+    while levels:
+        entry = next(levels[-1], None)
+        if entry is None:
+            levels.pop()
+            above.pop()
+            continue
+        path = Path(above[-1], entry.name)
+        if path in folders:
+            levels.append(iter(entries(path)))
+            above.append(path)
+        elif path not in own and not _is_folder(entry) and _is_file(entry):
+            yield path
+
+
+def _folders(folder: Path) -> tuple[set[Path], set[Path]]:
+    """The folders that are visited, `folder` and those below it, and what flawscope wrote into them."""
+    visited: set[Path] = set()
     own: set[Path] = set()
     seen: set[tuple[int, int]] = set()
     waiting: list[Path] = [folder]
@@ -127,14 +155,11 @@ def walk(folder: Path) -> list[Path]:
         if (identity.st_dev, identity.st_ino) in seen:
             continue
         seen.add((identity.st_dev, identity.st_ino))
+        visited.add(here)
         own.update(here / name for name in own_files(here))
-        for entry in entries(here):
-            path = Path(here, entry.name)
-            if _is_folder(entry):
-                (linked if entry.is_symlink() else waiting).append(path)
-            elif _is_file(entry):
-                found.append(path)
-    return sorted((f for f in found if f not in own), key=lambda path: natural_key(path.relative_to(folder)))
+        for entry in entries(here, only_folders=True):
+            (linked if entry.is_symlink() else waiting).append(Path(here, entry.name))
+    return visited, own
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -160,9 +185,19 @@ def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Pat
     inputs: list[Path] = []
     beside: list[Path] = []
     for path, outright in _listed(spec):
-        is_beside = not outright and path.suffix.lower() in SIDE_SUFFIXES
-        (beside if is_beside else inputs).append(path)
+        (beside if _is_beside(path, outright) else inputs).append(path)
     return inputs, beside
+
+
+def iter_inputs(spec: StrPath) -> Iterator[tuple[Path, bool]]:
+    """As `list_inputs` of one file, folder or pattern, one by one: a file, and whether it lies beside
+    pictures. A pattern may name one twice."""
+    for path, outright in _expand(spec):
+        yield path, _is_beside(path, outright)
+
+
+def _is_beside(path: Path, outright: bool) -> bool:
+    return not outright and path.suffix.lower() in SIDE_SUFFIXES
 
 
 def _listed(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, bool]]:
@@ -176,28 +211,36 @@ def _listed(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, bool]]:
 def _expand(spec: StrPath) -> Iterator[tuple[Path, bool]]:
     path = Path(spec)
     if path.is_dir():
-        inside = walk(path)
-        if not any(map(is_picture, inside)):
-            raise _no_pictures(f"{path}: no pictures in this folder", inside)
+        inside = with_pictures(walked(path), f"{path}: no pictures in this folder")
         yield from ((one, False) for one in inside)
     elif os.path.lexists(path):
         yield path, True
     elif glob.has_magic(str(spec)):
         matches = sorted((Path(m) for m in glob.glob(str(spec), recursive=True)), key=natural_key)
-        inside = []
-        for match in matches:
-            if not is_litter(match.name):
-                inside += walk(match) if match.is_dir() else [match]
-        if not any(map(is_picture, inside)):
-            raise _no_pictures(f"{spec}: the pattern matches no picture", inside)
+        shown = (match for match in matches if not is_litter(match.name))
+        found = chain.from_iterable(walked(match) if match.is_dir() else [match] for match in shown)
+        inside = with_pictures(found, f"{spec}: the pattern matches no picture")
         yield from ((one, False) for one in inside)
     else:
         raise InputError(f"{path}: no such file or folder; check the path")
 
 
-def _no_pictures(text: str, others: list[Path]) -> InputError:
+def with_pictures(files: Iterator[AnyPath], text: str) -> Iterator[AnyPath]:
+    """The files, one of which has to be a picture; InputError with this text if none is."""
+    before = []
+    for path in files:
+        before.append(path)
+        if is_picture(path):
+            break
+    else:
+        raise _no_pictures(text, before)
+    yield from before
+    yield from files
+
+
+def _no_pictures(text: str, others: Sequence[StrPath]) -> InputError:
     """With what is there instead."""
-    found = f", only {some([path.name for path in others])}" if others else ""
+    found = f", only {some([os.path.basename(path) for path in others])}" if others else ""
     return InputError(f"{text}{found}; known formats: {known_formats()}")
 
 

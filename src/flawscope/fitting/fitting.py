@@ -108,8 +108,8 @@ def fit(
     Raises:
         InputError: wrong settings, no usable pictures, no weights.
     """
-    budget = Budget(minutes, None if checkpoint is None else Path(checkpoint), resume, together=together)
-    budget = replace(budget, later=samples, checked=MOST * len(SIZES) * check)
+    budget = Budget(minutes, None if checkpoint is None else Path(checkpoint), resume)
+    budget = replace(budget, together=together, later=samples, checked=MOST * len(SIZES) * check)
     asked = registry.method(method)
     if not asked.learns_in_steps and (minutes is not None or resume or tensorboard is not None):
         raise InputError(f"{method} does not learn in steps: leave out --minutes, --resume and --tensorboard")

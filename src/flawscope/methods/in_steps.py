@@ -20,7 +20,7 @@ from flawscope.methods.extract import BATCH, Store, embed_pictures
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.settings import TrainingSettings
 from flawscope.methods.task import Task
-from flawscope.methods.training import Trainer, as_json
+from flawscope.methods.training import Trainer, arrays, as_json, tensors_of
 from flawscope.progress import counted, duration, silent
 
 CHECK = 0.1  # share of the minutes that is set aside for the check, at most
@@ -89,7 +89,8 @@ class Run:
         later: Sequence[str] = (),
         **decisive: Any,
     ) -> None:
-        """Train, and put the number of steps into the model's settings.
+        """Train, and put the number of steps into the model's settings. Of several processes the first goes
+        on from here, and `Left` is raised in the others.
 
         Args:
             held: pictures that are held out.
@@ -103,7 +104,12 @@ class Run:
             **decisive,
             "precision while it learns": trainer.precision,
         }
+        together = self.task.budget.together
+        if together.world > 1:  # what was measured may differ in the last digits
+            state = together.first(lambda: arrays(self.model.state_dict()))
+            self.model.load_state_dict(tensors_of(state))
         trainer.learn(self.task.budget, self.found, identity, lambda: self._rehearse(held, calibrate))
+        together.leave()
         self.model.config = replace(self.config, steps=trainer.steps)
 
     def _rehearse(
@@ -125,9 +131,11 @@ class Run:
     def facts(self, trainer: Trainer) -> dict[str, Any]:
         """For the manifest."""
         planned = {} if trainer.planned is None else {"planned_steps": trainer.planned}
+        world = trainer.together.world
         return {
             "steps": trainer.steps,
             **planned,
+            **({} if world == 1 else {"workers": world}),
             **({} if trainer.minutes is None else {"minutes": trainer.minutes}),
             "training_precision": trainer.precision,
             "curve": trainer.curve,

@@ -1,5 +1,5 @@
-"""Several processes that learn one model together: each learns from a part of what a step learns from, and all
-take the same step."""
+"""Several processes that learn one model together: each learns from a part of what a step learns from, and
+all take the same step."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from flawscope.errors import CheckpointError, FlawscopeError, InputError
 from flawscope.methods.interrupts import noted_interrupts
 from flawscope.methods.pace import Pace
 from flawscope.methods.task import Budget
+from flawscope.methods.together import ALONE, Together
 from flawscope.methods.training_log import Thinned, TrainingLog
 from flawscope.progress import Step, counted, duration
 
@@ -147,6 +148,7 @@ def restore_adam(
 
 CHECKS = 20  # points of the loss curve
 TRIALS, FEWER = 8, 3  # steps that are timed before the first; where every minute counts
+WORKERS = "number of workers"  # in a checkpoint's identity
 B = TypeVar("B")
 
 
@@ -172,7 +174,19 @@ class Settings(Protocol):
 class Trainer(ABC, Generic[B]):
     """Some networks learn for a number of steps. Each use of random numbers has an RNG stream of its own,
     made of the seed, its purpose and numbers such as the step's: so a resumed run needs no generator's state,
-    and batches are made ahead."""
+    and batches are made ahead.
+
+    Several processes can learn together (`Budget.together`), W of them. In each step every one learns from
+    samples of its own, the gradients are averaged, and all take the same step. What they learn from is what
+    the method declares:
+
+    - `DIVIDED`: a step's batch is divided among them, process r has its samples r, r + W, ... The average is
+      weighted by how many samples, or pixels that count, there are. So W processes learn what one learns, but
+      for rounding.
+    - else: in step s process r has batch number s W + r. So W processes learn what one would learn if the
+      loss of its step were the mean over W batches, those that it would have seen one after the other: a
+      step sees W times as many samples, and steps and learning rate are what was set.
+    """
 
     NETWORKS: ClassVar[tuple[str, ...]]  # their names in a checkpoint
     LOSSES: ClassVar[tuple[str, ...]]
@@ -182,6 +196,7 @@ class Trainer(ABC, Generic[B]):
     DECOUPLED: ClassVar[bool] = False  # weight decay apart from the gradients, as AdamW has it
     FUSED: ClassVar[bool] = True  # Adam in one kernel, where the device has it
     STAGE: ClassVar[str] = "training"  # in the progress
+    DIVIDED: ClassVar[bool | None] = None  # how processes learn together; None: they cannot
 
     checks = CHECKS
 
@@ -195,6 +210,7 @@ class Trainer(ABC, Generic[B]):
     ):
         self.networks, self.settings, self.device = tuple(networks), settings, device
         self.say, self.step = say, step
+        self.together: Together = ALONE
         self.precision = precision_for(settings.training, device)
         self.optimiser = self._adam(self.networks)
         self.steps = settings.steps
@@ -213,11 +229,16 @@ class Trainer(ABC, Generic[B]):
 
     @abstractmethod
     def batch(self, step: int) -> B:
-        """What step number so and so learns from. Called by another thread, one step ahead."""
+        """What step number so and so learns from; of several processes, where batches are divided, the part
+        that is `mine`. Called by another thread, one step ahead."""
 
     @abstractmethod
     def losses(self, networks: Sequence[nn.Module], batch: B, step: int) -> list[Tensor]:
         """The losses of `LOSSES`, which enter with the same weight."""
+
+    def weight(self, batch: B) -> float:
+        """Of a batch among those of the other processes: what its losses are means over, up to a factor."""
+        return 1.0
 
     def prepare(self, resumed: bool) -> None:
         """Called once before the first step, after a checkpoint has been restored."""
@@ -241,6 +262,10 @@ class Trainer(ABC, Generic[B]):
 
     def torch_seed(self, purpose: int, *numbers: int) -> int:
         return int(self.rng(purpose, *numbers).integers(2**62))
+
+    def mine(self, size: int) -> range:
+        """The samples of a step's batch that are this process's, where batches are divided."""
+        return range(self.together.rank, size, self.together.world)
 
     def initialise(self, purpose: int) -> None:
         """Give the networks fresh weights."""
@@ -269,14 +294,15 @@ class Trainer(ABC, Generic[B]):
         Args:
             pace: of a training, by the seconds of a step.
         """
-        per_step = self.trial(TRIALS if minutes is None else FEWER)
+        tried = self.trial(TRIALS if minutes is None else FEWER)
+        per_step = self.together.first(lambda: tried)
         if minutes is None:
             self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
             steps = counted(self.steps, "step")
             self.say(f"{steps} of {per_step:.2f} s: about {duration(self.steps * per_step)}")
             return
         self.pace = pace(per_step)
-        left = self.pace.left()
+        left = self.together.first(self.pace.left)
         if left < per_step and not self.done:
             raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
         self.say(
@@ -292,16 +318,20 @@ class Trainer(ABC, Generic[B]):
         optimiser, trial = self._adam(networks), []
         for k in range(count):
             start = time.perf_counter()
-            self._learn(networks, optimiser, self.batch(k), k).sum().item()
+            self._learn(networks, optimiser, self._batch(k), k).sum().item()
             trial.append(time.perf_counter() - start)
         return statistics.median(trial[2:])  # the first ones take longer
 
     def plan(self) -> str:
         """What is about to run, in one line."""
         where = {"cpu": "this processor", "cuda": "the graphics card"}.get(self.device.type, "this device")
+        batch, world = str(self.settings.batch), self.together.world
+        if world > 1:
+            where = f"{world} workers, {self.device.type}"
+            batch = batch if self.DIVIDED else f"{world} x {batch}"
         return (
             f"{'' if self.pace is None else 'about '}{counted(self.steps or 0, 'step')} of "
-            f"{self.settings.batch} on {where}, {self.precision}; --steps and --minutes change that"
+            f"{batch} on {where}, {self.precision}; --steps and --minutes change that"
         )
 
     # ---- training
@@ -322,13 +352,20 @@ class Trainer(ABC, Generic[B]):
             identity: what decides the result: a checkpoint of another run is refused.
             after: measures the seconds that what comes after the training takes, and gives those that are set
                 aside beside them, for what can take as long as there is.
+
+        Raises:
+            InputError: a checkpoint of another run, no time for a step, or a training that cannot be divided.
+            FlawscopeError: NaN loss, or workers that do not learn the same.
         """
-        self.minutes, kept = budget.minutes, None
+        self.minutes, kept, self.together = budget.minutes, None, budget.together
+        identity = {**identity, WORKERS: self.together.world}
+        self._begin_together(identity)
         known = {**identity, "minutes": budget.minutes}
         unasked = None if budget.resume else budget.checkpoint
         if found is not None and unasked and (other := another(found[1], known)):
             put_aside(unasked, f"there is an unfinished run with {other}", self.say)
             found = None
+        found = self.together.first(lambda: found)
         if found is not None:
             kept = self.restore(*found, known)
             anew = f" of an unfinished run; remove {unasked} to begin anew" if unasked else ""
@@ -352,15 +389,16 @@ class Trainer(ABC, Generic[B]):
             done=self.done,
         )
         with noted_interrupts() as interrupted, ThreadPoolExecutor(1) as ahead, closing(self.log):
-            waiting = ahead.submit(self.batch, self.done)
+            waiting = ahead.submit(self._batch, self.done)
             if self.pace is not None:
                 waiting.result()  # what the first one takes says nothing about the others
                 self.pace.begin()
+                self._in_time(self.pace)
             over = self.pace is None and self.done >= self.steps
             while not over:
                 batch = waiting.result()
                 if self.pace is not None or self.done + 1 < self.steps:
-                    waiting = ahead.submit(self.batch, self.done + 1)
+                    waiting = ahead.submit(self._batch, self.done + 1)
                 for group in self.optimiser.param_groups:
                     share = rate_share(self.settings.schedule, self.done, self._expected())
                     group["lr"] = self.settings.rate * share
@@ -401,7 +439,7 @@ class Trainer(ABC, Generic[B]):
             return reached, self.done == self.steps
         before = int(self.pace.share * self.checks)
         self.pace.tick()
-        over = self.pace.over
+        over = self._in_time(self.pace)
         return over or int(self.pace.share * self.checks) > before, over
 
     def _expected(self) -> int:
@@ -416,13 +454,68 @@ class Trainer(ABC, Generic[B]):
         self, networks: Sequence[nn.Module], optimiser: torch.optim.Optimizer, batch: B, step: int
     ) -> Tensor:
         """One step; its losses, those of `LOSSES`."""
-        losses = torch.stack(self.losses(networks, batch, step))
+        losses = torch.stack(self.losses(networks, batch, self._number(step)))
         optimiser.zero_grad(set_to_none=True)
         losses.sum().backward()
+        losses = losses.detach()
+        if self.together.world > 1:
+            self._average(networks, losses, batch)
         optimiser.step()
-        return losses.detach()
+        return losses
+
+    # ---- several processes
+
+    def _begin_together(self, identity: dict[str, Any]) -> None:
+        """All must learn from the same and in the same way."""
+        if self.together.world == 1:
+            return
+        if self.DIVIDED is None:
+            raise InputError("this training cannot be divided among workers: take one")
+        if self.DIVIDED and self.settings.batch < self.together.world:
+            raise InputError(
+                f"a batch of {self.settings.batch} cannot be divided among {self.together.world} workers: "
+                "take fewer, or give a larger --set batch"
+            )
+        if other := another({"identity": self.together.first(lambda: identity)}, identity):
+            raise FlawscopeError(
+                f"the first worker has {other}: all need the same pictures, and machines of one kind"
+            )
+
+    def _number(self, step: int) -> int:
+        """Of the batch that this process learns from in a step, or a part of which is its own."""
+        return step if self.DIVIDED else step * self.together.world + self.together.rank
+
+    def _batch(self, step: int) -> B:
+        return self.batch(self._number(step))
+
+    def _average(self, networks: Sequence[nn.Module], losses: Tensor, batch: B) -> None:
+        """Gradients and losses become their means over all processes."""
+        gradients = []
+        for values in (v for network in networks for v in network.parameters() if v.requires_grad):
+            if values.grad is None:  # by this process's samples
+                values.grad = torch.zeros_like(values)
+            gradients.append(values.grad)
+        self.together.mean([*gradients, losses], self.weight(batch))
+
+    def _in_time(self, pace: Pace) -> bool:
+        """By the first process's clock, which is all others' too: whether the time is over."""
+        pace.share, over = self.together.first(lambda: (pace.share, pace.over))
+        return over
+
+    def _agree(self) -> None:
+        """The same steps must have made the same networks."""
+        mine = [digest_of(network) for network in self.networks]
+        if self.together.first(lambda: mine) != mine:
+            raise FlawscopeError(
+                f"after {counted(self.done, 'step')} the workers' networks differ: take machines of one "
+                "kind, with the same versions"
+            )
+
+    # ---- what was learnt
 
     def _check(self) -> None:
+        if self.together.world > 1:
+            self._agree()
         means = dict(zip(self.LOSSES, (self.total / self.since).tolist(), strict=True))
         found = {**self.measured(), **means}
         self._finite(found.values())
@@ -494,7 +587,7 @@ def another(facts: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
     """What a checkpoint's run has that this one has otherwise, "another rate 0.1, this one has 0.2"; empty
     where nothing differs. Steps and minutes that are not given are the checkpoint's."""
     with restoring():
-        theirs = dict(facts["identity"])
+        theirs = {WORKERS: 1, **facts["identity"]}  # earlier versions knew one alone
     for key, mine in identity.items():
         if theirs.get(key) != mine and not (key in ("steps", "minutes") and mine is None):
             shown = "" if len(str(mine)) > 60 else f" {theirs.get(key)}, this one has {mine}"

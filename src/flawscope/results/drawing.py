@@ -10,7 +10,7 @@ import functools
 import math
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -253,8 +253,9 @@ def colour_bar(
     return image
 
 
-def save_png(path: str | os.PathLike[str], picture: Drawable) -> None:
-    """Write a picture as 8-bit PNG. Raises FlawscopeError where the file cannot be written."""
+def save_png(path: str | os.PathLike[str] | IO[bytes], picture: Drawable) -> None:
+    """Write a picture as 8-bit PNG, to a path or an open file. Raises FlawscopeError where it cannot be
+    written."""
     _save(_as_image(picture), path, "PNG", compress_level=4)
 
 
@@ -278,13 +279,16 @@ def save_map_npy(path: str | os.PathLike[str], values: Values) -> None:
     np.save(path, np.asarray(values, dtype=np.float32), allow_pickle=False)
 
 
-def _save(image: Image.Image, path: str | os.PathLike[str], file_format: str, **options: int) -> None:
+def _save(
+    image: Image.Image, path: str | os.PathLike[str] | IO[bytes], file_format: str, **options: int
+) -> None:
     try:
         image.save(path, file_format, **options)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
-        with suppress(OSError):
-            os.unlink(path)  # half of a picture
+        if isinstance(path, str | os.PathLike):
+            with suppress(OSError):
+                os.unlink(path)  # half of a picture
         raise FlawscopeError(f"cannot write picture {path}: {reason}; check the folder") from None
 
 

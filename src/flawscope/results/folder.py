@@ -111,6 +111,19 @@ class Drawn(NamedTuple):
     heat: Pixels
     marked: NDArray[np.bool_]
 
+    @classmethod
+    def of(cls, source: Source, prediction: Prediction) -> Drawn:
+        """InputError or MemoryError where the picture cannot be read again."""
+        shown = _scaled(to_eight_bits(decode(source)))
+        values = prediction.picture_map(shown.shape[:2])
+        heat = drawing.overlay(shown, values, *prediction.colour_range)
+        return cls(shown, heat, prediction.outlined(values))
+
+    @property
+    def overlay(self) -> Pixels:
+        """The heat map with outlines."""
+        return drawing.contour(self.heat, self.marked)
+
 
 @dataclass
 class Pictures:
@@ -208,13 +221,10 @@ class Pictures:
     def _drawn(self, source: Source, prediction: Prediction) -> Drawn | None:
         """None where the picture cannot be read again, such as one that was moved after it was scored."""
         try:
-            shown = _scaled(to_eight_bits(decode(source)))
+            return Drawn.of(source, prediction)
         except (InputError, MemoryError) as error:
             self.failures.append(f"{error or name_of(source)} (scored, but not drawn)")
             return None
-        values = prediction.picture_map(shown.shape[:2])
-        heat = drawing.overlay(shown, values, *prediction.colour_range)
-        return Drawn(shown, heat, prediction.outlined(values))
 
     def _example(
         self,
@@ -247,8 +257,7 @@ class Pictures:
         """The files of one picture."""
         try:
             if drawn:
-                outlined = drawing.contour(drawn.heat, drawn.marked)
-                drawing.save_png(self.own.path(f"overlays/{name}.png"), outlined)
+                drawing.save_png(self.own.path(f"overlays/{name}.png"), drawn.overlay)
             drawing.save_png(self.own.path(f"masks/{name}.png"), prediction.mask)
             if self.maps != "none":
                 self._write_map(name, prediction)

@@ -127,17 +127,28 @@ class _Csv:
             raise _cannot_write(self.path, error) from None
 
 
+def parquet_schema() -> Any:
+    """pyarrow's, of the columns of a row.
+
+    Raises:
+        InputError: pyarrow is missing.
+    """
+    try:
+        import pyarrow
+    except ImportError:
+        raise needs("writing .parquet", "pyarrow", extras="parquet") from None
+    kinds = {name: pyarrow.float64() if name in NUMBERS else pyarrow.string() for name in COLUMNS}
+    return pyarrow.schema(list(kinds.items()))
+
+
 class _Parquet:
     """Appears when it is closed: its end says where everything is."""
 
     def __init__(self, path: str | os.PathLike[str]):
-        try:
-            import pyarrow
-            from pyarrow import parquet
-        except ImportError:
-            raise needs("writing .parquet", "pyarrow", extras="parquet") from None
-        kinds = {name: pyarrow.float64() if name in NUMBERS else pyarrow.string() for name in COLUMNS}
-        self.schema = pyarrow.schema(list(kinds.items()))
+        self.schema = parquet_schema()
+        import pyarrow
+        from pyarrow import parquet
+
         self.batch, self.waiting = pyarrow.RecordBatch, list[Row]()
         self.whole = atomic(path)
         self.writer = parquet.ParquetWriter(self.whole.__enter__(), self.schema)

@@ -14,6 +14,14 @@ from flawscope.artefact.model_file import Artefact, Manifest
 from flawscope.errors import InputError
 from flawscope.progress import counted
 
+FEW, MANY = 8, 64  # pictures of 256 x 256 pixels: `MANY` for torch on a GPU
+
+
+def together(size: tuple[int, int], most: int) -> int:
+    """Pictures of this height and width that are fastest together, where those of 256 x 256 pixels are
+    `most`."""
+    return max(1, min(most, most * 256 * 256 // (size[0] * size[1])))
+
 
 class Session(Protocol):
     """What a `Predictor` needs of an engine."""

@@ -25,7 +25,7 @@ from flawscope.artefact import embedded, files
 from flawscope.artefact.embedded import SHA256
 from flawscope.artefact.model_file import KEY, Artefact, Manifest
 from flawscope.errors import FlawscopeError, InputError, needs
-from flawscope.runtime import inputs
+from flawscope.runtime import FEW, inputs, together
 from flawscope.runtime import openvino_xml as metadata
 
 WEIGHTS_SHA256 = f"{KEY}.weights_sha256"
@@ -255,8 +255,7 @@ class OpenVinoSession:
     def batch(self) -> int:
         """Pictures that are fastest together here. On a CPU one keeps all threads busy, and more of them only
         take memory (bench/latency.py)."""
-        pixels = self.size[0] * self.size[1]
-        return 1 if self.on_cpu else max(1, min(8, 8 * 256 * 256 // pixels))
+        return 1 if self.on_cpu else together(self.size, FEW)
 
     def run(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None

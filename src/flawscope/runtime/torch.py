@@ -16,6 +16,7 @@ from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector, device_for
 from flawscope.methods.threads import workers
+from flawscope.runtime import FEW, MANY, together
 
 
 class TorchSession:
@@ -49,9 +50,7 @@ class TorchSession:
     @property
     def batch(self) -> int:
         """Pictures that are fastest together here."""
-        pixels = self.size[0] * self.size[1]
-        most = 8 if self.device.type == "cpu" else 64
-        return max(1, min(most, most * 256 * 256 // pixels))
+        return together(self.size, FEW if self.device.type == "cpu" else MANY)
 
     def run(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None

@@ -22,8 +22,8 @@ from flawscope.station import exports, shapes, uploads
 from flawscope.station.access import Person
 from flawscope.station.files import MASK, MASKS
 from flawscope.station.guard import needs
-from flawscope.station.inspector import Picture
-from flawscope.station.refusals import said
+from flawscope.station.inspector import Picture, light
+from flawscope.station.refusals import refused, said
 from flawscope.station.search import MOST, Filters
 from flawscope.station.station import Station
 from flawscope.station.store import fresh, microseconds
@@ -46,7 +46,7 @@ Side = Annotated[int, Query(ge=64, le=4096, description="pixels of the longer si
 Number = Annotated[int, Query(ge=0, lt=2**63)]
 
 
-def station_of(request: Request) -> Station:
+async def station_of(request: Request) -> Station:  # else it is called in another thread
     station: Station = request.app.state.station
     return station
 
@@ -171,13 +171,13 @@ async def inspect(
                     inspection = await asyncio.to_thread(station.inspection, name, recorded.number)
             results.append({"inspection": inspection})
         except FlawscopeError as error:
-            first = first or error
+            first = first or light(error)
             code = said(error)[1]
             station.metrics.refused.labels(name, code).inc()
             results.append({"name": one.name, "error": str(error), "code": code})
     if first is not None and not any("inspection" in result for result in results):
         if not is_form or len(results) == 1:
-            raise first
+            return refused(first)  # raised, it would hold this frame, and with it the picture
         return JSONResponse({"results": results}, said(first)[0])
     station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
     content = {"results": results} if is_form else results[0]["inspection"]
@@ -186,8 +186,8 @@ async def inspect(
 
 def _there(station: Station, product_id: int, keys: list[str]) -> dict[int, int]:
     """Which of the keys were taken before: place -> number of the inspection."""
-    found = {place: station.store.number_of(product_id, key) for place, key in enumerate(keys)}
-    return {place: number for place, number in found.items() if number is not None}
+    numbers = station.store.numbers_of(product_id, keys)
+    return {place: numbers[key] for place, key in enumerate(keys) if key in numbers}
 
 
 def filters_of(
@@ -325,10 +325,17 @@ def _mask(station: Station, product_id: int, number: int, sent: str) -> str:
 
 @product.get("/review", response_model=shapes.Waiting)
 def review(
-    name: str, station: Here, limit: Annotated[int, Query(ge=1, le=MOST)] = 20, after: Number = 0
+    name: str,
+    station: Here,
+    limit: Annotated[int, Query(ge=1, le=MOST)] = 20,
+    after: Number = 0,
+    reader: Annotated[
+        str, Query(max_length=64, description="of several at a time, any text of its own")
+    ] = "",
 ) -> Any:
-    """What waits to be reviewed, the oldest first, after the number `after`."""
-    return station.waiting(name, limit, after)
+    """What waits to be reviewed, the oldest first, after the number `after`. What another reader was given in
+    the last minutes comes only where nothing else is left."""
+    return station.waiting(name, limit, after, reader)
 
 
 @product.get("/trends", response_model=shapes.Trends)

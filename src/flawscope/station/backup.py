@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from sqlalchemy import Connection, Select, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
 
 from flawscope._version import __version__
 from flawscope.artefact.files import atomic
@@ -84,12 +84,12 @@ def backup(settings: Settings, target: str | os.PathLike[str]) -> Held:
     try:
         with (
             tempfile.TemporaryDirectory(dir=path.parent, prefix=".backup-", suffix=PART) as near,
-            dump.copied(settings, Path(near)) as (copy, connection),
+            dump.copied(settings, Path(near)) as (copy, connection, own),
             atomic(path) as file,
         ):
             if hasattr(os, "fchmod"):  # it holds what passwords are compared with
                 os.fchmod(file.fileno(), 0o600)
-            held = _write(file, settings, copy, connection)
+            held = _write(file, settings, copy, connection, own)
             _check_new(path)
     except OSError as error:
         raise FlawscopeError(f"cannot write {path}: {error.strerror or error}; free some space") from None
@@ -102,8 +102,8 @@ def _check_new(path: Path) -> None:
         raise InputError(f"{path} exists, and a backup is never overwritten: choose another name")
 
 
-def _write(file: BinaryIO, settings: Settings, copy: Path, connection: Connection) -> Held:
-    held = counted_in(connection)
+def _write(file: BinaryIO, settings: Settings, copy: Path, connection: Connection, own: Own) -> Held:
+    held = counted_in(connection, own)
     held.pictures, missing = 0, list[tuple[str, str]]()
     files = Files(settings.store)
     with tempfile.TemporaryFile() as lines, tarfile.open(fileobj=file, mode="w") as tar:
@@ -125,7 +125,7 @@ def _write(file: BinaryIO, settings: Settings, copy: Path, connection: Connectio
             return True
 
         add(copy, copy.name)
-        for model, digest in _models(connection):
+        for model, digest in _models(connection, own):
             parts = [files.folder / model]
             if parts[0].suffix.lower() == ".xml":
                 parts.append(parts[0].with_suffix(".bin"))
@@ -134,7 +134,7 @@ def _write(file: BinaryIO, settings: Settings, copy: Path, connection: Connectio
                 continue
             for part in parts:
                 add(part, part.relative_to(files.folder).as_posix())
-        for kind, digest, suffix in _contents(connection):
+        for kind, digest, suffix in _contents(connection, own):
             source = files.path(kind, digest, suffix)
             name = source.relative_to(files.folder).as_posix()
             if not add(source, name, digest):
@@ -183,37 +183,48 @@ def _hash_of(parts: list[Path]) -> str | None:
 # ------------------------------------------------------------------------------------- what a data base names
 
 
-def counted_in(connection: Connection) -> Held:
+Own = Select[Any]  # numbers of the products of this station
+
+
+def counted_in(connection: Connection, own: Own) -> Held:
     """What a data base says."""
 
-    def count(query: Select[Any]) -> int:
-        return int(connection.execute(query).scalar_one())
+    def rows(table: Table, *where: ColumnElement[bool]) -> int:
+        return int(connection.execute(select(func.count()).select_from(table).where(*where)).scalar_one())
 
-    def rows(table: Table) -> int:
-        return count(select(func.count()).select_from(table))
-
+    there = select(pictures.c.hash).distinct().where(_there(own)).subquery()
     return Held(
-        products=rows(products),
-        versions=rows(versions),
-        inspections=rows(inspections),
+        products=rows(products, products.c.id.in_(own)),
+        versions=rows(versions, versions.c.product_id.in_(own)),
+        inspections=rows(inspections, inspections.c.product_id.in_(own)),
         users=rows(users),
-        pictures=count(select(func.count()).where(pictures.c.removed_at.is_(None))),
+        pictures=int(connection.execute(select(func.count()).select_from(there)).scalar_one()),
     )
 
 
-def _models(connection: Connection) -> list[tuple[str, str]]:
+def _there(own: Own) -> ColumnElement[bool]:
+    """A picture that this station has."""
+    return pictures.c.removed_at.is_(None) & pictures.c.product_id.in_(own)
+
+
+def _drawn(own: Own) -> Select[Any]:
+    """Masks that this station has."""
+    return select(verdicts.c.mask).join(inspections).where(inspections.c.product_id.in_(own)).distinct()
+
+
+def _models(connection: Connection, own: Own) -> list[tuple[str, str]]:
     """File and hash; products may share one."""
-    rows = connection.execute(select(versions.c.file, versions.c.hash).distinct().order_by(versions.c.file))
-    return [(row.file, row.hash) for row in rows]
+    query = select(versions.c.file, versions.c.hash).distinct().where(versions.c.product_id.in_(own))
+    return [(row.file, row.hash) for row in connection.execute(query.order_by(versions.c.file))]
 
 
-def _contents(connection: Connection) -> Iterator[tuple[str, str, str]]:
+def _contents(connection: Connection, own: Own) -> Iterator[tuple[str, str, str]]:
     """Kind, hash and ending of pictures and masks."""
-    there = select(pictures.c.hash, pictures.c.suffix).where(pictures.c.removed_at.is_(None))
+    there = select(pictures.c.hash, pictures.c.suffix).distinct().where(_there(own))
     streamed = connection.execution_options(yield_per=TOGETHER)
     for row in streamed.execute(there.order_by(pictures.c.hash)):
         yield PICTURES, row.hash, row.suffix
-    drawn = select(verdicts.c.mask).where(verdicts.c.mask.is_not(None)).distinct().order_by(verdicts.c.mask)
+    drawn = _drawn(own).where(verdicts.c.mask.is_not(None)).order_by(verdicts.c.mask)
     for mask in connection.execute(drawn).scalars().all():
         yield MASKS, mask, MASK
 
@@ -221,12 +232,13 @@ def _contents(connection: Connection) -> Iterator[tuple[str, str, str]]:
 def _removed(settings: Settings, hashes: list[str]) -> set[str]:
     """Of pictures and masks that the copy names, those that the station does not name any more."""
     named: set[str] = set()
-    database = Database(settings.url)
+    database = Database(settings.url, settings.name)
+    own = database.own()
     try:
         for start in range(0, len(hashes), TOGETHER):
             some = hashes[start : start + TOGETHER]
-            there = select(pictures.c.hash).where(pictures.c.hash.in_(some), pictures.c.removed_at.is_(None))
-            drawn = select(verdicts.c.mask).where(verdicts.c.mask.in_(some))
+            there = select(pictures.c.hash).where(pictures.c.hash.in_(some), _there(own))
+            drawn = _drawn(own).where(verdicts.c.mask.in_(some))
             with database.reading() as connection:
                 named |= {*connection.execute(there).scalars(), *connection.execute(drawn).scalars()}
     finally:

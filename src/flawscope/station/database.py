@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import select as sockets
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, Select, create_engine, event, select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.settings import without_password
+from flawscope.station.schema import products, stations
+from flawscope.station.settings import NAME, without_password
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 PATIENCE = 10.0  # seconds that a writer waits for another one
@@ -43,17 +46,21 @@ def now() -> int:
 class Database:
     """Connections and transactions.
 
+    Args:
+        station: which of the stations that share it is this one.
+
     Raises:
         InputError: it cannot be opened, or belongs to a newer version.
     """
 
-    def __init__(self, url: str):
-        self.url = url
+    def __init__(self, url: str, station: str = NAME):
+        self.url, self.station = url, station
         self.name = without_password(url)
         self.engine = _engine(url)
         self._writer = self.engine.execution_options(writes=True)
         snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**snapshot)
+        self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @property
     def is_sqlite(self) -> bool:
@@ -70,6 +77,17 @@ class Database:
         """A transaction: on the disk when the block has ended, undone if it fails."""
         with self._named(), self._writer.begin() as connection:
             yield connection
+
+    @contextmanager
+    def single(self) -> Iterator[Connection]:
+        """Of PostgreSQL, where each statement is a transaction: no BEGIN and no COMMIT to wait for."""
+        with self._named(), self._single.connect() as connection:
+            yield connection
+
+    def own(self) -> Select[Any]:
+        """Numbers of the products of this station. A SQLite is one station's, whatever it is called."""
+        every = select(products.c.id)
+        return every if self.is_sqlite else every.join(stations).where(stations.c.name == self.station)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -104,19 +122,16 @@ class Database:
     def migrate(self) -> None:
         """Bring the tables to this version. InputError where that cannot be done."""
         from alembic import command
-        from alembic.config import Config
-        from alembic.runtime.migration import MigrationContext
-        from alembic.script import ScriptDirectory
         from alembic.util import CommandError
 
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        config, scripts = _scripts()
+        known = {script.revision for script in scripts.walk_revisions()}
         try:
-            with self.writing() as connection:
-                if not self.is_sqlite:
-                    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-                there = MigrationContext.configure(connection).get_current_revision()
+            with self.reading() as connection:
+                if _revision(connection) == scripts.get_current_head():
+                    return
+            with self._changing() as connection:
+                there = _revision(connection)
                 if there is not None and there not in known:
                     raise InputError(
                         f"{self.name} was made by a newer flawscope: use that one, or restore a backup"
@@ -128,6 +143,58 @@ class Database:
         except (CommandError, SQLAlchemyError) as error:
             why = " ".join(str(error).split())[:200]
             raise InputError(f"{self.name} is no store of flawscope: {why}") from None
+
+    def check_current(self) -> None:
+        """InputError where the tables are of another version."""
+        with self.reading() as connection:
+            there = _revision(connection)
+        if there != _scripts()[1].get_current_head():
+            raise InputError(
+                f"the tables of {self.name} are of another version: use the flawscope that made them, or "
+                "start the station with this one first"
+            )
+
+    def alone(self, connection: Connection) -> None:
+        """Others that want the same wait until the transaction ends. In SQLite every writer is alone."""
+        if not self.is_sqlite:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+
+    @contextmanager
+    def _changing(self) -> Iterator[Connection]:
+        """A transaction that changes tables."""
+        if not self.is_sqlite:
+            with self.writing() as connection:
+                self.alone(connection)
+                yield connection
+            return
+        with self._named(), self._writer.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            # SQLite changes a table by making it anew, and would take what refers to the old one for lost
+            driver.execute("PRAGMA foreign_keys=OFF")
+            try:
+                with connection.begin():
+                    yield connection
+                    if lost := connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+                        raise InputError(f"{self.name} is damaged ({lost[0]} names what is not there)")
+            finally:
+                driver.execute("PRAGMA foreign_keys=ON")
+
+
+def _revision(connection: Connection) -> str | None:
+    """Of the tables; None where there are none."""
+    from alembic.runtime.migration import MigrationContext
+
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _scripts() -> tuple[Any, Any]:
+    """Of Alembic: configuration, and the versions of the tables."""
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return config, ScriptDirectory.from_config(config)
 
 
 def upsert(dialect: str, table: Any) -> Any:
@@ -143,19 +210,21 @@ def _engine(url: str) -> Engine:
             poolclass=QueuePool,
             pool_size=CONNECTIONS,
             max_overflow=CONNECTIONS,
+            pool_use_lifo=True,  # each holds some pages: those in use are few
             connect_args={"timeout": PATIENCE, "check_same_thread": False},
         )
         event.listen(engine, "connect", _as_wanted)
         event.listen(engine, "begin", _begin)
         return engine
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=CONNECTIONS,
         max_overflow=CONNECTIONS,
-        pool_pre_ping=True,
         # whatever the server's setting: what is acknowledged is on the disk
         connect_args={"connect_timeout": int(PATIENCE), "options": "-c synchronous_commit=on"},
     )
+    event.listen(engine, "checkout", _still_there)
+    return engine
 
 
 def _as_wanted(connection: Any, record: object) -> None:
@@ -165,6 +234,26 @@ def _as_wanted(connection: Any, record: object) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-8192"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _still_there(connection: Any, record: object, proxy: object) -> None:
+    """Of PostgreSQL: a server that ended has closed its connections, which can be seen without asking it, for
+    asking takes as long as a short statement."""
+    if not connection.closed and not _has_news(connection.fileno()):
+        return
+    try:  # it may be a word about the server's settings
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except connection.OperationalError:
+        raise InvalidatePoolError from None
+
+
+def _has_news(socket: int) -> bool:
+    if sys.platform == "win32":
+        return bool(sockets.select([socket], [], [], 0)[0])
+    watched = sockets.poll()
+    watched.register(socket, sockets.POLLIN)
+    return bool(watched.poll(0))
 
 
 def _begin(connection: Connection) -> None:

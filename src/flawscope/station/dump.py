@@ -9,21 +9,23 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, MetaData, inspect, make_url, text
+from sqlalchemy import Connection, MetaData, Select, inspect, make_url, text
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.database import Database, StoreError
 from flawscope.station.settings import DATABASE, Settings, without_password
+from flawscope.station.stations import check_there
 
 POSTGRES = "station.pgdump"  # what pg_dump calls custom format
 COPIES = (DATABASE, POSTGRES)
 
 
 @contextmanager
-def copied(settings: Settings, folder: Path) -> Iterator[tuple[Path, Connection]]:
-    """The copy, made in the folder, and a connection that sees just what the copy holds. Others read and
-    write meanwhile.
+def copied(settings: Settings, folder: Path) -> Iterator[tuple[Path, Connection, Select[Any]]]:
+    """The copy, made in the folder; a connection that sees just what it holds; numbers of this station's
+    products in it. Others read and write meanwhile.
 
     Raises:
         InputError: the data base cannot be copied.
@@ -31,20 +33,24 @@ def copied(settings: Settings, folder: Path) -> Iterator[tuple[Path, Connection]
     if settings.database is None:
         path = folder / DATABASE
         _copy_sqlite(Path(settings.store) / DATABASE, path)
-        copy = Database(f"sqlite:///{path.absolute()}")
+        copy = Database(f"sqlite:///{path.absolute()}", settings.name)
         try:
+            copy.check_current()
             with copy.reading() as connection:
-                yield path, connection
+                yield path, connection, copy.own()
         finally:
             copy.close()
         return
     path = folder / POSTGRES
-    database = Database(settings.url)
+    database = Database(settings.url, settings.name)
     try:
+        with _reading(database):
+            database.check_current()
+            check_there(database)
         with _reading(database) as connection:
             snapshot = str(connection.execute(text("SELECT pg_export_snapshot()")).scalar_one())
             _call(settings, "pg_dump", "--format=custom", f"--snapshot={snapshot}", f"--file={path}")
-            yield path, connection
+            yield path, connection, database.own()
     finally:
         database.close()
 
@@ -61,7 +67,7 @@ def check_empty(settings: Settings, copy: str) -> None:
     if copy != POSTGRES:
         raise InputError(f"this backup is of SQLite, and the settings name {name}: leave `database` out")
     _program("pg_restore")
-    database = Database(settings.url)
+    database = Database(settings.url, settings.name)
     try:
         with _reading(database) as connection:
             if inspect(connection).get_table_names():
@@ -85,7 +91,7 @@ def emptied(settings: Settings) -> None:
     """Take `restored` back; of SQLite, the file is removed with the folder."""
     if settings.database is None:
         return
-    database = Database(settings.url)
+    database = Database(settings.url, settings.name)
     try:
         with database.writing() as connection:
             there = MetaData()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -21,6 +22,7 @@ from flawscope.station.database import StoreError
 PICTURES, MASKS, MAPS, MODELS = "pictures", "masks", "maps", "models"
 MASK = ".png"  # ending of a mask
 LOCK = ".lock"  # of the station that runs
+IDENTITY = ".station"  # file that says in the folder whose it is
 PART = ".part"  # of a file that is being written
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -64,6 +66,30 @@ class Files:
     def give_up(self) -> None:
         """After `claim`."""
         self._claim.close()
+
+    @property
+    def identity_path(self) -> Path:
+        return self.folder / IDENTITY
+
+    def identity(self) -> str:
+        """32 hexadecimal digits of the folder, by which a data base knows it. InputError where they cannot be
+        read."""
+        path = self.identity_path
+        try:
+            if not path.exists():
+                self.write(path, f"{secrets.token_hex(16)}\n".encode())
+            found = path.read_text("ascii", "replace").strip()
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
+        if not re.fullmatch("[0-9a-f]{32}", found):
+            raise InputError(f"{path} is damaged: it holds {found!r:.40}, not 32 hexadecimal digits")
+        return found
+
+    def has(self, kind: str) -> bool:
+        """Whether there is a file of this kind."""
+        return any(
+            True for folder in (self.folder / kind).iterdir() if folder.is_dir() and any(folder.iterdir())
+        )
 
     def path(self, kind: str, digest: str, suffix: str) -> Path:
         """Where a file of this content lies; a thousand folders keep each of them short."""

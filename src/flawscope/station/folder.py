@@ -22,7 +22,7 @@ from sqlalchemy import select
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
-from flawscope.station.database import Database, StoreError
+from flawscope.station.database import StoreError
 from flawscope.station.inspector import BusyError, Picture
 from flawscope.station.recorder import Recorded
 from flawscope.station.schema import inspections
@@ -221,7 +221,7 @@ class FolderSource:
         while group := list(islice(due, TOGETHER)):
             marks = {path: mark for path in group if (mark := _mark(path)) is not None}
             keys = {path: self._key(path, mark) for path, mark in marks.items()}
-            known = recorded(self.store.database, self.product_id, list(keys.values()))
+            known = self.store.numbers_of(self.product_id, list(keys.values()))
             for path, mark in marks.items():
                 if keys[path] in known:
                     self._arrivals.done(path)
@@ -351,15 +351,6 @@ class FolderSource:
         last = next(reversed(list(several.values())), None)
         many = counted(len(several), "picture")
         self._show(code, None if last is None else f"{many} in {self.folder} {what}: {last.why}")
-
-
-def recorded(database: Database, product_id: int, keys: Sequence[str]) -> set[str]:
-    """Those keys under which a picture was taken."""
-    query = select(inspections.c.key).where(
-        inspections.c.product_id == product_id, inspections.c.key.in_(keys)
-    )
-    with database.reading() as connection:
-        return set(connection.execute(query).scalars())
 
 
 def _mark(path: Path) -> Mark | None:

@@ -24,6 +24,7 @@ from flawscope.station.settings import Limits
 from flawscope.station.versions import Versions
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 
 SUFFIXES = {
     **{"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp"},
@@ -160,11 +161,14 @@ class Inspector:
         """In a thread of the pool: what it is; then it waits to be judged while it is written."""
         kept: Future[str] = Future()
         try:
-            suffix = checked(picture.data, picture.name, self.limits)
+            suffix, _, _ = checked(picture.data, picture.name, self.limits)
             answer.add_done_callback(lambda done: self._let_go(kept, done, suffix))
             with self._changed:
                 self._queue.append(_Job(picture, suffix, kept, answer, at))
                 self._changed.notify_all()
+        except FlawscopeError as error:
+            answer.set_exception(light(error))
+            return
         except Exception as error:
             answer.set_exception(error)
             return
@@ -175,11 +179,12 @@ class Inspector:
 
     def _let_go(self, kept: Future[str], answer: Future[Recorded], suffix: str) -> None:
         """The picture's file is in the data base by now; if it is not, it was kept in vain."""
+        in_vain = answer.exception() is not None  # asked here: what holds both futures is never freed at once
 
         def release(done: Future[str]) -> None:
             if done.exception() is None:
                 self.files.release(done.result())
-                if answer.exception() is not None:
+                if in_vain:
                     self._drop(done.result(), suffix)
 
         kept.add_done_callback(release)
@@ -244,7 +249,7 @@ class Inspector:
             job = jobs[place]
             job.is_judged = True
             if isinstance(result, InputError):
-                job.answer.set_exception(_named(result, job.picture))
+                job.answer.set_exception(_named(light(result), job.picture))
                 continue
             worked = True
             self.recorder.add(
@@ -321,8 +326,8 @@ class Inspector:
         self._pool.shutdown()
 
 
-def checked(data: bytes, name: str, limits: Limits) -> str:
-    """The ending that the kept file gets; nothing is decoded.
+def checked(data: bytes, name: str, limits: Limits) -> tuple[str, int, int]:
+    """The ending that the kept file gets, height and width as stored; nothing is decoded.
 
     Raises:
         InputError: it is no picture.
@@ -334,7 +339,14 @@ def checked(data: bytes, name: str, limits: Limits) -> str:
             f"{name} has {height * width / 1e6:.0f} megapixels, {limits.pixels / 1e6:.0f} are accepted: make "
             "it smaller, or raise `limits: pixels`"
         )
-    return SUFFIXES.get(kind, ".bin")
+    return SUFFIXES.get(kind, ".bin"), height, width
+
+
+def light(error: E) -> E:
+    """The error without the frames that it came through, to be kept: they hold the picture, and often what
+    holds the error, and Python looks for such circles only now and then, thousands of pictures later."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
 
 
 def _named(error: InputError, picture: Picture) -> InputError:

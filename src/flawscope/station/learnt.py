@@ -1,4 +1,4 @@
-"""Which pictures of the station its model versions were learnt from."""
+"""Which pictures of the station its model versions were learnt from, and those of other stations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import read_manifest
 from flawscope.station.database import Database
 from flawscope.station.files import PICTURES, Files
-from flawscope.station.schema import versions
+from flawscope.station.schema import learnt_pixels, versions
 
 
 class Learnt:
@@ -42,9 +42,15 @@ class Learnt:
         return found
 
     def _refresh(self) -> None:
-        query = select(versions.c.id, versions.c.file).where(versions.c.id.not_in(self._read))
+        unread = versions.c.id.not_in(self._read)
+        own = versions.c.product_id.in_(self.database.own())
+        ours = select(versions.c.id, versions.c.file).where(unread, own)
+        theirs = select(versions.c.id).where(unread, ~own)
         with self.database.reading() as connection:
-            new = connection.execute(query).all()
+            new, others = connection.execute(ours).all(), set(connection.execute(theirs).scalars())
+            foreign = select(learnt_pixels.c.pixels).where(learnt_pixels.c.version_id.in_(others))
+            self._pixels |= set(connection.execute(foreign).scalars())
+        self._read |= others
         for number, file in new:
             self._pixels |= {picture.hash for picture in read_manifest(self.files.folder / file).pictures}
             self._read.add(number)

@@ -19,6 +19,7 @@ from flawscope.station.attempts import SignInError
 from flawscope.station.guard import address_of, check_form, drop_cookie, local_path, set_cookie
 from flawscope.station.roles import LOCAL, may
 from flawscope.station.search import Filters
+from flawscope.station.stations import others
 from flawscope.station.store import NotFoundError
 from flawscope.station.texts import LANGUAGES, Texts, chosen, texts
 
@@ -84,6 +85,7 @@ class Shown:
                 product=product,
                 products=list(self.station.products) if self.person else [],
                 facts=self.station.product_facts(product) if product else None,
+                elsewhere=others(self.station.database) if product and self.person else [],
                 person=self.person,
                 account=self.person not in (None, LOCAL),
                 api=api,

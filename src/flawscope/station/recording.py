@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, bindparam, case, select
 
 from flawscope.station.database import upsert
-from flawscope.station.schema import hours, inspections, pictures
+from flawscope.station.recording_at_once import record_at_once
+from flawscope.station.schema import HOUR, hours, inspections, pictures
 
-HOUR = 3_600_000_000  # microseconds
 NONE, WAITING = "none", "waiting"  # for a review, while nobody has spoken
 MOST_NAME = 300  # characters
 
@@ -57,14 +57,15 @@ class Statements(NamedTuple):
 
 
 @cache
-def _statements(dialect: str) -> Statements:
-    picture, inspection, hour = (upsert(dialect, table) for table in (pictures, inspections, hours))
+def _statements() -> Statements:
+    """Of SQLite; the last one is anybody's."""
+    picture, inspection, hour = (upsert("sqlite", table) for table in (pictures, inspections, hours))
     old, given = hours.c, hour.excluded
     changes = {name: old[name] + given[name] for name in ("inspected", "anomalous", "score_sum")}
     changes["score_min"] = case((given.score_min < old.score_min, given.score_min), else_=old.score_min)
     changes["score_max"] = case((given.score_max > old.score_max, given.score_max), else_=old.score_max)
     return Statements(
-        picture.on_conflict_do_update(index_elements=["hash"], set_={"removed_at": None}),
+        picture.on_conflict_do_update(index_elements=["product_id", "hash"], set_={"removed_at": None}),
         inspection.on_conflict_do_nothing(index_elements=["product_id", "key"]).returning(inspections.c.id),
         hour.on_conflict_do_update(index_elements=["product_id", "version_id", "hour"], set_=changes),
         select(inspections.c.id).where(
@@ -74,23 +75,37 @@ def _statements(dialect: str) -> Statements:
 
 
 def record(connection: Connection, several: Sequence[Taken]) -> list[tuple[int, bool]]:
-    """As `Store.record`, in a transaction."""
-    made = _statements(connection.dialect.name)
+    """As `Store.record`: in a transaction, of PostgreSQL without one."""
+    if connection.dialect.name == "postgresql":
+        found = record_at_once(connection, [_picture(one) | _inspection(one) for one in several])
+        return [
+            (number, new) if number is not None else (_there(connection, one), False)
+            for (number, new), one in zip(found, several, strict=True)
+        ]
+    made = _statements()
     there = [one.key and by_key(connection, one.product_id, one.key) for one in several]
-    fresh = {one.picture: one for one, number in zip(several, there, strict=True) if not number}
-    if fresh:  # in one order everywhere, so that two stations never wait for each other in a circle
-        connection.execute(made.keep_picture, [_picture(fresh[digest]) for digest in sorted(fresh)])
-    found = [
+    fresh = [_picture(one) for one, number in zip(several, there, strict=True) if not number]
+    if fresh:
+        connection.execute(made.keep_picture, fresh)
+    numbers = [
         (number, False) if number else _insert(connection, one)
         for one, number in zip(several, there, strict=True)
     ]
-    _count(connection, [one for one, (_, new) in zip(several, found, strict=True) if new])
-    return found
+    _count(connection, [one for one, (_, new) in zip(several, numbers, strict=True) if new])
+    return numbers
+
+
+def by_keys(connection: Connection, product_id: int, keys: Sequence[str]) -> dict[str, int]:
+    """Numbers of the inspections that were taken under these keys."""
+    query = select(inspections.c.key, inspections.c.id).where(
+        inspections.c.product_id == product_id, inspections.c.key.in_(keys)
+    )
+    return {str(key): int(number) for key, number in connection.execute(query)}
 
 
 def by_key(connection: Connection, product_id: int, key: str) -> int | None:
     """Number of the inspection that was taken under a key."""
-    query = _statements(connection.dialect.name).by_key
+    query = _statements().by_key
     number = connection.execute(query, {"product": product_id, "key": key}).scalar_one_or_none()
     return None if number is None else int(number)
 
@@ -101,24 +116,33 @@ def review_of(one: Taken | Row[Any]) -> str:
 
 
 def _picture(one: Taken) -> dict[str, Any]:
-    names = "suffix", "bytes", "width", "height"
+    names = "product_id", "suffix", "bytes", "width", "height"
     return {"hash": one.picture, "created_at": one.at, **{name: getattr(one, name) for name in names}}
 
 
-def _insert(connection: Connection, one: Taken) -> tuple[int, bool]:
+def _inspection(one: Taken) -> dict[str, Any]:
     names = (
         *("product_id", "version_id", "picture", "at", "source", "key", "score", "p_value", "severity"),
         *("score_threshold", "anomalous", "near"),
     )
     values = {name: getattr(one, name) for name in names}
-    values |= {"name": one.name[:MOST_NAME], "regions": json.dumps(one.regions), "review": review_of(one)}
-    insert = _statements(connection.dialect.name).insert
-    number = connection.execute(insert, values).scalar_one_or_none()
-    if number is not None:
-        return int(number), True
-    there = by_key(connection, one.product_id, one.key or "")
-    assert there is not None, "what is in the way is there"
-    return there, False
+    return values | {
+        "name": one.name[:MOST_NAME],
+        "regions": json.dumps(one.regions),
+        "review": review_of(one),
+    }
+
+
+def _insert(connection: Connection, one: Taken) -> tuple[int, bool]:
+    number = connection.execute(_statements().insert, _inspection(one)).scalar_one_or_none()
+    return (_there(connection, one), False) if number is None else (int(number), True)
+
+
+def _there(connection: Connection, one: Taken) -> int:
+    """Number of the one whose key is in the way."""
+    number = by_key(connection, one.product_id, one.key or "")
+    assert number is not None, "what is in the way is there"
+    return number
 
 
 def _count(connection: Connection, several: Iterable[Taken]) -> None:
@@ -126,7 +150,7 @@ def _count(connection: Connection, several: Iterable[Taken]) -> None:
     grouped: dict[tuple[int, int, int], list[Taken]] = defaultdict(list)
     for one in several:
         grouped[one.product_id, one.version_id, one.at // HOUR].append(one)
-    count = _statements(connection.dialect.name).count
+    count = _statements().count
     for place, group in sorted(grouped.items()):
         scores = [one.score for one in group]
         values = {

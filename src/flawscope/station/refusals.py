@@ -39,6 +39,20 @@ def said(error: FlawscopeError) -> tuple[int, str]:
     return next(((status, code) for kind, status, code in kinds if isinstance(error, kind)), (503, "failed"))
 
 
+def refused(error: FlawscopeError) -> Response:
+    """What a program gets to see of an error."""
+    status, code = said(error)
+    return JSONResponse({"error": str(error), "code": code}, status, _headers(error, status))
+
+
+def _headers(error: FlawscopeError, status: int) -> dict[str, str]:
+    seconds = math.ceil(error.seconds) if isinstance(error, BusyError) else _WAIT
+    headers = {"Retry-After": str(seconds)} if status == 503 else {}
+    if status in (408, 413, 415):  # what was sent stays unread
+        headers["Connection"] = "close"
+    return headers
+
+
 def install(app: FastAPI, page: Callable[[Request, int, str], Response]) -> None:
     """Every error becomes one line with a code; outside of /api a page that says it."""
 
@@ -50,11 +64,7 @@ def install(app: FastAPI, page: Callable[[Request, int, str], Response]) -> None
     async def ours(request: Request, error: Exception) -> Response:
         assert isinstance(error, FlawscopeError)
         status, code = said(error)
-        seconds = math.ceil(error.seconds) if isinstance(error, BusyError) else _WAIT
-        headers = {"Retry-After": str(seconds)} if status == 503 else {}
-        if status in (408, 413, 415):  # what was sent stays unread
-            headers["Connection"] = "close"
-        return answered(request, status, str(error), code, headers)
+        return answered(request, status, str(error), code, _headers(error, status))
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -19,14 +19,15 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.station import dump
 from flawscope.station.backup import BLOCK, CONTENT, FACTS, FORMAT, LIST, MODEL, Held, counted_in
 from flawscope.station.database import Database, now
-from flawscope.station.files import MAPS, MASKS, MODELS, PART, PICTURES, Files
+from flawscope.station.files import IDENTITY, MAPS, MASKS, MODELS, PART, PICTURES, Files
 from flawscope.station.schema import pictures
 from flawscope.station.settings import DATABASE, Settings
+from flawscope.station.stations import taken_over
 
 MOST_FACTS, MOST_LINE = 1 << 20, 1 << 13  # bytes
 TOGETHER = 500
 IGNORED = {"lost+found"}  # in a folder that is empty
-OWN = (PICTURES, MASKS, MAPS, MODELS, DATABASE)  # what a restored folder holds
+OWN = (PICTURES, MASKS, MAPS, MODELS, DATABASE, IDENTITY)  # what a restored folder holds
 
 
 @dataclass(frozen=True)
@@ -214,27 +215,34 @@ def _whole_or_nothing(home: Path) -> Iterator[None]:
 
 def _opened_again(settings: Settings) -> Held:
     """What the new station holds. Pictures that the backup does not have are written down as removed."""
-    files, database = Files(settings.store), Database(settings.url)
+    files, database = Files(settings.store), Database(settings.url, settings.name)
     try:
         database.migrate()
+        taken_over(database, files)
+        own = database.own()
         last = ""
         while rows := _some_pictures(database, last):
             last = rows[-1].hash
             gone = [row.hash for row in rows if not files.path(PICTURES, row.hash, row.suffix).exists()]
             if gone:
                 with database.writing() as connection:
-                    connection.execute(
-                        update(pictures).where(pictures.c.hash.in_(gone)).values(removed_at=now())
-                    )
+                    theirs = pictures.c.hash.in_(gone), pictures.c.product_id.in_(own)
+                    connection.execute(update(pictures).where(*theirs).values(removed_at=now()))
         with database.reading() as connection:
-            return counted_in(connection)
+            return counted_in(connection, own)
     finally:
         database.close()
 
 
 def _some_pictures(database: Database, after: str) -> list[Any]:
-    query = select(pictures.c.hash, pictures.c.suffix).where(
-        pictures.c.hash > after, pictures.c.removed_at.is_(None)
+    query = (
+        select(pictures.c.hash, pictures.c.suffix)
+        .distinct()
+        .where(
+            pictures.c.hash > after,
+            pictures.c.removed_at.is_(None),
+            pictures.c.product_id.in_(database.own()),
+        )
     )
     with database.reading() as connection:
         return list(connection.execute(query.order_by(pictures.c.hash).limit(TOGETHER)))

@@ -32,10 +32,10 @@ from flawscope.errors import InputError
 from flawscope.station.database import Database
 from flawscope.station.files import MASK, MASKS, PICTURES, Files
 from flawscope.station.learnt import Learnt
-from flawscope.station.schema import inspections, learnt, pictures, products, verdicts
+from flawscope.station.schema import inspections, learnt, pictures, verdicts
 from flawscope.station.settings import Keep
 from flawscope.station.store import held
-from flawscope.station.stray import Stray
+from flawscope.station.stray import Stray, named
 
 GOOD, ANOMALOUS, REVIEWED = "good", "anomalous", "reviewed"  # in the order in which they go for want of space
 RECORDS = "records"
@@ -76,14 +76,25 @@ class Old(NamedTuple):
     removed_at: int | None
 
 
+class Kept(NamedTuple):
+    """A picture of a product."""
+
+    product_id: int
+    hash: str
+
+
+_KEY = pictures.c.product_id, pictures.c.hash
+_PICTURE = tuple_(*_KEY)
+
+
 class _EndedError(Exception):
     """The station ends."""
 
 
 class Retention:
-    """Of pictures: by age, each as long as the longest kept of its inspections; then by space, where the
-    oldest go first. A skipped picture was not reviewed. One with a mask that a person drew never goes for
-    want of space, and one that a model version was learnt from never goes.
+    """Of this station's pictures: by age, each as long as the longest kept of its inspections; then by space,
+    where the oldest go first. A skipped picture was not reviewed. One with a mask that a person drew never
+    goes for want of space, and one that a model version was learnt from never goes.
 
     Of records: those older than `keep.records` whose picture is gone. Unreviewed pictures are kept no longer
     than that; a record stays with a picture that is kept. Hours, from which trends are drawn, always stay.
@@ -125,7 +136,7 @@ class Retention:
                 summary.strays = self._stray.sweep(at)
                 self._anew = at + ANEW
             with self.database.reading() as connection:
-                known = list(connection.execute(select(products.c.id)).scalars())
+                known = list(connection.execute(self.database.own()).scalars())
             try:
                 self._by_age(known, at, summary)
                 self._by_space(known, at, summary)
@@ -155,7 +166,7 @@ class Retention:
             return
         with self.database.reading() as connection:
             query = select(func.coalesce(func.sum(pictures.c.bytes), 0)).where(
-                pictures.c.removed_at.is_(None)
+                pictures.c.removed_at.is_(None), pictures.c.product_id.in_(known)
             )
             excess = int(connection.execute(query).scalar_one()) - most
         for rank, kind in enumerate((GOOD, ANOMALOUS, REVIEWED)):
@@ -217,28 +228,28 @@ class Retention:
         masked_too: bool = True,
     ) -> None:
         """Pictures that nothing keeps: they are gone for the data base, then as files."""
-        hashes = sorted({old.picture for old in group if old.removed_at is None})
-        if not hashes:
+        there = sorted({Kept(old.product_id, old.picture) for old in group if old.removed_at is None})
+        if not there:
             return
         begun = time.monotonic()
         with self.database.reading() as connection:
-            free = _free(connection, hashes, wanted, masked_too)
-        stay = {digest for digest, suffix in free.items() if self._learnt.knows(digest, suffix)}
+            free = _free(connection, there, wanted, masked_too)
+        stay = {kept for kept, suffix in free.items() if self._learnt.knows(kept.hash, suffix)}
         summary.kept += len(stay)
         due = sorted(free.keys() - stay)
         if not due:
             return
         with self.database.writing() as connection:
             # locked first: who records one of them at this moment waits, and then needs its file again
-            locked = select(pictures.c.hash).where(pictures.c.hash.in_(due)).order_by(pictures.c.hash)
+            locked = select(pictures.c.hash).where(_PICTURE.in_(due)).order_by(*_KEY)
             connection.execute(locked.with_for_update()).all()
             due = sorted(_free(connection, due, wanted, masked_too))
-            connection.execute(update(pictures).where(pictures.c.hash.in_(due)).values(removed_at=at))
+            connection.execute(update(pictures).where(_PICTURE.in_(due)).values(removed_at=at))
         sizes = {old.picture: old.bytes for old in group}
-        for digest in due:
-            if self._stray.discard(PICTURES, digest, free[digest]):
+        for kept in due:  # another product may have it, too: then its file stays
+            if self._stray.discard(PICTURES, kept.hash, free[kept]):
                 summary.pictures += 1
-                summary.bytes += sizes[digest]
+                summary.bytes += sizes[kept.hash]
         self._rest(time.monotonic() - begun)
 
     # ---- records
@@ -271,25 +282,20 @@ class Retention:
             return 0
         begun = time.monotonic()
         with self.database.writing() as connection:
-            gone = (
-                select(inspections.c.id, inspections.c.picture)
+            found = (
+                select(inspections.c.id, *_KEY)
                 .join_from(inspections, pictures)
                 .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_not(None))
-                .order_by(pictures.c.hash)
+                .order_by(*_KEY)
             )
-            rows = connection.execute(gone.with_for_update()).all()
+            rows = connection.execute(found.with_for_update()).all()
             numbers = [row.id for row in rows]
             of_these = verdicts.c.inspection_id.in_(numbers)
             masks = set(connection.execute(select(verdicts.c.mask).where(of_these)).scalars()) - {None}
             connection.execute(delete(verdicts).where(of_these))
             connection.execute(delete(inspections).where(inspections.c.id.in_(numbers)))
-            connection.execute(
-                delete(pictures).where(
-                    pictures.c.hash.in_({row.picture for row in rows}),
-                    ~exists().where(inspections.c.picture == pictures.c.hash),
-                    ~exists().where(learnt.c.picture == pictures.c.hash),
-                )
-            )
+            gone = {(row.product_id, row.hash) for row in rows}
+            connection.execute(delete(pictures).where(_PICTURE.in_(gone), ~named()))
         for mask in masks:
             self._stray.discard(MASKS, mask, MASK)
         self._rest(time.monotonic() - begun)
@@ -314,30 +320,33 @@ def _is(kind: str) -> ColumnElement[bool]:
 
 def _of_picture(condition: ColumnElement[bool]) -> ColumnElement[bool]:
     """A picture has such an inspection."""
-    return exists().where(inspections.c.picture == pictures.c.hash, condition)
+    same = inspections.c.picture == pictures.c.hash, inspections.c.product_id == pictures.c.product_id
+    return exists().where(*same, condition)
 
 
 def _free(
-    connection: Connection, hashes: list[str], wanted: ColumnElement[bool], masked_too: bool
-) -> dict[str, str]:
+    connection: Connection, several: list[Kept], wanted: ColumnElement[bool], masked_too: bool
+) -> dict[Kept, str]:
     """Those of the pictures, with their endings, that neither an inspection nor the table of what was learnt
     from wants to keep."""
-    query = select(pictures.c.hash, pictures.c.suffix).where(
-        pictures.c.hash.in_(hashes),
+    query = select(*_KEY, pictures.c.suffix).where(
+        _PICTURE.in_(several),
         pictures.c.removed_at.is_(None),
         ~wanted,
-        ~exists().where(learnt.c.picture == pictures.c.hash),
+        ~exists().where(learnt.c.picture == pictures.c.hash, learnt.c.product_id == pictures.c.product_id),
     )
-    free = {row.hash: row.suffix for row in connection.execute(query)}
-    return free if masked_too else {h: s for h, s in free.items() if h not in _masked(connection, list(free))}
+    free = {Kept(row.product_id, row.hash): row.suffix for row in connection.execute(query)}
+    masked = set() if masked_too else _masked(connection, list(free))
+    return {kept: suffix for kept, suffix in free.items() if kept not in masked}
 
 
-def _masked(connection: Connection, hashes: list[str]) -> set[str]:
+def _masked(connection: Connection, several: list[Kept]) -> set[Kept]:
     """Pictures for which somebody drew a mask that holds."""
-    query = select(inspections.c.id, inspections.c.picture).where(
-        inspections.c.picture.in_(hashes), inspections.c.verdict.is_not(None)
+    there = inspections.c
+    query = select(there.id, there.product_id, there.picture).where(
+        tuple_(there.product_id, there.picture).in_(several), there.verdict.is_not(None)
     )
-    of = {row.id: row.picture for row in connection.execute(query)}
+    of = {row.id: Kept(row.product_id, row.picture) for row in connection.execute(query)}
     return {of[number] for number, word in held(connection, list(of)).items() if word.mask is not None}
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Column,
     Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+HOUR = 3_600_000_000  # microseconds
 metadata = MetaData(
     naming_convention={
         "ix": "%(table_name)s_%(column_0_name)s",
@@ -37,17 +39,42 @@ def _key() -> Column[int]:
     return Column("id", Key, primary_key=True, autoincrement=True)
 
 
-def _product() -> Column[int]:
-    return Column("product_id", Key, ForeignKey("products.id"), nullable=False)
+def _product(primary_key: bool = False) -> Column[int]:
+    return Column(
+        "product_id",
+        Key,
+        ForeignKey("products.id"),
+        primary_key=primary_key,
+        autoincrement=False,
+        nullable=False,
+    )
 
+
+def _picture_of(table: str) -> ForeignKeyConstraint:
+    columns = ["product_id", "picture"]
+    return ForeignKeyConstraint(columns, ["pictures.product_id", "pictures.hash"], name=f"{table}_picture_of")
+
+
+# Several can share a data base; each has its folder, its products, and all that belongs to these
+stations = Table(
+    "stations",
+    metadata,
+    _key(),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("folder", String(32), unique=True),  # what stands in its file of that name; NULL: not known yet
+    Column("address", Text),  # of its pages, where others can reach them
+    Column("started_at", BigInteger),
+)
 
 products = Table(
     "products",
     metadata,
     _key(),
-    Column("name", String(64), nullable=False, unique=True),
+    Column("station_id", Key, ForeignKey("stations.id"), nullable=False),
+    Column("name", String(64), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("active_version_id", Key),  # of versions, which name their product themselves
+    UniqueConstraint("station_id", "name"),
 )
 
 versions = Table(
@@ -63,9 +90,10 @@ versions = Table(
     UniqueConstraint("product_id", "hash"),
 )
 
-pictures = Table(
+pictures = Table(  # of products: two of them may have the same one, and keep it for different times
     "pictures",
     metadata,
+    _product(primary_key=True),
     Column("hash", Hash, primary_key=True),
     Column("suffix", String(8), nullable=False),
     Column("bytes", BigInteger, nullable=False),
@@ -81,7 +109,7 @@ inspections = Table(
     _key(),
     _product(),
     Column("version_id", Key, ForeignKey("versions.id"), nullable=False),
-    Column("picture", Hash, ForeignKey("pictures.hash"), nullable=False),
+    Column("picture", Hash, nullable=False),
     Column("at", BigInteger, nullable=False),
     Column("name", Name, nullable=False),  # what the sender calls the picture
     Column("source", String(16), nullable=False),
@@ -95,6 +123,7 @@ inspections = Table(
     Column("regions", Text, nullable=False),  # JSON
     Column("verdict", String(8)),  # the last one that holds; their history is in `verdicts`
     Column("review", String(8), nullable=False),  # none, waiting, done, skipped
+    _picture_of("inspections"),
     UniqueConstraint("product_id", "key"),
 )
 # Everything that a search asks for, so that a million lines are filtered without being read
@@ -110,7 +139,7 @@ Index(
     sqlite_where=inspections.c.review == "waiting",
     postgresql_where=inspections.c.review == "waiting",
 )
-Index("inspections_picture", inspections.c.picture)
+Index("inspections_picture", inspections.c.product_id, inspections.c.picture)
 Index("inspections_name", inspections.c.product_id, inspections.c.name)
 
 verdicts = Table(
@@ -144,12 +173,22 @@ hours = Table(
     Column("misses", Integer, nullable=False),
 )
 
-# The pictures of this station that a model version was learnt from: they are never removed
+# The pictures that a model version was learnt from: they are never removed
 learnt = Table(
     "learnt",
     metadata,
     Column("version_id", Key, ForeignKey("versions.id"), primary_key=True),
-    Column("picture", Hash, ForeignKey("pictures.hash"), primary_key=True),
+    Column("product_id", Key, primary_key=True),  # of the picture
+    Column("picture", Hash, primary_key=True),
+    _picture_of("learnt"),
+)
+
+# The same by decoded pixels, as model files have it, for stations that have not the file
+learnt_pixels = Table(
+    "learnt_pixels",
+    metadata,
+    Column("version_id", Key, ForeignKey("versions.id"), primary_key=True),
+    Column("pixels", Hash, primary_key=True),
 )
 
 users = Table(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from flawscope.config import build, read_config
 from flawscope.errors import InputError
@@ -14,10 +15,12 @@ from flawscope.runtime import suffix_of
 
 T = TypeVar("T")
 
+NAME = "station"  # of one that was given none
 FOLDER = "station"  # where a station keeps everything unless it is told otherwise
 DATABASE = "station.sqlite"  # in it
 RESERVED = ("static", "api", "sign-in", "sign-out", "language", "healthz", "readyz", "metrics")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_LETTERS = "use letters, digits, dot, dash and underscore, 64 at most"
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", re.IGNORECASE)
 _AGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(hours?|days?|weeks?|months?|years?|h|d|w)\s*", re.IGNORECASE)
 _SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 86400}
@@ -84,8 +87,10 @@ class Keep:
 class Settings:
     """A station.
 
-    store: folder of everything that it keeps. database: URL of a PostgreSQL data base
-    (`postgresql://user:password@host/name`), by default SQLite in the store.
+    name: which one it is of those that share a data base.
+    store: folder of everything that it keeps.
+    database: URL of a PostgreSQL data base (`postgresql://user:password@host/name`), by default SQLite in the
+    store. password_file: holds the password that the URL leaves out.
     host, port: where it listens; another host than this machine wants users or tokens.
     public: names and addresses under which it is reached, beside this machine's.
     proxy: a proxy on this machine stands in front and says who asks (X-Forwarded-For, X-Forwarded-Proto).
@@ -95,8 +100,10 @@ class Settings:
     """
 
     products: Mapping[str, Product] = field(default_factory=dict)
+    name: str = NAME
     store: str = FOLDER
     database: str | None = None
+    password_file: str | None = None
     host: str = "127.0.0.1"
     port: int = 8080
     public: tuple[str, ...] = ()
@@ -109,15 +116,43 @@ class Settings:
 
     @property
     def url(self) -> str:
-        """Of the data base, as SQLAlchemy takes it."""
+        """Of the data base, as SQLAlchemy takes it, with the password. InputError."""
         if self.database is None:
+            if self.password_file is not None:
+                raise InputError(
+                    "setting password_file is PostgreSQL's: name its `database`, or leave it out"
+                )
             return f"sqlite:///{Path(self.store).resolve() / DATABASE}"
         scheme, found, rest = self.database.partition("://")
         if not found or scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
             raise InputError(
                 f"setting database: {without_password(self.database)!r} is not postgresql://user@host/name"
             )
+        if self.password_file is not None:
+            rest = _with_password(rest, self.password_file)
         return f"postgresql+psycopg://{rest}"
+
+
+def _with_password(rest: str, path: str) -> str:
+    """`user@host/name` with what stands in the file, which is read anew each time: passwords change."""
+    user = re.match(r"([^:/@?]+)@", rest)
+    if user is None:
+        raise InputError(
+            "setting password_file: write `database` as postgresql://user@host/name: a user and no password"
+        )
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"setting password_file: cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"setting password_file: {path} is no text") from None
+    password = text.removesuffix("\n").removesuffix("\r")
+    if not password or not password.isprintable():
+        what = "more than a line of text" if password else "nothing"
+        raise InputError(
+            f"setting password_file: {path} holds {what}: write the password into it, and no more"
+        )
+    return f"{user[1]}:{quote(password, safe='')}@{rest[user.end() :]}"
 
 
 def read_settings(path: str | Path) -> Settings:
@@ -135,10 +170,15 @@ def read_settings(path: str | Path) -> Settings:
         limits = build(Limits, _mapping(values.pop("limits", None), "limits"))
         keep = build(Keep, _mapping(values.pop("keep", None), "keep"))
         settings = build(_Plain, values)
+        secret = settings.password_file
         known = {check_name(str(name)): _product(name, value, home) for name, value in products.items()}
         return check(
             Settings(
-                **{**vars(settings), "store": str(home / settings.store)},
+                **{
+                    **vars(settings),
+                    "store": str(home / settings.store),
+                    "password_file": None if secret is None else str(home / secret),
+                },
                 products=known,
                 limits=limits,
                 keep=keep,
@@ -152,8 +192,10 @@ def read_settings(path: str | Path) -> Settings:
 class _Plain:
     """The settings of one value each."""
 
+    name: str = Settings.name
     store: str = Settings.store
     database: str | None = None
+    password_file: str | None = None
     host: str = Settings.host
     port: int = Settings.port
     public: tuple[str, ...] = ()
@@ -165,6 +207,8 @@ class _Plain:
 
 def check(settings: Settings) -> Settings:
     """The same settings. InputError where a value cannot be."""
+    if not _NAME.fullmatch(settings.name):
+        raise InputError(f"name {settings.name!r:.80} cannot be a station's: {_LETTERS}")
     _ = settings.url, settings.limits.upload_bytes, settings.keep.space_bytes
     for kind in ("good", "anomalous", "reviewed", "records"):
         settings.keep.seconds(kind)
@@ -182,9 +226,7 @@ def check_name(name: str) -> str:
     if name.lower() in RESERVED:
         raise InputError(f"{name!r} cannot be a product's name: it is a page of its own; choose another")
     if not _NAME.fullmatch(name):
-        raise InputError(
-            f"{name!r} cannot be a product's name: use letters, digits, dot, dash and underscore, 64 at most"
-        )
+        raise InputError(f"{name!r} cannot be a product's name: {_LETTERS}")
     return name
 
 

@@ -19,6 +19,7 @@ from flawscope.station.access import Access
 from flawscope.station.database import Database, now
 from flawscope.station.files import Files
 from flawscope.station.folder import FolderSource
+from flawscope.station.handed import Handed
 from flawscope.station.inspector import Inspector
 from flawscope.station.live import Live
 from flawscope.station.metrics import Gauges, Metrics
@@ -28,6 +29,7 @@ from flawscope.station.search import Filters, Page, search
 from flawscope.station.settings import Product, Settings
 from flawscope.station.share import Share
 from flawscope.station.shown import Shown
+from flawscope.station.stations import address_of, claim
 from flawscope.station.store import NotFoundError, Store, fresh, iso
 from flawscope.station.versions import Versions
 
@@ -64,14 +66,16 @@ class Station:
         self.files = Files(settings.store)
         self.files.claim()
         self.files.sweep()
-        self.database = Database(settings.url)
+        self.database = Database(settings.url, settings.name)
         self.database.migrate()
+        claim(self.database, self.files, address_of(settings))
         self.access = Access(self.database)
         self.store = Store(self.database)
         # one core is left for what comes in: threads that compute wait for the slowest of them
         threads = settings.threads or max(1, cores() - 1)
         self.versions = Versions(self.database, self.files, settings.device, threads)
         self.live = Live()
+        self._handed = Handed()
         self.metrics = Metrics(self._gauges)
         self._problems: dict[str, Problem] = {}
         self._checked = 0.0
@@ -188,8 +192,12 @@ class Station:
     def inspection(self, name: str, number: int) -> dict[str, Any]:
         return self.store.inspection(self.product_id(name), number)
 
-    def waiting(self, name: str, limit: int = 20, after: int = 0) -> dict[str, Any]:
-        return self.store.waiting(self.product_id(name), limit, after)
+    def waiting(self, name: str, limit: int = 20, after: int = 0, reader: str = "") -> dict[str, Any]:
+        last = self._handed.to_others(reader) if reader else ()
+        found = self.store.waiting(self.product_id(name), limit, after, last)
+        if reader:
+            self._handed.note(reader, (one["id"] for one in found["inspections"]))
+        return found
 
     def trends(self, name: str, since: int | None = None, until: int | None = None) -> dict[str, Any]:
         return trends_of.trends(self.database, self.product_id(name), since, until)

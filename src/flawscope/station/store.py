@@ -14,8 +14,9 @@ from sqlalchemy import Connection, Row, Select, func, literal_column, select, up
 
 from flawscope.errors import InputError
 from flawscope.station.database import Database, now, upsert
-from flawscope.station.recording import HOUR, MOST_NAME, WAITING, Taken, by_key, record, review_of
-from flawscope.station.schema import events, hours, inspections, pictures, products, verdicts
+from flawscope.station.recording import MOST_NAME, WAITING, Taken, by_keys, record, review_of
+from flawscope.station.schema import HOUR, events, hours, inspections, pictures, products, verdicts
+from flawscope.station.stations import place_of, station_id
 
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
 # written out, for an index of these rows alone is taken only where the query says which they are
@@ -68,9 +69,10 @@ class Store:
     def add_product(self, name: str) -> int:
         """Its number, whether it is new or not."""
         with self.database.writing() as connection:
-            new = upsert(connection.dialect.name, products).values(name=name, created_at=now())
+            own = {"station_id": station_id(connection, self.database.station), "name": name}
+            new = upsert(connection.dialect.name, products).values(**own, created_at=now())
             connection.execute(new.on_conflict_do_nothing())
-            return int(connection.execute(select(products.c.id).where(products.c.name == name)).scalar_one())
+            return int(connection.execute(select(products.c.id).filter_by(**own)).scalar_one())
 
     def totals(self, product_id: int) -> dict[str, int]:
         """How many inspections there are, and how many of them wait for a review."""
@@ -91,13 +93,13 @@ class Store:
     def record(self, several: Sequence[Taken]) -> list[tuple[int, bool]]:
         """Write inspections, all or none: the number of each, and whether it is new. One with a key that is
         there already is that one."""
-        with self.database.writing() as connection:
+        with self.database.writing() if self.database.is_sqlite else self.database.single() as connection:
             return record(connection, several)
 
-    def number_of(self, product_id: int, key: str) -> int | None:
-        """Of the inspection that was taken under this key."""
+    def numbers_of(self, product_id: int, keys: Sequence[str]) -> dict[str, int]:
+        """Of the inspections that were taken under these keys."""
         with self.database.reading() as connection:
-            return by_key(connection, product_id, key)
+            return by_keys(connection, product_id, keys)
 
     def inspection(self, product_id: int, number: int) -> dict[str, Any]:
         """One, as the API shows it. NotFoundError."""
@@ -105,22 +107,39 @@ class Store:
         with self.database.reading() as connection:
             found = described(connection, connection.execute(query).all())
         if not found:
-            raise NotFoundError(f"there is no inspection {number}")
+            raise NotFoundError(self._nowhere(number))
         return found[0]
 
-    def waiting(self, product_id: int, limit: int, after: int = 0) -> dict[str, Any]:
-        """The oldest ones that wait for a review, and how many there are."""
+    def _nowhere(self, number: int) -> str:
+        """Of an inspection that this product has not."""
+        place = place_of(self.database, number)
+        if place is None:
+            return f"there is no inspection {number}"
+        return f"inspection {number} and its picture are at the station {place}: look there"
+
+    def waiting(
+        self, product_id: int, limit: int, after: int = 0, last: Sequence[int] = ()
+    ) -> dict[str, Any]:
+        """The oldest ones that wait for a review, and how many there are.
+
+        Args:
+            last: those that are given only where there are no others.
+        """
         here = inspections.c.product_id == product_id, IS_WAITING
         query = shown().where(*here, inspections.c.id > after).order_by(inspections.c.id).limit(limit)
         with self.database.reading() as connection:
-            found = described(connection, connection.execute(query).all())
-            return {"inspections": found, "waiting": _waiting(connection, product_id)}
+            rows = connection.execute(query.where(inspections.c.id.not_in(last))).all()
+            if not rows and last:
+                rows = connection.execute(query).all()
+            return {"inspections": described(connection, rows), "waiting": _waiting(connection, product_id)}
 
     def knows(self, picture: str) -> bool:
-        """Whether there is an inspection of the picture with this hash."""
+        """Whether this station has an inspection of the picture with this hash."""
+        query = select(pictures.c.hash).where(
+            pictures.c.product_id.in_(self.database.own()), pictures.c.hash == picture
+        )
         with self.database.reading() as connection:
-            found = connection.execute(select(pictures.c.hash).where(pictures.c.hash == picture)).first()
-        return found is not None
+            return connection.execute(query).first() is not None
 
     def picture(self, product_id: int, number: int) -> PictureOf:
         """What an inspection looked at. NotFoundError."""
@@ -133,7 +152,7 @@ class Store:
         with self.database.reading() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
-            raise NotFoundError(f"there is no inspection {number}")
+            raise NotFoundError(self._nowhere(number))
         return PictureOf(*row)
 
     # ---- verdicts

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, exists, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, or_, select
 
 from flawscope.station.database import Database
-from flawscope.station.files import MAPS, MASKS, PART, PICTURES, Files
-from flawscope.station.schema import inspections, learnt, pictures, verdicts
+from flawscope.station.files import MAPS, MASKS, MODELS, PART, PICTURES, Files
+from flawscope.station.schema import inspections, learnt, pictures, verdicts, versions
 
 YOUNG = 3600.0  # seconds in which a file may become known
 TOGETHER = 500  # files that are looked up at once
@@ -32,7 +33,7 @@ class Stray:
 
         def settle() -> bool:
             with self.database.reading() as connection:
-                return not needed(connection, kind, [digest])
+                return not self._needed(connection, kind, [digest])
 
         try:
             removed = self.files.discard(kind, digest, suffix, settle)
@@ -51,7 +52,7 @@ class Stray:
         Args:
             at: microseconds since 1970, now.
         """
-        removed = 0
+        removed = self._models(at)
         for kind in (PICTURES, MASKS, MAPS):
             names = self._names(kind, at)
             while True:
@@ -60,7 +61,7 @@ class Stray:
                 if not group:
                     break
                 with self.database.reading() as connection:
-                    known = needed(connection, kind, sorted({digest for _, digest, _ in group}))
+                    known = self._needed(connection, kind, sorted({digest for _, digest, _ in group}))
                 for path, digest, suffix in group:
                     if digest in known or _is_young(path, at):
                         continue
@@ -75,13 +76,36 @@ class Stray:
                 self.rest(time.monotonic() - begun)
         return removed
 
+    def _models(self, at: int) -> int:
+        """Folders of models that were never added, for it was cut off."""
+        own = versions.c.product_id.in_(self.database.own())
+        with self.database.reading() as connection:
+            known = {
+                Path(file).parent.name
+                for file in connection.execute(select(versions.c.file).where(own)).scalars()
+            }
+        folders = [one for one in (self.files.folder / MODELS).iterdir() if one.is_dir()]
+        left = [one for one in folders if one.name not in known and not _is_young(one, at)]
+        for folder in left:
+            shutil.rmtree(folder, ignore_errors=True)
+        return len(left)
+
     def _forget(self, digest: str) -> None:
         """A picture that no record names leaves no row behind."""
-        row = pictures.c.hash == digest
-        named = (inspections.c.picture == digest, learnt.c.picture == digest)
+        row = and_(pictures.c.product_id.in_(self.database.own()), pictures.c.hash == digest)
         with self.database.writing() as connection:
             connection.execute(select(pictures.c.hash).where(row).with_for_update()).all()
-            connection.execute(delete(pictures).where(row, *(~exists().where(one) for one in named)))
+            connection.execute(delete(pictures).where(row, ~named()))
+
+    def _needed(self, connection: Connection, kind: str, hashes: list[str]) -> set[str]:
+        """Those of the files that a record of this station names, and whose picture was not removed."""
+        own = self.database.own()
+        if kind == MASKS:
+            query = select(verdicts.c.mask).join(inspections).where(verdicts.c.mask.in_(hashes))
+            return set(connection.execute(query.where(inspections.c.product_id.in_(own))).scalars())
+        there = pictures.c
+        query = select(there.hash).where(there.hash.in_(hashes), there.product_id.in_(own))
+        return set(connection.execute(query.where(there.removed_at.is_(None), named())).scalars())
 
     def _names(self, kind: str, at: int) -> Iterator[tuple[Path, str, str]]:
         """Files by content. What was being written and left is removed."""
@@ -95,19 +119,14 @@ class Stray:
                         path.unlink()
 
 
-def needed(connection: Connection, kind: str, hashes: list[str]) -> set[str]:
-    """Those of the files that a record names, and whose picture was not removed."""
-    if kind == MASKS:
-        return set(connection.execute(select(verdicts.c.mask).where(verdicts.c.mask.in_(hashes))).scalars())
-    query = select(pictures.c.hash).where(
-        pictures.c.hash.in_(hashes),
-        pictures.c.removed_at.is_(None),
-        or_(
-            exists().where(inspections.c.picture == pictures.c.hash),
-            exists().where(learnt.c.picture == pictures.c.hash),
-        ),
+def named() -> ColumnElement[bool]:
+    """A picture stands in a record, or in what a model was learnt from."""
+    return or_(
+        *(
+            exists().where(where.c.picture == pictures.c.hash, where.c.product_id == pictures.c.product_id)
+            for where in (inspections, learnt)
+        )
     )
-    return set(connection.execute(query).scalars())
 
 
 def _is_young(path: Path, at: int) -> bool:

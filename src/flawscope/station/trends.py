@@ -8,8 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, case, func, select
 
 from flawscope.station.database import Database, now
-from flawscope.station.recording import HOUR
-from flawscope.station.schema import hours, inspections, versions
+from flawscope.station.schema import HOUR, hours, inspections, versions
 from flawscope.station.store import DEFECT, GOOD, iso
 
 MOST_POINTS = 2000  # inspections that are shown one by one

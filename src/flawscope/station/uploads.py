@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import header, read_mask
+from flawscope.pictures.decoding import read_mask
 from flawscope.station.inspector import checked
 from flawscope.station.settings import Limits
 from flawscope.station.shown import png
@@ -106,7 +106,8 @@ class _Limited:
 
     async def receive(self) -> Message:
         try:
-            message = await asyncio.wait_for(self.request.receive(), self.stalled)
+            async with asyncio.timeout(self.stalled):  # `wait_for` would make a task for each message
+                message = await self.request.receive()
         except TimeoutError:
             text = f"nothing came for {self.stalled:g} s; send the picture again"
             raise UploadError(text, 408, "stalled") from None
@@ -128,9 +129,9 @@ def mask_of(data: bytes, width: int, height: int, limits: Limits) -> bytes:
     Raises:
         InputError: it is no PNG, or of another shape.
     """
-    if checked(data, "the mask", limits) != ".png":
+    suffix, rows, columns = checked(data, "the mask", limits)
+    if suffix != ".png":
         raise InputError("the mask is no PNG: send a PNG in base64")
-    _, rows, columns = header(data, "the mask")
     same_shape = abs(rows - columns * height / width) <= 0.5 + rows / 100
     if rows > height or columns > width or not same_shape:
         raise InputError(f"the mask has {columns}x{rows} pixels, its picture {width}x{height}: draw it there")

@@ -18,7 +18,7 @@ from flawscope.predictor import Predictor, load, read_manifest
 from flawscope.runtime import suffix_of
 from flawscope.station.database import Database, now, upsert
 from flawscope.station.files import MODELS, Files
-from flawscope.station.schema import events, products, versions
+from flawscope.station.schema import events, learnt_pixels, products, versions
 from flawscope.station.store import NotFoundError, add_event, iso
 
 ADDED, ACTIVATED = "version added", "version activated"  # events
@@ -77,6 +77,10 @@ class Versions:
                 new.on_conflict_do_nothing().returning(versions.c.id)
             ).scalar_one_or_none()
             if number is not None:
+                pixels = sorted({picture.hash for picture in manifest.pictures})
+                rows = [{"version_id": number, "pixels": one} for one in pixels]
+                if rows:
+                    connection.execute(learnt_pixels.insert(), rows)
                 add_event(connection, ADDED, who, f"version {number} from {origin}", product_id)
         found = self._by_hash(product_id, digest)
         assert found is not None, "it was just written"
@@ -163,13 +167,10 @@ class Versions:
     def listed(self, product_id: int) -> dict[str, Any]:
         """All versions as the API shows them, the newest first."""
         with self.database.reading() as connection:
-            active = connection.execute(
-                select(products.c.active_version_id).where(products.c.id == product_id)
-            ).scalar_one()
             rows = connection.execute(
                 select(versions).where(versions.c.product_id == product_id).order_by(versions.c.id.desc())
             ).all()
-            switches = _switches(connection, product_id)
+            active, switches = _active(connection, product_id), _switches(connection, product_id)
         return {
             "versions": [_shown(row, active, switches.get(row.id, [])) for row in rows],
             "active": active,
@@ -177,8 +178,10 @@ class Versions:
 
     def version(self, product_id: int, number: int) -> dict[str, Any]:
         """One of them. NotFoundError."""
-        self._row(product_id, number)
-        return next(one for one in self.listed(product_id)["versions"] if one["id"] == number)
+        row = self._row(product_id, number)
+        with self.database.reading() as connection:
+            active, switches = _active(connection, product_id), _switches(connection, product_id, number)
+        return _shown(row, active, switches.get(number, []))
 
     def _row(self, product_id: int, number: int) -> Row[Any]:
         query = select(versions).where(versions.c.product_id == product_id, versions.c.id == number)
@@ -216,11 +219,21 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _switches(connection: Connection, product_id: int) -> dict[int, list[dict[str, str]]]:
-    """When each version was activated, and by whom."""
+def _active(connection: Connection, product_id: int) -> int | None:
+    query = select(products.c.active_version_id).where(products.c.id == product_id)
+    number = connection.execute(query).scalar_one()
+    return None if number is None else int(number)
+
+
+def _switches(
+    connection: Connection, product_id: int, number: int | None = None
+) -> dict[int, list[dict[str, str]]]:
+    """When each version, or that one alone, was activated, and by whom."""
     query = select(events.c.text, events.c.at, events.c.who).where(
         events.c.kind == ACTIVATED, events.c.product_id == product_id
     )
+    if number is not None:
+        query = query.where(events.c.text == str(number))
     found: dict[int, list[dict[str, str]]] = {}
     for text, at, who in connection.execute(query.order_by(events.c.id)):
         found.setdefault(int(text), []).append({"at": iso(at), "by": who})

@@ -41,10 +41,15 @@ class Batch:
 
 
 class Trainer(training.Trainer[Batch]):
-    """The student and the autoencoder learn together."""
+    """The student and the autoencoder learn together.
+
+    Several processes have a batch each, of one picture in the paper: the hardest squares are those of a
+    batch, and of a part of it they would be others.
+    """
 
     NETWORKS = ("student", "autoencoder")
     LOSSES = ("hard", "penalty", "autoencoder", "student_autoencoder")
+    DIVIDED = False
     CPU_STEPS, GPU_STEPS = 6000, PAPER_STEPS
 
     def __init__(

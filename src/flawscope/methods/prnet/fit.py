@@ -40,7 +40,10 @@ def fit(model: Model, task: Task) -> Fitted:
     )
     features = FeatureCache(model, run.images, learnt, run.room // 2)
     digest = features.measure(task.step)
-    clusters = find_prototypes(config, features, task.step) if made is None else made.fitting(digest)
+    if made is not None:
+        clusters = made.fitting(digest)
+    else:
+        clusters = task.budget.together.first(lambda: find_prototypes(config, features, task.step))
     for prototypes, one in zip(model.scales, clusters, strict=True):
         prototypes.prototypes = one.prototypes.to(model.roi.device)
     trainer = Trainer(model, pictures, features, clusters, task)

@@ -31,12 +31,16 @@ class Batch:
 
 
 class Trainer(training.Trainer[Batch]):
-    """The network learns where prototypes, backbone and spreads stay as they are."""
+    """The network learns where prototypes, backbone and spreads stay as they are.
+
+    Several processes divide a batch: nothing in the network depends on the other pictures, and the loss is a
+    mean over the pixels that count.
+    """
 
     NETWORKS = ("network",)
     LOSSES = ("loss",)
     CPU_STEPS, GPU_STEPS = 3000, 4400
-    DECOUPLED = True
+    DECOUPLED, DIVIDED = True, True
 
     def __init__(
         self,
@@ -60,14 +64,14 @@ class Trainer(training.Trainer[Batch]):
     # ---- a step
 
     def batch(self, step: int) -> Batch:
-        """Step number so and so: every good picture once, in random order, before any comes again."""
+        """Of step number so and so: every good picture once, in random order, before any comes again."""
         size = self.config.batch
         good = size // 2
         if self.device.type == "cpu":  # the processor is busy learning
-            shown = [self._shown(step, k, good) for k in range(size)]
+            shown = [self._shown(step, k, good) for k in self.mine(size)]
         else:
             with ThreadPoolExecutor() as pool:
-                shown = list(pool.map(lambda k: self._shown(step, k, good), range(size)))
+                shown = list(pool.map(lambda k: self._shown(step, k, good), self.mine(size)))
         places = [one.place for one in shown]
         maps = [self.features[place] for place in places if place >= 0]
         return Batch(
@@ -76,6 +80,12 @@ class Trainer(training.Trainer[Batch]):
             places,
             [torch.stack(of_scale) for of_scale in zip(*maps, strict=True)],
         )
+
+    def weight(self, batch: Batch) -> float:
+        """Pictures, as far as they count."""
+        if not self.config.pads:
+            return float(len(batch.images))
+        return float((self.model.roi.cpu() & (batch.images[:, 0] >= 0)).float().mean((1, 2)).sum())
 
     def _shown(self, step: int, k: int, good: int) -> Shown:
         count = len(self.features.learnt)
@@ -112,9 +122,11 @@ class Trainer(training.Trainer[Batch]):
         if not self.config.noise:
             return features
         generator = torch.Generator(self.device).manual_seed(self.torch_seed(NOISE, step))
+        mine = self.mine(self.config.batch)
         for one in features:
-            drawn = torch.randn(one.shape, generator=generator, device=self.device)
-            one.add_(drawn, alpha=self.config.noise)
+            shape = (self.config.batch, *one.shape[1:])  # of the whole batch, whoever has the other pictures
+            drawn = torch.randn(shape, generator=generator, device=self.device)
+            one.add_(drawn[mine.start :: mine.step], alpha=self.config.noise)
         return features
 
     def _residuals(

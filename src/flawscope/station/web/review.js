@@ -5,6 +5,7 @@
   const ENOUGH = 20; // of the queue at a time
   const AGAIN = 3000; // ms between two looks at an empty queue
   const RECENT = 10; // verdicts that the speed is of
+  const READER = Math.random().toString(36).slice(2); // this page: others are given other pictures
   const only = page.data.only;
 
   let queue = only ? [only] : []; // what waits, oldest first; the first one is shown
@@ -42,7 +43,7 @@
     try {
       if (!queue.length && outbox.empty()) seen.clear(); // what others put back comes again
       const after = Math.max(0, ...seen);
-      const { inspections, waiting } = await api(`/review?limit=${ENOUGH}${after ? `&after=${after}` : ""}`);
+      const { inspections, waiting } = await api(`/review?limit=${ENOUGH}&reader=${READER}${after ? `&after=${after}` : ""}`);
       if (before === done) left = waiting; // else it was counted before the last verdicts
       const empty = !queue.length;
       for (const item of inspections) {

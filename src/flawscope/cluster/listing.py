@@ -1,0 +1,309 @@
+"""Which pictures a run judges, in which order: written once, as Parquet, and read part by part.
+
+Nobody holds it whole. The one who writes it needs the names of what lies in one folder, and 8 bytes for every
+path, to list none twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from glob import has_magic
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.cluster.store import Store, filesystem, is_url, reason
+from flawscope.datasets.files import SIDE_SUFFIXES, is_litter, iter_inputs, natural_key, with_pictures
+from flawscope.errors import InputError
+
+FOLDER = "listing"
+GROUP = 1_000  # paths that are read at a time
+FILE = 100 * GROUP  # in a file
+PIPED = "-"
+TABLES = (".parquet", ".csv", ".txt")  # what holds paths, where it is named outright
+COLUMN = "path"  # of a table
+NAMED = 5  # of the files beside the pictures
+
+
+class Entry(NamedTuple):
+    """A picture's path or URL; `error`: it stands for what means nothing, and why."""
+
+    path: str
+    error: str = ""
+
+
+@dataclass
+class Listing:
+    """What is known of a listing.
+
+    roots: folders on disk in which pictures were looked for. beside: how many files lie beside the pictures;
+    named: the first of them. digest: of what came on stdin.
+    """
+
+    inputs: int = 0
+    roots: list[str] = field(default_factory=list)
+    beside: int = 0
+    named: list[str] = field(default_factory=list)
+    digest: str = ""
+
+
+def write(specs: Sequence[str], store: Store, stream: IO[bytes] | None = None) -> Listing:
+    """List what is meant, in the order in which `predict` judges it, below `FOLDER` of the store.
+
+    Each path stands once, where it comes first; of those on stdin, as with `predict`, each line. Two paths
+    are told apart by 64 bits: one of ten million is taken for another, and missing, once in 400,000 runs.
+
+    Args:
+        specs: files, folders, patterns, tables of paths (`TABLES`), URLs of these, or `-` alone.
+        stream: what comes on stdin.
+
+    Raises:
+        InputError: nothing is meant, or a table cannot be read.
+        FlawscopeError: the store cannot be written.
+    """
+    made = Listing()
+    for name in store.names(FOLDER):  # of a run that was stopped here
+        store.remove(f"{FOLDER}/{name}")
+    found = iter(_entries(specs, store, stream, made))
+    wrong = ""
+    pictures = False
+    number = 0
+    while chunk := list(islice(found, FILE)):
+        wrong = wrong or next((one.error for one in chunk if one.error), "")
+        pictures = pictures or not all(one.error for one in chunk)
+        store.write(_name(number), _packed(chunk))
+        number += 1
+        made.inputs += len(chunk)
+    if not pictures:
+        raise InputError(wrong or "no pictures given; name a picture, a folder or a table of paths")
+    return made
+
+
+def read(store: Store, start: int, stop: int) -> list[Entry]:
+    """The entries from `start` to below `stop`."""
+    from pyarrow import parquet
+
+    found: list[Entry] = []
+    for number in range(start // FILE, -(-stop // FILE)):
+        first = number * FILE
+        begin, end = max(start - first, 0), min(stop - first, FILE)
+        with store.open(_name(number)) as file:
+            groups = range(begin // GROUP, -(-end // GROUP))
+            table = parquet.ParquetFile(file).read_row_groups([*groups])
+        table = table.slice(begin - groups.start * GROUP, end - begin)
+        columns = (table.column(name).to_pylist() for name in ("path", "error"))
+        found += [Entry(os.fsdecode(path), error) for path, error in zip(*columns, strict=True)]
+    return found
+
+
+def digest(stream: IO[bytes]) -> str:
+    """Of what comes on stdin."""
+    made = hashlib.sha256()
+    for _ in _lines(stream, made):
+        pass
+    return made.hexdigest()
+
+
+def _lines(stream: IO[bytes], taken: Any) -> Iterator[str]:
+    """A path a line; `taken`: a hash of them all. InputError: it is no text."""
+    for line in stream:
+        taken.update(line)
+        if b"\0" in line:
+            raise InputError("what comes on stdin is no list of paths; a picture is judged without --cluster")
+        if path := line.rstrip(b"\r\n"):
+            yield os.fspath(Path(os.fsdecode(path)))
+
+
+def _name(number: int) -> str:
+    return f"{FOLDER}/{number:05}.parquet"
+
+
+def _packed(chunk: list[Entry]) -> bytes:
+    """A file; names need not be text."""
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {
+        "path": pyarrow.array([os.fsencode(one.path) for one in chunk], pyarrow.binary()),
+        "error": pyarrow.array([one.error for one in chunk], pyarrow.string()),
+    }
+    file = io.BytesIO()
+    parquet.write_table(
+        pyarrow.table(columns), file, row_group_size=GROUP, use_dictionary=["error"], compression="zstd"
+    )
+    return file.getvalue()
+
+
+# ------------------------------------------------------------------------------------------- what is meant
+
+
+def _entries(specs: Sequence[str], store: Store, stream: IO[bytes] | None, made: Listing) -> Iterator[Entry]:
+    if list(specs) == [PIPED] and stream is not None:
+        taken = hashlib.sha256()
+        yield from map(Entry, _lines(stream, taken))
+        made.digest = taken.hexdigest()
+        return
+    seen = Seen()
+    for spec in specs:
+        paths = _meant(spec, store, made)
+        while True:
+            chunk: list[str] = []
+            wrong = ""
+            try:
+                for path in islice(paths, GROUP * 10):
+                    chunk.append(path)
+            except InputError as error:  # as in `predict`, the others are judged
+                wrong = str(error)
+            yield from (Entry(path) for path, new in zip(chunk, seen.add(chunk), strict=True) if new)
+            if wrong:
+                yield Entry(spec, wrong)
+            if wrong or not chunk:
+                break
+
+
+def _meant(spec: str, store: Store, made: Listing) -> Iterator[str]:
+    outright = is_url(spec) or os.path.isfile(spec)
+    if outright and spec.lower().endswith(TABLES):
+        yield from _tabled(spec)
+        return
+    if is_url(spec):
+        inputs: Iterable[tuple[str, bool]] = _remote(spec)
+        own = ""
+    else:
+        root = os.path.abspath(_root(spec))
+        made.roots.append(root)
+        own = store.root + os.sep if store.lies_in(root) else ""
+        inputs = ((os.fspath(path), beside) for path, beside in iter_inputs(spec))
+    for path, beside in inputs:
+        if own and os.path.abspath(path).startswith(own):  # what this run writes
+            continue
+        if not beside:
+            yield path
+            continue
+        made.beside += 1
+        if len(made.named) < NAMED:
+            made.named.append(path)
+
+
+def _root(spec: str) -> str:
+    """The folder in which the pictures of a file, folder or pattern lie."""
+    path = Path(spec)
+    while not path.is_dir() and path != path.parent:
+        path = path.parent
+    return os.fspath(path)
+
+
+class Seen:
+    """Which paths were there before: 8 bytes for each, in sorted arrays, each at least twice as long as the
+    next."""
+
+    def __init__(self) -> None:
+        self.runs: list[NDArray[np.int64]] = []
+
+    def add(self, paths: Sequence[str]) -> NDArray[np.bool_]:
+        """For each, whether it is new."""
+        hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
+        new = np.zeros(len(paths), np.bool_)
+        new[np.unique(hashes, return_index=True)[1]] = True
+        for run in self.runs:
+            place = np.searchsorted(run, hashes)
+            new &= run[np.minimum(place, len(run) - 1)] != hashes
+        run = np.sort(hashes[new])
+        while self.runs and len(self.runs[-1]) < 2 * len(run):
+            run = np.sort(np.concatenate([self.runs.pop(), run]), kind="stable")
+        if len(run):
+            self.runs.append(run)
+        return new
+
+
+# -------------------------------------------------------------------------------------------------- tables
+
+
+def _tabled(spec: str) -> Iterator[str]:
+    """The paths in a table, as they stand there; a relative one begins where the command is run."""
+    if is_url(spec):
+        files, path = filesystem(spec)
+    else:
+        files, path = filesystem(os.path.abspath(spec))
+    try:
+        with files.open(path, "rb") as file:
+            if spec.lower().endswith(".txt"):
+                lines = (line.rstrip(b"\r\n") for line in file)
+                yield from (os.fsdecode(line) for line in lines if line.strip())
+            else:
+                yield from _column(spec, file)
+    except InputError:
+        raise
+    except Exception as error:  # of fsspec's libraries, and pyarrow's
+        raise InputError(f"cannot read table {spec}: {reason(error)}; check it") from None
+
+
+def _column(spec: str, file: IO[bytes]) -> Iterator[str]:
+    """The column of paths of a .csv or .parquet."""
+    import pyarrow
+    from pyarrow import csv, parquet
+
+    if spec.lower().endswith(".csv"):
+        kinds = {COLUMN: pyarrow.binary()}
+        table = csv.open_csv(file, convert_options=csv.ConvertOptions(column_types=kinds))
+        names, batches = table.schema.names, iter(table)
+    else:
+        table = parquet.ParquetFile(file)
+        names, batches = table.schema_arrow.names, table.iter_batches(10 * GROUP, columns=[COLUMN])
+    if COLUMN not in names:
+        raise InputError(f"{spec}: it has no column {COLUMN}, only {', '.join(names)[:200]}; name one so")
+    for batch in batches:
+        values = batch.column(names.index(COLUMN) if batch.num_columns > 1 else 0)
+        if not (pyarrow.types.is_binary(values.type) or pyarrow.types.is_large_binary(values.type)):
+            values = values.cast(pyarrow.large_string())
+        for path in values.to_pylist():
+            if path:
+                yield os.fsdecode(path)
+
+
+# ---------------------------------------------------------------------------------------------------- URLs
+
+
+def _remote(spec: str) -> Iterator[tuple[str, bool]]:
+    """As `iter_inputs`, of a file, folder or pattern of an object store."""
+    files, path = filesystem(spec)
+    try:
+        if files.isdir(path):
+            inside = with_pictures(_below(files, path), f"{spec}: no pictures in this folder")
+        elif files.exists(path):
+            yield spec, False
+            return
+        elif has_magic(path):
+            tops = [top for top in sorted(files.glob(path), key=natural_key) if not is_litter(_last(top))]
+            found = chain.from_iterable(_below(files, top) if files.isdir(top) else [top] for top in tops)
+            inside = with_pictures(found, f"{spec}: the pattern matches no picture")
+        else:
+            raise InputError(f"{spec}: no such file or folder; check the path")
+        for one in inside:
+            yield str(files.unstrip_protocol(one)), Path(one).suffix.lower() in SIDE_SUFFIXES
+    except InputError:
+        raise
+    except Exception as error:  # each library has its own
+        raise InputError(f"{spec}: cannot be listed: {reason(error)}; check it, and the rights") from None
+
+
+def _below(files: Any, folder: str) -> Iterator[str]:
+    """Every file below a folder, in natural order; of one folder at a time the names are held."""
+    inside = [(str(one["name"]).rstrip("/"), one["type"]) for one in files.ls(folder, detail=True)]
+    inside = [(name, kind) for name, kind in inside if not is_litter(_last(name)) and name != folder]
+    for name, kind in sorted(inside, key=lambda one: natural_key(_last(one[0]))):
+        if kind == "directory":
+            yield from _below(files, name)
+        else:
+            yield name
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]

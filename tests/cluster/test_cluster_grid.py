@@ -1,0 +1,158 @@
+"""`benchmark --cluster`: the results of one machine, on nodes that come and go."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+pytest.importorskip("torch")
+
+import psutil
+
+from flawscope.benchmark.grid import plan
+from flawscope.benchmark.run import Plan
+from flawscope.benchmark.store import FORMAT, Store, write_json
+from flawscope.cli import main
+from flawscope.cluster.connect import Node
+from flawscope.cluster.grid import _work_off
+from flawscope.cluster.jobs import share
+from flawscope.demo.dataset import draw_dataset
+from flawscope.errors import InputError
+
+# what depends on when and where a cell ran
+PASSING = {"fit_seconds", "evaluate_seconds", "peak_memory_mib", "jobs"}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root with "plate", and "broken", whose pictures cannot be read."""
+    root = tmp_path_factory.mktemp("two")
+    draw_dataset(root, category="plate", train=6, good=3, bad_per_kind=1, size=64, seed=2)
+    shutil.copytree(root / "plate", root / "broken")
+    for path in (root / "broken/train/good").iterdir():
+        path.write_bytes(b"no picture")
+    return root
+
+
+def words(data: Path, out: Path) -> list[str]:
+    call = ["benchmark", "--data", str(data), "--out", str(out), "--set", "patchcore.size=64"]
+    return [*call, "--device", "cpu", "--threads", "1"]
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with open(out / "results.csv", encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if k not in PASSING} for row in csv.DictReader(file)]
+
+
+def writers(out: Path) -> list[psutil.Process]:
+    """Processes of cells that work in this folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if "flawscope.benchmark.cell" in (process.info["cmdline"] or ()):
+            with suppress(psutil.Error):  # it has ended
+                if any(file.path.startswith(str(out)) for file in process.open_files()):
+                    found.append(process)
+    return found
+
+
+def wait_for(ready: Callable[[], Any], seconds: float = 300) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := ready()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return found
+
+
+@pytest.mark.slow
+def test_a_grid_that_is_interrupted_and_loses_a_node_has_the_results_of_one_machine(
+    two: Path, clusters: Callable[..., Any], tmp_path: Path
+) -> None:
+    cluster, out = clusters(2), tmp_path / "cluster"
+
+    def start() -> subprocess.Popen[str]:
+        call = [sys.executable, "-m", "flawscope", *words(two, out), "--cluster", cluster.address]
+        return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    first = start()
+    wait_for(lambda: writers(out))
+    first.send_signal(signal.SIGINT)
+    printed, said = first.communicate(timeout=120)
+    assert (first.returncode, printed) == (130, ""), said
+    assert "of 2 cells done; the same call goes on from there" in said
+    assert "Traceback" not in said
+    wait_for(lambda: not writers(out), 20)
+
+    shutil.rmtree(out / "work")
+    second = start()
+    begun = wait_for(lambda: list(out.glob("work/*/begun.json")))
+    lost = writers(begun[0].parent)[0]
+    cluster.remove_node(node_of(cluster, lost), allow_graceful=False)
+    cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    printed, said = second.communicate(timeout=300)
+    assert second.returncode == 1, said  # for the cell that cannot be done
+    assert printed.startswith("category  method")  # and nothing of Ray's
+    assert not lost.is_running()
+    assert "2 cells at a time on 2 nodes, 1 thread each, 0." in said
+    assert "begins again on " in said
+    reasons = [line for line in said.splitlines() if "broken patchcore seed 0: failed: none of the" in line]
+    assert len(reasons) == 1
+    assert not list(out.rglob("*.part"))
+
+    assert main([*words(two, tmp_path / "plain"), "--categories", "plate", "--quiet"]) == 0
+    assert [row["state"] for row in rows(out)] == ["failed", "done"]
+    assert rows(out)[1:] == rows(tmp_path / "plain")
+
+
+def node_of(cluster: Any, cell: psutil.Process) -> Any:
+    """The node on which a cell runs: it is below Ray's process there."""
+    above = {process.pid for process in cell.parents()}
+    return next(n for n in cluster.worker_nodes if n.all_processes["raylet"][0].process.pid in above)
+
+
+def test_a_cell_that_was_done_when_its_node_was_lost_is_not_done_again(two: Path, tmp_path: Path) -> None:
+    cell = plan(two, categories="plate").cells[0]
+    store = Store(tmp_path)
+    store.prepare()
+    write_json(store.cell(cell), {"format": FORMAT, "identity": cell.identity})
+    assert _work_off(cell, tmp_path, Plan(str(two), 1, 1), lambda text: None) is None
+    assert not store.work(cell).exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "threads", "each", "at_once"),
+    [(100, None, 2, 14), (3, None, 8, 3), (1, None, 17, 1), (100, 1, 1, 29), (100, 5, 5, 4)],
+)
+def test_threads_and_room_follow_from_the_nodes(
+    count: int, threads: int | None, each: int, at_once: int
+) -> None:
+    nodes = [Node(f"{cores}", cores, 0, 2**34) for cores in (4.0, 8.0, 17.0)]
+    found = share(nodes, count, threads, "auto")
+    assert (found.threads, found.gpus, found.at_once()) == (each, 0, at_once)
+    assert found.at_once(2**33) <= 2 * len(found.nodes)
+    assert found.at_once(2**40) == len(found.nodes)  # no node has so much: one a node
+
+
+def test_a_graphics_card_goes_to_each_task_where_there_are_some() -> None:
+    nodes = [Node("a", 8, 0, 2**34), Node("b", 8, 2, 2**34)]
+    assert share(nodes, 9, None, "auto").at_once() == 2
+    assert share(nodes, 9, None, "cpu").at_once() == 8
+    with pytest.raises(InputError, match="no node of the cluster has a graphics card"):
+        share(nodes[:1], 9, None, "cuda")
+
+
+def test_nodes_that_are_too_small_are_named() -> None:
+    with pytest.raises(InputError, match="no node has 9 cores: give --threads 8 or fewer"):
+        share([Node("a", 8, 0, 2**34)], 1, 9, "cpu")
+    with pytest.raises(InputError, match="no node that takes tasks"):
+        share([], 1, None, "cpu")

@@ -1,0 +1,324 @@
+"""`predict --cluster`: the rows of the plain command, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from flawscope.cli import main
+from flawscope.errors import FlawscopeError
+
+STORE = 100 * 2**20  # bytes of shared memory that each node sets aside
+COMMAND = [sys.executable, "-m", "flawscope", "predict"]
+# The lines that a run on a cluster may write
+OURS = re.compile(r"prediction|results in|warning: |skipped: |\d+ ")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head that takes no tasks, with a server for clients, and two nodes of one core."""
+    pytest.importorskip("ray.data")
+    from ray.cluster_utils import Cluster
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    made = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 0,
+            "object_store_memory": STORE,
+            "include_dashboard": False,
+            "ray_client_server_port": port,
+        },
+    )
+    made.client = f"ray://127.0.0.1:{port}"
+    made.workers = [made.add_node(num_cpus=1, object_store_memory=STORE) for _ in range(2)]
+    made.wait_for_nodes()
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def pictures(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good and defective ones, in folders; a copy, broken ones, one with several frames, and notes."""
+    root = tmp_path_factory.mktemp("pictures")
+    found = sorted((drawn / "plate/test").rglob("*.png"))
+    for k, path in enumerate(found * 3):
+        target = root / path.parent.name / f"{k}.png"
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    (root / "broken.png").write_bytes(found[0].read_bytes()[:300])
+    (root / "empty.jpg").write_bytes(b"")
+    (root / "notes.txt").write_text("of the third shift")
+    with Image.open(found[0]) as first, Image.open(found[1]) as second:
+        first.save(root / "several.tif", save_all=True, append_images=[second])
+    return root
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    """Of a run on a cluster, in the order of the listing, or of a plain table."""
+    from pyarrow import parquet
+
+    files = sorted((out / "parts").iterdir()) if out.is_dir() else [out]
+    return [row for file in files for row in parquet.ParquetFile(file).read().to_pylist()]
+
+
+def plain(model: Path, *specs: Path, out: Path) -> list[dict[str, Any]]:
+    main(["predict", str(model), *map(str, specs), "--out", str(out), "--threads", "1", "--quiet"])
+    return rows(out)
+
+
+def common(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The columns that the plain table has, too."""
+    return [{k: v for k, v in row.items() if k not in ("height", "width", "shifts")} for row in found]
+
+
+def stamps(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (out / "parts").iterdir() if path.suffix}
+
+
+def wait_for(parts: int, out: Path) -> None:
+    until = time.monotonic() + 120
+    while len(list(out.glob("parts/*.parquet"))) < parts:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+# ------------------------------------------------------------------------------------------------ the rows
+
+
+def test_rows_remarks_and_overlays_are_those_of_the_plain_command(
+    cluster: Any, model_path: Path, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    missing = tmp_path / "missing"
+    specs = [str(pictures), str(missing)]
+    call = ["predict", str(model_path), *specs, "--fail-on-anomaly"]
+    expected = plain(model_path, pictures, missing, out=tmp_path / "plain.parquet")
+    capfd.readouterr()
+    assert main([*call, "--out", str(folder), "--threads", "1", "--only-anomalous"]) == 3
+    said = capfd.readouterr().err.splitlines()
+    out = tmp_path / "out"
+    clustered = [*call, "--out", str(out), "--cluster", cluster.address, "--overlays"]
+    assert main(clustered) == 3
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    found = rows(out)
+    assert common(found) == expected
+    assert [row["error"][:11] for row in found if row["error"]] == ["cannot read"] * 2 + [str(missing)[:11]]
+    sizes = {(row["height"], row["width"]) for row in found}
+    assert sizes == {(96, 96), (None, None)}
+    assert {len(row["shifts"]) for row in found if row["shifts"]} == {6}
+    # the same is said at the end
+    own = ("prediction", "report", "results in", "page:", "no page", str(folder))
+    left = [line for line in said if not line.startswith(own)]
+    assert [line for line in shown.err.splitlines() if not line.startswith(own)] == left
+    assert any("several pictures" in line for line in left)
+    facts = [json.loads((where / "results.json").read_text()) for where in (folder, out)]
+    for each in facts:
+        del each["seconds"]
+    assert facts[0] == facts[1]
+    # an overlay for each anomalous picture, the same file
+    drawn = sorted((out / "overlays").rglob("*.png"))
+    anomalous = [row for row in found if row["decision"] == "anomalous"]
+    assert len(drawn) == len(anomalous) > 0
+    by_plain = {path.read_bytes() for path in (folder / "overlays").rglob("*.png")}
+    assert {path.read_bytes() for path in drawn} == by_plain
+    # all is done: nothing is judged, or written, again
+    before = stamps(out)
+    assert main(clustered) == 3
+    assert "nothing is left to do" in capfd.readouterr().err
+    assert stamps(out) == before
+    # another call in this folder
+    other = [*clustered, "--false-alarm-rate", "0.2"]
+    assert main(other) == 2
+    assert "holds a run with another false-alarm-rate" in capfd.readouterr().err
+    assert main([*clustered[:2], str(pictures), *clustered[4:]]) == 2
+    assert "holds a run with another pictures" in capfd.readouterr().err
+
+
+def test_through_a_client_and_from_urls(
+    cluster: Any, model_path: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """In a process of its own, since this one may have been of the cluster."""
+    broken, good = pictures / "broken.png", next((pictures / "good").iterdir())
+    table = tmp_path / "table.csv"
+    lines = ["path", f"file://{good}", f"file://{broken}", f"file://{tmp_path}/nothing.png", str(good)]
+    table.write_text("\n".join(lines))
+    out = tmp_path / "out"
+    call = [*COMMAND, model_path, f"file://{table}", "--cluster", cluster.client, "--out", f"file://{out}"]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    found = rows(out)
+    first, damaged, nothing, same = found
+    assert first == same | {"path": f"file://{good}"}
+    assert damaged["error"] == f"cannot read picture file://{broken}: the file is truncated; copy it again"
+    assert nothing["error"].startswith(f"cannot read picture file://{tmp_path}/nothing.png: there is no such")
+    assert same["score"] == plain(model_path, good, out=tmp_path / "plain.parquet")[0]["score"]
+
+
+# ------------------------------------------------------------------------------------------- what is lost
+
+
+def test_a_killed_command_goes_on_where_it_was(
+    cluster: Any, model_path: Path, pictures: Path, tmp_path: Path
+) -> None:
+    expected = {row["path"]: row for row in plain(model_path, pictures, out=tmp_path / "plain.parquet")}
+    lines, out = [*expected] * 6, tmp_path / "out"
+    piped = tmp_path / "lines.txt"
+    piped.write_text("\n".join(lines))
+    call = [*COMMAND, model_path, "-", "--cluster", cluster.address, "--out", out]
+    with piped.open("rb") as stdin:
+        killed = subprocess.Popen(call, stdin=stdin, stderr=subprocess.DEVNULL)
+        wait_for(3, out)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+    before = stamps(out)
+    with piped.open("rb") as stdin:
+        done = subprocess.run(call, stdin=stdin, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr
+    after = stamps(out)
+    assert len(before) < len(after)
+    assert {name: after[name] for name in before} == before
+    assert common(rows(out)) == [expected[line] for line in lines]
+    piped.write_text("\n".join(lines[1:]))
+    with piped.open("rb") as stdin:
+        done = subprocess.run(call, stdin=stdin, capture_output=True, text=True, timeout=300)
+    assert "holds a run with other paths on stdin" in done.stderr
+
+
+def test_nodes_may_go_and_come(cluster: Any, model_path: Path, pictures: Path, tmp_path: Path) -> None:
+    expected = {row["path"]: row for row in plain(model_path, pictures, out=tmp_path / "plain.parquet")}
+    piped, out = tmp_path / "lines.txt", tmp_path / "out"
+    lines = [*expected] * 6
+    piped.write_text("\n".join(lines))
+    call = [*COMMAND, model_path, "-", "--cluster", cluster.address, "--out", out]
+    with piped.open("rb") as stdin:
+        going = subprocess.Popen(call, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(2, out)
+    cluster.remove_node(cluster.workers.pop(0), allow_graceful=False)
+    assert going.poll() is None
+    cluster.workers.append(cluster.add_node(num_cpus=1, object_store_memory=STORE))
+    said = going.communicate(timeout=300)
+    assert (going.returncode, said[0]) == (1, ""), said
+    assert not [line for line in said[1].splitlines() if not OURS.match(line)]
+    assert common(rows(out)) == [expected[line] for line in lines]
+
+
+# ------------------------------------------------------------------------------------------- what is wrong
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--json"], "--json is not for --cluster"),
+        (["--only-anomalous"], "--overlays draws the anomalous ones only"),
+        (["--maps", "npy"], "--maps is not for --cluster"),
+        (["--out", "r.csv"], "name a folder"),
+        (["--cluster", "nowhere"], "write auto"),
+        (["--cluster", "127.0.0.1:1"], "cannot connect"),
+    ],
+)
+def test_wrong_calls_are_refused_in_one_line(
+    more: list[str],
+    said: str,
+    model_path: Path,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("ray.data")
+    call = ["predict", str(model_path), str(pictures), "--cluster", "local", "--out", str(tmp_path / "out")]
+    assert main([*call, *more]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_the_folder_of_results_must_be_its_own(
+    model_path: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray.data")
+    call = ["predict", str(model_path), str(pictures), "--cluster", "local"]
+    assert main(call) == 2
+    assert "--cluster needs --out" in capsys.readouterr().err
+    (tmp_path / "parts").mkdir()
+    assert main([*call, "--out", str(tmp_path)]) == 2
+    assert "parts is there already, and not of a run on a cluster" in capsys.readouterr().err
+    assert main([*call, "--out", str(pictures / "out"), "--overlays"]) == 2
+    assert "lies among the pictures" in capsys.readouterr().err
+    assert main(["predict", str(model_path), str(pictures), "--overlays"]) == 2
+    assert "--overlays is for --cluster" in capsys.readouterr().err
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    from flawscope.cluster import parts
+    from flawscope.cluster.store import Store
+
+    store = Store(str(tmp_path))
+    store.write(parts.name(7), b"PAR1 and no more")
+    with pytest.raises(FlawscopeError, match=r"part-000007\.parquet is damaged .*: remove it"):
+        parts.read(store, 7)
+
+
+def test_a_node_that_does_not_see_the_results_says_so(tmp_path: Path, model_path: Path) -> None:
+    """What a worker tells is raised by the command."""
+    pytest.importorskip("pyarrow")
+    from flawscope.cluster.parts import Job, Judge
+    from flawscope.cluster.sent import Sent
+
+    def told(**more: Any) -> dict[str, Any]:
+        values = {"out": str(tmp_path), "marker": "run.json", "model": Sent((), (), ()), "size": 1}
+        return Judge(Job(**{**values, "inputs": 1, "device": "cpu", "threads": 1, **more}))({"part": [0]})
+
+    assert f"does not see {tmp_path}: give an --out" in told()["error"][0]
+    assert "install the same there" in told(version="0")["error"][0]
+    (tmp_path / "run.json").write_text("{}")
+    found = told(roots=(str(tmp_path / "far"),))
+    assert "put the pictures where all nodes reach them" in found["error"][0]
+    assert found["wrong"] == [True]
+
+
+def test_without_ray_one_line_says_what_to_install(model_path: Path, tmp_path: Path) -> None:
+    code = f"""
+import importlib.util, sys
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "ray" else real(name, *more)
+sys.modules["ray"] = None
+from flawscope.cli import main
+sys.exit(main(["predict", {str(model_path)!r}, ".", "--cluster", "local", "--out", {str(tmp_path / "o")!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("flawscope: --cluster needs ray: pip install ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_help_and_the_package_load_no_ray() -> None:
+    code = """
+import sys, flawscope
+from flawscope.cli import main
+try:
+    main(["predict", "--help"])
+except SystemExit:
+    pass
+import flawscope.cluster.predict, flawscope.cluster.flow
+assert not {"ray", "pyarrow", "fsspec"} & set(sys.modules), sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "--cluster WHERE" in done.stdout

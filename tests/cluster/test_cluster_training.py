@@ -1,0 +1,436 @@
+"""Several workers learn one model: what their step computes, that all hold the same, and that they go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ray = pytest.importorskip("ray")
+torch = pytest.importorskip("torch")
+psutil = pytest.importorskip("psutil")
+
+from torch import Tensor, nn  # noqa: E402
+
+from flawscope.artefact import model_file  # noqa: E402
+from flawscope.artefact.state_file import checkpoint_of, read_checkpoint, steps_in  # noqa: E402
+from flawscope.cluster import training  # noqa: E402
+from flawscope.cluster.connect import Node, connected  # noqa: E402
+from flawscope.demo.dataset import draw_picture  # noqa: E402
+from flawscope.errors import FlawscopeError, InputError  # noqa: E402
+from flawscope.fitting import fitting  # noqa: E402
+from flawscope.methods.picture_cache import GoodPictures  # noqa: E402
+from flawscope.methods.settings import TrainingSettings  # noqa: E402
+from flawscope.methods.task import Budget, Task  # noqa: E402
+from flawscope.methods.together import ALONE, Group, Left  # noqa: E402
+from flawscope.methods.training import Trainer, digest_of  # noqa: E402
+from flawscope.progress import silent  # noqa: E402
+
+CLOSE = 1e-5  # of the largest gradient of a parameter: rounding of fp32 sums in another order
+STORE = 100 * 2**20
+PLENTY = 2**30
+STEPS, STOP = 24, 3
+PRN = {"method": "prnet", "size": "64", "width": 0.25, "batch": 4, "training": "fp32", "steps": STEPS}
+REST = {"samples": 0, "check": False}
+Named = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes of a core each, and a connection to them."""
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
+    found = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for _ in range(2):
+            found.add_node(num_cpus=1, object_store_memory=STORE)
+        found.wait_for_nodes()
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not know this folder
+        with connected(found.address):
+            yield found
+    finally:
+        found.shutdown()
+
+
+# --------------------------------------------------------------------------- two processes, without Ray Train
+
+
+class Process:
+    """One of two that learn together, as an actor."""
+
+    def __init__(self, rank: int, meeting: Path):
+        torch.set_num_threads(1)
+        torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
+        self.together = Group()
+
+    def learn(self, make: Callable[[], Trainer[Any]], late: float = 0.0, **budget: Any) -> Named:
+        """What a training of some steps leaves behind. late: seconds by which this process's clock is."""
+        trainer, budget = make(), Budget(together=self.together, **budget)
+        object.__setattr__(budget, "begun", budget.begun - late * self.together.rank)
+        trainer.learn(budget, None, {})
+        return left_by(trainer)
+
+    def fit(self, images: Path, out: Path, stop: int = 0, **options: Any) -> str:
+        """A whole fit. stop: step after which it is stopped, as by Ctrl-C; gives what is said then."""
+
+        def press(stage: str, done: int, total: int) -> None:
+            if stage.startswith("training") and done == stop:
+                signal.getsignal(signal.SIGINT)(signal.SIGINT, None)  # type: ignore[operator,misc]
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray's workers have another
+        options["checkpoint"] = None if self.together.rank else checkpoint_of(out)
+        try:
+            made = fitting.fit(images, device="cpu", step=press, together=self.together, **options)
+        except KeyboardInterrupt as error:
+            return str(error)
+        except Left:
+            return "left"
+        made.save(out)
+        return "made"
+
+
+@pytest.fixture(scope="module")
+def pair(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[Any]]]:
+    """`pair("learn", ...)` calls the method in both processes, and gives both answers."""
+    meeting = tmp_path_factory.mktemp("meeting") / "store"
+    actor = ray.remote(num_cpus=0)(Process)  # so that there is room for others
+    both = [actor.remote(rank, meeting) for rank in range(2)]
+    yield lambda name, *args, **more: ray.get([getattr(p, name).remote(*args, **more) for p in both])
+    for process in both:
+        ray.kill(process)
+
+
+def left_by(trainer: Trainer[Any]) -> Named:
+    values = [(k, v) for k, v in trainer._parameters() if v.grad is not None]
+    return {
+        "gradients": {k: v.grad.numpy().copy() for k, v in values},
+        "weights": [digest_of(network) for network in trainer.networks],
+        "curve": trainer.curve,
+        "steps": trainer.steps,
+    }
+
+
+def assert_close(found: Named, wanted: Named) -> None:
+    assert list(found) == list(wanted)
+    for name, values in wanted.items():
+        assert np.abs(values).max() > 0, name
+        assert np.abs(found[name] - values).max() <= CLOSE * np.abs(values).max(), name
+
+
+def shots(count: int, size: int) -> list[Tensor]:
+    """Pictures [3, size, size] float32 of parts."""
+    drawn = [draw_picture("plate", np.random.default_rng([7, k]), size=size)[0] for k in range(count)]
+    return [torch.from_numpy(p).permute(2, 0, 1).float() / 255 for p in drawn]
+
+
+def efficientad_trainer(teacher: str, **settings: Any) -> Trainer[Any]:
+    from flawscope.methods.efficientad.config import Config
+    from flawscope.methods.efficientad.model import create
+    from flawscope.methods.efficientad.trainer import Trainer
+    from flawscope.methods.efficientad.training_pictures import TeacherOutputs, other_pictures
+
+    found = shots(3, 256)
+    model, _ = create(Config(**{"teacher": teacher, "window": 41, "training": "fp32", **settings}))
+    images = GoodPictures(found.__getitem__, len(found), PLENTY)
+    taught = TeacherOutputs(model, images, images.read(silent), PLENTY)
+    taught.measure(silent)
+    task = Task(images.load, len(found), rate=0.05)
+    return Trainer(model, images, taught, other_pictures(model.config.natural), task)
+
+
+def prnet_trainer(**settings: Any) -> Trainer[Any]:
+    """Of pictures that are padded, each in another way: pixels count where pictures do not."""
+    from flawscope.methods.prnet.config import Config
+    from flawscope.methods.prnet.feature_cache import FeatureCache
+    from flawscope.methods.prnet.fit import find_prototypes
+    from flawscope.methods.prnet.model import create
+    from flawscope.methods.prnet.trainer import Trainer
+    from flawscope.methods.prnet.training_pictures import TrainingPictures
+
+    found = shots(6, 64)
+    for k, image in enumerate(found):
+        image[:, : 6 * k] = -1 - image[:, : 6 * k]
+    own = {"size": "64", "width": 0.25, "training": "fp32", "keep_aspect": True, "batch": 5}
+    model, _ = create(Config(**{**own, **settings}))
+    images = GoodPictures(found.__getitem__, len(found), PLENTY)
+    pictures = TrainingPictures(model.config, images, images.read(silent), [])
+    features = FeatureCache(model, images, pictures.learnt, PLENTY)
+    features.measure(silent)
+    clusters = find_prototypes(model.config, features, silent)
+    for scale, one in zip(model.scales, clusters, strict=True):
+        scale.prototypes = one.prototypes
+    return Trainer(model, pictures, features, clusters, Task(images.load, len(found), rate=0.05))
+
+
+def test_prnets_workers_compute_the_gradient_of_the_whole_batch(pair: Callable[..., list[Any]]) -> None:
+    """Five pictures, of which one worker has three, and of which other shares count."""
+    first, second = pair("learn", partial(prnet_trainer, steps=1))
+    alone = prnet_trainer(steps=1)
+    alone.learn(Budget(), None, {})
+    wanted = left_by(alone)
+    assert_close(first["gradients"], wanted["gradients"])
+    assert first["curve"][0]["loss"] == pytest.approx(wanted["curve"][0]["loss"], rel=1e-5)
+    assert first["curve"] == second["curve"]
+
+
+def test_efficientads_workers_compute_the_mean_gradient_of_two_batches(
+    pair: Callable[..., list[Any]], teacher_path: Path
+) -> None:
+    make = partial(efficientad_trainer, str(teacher_path), steps=1)
+    first, second = pair("learn", make)
+    alone = make()
+    for network in alone.networks:
+        network.train()
+    losses = torch.stack([torch.stack(alone.losses(alone.networks, alone.batch(k), k)) for k in range(2)])
+    assert not torch.allclose(losses[0], losses[1], rtol=1e-3)
+    mean = losses.mean(0)
+    mean.sum().backward()
+    assert_close(first["gradients"], left_by(alone)["gradients"])
+    shown = [first["curve"][0][name] for name in alone.LOSSES]
+    assert shown == pytest.approx(mean.tolist(), rel=1e-5)
+    assert first["curve"] == second["curve"]
+
+
+@pytest.mark.parametrize("method", ["prnet", "efficientad"])
+def test_all_hold_the_same_after_every_step(
+    method: str, pair: Callable[..., list[Any]], teacher_path: Path
+) -> None:
+    own = {"prnet": prnet_trainer, "efficientad": partial(efficientad_trainer, str(teacher_path), batch=2)}
+    found = [pair("learn", partial(own[method], steps=steps)) for steps in (1, 4)]
+    for first, second in found:
+        assert first["weights"] == second["weights"]
+    assert found[0][0]["weights"] != found[1][0]["weights"]
+
+
+# ------------------------------------------------------------------------------ a training that costs nothing
+
+
+class Line(Trainer[Tensor]):
+    """Learns y = 2 x, from four numbers in each step."""
+
+    NETWORKS, LOSSES = ("line",), ("loss",)
+    CPU_STEPS = GPU_STEPS = 30
+    DIVIDED = True
+
+    def __init__(self, **settings: Any):
+        config = TrainingSettings(**{"steps": 6, "rate": 0.05, "training": "fp32", "batch": 4, **settings})
+        super().__init__([nn.Conv2d(1, 1, 1)], config, torch.device("cpu"), lambda line: None, silent)
+        self.initialise(0)
+
+    def batch(self, step: int) -> Tensor:
+        return torch.from_numpy(self.rng(1, step).random((4, 1, 2, 2), np.float32))[list(self.mine(4))]
+
+    def losses(self, networks: Any, batch: Tensor, step: int) -> list[Tensor]:
+        return [(networks[0](batch) - 2 * batch).square().mean()]
+
+
+class Whole(Line):
+    DIVIDED = None
+
+
+@dataclass
+class Second:
+    """The second of two processes, as far as it gets by what the first one says."""
+
+    said: list[Any]
+    rank: int = 1
+    world: int = 2
+
+    def first(self, make: Callable[[], Any]) -> Any:
+        return self.said.pop(0)
+
+    def mean(self, tensors: Any, weight: float) -> None:
+        raise AssertionError
+
+    leave = Group.leave
+
+
+def test_the_first_ones_clock_is_everybodys(pair: Callable[..., list[Any]]) -> None:
+    """By the other one's the time is long over."""
+    first, second = pair("learn", partial(Line, steps=None), minutes=0.03, late=1000.0)
+    assert first["steps"] == second["steps"] >= 1
+    assert first["weights"] == second["weights"]
+
+
+def test_what_weighs_nothing_changes_nothing(pair: Callable[..., list[Any]]) -> None:
+    """Though it is NaN."""
+    first, second = pair("learn", partial(Hollow, steps=2))
+    assert first["weights"] == second["weights"]
+    assert np.isfinite(first["curve"][-1]["loss"])
+
+
+class Hollow(Line):
+    """Nothing counts in what the second process has."""
+
+    def weight(self, batch: Tensor) -> float:
+        return 1.0 - self.together.rank
+
+    def losses(self, networks: Any, batch: Tensor, step: int) -> list[Tensor]:
+        return super().losses(networks, batch[: 4 * (1 - self.together.rank)], step)
+
+
+def test_workers_that_do_not_learn_the_same_say_what_differs() -> None:
+    said = [{"training set": "a", "number of workers": 2}]
+    with pytest.raises(FlawscopeError, match="the first worker has another training set a, this one has b"):
+        Line().learn(Budget(together=Second(said)), None, {"training set": "b"})
+    trainer = Line()
+    trainer.together, trainer.done = Second([["others"]]), 5
+    with pytest.raises(FlawscopeError, match="after 5 steps the workers' networks differ"):
+        trainer._check()
+
+
+def test_what_cannot_be_divided_is_refused() -> None:
+    with pytest.raises(InputError, match="a batch of 1 cannot be divided among 2 workers"):
+        Line(batch=1).learn(Budget(together=Second([])), None, {})
+    with pytest.raises(InputError, match="cannot be divided among workers"):
+        Whole().learn(Budget(together=Second([])), None, {})
+
+
+def test_a_checkpoint_is_of_as_many_workers(tmp_path: Path) -> None:
+    path = tmp_path / "line.checkpoint.safetensors"
+    Line().learn(Budget(checkpoint=path), None, {})
+    found = read_checkpoint(path)
+    two = {"number of workers": 2, "minutes": None, "steps": None}
+    with pytest.raises(InputError, match="another number of workers 1, this one has 2"):
+        Line().learn(Budget(resume=True, together=Second([two, found])), None, {})
+
+
+def test_only_the_first_one_goes_on() -> None:
+    with pytest.raises(Left):
+        Second([]).leave()
+    assert ALONE.first(lambda: 3) == 3
+    ALONE.leave()
+
+
+# -------------------------------------------------------------------------------------------------- Ray Train
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, (4, 4, True)),
+        ({"gpu": False}, (3, 8, False)),
+        ({"gpu": False, "workers": 4}, (4, 4, False)),
+        ({"workers": 2}, (2, 8, True)),
+        ({"workers": 3, "threads": 2}, (3, 2, True)),
+        ({"workers": 24, "gpu": False}, (24, 1, False)),
+    ],
+)
+def test_workers_get_what_the_nodes_have(given: Named, found: Any) -> None:
+    nodes = [Node("a", 8.0, 2.0, 0), Node("b", 8.0, 2.0, 0), Node("c", 8.0, 0.0, 0)]
+    asked = {"workers": None, "threads": None, "gpu": None, **given}
+    assert training.divided(nodes, **asked) == found
+    assert training.divided(nodes[2:], None, None, None) == (1, 8, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"workers": 5}, "room for 4 workers of 1 core and a GPU, not for 5"),
+        ({"threads": 9}, "room for 0 workers of 9 cores and a GPU, not for 4"),
+        ({"workers": 17, "gpu": False}, "room for 16 workers of 1 core, not for 17"),
+    ],
+)
+def test_more_than_the_nodes_have_is_refused(given: Named, text: str) -> None:
+    nodes = [Node("a", 8.0, 2.0, 0), Node("b", 8.0, 2.0, 0)]
+    with pytest.raises(InputError, match=text):
+        training.divided(nodes, **{"workers": None, "threads": None, "gpu": None, **given})
+
+
+def tensors_of(path: Path) -> Named:
+    return model_file.read(path).tensors
+
+
+def assert_same(a: Named, b: Named) -> None:
+    assert list(a) == list(b)
+    for name, values in a.items():
+        assert np.array_equal(values, b[name]), name
+
+
+@pytest.fixture
+def call(cluster: Any, drawn: Path, tmp_path: Path) -> Iterator[Callable[..., training.Call]]:
+    """What one worker is told."""
+    desk = ray.remote(num_cpus=0)(training.Desk).remote()
+    out, alone = tmp_path / "plate.safetensors", training.Division(1, 1, False)
+    yield lambda **options: training.Call(drawn, out, tmp_path / "none", alone, os.getcwd(), desk, options)
+    ray.kill(desk)
+
+
+def test_one_worker_makes_the_model_of_a_plain_fit(
+    call: Callable[..., training.Call], efficientad_path: Path, quick_settings: Named
+) -> None:
+    told = call(method="efficientad", samples=2, **quick_settings)
+    training._work({"call": told})
+    assert ray.get(told.desk.outcome.remote()) == (None, ([], []))
+    assert_same(tensors_of(told.out), tensors_of(efficientad_path))
+    mine, plain = (model_file.read(path).manifest for path in (told.out, efficientad_path))
+    assert mine.calibration == plain.calibration
+    assert mine.facts["curve"] == plain.facts["curve"]
+    assert "workers" not in mine.facts
+
+
+def test_what_a_worker_refuses_ends_the_others(call: Callable[..., training.Call]) -> None:
+    """They wait for it, and are not told."""
+    told = call(**{**PRN, **REST, "batch": 1})
+    with pytest.raises(InputError, match="batch must be at least 2"):
+        training._work({"call": told})
+    error, made = ray.get(told.desk.outcome.remote())
+    assert isinstance(error, InputError)
+    assert "\n" not in str(error)
+    assert made is None
+    waiting = ray.remote(num_cpus=0)(lambda: time.sleep(1000)).remote()
+    training._listen(waiting, told.desk, told.division, pytest.fail, silent)
+    ray.cancel(waiting, force=True)
+
+
+def test_a_killed_worker_costs_time_alone(
+    cluster: Any, pair: Callable[..., list[Any]], drawn: Path, tmp_path: Path
+) -> None:
+    """A run that is stopped, goes on with Ray Train and loses a worker makes the model of one that nothing
+    happens to."""
+    whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
+    options = {**PRN, **REST}
+    assert pair("fit", drawn, whole, **options) == ["made", "left"]
+    stopped, _ = pair("fit", drawn, broken, stop=STOP, **options)
+    assert f"step {STOP} of {STEPS} is kept" in stopped
+    assert steps_in(checkpoint_of(broken)) == (STOP, STEPS)
+
+    said: list[str] = []
+    killed: list[int] = []
+
+    def kill(stage: str, done: int, total: int) -> None:
+        if stage.startswith("training") and not killed:
+            killed.append(workers_of(cluster)[-1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    made = training.fit(drawn, out=broken, resume=True, say=said.append, step=kill, **options)
+    assert made == (broken, [], [])
+    assert killed
+    assert said[0] == "2 workers of 1 core"
+    assert said.count(f"goes on after step {STOP} of {STEPS}") == 2
+    assert sum("a worker was lost" in line for line in said) == 1
+    assert any(f"{STEPS} steps of 4 on 2 workers, cpu" in line for line in said)
+    assert_same(tensors_of(broken), tensors_of(whole))
+    assert model_file.read(broken).manifest.facts["workers"] == 2
+    assert {path.name for path in tmp_path.iterdir()} == {  # nothing of Ray's
+        f"{name}.{kind}"
+        for name in ("whole", "broken")
+        for kind in ("safetensors", "checkpoint.safetensors", "training.csv")
+    }
+
+
+def workers_of(cluster: Any) -> list[int]:
+    """The process numbers of Ray Train's workers on this cluster."""
+    roots = [info.process.pid for node in cluster.list_all_nodes() for info in node.all_processes["raylet"]]
+    below = [child for root in roots for child in psutil.Process(root).children(recursive=True)]
+    return sorted(p.pid for p in below if "RayTrainWorker" in " ".join(p.cmdline()))
