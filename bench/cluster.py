@@ -322,7 +322,7 @@ def listed(work: str, count: int, part: int, nodes: int) -> Cell:
         busy = time.process_time()
         first = 0.0
         needs = {"num_cpus": 1}
-        for told in flow.judged(job, np.arange(size), needs, worker=Reader):
+        for told in flow.judged(job, np.arange(size), needs, nodes, worker=Reader):
             first = first or time.perf_counter() - began
             total, worker = total + told.inputs, max(worker, told.judged)
         flowed = time.perf_counter() - began

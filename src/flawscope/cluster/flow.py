@@ -16,7 +16,11 @@ HEAD = "node:__internal_head__"
 
 
 def judged(
-    job: Job, missing: NDArray[np.int64], needs: Mapping[str, Any], worker: type[Judge] = Judge
+    job: Job,
+    missing: NDArray[np.int64],
+    needs: Mapping[str, Any],
+    workers: int = 1,
+    worker: type[Judge] = Judge,
 ) -> Iterator[Told]:
     """What the workers tell of the parts, in the order in which they end. The pool takes what the nodes have,
     also those that join later; a part whose worker is lost is judged by another.
@@ -24,16 +28,17 @@ def judged(
     Args:
         missing: numbers of the parts.
         needs: of a worker: num_cpus, num_gpus, memory in bytes.
+        workers: that the nodes have room for now. They begin together; those that join later come one by one.
         worker: what judges a part.
     """
     import ray
 
     if not ray.util.client.ray.is_connected():
-        yield from _rows(job, missing, needs, worker)
+        yield from _rows(job, missing, needs, workers, worker)
         return
     # Ray Data does not run in a client: it runs beside the cluster's head, and is asked for row after row
     made: Any = ray.remote(_Beside)
-    beside = made.options(num_cpus=0, resources={HEAD: 0.001}).remote(job, missing, needs, worker)
+    beside = made.options(num_cpus=0, resources={HEAD: 0.001}).remote(job, missing, needs, workers, worker)
     while (told := ray.get(beside.next.remote())) is not None:
         yield Told(*told)
 
@@ -48,7 +53,7 @@ class _Beside:
 
 
 def _rows(
-    job: Job, missing: NDArray[np.int64], needs: Mapping[str, Any], worker: type[Judge]
+    job: Job, missing: NDArray[np.int64], needs: Mapping[str, Any], workers: int, worker: type[Judge]
 ) -> Iterator[Told]:
     import ray.data
 
@@ -61,7 +66,11 @@ def _rows(
         worker,
         fn_constructor_args=(job,),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_tasks_in_flight_per_actor=AHEAD),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1,
+            initial_size=max(1, min(workers, len(missing))),
+            max_tasks_in_flight_per_actor=AHEAD,
+        ),
         **needs,
     )
     for batch in told.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

@@ -133,8 +133,8 @@ def predict(
         with connect.connected(where):
             share = jobs.share(connect.nodes(), 1, threads, _device(model, device))
             need = min(_memory(manifest, files_of(model), bool(share.gpus)), share.most)
+            workers = max(1, share.at_once(need))
             if not run.size:
-                workers = max(1, share.at_once(need))
                 chosen = size or _size(manifest, model, run.listing.inputs, workers, bool(share.gpus))
                 run.fix(chosen, share.gpus)
                 tally = _Tally(run, step)
@@ -152,7 +152,7 @@ def predict(
                 roots=tuple(run.listing.roots),
                 folder=os.getcwd(),
             )
-            tally.follow(job, {"num_cpus": threads, "num_gpus": share.gpus, "memory": need})
+            tally.follow(job, {"num_cpus": threads, "num_gpus": share.gpus, "memory": need}, workers)
     return tally.results(manifest, calibration)
 
 
@@ -225,13 +225,13 @@ class _Tally:
             left = "the others are judged" if len(self.missing) else "nothing is left to do"
             say(f"{len(there):,} of {counted(len(self.counts), 'part')} are there: {left}")
 
-    def follow(self, job: Job, needs: Mapping[str, Any]) -> None:
+    def follow(self, job: Job, needs: Mapping[str, Any], workers: int) -> None:
         """Have the missing parts judged."""
         total, done = job.inputs, self._sum(INPUTS)
         rate = _Rate()
         try:
             self.step("prediction", done, total)
-            for told in flow.judged(job, self.missing, needs):
+            for told in flow.judged(job, self.missing, needs, workers):
                 if told.error:
                     raise (InputError if told.wrong else FlawscopeError)(told.error)
                 self.counts[told.part] = told[COUNTS]

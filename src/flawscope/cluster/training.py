@@ -88,7 +88,7 @@ def fit(
     division = divided(nodes(), workers, threads, gpu)
     out = Path(os.path.abspath(out))
     # with this connection, and not on a node that may be lost
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     desk: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote()
     call = Call(images, out, out.with_name(f".{out.stem}.ray"), division, os.getcwd(), desk, options)
     say(f"{counted(division.workers, 'worker')} of {_each(division)}")

@@ -1,0 +1,342 @@
+"""Several stations on one data base: processes on a real PostgreSQL, and who is who in the tables."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from sqlalchemy import func, select
+from station_helpers import INSPECTIONS, Load, Served, everything, free_port, missing
+
+from flawscope.errors import InputError
+from flawscope.predictor import read_manifest
+from flawscope.station.backup import backup
+from flawscope.station.client import Client
+from flawscope.station.database import Database, now
+from flawscope.station.files import PICTURES, Files
+from flawscope.station.restore import restore
+from flawscope.station.retention import Retention
+from flawscope.station.schema import pictures, products, stations
+from flawscope.station.settings import Keep, Product, Settings, read_settings
+from flawscope.station.stations import address_of, claim, others
+from flawscope.station.store import Store, Taken
+from flawscope.station.versions import Versions
+
+# learnt from nothing that is drawn here
+UNRELATED = Path(__file__).parents[1] / "fixtures/models-97f7321/patchcore.safetensors"
+HOUR = 3_600_000_000  # microseconds
+Make = Callable[..., Served]
+
+
+@pytest.fixture
+def shared_url(postgres: Any) -> Iterator[str]:
+    """Of an empty data base for several stations."""
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture
+def make(shared_url: str, model_file: Path, tmp_path: Path) -> Iterator[Make]:
+    """`make("line1")`: a station in a process of its own, not started yet."""
+    made: list[Served] = []
+
+    def one(name: str, store: str = "", product: str = "plate") -> Served:
+        port, path = free_port(), tmp_path / f"{name}-{store or name}.yaml"
+        settings = {
+            "name": name,
+            "products": {product: str(model_file)},
+            "store": store or name,
+            "database": shared_url,
+            "public": [f"127.0.0.1:{port}"],
+        }
+        path.write_text(yaml.safe_dump(settings))
+        made.append(Served([str(path), "--device", "cpu", "--threads", "1"], port))
+        return made[-1]
+
+    yield one
+    for served in made:
+        if served.process is not None and served.process.poll() is None:
+            served.kill()
+
+
+def at_once(*several: Served) -> None:
+    with ThreadPoolExecutor(len(several)) as pool:
+        list(pool.map(Served.start, several))
+
+
+def send(url: str, data: bytes, name: str) -> dict[str, Any]:
+    answer = httpx.post(f"{url}/api/v1/{INSPECTIONS}", params={"name": name}, content=data, timeout=30)
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+def picture_of(url: str, number: int) -> httpx.Response:
+    return httpx.get(f"{url}/api/v1/{INSPECTIONS}/{number}/picture")
+
+
+# ---------------------------------------------------------------------------------------------- two processes
+
+
+def test_two_stations_share_a_data_base_and_nothing_else(
+    make: Make, shared_url: str, parts: list[bytes], other_model: Path, tmp_path: Path
+) -> None:
+    """They start at the same moment, and have a product of the same name, and the same picture."""
+    part = parts[-1]  # no model was learnt from it
+    one, two = make("line1"), make("line2")
+    at_once(one, two)
+    first, second = send(one.url, part, "a.png"), send(two.url, part, "b.png")
+    assert first["id"] != second["id"]
+    assert [entry["name"] for entry in everything(one.url)] == ["a.png"]
+    assert [entry["name"] for entry in everything(two.url)] == ["b.png"]
+    assert picture_of(one.url, first["id"]).content == part
+
+    elsewhere = picture_of(one.url, second["id"])
+    assert elsewhere.status_code == 404
+    assert elsewhere.json()["error"] == (
+        f"inspection {second['id']} and its picture are at the station line2 (http://127.0.0.1:{two.port}): "
+        "look there"
+    )
+    verdict = httpx.post(f"{one.url}/api/v1/{INSPECTIONS}/{second['id']}/verdict", json={"verdict": "good"})
+    assert verdict.status_code == 404
+    page = httpx.get(f"{one.url}/plate/history").text
+    assert f'href="http://127.0.0.1:{two.port}/plate/history"' in page
+    assert "line2" in page
+
+    with Client(one.url) as client, Client(two.url) as foreign:  # models are each one's own
+        before = client.product().version
+        added = foreign.add_version(other_model)
+        foreign.activate(None, added.id)
+        assert client.product().version == before
+        assert [version.id for version in client.versions()] == [before]
+        missing_one = httpx.post(f"{one.url}/api/v1/products/plate/versions/{added.id}/activate")
+        assert missing_one.status_code == 404
+    one.kill()
+    one.start()
+    assert "line2" not in one.said()
+    with Client(one.url) as client:
+        assert client.product().version == before
+
+    # what one removes is there at the other
+    database = Database(Settings(database=shared_url).url, "line1")
+    gone = Retention(database, Files(tmp_path / "line1"), Keep(good="1 hour", anomalous="1 hour"))
+    gone._rest = lambda seconds: None  # type: ignore[method-assign]
+    assert gone.run(now() + 2 * HOUR).pictures == 1
+    assert picture_of(one.url, first["id"]).status_code == 404
+    assert picture_of(two.url, second["id"]).content == part
+    assert send(one.url, part, "c.png")["picture"] == first["picture"]
+    database.close()
+
+
+def test_two_stations_under_load_lose_nothing_when_one_is_killed(make: Make, parts: list[bytes]) -> None:
+    several = make("line1"), make("line2")
+    at_once(*several)
+    loads = [Load(served.url, parts, clients=2) for served in several]
+    for load in loads:
+        load.start()
+    for _ in range(2):
+        before = [len(load.taken) for load in loads]
+        while any(len(load.taken) < count + 5 for load, count in zip(loads, before, strict=True)):
+            time.sleep(0.02)
+        several[0].kill()
+        several[0].start()
+    for load in loads:
+        load.end()
+    for served, load in zip(several, loads, strict=True):
+        assert load.odd == []
+        assert missing(served.url, load) == ([], 0)
+
+
+def test_a_name_or_a_folder_that_is_taken_is_one_line(make: Make) -> None:
+    one = make("line1")
+    one.start()
+    for wrong, why in (
+        (make("line1", store="elsewhere"), r"the station line1 of .* has another folder than .*elsewhere"),
+        (make("line2", store="line1"), r"another station runs on .*line1"),
+    ):
+        with pytest.raises(AssertionError, match=why):
+            wrong.start()
+        assert "Traceback" not in wrong.said()
+        assert len(wrong.said().splitlines()) == 1
+    one.kill()
+    renamed = make("line9", store="line1")
+    renamed.start()
+    make("line1", store="new").start()
+
+
+# ---------------------------------------------------------------------------------------------- in the tables
+
+
+def taken(files: Files, product: int, version: int, data: bytes, at: int) -> Taken:
+    return Taken(
+        **{"product_id": product, "version_id": version, "picture": files.keep(PICTURES, data, ".png")},
+        **{"suffix": ".png", "bytes": len(data), "width": 4, "height": 4, "at": at, "name": f"{at}.png"},
+        **{"source": "http", "score": 1.0, "p_value": 0.1, "severity": 0.0, "score_threshold": 2.0},
+        **{"anomalous": False, "near": False},
+    )
+
+
+@pytest.fixture
+def lines(shared_url: str, tmp_path: Path) -> Iterator[list[tuple[Settings, Database, Files]]]:
+    """Two stations that are not running."""
+    made = []
+    for name in ("line1", "line2"):
+        settings = Settings(name=name, store=str(tmp_path / name), database=shared_url)
+        database, files = Database(settings.url, name), Files(settings.store)
+        database.migrate()
+        claim(database, files, f"http://{name}.example")
+        made.append((settings, database, files))
+    yield made
+    for _, database, _ in made:
+        database.close()
+
+
+def test_what_a_model_of_another_station_was_learnt_from_stays(
+    lines: Any, model_file: Path, drawn: Path
+) -> None:
+    (_, first, files), (_, second, other_files) = lines
+    product = Store(first).add_product("plate")
+    other = Store(second).add_product("plate")
+    good = drawn / "plate" / "test" / "good"
+    learnt_from = {picture.hash for picture in read_manifest(model_file).pictures}
+    assert learnt_from
+    here = Versions(first, files).add(product, UNRELATED, "by hand", "anna")
+    Versions(second, other_files).add(other, model_file, "by hand", "anna")
+    train = sorted((drawn / "plate" / "train" / "good").iterdir())[0].read_bytes()
+    new = sorted(good.iterdir())[0].read_bytes()
+    Store(first).record([taken(files, product, here, data, at) for at, data in enumerate((train, new))])
+    retention = Retention(first, files, Keep(good="1 hour"))
+    retention._rest = lambda seconds: None  # type: ignore[method-assign]
+    summary = retention.run(now())
+    assert (summary.problem, summary.kept, summary.pictures) == ("", 1, 1)
+    assert files.path(PICTURES, hashlib.sha256(train).hexdigest(), ".png").exists()
+
+
+def test_each_backs_up_its_own_and_is_restored_alone(lines: Any, postgres: Any, tmp_path: Path) -> None:
+    for place, (_, database, files) in enumerate(lines):
+        product = Store(database).add_product("plate")
+        version = Versions(database, files).add(product, UNRELATED, "by hand", "anna")
+        store = Store(database)
+        store.record([taken(files, product, version, f"{place} {k}".encode(), k) for k in range(3 + place)])
+    settings = lines[0][0]
+    held = backup(settings, tmp_path / "one.tar")
+    assert (held.products, held.versions, held.inspections, held.pictures) == (1, 1, 3, 3)
+    assert held.damaged == []
+    with pytest.raises(InputError, match=r"has no station line3: set `name` to one of line1, line2"):
+        backup(replace(settings, name="line3"), tmp_path / "three.tar")
+    with postgres.database() as url:
+        there = replace(settings, database=url, store=str(tmp_path / "there"))
+        assert restore(tmp_path / "one.tar", there) == held
+        database, files = Database(there.url, "line1"), Files(there.store)
+        assert files.identity() == lines[0][2].identity()
+        claim(database, files)  # it goes on
+        with database.reading() as connection:
+            removed = select(func.count()).where(pictures.c.removed_at.is_not(None))
+            assert connection.execute(removed).scalar_one() == 0
+            assert connection.execute(select(func.count()).select_from(products)).scalar_one() == 2
+        lost = Database(there.url, "line2")
+        with pytest.raises(InputError, match=rf"write {lines[1][2].identity()} into .*\.station"):
+            claim(lost, Files(tmp_path / "files-of-two"))
+        lost.close()
+        database.close()
+    with postgres.database() as url:
+        nameless = replace(settings, name="station", database=url, store=str(tmp_path / "nameless"))
+        with pytest.raises(InputError, match="this backup has the stations line1, line2"):
+            restore(tmp_path / "one.tar", nameless)
+        assert not Path(nameless.store).exists()
+
+
+def test_products_of_others_are_known_by_their_address(lines: Any) -> None:
+    (_, first, _), (_, second, _) = lines
+    for name in ("board", "plate"):
+        Store(second).add_product(name)
+    Store(first).add_product("plate")
+    shown = [{"name": n, "station": "line2", "address": "http://line2.example"} for n in ("board", "plate")]
+    assert others(first) == shown
+    with second.writing() as connection:
+        connection.execute(stations.update().values(address=None))
+    assert others(first) == []
+
+
+def test_a_name_goes_with_the_folder(database: Database, database_url: str | None, tmp_path: Path) -> None:
+    files = Files(tmp_path / "files")
+    claim(database, files)
+    number = Store(database).add_product("plate")
+    database.station = "renamed"
+    claim(database, files)
+    assert Store(database).add_product("plate") == number
+    with database.reading() as connection:
+        assert connection.execute(select(stations.c.name)).scalars().all() == ["renamed"]
+    other = Files(tmp_path / "other")
+    if database_url is None:  # the data base was moved without the rest of its folder
+        claim(database, other)
+        assert Store(database).add_product("plate") == number
+    else:
+        with pytest.raises(InputError, match="another folder"):
+            claim(database, other)
+        other.identity_path.write_text(files.identity() + "\n")
+        claim(database, other)
+
+
+def test_a_folder_with_pictures_of_another_data_base_is_refused(database: Database, tmp_path: Path) -> None:
+    """Else they would be taken for nobody's, and removed."""
+    files = Files(tmp_path / "files")
+    files.keep(PICTURES, b"somebody's", ".png")
+    with pytest.raises(InputError, match=r"has pictures that .* does not know: choose an empty `store`"):
+        claim(database, files)
+    files.identity_path.write_text("nonsense")
+    with pytest.raises(InputError, match="is damaged: it holds 'nonsense'"):
+        claim(database, files)
+
+
+def test_stations_that_come_at_once_are_each_one(shared_url: str, tmp_path: Path) -> None:
+    """Also the first two, for which the tables are made."""
+    url = Settings(database=shared_url).url
+
+    def come(number: int) -> str:
+        database = Database(url, "same")
+        try:
+            database.migrate()
+            claim(database, Files(tmp_path / str(number)))
+            return "here"
+        except InputError as error:
+            return str(error)
+        finally:
+            database.close()
+
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(come, range(6)))
+    assert found.count("here") == 1
+    assert sum("has another folder" in one for one in found) == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, None),
+        ({"host": "0.0.0.0"}, None),
+        ({"host": "10.0.0.7"}, "http://10.0.0.7:8080"),
+        ({"host": "fd00::7", "port": 81}, "http://[fd00::7]:81"),
+        ({"public": ("line.example:8080", "other")}, "http://line.example:8080"),
+        ({"public": ("line.example",), "proxy": True}, "https://line.example"),
+        ({"public": ("http://line.example/",), "proxy": True}, "http://line.example"),
+    ],
+)
+def test_the_address_is_where_others_reach_it(given: dict[str, Any], expected: str | None) -> None:
+    assert address_of(Settings(products={"plate": Product("x")}, **given)) == expected
+
+
+def test_a_name_of_a_station_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "station.yaml"
+    path.write_text("name: a/b\nproducts: {plate: part.onnx}\n")
+    with pytest.raises(InputError, match=r"name 'a/b' cannot be a station's: use letters"):
+        read_settings(path)
+    path.write_text("name: line.1\nproducts: {plate: part.onnx}\n")
+    assert read_settings(path).name == "line.1"
