@@ -4,8 +4,8 @@
     python bench/archive.py --picture 0.15 --cores 16 --price 0.70
 
 Nothing is run: a schedule is simulated (schedule.py) with what cluster.py has measured, by default its
-results in the repository. First the simulation repeats the measured runs, from the time of the plain command
-and of the run on one node alone; then it says what 100,000 and 1,000,000 pictures take.
+results in the repository. First the simulation repeats the measured runs, from the time of the run on one
+node alone; then it says what 100,000 and 1,000,000 pictures take.
 """
 
 from __future__ import annotations
@@ -41,12 +41,9 @@ def measured(found: dict[str, Any], pictures: int) -> tuple[Work, dict[int, tupl
         )
         for count in counts
     }
-    plain = f"predict/{pictures}/plain/"
-    picture = (middle(plain, "seconds") - middle(plain, "start")) / pictures
     start = middle(f"predict/{pictures}/1/", "start")
     seconds, parts = runs[1]
-    aside = max(0.0, (seconds - start - pictures * picture) / parts)
-    return Work(pictures, -(-pictures // parts), picture, aside, start=start), runs
+    return Work(pictures, -(-pictures // parts), (seconds - start) / pictures, start=start), runs
 
 
 def _is_run(name: str) -> bool:
