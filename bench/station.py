@@ -17,7 +17,9 @@ kill        `kill -9` at random moments under load, and a new start: acknowledge
             pictures that are there twice
 million     inspections put into the tables; milliseconds of searches with each filter, of trends over several
             times, of what the pages ask for, and of pages in Chromium until they can be used
-uploads     broken pictures: what is answered, memory, files that nobody knows
+uploads     broken pictures: what is answered, files that nobody knows, and memory, which may grow by 10 MiB
+            from a fifth of them on: what is kept at hand for the pages, and the heaps of threads, are full
+            by then
 """
 
 from __future__ import annotations
@@ -335,7 +337,7 @@ def uploads(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
         "statuses": {str(k): v for k, v in sorted(statuses.items())},
         "errors": odd[:20],
         "resident_mib": memory,
-        "growth_mib": memory[-1] - memory[len(memory) // 4],
+        "growth_mib": memory[-1] - memory[len(memory) // 5],
         "files_unknown": len(kept - known),
     }
 
@@ -390,7 +392,7 @@ def rows(step: str, kind: str, cell: Cell) -> list[Cell]:
             "no 500",
             not cell["errors"],
         ),
-        row("memory grows, MiB", cell["growth_mib"], "flat: <= 30", cell["growth_mib"] <= 30),
+        row("memory grows, MiB", cell["growth_mib"], "flat: <= 10", cell["growth_mib"] <= 10),
         none("files that nobody knows", cell["files_unknown"]),
     ]
 

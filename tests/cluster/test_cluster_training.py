@@ -393,6 +393,7 @@ def test_what_a_worker_refuses_ends_the_others(call: Callable[..., training.Call
     ray.cancel(waiting, force=True)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_time_alone(
     cluster: Any, pair: Callable[..., list[Any]], drawn: Path, tmp_path: Path
 ) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import gc
+import http.client
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import httpx
 import pytest
 from station_helpers import broken, originals
+
+from flawscope.errors import InputError
+from flawscope.station.inspector import Picture
+from flawscope.station.recorder import Judged
+from flawscope.station.uploads import Upload
 
 schemathesis = pytest.importorskip("schemathesis")
 hypothesis = pytest.importorskip("hypothesis")
@@ -124,6 +131,32 @@ def test_broken_pictures_are_refused_or_judged_and_leave_nothing(
     known = {one["picture"] for one in found}
     kept = {path.stem for path in (running.station.files.folder / "pictures").rglob("*") if path.is_file()}
     assert kept == known
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_was_refused_is_freed_at_once(running: Any, parts: list[bytes]) -> None:
+    """Not only when Python looks for circles: until then the pictures of thousands would be held."""
+
+    def left() -> list[Any]:
+        return [one for one in gc.get_objects() if isinstance(one, InputError | Picture | Upload | Judged)]
+
+    def send(data: bytes) -> int:  # a client whose own circles hold nothing
+        with closing(http.client.HTTPConnection(running.url.removeprefix("http://"), timeout=30)) as client:
+            client.request("POST", "/api/v1/products/plate/inspections", data)
+            return client.getresponse().status
+
+    spoilt = (parts[0][:100], parts[0][:-200], b"no picture", b"\xff\xd8\xff\xe0" + bytes(50), b"")
+    send(parts[0])  # what is loaded once is loaded
+    gc.collect()
+    gc.disable()
+    try:
+        assert [send(data) for data in (*spoilt, parts[1])] == [422] * 5 + [201]
+        end = time.monotonic() + 10
+        while left() and time.monotonic() < end:  # a thread may just be ending its work
+            time.sleep(0.05)
+        assert left() == []
+    finally:
+        gc.enable()
 
 
 def every(api: httpx.Client) -> Iterator[dict[str, Any]]:

@@ -18,11 +18,12 @@ from sqlalchemy import func, select, update
 from flawscope.station import recording, stray
 from flawscope.station import retention as module
 from flawscope.station.database import Database, StoreError, now
-from flawscope.station.files import MAPS, MASKS, PART, PICTURES, Files
+from flawscope.station.files import MAPS, MASKS, MODELS, PART, PICTURES, Files
 from flawscope.station.retention import Retention, Summary
 from flawscope.station.schema import hours, inspections, learnt, pictures, products, verdicts, versions
 from flawscope.station.settings import Keep
 from flawscope.station.store import DEFECT, GOOD, SKIP, UNDO, Store, Taken
+from flawscope.station.versions import Versions
 
 DAY = 86_400_000_000
 NOW = now()
@@ -341,23 +342,32 @@ def test_what_was_cut_off_is_finished_by_the_next_run(
 
 
 @on_sqlite
-def test_strays_go_after_an_hour_and_only_then(world: World) -> None:
+def test_strays_go_after_an_hour_and_only_then(world: World, model_file: Path) -> None:
     named, at = world.add(1, "named"), NOW
     world.decide(named, DEFECT, mask="mask")
     world.files.keep(PICTURES, b"stray", ".png")
     world.files.keep(MASKS, b"stray mask", ".png")
     part = world.path("stray").parent / ".x.png.part"
     part.write_bytes(b"half")
+    sent, never_added = (world.files.folder / MODELS / name for name in (f".{'a' * 16}{PART}", "b" * 16))
+    for folder in (sent, never_added):
+        folder.mkdir()
+        (folder / "part.onnx").write_bytes(b"a model")
+    added = Versions(world.database, world.files).add(world.product, model_file, "by hand", "anna")
     seconds = at / 1e6 - stray.YOUNG
     every = [*world.files.folder.rglob("*.png"), *world.files.folder.rglob("*.npz"), part]
+    every += [one for one in (world.files.folder / MODELS).iterdir() if one.is_dir()]
     for path in every:
         os.utime(path, (seconds + 60, seconds + 60))
     assert world.run(Keep()).strays == 0
     assert all(path.exists() for path in every)
     for path in every:
         os.utime(path, (seconds - 60, seconds - 60))
-    assert world.run(Keep()).strays == 2
+    assert world.run(Keep()).strays == 4
+    kept = Versions(world.database, world.files).path(world.product, added)
+    assert kept.exists()
     assert {path.name for path in every if path.exists()} == {
+        kept.parent.name,
         *(f"{hashlib.sha256(name).hexdigest()}.png" for name in (b"named", b"mask")),
         world.files.map_path(hashlib.sha256(b"named").hexdigest(), world.version).name,
     }

@@ -30,7 +30,7 @@ from flawscope.results import mismatch
 from flawscope.results.mismatch import Mismatch
 
 PART = 1_000  # pictures
-EACH = 12  # parts a worker, where there are few pictures: at the end all have something to do
+EACH = 24  # parts a worker, where there are few pictures: at the end all have something to do
 MOST = 20_000  # parts; of more pictures they are larger
 NAMED = 20  # inputs that were not judged, by name
 READERS = 16  # parts that are read at a time, of a run that goes on

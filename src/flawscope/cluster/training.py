@@ -89,11 +89,12 @@ def fit(
     out = Path(os.path.abspath(out))
     # with this connection, and not on a node that may be lost
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    desk: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote()
+    remote: Any = ray.remote  # its annotations want a class with methods of its own
+    desk = remote(num_cpus=0, scheduling_strategy=here)(Desk).remote()
     call = Call(images, out, out.with_name(f".{out.stem}.ray"), division, os.getcwd(), desk, options)
     say(f"{counted(division.workers, 'worker')} of {_each(division)}")
     # in a process of the cluster: Ray Train takes no connection by ray://, and takes Ctrl-C away
-    drive = ray.remote(num_cpus=0, max_retries=tries, scheduling_strategy=here)(_drive)
+    drive = remote(num_cpus=0, max_retries=tries, scheduling_strategy=here)(_drive)
     running = drive.remote(call, tries)
     try:
         _listen(running, desk, division, say, step)

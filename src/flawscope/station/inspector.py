@@ -198,17 +198,25 @@ class Inspector:
     # ---- judging
 
     def _work(self) -> None:
-        while (first := self._next()) is not None:
-            jobs = [first]
-            try:
-                self._judge(jobs)
-            except Exception as error:
-                text = f"the model failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                said = error if isinstance(error, FlawscopeError) else ModelError(text)
-                self.trouble(str(said))
-                for job in jobs:
-                    if not job.is_judged:
-                        job.answer.set_exception(said)
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """Judge what waits; False at the end. Nothing of it is held while the next one is waited for."""
+        first = self._next()
+        if first is None:
+            return False
+        jobs = [first]
+        try:
+            self._judge(jobs)
+        except Exception as error:
+            text = f"the model failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            said = light(error) if isinstance(error, FlawscopeError) else ModelError(text)
+            self.trouble(str(said))
+            for job in jobs:
+                if not job.is_judged:
+                    job.answer.set_exception(said)
+        return True
 
     def _next(self) -> _Job | None:
         """The oldest one that waits, after what somebody wants to look at; None at the end."""

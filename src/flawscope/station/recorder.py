@@ -59,16 +59,19 @@ class Recorder:
         self._thread.join()
 
     def _work(self) -> None:
-        more = True
-        while more:
-            group = [self._waiting.get()]
-            while len(group) < TOGETHER:
-                try:
-                    group.append(self._waiting.get_nowait())
-                except Empty:
-                    break
-            more = None not in group
-            self._record([one for one in group if one is not None])
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """Record what waits; False at the end. Nothing of it is held while the next one is waited for."""
+        group = [self._waiting.get()]
+        while len(group) < TOGETHER:
+            try:
+                group.append(self._waiting.get_nowait())
+            except Empty:
+                break
+        self._record([one for one in group if one is not None])
+        return None not in group
 
     def _record(self, group: list[Judged]) -> None:
         ready = []

@@ -1,0 +1,138 @@
+"""A store of an earlier version becomes one of this version, with all that was in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import IntegrityError
+
+from flawscope.errors import InputError
+from flawscope.station import dump
+from flawscope.station.database import Database, _scripts
+from flawscope.station.files import PICTURES, Files
+from flawscope.station.schema import inspections, learnt, metadata, pictures, products, stations, verdicts
+from flawscope.station.settings import Settings
+from flawscope.station.stations import claim
+from flawscope.station.store import Store
+
+BOTH, ONE, REMOVED, LEARNT, NOBODYS = (letter * 64 for letter in "abcde")
+ROWS = f"""
+INSERT INTO products (id, name, created_at) VALUES (1, 'plate', 5), (2, 'board', 6);
+INSERT INTO versions (id, product_id, hash, file, origin, facts, created_at)
+    VALUES (1, 1, 'x', 'f', 'o', '{{}}', 7), (2, 2, 'y', 'f', 'o', '{{}}', 7);
+UPDATE products SET active_version_id = id;
+INSERT INTO pictures (hash, suffix, bytes, width, height, created_at, removed_at) VALUES
+    ('{BOTH}', '.png', 10, 4, 3, 1, NULL), ('{ONE}', '.jpg', 11, 5, 6, 2, NULL),
+    ('{REMOVED}', '.png', 1, 1, 1, 3, 9), ('{LEARNT}', '.png', 1, 1, 1, 3, NULL),
+    ('{NOBODYS}', '.png', 1, 1, 1, 3, NULL);
+INSERT INTO inspections (id, product_id, version_id, picture, at, name, source, key, score, p_value, severity,
+    score_threshold, anomalous, near, regions, verdict, review) VALUES
+    (3, 2, 2, '{BOTH}', 10, 'a', 'http', NULL, 1.5, .5, .5, 1, TRUE, FALSE, '[]', NULL, 'waiting'),
+    (4, 1, 1, '{BOTH}', 11, 'b', 'http', 'k', 0.5, .5, -.5, 1, FALSE, FALSE, '[]', 'defect', 'done'),
+    (5, 1, 1, '{ONE}', 12, 'c', 'folder', NULL, .25, .5, -.5, 1, FALSE, FALSE, '[]', NULL, 'none'),
+    (6, 1, 1, '{BOTH}', 13, 'd', 'http', NULL, 0.5, .5, -.5, 1, FALSE, FALSE, '[]', NULL, 'none'),
+    (7, 2, 2, '{REMOVED}', 14, 'e', 'http', NULL, 0.5, .5, -.5, 1, FALSE, FALSE, '[]', NULL, 'none');
+INSERT INTO verdicts (id, inspection_id, verdict, at, who, mask, note)
+    VALUES (1, 4, 'defect', 20, 'anna', NULL, '');
+INSERT INTO hours (product_id, version_id, hour, inspected, anomalous, score_sum, score_min, score_max,
+    reviewed, defects, false_alarms, misses) VALUES (1, 1, 0, 3, 0, 1.25, .25, .5, 1, 1, 0, 1);
+INSERT INTO learnt (version_id, picture) VALUES (2, '{LEARNT}'), (1, '{BOTH}');
+INSERT INTO users (id, name, password, role, created_at) VALUES (1, 'anna', 'p', 'admin', 1);
+"""
+
+
+@pytest.fixture
+def old(database_url: str | None, tmp_path: Path) -> Iterator[Database]:
+    """A filled store with the first tables."""
+    made = Database(Settings(store=str(tmp_path), database=database_url).url)
+    config, _ = _scripts()
+    with made.writing() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in ROWS.split(";"):
+            if statement.strip():
+                connection.exec_driver_sql(statement)
+    yield made
+    made.close()
+
+
+def everything(database: Database, table: Any) -> list[Any]:
+    with database.reading() as connection:
+        return [tuple(row) for row in connection.execute(select(table).order_by(*table.primary_key))]
+
+
+def test_all_that_was_there_is_there(old: Database) -> None:
+    before = everything(old, inspections)
+    old.migrate()
+    assert everything(old, inspections) == before
+    assert len(everything(old, verdicts)) == 1
+    assert [row[:2] for row in everything(old, pictures)] == [
+        *((1, BOTH), (1, ONE), (2, BOTH), (2, REMOVED), (2, LEARNT))
+    ], "one of each product, and none that nobody names"
+    with old.reading() as connection:
+        row = connection.execute(select(pictures).where(pictures.c.hash == ONE)).one()
+        assert tuple(row) == (1, ONE, ".jpg", 11, 5, 6, 2, None)
+        gone = select(pictures.c.hash).where(pictures.c.removed_at == 9)
+        assert connection.execute(gone).scalars().all() == [REMOVED]
+        assert connection.execute(select(stations.c.name, stations.c.folder)).all() == [("station", None)]
+        assert connection.execute(select(products.c.active_version_id).order_by(products.c.id)).all() == [
+            (1,),
+            (2,),
+        ]
+    assert everything(old, learnt) == [(1, 1, BOTH), (1, 2, BOTH), (2, 2, LEARNT)]
+    store = Store(old)
+    assert store.inspection(1, 4)["verdict"] == "defect"
+    assert [one["id"] for one in store.waiting(2, 10)["inspections"]] == [3]
+    assert store.numbers_of(1, ["k"]) == {"k": 4}
+
+
+def test_the_tables_are_those_of_this_version_and_hold_what_they_promise(old: Database) -> None:
+    old.migrate()
+    with old.reading() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+        if old.is_sqlite:
+            query = text("SELECT sql FROM sqlite_master WHERE name = 'inspections_waiting'")
+            assert "WHERE review = 'waiting'" in connection.execute(query).scalar_one()
+            assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
+    for wrong in (
+        f"UPDATE inspections SET picture = '{NOBODYS}' WHERE id = 3",
+        "UPDATE products SET station_id = 99 WHERE id = 1",
+        f"DELETE FROM pictures WHERE hash = '{ONE}'",
+    ):
+        with pytest.raises(IntegrityError), old.writing() as connection:
+            connection.exec_driver_sql(wrong)
+    before = everything(old, stations)
+    old.migrate()
+    assert everything(old, stations) == before
+
+
+def test_the_station_whose_it_was_takes_it_over_whatever_it_is_called(old: Database, tmp_path: Path) -> None:
+    old.migrate()
+    files = Files(tmp_path / "files")
+    files.write(files.path(PICTURES, ONE, ".jpg"), b"a picture")
+    old.station = "line1"
+    claim(old, files)
+    assert everything(old, stations)[0][1:3] == ("line1", files.identity())
+    assert Store(old).add_product("plate") == 1
+    with old.reading() as connection:
+        assert connection.execute(select(func.count()).select_from(stations)).scalar_one() == 1
+
+
+def test_a_store_of_an_earlier_version_is_not_backed_up_by_this_one(
+    old: Database, database_url: str | None, tmp_path: Path
+) -> None:
+    settings = Settings(store=str(tmp_path), database=database_url)
+    (tmp_path / "near").mkdir()
+    with (
+        pytest.raises(InputError, match="are of another version: use the flawscope that made them"),
+        dump.copied(settings, tmp_path / "near"),
+    ):
+        pass
