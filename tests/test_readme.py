@@ -125,7 +125,7 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     """What takes minutes takes seconds."""
     from flawscope import review
     from flawscope.artefact import certificate
-    from flawscope.benchmark import cell, run
+    from flawscope.benchmark import cell, process
     from flawscope.cli import watch
     from flawscope.export import onnx_graph
     from flawscope.features import backbone
@@ -147,9 +147,9 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
         distill, "distill", lambda paths, recipe, *a, **k: whole(paths, replace(recipe, width=16), *a, **k)
     )
     monkeypatch.setattr(
-        run._Processes,
+        process.Process,
         "_run",
-        lambda processes, asked: cell.work_off(processes._task(asked), lambda *_: None, lambda _: None),
+        lambda started: cell.work_off(started.task, lambda *_: None, lambda _: None),
     )
     # how close 8 bits come is measured elsewhere: of so few and small pictures it is a matter of luck
     monkeypatch.setitem(certificate.TOLERANCE, "int8", 5.0)
@@ -267,6 +267,7 @@ def test_everything_in_the_pages_runs(
             continue
         if language == "yaml":
             Path("station.yaml").write_text(text, encoding="utf-8")
+            Path("database_password").write_text("secret", encoding="utf-8")
             assert read_settings("station.yaml").products
             ran += 1
             continue

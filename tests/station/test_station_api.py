@@ -384,6 +384,29 @@ def test_trends_and_review(api: httpx.Client, some: list[dict[str, Any]]) -> Non
     assert api.get(PRODUCT).json()["waiting"] == len(waiting)
 
 
+def test_two_reviewers_are_given_different_pictures(
+    api: httpx.Client, running: Any, parts: list[bytes]
+) -> None:
+    numbers = [send(api, parts[-1], f"{k}.png").json()["id"] for k in range(6)]
+
+    def given(reader: str, limit: int = 2, after: int = 0) -> list[int]:
+        query = {"reader": reader, "limit": limit, "after": after}
+        return [one["id"] for one in api.get(f"{PRODUCT}/review", params=query).json()["inspections"]]
+
+    assert given("anna") == numbers[:2]
+    assert given("bert") == numbers[2:4]
+    assert given("anna") == numbers[:2], "one's own come again"
+    assert given("anna", after=numbers[1]) == numbers[4:]
+    assert given("bert", after=numbers[3]) == numbers[4:], "nothing else is left"
+    assert given("", 6) == numbers, "who does not say who asks gets all"
+    for number in numbers[:2]:
+        api.post(f"{INSPECTIONS}/{number}/verdict", json={"verdict": "defect"})
+    assert given("carl", 6) == numbers[2:]
+    clock = running.station._handed
+    clock._clock = lambda: time.monotonic() + 301
+    assert given("dora") == numbers[2:4], "after some minutes they are anybody's"
+
+
 # --------------------------------------------------------------------------------------------------- verdicts
 
 
