@@ -192,6 +192,27 @@ def test_the_host_that_it_listens_on_is_a_name_but_every_host_is_none(app: FastA
         assert client.get("/healthz", headers={"Host": ""}).status_code == 421
 
 
+@pytest.mark.parametrize(
+    ("host", "server", "status"),
+    [
+        ("10.0.0.7:8080", "10.0.0.7", 200),
+        ("10.0.0.7", "::ffff:10.0.0.7", 200),
+        ("[fd00:0::7]:8080", "fd00::7", 200),
+        ("10.0.0.8:8080", "10.0.0.7", 421),
+        ("0.0.0.0", "0.0.0.0", 421),
+        ("line.example", "line.example", 421),
+        ("", "", 421),
+    ],
+)
+def test_the_address_that_a_request_arrived_at_needs_no_setting(
+    app: FastAPI, access: Access, host: str, server: str, status: int
+) -> None:
+    """`--host 0.0.0.0`, and somebody types the machine's address."""
+    guard = Guard(app, access, Settings(host="0.0.0.0"))
+    asked = {"server": (server, 8080), "path": "/healthz"}
+    assert raw(guard, [(b"host", host.encode())], **asked)[0]["status"] == status
+
+
 def test_what_is_no_name_in_the_settings_lets_nobody_in(app: FastAPI, access: Access) -> None:
     client = Client(Guard(app, access, Settings(public=("not a name!", ""))))
     for host in ("", "not a name!", "another one!"):

@@ -193,7 +193,9 @@ class Guard:
     def _check_host(self, request: HTTPConnection) -> None:
         """Other names can be made to lead here, and then their pages would be of the same origin."""
         sent = request.headers.getlist("host")
-        if len(sent) != 1 or _host(sent[0]) not in self._hosts:
+        host = _host(sent[0]) if len(sent) == 1 else ""
+        # a bare address is no name: nobody can make it lead elsewhere
+        if host not in self._hosts and not _is_same(host, (request.scope.get("server") or ("",))[0]):
             name = ascii(sent[0][:80]) if sent else "''"
             raise Refused(
                 421, f"this station is not called {name}: add it to the setting `public`", "wrong_host"
@@ -264,12 +266,24 @@ def _same(one: str, other: str) -> bool:
 
 
 def _is_here(host: str) -> bool:
+    address = _parsed(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def _is_same(host: str, server: str) -> bool:
+    """The address that a request names is the one that it arrived at."""
+    address = _parsed(host)
+    return address is not None and not address.is_unspecified and address == _parsed(server)
+
+
+def _parsed(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None for what is no address."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return host == "localhost"
+        return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
+    return mapped or address
 
 
 def _bare(host: str) -> str:
@@ -288,15 +302,7 @@ def _host(address: str) -> str:
     """Without the port and an address's brackets; "" for what is none."""
     if found := _HOST.fullmatch(address.strip().lower()):
         return found[1] or found[2]
-    return _bare(address) if ":" in address and _is_address(_bare(address)) else ""
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
+    return _bare(address) if ":" in address and _parsed(_bare(address)) else ""
 
 
 def _cookie(request: HTTPConnection) -> dict[str, Any]:
