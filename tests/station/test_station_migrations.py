@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +13,35 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import func, select, text
+from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
 from flawscope.errors import InputError
+from flawscope.predictor import read_manifest
 from flawscope.station import dump
 from flawscope.station.database import Database, _scripts
 from flawscope.station.files import PICTURES, Files
-from flawscope.station.schema import inspections, learnt, metadata, pictures, products, stations, verdicts
+from flawscope.station.learnt import Learnt
+from flawscope.station.schema import (
+    inspections,
+    learnt,
+    metadata,
+    pictures,
+    products,
+    stations,
+    verdicts,
+    versions,
+)
 from flawscope.station.settings import Settings
 from flawscope.station.stations import claim
 from flawscope.station.store import Store
 
 BOTH, ONE, REMOVED, LEARNT, NOBODYS = (letter * 64 for letter in "abcde")
+on_postgres = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # where there are others
 ROWS = f"""
 INSERT INTO products (id, name, created_at) VALUES (1, 'plate', 5), (2, 'board', 6);
 INSERT INTO versions (id, product_id, hash, file, origin, facts, created_at)
-    VALUES (1, 1, 'x', 'f', 'o', '{{}}', 7), (2, 2, 'y', 'f', 'o', '{{}}', 7);
+    VALUES (1, 1, 'x', 'models/first/part.onnx', 'o', '{{}}', 7), (2, 2, 'y', 'f', 'o', '{{}}', 7);
 UPDATE products SET active_version_id = id;
 INSERT INTO pictures (hash, suffix, bytes, width, height, created_at, removed_at) VALUES
     ('{BOTH}', '.png', 10, 4, 3, 1, NULL), ('{ONE}', '.jpg', 11, 5, 6, 2, NULL),
@@ -118,12 +133,58 @@ def test_the_station_whose_it_was_takes_it_over_whatever_it_is_called(old: Datab
     old.migrate()
     files = Files(tmp_path / "files")
     files.write(files.path(PICTURES, ONE, ".jpg"), b"a picture")
+    files.write(files.folder / "models/first/part.onnx", b"a model")
+    if not old.is_sqlite:  # another line may come first, whatever it is called
+        for name, why in (("line2", ""), ("station", "has another folder than")):
+            old.station = name
+            with pytest.raises(InputError, match=why) if why else nullcontext():
+                claim(old, Files(tmp_path / name))
     old.station = "line1"
     claim(old, files)
     assert everything(old, stations)[0][1:3] == ("line1", files.identity())
     assert Store(old).add_product("plate") == 1
     with old.reading() as connection:
-        assert connection.execute(select(func.count()).select_from(stations)).scalar_one() == 1
+        known = connection.execute(select(stations.c.name).order_by(stations.c.id)).scalars().all()
+    assert known == ["line1"] + ["line2"] * (not old.is_sqlite)
+
+
+@on_postgres
+def test_a_folder_without_its_models_is_not_the_earlier_stations(old: Database, tmp_path: Path) -> None:
+    old.migrate()
+    files = Files(tmp_path / "files")
+    files.write(files.path(PICTURES, ONE, ".jpg"), b"another station's picture")
+    old.station = "line1"
+    with pytest.raises(InputError, match=r"has pictures that .* does not know"):
+        claim(old, files)
+    assert everything(old, stations)[0][1:3] == ("station", None)
+
+
+@on_postgres
+def test_what_versions_were_learnt_from_is_told_to_other_stations(
+    old: Database, model_file: Path, tmp_path: Path, parts: list[bytes]
+) -> None:
+    """They keep everything until they know it."""
+    old.migrate()
+    first, files = Files(tmp_path / "first"), Files(tmp_path / "second")
+    first.write(first.folder / "models/first/part.onnx", model_file.read_bytes())
+    facts = json.dumps({"pictures": dict(Counter(p.role for p in read_manifest(model_file).pictures))})
+    with old.writing() as connection:
+        own = versions.c.product_id == 1
+        connection.execute(versions.update().where(own).values(facts=facts))
+    second = Database(old.url, "line2")
+    claim(second, files)
+    learnt = Learnt(second, files)
+    digest = files.keep(PICTURES, parts[0], ".png")
+    with pytest.raises(
+        InputError, match=r"what version 1 of the station station was learnt from is not known"
+    ):
+        learnt.knows(digest, ".png")
+    claim(old, first)
+    assert Learnt(old, first).tell() == []
+    assert learnt.knows(digest, ".png") is False
+    assert {one.hash for one in read_manifest(model_file).pictures} <= learnt._pixels
+    assert Learnt(old, first).tell() == []
+    second.close()
 
 
 def test_a_store_of_an_earlier_version_is_not_backed_up_by_this_one(

@@ -23,6 +23,7 @@ from flawscope.station.retention import Retention, Summary
 from flawscope.station.schema import hours, inspections, learnt, pictures, products, verdicts, versions
 from flawscope.station.settings import Keep
 from flawscope.station.store import DEFECT, GOOD, SKIP, UNDO, Store, Taken
+from flawscope.station.stray import Stray
 from flawscope.station.versions import Versions
 
 DAY = 86_400_000_000
@@ -237,6 +238,17 @@ def test_space_takes_the_oldest_good_ones_first_and_reviewed_ones_last(world: Wo
     assert "0 MB more" in world.run(Keep(None, None, None, None, "0.01 KB")).problem
 
 
+def test_a_picture_of_two_products_takes_its_space_once(world: World) -> None:
+    other = world.store.add_product("other")
+    for name in "abc":
+        for product in (world.product, other):
+            world.add(5, name * 1000, product=product)
+    assert world.run(Keep(None, None, None, None, "3.1 KB")).pictures == 0
+    summary = world.run(Keep(None, None, None, None, "2.5 KB"))
+    assert (summary.pictures, summary.bytes, summary.problem) == (1, 1000, "")
+    assert len(world.kept(*(name * 1000 for name in "abc"))) == 2000
+
+
 # --------------------------------------------------------------------------------------- what was learnt from
 
 
@@ -371,6 +383,38 @@ def test_strays_go_after_an_hour_and_only_then(world: World, model_file: Path) -
         *(f"{hashlib.sha256(name).hexdigest()}.png" for name in (b"named", b"mask")),
         world.files.map_path(hashlib.sha256(b"named").hexdigest(), world.version).name,
     }
+
+
+@on_sqlite
+def test_a_model_that_is_just_being_added_again_is_no_stray(
+    world: World, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was cut off long ago; the sweep looks at its folder, and then somebody sends it again."""
+    made = Versions(world.database, world.files)
+    folder = world.files.model_folder(hashlib.sha256(model_file.read_bytes()).hexdigest())
+    folder.mkdir()
+    os.utime(folder, (0, 0))
+    swept, added, known = threading.Event(), list[int](), Stray._known_models
+
+    def then_sent(self: Stray) -> set[str]:
+        found = known(self)
+        if not swept.is_set():
+            swept.set()
+            added.append(made.add(world.product, model_file, "by hand", "anna"))
+            os.utime(folder, (0, 0))  # as if it had been looked at before
+        return found
+
+    monkeypatch.setattr(Stray, "_known_models", then_sent)
+    assert world.run(FOR_EVER).strays == 0
+    assert made.path(world.product, added[0]).exists()
+    write = world.files.write
+
+    def meanwhile(path: Path, data: bytes, *, durable: bool = True) -> None:
+        write(path, data, durable=durable)
+        assert not world.files.discard_model(path.parent, lambda: True), "it is held while it is added"
+
+    monkeypatch.setattr(world.files, "write", meanwhile)
+    assert made.add(world.store.add_product("other"), model_file, "by hand", "anna")
 
 
 @on_sqlite

@@ -21,6 +21,7 @@ from flawscope.station.database import StoreError
 
 PICTURES, MASKS, MAPS, MODELS = "pictures", "masks", "maps", "models"
 MASK = ".png"  # ending of a mask
+SHORT = 16  # digits of a hash that name the folder of a model
 LOCK = ".lock"  # of the station that runs
 IDENTITY = ".station"  # file that says in the folder whose it is
 PART = ".part"  # of a file that is being written
@@ -103,15 +104,14 @@ class Files:
         """Write it unless it is there already; its SHA-256.
 
         Args:
-            hold: it cannot be discarded until `release`: the data base does not know it yet.
+            hold: as `hold` does.
 
         Raises:
             StoreError: it cannot be written.
         """
         digest = hashlib.sha256(data).hexdigest()
         if hold:
-            with self._lock:
-                self._held[digest] += 1
+            self.hold(digest)
         path = self.path(kind, digest, suffix)
         try:
             with suppress(OSError):
@@ -124,8 +124,13 @@ class Files:
             raise
         return digest
 
+    def hold(self, digest: str) -> None:
+        """Until `release` it is not discarded: the data base does not know it yet."""
+        with self._lock:
+            self._held[digest] += 1
+
     def release(self, digest: str) -> None:
-        """After `keep` with `hold`."""
+        """After `hold`, or `keep` with it."""
         with self._lock:
             self._held[digest] -= 1
             if not self._held[digest]:
@@ -140,6 +145,18 @@ class Files:
             if settle() is False:
                 return False
             self.path(kind, digest, suffix).unlink(missing_ok=True)
+            return True
+
+    def model_folder(self, digest: str) -> Path:
+        """Where a model of this content lies, under its own name."""
+        return self.folder / MODELS / digest[:SHORT]
+
+    def discard_model(self, folder: Path, settle: Callable[[], bool]) -> bool:
+        """As `discard`, for a folder of `models`."""
+        with self._lock:
+            if any(digest[:SHORT] == folder.name for digest in self._held) or not settle():
+                return False
+            shutil.rmtree(folder, ignore_errors=True)
             return True
 
     def write(self, path: Path, data: bytes, *, durable: bool = True) -> None:

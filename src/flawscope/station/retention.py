@@ -11,7 +11,7 @@ import heapq
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -149,7 +149,7 @@ class Retention:
 
     # ---- pictures
 
-    def _by_age(self, known: Iterable[int], at: int, summary: Summary) -> None:
+    def _by_age(self, known: Sequence[int], at: int, summary: Summary) -> None:
         for kind in (GOOD, ANOMALOUS, REVIEWED):
             limit = self._limits[kind]
             if limit is None:
@@ -160,15 +160,17 @@ class Retention:
                     self._remove(group, self._wanted(at), at, summary)
                     self._pass(kind, group)
 
-    def _by_space(self, known: Iterable[int], at: int, summary: Summary) -> None:
+    def _by_space(self, known: Sequence[int], at: int, summary: Summary) -> None:
         most = self.keep.space_bytes
         if most is None:
             return
         with self.database.reading() as connection:
-            query = select(func.coalesce(func.sum(pictures.c.bytes), 0)).where(
-                pictures.c.removed_at.is_(None), pictures.c.product_id.in_(known)
-            )
-            excess = int(connection.execute(query).scalar_one()) - most
+            there = pictures.c.removed_at.is_(None), pictures.c.product_id.in_(known)
+            sizes = select(pictures.c.bytes, pictures.c.hash).where(*there)
+            if len(known) > 1:  # several may have the same picture, which is one file
+                sizes = sizes.distinct()
+            total = select(func.coalesce(func.sum(sizes.subquery().c.bytes), 0))
+            excess = int(connection.execute(total).scalar_one()) - most
         for rank, kind in enumerate((GOOD, ANOMALOUS, REVIEWED)):
             oldest = heapq.merge(*(self._oldest(product_id, kind, at) for product_id in known))
             while excess > 0 and (group := _several(oldest, excess)):
@@ -246,15 +248,16 @@ class Retention:
             due = sorted(_free(connection, due, wanted, masked_too))
             connection.execute(update(pictures).where(_PICTURE.in_(due)).values(removed_at=at))
         sizes = {old.picture: old.bytes for old in group}
-        for kept in due:  # another product may have it, too: then its file stays
-            if self._stray.discard(PICTURES, kept.hash, free[kept]):
+        files = {kept.hash: free[kept] for kept in due}
+        for digest, suffix in files.items():  # another product may have it, too: then its file stays
+            if self._stray.discard(PICTURES, digest, suffix):
                 summary.pictures += 1
-                summary.bytes += sizes[kept.hash]
+                summary.bytes += sizes[digest]
         self._rest(time.monotonic() - begun)
 
     # ---- records
 
-    def _records(self, known: Iterable[int], at: int, summary: Summary) -> None:
+    def _records(self, known: Sequence[int], at: int, summary: Summary) -> None:
         limit = self._limits[RECORDS]
         if limit is None:
             return

@@ -21,6 +21,7 @@ from flawscope.station.files import Files
 from flawscope.station.folder import FolderSource
 from flawscope.station.handed import Handed
 from flawscope.station.inspector import Inspector
+from flawscope.station.learnt import Learnt
 from flawscope.station.live import Live
 from flawscope.station.metrics import Gauges, Metrics
 from flawscope.station.recorder import Recorded, Recorder
@@ -69,6 +70,8 @@ class Station:
         self.database = Database(settings.url, settings.name)
         self.database.migrate()
         claim(self.database, self.files, address_of(settings))
+        for line in Learnt(self.database, self.files).tell():
+            say(line)
         self.access = Access(self.database)
         self.store = Store(self.database)
         # one core is left for what comes in: threads that compute wait for the slowest of them

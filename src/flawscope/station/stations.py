@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from flawscope.errors import InputError
 from flawscope.station.database import Database, now, upsert
 from flawscope.station.files import PICTURES, Files
-from flawscope.station.schema import inspections, products, stations
+from flawscope.station.schema import inspections, products, stations, versions
 from flawscope.station.settings import Settings
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -30,7 +30,9 @@ def claim(database: Database, files: Files, address: str | None = None) -> None:
     with database.writing() as connection:
         database.alone(connection)
         rows = connection.execute(select(stations).order_by(stations.c.id)).all()
-        here = _which(rows, folder, name, files.has(PICTURES))
+        here = next((row for row in rows if row.folder == folder), None) or _earlier(
+            connection, files, rows, name
+        )
         if here is None and database.is_sqlite:  # it is in the folder, and one station's
             here = next(iter(rows), None)
         other = next((row for row in rows if row.name == name and row is not here), None)
@@ -51,12 +53,19 @@ def claim(database: Database, files: Files, address: str | None = None) -> None:
         connection.execute(insert(stations).values(**values))
 
 
-def _which(rows: Sequence[Row[Any]], folder: str, name: str, has_pictures: bool) -> Row[Any] | None:
-    """That whose folder this is; else one that has none yet: it was there before stations had names."""
-    found = [row for row in rows if row.folder == folder]
-    alone = len(rows) == 1 and has_pictures
-    found += [row for row in rows if row.folder is None and (row.name == name or alone)]
-    return next(iter(found), None)
+def _earlier(connection: Connection, files: Files, rows: Sequence[Row[Any]], name: str) -> Row[Any] | None:
+    """One that was there before stations had names and folders: its models are in this folder. One that
+    never had a model goes by its name."""
+    for row in rows:
+        if row.folder is not None:
+            continue
+        its = select(versions.c.file).join_from(versions, products, products.c.id == versions.c.product_id)
+        kept = list(connection.execute(its.where(products.c.station_id == row.id)).scalars())
+        if any((files.folder / file).is_file() for file in kept):
+            return row
+        if not kept and row.name == name and not files.has(PICTURES):
+            return row
+    return None
 
 
 def taken_over(database: Database, files: Files) -> None:

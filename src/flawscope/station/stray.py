@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -78,17 +77,19 @@ class Stray:
 
     def _models(self, at: int) -> int:
         """Folders of models that were never added, for it was cut off."""
-        own = versions.c.product_id.in_(self.database.own())
-        with self.database.reading() as connection:
-            known = {
-                Path(file).parent.name
-                for file in connection.execute(select(versions.c.file).where(own)).scalars()
-            }
+        known = self._known_models()
         folders = [one for one in (self.files.folder / MODELS).iterdir() if one.is_dir()]
         left = [one for one in folders if one.name not in known and not _is_young(one, at)]
-        for folder in left:
-            shutil.rmtree(folder, ignore_errors=True)
-        return len(left)
+        return sum(
+            self.files.discard_model(one, lambda one=one: one.name not in self._known_models())  # type: ignore[misc]
+            for one in left
+        )
+
+    def _known_models(self) -> set[str]:
+        """Names of their folders."""
+        query = select(versions.c.file).where(versions.c.product_id.in_(self.database.own()))
+        with self.database.reading() as connection:
+            return {Path(file).parent.name for file in connection.execute(query).scalars()}
 
     def _forget(self, digest: str) -> None:
         """A picture that no record names leaves no row behind."""

@@ -18,7 +18,8 @@ from flawscope.predictor import Predictor, load, read_manifest
 from flawscope.runtime import suffix_of
 from flawscope.station.database import Database, now, upsert
 from flawscope.station.files import MODELS, Files
-from flawscope.station.schema import events, learnt_pixels, products, versions
+from flawscope.station.learnt import tell_learnt
+from flawscope.station.schema import events, products, versions
 from flawscope.station.store import NotFoundError, add_event, iso
 
 ADDED, ACTIVATED = "version added", "version activated"  # events
@@ -61,14 +62,26 @@ class Versions:
         there = self._by_hash(product_id, digest)
         if there is not None:
             return there
-        folder = self.files.folder / MODELS / digest[:16]
-        for part in parts:
-            self.files.write(folder / part.name, part.read_bytes())
+        self.files.hold(digest)
+        try:
+            for part in parts:
+                self.files.write(self.files.model_folder(digest) / part.name, part.read_bytes())
+            self._insert(product_id, digest, path.name, origin, manifest, who)
+        finally:
+            self.files.release(digest)
+        found = self._by_hash(product_id, digest)
+        assert found is not None, "it was just written"
+        return found
+
+    def _insert(
+        self, product_id: int, digest: str, name: str, origin: str, manifest: Manifest, who: str
+    ) -> None:
+        """Unless it is there."""
         with self.database.writing() as connection:
             new = upsert(connection.dialect.name, versions).values(
                 product_id=product_id,
                 hash=digest,
-                file=f"{MODELS}/{digest[:16]}/{path.name}",
+                file=f"{MODELS}/{self.files.model_folder(digest).name}/{name}",
                 origin=origin,
                 facts=json.dumps(_facts(manifest)),
                 created_at=now(),
@@ -77,14 +90,8 @@ class Versions:
                 new.on_conflict_do_nothing().returning(versions.c.id)
             ).scalar_one_or_none()
             if number is not None:
-                pixels = sorted({picture.hash for picture in manifest.pictures})
-                rows = [{"version_id": number, "pixels": one} for one in pixels]
-                if rows:
-                    connection.execute(learnt_pixels.insert(), rows)
+                tell_learnt(connection, number, manifest)
                 add_event(connection, ADDED, who, f"version {number} from {origin}", product_id)
-        found = self._by_hash(product_id, digest)
-        assert found is not None, "it was just written"
-        return found
 
     def _by_hash(self, product_id: int, digest: str) -> int | None:
         query = select(versions.c.id).where(versions.c.product_id == product_id, versions.c.hash == digest)
