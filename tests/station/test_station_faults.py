@@ -88,6 +88,26 @@ def test_a_data_base_that_goes_and_comes_back(
         running.close()
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_an_open_page_whose_data_base_goes_is_told_to_ask(
+    open_station: Any, own_postgres: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its stream ends without a noise, and what it asks then says what is wrong."""
+    with own_postgres.database() as url:
+        running = open_station(database=url)
+        with httpx.stream("GET", f"{running.url}/api/v1/products/plate/live", timeout=30) as stream:
+            lines = stream.iter_lines()
+            assert next(lines) == "event: state"
+            own_postgres.stop("immediate")
+            assert all(not line.startswith("event: error") for line in lines)
+        said = httpx.get(f"{running.url}/api/v1/products/plate", timeout=30)
+        assert (said.status_code, said.json()["code"]) == (503, "store_unreachable")
+        assert caplog.records == []
+        own_postgres.start()
+        until(lambda: httpx.get(f"{running.url}/api/v1/products/plate").status_code == 200)
+        running.close()
+
+
 @pytest.fixture
 def sqlite_station(open_station: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """One that waits for another writer half a second."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import http.client
+import os
 import random
 import time
 from collections import Counter
@@ -15,7 +17,8 @@ import httpx
 import pytest
 from station_helpers import broken, originals
 
-from flawscope.errors import InputError
+from flawscope.errors import FlawscopeError
+from flawscope.station.database import StoreError
 from flawscope.station.inspector import Picture
 from flawscope.station.recorder import Judged
 from flawscope.station.uploads import Upload
@@ -134,11 +137,19 @@ def test_broken_pictures_are_refused_or_judged_and_leave_nothing(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_what_was_refused_is_freed_at_once(running: Any, parts: list[bytes]) -> None:
+def test_what_was_refused_is_freed_at_once(
+    running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not only when Python looks for circles: until then the pictures of thousands would be held."""
 
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def away(_: Any) -> None:
+        raise StoreError("the data base is away; wait", "store_unreachable")
+
     def held() -> list[Any]:
-        kinds = (InputError, Picture, Upload, Judged)
+        kinds = (FlawscopeError, Picture, Upload, Judged)
         return [one for one in gc.get_objects() if issubclass(type(one), kinds)]
 
     def left() -> list[Any]:
@@ -157,6 +168,11 @@ def test_what_was_refused_is_freed_at_once(running: Any, parts: list[bytes]) -> 
     gc.disable()
     try:
         assert [send(data) for data in (*spoilt, parts[1])] == [422] * 5 + [201]
+        monkeypatch.setattr(os, "fsync", full)
+        assert [send(data) for data in parts[2:5]] == [507] * 3
+        monkeypatch.undo()
+        monkeypatch.setattr(running.station.store, "record", away)
+        assert [send(data) for data in parts[2:5]] == [503] * 3
         end = time.monotonic() + 10
         while left() and time.monotonic() < end:  # a thread may just be ending its work
             time.sleep(0.05)

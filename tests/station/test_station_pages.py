@@ -219,6 +219,13 @@ def test_what_is_not_there_is_said_on_a_page(browser: httpx.Client) -> None:
         assert "<h1>Not found</h1>" in answer.text
 
 
+@pytest.mark.parametrize("number", ["9" * 19, "9" * 60])
+def test_a_number_that_nothing_can_have_is_not_there(browser: httpx.Client, number: str) -> None:
+    for path in (f"inspections/{number}", f"review?only={number}", f"compare?a={number}&b=1"):
+        assert browser.get(f"/plate/{path}").status_code == 404, path
+    assert browser.get(f"/plate/compare?a={'9' * 5000}&b={number}").status_code in (200, 404)
+
+
 def test_names_never_become_markup(browser: httpx.Client, parts: list[bytes]) -> None:
     post(browser, parts[0], HOSTILE)
     for name in ("live", "history", "inspections/1", "compare?a=1&b=1"):

@@ -210,7 +210,14 @@ def test_pages_are_complete_and_without_doubles_while_others_come(filled: Filled
         *(("since", value) for value in ("yesterday", "2026-13-01", "9" * 30)),
         *(("score_min", value) for value in ("nan", "inf", "one")),
         *(("version", value) for value in ("-1", str(2**63), "1.5")),
-        *(("decision", "bad"), ("verdict", "skip"), ("review", "later"), ("name", "a\0b")),
+        *(
+            ("cursor", "x"),
+            ("cursor", "LTEuMg"),
+            ("decision", "bad"),
+            ("verdict", "skip"),
+            ("review", "later"),
+            ("name", "a\0b"),
+        ),
     ],
 )
 def test_a_wrong_filter_is_one_line(name: str, value: str) -> None:

@@ -20,13 +20,15 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.runtime import FORMATS
 from flawscope.station import exports, shapes, uploads
 from flawscope.station.access import Person
+from flawscope.station.database import StoreError
 from flawscope.station.files import MASK, MASKS
 from flawscope.station.guard import needs
-from flawscope.station.inspector import Picture, light
+from flawscope.station.inspector import Picture
+from flawscope.station.memory import light
 from flawscope.station.refusals import refused, said
 from flawscope.station.search import MOST, Filters
 from flawscope.station.station import Station
-from flawscope.station.store import fresh, microseconds
+from flawscope.station.store import fresh, holdable, microseconds
 
 SIDE = 1600  # pixels of the longer side of a picture as it is shown
 MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
@@ -49,6 +51,15 @@ Number = Annotated[int, Query(ge=0, lt=2**63)]
 async def station_of(request: Request) -> Station:  # else it is called in another thread
     station: Station = request.app.state.station
     return station
+
+
+def _keyed(what: str) -> list[dict[str, Any]]:
+    """How the description names the header with the sender's key."""
+    schema = {"type": "string", "maxLength": uploads.MOST_KEY}
+    text = f"the same key {what}, however often it is sent"
+    return [
+        {"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema, "description": text}
+    ]
 
 
 Here = Annotated[Station, Depends(station_of)]
@@ -107,15 +118,7 @@ _BODY = {
             },
         },
     },
-    "parameters": [
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "required": False,
-            "schema": {"type": "string", "maxLength": uploads.MOST_KEY},
-            "description": "the same key gives the same inspection, however often it is sent",
-        }
-    ],
+    "parameters": _keyed("gives the same inspection"),
 }
 
 
@@ -171,7 +174,8 @@ async def inspect(
                     inspection = await asyncio.to_thread(station.inspection, name, recorded.number)
             results.append({"inspection": inspection})
         except FlawscopeError as error:
-            first = first or light(error)
+            first = first or error
+            light(error)
             code = said(error)[1]
             station.metrics.refused.labels(name, code).inc()
             results.append({"name": one.name, "error": str(error), "code": code})
@@ -222,7 +226,7 @@ def find(name: str, station: Here, wanted: Wanted) -> Any:
 
 @product.get("/inspections/{number}", response_model=shapes.Inspection)
 def one_inspection(name: str, number: int, station: Here) -> Any:
-    return station.inspection(name, _number(number))
+    return station.inspection(name, holdable(number))
 
 
 @product.get(
@@ -254,7 +258,7 @@ def export(
 @product.get("/inspections/{number}/picture", response_class=Response)
 def picture(name: str, number: int, station: Here) -> Response:
     """The file as it came."""
-    data, suffix, called = station.shown.picture(station.product_id(name), _number(number))
+    data, suffix, called = station.shown.picture(station.product_id(name), holdable(number))
     stem = PurePosixPath(called).stem or str(number)
     headers = {**_attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
     return Response(data, media_type=_TYPES.get(suffix, "application/octet-stream"), headers=headers)
@@ -263,14 +267,14 @@ def picture(name: str, number: int, station: Here) -> Response:
 @product.get("/inspections/{number}/view", response_class=Response)
 def view(name: str, number: int, station: Here, side: Side = SIDE) -> Response:
     """WebP of the picture, upright."""
-    data = station.shown.view(station.product_id(name), _number(number), side)
+    data = station.shown.view(station.product_id(name), holdable(number), side)
     return Response(data, media_type="image/webp", headers=_OFTEN)
 
 
 @product.get("/inspections/{number}/overlay", response_class=Response)
 def overlay(name: str, number: int, station: Here, side: Side = SIDE) -> Response:
     """WebP of the picture with heat map and outlines."""
-    data = station.shown.overlay(station.product_id(name), _number(number), side)
+    data = station.shown.overlay(station.product_id(name), holdable(number), side)
     return Response(data, media_type="image/webp", headers=_OFTEN)
 
 
@@ -278,7 +282,7 @@ def overlay(name: str, number: int, station: Here, side: Side = SIDE) -> Respons
 def map_of(name: str, number: int, station: Here) -> Response:
     """16-bit PNG of the anomaly map at the network's size; X-Map-Low and X-Map-High are the values of 0 and
     65535."""
-    data, low, high = station.shown.map(station.product_id(name), _number(number))
+    data, low, high = station.shown.map(station.product_id(name), holdable(number))
     headers = {"X-Map-Low": repr(low), "X-Map-High": repr(high), **_OFTEN}
     return Response(data, media_type="image/png", headers=headers)
 
@@ -287,22 +291,29 @@ def map_of(name: str, number: int, station: Here) -> Response:
 def mask(name: str, number: int, station: Here) -> Response:
     """PNG as large as the picture, 255 where the defect is: as a person drew it, else as the model outlined
     it."""
-    data = station.shown.mask(station.product_id(name), _number(number))
+    data = station.shown.mask(station.product_id(name), holdable(number))
     return Response(data, media_type="image/png")
 
 
 # --------------------------------------------------------------------------------------------------- verdicts
 
 
-@product.post("/inspections/{number}/verdict", response_model=shapes.Inspection)
-def decide(name: str, number: int, verdict: shapes.Verdict, station: Here, person: Operator) -> Any:
+@product.post(
+    "/inspections/{number}/verdict",
+    response_model=shapes.Inspection,
+    openapi_extra={"parameters": _keyed("is one verdict")},
+)
+def decide(
+    name: str, number: int, request: Request, verdict: shapes.Verdict, station: Here, person: Operator
+) -> Any:
     """Say what a picture is; `undo` takes the last word back."""
-    product_id, number = station.product_id(name), _number(number)
+    product_id, number, key = station.product_id(name), holdable(number), uploads.key_of(request)
     drawn = None
     if verdict.mask is not None:
         drawn = _mask(station, product_id, number, verdict.mask)
     try:
-        found = station.store.decide(product_id, number, verdict.verdict, person.name, drawn, verdict.note)
+        said = verdict.verdict, person.name, drawn, verdict.note, key
+        found = station.store.decide(product_id, number, *said)
     finally:
         if drawn is not None:
             station.files.release(drawn)
@@ -351,9 +362,12 @@ async def live(name: str, request: Request, station: Here) -> StreamingResponse:
     product_id = station.product_id(name)
 
     def state() -> dict[str, Any] | None:
-        if station.access.find(request) is None:  # signed out, or removed
+        try:
+            if station.access.find(request) is None:  # signed out, or removed
+                return None
+            return {**station.flow(name), "waiting": station.store.waiting_count(product_id)}
+        except StoreError:  # the page asks why, and listens again when it is over
             return None
-        return {**station.flow(name), "waiting": station.store.waiting_count(product_id)}
 
     async def events() -> AsyncIterator[str]:
         async for message in station.live.stream(product_id, state):
@@ -415,23 +429,18 @@ def _add(station: Station, product_id: int, data: bytes, called: str, who: str) 
 @product.post("/versions/{number}/activate", response_model=shapes.Product)
 def activate(name: str, number: int, station: Here, person: Engineer) -> Any:
     """From now on this model judges. If it cannot be opened, the one before goes on."""
-    station.versions.activate(station.product_id(name), _number(number), person.name)
+    station.versions.activate(station.product_id(name), holdable(number), person.name)
     return station.product_facts(name)
 
 
 @product.get("/versions/{number}/file", response_class=FileResponse)
 def version_file(name: str, number: int, station: Here, person: Engineer) -> FileResponse:
     """The model file."""
-    path = station.versions.path(station.product_id(name), _number(number))
+    path = station.versions.path(station.product_id(name), holdable(number))
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 
 router.include_router(product)
-
-
-def _number(number: int) -> int:
-    """A number that a column can hold; others are nobody's."""
-    return number if 0 <= number < 2**63 else 0
 
 
 def _attachment(name: str) -> dict[str, str]:

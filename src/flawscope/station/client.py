@@ -55,8 +55,8 @@ _OF_PICTURE = (413, 415, 422)  # what is wrong is the picture: the next one may 
 class Client:
     """A station, as a program uses it. Threads may share one; `with` closes its connections.
 
-    A picture that was sent is inspected once, however often the connection breaks: it is sent again under the
-    same key. `product` can be left out wherever the station has only one.
+    A picture that was sent is inspected once, however often the connection breaks, and a verdict taken once:
+    they are sent again under the same key. `product` can be left out wherever the station has only one.
 
     Args:
         url: https://station.example, http://127.0.0.1:8080.
@@ -76,7 +76,6 @@ class Client:
             raise needs("a station's client", "httpx", extras="station") from None
         self.url, self.tries = address(url), max(1, tries)
         self._lost: type[Exception] = httpx.TransportError
-        self._unsent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
         self._has_token = token is not None
         headers = {"User-Agent": f"flawscope/{__version__}"}
         if token is not None:
@@ -103,7 +102,7 @@ class Client:
         Args:
             picture: a file, an encoded picture, a PIL image, or an array as `Predictor.predict` takes it.
             name: what the station calls it; by default the file's name.
-            key: under which it is taken once, of your own making; 190 characters at most.
+            key: under which it is taken once, of your own making; 184 characters at most.
         """
         data, known = encoded(picture)
         headers = {"Content-Type": "application/octet-stream", "Idempotency-Key": key or uuid.uuid4().hex}
@@ -214,8 +213,8 @@ class Client:
         """
         given = {"verdict": verdict, "mask": None if mask is None else mask_png(mask), "note": note}
         path = f"{self._of(product)}/inspections/{number:d}/verdict"
-        # twice would be one verdict more to take back
-        return Inspection.from_json(self._json("POST", path, json=given, again=False))
+        headers = {"Idempotency-Key": uuid.uuid4().hex}  # twice would be one verdict more to take back
+        return Inspection.from_json(self._json("POST", path, json=given, headers=headers))
 
     # ---- products and their models
 
@@ -264,20 +263,18 @@ class Client:
         except ValueError:
             raise FlawscopeError(f"{self.url} answers otherwise than a station: check the address") from None
 
-    def _send(
-        self, method: str, path: str, *, query: Query | None = None, again: bool = True, **request: Any
-    ) -> httpx.Response:
-        """again: it does no harm if the station gets it twice."""
+    def _send(self, method: str, path: str, *, query: Query | None = None, **request: Any) -> httpx.Response:
+        """Nothing that is sent does harm if the station gets it twice."""
         wanted = {key: value for key, value in (query or {}).items() if value is not None}
         for left in reversed(range(self.tries)):
             try:
                 response = self._http.request(method, path, params=wanted, **request)
             except self._lost as error:
-                if self._is_tls(error) or not left or not (again or isinstance(error, self._unsent)):
+                if self._is_tls(error) or not left:
                     raise self._unreached(error) from None
                 wait = None
             else:
-                if response.status_code not in _AGAIN or not left or not again:
+                if response.status_code not in _AGAIN or not left:
                     break
                 wait = response.headers.get("Retry-After", "")
             time.sleep(_pause(wait, self.tries - 1 - left))

@@ -24,6 +24,12 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 PATIENCE = 10.0  # seconds that a writer waits for another one
 CONNECTIONS = 20  # at once
 _LOCK = 718_281_828  # of PostgreSQL: stations that start together change the tables one after another
+# Of libpq: a server that is unplugged is given up after so many seconds, not after a quarter of an hour
+_HEARD = {
+    "connect_timeout": int(PATIENCE),
+    **{"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2},
+    "tcp_user_timeout": 20_000,  # ms
+}
 
 
 class StoreError(FlawscopeError):
@@ -221,7 +227,7 @@ def _engine(url: str) -> Engine:
         pool_size=CONNECTIONS,
         max_overflow=CONNECTIONS,
         # whatever the server's setting: what is acknowledged is on the disk
-        connect_args={"connect_timeout": int(PATIENCE), "options": "-c synchronous_commit=on"},
+        connect_args={**_HEARD, "options": "-c synchronous_commit=on"},
     )
     event.listen(engine, "checkout", _still_there)
     return engine

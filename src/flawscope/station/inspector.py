@@ -18,13 +18,13 @@ from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
 from flawscope.station.database import now
 from flawscope.station.files import PICTURES, Files
+from flawscope.station.memory import light
 from flawscope.station.recorder import Judged, Recorded, Recorder
 from flawscope.station.recording import Taken
 from flawscope.station.settings import Limits
 from flawscope.station.versions import Versions
 
 T = TypeVar("T")
-E = TypeVar("E", bound=BaseException)
 
 SUFFIXES = {
     **{"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp"},
@@ -166,16 +166,13 @@ class Inspector:
             with self._changed:
                 self._queue.append(_Job(picture, suffix, kept, answer, at))
                 self._changed.notify_all()
-        except FlawscopeError as error:
-            answer.set_exception(light(error))
-            return
         except Exception as error:
-            answer.set_exception(error)
+            answer.set_exception(light(error))
             return
         try:
             kept.set_result(self.files.keep(PICTURES, picture.data, suffix, hold=True))
         except Exception as error:
-            kept.set_exception(error)
+            kept.set_exception(light(error))
 
     def _let_go(self, kept: Future[str], answer: Future[Recorded], suffix: str) -> None:
         """The picture's file is in the data base by now; if it is not, it was kept in vain."""
@@ -240,7 +237,7 @@ class Inspector:
             try:
                 answer.set_result(look())
             except Exception as error:
-                answer.set_exception(error)
+                answer.set_exception(light(error))
 
         with self._changed:
             if self._ending:
@@ -348,13 +345,6 @@ def checked(data: bytes, name: str, limits: Limits) -> tuple[str, int, int]:
             "it smaller, or raise `limits: pixels`"
         )
     return SUFFIXES.get(kind, ".bin"), height, width
-
-
-def light(error: E) -> E:
-    """The error without the frames that it came through, to be kept: they hold the picture, and often what
-    holds the error, and Python looks for such circles only now and then, thousands of pictures later."""
-    error.__traceback__ = error.__context__ = error.__cause__ = None
-    return error
 
 
 def _named(error: InputError, picture: Picture) -> InputError:

@@ -1,10 +1,13 @@
-"""What a process that runs for months asks of the allocator of its system."""
+"""So that a process runs for months: what is free goes back to the system, and errors hold no pictures."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 MIB = 1 << 20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # numbers of malloc.h
@@ -26,3 +29,10 @@ def give_back() -> bool:
     # fixed, they do not grow with what was freed; smaller ones cost time, for the system clears what it gives
     wanted = {_ARENA_MAX: 2, _MMAP_THRESHOLD: 16 * MIB, _TRIM_THRESHOLD: 32 * MIB}
     return all(libc.mallopt(name, value) for name, value in wanted.items())
+
+
+def light(error: E) -> E:
+    """The error without the frames that it came through, to be kept: they hold the picture, and often what
+    holds the error, and Python looks for such circles only now and then, thousands of pictures later."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error

@@ -20,7 +20,7 @@ from flawscope.station.guard import address_of, check_form, drop_cookie, local_p
 from flawscope.station.roles import LOCAL, may
 from flawscope.station.search import Filters
 from flawscope.station.stations import others
-from flawscope.station.store import NotFoundError
+from flawscope.station.store import NotFoundError, holdable
 from flawscope.station.texts import LANGUAGES, Texts, chosen, texts
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def review(request: Request, product: str, only: int | None = None) -> Response:
     """`only`: one inspection, whether it waits or not."""
 
     def answer(asked: Shown) -> Response:
-        one = None if only is None else asked.station.inspection(product, only)
+        one = None if only is None else asked.station.inspection(product, holdable(only))
         return asked.page_of("review", words=("review",), data={"only": one})
 
     return _shown(request, "review", product, answer)
@@ -278,7 +278,7 @@ def models(request: Request, product: str) -> Response:
 @router.get("/{product}/inspections/{number}")
 def inspection(request: Request, product: str, number: int) -> Response:
     def answer(asked: Shown) -> Response:
-        item = asked.station.inspection(product, number)
+        item = asked.station.inspection(product, holdable(number))
         return asked.page_of("inspection", words=("inspection",), item=item, data={"id": number})
 
     return _shown(request, "inspection", product, answer)
@@ -291,7 +291,8 @@ def compare(request: Request, product: str) -> Response:
     def answer(asked: Shown) -> Response:
         query = request.query_params
         texts = [query.get("a", ""), query.get("b", ""), *query.getlist("id")]
-        pair = [asked.station.inspection(product, int(text)) for text in texts if text.isdecimal()][:2]
+        numbers = [holdable(int(text)) for text in texts if text.isdecimal() and len(text) < 20][:2]
+        pair = [asked.station.inspection(product, number) for number in numbers]
         return asked.page_of("compare", words=("inspection",), pair=pair if len(pair) == 2 else None)
 
     return _shown(request, "compare", product, answer)

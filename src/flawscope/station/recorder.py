@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 
 from flawscope.errors import FlawscopeError
 from flawscope.results.prediction import Prediction
+from flawscope.station.memory import light
 from flawscope.station.recording import Taken
 from flawscope.station.store import Store
 
@@ -79,18 +80,18 @@ class Recorder:
             try:
                 ready.append(replace(one, taken=replace(one.taken, picture=one.kept.result())))
             except Exception as error:
-                one.answer.set_exception(error)
+                one.answer.set_exception(light(error))
         if not ready:
             return
         try:
             found = self.store.record([one.taken for one in ready])
         except FlawscopeError as error:
             for one in ready:
-                one.answer.set_exception(error)
+                one.answer.set_exception(light(error))
             return
         except Exception as error:
             if len(ready) == 1:
-                ready[0].answer.set_exception(error)
+                ready[0].answer.set_exception(light(error))
                 return
             for one in ready:  # what is wrong with one does not harm the others
                 self._record([one])

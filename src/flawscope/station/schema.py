@@ -152,7 +152,9 @@ verdicts = Table(
     Column("who", String(64), nullable=False),
     Column("mask", Hash),  # of the file, where a person drew one
     Column("note", Text, nullable=False),
+    Column("key", String(200)),  # the sender's: the same one is never taken twice
 )
+Index("verdicts_once", verdicts.c.inspection_id, verdicts.c.key, unique=True)
 
 # An hour of a model version, kept up to date with every inspection and verdict: trends over months are read
 # from here

@@ -171,6 +171,8 @@ def _read(name: str, text: str) -> Any:
         raise InputError(f"{name}={text:.40} is not {kind}") from None
     if "\0" in text:
         raise InputError(f"{name} holds a character that no name has")
+    if name == "cursor":
+        _place(text)  # now: an export has begun when it is used
     return text
 
 

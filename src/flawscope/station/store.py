@@ -55,6 +55,11 @@ def microseconds(text: str) -> int:
         raise InputError(f"{text!r:.60} is not a time: write 2026-11-22 or 2026-11-22T14:30:00Z") from None
 
 
+def holdable(number: int) -> int:
+    """A number that a column can hold; others are nobody's."""
+    return number if 0 <= number < 2**63 else 0
+
+
 class Store:
     """What is known about products, pictures, inspections and verdicts.
 
@@ -158,12 +163,20 @@ class Store:
     # ---- verdicts
 
     def decide(
-        self, product_id: int, number: int, verdict: str, who: str, mask: str | None = None, note: str = ""
+        self,
+        product_id: int,
+        number: int,
+        verdict: str,
+        who: str,
+        mask: str | None = None,
+        note: str = "",
+        key: str | None = None,
     ) -> dict[str, Any]:
         """Write down what a person says of an inspection; `undo` takes the last word back.
 
         Args:
             mask: hash of the file that holds the mask.
+            key: of the sender, under which it is taken once: what was said under it before stays as it is.
 
         Raises:
             NotFoundError: there is no such inspection.
@@ -181,14 +194,12 @@ class Store:
             row = connection.execute(query.with_for_update()).one_or_none()
             if row is None:
                 raise NotFoundError(f"there is no inspection {number}")
-            if verdict == UNDO and not held(connection, [number]).get(number):
-                raise InputError(f"inspection {number} has no verdict to take back")
-            connection.execute(
-                verdicts.insert().values(
-                    inspection_id=number, verdict=verdict, at=now(), who=who, mask=mask, note=note
-                )
-            )
-            _settle(connection, row)
+            if key is None or not _was_said(connection, number, key):
+                if verdict == UNDO and not held(connection, [number]).get(number):
+                    raise InputError(f"inspection {number} has no verdict to take back")
+                said = {"verdict": verdict, "who": who, "mask": mask, "note": note, "key": key}
+                connection.execute(verdicts.insert().values(inspection_id=number, at=now(), **said))
+                _settle(connection, row)
             return described(connection, connection.execute(shown().where(inspections.c.id == number)).all())[
                 0
             ]
@@ -224,6 +235,12 @@ def add_event(connection: Connection, kind: str, who: str, text: str, product_id
 
 
 # --------------------------------------------------------------------------------------------------- verdicts
+
+
+def _was_said(connection: Connection, number: int, key: str) -> bool:
+    """Whether a verdict on this inspection came under this key."""
+    query = select(verdicts.c.id).where(verdicts.c.inspection_id == number, verdicts.c.key == key)
+    return connection.execute(query).first() is not None
 
 
 def held(connection: Connection, numbers: Sequence[int]) -> dict[int, Row[Any]]:

@@ -49,9 +49,9 @@ const outbox = (() => {
     sending = true;
     clearTimeout(timer);
     while (entries.length) {
-      const { id, name, ...body } = entries[0];
+      const { id, name, key, ...body } = entries[0];
       try {
-        const answer = await api(`/inspections/${id}/verdict`, { body });
+        const answer = await api(`/inspections/${id}/verdict`, { body, key });
         entries.shift();
         stored(answer, body.verdict);
       } catch (error) {
@@ -72,7 +72,7 @@ const outbox = (() => {
   }
 
   function add(entry) {
-    entries.push(entry);
+    entries.push({ ...entry, key: `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}` });
     keep();
     say(pause);
     if (!pause) send();

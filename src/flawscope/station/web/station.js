@@ -22,8 +22,9 @@ const station = (() => {
   }
 
   /** Asks the API of the product; the answer's JSON, or Refused with the one line that says why. */
-  async function api(path, { body, method = body === undefined ? "GET" : "POST", seconds = 20 } = {}) {
+  async function api(path, { body, key, method = body === undefined ? "GET" : "POST", seconds = 20 } = {}) {
     const headers = method === "GET" ? {} : { "Content-Type": "application/json", "X-CSRF-Token": csrf };
+    if (key) headers["Idempotency-Key"] = key; // sent again, it is taken once
     const stop = new AbortController();
     const late = setTimeout(() => stop.abort(), 1000 * seconds);
     try {
