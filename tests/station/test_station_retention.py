@@ -254,14 +254,14 @@ def test_a_picture_of_two_products_takes_its_space_once(world: World) -> None:
 
 @on_sqlite
 def test_what_the_table_names_stays(world: World) -> None:
-    world.add(9999, "a")
-    world.add(9999, "b")
+    for name in "abc":
+        world.add(9999, name)
     with world.database.writing() as connection:
         row = {"version_id": world.version, "product_id": world.product, "picture": world.path("a").stem}
         connection.execute(learnt.insert().values(**row))
     world.run(Keep("1 day", "1 day", "1 day", "1 day", "0.001 KB"))
-    assert world.kept("a", "b") == "a"
-    assert world.count(inspections) == 1
+    assert world.kept("a", "b", "c") == "a"
+    assert world.count(inspections) == 2, "that of the picture, and the last one"
 
 
 @on_sqlite
@@ -306,7 +306,7 @@ def test_where_a_model_cannot_be_read_no_picture_goes(world: World) -> None:
 
 def test_records_go_with_verdicts_and_masks_and_hours_stay(world: World) -> None:
     gone, reviewed, fresh = world.add(400, "a"), world.add(400, "b"), world.add(1, "a")
-    late = world.add(399, "c", anomalous=True)
+    late, last = world.add(399, "c", anomalous=True), world.add(0.5, "last")
     world.decide(gone, SKIP, mask="m")
     world.decide(late, SKIP, mask="n")
     world.decide(fresh, SKIP, mask="n")
@@ -316,15 +316,23 @@ def test_records_go_with_verdicts_and_masks_and_hours_stay(world: World) -> None
     # the picture of the first one is still there, for the sake of a later one
     assert summary.records == 1
     with world.database.reading() as connection:
-        assert set(connection.execute(select(inspections.c.id)).scalars()) == {gone, reviewed, fresh}
+        assert set(connection.execute(select(inspections.c.id)).scalars()) == {gone, reviewed, fresh, last}
         assert late not in connection.execute(select(verdicts.c.inspection_id)).scalars().all()
         assert world.path("c").stem not in connection.execute(select(pictures.c.hash)).scalars().all()
     assert world.count(hours) == before
     assert len(list(world.there(MASKS))) == 2, "another verdict has the same one"
     world.run(Keep(good=None, anomalous=None, reviewed="1 year", records="1 year"), NOW + 366 * DAY)
-    assert (world.count(inspections), world.count(verdicts), world.count(pictures)) == (0, 0, 0)
+    assert (world.count(inspections), world.count(verdicts), world.count(pictures)) == (1, 0, 1)
     assert not [*world.there(PICTURES), *world.there(MASKS), *world.there(MAPS)]
-    assert world.store.totals(world.product)["inspections"] == 4
+    assert world.store.totals(world.product)["inspections"] == 5
+
+
+def test_a_number_is_never_given_again(world: World) -> None:
+    for name in "abc":
+        last = world.add(400, name)
+    assert world.run(Keep("1 day", "1 day", "1 day", "1 day")).records == 2
+    assert world.add(0, "d") > last
+    assert world.run(Keep("1 day", "1 day", "1 day", "1 day")).records == 1, "it is not the last one any more"
 
 
 # ------------------------------------------------------------------------------ cut off, and at the same time

@@ -97,7 +97,8 @@ class Retention:
     goes for want of space, and one that a model version was learnt from never goes.
 
     Of records: those older than `keep.records` whose picture is gone. Unreviewed pictures are kept no longer
-    than that; a record stays with a picture that is kept. Hours, from which trends are drawn, always stay.
+    than that; a record stays with a picture that is kept, and so does the last one. Hours, from which
+    trends are drawn, always stay.
 
     Attributes:
         runs: how often it was called.
@@ -289,6 +290,8 @@ class Retention:
                 select(inspections.c.id, *_KEY)
                 .join_from(inspections, pictures)
                 .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_not(None))
+                # the last one stays: SQLite would give its number to another one
+                .where(inspections.c.id < select(func.max(inspections.c.id)).scalar_subquery())
                 .order_by(*_KEY)
             )
             rows = connection.execute(found.with_for_update()).all()
