@@ -29,6 +29,7 @@ class Config(PictureSettings):
         yield self.dimensions >= 1, "dimensions must be at least 1"
         yield 0 < self.ridge <= 100, "ridge must be above 0 and at most 100"
         yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"
+        yield self.tile is None, "padim learns each place of the whole picture: leave out --tile"
 
 
 METHOD = Method(
