@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import common
+from flawscope.cluster.predict import PART, part_size
+from flawscope.runtime import FEW, together
 from schedule import Machines, Work, simulate
 
-PARTS, PART, EACH = 20_000, 1_000, 12  # parts at most, pictures of one, parts a worker: `cluster.predict`'s
-MEGABYTE = 1e6
 NETWORK = 1.25e9  # bytes a second: 10 Gbit/s
 
 
@@ -71,6 +71,7 @@ def main() -> int:
     made.add_argument("--results", type=Path, default=common.RESULTS / "cluster.json")
     made.add_argument("--pictures", type=int, default=2000, help="of the measured runs (%(default)s)")
     made.add_argument("--picture", type=float, help="seconds of a picture on a core (default: as measured)")
+    made.add_argument("--size", type=int, default=256, help="pixels a side that the model sees (%(default)s)")
     made.add_argument("--bytes", type=float, default=0.5e6, help="of a picture (default: %(default)g)")
     made.add_argument("--cores", type=int, default=16, help="of a node (default: %(default)s)")
     made.add_argument("--price", type=float, default=0.7, help="of a node for an hour (default: %(default)s)")
@@ -100,15 +101,14 @@ def main() -> int:
             for count, (seconds, parts) in runs.items()
         ],
     )
-    picture = args.picture or work.picture
+    picture, batch = args.picture or work.picture, together((args.size, args.size), FEW)
     rows = []
     for pictures in (100_000, 1_000_000):
         for nodes in (1, 4, 16, 64):
-            few = -(-pictures // (EACH * nodes * args.cores))
             large = dataclasses.replace(
                 work,
                 pictures=pictures,
-                part=max(min(few, PART), -(-pictures // PARTS)),
+                part=part_size(pictures, nodes * args.cores, batch),
                 picture=picture,
                 listing=listed["path"],
                 dispatch=listed["dispatch"],
@@ -119,7 +119,8 @@ def main() -> int:
                     "pictures": pictures,
                     "nodes": nodes,
                     "a part": large.part,
-                    "hours": common.sig(run.hours, 3),
+                    "parts": large.parts,
+                    "minutes": common.sig(60 * run.hours, 3),
                     "a second": common.sig(pictures / run.hours / 3600, 4),
                     "price of a million": common.sig(run.price(args.price) * 1e6 / pictures, 3),
                     "efficiency": common.sig(pictures * picture / 3600 / (run.hours * nodes * args.cores), 3),

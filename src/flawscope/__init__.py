@@ -9,12 +9,12 @@ Names are imported when they are first used, so that `import flawscope` costs no
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from flawscope._version import __version__ as __version__
 
+TYPE_CHECKING = False  # type checkers take it for True; `typing` is half of the time that this import takes
 if TYPE_CHECKING:
+    from typing import Any
+
     from flawscope.calibration.decision import Calibration as Calibration
     from flawscope.datasets import Dataset as Dataset
     from flawscope.datasets import open_dataset as open_dataset
@@ -55,6 +55,8 @@ _WHERE = {
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
     return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
 
 

@@ -1,7 +1,9 @@
-"""Clusters for the tests: Ray's own, with several nodes as processes of this machine."""
+"""A cluster for the tests: Ray's own, with several nodes as processes of this machine."""
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,25 +12,67 @@ import pytest
 STORE = 100 * 2**20  # bytes of shared memory that each node sets aside
 
 
-@pytest.fixture
-def clusters() -> Iterator[Callable[..., Any]]:
-    """`clusters(2)`: a `ray.cluster_utils.Cluster` with a head that takes no tasks and two nodes of one core.
-    Its `address` is what `--cluster` takes. `add_node` and `remove_node` are Ray's."""
-    from ray.cluster_utils import Cluster
+class Nodes:
+    """A head that takes no tasks, with a server for clients, and two nodes of one core.
 
-    made: list[Any] = []
+    Attributes:
+        address, client: what `--cluster` takes.
+        workers: the two nodes.
+    """
 
-    def make(nodes: int, cpus: int = 1, **more: Any) -> Any:
-        cluster = Cluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False},
-        )
-        made.append(cluster)
-        for _ in range(nodes):
-            cluster.add_node(num_cpus=cpus, object_store_memory=STORE, **more)
-        cluster.wait_for_nodes()
-        return cluster
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
 
-    yield make
-    for cluster in made:
-        cluster.shutdown()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
+        self.ray = Cluster(initialize_head=True, head_node_args={**head, "ray_client_server_port": port})
+        self.address, self.client = self.ray.address, f"ray://127.0.0.1:{port}"
+        self.workers: list[Any] = []
+        self.restore()
+
+    def lose(self, node: Any = None) -> None:
+        """A node, the first one if none is named, at once and with all that runs on it. `restore` it."""
+        lost = node or self.workers[0]
+        self.workers.remove(lost)
+        self.ray.remove_node(lost, allow_graceful=False)
+
+    def restore(self) -> None:
+        """Another node joins for each that was lost. Ray wants this in the main thread."""
+        while len(self.workers) < 2:
+            self.workers.append(self.ray.add_node(num_cpus=1, object_store_memory=STORE))
+        self.ray.wait_for_nodes()
+
+    def processes(self, title: str = "", node: Any = None) -> list[int]:
+        """The numbers of processes whose title holds these words, on one node or all."""
+        import psutil
+
+        found = []
+        for one in [node] if node else self.ray.list_all_nodes():
+            raylet = psutil.Process(one.all_processes["raylet"][0].process.pid)
+            for process in raylet.children(recursive=True):
+                try:
+                    if title in " ".join(process.cmdline()):
+                        found.append(process.pid)
+                except psutil.Error:  # it has ended
+                    continue
+        return sorted(found)
+
+    @staticmethod
+    def until(ready: Callable[[], Any], seconds: float = 300) -> Any:
+        """What `ready` gives as soon as it is something."""
+        deadline = time.monotonic() + seconds
+        while not (found := ready()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return found
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Nodes]:
+    """One for all tests: who loses a node restores it."""
+    pytest.importorskip("ray.data")
+    made = Nodes()
+    yield made
+    made.ray.shutdown()

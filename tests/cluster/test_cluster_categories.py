@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +49,14 @@ def at_the_end(said: str) -> list[str]:
 
 @pytest.mark.slow
 def test_models_are_those_of_one_machine(
-    two: Path, clusters: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    two: Path, cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fit(out: Path, *more: str) -> tuple[int, str]:
         call = ["fit", "--data", str(two), "--category", "all", "--out", str(out), "--size", "64"]
         code = main([*call, "--device", "cpu", "--threads", "1", "--no-check", *more])
         return code, capsys.readouterr().err
 
-    cluster, out, plain = clusters(2), tmp_path / "cluster", tmp_path / "plain"
+    out, plain = tmp_path / "cluster", tmp_path / "plain"
     code, said = fit(out, "--cluster", cluster.address)
     alone, told = fit(plain)
     assert (code, alone) == (1, 1)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +37,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
-    """Two nodes of one core each."""
-    from ray.cluster_utils import Cluster
-
-    store = 100 * 2**20
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": store, "include_dashboard": False},
-    )
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, object_store_memory=store)
-    yield cluster
-    cluster.shutdown()
-
-
 def same(a: Path, b: Path) -> None:
     """Banks, radii, calibration, settings and pictures are equal, and so is every other tensor."""
     one, other = load(a).artefact, load(b).artefact
@@ -73,56 +55,49 @@ def fit(root: Path, out: Path, *more: str) -> int:
     )
 
 
-def test_the_model_is_that_of_one_machine(root: Path, nodes: Any, tmp_path: Path) -> None:
+def test_the_model_is_that_of_one_machine_though_a_node_is_lost(
+    root: Path, cluster: Any, tmp_path: Path
+) -> None:
     here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
-    assert fit(root, here, "--set", "shards=4") == 1  # a picture was skipped
-    assert fit(root, there, "--set", "shards=4", "--cluster", nodes.address) == 1
+    lost: list[Any] = []
+
+    def lose() -> None:
+        """A node that works on a part."""
+        node = cluster.workers[1]
+        lost.extend(cluster.until(lambda: cluster.processes("ray::_run", node)))
+        cluster.lose(node)
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    assert fit(root, there, "--set", "shards=6", "--cluster", cluster.address) == 1  # a picture was skipped
+    thread.join()
+    cluster.restore()
+    assert lost
+    assert fit(root, here, "--set", "shards=6") == 1
     same(here, there)
     again = tmp_path / "again.safetensors"
     more = tmp_path / "more" / "good"
     shutil.copytree(root / "train" / "good", more)
-    for path in sorted(more.iterdir())[:20]:
+    for path in sorted(more.iterdir())[:36]:
         path.unlink()
     update = ["fit", "--data", str(more.parent), "--update", str(there), "--quiet", "--no-check"]
-    assert main([*update, "--out", str(again), "--cluster", nodes.address]) == 2  # they are all known
+    assert main([*update, "--out", str(again), "--cluster", cluster.address]) == 2  # they are all known
 
 
-def test_shards_follow_the_workers_and_are_kept(root: Path, nodes: Any, tmp_path: Path) -> None:
+def test_with_tiles_and_groups_too_and_shards_follow_the_workers(
+    root: Path, cluster: Any, tmp_path: Path
+) -> None:
     here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
-    assert fit(root, there, "--cluster", nodes.address) == 1
+    more = ("--tile", "64", "--size", "64", "--group", "^(..)")
+    assert fit(root, there, *more, "--cluster", cluster.address) == 1
     manifest = load(there).manifest
     assert manifest.config["shards"] == manifest.facts["shards"] == 2
-    assert fit(root, here, "--set", "shards=2") == 1
-    same(here, there)
-
-
-def test_tiles_and_groups_too(root: Path, nodes: Any, tmp_path: Path) -> None:
-    here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
-    more = ("--set", "shards=3", "--tile", "64", "--group", "^(..)")
-    assert fit(root, here, *more) == 1
-    assert fit(root, there, *more, "--cluster", nodes.address) == 1
-    same(here, there)
-
-
-def test_a_lost_node_costs_time_only(root: Path, nodes: Any, tmp_path: Path) -> None:
-    here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
-    lost = nodes.add_node(num_cpus=1, object_store_memory=100 * 2**20)
-    nodes.wait_for_nodes()
-
-    def lose() -> None:
-        time.sleep(2.5)  # while the parts are worked on
-        nodes.remove_node(lost, allow_graceful=False)
-
-    thread = threading.Thread(target=lose)
-    thread.start()
-    assert fit(root, there, "--set", "shards=9", "--cluster", nodes.address) == 1
-    thread.join()
-    assert fit(root, here, "--set", "shards=9") == 1
+    assert fit(root, here, *more, "--set", "shards=2") == 1
     same(here, there)
 
 
 def test_what_does_not_go_is_said_in_a_line(
-    root: Path, nodes: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    root: Path, cluster: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "model.safetensors"
 
@@ -130,11 +105,11 @@ def test_what_does_not_go_is_said_in_a_line(
         assert fit(root, out, *more) == 2
         return capfd.readouterr().err.strip().splitlines()[-1]
 
-    address = nodes.address
+    address = cluster.address
     assert "write auto" in line("--cluster", "nowhere")
     assert "cannot connect" in line("--cluster", "127.0.0.1:9")
     assert "one machine" in line("--cluster", address, "--tile", "64", "--positions", "each")
-    assert "--threads 1 or less" in line("--cluster", address, "--threads", "64")
+    assert "--threads 1 or fewer" in line("--cluster", address, "--threads", "64")
     assert "write 40 or less" in line("--set", "shards=41")
     assert "shards must be at least 1" in line("--set", "shards=0")
     with connect.connected(address), pytest.raises(InputError, match=r"does not see .*nothing: share it"):

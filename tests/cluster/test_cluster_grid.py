@@ -7,9 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,39 +65,35 @@ def writers(out: Path) -> list[psutil.Process]:
     return found
 
 
-def wait_for(ready: Callable[[], Any], seconds: float = 300) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := ready()):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    return found
-
-
 @pytest.mark.slow
 def test_a_grid_that_is_interrupted_and_loses_a_node_has_the_results_of_one_machine(
-    two: Path, clusters: Callable[..., Any], tmp_path: Path
+    two: Path, cluster: Any, tmp_path: Path
 ) -> None:
-    cluster, out = clusters(2), tmp_path / "cluster"
+    out = tmp_path / "cluster"
 
     def start() -> subprocess.Popen[str]:
         call = [sys.executable, "-m", "flawscope", *words(two, out), "--cluster", cluster.address]
-        return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # a shell that runs the tests in the background has its children ignore the interrupt
+        heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+        return subprocess.Popen(
+            call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+        )
 
     first = start()
-    wait_for(lambda: writers(out))
+    cluster.until(lambda: writers(out))
     first.send_signal(signal.SIGINT)
     printed, said = first.communicate(timeout=120)
     assert (first.returncode, printed) == (130, ""), said
     assert "of 2 cells done; the same call goes on from there" in said
     assert "Traceback" not in said
-    wait_for(lambda: not writers(out), 20)
+    cluster.until(lambda: not writers(out), 20)
 
     shutil.rmtree(out / "work")
     second = start()
-    begun = wait_for(lambda: list(out.glob("work/*/begun.json")))
+    begun = cluster.until(lambda: list(out.glob("work/*/begun.json")))
     lost = writers(begun[0].parent)[0]
-    cluster.remove_node(node_of(cluster, lost), allow_graceful=False)
-    cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    cluster.lose(next(node for node in cluster.workers if lost.pid in cluster.processes(node=node)))
+    cluster.restore()
     printed, said = second.communicate(timeout=300)
     assert second.returncode == 1, said  # for the cell that cannot be done
     assert printed.startswith("category  method")  # and nothing of Ray's
@@ -112,12 +107,6 @@ def test_a_grid_that_is_interrupted_and_loses_a_node_has_the_results_of_one_mach
     assert main([*words(two, tmp_path / "plain"), "--categories", "plate", "--quiet"]) == 0
     assert [row["state"] for row in rows(out)] == ["failed", "done"]
     assert rows(out)[1:] == rows(tmp_path / "plain")
-
-
-def node_of(cluster: Any, cell: psutil.Process) -> Any:
-    """The node on which a cell runs: it is below Ray's process there."""
-    above = {process.pid for process in cell.parents()}
-    return next(n for n in cluster.worker_nodes if n.all_processes["raylet"][0].process.pid in above)
 
 
 def test_a_cell_that_was_done_when_its_node_was_lost_is_not_done_again(two: Path, tmp_path: Path) -> None:

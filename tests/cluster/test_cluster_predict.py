@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +17,9 @@ from PIL import Image
 from flawscope.cli import main
 from flawscope.errors import FlawscopeError
 
-STORE = 100 * 2**20  # bytes of shared memory that each node sets aside
 COMMAND = [sys.executable, "-m", "flawscope", "predict"]
 # The lines that a run on a cluster may write
 OURS = re.compile(r"prediction|results in|warning: |skipped: |\d+ ")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A head that takes no tasks, with a server for clients, and two nodes of one core."""
-    pytest.importorskip("ray.data")
-    from ray.cluster_utils import Cluster
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    made = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 0,
-            "object_store_memory": STORE,
-            "include_dashboard": False,
-            "ray_client_server_port": port,
-        },
-    )
-    made.client = f"ray://127.0.0.1:{port}"
-    made.workers = [made.add_node(num_cpus=1, object_store_memory=STORE) for _ in range(2)]
-    made.wait_for_nodes()
-    yield made
-    made.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +61,9 @@ def stamps(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in out.glob("parts/*.parquet")}
 
 
-def wait_for(parts: int, out: Path) -> None:
-    until = time.monotonic() + 120
-    while len(list(out.glob("parts/*.parquet"))) < parts:
-        assert time.monotonic() < until
-        time.sleep(0.02)
+def written(parts: int, out: Path) -> Callable[[], bool]:
+    """Whether so many parts are there."""
+    return lambda: len(list(out.glob("parts/*.parquet"))) >= parts
 
 
 # ------------------------------------------------------------------------------------------------ the rows
@@ -122,7 +92,7 @@ def test_rows_remarks_and_overlays_are_those_of_the_plain_command(
     assert sizes == {(96, 96), (None, None)}
     assert {len(row["shifts"]) for row in found if row["shifts"]} == {6}
     # the same is said at the end
-    own = ("prediction", "report", "results in", "page:", "no page", str(folder))
+    own = ("prediction", "2 workers on 2 nodes", "report", "results in", "page:", "no page", str(folder))
     left = [line for line in said if not line.startswith(own)]
     assert [line for line in shown.err.splitlines() if not line.startswith(own)] == left
     assert any("several pictures" in line for line in left)
@@ -187,15 +157,15 @@ def test_neither_a_killed_command_nor_a_lost_node_loses_or_repeats_anything(
             )
 
     killed = begun(lines)
-    wait_for(3, out)
+    cluster.until(written(3, out))
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     before = stamps(out)
     again = begun(lines)
-    wait_for(len(before) + 2, out)
-    cluster.remove_node(cluster.workers.pop(0), allow_graceful=False)
+    cluster.until(written(len(before) + 2, out))
+    cluster.lose()
     assert again.poll() is None
-    cluster.workers.append(cluster.add_node(num_cpus=1, object_store_memory=STORE))
+    cluster.restore()
     said = again.communicate(timeout=300)
     assert (again.returncode, said[0]) == (1, ""), said
     there = re.match(r"(\d+) of 27 parts are there", said[1])
@@ -206,6 +176,7 @@ def test_neither_a_killed_command_nor_a_lost_node_loses_or_repeats_anything(
     after = stamps(out)
     assert len(after) == 27
     assert {name: after[name] for name in before} == before
+    assert not list(out.glob("tries/*"))  # what was done after all is no longer counted
     other = begun(lines[1:])
     assert "holds a run with other paths on stdin" in other.communicate(timeout=300)[1]
 
@@ -264,7 +235,7 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.write(parts.name(7), b"PAR1 and no more")
     with pytest.raises(FlawscopeError, match=r"part-000007\.parquet is damaged .*: remove it"):
-        parts.read(store, 7)
+        parts.read(store, 7, 8)
 
 
 def test_a_node_that_does_not_see_the_results_says_so(tmp_path: Path, model_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 ray = pytest.importorskip("ray")
 torch = pytest.importorskip("torch")
-psutil = pytest.importorskip("psutil")
+pytest.importorskip("psutil")
 
 from torch import Tensor, nn  # noqa: E402
 
@@ -36,7 +36,6 @@ from flawscope.methods.training import Trainer, digest_of  # noqa: E402
 from flawscope.progress import silent  # noqa: E402
 
 CLOSE = 1e-5  # of the largest gradient of a parameter: rounding of fp32 sums in another order
-STORE = 100 * 2**20
 PLENTY = 2**30
 STEPS, STOP = 24, 3
 PRN = {"method": "prnet", "size": "64", "width": 0.25, "batch": 4, "training": "fp32", "steps": STEPS}
@@ -45,21 +44,11 @@ Named = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two nodes of a core each, and a connection to them."""
-    from ray.cluster_utils import Cluster
-
-    head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
-    found = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        for _ in range(2):
-            found.add_node(num_cpus=1, object_store_memory=STORE)
-        found.wait_for_nodes()
-        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not know this folder
-        with connected(found.address):
-            yield found
-    finally:
-        found.shutdown()
+def joined(cluster: Any) -> Iterator[Any]:
+    """The cluster, while this process is connected to it."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not know this folder
+    with connected(cluster.address):
+        yield cluster
 
 
 # --------------------------------------------------------------------------- two processes, without Ray Train
@@ -100,7 +89,7 @@ class Process:
 
 
 @pytest.fixture(scope="module")
-def pair(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[Any]]]:
+def pair(joined: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[Any]]]:
     """`pair("learn", ...)` calls the method in both processes, and gives both answers."""
     meeting = tmp_path_factory.mktemp("meeting") / "store"
     actor = ray.remote(num_cpus=0)(Process)  # so that there is room for others
@@ -358,7 +347,7 @@ def assert_same(a: Named, b: Named) -> None:
 
 
 @pytest.fixture
-def call(cluster: Any, drawn: Path, tmp_path: Path) -> Iterator[Callable[..., training.Call]]:
+def call(joined: Any, drawn: Path, tmp_path: Path) -> Iterator[Callable[..., training.Call]]:
     """What one worker is told."""
     desk = ray.remote(num_cpus=0)(training.Desk).remote()
     out, alone = tmp_path / "plate.safetensors", training.Division(1, 1, False)
@@ -395,7 +384,7 @@ def test_what_a_worker_refuses_ends_the_others(call: Callable[..., training.Call
 
 @pytest.mark.slow
 def test_a_killed_worker_costs_time_alone(
-    cluster: Any, pair: Callable[..., list[Any]], drawn: Path, tmp_path: Path
+    joined: Any, pair: Callable[..., list[Any]], drawn: Path, tmp_path: Path
 ) -> None:
     """A run that is stopped, goes on with Ray Train and loses a worker makes the model of one that nothing
     happens to."""
@@ -411,7 +400,7 @@ def test_a_killed_worker_costs_time_alone(
 
     def kill(stage: str, done: int, total: int) -> None:
         if stage.startswith("training") and not killed:
-            killed.append(workers_of(cluster)[-1])
+            killed.append(joined.processes("RayTrainWorker")[-1])
             os.kill(killed[0], signal.SIGKILL)
 
     made = training.fit(drawn, out=broken, resume=True, say=said.append, step=kill, **options)
@@ -428,10 +417,3 @@ def test_a_killed_worker_costs_time_alone(
         for name in ("whole", "broken")
         for kind in ("safetensors", "checkpoint.safetensors", "training.csv")
     }
-
-
-def workers_of(cluster: Any) -> list[int]:
-    """The process numbers of Ray Train's workers on this cluster."""
-    roots = [info.process.pid for node in cluster.list_all_nodes() for info in node.all_processes["raylet"]]
-    below = [child for root in roots for child in psutil.Process(root).children(recursive=True)]
-    return sorted(p.pid for p in below if "RayTrainWorker" in " ".join(p.cmdline()))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-WHERE = "auto|local|HOST:PORT"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

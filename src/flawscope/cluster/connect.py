@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from flawscope._version import __version__
 from flawscope.errors import FlawscopeError, InputError, require_installed
 from flawscope.machine import cores
 
-WHERE = "auto|local|ray://HOST:PORT|HOST:PORT"  # what `--cluster` takes
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns of a change that does not concern us
@@ -86,6 +86,8 @@ def connected(where: str) -> Iterator[None]:
         raise FlawscopeError(f"a worker was lost for good: {one_line(error)}; {REPEAT}") from None
     except (ray.exceptions.RaySystemError, ray.exceptions.GetTimeoutError, ConnectionError) as error:
         raise FlawscopeError(f"the cluster was lost: {one_line(error)}; {REPEAT}") from None
+    except ray.exceptions.RayError as error:
+        raise FlawscopeError(f"a task of the cluster was lost: {one_line(error)}; {REPEAT}") from None
     finally:
         ray.shutdown()
 
@@ -132,8 +134,20 @@ def nodes() -> list[Node]:
     ]
 
 
+def require_version(version: str) -> None:
+    """To be called on a node. InputError where the command has another version of flawscope: what it sends
+    might mean something else here."""
+    if version != __version__:
+        raise InputError(
+            f"node {socket.gethostname()} has flawscope {__version__}, this command {version}: install the "
+            "same there"
+        )
+
+
 def one_line(error: BaseException) -> str:
     """The end of an error's text, where Ray names the cause."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from flawscope.cluster.connect import nodes
-from flawscope.errors import FlawscopeError, InputError
+from flawscope._version import __version__
+from flawscope.cluster.connect import nodes, require_version
+from flawscope.cluster.jobs import cause_of
+from flawscope.errors import InputError
 from flawscope.machine import GIB
 
 RETRIES = 20  # of a part whose node was lost
@@ -32,7 +34,7 @@ class Nodes:
         self.count = sum(room)
         if not self.count:
             most = max(int(node.cpus) for node in found)
-            raise InputError(f"no node has {self.threads} cores: give --threads {most} or less")
+            raise InputError(f"no node has {self.threads} cores: give --threads {most} or fewer")
         self.memory: int | None = min(node.memory // n for node, n in zip(found, room, strict=True) if n)
         self.largest = max(node.memory for node in found)
 
@@ -52,7 +54,7 @@ class Nodes:
         asked = {"num_cpus": self.threads, "max_retries": RETRIES}
         if peak is not None:
             asked["memory"] = peak
-        return ray.remote(_run).options(**asked).remote(held, work, values, self.threads)
+        return ray.remote(_run).options(**asked).remote(held, work, values, self.threads, __version__)
 
     def answers(self, asked: Sequence[Any], done: Callable[[], None]) -> Iterator[Any]:
         import ray
@@ -66,14 +68,14 @@ class Nodes:
             try:
                 yield ray.get(one)
             except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, FlawscopeError):
-                    raise error.cause from None
-                raise
+                cause = cause_of(error)
+                raise cause from (None if cause is error.cause else error)
 
 
-def _run(held: bytes, work: Callable[..., Any], values: tuple[Any, ...], threads: int) -> Any:
+def _run(held: bytes, work: Callable[..., Any], values: tuple[Any, ...], threads: int, version: str) -> Any:
     """In a worker."""
-    import torch
+    require_version(version)
+    from flawscope.runtime.torch import use_threads
 
-    torch.set_num_threads(threads)
+    use_threads(threads)
     return work(held, *values)

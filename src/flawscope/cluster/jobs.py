@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from flawscope._version import __version__
 from flawscope.benchmark.run import CELL_THREADS, TICK, Live
-from flawscope.cluster.connect import Node, one_line, require_shared
+from flawscope.cluster.connect import Node, one_line, require_shared, require_version
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.machine import GIB
 from flawscope.progress import counted
@@ -136,7 +136,7 @@ class Jobs:
         except ray.exceptions.LocalRayletDiedError as error:
             raise ConnectionError(one_line(error)) from None
         except ray.exceptions.RayTaskError as error:
-            cause = _cause(error)
+            cause = cause_of(error)
             raise cause from (None if cause is error.cause else error)
         except (ray.exceptions.RayError, TimeoutError) as error:
             raise FlawscopeError(_lost(error)) from None
@@ -288,10 +288,7 @@ def _work(
 
     node = ray.get_runtime_context().get_node_id()
     address = _addresses()[node]
-    if __version__ != version:
-        raise FlawscopeError(
-            f"node {address} has flawscope {__version__} and this call {version}: install the same"
-        )
+    require_version(version)
     if not os.path.exists(probe):  # one that came later
         raise FlawscopeError(f"node {address} does not see {os.path.dirname(probe)}: mount it there")
     with suppress(OSError):  # paths may be relative; where the folder is not there, absolute ones are enough
@@ -309,8 +306,8 @@ def _work(
     return function(*given, tell)
 
 
-def _cause(error: Any) -> FlawscopeError:
-    """What the function raised."""
+def cause_of(error: Any) -> FlawscopeError:
+    """What a function raised on a node, of a RayTaskError."""
     cause = error.cause
     if isinstance(cause, FlawscopeError):
         return cause

@@ -43,7 +43,7 @@ class Entry(NamedTuple):
 class Listing:
     """What is known of a listing.
 
-    roots: folders on disk in which pictures were looked for. beside: how many files lie beside the pictures;
+    roots: folders on disk in which the pictures lie. beside: how many files lie beside the pictures;
     named: the first of them. digest: of what came on stdin.
     """
 
@@ -69,8 +69,7 @@ def write(specs: Sequence[str], store: Store, stream: IO[bytes] | None = None) -
         FlawscopeError: the store cannot be written.
     """
     made = Listing()
-    for name in store.names(FOLDER):  # of a run that was stopped here
-        store.remove(f"{FOLDER}/{name}")
+    before = {f"{FOLDER}/{name}" for name in store.names(FOLDER)}  # of a run that was stopped here
     found = iter(_entries(specs, store, stream, made))
     wrong = ""
     pictures = False
@@ -79,8 +78,11 @@ def write(specs: Sequence[str], store: Store, stream: IO[bytes] | None = None) -
         wrong = wrong or next((one.error for one in chunk if one.error), "")
         pictures = pictures or not all(one.error for one in chunk)
         store.write(_name(number), _packed(chunk))
+        before.discard(_name(number))
         number += 1
         made.inputs += len(chunk)
+    for name in before:  # last: until then another process of the same call may read them
+        store.remove(name)
     if not pictures:
         raise InputError(wrong or "no pictures given; name a picture, a folder or a table of paths")
     return made
@@ -147,7 +149,7 @@ def _packed(chunk: list[Entry]) -> bytes:
 def _entries(specs: Sequence[str], store: Store, stream: IO[bytes] | None, made: Listing) -> Iterator[Entry]:
     if list(specs) == [PIPED] and stream is not None:
         taken = hashlib.sha256()
-        yield from map(Entry, _lines(stream, taken))
+        yield from map(Entry, _rooted(_lines(stream, taken), made))
         made.digest = taken.hexdigest()
         return
     seen = Seen()
@@ -171,14 +173,15 @@ def _entries(specs: Sequence[str], store: Store, stream: IO[bytes] | None, made:
 def _meant(spec: str, store: Store, made: Listing) -> Iterator[str]:
     outright = is_url(spec) or os.path.isfile(spec)
     if outright and spec.lower().endswith(TABLES):
-        yield from _tabled(spec)
+        yield from _rooted(_tabled(spec), made)
         return
     if is_url(spec):
         inputs: Iterable[tuple[str, bool]] = _remote(spec)
         own = ""
     else:
         root = os.path.abspath(_root(spec))
-        made.roots.append(root)
+        if root not in made.roots:
+            made.roots.append(root)
         own = store.root + os.sep if store.lies_in(root) else ""
         inputs = ((os.fspath(path), beside) for path, beside in iter_inputs(spec))
     for path, beside in inputs:
@@ -190,6 +193,24 @@ def _meant(spec: str, store: Store, made: Listing) -> Iterator[str]:
         made.beside += 1
         if len(made.named) < NAMED:
             made.named.append(path)
+
+
+def _rooted(paths: Iterator[str], made: Listing) -> Iterator[str]:
+    """The same paths; the folder in which all the absolute ones lie is a root, as far as it is seen here."""
+    some: list[str] = []
+    for path in paths:
+        if os.path.isabs(path):
+            some.append(path)
+            if len(some) == GROUP:
+                some = [_common(some)]
+        yield path
+    if some and (root := _root(_common(some))) not in made.roots:
+        made.roots.append(root)
+
+
+def _common(paths: list[str]) -> str:
+    """What absolute paths begin with: all others lie between the first and the last of them."""
+    return os.path.commonpath([min(paths), max(paths)])
 
 
 def _root(spec: str) -> str:

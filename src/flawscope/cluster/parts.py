@@ -6,10 +6,12 @@ import io
 import json
 import os
 import re
+import secrets
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flawscope._version import __version__
 from flawscope.cluster import listing
+from flawscope.cluster.connect import require_version
 from flawscope.cluster.listing import Entry
 from flawscope.cluster.sent import Sent
 from flawscope.cluster.store import Store, filesystem, is_url, reason
@@ -31,7 +34,8 @@ from flawscope.results.table import Row, Unjudged, parquet_schema
 if TYPE_CHECKING:
     from flawscope.pictures.decoding import Source
 
-FOLDER, OVERLAYS = "parts", "overlays"
+FOLDER, OVERLAYS, TRIES = "parts", "overlays", "tries"
+RETRIES = 5  # of a part that may have ended the process that judged it; Ray would go on forever
 SUMMARY = b"flawscope"  # where the summary lies in a part's metadata
 NAMED = 5  # of what a person is told
 FETCHED = 16  # pictures of an object store that are on their way at a time
@@ -75,8 +79,10 @@ class Some:
 
 @dataclass
 class Summary:
-    """Of a part. several: files with several pictures. undrawn: pictures that were judged, but not drawn."""
+    """Of a part. size: pictures of a part in its run. several: files with several pictures. undrawn:
+    pictures that were judged, but not drawn."""
 
+    size: int
     inputs: int = 0
     judged: int = 0
     anomalous: int = 0
@@ -113,23 +119,32 @@ def number(file: str) -> int:
     return int(found[1]) if found else -1
 
 
-def read(store: Store, part: int, columns: Sequence[str] = ()) -> tuple[Summary, Any]:
+def read(store: Store, part: int, size: int, columns: Sequence[str] = ()) -> tuple[Summary, Any]:
     """A part that is there: its summary, and these columns of it as a pyarrow table.
 
+    Args:
+        size: pictures of a part.
+
     Raises:
-        FlawscopeError: it cannot be read.
+        FlawscopeError: it cannot be read, or parts were of another size when it was written.
     """
     from pyarrow import ArrowException, parquet
 
+    where = f"{store.url}/{name(part)}"
     try:
         file = parquet.ParquetFile(io.BytesIO(store.read(name(part))))
         facts = json.loads(file.schema_arrow.metadata[SUMMARY])
         several, undrawn = (Some(**facts.pop(key)) for key in ("several", "undrawn"))
-        return Summary(**facts, several=several, undrawn=undrawn), file.read([*columns])
+        found, table = Summary(**facts, several=several, undrawn=undrawn), file.read([*columns])
     except (ArrowException, KeyError, TypeError, ValueError) as error:
-        where = f"{store.url}/{name(part)}"
         text = f"{where} is damaged ({reason(error)}): remove it, and the same call judges it again"
         raise FlawscopeError(text) from None
+    if found.size != size:  # two commands that began in the same moment
+        raise FlawscopeError(
+            f"{where} is of parts of {found.size:,} pictures, and this run's have {size:,}: remove "
+            f"{store.url}/{FOLDER}, and the same call begins anew"
+        )
+    return found, table
 
 
 # ------------------------------------------------------------------------------------------------- a worker
@@ -153,9 +168,9 @@ class Judge:
             if self.unfit is not None:
                 raise self.unfit
             if self.store.exists(name(part)):  # by a worker that was lost after it had written
-                summary, _ = read(self.store, part)
+                summary, _ = read(self.store, part, self.job.size)
             else:
-                summary = self._judge(part)
+                summary = self._tried(part)
             told = Told.of(part, summary)
         except Exception as error:
             wrong, text = isinstance(error, InputError), " ".join(str(error).split())[:500]
@@ -170,10 +185,7 @@ class Judge:
         from flawscope.predictor import load
 
         job, node = self.job, socket.gethostname()
-        if job.version != __version__:
-            raise InputError(
-                f"node {node} has flawscope {__version__}, this command {job.version}: install the same there"
-            )
+        require_version(job.version)
         self.store = Store(job.out)
         if not self.store.exists(job.marker):
             raise InputError(
@@ -185,18 +197,51 @@ class Judge:
                     f"node {node} does not see {root}: put the pictures where all nodes reach them, under "
                     "this path"
                 )
-        if os.path.isdir(job.folder):
+        self.placed = os.path.isdir(job.folder)
+        if self.placed:
             os.chdir(job.folder)
+        self.again = _takes_over()
         path = job.model.placed()
         self.predictor = load(
             path, device=job.device, threads=job.threads, false_alarm_rate=job.false_alarm_rate
         )
 
+    def _tried(self, part: int) -> Summary:
+        """`_judge`. Where this process takes the place of one that was lost, the part may be why: files in
+        `TRIES` count how often it was begun then."""
+        if not self.again:
+            return self._judge(part)
+        stem = f"part-{part:06}-"
+        before = [one for one in self.store.names(TRIES) if one.startswith(stem)]
+        if len(before) >= RETRIES:
+            entries = self._entries(part)
+            first, last = printable(entries[0].path), printable(entries[-1].path)
+            raise FlawscopeError(
+                f"processes that judge part {part} end again and again: a picture from {first} to {last} "
+                "does so, or the node has not enough memory; look for it with `flawscope predict` there"
+            )
+        before.append(f"{stem}{secrets.token_hex(4)}")
+        self.store.write(f"{TRIES}/{before[-1]}", b"")
+        summary = self._judge(part)
+        for one in before:
+            with suppress(FlawscopeError):  # another process may have done the part, too
+                self.store.remove(f"{TRIES}/{one}")
+        return summary
+
+    def _entries(self, part: int) -> list[Entry]:
+        start = part * self.job.size
+        found = listing.read(self.store, start, min(start + self.job.size, self.job.inputs))
+        own = (one.path for one in found if not one.error and not is_url(one.path))
+        if not self.placed and not all(map(os.path.isabs, own)):
+            raise InputError(
+                f"node {socket.gethostname()} does not see {self.job.folder}, where relative paths begin: "
+                "give absolute ones that all nodes reach"
+            )
+        return found
+
     def _judge(self, part: int) -> Summary:
         """Judge a part and write it."""
-        job, summary = self.job, Summary()
-        start = part * job.size
-        entries = listing.read(self.store, start, min(start + job.size, job.inputs))
+        job, summary, entries = self.job, Summary(self.job.size), self._entries(part)
         rows: list[dict[str, Any]] = []
         for entry, source, result in self._results(entries):
             if isinstance(result, Prediction):
@@ -257,6 +302,13 @@ class Judge:
             return
         stem = re.sub(r"[^\w.-]+", "_", printable(Path(entry.path).stem))[:80]
         self.store.write(f"{OVERLAYS}/part-{part:06}/{row:04}-{stem}.png", file.getvalue())
+
+
+def _takes_over() -> bool:
+    """Whether this actor has lost its process before."""
+    import ray
+
+    return ray.is_initialized() and bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 def _fetch(number: int, entry: Entry, failed: dict[int, str]) -> Source:

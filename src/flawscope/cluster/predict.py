@@ -31,7 +31,7 @@ from flawscope.results.mismatch import Mismatch
 
 PART = 1_000  # pictures
 EACH = 24  # parts a worker, where there are few pictures: at the end all have something to do
-MOST = 20_000  # parts; of more pictures they are larger
+MOST = 2_000  # parts, about: this process hands out some 70 a second; beyond it they are larger
 NAMED = 20  # inputs that were not judged, by name
 READERS = 16  # parts that are read at a time, of a run that goes on
 MIB = 2**20
@@ -123,6 +123,7 @@ def predict(
         "folder": os.getcwd() if any(map(_may_be_relative, pictures)) else "",
         "false-alarm-rate": rate,
         "device": device,
+        "threads": threads,
         "overlays": overlays,
     }
     run = RunFile.begun(store, call)
@@ -139,6 +140,11 @@ def predict(
                 run.fix(chosen, share.gpus)
                 tally = _Tally(run, step)
             run.check(share.gpus)
+            say(
+                f"{counted(workers, 'worker')} on {counted(len(share.nodes), 'node')}, "
+                f"{counted(threads, 'thread')} each{' and a GPU' if share.gpus else ''}; "
+                f"{counted(len(tally.missing), 'part')} of up to {counted(run.size, 'picture')}"
+            )
             job = Job(
                 out=store.root if store.on_disk else store.url,
                 marker=RUN,
@@ -189,15 +195,25 @@ def _memory(manifest: Manifest, files: Sequence[os.PathLike[str]], gpu: bool) ->
 
 
 def _size(manifest: Manifest, model: str | os.PathLike[str], inputs: int, workers: int, gpu: bool) -> int:
-    """Pictures of a part. It ends where a batch of `flawscope predict` ends, so that the same pictures are
-    computed together: else the last digits of a score may differ."""
+    """Pictures of a part, for this model."""
     from flawscope.runtime import FEW, MANY, together
 
-    few = -(-inputs // (EACH * workers))
-    wanted = max(min(few, PART), -(-inputs // MOST), 1)
     on_torch = os.fspath(model).lower().endswith(".safetensors")
     batch = together(manifest.preprocess.network_size, MANY if gpu and on_torch else FEW)
-    return -(-wanted // batch) * batch
+    return part_size(inputs, workers, batch)
+
+
+def part_size(inputs: int, workers: int, batch: int = 1) -> int:
+    """Pictures of a part: `PART`, fewer where each worker would not get `EACH` parts then, more where there
+    would be more than `MOST` parts. No worker is without one, unless there are too few batches.
+
+    A part ends where a batch of `flawscope predict` ends, so that the same pictures are computed together:
+    else the last digits of a score may differ.
+    """
+    rounds = max(1, round(MOST / workers))  # whole ones: in a broken one some workers would only wait
+    few = -(-inputs // (EACH * workers))
+    wanted = max(min(few, PART), -(-inputs // (rounds * workers)), 1)
+    return min(-(-wanted // batch), max(inputs // workers // batch, 1)) * batch
 
 
 # ---------------------------------------------------------------------------------------- what they have told
@@ -227,21 +243,21 @@ class _Tally:
 
     def follow(self, job: Job, needs: Mapping[str, Any], workers: int) -> None:
         """Have the missing parts judged."""
-        total, done = job.inputs, self._sum(INPUTS)
-        rate = _Rate()
+        before = self._sum(INPUTS)
+        done, left, rate = 0, job.inputs - before, _Rate()
         try:
-            self.step("prediction", done, total)
             for told in flow.judged(job, self.missing, needs, workers):
                 if told.error:
                     raise (InputError if told.wrong else FlawscopeError)(told.error)
                 self.counts[told.part] = told[COUNTS]
                 done += told.inputs
-                self.step(f"prediction{rate.words(told.inputs)}", done, total)
+                # of what is left, and not before workers have started: else the time left would be wrong
+                self.step(f"prediction{rate.words(told.inputs)}", done, left)
         except KeyboardInterrupt:
-            of = f"{done:,} of {counted(total, 'input')}"
+            of = f"{before + done:,} of {counted(job.inputs, 'input')}"
             raise KeyboardInterrupt(f"interrupted after {of}; {connect.REPEAT}") from None
-        if left := len(self.missing):
-            raise FlawscopeError(f"{counted(left, 'part')} came to nothing: {connect.REPEAT}")
+        if lost := len(self.missing):
+            raise FlawscopeError(f"{counted(lost, 'part')} came to nothing: {connect.REPEAT}")
 
     def results(self, manifest: Manifest, calibration: Calibration) -> Results:
         """What is said at the end, from the few parts that are needed for it."""
@@ -294,7 +310,7 @@ class _Tally:
         return int(self.counts[:, column].sum(dtype=np.int64))
 
     def _read(self, part: int, *columns: str) -> tuple[Summary, Any]:
-        return parts.read(self.store, part, columns)
+        return parts.read(self.store, part, self.run.size, columns)
 
 
 class _Rate:

@@ -39,22 +39,37 @@ class RunFile:
                         "--out"
                     )
             return cls._new(store, call)
+        run = cls._there(store)
+        # before the first part nothing speaks against another call
+        if not run.listing.inputs or (not run.size and run.call != call):
+            return cls._new(store, call)
+        run._require(call)
+        return run
+
+    @classmethod
+    def _there(cls, store: Store) -> RunFile:
         try:
             document = json.loads(store.read(RUN))
-            before, size, device = (document[name] for name in ("call", "size", "device"))
-            run = cls(store, call, Listing(**document["listing"]), int(size), str(device))
+            call, size, device = (document[name] for name in ("call", "size", "device"))
+            return cls(store, dict(call), Listing(**document["listing"]), int(size), str(device))
         except (ValueError, KeyError, TypeError):
             raise InputError(
                 f"{store.url}/{RUN} is not of a run on a cluster: choose another --out"
             ) from None
-        if not run.listing.inputs:  # nothing came of it
-            return cls._new(store, call)
+
+    def _require(self, call: dict[str, Any]) -> None:
+        """InputError where it was made by another call."""
         for what, value in call.items():
-            if before.get(what) != value:
+            if self.call.get(what) != value:
                 raise InputError(
-                    f"--out {store.url} holds a run with another {what}: give the same call, which goes on "
-                    "there, or choose another --out"
+                    f"--out {self.store.url} holds a run with another {what}: give the same call, which goes "
+                    "on there, or choose another --out"
                 )
+
+    def _meanwhile(self) -> RunFile:
+        """What is there now: the same call may have been given twice. InputError where another was."""
+        run = self._there(self.store)
+        run._require(self.call)
         return run
 
     @classmethod
@@ -72,6 +87,13 @@ class RunFile:
         """Make the listing, unless it is there."""
         if not self.listing.inputs:
             self.listing = listing.write(pictures, self.store, stdin)
+            other = self._meanwhile()
+            if other.listing.inputs and other.listing != self.listing:
+                raise InputError(
+                    f"--out {self.store.url}: another command began there in the same moment, with other "
+                    "pictures: choose another --out"
+                )
+            self.size, self.device = other.size, other.device
             self.write()
         elif self.listing.digest and stdin and listing.digest(stdin) != self.listing.digest:
             raise InputError(
@@ -80,9 +102,13 @@ class RunFile:
             )
 
     def fix(self, size: int, gpus: int) -> None:
-        """Set the pictures of a part, and whether workers have GPUs."""
-        self.size, self.device = size, DEVICES[gpus > 0]
-        self.write()
+        """Set the pictures of a part, and whether workers have GPUs, unless the same call has done so in
+        another process."""
+        if (other := self._meanwhile()).size:
+            self.size, self.device = other.size, other.device
+        else:
+            self.size, self.device = size, DEVICES[gpus > 0]
+            self.write()
 
     def check(self, gpus: int) -> None:
         """InputError where workers now have GPUs and had none, or the other way round: the last digits of

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flawscope._version import __version__
 from flawscope.artefact.state_file import checkpoint_of
-from flawscope.cluster.connect import REPEAT, Node, nodes, one_line
+from flawscope.cluster.connect import REPEAT, Node, nodes, one_line, require_version
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import Step, counted, silent
 
@@ -252,6 +253,7 @@ class Call:
     folder: str  # that paths are relative to
     desk: Any
     options: dict[str, Any]
+    version: str = __version__
 
 
 def _drive(call: Call, tries: int) -> None:
@@ -305,6 +307,7 @@ def _work(config: dict[str, Any]) -> None:
     if first:
         own = {"checkpoint": checkpoint_of(call.out), "say": call.desk.say.remote, "step": Told(call.desk)}
     try:
+        require_version(call.version)
         predictor = fitting.fit(
             call.images,
             **{**call.options, **own},
