@@ -13,10 +13,11 @@ from PIL import Image
 
 from flawscope.cli import main
 from flawscope.cluster import connect
-from flawscope.errors import InputError
+from flawscope.cluster.fit import Nodes, _run
+from flawscope.errors import FlawscopeError, InputError
 from flawscope.predictor import load
 
-pytest.importorskip("ray")
+ray = pytest.importorskip("ray")
 
 COUNT = 40
 
@@ -114,5 +115,17 @@ def test_what_does_not_go_is_said_in_a_line(
     assert "shards must be at least 1" in line("--set", "shards=0")
     with connect.connected(address), pytest.raises(InputError, match=r"does not see .*nothing: share it"):
         connect.require_shared(tmp_path / "nothing", "share it")
+
+    def starve() -> None:
+        raise MemoryError
+
     with connect.connected(address):
         assert [node.cpus for node in connect.nodes()] == [1.0, 1.0]
+        asked = [ray.remote(num_cpus=0)(starve).remote()]
+        with pytest.raises(FlawscopeError, match="not enough memory: choose a smaller size"):
+            next(Nodes().answers(asked, lambda: None))
+    lost = pytest.raises(FlawscopeError, match="a task of the cluster was lost: ")
+    with lost, connect.connected(address):
+        raise ray.exceptions.WorkerCrashedError
+    with pytest.raises(InputError, match="this command 0: install the same there"):
+        _run(b"", lambda held: held, (), 1, "0")

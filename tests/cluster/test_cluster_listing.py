@@ -87,6 +87,18 @@ def test_tables_name_the_pictures(pictures: Path, listed: List, tmp_path: Path) 
         listed(tmp_path / "t.parquet")
 
 
+def test_roots_are_where_the_pictures_lie(pictures: Path, listed: List, tmp_path: Path) -> None:
+    """Each node is to see them: else its parts would hold errors alone."""
+    table = tmp_path / "t.txt"
+    table.write_text(f"{pictures}/b/10.png\nfile:///far/1.png\nnear.png\n{pictures}/c/d/1.tif\n")
+    assert listed(table)[1].roots == [str(pictures)]
+    assert listed("-", stdin=table.read_bytes())[1].roots == [str(pictures)]
+    table.write_text("\n".join(f"{pictures}/b/nothing/{k}.png" for k in range(2500)))
+    assert listed(table)[1].roots == [str(pictures / "b")]  # as far as it is there
+    found, made = listed(pictures / "b/9.png", pictures / "b/10.png", pictures / "b")
+    assert (len(found), made.roots) == (2, [str(pictures / "b")])
+
+
 def test_stdin_is_taken_line_by_line_as_by_the_plain_command(listed: List) -> None:
     found, made = listed("-", stdin=b"a//b.png\r\n\nc.png\na//b.png\n\xff.png")
     assert paths(found) == ["a/b.png", "c.png", "a/b.png", os.fsdecode(b"\xff.png")]

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -380,6 +380,13 @@ def test_what_a_worker_refuses_ends_the_others(call: Callable[..., training.Call
     waiting = ray.remote(num_cpus=0)(lambda: time.sleep(1000)).remote()
     training._listen(waiting, told.desk, told.division, pytest.fail, silent)
     ray.cancel(waiting, force=True)
+
+
+def test_a_worker_with_another_version_refuses(call: Callable[..., training.Call]) -> None:
+    told = replace(call(**PRN), version="0")
+    with pytest.raises(InputError, match="this command 0: install the same there"):
+        training._work({"call": told})
+    assert isinstance(ray.get(told.desk.outcome.remote())[0], InputError)
 
 
 @pytest.mark.slow
