@@ -111,6 +111,7 @@ def test_what_does_not_go_is_said_in_a_line(
     assert "cannot connect" in line("--cluster", "127.0.0.1:9")
     assert "one machine" in line("--cluster", address, "--tile", "64", "--positions", "each")
     assert "--threads 1 or fewer" in line("--cluster", address, "--threads", "64")
+    assert "processors fit this method" in line("--cluster", address, "--device", "cuda")
     assert "write 40 or less" in line("--set", "shards=41")
     assert "shards must be at least 1" in line("--set", "shards=0")
     with connect.connected(address), pytest.raises(InputError, match=r"does not see .*nothing: share it"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flawscope.cli import cluster, common
 from flawscope.cli.remarks import on_training
 from flawscope.cluster import connect
+from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.progress import counted
 
@@ -247,7 +248,7 @@ def _fitted(
     with _pool(args, dataset) as pool:
         use_threads(None if pool else args.threads)
         checkpoint = checkpoint_of(args.out)  # of methods that learn in steps
-        return fitting.fit(dataset, checkpoint=checkpoint, device=args.device, pool=pool, **call)
+        return fitting.fit(dataset, checkpoint=checkpoint, device=_device(args), pool=pool, **call)
 
 
 def _trained_together(args: argparse.Namespace, dataset: Dataset, call: dict[str, Any]) -> Predictor:
@@ -277,6 +278,15 @@ def _pool(args: argparse.Namespace, dataset: Dataset) -> Iterator[Pool | None]:
         yield Nodes(args.threads)
 
 
+def _device(args: argparse.Namespace) -> str:
+    """Parts on the nodes of a cluster are worked on by processors, whatever this machine has."""
+    if args.cluster is None:
+        return str(args.device)
+    if args.device not in ("auto", "cpu"):
+        raise InputError(f"--device {args.device}: on a cluster processors fit this method; leave it out")
+    return "cpu"
+
+
 def _require_shared(dataset: Dataset) -> None:
     remedy = "put the pictures where every node sees them under this path"
     connect.require_shared(dataset.train[0].path, remedy)
@@ -293,7 +303,7 @@ def _extended(args: argparse.Namespace, old: Artefact, dataset: Dataset, say: Sa
             dataset,
             group=args.group,
             drop_suspects=args.drop_suspects,
-            device=args.device,
+            device=_device(args),
             check=not args.no_check,
             pool=pool,
             say=say,
