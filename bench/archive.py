@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import common
-from flawscope.cluster.predict import PART, part_size
+from flawscope.cluster.predict import MOST, part_size
 from flawscope.runtime import FEW, together
 from schedule import Machines, Work, simulate
 
@@ -130,12 +130,12 @@ def main() -> int:
                 }
             )
     common.table(f"nodes of {args.cores} cores at {args.price} an hour, {picture:.3g} s a picture", rows)
-    limit = (work.aside + PART * picture) / max(listed["dispatch"], 1e-9)
+    handed = common.sig(MOST * listed["dispatch"], 3)
     network = NETWORK / args.bytes * picture
     common.table(
         "limits",
         [
-            {"what": "cores until the caller cannot hand out parts fast enough", "value": round(limit)},
+            {"what": f"seconds that the caller needs to hand out {MOST:,} parts", "value": handed},
             {"what": "cores until 10 Gbit/s of one storage are full", "value": round(network)},
             {"what": "MiB of the caller for ten million paths", "value": listed["memory_mib"]},
             {"what": "MiB of a worker beside its model", "value": listed["worker_mib"]},
