@@ -23,7 +23,7 @@ def judged(
     worker: type[Judge] = Judge,
 ) -> Iterator[Told]:
     """What the workers tell of the parts, in the order in which they end. The pool takes what the nodes have,
-    also those that join later; a part whose worker is lost is judged by another.
+    also those that join later; a part whose worker is lost is judged by the process that takes its place.
 
     Args:
         missing: numbers of the parts.
