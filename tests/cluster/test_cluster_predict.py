@@ -256,6 +256,33 @@ def test_a_node_that_does_not_see_the_results_says_so(tmp_path: Path, model_path
     assert found["wrong"] == [True]
 
 
+def test_a_cluster_of_this_machines_own_is_heard_by_this_machine_alone() -> None:
+    pytest.importorskip("ray.data")
+    pytest.importorskip("psutil")
+    code = """
+import os, psutil
+from flawscope.cluster import connect
+with connect.connected("local"):
+    print([node.name for node in connect.nodes()])
+    me = psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            found = [one.laddr.ip for one in process.net_connections("inet") if one.status == "LISTEN"]
+        except psutil.Error:
+            continue
+        print(*found, sep="\\n")
+from ray._private import ray_constants
+print(ray_constants.ENABLE_RAY_CLUSTER, connect.ON_LOOPBACK in os.environ)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    first, *heard, last = done.stdout.split("\n")[:-1]
+    assert (first, last) == ("['127.0.0.1']", f"{sys.platform not in ('darwin', 'win32')} False")
+    heard = [address.removeprefix("::ffff:") for address in heard if address]
+    assert len(heard) > 3
+    assert {*heard} == {"127.0.0.1"}
+
+
 def test_without_ray_one_line_says_what_to_install(model_path: Path, tmp_path: Path) -> None:
     code = f"""
 import importlib.util, sys

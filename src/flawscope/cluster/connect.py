@@ -8,7 +8,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from flawscope._version import __version__
@@ -21,7 +21,7 @@ QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # what goes wrong comes as an exception, too
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # nodes tell of tasks that are tried again, on stdout
 }
-LOOPBACK = "127.0.0.1"
+ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0, on every system: Ray listens on 127.0.0.1 alone
 PATIENCE = 10.0  # seconds for somebody to answer at an address
 REPEAT = "the same call goes on where this one stopped"
 
@@ -63,8 +63,13 @@ def connected(where: str) -> Iterator[None]:
     """
     check(where)
     _reach(where)
-    for name, value in QUIET.items():
+    for name, value in QUIET.items():  # read when Ray is imported
         os.environ.setdefault(name, value)
+    with _on_loopback() if where == "local" else nullcontext():
+        yield from _connected(where)
+
+
+def _connected(where: str) -> Iterator[None]:
     import ray
 
     try:
@@ -73,7 +78,6 @@ def connected(where: str) -> Iterator[None]:
                 address=where,
                 num_cpus=cores() if where == "local" else None,
                 include_dashboard=False if where == "local" else None,
-                _node_ip_address=LOOPBACK if where == "local" else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
@@ -90,6 +94,22 @@ def connected(where: str) -> Iterator[None]:
         raise FlawscopeError(f"a task of the cluster was lost: {one_line(error)}; {REPEAT}") from None
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A cluster of this machine's own is for this machine: who reaches its ports could run code here."""
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    before = os.environ.get(ON_LOOPBACK)
+    os.environ[ON_LOOPBACK] = "0"  # for Ray's processes
+    known, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = known
+        del os.environ[ON_LOOPBACK]
+        if before is not None:
+            os.environ[ON_LOOPBACK] = before
 
 
 def _keep_off_stdout() -> None:
