@@ -34,7 +34,7 @@ ALLOWED: dict[str, str] = {
     "results": "pictures datasets artefact",
     "demo": "synthesis",
     "methods": "config machine pictures datasets metrics calibration features artefact synthesis",
-    "runtime": "artefact methods",
+    "runtime": "machine artefact methods",
     "predictor": "pictures datasets calibration artefact results runtime",
     "export": "pictures calibration artefact synthesis methods runtime",
     "fitting": "pictures datasets calibration artefact synthesis methods runtime predictor",

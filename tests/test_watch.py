@@ -37,12 +37,14 @@ SIDE = 16
 class Brightness:
     """A `Session`: the score is the brightest red."""
 
-    runtime, size, batch = "fake", (SIDE, SIDE), 3
+    runtime, size, batch, lanes = "fake", (SIDE, SIDE), 3, 1
 
     def run(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return images[:, 0].max((1, 2)), images[:, 0]
+
+    run_alone = run
 
 
 @pytest.fixture

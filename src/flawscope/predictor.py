@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, cast, overload
 
 import numpy as np
@@ -31,7 +31,7 @@ from flawscope.pictures.tiles import Region
 from flawscope.progress import Step, counted, silent
 from flawscope.results import notebook
 from flawscope.results.prediction import NEARBY, Prediction
-from flawscope.runtime import Session, check_threads, format_of
+from flawscope.runtime import Run, Session, check_threads, format_of
 
 SAMPLES = 3  # stored pictures that a notebook shows
 AHEAD = 4  # batches decoded while one is being computed
@@ -168,7 +168,8 @@ class Predictor:
     ) -> Iterator[tuple[Source, Prediction | InputError]]:
         """Every picture with its prediction, or with the reason why there is none, in order.
 
-        Threads decode ahead; memory does not grow with the number of pictures.
+        On a CPU several pictures are judged side by side, one core each, unless they are seen in tiles or
+        fewer than there are cores. Some are looked at ahead; memory does not grow with their number.
 
         Args:
             pictures: any number of them, also without an end; or one path, a folder's with all pictures
@@ -186,10 +187,47 @@ class Predictor:
     def _stream(
         self, pictures: Iterable[Source], batch: int | None, bgr: bool, leave_out: Collection[str]
     ) -> Iterator[tuple[Source, Prediction | InputError]]:
+        waiting = iter(pictures)
+        first: list[Source] = []
+        lanes = self.session.lanes if batch is None and self.manifest.preprocess.tile is None else 1
+        if lanes > 1:
+            first = list(islice(waiting, lanes))
+            waiting = chain(first, waiting)
+        if 1 < lanes == len(first):
+            yield from self._side_by_side(waiting, lanes, bgr, leave_out)
+        else:
+            yield from self._in_batches(waiting, batch, bgr, leave_out)
+
+    def _side_by_side(
+        self, waiting: Iterator[Source], lanes: int, bgr: bool, leave_out: Collection[str]
+    ) -> Iterator[tuple[Source, Prediction | InputError]]:
+        """Each picture from its path to its answer on one core, as many at once as there are cores: no core
+        waits for another."""
+
+        def answer(source: Source) -> tuple[bool, list[tuple[Source, Prediction | InputError]]]:
+            loaded = [self._load(source, bgr, leave_out)]
+            return _light(loaded), list(self._run(loaded, self.session.run_alone))
+
+        with ThreadPoolExecutor(lanes) as pool:
+            queue = [pool.submit(answer, source) for source in islice(waiting, 2 * lanes)]
+            try:
+                while queue:
+                    light, found = queue.pop(0).result()
+                    wanted = 2 * lanes - len(queue) if light else 0 if queue else 1
+                    queue += [pool.submit(answer, source) for source in islice(waiting, wanted)]
+                    yield from found
+            finally:  # nobody asks for these any more
+                for future in queue:
+                    future.cancel()
+
+    def _in_batches(
+        self, waiting: Iterator[Source], batch: int | None, bgr: bool, leave_out: Collection[str]
+    ) -> Iterator[tuple[Source, Prediction | InputError]]:
+        """So many pictures together on all that the engine has, or one after the other. Threads decode
+        ahead."""
         tiled = self.manifest.preprocess.tile is not None
         size = 1 if tiled else batch or self.session.batch
         ahead = 1 if tiled or batch == 1 else size * AHEAD
-        waiting = iter(pictures)
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
 
             def load(count: int) -> list[Future[tuple[Source, Loaded]]]:
@@ -201,7 +239,7 @@ class Predictor:
                 del queue[:size]
                 if ahead > 1 or (batch != 1 and _light(ready)):
                     queue += load(len(ready))
-                yield from self._run(ready)
+                yield from self._run(ready, self.session.run)
                 if not queue:  # the next one may not exist yet
                     queue += load(1)
 
@@ -228,21 +266,24 @@ class Predictor:
         measured = measure(views.images([0])[0], self.artefact.tensors.get("roi"))
         return views, self.appearance.shifts(measured)
 
-    def _answers(self, several: list[Views]) -> tuple[NDArray[Any], Sequence[NDArray[np.float32]]]:
+    def _answers(self, several: list[Views], run: Run) -> tuple[NDArray[Any], Sequence[NDArray[np.float32]]]:
         """Scores and maps of pictures."""
         fusion = self.manifest.fusion
         if fusion is None:
-            found, drawn = self.session.run(np.concatenate([views.images([0]) for views in several]))
+            found, drawn = run(np.concatenate([views.images([0]) for views in several]))
             return found, list(drawn)
-        run, batch = self.session.run, self.session.batch
-        scores, maps = zip(*(views.answer(run, fusion, batch) for views in several), strict=True)
+        session = self.session
+        answers = (views.answer(session.run, fusion, session.batch) for views in several)
+        scores, maps = zip(*answers, strict=True)
         return np.array(scores), maps
 
-    def _run(self, batch: list[tuple[Source, Loaded]]) -> Iterator[tuple[Source, Prediction | InputError]]:
+    def _run(
+        self, batch: list[tuple[Source, Loaded]], run: Run
+    ) -> Iterator[tuple[Source, Prediction | InputError]]:
         good = [loaded[0] for _, loaded in batch if not isinstance(loaded, InputError)]
         if good:
             try:
-                scores, maps = self._answers(good)
+                scores, maps = self._answers(good, run)
             except MemoryError as error:
                 for source, loaded in batch:
                     said = InputError(reason(error, f"{source!s:.200}"))

@@ -29,7 +29,7 @@ RED, GREEN = 0, 1
 class Channel:
     """A `Session`; what is brighter than `limit` overflows."""
 
-    runtime, batch = "fake", 4
+    runtime, batch, lanes = "fake", 4, 1
 
     def __init__(self, channel: int, side: int, limit: float = 2.0):
         self.channel, self.size, self.limit = channel, (side, side), limit
@@ -40,6 +40,8 @@ class Channel:
         maps = images[:, self.channel]
         scores = maps.max((1, 2))
         return np.where(scores > self.limit, np.nan, scores).astype(np.float32), maps
+
+    run_alone = run
 
 
 def model(channel: int, learnt: tuple[Path, ...] = (), side: int = 16, limit: float = 2.0) -> Predictor:

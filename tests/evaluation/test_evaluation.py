@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,7 @@ class Brightness:
 
     runtime = "fake"
     size = (SIDE, SIDE)
-    batch = 3
+    batch, lanes = 3, 1
 
     def run(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
@@ -43,6 +45,29 @@ class Brightness:
         assert images.shape[1:] == (3, *self.size)
         maps = images[:, 0]
         return maps.max((1, 2)), maps
+
+    run_alone = run
+
+
+class Lanes(Brightness):
+    """Judges three side by side, the first ones last."""
+
+    lanes = 3
+
+    def __init__(self) -> None:
+        self.begun, self.at_once, self.most, self.lock = 0, 0, 0, Lock()
+
+    def run_alone(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        with self.lock:
+            self.begun, self.at_once = self.begun + 1, self.at_once + 1
+            self.most = max(self.most, self.at_once)
+            first = self.begun % 3 == 1
+        time.sleep(0.05 if first else 0.01)
+        with self.lock:
+            self.at_once -= 1
+        return self.run(images, positions)
 
 
 def make_predictor(
@@ -544,6 +569,42 @@ def test_a_stream_answers_in_order_and_tells_what_cannot_be_read(root: Path, bat
     assert [path for path, _ in found] == paths
     assert [isinstance(result, InputError) for _, result in found] == [path == broken for path in paths]
     assert list(make_predictor().stream([], batch=batch)) == []
+
+
+def test_side_by_side_answers_come_in_order_too(root: Path) -> None:
+    paths = [*sorted((root / "test/good").glob("*.png")) * 3]
+    broken = root / "broken.png"
+    broken.write_bytes(b"x")
+    paths.insert(4, broken)
+    plain, model = make_predictor(), make_predictor()
+    model.session = Lanes()
+    expected = [(p, str(r) if isinstance(r, InputError) else r.score) for p, r in plain.stream(paths)]
+    found = [(p, str(r) if isinstance(r, InputError) else r.score) for p, r in model.stream(iter(paths))]
+    assert found == expected
+    assert model.session.most == 3
+    assert model.session.begun == len(paths) - 1
+
+
+def test_few_pictures_get_all_threads_each_and_a_stream_that_is_left_looks_at_few_more(root: Path) -> None:
+    path = next((root / "test/good").glob("*.png"))
+    model = make_predictor()
+    model.session = Lanes()
+    assert len(list(model.stream([path] * 2))) == 2
+    assert not model.session.begun
+    assert model.predict(path).score
+    assert not model.session.begun
+    asked = 0
+
+    def ask() -> Iterator[Path]:
+        nonlocal asked
+        for _ in range(100):
+            asked += 1
+            yield path
+
+    stream = model.stream(ask())
+    next(stream)
+    stream.close()
+    assert asked <= 2 * 3 + 1
 
 
 def test_one_at_a_time_a_picture_is_answered_before_the_next_one_is_asked_for(root: Path) -> None:

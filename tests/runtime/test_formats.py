@@ -161,14 +161,48 @@ def test_the_engine_computes_with_so_many_threads(path: Path) -> None:
         torch.set_num_threads(before)
 
 
+def test_many_pictures_are_judged_side_by_side_as_one_by_one(path: Path, drawn: Path) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        pictures = sorted((drawn / "plate/test").glob("*/*.png"))[:7]
+        single = flawscope.load(path, device="cpu", threads=1)
+        assert single.session.lanes == 1
+        expected = [single.predict(picture) for picture in pictures]
+        model = flawscope.load(path, device="cpu", threads=3)
+        assert model.session.lanes == 3
+        calls, run_alone = [], model.session.run_alone
+        model.session.run_alone = lambda images: calls.append(len(images)) or run_alone(images)  # type: ignore
+        found = [result for _, result in model.stream(pictures)]
+        assert calls == [1] * len(pictures)
+        for one, other in zip(found, expected, strict=True):
+            assert one.score == pytest.approx(other.score, rel=1e-6)
+            np.testing.assert_allclose(one.map, other.map, rtol=1e-5, atol=1e-4)
+        assert all(result.is_anomalous == other.is_anomalous for result, other in zip(found, expected, strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_file_that_was_replaced_is_not_opened_for_the_second_time(onnx_path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model.onnx"
+    copy.write_bytes(onnx_path.read_bytes())
+    session = flawscope.load(copy, threads=2).session
+    copy.write_bytes(b"another model")
+    assert session.lanes == 1
+    assert session.run_alone(np.zeros((1, 3, *session.size), np.float32))[0].shape == (1,)
+
+
 class Bright:
     """A session whose maps are 1, and 100 where a picture is padded."""
 
-    runtime, suffix, size, batch = "none", ".none", (32, 32), 2
+    runtime, suffix, size, batch, lanes = "none", ".none", (32, 32), 2, 1
 
     def run(self, images: Any, positions: Any = None) -> Any:
         maps = np.where(images[:, 0] < 0, 100, 1).astype(np.float32)
         return np.arange(len(images), dtype=np.float32), maps
+
+    run_alone = run
 
     def save(self, artefact: Artefact, path: Any) -> None:
         raise NotImplementedError

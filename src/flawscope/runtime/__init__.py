@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 from flawscope.artefact import files
 from flawscope.artefact.model_file import Artefact, Manifest
 from flawscope.errors import InputError
-from flawscope.progress import counted
 
 FEW, MANY = 8, 64  # pictures of 256 x 256 pixels: `MANY` for torch on a GPU
 
@@ -21,6 +21,9 @@ def together(size: tuple[int, int], most: int) -> int:
     """Pictures of this height and width that are fastest together, where those of 256 x 256 pixels are
     `most`."""
     return max(1, min(most, most * 256 * 256 // (size[0] * size[1])))
+
+
+Run = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
 class Session(Protocol):
@@ -32,6 +35,16 @@ class Session(Protocol):
 
     @property
     def batch(self) -> int: ...
+
+    @property
+    def lanes(self) -> int:
+        """Calls of `run_alone` that may be under way at once, each on a core of its own; 1: `run` is as
+        fast."""
+
+    def run_alone(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As `run`, on one core."""
 
     def run(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
@@ -107,4 +120,4 @@ def format_of(path: str | os.PathLike[str]) -> Format:
 
 def check_threads(threads: int | None) -> None:
     if threads is not None and threads < 1:
-        raise InputError(f"cannot compute with {counted(threads, 'thread')}: give 1 or more")
+        raise InputError(f"--threads {threads}: cannot compute with that few; give 1 or more")

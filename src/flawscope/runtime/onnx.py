@@ -9,7 +9,8 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from flawscope.artefact import embedded, files
 from flawscope.artefact.embedded import SHA256
 from flawscope.artefact.model_file import KEY, Artefact, Manifest
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.machine import all_threads
 from flawscope.runtime import FEW, inputs, onnx_check, together
 from flawscope.runtime import onnx_metadata as metadata
 
@@ -103,15 +105,10 @@ class OnnxSession:
         """
         self.path = None if isinstance(model, bytes) else os.fspath(model)
         self.digest: str | None = None  # of the file, as it was opened
+        self.threads = threads or all_threads()
         name = self.path or "the exported network"
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # errors come as exceptions; they need not be printed too
-        if threads is not None:
-            options.intra_op_num_threads = threads
         try:
-            self.engine = onnxruntime.InferenceSession(
-                self.path or model, options, providers=_providers(device)
-            )
+            self.engine = _engine(self.path or model, device, threads)
         except InputError:
             raise
         except Exception as error:  # its exceptions have no common class of their own
@@ -129,6 +126,8 @@ class OnnxSession:
             raise InputError(f"cannot use model {name}: it has other inputs and outputs; export it anew")
         self.size = (height, width)
         self.on_cpu = self.engine.get_providers()[0] == "CPUExecutionProvider"
+        self._single: onnxruntime.InferenceSession | None = None  # computes with one thread; when it is asked
+        self._opening = Lock()
 
     @classmethod
     def open(
@@ -154,11 +153,39 @@ class OnnxSession:
         take memory (bench/latency.py)."""
         return 1 if self.on_cpu else together(self.size, FEW)
 
+    @property
+    def lanes(self) -> int:
+        """One a thread, where there is a file that holds the network still."""
+        return self.threads if self.on_cpu and self.threads > 1 and self._alone() is not None else 1
+
+    def _alone(self) -> onnxruntime.InferenceSession | None:
+        """The network once more, with one thread: all calls share the threads of a session, and would wait
+        for each other's. None where the file has another network by now."""
+        with self._opening:
+            if self._single is None and self.path is not None:
+                with suppress(InputError, ValueError), _mapped(self.path) as network:
+                    if embedded.digest(metadata.body(network, KEY)) == self.digest:
+                        self._single = _engine(self.path, "cpu", 1)
+            return self._single
+
+    def run_alone(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self._run((self._alone() if self.on_cpu else None) or self.engine, images, positions)
+
     def run(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self._run(self.engine, images, positions)
+
+    def _run(
+        self,
+        engine: onnxruntime.InferenceSession,
+        images: NDArray[np.float32],
+        positions: NDArray[np.int64] | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         try:
-            scores, maps = self.engine.run(["scores", "maps"], inputs(images, positions, self.located))
+            scores, maps = engine.run(["scores", "maps"], inputs(images, positions, self.located))
         except Exception as error:
             raise FlawscopeError(f"ONNX Runtime failed: {embedded.one_line(error)}") from None
         count = len(images)
@@ -174,6 +201,16 @@ class OnnxSession:
             if embedded.digest(metadata.body(network, KEY)) != self.digest:
                 raise files.refused(self.path, "it has changed since it was opened; open it again")
             write(artefact, network, path)
+
+
+def _engine(
+    model: str | bytes | os.PathLike[str], device: str, threads: int | None
+) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors come as exceptions; they need not be printed too
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model, options, providers=_providers(device))
 
 
 def _providers(device: str) -> list[Any]:

@@ -10,8 +10,9 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +26,7 @@ from flawscope.artefact import embedded, files
 from flawscope.artefact.embedded import SHA256
 from flawscope.artefact.model_file import KEY, Artefact, Manifest
 from flawscope.errors import FlawscopeError, InputError, needs
+from flawscope.machine import all_threads
 from flawscope.runtime import FEW, inputs, together
 from flawscope.runtime import openvino_xml as metadata
 
@@ -204,6 +206,9 @@ class OpenVinoSession:
         core = engine().Core()
         device = _device(core, device)
         self.on_cpu = device == "CPU"
+        self.threads = threads or all_threads()
+        self._beside: list[Any] = []  # the same for `run_alone`; when it is asked
+        self._compiling = Lock()
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": _hint(core, device, precision),
@@ -217,9 +222,8 @@ class OpenVinoSession:
             parts = [model]
             if options["INFERENCE_PRECISION_HINT"] == "bf16":  # of the features alone, as it was exported
                 parts = _halves(model)
-            self.parts = [core.compile_model(parts[0], device, options)]
-            options["INFERENCE_PRECISION_HINT"] = "f32"
-            self.parts += [core.compile_model(part, device, options) for part in parts[1:]]
+            self._compile = partial(_compiled, core, parts, device, options)
+            self.parts = self._compile()
         except InputError:
             raise
         except Exception as error:  # RuntimeError, or whatever its binding makes of one
@@ -257,13 +261,34 @@ class OpenVinoSession:
         take memory (bench/latency.py)."""
         return 1 if self.on_cpu else together(self.size, FEW)
 
+    @property
+    def lanes(self) -> int:
+        """One a thread."""
+        return self.threads if self.on_cpu else 1
+
+    def run_alone(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if not self.on_cpu:
+            return self.run(images, positions)
+        with self._compiling:
+            if not self._beside:  # as many streams as threads: each has one
+                count = {"NUM_STREAMS": self.threads, "INFERENCE_NUM_THREADS": self.threads}
+                self._beside = self._compile(count)
+        return self._run(self._beside, images, positions)
+
     def run(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self._run(self.parts, images, positions)
+
+    def _run(
+        self, parts: list[Any], images: NDArray[np.float32], positions: NDArray[np.int64] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         found = inputs(images, positions, self.located)
         try:
             # One of its own for each call: several threads may call at once
-            for part in self.parts:
+            for part in parts:
                 given = {name: found[name] for i in part.inputs for name in i.names if name in STEPS}
                 results = part.create_infer_request().infer(given)
                 found |= {name: value for output, value in results.items() for name in output.names}
@@ -312,6 +337,15 @@ def _size(model: Any) -> tuple[tuple[int, int], bool]:
     if batch is not None or channels != 3 or not height or not width:
         raise wrong
     return (height, width), positions is not None
+
+
+def _compiled(
+    core: Any, parts: list[Any], device: str, options: dict[str, Any], others: Mapping[str, Any] | None = None
+) -> list[Any]:
+    """The network's parts, ready to run; all but the first compute in fp32."""
+    chosen = options | dict(others or {})
+    rest = chosen | {"INFERENCE_PRECISION_HINT": "f32"}
+    return [core.compile_model(part, device, rest if k else chosen) for k, part in enumerate(parts)]
 
 
 def _halves(model: Any) -> list[Any]:

@@ -52,6 +52,21 @@ class TorchSession:
         """Pictures that are fastest together here."""
         return together(self.size, FEW if self.device.type == "cpu" else MANY)
 
+    @property
+    def lanes(self) -> int:
+        """One a thread of torch."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
+
+    def run_alone(
+        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if self.device.type != "cpu":
+            return self.run(images, positions)
+        given = torch.from_numpy(images), None if positions is None else torch.from_numpy(positions)
+        with workers(self.device) as each:
+            [(scores, maps)] = each(lambda pair: self.model(*pair), [given])
+        return scores.float().numpy(), maps.float().numpy()
+
     def run(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
