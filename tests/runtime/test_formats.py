@@ -179,7 +179,9 @@ def test_many_pictures_are_judged_side_by_side_as_one_by_one(path: Path, drawn: 
         for one, other in zip(found, expected, strict=True):
             assert one.score == pytest.approx(other.score, rel=1e-6)
             np.testing.assert_allclose(one.map, other.map, rtol=1e-5, atol=1e-4)
-        assert all(result.is_anomalous == other.is_anomalous for result, other in zip(found, expected, strict=True))
+        assert all(
+            result.is_anomalous == other.is_anomalous for result, other in zip(found, expected, strict=True)
+        )
     finally:
         torch.set_num_threads(before)
 
