@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--update", metavar="MODEL", help="add the pictures to this model; settings are its own"
     )
     parser.add_argument("--method", default=None, help=f"{_either(registry.names())} (default: patchcore)")
-    parser.add_argument("--preset", default=None, help="named settings: default, paper")
+    parser.add_argument(
+        "--preset", default=None, help="default or paper; small: PatchCore, quick: EfficientAD"
+    )
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over the file"

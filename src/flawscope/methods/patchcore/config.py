@@ -86,6 +86,7 @@ class Config(PictureSettings):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "small": {"ratio": 0.03, "fine_ratio": 0.01},  # a third of the memory bank
     # 3.1 and the authors' code: resize 256, centre crop 224, 1024 numbers a patch
     "paper": {
         "backbone": "wide_resnet50_2",
