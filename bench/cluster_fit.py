@@ -67,8 +67,8 @@ def fit(args: Args, record: Record, work: Path) -> list[Cell]:
 
 
 def equal(one: str, other: str) -> Cell:
-    """Whether the models' tensors, radii and calibrations are equal. What the model said of its sample pictures
-    is the caller's, which has other threads than a worker."""
+    """Whether the models' tensors, radii and calibrations are equal. What the model said of its samples is
+    the caller's, which has other threads than a worker."""
     from flawscope.artefact import model_file
 
     a, b = model_file.read(one), model_file.read(other)
