@@ -70,6 +70,14 @@ def on_device(network: nn.Module, device: torch.device) -> None:
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def uploaded(values: Tensor, device: torch.device) -> Tensor:
+    """The values on the device. A GPU is not waited for, as it is for a copy from ordinary memory, which
+    begins when everything before it is done."""
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """Fresh weights as torch draws them for convolutions, from `generator`, which is the CPU's, instead of
     the process's."""
@@ -134,12 +142,15 @@ def restore_adam(
     tensors: Mapping[str, Tensor],
 ) -> None:
     """Undo `adam_state`. KeyError or RuntimeError where the tensors are of other networks."""
+    # Adam in one kernel counts its steps on the device, else on the CPU
+    fused = bool(optimiser.param_groups[0].get("fused"))
     with torch.no_grad():
         for name, values in parameters:
             values.copy_(tensors[f"net.{name}"])
+            count = tensors[f"step.{name}"].clone()
             # in the layout of the parameter, as the optimiser itself makes them
             optimiser.state[values] = {
-                "step": tensors[f"step.{name}"].clone(),
+                "step": count.to(values.device) if fused else count,
                 **{key: torch.empty_like(values).copy_(tensors[f"{key}.{name}"]) for key in MOMENTS},
             }
 

@@ -210,7 +210,16 @@ def _engine(
     options.log_severity_level = 4  # errors come as exceptions; they need not be printed too
     if threads is not None:
         options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(model, options, providers=_providers(device))
+    providers = _providers(device)
+    if len(providers) > 1 and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA as it lies beside torch; what is not there is looked for as ever
+    engine = onnxruntime.InferenceSession(model, options, providers=providers)
+    if len(providers) > 1 and engine.get_providers() == ["CPUExecutionProvider"]:  # it says nothing of that
+        raise InputError(
+            "this ONNX Runtime cannot load CUDA: use --device cpu, or install the CUDA and cuDNN that its "
+            "onnxruntime-gpu asks for"
+        )
+    return engine
 
 
 def _providers(device: str) -> list[Any]:

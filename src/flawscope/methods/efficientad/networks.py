@@ -25,9 +25,17 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, whatever
 
 def normalised(images: Tensor) -> Tensor:
     """Images `[B, 3, H, W]` in 0..1, RGB, to the networks' input."""
-    mean = torch.tensor(MEAN, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
-    return (images - mean) / std
+    return (images - _channels(MEAN, images)) / _channels(STD, images)
+
+
+def _channels(values: tuple[float, ...], images: Tensor) -> Tensor:
+    """`[1, 3, 1, 1]`, of the images' type and on their device. A copy from the host would make a GPU wait,
+    and cannot be part of a CUDA graph: there each is filled in."""
+    if images.device.type == "cuda":
+        found = torch.stack([images.new_full((), value) for value in values])
+    else:
+        found = torch.tensor(values, dtype=images.dtype, device=images.device)
+    return found.view(1, -1, 1, 1)
 
 
 def pdn(

@@ -24,6 +24,7 @@ from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.task import Task
 
 FIRST_WEIGHTS, ORDER, STEP, DROPOUT = range(10, 14)  # RNG streams, one for each purpose
+Chosen = Tensor | tuple[Tensor, ...]  # [B, h, w] bool, or the numbers of its true elements
 
 
 @dataclass
@@ -150,18 +151,18 @@ class Trainer(training.Trainer[Batch]):
         """The hard-feature loss, the penalty, the autoencoder's loss, and the student's against it."""
         student, autoencoder = cast(nn.Sequential, networks[0]), networks[1]
         count = len(batch.images)
-        images = normalised(batch.images.to(self.device))
-        changed = normalised(batch.recoloured.to(self.device))
+        images = normalised(training.uploaded(batch.images, self.device))
+        changed = normalised(training.uploaded(batch.recoloured, self.device))
         windows, changed_windows = (self._cut(part, batch.cells) for part in (images, changed))
         seen = [windows]
         if batch.other is not None:
-            seen.append(normalised(batch.other.to(self.device).float() / 255))
+            seen.append(normalised(training.uploaded(batch.other, self.device).float() / 255))
         together = torch.cat([*seen, changed_windows]).contiguous(memory_format=torch.channels_last)
         with self.autocast():
             first, second, taught, changed_taught = self._described(student, together, batch)
             rebuilt = self._rebuilt(autoencoder, changed, step)
-        counted = None if batch.counted is None else batch.counted.to(self.device)
-        hard, penalty = self._of_student(first[:count], taught, counted, batch.spoilt)
+        hard, penalty = self._of_student(first[:count], taught, batch.counted, batch.spoilt)
+        counted = self._chosen(batch.counted)
         if batch.other is not None:
             penalty = penalty + first[count:].square().mean()
         height, width = self.window
@@ -187,7 +188,7 @@ class Trainer(training.Trainer[Batch]):
             asked = begun[-count:] if batch.taught is not None else torch.cat([begun[:count], begun[-count:]])
             answers = teacher[same:](asked).float()
         if batch.taught is not None:
-            answers = torch.cat([batch.taught.to(self.device).float(), answers])
+            answers = torch.cat([training.uploaded(batch.taught, self.device).float(), answers])
         taught = self.model.standardised(answers)
         # the last layer's two halves are needed of different pictures
         last, described = _last(student), student[same:-1](begun)
@@ -202,12 +203,19 @@ class Trainer(training.Trainer[Batch]):
         """The hard-feature loss where there are no defects, and the penalty where there are."""
         squares, none = (taught - learnt).square(), learnt.new_zeros(())
         if spoilt is None:
-            return _hardest(_where(squares, counted), self.config.hard), none
-        good, bad = ~spoilt.anywhere.to(self.device), spoilt.within.to(self.device)
+            return _hardest(_where(squares, self._chosen(counted)), self.config.hard), none
+        good, bad = ~spoilt.anywhere, spoilt.within  # on the CPU, where asking costs no wait
         if counted is not None:
             good, bad = good & counted, bad & counted
-        hard = _hardest(_where(squares, good), self.config.hard) if good.any() else none
-        return hard, _where(learnt, bad).square().mean() if bad.any() else none
+        hard = _hardest(_where(squares, self._chosen(good)), self.config.hard) if good.any() else none
+        return hard, _where(learnt, self._chosen(bad)).square().mean() if bad.any() else none
+
+    def _chosen(self, counted: Tensor | None) -> Chosen | None:
+        """The places that count, as `_where` takes them. A GPU gets their numbers: to know how many a mask
+        has, it would have to be waited for."""
+        if counted is None or self.device.type != "cuda":
+            return None if counted is None else counted.to(self.device)
+        return tuple(training.uploaded(part, self.device) for part in counted.nonzero(as_tuple=True))
 
     def _rebuilt(self, autoencoder: nn.Module, images: Tensor, step: int) -> Tensor:
         """With a dropout that depends on the step alone."""
@@ -239,8 +247,8 @@ def _last(network: nn.Module) -> nn.Conv2d:
     return cast(nn.Conv2d, cast(nn.Sequential, network)[-1])
 
 
-def _where(values: Tensor, counted: Tensor | None) -> Tensor:
-    """The values [B, C, h, w] where they count ([B, h, w] bool): [N, C]."""
+def _where(values: Tensor, counted: Chosen | None) -> Tensor:
+    """The values [B, C, h, w] where they count: [N, C]."""
     return values if counted is None else values.permute(0, 2, 3, 1)[counted]
 
 

@@ -23,6 +23,7 @@ TIE = 1e-5  # relative
 ONE_PART = "leave-one-out needs pictures of at least two parts: give more good pictures"
 MOST_CONFIRMED = 256 * 2**20  # bytes of bank elements that a picture's patches are compared with in fp32
 BLOCK = 1024  # patches x bank elements multiplied at once: 4 MiB of products, minimum taken in the cache
+GPU_BLOCK = 8192  # there, 256 MiB: what starts a product costs more than a small one
 
 
 class View(nn.Module):
@@ -203,11 +204,11 @@ class View(nn.Module):
         [N, M] products never travel to memory.
         """
         norms = self.norms if norms is None else norms
-        rows = []
+        block, rows = GPU_BLOCK if queries.device.type == "cuda" else BLOCK, []
         # an exported graph takes any number of pictures: its queries cannot be divided, its bank can
-        for part in [queries] if torch.compiler.is_exporting() else queries.split(BLOCK):
+        for part in [queries] if torch.compiler.is_exporting() else queries.split(block):
             best: Tensor | None = None
-            for square, bank in zip(norms.split(BLOCK), self.bank.split(BLOCK), strict=True):
+            for square, bank in zip(norms.split(block), self.bank.split(block), strict=True):
                 least = torch.addmm(square, part, bank.T, alpha=-2).amin(1)
                 best = least if best is None else torch.minimum(best, least)
             assert best is not None

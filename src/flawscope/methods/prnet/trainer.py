@@ -103,7 +103,7 @@ class Trainer(training.Trainer[Batch]):
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
         """3.5."""
         (network,) = networks
-        images, masks = batch.images.to(self.device), batch.masks.to(self.device)
+        images, masks = (training.uploaded(part, self.device) for part in (batch.images, batch.masks))
         inside = self.model.inside(images)
         with self.autocast():
             with torch.no_grad():
@@ -145,14 +145,15 @@ class Trainer(training.Trainer[Batch]):
                 mine = clusters >= 0
                 if mine.any():
                     originals = batch.originals[scale][mine[based >= 0]]
-                    plain[mine] = residual_without(
-                        maps[scale][mine],
+                    rows = training.uploaded(mine.nonzero()[:, 0], self.device)
+                    plain[rows] = residual_without(
+                        maps[scale][rows],
                         prototypes.prototypes,
                         prototypes.std,
-                        originals.to(self.device).float(),
-                        clusters[mine].to(self.device),
-                        self.sizes[scale].to(self.device),
-                        counted=None if cells is None else cells[mine],
+                        training.uploaded(originals, self.device).float(),
+                        training.uploaded(clusters[mine], self.device),
+                        training.uploaded(self.sizes[scale], self.device),
+                        counted=None if cells is None else cells[rows],
                     )
                 found.append(plain)
         return found
