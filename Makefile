@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chain lint format bench docs dist notes clean
+.PHONY: help install demo test chain lint format bench gpu docs dist notes clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,6 +60,10 @@ bench: $(READY) ## measure everything (bench/results/), a day; goes on where it 
 	$(BIN)/python bench/metrics.py
 	$(BIN)/python bench/report.py
 	$(BIN)/python bench/peers/run.py
+
+# with what is there: a machine that has a GPU has a torch of its own
+gpu: ## measure all that needs a GPU (bench/results/gpu*.json), in less than 25 minutes; without one it says so
+	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) bench/gpu.py $(ARGS)
 
 $(VENV)/.docs: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,219 @@
+"""On a GPU: the CPU's answers, no wait in a pick or a step, no memory that grows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from flawscope.fitting.fitting import fit  # noqa: E402
+from flawscope.methods.patchcore import coreset  # noqa: E402
+from flawscope.methods.training import Trainer  # noqa: E402
+from flawscope.predictor import load  # noqa: E402
+
+pytestmark = pytest.mark.cuda
+SAME = 1e-4  # relative
+Settings = dict[str, Any]
+
+
+@contextmanager
+def waits() -> Iterator[list[str]]:
+    """What made the process wait for the GPU."""
+    found: list[str] = []
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            yield found
+        found += [str(one.message) for one in seen if "synchronizing" in str(one.message)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture(scope="session")
+def prnet_settings(small_backbone: dict[str, str]) -> Settings:
+    own = {"size": "64", "width": 0.25, "batch": 2, "training": "fp32"}
+    return {**own, **small_backbone}
+
+
+@pytest.fixture(scope="session")
+def prnet_model(drawn: Path, prnet_settings: Settings, shared: Any) -> Path:
+    def fill(folder: Path) -> None:
+        found = fit(drawn, method="prnet", device="cpu", steps=3, **prnet_settings)
+        found.save(folder / "plate.safetensors")
+
+    return shared("gpu-prnet", fill) / "plate.safetensors"
+
+
+@pytest.fixture(params=["model_path", "efficientad_path", "prnet_model"])
+def path(request: pytest.FixtureRequest) -> Path:
+    """A model of each method."""
+    found: Path = request.getfixturevalue(request.param)
+    return found
+
+
+def images_for(predictor: Any, count: int) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    return rng.random((count, 3, *predictor.session.size), dtype=np.float32)
+
+
+# ------------------------------------------------------------------------------------------------ answers
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_scores_and_maps_are_the_cpus(path: Path, count: int) -> None:
+    ours, theirs = load(path, device="cuda"), load(path, device="cpu")
+    images = images_for(theirs, count)
+    for found, wanted in zip(ours.session.run(images), theirs.session.run(images), strict=True):
+        scale = np.abs(wanted).max()
+        assert np.abs(found - wanted).max() <= SAME * scale
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_the_digits_are_near(efficientad_path: Path, precision: str) -> None:
+    from dataclasses import replace
+
+    exact, short = load(efficientad_path, device="cuda"), load(efficientad_path, device="cuda")
+    model = short.session.model
+    model.config = replace(model.config, precision=precision)
+    images = images_for(exact, 2)
+    wanted, found = exact.session.run(images)[1], short.session.run(images)[1]
+    assert not np.array_equal(found, wanted)
+    assert np.abs(found - wanted).max() <= 0.05 * np.abs(wanted).max()
+
+
+def test_a_graph_of_all_kernels_gives_the_same(efficientad_path: Path) -> None:
+    predictor = load(efficientad_path, device="cuda")
+    model, images = predictor.session.model, torch.from_numpy(images_for(predictor, 2)).cuda()
+    with torch.inference_mode():
+        wanted = model(images)[1].clone()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            model(images)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            drawn = model(images)[1]
+        graph.replay()
+        torch.testing.assert_close(drawn, wanted, rtol=SAME, atol=SAME * float(wanted.abs().max()))
+
+
+def test_memory_does_not_grow(path: Path) -> None:
+    predictor = load(path, device="cuda")
+    images = images_for(predictor, 4)
+    held = []
+    for _ in range(6):
+        predictor.session.run(images)
+        held.append(torch.cuda.memory_allocated())
+    assert held[-1] == held[1]
+
+
+def test_onnx_runtime_gives_the_same(onnx_path: Path, model_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has no CUDA")
+    ours, theirs = load(onnx_path, device="cuda"), load(model_path, device="cpu")
+    images = images_for(theirs, 3)
+    for found, wanted in zip(ours.session.run(images), theirs.session.run(images), strict=True):
+        assert np.abs(found - wanted).max() <= SAME * np.abs(wanted).max()
+
+
+# ------------------------------------------------------------------------------------------------ coreset
+
+
+def test_whole_numbers_give_the_cpus_picks() -> None:
+    """fp32 is exact there."""
+    points = torch.randint(0, 9, (6000, 24), generator=torch.Generator().manual_seed(1)).float()
+    groups = torch.arange(6000) // 60
+    wanted = coreset.select(points, 700, groups=groups)
+    found = coreset.select(points.cuda(), 700, groups=groups.cuda())
+    assert torch.equal(found.indices.cpu(), wanted.indices)
+    assert wanted.leave_out is not None
+    assert found.leave_out is not None
+    torch.testing.assert_close(found.distances.cpu(), wanted.distances)
+    torch.testing.assert_close(found.leave_out.cpu(), wanted.leave_out)
+
+
+def test_a_pick_does_not_wait() -> None:
+    points = torch.randn(40_000, 64, generator=torch.Generator().manual_seed(2)).cuda()
+    coreset.select(points, 100)
+    with waits() as found:
+        coreset.select(points, 4000)
+    assert 0 < len(found) < 4000 / 8
+
+
+# --------------------------------------------------------------------------------------------------- fits
+
+
+def test_a_fit_is_the_cpus(drawn: Path, model_path: Path) -> None:
+    ours, theirs = fit(drawn, size=64, device="cuda", seed=0), load(model_path, device="cpu")
+    facts = [one.manifest.facts["covering_radius"] for one in (ours, theirs)]
+    assert facts[0] == pytest.approx(facts[1], rel=1e-3)
+    images = images_for(theirs, 3)
+    found, wanted = ours.session.run(images)[0], theirs.session.run(images)[0]
+    assert np.abs(found - wanted).max() <= 1e-2 * np.abs(wanted).max()  # rounding may pick another element
+
+
+@pytest.fixture(params=["efficientad", "prnet"])
+def learner(
+    request: pytest.FixtureRequest, quick_settings: Settings, prnet_settings: Settings
+) -> tuple[str, Settings]:
+    known = {"efficientad": quick_settings, "prnet": prnet_settings}
+    return request.param, {k: v for k, v in known[request.param].items() if k != "steps"}
+
+
+def test_a_step_does_not_wait(
+    learner: tuple[str, Settings], drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, settings = learner
+    per_step: list[list[str]] = []
+    learn = Trainer._learn
+
+    def watched(self: Any, *given: Any) -> Any:
+        with waits() as found:
+            losses = learn(self, *given)
+        per_step.append(found)
+        return losses
+
+    monkeypatch.setattr(Trainer, "_learn", watched)
+    fit(drawn, method=method, device="cuda", steps=6, **settings)
+    assert len(per_step) == 6
+    assert per_step[2:] == [[]] * 4  # the first ones choose algorithms
+
+
+def test_a_training_goes_on_where_it_stopped(
+    learner: tuple[str, Settings], drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, settings = learner
+    checkpoint = tmp_path / "training.safetensors"
+    advance: Callable[..., Any] = Trainer._advance
+
+    def stopped(self: Any) -> Any:
+        if self.done == 3:
+            self.save(checkpoint, self_identity[0])
+            raise KeyboardInterrupt
+        return advance(self)
+
+    self_identity: list[Any] = []
+    run = Trainer._run
+
+    def known(self: Any, budget: Any, identity: Any) -> None:
+        self_identity.append(identity)
+        run(self, budget, identity)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_advance", stopped)
+        patch.setattr(Trainer, "_run", known)
+        with pytest.raises(KeyboardInterrupt):
+            fit(drawn, method=method, device="cuda", steps=6, checkpoint=checkpoint, **settings)
+    found = fit(drawn, method=method, device="cuda", steps=6, checkpoint=checkpoint, resume=True, **settings)
+    assert found.manifest.facts["steps"] == 6
+    assert np.isfinite(found.manifest.facts["curve"][-1]["loss" if method == "prnet" else "hard"])

@@ -1,0 +1,246 @@
+"""What only a GPU runs, without one: on a device whose tensors have no values. What asks for one fails there,
+and a GPU would be waited for; so do sums, choices and joins of tensors on two devices (not all products)."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from flawscope.errors import InputError
+from flawscope.methods import registry, training
+from flawscope.methods.efficientad.model import create as create_efficientad
+from flawscope.methods.efficientad.networks import _channels
+from flawscope.methods.efficientad.trainer import Trainer as EfficientAdTrainer
+from flawscope.methods.efficientad.training_pictures import TeacherOutputs, other_pictures
+from flawscope.methods.patchcore import coreset
+from flawscope.methods.picture_cache import GoodPictures
+from flawscope.methods.prnet.feature_cache import FeatureCache
+from flawscope.methods.prnet.fit import find_prototypes
+from flawscope.methods.prnet.model import create as create_prnet
+from flawscope.methods.prnet.trainer import Trainer as PrnTrainer
+from flawscope.methods.prnet.training_pictures import TrainingPictures
+from flawscope.methods.task import Task
+from flawscope.methods.training import Trainer, restore_adam
+from flawscope.predictor import load
+from flawscope.progress import silent
+
+GPU = torch.device("meta")
+Settings = dict[str, Any]
+Moved = Callable[[Any], Any]
+
+
+@pytest.fixture
+def moved(monkeypatch: pytest.MonkeyPatch) -> Moved:
+    """moved(module): a copy on the other device, which has no precisions of its own."""
+    nothing = lambda *given, **more: contextlib.nullcontext()  # noqa: E731
+    monkeypatch.setattr("flawscope.methods.detector.autocast", nothing)
+    monkeypatch.setattr("flawscope.methods.prnet.model.autocast", nothing)
+    monkeypatch.setattr(Trainer, "autocast", nothing)
+    autocast = torch.autocast
+    monkeypatch.setattr(
+        torch, "autocast", lambda kind, **more: nothing() if kind == "meta" else autocast(kind, **more)
+    )
+    enabled = torch.is_autocast_enabled
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind="cpu": kind != "meta" and enabled(kind))
+    return lambda module: copy.deepcopy(module).to(GPU)
+
+
+def test_the_stand_in_notices_both_faults() -> None:
+    there = torch.empty(3, 3, device=GPU)
+    with pytest.raises(RuntimeError, match="not on the expected device"):
+        there + torch.ones(3, 3)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        there[there > 0]
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        bool(there.sum() > 0)
+
+
+# ---------------------------------------------------------------------------------------------- inference
+
+
+@pytest.fixture(scope="session")
+def prnet_config(small_backbone: dict[str, str]) -> Any:
+    settings = {"size": "64", "width": 0.25, "batch": 2, "steps": 3, "training": "fp32", "noise": 0.0}
+    return registry.method("prnet").configure("default", {**settings, **small_backbone})
+
+
+@pytest.fixture(params=["patchcore", "efficientad", "prnet"])
+def detector(request: pytest.FixtureRequest) -> Any:
+    if request.param == "prnet":
+        return create_prnet(request.getfixturevalue("prnet_config"))[0]
+    name = {"patchcore": "model_path", "efficientad": "efficientad_path"}[request.param]
+    return load(request.getfixturevalue(name), device="cpu").session.model
+
+
+def test_a_forward_stays_on_its_device_and_asks_for_nothing(detector: Any, moved: Moved) -> None:
+    model = moved(detector)
+    with torch.inference_mode():
+        scores, maps = model(torch.empty(2, 3, *model.size, device=GPU))
+    assert scores.device == maps.device == GPU
+    assert scores.shape == (2,)
+    assert maps.shape == (2, *model.size)
+
+
+# ----------------------------------------------------------------------------------------------- training
+
+
+@pytest.fixture(scope="module")
+def shots() -> list[torch.Tensor]:
+    """Two pictures [3, 256, 256] in 0..1, 8 bits deep."""
+    drawn = torch.randint(0, 256, (2, 3, 256, 256), generator=torch.Generator().manual_seed(4))
+    return [one.float() / 255 for one in drawn]
+
+
+def efficientad_trainer(kind: str, settings: Settings, shots: list[torch.Tensor]) -> EfficientAdTrainer:
+    roi = None
+    if kind == "region":
+        roi = torch.zeros(256, 256, dtype=torch.bool)
+        roi[60:200, 40:220] = True
+    more = {"defects": 2, "natural": "none"} if kind == "defects" else {"natural": "generated"}
+    config = registry.method("efficientad").configure("default", {**settings, **more})
+    model, _ = create_efficientad(config, roi)
+    images = GoodPictures(shots.__getitem__, len(shots), 2**30)
+    taught = TeacherOutputs(model, images, images.read(silent), 2**30)
+    taught.measure(silent)
+    task = Task(images.load, len(shots), rate=0.05, step=silent)
+    return EfficientAdTrainer(model, images, taught, other_pictures(config.natural), task)
+
+
+def test_a_step_of_efficientad(quick_settings: Settings, shots: list[torch.Tensor], moved: Moved) -> None:
+    trainer = efficientad_trainer("plain", quick_settings, shots)
+    batch = trainer.batch(0)
+    trainer.model, trainer.device = moved(trainer.model), GPU
+    networks = [trainer.model.student, trainer.model.autoencoder]
+    losses = trainer.losses(networks, batch, 0)
+    torch.stack(losses).sum().backward()
+    assert all(one.device == GPU and one.shape == () for one in losses)
+    assert networks[1].last[-1].weight.grad.device == GPU
+
+
+@pytest.mark.parametrize("kind", ["region", "defects"])
+def test_a_gpu_gets_the_numbers_of_places_and_learns_the_same(
+    kind: str,
+    quick_settings: Settings,
+    shots: list[torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Computed on the CPU in the way of a GPU."""
+    trainer = efficientad_trainer(kind, quick_settings, shots)
+    batch = trainer.batch(0)
+    assert (batch.counted is not None) == (kind == "region")
+    assert (batch.spoilt is not None) == (kind == "defects")
+    wanted = trainer.losses(trainer.networks, batch, 0)
+    torch.stack(wanted).sum().backward()
+    of_cpu = [v.grad.clone() for v in trainer.networks[0].parameters() if v.grad is not None]
+    trainer.networks[0].zero_grad()
+    asked = []
+    monkeypatch.setattr(training, "uploaded", lambda values, device: asked.append(device) or values)
+    monkeypatch.setattr(trainer, "autocast", contextlib.nullcontext)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: contextlib.nullcontext())
+    trainer.device = torch.device("cuda")
+    found = trainer.losses(trainer.networks, batch, 0)
+    assert isinstance(trainer._chosen(torch.ones(1, 2, 2, dtype=torch.bool)), tuple)
+    torch.stack(found).sum().backward()
+    assert [float(v.detach()) for v in found] == [float(v.detach()) for v in wanted]
+    of_gpu = [v.grad for v in trainer.networks[0].parameters() if v.grad is not None]
+    assert of_gpu
+    assert all(torch.equal(a, b) for a, b in zip(of_gpu, of_cpu, strict=True))
+    assert set(asked) == {torch.device("cuda")}
+
+
+def test_a_step_of_prn(prnet_config: Any, moved: Moved) -> None:
+    shots = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(k)) for k in range(4)]
+    images = GoodPictures(shots.__getitem__, len(shots), 2**30)
+    pictures = TrainingPictures(prnet_config, images, images.read(silent), [])
+    model, _ = create_prnet(prnet_config)
+    features = FeatureCache(model, images, pictures.learnt, 2**30)
+    features.measure(silent)
+    clusters = find_prototypes(prnet_config, features, silent)
+    for scale, one in zip(model.scales, clusters, strict=True):
+        scale.prototypes = one.prototypes
+    trainer = PrnTrainer(model, pictures, features, clusters, Task(images.load, 4, rate=0.05, step=silent))
+    batch = trainer.batch(0)
+    trainer.model, trainer.device = moved(trainer.model), GPU
+    (loss,) = trainer.losses([trainer.model.network], batch, 0)
+    loss.backward()
+    assert loss.device == GPU
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_restored_count_of_steps_lies_where_adam_wants_it(fused: bool) -> None:
+    """In one kernel on the device of the weights, else on the CPU, where it is read without waiting."""
+    layer = nn.Linear(2, 2, bias=False, device="meta")
+    optimiser = torch.optim.Adam(layer.parameters())
+    optimiser.param_groups[0]["fused"] = fused
+    kept = {f"{key}.weight": torch.ones(2, 2) for key in ("net", "exp_avg", "exp_avg_sq")}
+    restore_adam(layer.named_parameters(), optimiser, {**kept, "step.weight": torch.tensor(3.0)})
+    state = optimiser.state[layer.weight]
+    assert state["step"].device.type == ("meta" if fused else "cpu")
+    assert state["exp_avg"].device.type == "meta"
+
+
+def test_the_numbers_of_a_gpu_are_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    class There(torch.Tensor):
+        """On the CPU, and says otherwise."""
+
+        @property
+        def device(self) -> torch.device:  # type: ignore[override]
+            return torch.device("cuda")
+
+    images = torch.rand(1, 3, 4, 4).as_subclass(There)
+    values = (0.485, 0.456, 0.406)
+    monkeypatch.setattr(
+        There, "new_full", lambda self, size, value: torch.full(size, value, dtype=self.dtype)
+    )
+    assert torch.equal(_channels(values, images), _channels(values, torch.rand(1, 3, 4, 4)))
+
+
+# ------------------------------------------------------------------------------------- coreset and ONNX
+
+
+class Asked(TorchDispatchMode):
+    """Counts what a GPU would be waited for."""
+
+    WAITING = ("aten::item", "aten::is_nonzero", "aten::nonzero", "aten::_local_scalar_dense")
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.name() in self.WAITING
+        return func(*args, **(kwargs or {}))
+
+
+def test_picks_are_made_without_asking() -> None:
+    points = torch.randn(9000, 16, generator=torch.Generator().manual_seed(5))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # all picks are made in this thread
+    try:
+        with Asked() as asked:
+            coreset.select(points, 2000)
+    finally:
+        torch.set_num_threads(threads)
+    assert 2000 / coreset.STRIDE / 4 < asked.count < 2000 / 8
+
+
+def test_onnx_runtime_that_cannot_load_cuda_says_so(onnx_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would go on with the CPU, and say nothing."""
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    monkeypatch.setattr(
+        "flawscope.runtime.onnx.onnxruntime.get_available_providers",
+        lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(InputError, match="cannot load CUDA: use --device cpu"),
+    ):
+        load(onnx_path, device="cuda")
