@@ -272,8 +272,7 @@ class Predictor:
         if fusion is None:
             found, drawn = run(np.concatenate([views.images([0]) for views in several]))
             return found, list(drawn)
-        session = self.session
-        answers = (views.answer(session.run, fusion, session.batch) for views in several)
+        answers = (views.answer(run, fusion, self.session.batch) for views in several)
         scores, maps = zip(*answers, strict=True)
         return np.array(scores), maps
 

@@ -23,7 +23,7 @@ def together(size: tuple[int, int], most: int) -> int:
     return max(1, min(most, most * 256 * 256 // (size[0] * size[1])))
 
 
-Run = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+Run = Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
 class Session(Protocol):
@@ -120,4 +120,4 @@ def format_of(path: str | os.PathLike[str]) -> Format:
 
 def check_threads(threads: int | None) -> None:
     if threads is not None and threads < 1:
-        raise InputError(f"--threads {threads}: cannot compute with that few; give 1 or more")
+        raise InputError(f"cannot compute with {threads} threads: give 1 or more")

@@ -155,14 +155,17 @@ class OnnxSession:
 
     @property
     def lanes(self) -> int:
-        """One a thread, where there is a file that holds the network still."""
-        return self.threads if self.on_cpu and self.threads > 1 and self._alone() is not None else 1
+        """One a thread, where a file holds the network."""
+        return self.threads if self.on_cpu and self.digest is not None else 1
 
-    def _alone(self) -> onnxruntime.InferenceSession | None:
-        """The network once more, with one thread: all calls share the threads of a session, and would wait
-        for each other's. None where the file has another network by now."""
+    def _alone(self) -> onnxruntime.InferenceSession:
+        """The network once more, with one thread: all calls share the threads of a session, and wait for each
+        other's. They do where the file has another network by now."""
+        if not self.on_cpu or self.path is None:
+            return self.engine
         with self._opening:
-            if self._single is None and self.path is not None:
+            if self._single is None:
+                self._single = self.engine
                 with suppress(InputError, ValueError), _mapped(self.path) as network:
                     if embedded.digest(metadata.body(network, KEY)) == self.digest:
                         self._single = _engine(self.path, "cpu", 1)
@@ -171,7 +174,7 @@ class OnnxSession:
     def run_alone(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return self._run((self._alone() if self.on_cpu else None) or self.engine, images, positions)
+        return self._run(self._alone(), images, positions)
 
     def run(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None

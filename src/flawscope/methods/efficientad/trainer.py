@@ -161,8 +161,12 @@ class Trainer(training.Trainer[Batch]):
         with self.autocast():
             first, second, taught, changed_taught = self._described(student, together, batch)
             rebuilt = self._rebuilt(autoencoder, changed, step)
-        hard, penalty = self._of_student(first[:count], taught, batch.counted, batch.spoilt)
-        counted = self._chosen(batch.counted)
+        counted, learnt = self._chosen(batch.counted), first[:count]
+        if batch.spoilt is None:
+            squares = _where((taught - learnt).square(), counted)
+            hard, penalty = _hardest(squares, self.config.hard), learnt.new_zeros(())
+        else:
+            hard, penalty = self._of_student(learnt, taught, batch.counted, batch.spoilt)
         if batch.other is not None:
             penalty = penalty + first[count:].square().mean()
         height, width = self.window
@@ -198,12 +202,10 @@ class Trainer(training.Trainer[Batch]):
         return first.float(), second.float(), taught[:count], taught[count:]
 
     def _of_student(
-        self, learnt: Tensor, taught: Tensor, counted: Tensor | None, spoilt: Spoilt | None
+        self, learnt: Tensor, taught: Tensor, counted: Tensor | None, spoilt: Spoilt
     ) -> tuple[Tensor, Tensor]:
         """The hard-feature loss where there are no defects, and the penalty where there are."""
         squares, none = (taught - learnt).square(), learnt.new_zeros(())
-        if spoilt is None:
-            return _hardest(_where(squares, self._chosen(counted)), self.config.hard), none
         good, bad = ~spoilt.anywhere, spoilt.within  # on the CPU, where asking costs no wait
         if counted is not None:
             good, bad = good & counted, bad & counted
