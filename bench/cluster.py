@@ -101,7 +101,7 @@ def nodes(count: int) -> Iterator[Nodes]:
 
 def material(args: Args, work: Path) -> tuple[Path, Path]:
     """A model, and a folder of pictures, some of which are broken or copies."""
-    drawn = common.draw(work / "drawn", train=args.train, good=args.pictures, bad=1, size=args.size)
+    drawn = common.draw(work / f"drawn-{args.pictures}", train=args.train, good=args.pictures, bad=1, size=args.size)
     model = work / f"cluster-{args.size}.safetensors"
     if not model.is_file():
         more = ["--set", f"size={args.network}"] if args.network else []
@@ -155,7 +155,7 @@ def predict(args: Args, record: Record, work: Path) -> list[Cell]:
         few.mkdir()
         for path in common.pictures_below(pictures)[2 : 2 + max(args.nodes)]:
             shutil.copy(path, few)
-    table = work / "plain.parquet"
+    table = work / f"plain-{args.pictures}.parquet"
     plain_cells, found = [], []
     for turn in range(args.rounds):
         name = f"predict/{args.pictures}/plain/{turn}"
@@ -208,7 +208,7 @@ def on_nodes(count: int, model: Path, pictures: Path, few: Path, out: Path, tabl
 
 def kill(args: Args, record: Record, work: Path) -> list[Cell]:
     model, pictures = material(args, work)
-    table = work / "plain.parquet"
+    table = work / f"plain-{args.pictures}.parquet"
     if not table.is_file():
         timed(called(model, pictures, table))
     most, out = max(args.nodes), work / "out-kill"

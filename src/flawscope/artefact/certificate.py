@@ -44,6 +44,9 @@ class Certificate:
         those that lie on the threshold, give or take the tolerance, as the picture that sets it does.
     ties: numbers of the pictures whose score is a choice between equals; of them only the maps are compared.
     runtime: what the model ran on.
+    simulated: the largest difference of scores of simulated defects. Of a reduced precision it is a part of
+        the way from the middle good picture to the defect's own score, at least to the threshold. None: they
+        were not compared.
     """
 
     pictures: int
@@ -56,6 +59,7 @@ class Certificate:
     ties: tuple[int, ...]
     runtime: str
     precision: str = "fp32"
+    simulated: float | None = None
 
     @property
     def tolerance(self) -> float:
@@ -69,14 +73,16 @@ class Certificate:
     def passed(self) -> bool:
         """No score is farther away than the tolerance; then no fp32 decision that counts is another."""
         compared = len(self.ties) < self.pictures
-        return compared and self.score <= self.tolerance and math.isfinite(self.map)
+        largest = max(self.score, self.simulated or 0.0)
+        return compared and largest <= self.tolerance and math.isfinite(self.map)
 
     def line(self) -> str:
         batches = ", ".join(map(str, self.batches))
+        defects = "" if self.simulated is None else f", scores of simulated defects by {self.simulated:.1e}"
         text = (
             f"{counted(self.pictures, 'picture')} in batches of {batches}, {self.precision}, {self.runtime}: "
             f"scores differ by at most {self.score:.1e}, maps by {self.map:.1e} ({self.unit}; "
-            f"{self.score_absolute:.1e} and {self.map_absolute:.1e} absolute), "
+            f"{self.score_absolute:.1e} and {self.map_absolute:.1e} absolute){defects}, "
             f"decisions of {counted(self.decisions, 'picture')}; scores may differ by {self.tolerance:g}"
         )
         if self.ties:
@@ -102,6 +108,7 @@ class Certificate:
             ties=tuple(map(int, data["ties"])),
             runtime=str(data["runtime"]),
             precision=str(data["precision"]),
+            simulated=None if data.get("simulated") is None else float(data["simulated"]),
         )
 
 
@@ -203,6 +210,13 @@ def of_pairs(
 def way(values: Sequence[float], threshold: float) -> float:
     """From the middle value to the threshold; where all are alike, a thousandth of it."""
     return max(threshold - float(np.median(values)), 1e-3 * abs(threshold), 1e-12)
+
+
+def ways(values: Sequence[float], threshold: float, expected: NDArray[Any]) -> NDArray[np.float64]:
+    """What differences of scores are a part of: the way from the middle value to the threshold, or to the
+    expected score where that is beyond it."""
+    beyond = np.asarray(expected, np.float64) - float(np.median(values))
+    return np.maximum(beyond, way(values, threshold))
 
 
 def _of_scores(found: NDArray[Any], expected: NDArray[Any], calibration: Calibration) -> tuple[float, float]:

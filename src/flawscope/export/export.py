@@ -15,7 +15,7 @@ from flawscope.artefact import files, model_file
 from flawscope.artefact.certificate import Certificate, compare
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import FlawscopeError, InputError, require_installed
-from flawscope.export import onnx_graph
+from flawscope.export import eight_bits, onnx_graph
 from flawscope.export.engines import Engine, open_embed, open_engine
 from flawscope.export.pictures import Compared, Pictures
 from flawscope.export.recalibrate import Reduced, one_by_one, recalibrated
@@ -78,15 +78,18 @@ def export(
     rounded = TorchSession.open(_rounded(artefact), "cpu") if precision == "fp16" else trained
     embed, score = _traced(artefact, rounded)
     step("network", 1, 2)
+    how = None
     if precision == "int8":
-        embed = onnx_graph.quantised(embed, given.for_ranges())
+        evidence = eight_bits.Evidence(embed, score, shown, artefact.manifest.calibration)
+        embed, how = eight_bits.reduced(embed, given.for_ranges(), evidence, step)
     engine = open_engine(onnx_graph.join(embed, score), suffix, precision)
     step("network", 2, 2)
 
     if precision == "fp32":
         exported, certificate = artefact, _compared(artefact, engine, trained, shown)
     else:
-        reduced = Reduced(precision, engine, open_embed(embed, suffix, precision), rounded.model)
+        as_embed = open_embed(embed, suffix, precision)
+        reduced = Reduced(precision, engine, as_embed, rounded.model, how)
         exported, certificate = recalibrated(trained, trained.model, reduced, given, step)
     if not certificate.passed:
         raise FlawscopeError(
@@ -145,7 +148,12 @@ def _rounded(artefact: Artefact) -> Artefact:
 
 
 def _compared(artefact: Artefact, engine: Engine, trained: TorchSession, shown: Compared) -> Certificate:
-    """In fp32: the same answers for the same pictures."""
+    """In fp32: the same answers for the same pictures, and for some with simulated defects."""
+    good, defective = (_same(artefact, engine, trained, those) for those in (shown, shown.spoilt()))
+    return replace(good, simulated=defective.score)
+
+
+def _same(artefact: Artefact, engine: Engine, trained: TorchSession, shown: Compared) -> Certificate:
     scores, maps = one_by_one(trained, shown)
     model, ties = trained.model, []
     with torch.inference_mode():

@@ -1,19 +1,16 @@
 """A detector as an ONNX graph: traced in its two steps, `embed` and `score`, reduced if asked for, joined.
 
-Precision is a matter of `embed` alone. `score` compares features, and small differences between features that
-are nearly equal decide: it stays in fp32.
+Precision is a matter of `embed` alone (in 8 bits: `eight_bits`). `score` compares features, and small
+differences between features that are nearly equal decide: it stays in fp32.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import logging
-import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +29,6 @@ if TYPE_CHECKING:
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 OPSET, IR = 18, 8  # the file format that came with the operators: ONNX Runtime 1.18 reads it
 WORTH_HALVING = 4096  # numbers of a tensor
-ACTIVATIONS = ("Clip", "Relu")  # that 8-bit numbers end at: what a convolution gives before is far larger
-LAYOUTS = ("DepthToSpace", "Identity", "Reshape", "Squeeze", "Transpose", "Slice", "Gather", "Cast")
-WHOLE = 3  # first convolutions that int8 leaves as they are
-MEANT = 16  # batches of pictures that the means of 8-bit convolutions' inputs are measured on
 
 
 class Embed(nn.Module):
@@ -96,7 +89,7 @@ def _traced(
 ) -> ModelProto:
     batch = torch.export.Dim("batch", min=1)
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program: Any = torch.onnx.export(
                 module,
                 kwargs=dict(given),
@@ -136,7 +129,7 @@ def _forget_origin(proto: ModelProto) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter prints and warns about its own insides."""
     before = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -149,136 +142,6 @@ def _quiet() -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------------------- reduction
-
-
-def quantised(embed: ModelProto, batches: Iterable[NDArray[np.float32]]) -> ModelProto:
-    """`embed` with its convolutions in 8 bits, their ranges measured on pictures `[B, 3, H, W]`.
-
-    Weights are so small that every processor adds their products alike (`_tops`), and biases make up for
-    what rounding them takes from a channel's mean (`_correct`): decision 0012.
-    """
-    import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    class Pictures(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.left = itertools.chain(first, rest)
-
-        def get_next(self) -> Any:
-            batch = next(self.left, None)
-            return None if batch is None else {"images": batch}
-
-    rest = iter(batches)
-    first = list(itertools.islice(rest, MEANT))
-    given = onnx.ModelProto()
-    given.CopyFrom(embed)  # its weights are moved into a file that does not stay
-    left = _in_fp32(given.graph)
-    reduced = [node for node in given.graph.node if node.op_type == "Conv" and node.name not in left]
-    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in given.graph.initializer}
-    tops = {node.input[1]: _tops(tensors[node.input[1]]) for node in reduced}
-    _correct(given, reduced, tensors, tops, first)
-    ranges = {name: [{"rmin": -top, "rmax": top} for top in channels] for name, channels in tops.items()}
-    for channels in ranges.values():
-        channels[0] |= {"quant_type": QuantType.QInt8, "symmetric": True, "axis": 0}  # said once
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        out = Path(folder) / "quantised.onnx"
-        quantize_static(
-            given,
-            out,
-            Pictures(),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", *ACTIVATIONS],
-            nodes_to_exclude=sorted(left),
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            extra_options={"TensorQuantOverrides": ranges},
-        )
-        proto = onnx.load(out)
-    proto.ir_version = IR
-    return proto
-
-
-def _in_fp32(graph: Any) -> set[str]:
-    """Names of the nodes that int8 leaves as they are: some convolutions, and the activation after each.
-
-    The first `WHOLE`, whose error all others make larger, also where their weights are used again, for
-    another picture size; those whose input is also a feature, which OpenVINO would then give wrong; one that
-    gives the features themselves, if only in another order: their highest values would be cut off; and those
-    whose weights are computed.
-    """
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    makers = {name: node for node in graph.node for name in node.output}
-    last = makers[graph.output[0].name]
-    while last.op_type in LAYOUTS:
-        last = makers[last.input[0]]
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    early = {node.input[1] for node in convolutions[:WHOLE]}
-    constant = {tensor.name for tensor in graph.initializer}
-    inside = {"Conv", "Add", *ACTIVATIONS}
-    left = [
-        node
-        for node in convolutions
-        if node.input[1] in early
-        or node.input[1] not in constant
-        or node.name == last.name
-        or any(reader.op_type not in inside for reader in readers[node.input[0]])
-    ]
-    after = [r for node in left for r in readers.get(node.output[0], []) if r.op_type in ACTIVATIONS]
-    return {node.name for node in (*left, *after)}
-
-
-def _tops(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The number that 127 stands for in each output channel `[O]`: the largest sum of two weights of a sign.
-
-    x86 processors without VNNI add two products of bytes in 16 bits and cut off what does not fit. Two
-    weights, rounded, are 128 at most together, and 255 * 128 fits.
-    """
-    rows = weights.reshape(len(weights), -1)
-    return np.maximum(*(np.sort((sign * rows).clip(0), axis=1)[:, -2:].sum(1) for sign in (1, -1)))
-
-
-def _correct(
-    proto: Any,
-    convolutions: Sequence[Any],
-    tensors: Mapping[str, NDArray[np.float32]],
-    tops: Mapping[str, NDArray[np.float32]],
-    batches: Sequence[NDArray[np.float32]],
-) -> None:
-    """Give each convolution a bias of its own, with which its channels keep their means when the weights are
-    rounded (Nagel et al. 2019, Data-Free Quantization, section 4.2; the means of inputs are measured here).
-    After a ReLU no input is negative, and errors of rounding add up.
-    """
-    import onnx
-    import onnxruntime
-
-    probe = onnx.ModelProto()
-    probe.CopyFrom(proto)
-    del probe.graph.output[:]
-    names = sorted({node.input[0] for node in convolutions})
-    for name in names:
-        probe.graph.node.append(onnx.helper.make_node("GlobalAveragePool", [name], [f"{name}.mean"]))
-        probe.graph.output.append(onnx.ValueInfoProto(name=f"{name}.mean"))
-    engine = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = [[values.mean(0).ravel() for values in engine.run(None, {"images": b})] for b in batches]
-    means = {name: np.mean(v, axis=0) for name, v in zip(names, zip(*found, strict=True), strict=True)}
-    for node in convolutions:
-        weights, top = tensors[node.input[1]], tops[node.input[1]]
-        step = (np.where(top > 0, top, 1) / 127)[:, None, None, None]
-        lost = (weights - step * np.round(weights / step)).sum((2, 3))  # [O, I / groups]
-        mean = means[node.input[0]].reshape(-1, lost.shape[1])  # [groups, I / groups]
-        bias = (lost * np.repeat(mean, len(lost) // len(mean), axis=0)).sum(1)
-        bias += sum(tensors[name] for name in node.input[2:])
-        own = onnx.numpy_helper.from_array(bias.astype(np.float32), f"{node.name}.bias")
-        proto.graph.initializer.append(own)
-        node.input[2:] = [own.name]
-    used = {name for node in proto.graph.node for name in node.input}
-    kept = [tensor for tensor in proto.graph.initializer if tensor.name in used]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)
 
 
 def halve(proto: ModelProto) -> None:

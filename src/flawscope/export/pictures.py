@@ -19,6 +19,7 @@ from flawscope.pictures.preprocess import Views, unmarked
 from flawscope.synthesis import simulate_defect
 
 COMPARED = 32  # views at most, of as many pictures as there can be
+SPOILT = 8  # of them that are compared with a simulated defect, too
 RANGED = 100  # views that the ranges of 8-bit numbers are measured on
 PLACES = 4  # at which a sample is compared, where places are told apart
 TURN = (5**0.5 - 1) / 2  # the golden section: its multiples fall evenly, however few there are
@@ -29,6 +30,17 @@ class Compared(NamedTuple):
 
     images: NDArray[np.float32]
     positions: NDArray[np.int64] | None = None
+
+    def few(self, most: int) -> Compared:
+        """At most so many, spread over them."""
+        some = slice(None, None, -(-len(self.images) // most))
+        return Compared(self.images[some], None if self.positions is None else self.positions[some])
+
+    def spoilt(self) -> Compared:
+        """Some of them, each with a simulated defect."""
+        images, positions = self.few(SPOILT)
+        rng = np.random.default_rng(0)
+        return Compared(np.concatenate([_spoilt(image[None], rng) for image in images]), positions)
 
 
 @dataclass(frozen=True)
@@ -82,10 +94,7 @@ class Pictures:
             for number in numbers:
                 image = views.images([number])
                 yield image
-                shown, inside = unmarked(image)
-                pixels = to_eight_bits(shown[0].transpose(1, 2, 0), white=1.0)
-                bad = simulate_defect(pixels, rng).picture.transpose(2, 0, 1)[None].astype(np.float32) / 255.0
-                yield np.where(inside[:, None], bad, image)
+                yield _spoilt(image, rng)
 
     def _some(self, most: int, failures: list[str] | None = None) -> Iterator[tuple[Views, list[int]]]:
         """At most so many views, of pictures spread over those that are given. With tiles it is the whole of
@@ -114,3 +123,11 @@ class Pictures:
                 continue
             del picture  # a large one need not be held beside its tiles
             yield digest, views.within(self.artefact.tensors.get("region"))
+
+
+def _spoilt(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """A view `[1, 3, H, W]` with a simulated defect."""
+    shown, inside = unmarked(image)
+    pixels = to_eight_bits(shown[0].transpose(1, 2, 0), white=1.0)
+    bad = simulate_defect(pixels, rng).picture.transpose(2, 0, 1)[None].astype(np.float32) / 255.0
+    return np.where(inside[:, None], bad, image)

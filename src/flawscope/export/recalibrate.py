@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from math import isqrt
 from typing import Any, NamedTuple
 
@@ -18,14 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flawscope.artefact.certificate import STRIDE, Certificate, compare, of_pairs
+from flawscope.artefact.certificate import STRIDE, Certificate, compare, of_pairs, ways
 from flawscope.artefact.model_file import Artefact, Manifest, Picture
 from flawscope.calibration.decision import Calibration, from_values
 from flawscope.errors import InputError
+from flawscope.export.eight_bits import Reduction
 from flawscope.export.engines import Embed, Engine
 from flawscope.export.pictures import Compared, Pictures
 from flawscope.methods.detector import Detector
-from flawscope.pictures.preprocess import Run
+from flawscope.methods.threads import workers
+from flawscope.pictures.preprocess import Run, Views
 from flawscope.progress import Step, counted
 from flawscope.runtime import Session
 
@@ -46,6 +49,7 @@ class Reduced:
     engine: Engine
     embed: Embed
     model: Detector
+    layers: Reduction | None = None  # of int8
 
     def left_out(
         self,
@@ -113,7 +117,8 @@ def recalibrated(
         positions=shown.positions,
     )
     certificate = _certificate(consistency, before, calibration, answers)
-    manifest = _manifest(artefact.manifest, calibration, answers, reduced.precision)
+    certificate = replace(certificate, simulated=_of_defects(trained, session, before, shown.spoilt()))
+    manifest = _manifest(artefact.manifest, calibration, answers, reduced)
     return _with_samples(replace(artefact, manifest=manifest), session), certificate
 
 
@@ -134,12 +139,13 @@ def _answers(trained: Session, model: Detector, reduced: Reduced, pictures: Pict
     places = {digest: i for i, digest in enumerate(artefact.manifest.facts.get("calibration_pictures", []))}
     fit = artefact.manifest.calibration
     fusion = artefact.manifest.fusion
-    now: tuple[Run, int]  # and how many views at a time
-    then: tuple[Run, int]
-    for done, (digest, views) in enumerate(pictures.read()):
-        step("calibration", done, len(pictures))
-        if digest in answers.hashes:
-            continue
+
+    def answer(picture: tuple[str, Views]) -> tuple[Answer, Answer, bool] | None:
+        """The reduced model's and the trained one's, and whether the picture is fresh; None where it cannot
+        be used."""
+        digest, views = picture
+        now: tuple[Run, int]  # and how many views at a time
+        then: tuple[Run, int]
         known = digest in groups
         first = reduced.left_out(views.images([0]), group=groups[digest], kept=kept) if known else None
         if first is not None:
@@ -147,21 +153,37 @@ def _answers(trained: Session, model: Detector, reduced: Reduced, pictures: Pict
             now = _resumed(first, partial(reduced.left_out, group=group, kept=kept)), 1
             then = partial(_trained, model, group=group, kept=kept), 1
         elif digest in fitted:
-            continue
+            return None
         else:
             now, then = ((one.run, one.batch) for one in (reduced.engine.session, trained))
-            answers.fresh.append(Picture(digest, "calibration", f"picture {len(answers.hashes)}"))
-        answers.hashes.append(digest)
         inside = views.counted()
         if views.grid is None:
             inside = inside & model.roi.numpy()
         new, old = (_answer(*views.answer(run, fusion, batch), inside) for run, batch in (now, then))
-        if digest in groups and digest in places:
+        if known and digest in places:
             score, maximum = fit.scores[places[digest]], fit.map_maxima[places[digest]]
             new = Answer(score + new.score - old.score, maximum + new.maximum - old.maximum, new.median)
             old = Answer(score, maximum, old.median)
-        answers.now.append(new)
-        answers.then.append(old)
+        return new, old, first is None
+
+    done, seen = 0, pictures.read()
+    # several at once, one core each; of large pictures one, whose tiles take what memory there is
+    together = torch.get_num_threads() if artefact.manifest.preprocess.tile is None else 1
+    with workers() as each:
+        while some := list(islice(seen, together)):
+            step("calibration", done, len(pictures))
+            done += len(some)
+            new_ones = {digest: (digest, views) for digest, views in some if digest not in answers.hashes}
+            asked = list(new_ones.values())
+            found = each(answer, asked) if len(asked) > 1 else map(answer, asked)
+            for digest, one in zip(new_ones, found, strict=True):
+                if one is None:
+                    continue
+                if one[2]:
+                    answers.fresh.append(Picture(digest, "calibration", f"picture {len(answers.hashes)}"))
+                answers.hashes.append(digest)
+                answers.now.append(one[0])
+                answers.then.append(one[1])
     step("calibration", len(pictures), len(pictures))
     return answers
 
@@ -205,6 +227,13 @@ def _answer(score: float, drawn: NDArray[Any], inside: NDArray[np.bool_]) -> Ans
     return Answer(score, float(drawn.max()), float(np.median(drawn[some, some][inside[some, some]])))
 
 
+def _of_defects(trained: Session, reduced: Session, before: Calibration, shown: Compared) -> float:
+    """The largest difference of the scores of simulated defects, as `Certificate.simulated`."""
+    then, now = (one_by_one(session, shown)[0].astype(np.float64) for session in (trained, reduced))
+    away = np.abs(now - then) / ways(before.scores, before.score_threshold, then)
+    return float(np.nan_to_num(away, nan=np.inf).max())
+
+
 def _certificate(
     consistency: Certificate, before: Calibration, calibration: Calibration, answers: Answers
 ) -> Certificate:
@@ -213,14 +242,14 @@ def _certificate(
     return of_pairs(consistency, before, (now[0], then[0]), (now[1], then[1]), int(changed))
 
 
-def _manifest(manifest: Manifest, calibration: Calibration, answers: Answers, precision: str) -> Manifest:
-    note = f"{precision}: calibrated anew on {counted(len(answers.hashes), 'good picture')}"
+def _manifest(manifest: Manifest, calibration: Calibration, answers: Answers, reduced: Reduced) -> Manifest:
+    note = f"{reduced.precision}: calibrated anew on {counted(len(answers.hashes), 'good picture')}"
     if answers.fresh and answers.left_out:
         note += (
             f", {answers.left_out} that it was fitted on and left out one by one, {len(answers.fresh)} others"
         )
-    if precision == "int8":
-        note += "; some of them also gave the ranges of its 8-bit numbers"
+    if reduced.layers is not None:
+        note += f"; some of them also gave the ranges of its 8-bit numbers: {reduced.layers.line()}"
     facts = {k: v for k, v in manifest.facts.items() if k != "calibration_groups"}
     return replace(
         manifest,

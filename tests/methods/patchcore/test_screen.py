@@ -17,7 +17,9 @@ from flawscope.methods.patchcore.config import Config
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.screen import (
     BLOCK,
+    FLIPPED,
     GROUP,
+    HALF,
     KEEP,
     SMALLEST,
     TOP,
@@ -143,7 +145,7 @@ def test_it_finds_the_nearest_at_any_width(width: int) -> None:
     queries = queries_for(bank)
     searched = Searched(bank)
     assert_exact(searched(queries), queries, bank)
-    assert searched.screen.weights.shape[1] % 16 == 0
+    assert searched.screen.weights(bank).shape[1] % 16 == 0
 
 
 @pytest.mark.parametrize("count", [SMALLEST, SMALLEST + 1, SMALLEST + BLOCK - 1, SMALLEST + BLOCK])
@@ -246,23 +248,24 @@ def test_what_all_elements_lose_alike_is_not_trusted() -> None:
 # ------------------------------------------------------------------------------------------------ the bound
 
 
-def products(screen: Screen, queries: Tensor) -> tuple[Tensor, Tensor]:
+def products(searched: Searched, queries: Tensor) -> tuple[Tensor, Tensor]:
     """All products of queries and elements in whole numbers, and the queries' loss |e_x|, both from the
     parts that the screen is made of."""
+    screen = searched.screen
     turned = queries @ screen.rotation
     whole = turned.round().clamp(-TOP, TOP)
     lost = torch.linalg.vector_norm((turned - whole).double(), dim=1) * screen.step
     longer = torch.cat([whole.long(), screen.tail.long().expand(len(queries), -1)], 1)
-    rows = screen.weights.long().transpose(1, 2).flatten(0, 1)  # [elements, K]
+    rows = screen.weights(searched.bank).long().transpose(1, 2).flatten(0, 1)  # [elements, K]
     return longer @ rows.T, lost
 
 
 @pytest.mark.parametrize("name", BANKS)
 def test_the_bound_is_below_every_distance_and_not_far(name: str) -> None:
     bank = BANKS[name](COUNT, WIDTH)
-    screen = Searched(bank).screen
-    queries = queries_for(bank)
-    sums, lost = products(screen, queries)
+    searched, queries = Searched(bank), queries_for(bank)
+    screen = searched.screen
+    sums, lost = products(searched, queries)
     use = lost <= screen.limit
     queries, sums = queries[use].double(), sums[use, :COUNT].double()
     assert len(queries) >= 10
@@ -275,12 +278,41 @@ def test_the_bound_is_below_every_distance_and_not_far(name: str) -> None:
     assert bool((value - bound <= gap + rounding).all())
 
 
+@pytest.mark.parametrize("name", BANKS)
+def test_the_bound_holds_where_an_engine_rounds_to_the_other_side(name: str) -> None:
+    """Elements' bytes are made anew where the file is opened, and sums in another order end elsewhere."""
+    bank = BANKS[name](COUNT, WIDTH)
+    searched, queries = Searched(bank), queries_for(bank)
+    screen = searched.screen
+    steps = bank @ screen.rotation * (WEIGHT_TOP / TOP)
+    other = torch.where((steps - steps.floor() - 0.5).abs() < HALF, steps.floor() + steps.ceil(), 0.0)
+    other = torch.where(other != 0, other - steps.round(), steps.round())
+    changed = (other != steps.round()).sum(1)
+    assert int(changed.sum()) > 10 or name != "normal"
+    own = screen.weights(bank)
+    rows = own.transpose(1, 2).flatten(0, 1)[:COUNT, :WIDTH]
+    assert torch.equal(-rows.float(), steps.round().clamp(-WEIGHT_TOP, WEIGHT_TOP))
+    use = changed <= FLIPPED
+    sums, lost = products(searched, queries)
+    sums = sums[:, :COUNT].double()
+    whole = (queries @ screen.rotation).round().clamp(-TOP, TOP).double()
+    sums += whole @ (steps.round() - other).double().T
+    length, lengths = (torch.linalg.vector_norm(v, dim=1) for v in (queries.double(), bank.double()))
+    bound = (sums + screen.middle) * screen.unit - 2.0 * length[:, None] * screen.lost - screen.rounding
+    value = lengths.square() - 2.0 * (queries.double() @ bank.double().T)
+    rounding = 1e-6 * (length[:, None] + lengths).square() + 1e-37
+    holds = (bound <= value + rounding)[lost <= screen.limit][:, use]
+    assert holds.numel() > COUNT
+    assert bool(holds.all())
+
+
 @pytest.mark.parametrize("width", [1, 15, 16, WIDTH, 152])
 @pytest.mark.parametrize("name", BANKS)
 def test_two_products_of_bytes_fit_16_bits(name: str, width: int) -> None:
     """Processors without VNNI add products of adjacent rows in 16 bits; engines add 128 to a query."""
-    screen = Searched(BANKS[name](SMALLEST, width)).screen
-    weights = screen.weights.long()
+    bank = BANKS[name](SMALLEST, width)
+    screen = Searched(bank).screen
+    weights = screen.weights(bank).long()
     assert int(weights[:, :width].abs().max()) <= WEIGHT_TOP
     smallest, largest = (torch.full((weights.shape[1],), 128 + top) for top in (-TOP, TOP))
     smallest[width:] = largest[width:] = 128 + screen.tail.long()  # the same for every query
@@ -466,6 +498,27 @@ def test_the_exported_graph_falls_back_too(session: Session, model: Model) -> No
     if session.runtime == "onnxruntime":  # OpenVINO's minimum passes over NaN
         assert not np.isfinite(maps[1]).all()
     np.testing.assert_allclose(scores[[0, 2]], expected[0][[0, 2]].numpy(), rtol=1e-5)
+
+
+def test_the_file_holds_the_bank_once_and_its_bytes_are_made_when_it_is_opened(
+    exported: Path, model: Model, tmp_path: Path
+) -> None:
+    import onnx
+    import onnxruntime
+
+    proto = onnx.load(exported)
+    bank = model.views[0].bank
+    held = [tensor for tensor in proto.graph.initializer if np.prod(tensor.dims) >= bank.numel()]
+    assert [list(tensor.dims) for tensor in held] == [list(bank.shape)]
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "opened.onnx")
+    onnxruntime.InferenceSession(str(exported), options, providers=["CPUExecutionProvider"])
+    opened = onnx.load(tmp_path / "opened.onnx")
+    constant = {tensor.name for tensor in opened.graph.initializer}
+    for node in opened.graph.node:  # nothing is computed anew for every picture
+        assert not node.input or not constant.issuperset(filter(None, node.input)), node.op_type
+    rounded = [node for node in opened.graph.node if node.op_type == "Round"]
+    assert len(rounded) <= 1  # the queries
 
 
 class Minima(nn.Module):

@@ -13,11 +13,12 @@ for needed in ("torch", "onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(needed)
 
 import onnx  # noqa: E402
+import onnxruntime  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 
 from flawscope.artefact import model_file  # noqa: E402
 from flawscope.datasets import list_pictures  # noqa: E402
-from flawscope.export import onnx_graph  # noqa: E402
+from flawscope.export import eight_bits, onnx_graph  # noqa: E402
 from flawscope.export.pictures import Pictures  # noqa: E402
 from flawscope.runtime.torch import TorchSession  # noqa: E402
 from flawscope.testing import Case  # noqa: E402
@@ -36,7 +37,6 @@ def test_eight_bits_do_not_end_where_good_pictures_do(
 ) -> None:
     """A logit that is cut off at the highest one of good pictures makes all defects alike. Here the logit is
     one channel of what the head is given, in which two pictures lie far apart, whatever 8 bits do to it."""
-    import onnxruntime
 
     for name, value in (("LAYERS", 1), ("PARTS", (2, 4))):  # the model of the contract, traced once
         monkeypatch.setattr(f"flawscope.methods.prnet.network.{name}", value)
@@ -70,7 +70,7 @@ def test_eight_bits_do_not_end_where_good_pictures_do(
     bias = np.zeros(len(weights), np.float32)
     tensors[head.input[2]].CopyFrom(numpy_helper.from_array(bias, head.input[2]))
     assert float(run(embed, images[ranged]).max()) == pytest.approx(low, rel=1e-5)
-    found = run(onnx_graph.quantised(embed, [images[ranged]]), images[beyond])
+    found = run(eight_bits.reduced(embed, [images[ranged]])[0], images[beyond])
     assert float(found.max()) > low + 20 * step
 
 

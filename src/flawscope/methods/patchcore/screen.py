@@ -20,6 +20,10 @@ TOP = 127  # largest number of a query
 # 32,767, the engines adding 128 to a query. 2 * 255 * 63 fits there, and so does 255 * 63 + 129 * 126, where
 # the last digit comes in
 WEIGHT_TOP = 63
+# Whole numbers are made of the bank once here and once where an engine opens the file, which may add in
+# another order: what lies within so many steps of a half may be rounded to the other side there
+HALF = 1e-3
+FLIPPED = 9  # such numbers of an element, at most
 
 
 @torch.library.custom_op("flawscope::group_minima", mutates_args=())
@@ -60,10 +64,13 @@ class Screen(nn.Module):
     the product, so that the product itself is the bound, in units of twice the steps, and only its minima
     over groups are looked at. The `KEEP` lowest groups are confirmed in fp32. Where the next group's bound
     is not above the distance found, the query is unsure and compared with the whole bank.
+
+    Of the elements the digits are kept alone: their bytes are made of the bank, which an engine does once,
+    when it opens the file, and the file is a fifth smaller.
     """
 
     rotation: Tensor  # [D, D], divided by the step
-    weights: Tensor  # [blocks, K, BLOCK], int8
+    digits: Tensor  # [blocks, K - D, BLOCK], int8
     tail: Tensor  # [K - D], what every query has after its D numbers
     members: Tensor  # [groups, GROUP], bank elements
 
@@ -80,9 +87,11 @@ class Screen(nn.Module):
         turned = bank @ rotation
         largest = max(float(turned.abs().max()), 1e-30)
         self.step, step = largest / TOP, largest / WEIGHT_TOP
-        whole = (turned / step).round()
+        self.register_buffer("rotation", rotation / self.step, persistent=False)
+        whole = self._whole(bank)
         rounded = whole * step
         self.lost = float(torch.linalg.vector_norm(turned - rounded, dim=1).max()) * (1 + 1e-5)  # |e_m|
+        self.lost += 2 * HALF * step * width**0.5
         self.limit = self.step * (width / 12) ** 0.5 * 1.1  # |e_x|: a uniform error's, and a tenth
         self.unit = 2.0 * self.step * step
         alone = norms.double() - 2.0 * self.limit * torch.linalg.vector_norm(rounded.double(), dim=1)
@@ -95,24 +104,33 @@ class Screen(nn.Module):
             digits.append(high.clamp(-WEIGHT_TOP, WEIGHT_TOP))
             high = high - digits[-1]
         digits.append(left.remainder(TOP))
-        rows = torch.cat([-whole.long(), torch.stack(digits, 1)], 1)
-        rows = F.pad(rows, (0, -rows.shape[1] % 16))
-        tail = torch.zeros(rows.shape[1] - width)
+        long = width + len(digits)
+        rows = F.pad(torch.stack(digits, 1), (0, -long % 16))
+        tail = torch.zeros(rows.shape[1])
         tail[: len(digits) - 1] = TOP
         tail[len(digits) - 1] = 1
-        missing = -count % BLOCK
-        never = torch.zeros(missing, rows.shape[1], dtype=torch.int64, device=bank.device)
-        never[:, width : width + len(digits)] = WEIGHT_TOP  # as high as bounds get
-        weights = torch.cat([rows, never]).to(torch.int8)
+        self.missing = -count % BLOCK
+        never = torch.zeros(self.missing, rows.shape[1], dtype=torch.int64, device=bank.device)
+        never[:, : len(digits)] = WEIGHT_TOP  # as high as bounds get
+        rows = torch.cat([rows, never]).to(torch.int8)
         # a sum of K products may not fit fp32's 24 bits, whatever the order it is summed in
-        self.rounding = self.unit * (1.0 + TOP * WEIGHT_TOP * weights.shape[1] * 2.0**-22)
-        numbers = torch.arange(len(weights), device=bank.device).clamp(max=count - 1)
-        self.register_buffer("rotation", rotation / self.step, persistent=False)
-        blocks = weights.view(-1, BLOCK, weights.shape[1]).transpose(1, 2)
-        self.register_buffer("weights", blocks.contiguous(), persistent=False)
+        self.rounding = self.unit * (1.0 + TOP * WEIGHT_TOP * (width + rows.shape[1]) * 2.0**-22)
+        self.rounding += 2.0 * self.limit * step * FLIPPED**0.5
+        numbers = torch.arange(len(rows), device=bank.device).clamp(max=count - 1)
+        blocks = rows.view(-1, BLOCK, rows.shape[1]).transpose(1, 2)
+        self.register_buffer("digits", blocks.contiguous(), persistent=False)
         self.register_buffer("tail", tail.to(bank.device), persistent=False)
         members = torch.cat([block.view(GROUP, -1).T for block in numbers.split(BLOCK)])
         self.register_buffer("members", members.contiguous(), persistent=False)
+
+    def _whole(self, bank: Tensor) -> Tensor:
+        """[M, D]: the elements, rotated, in steps."""
+        return (bank @ self.rotation * (WEIGHT_TOP / TOP)).round().clamp(-WEIGHT_TOP, WEIGHT_TOP)
+
+    def weights(self, bank: Tensor) -> Tensor:
+        """`[blocks, K, BLOCK]` int8: what queries are multiplied with, in whole numbers and with the tail."""
+        whole = F.pad(-self._whole(bank), (0, 0, 0, self.missing)).to(torch.int8)
+        return torch.cat([whole.view(-1, BLOCK, bank.shape[1]).transpose(1, 2), self.digits], 1)
 
     def forward(
         self, queries: Tensor, bank: Tensor, norms: Tensor, plain: Callable[[Tensor], Tensor]
@@ -134,7 +152,7 @@ class Screen(nn.Module):
         whole = turned.round().clamp(-TOP, TOP)
         lost = (turned - whole).square().sum(1) * self.step**2
         longer = torch.cat([whole, self.tail.expand(queries.shape[0], -1)], 1)
-        bounds = group_minima(longer, self.weights, GROUP)
+        bounds = group_minima(longer, self.weights(bank), GROUP)
         kept, groups = bounds.topk(KEEP, dim=1, largest=False, sorted=False)
         candidates = self.members[groups].flatten(1)
         elements = F.embedding(candidates, bank)

@@ -1,0 +1,346 @@
+"""`embed` with its convolutions in 8 bits: all of them where answers stay near enough, else without those
+that evidence speaks against (decisions 0012 and 0021).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.artefact.certificate import ways
+from flawscope.calibration.decision import Calibration
+from flawscope.export.onnx_graph import IR, quiet
+from flawscope.export.pictures import SPOILT, Compared
+from flawscope.progress import Step, counted, silent
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+ACTIVATIONS = ("Clip", "Relu")  # that 8-bit numbers end at: what a convolution gives before is far larger
+LAYOUTS = ("DepthToSpace", "Identity", "Reshape", "Squeeze", "Transpose", "Slice", "Gather", "Cast")
+MEANT = 16  # batches of pictures that the means of 8-bit convolutions' inputs are measured on
+# Of the way from the middle good picture to the threshold: how far the scores may be off, as the root of the
+# mean square. The certificate wants all of them within half of it, five times as much.
+NEAR = 0.1
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The convolutions that share weights: pictures of several sizes go through the same."""
+
+    weights: str
+    nodes: tuple[str, ...]
+    operations: int  # multiplications for one picture
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What of a network is computed in 8 bits.
+
+    layers: of convolutions; whole: how many of them are left in fp32.
+    operations: the share of their multiplications that is in 8 bits.
+    away: how far scores are off, as `Evidence` says; None: not measured.
+    """
+
+    layers: int
+    whole: int
+    operations: float
+    away: float | None = None
+
+    def line(self) -> str:
+        said = f"{self.layers - self.whole} of {counted(self.layers, 'convolution')} in 8 bits, "
+        return said + f"{self.operations:.0%} of the multiplications"
+
+
+class Evidence:
+    """How far another `embed` moves the answers for some pictures, good and with simulated defects."""
+
+    def __init__(
+        self, embed: ModelProto, score: ModelProto, shown: Compared, calibration: Calibration
+    ) -> None:
+        """
+        Args:
+            embed, score: of the trained model.
+            shown: good pictures.
+            calibration: the trained model's.
+        """
+        good, bad = shown.few(SPOILT), shown.spoilt()
+        where = None if good.positions is None else np.concatenate([good.positions] * 2)
+        self.shown, self.calibration = Compared(np.concatenate([good.images, bad.images]), where), calibration
+        self.score = _engine(score)
+        self.scores, self.maps = self._answers(embed)
+
+    def __call__(self, embed: ModelProto) -> tuple[float, float]:
+        """Of the scores, and of the maps' pixels, the root of the mean square, in ways from the middle good
+        picture to the threshold (`certificate.ways`)."""
+        scores, maps = self._answers(embed)
+        known = self.calibration
+        of_scores = ways(known.scores, known.score_threshold, self.scores)
+        of_maps = ways(known.map_maxima, known.mask_threshold, self.maps.max((1, 2)))
+        away = (scores - self.scores) / of_scores, (maps - self.maps) / of_maps[:, None, None]
+        found, drawn = (math.sqrt(float(np.square(part).mean())) for part in away)
+        return (found, drawn) if math.isfinite(found + drawn) else (math.inf, math.inf)
+
+    def _answers(self, embed: ModelProto) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        engine = _engine(embed)
+        wanted = {i.name for i in self.score.get_inputs()}
+        scores, maps = [], []
+        for k in range(len(self.shown.images)):
+            image = self.shown.images[k : k + 1]
+            given = {"images": image, "features": engine.run(["features"], {"images": image})[0]}
+            if self.shown.positions is not None:
+                given["positions"] = self.shown.positions[k : k + 1]
+            found = self.score.run(["scores", "maps"], {n: v for n, v in given.items() if n in wanted})
+            scores.append(found[0][0])
+            maps.append(found[1][0])
+        return np.array(scores, np.float64), np.array(maps, np.float64)
+
+
+def reduced(
+    embed: ModelProto,
+    batches: Iterable[NDArray[np.float32]],
+    evidence: Evidence | None = None,
+    step: Step = silent,
+) -> tuple[ModelProto, Reduction]:
+    """`embed` with convolutions in 8 bits, their ranges measured on pictures `[B, 3, H, W]`.
+
+    All of them, where scores stay within `NEAR` of the way. Else the layers are measured one by one, and
+    those whose error is large for the multiplications that they save stay in fp32: as few as will do.
+
+    Args:
+        evidence: None: all of them.
+    """
+    maker = Maker(embed, batches)
+    everything = maker.made()
+    if evidence is None:
+        return everything, maker.reduction(())
+    away = evidence(everything)[0]
+    if away <= NEAR or not maker.layers:
+        return everything, maker.reduction((), away)
+    names = [layer.weights for layer in maker.layers]
+    harm = {}
+    for done, layer in enumerate(maker.layers):
+        step("8-bit layers", done, len(names))
+        alone = evidence(maker.made([name for name in names if name != layer.weights]))[1]
+        harm[layer.weights] = alone**2 / layer.operations
+    step("8-bit layers", len(names), len(names))
+    order = sorted(names, key=lambda name: -harm[name])
+    low, high, found = 0, len(order), (everything, maker.reduction((), away))
+    while high - low > 1:  # with `low` of them it is too far off
+        middle = (low + high) // 2
+        made = maker.made(order[:middle])
+        away = evidence(made)[0]
+        if away <= NEAR:
+            high, found = middle, (made, maker.reduction(order[:middle], away))
+        else:
+            low = middle
+    if high == len(order):
+        made = maker.made(order)
+        found = made, maker.reduction(order, evidence(made)[0])
+    return found
+
+
+class Maker:
+    """Makes `embed` with any of its layers in 8 bits; ranges and means are measured once.
+
+    Weights are so small that every processor adds their products alike (`_tops`), and biases make up for
+    what rounding them takes from a channel's mean (`_lost`): decision 0012.
+    """
+
+    def __init__(self, embed: ModelProto, batches: Iterable[NDArray[np.float32]]):
+        import onnx
+
+        rest = iter(batches)
+        first = list(itertools.islice(rest, MEANT))
+        self.embed = onnx.shape_inference.infer_shapes(embed)
+        self.tensors = {t.name: onnx.numpy_helper.to_array(t) for t in embed.graph.initializer}
+        convolutions = [node for node in embed.graph.node if node.op_type == "Conv"]
+        self.means, operations = _measured(embed, convolutions, first)
+        readers = _readers(embed.graph)
+        self.activations = {
+            node.name: [r.name for r in readers.get(node.output[0], []) if r.op_type in ACTIVATIONS]
+            for node in convolutions
+        }
+        by_weights: dict[str, list[Any]] = {}
+        for node in convolutions:
+            by_weights.setdefault(node.input[1], []).append(node)
+        fixed = _in_fp32(embed.graph, convolutions)
+        every = [
+            Layer(
+                weights,
+                tuple(node.name for node in nodes),
+                sum(operations[node.name] for node in nodes),
+            )
+            for weights, nodes in by_weights.items()
+        ]
+        self.layers = [layer for layer in every if fixed.isdisjoint(layer.nodes)]
+        self.fixed = [layer for layer in every if not fixed.isdisjoint(layer.nodes)]
+        self.tops = {layer.weights: _tops(self.tensors[layer.weights]) for layer in self.layers}
+        self.ranges = _ranges(embed, itertools.chain(first, rest))
+
+    def made(self, whole: Collection[str] = ()) -> ModelProto:
+        """With all layers in 8 bits but those of these weights."""
+        import onnx
+        from onnxruntime.quantization import QuantType
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+        layers = [layer for layer in self.layers if layer.weights not in whole]
+        chosen = {name for layer in layers for name in layer.nodes}
+        given = onnx.ModelProto()
+        given.CopyFrom(self.embed)
+        for node in given.graph.node:
+            if node.name in chosen:
+                bias = onnx.numpy_helper.from_array(self._bias(node), f"{node.name}.bias")
+                given.graph.initializer.append(bias)
+                node.input[2:] = [bias.name]
+        _drop_unused(given.graph)
+        left = [name for name in self.activations if name not in chosen]
+        left += [after for name in left for after in self.activations[name]]
+        overrides = {
+            layer.weights: [{"rmin": -top, "rmax": top} for top in self.tops[layer.weights]]
+            for layer in layers
+        }
+        for channels in overrides.values():
+            channels[0] |= {"quant_type": QuantType.QInt8, "symmetric": True, "axis": 0}  # said once
+        with quiet():
+            quantizer = QDQQuantizer(
+                model=given,
+                per_channel=True,
+                reduce_range=False,
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QUInt8,
+                tensors_range=self.ranges,
+                nodes_to_quantize=[],
+                nodes_to_exclude=left,
+                op_types_to_quantize=["Conv", *ACTIVATIONS],
+                extra_options={"TensorQuantOverrides": overrides},
+            )
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+        proto: ModelProto = quantizer.model.model
+        proto.ir_version = IR
+        return proto
+
+    def reduction(self, whole: Collection[str], away: float | None = None) -> Reduction:
+        """With the layers of these weights in fp32."""
+        reduced = [layer for layer in self.layers if layer.weights not in whole]
+        every = [*self.layers, *self.fixed]
+        all_of_them, some = (sum(layer.operations for layer in of) for of in (every, reduced))
+        return Reduction(len(every), len(every) - len(reduced), some / max(all_of_them, 1), away)
+
+    def _bias(self, node: Any) -> NDArray[np.float32]:
+        """The convolution's own, and what rounding its weights takes from the means of its channels (Nagel et
+        al. 2019, Data-Free Quantization, section 4.2; the means of inputs are measured here). After a ReLU no
+        input is negative, and errors of rounding add up."""
+        weights, top = self.tensors[node.input[1]], self.tops[node.input[1]]
+        step = (np.where(top > 0, top, 1) / 127)[:, None, None, None]
+        lost = (weights - step * np.round(weights / step)).sum((2, 3))  # [O, I / groups]
+        mean = self.means[node.name].reshape(-1, lost.shape[1])  # [groups, I / groups]
+        bias = (lost * np.repeat(mean, len(lost) // len(mean), axis=0)).sum(1)
+        return np.asarray(bias + sum(self.tensors[name] for name in node.input[2:]), np.float32)
+
+
+def _readers(graph: Any) -> dict[str, list[Any]]:
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def _in_fp32(graph: Any, convolutions: Sequence[Any]) -> set[str]:
+    """Names of the convolutions that are never in 8 bits: those whose input is also a feature, which OpenVINO
+    would then give wrong; one that gives the features themselves, if only in another order: their highest
+    values would be cut off; and those whose weights are computed."""
+    readers = _readers(graph)
+    makers = {name: node for node in graph.node for name in node.output}
+    last = makers[graph.output[0].name]
+    while last.op_type in LAYOUTS:
+        last = makers[last.input[0]]
+    constant = {tensor.name for tensor in graph.initializer}
+    inside = {"Conv", "Add", *ACTIVATIONS}
+    return {
+        node.name
+        for node in convolutions
+        if node.input[1] not in constant
+        or node.name == last.name
+        or any(reader.op_type not in inside for reader in readers[node.input[0]])
+    }
+
+
+def _tops(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The number that 127 stands for in each output channel `[O]`: the largest sum of two weights of a sign.
+
+    x86 processors without VNNI add two products of bytes in 16 bits and cut off what does not fit. Two
+    weights, rounded, are 128 at most together, and 255 * 128 fits.
+    """
+    rows = weights.reshape(len(weights), -1)
+    return np.maximum(*(np.sort((sign * rows).clip(0), axis=1)[:, -2:].sum(1) for sign in (1, -1)))
+
+
+def _measured(
+    embed: ModelProto, convolutions: Sequence[Any], batches: Sequence[NDArray[np.float32]]
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, int]]:
+    """By a convolution's name: the means of its input's channels, and its multiplications for a picture."""
+    import onnx
+
+    probe = onnx.ModelProto()
+    probe.CopyFrom(embed)
+    del probe.graph.output[:]
+    for node in convolutions:
+        for op, name in (("GlobalAveragePool", node.input[0]), ("Shape", node.output[0])):
+            result = f"{node.name}.{op}"
+            probe.graph.node.append(onnx.helper.make_node(op, [name], [result]))
+            probe.graph.output.append(onnx.ValueInfoProto(name=result))
+        probe.graph.node.append(onnx.helper.make_node("Shape", [node.input[1]], [f"{node.name}.weights"]))
+        probe.graph.output.append(onnx.ValueInfoProto(name=f"{node.name}.weights"))
+    engine = _engine(probe)
+    names = [o.name for o in engine.get_outputs()]
+    found = [dict(zip(names, engine.run(None, {"images": batch}), strict=True)) for batch in batches]
+    means, operations = {}, {}
+    for node in convolutions:
+        pooled = [one[f"{node.name}.GlobalAveragePool"].mean(0).ravel() for one in found]
+        means[node.name] = np.stack(pooled).mean(0, dtype=np.float64)
+        cells = found[0][f"{node.name}.Shape"][2:]
+        operations[node.name] = math.prod(map(int, [*cells, *found[0][f"{node.name}.weights"]]))
+    return means, operations
+
+
+def _ranges(embed: ModelProto, batches: Iterator[NDArray[np.float32]]) -> Any:
+    """The least and the largest number of every tensor that may be in 8 bits."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader
+    from onnxruntime.quantization.calibrate import create_calibrator
+
+    class Pictures(CalibrationDataReader):
+        def get_next(self) -> Any:
+            batch = next(batches, None)
+            return None if batch is None else {"images": batch}
+
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        path, augmented = (os.path.join(folder, name) for name in ("embed.onnx", "augmented.onnx"))
+        onnx.save_model(embed, path)
+        calibrator = create_calibrator(path, ["Conv", *ACTIVATIONS], augmented_model_path=augmented)
+        calibrator.collect_data(Pictures())
+        return calibrator.compute_data()
+
+
+def _drop_unused(graph: Any) -> None:
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _engine(proto: ModelProto) -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -1,0 +1,188 @@
+"""Which convolutions an int8 export leaves in fp32: as few as evidence asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flawscope.artefact import model_file
+from flawscope.calibration.decision import from_values
+from flawscope.datasets import list_pictures
+from flawscope.errors import FlawscopeError
+
+pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from flawscope.export import eight_bits, onnx_graph  # noqa: E402
+from flawscope.export.eight_bits import Evidence, Maker, reduced  # noqa: E402
+from flawscope.export.export import export  # noqa: E402
+from flawscope.export.onnx_graph import IR, OPSET  # noqa: E402
+from flawscope.export.pictures import Compared  # noqa: E402
+
+
+def pictures(count: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).random((count, 3, 64, 64), dtype=np.float32)
+
+
+def run(proto: Any, **given: Any) -> list[Any]:
+    import onnxruntime
+
+    found: list[Any] = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, given)
+    return found
+
+
+def network(weights: list[Any], branches: int = 1) -> Any:
+    """Convolutions and ReLUs one after the other, for several pictures with the same weights."""
+    kept = [numpy_helper.from_array(np.float32(w), f"w{k}") for k, w in enumerate(weights)]
+    kept += [numpy_helper.from_array(np.float32([0.5**b]), f"half{b}") for b in range(branches)]
+    nodes, ends = [], []
+    for b in range(branches):
+        nodes.append(helper.make_node("Mul", ["images", f"half{b}"], [f"x{b}.0"], f"mul{b}"))
+        for k in range(len(weights)):
+            nodes.append(
+                helper.make_node("Conv", [f"x{b}.{k}", f"w{k}"], [f"y{b}.{k}"], f"conv{b}.{k}", group=1)
+            )
+            nodes.append(helper.make_node("Relu", [f"y{b}.{k}"], [f"x{b}.{k + 1}"], f"relu{b}.{k}"))
+        ends.append(f"x{b}.{len(weights)}")
+    nodes.append(helper.make_node("Concat", ends, ["features"], "features", axis=1))
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, None, None])
+        for name, channels in (("images", 3), ("features", len(weights[-1]) * branches))
+    ]
+    graph = helper.make_graph(nodes, "network", values[:1], values[1:], kept)
+    imports = [helper.make_opsetid("", OPSET)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=IR)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_rounded_weights_leave_the_means_of_channels(bias: bool) -> None:
+    """Nearly half a step is lost of every weight but two: a third of the sum."""
+    weights = [np.eye(4, 3)[:, :, None, None], *(np.eye(4)[:, :, None, None] for _ in range(2))]
+    lossy = np.full((4, 4, 5, 5), 0.45 / 127)
+    lossy[:, 0, 0, :2] = 0.5
+    proto = network([*weights, lossy, np.eye(4)[:, :, None, None]])
+    if bias:
+        proto.graph.initializer.append(numpy_helper.from_array(np.float32([0, 1, -0.1, 0.3]), "bias"))
+        (node,) = (node for node in proto.graph.node if node.name == "conv0.3")
+        node.input.append("bias")
+    found, expected = (
+        run(p, images=pictures(4))[0].mean((0, 2, 3))
+        for p in (eight_bits.reduced(proto, [pictures(4)])[0], proto)
+    )
+    np.testing.assert_allclose(found, expected, rtol=0.01)
+
+
+def scoring() -> Any:
+    """The middle channel as the map, and its maximum."""
+    kept = [numpy_helper.from_array(np.int64(1), "middle"), numpy_helper.from_array(np.int64([1, 2]), "axes")]
+    nodes = [
+        helper.make_node("Gather", ["features", "middle"], ["maps"], axis=1),
+        helper.make_node("ReduceMax", ["maps", "axes"], ["scores"], keepdims=0),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (
+            ("features", ["n", 3, None, None]),
+            ("scores", ["n"]),
+            ("maps", ["n", None, None]),
+        )
+    ]
+    graph = helper.make_graph(nodes, "score", values[:1], values[1:], kept)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+
+
+def evidence(embed: Any) -> Evidence:
+    """Good pictures' scores lie around 0.9 and are wide apart."""
+    scores = np.linspace(0.8, 1.0, 19)
+    calibration = from_values(scores, scores, scores, rate=0.05, method="held out", runtime="torch")
+    return Evidence(embed, scoring(), Compared(pictures(4)), calibration)
+
+
+def in_fp32(proto: Any) -> set[str]:
+    constant = {tensor.name for tensor in proto.graph.initializer}
+    return {node.name for node in proto.graph.node if node.op_type == "Conv" and node.input[1] in constant}
+
+
+def diagonal(*values: float) -> Any:
+    return np.diag(values)[:, :, None, None]
+
+
+def test_all_convolutions_are_in_8_bits_where_answers_stay() -> None:
+    embed = network([diagonal(1, 1, 1)] * 4)
+    before = embed.SerializeToString(deterministic=True)
+    shown = evidence(embed)
+    assert shown(embed) == (0, 0)
+    proto, found = reduced(embed, [pictures(4)], shown)
+    assert in_fp32(proto) == set()
+    assert (found.layers, found.whole, found.operations) == (4, 0, 1)
+    assert 0 < (found.away or 0) <= eight_bits.NEAR
+    assert found.line() == "4 of 4 convolutions in 8 bits, 100% of the multiplications"
+    assert embed.SerializeToString(deterministic=True) == before
+
+
+def test_layers_that_8_bits_ruin_stay_in_fp32() -> None:
+    """One channel is 100,000 times as large as the others between two layers, and covers them."""
+    weights = [diagonal(1, 1, 1), diagonal(1e5, 1, 1), diagonal(1e-5, 1, 1), diagonal(1, 1, 1)]
+    embed = network(weights)
+    shown, told = evidence(embed), []
+    everything = reduced(embed, [pictures(4)])[0]
+    assert in_fp32(everything) == set()
+    assert shown(everything)[0] > 1
+    proto, found = reduced(embed, [pictures(4)], shown, lambda *words: told.append(words))
+    assert in_fp32(proto) == {"conv0.1", "conv0.2"}
+    assert shown(proto)[0] == found.away
+    assert found.away <= eight_bits.NEAR
+    assert (found.layers, found.whole, found.operations) == (4, 2, 0.5)
+    assert told[-1] == ("8-bit layers", 4, 4)
+
+
+def test_shared_weights_stay_or_go_together() -> None:
+    weights = [diagonal(1, 1, 1), diagonal(1e5, 1, 1), diagonal(1e-5, 1, 1)]
+    embed = network(weights, branches=2)
+    maker = Maker(embed, [pictures(4)])
+    assert [layer.nodes for layer in maker.layers] == [(f"conv0.{k}", f"conv1.{k}") for k in range(3)]
+    assert [layer.operations for layer in maker.layers] == [2 * 64 * 64 * 9] * 3
+    proto = maker.made(["w1"])
+    assert in_fp32(proto) == {"conv0.1", "conv1.1"}
+
+
+def test_what_is_not_a_number_is_far_away() -> None:
+    embed = network([diagonal(1, 1, 1)] * 2)
+    shown = evidence(embed)
+    broken = onnx.ModelProto()
+    broken.CopyFrom(embed)
+    weights = broken.graph.initializer[0]
+    weights.CopyFrom(numpy_helper.from_array(np.full((3, 3, 1, 1), np.nan, np.float32), weights.name))
+    assert shown(broken) == (np.inf, np.inf)
+
+
+def test_a_network_that_cuts_defects_off_gets_no_certificate(
+    model_path: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Good pictures score as they should: only defects tell."""
+    paths = list_pictures(drawn / "plate/train/good")
+    threshold = np.float32(model_file.read(model_path).manifest.calibration.score_threshold)
+    joined = onnx_graph.join
+
+    def cut(embed: Any, score: Any) -> Any:
+        proto = joined(embed, score)
+        for node in proto.graph.node:
+            node.output[:] = ["uncut" if name == "scores" else name for name in node.output]
+        proto.graph.initializer.append(numpy_helper.from_array(threshold, "most"))
+        proto.graph.node.append(helper.make_node("Clip", ["uncut", "", "most"], ["scores"]))
+        return proto
+
+    out = tmp_path / "m.onnx"
+    export(model_path, out, precision="int8", pictures=paths)
+    out.unlink()
+    monkeypatch.setattr(onnx_graph, "join", cut)
+    with pytest.raises(FlawscopeError, match="scores of simulated defects by") as refused:
+        export(model_path, out, precision="int8", pictures=paths)
+    assert float(str(refused.value).split("scores differ by at most ")[1].split(",")[0]) < 0.5
+    assert not out.exists()
