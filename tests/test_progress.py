@@ -74,11 +74,23 @@ def test_a_log_hears_of_a_long_stage_now_and_then(clock: list[float]) -> None:
         step("fitting", k, 100)
         clock[0] += 1.0
     assert log.getvalue().splitlines() == [
-        "fitting: 31 of 100, 1 min 07 s left",
-        "fitting: 61 of 100, 38 s left",
-        "fitting: 91 of 100, 8.9 s left",
-        "fitting: done in 1 min 39 s",
+        "fitting: 31 of 100, 1.0 a second, 1 min 07 s left",
+        "fitting: 61 of 100, 1.0 a second, 38 s left",
+        "fitting: 91 of 100, 1.0 a second, 8.9 s left",
+        "fitting: done in 1 min 39 s, 1.0 a second",
     ]
+
+
+def test_a_rate_is_told_where_it_is_one_a_second_or_more(clock: list[float]) -> None:
+    for each, said in ((0.001, "1,000 a second"), (0.03, "33 a second"), (0.25, "4.0 a second"), (1.5, "")):
+        log, clock[0] = io.StringIO(), 100.0
+        step = Terminal(log)
+        step("predict", 0, 10_000)
+        for k in range(1, 10_001):
+            clock[0] += each
+            step("predict", k, 10_000)
+        assert log.getvalue().splitlines()[-1].endswith(said if said else "4 h 10 min")
+        assert ("a second" in log.getvalue()) == bool(said)
 
 
 def test_a_line_on_a_terminal_is_not_longer_than_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,9 +76,10 @@ class Terminal:
                 return
             self.called, spent = now, now - self.started
             self.left = spent / done * (total - done) if done else 0.0  # from the first one on
-            self.text = f"{stage}: {done:,} of {total:,}"
+            rate = _rate(done, spent)
+            self.text = f"{stage}: {done:,} of {total:,}{rate}"
             if finished:
-                self._write(f"{stage}: done in {duration(spent)}", now, end=True)
+                self._write(f"{stage}: done in {duration(spent)}{rate}", now, end=True)
                 self.stage, self.text = "", "working"
             else:
                 self._write(self._so_far(now), now)
@@ -112,6 +113,12 @@ class Terminal:
         else:
             self.stream.write(text + "\n")
         self.stream.flush()
+
+
+def _rate(done: int, seconds: float) -> str:
+    """How many a second, where it is at least one."""
+    rate = done / seconds if seconds >= 1 else 0.0
+    return "" if rate < 1 else f", {rate:.1f} a second" if rate < 9.95 else f", {rate:,.0f} a second"
 
 
 def duration(seconds: float) -> str:

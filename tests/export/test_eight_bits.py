@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from flawscope.export import eight_bits, onnx_graph  # noqa: E402
 from flawscope.export.eight_bits import Evidence, Maker, reduced  # noqa: E402
+from flawscope.export.engines import open_embed  # noqa: E402
 from flawscope.export.export import export  # noqa: E402
 from flawscope.export.onnx_graph import IR, OPSET  # noqa: E402
 from flawscope.export.pictures import Compared  # noqa: E402
@@ -186,3 +188,16 @@ def test_a_network_that_cuts_defects_off_gets_no_certificate(
         export(model_path, out, precision="int8", pictures=paths)
     assert float(str(refused.value).split("scores differ by at most ")[1].split(",")[0]) < 0.5
     assert not out.exists()
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_several_threads_may_ask_for_features_at_once(suffix: str) -> None:
+    if suffix == ".xml":
+        pytest.importorskip("openvino")
+    embed = open_embed(network([np.ones((64, 3, 5, 5)), np.ones((64, 64, 5, 5))]), suffix, "int8")
+    shown = [pictures(1, seed=k) for k in range(8)]
+    alone = [embed(picture) for picture in shown]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(embed, shown * 4))
+    for k, found in enumerate(together):
+        np.testing.assert_allclose(found, alone[k % 8], rtol=1e-5)

@@ -71,7 +71,7 @@ def open_engine(network: ModelProto, suffix: str, precision: str) -> Engine:
 
 
 def open_embed(embed: ModelProto, suffix: str, precision: str) -> Embed:
-    """Images to features, as the exported network computes them."""
+    """Images to features, as the exported network computes them; several threads may ask at once."""
     data: bytes = embed.SerializeToString()
     if suffix == ".onnx":
         import onnxruntime
@@ -80,7 +80,8 @@ def open_embed(embed: ModelProto, suffix: str, precision: str) -> Embed:
         return lambda images: engine.run(["features"], {"images": images})[0]
     hint = {"INFERENCE_PRECISION_HINT": openvino_files.HINTS[precision]}
     compiled = openvino_files.engine().Core().compile_model(_openvino(data), "CPU", hint)
-    return lambda images: np.array(compiled({"images": images})["features"], np.float32)
+    ask = compiled.create_infer_request
+    return lambda images: np.array(ask().infer({"images": images})["features"], np.float32)
 
 
 def _openvino(data: bytes) -> OpenVinoModel:
