@@ -101,7 +101,8 @@ def nodes(count: int) -> Iterator[Nodes]:
 
 def material(args: Args, work: Path) -> tuple[Path, Path]:
     """A model, and a folder of pictures, some of which are broken or copies."""
-    drawn = common.draw(work / f"drawn-{args.pictures}", train=args.train, good=args.pictures, bad=1, size=args.size)
+    folder = work / f"drawn-{args.pictures}"
+    drawn = common.draw(folder, train=args.train, good=args.pictures, bad=1, size=args.size)
     model = work / f"cluster-{args.size}.safetensors"
     if not model.is_file():
         more = ["--set", f"size={args.network}"] if args.network else []
