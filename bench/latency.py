@@ -204,7 +204,8 @@ def main() -> int:
     where = f"{args.device}, {args.threads} threads"
     with common.workspace(args.work) as folder:
         for category, root, method, name in common.cases(args):
-            given = f", models {args.models}" if args.models else ""
+            named = [pair.split("=", 1) for pair in args.models.split(",") if pair]
+            given = "".join(f", {Path(path).name} as {method}" for method, path in named)
             for engine, batch in ((e, b) for e in common.combinations(args) for b in args.batches):
                 of = (category, root, method)
                 work = lambda o=of, e=engine, b=batch: measured(args, folder, o, e, b)  # noqa: E731

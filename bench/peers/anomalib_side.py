@@ -153,6 +153,21 @@ def probe(path: Path, size: tuple[int, ...]) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)).save(path)
 
 
+def untrained(args: argparse.Namespace) -> dict[str, Any]:
+    """EfficientAD small with random weights, exported as `export` does: its own are a download, and what they
+    are does not matter for the time."""
+    import torch
+    from anomalib.models import EfficientAd
+
+    torch.manual_seed(0)
+    model, size = EfficientAd().eval(), tuple(args.picture_size)
+    os.chdir(args.out)
+    return {
+        "torch": str(model.to_torch(args.out)),
+        "openvino": str(model.to_openvino(args.out / "openvino", input_size=size)),
+    }
+
+
 def parity(args: argparse.Namespace) -> dict[str, Any]:
     """The model as the engine runs it, and its export by the inferencer, on every test picture.
 
@@ -250,7 +265,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    tasks = {f.__name__: f for f in (fit, test, export, parity, predict, tiles)}
+    tasks = {f.__name__: f for f in (fit, test, export, untrained, parity, predict, tiles)}
     parser.add_argument("task", choices=tuple(tasks))
     parser.add_argument("source", type=Path, help="what the task reads")
     parser.add_argument("--weights", type=Path)

@@ -9,6 +9,8 @@ patchcore    a whole fit each, never extrapolated; then both judged on the same 
              flawscope.metrics, and at the threshold that each sets by itself
 export       trained and exported model of each compared on the test pictures
 latency      from a path to an answer, processes that take turns
+efficientad  the same for EfficientAD, ours in fp32 and int8; with --efficientad a fitted model (and its
+             exports, where they lie beside it), anomalib's has random weights
 
 Both read the same PNG files (anomalib's MVTecAD reads no JPEG), use the same weights of EfficientNet-Lite0
 and run in environments with the same versions of torch and the other libraries (constraints.txt). anomalib's
@@ -375,6 +377,57 @@ def latency(args: Args, record: Record, place: Place) -> None:
     record.attempt(f"one picture/{category}", whole)
 
 
+def efficientad(args: Args, record: Record, place: Place) -> None:
+    if args.efficientad is None:
+        common.say("skipped: efficientad needs a fitted model, --efficientad FILE.safetensors")
+        return
+    category = args.categories.split(",")[0]
+    given, folder = args.efficientad.resolve(), place.folder / "efficientad"
+
+    def ours() -> dict[str, Path]:
+        made = {"torch": given}
+        for suffix, engine in ((".onnx", "onnxruntime"), (".xml", "openvino")):
+            for precision in ("fp32", "int8"):
+                path = given.with_name(f"{given.stem}-{precision}{suffix}")
+                if not path.is_file():
+                    good = place.data() / category / "train" / "good"
+                    more = ["--precision", precision, "--pictures", good] if precision != "fp32" else []
+                    python = place.python("flawscope")
+                    measured([python, "-m", "flawscope", "export", given, "--out", path, *more])
+                made[f"{engine} {precision}"] = path
+        return made
+
+    def measure() -> dict[str, Any]:
+        folder.mkdir(exist_ok=True)
+        theirs = place.side("untrained", given, "--out", folder, "--picture-size", "256x256").json
+        pictures = place.folder / "pictures.json"
+        pictures.write_text(json.dumps([str(p) for p in place.test(category)]))
+        rest = ("--pictures", pictures, "--repeats", str(args.pictures), "--threads", str(args.threads))
+        own, side = place.python("flawscope"), place.python("anomalib")
+        runs: dict[str, list[Any]] = {
+            f"flawscope, {name}": [own, HERE / "flawscope_side.py", "time", path, *rest]
+            for name, path in ours().items()
+        }
+        for name, engine, more in (
+            ("torch", "torch", ()),
+            ("openvino f32", "openvino", ("--precision", "f32")),
+            ("openvino as shipped", "openvino", ()),
+        ):
+            words = [side, HERE / "anomalib_side.py", "predict", theirs[engine], *rest]
+            runs[f"anomalib, {name}"] = [*words, "--engine", engine, *more]
+        turns = [{k: measured(v, place.folder) for k, v in runs.items()} for _ in range(args.rounds)]
+        return {
+            "seconds": {k: common.spread([s for t in turns for s in t[k].json["seconds"]]) for k in runs},
+            "peak_mib": {k: max(t[k].peak for t in turns) // common.MIB for k in runs},
+            "threads": args.threads,
+            "rounds": args.rounds,
+        }
+
+    if cell := record.attempt(f"efficientad/{category}/{args.threads} threads", measure):
+        times = {name: common.ms(values) for name, values in cell["seconds"].items()}
+        common.table("EfficientAD, ms", [{"what": name, "ms": ms} for name, ms in times.items()])
+
+
 # --------------------------------------------------------------------------------------------------- table
 
 
@@ -414,6 +467,7 @@ PARTS = {
     "patchcore": patchcore,
     "export": export,
     "latency": latency,
+    "efficientad": efficientad,
 }
 
 
@@ -423,6 +477,7 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(PARTS), help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=5, help="of starts (default: %(default)s)")
     parser.add_argument("--pictures", type=int, default=30, help="timed in each round (default: %(default)s)")
+    parser.add_argument("--efficientad", type=Path, help="a fitted model, for the part of that name")
     parser.add_argument("--rounds", type=int, default=2, help="of the latencies (default: %(default)s)")
     args = common.arguments(parser)
     if unknown := set(args.only.split(",")) - set(PARTS):
