@@ -399,7 +399,7 @@ def efficientad(args: Args, record: Record, place: Place) -> None:
 
     def measure() -> dict[str, Any]:
         folder.mkdir(exist_ok=True)
-        theirs = place.side("untrained", given, "--out", folder, "--picture-size", "256x256").json
+        theirs = place.side("untrained", given, "--out", folder, "--picture-size", "512x512").json
         pictures = place.folder / "pictures.json"
         pictures.write_text(json.dumps([str(p) for p in place.test(category)]))
         rest = ("--pictures", pictures, "--repeats", str(args.pictures), "--threads", str(args.threads))
