@@ -124,6 +124,20 @@ def test_every_point_knows_its_nearest_pick(begun):
     torch.testing.assert_close(known, distance.amin(1))
 
 
+@pytest.mark.parametrize("each", [1, 3, 40])
+def test_groups_met_together_are_met_as_one_by_one(monkeypatch, each):
+    """Bit for bit, whatever a block holds of them."""
+    features = torch.cat([real(40, 700, 12), real(41, 20, 12).repeat(5, 1)])  # equal ones among them
+    groups = torch.arange(800) // each
+    found = []
+    for runs in (-1, 10**9):
+        monkeypatch.setattr(coreset, "RUNS", runs)
+        found.append(select(features, 300, groups=groups, start=real(42, 30, 12), start_groups=groups[:30]))
+    one, other = found
+    for name in ("indices", "distances", "leave_out", "nearest"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
 def test_no_other_group_is_infinitely_far():
     result = select(whole(6, 30, 3, 6), 5, groups=torch.zeros(30, dtype=torch.long))
     assert torch.isinf(result.leave_out).all()

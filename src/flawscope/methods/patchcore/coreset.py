@@ -27,6 +27,7 @@ POOL = 4096  # farthest points looked at between two updates of everything
 STRIDE = 64  # picks made between two looks at how many of them still held (one host sync on a GPU)
 ROWS = 2048  # rows of a block: its products with a batch of picks stay in the cache
 BATCH = 512  # most picks multiplied at once
+RUNS = 4  # groups of a block that are met one by one: of more, threads would wait for Python's lock
 PICKED = float("-inf")  # never again: below any squared distance, also those that rounding makes negative
 
 Progress = Callable[[int, int], None]  # picks made, picks wanted
@@ -161,6 +162,7 @@ class _Update:
         self.at: Tensor | None = None  # the nearest pick
         self.taken = 0
         self.runs: list[list[tuple[int, int, int]]] = [[] for _ in self.rows]
+        self.groups = groups
         if groups is not None:
             self.others = self.squared.clone()
             self.at = torch.zeros(total, dtype=torch.int32, device=features.device)
@@ -180,16 +182,26 @@ class _Update:
                 {g: slice(a, b) for g, a, b in _runs(groups[k : k + BATCH])} if groups is not None else {}
             )
             norms, doubled = (batch * batch).sum(1), (batch * -2.0).T
+            of = None if groups is None else groups[k : k + BATCH]
 
-            meet = partial(self._meet, norms, doubled, which, columns)
+            meet = partial(self._meet, norms, doubled, which, columns, of)
             self.each(meet, range(len(self.rows)))
 
-    def _meet(self, norms: Tensor, doubled: Tensor, which: Tensor, columns: dict[int, slice], b: int) -> None:
-        """Block `b` of the points against picks numbered `which`; `columns` are those of a group."""
+    def _meet(
+        self,
+        norms: Tensor,
+        doubled: Tensor,
+        which: Tensor,
+        columns: dict[int, slice],
+        of: Tensor | None,
+        b: int,
+    ) -> None:
+        """Block `b` of the points against picks numbered `which` of the groups `of`; `columns` are those of a
+        group."""
         rows = self.rows[b]
         products = torch.addmm(norms, self.features[rows] - self.origin, doubled)  # |y|² - 2xy
         squared = self.squared[rows]
-        if self.others is None or self.at is None:
+        if self.others is None or self.at is None or self.groups is None:
             torch.minimum(squared, products.amin(1) + self.norms[rows], out=squared)
             return
         at = self.at[rows]
@@ -202,9 +214,13 @@ class _Update:
             torch.minimum(squared[start:stop], near, out=squared[start:stop])
             return near
 
-        for group, start, stop in self.runs[b]:
-            own = columns.get(group)
-            if own is not None:
+        met = [(columns[group], start, stop) for group, start, stop in self.runs[b] if group in columns]
+        if of is not None and len(met) > RUNS:
+            alike = self.groups[rows][:, None] == of
+            take(products.masked_fill(~alike, torch.inf), 0, len(squared), which)
+            products.masked_fill_(alike, torch.inf)
+        else:
+            for own, start, stop in met:
                 take(products[start:stop, own], start, stop, which[own])
                 products[start:stop, own] = torch.inf
         others = take(products, 0, len(squared), which)
