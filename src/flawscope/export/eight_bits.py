@@ -152,7 +152,7 @@ class Maker:
     """Makes `embed` with any of its layers in 8 bits; ranges and means are measured once.
 
     Weights are so small that every processor adds their products alike (`_tops`), and biases make up for
-    what rounding them takes from a channel's mean (`_lost`): decision 0012.
+    what rounding them takes from a channel's mean (`_bias`): decision 0012.
     """
 
     def __init__(self, embed: ModelProto, batches: Iterable[NDArray[np.float32]]):
