@@ -149,11 +149,16 @@ def engine_embed(runtime: str, manifest: Any, model: Any, images: Images, thread
 # ------------------------------------------------------------------------------------------------ the cells
 
 
+def models_given(args: Args) -> dict[str, str]:
+    """Files of --models, by method."""
+    return dict(pair.split("=", 1) for pair in args.models.split(",") if pair)
+
+
 def subject(args: Args, folder: Path, of: tuple[str, Path, str], engine: tuple[str, str]) -> Path:
     """The model of a method for an engine: given, or fitted now, for a few steps."""
     from flawscope.methods import registry
 
-    method, given = of[2], dict(pair.split("=", 1) for pair in args.models.split(",") if pair)
+    method, given = of[2], models_given(args)
     if path := given.get(method):
         own = folder / Path(path).name  # exports come beside it
         if not own.is_file():
@@ -204,8 +209,7 @@ def main() -> int:
     where = f"{args.device}, {args.threads} threads"
     with common.workspace(args.work) as folder:
         for category, root, method, name in common.cases(args):
-            named = [pair.split("=", 1) for pair in args.models.split(",") if pair]
-            given = "".join(f", {Path(path).name} as {method}" for method, path in named)
+            given = "".join(f", {Path(path).name} as {one}" for one, path in models_given(args).items())
             for engine, batch in ((e, b) for e in common.combinations(args) for b in args.batches):
                 of = (category, root, method)
                 work = lambda o=of, e=engine, b=batch: measured(args, folder, o, e, b)  # noqa: E731

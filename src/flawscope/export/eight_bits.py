@@ -8,7 +8,7 @@ import itertools
 import math
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from flawscope.artefact.certificate import ways
 from flawscope.calibration.decision import Calibration
 from flawscope.export.onnx_graph import IR, quiet
 from flawscope.export.pictures import SPOILT, Compared
-from flawscope.progress import Step, counted, silent
+from flawscope.progress import Advance, Step, counted, silent
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -74,18 +74,17 @@ class Evidence:
         """
         good, bad = shown.few(SPOILT), shown.spoilt()
         where = None if good.positions is None else np.concatenate([good.positions] * 2)
-        self.shown, self.calibration = Compared(np.concatenate([good.images, bad.images]), where), calibration
+        self.shown = Compared(np.concatenate([good.images, bad.images]), where)
         self.score = _engine(score)
         self.scores, self.maps = self._answers(embed)
+        self.of_scores = ways(calibration.scores, calibration.score_threshold, self.scores)
+        self.of_maps = ways(calibration.map_maxima, calibration.mask_threshold, self.maps.max((1, 2)))
 
     def __call__(self, embed: ModelProto) -> tuple[float, float]:
         """Of the scores, and of the maps' pixels, the root of the mean square, in ways from the middle good
         picture to the threshold (`certificate.ways`)."""
         scores, maps = self._answers(embed)
-        known = self.calibration
-        of_scores = ways(known.scores, known.score_threshold, self.scores)
-        of_maps = ways(known.map_maxima, known.mask_threshold, self.maps.max((1, 2)))
-        away = (scores - self.scores) / of_scores, (maps - self.maps) / of_maps[:, None, None]
+        away = (scores - self.scores) / self.of_scores, (maps - self.maps) / self.of_maps[:, None, None]
         found, drawn = (math.sqrt(float(np.square(part).mean())) for part in away)
         return (found, drawn) if math.isfinite(found + drawn) else (math.inf, math.inf)
 
@@ -119,37 +118,38 @@ def reduced(
         evidence: None: all of them.
     """
     maker = Maker(embed, batches)
-    everything = maker.made()
     if evidence is None:
-        return everything, maker.reduction(())
-    away = evidence(everything)[0]
-    if away <= NEAR or not maker.layers:
-        return everything, maker.reduction((), away)
+        return maker.made(), maker.reduction(())
+
+    def tried(whole: Collection[str]) -> tuple[ModelProto, Reduction, bool]:
+        """With these in fp32, and whether that is near enough."""
+        made = maker.made(whole)
+        away = evidence(made)[0]
+        return made, maker.reduction(whole, away), away <= NEAR
+
+    everything, reduction, near = tried(())
+    if near or not maker.layers:
+        return everything, reduction
     names = [layer.weights for layer in maker.layers]
-    harm = {}
-    for done, layer in enumerate(maker.layers):
-        step("8-bit layers", done, len(names))
+    harm, advance = {}, Advance(step, "8-bit layers", len(names))
+    for layer in maker.layers:
         alone = evidence(maker.made([name for name in names if name != layer.weights]))[1]
         harm[layer.weights] = alone**2 / layer.operations
-    step("8-bit layers", len(names), len(names))
+        advance()
     order = sorted(names, key=lambda name: -harm[name])
-    low, high, found = 0, len(order), (everything, maker.reduction((), away))
+    low, high, found = 0, len(order), None
     while high - low > 1:  # with `low` of them it is too far off
         middle = (low + high) // 2
-        made = maker.made(order[:middle])
-        away = evidence(made)[0]
-        if away <= NEAR:
-            high, found = middle, (made, maker.reduction(order[:middle], away))
+        made, reduction, near = tried(order[:middle])
+        if near:
+            high, found = middle, (made, reduction)
         else:
             low = middle
-    if high == len(order):
-        made = maker.made(order)
-        found = made, maker.reduction(order, evidence(made)[0])
-    return found
+    return found or tried(order)[:2]
 
 
 class Maker:
-    """Makes `embed` with any of its layers in 8 bits; ranges and means are measured once.
+    """Makes `embed` with any of its layers in 8 bits; ranges and biases are found once.
 
     Weights are so small that every processor adds their products alike (`_tops`), and biases make up for
     what rounding them takes from a channel's mean (`_bias`): decision 0012.
@@ -161,9 +161,9 @@ class Maker:
         rest = iter(batches)
         first = list(itertools.islice(rest, MEANT))
         self.embed = onnx.shape_inference.infer_shapes(embed)
-        self.tensors = {t.name: onnx.numpy_helper.to_array(t) for t in embed.graph.initializer}
+        tensors = {t.name: onnx.numpy_helper.to_array(t) for t in embed.graph.initializer}
         convolutions = [node for node in embed.graph.node if node.op_type == "Conv"]
-        self.means, operations = _measured(embed, convolutions, first)
+        means, operations = _measured(embed, convolutions, first)
         readers = _readers(embed.graph)
         self.activations = {
             node.name: [r.name for r in readers.get(node.output[0], []) if r.op_type in ACTIVATIONS]
@@ -172,7 +172,7 @@ class Maker:
         by_weights: dict[str, list[Any]] = {}
         for node in convolutions:
             by_weights.setdefault(node.input[1], []).append(node)
-        fixed = _in_fp32(embed.graph, convolutions)
+        fixed = _in_fp32(embed.graph, convolutions, readers)
         every = [
             Layer(
                 weights,
@@ -183,7 +183,12 @@ class Maker:
         ]
         self.layers = [layer for layer in every if fixed.isdisjoint(layer.nodes)]
         self.fixed = [layer for layer in every if not fixed.isdisjoint(layer.nodes)]
-        self.tops = {layer.weights: _tops(self.tensors[layer.weights]) for layer in self.layers}
+        self.tops = {layer.weights: _tops(tensors[layer.weights]) for layer in self.layers}
+        self.biases = {
+            node.name: _bias(node, tensors, self.tops[weights], means[node.name])
+            for weights in self.tops
+            for node in by_weights[weights]
+        }
         self.ranges = _ranges(embed, itertools.chain(first, rest))
 
     def made(self, whole: Collection[str] = ()) -> ModelProto:
@@ -198,7 +203,7 @@ class Maker:
         given.CopyFrom(self.embed)
         for node in given.graph.node:
             if node.name in chosen:
-                bias = onnx.numpy_helper.from_array(self._bias(node), f"{node.name}.bias")
+                bias = onnx.numpy_helper.from_array(self.biases[node.name], f"{node.name}.bias")
                 given.graph.initializer.append(bias)
                 node.input[2:] = [bias.name]
         _drop_unused(given.graph)
@@ -236,17 +241,6 @@ class Maker:
         all_of_them, some = (sum(layer.operations for layer in of) for of in (every, reduced))
         return Reduction(len(every), len(every) - len(reduced), some / max(all_of_them, 1), away)
 
-    def _bias(self, node: Any) -> NDArray[np.float32]:
-        """The convolution's own, and what rounding its weights takes from the means of its channels (Nagel et
-        al. 2019, Data-Free Quantization, section 4.2; the means of inputs are measured here). After a ReLU no
-        input is negative, and errors of rounding add up."""
-        weights, top = self.tensors[node.input[1]], self.tops[node.input[1]]
-        step = (np.where(top > 0, top, 1) / 127)[:, None, None, None]
-        lost = (weights - step * np.round(weights / step)).sum((2, 3))  # [O, I / groups]
-        mean = self.means[node.name].reshape(-1, lost.shape[1])  # [groups, I / groups]
-        bias = (lost * np.repeat(mean, len(lost) // len(mean), axis=0)).sum(1)
-        return np.asarray(bias + sum(self.tensors[name] for name in node.input[2:]), np.float32)
-
 
 def _readers(graph: Any) -> dict[str, list[Any]]:
     readers: dict[str, list[Any]] = {}
@@ -256,11 +250,10 @@ def _readers(graph: Any) -> dict[str, list[Any]]:
     return readers
 
 
-def _in_fp32(graph: Any, convolutions: Sequence[Any]) -> set[str]:
+def _in_fp32(graph: Any, convolutions: Sequence[Any], readers: Mapping[str, Sequence[Any]]) -> set[str]:
     """Names of the convolutions that are never in 8 bits: those whose input is also a feature, which OpenVINO
     would then give wrong; one that gives the features themselves, if only in another order: their highest
     values would be cut off; and those whose weights are computed."""
-    readers = _readers(graph)
     makers = {name: node for node in graph.node for name in node.output}
     last = makers[graph.output[0].name]
     while last.op_type in LAYOUTS:
@@ -284,6 +277,23 @@ def _tops(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     rows = weights.reshape(len(weights), -1)
     return np.maximum(*(np.sort((sign * rows).clip(0), axis=1)[:, -2:].sum(1) for sign in (1, -1)))
+
+
+def _bias(
+    node: Any,
+    tensors: Mapping[str, NDArray[Any]],
+    top: NDArray[np.float32],
+    means: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    """The convolution's own, and what rounding its weights takes from the means of its channels (Nagel et al.
+    2019, Data-Free Quantization, section 4.2; the means of inputs are measured here). After a ReLU no input
+    is negative, and errors of rounding add up."""
+    weights = tensors[node.input[1]]
+    step = (np.where(top > 0, top, 1) / 127)[:, None, None, None]
+    lost = (weights - step * np.round(weights / step)).sum((2, 3))  # [O, I / groups]
+    mean = means.reshape(-1, lost.shape[1])  # [groups, I / groups]
+    bias = (lost * np.repeat(mean, len(lost) // len(mean), axis=0)).sum(1)
+    return np.asarray(bias + sum(tensors[name] for name in node.input[2:]), np.float32)
 
 
 def _measured(

@@ -173,10 +173,9 @@ def _answers(trained: Session, model: Detector, reduced: Reduced, pictures: Pict
         while some := list(islice(seen, together)):
             step("calibration", done, len(pictures))
             done += len(some)
-            new_ones = {digest: (digest, views) for digest, views in some if digest not in answers.hashes}
-            asked = list(new_ones.values())
+            asked = list({digest: views for digest, views in some if digest not in answers.hashes}.items())
             found = each(answer, asked) if len(asked) > 1 else map(answer, asked)
-            for digest, one in zip(new_ones, found, strict=True):
+            for (digest, _), one in zip(asked, found, strict=True):
                 if one is None:
                     continue
                 if one[2]:

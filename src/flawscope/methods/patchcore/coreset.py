@@ -178,11 +178,9 @@ class _Update:
             points, numbers = points[order], numbers[order]
         for k in range(0, len(points), BATCH):
             batch, which = points[k : k + BATCH] - self.origin, numbers[k : k + BATCH]
-            columns = (
-                {g: slice(a, b) for g, a, b in _runs(groups[k : k + BATCH])} if groups is not None else {}
-            )
-            norms, doubled = (batch * batch).sum(1), (batch * -2.0).T
             of = None if groups is None else groups[k : k + BATCH]
+            columns = {} if of is None else {g: slice(a, b) for g, a, b in _runs(of)}
+            norms, doubled = (batch * batch).sum(1), (batch * -2.0).T
 
             meet = partial(self._meet, norms, doubled, which, columns, of)
             self.each(meet, range(len(self.rows)))
