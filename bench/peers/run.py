@@ -323,14 +323,30 @@ def export(args: Args, record: Record, place: Place) -> None:
 # ------------------------------------------------------------------------------------------------- latency
 
 
+def listed(args: Args, place: Place, category: str) -> tuple[Any, ...]:
+    """What every process that is timed is told: the test pictures, how many, how many threads."""
+    pictures = place.folder / "pictures.json"
+    pictures.write_text(json.dumps([str(p) for p in place.test(category)]))
+    return "--pictures", pictures, "--repeats", str(args.pictures), "--threads", str(args.threads)
+
+
+def in_turns(args: Args, place: Place, runs: dict[str, list[Any]]) -> dict[str, Any]:
+    """Processes that print their `seconds`, all of them in every round."""
+    turns = [{k: measured(v, place.folder) for k, v in runs.items()} for _ in range(args.rounds)]
+    return {
+        "seconds": {k: common.spread([s for t in turns for s in t[k].json["seconds"]]) for k in runs},
+        "peak_mib": {k: max(t[k].peak for t in turns) // common.MIB for k in runs},
+        "precision": {k: turns[0][k].json.get("precision") for k in runs},
+        "threads": args.threads,
+        "rounds": args.rounds,
+    }
+
+
 def latency(args: Args, record: Record, place: Place) -> None:
     category = args.categories.split(",")[0]
 
     def measure() -> dict[str, Any]:
-        """Processes that print their `seconds`, all of them in every round."""
-        pictures = place.folder / "pictures.json"
-        pictures.write_text(json.dumps([str(p) for p in place.test(category)]))
-        rest = ("--pictures", pictures, "--repeats", str(args.pictures), "--threads", str(args.threads))
+        rest = listed(args, place, category)
         files = {p: place.exported(category, p)["made"] for p in BOTH}
         sides = {"flawscope": ("flawscope_side.py", "time"), "anomalib": ("anomalib_side.py", "predict")}
 
@@ -346,14 +362,7 @@ def latency(args: Args, record: Record, place: Place) -> None:
             "openvino/anomalib": command("anomalib", "openvino", "--precision", "f32"),
             "openvino as shipped/anomalib": command("anomalib", "openvino"),
         }
-        turns = [{k: measured(v, place.folder) for k, v in runs.items()} for _ in range(args.rounds)]
-        return {
-            "seconds": {k: common.spread([s for t in turns for s in t[k].json["seconds"]]) for k in runs},
-            "peak_mib": {k: max(t[k].peak for t in turns) // common.MIB for k in runs},
-            "precision": {k: turns[0][k].json.get("precision") for k in runs},
-            "threads": args.threads,
-            "rounds": args.rounds,
-        }
+        return in_turns(args, place, runs)
 
     def whole() -> dict[str, Any]:
         """Processes that answer for one picture."""
@@ -400,9 +409,7 @@ def efficientad(args: Args, record: Record, place: Place) -> None:
     def measure() -> dict[str, Any]:
         folder.mkdir(exist_ok=True)
         theirs = place.side("untrained", given, "--out", folder, "--picture-size", "512x512").json
-        pictures = place.folder / "pictures.json"
-        pictures.write_text(json.dumps([str(p) for p in place.test(category)]))
-        rest = ("--pictures", pictures, "--repeats", str(args.pictures), "--threads", str(args.threads))
+        rest = listed(args, place, category)
         own, side = place.python("flawscope"), place.python("anomalib")
         runs: dict[str, list[Any]] = {
             f"flawscope, {name}": [own, HERE / "flawscope_side.py", "time", path, *rest]
@@ -415,13 +422,7 @@ def efficientad(args: Args, record: Record, place: Place) -> None:
         ):
             words = [side, HERE / "anomalib_side.py", "predict", theirs[engine], *rest]
             runs[f"anomalib, {name}"] = [*words, "--engine", engine, *more]
-        turns = [{k: measured(v, place.folder) for k, v in runs.items()} for _ in range(args.rounds)]
-        return {
-            "seconds": {k: common.spread([s for t in turns for s in t[k].json["seconds"]]) for k in runs},
-            "peak_mib": {k: max(t[k].peak for t in turns) // common.MIB for k in runs},
-            "threads": args.threads,
-            "rounds": args.rounds,
-        }
+        return in_turns(args, place, runs)
 
     if cell := record.attempt(f"efficientad/{category}/{args.threads} threads", measure):
         times = {name: common.ms(values) for name, values in cell["seconds"].items()}
