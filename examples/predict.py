@@ -2,12 +2,15 @@
 
 import base64
 import json
+import os
 import sys
 import zlib
 
 import numpy as np
-import onnxruntime
 from PIL import Image, ImageOps
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before it is imported: nothing is sent to anybody
+import onnxruntime
 
 BATCH, ROWS = 4, 256  # tiles that are computed, and rows of a large map that are put together, at a time
 

@@ -469,6 +469,11 @@ int judge(int count, char** words) {
     const bool dump = count == 5 && std::string(words[3]) == "--dump";
     if (count != 3 && !dump) throw std::runtime_error("give MODEL.onnx PICTURE.ppm [--dump TENSOR.f32]");
 
+#ifdef _WIN32
+    _putenv_s("ORT_DISABLE_TELEMETRY", "1");
+#else
+    setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // before it begins: nothing is sent to anybody
+#endif
     Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "flawscope");
     Ort::Session session(env, std::filesystem::path(words[1]).c_str(), Ort::SessionOptions());
     Ort::AllocatorWithDefaultOptions allocator;

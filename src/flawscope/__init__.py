@@ -9,7 +9,12 @@ Names are imported when they are first used, so that `import flawscope` costs no
 
 from __future__ import annotations
 
+import os
+
 from flawscope._version import __version__ as __version__
+
+# ONNX Runtime from 1.29 on tells its maker of models and machines unless this is there before it is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 TYPE_CHECKING = False  # type checkers take it for True; `typing` is half of the time that this import takes
 if TYPE_CHECKING:

@@ -237,3 +237,18 @@ def test_a_file_that_changed_since_it_was_opened_is_not_saved_anew(onnx_path: Pa
     with pytest.raises(InputError, match="it has changed since it was opened"):
         model.save(tmp_path / "other.onnx")
     assert not (tmp_path / "other.onnx").exists()
+
+
+EXAMPLE = Path(flawscope.__file__).parents[2] / "examples" / "predict.py"
+
+
+@pytest.mark.parametrize("whose", ["flawscope", "example"])
+def test_nothing_is_told_to_the_makers_of_the_engine(whose: str, onnx_path: Path, tmp_path: Path) -> None:
+    """What would tell keeps a number of this machine in the home folder, but not where it takes itself to be
+    in a test."""
+    code = "from flawscope import load; import sys; load(sys.argv[1])"
+    words = ["-c", code, str(onnx_path)] if whose == "flawscope" else [str(EXAMPLE), str(onnx_path)]
+    names = "ORT_DISABLE_TELEMETRY", "CI", "GITHUB_ACTIONS", "ORT_RUNNING_UNIT_TESTS", "XDG_CACHE_HOME"
+    home = {key: value for key, value in os.environ.items() if key not in names} | {"HOME": str(tmp_path)}
+    subprocess.run([sys.executable, *words], env=home, check=True, timeout=120)
+    assert not list(tmp_path.rglob("*onnxruntime*"))
