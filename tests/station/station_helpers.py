@@ -67,10 +67,11 @@ class Postgres:
         self._call("initdb", "-D", self.data, *words)
 
     @contextmanager
-    def database(self) -> Iterator[str]:
-        """A new one; its URL as a settings file has it."""
+    def database(self, letters: str | None = None) -> Iterator[str]:
+        """A new one, with this encoding or the server's; its URL as a settings file has it."""
+        how = f" ENCODING '{letters}' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0" if letters else ""
         name = f"station_{next(_numbers)}"
-        self._say(f"CREATE DATABASE {name}")
+        self._say(f"CREATE DATABASE {name}{how}")
         yield self.url(name)
         self._say(f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text
+from station_helpers import Postgres
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station import trends as trends_module
@@ -573,3 +574,10 @@ def test_a_lost_connection_is_a_store_error_that_says_what(tmp_path: Path) -> No
     assert getattr(caught.value, "code", "") == "store_unreachable"
     assert "secret" not in str(caught.value)
     gone.close()
+
+
+@pytest.mark.parametrize("letters", ["SQL_ASCII", "LATIN1"])
+def test_a_data_base_that_has_not_all_letters_is_refused(postgres: Postgres, letters: str) -> None:
+    refusal = pytest.raises(InputError, match=f"has the encoding {letters}: make a data base with UTF8")
+    with postgres.database(letters) as url, refusal:
+        Database(Settings(database=url).url).migrate()

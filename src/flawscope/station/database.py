@@ -134,6 +134,7 @@ class Database:
         known = {script.revision for script in scripts.walk_revisions()}
         try:
             with self.reading() as connection:
+                self._check_letters(connection)
                 if _revision(connection) == scripts.get_current_head():
                     return
             with self._changing() as connection:
@@ -149,6 +150,17 @@ class Database:
         except (CommandError, SQLAlchemyError) as error:
             why = " ".join(str(error).split())[:200]
             raise InputError(f"{self.name} is no store of flawscope: {why}") from None
+
+    def _check_letters(self, connection: Connection) -> None:
+        """Names of pictures come in all letters. InputError where the data base has not all of them."""
+        if self.is_sqlite:
+            return
+        letters = connection.execute(text("SHOW server_encoding")).scalar_one()
+        if letters != "UTF8":
+            raise InputError(
+                f"{self.name} has the encoding {letters}: make a data base with UTF8, "
+                "`createdb --encoding UTF8 --template template0`"
+            )
 
     def check_current(self) -> None:
         """InputError where the tables are of another version."""
@@ -227,7 +239,7 @@ def _engine(url: str) -> Engine:
         pool_size=CONNECTIONS,
         max_overflow=CONNECTIONS,
         # whatever the server's setting: what is acknowledged is on the disk
-        connect_args={**_HEARD, "options": "-c synchronous_commit=on"},
+        connect_args={**_HEARD, "options": "-c synchronous_commit=on", "client_encoding": "utf8"},
     )
     event.listen(engine, "checkout", _still_there)
     return engine
