@@ -213,7 +213,7 @@ def test_in_python_it_is_short_and_needs_little() -> None:
             names |= {alias.name for alias in part.names}
         elif isinstance(part, ast.ImportFrom):
             names.add(part.module)
-    assert names == {"base64", "json", "sys", "zlib", "numpy", "onnxruntime", "PIL"}
+    assert names == {"base64", "json", "os", "sys", "zlib", "numpy", "onnxruntime", "PIL"}
 
 
 # --------------------------------------------------------------------------------------------------- C++
