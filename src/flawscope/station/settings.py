@@ -32,7 +32,7 @@ class Product:
     """What is inspected.
 
     model: a model file of any kind. folder: pictures that appear in it are taken, too.
-    drift: how probable it may be that drift is ever reported while nothing changes; None: nobody looks for it.
+    drift: how probable a false alarm of drift may ever be; None: nobody looks for it.
     """
 
     model: str
@@ -273,9 +273,7 @@ def share_of(text: str, what: str) -> float:
     found = _SHARE.fullmatch(str(text))
     share = float(found[1]) / (100 if found[2] else 1) if found else 0.0
     if not 0 < share < 0.5:
-        raise InputError(
-            f"{what}: {text!r} is not a share between 0 and 50 %; write for example 1 %, or null"
-        )
+        raise InputError(f"{what}: {text!r} is not a share between 0 and 50 %; write 1 %, or null")
     return share
 
 

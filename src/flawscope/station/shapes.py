@@ -200,9 +200,7 @@ class Change(BaseModel):
     pictures: int = Field(description="since then, until it was found")
     how: Literal["higher", "lower", "wider", "narrower", "more", "fewer"]
     before: float = Field(description="share of anomalous pictures before; of scores 0.5")
-    now: float = Field(
-        description="the same since; of scores the share of earlier ones that a new one is above"
-    )
+    now: float = Field(description="the same since; of scores the share of earlier ones below a new one")
 
 
 class Camera(BaseModel):
@@ -220,9 +218,7 @@ class Drift(BaseModel):
     """Whether the world in front of the camera is still the one that the model knows."""
 
     watched: bool
-    bound: float | None = Field(
-        description="of the probability of a false alarm, ever, of all tests together"
-    )
+    bound: float | None = Field(description="of the probability of a false alarm, ever")
     ready: bool = Field(description="all that was recorded is counted")
     version: int | None = None
     since: str | None = Field(None, description="the first picture that counts")

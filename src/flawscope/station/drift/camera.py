@@ -1,9 +1,10 @@
 """What a picture says about the camera itself: off, covered, out of focus, moved, frozen.
 
-Pure: pictures in, words out. A picture is compared with the first good ones of a version, `REFERENCE` of them,
-and nothing is said before `ROW` pictures in a row lie beyond. While pictures are exchangeable with those of
-the reference, m in a row all lie beyond the most extreme of r with the probability m! r! / (m + r)!, which is
-3 in 10 million for the two numbers here; the margins that are asked for beside it make it rarer.
+Pure: pictures in, words out. A picture is compared with the first good ones of a version, `REFERENCE` of
+them, and nothing is said before `ROW` pictures in a row lie beyond. While pictures are exchangeable with
+those of the reference, m in a row all lie beyond the most extreme of r with the probability
+m! r! / (m + r)!, which is 3 in 10 million for the two numbers here; the margins that are asked for beside it
+make it rarer.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,7 @@ def look(image: Image.Image) -> Look:
     factor = max(1, max(image.size) // (2 * SIDE))
     if factor > 1:
         image = image.reduce(factor)
-    grey = np.asarray(_grey(image), np.float32) / 255
+    grey: Grey = np.asarray(_grey(image), np.float32) / np.float32(255)
     fine = _strongest(grey)
     coarse = _strongest(_boxed(grey, 4))
     small = np.asarray(Image.fromarray(grey).resize(_fitted(grey.shape), Image.Resampling.BOX), np.float32)
@@ -82,9 +82,7 @@ def _grey(image: Image.Image) -> Image.Image:
     """Eight bits of any mode; of 16 bits the upper ones."""
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
         values = np.asarray(image, np.float32)
-        return Image.fromarray(
-            np.clip(values / (257 if values.max(initial=0) > 255 else 1), 0, 255).astype(np.uint8)
-        )
+        return Image.fromarray(np.clip(values / 257, 0, 255).astype(np.uint8))
     return image.convert("L")
 
 
@@ -127,9 +125,8 @@ def shift_of(one: Grey, other: Grey) -> tuple[float, float, float]:
     cross = spectra[0] * np.conj(spectra[1])
     found = np.fft.irfft2(cross / (np.abs(cross) + 1e-6 * (np.abs(cross).max() + 1e-12)), s=one.shape)
     row, column = np.unravel_index(int(np.argmax(found)), found.shape)
-    around = found[
-        np.ix_(*[(np.arange(-1, 2) + at) % n for at, n in zip((row, column), found.shape, strict=True)])
-    ]
+    near = [(np.arange(-1, 2) + at) % n for at, n in zip((row, column), found.shape, strict=True)]
+    around = found[np.ix_(*near)]
     weight = np.maximum(around, 0)
     clear = float(weight.sum())
     down = float((weight.sum(1) * (-1, 0, 1)).sum()) / (clear or 1) + float(row)
@@ -173,10 +170,11 @@ class Reference:
 
     def _find_places(self, smalls: list[Grey]) -> bool:
         """Groups of as many pictures as are compared later, each against all others."""
-        whole, found = len(smalls) * self.mean, []
+        whole: Grey = np.sum(smalls, axis=0, dtype=np.float32)
+        found = []
         for first in range(0, len(smalls) - ROW + 1, ROW // 2):
-            group = np.sum(smalls[first : first + ROW], axis=0, dtype=np.float32)
-            found.append(shift_of(group / ROW, (whole - group) / (len(smalls) - ROW)))
+            group: Grey = np.sum(smalls[first : first + ROW], axis=0, dtype=np.float32)
+            found.append(shift_of(group, whole - group))
         down, right, clear = np.array(found).T
         self.places = (down.min(), down.max(), right.min(), right.max())
         side = max(self.shape)
@@ -196,14 +194,15 @@ class Reference:
 
     # ---- kept over a restart
 
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
+    def to_arrays(self) -> tuple[NDArray[np.float64], Grey]:
         """`from_arrays` makes the same of them. ValueError where the pictures differ in shape."""
         numbers = [(o.brightness, o.contrast, o.white, o.detail, o.sharpness) for o in self.looks]
-        return {"numbers": np.array(numbers), "smalls": np.stack([one.small for one in self.looks])}
+        return np.array(numbers), np.stack([one.small for one in self.looks])
 
     @classmethod
     def from_arrays(cls, numbers: NDArray[np.float64], smalls: NDArray[np.float32]) -> Reference:
-        return cls([Look(*map(float, row), small) for row, small in zip(numbers, smalls, strict=True)])
+        rows: list[tuple[float, float, float, float, float]] = numbers.tolist()
+        return cls([Look(*row, small) for row, small in zip(rows, smalls, strict=True)])
 
 
 class Watch:
@@ -251,9 +250,8 @@ class Watch:
 
     def _looks_like(self, one: Look, shifts: Sequence[float]) -> dict[str, float]:
         known = self.reference
-        if one.brightness < (
-            BLACK if known is None else max(min(BLACK, known.brightness / 2), FAINT * known.brightness)
-        ):
+        usual = 2 * BLACK if known is None else known.brightness
+        if one.brightness < max(FAINT * usual, min(BLACK, usual / 2)):
             return {DARK: 0.0}
         if one.white > WHITE and (known is None or known.white < WHITE / 2):
             return {COVERED: 0.0}

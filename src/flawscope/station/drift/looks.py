@@ -103,11 +103,9 @@ class Looks:
         if learning and watch.reference is not None:
             self._keep(product_id, key, watch.reference)
         for kind in KINDS:
-            text = (
-                f"{self.names[product_id]}: {described(kind, watch.wrong[kind])}"
-                if kind in watch.wrong
-                else None
-            )
+            text = None
+            if kind in watch.wrong:
+                text = f"{self.names[product_id]}: {described(kind, watch.wrong[kind])}"
             self.report(f"camera_{kind}_{product_id}", text)
 
     def _read(self, recorded: Recorded) -> Look:
@@ -125,7 +123,8 @@ class Looks:
     def _keep(self, product_id: int, key: Key, reference: Reference) -> None:
         buffer = io.BytesIO()
         with suppress(Exception):  # without it the next start learns anew
-            np.savez_compressed(buffer, key=np.array(key), **reference.to_arrays())
+            numbers, smalls = reference.to_arrays()
+            np.savez_compressed(buffer, key=np.array(key), numbers=numbers, smalls=smalls)
             self.files.write(self._path(product_id), buffer.getvalue(), durable=False)
 
     def _kept(self, product_id: int, key: Key) -> Reference | None:

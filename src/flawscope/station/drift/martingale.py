@@ -15,7 +15,7 @@ most a.
 The sharing is a jumper (Vovk et al.: Retrain or not retrain, COPA 2021, algorithm 1) with two changes. The
 capital that does not bet (its epsilon = 0) wakes after n numbers with the hazard
 
-    1 - log(n + CALM - 1) / log(n + CALM),   so that   log(CALM) / log(n + CALM)   of it sleeps for ever so long,
+    1 - log(n + CALM - 1) / log(n + CALM),   so that   log(CALM) / log(n + CALM)   of it still sleeps,
 
 because a constant hazard would have lost everything after some quiet months: here what is left for a change
 at n falls as 1 / (n log^2 n), and the delay grows with log n alone. And the bets are likelihood ratios of

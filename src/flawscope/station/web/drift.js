@@ -19,8 +19,8 @@
   }
 
   function words() {
-    const { watched, ready, good, since, alarm, notice, bound } = found;
-    if (!watched) return t("drift.off");
+    const { watched, ready, good, since, alarm } = found;
+    if (!watched) return t("drift.unwatched");
     if (alarm) return `${change(alarm)} ${t("drift.do")}`;
     if (!ready) return t("drift.reading");
     return good < YOUNG ? t("drift.young", { good }) : t("drift.calm", { good: good.toLocaleString(locale), since: time(since) });
