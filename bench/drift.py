@@ -3,9 +3,9 @@
     python bench/drift.py
 
 Without a change: drawn scores of 100,000 good parts, 100 runs, at a bound of 1 % (half of it for scores, half
-for the share of flagged pictures). With a change: good plates and fabrics are drawn, PatchCore learns from some
-and scores others, as they are and with 5 % more and less light; streams are drawn from these scores. What
-decides is the station's own code.
+for the share of flagged pictures). With a change: good plates and fabrics are drawn, PatchCore learns from
+some and scores others, as they are and with 5 % more and less light; streams are drawn from these scores.
+What decides is the station's own code.
 """
 
 from __future__ import annotations

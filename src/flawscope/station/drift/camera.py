@@ -30,7 +30,8 @@ BLACK = 0.02  # brightness, 0..1, below which a picture shows nothing
 WHITE = 0.98  # share of clipped pixels above which it shows nothing either
 FAINT = 0.25  # of the least brightness or detail of the reference
 FLAT = 0.5  # of its least contrast
-SOFT = 0.45  # octaves of sharpness that are lost at least
+SOFT = 0.45  # octaves of sharpness that are lost at least,
+LOST = 1.0  # or octaves of fine edges: a fine texture has no coarse ones that would stay
 UNLIKE = -2.0  # widths below the range of the training pictures, where the model knows it
 CLEAR = 0.15  # of a shift that is believed, at least; equal pictures have 1
 HAZY = 0.6  # of the reference's own least clear place
@@ -45,7 +46,8 @@ class Look:
 
     brightness: 0..1. contrast: standard deviation of the grey values. white: share of pixels that are
     clipped. detail: mean step from one of about 128 points a side to the next. sharpness: log2 of the
-    strongest fine edges against the strongest coarse ones, which hardly depends on what is shown. small: grey
+    strongest fine edges against the strongest coarse ones, which hardly depends on what is shown. fine:
+    log2 of the strongest fine edges against the brightness. small: grey
     values [GRID or less, GRID or less], 0..1.
     """
 
@@ -54,6 +56,7 @@ class Look:
     white: float
     detail: float
     sharpness: float
+    fine: float
     small: Grey = field(repr=False)
 
 
@@ -74,6 +77,7 @@ def look(image: Image.Image) -> Look:
         float((grey >= 0.995).mean()),
         float(np.mean(steps)) if steps else 0.0,
         math.log2((fine + 1e-3) / (coarse + 1e-3)),
+        math.log2((fine + 1e-3) / (float(grey.mean()) + 1e-3)),
         small,
     )
 
@@ -137,8 +141,15 @@ def shift_of(one: Grey, other: Grey) -> tuple[float, float, float]:
 
 def _edges(grey: Grey) -> Grey:
     steps = np.hypot(np.gradient(grey, axis=0), np.gradient(grey, axis=1))
-    window = np.outer(*(np.hanning(n + 2)[1:-1] for n in grey.shape))
+    window = np.outer(*(_taper(n) for n in grey.shape))
     return np.asarray((steps - steps.mean()) * window, np.float32)
+
+
+def _taper(size: int) -> NDArray[np.float64]:
+    """1 but for an eighth at both ends, which are a picture's ground as often as not."""
+    edge = max(1, size // 8)
+    rise = np.sin(np.pi / 2 * (np.arange(edge) + 0.5) / edge) ** 2
+    return np.concatenate([rise, np.ones(size - 2 * edge), rise[::-1]])
 
 
 def _signed(at: float, size: int) -> float:
@@ -160,8 +171,8 @@ class Reference:
         self.brightness = min(one.brightness for one in looks)
         self.contrast = min(one.contrast for one in looks)
         self.detail = min(one.detail for one in looks)
-        sharp = [one.sharpness for one in looks]
-        self.sharpness = min(sharp) - max(max(sharp) - min(sharp), SOFT)
+        self.sharpness = _below([one.sharpness for one in looks], SOFT)
+        self.fine = _below([one.fine for one in looks], LOST)
         self.white = max(one.white for one in looks)
         self.shape = looks[0].small.shape
         alike = [one.small for one in looks if one.small.shape == self.shape]
@@ -196,13 +207,18 @@ class Reference:
 
     def to_arrays(self) -> tuple[NDArray[np.float64], Grey]:
         """`from_arrays` makes the same of them. ValueError where the pictures differ in shape."""
-        numbers = [(o.brightness, o.contrast, o.white, o.detail, o.sharpness) for o in self.looks]
+        numbers = [(o.brightness, o.contrast, o.white, o.detail, o.sharpness, o.fine) for o in self.looks]
         return np.array(numbers), np.stack([one.small for one in self.looks])
 
     @classmethod
     def from_arrays(cls, numbers: NDArray[np.float64], smalls: NDArray[np.float32]) -> Reference:
-        rows: list[tuple[float, float, float, float, float]] = numbers.tolist()
+        rows: list[tuple[float, float, float, float, float, float]] = numbers.tolist()
         return cls([Look(*row, small) for row, small in zip(rows, smalls, strict=True)])
+
+
+def _below(values: Sequence[float], least: float) -> float:
+    """What lies under a range by its own width, and by `least`."""
+    return min(values) - max(max(values) - min(values), least)
 
 
 class Watch:
@@ -243,6 +259,8 @@ class Watch:
                 self.wrong[kind] = found[kind]
             elif self._said[kind] <= -ROW or (kind == FROZEN and kind not in found):
                 self.wrong.pop(kind, None)
+        if COVERED in self.wrong:
+            self.wrong.pop(BLURRED, None)
         if self.reference is None and good and not found:
             self.first.append(one)
             if len(self.first) >= REFERENCE:
@@ -259,8 +277,8 @@ class Watch:
             unlike = len(shifts) == 6 and shifts[3] < UNLIKE / 2 and shifts[5] < UNLIKE
             return {COVERED: 0.0} if unlike else {}
         if one.detail < FAINT * known.detail and one.contrast < FLAT * known.contrast:
-            return {COVERED: 0.0}
-        if one.sharpness < known.sharpness:
+            return {COVERED: 0.0, BLURRED: 0.0}  # pictures may lie on either side of the border
+        if one.sharpness < known.sharpness or one.fine < known.fine:
             return {BLURRED: 0.0}
         if len(self._last) == ROW and (by := known.moved(self._last)):
             return {MOVED: by}

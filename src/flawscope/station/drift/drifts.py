@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.database import Database
-from flawscope.station.drift.run import Change, Run, described
+from flawscope.station.drift.run import FEWER, MORE, Run, described
 from flawscope.station.schema import inspections
 from flawscope.station.store import Store, iso
 from flawscope.station.versions import NoModelError, Versions
@@ -21,7 +21,7 @@ ALARM, NOTICE, ACKNOWLEDGED = "drift", "share of anomalous changed", "drift ackn
 TOGETHER = 2000  # inspections that are read at once
 PAUSE = 1.0  # seconds between two looks
 IDLE = 5.0  # seconds after which versions are looked at though nothing came
-_LAST = re.compile(r"after inspection (\d+)")
+_LAST, _AT = re.compile(r"after inspection (\d+)"), re.compile(r"at inspection (\d+):")
 
 
 class Drifts:
@@ -108,7 +108,6 @@ class Drifts:
             with self._lock:
                 self._ready.discard(product_id)
                 run = self._runs[product_id] = Run(version, after, self.bounds[product_id])
-        told = len(run.found)
         while not self._ended.is_set():
             begun = time.monotonic()
             rows = self._rows(product_id, run)
@@ -121,7 +120,7 @@ class Drifts:
             if len(rows) < TOGETHER:
                 break
             self._ended.wait(time.monotonic() - begun)  # the past is no hurry: half of the time is others'
-        self._tell(product_id, run.found[told:])
+        self._tell(product_id, run)
         self._ready.add(product_id)
         self._show(product_id, run)
 
@@ -151,13 +150,17 @@ class Drifts:
         found = _LAST.search(said[0].text) if said else None
         return max(int(last), int(found[1]) if found else 0)
 
-    def _tell(self, product_id: int, changes: list[Change]) -> None:
-        """Into the events, unless they stand there from before a restart."""
-        for change in changes:
-            kind = NOTICE if change.how in ("more", "fewer") else ALARM
-            text = f"at inspection {change.inspection}: {described(change)}"
-            if all(row.text != text for row in self.store.events(kind, product_id)):
+    def _tell(self, product_id: int, run: Run) -> None:
+        """Into the events, but for what stands there from before a restart."""
+        while run.told < len(run.found):
+            change = run.found[run.told]
+            kind = NOTICE if change.how in (MORE, FEWER) else ALARM
+            before = self.store.events(kind, product_id)[:1]
+            last = [int(found[1]) for row in before if (found := _AT.match(row.text))]
+            if not last or last[0] < change.inspection:
+                text = f"at inspection {change.inspection}: {described(change)}"
                 self.store.note_event(kind, "station", text, product_id)
+            run.told += 1
 
     def _show(self, product_id: int, run: Run) -> None:
         text = None if run.alarm is None else f"{self.names[product_id]}: {described(run.alarm)}"

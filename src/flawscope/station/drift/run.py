@@ -122,6 +122,7 @@ class Run:
         self.alarm: Change | None = None
         self.notice: Change | None = None
         self.found: list[Change] = []  # all, for the record
+        self.told = 0  # of them, how many were recorded
         self.scores = Test(_SCORES, self.limit)
         self.flags = Test(_FLAGS, self.limit)
         self._ranks = ScoreRanks()
