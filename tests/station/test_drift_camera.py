@@ -33,7 +33,8 @@ def table(rng: np.random.Generator) -> Picture:
     shape = Image.new("L", (side, side), 0)
     ImageDraw.Draw(shape).ellipse((6, 6, side - 6, side - 6), fill=255)
     ground.paste(part, tuple(side // 2 + int(d) for d in rng.integers(-8, 9, 2)), shape)
-    return noisy(ground.point(lambda v, f=rng.uniform(0.97, 1.03): v * f), rng, 2)
+    light = rng.uniform(0.97, 1.03)
+    return noisy(ground.point(lambda v: v * light), rng, 2)
 
 
 def gears(rng: np.random.Generator) -> Picture:

@@ -141,7 +141,7 @@ def test_another_share_of_defects_is_a_notice_and_no_problem(running: Any, http:
     assert 'flawscope_share_notice{product="plate"} 1.0' in http.get("/metrics").text
 
 
-# --------------------------------------------------------------------------------------- restarts and versions
+# ---------------------------------------------------------------------------------------- restarts, versions
 
 
 def test_a_restart_computes_the_same_again(open_station: Any) -> None:
@@ -214,7 +214,7 @@ def test_a_store_that_is_away_is_said_and_nothing_is_missed(
     until(lambda: codes(running.station) == set())
 
 
-# ------------------------------------------------------------------------------------------ settings and rights
+# ------------------------------------------------------------------------------------------ settings, rights
 
 
 def test_null_means_that_nobody_looks(open_station: Any, settings: Settings) -> None:
@@ -246,7 +246,8 @@ def test_what_is_no_bound_is_one_line(text: str, settings: Settings) -> None:
 
 def test_the_settings_file_has_it_for_each_product(tmp_path: Path) -> None:
     (tmp_path / "station.yaml").write_text(
-        "products:\n  one: a.onnx\n  two: {model: b.onnx, drift: 5 %}\n  three: {model: c.onnx, drift: null}\n"
+        "products:\n  one: a.onnx\n  two: {model: b.onnx, drift: 5 %}\n"
+        "  three: {model: c.onnx, drift: null}\n"
     )
     found = read_settings(tmp_path / "station.yaml").products
     assert [found[name].drift_bound for name in ("one", "two", "three")] == [0.01, 0.05, None]

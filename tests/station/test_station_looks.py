@@ -249,6 +249,12 @@ def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet: Tablet, r
     assert "good parts score higher than before" in tablet.text("#drift-said")
     assert "0 of 50 are there" in tablet.text("#drift-camera")
     assert tablet.all("#drift-chart canvas")
+    if spec := find_spec("axe_core_python"):
+        for width, dark in ((390, True), (1024, False)):
+            tablet.screen(width, 800, dark)
+            assert tablet.js("return document.documentElement.scrollWidth") <= width
+            tablet.js((Path(str(spec.origin)).parent / "axe.min.js").read_text(encoding="utf-8"))
+            assert axe(tablet) == []
     tablet.click("#drift-normal")
     tablet.wait(lambda: tablet.find("#drift-sure").get_attribute("open"))
     tablet.press(Keys.ENTER)

@@ -120,8 +120,8 @@ def flag_bets(p: Floats, share: Floats) -> Floats:
         share: [...] of earlier pictures that were flagged, between 0 and 1, exclusive.
 
     Returns:
-        [..., 7]: each bet pays c / g where p is below the share r and else (1 - c r) / (1 - r), so that its
-        mean is 1: a share c times as large, at most halfway from r to 1.
+        [..., 7]: each bet pays c where p is below the share r and else (1 - c r) / (1 - r), so that its mean
+        is 1: a share c times as large, at most halfway from r to 1.
     """
     r = share[..., None]
     now = np.minimum(_TIMES * r, (1 + r) / 2)

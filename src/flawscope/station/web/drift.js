@@ -70,7 +70,8 @@
     const place = byId("drift-chart");
     place.hidden = !found.watched || found.points.length < 2;
     if (!place.hidden) {
-      const values = found.points.map((one) => one[1]);
+      const most = found.limit + 2; // beyond it nobody needs to know how much
+      const values = found.points.map((one) => Math.min(one[1], most));
       const ends = [values.reduce((a, b) => Math.min(a, b), -1), values.reduce((a, b) => Math.max(a, b), found.limit)];
       const both = { stroke: () => colour("pale"), grid: { stroke: () => colour("line"), width: 1 }, font: "12px system-ui, sans-serif" };
       const clock = new Intl.DateTimeFormat(locale, { day: "2-digit", month: "2-digit", hour: "2-digit", minute: "2-digit" });
@@ -84,7 +85,7 @@
           series: [{}, { stroke: () => colour("good"), width: 2, points: { show: false } }],
           axes: [
             { ...both, space: 110, values: (plot, splits) => splits.map((at) => clock.format(1000 * at)) },
-            { ...both, size: 72, label: t("drift.axis"), labelSize: 20, labelFont: "12px system-ui, sans-serif", values: powers },
+            { ...both, size: 72, incrs: [1, 2, 5], label: t("drift.axis"), labelSize: 20, labelFont: "12px system-ui, sans-serif", values: powers },
           ],
           scales: { y: { range: [ends[0] - 0.3, ends[1] + 0.5] } },
           hooks: { draw: [limit] },
