@@ -78,19 +78,19 @@ class Drifts:
         while not self._ended.is_set():
             self._news.wait(IDLE)
             self._news.clear()
+            trouble = None
             for product_id in self.bounds:
                 if self._ended.is_set():
                     return
                 try:
                     self.follow(product_id)
-                    self.report("drift_unknown", None)
                 except FlawscopeError as error:  # the data base is away: what is missing is read later
-                    self._dirty.add(product_id)
-                    self.report("drift_unknown", f"drift is not followed: {error}")
+                    trouble = str(error)
                 except Exception as error:
+                    trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                if trouble:
                     self._dirty.add(product_id)
-                    what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                    self.report("drift_unknown", f"drift is not followed: {what}")
+            self.report("drift_unknown", f"drift is not followed: {trouble}" if trouble else None)
             self._ended.wait(self.pause)
 
     def follow(self, product_id: int) -> None:
