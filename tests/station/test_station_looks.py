@@ -3,10 +3,12 @@ accessible, it keeps to the policy."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("selenium.webdriver")
@@ -232,3 +234,31 @@ def test_nothing_is_asked_of_another_server(tablet: Tablet, judged: tuple[bytes,
         tablet.open(page)
         asked = tablet.js("return performance.getEntriesByType('resource').map((one) => one.name)")
         assert [name for name in asked if not name.startswith((tablet.url, "data:", "blob:"))] == []
+
+
+def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet: Tablet, running: Any) -> None:
+    record = import_module("test_station_drift").record
+    scores = np.random.default_rng(5).standard_normal(900)
+    scores[700:] += 1.5
+    record(running.station, scores)
+    number = running.station.products["plate"]
+    tablet.wait(lambda: running.station.drift("plate")["alarm"])
+    tablet.open("trends?range=hour")
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.drift") == "drawn")
+    assert tablet.text("#drift-state") == "Drift"
+    assert "good parts score higher than before" in tablet.text("#drift-said")
+    assert "0 of 50 are there" in tablet.text("#drift-camera")
+    assert tablet.all("#drift-chart canvas")
+    if spec := find_spec("axe_core_python"):
+        for width, dark in ((390, True), (1024, False)):
+            tablet.screen(width, 800, dark)
+            assert tablet.js("return document.documentElement.scrollWidth") <= width
+            tablet.js((Path(str(spec.origin)).parent / "axe.min.js").read_text(encoding="utf-8"))
+            assert axe(tablet) == []
+    tablet.click("#drift-normal")
+    tablet.wait(lambda: tablet.find("#drift-sure").get_attribute("open"))
+    tablet.press(Keys.ENTER)
+    tablet.wait(lambda: tablet.text("#drift-said") == "Begun anew.")
+    tablet.wait(lambda: not tablet.find("#drift-normal").is_displayed())
+    assert running.station.drifts.facts(number)["alarm"] is None
+    assert tablet.complaints() == []

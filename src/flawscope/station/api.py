@@ -356,6 +356,19 @@ def trends(name: str, station: Here, since: str | None = None, until: str | None
     return station.trends(name, *ends)
 
 
+@product.get("/drift", response_model=shapes.Drift)
+def drift(name: str, station: Here) -> Any:
+    """Whether good parts score as they did, as many pictures are flagged, and the camera is as it was."""
+    return station.drift(name)
+
+
+@product.post("/drift/acknowledge", response_model=shapes.Drift)
+def acknowledge(name: str, station: Here, person: Engineer) -> Any:
+    """What is seen is the new normal: drift and the camera's first pictures begin anew."""
+    station.drifts.acknowledge(station.product_id(name), person.name)
+    return station.drift(name)
+
+
 @product.get("/live", response_class=StreamingResponse)
 async def live(name: str, request: Request, station: Here) -> StreamingResponse:
     """Server-sent events: `inspection` as they come, `state` every second."""

@@ -252,7 +252,14 @@ def trends(request: Request, product: str, range: str = "day") -> Response:
     def answer(asked: Shown) -> Response:
         chosen_range = range if range in RANGES else "day"
         data = {"range": chosen_range, "seconds": RANGES[chosen_range]}
-        return asked.page_of("trends", words=("trends",), range=chosen_range, ranges=list(RANGES), data=data)
+        return asked.page_of(
+            "trends",
+            words=("trends", "drift"),
+            range=chosen_range,
+            ranges=list(RANGES),
+            may_change=may(asked.person, "engineer"),
+            data=data,
+        )
 
     return _shown(request, "trends", product, answer)
 

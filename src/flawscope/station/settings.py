@@ -21,6 +21,7 @@ DATABASE = "station.sqlite"  # in it
 RESERVED = ("static", "api", "sign-in", "sign-out", "language", "healthz", "readyz", "metrics")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LETTERS = "use letters, digits, dot, dash and underscore, 64 at most"
+_SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", re.IGNORECASE)
 _AGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(hours?|days?|weeks?|months?|years?|h|d|w)\s*", re.IGNORECASE)
 _SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 86400}
@@ -31,10 +32,17 @@ class Product:
     """What is inspected.
 
     model: a model file of any kind. folder: pictures that appear in it are taken, too.
+    drift: how probable a false alarm of drift may ever be; None: nobody looks for it.
     """
 
     model: str
     folder: str | None = None
+    drift: str | None = "1 %"
+
+    @property
+    def drift_bound(self) -> float | None:
+        """0 to 0.5, both exclusive; None: nobody looks for it."""
+        return None if self.drift is None else share_of(self.drift, "drift")
 
 
 @dataclass(frozen=True)
@@ -212,6 +220,11 @@ def check(settings: Settings) -> Settings:
     _ = settings.url, settings.limits.upload_bytes, settings.keep.space_bytes
     for kind in ("good", "anomalous", "reviewed", "records"):
         settings.keep.seconds(kind)
+    for name, product in settings.products.items():
+        try:
+            _ = product.drift_bound
+        except InputError as error:
+            raise InputError(f"product {name}: {error}") from None
     if not 0 <= settings.port < 65536:
         raise InputError(f"port {settings.port} is not one: choose 1 to 65535, or 0 for a free one")
     if settings.limits.queue < 1 or settings.limits.pixels < 1:
@@ -255,6 +268,15 @@ def size_of(text: str, what: str) -> int:
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
+def share_of(text: str, what: str) -> float:
+    """`1 %`, `0.01` -> 0.01: more than 0 and less than a half."""
+    found = _SHARE.fullmatch(str(text))
+    share = float(found[1]) / (100 if found[2] else 1) if found else 0.0
+    if not 0 < share < 0.5:
+        raise InputError(f"{what}: {text!r} is not a share between 0 and 50 %; write 1 %, or null")
+    return share
+
+
 def age_of(text: str, what: str) -> float:
     """`30 days` -> seconds. A month has 30 days, a year 365."""
     found = _AGE.fullmatch(str(text))
@@ -282,4 +304,4 @@ def _product(name: str, value: Any, home: Path) -> Product:
     except InputError as error:
         raise InputError(f"product {name}: {error}") from None
     folder = None if product.folder is None else str(home / product.folder)
-    return Product(str(home / product.model), folder)
+    return replace(product, model=str(home / product.model), folder=folder)

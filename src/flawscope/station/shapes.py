@@ -188,3 +188,46 @@ class Status(BaseModel):
     problems: list[Problem]
     version: str
     queue: dict[str, int]
+
+
+class Change(BaseModel):
+    """Something that is no longer as it was."""
+
+    at: str = Field(description="when it was found")
+    inspection: int = Field(description="at which it was found")
+    since: str = Field(description="the most likely beginning")
+    first: int = Field(description="the inspection there")
+    pictures: int = Field(description="since then, until it was found")
+    how: Literal["higher", "lower", "wider", "narrower", "more", "fewer"]
+    before: float = Field(description="share of anomalous pictures before; of scores 0.5")
+    now: float = Field(description="the same since; of scores the share of earlier ones below a new one")
+
+
+class Camera(BaseModel):
+    """What pictures say about the camera."""
+
+    first_pictures: int = Field(description="that later ones are compared with")
+    wanted_pictures: int
+    still: bool | None = Field(
+        description="the first pictures show the same in the same place, so that a moved camera can be known"
+    )
+    problems: list[Literal["dark", "covered", "blurred", "moved", "frozen"]]
+
+
+class Drift(BaseModel):
+    """Whether the world in front of the camera is still the one that the model knows."""
+
+    watched: bool
+    bound: float | None = Field(description="of the probability of a false alarm, ever")
+    ready: bool = Field(description="all that was recorded is counted")
+    version: int | None = None
+    since: str | None = Field(None, description="the first picture that counts")
+    pictures: int = 0
+    good: int = Field(0, description="of them, called so: their scores are tested")
+    flagged: float | None = Field(None, description="share of pictures that were called anomalous")
+    value: float = Field(0.0, description="logarithm to base 10 of the martingale")
+    limit: float | None = Field(None, description="at which it alarms")
+    alarm: Change | None = None
+    notice: Change | None = Field(None, description="another share of anomalous pictures than before")
+    points: list[list[float]] = Field([], description="seconds since 1970, value then")
+    camera: Camera

@@ -17,6 +17,8 @@ from flawscope.machine import cores
 from flawscope.station import trends as trends_of
 from flawscope.station.access import Access
 from flawscope.station.database import Database, now
+from flawscope.station.drift.drifts import Drifts
+from flawscope.station.drift.looks import Looks
 from flawscope.station.files import Files
 from flawscope.station.folder import FolderSource
 from flawscope.station.handed import Handed
@@ -97,11 +99,18 @@ class Station:
         self.products = {name: self.store.add_product(name) for name in settings.products}
         self._names = {number: name for name, number in self.products.items()}
         self.sources: list[FolderSource] = []
+        bounds = {self.products[name]: one.drift_bound for name, one in settings.products.items()}
+        watched = {number: bound for number, bound in bounds.items() if bound is not None}
+        self.drifts = Drifts(self.database, self.store, self.versions, watched, self._names, self.report)
+        self.looks = Looks(self.files, watched, self._names, self.drifts.run_of, self.report)
+        self.drifts.renewed = self.looks.renew
 
     def start(self) -> None:
         """Open the models, then take pictures. InputError where a model that the settings name is none."""
         for name, product in self.settings.products.items():
             self._open(name, product)
+        self.drifts.start()
+        self.looks.start()
         share = Share(self.settings.limits)
         for name, product in self.settings.products.items():
             if product.folder is not None:
@@ -146,6 +155,8 @@ class Station:
             source.stop()
         self.inspector.close()
         self.recorder.close()
+        self.looks.close()
+        self.drifts.close()
         self.shown.close()
         for thread in self._threads:
             thread.join()
@@ -205,6 +216,11 @@ class Station:
     def trends(self, name: str, since: int | None = None, until: int | None = None) -> dict[str, Any]:
         return trends_of.trends(self.database, self.product_id(name), since, until)
 
+    def drift(self, name: str) -> dict[str, Any]:
+        """Whether good parts, or the camera, are no longer what they were."""
+        number = self.product_id(name)
+        return {**self.drifts.facts(number), "camera": self.looks.facts(number)}
+
     # ---- what happens
 
     def _recorded(self, recorded: Recorded) -> None:
@@ -214,6 +230,8 @@ class Station:
         self.shown.remember(recorded)
         if self.live.listeners:
             self.live.tell(recorded.taken.product_id, fresh(recorded.number, recorded.taken, name))
+        self.drifts.note(recorded.taken.product_id)
+        self.looks.note(recorded)
 
     def _retain(self) -> None:
         retention = Retention(self.database, self.files, self.settings.keep, self._ended)
@@ -267,6 +285,7 @@ class Station:
             "problems": ("Shown on the page.", {"": float(len(self.problems()))}),
             "disk_free_bytes": ("Where the station keeps its files.", {"": float(self.files.free_bytes())}),
             "listeners": ("Pages that are open.", {"": float(self.live.listeners)}),
+            **self.drifts.gauges(),
         }
         with suppress(FlawscopeError):
             waiting = {n: float(self.store.waiting_count(i)) for n, i in names}

@@ -1,0 +1,243 @@
+"""Drift: how often is it reported though nothing changes, and how soon when the light changes by 5 %?
+
+    python bench/drift.py
+
+Without a change: drawn scores of 100,000 good parts, 100 runs, at a bound of 1 % (half of it for scores, half
+for the share of flagged pictures). With a change: good plates and fabrics are drawn, PatchCore learns from
+some and scores others, as they are and with 5 % more and less light; streams are drawn from these scores.
+What decides is the station's own code.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import common
+from common import Cell, Settings
+
+BOUND = 0.01
+SIDE = 256
+LIGHT = {"5 % brighter": 1.05, "5 % darker": 0.95}
+LINES = (
+    "normal",
+    "heavy tails",
+    "ten values",
+    "2 % defects",
+    "share of defects 0 to 10 %",
+    "bursts of defects",
+)
+MOST = 20_000  # parts after a change
+
+
+# -------------------------------------------------------------------------------------------------- streams
+
+
+def of_scores(scores: Any, first_run: int = 0, after: int = 0, stop: float = math.inf) -> tuple[Any, Any]:
+    """What the test of scores makes of streams [runs, parts].
+
+    Returns:
+        The highest logarithm of each run's capital, and the parts from `after` until it is `stop`, inf where
+        it never is. It ends when all are.
+    """
+    import numpy as np
+
+    from flawscope.station.drift.martingale import SHIFTS, SPREADS, Capital, ScoreRanks, score_bets, uniform
+
+    runs, parts = scores.shape
+    ranks, capital = [ScoreRanks() for _ in range(runs)], Capital(len(SHIFTS) + len(SPREADS), runs)
+    highest, first = np.zeros(runs), np.full(runs, np.inf)
+    for step in range(parts):
+        p = [
+            ranks[run].add(score, uniform((first_run + run) * 10_000_000 + step, 1))
+            for run, score in enumerate(scores[:, step].tolist())
+        ]
+        capital.stake(np.exp(score_bets(np.array(p))))
+        np.maximum(highest, capital.log, out=highest)
+        if step >= after:
+            first[(capital.log >= stop) & np.isinf(first)] = step - after + 1
+            if np.isfinite(first).all():
+                break
+    return highest, first
+
+
+def of_flags(flagged: Any, first_run: int = 0) -> Any:
+    """The highest logarithm of each run's capital in the test of how many pictures are flagged: [runs,
+    pictures] bool."""
+    import numpy as np
+
+    from flawscope.station.drift.martingale import TIMES, Capital, flag_bets, uniform
+
+    runs, pictures = flagged.shape
+    capital, highest, counted = Capital(len(TIMES), runs), np.zeros(runs), np.zeros(runs)
+    for step in range(pictures):
+        share, bad = (counted + 0.5) / (step + 1), flagged[:, step]
+        counted += bad
+        u = np.array([uniform((first_run + run) * 10_000_000 + step, 2) for run in range(runs)])
+        p = np.where(bad, u * counted, counted + u * (step + 1 - counted)) / (step + 1)
+        capital.stake(np.exp(flag_bets(p, share)))
+        np.maximum(highest, capital.log, out=highest)
+    return highest
+
+
+# ---------------------------------------------------------------------------------------------- no change
+
+
+def line(kind: str, rng: Any, pictures: int) -> Any:
+    """Scores of a line where good parts stay as they are, and which pictures are flagged: [pictures] each."""
+    import numpy as np
+
+    if kind == "heavy tails":
+        return rng.standard_t(1.5, pictures), np.zeros(pictures, np.bool_)
+    if kind == "ten values":
+        return rng.integers(0, 10, pictures).astype(np.float64), np.zeros(pictures, np.bool_)
+    scores = rng.standard_normal(pictures)
+    if kind == "normal":
+        return scores, np.zeros(pictures, np.bool_)
+    if kind == "2 % defects":
+        share: Any = 0.02
+    elif kind == "bursts of defects":  # 20 pictures in which every second one is a defect, now and then
+        starts = np.flatnonzero(rng.random(pictures) < 1 / 2000)
+        share = np.full(pictures, 0.005)
+        for start in starts:
+            share[start : start + 20] = 0.5
+    else:
+        share = 0.05 * (1 + np.sin(np.arange(pictures) / 3000))
+    defects = rng.random(pictures) < share
+    scores[defects] = rng.normal(6, 1, int(defects.sum()))  # nearly none of them is missed
+    return scores, scores > 2.6  # half a percent of good parts are flagged, too
+
+
+def quiet(kind: str, runs: int, pictures: int, threads: int) -> Cell:
+    """Highest capitals of runs without a change."""
+    import numpy as np
+
+    rng = np.random.default_rng([11, LINES.index(kind)])
+    made = [line(kind, rng, pictures) for _ in range(runs)]
+    flagged = np.stack([flags for _, flags in made])
+    good = [scores[~flags] for scores, flags in made]
+    shortest = min(map(len, good))
+    by_scores, _ = of_scores(np.stack([scores[:shortest] for scores in good]))
+    by_flags = of_flags(flagged)
+    limit = math.log(2 / BOUND)
+    return {
+        "runs": runs,
+        "pictures": pictures,
+        "good": shortest,
+        "flagged": common.sig(float(flagged.mean()), 3),
+        "bound": BOUND,
+        "drift_alarms": int((by_scores >= limit).sum()),
+        "share_notices": int((by_flags >= limit).sum()),
+        "highest_capital": common.sig(math.exp(by_scores.max()), 4),
+        "limit": 2 / BOUND,
+    }
+
+
+# ----------------------------------------------------------------------------------------- a change of light
+
+
+def scored(product: str, train: int, count: int, settings: Settings, threads: int) -> Cell:
+    """Scores of new good pictures, as they are and in other light, and whether they are flagged."""
+    import numpy as np
+    import torch
+
+    import flawscope
+    from flawscope.demo.dataset import draw_picture
+
+    torch.set_num_threads(threads)
+    shown = [
+        draw_picture(product, np.random.default_rng([17, k]), size=SIDE)[0] for k in range(train + count)
+    ]
+    model = flawscope.fit(shown[:train], samples=0, check=False, device="cpu", **settings)
+    found: Cell = {"threshold": model.calibration.score_threshold}
+    for name, factor in {"as it was": 1.0, **LIGHT}.items():
+        lit = [np.clip(one * factor + 0.5, 0, 255).astype(np.uint8) for one in shown[train:]]
+        results = [result for _, result in model.stream(lit)]
+        found[name] = [[result.score, bool(result.is_anomalous)] for result in results]
+    return found
+
+
+def delays(before: Any, after: Any, quiet: int, runs: int, threads: int) -> Cell:
+    """Pictures until drift is reported, in streams that are drawn from scores before and after a change.
+
+    Args:
+        before, after: [score, whether it is flagged] of pictures.
+        quiet: good parts before the change.
+    """
+    import numpy as np
+
+    calm = np.array([score for score, bad in before if not bad])
+    changed = np.array(after)
+    streams, places = [], []
+    for run in range(runs):
+        rng = np.random.default_rng([23, quiet, run])
+        drawn = changed[rng.integers(0, len(changed), MOST)]
+        places.append(np.flatnonzero(drawn[:, 1] == 0))  # flagged pictures take no part, but take time
+        streams.append([calm[rng.integers(0, len(calm), quiet)], drawn[places[-1], 0]])
+    shortest = min(map(len, places))
+    _, first = of_scores(
+        np.stack([np.concatenate([a, b[:shortest]]) for a, b in streams]), 0, quiet, math.log(2 / BOUND)
+    )
+    known = sorted(
+        int(places[run][int(parts) - 1]) + 1 if math.isfinite(parts) else math.inf
+        for run, parts in enumerate(first)
+    )
+    cell: Cell = {"runs": runs, "quiet": quiet, "never": sum(map(math.isinf, known))}
+    for name, share in (("median", 0.5), ("90 %", 0.9)):
+        one = known[math.ceil(share * runs) - 1]
+        cell[name] = None if math.isinf(one) else one
+    return cell
+
+
+def main() -> int:
+    parser = common.parser(__doc__, "drift", methods="patchcore", data=False)
+    parser.add_argument("--runs", type=int, default=100, help="without a change (%(default)s)")
+    parser.add_argument("--pictures", type=int, default=100_000, help="of each (%(default)s)")
+    parser.add_argument("--lines", default=",".join(LINES), help="default: all")
+    parser.add_argument("--products", default="plate,fabric", help="default: %(default)s")
+    parser.add_argument("--train", type=int, default=60, help="pictures learnt from (%(default)s)")
+    parser.add_argument("--count", type=int, default=400, help="pictures scored (%(default)s)")
+    parser.add_argument("--quiet", type=common.numbers, default=[1000, 10_000, 100_000], help="parts before")
+    parser.add_argument("--streams", type=int, default=40, help="drawn for each delay (%(default)s)")
+    quick = {
+        "runs": 4,
+        "pictures": 300,
+        "products": "plate",
+        "train": 6,
+        "count": 6,
+        "quiet": [100],
+        "streams": 2,
+    }
+    args = common.arguments(parser, threads=2, **quick)
+    record = common.Record(args, "Drift: false alarms without a change, delay after a change of light")
+    given = {"threads": args.threads}
+    rows = []
+    for kind in [one for one in args.lines.split(",") if one]:
+        work = {"kind": kind, "runs": args.runs, "pictures": args.pictures, **given}
+        cell = record.attempt(f"quiet/{kind}", lambda w=work: common.task(quiet, **w).json)
+        if cell:
+            rows.append({"line": kind, **{k: v for k, v in cell.items() if k not in ("_", "bound")}})
+    common.table("No change", rows)
+    rows = []
+    for product in [one for one in args.products.split(",") if one]:
+        settings = {"size": 128, **common.settings(args, "patchcore")}
+        work = {"product": product, "train": args.train, "count": args.count, "settings": settings, **given}
+        scores = record.attempt(f"scores/{product}", lambda w=work: common.task(scored, **w).json)
+        for change in LIGHT if scores else ():
+            for calm in args.quiet:
+                task = {"before": scores["as it was"], "after": scores[change], "quiet": calm}
+                task |= {"runs": args.streams, **given}
+                cell = record.attempt(
+                    f"delay/{product}/{change}/{calm}", lambda t=task: common.task(delays, **t).json
+                )
+                if cell:
+                    flagged = sum(bad for _, bad in scores[change]) / len(scores[change])
+                    rest = {k: v for k, v in cell.items() if k != "_"}
+                    rows.append({"product": product, "light": change, "flagged": flagged, **rest})
+    common.table("Pictures until drift is reported after a change of light", rows)
+    return record.status()
+
+
+if __name__ == "__main__":
+    sys.exit(common.start(main))

@@ -1,0 +1,235 @@
+"""Drift of all products of a station, followed after each answer in a thread of its own."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import func, select
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.station.database import Database
+from flawscope.station.drift.run import FEWER, MORE, Run, described
+from flawscope.station.schema import inspections
+from flawscope.station.store import Store, iso
+from flawscope.station.versions import NoModelError, Versions
+
+ALARM, NOTICE, ACKNOWLEDGED = "drift", "share of anomalous changed", "drift acknowledged"  # events
+TOGETHER = 2000  # inspections that are read at once
+PAUSE = 1.0  # seconds between two looks
+IDLE = 5.0  # seconds after which versions are looked at though nothing came
+_LAST, _AT = re.compile(r"after inspection (\d+)"), re.compile(r"at inspection (\d+):")
+
+
+class Drifts:
+    """Reads what was recorded, in the order of numbers, also what had been before a restart: so that the same
+    comes out, bit for bit.
+
+    Args:
+        bounds: by product; those without one are not watched.
+        names: of the products.
+        report: of problems, as `Station.report`.
+        renewed: is told of a product that begins anew because somebody said so.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        store: Store,
+        versions: Versions,
+        bounds: Mapping[int, float],
+        names: Mapping[int, str],
+        report: Callable[[str, str | None], None],
+        renewed: Callable[[int], None] = lambda product_id: None,
+    ):
+        self.database, self.store, self.versions = database, store, versions
+        self.bounds, self.names, self.report, self.renewed = dict(bounds), dict(names), report, renewed
+        self.pause = PAUSE
+        self._runs: dict[int, Run] = {}
+        self._ready: set[int] = set()
+        self._dirty: set[int] = set(bounds)
+        self._lock = threading.RLock()  # of all runs
+        self._news = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="drift", daemon=True)
+
+    def start(self) -> None:
+        self._news.set()
+        self._thread.start()
+
+    def close(self) -> None:
+        self._ended.set()
+        self._news.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def note(self, product_id: int) -> None:
+        """Something was recorded."""
+        if product_id in self.bounds:
+            self._dirty.add(product_id)
+            self._news.set()
+
+    # ---- in the thread
+
+    def _work(self) -> None:
+        while not self._ended.is_set():
+            self._news.wait(IDLE)
+            self._news.clear()
+            trouble = None
+            for product_id in self.bounds:
+                if self._ended.is_set():
+                    return
+                try:
+                    self.follow(product_id)
+                except FlawscopeError as error:  # the data base is away: what is missing is read later
+                    trouble = str(error)
+                except Exception as error:
+                    trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                if trouble:
+                    self._dirty.add(product_id)
+            self.report("drift_unknown", f"drift is not followed: {trouble}" if trouble else None)
+            self._ended.wait(self.pause)
+
+    def follow(self, product_id: int) -> None:
+        """Take in what was recorded since the last time."""
+        try:
+            version = self.versions.active(product_id)[0]
+        except NoModelError:
+            return
+        run = self._runs.get(product_id)
+        if run is not None and run.version == version and product_id not in self._dirty:
+            return
+        self._dirty.discard(product_id)
+        if run is None or run.version != version:
+            after = self._after(product_id, version)
+            with self._lock:
+                self._ready.discard(product_id)
+                run = self._runs[product_id] = Run(version, after, self.bounds[product_id])
+        while not self._ended.is_set():
+            begun = time.monotonic()
+            rows = self._rows(product_id, run)
+            with self._lock:
+                if self._runs[product_id] is not run:  # acknowledged meanwhile
+                    self._dirty.add(product_id)
+                    return
+                for row in rows:
+                    run.add(*row)
+            if len(rows) < TOGETHER:
+                break
+            self._ended.wait(time.monotonic() - begun)  # the past is no hurry: half of the time is others'
+        self._tell(product_id, run)
+        self._ready.add(product_id)
+        self._show(product_id, run)
+
+    def _rows(self, product_id: int, run: Run) -> list[tuple[int, int, float, bool]]:
+        column = inspections.c
+        query = (
+            select(column.id, column.at, column.score, column.anomalous)
+            # an expression, so that no data base takes an index that does not know the order
+            .where(column.id > run.last, column.product_id + 0 == product_id)
+            .where(column.version_id + 0 == run.version)
+            .order_by(column.id)
+            .limit(TOGETHER)
+        )
+        with self.database.reading() as connection:
+            rows = connection.execute(query).all()
+        return [(int(number), int(at), float(score), bool(bad)) for number, at, score, bad in rows]
+
+    def _after(self, product_id: int, version: int) -> int:
+        """The inspection after which a version judges alone, or that was acknowledged, if that came later."""
+        column = inspections.c
+        others = select(func.max(column.id)).where(
+            column.product_id == product_id, column.version_id != version
+        )
+        with self.database.reading() as connection:
+            last = connection.execute(others).scalar_one() or 0
+        said = self.store.events(ACKNOWLEDGED, product_id)[:1]
+        found = _LAST.search(said[0].text) if said else None
+        return max(int(last), int(found[1]) if found else 0)
+
+    def _tell(self, product_id: int, run: Run) -> None:
+        """Into the events, but for what stands there from before a restart."""
+        while run.told < len(run.found):
+            change = run.found[run.told]
+            kind = NOTICE if change.how in (MORE, FEWER) else ALARM
+            before = self.store.events(kind, product_id)[:1]
+            last = [int(found[1]) for row in before if (found := _AT.match(row.text))]
+            if not last or last[0] < change.inspection:
+                text = f"at inspection {change.inspection}: {described(change)}"
+                self.store.note_event(kind, "station", text, product_id)
+            run.told += 1
+
+    def _show(self, product_id: int, run: Run) -> None:
+        text = None if run.alarm is None else f"{self.names[product_id]}: {described(run.alarm)}"
+        self.report(f"drift_{product_id}", text)
+
+    # ---- what a person says and sees
+
+    def acknowledge(self, product_id: int, who: str) -> None:
+        """What is seen is the new normal: both tests begin anew after what they have seen.
+
+        Raises:
+            InputError: the product is not watched, or nothing was seen of it.
+        """
+        name = self.names[product_id]
+        if product_id not in self.bounds:
+            raise InputError(f"drift of {name} is not watched: give its setting `drift` a bound, as 1 %")
+        with self._lock:
+            run = self._runs.get(product_id)
+            if run is None:
+                raise InputError(f"nothing of {name} was seen yet: there is nothing to acknowledge")
+            self.store.note_event(ACKNOWLEDGED, who, f"after inspection {run.last}", product_id)
+            self._runs[product_id] = Run(run.version, run.last, run.bound)
+            self._dirty.add(product_id)
+            self._show(product_id, self._runs[product_id])
+        self.renewed(product_id)
+        self._news.set()
+
+    def run_of(self, product_id: int) -> Run | None:
+        return self._runs.get(product_id)
+
+    def facts(self, product_id: int) -> dict[str, Any]:
+        """As the API shows it."""
+        with self._lock:
+            run = self._runs.get(product_id)
+            bound = self.bounds.get(product_id)
+            if run is None:
+                return {"watched": bound is not None, "bound": bound, "ready": False}
+            good = run.scores.count
+            return {
+                "watched": True,
+                "bound": bound,
+                "ready": product_id in self._ready,
+                "version": run.version,
+                "since": None if run.begun is None else iso(run.begun),
+                "pictures": run.seen,
+                "good": good,
+                "value": run.scores.value,
+                "limit": run.limit,
+                "flagged": 1 - good / run.seen if run.seen else None,
+                "alarm": run.alarm.to_dict() if run.alarm else None,
+                "notice": run.notice.to_dict() if run.notice else None,
+                "points": run.points(),
+            }
+
+    def gauges(self) -> dict[str, tuple[str, dict[str, float]]]:
+        """For Prometheus, by product."""
+        with self._lock:
+            runs = {self.names[number]: run for number, run in self._runs.items()}
+            return {
+                "drift": (
+                    "Evidence that good parts changed: log of the martingale, 1 where it alarms.",
+                    {name: run.scores.value / run.limit for name, run in runs.items()},
+                ),
+                "drift_alarm": (
+                    "1 while the scores of good parts have drifted and nobody said that this is normal.",
+                    {name: float(run.alarm is not None) for name, run in runs.items()},
+                ),
+                "share_notice": (
+                    "1 while another share of pictures is anomalous than before.",
+                    {name: float(run.notice is not None) for name, run in runs.items()},
+                ),
+            }

@@ -1,0 +1,149 @@
+"""Pictures are looked at for what is wrong with the camera: after the answer, a few a second, in a thread of
+its own that skips what it has no time for."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from flawscope.station.drift.camera import KINDS, REFERENCE, Look, Reference, Watch, described, look
+from flawscope.station.drift.run import Run
+from flawscope.station.files import PICTURES, Files
+from flawscope.station.recorder import Recorded
+
+FOLDER = "cameras"  # below the station's: what first pictures were like
+OFTEN = 0.25  # seconds between two pictures of a product, at least
+SHARE = 0.1  # of one processor that is spent on it, at most
+Key = tuple[int, int]  # version, and the inspection after which it began
+
+
+class Looks:
+    """
+    Args:
+        watched: products.
+        names: of them.
+        run_of: what drift knows of a product: camera and drift begin anew together.
+        report: of problems, as `Station.report`.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        watched: Iterable[int],
+        names: Mapping[int, str],
+        run_of: Callable[[int], Run | None],
+        report: Callable[[str, str | None], None],
+    ):
+        self.files, self.run_of, self.report = files, run_of, report
+        self.names = {number: names[number] for number in watched}
+        self.often = OFTEN
+        self._watches: dict[int, tuple[Key, Watch]] = {}
+        self._next: dict[int, Recorded] = {}  # the newest one of each product
+        self._seen: dict[int, float] = {}
+        self._news = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="camera", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._ended.set()
+        self._news.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def note(self, recorded: Recorded) -> None:
+        """Something was recorded. It is looked at, or skipped."""
+        product_id = recorded.taken.product_id
+        if product_id in self.names and time.monotonic() - self._seen.get(product_id, -OFTEN) >= self.often:
+            self._next[product_id] = recorded
+            self._news.set()
+
+    def renew(self, product_id: int) -> None:
+        """What is seen is the new normal."""
+        self._watches.pop(product_id, None)
+        for kind in KINDS:
+            self.report(f"camera_{kind}_{product_id}", None)
+
+    # ---- in the thread
+
+    def _work(self) -> None:
+        while not self._ended.is_set():
+            self._news.wait()
+            self._news.clear()
+            for product_id in list(self._next):
+                recorded = self._next.pop(product_id)
+                begun = self._seen[product_id] = time.monotonic()
+                with suppress(Exception):  # a picture that cannot be read says nothing about the camera
+                    self._look(product_id, recorded)
+                self._ended.wait((time.monotonic() - begun) * (1 / SHARE - 1))
+
+    def _look(self, product_id: int, recorded: Recorded) -> None:
+        run = self.run_of(product_id)
+        if run is None or recorded.taken.version_id != run.version:
+            return
+        key = run.version, run.after
+        if product_id not in self._watches or self._watches[product_id][0] != key:
+            self._watches[product_id] = key, Watch(self._kept(product_id, key))
+        watch, taken = self._watches[product_id][1], recorded.taken
+        one = self._read(recorded)
+        shifts = recorded.prediction.shifts if recorded.prediction is not None else ()
+        learning = watch.reference is None
+        watch.add(one, taken.at / 1e6, not taken.anomalous, shifts)
+        if learning and watch.reference is not None:
+            self._keep(product_id, key, watch.reference)
+        for kind in KINDS:
+            text = None
+            if kind in watch.wrong:
+                text = f"{self.names[product_id]}: {described(kind, watch.wrong[kind])}"
+            self.report(f"camera_{kind}_{product_id}", text)
+
+    def _read(self, recorded: Recorded) -> Look:
+        data = self.files.read(PICTURES, recorded.taken.picture, recorded.taken.suffix)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures: they were accepted
+            with Image.open(io.BytesIO(data)) as image:
+                return look(image)
+
+    # ---- over a restart
+
+    def _path(self, product_id: int) -> Path:
+        return self.files.folder / FOLDER / f"{product_id}.npz"
+
+    def _keep(self, product_id: int, key: Key, reference: Reference) -> None:
+        buffer = io.BytesIO()
+        with suppress(Exception):  # without it the next start learns anew
+            numbers, smalls = reference.to_arrays()
+            np.savez_compressed(buffer, key=np.array(key), numbers=numbers, smalls=smalls)
+            self.files.write(self._path(product_id), buffer.getvalue(), durable=False)
+
+    def _kept(self, product_id: int, key: Key) -> Reference | None:
+        try:
+            with np.load(self._path(product_id), allow_pickle=False) as kept:
+                if tuple(int(one) for one in kept["key"]) != key:
+                    return None
+                return Reference.from_arrays(kept["numbers"], kept["smalls"])
+        except Exception:  # there is none, or it is damaged: it is learnt anew
+            return None
+
+    # ---- as the API shows it
+
+    def facts(self, product_id: int) -> dict[str, Any]:
+        watch = self._watches.get(product_id, (None, Watch()))[1]
+        known = watch.reference
+        return {
+            "first_pictures": REFERENCE if known is not None else len(watch.first),
+            "wanted_pictures": REFERENCE,
+            "still": None if known is None else known.still,
+            "problems": [kind for kind in KINDS if kind in watch.wrong],
+        }

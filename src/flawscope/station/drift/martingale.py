@@ -1,0 +1,135 @@
+"""Conformal test martingales: how much a gambler would have won by betting that the numbers change.
+
+P-values are taken online among all earlier numbers and made uniform by a random part:
+
+    p_n = (#{i <= n: s_i > s_n} + U_n #{i <= n: s_i = s_n}) / n
+
+While the numbers are exchangeable, p_1, p_2, ... are independent and uniform on (0, 1), whatever their
+distribution (Vovk, Gammerman, Shafer: Algorithmic Learning in a Random World, theorem 11.2 in the second
+edition). A gambler begins with capital 1 and may stake it before each p_n; what a bet b pays is the factor
+b(p_n), with a mean of 1 over the unit interval. How the capital is shared among bets depends on earlier p
+alone, so that the expectation of the capital after p_n, given all before, is the capital before it: a
+martingale that begins with 1 and is never negative. Ville: the probability that it ever reaches 1 / a is at
+most a.
+
+The sharing is a jumper (Vovk et al.: Retrain or not retrain, COPA 2021, algorithm 1) with two changes. The
+capital that does not bet (its epsilon = 0) wakes after n numbers with the hazard
+
+    1 - log(n + CALM - 1) / log(n + CALM),   so that   log(CALM) / log(n + CALM)   of it still sleeps,
+
+because a constant hazard would have lost everything after some quiet months: here what is left for a change
+at n falls as 1 / (n log^2 n), and the delay grows with log n alone. And the bets are likelihood ratios of
+normal scores z = Phi^-1(1 - p), which have mean 1 because z is standard normal where p is uniform: all
+numbers moved up or down by d of their standard deviations (`SHIFTS`), exp(d z - d^2 / 2), or spread wider or
+narrower by the factor c (`SPREADS`), exp(z^2 (1 - 1 / c^2) / 2) / c.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.station.drift.ranks import Ranks
+
+SHIFTS = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)  # standard deviations
+SPREADS = (0.5, 0.75, 1.5, 2.5)
+TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0, 16.0)  # as many pictures are flagged as before
+CALM = 100  # numbers before which hardly anything is staked: so few say little
+JUMP = 0.01  # of the capital of each bet goes to all of them, each time
+EPOCH = 500_000  # numbers that are remembered, 8 bytes each; then ranks begin anew, and the capital stays
+Floats = NDArray[np.float64]
+_MASK = 2**64 - 1
+_normal = NormalDist().inv_cdf
+
+
+def uniform(number: int, stream: int) -> float:
+    """A number in (0, 1) that depends on these two alone and looks drawn at random.
+
+    It is splitmix64 (Steele, Lea, Flood 2014), so that a restart computes the same again.
+    """
+    x = (number * 0x9E3779B97F4A7C15 + stream * 0xD1342543DE82EF95 + 0x632BE59BD9B4E019) & _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return (((x ^ (x >> 31)) >> 11) + 0.5) / 2**53
+
+
+class ScoreRanks:
+    """Online p-values of scores. After `epoch` of them the earlier ones are forgotten.
+
+    The first p-value of an epoch is uniform by itself and independent of all before it: given what came in
+    earlier epochs, the scores of a new one are still exchangeable. So the capital is carried on.
+    """
+
+    def __init__(self, epoch: int = EPOCH):
+        self.epoch = epoch
+        self._ranks = Ranks()
+
+    def add(self, score: float, u: float) -> float:
+        """p of the next score, in (0, 1); small for a high one. u: in (0, 1)."""
+        if len(self._ranks) >= self.epoch:
+            self._ranks = Ranks()
+        greater, equal = self._ranks.add(score)
+        return min((greater + u * equal) / len(self._ranks), 1 - 2**-53)
+
+
+class Capital:
+    """The capital of one gambler, or of many that see numbers of their own.
+
+    Args:
+        bets: how many kinds of bets there are.
+        runs: gamblers.
+
+    Attributes:
+        log: [runs] float64, natural logarithm of the capital, which neither overflows nor vanishes.
+    """
+
+    def __init__(self, bets: int, runs: int = 1):
+        self.log: Floats = np.zeros(runs)
+        self._asleep: Floats = np.ones((runs, 1))  # shares of the capital
+        self._awake: Floats = np.zeros((runs, bets))
+        self._count = 0
+
+    def stake(self, paid: Floats) -> None:
+        """What the bets pay for the next number: [runs, bets], factors with mean 1."""
+        self._count += 1
+        asleep, awake = self._asleep, self._awake
+        wakes = 1 - math.log(self._count + CALM - 1) / math.log(self._count + CALM)
+        bets = awake.shape[1]
+        awake += (JUMP * awake.sum(1, keepdims=True) + wakes * asleep - JUMP * bets * awake) / bets
+        asleep *= 1 - wakes
+        awake *= paid
+        total = awake.sum(1, keepdims=True) + asleep
+        awake /= total
+        asleep /= total
+        self.log += np.log(total[:, 0])
+
+
+def score_bets(p: Floats) -> Floats:
+    """Logarithm of what the bets on scores pay for p-values [...]: [..., 12]."""
+    z = np.array([_normal(1 - one) for one in p.ravel()]).reshape(*p.shape, 1)
+    return np.asarray(_LINEAR * z + _SQUARE * (z * z) + _CONSTANT)
+
+
+def flag_bets(p: Floats, share: Floats) -> Floats:
+    """The same for flagged pictures, which have the smallest p-values.
+
+    Args:
+        share: [...] of earlier pictures that were flagged, between 0 and 1, exclusive.
+
+    Returns:
+        [..., 7]: each bet pays c where p is below the share r and else (1 - c r) / (1 - r), so that its mean
+        is 1: a share c times as large, at most halfway from r to 1.
+    """
+    r = share[..., None]
+    now = np.minimum(_TIMES * r, (1 + r) / 2)
+    return np.asarray(np.where(p[..., None] < r, np.log(now / r), np.log((1 - now) / (1 - r))))
+
+
+_shift, _spread = np.array(SHIFTS), np.array(SPREADS)
+_LINEAR = np.concatenate([_shift, np.zeros(len(SPREADS))])
+_SQUARE = np.concatenate([np.zeros(len(SHIFTS)), (1 - 1 / _spread**2) / 2])
+_CONSTANT = np.concatenate([-(_shift**2) / 2, -np.log(_spread)])
+_TIMES = np.array(TIMES)

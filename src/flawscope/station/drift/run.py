@@ -1,0 +1,205 @@
+"""One product under one model version, from a picture on: what is tested, and what came of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flawscope.station.drift.martingale import (
+    SHIFTS,
+    SPREADS,
+    TIMES,
+    Capital,
+    Floats,
+    ScoreRanks,
+    flag_bets,
+    score_bets,
+    uniform,
+)
+from flawscope.station.store import iso
+
+PARTS = 2  # tests that share the bound: scores of good parts, and how many pictures are flagged
+MOST_POINTS = 800  # of the curve
+HIGHER, LOWER, WIDER, NARROWER, MORE, FEWER = "higher", "lower", "wider", "narrower", "more", "fewer"
+_SCORES = tuple(HIGHER if d > 0 else LOWER for d in SHIFTS) + tuple(
+    WIDER if c > 1 else NARROWER for c in SPREADS
+)
+_FLAGS = tuple(MORE if c > 1 else FEWER for c in TIMES)
+_WORDS = {HIGHER: "are higher", LOWER: "are lower", WIDER: "spread more widely", NARROWER: "lie closer"}
+
+
+class Place(NamedTuple):
+    """An inspection in the stream: its number, when it came, how many were tested before it, and the sum of
+    what was counted of these."""
+
+    number: int
+    at: int
+    before: int
+    total: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a test found.
+
+    at, inspection: where it was found. since, first: the most likely beginning, in microseconds since 1970
+    and as an inspection. pictures: tested since then. how: in which way.
+    before, now: shares of flagged pictures before and since; of scores: .5, and the share of earlier good
+    scores that a new one is above.
+    """
+
+    at: int
+    inspection: int
+    since: int
+    first: int
+    pictures: int
+    how: str
+    before: float
+    now: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "at": iso(self.at), "since": iso(self.since)}
+
+
+class Test:
+    """A martingale, and the most likely beginning of a change for each of its bets.
+
+    That is the maximum-likelihood estimate: the place after which the bet has won most (Page 1954).
+    """
+
+    def __init__(self, hows: tuple[str, ...], limit: float):
+        self.hows, self.limit = hows, limit
+        self.capital = Capital(len(hows))
+        self.count = 0
+        self.total = 0.0
+        self._won: Floats = np.zeros(len(hows))
+        self._since: list[Place] = [Place(0, 0, 0, 0.0)] * len(hows)
+
+    def add(self, number: int, at: int, paid: Floats, counted: float) -> bool:
+        """Whether the limit is reached. paid: [bets], logarithms. counted: added to `total`."""
+        here = Place(number, at, self.count, self.total)
+        for place in np.flatnonzero(self._won <= 0.0):
+            self._since[place] = here
+        self._won = np.maximum(self._won, 0.0) + paid
+        self.capital.stake(np.exp(paid)[None])
+        self.count += 1
+        self.total += counted
+        return self.value >= self.limit
+
+    @property
+    def value(self) -> float:
+        """Logarithm to base 10 of the capital."""
+        return float(self.capital.log[0]) / math.log(10)
+
+    def begun(self) -> tuple[Place, str]:
+        """Where the change most likely began, and which it is."""
+        best = int(np.argmax(self._won))
+        return self._since[best], self.hows[best]
+
+
+class Run:
+    """Two tests of what one version says.
+
+    Of scores of pictures that were called good: whatever the share of defects does, these stay exchangeable
+    while the good parts do. Of decisions: whether as many pictures are flagged as before. Each of the two
+    gets half of the bound. A change of the second begins that test anew, for it is a notice and no alarm.
+
+    Args:
+        version: of the model.
+        after: the inspection after which it begins.
+        bound: of the probability that a test ever speaks while nothing changes.
+    """
+
+    def __init__(self, version: int, after: int, bound: float):
+        self.version, self.after, self.bound = version, after, bound
+        self.limit = math.log10(PARTS / bound)
+        self.last = after
+        self.begun: int | None = None  # when, in microseconds since 1970
+        self.seen = 0
+        self.alarm: Change | None = None
+        self.notice: Change | None = None
+        self.found: list[Change] = []  # all, for the record
+        self.told = 0  # of them, how many were recorded
+        self.scores = Test(_SCORES, self.limit)
+        self.flags = Test(_FLAGS, self.limit)
+        self._ranks = ScoreRanks()
+        self.curve: list[tuple[float, float]] = []  # seconds since 1970, value of `scores`
+        self._stride = 1
+
+    def add(self, number: int, at: int, score: float, anomalous: bool) -> None:
+        """The next inspection, in the order of their numbers."""
+        self.last = number
+        self.begun = at if self.begun is None else self.begun
+        if not math.isfinite(score):
+            return
+        self.seen += 1
+        self._count(number, at, anomalous)
+        if not anomalous:
+            self._score(number, at, score)
+
+    def _score(self, number: int, at: int, score: float) -> None:
+        p = self._ranks.add(score, uniform(number, 1))
+        test = self.scores
+        reached = test.add(number, at, score_bets(np.array(p)), p)
+        if reached and self.alarm is None:
+            place, how = test.begun()
+            pictures = test.count - place.before
+            now = 1 - (test.total - place.total) / pictures
+            self.alarm = Change(at, number, place.at, place.number, pictures, how, 0.5, now)
+            self.found.append(self.alarm)
+        if (test.count - 1) % self._stride == 0:
+            self.curve.append((at / 1e6, test.value))
+            if len(self.curve) > MOST_POINTS:
+                self.curve, self._stride = self.curve[::2], 2 * self._stride
+
+    def _count(self, number: int, at: int, anomalous: bool) -> None:
+        test = self.flags
+        share = (test.total + 0.5) / (test.count + 1)  # before it is known
+        flagged, count = test.total + anomalous, test.count + 1
+        u = uniform(number, 2)
+        p = u * flagged / count if anomalous else (flagged + u * (count - flagged)) / count
+        if not test.add(number, at, flag_bets(np.array(p), np.array(share)), float(anomalous)):
+            return
+        place, how = test.begun()
+        pictures = test.count - place.before
+        now = (test.total - place.total) / pictures
+        before = place.total / place.before if place.before else 0.0
+        change = Change(at, number, place.at, place.number, pictures, how, before, now)
+        self.found.append(change)
+        self.notice = None if _is_back(self.notice, change) else change
+        self.flags = Test(_FLAGS, self.limit)
+
+    def points(self) -> list[list[float]]:
+        """Of the curve: seconds since 1970, logarithm to base 10 of the capital."""
+        return [[at, value] for at, value in self.curve]
+
+
+def _is_back(last: Change | None, change: Change) -> bool:
+    """Whether a burst is over: the share is nearer to what it was before than to what it was during it."""
+    if last is None or last.how != MORE or change.how != FEWER:
+        return False
+    return change.now <= math.sqrt(max(last.before, 0.005) * last.now)
+
+
+def described(change: Change) -> str:
+    """One plain line about a change."""
+    since = f"{iso(change.since)[:16].replace('T', ' ')} UTC (inspection {change.first})"
+    if change.how in (MORE, FEWER):
+        text = f"{change.how} pictures are anomalous since about {since}: {_percent(change.now)} instead of "
+        return text + f"{_percent(change.before)}; defects, or the camera?"
+    rank = change.now if change.now >= 0.5 else 1 - change.now
+    word = "above" if change.now >= 0.5 else "below"
+    text = f"scores of good parts {_WORDS[change.how]} since about {since}"
+    if change.how in (HIGHER, LOWER):
+        text += f": one of them is {word} {_percent(rank)} of the earlier ones"
+    return (
+        f"{text}; look at light, lens and part, then calibrate anew, or say on Trends that this is the new "
+        "normal"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.{1 if share < 0.1 else 0}f} %"

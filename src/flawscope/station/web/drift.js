@@ -1,0 +1,138 @@
+"use strict";
+(() => {
+  const { byId, locale, t, number, time, api } = station;
+  const AGAIN = 10000; // ms
+  const YOUNG = 100; // good pictures that say little
+  let found = null;
+  let chart = null;
+
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const percent = (share) => number(100 * share, 2);
+
+  function say(id, text) {
+    if (byId(id).textContent !== text) byId(id).textContent = text;
+    byId(id).hidden = !text;
+  }
+
+  function change({ how, since, now, before }) {
+    return t(`drift.how_${how}`, { since: time(since), now: percent(how === "lower" ? 1 - now : now), before: percent(before) });
+  }
+
+  function words() {
+    const { watched, ready, good, since, alarm } = found;
+    if (!watched) return t("drift.unwatched");
+    if (alarm) return `${change(alarm)} ${t("drift.do")}`;
+    if (!ready) return t("drift.reading");
+    return good < YOUNG ? t("drift.young", { good }) : t("drift.calm", { good: good.toLocaleString(locale), since: time(since) });
+  }
+
+  function camera() {
+    const { problems, first_pictures: n, wanted_pictures: all, still } = found.camera;
+    if (!found.watched) return "";
+    if (problems.length) return problems.map((kind) => t(`drift.camera_${kind}`)).join(" ");
+    if (still === null) return t("drift.camera_learning", { n, all });
+    return still ? t("drift.camera_good") : `${t("drift.camera_good")} ${t("drift.camera_loose")}`;
+  }
+
+  function show() {
+    const { watched, ready, alarm, notice, good, bound } = found;
+    const wrong = alarm || found.camera.problems.length > 0;
+    const state = alarm ? "alarm" : good < YOUNG ? "young" : "calm";
+    say("drift-said", words());
+    say("drift-notice", notice ? change(notice) : "");
+    say("drift-camera", camera());
+    say("drift-state", watched && ready ? t(`drift.state_${state}`) : "");
+    byId("drift-state").className = `badge ${{ alarm: "wrong", calm: "good", young: "plain" }[state]}`;
+    say("drift-bound", watched ? t("drift.bound", { percent: percent(bound) }) : "");
+    if (byId("drift-normal")) byId("drift-normal").hidden = !(wrong || notice);
+    draw();
+  }
+
+  // The curve ---------------------------------------------------------------------------------------------
+  /** The limit from edge to edge. */
+  function limit(plot) {
+    const { ctx, bbox } = plot;
+    const y = plot.valToPos(found.limit, "y", true);
+    ctx.save();
+    ctx.strokeStyle = colour("bad");
+    ctx.lineWidth = 2 * devicePixelRatio;
+    ctx.setLineDash([8 * devicePixelRatio, 5 * devicePixelRatio]);
+    ctx.beginPath();
+    ctx.moveTo(bbox.left, y);
+    ctx.lineTo(bbox.left + bbox.width, y);
+    ctx.stroke();
+    ctx.restore();
+  }
+
+  function draw() {
+    chart?.destroy();
+    chart = null;
+    const place = byId("drift-chart");
+    place.hidden = !found.watched || found.points.length < 2;
+    if (!place.hidden) {
+      const most = found.limit + 2; // beyond it nobody needs to know how much
+      const values = found.points.map((one) => Math.min(one[1], most));
+      const ends = [values.reduce((a, b) => Math.min(a, b), -1), values.reduce((a, b) => Math.max(a, b), found.limit)];
+      const both = { stroke: () => colour("pale"), grid: { stroke: () => colour("line"), width: 1 }, font: "12px system-ui, sans-serif" };
+      const clock = new Intl.DateTimeFormat(locale, { day: "2-digit", month: "2-digit", hour: "2-digit", minute: "2-digit" });
+      const powers = (plot, splits) => splits.map((value) => (Number.isInteger(value) ? number(10 ** value) : ""));
+      chart = new uPlot(
+        {
+          width: place.clientWidth,
+          height: 180,
+          legend: { show: false },
+          cursor: { show: false },
+          series: [{}, { stroke: () => colour("good"), width: 2, points: { show: false } }],
+          axes: [
+            { ...both, space: 110, values: (plot, splits) => splits.map((at) => clock.format(1000 * at)) },
+            { ...both, size: 72, incrs: [1, 2, 5], label: t("drift.axis"), labelSize: 20, labelFont: "12px system-ui, sans-serif", values: powers },
+          ],
+          scales: { y: { range: [ends[0] - 0.3, ends[1] + 0.5] } },
+          hooks: { draw: [limit] },
+        },
+        [found.points.map((one) => one[0]), values],
+        place,
+      );
+    }
+    document.documentElement.dataset.drift = chart ? "drawn" : "said";
+  }
+
+  async function load() {
+    try {
+      found = await api("/drift");
+      show();
+    } catch (error) {
+      say("drift-said", t("common.failed", { text: error.message }));
+    }
+  }
+
+  async function again() {
+    await load();
+    setTimeout(again, AGAIN);
+  }
+
+  // What a person says ------------------------------------------------------------------------------------
+  byId("drift-normal")?.addEventListener("click", () => {
+    byId("drift-sure").returnValue = "";
+    byId("drift-sure").showModal();
+    byId("drift-yes").focus();
+  });
+  byId("drift-sure")?.addEventListener("close", async () => {
+    if (byId("drift-sure").returnValue !== "yes") return;
+    try {
+      found = await api("/drift/acknowledge", { body: {} });
+      show();
+      say("drift-said", t("drift.acknowledged"));
+    } catch (error) {
+      say("drift-said", t("common.failed", { text: error.message }));
+    }
+  });
+
+  let resized = null;
+  addEventListener("resize", () => {
+    clearTimeout(resized);
+    resized = setTimeout(() => found && draw(), 150);
+  });
+  document.addEventListener("theme", () => found && draw());
+  again();
+})();

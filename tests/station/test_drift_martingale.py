@@ -1,0 +1,290 @@
+"""The mathematics of drift: ranks, p-values, bets and capital."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from flawscope.station.drift import martingale, ranks
+from flawscope.station.drift.martingale import SHIFTS, SPREADS, TIMES, Capital, ScoreRanks, uniform
+from flawscope.station.drift.ranks import Ranks
+from flawscope.station.drift.run import Change, Run, described
+
+BETS = len(SHIFTS) + len(SPREADS)
+Draw = Callable[[np.random.Generator, int], np.ndarray]
+LINES: dict[str, Draw] = {
+    "normal": lambda rng, n: rng.standard_normal(n),
+    "heavy tails": lambda rng, n: rng.standard_t(1.5, n),
+    "five values": lambda rng, n: rng.integers(0, 5, n).astype(float),
+    "one value": lambda rng, n: np.ones(n),
+}
+
+
+# ------------------------------------------------------------------------------------------------------ ranks
+
+
+@pytest.mark.parametrize("block", [2, 3, 16, 1024])
+@pytest.mark.parametrize("values", [3, 50, 10**9])
+def test_ranks_are_those_that_counting_gives(
+    block: int, values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "BLOCK", block)
+    numbers = np.random.default_rng(values).integers(0, values, 600).astype(float)
+    made = Ranks()
+    for n, number in enumerate(numbers):
+        before = numbers[: n + 1]
+        assert made.add(float(number)) == ((before > number).sum(), (before == number).sum())
+        assert len(made) == n + 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_ranks_of_what_comes_sorted(order: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "BLOCK", 8)
+    made = Ranks()
+    found = [made.add(float(order * k)) for k in range(200)]
+    assert found == [(0 if order > 0 else k, 1) for k in range(200)]
+
+
+# --------------------------------------------------------------------------------------------------- p-values
+
+
+def p_values(scores: np.ndarray, first: int = 0, epoch: int = martingale.EPOCH) -> np.ndarray:
+    made = ScoreRanks(epoch)
+    return np.array([made.add(float(s), uniform(first + k, 1)) for k, s in enumerate(scores)])
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_p_values_are_uniform_and_independent(kind: str) -> None:
+    p = p_values(LINES[kind](np.random.default_rng(4), 4000))
+    assert (p > 0).all()
+    assert (p < 1).all()
+    counts = np.histogram(p, 20, (0, 1))[0]
+    assert ((counts - 200) ** 2 / 200).sum() < 43.8  # chi-squared with 19 degrees, one in a thousand
+    assert abs(np.corrcoef(p[1:], p[:-1])[0, 1]) < 3.3 / math.sqrt(len(p))
+
+
+def test_the_random_part_is_of_the_number_alone() -> None:
+    u = np.array([[uniform(k, stream) for k in range(20_000)] for stream in (1, 2)])
+    assert uniform(17, 1) == uniform(17, 1)
+    assert ((u > 0) & (u < 1)).all()
+    for row in (*u, (u[0] - u[1]) % 1):
+        counts = np.histogram(row, 50, (0, 1))[0]
+        assert ((counts - 400) ** 2 / 400).sum() < 85.4
+    assert abs(np.corrcoef(u[0, 1:], u[0, :-1])[0, 1]) < 0.025
+
+
+def test_an_epoch_forgets_and_goes_on() -> None:
+    scores = np.random.default_rng(1).standard_normal(300)
+    parts = np.concatenate([p_values(scores[k : k + 100], k) for k in (0, 100, 200)])
+    assert (p_values(scores, epoch=100) == parts).all()
+
+
+# ----------------------------------------------------------------------------------------------------- bets
+
+
+def test_every_bet_pays_one_on_average() -> None:
+    """By the rectangle rule; of the widest bet half a percent lies beyond seven standard deviations."""
+    z = np.linspace(-7, 7, 20_001)
+    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
+    p = np.array([NormalDist().cdf(-one) for one in z])
+    paid = (np.exp(martingale.score_bets(p)) * density[:, None]).sum(0)
+    assert paid == pytest.approx(np.ones(BETS), abs=6e-3)
+    p = (np.arange(200_000) + 0.5) / 200_000
+    for share in (0.001, 0.03, 0.4, 0.97):
+        paid = np.exp(martingale.flag_bets(p, np.full(p.shape, share))).mean(0)
+        assert paid == pytest.approx(np.ones(len(TIMES)), abs=1e-4)
+
+
+def test_bets_win_on_what_they_are_for() -> None:
+    rng = np.random.default_rng(3)
+    calm, n = rng.standard_normal(5000), 1000
+    z = rng.standard_normal(n)
+    for change, index in ((z + 1, 6), (z - 1, 1), (1.5 * z, 10), (z / 2, 8)):
+        p = p_values(np.concatenate([calm, change]))[5000:]
+        won = martingale.score_bets(p).sum(0)
+        assert won.argmax() == index
+        assert won.max() > 100
+
+
+# -------------------------------------------------------------------------------------------------- capital
+
+
+def capital_of(p: np.ndarray) -> np.ndarray:
+    """[runs, numbers] -> the logarithm after each number."""
+    made = Capital(BETS, len(p))
+    found = np.empty(p.shape)
+    for step in range(p.shape[1]):
+        made.stake(np.exp(martingale.score_bets(p[:, step])))
+        found[:, step] = made.log
+    return found
+
+
+def test_the_expectation_stays_one() -> None:
+    """Of the next capital given what was before it, whatever that was: by the grid, and not by drawing."""
+    grid = (np.arange(4000) + 0.5) / 4000
+    for seed, count in ((0, 1), (1, 30), (2, 300)):
+        before = np.random.default_rng(seed).random(count) ** 2  # no calm line
+        made = Capital(BETS, len(grid))
+        for one in before:
+            made.stake(np.exp(martingale.score_bets(np.full(len(grid), one))))
+        now = made.log[0]
+        made.stake(np.exp(martingale.score_bets(grid)))
+        assert np.exp(made.log - now).mean() == pytest.approx(1, abs=1e-2)
+
+
+def test_ville_holds_for_every_kind_of_scores() -> None:
+    """At a bound of 10 % of 400 runs of each kind; 3.3 standard deviations of a share of 10 % are 5 %."""
+    for kind, draw in LINES.items():
+        rng = np.random.default_rng(len(kind))
+        p = np.stack([p_values(draw(rng, 300), 1000 * run, epoch=200) for run in range(400)])
+        assert (capital_of(p).max(1) >= math.log(10)).mean() <= 0.15, kind
+
+
+def test_a_long_calm_costs_little() -> None:
+    """What sleeps falls as a logarithm: a change is seen nearly as soon after ten times as long."""
+    delays = []
+    for quiet in (500, 5000):
+        first = []
+        for run in range(8):
+            scores = np.random.default_rng([run, quiet]).standard_normal(quiet + 400)
+            scores[quiet:] += 1
+            log = capital_of(p_values(scores, 10_000 * run)[None])[0, quiet:]
+            assert log.max() >= math.log(200)
+            first.append(int((log >= math.log(200)).argmax()) + 1)
+        delays.append(np.median(first))
+    assert delays[1] <= delays[0] + 15
+    assert delays[1] <= 60
+
+
+def test_capital_neither_overflows_nor_vanishes() -> None:
+    made = Capital(1)
+    for factor, count in ((1e-300, 50), (1e300, 50)):
+        for _ in range(count):
+            made.stake(np.array([[factor]]))
+        assert np.isfinite(made.log).all()
+    assert made.log[0] > 1000
+
+
+# ------------------------------------------------------------------------------------------------------ a run
+
+
+def run_of(scores: np.ndarray, flagged: np.ndarray | None = None, bound: float = 0.01) -> Run:
+    made = Run(1, 0, bound)
+    flags = np.zeros(len(scores), bool) if flagged is None else flagged
+    for k, (score, bad) in enumerate(zip(scores.tolist(), flags.tolist(), strict=True)):
+        made.add(k + 1, 1_000_000 * k, score, bad)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("change", "how"),
+    [
+        (lambda z: z + 0.7, "higher"),
+        (lambda z: z - 0.7, "lower"),
+        (lambda z: 1.7 * z, "wider"),
+        (lambda z: z / 2, "narrower"),
+    ],
+)
+def test_a_change_is_named_and_dated(change: Callable[[np.ndarray], np.ndarray], how: str) -> None:
+    scores = np.random.default_rng(7).standard_normal(2600)
+    scores[2000:] = change(scores[2000:])
+    alarm = run_of(scores).alarm
+    assert alarm is not None
+    assert alarm.how == how
+    assert 2000 < alarm.inspection <= 2500
+    assert abs(alarm.first - 2000) <= 100
+    assert alarm.since == 1_000_000 * (alarm.first - 1)
+    text = described(alarm)
+    assert "\n" not in text
+    assert "look at light, lens and part" in text
+    assert f"(inspection {alarm.first})" in text
+
+
+def test_what_was_found_stays() -> None:
+    scores = np.random.default_rng(7).standard_normal(3000)
+    scores[1000:1200] += 1.5
+    first = run_of(scores[:1300]).alarm
+    assert first is not None
+    assert run_of(scores).alarm == first
+
+
+def line(seed: int, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Good parts that stay as they are among defects; one defect in a hundred is missed."""
+    rng = np.random.default_rng(seed)
+    bad = rng.random(len(share)) < share
+    scores = np.where(bad, rng.normal(5, 1, len(share)), rng.standard_normal(len(share)))
+    return scores, scores > 2.6
+
+
+@pytest.mark.parametrize("kind", ["constant", "changing", "bursts"])
+def test_defects_are_no_drift(kind: str) -> None:
+    n = 4000
+    share = np.full(n, 0.02)
+    if kind == "changing":
+        share[n // 2 :] = 0.15
+    elif kind == "bursts":
+        for start in range(500, n, 700):
+            share[start : start + 30] = 0.6
+    for seed in range(5):
+        made = run_of(*line(seed, share))
+        assert made.alarm is None
+        kinds = {change.how for change in made.found}
+        assert kinds <= {"constant": set(), "changing": {"more"}, "bursts": {"more", "fewer"}}[kind]
+        if kind == "changing":
+            assert made.notice is not None
+            assert made.notice.before < 0.06 < made.notice.now
+            assert "defects, or the camera?" in described(made.notice)
+
+
+def test_a_burst_that_is_over_leaves_no_notice() -> None:
+    share = np.full(4000, 0.01)
+    share[1500:1700] = 0.4
+    made = run_of(*line(1, share))
+    assert [change.how for change in made.found] == ["more", "fewer"]
+    assert made.notice is None
+
+
+def test_many_missed_defects_are_seen() -> None:
+    """They score as good parts that are no longer what they were; a few of them do not matter."""
+    rng = np.random.default_rng(2)
+    scores = rng.standard_normal(4000)
+    few, many = scores.copy(), scores.copy()
+    few[rng.random(4000) < 0.003] = 2.3
+    many[2000:][rng.random(2000) < 0.1] = 2.3
+    assert run_of(few).alarm is None
+    assert run_of(many).alarm is not None
+
+
+def test_the_same_again_bit_for_bit() -> None:
+    share = np.full(3000, 0.05)
+    one, two = run_of(*line(3, share)), run_of(*line(3, share))
+    assert one.points() == two.points()
+    assert (one.scores.value, one.flags.value) == (two.scores.value, two.flags.value)
+    assert one.points()[-1][1] != run_of(*line(4, share)).points()[-1][1]
+
+
+def test_the_curve_is_thinned_and_ends_late() -> None:
+    made = run_of(np.random.default_rng(0).standard_normal(5000))
+    times = [at for at, _ in made.points()]
+    assert 400 <= len(times) <= 801
+    assert times == sorted(times)
+    assert times[-1] >= 4980
+
+
+def test_what_is_no_number_takes_no_part() -> None:
+    made = Run(1, 0, 0.01)
+    for k, score in enumerate((1.0, math.nan, math.inf, 2.0)):
+        made.add(k + 1, k, score, False)
+    assert (made.seen, made.last) == (2, 4)
+
+
+def test_words_for_shares() -> None:
+    change = Change(0, 9, 0, 5, 4, "more", 0.013, 0.09)
+    assert described(change) == (
+        "more pictures are anomalous since about 1970-01-01 00:00 UTC (inspection 5): 9.0 % instead of "
+        "1.3 %; defects, or the camera?"
+    )

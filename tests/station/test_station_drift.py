@@ -1,0 +1,335 @@
+"""Drift in a station: from what is recorded to what a person sees, over restarts, on both data bases."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawscope.errors import InputError
+from flawscope.station.drift import camera, drifts, looks
+from flawscope.station.recording import Taken
+from flawscope.station.settings import Product, Settings, check, read_settings, share_of
+from flawscope.station.station import Station
+
+API = "/api/v1/products/plate"
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often as a test looks."""
+    monkeypatch.setattr(drifts, "PAUSE", 0.02)
+    monkeypatch.setattr(drifts, "IDLE", 0.2)
+
+
+@pytest.fixture
+def http(running: Any) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=running.url, timeout=30) as made:
+        yield made
+
+
+def until(what: Callable[[], Any], seconds: float = 20.0) -> Any:
+    begun = time.monotonic()
+    while time.monotonic() - begun < seconds:
+        if found := what():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not come about in time")
+
+
+def record(station: Station, scores: np.ndarray, flagged: np.ndarray | None = None, first: int = 0) -> None:
+    """As if so many pictures had been judged; nothing but the drift looks at them."""
+    number = station.products["plate"]
+    version = station.versions.active(number)[0]
+    flags = np.zeros(len(scores), bool) if flagged is None else flagged
+    taken = [
+        Taken(
+            **{"product_id": number, "version_id": version, "picture": f"{first + k:064x}", "suffix": ".png"},
+            **{"bytes": 9, "width": 9, "height": 9, "at": 1_790_000_000_000_000 + 1_000_000 * (first + k)},
+            **{"name": f"{first + k}.png", "source": "http", "score": float(score), "p_value": 0.5},
+            **{"severity": 0.0, "score_threshold": 5.0, "anomalous": bool(bad), "near": False},
+        )
+        for k, (score, bad) in enumerate(zip(scores, flags, strict=True))
+    ]
+    for start in range(0, len(taken), 64):
+        station.store.record(taken[start : start + 64])
+    station.drifts.note(number)
+
+
+def drift(http: httpx.Client, pictures: int) -> dict[str, Any]:
+    """What the API says once so many are counted."""
+
+    def found() -> dict[str, Any] | None:
+        answer = http.get(f"{API}/drift")
+        assert answer.status_code == 200, answer.text
+        facts: dict[str, Any] = answer.json()
+        return facts if facts["ready"] and facts["pictures"] >= pictures else None
+
+    return dict(until(found))
+
+
+def shifted(count: int = 900, at: int = 600, by: float = 1.5) -> np.ndarray:
+    scores = np.random.default_rng(5).standard_normal(count)
+    scores[at:] += by
+    return scores
+
+
+def codes(station: Station) -> set[str]:
+    return {one.code for one in station.problems()} - {"disk_full"}
+
+
+# ------------------------------------------------------------------------------------- a change, and a person
+
+
+def test_drift_is_reported_counted_and_acknowledged(running: Any, http: httpx.Client) -> None:
+    station = running.station
+    record(station, shifted()[:600])
+    calm = drift(http, 600)
+    assert (calm["alarm"], calm["notice"], calm["good"], calm["flagged"]) == (None, None, 600, 0)
+    assert calm["limit"] == pytest.approx(np.log10(200))
+    assert codes(station) == set()
+    record(station, shifted()[600:], first=600)
+    facts = drift(http, 900)
+    alarm = facts["alarm"]
+    assert alarm["how"] == "higher"
+    assert 600 < alarm["inspection"] <= 660
+    assert abs(alarm["first"] - 600) <= 10
+    assert alarm["since"].startswith("2026-09-21T")
+    assert facts["points"][-1][1] > facts["limit"]
+    until(lambda: codes(station) == {"drift_1"})
+    text = next(one.text for one in station.problems() if one.code == "drift_1")
+    assert text.startswith("plate: scores of good parts are higher since about 2026-09-21 ")
+    metrics = http.get("/metrics").text
+    assert 'flawscope_drift_alarm{product="plate"} 1.0' in metrics
+    assert 'flawscope_share_notice{product="plate"} 0.0' in metrics
+    gauge = float(metrics.split('flawscope_drift{product="plate"} ')[1].split()[0])
+    assert gauge == pytest.approx(facts["value"] / facts["limit"])
+    said = until(lambda: station.store.events("drift", 1))
+    assert [row.text.split(":")[0] for row in said] == [f"at inspection {alarm['inspection']}"]
+
+    answer = http.post(f"{API}/drift/acknowledge")
+    assert answer.status_code == 200
+    assert answer.json()["alarm"] is None
+    anew = drift(http, 0)
+    assert (anew["pictures"], anew["alarm"], codes(station)) == (0, None, set())
+    assert [(row.who, row.text) for row in station.store.events("drift acknowledged", 1)] == [
+        ("local", "after inspection 900")
+    ]
+    record(station, np.random.default_rng(6).standard_normal(300) + 1.5, first=900)
+    assert drift(http, 300)["alarm"] is None
+
+
+def test_another_share_of_defects_is_a_notice_and_no_problem(running: Any, http: httpx.Client) -> None:
+    rng = np.random.default_rng(3)
+    flagged = rng.random(1500) < np.where(np.arange(1500) < 900, 0.01, 0.15)
+    record(running.station, np.where(flagged, 9.0, rng.standard_normal(1500)), flagged)
+    facts = drift(http, 1500)
+    assert facts["alarm"] is None
+    assert facts["notice"]["how"] == "more"
+    assert facts["notice"]["before"] < 0.03 < 0.08 < facts["notice"]["now"]
+    assert codes(running.station) == set()
+    until(lambda: running.station.store.events("share of anomalous changed", 1))
+    assert 'flawscope_share_notice{product="plate"} 1.0' in http.get("/metrics").text
+
+
+# ---------------------------------------------------------------------------------------- restarts, versions
+
+
+def test_a_restart_computes_the_same_again(open_station: Any) -> None:
+    first = open_station()
+    scores = shifted(1200, 1000)
+    flagged = np.random.default_rng(1).random(1200) < 0.03
+    with httpx.Client(base_url=first.url, timeout=30) as http:
+        for start in range(0, 1200, 300):  # as they come, and later all at once
+            record(first.station, scores[start : start + 300], flagged[start : start + 300], start)
+            before = drift(http, start + 300)
+    events = len(until(lambda: first.station.store.events("drift", 1)))
+    first.close()
+    second = open_station()
+    with httpx.Client(base_url=second.url, timeout=30) as http:
+        after = drift(http, 1200)
+        until(lambda: codes(second.station) == {"drift_1"})
+        assert after == before
+        assert before["alarm"] is not None
+        assert len(second.station.store.events("drift", 1)) == events == 1
+        http.post(f"{API}/drift/acknowledge")
+        record(second.station, scores[:200], first=2000)
+        before = drift(http, 200)
+    second.close()
+    third = open_station()
+    with httpx.Client(base_url=third.url, timeout=30) as http:
+        assert drift(http, 200) == before
+        assert codes(third.station) == set()
+
+
+def test_another_version_begins_anew(open_station: Any, other_model: Path) -> None:
+    running = open_station()
+    station = running.station
+    number = station.products["plate"]
+    with httpx.Client(base_url=running.url, timeout=30) as http:
+        record(station, shifted())
+        assert drift(http, 900)["alarm"] is not None
+        until(lambda: codes(station) == {"drift_1"})
+        other = station.versions.add(number, other_model, "test", "test")
+        station.versions.activate(number, other, "test")
+        station.drifts.note(number)
+        until(lambda: codes(station) == set())
+        record(station, shifted()[:100], first=900)
+        facts = drift(http, 100)
+        assert (facts["version"], facts["pictures"]) == (other, 100)
+        station.versions.activate(number, 1, "test")  # and what it saw before does not count
+        record(station, shifted()[:50], first=1000)
+        facts = until(lambda: (one := drift(http, 50))["version"] == 1 and one)
+        assert facts["pictures"] == 50
+    running.close()
+    again = open_station()
+    with httpx.Client(base_url=again.url, timeout=30) as http:
+        assert drift(http, 50)["pictures"] == 50
+
+
+def test_a_store_that_is_away_is_said_and_nothing_is_missed(
+    running: Any, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawscope.station.database import StoreError
+
+    follower = running.station.drifts
+    drift(http, 0)
+    read = follower._rows
+    monkeypatch.setattr(
+        follower, "_rows", lambda *_: (_ for _ in ()).throw(StoreError("it is away", "store_unreachable"))
+    )
+    record(running.station, shifted()[:40])
+    until(lambda: "drift_unknown" in codes(running.station))
+    monkeypatch.setattr(follower, "_rows", read)
+    assert drift(http, 40)["pictures"] == 40
+    until(lambda: codes(running.station) == set())
+
+
+# ------------------------------------------------------------------------------------------ settings, rights
+
+
+def test_null_means_that_nobody_looks(open_station: Any, settings: Settings) -> None:
+    model = settings.products["plate"].model
+    running = open_station(products={"plate": Product(model, drift=None)})
+    with httpx.Client(base_url=running.url, timeout=30) as http:
+        record(running.station, shifted())
+        time.sleep(0.1)
+        facts = http.get(f"{API}/drift").json()
+        assert (facts["watched"], facts["bound"], facts["alarm"]) == (False, None, None)
+        answer = http.post(f"{API}/drift/acknowledge")
+        assert answer.status_code == 422
+        assert "drift of plate is not watched" in answer.json()["error"]
+        assert "flawscope_drift{" not in http.get("/metrics").text
+
+
+@pytest.mark.parametrize(("text", "share"), [("1 %", 0.01), ("0.5%", 0.005), ("0.02", 0.02), ("20 %", 0.2)])
+def test_a_bound_is_a_share(text: str, share: float) -> None:
+    assert share_of(text, "drift") == pytest.approx(share)
+    assert Product("x.onnx", drift=text).drift_bound == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["often", "0 %", "60 %", "1", "-1 %", ""])
+def test_what_is_no_bound_is_one_line(text: str, settings: Settings) -> None:
+    products = {"plate": replace(settings.products["plate"], drift=text)}
+    with pytest.raises(InputError, match=r"product plate: drift: .* is not a share between 0 and 50 %"):
+        check(replace(settings, products=products))
+
+
+def test_the_settings_file_has_it_for_each_product(tmp_path: Path) -> None:
+    (tmp_path / "station.yaml").write_text(
+        "products:\n  one: a.onnx\n  two: {model: b.onnx, drift: 5 %}\n"
+        "  three: {model: c.onnx, drift: null}\n"
+    )
+    found = read_settings(tmp_path / "station.yaml").products
+    assert [found[name].drift_bound for name in ("one", "two", "three")] == [0.01, 0.05, None]
+
+
+def test_engineers_alone_say_what_is_normal(running: Any, http: httpx.Client) -> None:
+    access = running.station.access
+    for name, role in (("anna", "operator"), ("emil", "engineer")):
+        access.add_user(name, PASSWORD, role)
+    for name, status in (("anna", 403), ("emil", 200)):
+        http.cookies.clear()
+        http.post("/sign-in", data={"name": name, "password": PASSWORD})
+        page = http.get("/plate/trends").text
+        assert ('id="drift-normal"' in page) is (status == 200)
+        assert http.get(f"{API}/drift").status_code == 200
+        assert http.post(f"{API}/drift/acknowledge").status_code == 403  # without the session's word
+        csrf = page.split('name="csrf" content="')[1].split('"')[0]
+        answer = http.post(f"{API}/drift/acknowledge", headers={"X-CSRF-Token": csrf})
+        assert answer.status_code == status, answer.text
+    assert [row.who for row in running.station.store.events("drift acknowledged", 1)] == ["emil"]
+
+
+# ------------------------------------------------------------------------------------------------- the camera
+
+
+def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
+    open_station: Any, judged_parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(camera, "REFERENCE", 12)
+    monkeypatch.setattr(looks, "REFERENCE", 12)
+    monkeypatch.setattr(looks, "OFTEN", 0.0)
+    monkeypatch.setattr(looks, "SHARE", 1.0)
+    running = open_station()
+    black = io.BytesIO()
+    with Image.open(io.BytesIO(judged_parts[0])) as image:
+        Image.new("RGB", image.size, (1, 1, 1)).save(black, "PNG")
+    with httpx.Client(base_url=running.url, timeout=30) as http:
+
+        def post(data: bytes, k: int) -> None:
+            headers = {"Content-Type": "image/png"}
+            answer = http.post(f"{API}/inspections", content=data + b"%d" % k, headers=headers)
+            assert answer.status_code == 201, answer.text
+            time.sleep(0.02)
+
+        def seen() -> dict[str, Any]:
+            return dict(http.get(f"{API}/drift").json()["camera"])
+
+        until(lambda: http.get(f"{API}/drift").json()["ready"])
+        for k in range(200):
+            post(judged_parts[k % len(judged_parts)], k)
+            if seen()["still"] is not None:
+                break
+        assert seen() == {"first_pictures": 12, "wanted_pictures": 12, "still": True, "problems": []}
+        for k in range(60):
+            post(black.getvalue(), k)
+            if seen()["problems"]:
+                break
+        assert seen()["problems"] == ["dark"]
+        assert "camera_dark_1" in codes(running.station)
+        text = next(one.text for one in running.station.problems() if one.code == "camera_dark_1")
+        assert text == "plate: pictures are black: is the camera off, or the light out?"
+        running.close()  # what first pictures were like is known after a restart, too
+        again = open_station()
+        http.base_url = again.url
+        until(lambda: http.get(f"{API}/drift").json()["ready"])
+        for k in range(60):
+            post(black.getvalue(), 100 + k)
+            if seen()["problems"]:
+                break
+        assert seen() == {"first_pictures": 12, "wanted_pictures": 12, "still": True, "problems": ["dark"]}
+        for k in range(60):
+            post(judged_parts[k % len(judged_parts)], 1000 + k)
+            if not seen()["problems"]:
+                break
+        until(lambda: "camera_dark_1" not in codes(again.station))
+        assert http.get(f"{API}/drift").json()["alarm"] is None
+
+
+@pytest.fixture(scope="session")
+def judged_parts(parts: list[bytes], model_file: Path) -> list[bytes]:
+    """Pictures that the model calls good."""
+    import flawscope
+
+    found = flawscope.load(model_file).predict(parts)
+    return [part for part, one in zip(parts, found, strict=True) if not one.is_anomalous]
