@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--start", metavar="TEACHER", help="begin with this one of the same size and backbone"
     )
     parser.add_argument("--stages", metavar="2,3", help="feature stages as timm counts them")
-    parser.add_argument("--size", choices=["s", "m"], help="PDN-S or PDN-M (default: s)")
+    parser.add_argument("--size", choices=["xs", "s", "m"], help="PDN-XS, PDN-S or PDN-M (default: s)")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", metavar="N", help="how many (default: 6000)")
     length.add_argument(

@@ -15,6 +15,7 @@ from flawscope.methods.efficientad.networks import (
     pdn,
     pdn_grid,
 )
+from flawscope.methods.efficientad.recipe import WIDTHS
 
 # kernel, outputs, padding for distillation (convolutions); kernel, stride, padding (pools)
 TABLE = {
@@ -47,6 +48,25 @@ def test_numbers_of_parameters(network, millions):
     assert round(count(network()), digits) == millions
 
 
+def multiplications(size: str) -> int:
+    """Of a PDN without padding and with 152 outputs, as the packaged ones, for 256 pixels a side."""
+    found: list[int] = []
+    network = pdn(size, 152)
+    for layer in network:
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(
+                lambda conv, _, out: found.append(conv.weight.numel() * out[0, 0].numel())
+            )
+    network(torch.zeros(1, 3, 256, 256))
+    return sum(found)
+
+
+def test_the_smallest_one_takes_a_fifth_of_the_operations():
+    assert 0.16 < multiplications("xs") / multiplications("s") < 0.22
+    state = {name: value.shape for name, value in pdn("s", width=WIDTHS["xs"]).state_dict().items()}
+    assert {name: value.shape for name, value in pdn("xs").state_dict().items()} == state
+
+
 @pytest.mark.parametrize("size", ["s", "m"])
 def test_layers_are_the_tables(size):
     found = []
@@ -72,7 +92,7 @@ def test_sides_of_the_maps_are_the_tables(size):
         assert found == [pair[column] for pair in SIDES[size]]
 
 
-@pytest.mark.parametrize("size", ["s", "m"])
+@pytest.mark.parametrize("size", ["xs", "s", "m"])
 def test_padded_and_unpadded_are_the_same_network(size):
     """Where the padding is not seen, output i + 4 of the one is output i of the other."""
     padded, plain = pdn(size, 8, padding=True), pdn(size, 8)
@@ -84,7 +104,7 @@ def test_padded_and_unpadded_are_the_same_network(size):
     torch.testing.assert_close(inner, whole[:, :, 4 : 4 + inner.shape[2], 4 : 4 + inner.shape[3]])
 
 
-@pytest.mark.parametrize("size", ["s", "m"])
+@pytest.mark.parametrize("size", ["xs", "s", "m"])
 def test_an_output_sees_33_pixels_and_no_other(size):
     network = pdn(size, 4)
     images = torch.rand(1, 3, 61, 61, requires_grad=True)
@@ -98,13 +118,13 @@ def test_an_output_sees_33_pixels_and_no_other(size):
 @pytest.mark.parametrize("padding", [False, True])
 @pytest.mark.parametrize("size", [(256, 256), (257, 300), (258, 259), (512, 512), (1024, 256), (33, 40)])
 def test_grid(size, padding):
-    for kind in ("s", "m"):
+    for kind in ("xs", "s", "m"):
         output = pdn(kind, 2, padding=padding).to("meta")(torch.zeros(1, 3, *size, device="meta"))
         assert tuple(output.shape[-2:]) == pdn_grid(size, padding=padding)
 
 
 def test_a_narrowed_network_differs_in_its_last_layer_alone():
-    for size in ("s", "m"):
+    for size in ("xs", "s", "m"):
         whole, narrow = pdn(size), narrowed(pdn(size), 152)
         assert narrow[-1].out_channels == 152
         assert narrow[-1].in_channels == whole[-1].in_channels

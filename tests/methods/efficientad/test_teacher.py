@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 from pathlib import Path
@@ -13,8 +14,11 @@ from torch import nn
 
 from flawscope.artefact.state_file import pack, read_checkpoint
 from flawscope.errors import InputError
-from flawscope.methods.efficientad.networks import pdn
-from flawscope.methods.efficientad.teacher import read_teacher, write_teacher
+from flawscope.methods.efficientad.config import Config
+from flawscope.methods.efficientad.model import create
+from flawscope.methods.efficientad.networks import Size, pdn
+from flawscope.methods.efficientad.recipe import WIDTHS
+from flawscope.methods.efficientad.teacher import packaged, read_teacher, write_teacher
 
 FACTS = {"size": "s", "channels": 384, "backbone": {"name": "b", "origin": "o", "licence": "l"}, "steps": 3}
 
@@ -149,3 +153,23 @@ def test_missing_files_and_folders_are_told(tmp_path: Path) -> None:
         read_teacher(tmp_path / "none.safetensors")
     with pytest.raises(InputError, match="is a folder"):
         read_teacher(tmp_path)
+
+
+@pytest.mark.parametrize("size", ["xs", "s"])
+def test_the_packaged_teachers_are_those_of_their_card(size: Size) -> None:
+    path = packaged(size)
+    card = Path(__file__).parents[3] / "docs" / "teacher.md"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in card.read_text(encoding="utf-8")
+    state, facts = read_teacher(path)
+    assert facts["size"] == size
+    assert facts["loss"] < 0.6  # the mean picture gets 1
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in pdn(size).state_dict().items()}
+
+
+def test_a_setting_names_a_packaged_teacher() -> None:
+    model, origin = create(Config(network="xs"))
+    assert (model.config.network, origin["name"]) == ("xs", "PDN-XS teacher from tf_efficientnet_lite0")
+    assert model.teacher.conv1.out_channels == WIDTHS["xs"]
+    assert create(Config())[0].config.network == "s"
+    with pytest.raises(InputError, match="no teacher PDN-M comes with flawscope"):
+        create(Config(network="m"))

@@ -21,7 +21,7 @@ class Config(TrainingSettings):
     """
 
     teacher: str | None = None  # file; None: the packaged one
-    network: Literal["s", "m"] | None = None  # None: the teacher's
+    network: Literal["xs", "s", "m"] | None = None  # None: the teacher's
     border: int = 16  # pixels by which the picture is mirrored outwards before a PDN sees it
     batch: int = 1  # pictures a step (A.1)
     window: int | None = 157  # pixels a side that the students learn in a step; None: the whole picture

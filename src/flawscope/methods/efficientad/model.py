@@ -58,7 +58,7 @@ class Model(Detector):
     ):
         """
         Args:
-            network: PDN-S or PDN-M.
+            network: of the PDNs, "xs", "s" or "m".
             channels: of the teacher's outputs; 384, or fewer from a backbone that has fewer.
             roi: [H, W] bool at the size of the images. None: everywhere.
             width: of the PDNs (`pdn`).

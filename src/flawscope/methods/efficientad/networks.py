@@ -18,7 +18,7 @@ from flawscope.errors import InputError
 from flawscope.methods.efficientad.config import Config
 from flawscope.methods.efficientad.recipe import CHANNELS, STRIDE, WIDTHS
 
-Size = Literal["s", "m"]
+Size = Literal["xs", "s", "m"]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, whatever the teacher was made from
 
@@ -46,13 +46,13 @@ def pdn(
     Every output sees 33 x 33 pixels and nothing else. The weights are the same with and without padding.
 
     Args:
-        size: "s" or "m".
+        size: "xs", "s" or "m".
         channels: 384 for a teacher, 768 for a student: the second half predicts the autoencoder.
         padding: h = ceil(H / 4), 64 for 256 pixels, and output j is centred on pixel 4 j. Off for detection:
             h = ceil(H / 4) - 8, and output i is centred on pixel 4 i + 16.
-        width: channels of the first layer, half of those that follow; None: the paper's.
+        width: channels of the first layer, half of those that follow; None: the size's.
     """
-    return {"s": _pdn_s, "m": _pdn_m}[size](channels, int(padding), width or WIDTHS[size])
+    return {"xs": _pdn_s, "s": _pdn_s, "m": _pdn_m}[size](channels, int(padding), width or WIDTHS[size])
 
 
 def width_of(first: Tensor | NDArray[Any] | None, size: Size) -> int | None:

@@ -16,7 +16,7 @@ from flawscope.artefact import files
 from flawscope.artefact import state_file as packed
 from flawscope.errors import InputError
 from flawscope.methods.efficientad.networks import Size, pdn, width_of
-from flawscope.methods.efficientad.recipe import CHANNELS
+from flawscope.methods.efficientad.recipe import CHANNELS, WIDTHS
 from flawscope.methods.efficientad.targets import widened
 
 REMEDY = "copy it again or distil anew"
@@ -30,8 +30,8 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     shape.
 
     Returns:
-        The state of `pdn(facts["size"])`, float32, and facts with at least `size` ("s" or "m"), `channels`,
-        `backbone` (name, origin, licence) and `origin` (file and hash).
+        The state of `pdn(facts["size"])`, float32, and facts with at least `size` ("xs", "s" or "m"),
+        `channels`, `backbone` (name, origin, licence) and `origin` (file and hash).
 
     Raises:
         InputError: one line that says what is wrong with the file.
@@ -48,7 +48,7 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     tensors, facts = packed.unpack(path, body, "teacher", REMEDY)
     kind = facts.get("size")
     wanted = {}
-    if kind in ("s", "m") and (width := width_of(tensors.get("conv1.weight"), kind)):
+    if kind in WIDTHS and (width := width_of(tensors.get("conv1.weight"), kind)):
         wanted = pdn(kind, width=width).state_dict()
     if not wanted or {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in wanted.items()}:
         raise _bad(path, "its tensors are not those of a teacher")
