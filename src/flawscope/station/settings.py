@@ -12,6 +12,7 @@ from urllib.parse import quote
 from flawscope.config import build, read_config
 from flawscope.errors import InputError
 from flawscope.runtime import suffix_of
+from flawscope.station.sinks.settings import MqttSettings, SinkSettings, mqtt_of, sinks_of
 
 T = TypeVar("T")
 
@@ -30,11 +31,13 @@ _SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 8640
 class Product:
     """What is inspected.
 
-    model: a model file of any kind. folder: pictures that appear in it are taken, too.
+    model: a model file of any kind. folder: pictures that appear in it are taken, too. sinks: where its
+    inspections go.
     """
 
     model: str
     folder: str | None = None
+    sinks: tuple[SinkSettings, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Settings:
     device, threads: what computes, as for `predict`; None: all cores but one.
     near: good pictures that are reviewed, too: those whose p-value is at most so many times the model's
     false-alarm rate.
+    mqtt: the broker that gets all inspections.
     """
 
     products: Mapping[str, Product] = field(default_factory=dict)
@@ -113,6 +117,7 @@ class Settings:
     near: float = 1.5
     limits: Limits = Limits()
     keep: Keep = Keep()
+    mqtt: MqttSettings | None = None
 
     @property
     def url(self) -> str:
@@ -169,6 +174,7 @@ def read_settings(path: str | Path) -> Settings:
     try:
         limits = build(Limits, _mapping(values.pop("limits", None), "limits"))
         keep = build(Keep, _mapping(values.pop("keep", None), "keep"))
+        mqtt = mqtt_of(values.pop("mqtt", None), home)
         settings = build(_Plain, values)
         secret = settings.password_file
         known = {check_name(str(name)): _product(name, value, home) for name, value in products.items()}
@@ -182,6 +188,7 @@ def read_settings(path: str | Path) -> Settings:
                 products=known,
                 limits=limits,
                 keep=keep,
+                mqtt=mqtt,
             )
         )
     except InputError as error:
@@ -278,8 +285,9 @@ def _product(name: str, value: Any, home: Path) -> Product:
     if not isinstance(given, dict) or "model" not in given:
         raise InputError(f"product {name} has no model: write `model: FILE` below it")
     try:
-        product = build(Product, given)
+        sinks = sinks_of(given.get("sinks"), home)
+        product = build(Product, {key: value for key, value in given.items() if key != "sinks"})
     except InputError as error:
         raise InputError(f"product {name}: {error}") from None
     folder = None if product.folder is None else str(home / product.folder)
-    return Product(str(home / product.model), folder)
+    return Product(str(home / product.model), folder, sinks)
