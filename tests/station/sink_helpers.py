@@ -1,5 +1,5 @@
-"""What the tests of sinks share: a broker of one's own, a network that can be cut, who listens. Knows nothing of
-pytest."""
+"""What the tests of sinks share: a broker of one's own, a network that can be cut, who listens. Knows nothing
+of pytest."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def until(condition: Callable[[], Any], what: str = "it did not happen", patienc
         time.sleep(0.01)
 
 
-# -------------------------------------------------------------------------------------------------- the broker
+# ------------------------------------------------------------------------------------------------- the broker
 
 
 @dataclass
@@ -74,9 +74,7 @@ class Mosquitto:
     def _listens(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, (self.folder / "log").read_text()
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-            return True
-        return False
+        return listens(self.port)
 
     def kill(self, how: int = signal.SIGKILL) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -188,7 +186,7 @@ class Listener:
         self.client.loop_stop()
 
 
-# ------------------------------------------------------------------------------------------- who gets webhooks
+# ------------------------------------------------------------------------------------------ who gets webhooks
 
 
 @dataclass
@@ -260,6 +258,13 @@ class Receiver:
         self.ended.set()
         self.server.shutdown()
         self.server.server_close()
+
+
+def listens(port: int) -> bool:
+    """Whether somebody does on this machine."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 def new_folder() -> Path:

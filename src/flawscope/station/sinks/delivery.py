@@ -70,10 +70,10 @@ class Delivery:
         report: Report,
         refused: Callable[[Message, str], None] = lambda message, why: None,
         *,
-        shortest: float = SHORTEST,
+        shortest: float | None = None,
     ):
         self.sink, self.outbox, self.report, self.refused = sink, outbox, report, refused
-        self.shortest = shortest
+        self.shortest = SHORTEST if shortest is None else shortest
         self.counts = Counts()
         self.error: str | None = None
         self._idle = True

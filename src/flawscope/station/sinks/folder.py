@@ -14,7 +14,7 @@ from flawscope.errors import InputError
 from flawscope.station.files import sync_folder
 from flawscope.station.sinks.delivery import UndeliveredError
 from flawscope.station.sinks.outbox import Message
-from flawscope.station.sinks.pictures import Pictures, missing
+from flawscope.station.sinks.pictures import Pictures, lack
 from flawscope.station.sinks.settings import SinkSettings
 from flawscope.station.store import iso
 
@@ -86,9 +86,7 @@ class FolderSink:
             files["overlay"] = None if drawn is None else f"{stem}-overlay.webp"
             if drawn is not None:  # one that is there was drawn before the station's end, nearly the same
                 _put(day / f"{stem}-overlay.webp", drawn, message.id)
-        more: dict[str, Any] = {"files": files} if files else {}
-        if None in files.values():
-            more["files"] = {**files, "missing": missing(message)}
+        more: dict[str, Any] = {"files": files, **lack(message, files)} if files else {}
         text = json.dumps(message.envelope(**more), ensure_ascii=False, indent=1) + "\n"
         return _put(record, text.encode(), message.id) or _is_of(record, message.id)
 

@@ -16,7 +16,7 @@ from flawscope._version import __version__
 from flawscope.errors import InputError
 from flawscope.station.sinks.delivery import UndeliveredError
 from flawscope.station.sinks.outbox import Message
-from flawscope.station.sinks.pictures import Pictures, missing
+from flawscope.station.sinks.pictures import Pictures, lack
 from flawscope.station.sinks.settings import SinkSettings
 from flawscope.station.sinks.signature import read_secrets, signed
 
@@ -67,13 +67,12 @@ class Webhook:
         wanted = self.settings.pictures
         if wanted == "none" or self.pictures is None:
             return message.envelope()
-        images, why = {}, None
+        images = {}
         for name, read in (("picture", self.pictures.view), ("overlay", self.pictures.overlay)):
             if wanted in (name, "both"):
                 data = read(message)
                 images[name] = None if data is None else "data:image/webp;base64," + _text(data)
-                why = why or (missing(message) if data is None else None)
-        return message.envelope(images={**images, "missing": why})
+        return message.envelope(images=images, **lack(message, images))
 
     def _headers(self, id: str, body: bytes) -> dict[str, str]:
         timestamp = int(time.time())
