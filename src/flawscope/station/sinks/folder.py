@@ -36,7 +36,7 @@ class FolderSink:
         self.folder = Path(settings.folder)
 
     def make(self) -> None:
-        """When the sink is new. Later a folder that is not there is one that is away, such as a share.
+        """While nothing was written. Later a folder that is not there is one that is away, such as a share.
         InputError."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -98,7 +98,6 @@ class Outbox:
         self.database, self.product_id, self.product, self.key = database, product_id, product, key
         self.only, self.wants_verdicts = only, verdicts
         self.sender, self.base, self.address = sender, base or {}, address
-        self.is_new = False
         self.delivered = self.refused = 0
         self.place = self._saved = Place(0, 0)
         self._saved_at = time.monotonic()
@@ -107,7 +106,6 @@ class Outbox:
         """Go on where it ended; a new one begins with what comes from now on. StoreError."""
         with self.database.writing() as connection:
             row = connection.execute(select(deliveries).where(*_row(self.product_id, self.key))).one_or_none()
-            self.is_new = row is None
             if row is None:
                 self.place = Place(self._last(connection), self._last_verdict(connection))
                 values = {"inspection_id": self.place.inspection, "verdict_id": self.place.verdict}
@@ -203,27 +201,26 @@ class Outbox:
     # ---- as it is sent
 
     def _inspection(self, one: dict[str, Any]) -> Message:
-        number = int(one["id"])
-        data = {**one, **self._more(number)}
-        return Message(
-            self._id("inspection", number),
-            INSPECTION,
-            microseconds(one["at"]),
-            self.product_id,
-            number,
-            None,
-            data,
-        )
+        number, at = int(one["id"]), microseconds(one["at"])
+        id = self._id("inspection", number, at)
+        return Message(id, INSPECTION, at, self.product_id, number, None, {**one, **self._more(number)})
 
     def _verdict(self, row: Any, one: dict[str, Any]) -> Message:
         said = {"id": row.id, "verdict": row.verdict, "at": iso(row.at), "by": row.who, "note": row.note}
         data = {**one, **self._more(int(row.of)), "said": {**said, "has_mask": row.mask is not None}}
         return Message(
-            self._id("verdict", row.id), VERDICT, row.at, self.product_id, int(row.of), int(row.id), data
+            self._id("verdict", row.id, row.at),
+            VERDICT,
+            row.at,
+            self.product_id,
+            int(row.of),
+            int(row.id),
+            data,
         )
 
-    def _id(self, kind: str, number: int) -> str:
-        return "-".join(filter(None, (kind, self.sender, str(number))))
+    def _id(self, kind: str, number: int, at: int) -> str:
+        """With the time in ms: after a restore, numbers that were given since the backup are given again."""
+        return "-".join(filter(None, (kind, self.sender, str(number), str(at // 1000))))
 
     def _more(self, number: int) -> dict[str, Any]:
         link = None if self.address is None else f"{self.address}/{self.product}/inspections/{number}"

@@ -156,7 +156,7 @@ class Sinks:
             key = key_of(FOLDER, settings.name or str(settings.folder))
         box = self._outbox(name, key, settings.only, settings.verdicts)
         box.open()
-        if box.is_new and isinstance(sink, FolderSink):
+        if isinstance(sink, FolderSink) and not box.delivered:
             sink.make()
 
         def refused(message: Message, why: str) -> None:

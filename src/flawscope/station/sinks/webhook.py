@@ -21,7 +21,7 @@ from flawscope.station.sinks.settings import SinkSettings
 from flawscope.station.sinks.signature import read_secrets, signed
 
 TIMES = httpx.Timeout(15.0, connect=5.0)  # seconds; of reading and writing, between two pieces
-READ = 2048  # bytes of an answer that are looked at
+READ, LISTENED = 2048, 5.0  # bytes of an answer that are looked at, and seconds
 LONGEST_WISH = 3600.0  # seconds that Retry-After may ask for
 # The address or the right to use it is wrong for every message, not the message: these wait
 _NOT_THE_MESSAGE = (401, 402, 403, 404, 405, 407, 408, 421, 425, 426, 429)
@@ -50,9 +50,9 @@ class Webhook:
         headers = self._headers(message.id, body)
         try:
             with self._client.stream("POST", self.address, content=body, headers=headers) as answer:
+                said = _beginning(answer)
                 if answer.is_success:
                     return
-                said = _beginning(answer)
         except httpx.TimeoutException:
             raise UndeliveredError("it does not answer in time") from None
         except httpx.HTTPError as error:
@@ -97,12 +97,12 @@ def _refusal(answer: httpx.Response, said: str) -> UndeliveredError:
 
 
 def _beginning(answer: httpx.Response) -> str:
-    """The first line of what it said; the rest is not read."""
-    found = b""
+    """The first line of what it said; the rest is not read, nor waited for."""
+    found, ends = b"", time.monotonic() + LISTENED
     try:
         for piece in answer.iter_raw(READ):
             found += piece
-            if len(found) >= READ:
+            if len(found) >= READ or time.monotonic() > ends:
                 break
     except httpx.HTTPError:
         pass
