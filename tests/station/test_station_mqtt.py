@@ -37,6 +37,9 @@ needs_mosquitto = pytest.mark.skipif(
     Mosquitto.program() is None, reason="Mosquitto is not installed: apt-get install mosquitto"
 )
 
+# where it makes no difference which data base it is
+on_sqlite = pytest.mark.parametrize("database_url", [None])
+
 
 @pytest.fixture
 def broker() -> Iterator[Mosquitto]:
@@ -123,6 +126,7 @@ def test_inspections_verdicts_states_and_problems_are_there(
 
 
 @needs_mosquitto
+@on_sqlite
 def test_only_anomalous_ones_and_no_verdicts(
     broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
 ) -> None:
@@ -146,6 +150,7 @@ def test_only_anomalous_ones_and_no_verdicts(
 
 
 @needs_mosquitto
+@on_sqlite
 def test_a_cable_that_is_cut_again_and_again(
     broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
 ) -> None:
@@ -228,6 +233,7 @@ def test_a_station_that_is_killed_in_the_middle(
 
 
 @needs_mosquitto
+@on_sqlite
 def test_a_broker_that_is_killed_comes_back(
     broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
 ) -> None:
@@ -250,6 +256,7 @@ def test_a_broker_that_is_killed_comes_back(
 
 
 @needs_mosquitto
+@on_sqlite
 def test_a_broker_that_is_killed_in_the_middle_of_it_loses_nothing(
     broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
 ) -> None:
@@ -279,6 +286,7 @@ def test_a_broker_that_is_killed_in_the_middle_of_it_loses_nothing(
 
 
 @needs_mosquitto
+@on_sqlite
 def test_home_assistant_finds_a_device(
     broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], settings: Settings
 ) -> None:
@@ -360,6 +368,7 @@ def check_device(config: dict[str, Any]) -> None:
 
 
 @needs_mosquitto
+@on_sqlite
 def test_a_password_and_rights(open_station: Opener, listen: Any, tmp_path: Path, parts: list[bytes]) -> None:
     """The broker's refusal is shown, and ends when it is mended; nothing shows the password."""
     if shutil.which("mosquitto_passwd") is None:
@@ -391,6 +400,7 @@ def test_a_password_and_rights(open_station: Opener, listen: Any, tmp_path: Path
 
 
 @needs_mosquitto
+@on_sqlite
 def test_tls_with_a_certificate_of_ones_own(open_station: Opener, parts: list[bytes], tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
@@ -420,6 +430,7 @@ def test_tls_with_a_certificate_of_ones_own(open_station: Opener, parts: list[by
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@on_sqlite
 def test_a_broker_that_never_was_harms_nothing(
     running: Running, open_station: Opener, parts: list[bytes]
 ) -> None:

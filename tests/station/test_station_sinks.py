@@ -25,8 +25,10 @@ from station_helpers import Load, Served, free_port
 
 from conftest import NAME, Opener
 from flawscope.errors import InputError
+from flawscope.station.backup import backup
 from flawscope.station.client import Client
 from flawscope.station.database import now
+from flawscope.station.restore import restore
 from flawscope.station.retention import Retention
 from flawscope.station.settings import Keep, Product, Settings, read_settings
 from flawscope.station.sinks import delivery, webhook
@@ -38,6 +40,10 @@ ROOT = Path(__file__).parents[2]
 KEY = bytes(range(32))
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
 HOUR = 3_600_000_000  # microseconds
+
+
+# where it makes no difference which data base it is
+on_sqlite = pytest.mark.parametrize("database_url", [None])
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +132,7 @@ def test_a_webhook_gets_what_the_api_shows_and_can_check_it(
     ]
 
 
+@on_sqlite
 def test_the_receiver_of_the_docs_checks_signatures(
     receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
 ) -> None:
@@ -153,6 +160,7 @@ def test_the_receiver_of_the_docs_checks_signatures(
     assert not genuine(stale, one.body, SECRET)
 
 
+@on_sqlite
 def test_a_receiver_that_fails_in_every_way_gets_all_in_order(
     receive: Callable[..., Receiver],
     with_sinks: Callable[..., Any],
@@ -180,6 +188,7 @@ def test_a_receiver_that_fails_in_every_way_gets_all_in_order(
     assert f"flawscope_sink_backlog{labels} 0.0" in text
 
 
+@on_sqlite
 def test_what_is_refused_for_itself_is_noted_and_the_next_one_comes(
     receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
 ) -> None:
@@ -200,6 +209,7 @@ def test_what_is_refused_for_itself_is_noted_and_the_next_one_comes(
     assert facts["kind"] == "webhook"
 
 
+@on_sqlite
 def test_an_answer_without_end_is_not_read(
     receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
 ) -> None:
@@ -298,6 +308,7 @@ def test_news_arrive_at_once(
     assert min(took) < 0.5, took
 
 
+@on_sqlite
 def test_a_slow_one_holds_nothing_up(
     receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
 ) -> None:
@@ -362,6 +373,7 @@ def test_a_station_that_is_killed_loses_nothing(
         served.kill()
 
 
+@on_sqlite
 def test_several_stations_in_one_data_base_each_deliver_their_own(
     receive: Callable[..., Receiver],
     with_sinks: Callable[..., Any],
@@ -388,6 +400,29 @@ def test_several_stations_in_one_data_base_each_deliver_their_own(
             one.close()
 
 
+@on_sqlite
+def test_a_restored_station_says_nothing_under_an_id_that_was_used(
+    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
+) -> None:
+    """Its numbers begin again at the backup: who has had the first ones takes the others for new."""
+    receiver = receive()
+    sinks = SinkSettings(receiver.url), SinkSettings(folder=str(tmp_path / "found"), picture="none")
+    running = with_sinks(*sinks)
+    send(running.url, parts, range(1))
+    until(lambda: [one["delivered"] for one in running.station.sinks.facts(NAME)] == [1, 1])
+    settings = running.station.settings
+    backup(settings, tmp_path / "backup.tar")
+    send(running.url, parts, range(1, 2))
+    until(lambda: len(receiver.taken) == 2 and len(list((tmp_path / "found").glob("*/*.json"))) == 2)
+    running.close()
+    restore(tmp_path / "backup.tar", replace(settings, store=str(tmp_path / "restored")))
+    running = with_sinks(*sinks, store=str(tmp_path / "restored"))
+    send(running.url, parts, range(2, 3))
+    until(lambda: len(receiver.taken) == 3 and len(list((tmp_path / "found").glob("*/*.json"))) == 3)
+    assert numbers(receiver) == [1, 2, 2]
+    assert len({one.headers["webhook-id"] for one in receiver.taken}) == 3
+
+
 # ---------------------------------------------------------------------------------------------------- folders
 
 
@@ -395,6 +430,7 @@ def folder_of(running: Any) -> Path:
     return Path(running.station.settings.products[NAME].sinks[0].folder)
 
 
+@on_sqlite
 def test_a_folder_gets_files_with_one_name(
     with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
 ) -> None:
@@ -424,6 +460,7 @@ def test_a_folder_gets_files_with_one_name(
     assert said["data"]["said"]["verdict"] == "defect"
 
 
+@on_sqlite
 def test_nothing_is_overwritten_and_nothing_written_twice(
     with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
 ) -> None:
@@ -452,6 +489,7 @@ def test_nothing_is_overwritten_and_nothing_written_twice(
     assert sorted(path.name for path in day.iterdir()) == before
 
 
+@on_sqlite
 def test_a_folder_that_is_away_is_shown_and_filled_when_it_is_back(
     with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
 ) -> None:
@@ -466,6 +504,7 @@ def test_a_folder_that_is_away_is_shown_and_filled_when_it_is_back(
     until(lambda: not codes(running))
 
 
+@on_sqlite
 def test_a_full_disk_is_waited_for(
     with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
 ) -> None:
@@ -496,6 +535,7 @@ def test_a_full_disk_is_waited_for(
 # --------------------------------------------------------------------------------------------- page, settings
 
 
+@on_sqlite
 def test_the_page_shows_where_inspections_go(
     receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
 ) -> None:
@@ -539,7 +579,7 @@ def test_settings_that_cannot_be(given: Any, said: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "word", "whsec_", "whsec_AAAA", "whsec_!!", f"{SECRET}\nword"])
-def test_a_secret_that_cannot_be_had_is_one_line(text: str | None, tmp_path: Path, with_sinks: Any) -> None:
+def test_a_secret_that_cannot_be_had_is_one_line(text: str | None, tmp_path: Path) -> None:
     path = tmp_path / "secret"
     if text is not None:
         path.write_text(text)
