@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ UNDELIVERED = "undelivered"  # event
 STATION = "station"  # who noted it
 SENDER = 12  # digits of the station in the ids of messages
 DAY = 24  # hours
+PATIENCE = 10.0  # seconds that all sinks together may take to end
 
 
 class Sinks:
@@ -99,8 +101,9 @@ class Sinks:
         """What is not delivered yet is delivered after the next start."""
         for one in self._all():
             one.end()
+        ends = time.monotonic() + PATIENCE
         for one in self._all():
-            one.stop()
+            one.stop(max(0.0, ends - time.monotonic()))
 
     def _all(self) -> list[Delivery | Mqtt]:
         every: list[Delivery | Mqtt] = [one for several in self.deliveries.values() for one in several]
