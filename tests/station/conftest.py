@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flawscope.station.database import Database
     from flawscope.station.station import Station
 
-for _library in ("fastapi", "uvicorn", "sqlalchemy", "alembic", "httpx"):
+for _library in ("fastapi", "uvicorn", "sqlalchemy", "alembic", "httpx", "paho.mqtt.client"):
     pytest.importorskip(_library)
 
 NAME = "plate"  # the product

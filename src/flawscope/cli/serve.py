@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     require_installed(
         "a station",
         *("fastapi", "uvicorn", "sqlalchemy", "alembic", "argon2", "watchfiles", "prometheus_client"),
-        *("multipart", "jinja2"),
+        *("multipart", "jinja2", "httpx", "paho"),
         extras="station",
     )
     from flawscope.station.memory import give_back

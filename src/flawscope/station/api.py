@@ -318,6 +318,7 @@ def decide(
         if drawn is not None:
             station.files.release(drawn)
     station.metrics.verdicts.labels(name, verdict.verdict).inc()
+    station.spoken(product_id)
     return found
 
 

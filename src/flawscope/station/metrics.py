@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 Gauges = dict[str, tuple[str, dict[str, float]]]  # name -> what it is, value by product ("": of the station)
+OfSinks = dict[str, tuple[str, dict[tuple[str, str], float]]]  # the same by product and sink; _total: counted
 
 
 class Metrics:
@@ -17,9 +18,10 @@ class Metrics:
 
     Args:
         gauges: what is measured when somebody asks.
+        sinks: the same of sinks.
     """
 
-    def __init__(self, gauges: Callable[[], Gauges]):
+    def __init__(self, gauges: Callable[[], Gauges], sinks: Callable[[], OfSinks] = dict):
         self.registry = CollectorRegistry()
         self.inspections = Counter(
             "flawscope_inspections", "Pictures judged.", ("product", "decision"), registry=self.registry
@@ -41,6 +43,7 @@ class Metrics:
             registry=self.registry,
         )
         self.registry.register(_Now(gauges))
+        self.registry.register(_Sinks(sinks))
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
@@ -56,4 +59,17 @@ class _Now(Collector):
             family = GaugeMetricFamily(f"flawscope_{name}", what, labels=labels)
             for product, value in values.items():
                 family.add_metric([product] if labels else [], value)
+            yield family
+
+
+class _Sinks(Collector):
+    def __init__(self, sinks: Callable[[], OfSinks]):
+        self.sinks = sinks
+
+    def collect(self) -> Iterable[Metric]:
+        for name, (what, values) in self.sinks().items():
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            family = kind(f"flawscope_{name}", what, labels=["product", "sink"])
+            for labels, value in values.items():
+                family.add_metric(list(labels), value)
             yield family

@@ -32,7 +32,7 @@ from flawscope.errors import InputError
 from flawscope.station.database import Database
 from flawscope.station.files import MASK, MASKS, PICTURES, Files
 from flawscope.station.learnt import Learnt
-from flawscope.station.schema import inspections, learnt, pictures, verdicts
+from flawscope.station.schema import deliveries, inspections, learnt, pictures, verdicts
 from flawscope.station.settings import Keep
 from flawscope.station.store import held
 from flawscope.station.stray import Stray, named
@@ -292,6 +292,8 @@ class Retention:
                 .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_not(None))
                 # the last one stays: SQLite would give its number to another one
                 .where(inspections.c.id < select(func.max(inspections.c.id)).scalar_subquery())
+                # so does, where there are sinks, that of the last verdict
+                .where(or_(inspections.c.id != _last_spoken_of(), ~exists(select(deliveries.c.sink))))
                 .order_by(*_KEY)
             )
             rows = connection.execute(found.with_for_update()).all()
@@ -315,6 +317,12 @@ class Retention:
 
 def _microseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * SECOND)
+
+
+def _last_spoken_of() -> ColumnElement[int]:
+    """The inspection that has the last verdict, 0 where there is none."""
+    last = select(verdicts.c.inspection_id).order_by(verdicts.c.id.desc()).limit(1)
+    return func.coalesce(last.scalar_subquery(), 0)
 
 
 def _is(kind: str) -> ColumnElement[bool]:

@@ -141,6 +141,7 @@ Index(
 )
 Index("inspections_picture", inspections.c.product_id, inspections.c.picture)
 Index("inspections_name", inspections.c.product_id, inspections.c.name)
+Index("inspections_product", inspections.c.product_id, inspections.c.id)  # what came since, for sinks
 
 verdicts = Table(
     "verdicts",
@@ -234,4 +235,16 @@ events = Table(
     Column("who", String(64), nullable=False),
     Column("product_id", Key, ForeignKey("products.id")),
     Column("text", Text, nullable=False),
+)
+
+# How far each sink is: what came later is still to be delivered
+deliveries = Table(
+    "deliveries",
+    metadata,
+    _product(primary_key=True),
+    Column("sink", String(80), primary_key=True),  # its kind, and a hash of its name or address
+    Column("inspection_id", BigInteger, nullable=False),  # the last one that was delivered, or is not wanted
+    Column("verdict_id", BigInteger, nullable=False),
+    Column("delivered", BigInteger, nullable=False),  # messages, since the sink is there
+    Column("refused", BigInteger, nullable=False),  # messages that the other side did not want
 )

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from flawscope.config import build, read_config
 from flawscope.errors import InputError
 from flawscope.runtime import suffix_of
+from flawscope.station.sinks.settings import MqttSettings, SinkSettings, mqtt_of, sinks_of
 
 T = TypeVar("T")
 
@@ -33,11 +34,13 @@ class Product:
 
     model: a model file of any kind. folder: pictures that appear in it are taken, too.
     drift: how probable a false alarm of drift may ever be; None: nobody looks for it.
+    sinks: where its inspections go.
     """
 
     model: str
     folder: str | None = None
     drift: str | None = "1 %"
+    sinks: tuple[SinkSettings, ...] = ()
 
     @property
     def drift_bound(self) -> float | None:
@@ -105,6 +108,7 @@ class Settings:
     device, threads: what computes, as for `predict`; None: all cores but one.
     near: good pictures that are reviewed, too: those whose p-value is at most so many times the model's
     false-alarm rate.
+    mqtt: the broker that gets all inspections.
     """
 
     products: Mapping[str, Product] = field(default_factory=dict)
@@ -121,6 +125,7 @@ class Settings:
     near: float = 1.5
     limits: Limits = Limits()
     keep: Keep = Keep()
+    mqtt: MqttSettings | None = None
 
     @property
     def url(self) -> str:
@@ -177,6 +182,7 @@ def read_settings(path: str | Path) -> Settings:
     try:
         limits = build(Limits, _mapping(values.pop("limits", None), "limits"))
         keep = build(Keep, _mapping(values.pop("keep", None), "keep"))
+        mqtt = mqtt_of(values.pop("mqtt", None), home)
         settings = build(_Plain, values)
         secret = settings.password_file
         known = {check_name(str(name)): _product(name, value, home) for name, value in products.items()}
@@ -190,6 +196,7 @@ def read_settings(path: str | Path) -> Settings:
                 products=known,
                 limits=limits,
                 keep=keep,
+                mqtt=mqtt,
             )
         )
     except InputError as error:
@@ -300,8 +307,9 @@ def _product(name: str, value: Any, home: Path) -> Product:
     if not isinstance(given, dict) or "model" not in given:
         raise InputError(f"product {name} has no model: write `model: FILE` below it")
     try:
-        product = build(Product, given)
+        sinks = sinks_of(given.get("sinks"), home)
+        product = build(Product, {key: value for key, value in given.items() if key != "sinks"})
     except InputError as error:
         raise InputError(f"product {name}: {error}") from None
     folder = None if product.folder is None else str(home / product.folder)
-    return replace(product, model=str(home / product.model), folder=folder)
+    return replace(product, model=str(home / product.model), folder=folder, sinks=sinks)

@@ -101,6 +101,17 @@ class Waiting(BaseModel):
     waiting: int
 
 
+class Sink(BaseModel):
+    """Where inspections go."""
+
+    name: str
+    kind: Literal["webhook", "folder", "mqtt"]
+    delivered: int = Field(description="messages, since the sink is there")
+    refused: int = Field(description="messages that the other side did not want")
+    waiting: int = Field(description="messages, counted up to 10,000")
+    error: str | None = Field(description="why messages wait")
+
+
 class Product(BaseModel):
     """What is inspected, with the model that is active."""
 
@@ -115,6 +126,7 @@ class Product(BaseModel):
     backlog: int = Field(description="pictures that are not answered yet")
     rate: float = Field(description="pictures a second in the last minute")
     folder: str | None
+    sinks: list[Sink]
     problem: str | None
 
 

@@ -25,13 +25,14 @@ from flawscope.station.handed import Handed
 from flawscope.station.inspector import Inspector
 from flawscope.station.learnt import Learnt
 from flawscope.station.live import Live
-from flawscope.station.metrics import Gauges, Metrics
+from flawscope.station.metrics import Gauges, Metrics, OfSinks
 from flawscope.station.recorder import Recorded, Recorder
 from flawscope.station.retention import Retention
 from flawscope.station.search import Filters, Page, search
 from flawscope.station.settings import Product, Settings
 from flawscope.station.share import Share
 from flawscope.station.shown import Shown
+from flawscope.station.sinks.sinks import Sinks
 from flawscope.station.stations import address_of, claim
 from flawscope.station.store import NotFoundError, Store, fresh, iso
 from flawscope.station.versions import Versions
@@ -81,7 +82,8 @@ class Station:
         self.versions = Versions(self.database, self.files, settings.device, threads)
         self.live = Live()
         self._handed = Handed()
-        self.metrics = Metrics(self._gauges)
+        self.sinks: Sinks | None = None
+        self.metrics = Metrics(self._gauges, self._of_sinks)
         self._problems: dict[str, Problem] = {}
         self._checked = 0.0
         self._ended = threading.Event()
@@ -111,6 +113,16 @@ class Station:
             self._open(name, product)
         self.drifts.start()
         self.looks.start()
+        self.sinks = Sinks(
+            self.settings,
+            self.files.identity(),
+            self.products,
+            self.store,
+            self.shown,
+            self.report,
+            self.problems,
+        )
+        self.sinks.start()
         share = Share(self.settings.limits)
         for name, product in self.settings.products.items():
             if product.folder is not None:
@@ -157,6 +169,8 @@ class Station:
         self.recorder.close()
         self.looks.close()
         self.drifts.close()
+        if self.sinks is not None:
+            self.sinks.stop()
         self.shown.close()
         for thread in self._threads:
             thread.join()
@@ -186,6 +200,7 @@ class Station:
             **self.store.totals(number),
             **self.flow(name),
             "folder": self.settings.products[name].folder,
+            "sinks": self.sinks.facts(name) if self.sinks is not None else [],
         }
 
     def flow(self, name: str) -> dict[str, Any]:
@@ -213,6 +228,11 @@ class Station:
             self._handed.note(reader, (one["id"] for one in found["inspections"]))
         return found
 
+    def spoken(self, product_id: int) -> None:
+        """Somebody gave a verdict."""
+        if self.sinks is not None:
+            self.sinks.wake(product_id)
+
     def trends(self, name: str, since: int | None = None, until: int | None = None) -> dict[str, Any]:
         return trends_of.trends(self.database, self.product_id(name), since, until)
 
@@ -228,6 +248,8 @@ class Station:
         decision = "anomalous" if recorded.taken.anomalous else "good"
         self.metrics.inspections.labels(name, decision).inc()
         self.shown.remember(recorded)
+        if self.sinks is not None:
+            self.sinks.wake(recorded.taken.product_id)
         if self.live.listeners:
             self.live.tell(recorded.taken.product_id, fresh(recorded.number, recorded.taken, name))
         self.drifts.note(recorded.taken.product_id)
@@ -293,3 +315,11 @@ class Station:
             gauges["review_waiting"] = ("Pictures to be reviewed.", waiting)
             gauges["version"] = ("The model that judges.", active)
         return gauges
+
+    def _of_sinks(self) -> OfSinks:
+        if self.sinks is None:
+            return {}
+        try:
+            return self.sinks.gauges()
+        except FlawscopeError:
+            return {}

@@ -1,0 +1,145 @@
+"""A folder: each inspection becomes files with one name, the JSON last."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from flawscope.errors import InputError
+from flawscope.station.files import sync_folder
+from flawscope.station.sinks.delivery import UndeliveredError
+from flawscope.station.sinks.outbox import Message
+from flawscope.station.sinks.pictures import Pictures, lack
+from flawscope.station.sinks.settings import SinkSettings
+from flawscope.station.store import iso
+
+PART = ".part"  # of a file that is being written
+MOST_NAME = 60  # characters of the sender's name
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK)
+
+
+class FolderSink:
+    """`DIR/2026-11-22/000017-name.json`, with `.png` (the picture as it came) and `-overlay.webp` beside it;
+    of a verdict `000017-name-verdict-5.json`. What is there already is never changed: a name that is taken by
+    something else gets `-2`, `-3` and so on.
+    """
+
+    def __init__(self, settings: SinkSettings, pictures: Pictures | None = None):
+        assert settings.folder is not None
+        self.settings, self.pictures = settings, pictures
+        self.label = settings.label
+        self.folder = Path(settings.folder)
+
+    def make(self) -> None:
+        """While nothing was written. Later a folder that is not there is one that is away, such as a share.
+        InputError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"sinks: cannot make the folder {self.folder}: {error.strerror}; choose another"
+            ) from None
+
+    def send(self, message: Message) -> None:
+        try:
+            if not self.folder.is_dir():
+                raise UndeliveredError("the folder is not there; it is written when it is back")
+            day = self.folder / iso(message.at)[:10]
+            if not day.is_dir():
+                day.mkdir(exist_ok=True)
+                sync_folder(self.folder)
+            self._write(day, message)
+            sync_folder(day)
+        except OSError as error:
+            raise UndeliveredError(_reason(error)) from None
+
+    def close(self) -> None:
+        pass
+
+    def _write(self, day: Path, message: Message) -> None:
+        place = 1
+        while True:
+            stem = _stem(message) + ("" if place == 1 else f"-{place}")
+            record = day / f"{stem}.json"
+            if _is_of(record, message.id):
+                return  # it was written before the station's end was noted
+            if not record.exists() and self._fill(day, stem, record, message):
+                return
+            place += 1
+
+    def _fill(self, day: Path, stem: str, record: Path, message: Message) -> bool:
+        """False where one of the names is taken by something else."""
+        files: dict[str, str | None] = {}
+        wanted = "none" if message.verdict is not None or self.pictures is None else self.settings.pictures
+        if wanted in ("picture", "both") and self.pictures is not None:
+            found = self.pictures.original(message)
+            files["picture"] = None if found is None else f"{stem}{found[1]}"
+            if found is not None and not _put(day / f"{stem}{found[1]}", found[0], message.id):
+                return False
+        if wanted in ("overlay", "both") and self.pictures is not None:
+            drawn = self.pictures.overlay(message)
+            files["overlay"] = None if drawn is None else f"{stem}-overlay.webp"
+            if drawn is not None:  # one that is there was drawn before the station's end, nearly the same
+                _put(day / f"{stem}-overlay.webp", drawn, message.id)
+        more: dict[str, Any] = {"files": files, **lack(message, files)} if files else {}
+        text = json.dumps(message.envelope(**more), ensure_ascii=False, indent=1) + "\n"
+        return _put(record, text.encode(), message.id) or _is_of(record, message.id)
+
+
+def _stem(message: Message) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(str(message.data["name"])).stem).strip("._-")[:MOST_NAME]
+    stem = "-".join(filter(None, (f"{message.number:06}", name)))
+    return stem if message.verdict is None else f"{stem}-verdict-{message.verdict}"
+
+
+def _is_of(path: Path, id: str) -> bool:
+    """Whether it is this message that was written there."""
+    try:
+        return bool(json.loads(path.read_bytes())["id"] == id)
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def _put(path: Path, data: bytes, id: str) -> bool:
+    """Write a file whole, flushed; False where another one is there. OSError.
+
+    Args:
+        id: of the message: what a station that was killed had begun is written over.
+    """
+    if path.exists():
+        return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
+    temporary = path.parent / f".{path.name}.{id}{PART}"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)  # unlike a renaming, it overwrites nothing
+        except FileExistsError:
+            return path.is_file() and path.read_bytes() == data
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if path.exists():
+                return False
+            os.rename(temporary, path)
+        return True
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "its disk is full; free some space"
+    if error.errno == errno.EROFS:
+        return "its disk is read-only"
+    return f"it cannot be written: {error.strerror or error}"

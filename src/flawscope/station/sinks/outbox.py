@@ -1,0 +1,231 @@
+"""What a sink has not had yet: pages of records, and how far it is."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+
+from flawscope.station.database import Database, upsert
+from flawscope.station.schema import deliveries, inspections, verdicts
+from flawscope.station.sinks.settings import Only
+from flawscope.station.store import described, iso, microseconds, shown
+
+INSPECTION, VERDICT = "inspection.created", "verdict.given"  # types of messages
+MOST_COUNTED = 10_000
+SAVED = 60.0  # seconds after which it is written down how many were passed over
+
+
+@dataclass(frozen=True)
+class Message:
+    """An inspection, or what somebody said of one.
+
+    id: the same one whenever it is sent again, and no other one's. at: microseconds since 1970.
+    number: of the inspection. verdict: number of what was said. data: for whoever gets it.
+    """
+
+    id: str
+    type: str
+    at: int
+    product_id: int
+    number: int
+    verdict: int | None
+    data: dict[str, Any]
+
+    def envelope(self, **more: Any) -> dict[str, Any]:
+        """As Standard Webhooks has it: type, timestamp, data; and its id, for whoever reads no headers."""
+        return {"id": self.id, "type": self.type, "timestamp": iso(self.at), "data": {**self.data, **more}}
+
+
+@dataclass(frozen=True)
+class Place:
+    """The last inspection and the last verdict that a sink had."""
+
+    inspection: int
+    verdict: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """messages: the next ones, the oldest first. end: where the sink is after them. is_last: there are no
+    others at the moment."""
+
+    messages: list[Message]
+    end: Place
+    is_last: bool
+
+
+def key_of(kind: str, name: str) -> str:
+    """By which the place of a sink is known."""
+    return f"{kind}:{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:32]}"
+
+
+def forget_others(database: Database, known: set[tuple[int, str]]) -> None:
+    """Places of sinks that the settings do not name any more: one that comes back begins anew. StoreError."""
+    with database.writing() as connection:
+        query = select(deliveries).where(deliveries.c.product_id.in_(database.own()))
+        for row in connection.execute(query).all():
+            if (row.product_id, row.sink) not in known:
+                connection.execute(delete(deliveries).where(*_row(row.product_id, row.sink)))
+
+
+class Outbox:
+    """Of one product and one sink.
+
+    Args:
+        sender: begins the ids of messages: stations count alike.
+        base: facts that every message has.
+        address: of the station's pages, where others can reach them.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        product_id: int,
+        product: str,
+        key: str,
+        *,
+        only: Only = "all",
+        verdicts: bool = True,
+        sender: str = "",
+        base: dict[str, Any] | None = None,
+        address: str | None = None,
+    ):
+        self.database, self.product_id, self.product, self.key = database, product_id, product, key
+        self.only, self.wants_verdicts = only, verdicts
+        self.sender, self.base, self.address = sender, base or {}, address
+        self.delivered = self.refused = 0
+        self.place = self._saved = Place(0, 0)
+        self._saved_at = time.monotonic()
+
+    def open(self) -> None:
+        """Go on where it ended; a new one begins with what comes from now on. StoreError."""
+        with self.database.writing() as connection:
+            row = connection.execute(select(deliveries).where(*_row(self.product_id, self.key))).one_or_none()
+            if row is None:
+                self.place = Place(self._last(connection), self._last_verdict(connection))
+                values = {"inspection_id": self.place.inspection, "verdict_id": self.place.verdict}
+                new = upsert(connection.dialect.name, deliveries).values(
+                    product_id=self.product_id, sink=self.key, delivered=0, refused=0, **values
+                )
+                connection.execute(new.on_conflict_do_nothing())
+            else:
+                self.place = Place(row.inspection_id, row.verdict_id)
+                self.delivered, self.refused = row.delivered, row.refused
+        self._saved = self.place
+
+    def batch(self, limit: int) -> Batch:
+        """What comes next. Verdicts come after the inspection that they are about. StoreError."""
+        start = self.place
+        with self.database.reading() as connection:
+            query = shown().where(*self._wanted(start)).order_by(inspections.c.id).limit(limit)
+            rows = connection.execute(query).all()
+            messages = [self._inspection(one) for one in described(connection, rows)]
+            if len(rows) == limit:
+                return Batch(messages, replace(start, inspection=rows[-1].id), False)
+            # those that are not wanted are passed over
+            end = Place(max(start.inspection, self._last(connection)), start.verdict)
+            words = self._words(connection, start, limit - len(rows)) if self.wants_verdicts else []
+            messages += words
+            if words:
+                end = replace(end, verdict=words[-1].verdict or 0)
+            elif self.database.is_sqlite:  # others than this station's may be on their way in PostgreSQL
+                end = replace(end, verdict=max(start.verdict, self._last_verdict(connection)))
+            return Batch(messages, end, len(messages) < limit)
+
+    def after(self, message: Message, start: Place) -> Place:
+        """Where the sink is when it has this one."""
+        if message.verdict is None:
+            return replace(start, inspection=max(start.inspection, message.number))
+        return replace(start, verdict=max(start.verdict, message.verdict))
+
+    def waiting(self) -> int:
+        """How many messages there are still to be delivered, counted up to 10,000. StoreError."""
+        start = self.place
+        with self.database.reading() as connection:
+            rows = select(inspections.c.id).where(*self._wanted(start)).limit(MOST_COUNTED).subquery()
+            found = int(connection.execute(select(func.count()).select_from(rows)).scalar_one())
+            if self.wants_verdicts:
+                spoken = self._spoken(start).with_only_columns(verdicts.c.id).limit(MOST_COUNTED).subquery()
+                found += int(connection.execute(select(func.count()).select_from(spoken)).scalar_one())
+        return min(found, MOST_COUNTED)
+
+    def move(self, place: Place, delivered: int = 0, refused: int = 0, *, save: bool = True) -> None:
+        """It is there now.
+
+        Args:
+            save: it survives a power cut when this returns. Else soon, for nothing was sent meanwhile.
+
+        Raises:
+            StoreError: it could not be written; it stays where it was.
+        """
+        due = save or time.monotonic() - self._saved_at > SAVED
+        if (place != self._saved or delivered or refused) and due:
+            totals = {"delivered": self.delivered + delivered, "refused": self.refused + refused}
+            values = {"inspection_id": place.inspection, "verdict_id": place.verdict, **totals}
+            with self.database.writing() as connection:
+                connection.execute(
+                    update(deliveries).where(*_row(self.product_id, self.key)).values(**values)
+                )
+            self._saved, self._saved_at = place, time.monotonic()
+        self.delivered, self.refused = self.delivered + delivered, self.refused + refused
+        self.place = place
+
+    # ---- what is wanted
+
+    def _wanted(self, start: Place) -> list[ColumnElement[bool]]:
+        there = [inspections.c.product_id == self.product_id, inspections.c.id > start.inspection]
+        return there if self.only == "all" else [*there, inspections.c.anomalous.is_(True)]
+
+    def _spoken(self, start: Place) -> Any:
+        query = select(verdicts, inspections.c.id.label("of")).join_from(verdicts, inspections)
+        return query.where(verdicts.c.id > start.verdict, inspections.c.product_id == self.product_id)
+
+    def _words(self, connection: Connection, start: Place, limit: int) -> list[Message]:
+        spoken = connection.execute(self._spoken(start).order_by(verdicts.c.id).limit(limit)).all()
+        rows = connection.execute(shown().where(inspections.c.id.in_({row.of for row in spoken}))).all()
+        about = {one["id"]: one for one in described(connection, rows)}
+        return [self._verdict(row, about[row.of]) for row in spoken]
+
+    def _last(self, connection: Connection) -> int:
+        query = select(func.max(inspections.c.id)).where(inspections.c.product_id == self.product_id)
+        return int(connection.execute(query).scalar_one() or 0)
+
+    def _last_verdict(self, connection: Connection) -> int:
+        return int(connection.execute(select(func.max(verdicts.c.id))).scalar_one() or 0)
+
+    # ---- as it is sent
+
+    def _inspection(self, one: dict[str, Any]) -> Message:
+        number, at = int(one["id"]), microseconds(one["at"])
+        id = self._id("inspection", number, at)
+        return Message(id, INSPECTION, at, self.product_id, number, None, {**one, **self._more(number)})
+
+    def _verdict(self, row: Any, one: dict[str, Any]) -> Message:
+        said = {"id": row.id, "verdict": row.verdict, "at": iso(row.at), "by": row.who, "note": row.note}
+        data = {**one, **self._more(int(row.of)), "said": {**said, "has_mask": row.mask is not None}}
+        return Message(
+            self._id("verdict", row.id, row.at),
+            VERDICT,
+            row.at,
+            self.product_id,
+            int(row.of),
+            int(row.id),
+            data,
+        )
+
+    def _id(self, kind: str, number: int, at: int) -> str:
+        """With the time in ms: after a restore, numbers that were given since the backup are given again."""
+        return "-".join(filter(None, (kind, self.sender, str(number), str(at // 1000))))
+
+    def _more(self, number: int) -> dict[str, Any]:
+        link = None if self.address is None else f"{self.address}/{self.product}/inspections/{number}"
+        return {**self.base, "link": link}
+
+
+def _row(product_id: int, key: str) -> Sequence[ColumnElement[bool]]:
+    return deliveries.c.product_id == product_id, deliveries.c.sink == key

@@ -1,0 +1,144 @@
+"""A webhook: each message is a signed POST, as Standard Webhooks has it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import time
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from flawscope._version import __version__
+from flawscope.errors import InputError
+from flawscope.station.sinks.delivery import UndeliveredError
+from flawscope.station.sinks.outbox import Message
+from flawscope.station.sinks.pictures import Pictures, lack
+from flawscope.station.sinks.settings import SinkSettings
+from flawscope.station.sinks.signature import read_secrets, signed
+
+TIMES = httpx.Timeout(15.0, connect=5.0)  # seconds; of reading and writing, between two pieces
+READ, LISTENED = 2048, 5.0  # bytes of an answer that are looked at, and seconds
+LONGEST_WISH = 3600.0  # seconds that Retry-After may ask for
+# The address or the right to use it is wrong for every message, not the message: these wait
+_NOT_THE_MESSAGE = (401, 402, 403, 404, 405, 407, 408, 421, 425, 426, 429)
+
+
+class Webhook:
+    """Raises InputError where its files cannot be read."""
+
+    def __init__(self, settings: SinkSettings, pictures: Pictures | None = None):
+        assert settings.webhook is not None
+        self.settings, self.pictures = settings, pictures
+        self.label = settings.label
+        self.address = settings.webhook
+        if settings.secret_file is not None:
+            read_secrets(settings.secret_file)
+        self._client = httpx.Client(
+            verify=_trusted(settings.ca_file),
+            timeout=TIMES,
+            follow_redirects=False,
+            limits=httpx.Limits(max_connections=1, keepalive_expiry=60.0),
+            headers={"User-Agent": f"flawscope/{__version__}", "Content-Type": "application/json"},
+        )
+
+    def send(self, message: Message) -> None:
+        body = json.dumps(self.body(message), ensure_ascii=False, separators=(",", ":")).encode()
+        headers = self._headers(message.id, body)
+        try:
+            with self._client.stream("POST", self.address, content=body, headers=headers) as answer:
+                said = _beginning(answer)
+                if answer.is_success:
+                    return
+        except httpx.TimeoutException:
+            raise UndeliveredError("it does not answer in time") from None
+        except httpx.HTTPError as error:
+            raise UndeliveredError(f"it cannot be reached: {_why(error)}") from None
+        raise _refusal(answer, said)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def body(self, message: Message) -> dict[str, Any]:
+        """The message with its pictures, in base64."""
+        wanted = self.settings.pictures
+        if wanted == "none" or self.pictures is None:
+            return message.envelope()
+        images = {}
+        for name, read in (("picture", self.pictures.view), ("overlay", self.pictures.overlay)):
+            if wanted in (name, "both"):
+                data = read(message)
+                images[name] = None if data is None else "data:image/webp;base64," + _text(data)
+        return message.envelope(images=images, **lack(message, images))
+
+    def _headers(self, id: str, body: bytes) -> dict[str, str]:
+        timestamp = int(time.time())
+        headers = {"webhook-id": id, "webhook-timestamp": str(timestamp), "Idempotency-Key": id}
+        if self.settings.secret_file is not None:
+            try:
+                keys = read_secrets(self.settings.secret_file)  # anew each time: secrets are changed
+            except InputError as error:
+                raise UndeliveredError(str(error)) from None
+            headers["webhook-signature"] = signed(keys, id, timestamp, body)
+        return headers
+
+
+def _refusal(answer: httpx.Response, said: str) -> UndeliveredError:
+    code = answer.status_code
+    text = f"it answered {code}{f' {said}' if said else ''}"
+    if answer.has_redirect_location or 300 <= code < 400:
+        return UndeliveredError(f"{text}: redirects are not followed, write the right address")
+    if code >= 500 or code in _NOT_THE_MESSAGE:
+        return UndeliveredError(text, after=_wish(answer.headers.get("retry-after")))
+    return UndeliveredError(text, blames_message=True)
+
+
+def _beginning(answer: httpx.Response) -> str:
+    """The first line of what it said; the rest is not read, nor waited for."""
+    found, ends = b"", time.monotonic() + LISTENED
+    try:
+        for piece in answer.iter_raw(READ):
+            found += piece
+            if len(found) >= READ or time.monotonic() > ends:
+                break
+    except httpx.HTTPError:
+        pass
+    lines = found[:READ].decode("utf-8", "replace").split("\n")
+    return "".join(c for c in lines[0].strip() if c.isprintable())[:100]
+
+
+def _wish(text: str | None) -> float:
+    """Seconds of Retry-After: a number, or a date; 0 where it is neither."""
+    if text is None:
+        return 0.0
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(text)
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            seconds = (moment - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return 0.0
+    return min(LONGEST_WISH, max(0.0, seconds)) if seconds == seconds else 0.0
+
+
+def _trusted(ca_file: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise InputError(f"ca_file: cannot read certificates from {ca_file}: {error}") from None
+    return context
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()

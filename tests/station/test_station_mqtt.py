@@ -1,0 +1,544 @@
+"""The station's broker: a real Mosquitto, cut, killed and started again."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+pytest.importorskip("paho.mqtt.client")
+from sink_helpers import Cable, Listener, Mosquitto, listens, new_folder, until
+from station_helpers import Load, Served, free_port
+
+from conftest import NAME, Opener, Running
+from flawscope.errors import InputError
+from flawscope.station.client import Client
+from flawscope.station.settings import Settings, read_settings
+from flawscope.station.sinks.settings import MqttSettings, mqtt_of
+
+ROOT = Path(__file__).parents[2]
+TOPIC = f"flawscope/station/{NAME}/inspection"
+STATE, STATUS, PROBLEM = (
+    f"flawscope/station/{NAME}/state",
+    "flawscope/station/status",
+    "flawscope/station/problem",
+)
+
+needs_mosquitto = pytest.mark.skipif(
+    Mosquitto.program() is None, reason="Mosquitto is not installed: apt-get install mosquitto"
+)
+
+# where it makes no difference which data base it is
+on_sqlite = pytest.mark.parametrize("database_url", [None])
+
+
+@pytest.fixture
+def broker() -> Iterator[Mosquitto]:
+    folder = new_folder()
+    made = Mosquitto(folder)
+    made.start()
+    yield made
+    made.kill()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., Listener]]:
+    made: list[Listener] = []
+
+    def one(*words: Any, **more: Any) -> Listener:
+        made.append(Listener(*words, **more))
+        return made[-1]
+
+    yield one
+    for listener in made:
+        listener.close()
+
+
+def send(url: str, parts: list[bytes], names: range | list[str]) -> list[int]:
+    """Numbers of the inspections."""
+    with Client(url) as client:
+        return [client.inspect(parts[0] + str(name).encode(), name=str(name)).id for name in names]
+
+
+def online(listener: Listener) -> bool:
+    return listener.last(STATUS) == "online"
+
+
+# ----------------------------------------------------------------------------------------------- what is sent
+
+
+@needs_mosquitto
+def test_inspections_verdicts_states_and_problems_are_there(
+    broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
+) -> None:
+    """On both data bases."""
+    running = open_station(mqtt=MqttSettings(broker.url), public=("line3.example",))
+    listener = listen(broker.port, "flawscope/#", "homeassistant/#")
+    until(lambda: online(listener))
+    with Client(running.url) as client:
+        good = client.inspect(parts[0], name="good.png")
+        begun = time.monotonic()
+        bad = client.inspect(parts[-1], name="bad.png")
+        until(lambda: listener.numbers(TOPIC)[bad.id])
+        took = time.monotonic() - begun
+        client.verdict(bad.id, "defect")
+        client.verdict(bad.id, "undo")
+        verdicts = f"flawscope/station/{NAME}/verdict"
+        until(lambda: len(listener.of(verdicts)) == 2)
+        shown = httpx.get(f"{running.url}/api/v1/products/{NAME}/inspections/{bad.id}").json()
+    assert took < 2.0
+    sent = listener.of(TOPIC)[1]
+    assert sent["type"] == "inspection.created"
+    assert sent["timestamp"] == shown["at"]
+    assert {name: sent["data"][name] for name in shown} == shown
+    assert sent["data"]["station"] == "station"
+    assert sent["data"]["link"] == f"http://line3.example/{NAME}/inspections/{bad.id}"
+    assert [one["data"]["said"]["verdict"] for one in listener.of(verdicts)] == ["defect", "undo"]
+    assert [one["data"]["id"] for one in listener.of(TOPIC)] == [good.id, bad.id]
+    until(lambda: (listener.last(STATE) or {}).get("inspections") == 2)
+    state = listener.last(STATE)
+    assert (state["id"], state["decision"], state["score"]) == (bad.id, bad.decision, bad.score)
+    assert state["version"] == bad.version
+    assert state["share_24_hours"] == state["anomalous"] / 2
+    until(lambda: listener.last(PROBLEM) == {"count": 0, "problems": []})
+    running.station.report("camera_lost_1", "no picture for 10 s")
+    until(lambda: listener.last(PROBLEM)["count"] == 1)
+    assert listener.last(PROBLEM)["problems"][0]["code"] == "camera_lost_1"
+    facts = httpx.get(f"{running.url}/api/v1/products/{NAME}").json()["sinks"]
+    assert facts == [
+        {"name": broker.url, "kind": "mqtt", "delivered": 4, "refused": 0, "waiting": 0, "error": None}
+    ]
+    late = listen(broker.port, "flawscope/#", name="late", clean=True)
+    until(lambda: online(late) and late.last(STATE), "states are retained")
+    assert late.of(TOPIC) == [], "inspections are not"
+    running.close()
+    until(lambda: listener.last(STATUS) == "offline")
+
+
+@needs_mosquitto
+@on_sqlite
+def test_only_anomalous_ones_and_no_verdicts(
+    broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
+) -> None:
+    running = open_station(
+        mqtt=MqttSettings(broker.url, only="anomalous", verdicts=False, topic="plant/hall 2")
+    )
+    listener = listen(broker.port, "plant/#")
+    until(lambda: listener.last("plant/hall 2/station/status") == "online")
+    with Client(running.url) as client:
+        several = [client.inspect(data) for data in parts]
+        client.verdict(several[0].id, "defect")
+    wanted = [one.id for one in several if one.decision == "anomalous"]
+    assert 0 < len(wanted) < len(several)
+    topic = f"plant/hall 2/station/{NAME}"
+    until(lambda: sorted(listener.numbers(f"{topic}/inspection")) == wanted)
+    until(lambda: listener.last(f"{topic}/state")["inspections"] == len(several))
+    assert listener.of(f"{topic}/verdict") == []
+
+
+# ---------------------------------------------------------------------------------------- nothing lost, twice
+
+
+@needs_mosquitto
+@on_sqlite
+def test_a_cable_that_is_cut_again_and_again(
+    broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
+) -> None:
+    """Nothing is lost, nothing comes twice, in order; the page says that the broker is away."""
+    cable = Cable(broker.port)
+    running = open_station(mqtt=MqttSettings(f"mqtt://127.0.0.1:{cable.port}"))
+    listener = listen(broker.port, TOPIC, STATUS)
+    until(lambda: online(listener))
+    load = Load(running.url, parts, clients=2)
+    load.start()
+    for pause in (0.05, 0.21, 0.33):
+        before = len(load.taken)
+        until(lambda before=before: len(load.taken) >= before + 3)
+        time.sleep(pause)
+        cable.cut()
+        until(lambda: any(one.code == "mqtt_away" for one in running.station.problems()))
+        cable.plug()
+        until(lambda: running.station.sinks.mqtt.is_connected)
+    load.end()
+    numbers = sorted(number for number, _ in load.taken.values())
+    until(lambda: len(listener.numbers(TOPIC)) == len(numbers))
+    time.sleep(0.3)
+    came = [one["data"]["id"] for one in listener.of(TOPIC)]
+    assert came == numbers
+    until(lambda: not [one for one in running.station.problems() if one.code == "mqtt_away"])
+    assert not load.odd
+    cable.close()
+
+
+@pytest.fixture
+def with_broker(settings: Settings, model_file: Path, tmp_path: Path) -> Iterator[Callable[[str], Served]]:
+    """A station in a process of its own."""
+    made: list[Served] = []
+
+    def one(url: str) -> Served:
+        path = tmp_path / "station.yaml"
+        values = {
+            "products": {NAME: str(model_file)},
+            "store": settings.store,
+            "mqtt": {"broker": url},
+            **({} if settings.database is None else {"database": settings.database}),
+        }
+        path.write_text(yaml.safe_dump(values))
+        made.append(Served([str(path), "--device", "cpu", "--threads", "1"], free_port()))
+        return made[-1]
+
+    yield one
+    for served in made:
+        if served.process is not None and served.process.poll() is None:
+            served.kill()
+
+
+@needs_mosquitto
+def test_a_station_that_is_killed_in_the_middle(
+    broker: Mosquitto,
+    with_broker: Callable[[str], Served],
+    listen: Callable[..., Listener],
+    parts: list[bytes],
+) -> None:
+    """Every inspection comes once, also those whose acknowledgement the dead station did not hear."""
+    served = with_broker(broker.url)
+    listener = listen(broker.port, TOPIC, STATUS)
+    served.start()
+    load = Load(served.url, parts, clients=4)
+    load.start()
+    for _ in range(2):
+        before = len(load.taken)
+        until(lambda before=before: len(load.taken) > before + 15)
+        served.kill()
+        until(lambda: listener.last(STATUS) == "offline", "the broker says so")
+        served.start()
+    until(lambda: online(listener))
+    load.end()
+    numbers = sorted(number for number, _ in load.taken.values())
+    until(lambda: len(listener.numbers(TOPIC)) >= len(numbers))
+    time.sleep(0.3)
+    came = listener.numbers(TOPIC)
+    assert set(numbers) <= set(came), "lost"
+    assert [number for number, times in came.items() if times > 1] == [], "twice"
+
+
+@needs_mosquitto
+@on_sqlite
+def test_a_broker_that_is_killed_comes_back(
+    broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
+) -> None:
+    """Inspections go on meanwhile; afterwards everything is there, once."""
+    running = open_station(mqtt=MqttSettings(broker.url))
+    listener = listen(broker.port, TOPIC, STATUS)
+    until(lambda: online(listener))
+    numbers = send(running.url, parts, range(10))
+    until(lambda: len(listener.numbers(TOPIC)) == 10)
+    time.sleep(0.5)  # Mosquitto writes down what it has a moment later
+    broker.kill()
+    until(lambda: any(one.code == "mqtt_away" for one in running.station.problems()))
+    numbers += send(running.url, parts, range(10, 40))
+    until(lambda: any("30 messages wait" in one.text for one in running.station.problems()))
+    broker.start()
+    until(lambda: len(listener.numbers(TOPIC)) == 40)
+    time.sleep(0.3)
+    assert [one["data"]["id"] for one in listener.of(TOPIC)] == numbers
+    until(lambda: not [one for one in running.station.problems() if one.code == "mqtt_away"])
+
+
+@needs_mosquitto
+@on_sqlite
+def test_a_broker_that_is_killed_in_the_middle_of_it_loses_nothing(
+    broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
+) -> None:
+    """What Mosquitto had not written down when it was killed may come again, under the same id: it forgets
+    what it did in that instant (its issues 1726 and 1855)."""
+    running = open_station(mqtt=MqttSettings(broker.url))
+    listener = listen(broker.port, TOPIC, STATUS)
+    until(lambda: online(listener))
+    load = Load(running.url, parts, clients=2)
+    load.start()
+    until(lambda: len(load.taken) > 10)
+    broker.kill()
+    before = len(load.taken)
+    until(lambda: len(load.taken) > before + 10)
+    broker.start()
+    until(lambda: running.station.sinks.mqtt.is_connected)
+    load.end()
+    numbers = {number for number, _ in load.taken.values()}
+    until(lambda: set(listener.numbers(TOPIC)) >= numbers, "lost")
+    ids = {one["data"]["id"]: one["id"] for one in listener.of(TOPIC)}
+    assert all(one["id"] == ids[one["data"]["id"]] for one in listener.of(TOPIC))
+    again = sum(times - 1 for times in listener.numbers(TOPIC).values())
+    assert again <= 16, "no more than is on its way"
+
+
+# --------------------------------------------------------------------------------------------- Home Assistant
+
+
+@needs_mosquitto
+@on_sqlite
+def test_home_assistant_finds_a_device(
+    broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], settings: Settings
+) -> None:
+    model = settings.products[NAME]
+    running = open_station(
+        mqtt=MqttSettings(broker.url), products={"a.b": model, "a-b": model}, public=("line3.example",)
+    )
+    listener = listen(broker.port, "homeassistant/#", "flawscope/#")
+    found = re.compile(r"homeassistant/device/([a-zA-Z0-9_-]+)/config")
+    until(lambda: len({topic for topic, _ in listener.messages if found.fullmatch(topic)}) == 2)
+    configs = {topic: one for topic, one in listener.messages if found.fullmatch(topic)}
+    names = []
+    for config in configs.values():
+        assert isinstance(config, dict)
+        check_device(config)
+        names.append(config["device"]["name"])
+        assert config["device"]["configuration_url"].startswith("http://line3.example/")
+        seen = {one["state_topic"] for one in config["components"].values() if "state_topic" in one}
+        for topic in {config["state_topic"], *seen}:
+            until(lambda topic=topic: listener.last(topic) is not None, f"nothing is in {topic}")
+    assert sorted(names) == ["a-b (station)", "a.b (station)"]
+    count = len(listener.messages)
+    listener.client.publish("homeassistant/status", "online", 1)
+    until(
+        lambda: sum(topic in configs for topic, _ in listener.messages[count:]) == 2, "not introduced again"
+    )
+    running.close()
+    again = open_station(mqtt=MqttSettings(broker.url), products={"a.b": model})
+    (gone,) = (t for t, one in configs.items() if one["device"]["name"] == "a-b (station)")  # type: ignore[index]
+    until(lambda: listener.last(gone) == "", "a product that was removed is gone")
+    again.close()
+    late = listen(broker.port, "homeassistant/device/#", name="late", clean=True)
+    until(lambda: late.messages)
+    assert [topic for topic, _ in late.messages] == [topic for topic in configs if topic != gone]
+
+
+PLATFORMS = {
+    "binary_sensor": {"payload_on", "payload_off"},
+    "sensor": {"unit_of_measurement", "state_class", "suggested_display_precision"},
+}
+FOR_ALL = {
+    *("platform", "unique_id", "name", "device_class", "state_topic", "value_template", "entity_category"),
+    *("json_attributes_topic", "availability_topic", "payload_available", "payload_not_available"),
+}
+DEVICE = {
+    *("identifiers", "connections", "manufacturer", "model", "name", "hw_version", "serial_number"),
+    *("sw_version", "via_device", "suggested_area", "configuration_url"),
+}
+
+
+def check_device(config: dict[str, Any]) -> None:
+    """What Home Assistant's schemas (components/mqtt/schemas.py, sensor.py, binary_sensor.py) ask for."""
+    assert set(config) <= {
+        "device",
+        "origin",
+        "components",
+        "state_topic",
+        "command_topic",
+        "qos",
+        "encoding",
+    }
+    assert config["device"]["identifiers"]
+    assert set(config["device"]) <= DEVICE
+    assert set(config["origin"]) <= {"name", "sw_version", "support_url"}
+    assert config["origin"]["name"]
+    assert config["qos"] in (0, 1, 2)
+    for one in config["components"].values():
+        assert set(one) <= FOR_ALL | PLATFORMS[one["platform"]]
+        assert one["unique_id"]
+        assert one.get("entity_category") in (None, "diagnostic")
+        if one["platform"] == "binary_sensor":
+            assert one["device_class"] in ("problem", "connectivity")
+        else:
+            assert one.get("state_class") in (None, "measurement", "total_increasing")
+    assert len({one["unique_id"] for one in config["components"].values()}) == len(config["components"])
+
+
+# -------------------------------------------------------------------------------------------- who may do what
+
+
+@needs_mosquitto
+@on_sqlite
+def test_a_password_and_rights(open_station: Opener, listen: Any, tmp_path: Path, parts: list[bytes]) -> None:
+    """The broker's refusal is shown, and ends when it is mended; nothing shows the password."""
+    if shutil.which("mosquitto_passwd") is None:
+        pytest.skip("mosquitto_passwd is not installed")
+    folder = new_folder()
+    subprocess.run(
+        ["mosquitto_passwd", "-b", "-c", str(folder / "words"), "line", "sesame"], check=True, timeout=20
+    )
+    rights = folder / "rights"
+    rights.write_text("user line\ntopic readwrite flawscope/#\ntopic readwrite homeassistant/#\n")
+    (folder / "words").chmod(0o600)
+    broker = Mosquitto(folder, f"password_file {folder}/words\nacl_file {rights}")
+    broker.start()
+    secret = tmp_path / "mqtt.password"
+    secret.write_text("open\n")
+    try:
+        running = open_station(mqtt=MqttSettings(broker.url, user="line", password_file=str(secret)))
+        until(lambda: any("refuses" in one.text for one in running.station.problems()))
+        (problem,) = running.station.problems()
+        assert "Not authorized" in problem.text
+        assert "open" not in problem.text.replace("openssl", "")
+        secret.write_text("sesame\n")
+        until(lambda: running.station.sinks.mqtt.is_connected)
+        send(running.url, parts, range(3))
+        until(lambda: running.station.sinks.facts(NAME)[0]["delivered"] == 3)
+    finally:
+        broker.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@needs_mosquitto
+@on_sqlite
+def test_tls_with_a_certificate_of_ones_own(open_station: Opener, parts: list[bytes], tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    folder = new_folder()
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    broker = Mosquitto(folder, f"certfile {folder}/cert.pem\nkeyfile {folder}/key.pem")
+    broker.start()
+    url = f"mqtts://localhost:{broker.port}"
+    try:
+        unknown = open_station(mqtt=MqttSettings(url), store=str(tmp_path / "other"), database=None)
+        until(lambda: any("certificate verify failed" in one.text for one in unknown.station.problems()))
+        running = open_station(mqtt=MqttSettings(url, ca_file=str(folder / "cert.pem")))
+        until(lambda: running.station.sinks.mqtt.is_connected)
+        send(running.url, parts, range(3))
+        until(lambda: running.station.sinks.facts(NAME)[0]["delivered"] == 3)
+    finally:
+        broker.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@on_sqlite
+def test_a_broker_that_never_was_harms_nothing(
+    running: Running, open_station: Opener, parts: list[bytes]
+) -> None:
+    running.close()
+    there = open_station(mqtt=MqttSettings(f"mqtt://127.0.0.1:{free_port()}"))
+    assert len(send(there.url, parts, range(3))) == 3
+    until(lambda: any("3 messages wait" in one.text for one in there.station.problems()), patience=60)
+    begun = time.monotonic()
+    there.close()
+    assert time.monotonic() - begun < 15
+
+
+# --------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "no broker"),
+        ({"broker": "tcp://host"}, "is not mqtt://host:1883"),
+        ({"broker": "mqtt://"}, "is not mqtt://host:1883"),
+        ({"broker": "mqtt://host:x"}, "check host and port"),
+        ({"broker": "mqtt://me:word@host"}, "password_file"),
+        ({"broker": "mqtt://host", "brokers": 1}, "did you mean broker?"),
+        ({"broker": "mqtt://host", "password": "word"}, "password_file"),
+        ({"broker": "mqtt://host", "password_file": "f"}, "wants a `user`"),
+        ({"broker": "mqtt://host", "ca_file": "f"}, "mqtts://"),
+        ({"broker": "mqtts://host", "key_file": "f"}, "belong together"),
+        ({"broker": "mqtt://host", "topic": "a/#"}, "cannot begin a topic"),
+        ({"broker": "mqtt://host", "only": "good"}, "one of all, anomalous"),
+        (3, "no broker"),
+    ],
+)
+def test_settings_that_cannot_be(given: Any, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "station.yaml"
+    path.write_text(yaml.safe_dump({"products": {"plate": "part.onnx"}, "mqtt": given}))
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        read_settings(path)
+    assert "word@" not in str(caught.value)
+    assert "'word'" not in str(caught.value)
+
+
+def test_paths_are_relative_to_the_file_and_a_text_is_the_broker(tmp_path: Path) -> None:
+    assert mqtt_of("mqtt://host", tmp_path) == MqttSettings("mqtt://host")
+    found = mqtt_of({"broker": "mqtts://host", "ca_file": "ca.pem"}, tmp_path)
+    assert found is not None
+    assert found.ca_file == str(tmp_path / "ca.pem")
+    assert found.place == ("host", 8883, True)
+    assert replace(found, broker="mqtt://host").place == ("host", 1883, False)
+
+
+# ------------------------------------------------------------------------------------------------- containers
+
+
+def test_compose_stands_mosquitto_beside_the_station(tmp_path: Path) -> None:
+    base, more = (yaml.safe_load((ROOT / name).read_text()) for name in ("compose.yaml", "compose.mqtt.yaml"))
+    assert set(more) == {"services", "volumes", "secrets"}
+    station, mosquitto = more["services"]["station"], more["services"]["mosquitto"]
+    assert re.fullmatch(r"eclipse-mosquitto:2\.\d+\.\d+", mosquitto["image"])
+    assert station["depends_on"]["mosquitto"]["condition"] == "service_healthy"
+    assert mosquitto["healthcheck"]["test"][0] == "CMD"
+    assert set(base["services"]["station"]["secrets"]) < set(station["secrets"])
+    used = {*station["secrets"], *mosquitto["secrets"]}
+    assert used == set(more["secrets"]) | set(base["secrets"])
+    assert set(mosquitto["networks"]) <= set(base["networks"])
+    assert all(port.startswith("127.0.0.1:") for port in mosquitto["ports"])
+    assert mosquitto["read_only"] is True
+    assert "no-new-privileges:true" in mosquitto["security_opt"]
+    for volume in mosquitto["volumes"]:
+        source, target, *mode = volume.split(":")
+        assert source in more["volumes"] or ((ROOT / source).is_file() and mode == ["ro"])
+        assert target.startswith("/mosquitto/")
+    page = (ROOT / "docs/station-mqtt.md").read_text(encoding="utf-8")
+    blocks = [yaml.safe_load(one) for one in re.findall(r"```yaml\n(.*?)```", page, re.S)]
+    (settings,) = (one["mqtt"] for one in blocks if one["mqtt"]["broker"] == "mqtt://mosquitto")
+    wanted = mqtt_of(settings, tmp_path)
+    assert wanted is not None
+    assert wanted.password_file == "/run/secrets/mqtt_password"
+    assert all(mqtt_of(one["mqtt"], tmp_path) for one in blocks)
+    assert mosquitto["image"] in page
+
+
+@needs_mosquitto
+def test_mosquitto_takes_the_file_of_the_container(tmp_path: Path) -> None:
+    """With folders of this machine in the place of the container's."""
+    text = (ROOT / "deploy/mosquitto.conf").read_text()
+    folder = new_folder()
+    (folder / "users").write_text("")
+    (folder / "users").chmod(0o600)
+    port = free_port()
+    for old, new in (
+        ("listener 1883", f"listener {port} 127.0.0.1"),
+        ("/run/secrets/mosquitto_users", str(folder / "users")),
+        ("/mosquitto/data/", f"{folder}/"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "conf").write_text(text + "user root\n")
+    program = Mosquitto.program()
+    assert program
+    process = subprocess.Popen(
+        [program, "-c", str(folder / "conf")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        until(lambda: process.poll() is not None or listens(port))
+        assert process.poll() is None
+    finally:
+        process.kill()
+        said = process.communicate()[0].decode()
+        shutil.rmtree(folder, ignore_errors=True)
+    assert "Error" not in said, said

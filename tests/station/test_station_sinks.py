@@ -1,0 +1,609 @@
+"""Webhooks and folders: what was inspected arrives, whatever happens to the other side or the station."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import statistics
+import subprocess
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from sink_helpers import Receiver, until
+from station_helpers import Load, Served, free_port
+
+from conftest import NAME, Opener
+from flawscope.errors import InputError
+from flawscope.station.backup import backup
+from flawscope.station.client import Client
+from flawscope.station.database import now
+from flawscope.station.restore import restore
+from flawscope.station.retention import Retention
+from flawscope.station.settings import Keep, Product, Settings, read_settings
+from flawscope.station.sinks import delivery, webhook
+from flawscope.station.sinks.outbox import Message
+from flawscope.station.sinks.settings import MqttSettings, SinkSettings, sinks_of
+from flawscope.station.sinks.sinks import UNDELIVERED
+
+ROOT = Path(__file__).parents[2]
+KEY = bytes(range(32))
+SECRET = "whsec_" + base64.b64encode(KEY).decode()
+HOUR = 3_600_000_000  # microseconds
+
+
+# where it makes no difference which data base it is
+on_sqlite = pytest.mark.parametrize("database_url", [None])
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed is tried again at once."""
+    monkeypatch.setattr(delivery, "SHORTEST", 0.05)
+
+
+@pytest.fixture
+def receive() -> Iterator[Callable[..., Receiver]]:
+    made: list[Receiver] = []
+
+    def one(*answers: Any) -> Receiver:
+        made.append(Receiver(*answers))
+        return made[-1]
+
+    yield one
+    for receiver in made:
+        receiver.close()
+
+
+@pytest.fixture
+def with_sinks(settings: Settings, open_station: Opener) -> Callable[..., Any]:
+    """`with_sinks(SinkSettings(...))`: a station on either data base."""
+    model = settings.products[NAME].model
+
+    def one(*sinks: SinkSettings, **more: Any) -> Any:
+        return open_station(products={NAME: Product(model, sinks=sinks)}, **more)
+
+    return one
+
+
+def send(url: str, parts: list[bytes], names: range) -> list[int]:
+    with Client(url) as client:
+        return [client.inspect(parts[0] + str(name).encode(), name=f"{name}.png").id for name in names]
+
+
+def numbers(receiver: Receiver) -> list[int]:
+    return [one.json["data"]["id"] for one in list(receiver.taken)]
+
+
+def codes(running: Any) -> list[str]:
+    return [one.code for one in running.station.problems()]
+
+
+# --------------------------------------------------------------------------------------------------- webhooks
+
+
+def test_a_webhook_gets_what_the_api_shows_and_can_check_it(
+    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text(SECRET + "\n" + SECRET.replace("A", "B") + "\n")
+    receiver = receive()
+    sink = SinkSettings(receiver.url, secret_file=str(tmp_path / "secret"))
+    running = with_sinks(sink, public=("line3.example",))
+    with Client(running.url) as client:
+        several = [client.inspect(parts[0], name="good.png"), client.inspect(parts[-1], name="bad ü.png")]
+        until(lambda: len(receiver.taken) == 2)
+        client.verdict(several[1].id, "defect", note="a dent")
+        client.verdict(several[1].id, "undo")
+    until(lambda: len(receiver.taken) == 4)
+    good, bad, said, undone = receiver.taken
+    assert [one.json["type"] for one in receiver.taken] == ["inspection.created"] * 2 + ["verdict.given"] * 2
+    with httpx.Client(base_url=f"{running.url}/api/v1/products/{NAME}/inspections/") as api:
+        shown = api.get(f"{several[1].id}").json()
+    assert {name: bad.json["data"][name] for name in shown} == shown
+    assert bad.json["data"]["link"] == f"http://line3.example/{NAME}/inspections/{several[1].id}"
+    assert bad.json["data"]["station"] == "station"
+    assert "images" not in good.json["data"]
+    about = said.json["data"]
+    assert about["said"] == {**about["said"], "verdict": "defect", "note": "a dent", "has_mask": False}
+    assert undone.json["data"]["said"]["verdict"] == "undo"
+    assert len({one.headers["webhook-id"] for one in receiver.taken}) == 4
+    for one in receiver.taken:
+        assert one.headers["webhook-id"] == one.headers["idempotency-key"] == one.json["id"]
+        assert one.headers["content-type"] == "application/json"
+        stamp = one.headers["webhook-timestamp"]
+        assert abs(time.time() - int(stamp)) < 60
+        content = f"{one.headers['webhook-id']}.{stamp}.".encode() + one.body
+        expected = base64.b64encode(hmac.digest(KEY, content, "sha256")).decode()
+        first, second = one.headers["webhook-signature"].split(" ")
+        assert first == f"v1,{expected}"
+        assert second != first
+    assert httpx.get(f"{running.url}/api/v1/products/{NAME}").json()["sinks"] == [
+        {"name": receiver.url, "kind": "webhook", "delivered": 4, "refused": 0, "waiting": 0, "error": None}
+    ]
+
+
+@on_sqlite
+def test_the_receiver_of_the_docs_checks_signatures(
+    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
+) -> None:
+    """It takes what the station sent, and nothing that was changed or is old."""
+    text = (ROOT / "docs/station-mqtt.md").read_text(encoding="utf-8")
+    code = next(one for one in re.findall(r"```python\n(.*?)```", text, re.S) if "webhook-signature" in one)
+    space: dict[str, Any] = {"__name__": "receiver"}
+    exec(compile(code, "station-mqtt.md", "exec"), space)
+    genuine = space["is_genuine"]
+    (tmp_path / "secret").write_text(SECRET)
+    receiver = receive()
+    running = with_sinks(SinkSettings(receiver.url, secret_file=str(tmp_path / "secret")))
+    send(running.url, parts, range(1))
+    until(lambda: receiver.taken)
+    (one,) = receiver.taken
+    assert genuine(one.headers, one.body, SECRET)
+    assert not genuine(one.headers, one.body.replace(b"good", b"bad "), SECRET)
+    assert not genuine({**one.headers, "webhook-id": "inspection-1"}, one.body, SECRET)
+    assert not genuine(one.headers, one.body, "whsec_" + base64.b64encode(bytes(32)).decode())
+    old = str(int(one.headers["webhook-timestamp"]) - 3600)
+    again = base64.b64encode(
+        hmac.new(KEY, f"{one.headers['webhook-id']}.{old}.".encode() + one.body, hashlib.sha256).digest()
+    ).decode()
+    stale = {**one.headers, "webhook-timestamp": old, "webhook-signature": f"v1,{again}"}
+    assert not genuine(stale, one.body, SECRET)
+
+
+@on_sqlite
+def test_a_receiver_that_fails_in_every_way_gets_all_in_order(
+    receive: Callable[..., Receiver],
+    with_sinks: Callable[..., Any],
+    parts: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(webhook, "TIMES", httpx.Timeout(0.5))
+    away = {"Location": "http://127.0.0.1:9/elsewhere"}
+    receiver = receive(500, "cut", (302, away), 401, "hang", 204, (429, {"Retry-After": "1"}), 404, 503)
+    running = with_sinks(SinkSettings(receiver.url))
+    sent = send(running.url, parts, range(5))
+    until(lambda: f"sink_{running.station.products[NAME]}_1" in codes(running))
+    until(lambda: len(receiver.taken) == 5)
+    assert numbers(receiver) == sent
+    ids = [one.headers["webhook-id"] for one in receiver.requests]
+    assert len(ids) == 5 + 8
+    assert list(dict.fromkeys(ids)) == [one.headers["webhook-id"] for one in receiver.taken], "in order"
+    waited = receiver.times[7] - receiver.times[6]
+    assert waited >= 1.0, "Retry-After"
+    until(lambda: not codes(running))
+    text = httpx.get(f"{running.url}/metrics").text
+    labels = f'{{product="{NAME}",sink="{receiver.url}"}}'
+    assert f"flawscope_delivered_total{labels} 5.0" in text
+    assert f"flawscope_delivery_failures_total{labels} 8.0" in text
+    assert f"flawscope_sink_backlog{labels} 0.0" in text
+
+
+@on_sqlite
+def test_what_is_refused_for_itself_is_noted_and_the_next_one_comes(
+    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
+) -> None:
+    no = (422, {"body": b"no such part\n<b>more</b>"})
+    receiver = receive(*[(422, dict(no[1])) for _ in range(delivery.TRIES)])
+    running = with_sinks(SinkSettings(receiver.url))
+    first, second = send(running.url, parts, range(2))
+    until(lambda: numbers(receiver) == [second])
+    station = running.station
+    (event,) = station.store.events(UNDELIVERED, station.products[NAME])
+    assert f"inspection.created {first}" in event.text
+    assert event.text.endswith("it answered 422 no such part")
+    (facts,) = station.sinks.facts(NAME)
+    until(lambda: station.sinks.facts(NAME)[0]["refused"] == 1)
+    assert f'flawscope_undelivered_total{{product="{NAME}",sink="{receiver.url}"}} 1.0' in (
+        httpx.get(f"{running.url}/metrics").text
+    )
+    assert facts["kind"] == "webhook"
+
+
+@on_sqlite
+def test_an_answer_without_end_is_not_read(
+    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
+) -> None:
+    receiver = receive((500, {"body": b"x" * 50_000_000}))
+    running = with_sinks(SinkSettings(receiver.url))
+    send(running.url, parts, range(1))
+    until(lambda: len(receiver.taken) == 1)
+
+
+def test_it_goes_on_after_a_restart_and_a_new_one_begins_with_what_comes(
+    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
+) -> None:
+    dead = f"http://127.0.0.1:{free_port()}/hook"
+    running = with_sinks()
+    send(running.url, parts, range(2))
+    running.close()
+    running = with_sinks(SinkSettings(dead, name="mes"))
+    waiting = send(running.url, parts, range(2, 27))
+    with Client(running.url) as client:
+        client.verdict(waiting[0], "defect")
+    until(lambda: any("26 messages wait for mes: " in one.text for one in running.station.problems()))
+    facts = running.station.sinks.facts(NAME)[0]
+    assert facts["waiting"] == 26
+    assert "cannot be reached" in facts["error"]
+    running.close()
+    receiver, second = receive(), receive()
+    running = with_sinks(SinkSettings(receiver.url, name="mes"), SinkSettings(second.url))
+    until(lambda: len(receiver.taken) == 26)
+    assert numbers(receiver) == [*waiting, waiting[0]], "those before it was there are not its"
+    assert receiver.taken[-1].json["type"] == "verdict.given"
+    waiting = send(running.url, parts, range(30, 31))
+    until(lambda: numbers(second) == waiting)
+    running.close()
+    with_sinks().close()
+    running = with_sinks(SinkSettings(receiver.url, name="mes"))
+    time.sleep(0.3)
+    assert len(receiver.taken) == 27, "one that was taken out begins anew"
+
+
+def test_pictures_go_along_and_those_that_are_gone_do_not_hold_up(
+    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
+) -> None:
+    receiver = receive(*[503] * 100_000)
+    running = with_sinks(SinkSettings(receiver.url, picture="both"))
+    with Client(running.url) as client:
+        several = [client.inspect(parts[0], name="good.png"), client.inspect(parts[-1], name="bad.png")]
+    assert [one.decision for one in several] == ["good", "anomalous"]
+    station = running.station
+    retention = Retention(station.database, station.files, Keep(good="1 hour", anomalous=None))
+    assert retention.run(now() + 2 * HOUR).pictures == 1
+    receiver.answers.clear()
+    until(lambda: len(receiver.taken) == 2)
+    gone, there = (one.json["data"] for one in receiver.taken)
+    assert gone["picture"] is None
+    assert gone["images"] == {"picture": None, "overlay": None}
+    assert gone["missing"] == "the picture was removed, as `keep` says"
+    for name in ("picture", "overlay"):
+        head, data = there["images"][name].split(",")
+        assert head == "data:image/webp;base64"
+        assert base64.b64decode(data)[8:12] == b"WEBP"
+    assert "missing" not in there
+
+
+def test_only_anomalous_ones_and_what_people_say_of_all(
+    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
+) -> None:
+    receiver, silent = receive(), receive()
+    running = with_sinks(
+        SinkSettings(receiver.url, only="anomalous"), SinkSettings(silent.url, verdicts=False)
+    )
+    with Client(running.url) as client:
+        several = [client.inspect(data) for data in parts]
+        client.verdict(several[0].id, "defect")
+    bad = [one.id for one in several if one.decision == "anomalous"]
+    assert 0 < len(bad) < len(several)
+    until(lambda: len(receiver.taken) == len(bad) + 1)
+    assert numbers(receiver) == [*bad, several[0].id]
+    until(lambda: len(silent.taken) == len(several))
+    time.sleep(0.1)
+    assert numbers(silent) == [one.id for one in several]
+
+
+def test_news_arrive_at_once(
+    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
+) -> None:
+    """Far below the pause between two looks; the figure stands in the docs."""
+    receiver = receive()
+    running = with_sinks(SinkSettings(receiver.url))
+    took = []
+    for number in range(8):
+        send(running.url, parts, range(number, number + 1))
+        answered = time.monotonic()
+        until(lambda number=number: len(receiver.times) == number + 1)
+        took.append(receiver.times[-1] - answered)
+        time.sleep(0.05)
+    assert min(took) < 0.5, took
+
+
+@on_sqlite
+def test_a_slow_one_holds_nothing_up(
+    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
+) -> None:
+    """5 s for each message: inspections take as long as without, and another sink gets all at once."""
+
+    def times(url: str, first: int) -> list[float]:
+        taken = []
+        with Client(url) as client:
+            for number in range(first, first + 50):
+                begun = time.monotonic()
+                client.inspect(parts[0] + str(number).encode())
+                taken.append(time.monotonic() - begun)
+        return taken
+
+    slow, fast = receive(), receive()
+    slow.delay = 5.0
+    running = with_sinks(SinkSettings(slow.url), SinkSettings(fast.url))
+    with_slow = times(running.url, 0)
+    until(lambda: len(fast.taken) == 50)
+    assert len(slow.taken) < 10
+    running.close()
+    alone = with_sinks(store=str(tmp_path / "other"), name="other")
+    without = times(alone.url, 0)
+    assert statistics.median(with_slow) < 3 * statistics.median(without) + 0.02
+
+
+def test_a_station_that_is_killed_loses_nothing(
+    receive: Callable[..., Receiver], settings: Settings, model_file: Path, tmp_path: Path, parts: list[bytes]
+) -> None:
+    """What comes again has the same id."""
+    receiver, path = receive(), tmp_path / "station.yaml"
+    values = {
+        "products": {
+            NAME: {"model": str(model_file), "sinks": [{"webhook": receiver.url}, {"folder": "found"}]}
+        },
+        "store": settings.store,
+        **({} if settings.database is None else {"database": settings.database}),
+    }
+    path.write_text(yaml.safe_dump(values))
+    served = Served([str(path), "--device", "cpu", "--threads", "1"], free_port())
+    served.start()
+    try:
+        load = Load(served.url, parts, clients=2)
+        load.start()
+        until(lambda: len(load.taken) > 20)
+        served.kill()
+        served.start()
+        count = len(load.taken)
+        until(lambda: len(load.taken) > count + 5)
+        load.end()
+        wanted = {number for number, _ in load.taken.values()}
+        until(lambda: set(numbers(receiver)) >= wanted, "lost")
+        ids = {one.json["data"]["id"]: one.headers["webhook-id"] for one in receiver.taken}
+        assert all(ids[one.json["data"]["id"]] == one.headers["webhook-id"] for one in receiver.taken)
+        folder = tmp_path / "found"
+        until(lambda: len(list(folder.glob("*/*.json"))) >= len(wanted), "lost")
+        time.sleep(0.3)
+        written = Counter(json.loads(one.read_bytes())["data"]["id"] for one in folder.glob("*/*.json"))
+        assert set(written) >= wanted
+        assert set(written.values()) == {1}, "twice"
+    finally:
+        served.kill()
+
+
+@on_sqlite
+def test_several_stations_in_one_data_base_each_deliver_their_own(
+    receive: Callable[..., Receiver],
+    with_sinks: Callable[..., Any],
+    postgres: Any,
+    parts: list[bytes],
+    tmp_path: Path,
+) -> None:
+    with postgres.database() as url:
+        receivers = [receive(), receive()]
+        stations = [
+            with_sinks(SinkSettings(one.url), name=f"line{n}", store=str(tmp_path / f"line{n}"), database=url)
+            for n, one in enumerate(receivers)
+        ]
+        sent: list[list[int]] = [[], []]
+        for number in range(10):
+            sent[number % 2] += send(stations[number % 2].url, parts, range(number, number + 1))
+        with Client(stations[1].url) as client:
+            client.verdict(sent[1][0], "good")
+        until(lambda: len(receivers[0].taken) == 5 and len(receivers[1].taken) == 6)
+        assert numbers(receivers[0]) == sent[0]
+        assert numbers(receivers[1]) == [*sent[1], sent[1][0]]
+        assert {one.json["data"]["station"] for one in receivers[1].taken} == {"line1"}
+        for one in stations:
+            one.close()
+
+
+@on_sqlite
+def test_a_restored_station_says_nothing_under_an_id_that_was_used(
+    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
+) -> None:
+    """Its numbers begin again at the backup: who has had the first ones takes the others for new."""
+    receiver = receive()
+    sinks = SinkSettings(receiver.url), SinkSettings(folder=str(tmp_path / "found"), picture="none")
+    running = with_sinks(*sinks)
+    send(running.url, parts, range(1))
+    until(lambda: [one["delivered"] for one in running.station.sinks.facts(NAME)] == [1, 1])
+    settings = running.station.settings
+    backup(settings, tmp_path / "backup.tar")
+    send(running.url, parts, range(1, 2))
+    until(lambda: len(receiver.taken) == 2 and len(list((tmp_path / "found").glob("*/*.json"))) == 2)
+    running.close()
+    restore(tmp_path / "backup.tar", replace(settings, store=str(tmp_path / "restored")))
+    running = with_sinks(*sinks, store=str(tmp_path / "restored"))
+    send(running.url, parts, range(2, 3))
+    until(lambda: len(receiver.taken) == 3 and len(list((tmp_path / "found").glob("*/*.json"))) == 3)
+    assert numbers(receiver) == [1, 2, 2]
+    assert len({one.headers["webhook-id"] for one in receiver.taken}) == 3
+
+
+# ---------------------------------------------------------------------------------------------------- folders
+
+
+def folder_of(running: Any) -> Path:
+    return Path(running.station.settings.products[NAME].sinks[0].folder)
+
+
+@on_sqlite
+def test_a_folder_gets_files_with_one_name(
+    with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
+) -> None:
+    running = with_sinks(SinkSettings(folder=str(tmp_path / "a" / "found")))
+    folder = folder_of(running)
+    with Client(running.url) as client:
+        good = client.inspect(parts[0], name="shift 1/good ü.png")
+        bad = client.inspect(parts[-1], name="../../bad.png")
+        client.verdict(bad.id, "defect")
+    until(lambda: len(list(folder.glob("*/*.json"))) == 3)
+    day = f"{good.at:%Y-%m-%d}"
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
+        *(f"{day}/{good.id:06}-good.{ending}" for ending in ("json", "png")),
+        *(f"{day}/{bad.id:06}-bad{ending}" for ending in (".json", ".png", "-overlay.webp")),
+        f"{day}/{bad.id:06}-bad-verdict-1.json",
+    }
+    assert (folder / day / f"{bad.id:06}-bad.png").read_bytes() == parts[-1]
+    written = json.loads((folder / day / f"{bad.id:06}-bad.json").read_text())
+    assert written["data"]["files"] == {
+        "picture": f"{bad.id:06}-bad.png",
+        "overlay": f"{bad.id:06}-bad-overlay.webp",
+    }
+    assert (written["data"]["name"], written["data"]["picture"]) == ("bad.png", bad.picture)
+    plain = json.loads((folder / day / f"{good.id:06}-good.json").read_text())
+    assert plain["data"]["missing"] == "nothing stands out on the picture"
+    said = json.loads((folder / day / f"{bad.id:06}-bad-verdict-1.json").read_text())
+    assert said["data"]["said"]["verdict"] == "defect"
+
+
+@on_sqlite
+def test_nothing_is_overwritten_and_nothing_written_twice(
+    with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
+) -> None:
+    folder = tmp_path / "found"
+    running = with_sinks(SinkSettings(folder=str(folder)))
+    day = folder / time.strftime("%Y-%m-%d", time.gmtime())
+    day.mkdir()
+    for ending in (".json", "-2.png"):
+        (day / f"000001-part{ending}").write_text("somebody's")
+    with Client(running.url) as client:
+        client.inspect(parts[-1], name="part.png")
+    until(lambda: (day / "000001-part-3.json").exists())
+    assert (day / "000001-part.json").read_text() == (day / "000001-part-2.png").read_text() == "somebody's"
+    assert (day / "000001-part-3.png").read_bytes() == parts[-1]
+    sink, outbox = (
+        running.station.sinks.deliveries[NAME][0].sink,
+        running.station.sinks.deliveries[NAME][0].outbox,
+    )
+    before = sorted(path.name for path in day.iterdir())
+    place = outbox.place
+    outbox.place = replace(place, inspection=0)
+    (message,) = outbox.batch(10).messages
+    outbox.place = place
+    assert isinstance(message, Message)
+    sink.send(message)
+    assert sorted(path.name for path in day.iterdir()) == before
+
+
+@on_sqlite
+def test_a_folder_that_is_away_is_shown_and_filled_when_it_is_back(
+    with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
+) -> None:
+    folder, elsewhere = tmp_path / "found", tmp_path / "elsewhere"
+    running = with_sinks(SinkSettings(folder=str(folder), picture="none"))
+    folder.rename(elsewhere)
+    sent = send(running.url, parts, range(3))
+    until(lambda: any("is not there" in one.text for one in running.station.problems()))
+    assert not folder.exists(), "a share that is away is not made anew on this disk"
+    elsewhere.rename(folder)
+    until(lambda: len(list(folder.glob("*/*.json"))) == len(sent))
+    until(lambda: not codes(running))
+
+
+@on_sqlite
+def test_a_full_disk_is_waited_for(
+    with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
+) -> None:
+    folder = tmp_path / "found"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, timeout=20)
+    except OSError:
+        pytest.skip("there is no mount")
+    if done.returncode:
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        (folder / "full").write_bytes(bytes(8192))
+        running = with_sinks(SinkSettings(folder=str(folder), picture="none"))
+        sent = send(running.url, parts, range(5))
+        until(lambda: any("its disk is full" in one.text for one in running.station.problems()))
+        subprocess.run(["mount", "-o", "remount,size=4m", str(folder)], check=True, timeout=20)
+        until(lambda: len(list(folder.glob("*/*.json"))) == len(sent))
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True, timeout=20)
+        send(running.url, parts, range(5, 6))
+        until(lambda: any("its disk is read-only" in one.text for one in running.station.problems()))
+        running.close()
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], timeout=20)
+
+
+# --------------------------------------------------------------------------------------------- page, settings
+
+
+@on_sqlite
+def test_the_page_shows_where_inspections_go(
+    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
+) -> None:
+    running = with_sinks(SinkSettings(f"{receive(*[500] * 100_000).url}?token=secret"))
+    send(running.url, parts, range(2))
+    until(lambda: codes(running))
+    for language, words in (("en", ("Delivered to", "2 waiting")), ("de", ("Geliefert an", "2 warten"))):
+        page = httpx.get(f"{running.url}/{NAME}/live", headers={"Accept-Language": language}).text
+        for word in (*words, "it answered 500"):
+            assert word in page
+        assert "token=secret" not in page
+    assert "token=secret" not in httpx.get(f"{running.url}/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("https://mes.example", "sinks must be a list"),
+        (["https://mes.example"], "write `- webhook: ADDRESS` or `- folder: DIR`"),
+        ([{"webhok": "https://mes.example"}], "unknown setting webhok; did you mean webhook?"),
+        ([{"webhook": "https://mes.example", "folder": "found"}], "either `webhook` or `folder`"),
+        ([{"only": "anomalous"}], "either `webhook` or `folder`"),
+        ([{"webhook": "ftp://mes.example"}], "is not https://host/path"),
+        ([{"webhook": "https://me:word@mes.example"}], "leave the password out"),
+        ([{"webhook": "https://mes.example:x"}], "check host and port"),
+        ([{"webhook": "https://mes.example", "secret": "word"}], "name that as secret_file"),
+        ([{"webhook": "https://mes.example", "picture": "all"}], "one of none, picture, overlay, both"),
+        ([{"folder": "found", "secret_file": "f"}], "a webhook's"),
+        ([{"folder": "found"}, {"folder": "found"}], "is there twice: give each its own `name`"),
+        ([{"folder": "found", "name": ""}], "1 to 60 characters"),
+    ],
+)
+def test_settings_that_cannot_be(given: Any, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "station.yaml"
+    path.write_text(yaml.safe_dump({"products": {"plate": {"model": "part.onnx", "sinks": given}}}))
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        read_settings(path)
+    assert "word@" not in str(caught.value)
+    assert "'word'" not in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: product plate: sinks")
+
+
+@pytest.mark.parametrize("text", [None, "", "word", "whsec_", "whsec_AAAA", "whsec_!!", f"{SECRET}\nword"])
+def test_a_secret_that_cannot_be_had_is_one_line(text: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=r"secret_file: .*secret") as caught:
+        webhook.Webhook(SinkSettings("http://127.0.0.1:9", secret_file=str(path)))
+    assert not text or len(text) < 5 or text.split()[-1] not in str(caught.value).replace("line `whsec_`", "")
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    given = [{"folder": "found"}, {"webhook": "https://mes.example", "secret_file": "a", "ca_file": "/b"}]
+    folder, hook = sinks_of(given, tmp_path)
+    assert folder.folder == str(tmp_path / "found")
+    assert (hook.secret_file, hook.ca_file) == (str(tmp_path / "a"), "/b")
+    assert sinks_of([{"folder": "~/found"}], tmp_path)[0].folder == str(Path.home() / "found")
+
+
+def test_the_example_lists_every_setting() -> None:
+    """configs/station.yaml, where they stand in comments."""
+    text = (ROOT / "configs/station.yaml").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines()[2:] if line.startswith("# ") or line.startswith("#  ")]
+    split = lines.index("# mqtt:")
+    blocks = [[line.removeprefix("# ") for line in part] for part in (lines[:split], lines[split:])]
+    found = [yaml.safe_load(textwrap.dedent("\n".join(block))) for block in blocks]
+    hook, folder = found[0]["sinks"]
+    assert set(hook) | set(folder) == {one.name for one in fields(SinkSettings)}
+    assert sinks_of([hook, folder], ROOT)
+    assert set(found[1]["mqtt"]) == {one.name for one in fields(MqttSettings)}
