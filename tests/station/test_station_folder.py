@@ -18,15 +18,15 @@ from PIL import Image
 from sqlalchemy import select
 
 from flawscope.errors import InputError
-from flawscope.station import folder as module
+from flawscope.station.sources import folder as module
 from flawscope.station.database import Database, StoreError
 from flawscope.station.files import PICTURES, Files
-from flawscope.station.folder import GONE, UNREADABLE, FolderSource
+from flawscope.station.sources.folder import GONE, UNREADABLE, FolderSource
 from flawscope.station.inspector import BusyError, ModelError, Picture
 from flawscope.station.recorder import Recorded
 from flawscope.station.schema import inspections, versions
 from flawscope.station.settings import Limits, Product, Settings
-from flawscope.station.share import Share
+from flawscope.station.sources.share import Share
 from flawscope.station.store import Store, Taken
 
 PATIENCE = 20.0  # seconds that a test waits
@@ -232,7 +232,7 @@ def test_a_file_that_is_written_slowly_is_taken_once_and_whole(line: Line) -> No
 
 
 def test_a_file_that_changes_before_it_is_read_waits(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, anew, read = line.put("a.png", picture(1)), picture(7) + b"more", module._read
+    path, anew, read = line.put("a.png", picture(1)), picture(7) + b"more", module.read_as
     once = [True]
 
     def written_meanwhile(where: Path, mark: module.Mark) -> bytes | None:
@@ -241,7 +241,7 @@ def test_a_file_that_changes_before_it_is_read_waits(line: Line, monkeypatch: py
             path.write_bytes(anew)
         return read(where, mark)
 
-    monkeypatch.setattr(module, "_read", written_meanwhile)
+    monkeypatch.setattr(module, "read_as", written_meanwhile)
     line.open()
     until(lambda: line.names() == ["a.png"])
     with line.store.database.reading() as connection:
@@ -322,7 +322,7 @@ def test_a_folder_that_is_away_is_a_problem_until_it_is_back(line: Line) -> None
 def test_what_is_not_the_pictures_fault_is_tried_until_it_works(
     line: Line, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flawscope.station.folder.SHORTEST", 0.1)
+    monkeypatch.setattr("flawscope.station.sources.folder.SHORTEST", 0.1)
     broken = [True]
     line.hurdle = lambda one: error if broken else None
     for k in range(3):
@@ -338,7 +338,7 @@ def test_what_is_not_the_pictures_fault_is_tried_until_it_works(
 
 
 def test_one_that_always_fails_keeps_no_other_waiting(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flawscope.station.folder.SHORTEST", 0.05)
+    monkeypatch.setattr("flawscope.station.sources.folder.SHORTEST", 0.05)
     line.hurdle = lambda one: ModelError("it failed") if one.name == "poison.png" else None
     line.put("poison.png", picture(1), age=99)
     for k in range(5):

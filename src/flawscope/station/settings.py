@@ -12,6 +12,8 @@ from urllib.parse import quote
 from flawscope.config import build, read_config
 from flawscope.errors import InputError
 from flawscope.runtime import suffix_of
+from flawscope.station.secret import secret
+from flawscope.station.sources.settings import CameraOf, FolderOf, read_source
 
 T = TypeVar("T")
 
@@ -30,11 +32,18 @@ _SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 8640
 class Product:
     """What is inspected.
 
-    model: a model file of any kind. folder: pictures that appear in it are taken, too.
+    model: a model file of any kind. folder: pictures that appear in it are taken, too. sources: folders and
+    cameras beyond it.
     """
 
     model: str
     folder: str | None = None
+    sources: tuple[FolderOf | CameraOf, ...] = ()
+
+    @property
+    def all_sources(self) -> tuple[FolderOf | CameraOf, ...]:
+        """With the folder, which comes first."""
+        return self.sources if self.folder is None else (FolderOf(self.folder), *self.sources)
 
 
 @dataclass(frozen=True)
@@ -140,18 +149,7 @@ def _with_password(rest: str, path: str) -> str:
         raise InputError(
             "setting password_file: write `database` as postgresql://user@host/name: a user and no password"
         )
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"setting password_file: cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"setting password_file: {path} is no text") from None
-    password = text.removesuffix("\n").removesuffix("\r")
-    if not password or not password.isprintable():
-        what = "more than a line of text" if password else "nothing"
-        raise InputError(
-            f"setting password_file: {path} holds {what}: write the password into it, and no more"
-        )
+    password = secret(path, "setting password_file")
     return f"{user[1]}:{quote(password, safe='')}@{rest[user.end() :]}"
 
 
@@ -277,9 +275,13 @@ def _product(name: str, value: Any, home: Path) -> Product:
     given = {"model": value} if isinstance(value, str) else value
     if not isinstance(given, dict) or "model" not in given:
         raise InputError(f"product {name} has no model: write `model: FILE` below it")
+    listed = given.get("sources") or []
     try:
-        product = build(Product, given)
+        if not isinstance(listed, list):
+            raise InputError("sources is not a list: write `- folder: DIR` or `- camera: ADDRESS` below it")
+        product = build(Product, {key: value for key, value in given.items() if key != "sources"})
+        sources = tuple(read_source(one, home) for one in listed)
     except InputError as error:
         raise InputError(f"product {name}: {error}") from None
     folder = None if product.folder is None else str(home / product.folder)
-    return Product(str(home / product.model), folder)
+    return Product(str(home / product.model), folder, sources)
