@@ -1,6 +1,6 @@
-"""A camera that speaks RTSP, in a process of its own: GStreamer's server with a picture that it draws itself.
+"""A camera that speaks RTSP, in a process of its own: GStreamer's server, which draws its pictures itself.
 
-Run by the system's Python, which has its bindings: `python3 rtsp_server.py PORT [CLOCK|BALL] [USER PASSWORD]`.
+Run by the system's Python, which has its bindings: `python3 rtsp_server.py PORT PATTERN [USER PASSWORD]`.
 Prints a line when it listens. Knows nothing of flawscope.
 """
 

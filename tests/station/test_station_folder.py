@@ -18,14 +18,14 @@ from PIL import Image
 from sqlalchemy import select
 
 from flawscope.errors import InputError
-from flawscope.station.sources import folder as module
 from flawscope.station.database import Database, StoreError
 from flawscope.station.files import PICTURES, Files
-from flawscope.station.sources.folder import GONE, UNREADABLE, FolderSource
 from flawscope.station.inspector import BusyError, ModelError, Picture
 from flawscope.station.recorder import Recorded
 from flawscope.station.schema import inspections, versions
 from flawscope.station.settings import Limits, Product, Settings
+from flawscope.station.sources import folder as module
+from flawscope.station.sources.folder import GONE, UNREADABLE, FolderSource
 from flawscope.station.sources.share import Share
 from flawscope.station.store import Store, Taken
 
