@@ -55,6 +55,8 @@ def test_a_camera_that_is_gone_is_seen_from_afar(tablet: Tablet, running: Any, r
     assert tablet.js(band) == "away"
     for width, height, dark in ((390, 844, False), (820, 1180, True)):
         tablet.screen(width, height, dark)
+        tablet.open("live")
+        tablet.wait(lambda: tablet.js(band) == "away")
         assert tablet.js("return document.documentElement.scrollWidth") <= width
         if script:
             tablet.js(script)
