@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flawscope.errors import require_installed
 from flawscope.station.settings import Limits, Product
 from flawscope.station.sources.camera import Camera
 from flawscope.station.sources.folder import FolderSource
-from flawscope.station.sources.settings import DELETE, KEEP, FolderOf
+from flawscope.station.sources.settings import DELETE, KEEP, CameraOf, FolderOf
 from flawscope.station.sources.share import Share
 from flawscope.station.sources.source import Line, Report, Source, Submit
 from flawscope.station.sources.video import Video
@@ -26,8 +27,13 @@ def sources_of(
 
     Args:
         numbers: of the products in the store.
+
+    Raises:
+        InputError: PyAV is not installed, and a camera is named.
     """
     share = Share(limits)
+    if any(isinstance(one, CameraOf) for product in products.values() for one in product.all_sources):
+        require_installed("a camera or a video file", "av", extras="station")
     given = [one for product in products.values() for one in product.all_sources]
     # what one folder's pictures are moved to is not looked into by another
     apart = [one.then for one in given if isinstance(one, FolderOf) and one.then not in (KEEP, DELETE)]
