@@ -7,15 +7,19 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from camera_helpers import PASSWORD, Rtsp, problems, sources, until, with_sources, write_video
+from camera_helpers import PASSWORD, Rtsp, problems, shade, sources, until, with_sources, write_video
 from camera_helpers import rtsp_fixture as rtsp_fixture
 from PIL import Image
 from station_helpers import Served, everything
@@ -93,7 +97,7 @@ products:
         ({}, r"source with nothing: it names neither `folder` nor `camera`"),
         ({"foldr": "x"}, r"source with foldr: did you mean folder\?"),
         ({"camera": "a.mp4", "folder": "x"}, r"a folder or a camera, not both"),
-        ({"folder": "x", "then": "delte"}, r"then: 'delte' is not keep, delete .*mean delete"),
+        ({"folder": "x", "then": "xdelete"}, r"then: .xdelete. is not keep, delete .*mean delete"),
         ({"folder": "x", "then": "Remove"}, r"delete\? A folder of that name is written ./Rem"),
         ({"folder": "x", "then": "x"}, r"moved to the same folder"),
         ({"folder": "x", "every": "1 s"}, r"setting every.*known are folder, then"),
@@ -109,7 +113,7 @@ products:
         ({"camera": "rtsp://a:b@h/s", "password_file": "x"}, r"a user and no password"),
         ({"camera": "a.mp4", "options": [1]}, r"options are not `name: value` lines"),
         ({"camera": "a.mp4", "options": {"protocol_whitelist": "all"}}, r"is the station's own"),
-        ({"camera": "a.mp4", "evry": "1 s"}, r"evry.*did you mean every"),
+        ({"camera": "a.mp4", "everyy": "1 s"}, r"everyy.*did you mean every"),
     ],
 )  # fmt: skip
 def test_a_source_that_cannot_be_is_one_line(source: Any, why: str, tmp_path: Path) -> None:
@@ -527,6 +531,44 @@ def test_a_wrong_password_is_said_and_not_shown(rtsp: Rtsp, open_station: Any, s
     everywhere = [text, *said, str(sources(running.url)), httpx.get(f"{running.url}/plate/live").text]
     everywhere += [httpx.get(f"{running.url}/metrics").text, repr(running.station.settings)]
     assert not any("wr0ng" in one for one in everywhere)
+
+
+class Mjpeg(BaseHTTPRequestHandler):
+    """A camera as many cheap ones are: one JPEG after another, for ever."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        with suppress(OSError):  # nobody looks any more
+            for number in count():
+                buffer = io.BytesIO()
+                Image.new("RGB", (96, 64), shade(number)).save(buffer, "JPEG")
+                head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+                self.wfile.write(head % buffer.tell() + buffer.getvalue() + b"\r\n")
+                time.sleep(0.04)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@SQLITE
+def test_a_camera_that_speaks_http(open_station: Any, settings: Settings) -> None:
+    """With a password in its query, as these have it."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mjpeg)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    host = f"127.0.0.1:{server.server_port}"
+    camera = CameraOf(f"http://{host}/video.cgi?user=anna&pwd=s3cret", "200 ms")
+    running = open_station(products=with_sources(settings, camera))
+    try:
+        until(lambda: sources(running.url)[0]["taken"] >= 3, 30)
+        (source,) = sources(running.url)
+        assert source["place"] == f"http://{host}/video.cgi"
+        assert "s3cret" not in httpx.get(f"{running.url}/plate/live").text
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 # --------------------------------------------------------------------------------------------------- triggers

@@ -117,4 +117,6 @@ def opening(address: str, patience: float) -> tuple[str, str | None, dict[str, s
         options |= {"rtsp_transport": "tcp", "timeout": micro}
     elif scheme in ("http", "https"):
         options |= {"rw_timeout": micro}
+    else:
+        options |= {"timeout": micro}
     return address, None, options
