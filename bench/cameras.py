@@ -5,7 +5,8 @@
 The film is drawn plates with the noise of a sensor, H.264, sent again and again by ffmpeg in a process of its
 own as a live stream of MPEG-TS over HTTP.
 
-encode      one decoded frame to a file without loss, by format: processor time and bytes
+encode      one frame to a file without loss, by format: processor time and bytes; as H.264 leaves it, and with
+            all the noise, as a camera gives it that does not compress
 camera      the station's camera alone, whose pictures are answered at once: processor time of decoding,
             converting and encoding, for each frame that is handed in; frames left out; memory
 station     `flawscope serve` with the same camera and PatchCore at 256 px: pictures inspected and frames left
@@ -94,7 +95,8 @@ def sent(path: Path) -> Iterator[str]:
 # ----------------------------------------------------------------------------------------------------- encode
 
 
-def encode(path: str, repeats: int) -> Cell:
+def encode(path: str, noise: float, repeats: int) -> Cell:
+    """noise: standard deviation of what is added, of 255."""
     import av
 
     from flawscope.station.sources.frames import encoded
@@ -102,6 +104,10 @@ def encode(path: str, repeats: int) -> Cell:
     with av.open(path) as container:
         frames = [frame for frame, _ in zip(container.decode(video=0), range(10), strict=False)]
     arrays = [frame.to_ndarray(format="rgb24") for frame in frames]
+    if noise:
+        rng = np.random.default_rng(0)
+        arrays = [np.clip(a + rng.normal(0, noise, a.shape), 0, 255).astype(np.uint8) for a in arrays]
+        frames = [av.VideoFrame.from_ndarray(array, format="rgb24") for array in arrays]
 
     def pillow(kind: str, **options: Any) -> Any:
         def work(place: int) -> bytes:
@@ -221,6 +227,16 @@ def station(model: Path, url: str, every: str, seconds: float) -> Cell:
         }
 
 
+def whole(work: Path, loop: Path, seconds: float) -> Cell:
+    model = work / "model.onnx"
+    if not model.is_file():
+        data, fitted = work / "drawn" / "plate", work / "model.safetensors"
+        common.flawscope("fit", "--data", data, "--size", "256", "--out", fitted, "--quiet")
+        common.flawscope("export", fitted, "--out", model, "--quiet")
+    with sent(loop) as url:
+        return station(model, url, "frame", seconds)
+
+
 def video(path: str) -> Cell:
     from flawscope.station.sources.frames import Frames
     from flawscope.station.sources.settings import CameraOf
@@ -241,31 +257,29 @@ def main() -> int:
     made.add_argument("--seconds", type=float, default=150.0, help="of each stream (default: %(default)s)")
     made.add_argument("--repeats", type=int, default=30, help="of each format (default: %(default)s)")
     made.add_argument("--frames", type=int, default=3000, help="of the file (default: %(default)s)")
+    parts = ("encode", "camera", "station", "video")
+    made.add_argument("--only", default=",".join(parts), help="default: %(default)s")
     args: Args = common.arguments(made, seconds=4.0, repeats=2, frames=60)
     record = Record(args, "a camera of 1920x1080 at 25 frames a second")
     with common.workspace(args.work) as work:
         loop = film(work, LOOP, "loop.mkv")
-        print(record.cell("encode", lambda: common.task(encode, path=loop, repeats=args.repeats).json))
-        for every in ("frame", "1 s"):
+        only = args.only.split(",")
+        if "encode" in only:
+            given = {"path": loop, "repeats": args.repeats}
+            print(record.cell("encode", lambda: common.task(encode, noise=0.0, **given).json))
+            print(record.cell("encode, noise", lambda: common.task(encode, noise=3.0, **given).json))
+        for every in ("frame", "1 s") if "camera" in only else ():
 
             def one(every: str = every) -> Cell:
                 with sent(loop) as url:
                     return dict(common.task(camera, url=url, every=every, seconds=args.seconds).json)
 
             print(record.cell(f"camera, every {every}", one))
-        model = work / "model.onnx"
-        if not model.is_file():
-            data, fitted = work / "drawn" / "plate", work / "model.safetensors"
-            common.flawscope("fit", "--data", data, "--size", "256", "--out", fitted, "--quiet")
-            common.flawscope("export", fitted, "--out", model, "--quiet")
-
-        def whole() -> Cell:
-            with sent(loop) as url:
-                return station(model, url, "frame", args.seconds)
-
-        print(record.cell("station, every frame", whole))
-        long = film(work, args.frames, f"long-{args.frames}.mkv")
-        print(record.cell("video", lambda: common.task(video, path=long).json))
+        if "station" in only:
+            print(record.cell("station, every frame", lambda: whole(work, loop, args.seconds)))
+        if "video" in only:
+            long = film(work, args.frames, f"long-{args.frames}.mkv")
+            print(record.cell("video", lambda: common.task(video, path=long).json))
     return 0
 
 

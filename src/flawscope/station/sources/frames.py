@@ -138,9 +138,9 @@ def too_large(width: int, height: int, pixels: int) -> TooLargeError:
 def encoded(frame: VideoFrame, pixels: int) -> bytes:
     """PNG of a frame, upright, without loss beyond 8 bits of each colour (grey keeps 16).
 
-    FFmpeg's encoder: the rows as differences to the ones above, and the least compression. Of a frame of
-    1920x1080 it takes half the time of Pillow's, and a third to a half of the space of a BMP or plain TIFF,
-    which take a tenth of the time; but pictures are kept, and they are what fills a disk.
+    FFmpeg's encoder: the rows as differences to the ones above, and the least compression. It takes half the
+    time of Pillow's. BMP and plain TIFF take less, but two to eleven times the space, and pictures are kept
+    (bench/cameras.py).
 
     Raises:
         TooLargeError: it has more pixels than are accepted.
