@@ -5,8 +5,8 @@
 The film is drawn plates with the noise of a sensor, H.264, sent again and again by ffmpeg in a process of its
 own as a live stream of MPEG-TS over HTTP.
 
-encode      one frame to a file without loss, by format: processor time and bytes; as H.264 leaves it, and with
-            all the noise, as a camera gives it that does not compress
+encode      one frame to a file without loss, by format: processor time and bytes; as H.264 leaves it, and
+            with all the noise, as a camera gives it that does not compress
 camera      the station's camera alone, whose pictures are answered at once: processor time of decoding,
             converting and encoding, for each frame that is handed in; frames left out; memory
 station     `flawscope serve` with the same camera and PatchCore at 256 px: pictures inspected and frames left
