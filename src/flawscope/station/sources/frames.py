@@ -139,8 +139,8 @@ def encoded(frame: VideoFrame, pixels: int) -> bytes:
     """PNG of a frame, upright, without loss beyond 8 bits of each colour (grey keeps 16).
 
     FFmpeg's encoder: the rows as differences to the ones above, and the least compression. It takes half the
-    time of Pillow's. BMP and plain TIFF take less, but one and a half to eleven times the space, and pictures are kept
-    (bench/cameras.py).
+    time of Pillow's. BMP and plain TIFF take less time, but up to eleven times the space, and pictures are
+    kept (bench/cameras.py).
 
     Raises:
         TooLargeError: it has more pixels than are accepted.
