@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import signal
-import subprocess
+import struct
 import threading
 import time
 from contextlib import suppress
@@ -26,6 +25,7 @@ from station_helpers import Served, everything
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.client import Client
+from flawscope.station.database import StoreError
 from flawscope.station.inspector import TooLargeError
 from flawscope.station.settings import Limits, Settings, read_settings
 from flawscope.station.sources import addresses
@@ -210,22 +210,21 @@ def test_pixels_of_every_kind(pixels: str, mode: str) -> None:
 @pytest.mark.parametrize(
     ("turned", "size", "corner"),
     [
-        *((0, (96, 64), (0, 0)), (90, (64, 96), (1, 0))),
-        *((180, (96, 64), (1, 1)), (270, (64, 96), (0, 1))),
+        *((0, (96, 64), (0, 0)), (90, (64, 96), (0, 1))),
+        *((180, (96, 64), (1, 1)), (270, (64, 96), (1, 0))),
     ],
 )
 def test_a_turned_camera_is_upright(
     turned: int, size: tuple[int, int], corner: tuple[int, int], tmp_path: Path
 ) -> None:
-    """As players show it: of a telephone, for example. corner: where the red one is, down and right."""
-    if shutil.which("ffmpeg") is None:
-        pytest.skip("ffmpeg, which marks the turn, is not installed: apt-get install ffmpeg")
+    """As players show it, turned clockwise. corner: where the red one is, down and right."""
     path, marked = write_video(tmp_path / "a.mp4", 2), tmp_path / "b.mp4"
-    said = ["-c", "copy", "-metadata:s:v", f"rotate={turned}", str(marked)]
-    subprocess.run(["ffmpeg", "-y", "-loglevel", "error", "-i", str(path), *said], check=True)
-    with av.open(str(marked)) as container:
-        if turned and not next(container.decode(video=0)).rotation:
-            pytest.skip("this ffmpeg does not mark the turn in this way")
+    across, down = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[turned]
+    matrix = [across << 16, down << 16, 0, -down << 16, across << 16, 0, 0, 0, 1 << 30]
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 44  # ISO/IEC 14496-12, 8.3.2: the matrix of a track's header, version 0
+    data[place : place + 36] = struct.pack(">9i", *matrix)
+    marked.write_bytes(data)
     image = np.asarray(pictures_of(marked)[0]).astype(int)
     assert image.shape[1::-1] == size
     y, x = (-3 if far else 2 for far in corner)
@@ -374,6 +373,49 @@ def test_a_video_file_waits_for_a_full_queue(open_station: Any, settings: Settin
         most = max(most, running.station.inspector.backlog())
     assert names(running.url) == [f"film-{number:06d}.png" for number in range(1, 51)]
     assert most <= 2
+
+
+@SQLITE
+def test_a_video_file_waits_for_a_data_base_that_is_away(
+    open_station: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of it: told, and no frame is lost or twice."""
+    monkeypatch.setattr("flawscope.station.sources.video.SHORTEST", 0.1)
+    path = write_video(tmp_path / "film.mp4", 60)
+    os.utime(path, (1e9, 1e9))
+    running = open_station(products=with_sources(settings, CameraOf(str(path))))
+    store = running.station.store
+    until(lambda: sources(running.url)[0]["taken"] > 5)
+
+    def away(_: Any) -> Any:
+        raise StoreError("the data base is on holiday; wait", "store_unreachable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "record", away)
+        text = until(lambda: problems(running.url).get("camera_waits_1_1"))
+        assert text == "frames of film.mp4 wait: the data base is on holiday; wait"
+    until(lambda: sources(running.url)[0]["state"] == "ended", 60)
+    assert sorted(names(running.url)) == [f"film-{number:06d}.png" for number in range(1, 61)]
+    assert problems(running.url) == {}
+
+
+@SQLITE
+def test_a_frame_that_is_not_recorded_is_told(
+    open_station: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a live camera it is lost, and the next ones are taken when it is over."""
+    running = open_station(products=with_sources(settings, CameraOf(DRAWN, "100 ms")))
+    until(lambda: sources(running.url)[0]["taken"] > 1)
+
+    def away(_: Any) -> Any:
+        raise StoreError("the disk is full; free some space", "disk_full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.station.store, "record", away)
+        text = until(lambda: problems(running.url).get("camera_refused_1_1"))
+        assert text.endswith("are not inspected: the disk is full; free some space")
+        assert sources(running.url)[0]["state"] == "running"
+    until(lambda: problems(running.url) == {})
 
 
 @SQLITE
