@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 MIB = 2**20
 PACKAGES = ("flawscope", "torch", "torchvision", "timm", "numpy", "pillow", "scipy", "safetensors")
-PACKAGES += ("onnx", "onnxruntime", "openvino", "scikit-learn", "ray", "pyarrow")
+PACKAGES += ("onnx", "onnxruntime", "openvino", "scikit-learn", "ray", "pyarrow", "av")
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "au_pro")
 # settings with which `--quick` is done in seconds; its numbers mean nothing
 QUICK: dict[str, dict[str, Any]] = {

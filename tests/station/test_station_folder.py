@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import io
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,17 +21,18 @@ from typing import Any
 import pytest
 from PIL import Image
 from sqlalchemy import select
+from station_helpers import everything
 
 from flawscope.errors import InputError
-from flawscope.station import folder as module
 from flawscope.station.database import Database, StoreError
 from flawscope.station.files import PICTURES, Files
-from flawscope.station.folder import GONE, UNREADABLE, FolderSource
 from flawscope.station.inspector import BusyError, ModelError, Picture
 from flawscope.station.recorder import Recorded
 from flawscope.station.schema import inspections, versions
 from flawscope.station.settings import Limits, Product, Settings
-from flawscope.station.share import Share
+from flawscope.station.sources import folder as module
+from flawscope.station.sources.folder import GONE, UNREADABLE, FolderSource
+from flawscope.station.sources.share import Share
 from flawscope.station.store import Store, Taken
 
 PATIENCE = 20.0  # seconds that a test waits
@@ -232,7 +238,7 @@ def test_a_file_that_is_written_slowly_is_taken_once_and_whole(line: Line) -> No
 
 
 def test_a_file_that_changes_before_it_is_read_waits(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, anew, read = line.put("a.png", picture(1)), picture(7) + b"more", module._read
+    path, anew, read = line.put("a.png", picture(1)), picture(7) + b"more", module.read_as
     once = [True]
 
     def written_meanwhile(where: Path, mark: module.Mark) -> bytes | None:
@@ -241,7 +247,7 @@ def test_a_file_that_changes_before_it_is_read_waits(line: Line, monkeypatch: py
             path.write_bytes(anew)
         return read(where, mark)
 
-    monkeypatch.setattr(module, "_read", written_meanwhile)
+    monkeypatch.setattr(module, "read_as", written_meanwhile)
     line.open()
     until(lambda: line.names() == ["a.png"])
     with line.store.database.reading() as connection:
@@ -322,7 +328,7 @@ def test_a_folder_that_is_away_is_a_problem_until_it_is_back(line: Line) -> None
 def test_what_is_not_the_pictures_fault_is_tried_until_it_works(
     line: Line, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flawscope.station.folder.SHORTEST", 0.1)
+    monkeypatch.setattr("flawscope.station.sources.folder.SHORTEST", 0.1)
     broken = [True]
     line.hurdle = lambda one: error if broken else None
     for k in range(3):
@@ -338,7 +344,7 @@ def test_what_is_not_the_pictures_fault_is_tried_until_it_works(
 
 
 def test_one_that_always_fails_keeps_no_other_waiting(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flawscope.station.folder.SHORTEST", 0.05)
+    monkeypatch.setattr("flawscope.station.sources.folder.SHORTEST", 0.05)
     line.hurdle = lambda one: ModelError("it failed") if one.name == "poison.png" else None
     line.put("poison.png", picture(1), age=99)
     for k in range(5):
@@ -367,6 +373,196 @@ def test_pictures_that_go_away_untaken_are_noted(line: Line) -> None:
     until(lambda: line.sources[0]._arrivals is not None and line.sources[0]._arrivals.waiting == 1)
     path.unlink()
     until(lambda: line.texts(GONE) == ["1 picture went away before being inspected: a.bmp"])
+
+
+# ----------------------------------------------------------------------------- what happens to a file then
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_files_are_deleted_when_they_were_inspected(line: Line) -> None:
+    line.put("a.png", picture(1))
+    line.put("deep/b.png", picture(2))
+    line.put("bad.png", picture(3)[:40])
+    (line.folder / "notes.txt").write_text("no picture")
+    line.open(then="delete")
+    until(lambda: files_of(line.folder) == ["bad.png", "notes.txt"])
+    assert sorted(line.names()) == ["a.png", "deep/b.png"]
+    until(lambda: "folder_unreadable" in line.problems)
+    line.put("a.png", picture(4))
+    until(lambda: len(line.names()) == 3)
+    until(lambda: files_of(line.folder) == ["bad.png", "notes.txt"])
+    assert line.texts(GONE) == []
+    state = line.sources[0].state()
+    assert (state.taken, state.takes, state.state) == (3, "delete", "running")
+
+
+def test_a_file_goes_only_when_its_inspection_is_on_the_disk(line: Line) -> None:
+    line.gate = threading.Event()
+    path = line.put("a.png", picture(1))
+    line.open(then="delete")
+    until(lambda: line.flying == 1)
+    time.sleep(0.4)
+    assert path.exists()
+    line.gate.set()
+    until(lambda: not path.exists())
+    assert line.names() == ["a.png"]
+
+
+def test_a_file_that_is_written_anew_meanwhile_stays_and_is_taken_too(line: Line) -> None:
+    line.gate = threading.Event()
+    path = line.put("a.png", picture(1))
+    line.open(then="delete")
+    until(lambda: line.flying == 1)
+    line.put("a.png", picture(2) + b"anew")
+    line.gate.set()
+    until(lambda: line.names() == ["a.png", "a.png"])
+    until(lambda: not path.exists())
+
+
+def test_files_are_moved_and_none_takes_the_place_of_another(line: Line, tmp_path: Path) -> None:
+    """Also not one that somebody else put there; what cannot be read is set apart."""
+    done = tmp_path / "done"
+    done.mkdir()
+    (done / "a.png").write_bytes(b"another's")
+    for shade in (1, 2):
+        line.put("a.png", picture(shade))
+        line.put("deep/b.png", picture(shade + 10))
+        line.put("bad.png", picture(shade)[:40])
+        if shade == 1:
+            line.open(then=str(done))
+        until(lambda shade=shade: len(line.names()) == 2 * shade)
+        until(lambda: files_of(line.folder) == [])
+    assert files_of(done) == [
+        *("a-1.png", "a-2.png", "a.png", "deep/b-1.png", "deep/b.png"),
+        *("unreadable/bad-1.png", "unreadable/bad.png"),
+    ]
+    assert (done / "a.png").read_bytes() == b"another's"
+    assert (done / "a-2.png").read_bytes() == picture(2)
+    assert "bad.png: it is truncated" in line.problems["folder_unreadable"]
+    shutil.rmtree(done / "unreadable")
+    until(lambda: line.problems == {})
+
+
+def test_a_target_inside_the_folder_is_not_inspected(line: Line) -> None:
+    line.put("a.png", picture(1))
+    line.open(then=str(line.folder / "done"))
+    until(lambda: files_of(line.folder) == ["done/a.png"])
+    line.sources.pop().stop()
+    os.utime(line.folder / "done/a.png", (1e9, 1e9))  # not even where it looks like another one
+    line.put("b.png", picture(2))
+    line.open(then=str(line.folder / "done"))
+    until(lambda: files_of(line.folder) == ["done/a.png", "done/b.png"])
+    time.sleep(0.4)
+    assert line.names() == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("then", ["delete", "done"])
+def test_what_a_crash_left_is_done_at_the_next_start(
+    line: Line, then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the record and the file's end, and between the two names of a file that is moved."""
+    then = str(tmp_path / then) if then == "done" else then
+    for shade in range(3):
+        line.put(f"{shade}.png", picture(shade))
+    with monkeypatch.context() as patch:
+        patch.setattr("flawscope.station.sources.after.After.inspected", lambda *_: None)
+        line.open(then=then)
+        until(lambda: len(line.names()) == 3)
+        line.sources.pop().stop()
+    assert len(files_of(line.folder)) == 3
+    if then != "delete":
+        (tmp_path / "done").mkdir()
+        os.link(line.folder / "0.png", tmp_path / "done/0.png")
+        shutil.copy2(line.folder / "1.png", tmp_path / "done/1.png")
+    line.tried.clear()
+    line.open(then=then)
+    until(lambda: files_of(line.folder) == [])
+    assert line.tried == []
+    if then != "delete":
+        assert files_of(tmp_path / "done") == ["0.png", "1.png", "2.png"]
+
+
+def test_a_file_is_moved_to_another_disk(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no file can have a second name, as on many shares."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "link", refuse)
+    done = tmp_path / "done"
+    path = line.put("a.png", picture(1), age=50)
+    changed = path.stat().st_mtime_ns
+    line.open(then=str(done))
+    until(lambda: files_of(line.folder) == [])
+    assert files_of(done) == ["a.png"]
+    assert ((done / "a.png").read_bytes(), (done / "a.png").stat().st_mtime_ns) == (picture(1), changed)
+
+
+def test_files_that_cannot_be_moved_are_a_problem_and_inspections_go_on(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flawscope.station.sources.after.SHORTEST", 0.1)
+    monkeypatch.setattr("flawscope.station.sources.after.LONGEST", 0.2)
+    (tmp_path / "done").write_text("a file where the folder should be")
+    line.put("a.png", picture(1))
+    line.open(then=str(tmp_path / "done"))
+    text = until_text(lambda: line.problems.get("folder_then"))
+    assert f"1 inspected picture in {line.folder} cannot be moved to {tmp_path / 'done'}: " in text
+    line.put("b.png", picture(2))
+    until(lambda: line.names() == ["a.png", "b.png"])
+    until(lambda: "2 inspected pictures" in line.problems["folder_then"])
+    assert sorted(line.tried) == ["a.png", "b.png"]
+    (tmp_path / "done").unlink()
+    until(lambda: files_of(tmp_path / "done") == ["a.png", "b.png"])
+    until(lambda: line.problems == {})
+    assert len(line.names()) == 2
+
+
+def until_text(found: Callable[[], str | None]) -> str:
+    until(lambda: found() is not None)
+    return str(found())
+
+
+def test_a_folder_that_can_only_be_read(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real one, which not even root may change: inspected once, and told."""
+    line.put("a.png", picture(1))
+    bind = ["mount", "--bind", "-o", "ro", str(line.folder), str(line.folder)]
+    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(bind, capture_output=True).returncode:
+        pytest.skip("a folder can be mounted by root alone, and not in every container")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(line.folder)], check=True)
+        line.open(then="delete")
+        assert "cannot be deleted: Read-only file system" in until_text(
+            lambda: line.problems.get("folder_then")
+        )
+        line.sources.pop().stop()
+        line.open(then="delete")
+        time.sleep(0.5)
+        assert line.tried == ["a.png"]
+        line.sources.pop().stop()
+    finally:
+        subprocess.run(["umount", "-l", str(line.folder)], check=True)
+    line.open(then="delete")
+    until(lambda: files_of(line.folder) == [])
+    assert line.names() == ["a.png"]
+
+
+def test_two_folders_of_a_product_do_not_know_each_others_files(line: Line) -> None:
+    """The same name, time and size."""
+    other = replace(line, folder=line.folder.with_name("other"), sources=[])
+    other.submit = line.submit  # type: ignore[method-assign]
+    for one, shade in ((line, 1), (other, 2)):
+        os.utime(one.put("a.png", picture(shade)), (1e9, 1e9))
+    line.open(then="delete")
+    other.open(number=2, then="delete")
+    until(lambda: line.names() == ["a.png", "a.png"])
+    until(lambda: files_of(line.folder) == files_of(other.folder) == [])
+    shutil.rmtree(other.folder)
+    until(lambda: f"folder_away_{line.product}_2" in line.problems)
+    other.sources[0].stop()
 
 
 # ---------------------------------------------------------------------------------------------- beside others
@@ -439,3 +635,66 @@ def test_a_station_takes_pictures_from_a_folder(
     again = open_station(products=products)
     (folder / "new.png").write_bytes(parts[0] + b"\0")
     until(lambda: again.station.product_facts("plate")["inspections"] == len(parts) + 1)
+
+
+WRITER = """
+import os, pathlib, sys, time
+folder, source, count = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]).read_bytes(), int(sys.argv[3])
+for number in range(count):
+    data = source + b"%d" % number  # what follows a PNG is not read
+    name = folder / f"{number:04d}.png"
+    if number % 3 == 0:  # slowly, under its own name
+        with open(name, "wb", buffering=0) as file:
+            for start in range(0, len(data), max(1, len(data) // 4)):
+                file.write(data[start : start + len(data) // 4])
+                time.sleep(0.005)
+    else:  # under another one first
+        hidden = folder / f".{number}"
+        hidden.write_bytes(data)
+        hidden.rename(name)
+    print(number, flush=True)
+    time.sleep(0.01)
+with open(folder / "half.png", "wb", buffering=0) as file:
+    file.write(source[: len(source) // 2])
+    print("half", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
+@pytest.mark.parametrize("then", ["delete", "./done"])
+def test_another_process_writes_while_the_station_is_killed(
+    served: Any, settings: Settings, parts: list[bytes], tmp_path: Path, then: str
+) -> None:
+    """It writes slowly, renames, and is killed half-way: nothing is lost, nothing is twice, and no file goes
+    that was not inspected."""
+    folder, count = tmp_path / "camera", 150
+    folder.mkdir()
+    (tmp_path / "part").write_bytes(parts[0])
+    (tmp_path / "station.yaml").write_text(
+        f"products:\n  plate:\n    model: {settings.products['plate'].model}\n    sources:\n"
+        f"      - folder: camera\n        then: {then}\nstore: {settings.store}\n"
+    )
+    served.words[:] = [str(tmp_path / "station.yaml"), "--device", "cpu", "--threads", "1"]
+    command = [sys.executable, "-c", WRITER, str(folder), str(tmp_path / "part"), str(count)]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    try:
+        for _ in range(2):
+            served.start()
+            until(lambda: len(everything(served.url)) > 20)
+            assert served.kill() == -signal.SIGKILL
+        assert any(said == "half\n" for said in writer.stdout)
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+    served.start()
+    until(lambda: files_of(folder) == ["half.png"])
+    found = {one["name"]: one["picture"] for one in everything(served.url)}
+    assert len(everything(served.url)) == len(found) == count
+    for number in range(count):
+        data = parts[0] + b"%d" % number
+        assert found[f"{number:04d}.png"] == hashlib.sha256(data).hexdigest()
+    if then != "delete":
+        assert files_of(tmp_path / "done") == [f"{number:04d}.png" for number in range(count)]

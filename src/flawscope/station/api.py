@@ -40,7 +40,7 @@ _TYPES = {
 }
 
 
-def _refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
+def refusals_of(*codes: int) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": shapes.Refusal} for code in codes}
 
 
@@ -53,7 +53,7 @@ async def station_of(request: Request) -> Station:  # else it is called in anoth
     return station
 
 
-def _keyed(what: str) -> list[dict[str, Any]]:
+def keyed(what: str) -> list[dict[str, Any]]:
     """How the description names the header with the sender's key."""
     schema = {"type": "string", "maxLength": uploads.MOST_KEY}
     text = f"the same key {what}, however often it is sent"
@@ -69,7 +69,7 @@ Engineer = Annotated[Person, Depends(needs("engineer"))]
 router = APIRouter(
     prefix="/api/v1",
     dependencies=[Depends(needs("operator"))],
-    responses=_refusals(401, 403, 404, 421, 422, 503),
+    responses=refusals_of(401, 403, 404, 421, 422, 503),
 )
 product = APIRouter(prefix="/products/{name}")
 
@@ -118,7 +118,7 @@ _BODY = {
             },
         },
     },
-    "parameters": _keyed("gives the same inspection"),
+    "parameters": keyed("gives the same inspection"),
 }
 
 
@@ -126,7 +126,7 @@ _BODY = {
     "/inspections",
     status_code=201,
     response_model=shapes.Inspection | shapes.Results,
-    responses={200: {"model": shapes.Inspection}, **_refusals(408, 413, 415, 507)},
+    responses={200: {"model": shapes.Inspection}, **refusals_of(408, 413, 415, 507)},
     openapi_extra=_BODY,
 )
 async def inspect(
@@ -301,7 +301,7 @@ def mask(name: str, number: int, station: Here) -> Response:
 @product.post(
     "/inspections/{number}/verdict",
     response_model=shapes.Inspection,
-    openapi_extra={"parameters": _keyed("is one verdict")},
+    openapi_extra={"parameters": keyed("is one verdict")},
 )
 def decide(
     name: str, number: int, request: Request, verdict: shapes.Verdict, station: Here, person: Operator
@@ -403,7 +403,7 @@ def versions(name: str, station: Here) -> Any:
     "/versions",
     status_code=201,
     response_model=shapes.Version,
-    responses=_refusals(408, 413, 507),
+    responses=refusals_of(408, 413, 507),
     openapi_extra={
         "requestBody": {
             "required": True,

@@ -138,6 +138,25 @@ class Client:
         except InputError as error:
             return error
 
+    def trigger(
+        self,
+        product: str | None = None,
+        camera: int | None = None,
+        seconds: float = 5.0,
+        key: str | None = None,
+    ) -> Inspection:
+        """Have the next frame of a camera judged and recorded: the first one that is decoded from now on.
+
+        Args:
+            camera: its number among the product's; can be left out where there is one.
+            seconds: in which the frame must come, 60 at most.
+            key: as for `inspect`.
+        """
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+        query = {"camera": camera, "seconds": seconds}
+        path = f"{self._of(product)}/trigger"
+        return Inspection.from_json(self._json("POST", path, query=query, headers=headers))
+
     # ---- what it knows
 
     def inspection(self, number: int, product: str | None = None) -> Inspection:

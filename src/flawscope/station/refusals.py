@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.database import StoreError
 from flawscope.station.inspector import BusyError, ModelError, TooLargeError
+from flawscope.station.sources.camera import AwayError, NoFrameError
 from flawscope.station.store import NotFoundError
 from flawscope.station.uploads import UploadError
 from flawscope.station.versions import NoModelError
@@ -33,6 +34,8 @@ def said(error: FlawscopeError) -> tuple[int, str]:
         (BusyError, 503, "busy"),
         (ModelError, 503, "model_failed"),
         (NoModelError, 503, "no_model"),
+        (AwayError, 503, "camera_away"),
+        (NoFrameError, 504, "no_frame"),
         (TooLargeError, 422, "too_many_pixels"),
         (InputError, 422, "invalid"),
     )

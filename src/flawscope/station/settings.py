@@ -12,7 +12,9 @@ from urllib.parse import quote
 from flawscope.config import build, read_config
 from flawscope.errors import InputError
 from flawscope.runtime import suffix_of
+from flawscope.station.secret import secret
 from flawscope.station.sinks.settings import MqttSettings, SinkSettings, mqtt_of, sinks_of
+from flawscope.station.sources.settings import CameraOf, FolderOf, read_source
 
 T = TypeVar("T")
 
@@ -35,17 +37,24 @@ class Product:
     model: a model file of any kind. folder: pictures that appear in it are taken, too.
     drift: how probable a false alarm of drift may ever be; None: nobody looks for it.
     sinks: where its inspections go.
+    sources: folders and cameras beyond it.
     """
 
     model: str
     folder: str | None = None
     drift: str | None = "1 %"
     sinks: tuple[SinkSettings, ...] = ()
+    sources: tuple[FolderOf | CameraOf, ...] = ()
 
     @property
     def drift_bound(self) -> float | None:
         """0 to 0.5, both exclusive; None: nobody looks for it."""
         return None if self.drift is None else share_of(self.drift, "drift")
+
+    @property
+    def all_sources(self) -> tuple[FolderOf | CameraOf, ...]:
+        """With the folder, which comes first."""
+        return self.sources if self.folder is None else (FolderOf(self.folder), *self.sources)
 
 
 @dataclass(frozen=True)
@@ -153,18 +162,7 @@ def _with_password(rest: str, path: str) -> str:
         raise InputError(
             "setting password_file: write `database` as postgresql://user@host/name: a user and no password"
         )
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"setting password_file: cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"setting password_file: {path} is no text") from None
-    password = text.removesuffix("\n").removesuffix("\r")
-    if not password or not password.isprintable():
-        what = "more than a line of text" if password else "nothing"
-        raise InputError(
-            f"setting password_file: {path} holds {what}: write the password into it, and no more"
-        )
+    password = secret(path, "setting password_file")
     return f"{user[1]}:{quote(password, safe='')}@{rest[user.end() :]}"
 
 
@@ -306,10 +304,14 @@ def _product(name: str, value: Any, home: Path) -> Product:
     given = {"model": value} if isinstance(value, str) else value
     if not isinstance(given, dict) or "model" not in given:
         raise InputError(f"product {name} has no model: write `model: FILE` below it")
+    listed = given.get("sources") or []
     try:
+        if not isinstance(listed, list):
+            raise InputError("sources is not a list: write `- folder: DIR` or `- camera: ADDRESS` below it")
         sinks = sinks_of(given.get("sinks"), home)
-        product = build(Product, {key: value for key, value in given.items() if key != "sinks"})
+        product = build(Product, {k: value for k, value in given.items() if k not in ("sources", "sinks")})
+        sources = tuple(read_source(one, home) for one in listed)
     except InputError as error:
         raise InputError(f"product {name}: {error}") from None
     folder = None if product.folder is None else str(home / product.folder)
-    return replace(product, model=str(home / product.model), folder=folder, sinks=sinks)
+    return replace(product, model=str(home / product.model), folder=folder, sources=sources, sinks=sinks)

@@ -112,6 +112,21 @@ class Sink(BaseModel):
     error: str | None = Field(description="why messages wait")
 
 
+class Source(BaseModel):
+    """Where pictures come from by themselves."""
+
+    kind: Literal["folder", "video", "camera"]
+    name: str = Field(description="what its pictures are called after")
+    place: str = Field(description="folder, file or address, without a password")
+    takes: str = Field(description="every frame, a time, or trigger; of a folder what happens to a file then")
+    state: Literal["waiting", "running", "away", "ended"]
+    why: str | None = Field(description="why it is away")
+    last: str | None = Field(description="when the last picture came, UTC")
+    taken: int = Field(description="pictures that were inspected since the start")
+    dropped: int = Field(description="frames that came while others were inspected")
+    broken: int = Field(description="frames that could not be decoded or were refused")
+
+
 class Product(BaseModel):
     """What is inspected, with the model that is active."""
 
@@ -128,6 +143,7 @@ class Product(BaseModel):
     folder: str | None
     sinks: list[Sink]
     problem: str | None
+    sources: list[Source]
 
 
 class Products(BaseModel):

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,6 @@ from flawscope.station.database import Database, now
 from flawscope.station.drift.drifts import Drifts
 from flawscope.station.drift.looks import Looks
 from flawscope.station.files import Files
-from flawscope.station.folder import FolderSource
 from flawscope.station.handed import Handed
 from flawscope.station.inspector import Inspector
 from flawscope.station.learnt import Learnt
@@ -30,9 +30,11 @@ from flawscope.station.recorder import Recorded, Recorder
 from flawscope.station.retention import Retention
 from flawscope.station.search import Filters, Page, search
 from flawscope.station.settings import Product, Settings
-from flawscope.station.share import Share
 from flawscope.station.shown import Shown
 from flawscope.station.sinks.sinks import Sinks
+from flawscope.station.sources.build import sources_of
+from flawscope.station.sources.camera import Camera
+from flawscope.station.sources.source import AWAY, Source
 from flawscope.station.stations import address_of, claim
 from flawscope.station.store import NotFoundError, Store, fresh, iso
 from flawscope.station.versions import Versions
@@ -100,7 +102,7 @@ class Station:
         self.shown = Shown(self.store, self.versions, self.files, self.inspector)
         self.products = {name: self.store.add_product(name) for name in settings.products}
         self._names = {number: name for name, number in self.products.items()}
-        self.sources: list[FolderSource] = []
+        self.sources: dict[str, list[Source]] = {name: [] for name in settings.products}
         bounds = {self.products[name]: one.drift_bound for name, one in settings.products.items()}
         watched = {number: bound for number, bound in bounds.items() if bound is not None}
         self.drifts = Drifts(self.database, self.store, self.versions, watched, self._names, self.report)
@@ -123,14 +125,10 @@ class Station:
             self.problems,
         )
         self.sinks.start()
-        share = Share(self.settings.limits)
-        for name, product in self.settings.products.items():
-            if product.folder is not None:
-                source = FolderSource(
-                    self.products[name], product.folder, self.inspector.submit, self.report, self.store, share
-                )
-                source.start()
-                self.sources.append(source)
+        given = self.settings.products, self.products, self.inspector.submit, self.report
+        self.sources = sources_of(*given, self.store, self.settings.limits)
+        for source in self._all_sources():
+            source.start()
         thread = threading.Thread(target=self._retain, name="retention", daemon=True)
         thread.start()
         self._threads.append(thread)
@@ -163,8 +161,9 @@ class Station:
         """Take nothing more, answer what was taken, end."""
         self._ended.set()
         self.live.close()
-        for source in self.sources:
-            source.stop()
+        with ThreadPoolExecutor(max(1, len(self._all_sources()))) as pool:
+            for source in self._all_sources():
+                pool.submit(source.stop)
         self.inspector.close()
         self.recorder.close()
         self.looks.close()
@@ -211,7 +210,26 @@ class Station:
             "backlog": self.inspector.backlog(number),
             "rate": round(self.inspector.rate(number), 2),
             "problem": problems[0].text if problems else None,
+            "sources": [source.state().to_dict() for source in self.sources[name]],
         }
+
+    def camera(self, name: str, number: int | None = None) -> Camera:
+        """One that can be triggered: by its number among the product's cameras; None: the only one."""
+        self.product_id(name)
+        cameras = {one.number: one for one in self.sources[name] if isinstance(one, Camera)}
+        if not cameras:
+            raise InputError(f"{name} has no camera: write `- camera: ADDRESS` below its `sources`")
+        if number is None and len(cameras) > 1:
+            raise InputError(f"{name} has several cameras: name one of {', '.join(map(str, cameras))}")
+        found = cameras.get(next(iter(cameras)) if number is None else number)
+        if found is None:
+            raise NotFoundError(
+                f"{name} has no live camera {number}: there are {', '.join(map(str, cameras))}"
+            )
+        return found
+
+    def _all_sources(self) -> list[Source]:
+        return [source for several in self.sources.values() for source in several]
 
     # ---- what pages and API ask for
 
@@ -309,6 +327,23 @@ class Station:
             "listeners": ("Pages that are open.", {"": float(self.live.listeners)}),
             **self.drifts.gauges(),
         }
+        states = {n: [one.state() for one in several] for n, several in self.sources.items() if several}
+        if states:
+            what = "Frames that came while others were inspected, since the start."
+            gauges["frames_dropped"] = (
+                what,
+                {n: float(sum(s.dropped for s in all_)) for n, all_ in states.items()},
+            )
+            what = "Frames that could not be decoded or were refused, since the start."
+            gauges["frames_broken"] = (
+                what,
+                {n: float(sum(s.broken for s in all_)) for n, all_ in states.items()},
+            )
+            what = "Folders and cameras that cannot be reached."
+            gauges["sources_away"] = (
+                what,
+                {n: float(sum(s.state == AWAY for s in all_)) for n, all_ in states.items()},
+            )
         with suppress(FlawscopeError):
             waiting = {n: float(self.store.waiting_count(i)) for n, i in names}
             active = {n: float(self.versions.listed(i)["active"] or 0) for n, i in names}

@@ -88,7 +88,8 @@ class Product:
     """What is inspected.
 
     version: the model version that judges. waiting: for a review. backlog: pictures that are queued. rate:
-    pictures a second, of the last minute. problem: what keeps it from judging.
+    pictures a second, of the last minute. problem: what keeps it from judging. sources: folders, video files
+    and cameras, as the API describes them.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Product:
     rate: float = 0.0
     folder: str | None = None
     problem: str | None = None
+    sources: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ class Arrivals:
         judged: Iterable[str | os.PathLike[str]] = (),
         patience: float = PATIENCE,
         settle: float = SETTLE,
+        apart: Iterable[str | os.PathLike[str]] = (),
     ):
         """
         Args:
@@ -70,6 +71,7 @@ class Arrivals:
             judged: pictures that are there and are not new, whatever `existing` says.
             patience: seconds that a file which cannot be read may still be incomplete.
             settle: seconds that a file of a format that is not `SELF_CHECKING` must not have changed.
+            apart: folders in it that are not looked into.
 
         Raises:
             InputError: there is no such folder, or it cannot be read.
@@ -78,6 +80,7 @@ class Arrivals:
         self._done: dict[Path, Stamp] = {}
         self._stamps: set[Stamp] = set()  # of `_done`: a file that is renamed keeps it
         self._waiting: dict[Path, _Waiting] = {}
+        self.apart = frozenset(os.path.abspath(one) for one in apart)
         self.gone: list[Path] = []
         self.others: list[Path] = []
         known = {Path(os.path.abspath(path)) for path in judged}
@@ -119,6 +122,12 @@ class Arrivals:
         """It was judged, as it was in the last scan."""
         self._remember(path, self._waiting.pop(path).stamp)
 
+    def forget(self, path: Path) -> None:
+        """Whoever took it has removed it."""
+        stamp = self._done.pop(path, None)
+        if stamp is not None:
+            self._stamps.discard(stamp)
+
     def failed(self, path: Path, now: float) -> bool:
         """It cannot be read. Whether that is the last word: it has had time enough to become whole."""
         waits = self._waiting[path]
@@ -133,7 +142,7 @@ class Arrivals:
     def _present(self) -> dict[Path, Stamp]:
         found: dict[Path, Stamp] = {}
         self.others = []
-        for path, stamp in _files(self.folder):
+        for path, stamp in _files(self.folder, self.apart):
             if is_picture(path):
                 found[path] = stamp
             else:
@@ -166,7 +175,7 @@ class Arrivals:
             self._stamps = set(self._done.values())
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, Stamp]]:
+def _files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, Stamp]]:
     """Every file below the folder that `datasets.files.walk` would give, unsorted: there may be very many.
     What goes away meanwhile is left out. InputError where the folder itself cannot be read."""
     waiting, seen = [folder], set()
@@ -187,6 +196,8 @@ def _files(folder: Path) -> Iterator[tuple[Path, Stamp]]:
         for entry in entries:
             with suppress(OSError):  # gone, or a link that leads nowhere
                 if entry.is_dir():
+                    if entry.path in apart:
+                        continue
                     waiting.append(Path(entry.path))
                 elif entry.is_file() and entry.path not in own:
                     facts = os.stat(entry.path)  # of an entry, Windows has no inode

@@ -7,6 +7,7 @@
   let newest = []; // inspections, newest first
   let shown = null; // the one that is large
   let held = false;
+  let away = false; // every camera
   let newer = 0; // arrived since it is held
   let drawing = false; // an image is on its way
   let heard = Date.now();
@@ -20,6 +21,7 @@
     const before = byId("band").dataset.state;
     byId("band").dataset.state = state;
     byId("word").textContent = t(`state.${state}`);
+    byId("since").hidden = state !== "away" || !byId("since").textContent;
     if (state !== before || state === "anomalous") say(name ? t("live.said", { state: t(`state.${state}`), name }) : t(`state.${state}`));
   }
 
@@ -46,14 +48,45 @@
     if (!document.body.classList.contains("off")) return;
     document.body.classList.remove("off");
     connected(true);
-    band(shown ? shown.decision : "waiting", shown?.name);
+    current();
+  }
+
+  /** What the band says while the station answers: the shown part, unless no camera gives any. */
+  function current() {
+    if (away) band("away");
+    else band(shown ? shown.decision : "waiting", shown?.name);
+  }
+
+  // Where pictures come from ---------------------------------------------------------------------------
+  /** Cameras and folders; while all cameras are away, the band says so, and what is shown is of before. */
+  function sources(given) {
+    const cameras = given.filter((one) => one.kind === "camera");
+    const gone = cameras.length > 0 && cameras.every((one) => one.state === "away");
+    const last = cameras.map((one) => one.last ?? "").sort().at(-1);
+    byId("since").textContent = gone && last ? t("live.away_since", { time: time(last) }) : "";
+    byId("sources-part").hidden = !given.length;
+    const lines = given.flatMap((one) => {
+      const unseen = one.state === "away" && !one.last ? "_unseen" : "";
+      const name = one.kind === "folder" ? one.place : one.name;
+      const words = { name, time: one.last ? clock.format(new Date(one.last)) : "–" };
+      const found = [t(`live.source_${one.state}${unseen}`, words)];
+      if (one.dropped) found.push(count("live.dropped", one.dropped));
+      return found;
+    });
+    const there = [...byId("sources").children].map((place) => place.textContent);
+    if (lines.join("\n") !== there.join("\n")) {
+      byId("sources").replaceChildren(...lines.map((line) => Object.assign(document.createElement("li"), { textContent: line })));
+    }
+    if (gone === away) return;
+    away = gone;
+    if (!document.body.classList.contains("off")) current();
   }
 
   // The large picture ----------------------------------------------------------------------------------
   function show(item) {
     shown = item;
     byId("empty").hidden = true;
-    if (!document.body.classList.contains("off")) band(item.decision, item.name);
+    if (!document.body.classList.contains("off") && !away) band(item.decision, item.name);
     byId("name").textContent = item.name;
     byId("name").href = `/${encodeURIComponent(page.product)}/inspections/${item.id}`;
     byId("at").textContent = clock.format(new Date(item.at));
@@ -160,6 +193,7 @@
   function state(facts) {
     byId("rate").textContent = number(60 * facts.rate, 2);
     byId("backlog").textContent = facts.backlog;
+    sources(facts.sources);
     station.facts(facts);
   }
 

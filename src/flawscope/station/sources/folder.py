@@ -11,23 +11,26 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from sqlalchemy import select
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
-from flawscope.station.database import StoreError
+from flawscope.station.database import StoreError, now
 from flawscope.station.inspector import BusyError, Picture
 from flawscope.station.recorder import Recorded
 from flawscope.station.schema import inspections
 from flawscope.station.settings import Limits
-from flawscope.station.share import Share
+from flawscope.station.sources.after import After
+from flawscope.station.sources.marks import Mark, mark_of, plain, read_as
+from flawscope.station.sources.settings import KEEP
+from flawscope.station.sources.share import Share
+from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Report, State, Submit
 from flawscope.station.store import Store, iso
 from flawscope.watch.arrivals import PATIENCE, SETTLE, Arrivals
 
@@ -44,25 +47,6 @@ SHOWN = 3600.0  # seconds for which an unreadable picture is a problem; the even
 MOST_KEY = 200  # characters
 TOGETHER = 256  # keys that are looked up at once
 WORK = 20  # times as long as a look takes, at least, until the next one where many pictures wait
-
-Submit = Callable[[Sequence[Picture]], list[Future[Recorded]]]
-Report = Callable[[str, str | None], None]
-
-
-class Mark(NamedTuple):
-    """A file as it was at one moment."""
-
-    changed: int  # ns
-    size: int
-
-    @classmethod
-    def of(cls, facts: os.stat_result) -> Mark:
-        return cls(facts.st_mtime_ns, facts.st_size)
-
-    @property
-    def ending(self) -> str:
-        """Of the key."""
-        return f":{self.changed}:{self.size}"
 
 
 @dataclass
@@ -83,13 +67,15 @@ class _Spoilt:
 
 class FolderSource:
     """Takes the pictures of a folder and its subfolders, the oldest first, those that are there already, too.
-    Files stay where they are.
 
     Args:
         submit: the inspector's.
         report: shows a problem under a code, or ends it with None.
         store: knows what was taken before.
         share: of the queue; the same one for all folders of a station.
+        then: what happens to a file that was inspected, as in `FolderOf`.
+        number: which one it is of the product's folders.
+        apart: folders in it that are not looked into: what pictures are moved to.
         poll, patience, settle: seconds; the last two as for `Arrivals`.
     """
 
@@ -102,6 +88,9 @@ class FolderSource:
         store: Store,
         share: Share | None = None,
         *,
+        then: str = KEEP,
+        number: int = 1,
+        apart: Iterable[str | os.PathLike[str]] = (),
         poll: float = POLL,
         patience: float = PATIENCE,
         settle: float = SETTLE,
@@ -110,6 +99,13 @@ class FolderSource:
         self.submit, self.report, self.store = submit, report, store
         self.share = share or Share(Limits())
         self.poll, self.patience, self.settle = poll, patience, settle
+        self.number, self.after = number, After(self.folder, then)
+        self.apart = [Path(os.path.abspath(one)) for one in (*apart, *filter(None, [self.after.target]))]
+        # the first one's keys are those of stations that had no other
+        own = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
+        self._prefix = f"{SOURCE}:" if number == 1 else f"{SOURCE}@{own}:"
+        self._taken, self._away = 0, ""
+        self._last: int | None = None
         self._arrivals: Arrivals | None = None
         self._later: dict[Path, _Later] = {}
         self._spoilt: dict[Path, _Spoilt] = {}
@@ -130,6 +126,19 @@ class FolderSource:
         if self._thread.is_alive():
             self._thread.join(seconds)
 
+    def state(self) -> State:
+        state = AWAY if self._away else RUNNING if self._taken else WAITING
+        return State(
+            kind=SOURCE,
+            name=f"folder{self.number}",
+            place=plain(str(self.folder)),
+            takes=plain(self.after.then),
+            state=state,
+            why=self._away or None,
+            last=self._last,
+            taken=self._taken,
+        )
+
     # ---- again and again
 
     def _work(self) -> None:
@@ -137,9 +146,11 @@ class FolderSource:
             took = 0.0
             try:
                 took = self._round()
+                self._away = ""
                 self._show("folder_away", None)
             except InputError as error:
-                self._show("folder_away", f"{error}; pictures are taken when it is back")
+                self._away = f"{error}; pictures are taken when it is back"
+                self._show("folder_away", self._away)
                 self._deaf.set()  # what comes back is another folder to the listener
             except StoreError as error:
                 self._show("folder_waits", f"pictures wait in {self.folder}: {error}")
@@ -159,7 +170,13 @@ class FolderSource:
         """Take what is whole by now; the seconds that the look at the folder took."""
         begun = time.monotonic()
         if self._arrivals is None:
-            self._arrivals = Arrivals(self.folder, existing=True, patience=self.patience, settle=self.settle)
+            self._arrivals = Arrivals(
+                self.folder,
+                existing=True,
+                patience=self.patience,
+                settle=self.settle,
+                apart=self.apart,
+            )
         found = self._arrivals.scan(begun)
         took = time.monotonic() - begun
         self._listen()
@@ -216,16 +233,15 @@ class FolderSource:
     def _fresh(self, paths: list[Path]) -> Iterator[tuple[Path, Mark]]:
         """Those that are not in the store yet, and have not to wait."""
         assert self._arrivals is not None
-        now = time.monotonic()
-        due = (path for path in paths if path not in self._later or self._later[path].again <= now)
+        at = time.monotonic()
+        due = (path for path in paths if path not in self._later or self._later[path].again <= at)
         while group := list(islice(due, TOGETHER)):
-            marks = {path: mark for path in group if (mark := _mark(path)) is not None}
+            marks = {path: mark for path in group if (mark := mark_of(path)) is not None}
             keys = {path: self._key(path, mark) for path, mark in marks.items()}
             known = self.store.numbers_of(self.product_id, list(keys.values()))
             for path, mark in marks.items():
                 if keys[path] in known:
-                    self._arrivals.done(path)
-                    self._later.pop(path, None)
+                    self._settled(path, mark)
                 else:
                     yield path, mark
 
@@ -241,9 +257,9 @@ class FolderSource:
             return None
         future = None
         try:
-            data = _read(path, mark)
+            data = read_as(path, mark)
             if data is not None and self._was_moved(data, mark):
-                self._arrivals.done(path)
+                self._settled(path, mark)
             elif data is not None:
                 name = self._name(path)
                 future = self._submitted(Picture(self.product_id, data, name, SOURCE, self._key(path, mark)))
@@ -275,9 +291,16 @@ class FolderSource:
         elif error is not None:
             self._put_off(path, str(error) if isinstance(error, FlawscopeError) else repr(error))
         else:
-            self._arrivals.done(path)
-            self._later.pop(path, None)
-            self._spoilt.pop(path, None)
+            self._taken, self._last = self._taken + 1, now()
+            self._settled(path, mark)
+
+    def _settled(self, path: Path, mark: Mark) -> None:
+        """Its inspection is on the disk."""
+        assert self._arrivals is not None
+        self._arrivals.done(path)
+        self._later.pop(path, None)
+        self._spoilt.pop(path, None)
+        self.after.inspected(path, mark)
 
     def _put_off(self, path: Path, why: str) -> None:
         """The picture is not to blame: it is tried for ever, less and less often."""
@@ -291,8 +314,9 @@ class FolderSource:
         self._later.pop(path, None)
         if not self._arrivals.failed(path, time.monotonic()):
             return
-        why = _plain(str(error))
-        self._spoilt[path] = _Spoilt(mark, time.monotonic(), why)
+        why = plain(str(error))
+        there = self.after.unreadable(path, mark)
+        self._spoilt[there] = _Spoilt(mark, time.monotonic(), why)
         begins = f"{self._name(path)} of {iso(mark.changed // 1000)}, {mark.size} bytes: "
         if self._noted is None:
             self._noted = [str(row.text) for row in self.store.events(UNREADABLE, self.product_id)]
@@ -303,15 +327,15 @@ class FolderSource:
     # ---- names
 
     def _name(self, path: Path) -> str:
-        return _plain(path.relative_to(self.folder).as_posix())
+        return plain(path.relative_to(self.folder).as_posix())
 
     def _key(self, path: Path, mark: Mark) -> str:
         name = self._name(path)
         exact = path.relative_to(self.folder).as_posix()
-        key = f"{SOURCE}:{name}{mark.ending}"
+        key = f"{self._prefix}{name}{mark.ending}"
         if len(key) <= MOST_KEY and name == exact:
             return key
-        return f"{SOURCE}:#{hashlib.sha256(os.fsencode(exact)).hexdigest()}{mark.ending}"
+        return f"{self._prefix}#{hashlib.sha256(os.fsencode(exact)).hexdigest()}{mark.ending}"
 
     def _was_moved(self, data: bytes, mark: Mark) -> bool:
         """Whether this very file was taken under another name, which is not there any more: programs sort
@@ -323,13 +347,15 @@ class FolderSource:
         )
         with self.store.database.reading() as connection:
             keys = [str(key) for key in connection.execute(query.limit(100)).scalars()]
-        before = [key[len(SOURCE) + 1 : -len(mark.ending)] for key in keys if key.endswith(mark.ending)]
+        own = [key for key in keys if key.startswith(self._prefix) and key.endswith(mark.ending)]
+        before = [key[len(self._prefix) : -len(mark.ending)] for key in own]
         return any(not name.startswith("#") and not (self.folder / name).exists() for name in before)
 
     # ---- what a person should know
 
     def _show(self, code: str, why: str | None) -> None:
-        self.report(f"{code}_{self.product_id}", None if why is None else _plain(why))
+        which = "" if self.number == 1 else f"_{self.number}"
+        self.report(f"{code}_{self.product_id}{which}", None if why is None else plain(why))
 
     def _tell(self) -> None:
         assert self._arrivals is not None
@@ -340,39 +366,17 @@ class FolderSource:
             for path in gone:
                 self._later.pop(path, None)
             gone.clear()
-        now = time.monotonic()
+        for path in self.after.gone():
+            self._arrivals.forget(path)
         for path, spoilt in list(self._spoilt.items()):
-            if now - spoilt.since > SHOWN or _mark(path) != spoilt.mark:
+            if time.monotonic() - spoilt.since > SHOWN or mark_of(path) != spoilt.mark:
                 del self._spoilt[path]
         self._count("folder_waits", self._later, "could not be inspected yet")
         self._count("folder_unreadable", self._spoilt, "cannot be read")
+        self.after.again()
+        self._show("folder_then", self.after.problem)
 
     def _count(self, code: str, several: Mapping[Path, _Later | _Spoilt], what: str) -> None:
         last = next(reversed(list(several.values())), None)
         many = counted(len(several), "picture")
         self._show(code, None if last is None else f"{many} in {self.folder} {what}: {last.why}")
-
-
-def _mark(path: Path) -> Mark | None:
-    """None where the file is not there."""
-    try:
-        return Mark.of(os.stat(path))
-    except OSError:
-        return None
-
-
-def _read(path: Path, mark: Mark) -> bytes | None:
-    """The file, if it is as it was and stays so meanwhile; None where it changes or went away."""
-    try:
-        with open(path, "rb") as file:
-            if Mark.of(os.fstat(file.fileno())) != mark:
-                return None
-            data = file.read(mark.size + 1)
-            return data if Mark.of(os.fstat(file.fileno())) == mark and len(data) == mark.size else None
-    except FileNotFoundError:
-        return None
-
-
-def _plain(text: str) -> str:
-    """A file's name can hold bytes that are no letters, which a data base does not take."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,277 @@
+"""A live camera: what it shows now counts, and what comes faster than it is inspected is left out.
+
+One thread decodes and never waits for anything else, so that no frame gets old in a buffer; others encode the
+newest frame and hand it in. A camera that is lost is tried again for ever.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.station.database import now
+from flawscope.station.inspector import BusyError, Picture
+from flawscope.station.recorder import Recorded
+from flawscope.station.sources.frames import Frames, encoded
+from flawscope.station.sources.marks import plain
+from flawscope.station.sources.settings import FRAME, TRIGGER, CameraOf
+from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Line, State
+from flawscope.station.store import iso
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+SOURCE = "camera"  # of an inspection
+AHEAD = 4  # frames of a camera that are handed in and not answered, at most: more would be of the past
+SHORTEST, LONGEST = 0.5, 30.0  # seconds until a lost camera is tried again
+LOOK = 0.25  # seconds between two looks at whether frames still come
+
+
+class AwayError(FlawscopeError):
+    """A trigger found no camera."""
+
+
+class NoFrameError(FlawscopeError):
+    """A trigger got no frame in time."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A frame as it came. at: microseconds since 1970."""
+
+    frame: VideoFrame
+    at: int
+
+
+class Camera:
+    """Takes frames as the settings say, and one for each trigger.
+
+    Args:
+        number: which one it is of the product's cameras; from 1.
+    """
+
+    def __init__(self, line: Line, camera: CameraOf, number: int):
+        self.line, self.camera, self.number = line, camera, number
+        self.name = f"camera{number}"
+        self._changed = threading.Condition()
+        self._newest: Shot | None = None  # due, and not handed in yet
+        self._size = 1  # bytes of a frame
+        self._triggers: list[Future[Shot]] = []
+        self._flying = 0
+        self._due = 0.0
+        self._state, self._why = WAITING, ""
+        self._seen = time.monotonic()  # when the last frame came, or it was opened
+        self._last: int | None = None
+        self._taken = self._dropped = self._broken = 0
+        self._ended = threading.Event()
+        handing = 2 if camera.every == FRAME else 1  # to encode a large frame takes longer than it lasts
+        self._threads = [threading.Thread(target=self._read, name=f"camera-{number}", daemon=True)]
+        self._threads += [
+            threading.Thread(target=self._hand_in, name=f"camera-{number}-frames", daemon=True)
+            for _ in range(handing)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, seconds: float = 30.0) -> None:
+        """Take nothing more; returns when what was taken is answered, or after so long."""
+        ends = time.monotonic() + seconds
+        self._ended.set()
+        with self._changed:
+            waiting, self._triggers = self._triggers, []
+            self._changed.notify_all()
+        for trigger in waiting:
+            if trigger.set_running_or_notify_cancel():
+                trigger.set_exception(AwayError("the station ends"))
+        with self._changed:
+            self._changed.wait_for(lambda: not self._flying, max(0.0, ends - time.monotonic()))
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.1, ends - time.monotonic()))
+
+    def state(self) -> State:
+        return State(
+            kind=SOURCE,
+            name=self.name,
+            place=self.camera.shown,
+            takes=self.camera.every,
+            state=self._state,
+            why=self._why or None,
+            last=self._last,
+            taken=self._taken,
+            dropped=self._dropped,
+            broken=self._broken,
+        )
+
+    # ---- a trigger
+
+    def next_shot(self) -> Future[Shot]:
+        """The first frame that is decoded from now on. AwayError where the camera is lost."""
+        if self._state == AWAY:
+            raise AwayError(f"{self._called} is away: {self._why}; trigger again when it is back")
+        waiting: Future[Shot] = Future()
+        with self._changed:
+            self._triggers.append(waiting)
+        return waiting
+
+    def forget(self, waiting: Future[Shot]) -> None:
+        """Nobody waits any more."""
+        with self._changed:
+            if waiting in self._triggers:
+                self._triggers.remove(waiting)
+
+    def picture(self, shot: Shot, key: str | None) -> Picture:
+        """To be handed in. InputError where the frame is too large."""
+        data = encoded(shot.frame, self.line.share.limits.pixels)
+        return Picture(self.line.product_id, data, f"{self.name}-{_moment(shot.at)}.png", SOURCE, key)
+
+    # ---- frames come
+
+    def _read(self) -> None:
+        """For ever: open, decode, wait."""
+        pause = SHORTEST
+        while not self._ended.is_set():
+            came, why = False, "the stream ended"
+            try:
+                frames = Frames(self.camera, self.line.share.limits.pixels)
+                try:
+                    self._seen, before = time.monotonic(), 0
+                    for frame in frames:
+                        if self._ended.is_set():
+                            return
+                        self._broken, before = self._broken + frames.broken - before, frames.broken
+                        if frame is not None:
+                            came = True
+                            self._came(frame)
+                finally:
+                    frames.close()
+            except InputError as error:
+                why = str(error)
+            except Exception as error:  # of the library: another try may go well
+                why = f"{type(error).__name__} in the decoder"
+            self._lose(why)
+            pause = SHORTEST if came else min(LONGEST, 2 * pause)
+            self._ended.wait(pause)
+
+    def _came(self, frame: VideoFrame) -> None:
+        with self._changed:
+            shot = Shot(frame, max(now(), (self._last or 0) + 1))
+            self._seen, self._last = time.monotonic(), shot.at
+            self._size = 3 * frame.width * frame.height
+            triggers, self._triggers = self._triggers, []
+            if not triggers and self._is_due():
+                self._dropped += self._newest is not None
+                self._newest = shot
+                self._changed.notify()
+        for trigger in triggers:
+            if trigger.set_running_or_notify_cancel():
+                trigger.set_result(shot)
+        if self._state != RUNNING:
+            self._state, self._why = RUNNING, ""
+            self._show("camera_away", None)
+
+    def _is_due(self) -> bool:
+        if self.camera.every == TRIGGER:
+            return False
+        seconds = self.camera.seconds
+        if seconds is None:
+            return True
+        if self._seen < self._due:
+            return False
+        self._due = max(self._due + seconds, self._seen)
+        return True
+
+    def _lose(self, why: str) -> None:
+        self._state, self._why = AWAY, plain(why)
+        with self._changed:
+            waiting, self._triggers = self._triggers, []
+        said = f"{self._called} is away: {self._why}"
+        for trigger in waiting:
+            if trigger.set_running_or_notify_cancel():
+                trigger.set_exception(AwayError(f"{said}; trigger again when it is back"))
+        self._show("camera_away", f"{said}; it is tried again by itself")
+
+    # ---- frames go
+
+    def _hand_in(self) -> None:
+        share = self.line.share
+        while not self._ended.is_set():
+            with self._changed:
+                waits = self._newest is None or self._flying >= AHEAD
+                if waits:
+                    self._changed.wait(LOOK)
+                size = self._size
+                ready = self._newest is not None and self._flying < AHEAD
+                self._flying += ready
+            self._look()
+            if not ready:
+                continue
+            if not share.take(size, self._ended):
+                self._landed()
+                continue
+            with self._changed:
+                shot, self._newest = self._newest, None  # by now perhaps a newer one, or another took it
+            if shot is None or not self._submit(shot, size):
+                share.give(size)
+                self._landed()
+
+    def _submit(self, shot: Shot, size: int) -> bool:
+        """Whether it is on its way."""
+        try:
+            picture = self.picture(shot, f"{SOURCE}:{self.number}:{shot.at}")
+            (answer,) = self.line.submit([picture])
+        except BusyError:
+            self._dropped += 1
+            self._ended.wait(0.05)
+            return False
+        except Exception as error:
+            self._refused(error)
+            return False
+
+        def answered(done: Future[Recorded]) -> None:
+            self.line.share.give(size)
+            error = done.exception()
+            if error is None:
+                self._taken += 1
+                self._show("camera_refused", None)
+            else:
+                self._refused(error)
+            self._landed()
+
+        answer.add_done_callback(answered)
+        return True
+
+    def _landed(self) -> None:
+        with self._changed:
+            self._flying -= 1
+            self._changed.notify_all()
+
+    def _refused(self, error: BaseException) -> None:
+        """The frame is lost, and the next one may go well."""
+        self._broken += 1
+        why = str(error) if isinstance(error, FlawscopeError) else f"{type(error).__name__} in the decoder"
+        self._show("camera_refused", f"frames of {self._called} are not inspected: {why}")
+
+    def _look(self) -> None:
+        """Some drivers wait for a frame for ever: who reads cannot say that none comes."""
+        if self._state == RUNNING and time.monotonic() - self._seen > self.camera.patience + LOOK:
+            self._lose(f"it sends nothing for {self.camera.patience:g} s")
+
+    @property
+    def _called(self) -> str:
+        return f"camera {self.number} ({self.camera.shown})"
+
+    def _show(self, code: str, why: str | None) -> None:
+        text = None if why is None else plain(why)
+        self.line.report(f"{code}_{self.line.product_id}_{self.number}", text)
+
+
+def _moment(at: int) -> str:
+    """For the name of a file: 2026-11-22T02-04-51.123Z."""
+    return iso(at).replace(":", "-")

@@ -1,0 +1,199 @@
+"""Frames of a camera or a video file, decoded by FFmpeg, and the pictures that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flawscope.errors import InputError, needs
+from flawscope.station.inspector import TooLargeError
+from flawscope.station.sources import addresses
+from flawscope.station.sources.settings import CameraOf
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+OPEN = 10.0  # seconds in which a camera must have answered
+MOST_BROKEN = 250  # packets, one after another, that cannot be decoded; then the stream is opened anew
+
+
+class LostError(InputError):
+    """The camera cannot be reached, or sends nothing any more; why."""
+
+
+class Frames:
+    """The frames of one camera or file, from where it is opened to where it ends or is lost.
+
+    Attributes:
+        broken: packets and frames that could not be decoded.
+
+    Raises:
+        LostError: it cannot be opened.
+        InputError: a password cannot be read, or PyAV is not installed.
+    """
+
+    def __init__(self, camera: CameraOf, pixels: int):
+        """
+        Args:
+            pixels: of a frame, at most.
+        """
+        try:
+            import av
+        except ImportError:
+            raise needs("a camera or a video file", "av", extras="station") from None
+        self.camera, self.pixels, self.broken = camera, pixels, 0
+        self._lost: tuple[type[Exception], ...] = (av.FFmpegError, OSError)
+        patience = camera.patience
+        url, kind, options = addresses.opening(camera.url, patience)
+        if camera.is_video:
+            _check_file(camera.camera)
+        try:
+            self._container = av.open(
+                url, "r", kind, {**options, **dict(camera.options)}, timeout=(OPEN, patience)
+            )
+        except self._lost as error:
+            raise LostError(self._why(error)) from None
+        if not self._container.streams.video:
+            self.close()
+            raise LostError("it has no picture, only other streams")
+        self._stream = self._container.streams.video[0]
+        context = self._stream.codec_context
+        if context.height * context.width > pixels:
+            self.close()
+            raise too_large(context.width, context.height, pixels)
+        context.options = {"max_pixels": str(pixels)}
+        # threads that decode several frames at once hold each back until the next ones have come
+        context.thread_type = "AUTO" if camera.is_video else "SLICE"
+
+    def close(self) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[VideoFrame | None]:
+        """Frame after frame; None for one that is damaged. LostError where no more come, but for the end of a
+        file."""
+        row = 0
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except self._lost as error:
+                raise LostError(self._why(error)) from None
+            try:
+                frames = packet.decode()
+                row = row if not frames else 0
+            except self._lost as error:
+                if type(error).__name__ == "EOFError":
+                    return
+                self.broken += 1
+                row += 1
+                if row > MOST_BROKEN:
+                    raise LostError("what it sends cannot be decoded") from None
+                continue
+            for frame in frames:
+                self.broken += frame.is_corrupt
+                yield None if frame.is_corrupt else frame
+
+    def seconds(self, frame: VideoFrame, number: int) -> float:
+        """Of a frame, on the file's clock."""
+        if frame.time is not None:
+            return float(frame.time)
+        return number / float(self._stream.average_rate or self._stream.guessed_rate or 25)
+
+    def _why(self, error: Exception) -> str:
+        """Without the address: a password may be in it."""
+        name = type(error).__name__
+        if name == "EOFError":
+            return "the stream ended"
+        if name in ("ExitError", "TimeoutError", "BlockingIOError"):
+            return f"it sends nothing for {self.camera.patience:g} s"
+        if name == "ArgumentError" and self.camera.is_video:
+            return "it is no video of a kind that is read"
+        return str(getattr(error, "strerror", "") or name)
+
+
+def _check_file(path: str) -> None:
+    """What is wrong in words of ours. LostError."""
+    if Path(path).is_dir():
+        raise LostError("it is a folder: write `folder:` instead of `camera:`")
+    if not Path(path).exists():
+        raise LostError("there is no such file")
+
+
+def too_large(width: int, height: int, pixels: int) -> TooLargeError:
+    return TooLargeError(
+        f"its frames have {height * width / 1e6:.0f} megapixels, {pixels / 1e6:.0f} are accepted: let it "
+        "send smaller ones, or raise `limits: pixels`"
+    )
+
+
+# --------------------------------------------------------------------------------------------------- pictures
+
+
+def encoded(frame: VideoFrame, pixels: int) -> bytes:
+    """PNG of a frame, upright, without loss beyond 8 bits of each colour (grey keeps 16).
+
+    FFmpeg's encoder: the rows as differences to the ones above, and the least compression. It takes half the
+    time of Pillow's. BMP and plain TIFF take less time, but up to eleven times the space, and pictures are
+    kept (bench/cameras.py).
+
+    Raises:
+        TooLargeError: it has more pixels than are accepted.
+    """
+    import av
+
+    if frame.width * frame.height > pixels:
+        raise too_large(frame.width, frame.height, pixels)
+    turned = frame.rotation
+    kind = _kind(frame)
+    if frame.interlaced_frame:
+        frame = _one_field(frame)
+    if turned:
+        array: Any = np.rot90(frame.to_ndarray(format=kind), round(turned / 90))
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format=kind)
+    else:
+        frame = frame.reformat(format=kind)
+    if kind == "gray16le":
+        frame = frame.reformat(format="gray16be")
+    return _png(frame)
+
+
+def _kind(frame: VideoFrame) -> str:
+    """Of the array that is made of it."""
+    name, parts = frame.format.name, frame.format.components
+    if name in ("monow", "monob") or (len(parts) == 1 and not name.startswith(("pal", "bayer"))):
+        return "gray16le" if parts[0].bits > 8 else "gray"
+    return "rgb24"
+
+
+def _png(frame: VideoFrame) -> bytes:
+    import av
+
+    encoder = av.CodecContext.create("png", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = frame.width, frame.height, frame.format.name
+    encoder.time_base = Fraction(1, 25)
+    encoder.thread_count = 1
+    encoder.options = {"pred": "up", "compression_level": "1"}
+    frame.pts, frame.time_base = 0, encoder.time_base
+    return b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None)))
+
+
+def _one_field(frame: VideoFrame) -> VideoFrame:
+    """Every other line, and what lies between them interpolated: the lines of an interlaced frame are of two
+    moments. Deinterlacers that look at the frames around would hold each back until the next has come."""
+    import av
+
+    graph: Any = av.filter.Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format.name, time_base=Fraction(1, 25)
+    )
+    field, scale = graph.add("field", "type=top"), graph.add("scale", "w=iw:h=2*ih")
+    graph.link_nodes(source, field, scale, graph.add("buffersink")).configure()
+    graph.push(frame)
+    found: VideoFrame = graph.pull()
+    return found

@@ -1,0 +1,72 @@
+"""The contract of everything that takes pictures by itself, and what each is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flawscope.station.inspector import Picture
+from flawscope.station.recorder import Recorded
+from flawscope.station.sources.share import Share
+from flawscope.station.store import Store, iso
+
+WAITING, RUNNING, AWAY, ENDED = "waiting", "running", "away", "ended"  # states
+
+Submit = Callable[[Sequence[Picture]], list[Future[Recorded]]]
+Report = Callable[[str, str | None], None]
+
+
+@dataclass(frozen=True)
+class State:
+    """How a source is.
+
+    kind: folder, video or camera. name: in names of pictures. place: folder or address, without a password.
+    takes: every frame, or when; of a folder what happens to a file then. state: `waiting` for a first
+    picture, `running`, `away`, or `ended` (a video file). why: it is away. last: microseconds since 1970 of
+    the last picture. taken: pictures since the start. dropped: frames that came while others were inspected.
+    broken: frames that could not be decoded or were refused.
+    """
+
+    kind: str
+    name: str
+    place: str
+    takes: str
+    state: str
+    why: str | None = None
+    last: int | None = None
+    taken: int = 0
+    dropped: int = 0
+    broken: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "last": None if self.last is None else iso(self.last)}
+
+
+class Source(Protocol):
+    """What the station calls."""
+
+    def start(self) -> None:
+        """Begin, and return at once: what cannot be reached is a problem, not an error."""
+
+    def stop(self) -> None:
+        """Take nothing more, and return when what was taken is answered, or after half a minute."""
+
+    def state(self) -> State:
+        """From any thread, without waiting."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What every source is given.
+
+    submit: the inspector's. report: shows a problem under a code, or ends it with None. store: knows what was
+    taken before. share: of the queue; the same one for all sources of a station.
+    """
+
+    product_id: int
+    submit: Submit
+    report: Report
+    store: Store
+    share: Share

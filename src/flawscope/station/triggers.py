@@ -1,0 +1,92 @@
+"""A request that takes the next frame of a camera."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from flawscope.errors import FlawscopeError
+from flawscope.station import shapes, uploads
+from flawscope.station.access import Person
+from flawscope.station.api import Here, keyed, refusals_of
+from flawscope.station.guard import needs
+from flawscope.station.memory import light
+from flawscope.station.refusals import refused, said
+from flawscope.station.sources.camera import Camera, NoFrameError, Shot
+from flawscope.station.station import Station
+from flawscope.station.store import fresh
+
+LONGEST = 60.0  # seconds that a request may wait for a frame
+
+router = APIRouter(
+    prefix="/api/v1/products/{name}", responses=refusals_of(401, 403, 404, 421, 422, 503, 504, 507)
+)
+
+
+@router.post(
+    "/trigger",
+    status_code=201,
+    response_model=shapes.Inspection,
+    responses={200: {"model": shapes.Inspection}},
+    openapi_extra={"parameters": keyed("gives the same inspection")},
+)
+async def trigger(
+    name: str,
+    request: Request,
+    station: Here,
+    person: Annotated[Person, Depends(needs("operator"))],
+    camera: Annotated[
+        int | None,
+        Query(ge=1, le=1000, description="its number among the product's cameras", examples=[1]),
+    ] = None,
+    seconds: Annotated[
+        float, Query(gt=0, le=LONGEST, description="in which the frame must come", examples=[5.0])
+    ] = 5.0,
+) -> Response:
+    """Judge what a camera shows now: the first frame that is decoded after the request.
+
+    The answer is sent when the inspection is on the disk, as for a picture that is sent. 503: the camera is
+    away, or there is no room; 504: no frame came in time. Of these nothing was taken.
+    """
+    begun = time.perf_counter()
+    try:
+        key = uploads.key_of(request)
+        product_id = station.product_id(name)
+        there = await asyncio.to_thread(station.store.numbers_of, product_id, [key]) if key else {}
+        if key and key in there:
+            return JSONResponse(await asyncio.to_thread(station.inspection, name, there[key]), 200)
+        found = station.camera(name, camera)
+        station.inspector.check_room()
+        shot = await _shot(found, seconds)
+        picture = await asyncio.to_thread(found.picture, shot, key)
+        (answer,) = station.inspector.submit([picture])
+        recorded = await asyncio.wrap_future(answer)
+        if recorded.is_new:
+            inspection = fresh(recorded.number, recorded.taken, name)
+        else:
+            inspection = await asyncio.to_thread(station.inspection, name, recorded.number)
+    except FlawscopeError as error:
+        _count(station, name, error)
+        return refused(light(error))  # raised, it would hold this frame, and with it the picture
+    station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
+    return JSONResponse(inspection, 201 if recorded.is_new else 200)
+
+
+async def _shot(camera: Camera, seconds: float) -> Shot:
+    waiting = camera.next_shot()
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(waiting), seconds)
+    except TimeoutError:
+        raise NoFrameError(
+            f"camera {camera.number} gave no frame in {seconds:g} s: see that it is on, or allow more seconds"
+        ) from None
+    finally:
+        camera.forget(waiting)
+
+
+def _count(station: Station, name: str, error: FlawscopeError) -> None:
+    station.metrics.refused.labels(name if name in station.products else "", said(error)[1]).inc()

@@ -1,0 +1,677 @@
+"""Cameras and video files: real streams, real files, and what happens when they are cut."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import struct
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from camera_helpers import PASSWORD, Rtsp, problems, shade, sources, until, with_sources, write_video
+from camera_helpers import rtsp_fixture as rtsp_fixture
+from PIL import Image
+from station_helpers import Served, everything
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.station.client import Client
+from flawscope.station.database import StoreError
+from flawscope.station.inspector import TooLargeError
+from flawscope.station.settings import Limits, Settings, read_settings
+from flawscope.station.sources import addresses
+from flawscope.station.sources import camera as camera_module
+from flawscope.station.sources.frames import Frames, LostError, encoded
+from flawscope.station.sources.settings import CameraOf, FolderOf, read_source
+
+av = pytest.importorskip("av")
+
+SQLITE = pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
+MANY = 10**7  # pixels
+DRAWN = "lavfi:testsrc2=size=96x64:rate=25,realtime"  # an input device as a local camera is one
+
+
+def pictures_of(path: Path | str) -> list[Image.Image]:
+    frames = Frames(CameraOf(str(path)), MANY)
+    try:
+        return [Image.open(io.BytesIO(encoded(frame, MANY))) for frame in frames if frame is not None]
+    finally:
+        frames.close()
+
+
+def names(url: str) -> list[str]:
+    """The oldest first."""
+    return [one["name"] for one in reversed(everything(url))]
+
+
+# --------------------------------------------------------------------------------------------------- settings
+
+
+def test_sources_of_a_file_of_settings(tmp_path: Path, model_file: Path) -> None:
+    (tmp_path / "station.yaml").write_text(
+        f"""
+products:
+  plate:
+    model: {model_file}
+    folder: first
+    sources:
+      - folder: second
+        then: ./done
+      - camera: rtsp://anna@192.0.2.20/stream
+        password_file: secret
+        every: 1 s
+      - camera: film.mp4
+      - camera: /dev/video0
+        every: trigger
+        lost_after: 500 ms
+        options: {{video_size: 1920x1080, framerate: 30}}
+"""
+    )
+    product = read_settings(tmp_path / "station.yaml").products["plate"]
+    assert product.all_sources == (
+        FolderOf(str(tmp_path / "first")),
+        FolderOf(str(tmp_path / "second"), str(tmp_path / "done")),
+        CameraOf("rtsp://anna@192.0.2.20/stream", "1 s", str(tmp_path / "secret")),
+        CameraOf(str(tmp_path / "film.mp4")),
+        CameraOf(
+            "/dev/video0", "trigger", None, "500 ms", (("framerate", "30"), ("video_size", "1920x1080"))
+        ),
+    )
+    assert [getattr(one, "is_video", None) for one in product.all_sources] == [None, None, False, True, False]
+    assert product.all_sources[4].patience == 0.5
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("incoming", r"'incoming' is no source: write `- folder: DIR`"),
+        ({}, r"source with nothing: it names neither `folder` nor `camera`"),
+        ({"foldr": "x"}, r"source with foldr: did you mean folder\?"),
+        ({"camera": "a.mp4", "folder": "x"}, r"a folder or a camera, not both"),
+        ({"folder": "x", "then": "xdelete"}, r"then: .xdelete. is not keep, delete .*mean delete"),
+        ({"folder": "x", "then": "Remove"}, r"delete\? A folder of that name is written ./Rem"),
+        ({"folder": "x", "then": "x"}, r"moved to the same folder"),
+        ({"folder": "x", "every": "1 s"}, r"setting every.*known are folder, then"),
+        ({"camera": ""}, r"camera has no address"),
+        ({"camera": "rtsp://"}, r"it is no address: write for example rtsp://"),
+        ({"camera": "gopher://x/y"}, r"gopher:// is not understood: write one of rtsp"),
+        ({"camera": "v4l2:"}, r"names no device"),
+        ({"camera": "a.mp4", "every": "often"}, r"camera a.mp4: every: 'often' is not frame"),
+        ({"camera": "a.mp4", "every": "0 s"}, r"every: '0 s' is not"),
+        ({"camera": "a.mp4", "every": "trigger"}, r"a video file waits for no trigger"),
+        ({"camera": "a.mp4", "lost_after": "x"}, r"lost_after: 'x' is not a time such as 5 s"),
+        ({"camera": "a.mp4", "password_file": "x"}, r"write the address as rtsp://USER@HOST/PATH"),
+        ({"camera": "rtsp://a:b@h/s", "password_file": "x"}, r"a user and no password"),
+        ({"camera": "a.mp4", "options": [1]}, r"options are not `name: value` lines"),
+        ({"camera": "a.mp4", "options": {"protocol_whitelist": "all"}}, r"is the station's own"),
+        ({"camera": "a.mp4", "everyy": "1 s"}, r"everyy.*did you mean every"),
+    ],
+)  # fmt: skip
+def test_a_source_that_cannot_be_is_one_line(source: Any, why: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=why) as caught:
+        read_source(source, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert ":b@" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://anna:secret@192.0.2.20:554/stream", "rtsp://192.0.2.20:554/stream"),
+        ("rtsp://anna:sec/ret@h/stream", "rtsp://h/stream"),
+        ("rtsp://anna:s@cret@h/stream", "rtsp://h/stream"),
+        ("http://h/video?user=anna&password=secret", "http://h/video"),
+        ("http://h?password=secret", "http://h"),
+        ("rtsp://h/user=anna&password=secret&channel=1", "rtsp://h/user=anna&password=…&channel=1"),
+        ("/dev/video0", "/dev/video0"),
+    ],
+)
+def test_no_address_shows_a_password(address: str, shown: str) -> None:
+    assert addresses.shown(address) == shown
+    assert "secret" not in repr(CameraOf(address))
+
+
+def test_what_ffmpeg_may_open() -> None:
+    """Each address only with the protocols that it needs, and a local camera by its system's name."""
+    assert addresses.opening("/dev/video0", 5) == ("/dev/video0", "v4l2", {})
+    assert addresses.opening("v4l2:/dev/v4l/by-id/usb-1", 5)[:2] == ("/dev/v4l/by-id/usb-1", "v4l2")
+    assert addresses.opening("avfoundation:0", 5)[:2] == ("0", "avfoundation")
+    assert addresses.opening("dshow:video=HD Camera", 5)[:2] == ("video=HD Camera", "dshow")
+    _, _, options = addresses.opening("rtsp://h/s", 2)
+    assert (options["rtsp_transport"], options["timeout"]) == ("tcp", "2000000")
+    for scheme, allowed in addresses.PROTOCOLS.items():
+        options = addresses.opening(f"{scheme}://h/s", 2)[2]
+        assert options["protocol_whitelist"] == allowed
+        assert "file" not in allowed
+    assert addresses.opening("film.mp4", 5)[2]["protocol_whitelist"] == "file"
+
+
+def test_a_local_camera_that_is_not_there() -> None:
+    """There is none where tests run: what is opened is checked, and that it is opened."""
+    if Path("/dev/video77").exists():
+        pytest.skip("there is such a camera")
+    with pytest.raises(LostError, match="No such file or directory"):
+        Frames(CameraOf("/dev/video77"), MANY)
+
+
+# ----------------------------------------------------------------------------------------------------- frames
+
+
+def test_a_frame_is_kept_without_loss(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", 5)
+    with av.open(str(path)) as container:
+        expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    found = pictures_of(path)
+    assert len(found) == len(expected) == 5
+    assert {image.format for image in found} == {"PNG"}
+    for image, array in zip(found, expected, strict=True):
+        assert np.array_equal(np.asarray(image), array)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "mode"),
+    [
+        *((one, "RGB") for one in ("yuv420p", "yuv444p10le", "yuvj422p", "rgb48le", "bgra", "pal8")),
+        *((one, "RGB") for one in ("bayer_rggb8", "uyvy422", "nv12")),
+        *(("gray", "L"), ("monob", "L"), ("gray16le", "I;16"), ("gray10le", "I;16")),
+    ],
+)
+def test_pixels_of_every_kind(pixels: str, mode: str) -> None:
+    """A light corner is light, whatever the camera calls it, and grey of more than 8 bits stays so."""
+    from flawscope.pictures.decoding import decode
+
+    array = np.full((34, 50, 3), 90, np.uint8)
+    array[:10, :16] = 200
+    drawn = av.VideoFrame.from_ndarray(array, format="rgb24")
+    if pixels == "pal8":
+        palette = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 4, 1)
+        frame = av.VideoFrame.from_ndarray((array[..., 0].copy(), palette), format="pal8")
+    elif pixels == "bayer_rggb8":  # FFmpeg makes none: as a camera would
+        frame, grey = av.VideoFrame(50, 34, pixels), drawn.reformat(format="gray")
+        frame.planes[0].update(bytes(grey.planes[0])[: frame.planes[0].buffer_size])
+    else:
+        frame = drawn.reformat(format=pixels)
+    data = encoded(frame, MANY)
+    image = Image.open(io.BytesIO(data))
+    assert (image.size, image.mode) == ((50, 34), mode)
+    decoded = decode(data, name="frame").astype(float)
+    assert decoded[2:8, 2:12].mean() > 1.5 * decoded[20:, 24:].mean()
+
+
+@pytest.mark.parametrize(
+    ("turned", "size", "corner"),
+    [
+        *((0, (96, 64), (0, 0)), (90, (64, 96), (0, 1))),
+        *((180, (96, 64), (1, 1)), (270, (64, 96), (1, 0))),
+    ],
+)
+def test_a_turned_camera_is_upright(
+    turned: int, size: tuple[int, int], corner: tuple[int, int], tmp_path: Path
+) -> None:
+    """As players show it, turned clockwise. corner: where the red one is, down and right."""
+    path, marked = write_video(tmp_path / "a.mp4", 2), tmp_path / "b.mp4"
+    across, down = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[turned]
+    matrix = [across << 16, down << 16, 0, -down << 16, across << 16, 0, 0, 0, 1 << 30]
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 44  # ISO/IEC 14496-12, 8.3.2: the matrix of a track's header, version 0
+    data[place : place + 36] = struct.pack(">9i", *matrix)
+    marked.write_bytes(data)
+    image = np.asarray(pictures_of(marked)[0]).astype(int)
+    assert image.shape[1::-1] == size
+    y, x = (-3 if far else 2 for far in corner)
+    assert image[y, x, 0] > 200 > 100 > image[y, x, 1]
+
+
+def test_an_interlaced_frame_has_no_comb(tmp_path: Path) -> None:
+    """A bar that has moved between the two halves of a frame."""
+    array = np.zeros((64, 96, 3), np.uint8)
+    array[0::2, 20:40] = 255
+    array[1::2, 50:70] = 255
+    frame = av.VideoFrame.from_ndarray(array, format="rgb24").reformat(format="yuv420p")
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        options = {"flags": "+ildct+ilme", "x264-params": "interlaced=1:qp=0"}
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    image = np.asarray(pictures_of(path)[0]).astype(int)[8:-8, :, 1]
+    assert image.shape[1] == 96
+    assert np.abs(np.diff(image, axis=0)).max() < 30
+    assert image[:, 30].min() > 200
+    assert image[:, 60].max() < 50
+
+
+def test_a_stream_that_changes_its_size(tmp_path: Path) -> None:
+    """As when somebody sets a camera anew: frames of both sizes."""
+    first = write_video(tmp_path / "a.h264", 5)
+    second = write_video(tmp_path / "b.h264", 5, size=(64, 48))
+    joined = tmp_path / "c.h264"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    assert [image.size for image in pictures_of(joined)] == 5 * [(96, 64)] + 5 * [(64, 48)]
+
+
+@pytest.mark.parametrize("ending", [".ts", ".mkv", ".avi"])
+def test_damaged_packets_harm_only_their_frames(ending: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / f"a{ending}", 100, g="10")
+    data, rng = bytearray(path.read_bytes()), np.random.default_rng(0)
+    for place in rng.integers(len(data) // 3, 2 * len(data) // 3, 40):
+        data[place] ^= 0xFF
+    path.write_bytes(data)
+    found = pictures_of(path)
+    assert 20 < len(found) <= 100
+    assert all(image.size == (96, 64) for image in found)
+
+
+def test_a_file_that_is_cut_gives_what_is_there(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", 100)
+    path.write_bytes(path.read_bytes()[: 2 * path.stat().st_size // 3])
+    assert 10 < len(pictures_of(path)) < 100
+
+
+def test_files_that_name_others_are_not_followed(tmp_path: Path) -> None:
+    """Playlists and lists of files could show any file of this machine."""
+    write_video(tmp_path / "a.ts", 5)
+    lists = {
+        "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\na.ts\n#EXT-X-ENDLIST\n",
+        "list.ffconcat": "ffconcat version 1.0\nfile a.ts\n",
+        "list.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n",
+        "text.mp4": "no video\n" * 500,
+    }
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(LostError):
+            Frames(CameraOf(str(tmp_path / name)), MANY)
+    with pytest.raises(LostError, match="it is a folder: write `folder:`"):
+        Frames(CameraOf(str(tmp_path)), MANY)
+
+
+def test_frames_have_at_most_so_many_pixels(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", 2)
+    with pytest.raises(TooLargeError, match="raise `limits: pixels`"):
+        Frames(CameraOf(str(path)), 1000)
+    with pytest.raises(TooLargeError, match="megapixels"):
+        encoded(av.VideoFrame(96, 64, "rgb24"), 1000)
+
+
+# ------------------------------------------------------------------------------------------------ video files
+
+
+def test_a_video_file_is_inspected_once_and_ends(
+    open_station: Any, settings: Settings, tmp_path: Path
+) -> None:
+    """On either data base; also under another name, and another file in its place."""
+    path = write_video(tmp_path / "film.mp4", 40)
+    os.utime(path, (1e9, 1e9))
+    products = with_sources(settings, CameraOf(str(path)))
+    running = open_station(products=products)
+    until(lambda: sources(running.url)[0]["state"] == "ended", 60)
+    expected = [f"film-{number:06d}.png" for number in range(1, 41)]
+    assert names(running.url) == expected
+    (source,) = sources(running.url)
+    assert (source["kind"], source["taken"], source["dropped"]) == ("video", 40, 0)
+    assert problems(running.url) == {}
+    (event,) = running.station.store.events("video", 1)
+    assert event.text.startswith("film.mp4 was inspected to its end: 40 frames, none damaged")
+    running.close()
+
+    other = path.rename(tmp_path / "other.mp4")
+    running = open_station(products=with_sources(settings, CameraOf(str(other))))
+    until(lambda: sources(running.url)[0]["state"] == "ended")
+    other.unlink()
+    time.sleep(0.5)
+    assert names(running.url) == expected
+    new = write_video(tmp_path / "new.mp4", 7, first=50)
+    os.utime(new, (1e9, 1e9))
+    new.rename(other)
+    until(lambda: len(names(running.url)) == 47, 30)
+    until(lambda: sources(running.url)[0]["state"] == "ended")
+
+
+@SQLITE
+def test_a_video_file_every_so_often(open_station: Any, settings: Settings, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "film.mkv", 60)
+    os.utime(path, (1e9, 1e9))
+    running = open_station(products=with_sources(settings, CameraOf(str(path), "500 ms")))
+    until(lambda: sources(running.url)[0]["state"] == "ended")
+    assert names(running.url) == [f"film-{number:06d}.png" for number in (1, 14, 26, 39, 51)]
+
+
+@SQLITE
+def test_a_video_file_that_is_not_there_yet(open_station: Any, settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    running = open_station(products=with_sources(settings, CameraOf(str(path))))
+    text = until(lambda: problems(running.url).get("camera_away_1_1"))
+    assert "film.mp4" in text
+    assert "No such file or directory; it is tried again by itself" in text
+    assert sources(running.url)[0]["state"] == "away"
+    hidden = write_video(tmp_path / "hidden.mp4", 5)
+    os.utime(hidden, (1e9, 1e9))
+    hidden.rename(path)
+    until(lambda: len(names(running.url)) == 5, 30)
+    until(lambda: problems(running.url) == {})
+
+
+@SQLITE
+def test_a_video_file_waits_for_a_full_queue(open_station: Any, settings: Settings, tmp_path: Path) -> None:
+    """It loses none, and leaves room for others."""
+    path = write_video(tmp_path / "film.mp4", 50)
+    os.utime(path, (1e9, 1e9))
+    limits = Limits(queue=4, pixels=MANY)
+    running = open_station(products=with_sources(settings, CameraOf(str(path))), limits=limits)
+    most = 0
+    while sources(running.url)[0]["state"] != "ended":
+        most = max(most, running.station.inspector.backlog())
+    assert names(running.url) == [f"film-{number:06d}.png" for number in range(1, 51)]
+    assert most <= 2
+
+
+@SQLITE
+def test_a_video_file_waits_for_a_data_base_that_is_away(
+    open_station: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of it: told, and no frame is lost or twice."""
+    monkeypatch.setattr("flawscope.station.sources.video.SHORTEST", 0.1)
+    path = write_video(tmp_path / "film.mp4", 60)
+    os.utime(path, (1e9, 1e9))
+    running = open_station(products=with_sources(settings, CameraOf(str(path))))
+    store = running.station.store
+    until(lambda: sources(running.url)[0]["taken"] > 5)
+
+    def away(_: Any) -> Any:
+        raise StoreError("the data base is on holiday; wait", "store_unreachable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "record", away)
+        text = until(lambda: problems(running.url).get("camera_waits_1_1"))
+        assert text == "frames of film.mp4 wait: the data base is on holiday; wait"
+    until(lambda: sources(running.url)[0]["state"] == "ended", 60)
+    assert sorted(names(running.url)) == [f"film-{number:06d}.png" for number in range(1, 61)]
+    assert problems(running.url) == {}
+
+
+@SQLITE
+def test_a_frame_that_is_not_recorded_is_told(
+    open_station: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a live camera it is lost, and the next ones are taken when it is over."""
+    running = open_station(products=with_sources(settings, CameraOf(DRAWN, "100 ms")))
+    until(lambda: sources(running.url)[0]["taken"] > 1)
+
+    def away(_: Any) -> Any:
+        raise StoreError("the disk is full; free some space", "disk_full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.station.store, "record", away)
+        text = until(lambda: problems(running.url).get("camera_refused_1_1"))
+        assert text.endswith("are not inspected: the disk is full; free some space")
+        assert sources(running.url)[0]["state"] == "running"
+    until(lambda: problems(running.url) == {})
+
+
+@SQLITE
+def test_a_video_file_after_kill_9(served: Served, settings: Settings, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "film.mp4", 400)
+    os.utime(path, (1e9, 1e9))
+    (tmp_path / "station.yaml").write_text(
+        f"products:\n  plate:\n    model: {settings.products['plate'].model}\n    sources:\n"
+        f"      - camera: film.mp4\nstore: {settings.store}\n"
+    )
+    served.words[:] = [str(tmp_path / "station.yaml"), "--device", "cpu", "--threads", "1"]
+    served.start()
+    for few in (20, 120):
+        until(lambda few=few: sources_count(served.url) > few, 60)
+        assert served.kill() == -signal.SIGKILL
+        served.start()
+    until(lambda: sources(served.url)[0]["state"] == "ended", 60)
+    found = [one["name"] for one in everything(served.url)]
+    assert sorted(found) == [f"film-{number:06d}.png" for number in range(1, 401)]
+
+
+def sources_count(url: str) -> int:
+    return int(httpx.get(f"{url}/api/v1/products/plate", timeout=30).json()["inspections"])
+
+
+# ----------------------------------------------------------------------------------------------- live cameras
+
+
+@SQLITE
+def test_a_local_camera_by_the_way_of_input_devices(open_station: Any, settings: Settings) -> None:
+    running = open_station(products=with_sources(settings, CameraOf(DRAWN, "200 ms")))
+    until(lambda: sources(running.url)[0]["taken"] >= 5)
+    (source,) = sources(running.url)
+    assert (source["kind"], source["name"], source["state"]) == ("camera", "camera1", "running")
+    found = names(running.url)
+    assert all(name.startswith("camera1-20") and name.endswith("Z.png") for name in found)
+    assert found == sorted(set(found))
+    (one, *_) = everything(running.url)
+    assert (one["source"], one["width"], one["height"]) == ("camera", 96, 64)
+    running.close()
+
+
+@SQLITE
+def test_frames_that_come_too_fast_are_left_out_and_counted(
+    open_station: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is inspected is fresh however long the model takes, and others find room."""
+    running = open_station(products=with_sources(settings, CameraOf(DRAWN)))
+    session = running.station.versions.active(1)[1].session
+    run, ages = session.run, []
+    submit = running.station.sources["plate"][0].line.submit
+
+    def slow(images: Any) -> Any:
+        time.sleep(0.15 * len(images))
+        return run(images)
+
+    monkeypatch.setattr(session, "run", slow)
+    until(lambda: sources(running.url)[0]["dropped"] > 20)
+    assert running.station.inspector.backlog() <= camera_module.AHEAD
+    (camera,) = running.station.sources["plate"]
+
+    def aged(pictures: Any) -> Any:
+        ages.append(time.time() - int(pictures[0].key.rpartition(":")[2]) / 1e6)
+        return submit(pictures)
+
+    object.__setattr__(camera.line, "submit", aged)
+    until(lambda: len(ages) >= 3)
+    assert max(ages) < 2.0
+    metrics = httpx.get(f"{running.url}/metrics").text
+    assert 'flawscope_frames_dropped{product="plate"}' in metrics
+    assert 'flawscope_sources_away{product="plate"} 0.0' in metrics
+    running.close()
+
+
+@SQLITE
+def test_frames_that_are_too_large_are_a_problem(open_station: Any, settings: Settings) -> None:
+    limits = replace(settings.limits, pixels=1000)
+    running = open_station(products=with_sources(settings, CameraOf(DRAWN)), limits=limits)
+    text = until(lambda: problems(running.url).get("camera_away_1_1"))
+    assert "raise `limits: pixels`" in text
+    assert names(running.url) == []
+
+
+# ----------------------------------------------------------------------------------------------- real streams
+
+
+def test_a_real_stream_is_cut_and_comes_back(
+    rtsp: Rtsp, open_station: Any, settings: Settings, tmp_path: Path
+) -> None:
+    """The server is killed: a problem within seconds, and inspections go on when it is there again."""
+    (tmp_path / "secret").write_text(f"{PASSWORD}\n")
+    address = f"rtsp://anna@{rtsp.host}/stream"
+    camera = CameraOf(address, "200 ms", str(tmp_path / "secret"), "2 s")
+    running = open_station(products=with_sources(settings, camera))
+    url = running.url
+    until(lambda: sources(url)[0]["taken"] >= 3, 30)
+    assert sources(url)[0]["place"] == f"rtsp://{rtsp.host}/stream"
+    with Client(url) as client:
+        begun = time.time()
+        found = client.trigger()
+        assert found.name.startswith("camera1-")
+        assert found.at.timestamp() > begun - 0.1
+        rtsp.kill()
+        cut = time.monotonic()
+        text = until(lambda: problems(url).get("camera_away_1_1"), 15)
+        assert time.monotonic() - cut < 10
+        assert text.startswith(f"camera 1 (rtsp://{rtsp.host}/stream) is away: ")
+        assert "s3cr" not in text
+        assert "anna" not in text
+        answer = httpx.post(f"{url}/api/v1/products/plate/trigger")
+        assert (answer.status_code, answer.json()["code"]) == (503, "camera_away")
+        assert int(answer.headers["retry-after"]) > 0
+        before = sources(url)[0]
+        assert before["state"] == "away"
+        assert before["last"] is not None
+        rtsp.start()
+        until(lambda: sources(url)[0]["taken"] > before["taken"] + 2, 40)
+        until(lambda: problems(url) == {})
+    until(lambda: running.station.inspector.backlog() == 0)
+    found_names = names(url)
+    assert len(found_names) == len(set(found_names))
+    page = httpx.get(f"{url}/plate/live").text
+    assert "s3cr" not in page
+    assert "anna@" not in page
+
+
+@SQLITE
+def test_a_stream_that_says_nothing_any_more(rtsp: Rtsp, open_station: Any, settings: Settings) -> None:
+    """A camera that hangs: its connection stays, and no frame comes. A trigger gives up in its time."""
+    address = f"rtsp://anna:s3cr%2Fet%20%40x@{rtsp.host}/stream"
+    running = open_station(products=with_sources(settings, CameraOf(address, "trigger", None, "1500 ms")))
+    url = running.url
+    until(lambda: sources(url)[0]["state"] == "running", 30)
+    rtsp.signal(signal.SIGSTOP)
+    try:
+        time.sleep(0.3)
+        answer = httpx.post(f"{url}/api/v1/products/plate/trigger", params={"seconds": 0.5}, timeout=30)
+        assert (answer.status_code, answer.json()["code"]) == (504, "no_frame")
+        assert "gave no frame in 0.5 s" in answer.json()["error"]
+        assert "sends nothing for 1.5 s" in until(lambda: problems(url).get("camera_away_1_1"), 20)
+    finally:
+        rtsp.signal(signal.SIGCONT)
+    until(lambda: problems(url) == {}, 40)
+    assert names(url) == [], "none was triggered"
+
+
+@SQLITE
+def test_a_wrong_password_is_said_and_not_shown(rtsp: Rtsp, open_station: Any, settings: Settings) -> None:
+    said: list[str] = []
+    camera = CameraOf(f"rtsp://anna:wr0ng@{rtsp.host}/stream")
+    running = open_station(products=with_sources(settings, camera))
+    running.station.say = said.append
+    text = until(lambda: problems(running.url).get("camera_away_1_1"))
+    assert "401 Unauthorized" in text
+    everywhere = [text, *said, str(sources(running.url)), httpx.get(f"{running.url}/plate/live").text]
+    everywhere += [httpx.get(f"{running.url}/metrics").text, repr(running.station.settings)]
+    assert not any("wr0ng" in one for one in everywhere)
+
+
+class Mjpeg(BaseHTTPRequestHandler):
+    """A camera as many cheap ones are: one JPEG after another, for ever."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        with suppress(OSError):  # nobody looks any more
+            for number in count():
+                buffer = io.BytesIO()
+                Image.new("RGB", (96, 64), shade(number)).save(buffer, "JPEG")
+                head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+                self.wfile.write(head % buffer.tell() + buffer.getvalue() + b"\r\n")
+                time.sleep(0.04)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@SQLITE
+def test_a_camera_that_speaks_http(open_station: Any, settings: Settings) -> None:
+    """With a password in its query, as these have it."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mjpeg)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    host = f"127.0.0.1:{server.server_port}"
+    camera = CameraOf(f"http://{host}/video.cgi?user=anna&pwd=s3cret", "200 ms")
+    running = open_station(products=with_sources(settings, camera))
+    try:
+        until(lambda: sources(running.url)[0]["taken"] >= 3, 30)
+        (source,) = sources(running.url)
+        assert source["place"] == f"http://{host}/video.cgi"
+        assert "s3cret" not in httpx.get(f"{running.url}/plate/live").text
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+# --------------------------------------------------------------------------------------------------- triggers
+
+
+def test_a_trigger_takes_the_first_frame_after_it(open_station: Any, settings: Settings) -> None:
+    """Once under one key, whatever is lost; and no frame without a trigger."""
+    running = open_station(products=with_sources(settings, CameraOf(DRAWN, "trigger")))
+    until(lambda: sources(running.url)[0]["state"] == "running")
+    there = f"{running.url}/api/v1/products/plate/trigger"
+    with Client(running.url) as client:
+        (camera,) = running.station.sources["plate"]
+        before = time.time()
+        first = client.trigger(key="part-1")
+        at = client.search().__next__().name.removeprefix("camera1-").removesuffix("Z.png")
+        day, _, clock = at.partition("T")
+        moment = np.datetime64(f"{day}T{clock.replace('-', ':')}").astype("datetime64[ms]").astype(int) / 1e3
+        assert before - 0.002 <= moment <= time.time()
+        assert client.trigger(key="part-1") == first
+        again = httpx.post(there, headers={"Idempotency-Key": "part-1"})
+        assert (again.status_code, again.json()["id"]) == (200, first.id)
+        second = client.trigger("plate", camera=1, seconds=2)
+        assert (second.id, second.source) == (first.id + 1, "camera")
+        assert camera.state().taken == 0
+    assert len(names(running.url)) == 2
+    for query, status in (({"camera": 2}, 404), ({"seconds": 0}, 422), ({"seconds": 1e9}, 422)):
+        assert httpx.post(there, params=query).status_code == status
+    assert httpx.post(there.replace("plate", "plat")).status_code == 404
+    assert httpx.post(there, headers={"Idempotency-Key": "x" * 500}).status_code == 422
+    schema = httpx.get(f"{running.url}/api/v1/openapi.json").json()
+    post = schema["paths"]["/api/v1/products/{name}/trigger"]["post"]
+    assert {"name", "camera", "seconds", "Idempotency-Key"} <= {one["name"] for one in post["parameters"]}
+    assert {"200", "201", "503", "504"} <= set(post["responses"])
+
+
+@SQLITE
+def test_triggers_where_there_is_no_camera_or_several(
+    open_station: Any, settings: Settings, tmp_path: Path
+) -> None:
+    running = open_station()
+    with Client(running.url) as client:
+        with pytest.raises(InputError, match="plate has no camera: write `- camera: ADDRESS`"):
+            client.trigger()
+        running.close()
+    cameras = [CameraOf(DRAWN, "trigger"), CameraOf(DRAWN, "trigger")]
+    running = open_station(products=with_sources(settings, *cameras))
+    until(lambda: all(one["state"] == "running" for one in sources(running.url)))
+    with Client(running.url) as client:
+        with pytest.raises(InputError, match="several cameras: name one of 1, 2"):
+            client.trigger()
+        assert client.trigger(camera=2).name.startswith("camera2-")
+    running.close()
+
+
+@SQLITE
+def test_a_trigger_while_the_station_ends(open_station: Any, settings: Settings) -> None:
+    """Whoever waits is told."""
+    silent = CameraOf("lavfi:testsrc2=size=96x64:rate=1/50,realtime", "trigger", None, "60 s")
+    running = open_station(products=with_sources(settings, silent))
+    (camera,) = running.station.sources["plate"]
+    waiting = camera.next_shot()
+    camera.stop(1.0)
+    with pytest.raises(FlawscopeError, match="the station ends"):
+        waiting.result(5)
