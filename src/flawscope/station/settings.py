@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 from flawscope.config import build, read_config
@@ -27,14 +27,35 @@ _SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 8640
 
 
 @dataclass(frozen=True)
+class Learn:
+    """How a product's model learns from what people say.
+
+    rule: ask: a version waits for a click; auto: it goes live by itself where it loses no known defect and
+    has fewer false alarms.
+    after: so many corrections after which a version is made by itself.
+    keep: so many versions that were made and never used are kept.
+    trained: the trained model (.safetensors) of which `model` is an export.
+    pictures: folder of the pictures that the model was fitted on, for methods that are trained anew.
+    """
+
+    rule: Literal["ask", "auto"] = "ask"
+    after: int = 5
+    keep: int = 5
+    trained: str | None = None
+    pictures: str | None = None
+
+
+@dataclass(frozen=True)
 class Product:
     """What is inspected.
 
-    model: a model file of any kind. folder: pictures that appear in it are taken, too.
+    model: a model file of any kind. folder: pictures that appear in it are taken, too. learn: versions are
+    made from corrections by themselves; None: when somebody asks.
     """
 
     model: str
     folder: str | None = None
+    learn: Learn | None = None
 
 
 @dataclass(frozen=True)
@@ -278,8 +299,22 @@ def _product(name: str, value: Any, home: Path) -> Product:
     if not isinstance(given, dict) or "model" not in given:
         raise InputError(f"product {name} has no model: write `model: FILE` below it")
     try:
-        product = build(Product, given)
+        learn = _learn(given.get("learn"), home)
+        product = build(Product, {key: given[key] for key in given if key != "learn"})
     except InputError as error:
         raise InputError(f"product {name}: {error}") from None
     folder = None if product.folder is None else str(home / product.folder)
-    return Product(str(home / product.model), folder)
+    return Product(str(home / product.model), folder, learn)
+
+
+def _learn(value: Any, home: Path) -> Learn | None:
+    if value is None:
+        return None
+    try:
+        learn = build(Learn, _mapping(value, "learn"))
+    except InputError as error:
+        raise InputError(f"learn: {error}") from None
+    if learn.after < 1 or learn.keep < 1:
+        raise InputError("learn: after and keep must be 1 or more")
+    there = {key: path and str(home / path) for key, path in (("trained", learn.trained), ("pictures", learn.pictures))}
+    return replace(learn, **there)

@@ -21,6 +21,7 @@ from flawscope.station.files import Files
 from flawscope.station.folder import FolderSource
 from flawscope.station.handed import Handed
 from flawscope.station.inspector import Inspector
+from flawscope.station.learning.learning import Learning
 from flawscope.station.learnt import Learnt
 from flawscope.station.live import Live
 from flawscope.station.metrics import Gauges, Metrics
@@ -97,6 +98,16 @@ class Station:
         self.products = {name: self.store.add_product(name) for name in settings.products}
         self._names = {number: name for name, number in self.products.items()}
         self.sources: list[FolderSource] = []
+        self.learning = Learning(
+            self.database,
+            self.files,
+            self.versions,
+            self.products,
+            {name: product.learn for name, product in settings.products.items()},
+            settings.device,
+            self.report,
+            say,
+        )
 
     def start(self) -> None:
         """Open the models, then take pictures. InputError where a model that the settings name is none."""
@@ -110,6 +121,7 @@ class Station:
                 )
                 source.start()
                 self.sources.append(source)
+        self.learning.start()
         thread = threading.Thread(target=self._retain, name="retention", daemon=True)
         thread.start()
         self._threads.append(thread)
@@ -144,6 +156,7 @@ class Station:
         self.live.close()
         for source in self.sources:
             source.stop()
+        self.learning.close()
         self.inspector.close()
         self.recorder.close()
         self.shown.close()
