@@ -84,6 +84,7 @@ class Corrected:
     contradictory: others have the same pixels and another verdict. unreadable: their pictures cannot be used.
     inside: defects that the model has learnt from as good ones, which only a new fit takes out.
     drawn: how many good pictures of the line the threshold comes from, beside the earlier ones.
+    kept: the threshold stayed as it was, for with the drawn ones more known defects would be lost.
     """
 
     predictor: Predictor
@@ -96,6 +97,7 @@ class Corrected:
     unreadable: list[int] = field(default_factory=list)
     inside: list[int] = field(default_factory=list)
     drawn: int = 0
+    kept: bool = False
 
 
 def corrected(
@@ -114,7 +116,7 @@ def corrected(
     PatchCore is extended by the false alarms. They do not decide the threshold because they were false
     alarms, which would be no fair sample: it comes from the earlier calibration pictures and from those that
     were drawn by chance among the line's good ones, corrected or not, each as if the model had never seen it.
-    Other methods are calibrated anew on the drawn pictures, or trained anew.
+    Where that would lose known defects, the threshold stays as it was if that loses fewer. Other methods are calibrated anew on the drawn pictures, or trained anew.
 
     Args:
         old: the trained model that learns.
@@ -135,18 +137,29 @@ def corrected(
     there = [one for one in there if one.number not in contradictory]
     before = {one.number: found for one in there if (found := _before(active, one, hashes[one.number]))}
     inside = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
-    unsure = _unsure(old, there, before, hashes)
+    unsure = _unsure(old, there, before)
     wanted = [one for one in there if one.learn and one.number not in unsure]
     rest = [one for one in there if one.number not in unsure]
     make = {EXTENDED: _extended, RECALIBRATED: _recalibrated, RETRAINED: _retrained}[how]
-    predictor, known = make(old, active, wanted, rest, hashes, good=good, device=device, say=say, step=step)
-    after = {}
-    several = list({hashes[one.number]: one for one in reversed(there) if one.judged}.values())
-    for done, one in enumerate(reversed(several)):  # copies count once
-        step("judging", done, len(several))
-        if one.number in before and (score := known(one)) is not None:
-            after[one.number] = score
-    step("judging", len(several), len(several))
+    several = make(old, active, wanted, rest, hashes, good=good, device=device, say=say, step=step)
+    judge = list({hashes[one.number]: one for one in reversed(there) if one.number in before}.values())
+    judge.reverse()  # copies count once
+    best: tuple[int, dict[int, Score], Predictor] | None = None
+    for predictor, known in several:
+        after = {}
+        for done, one in enumerate(judge):
+            step("judging", done, len(judge))
+            if (score := known(one)) is not None:
+                after[one.number] = score
+        lost = _lost(judge, before, after)
+        if best is None or lost < best[0]:
+            best = lost, after, predictor
+        if not best[0]:
+            break
+    assert best is not None
+    _, after, predictor = best
+    kept = predictor is not several[0][0]
+    step("judging", len(judge), len(judge))
     fresh = {picture.hash for picture in predictor.manifest.pictures}
     return Corrected(
         predictor,
@@ -158,14 +171,18 @@ def corrected(
         contradictory=sorted(contradictory),
         unreadable=unreadable,
         inside=[one.number for one in there if not one.good and hashes[one.number] in inside],
-        drawn=sum(one.drawn for one in rest),
+        drawn=0 if kept else sum(one.drawn for one in rest),
+        kept=kept,
     )
 
 
-def judged(predictor: Predictor, source: str, digest: str) -> Score | None:
+def judged(predictor: Predictor, source: str, digest: str, known: dict[str, float] | None = None) -> Score | None:
     """What a model says of a picture as if it had never learnt from it; None where it cannot say so.
 
     A picture of the calibration is compared with the threshold that the others give.
+
+    Args:
+        known: scores by hash that the network gave before; new ones are added.
     """
     manifest, calibration = predictor.manifest, predictor.calibration
     places = {hash_: i for i, hash_ in enumerate(manifest.facts.get("calibration_pictures", ()))}
@@ -174,15 +191,33 @@ def judged(predictor: Predictor, source: str, digest: str) -> Score | None:
     kept = manifest.facts.get(KEY, {}).get("left_out", {})
     if digest in kept:
         return _score(calibration, kept[digest][0], learnt=True)
-    if any(picture.hash == digest for picture in manifest.pictures if picture.role != "calibration"):
+    if digest in _inside(predictor.artefact):
         return None
-    found = predictor.predict(source)
-    return _score(calibration, found.score)
+    known = {} if known is None else known
+    if digest not in known:
+        known[digest] = predictor.predict(source).score
+    return _score(calibration, known[digest])
+
+
+def _inside(artefact: Artefact) -> set[str]:
+    """Hashes of the pictures that a model has learnt from, or that it keeps for other things than its
+    calibration."""
+    return {picture.hash for picture in artefact.manifest.pictures if picture.role != "calibration"}
+
+
+def _lost(judge: Sequence[Reviewed], before: Mapping[int, Score], after: Mapping[int, Score]) -> int:
+    """How many known defects are not found any more."""
+    return sum(
+        not one.good and before[one.number].anomalous and not after[one.number].anomalous
+        for one in judge
+        if one.number in after
+    )
 
 
 # ------------------------------------------------------------------------------------------- what it is made of
 
 Known = Callable[[Reviewed], Score | None]
+Made = list[tuple[Predictor, Known]]  # the first choice first
 
 
 def _extended(
@@ -196,7 +231,7 @@ def _extended(
     say: Say,
     step: Step,
     **_: Any,
-) -> tuple[Predictor, Known]:
+) -> Made:
     roles = {picture.hash: picture.role for picture in old.manifest.pictures}
     chosen = {
         hashes[one.number]: one for one in wanted if roles.get(hashes[one.number], "calibration") == "calibration"
@@ -230,10 +265,16 @@ def _extended(
         if digest in kept:
             drawn[digest] = kept[digest]
         elif roles.get(digest, "calibration") == "calibration":
-            found = predictor.predict(one.source)
-            drawn[digest] = found.score, float(found.map.max())
-    model = _calibrated(predictor, old, {**values, **drawn}, kept, len(drawn), len(chosen))
-    return model, lambda one: judged(model, one.source, hashes[one.number])
+            said = predictor.predict(one.source)
+            drawn[digest] = said.score, float(said.map.max())
+    scores: dict[str, float] = {}
+
+    def made(chosen_values: dict[str, tuple[float, float]], count: int) -> tuple[Predictor, Known]:
+        model = _calibrated(predictor, old, chosen_values, kept, count, len(chosen))
+        return model, lambda one: judged(model, one.source, hashes[one.number], scores)
+
+    found = [made({**values, **drawn}, len(drawn))]
+    return [*found, made(values, 0)] if drawn else found
 
 
 def _calibrated(
@@ -255,9 +296,14 @@ def _calibrated(
         map_maxima=tuple(map(float, maxima)),
         method=f"{method}; {of_line} drawn from the line" if of_line else method,
     )
+    threshold = (
+        f"the threshold comes from good pictures as they come, {drawn} of them drawn from the line now"
+        if drawn
+        else "the threshold comes from the earlier calibration pictures alone"
+    )
     notes = [
-        f"learnt from {counted(learnt, 'corrected picture')}; the threshold comes from good pictures as they "
-        f"come, {drawn} of them drawn from the line now: pictures that were corrected are no fair sample"
+        f"learnt from {counted(learnt, 'corrected picture')}; {threshold}: pictures that were corrected are no "
+        "fair sample, and what is promised was not measured on those to come"
     ]
     known = {picture.hash for picture in manifest.pictures}
     fresh = [Picture(one, "calibration", "of the line") for one in values if one not in known]
@@ -287,7 +333,7 @@ def _recalibrated(
     *,
     step: Step,
     **_: Any,
-) -> tuple[Predictor, Known]:
+) -> Made:
     """Thresholds from the drawn pictures alone: the network says of them what it would say of any."""
     drawn = [one.source for one in rest if one.drawn and one.good]
     needed = math.ceil(1 / old.manifest.calibration.rate - 1e-9) - 1
@@ -302,7 +348,7 @@ def _recalibrated(
             f"only {counted(model.calibration.count, 'drawn picture')} can calibrate, the others are copies or "
             f"were learnt from; {needed} are needed: inspect and review more"
         )
-    return model, lambda one: judged(model, one.source, hashes[one.number])
+    return [(model, lambda one: judged(model, one.source, hashes[one.number]))]
 
 
 def _retrained(
@@ -316,7 +362,7 @@ def _retrained(
     device: str,
     say: Say,
     step: Step,
-) -> tuple[Predictor, Known]:
+) -> Made:
     """A new training; what it learnt from is judged by trainings that did not see it, one for each fold."""
     if not good:
         raise InputError(
@@ -358,7 +404,7 @@ def _retrained(
         score = judged(others[folds[digest]], one.source, digest)
         return None if score is None else replace(score, learnt=True)
 
-    return model, known
+    return [(model, known)]
 
 
 # --------------------------------------------------------------------------------------------------- pictures
@@ -389,7 +435,7 @@ def _before(active: Predictor, one: Reviewed, digest: str) -> Score | None:
     from it."""
     if not one.judged:
         return None
-    if one.before is None:
+    if one.before is None or digest in _inside(active.artefact):
         return judged(active, one.source, digest)
     score, threshold = one.before
     calibration = active.calibration
@@ -397,9 +443,15 @@ def _before(active: Predictor, one: Reviewed, digest: str) -> Score | None:
     return replace(found, threshold=threshold)
 
 
-def _unsure(
-    old: Artefact, pictures: Sequence[Reviewed], before: Mapping[int, Score], hashes: Mapping[int, str]
-) -> set[int]:
+def looks_defective(old: Artefact, active: Predictor, pictures: Sequence[Reviewed]) -> list[int]:
+    """The false alarms that `corrected` would leave out until they are looked at twice."""
+    hashes, _ = _hashes(pictures)
+    there = [one for one in pictures if one.number in hashes]
+    before = {one.number: found for one in there if (found := _before(active, one, hashes[one.number]))}
+    return sorted(_unsure(old, there, before))
+
+
+def _unsure(old: Artefact, pictures: Sequence[Reviewed], before: Mapping[int, Score]) -> set[int]:
     """False alarms that look like defects, and that nobody has looked at twice: those as far out as
     `suspicious_above` says of training pictures, and those that stand out more than the mildest known
     defects."""

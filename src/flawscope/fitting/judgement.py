@@ -64,6 +64,7 @@ def judgement(pictures: Sequence[Reviewed], made: Corrected) -> dict[str, Any]:
         "unreadable": made.unreadable,
         "inside": made.inside,
         "drawn": made.drawn,
+        "kept": made.kept,
     }
 
 

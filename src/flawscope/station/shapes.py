@@ -224,6 +224,7 @@ class Judgement(BaseModel):
     inside: list[int] = Field(description="defects that the model has learnt from as good parts")
     gone: list[int] = Field(description="pictures that were removed")
     drawn: int = Field(description="good pictures of the line that the threshold comes from, too")
+    kept: bool = Field(description="the threshold stayed as it was: else more known defects would be lost")
 
 
 class Step(BaseModel):

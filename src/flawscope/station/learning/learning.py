@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Row
 
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.progress import counted
 from flawscope.station.database import Database, StoreError
 from flawscope.station.files import Files
 from flawscope.station.learning import candidates as of
@@ -20,6 +21,7 @@ from flawscope.station.learning import plan as plans
 from flawscope.station.learning.candidates import Candidates
 from flawscope.station.learning.corrections import Words, words_of
 from flawscope.station.learning.process import StoppedError, Worker, WorkerError
+from flawscope.station.learning.rule import waits as waits_for
 from flawscope.station.settings import Learn
 from flawscope.station.versions import NoModelError, Versions
 
@@ -282,7 +284,7 @@ class Learning:
     ) -> None:
         product_id = row.product_id
         learnt = sorted({*plan.learnt, *found["learnt"]})
-        text = f"learnt from {len(learnt)} corrections, on version {plan.start}"
+        text = f"{counted(len(learnt), 'correction')}, on version {plan.start}"
         version = self.versions.add(product_id, out, text, row.who)
         corrections = [
             {"id": word.number, "verdict": word.verdict, "verdict_id": word.verdict_id}
@@ -305,7 +307,7 @@ class Learning:
             "error": None,
         }
         current = self.versions.number(product_id)
-        waits = self._waits(found, len(corrections), learn, current == active.number)
+        waits = waits_for(found, len(corrections), learn.after, current == active.number)
         facts["waits"] = waits
         self.candidates.change(
             row.id,
@@ -328,19 +330,6 @@ class Learning:
         if current != active.number:
             self.candidates.add(product_id, current, RULE, {"asked": ""})
         self._forget(product_id, learn.keep)
-
-    @staticmethod
-    def _waits(found: Mapping[str, Any], corrections: int, learn: Learn, is_active: bool) -> list[str]:
-        """Why the rule does not let it go live; empty: it does."""
-        fewer = found["good"]["after"][0] < found["good"]["before"][0]
-        reasons = {
-            "lost": bool(found["lost"]),
-            "weaker": bool(found["weaker"]),
-            "no_gain": not fewer,
-            "few": corrections < learn.after,
-            "switched": not is_active,
-        }
-        return [reason for reason, holds in reasons.items() if holds]
 
     def _forget(self, product_id: int, keep: int) -> None:
         """Versions that were made and never used, beyond so many."""
