@@ -8,9 +8,9 @@ learn    The first half of a product's test pictures, in an order that is drawn,
          judges them in rounds, a person says of each what it is, a candidate is made and goes live by the
          station's rule (`auto`). The second half says what each version that was live is worth: false alarms,
          defects found, AUROC. The person is wrong about a share of the pictures, drawn again for each draw;
-         asked again about what looks like a defect, wrong with the same share. Known defects are lost where
-         the line's pictures that truly have one, and that the first version finds, are not found by the last
-         one: as if it had not learnt from that picture, and by the version as it is
+         asked again about what needs a second look, wrong with the same share. A known defect is lost where a
+         picture of the line that truly has one, whatever was said of it, was called anomalous, and a version
+         that goes live passes it: as if it had not learnt from that picture (`lost`), or as it is
 time     A station as anybody runs it, with a PatchCore model of 500 drawn plates: from the verdict to the
          version that is ready, and inspections a second meanwhile beside those without it, in turns
 
@@ -24,6 +24,8 @@ import statistics
 import sys
 import threading
 import time
+from functools import partial
+from itertools import product as product_of
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ CLIENTS = 4
 AT_START: dict[str, dict[int, float]] = {}  # scores by model and picture
 
 
-# ---------------------------------------------------------------------------------------------------- the line
+# --------------------------------------------------------------------------------------------------- the line
 
 
 def drawn_line(folder: Path) -> tuple[Path, list[tuple[str, bool]]]:
@@ -61,11 +63,11 @@ def drawn_line(folder: Path) -> tuple[Path, list[tuple[str, bool]]]:
     line = []
     for path in (train, test):
         path.mkdir(parents=True, exist_ok=True)
-    for k in range(60):
+    for k in range(48):
         Image.fromarray(draw_picture("plate", np.random.default_rng([1, k]), size=256)[0]).save(
             train / f"{k:03d}.png"
         )
-    for k in range(160):
+    for k in range(96):
         rng = np.random.default_rng([2, k])
         defect = kinds[k // 4 % len(kinds)] if k % 4 == 0 else None
         picture = draw_picture("plate", rng, defect, float(rng.uniform(0.3, 0.9)), size=256)[0].copy()
@@ -120,8 +122,9 @@ def learn(model: str, line: list[tuple[str, bool]], seed: int, wrong: float, dra
     import numpy as np
     import torch
 
-    from flawscope.fitting.corrected import Reviewed, corrected, looks_defective
+    from flawscope.fitting.corrected import corrected
     from flawscope.fitting.judgement import judgement
+    from flawscope.fitting.reviewed import Reviewed
     from flawscope.metrics import auroc
     from flawscope.predictor import load
     from flawscope.station.learning.rule import waits
@@ -158,6 +161,8 @@ def learn(model: str, line: list[tuple[str, bool]], seed: int, wrong: float, dra
 
     curve = [{"pictures": 0, **worth(active)}]
     candidates: list[Cell] = []
+    lost: list[int] = []
+    as_it_is: list[int] = []
     for part in np.array_split(np.array(first), ROUNDS):
         for k in part.tolist():
             said[k], by[k] = (score_of(active, k), active.calibration.score_threshold), version
@@ -178,12 +183,12 @@ def learn(model: str, line: list[tuple[str, bool]], seed: int, wrong: float, dra
                 )
                 for k in said
             ]
-            unsure = looks_defective(active.artefact, active, pictures) if asked else []
+            made = corrected(active.artefact, active, pictures, strict=True)
+            unsure = [k for k in made.unsure if k not in person.sure] if asked else []
             if not unsure:
                 break
             for k in unsure:
                 person.look_again(k, truth[k])
-        made = corrected(active.artefact, active, pictures)
         found = judgement(pictures, made)
         corrections = sum(person.words[k] == (k in flagged) for k in said)
         why = waits(found, corrections, 1)
@@ -200,18 +205,14 @@ def learn(model: str, line: list[tuple[str, bool]], seed: int, wrong: float, dra
             }
         )
         if not why:
+            for k in [k for k in flagged if truth[k]]:
+                if k in made.after and not made.after[k].anomalous:
+                    lost.append(k)
+                if not made.predictor.calibration.is_anomalous(made.predictor.predict(line[k][0]).score):
+                    as_it_is.append(k)
             active, version = made.predictor, version + 1
             learnt |= set(made.learnt)
-            last = made
             curve.append({"pictures": len(said), **worth(active)})
-    lost, as_it_is = [], []
-    for k in [k for k in first if truth[k]]:
-        score = score_of(start, k)
-        if version and start.calibration.is_anomalous(score):
-            if k in last.after and not last.after[k].anomalous:
-                lost.append(k)
-            if not active.calibration.is_anomalous(active.predict(line[k][0]).score):
-                as_it_is.append(k)
     return {
         "versions": version,
         "curve": curve,
@@ -220,12 +221,12 @@ def learn(model: str, line: list[tuple[str, bool]], seed: int, wrong: float, dra
         "said_wrong": sum(person.words[k] == truth[k] for k in said),
         "looked_at_twice": person.twice,
         "wrong_learnt": sorted(k for k in learnt if truth[k]),
-        "known_defects_lost": lost,
-        "known_defects_lost_as_it_is": as_it_is,
+        "known_defects_lost": sorted(set(lost)),
+        "known_defects_lost_as_it_is": sorted(set(as_it_is)),
     }
 
 
-# ---------------------------------------------------------------------------------------------------- the time
+# --------------------------------------------------------------------------------------------------- the time
 
 
 def timed(args: Args, work: Path) -> Cell:
@@ -394,23 +395,19 @@ def main() -> int:
     args = common.arguments(
         parser, categories=DRAWN, size="64", seeds=1, draws=1, bank=20, times=2, threads=1
     )
-    record = Record(args, "corrections: before and after each version, with wrong verdicts, and how long it takes")
+    record = Record(
+        args, "corrections: before and after each version, with wrong verdicts, and how long it takes"
+    )
     with common.workspace(args.work) as work:
         if "learn" in args.only:
             table = []
-            for name in args.categories.split(","):
-                model, line = product(args, name, work)
-                for seed in range(args.seeds):
-                    for wrong, draws in ((0.0, 1), (args.wrong, args.draws)):
-                        for draw in range(draws):
-                            called = f"{name}/{args.size}, order {seed}, wrong {wrong:g}, draw {draw}"
-
-                            def work_of(
-                                m: Path = model, p: Any = line, s: int = seed, w: float = wrong, d: int = draw
-                            ) -> Cell:
-                                return learn(str(m), p, s, w, d, args.threads)
-
-                            table.append(row(called, record.cell(called, work_of)))
+            lines = {name: product(args, name, work) for name in args.categories.split(",")}
+            draws = [(0.0, 0), *((args.wrong, draw) for draw in range(args.draws))]
+            for seed, name, (wrong, draw) in product_of(range(args.seeds), lines, draws):
+                model, line = lines[name]
+                called = f"{name}/{args.size}, order {seed}, wrong {wrong:g}, draw {draw}"
+                values = str(model), line, seed, wrong, draw, args.threads
+                table.append(row(called, record.cell(called, partial(learn, *values))))
             common.table("lines", table)
         if "time" in args.only:
             kind = "exported" if args.exported else "trained"

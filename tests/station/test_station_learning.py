@@ -1,4 +1,4 @@
-"""What people say becomes a version: made beside the inspections, judged, and live by a click or by the rule."""
+"""What people say becomes a version: made beside the inspections, judged, live by a click or by the rule."""
 
 from __future__ import annotations
 
@@ -170,12 +170,16 @@ def test_corrections_become_a_version_and_going_back_is_the_old_one(
     kinds = [(one["kind"], one["by"]) for one in line.http.get(f"{API}/trail").json()["entries"]]
     wanted = ["learning asked", "candidate ready", "version added", "version activated", "verdict"]
     assert all((kind, "local") in kinds for kind in wanted)
-    assert kinds.count(("version activated", "local")) == 3 - 1 + (("version activated", "station") not in kinds)
+    assert kinds.count(("version activated", "local")) == 3 - 1 + (
+        ("version activated", "station") not in kinds
+    )
     assert line.http.get(f"{API}/candidates/{candidate['id']}").json()["status"] == "live"
 
 
 @only_sqlite
-def test_by_the_rule_it_goes_live_and_what_is_taken_back_is_forgotten(open_station: Any, settings: Any) -> None:
+def test_by_the_rule_it_goes_live_and_what_is_taken_back_is_forgotten(
+    open_station: Any, settings: Any
+) -> None:
     product = replace(settings.products[NAME], learn=AUTO[NAME])
     running = open_station(products={NAME: product})
     line = Line(running.url)
@@ -362,7 +366,9 @@ def test_a_switch_under_load_of_eight_clients(
     running = open_station()
     line = Line(running.url)
     before = scores(line, parts)
-    added = line.http.post(f"{API}/versions", params={"name": "new.safetensors"}, content=other_trained.read_bytes())
+    added = line.http.post(
+        f"{API}/versions", params={"name": "new.safetensors"}, content=other_trained.read_bytes()
+    )
     assert added.status_code == 201, added.text
     load_ = Load(running.url, parts, clients=8)
     load_.start()
@@ -392,12 +398,12 @@ def other_trained(model_path: Path, drawn: Path, shared: Callable[..., Path]) ->
     )
 
 
-# ------------------------------------------------------------------------------------------- what it is made of
+# ----------------------------------------------------------------------------------------- what it is made of
 
 
 @only_sqlite
 def test_the_drawn_pictures_are_a_fair_sample(database: Any) -> None:
-    """False alarms have the share among them that they have on the line, also while some wait for a review."""
+    """False alarms have their share of the line among them, also while some wait for a review."""
     store = Store(database)
     product_id = prepared(database)
     taken = [

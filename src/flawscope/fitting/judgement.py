@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from flawscope.calibration.simulated import wilson
-from flawscope.fitting.corrected import Corrected, Reviewed, Score
+from flawscope.fitting.corrected import Corrected
+from flawscope.fitting.reviewed import Reviewed, Score
 
 STAYS = 0.5  # of a known defect's severity: with less, it is said that it stands out less
 

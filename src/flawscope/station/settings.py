@@ -316,5 +316,5 @@ def _learn(value: Any, home: Path) -> Learn | None:
         raise InputError(f"learn: {error}") from None
     if learn.after < 1 or learn.keep < 1:
         raise InputError("learn: after and keep must be 1 or more")
-    there = {key: path and str(home / path) for key, path in (("trained", learn.trained), ("pictures", learn.pictures))}
-    return replace(learn, **there)
+    trained, pictures = (path and str(home / path) for path in (learn.trained, learn.pictures))
+    return replace(learn, trained=trained, pictures=pictures)

@@ -84,7 +84,9 @@ class Candidates:
     def next(self) -> Row[Any] | None:
         """The oldest one that is queued."""
         own = candidates.c.product_id.in_(self.database.own())
-        query = select(candidates).where(candidates.c.status == QUEUED, own).order_by(candidates.c.id).limit(1)
+        query = (
+            select(candidates).where(candidates.c.status == QUEUED, own).order_by(candidates.c.id).limit(1)
+        )
         with self.database.reading() as connection:
             return connection.execute(query).one_or_none()
 

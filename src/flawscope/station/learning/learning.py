@@ -42,8 +42,8 @@ class LosesError(InputError):
     def __init__(self, version: int, lost: Sequence[int]):
         named = ", ".join(map(str, lost[:20])) + (" ..." if len(lost) > 20 else "")
         super().__init__(
-            f"version {version} does not find the known defects of inspections {named} any more: look at them, "
-            "and name all of them as `losing` to use it all the same"
+            f"version {version} does not find the known defects of inspections {named} any more: look at "
+            "them, and name all of them as `losing` to use it all the same"
         )
         self.lost = list(lost)
 
@@ -171,7 +171,9 @@ class Learning:
     @staticmethod
     def _new(words: Words, rows: Sequence[Row[Any]]) -> int:
         """Corrections that came, or were taken back, since the last candidate."""
-        last = next((json.loads(row.facts) for row in rows if "verdicts" in json.loads(row.facts)), {})
+        last: dict[str, Any] = next(
+            (json.loads(row.facts) for row in rows if "verdicts" in json.loads(row.facts)), {}
+        )
         return len({word.verdict_id for word in words.corrections} ^ set(last.get("verdicts", [])))
 
     def _active(self, product_id: int) -> plans.Active | None:
@@ -262,7 +264,7 @@ class Learning:
             return sorted(word.verdict_id for word in words_of(connection, product_id).corrections)
 
     def _kept(self, write: Callable[[], T]) -> T:
-        """What was hard to make is not lost because the data base is away for a while, or the disk is full."""
+        """What was hard to make is not lost because the data base is away for a while."""
         while True:
             try:
                 return write()
@@ -339,4 +341,3 @@ class Learning:
                 row.id, of.REMOVED, kind=of.FORGOTTEN, text=f": version {number}", version_id=None
             )
             self.versions.remove(product_id, number)
-

@@ -52,8 +52,8 @@ def why_not(active: Active | None, learn: Learn) -> str | None:
         )
     if active.precision != "fp32":
         return (
-            f"version {active.number} is of {active.precision}, and what is learnt is exported in fp32 alone: "
-            "use a version of fp32"
+            f"version {active.number} is of {active.precision}, and what is learnt is exported in fp32 "
+            "alone: use a version of fp32"
         )
     return None
 
@@ -120,6 +120,7 @@ def job_of(
         "trained": None if same else trained,
         "out": str(out),
         "how": how,
+        "strict": learn.rule == "auto",
         "precision": active.precision,
         "pictures": pictures,
         "good": learn.pictures if how == "retrained" else None,
@@ -148,4 +149,3 @@ def active_of(number: int, file: Path) -> Active:
     """InputError where the file cannot be read."""
     manifest = read_manifest(file)
     return Active(number, file, manifest.method, manifest.calibration.precision)
-

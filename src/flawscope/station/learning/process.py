@@ -1,5 +1,5 @@
-"""The worker's process, as the station sees it: it is started when it is needed and ends when it was not for a
-while, because it holds a few hundred megabytes."""
+"""The worker's process, as the station sees it: it is started when it is needed, and ends when it was not for
+a while, because it holds a few hundred megabytes."""
 
 from __future__ import annotations
 
@@ -100,7 +100,10 @@ class Worker:
             stderr=self._said,
             text=True,
             encoding="utf-8",
-            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},  # threads that wait leave the processor to others
+            env={
+                **os.environ,
+                "OMP_WAIT_POLICY": "PASSIVE",
+            },  # threads that wait leave the processor to others
         )
         threading.Thread(target=_hear, args=(process, self._answers), daemon=True).start()
         self._process = process

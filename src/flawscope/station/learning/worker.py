@@ -1,8 +1,8 @@
 """The process that makes candidates: `python -m flawscope.station.learning.worker`.
 
-A line of JSON on its standard input is a job, lines on its standard output say how far it is and what came of
-it. It has the lowest priority, so that inspections go on, and stays for the next job: torch is loaded then. It
-ends when its input does, in the middle of a job too: whoever asked is gone.
+A line of JSON on its standard input is a job; lines on its standard output say how far it is, and what came
+of it. It has the lowest priority, so that inspections go on, and stays for the next job: torch is loaded
+then. It ends when its input does, in the middle of a job too: whoever asked is gone.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def work(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """Make a candidate and judge it.
 
     Args:
-        job: `active`, `trained` (None: the same) and `out`, files of models; `how`; `pictures`, each as
-            `Reviewed` has it; `good`, a folder; `device`, `threads`.
+        job: `active`, `trained` (None: the same) and `out`, files of models; `how`, `strict`; `pictures`,
+            each as `Reviewed` has it; `good`, a folder; `device`, `threads`.
 
     Returns:
         The judgement, with the seconds that each step took.
@@ -77,8 +77,9 @@ def work(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """
     begun = time.perf_counter()
     from flawscope.artefact import model_file
-    from flawscope.fitting.corrected import Reviewed, corrected, files_in
+    from flawscope.fitting.corrected import corrected, files_in
     from flawscope.fitting.judgement import judgement
+    from flawscope.fitting.reviewed import Reviewed
     from flawscope.predictor import load
     from flawscope.runtime.torch import use_threads
 
@@ -102,6 +103,7 @@ def work(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
         active,
         pictures,
         how=job["how"],
+        strict=job["strict"],
         good=files_in(job["good"], old.manifest.category) if job["good"] else (),
         device=job["device"],
         step=step,
