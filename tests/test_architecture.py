@@ -59,8 +59,8 @@ WITHOUT_TORCH = {"features", "features.weights", "methods", "methods.registry", 
     "fitting",
     "export",
 }
-# `cluster` runs what the commands run, elsewhere: it stands on as many rooms as they do. `station` learns from
-# corrections: a process of its own fits and exports, and `methods.registry` says what the method can do
+# `cluster` runs what the commands run, elsewhere: it stands on as many rooms as they do. `station` learns
+# from corrections: its own process fits and exports, and `methods.registry` says what the method can do
 MOST_ROOMS, MOST_ARROWS = 27, 163
 
 

@@ -95,6 +95,12 @@ def corrected(
         lonely = alone(old, wanted, before, odd, hashes, device)
         unsure |= lonely
         wanted, rest = ([one for one in some if one.number not in lonely] for some in (wanted, rest))
+    of_old = {picture.hash for picture in old.manifest.pictures}
+    fresh = [one for one in rest if one.drawn and hashes[one.number] not in of_old]
+    if how == EXTENDED and not wanted and not fresh and not unsure:
+        raise InputError(
+            "there is nothing new to learn from: no false alarm that is not known, and no new good picture"
+        )
     makes: dict[str, Callable[..., Made]]
     makes = {EXTENDED: extended, RECALIBRATED: recalibrated, RETRAINED: retrained}
     several = makes[how](old, active, wanted, rest, hashes, good=good, device=device, say=say, step=step)
@@ -116,13 +122,13 @@ def corrected(
     _, after, predictor = best
     kept = predictor is not several[0][0]
     step("judging", len(judge), len(judge))
-    fresh = {picture.hash for picture in predictor.manifest.pictures}
+    inner = {picture.hash for picture in predictor.manifest.pictures}
     return Corrected(
         predictor,
         how,
         before,
         after,
-        learnt=[one.number for one in wanted if hashes[one.number] in fresh],
+        learnt=[one.number for one in wanted if hashes[one.number] in inner],
         unsure=sorted(unsure),
         contradictory=sorted(contradictory),
         unreadable=unreadable,

@@ -17,7 +17,12 @@ from flawscope.predictor import Predictor
 from flawscope.progress import Step, counted
 from flawscope.runtime.torch import TorchSession
 
+RADIUS = "covering_radius"  # among a model's facts
 ROOM = 1.25  # a full memory bank may grow so many times beyond its cap, for what was corrected
+# Of the covering radius, within which a fit takes a patch for known: what was corrected lies just beyond it,
+# and is learnt more closely, with as many times more of its patches than a fit keeps of a picture's
+CLOSER, MORE = 0.5, 3
+RATIOS = ("ratio", "fine_ratio")  # settings that say what share of the patches is kept
 FOLDS = 2  # of corrections, where a method is trained anew
 OURS = ("learnt from ", "extended by ")  # notes that only the last of several says
 
@@ -43,10 +48,6 @@ def extended(
         for one in wanted
         if roles.get(hashes[one.number], "calibration") == "calibration"
     }
-    if not chosen and not any(one.drawn and hashes[one.number] not in roles for one in rest):
-        raise InputError(
-            "there is nothing new to learn from: no false alarm that is not known, and no new good picture"
-        )
     before = old.manifest.calibration
     listed = [str(one) for one in old.manifest.facts.get("calibration_pictures", ())]
     values = {
@@ -123,6 +124,11 @@ def _calibrated(
     if (cap := _cap(old)) is not None:
         corrections["cap"] = cap
     facts = {**manifest.facts, "calibration_pictures": list(values), KEY: corrections}
+    if RADIUS in old.manifest.facts:  # that of all the bank
+        pairs = zip(old.manifest.facts[RADIUS], manifest.facts[RADIUS], strict=True)
+        facts[RADIUS] = [max(pair) for pair in pairs]
+    ratios = {key: old.manifest.config[key] for key in RATIOS if key in old.manifest.config}
+    manifest = replace(manifest, config={**manifest.config, **ratios})
     artefact = predictor.artefact
     artefact = replace(
         artefact, manifest=replace(manifest, facts=facts, pictures=(*manifest.pictures, *fresh))
@@ -143,12 +149,16 @@ def _cap(old: Artefact) -> int | None:
 
 
 def with_room(old: Artefact) -> Artefact:
-    """With a cap that leaves room in a bank that is full. What is new enough to enter is decided by the
-    covering radius, as ever."""
+    """With a cap that leaves room in a bank that is full, and a covering radius that lets nearer patches in."""
     manifest = replace(old.manifest, notes=tuple(n for n in old.manifest.notes if not n.startswith(OURS)))
     cap = _cap(old)
     if cap is not None:
         manifest = replace(manifest, config={**manifest.config, "cap": math.ceil(ROOM * cap)})
+    more = {key: min(1.0, MORE * manifest.config[key]) for key in RATIOS if manifest.config.get(key)}
+    manifest = replace(manifest, config={**manifest.config, **more})
+    if RADIUS in manifest.facts:
+        radii = [CLOSER * radius for radius in manifest.facts[RADIUS]]
+        manifest = replace(manifest, facts={**manifest.facts, RADIUS: radii})
     return replace(old, manifest=manifest)
 
 
