@@ -39,7 +39,7 @@ sys.path.insert(0, str(common.ROOT / "tests" / "station"))
 import station_helpers as helpers
 from station_helpers import Served
 
-ROUNDS = 3
+ROUNDS = 2
 FEW = 24  # good pictures of the line that a candidate is calibrated with, as the station draws them
 DRAWN = "drawn"
 CLIENTS = 4
@@ -122,7 +122,7 @@ def learn(model: str, line: list[tuple[str, bool]], seed: int, wrong: float, dra
     import numpy as np
     import torch
 
-    from flawscope.fitting.corrected import corrected
+    from flawscope.fitting.corrected import corrected, doubtful
     from flawscope.fitting.judgement import judgement
     from flawscope.fitting.reviewed import Reviewed
     from flawscope.metrics import auroc
@@ -183,12 +183,12 @@ def learn(model: str, line: list[tuple[str, bool]], seed: int, wrong: float, dra
                 )
                 for k in said
             ]
-            made = corrected(active.artefact, active, pictures, strict=True)
-            unsure = [k for k in made.unsure if k not in person.sure] if asked else []
-            if not unsure:
+            doubts = doubtful(active.artefact, active, pictures, strict=True) if asked else []
+            if not (unsure := [k for k in doubts if k not in person.sure]):
                 break
             for k in unsure:
                 person.look_again(k, truth[k])
+        made = corrected(active.artefact, active, pictures, strict=True)
         found = judgement(pictures, made)
         corrections = sum(person.words[k] == (k in flagged) for k in said)
         why = waits(found, corrections, 1)

@@ -93,7 +93,9 @@ def test_a_full_bank_gets_room_once(model: Predictor, part: Part) -> None:
     made = corrected(full, model, stained, device="cpu").predictor
     grown = len(made.artefact.tensors["bank_groups.0"])
     assert config["cap"] < grown <= ROOM * config["cap"] + 1
-    again = corrected(made.artefact, made, [replace(stained[0], source=part(210, stained=True))], device="cpu")
+    again = corrected(
+        made.artefact, made, [replace(stained[0], source=part(210, stained=True))], device="cpu"
+    )
     assert again.predictor.manifest.config["cap"] == made.manifest.config["cap"]
 
 

@@ -87,14 +87,9 @@ def corrected(
     there = [one for one in there if one.number not in contradictory]
     before = {one.number: found for one in there if (found := _before(active, one, hashes[one.number]))}
     inside = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
-    odd = odd_ones(old, there, before)
-    unsure = {one.number for one in there if one.number in odd and not one.sure}
+    unsure = _unsure(old, there, before, hashes, strict and how == EXTENDED, device)
     wanted = [one for one in there if one.learn and one.number not in unsure]
     rest = [one for one in there if one.number not in unsure]
-    if strict and how == EXTENDED:
-        lonely = alone(old, wanted, before, odd, hashes, device)
-        unsure |= lonely
-        wanted, rest = ([one for one in some if one.number not in lonely] for some in (wanted, rest))
     of_old = {picture.hash for picture in old.manifest.pictures}
     fresh = [one for one in rest if one.drawn and hashes[one.number] not in of_old]
     if how == EXTENDED and not wanted and not fresh and not unsure:
@@ -136,6 +131,39 @@ def corrected(
         drawn=0 if kept else sum(one.drawn for one in rest),
         kept=kept,
     )
+
+
+def doubtful(
+    old: Artefact,
+    active: Predictor,
+    pictures: Sequence[Reviewed],
+    *,
+    strict: bool = False,
+    device: str = "auto",
+) -> list[int]:
+    """The false alarms that `corrected` would not learn from until they were looked at twice."""
+    hashes, _ = hashes_of(pictures)
+    there = [one for one in pictures if one.number in hashes]
+    contradictory = _contradictory(there, hashes)
+    there = [one for one in there if one.number not in contradictory]
+    before = {one.number: found for one in there if (found := _before(active, one, hashes[one.number]))}
+    return sorted(_unsure(old, there, before, hashes, strict, device))
+
+
+def _unsure(
+    old: Artefact,
+    there: Sequence[Reviewed],
+    before: Mapping[int, Score],
+    hashes: Mapping[int, str],
+    strict: bool,
+    device: str,
+) -> set[int]:
+    odd = odd_ones(old, there, before)
+    unsure = {one.number for one in there if one.number in odd and not one.sure}
+    if strict:
+        wanted = [one for one in there if one.learn and one.number not in unsure]
+        unsure |= alone(old, wanted, before, odd, hashes, device)
+    return unsure
 
 
 def _lost(judge: Sequence[Reviewed], before: Mapping[int, Score], after: Mapping[int, Score]) -> int:
