@@ -201,6 +201,7 @@ def learn(model: str, line: list[tuple[str, bool]], seed: int, wrong: float, dra
                 "defects": found["defects"],
                 "lost": found["lost"],
                 "kept": found["kept"],
+                "second_half": worth(made.predictor),
                 "wrong_in": [k for k in made.learnt if truth[k]],
             }
         )

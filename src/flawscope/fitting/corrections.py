@@ -149,7 +149,7 @@ def _cap(old: Artefact) -> int | None:
 
 
 def with_room(old: Artefact) -> Artefact:
-    """With a cap that leaves room in a bank that is full, and a covering radius that lets nearer patches in."""
+    """With a cap that leaves room in a full bank, and a covering radius that lets nearer patches in."""
     manifest = replace(old.manifest, notes=tuple(n for n in old.manifest.notes if not n.startswith(OURS)))
     cap = _cap(old)
     if cap is not None:
