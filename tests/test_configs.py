@@ -52,5 +52,9 @@ def test_the_stations_lists_every_setting_with_its_default():
     for part, cls in (("limits", settings.Limits), ("keep", settings.Keep)):
         assert set(values[part]) == {field.name for field in fields(cls)}
     read = settings.read_settings(CONFIGS / "station.yaml")
-    assert read.products == {"plate": settings.Product(str(CONFIGS / "part.safetensors"))}
+    assert read.products == {
+        "plate": settings.Product(str(CONFIGS / "part.safetensors"), learn=settings.Learn())
+    }
+    learn = values["products"]["plate"]["learn"]
+    assert set(learn) == {field.name for field in fields(settings.Learn)}
     assert replace(read, products={}, store=settings.FOLDER) == settings.Settings()

@@ -441,9 +441,13 @@ def _add(station: Station, product_id: int, data: bytes, called: str, who: str) 
 
 
 @product.post("/versions/{number}/activate", response_model=shapes.Product)
-def activate(name: str, number: int, station: Here, person: Engineer) -> Any:
-    """From now on this model judges. If it cannot be opened, the one before goes on."""
-    station.versions.activate(station.product_id(name), holdable(number), person.name)
+def activate(
+    name: str, number: int, station: Here, person: Engineer, wanted: shapes.Activation | None = None
+) -> Any:
+    """From now on this model judges. If it cannot be opened, the one before goes on. One that was learnt from
+    corrections and loses known defects is refused unless `losing` names all of their inspections."""
+    losing = [] if wanted is None else wanted.losing
+    station.learning.activate(station.product_id(name), holdable(number), person.name, losing)
     return station.product_facts(name)
 
 

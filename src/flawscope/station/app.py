@@ -13,6 +13,7 @@ from flawscope._version import __version__
 from flawscope.errors import InputError
 from flawscope.station import api, pages, refusals, triggers
 from flawscope.station.guard import Guard, Refused, answer_refused, check_bind
+from flawscope.station.learning import api as learning_api
 from flawscope.station.station import Station
 
 GRACE = 30  # seconds that requests may take to end when the station stops
@@ -35,6 +36,7 @@ def create_app(station: Station) -> Any:
     app.add_exception_handler(Refused, answer_refused)
     app.include_router(api.router)
     app.include_router(triggers.router)
+    app.include_router(learning_api.router)
     _health(app, station)
     app.include_router(pages.router)
     return Guard(app, station.access, station.settings)

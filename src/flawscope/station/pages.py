@@ -17,6 +17,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.attempts import SignInError
 from flawscope.station.guard import address_of, check_form, drop_cookie, local_path, set_cookie
+from flawscope.station.learning.trail import trail
 from flawscope.station.roles import LOCAL, may
 from flawscope.station.search import Filters
 from flawscope.station.stations import others
@@ -269,9 +270,14 @@ def models(request: Request, product: str) -> Response:
     def answer(asked: Shown) -> Response:
         found = _versions(asked)
         active = next((one for one in found["versions"] if one["id"] == found["active"]), None)
+        number = asked.station.product_id(product)
+        learning = asked.station.learning.facts(number)
         return asked.page_of(
             "models",
-            words=("models",),
+            words=("models", "learning"),
+            learning=learning,
+            newest=learning["candidates"][0]["id"] if learning["candidates"] else None,
+            trail=trail(asked.station.database, number, 100),
             active=active,
             others=[one for one in found["versions"] if one is not active],
             previous=_previous(found["versions"], found["active"]),

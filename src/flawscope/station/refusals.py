@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.database import StoreError
 from flawscope.station.inspector import BusyError, ModelError, TooLargeError
+from flawscope.station.learning.learning import LosesError
 from flawscope.station.sources.camera import AwayError, NoFrameError
 from flawscope.station.store import NotFoundError
 from flawscope.station.uploads import UploadError
@@ -37,6 +38,7 @@ def said(error: FlawscopeError) -> tuple[int, str]:
         (AwayError, 503, "camera_away"),
         (NoFrameError, 504, "no_frame"),
         (TooLargeError, 422, "too_many_pixels"),
+        (LosesError, 409, "loses_defects"),
         (InputError, 422, "invalid"),
     )
     return next(((status, code) for kind, status, code in kinds if isinstance(error, kind)), (503, "failed"))

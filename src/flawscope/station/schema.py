@@ -194,6 +194,22 @@ learnt_pixels = Table(
     Column("pixels", Hash, primary_key=True),
 )
 
+# Versions that were made, or are to be made, from what people said
+candidates = Table(
+    "candidates",
+    metadata,
+    _key(),
+    _product(),
+    Column("start_version_id", Key, ForeignKey("versions.id"), nullable=False),  # that it is made from
+    Column("version_id", Key, ForeignKey("versions.id")),  # that it became
+    Column("status", String(12), nullable=False),  # queued, running, ready, live, rejected, failed, removed
+    Column("who", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    Column("facts", Text, nullable=False),  # JSON: from which verdicts, the judgement, what went wrong
+)
+Index("candidates_product", candidates.c.product_id, candidates.c.id)
+
 users = Table(
     "users",
     metadata,

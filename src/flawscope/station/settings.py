@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 from flawscope.config import build, read_config
@@ -31,6 +31,25 @@ _SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 8640
 
 
 @dataclass(frozen=True)
+class Learn:
+    """How a product's model learns from what people say.
+
+    rule: ask: a version waits for a click; auto: it goes live by itself where it loses no known defect and
+    has fewer false alarms.
+    after: so many corrections after which a version is made by itself.
+    keep: so many versions that were made and never used are kept.
+    trained: the trained model (.safetensors) of which `model` is an export.
+    pictures: folder of the pictures that the model was fitted on, for methods that are trained anew.
+    """
+
+    rule: Literal["ask", "auto"] = "ask"
+    after: int = 5
+    keep: int = 5
+    trained: str | None = None
+    pictures: str | None = None
+
+
+@dataclass(frozen=True)
 class Product:
     """What is inspected.
 
@@ -38,6 +57,7 @@ class Product:
     drift: how probable a false alarm of drift may ever be; None: nobody looks for it.
     sinks: where its inspections go.
     sources: folders and cameras beyond it.
+    learn: versions are made from corrections by themselves; None: when somebody asks.
     """
 
     model: str
@@ -45,6 +65,7 @@ class Product:
     drift: str | None = "1 %"
     sinks: tuple[SinkSettings, ...] = ()
     sources: tuple[FolderOf | CameraOf, ...] = ()
+    learn: Learn | None = None
 
     @property
     def drift_bound(self) -> float | None:
@@ -309,9 +330,25 @@ def _product(name: str, value: Any, home: Path) -> Product:
         if not isinstance(listed, list):
             raise InputError("sources is not a list: write `- folder: DIR` or `- camera: ADDRESS` below it")
         sinks = sinks_of(given.get("sinks"), home)
-        product = build(Product, {k: value for k, value in given.items() if k not in ("sources", "sinks")})
+        learn = _learn(given.get("learn"), home)
+        apart = ("sources", "sinks", "learn")
+        product = build(Product, {key: value for key, value in given.items() if key not in apart})
         sources = tuple(read_source(one, home) for one in listed)
     except InputError as error:
         raise InputError(f"product {name}: {error}") from None
     folder = None if product.folder is None else str(home / product.folder)
-    return replace(product, model=str(home / product.model), folder=folder, sources=sources, sinks=sinks)
+    made = replace(product, sources=sources, sinks=sinks, learn=learn)
+    return replace(made, model=str(home / product.model), folder=folder)
+
+
+def _learn(value: Any, home: Path) -> Learn | None:
+    if value is None:
+        return None
+    try:
+        learn = build(Learn, _mapping(value, "learn"))
+    except InputError as error:
+        raise InputError(f"learn: {error}") from None
+    if learn.after < 1 or learn.keep < 1:
+        raise InputError("learn: after and keep must be 1 or more")
+    trained, pictures = (path and str(home / path) for path in (learn.trained, learn.pictures))
+    return replace(learn, trained=trained, pictures=pictures)

@@ -193,6 +193,129 @@ class Verdict(BaseModel):
     note: str = Field("", max_length=2000)
 
 
+class Activation(BaseModel):
+    """How a version is put to use."""
+
+    model_config = ConfigDict(extra="forbid")
+    losing: list[int] = Field([], description="inspections of the known defects that it may lose")
+
+
+class Learn(BaseModel):
+    """What is to be learnt."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"how": ""}})
+    how: Literal["", "extended", "recalibrated", "retrained"] = Field(
+        "", description="empty: as the method can without a training"
+    )
+
+
+class Counts(BaseModel):
+    """Of reviewed pictures: how many, and how many of them are called anomalous before and after, each as
+    [count, low, high] with the 95 % interval of their share."""
+
+    count: int
+    before: list[float]
+    after: list[float]
+
+
+class Missed(BaseModel):
+    id: int
+    rate: float = Field(description="the least false-alarm rate at which it would be found")
+
+
+class Change(BaseModel):
+    """Score and threshold before and after."""
+
+    before: list[float]
+    after: list[float]
+
+
+class Judgement(BaseModel):
+    """A candidate beside the version that was active, on reviewed pictures as if it had learnt from none of
+    them. Lists are inspections."""
+
+    how: Literal["extended", "recalibrated", "retrained"]
+    good: Counts
+    defects: Counts
+    gained: list[int] = Field(description="false alarms that would pass")
+    alarms: list[int] = Field(description="good ones that would be flagged, and were not")
+    lost: list[int] = Field(description="known defects that would not be found any more")
+    found: list[int] = Field(description="missed defects that would be found")
+    weaker: list[int] = Field(description="known defects that would stand out less than half as much")
+    missed: list[Missed] = Field(description="known defects that are not found")
+    scores: dict[str, Change]
+    cross_fitted: int = Field(description="judged pictures that were left out for it")
+    learnt: list[int] = Field(description="what was learnt from")
+    unsure: list[int] = Field(description='"good" ones that look like known defects: say it again')
+    contradictory: list[int] = Field(description="the same pixels were called good and a defect")
+    unreadable: list[int]
+    inside: list[int] = Field(description="defects that the model has learnt from as good parts")
+    gone: list[int] = Field(description="pictures that were removed")
+    drawn: int = Field(description="good pictures of the line that the threshold comes from, too")
+    kept: bool = Field(description="the threshold stayed as it was: else more known defects would be lost")
+
+
+class Step(BaseModel):
+    stage: str
+    done: int
+    total: int
+
+
+class Correction(BaseModel):
+    id: int
+    verdict: Literal["good", "defect"]
+    verdict_id: int
+
+
+class Candidate(BaseModel):
+    """A version that is made, or was made, from what people said."""
+
+    id: int
+    status: Literal["queued", "running", "ready", "live", "rejected", "failed", "removed"]
+    start: int = Field(description="the version that it was made from")
+    version: int | None = Field(description="that it became")
+    compared_with: int | None
+    by: str
+    created_at: str
+    changed_at: str
+    how: str
+    corrections: list[Correction]
+    error: str | None
+    waits: list[Literal["lost", "weaker", "no_gain", "few", "switched"]] = Field(
+        description="why the rule does not let it go live"
+    )
+    judgement: Judgement | None
+    seconds: dict[str, float] | None
+    step: Step | None
+
+
+class Learning(BaseModel):
+    """How a product learns."""
+
+    why_not: str | None = Field(description="why it cannot")
+    rule: Literal["click", "ask", "auto"]
+    after: int | None = Field(description="corrections after which a candidate is made by itself")
+    false_alarms: int
+    misses: int
+    new: int = Field(description="corrections since the last candidate")
+    contradictory: list[int]
+    candidates: list[Candidate]
+
+
+class Entry(BaseModel):
+    """Something that was done to the models, or said of a picture."""
+
+    at: str
+    by: str
+    kind: str
+    text: str
+    inspection: int | None
+
+
+class Trail(BaseModel):
+    entries: list[Entry]
+
+
 class Trends(BaseModel):
     """Scores over time; points [seconds, score, anomalous, verdict, id], or buckets [seconds, inspected,
     anomalous, lowest, mean and highest score, false alarms, misses]."""
@@ -218,7 +341,7 @@ class Status(BaseModel):
     queue: dict[str, int]
 
 
-class Change(BaseModel):
+class Departure(BaseModel):
     """Something that is no longer as it was."""
 
     at: str = Field(description="when it was found")
@@ -255,7 +378,7 @@ class Drift(BaseModel):
     flagged: float | None = Field(None, description="share of pictures that were called anomalous")
     value: float = Field(0.0, description="logarithm to base 10 of the martingale")
     limit: float | None = Field(None, description="at which it alarms")
-    alarm: Change | None = None
-    notice: Change | None = Field(None, description="another share of anomalous pictures than before")
+    alarm: Departure | None = None
+    notice: Departure | None = Field(None, description="another share of anomalous pictures than before")
     points: list[list[float]] = Field([], description="seconds since 1970, value then")
     camera: Camera

@@ -23,6 +23,7 @@ from flawscope.station.drift.looks import Looks
 from flawscope.station.files import Files
 from flawscope.station.handed import Handed
 from flawscope.station.inspector import Inspector
+from flawscope.station.learning.learning import Learning
 from flawscope.station.learnt import Learnt
 from flawscope.station.live import Live
 from flawscope.station.metrics import Gauges, Metrics, OfSinks
@@ -108,6 +109,16 @@ class Station:
         self.drifts = Drifts(self.database, self.store, self.versions, watched, self._names, self.report)
         self.looks = Looks(self.files, watched, self._names, self.drifts.run_of, self.report)
         self.drifts.renewed = self.looks.renew
+        self.learning = Learning(
+            self.database,
+            self.files,
+            self.versions,
+            self.products,
+            {name: product.learn for name, product in settings.products.items()},
+            settings.device,
+            self.report,
+            say,
+        )
 
     def start(self) -> None:
         """Open the models, then take pictures. InputError where a model that the settings name is none."""
@@ -129,6 +140,7 @@ class Station:
         self.sources = sources_of(*given, self.store, self.settings.limits)
         for source in self._all_sources():
             source.start()
+        self.learning.start()
         thread = threading.Thread(target=self._retain, name="retention", daemon=True)
         thread.start()
         self._threads.append(thread)
@@ -164,6 +176,7 @@ class Station:
         with ThreadPoolExecutor(max(1, len(self._all_sources()))) as pool:
             for source in self._all_sources():
                 pool.submit(source.stop)
+        self.learning.close()
         self.inspector.close()
         self.recorder.close()
         self.looks.close()
@@ -248,6 +261,7 @@ class Station:
 
     def spoken(self, product_id: int) -> None:
         """Somebody gave a verdict."""
+        self.learning.noticed()
         if self.sinks is not None:
             self.sinks.wake(product_id)
 

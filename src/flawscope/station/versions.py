@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, delete, exists, func, or_, select, update
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.errors import FlawscopeError, InputError
@@ -19,7 +19,7 @@ from flawscope.runtime import suffix_of
 from flawscope.station.database import Database, now, upsert
 from flawscope.station.files import MODELS, Files
 from flawscope.station.learnt import tell_learnt
-from flawscope.station.schema import events, products, versions
+from flawscope.station.schema import candidates, events, inspections, learnt_pixels, products, versions
 from flawscope.station.store import NotFoundError, add_event, iso
 
 ADDED, ACTIVATED = "version added", "version activated"  # events
@@ -99,7 +99,37 @@ class Versions:
             number = connection.execute(query).scalar_one_or_none()
         return None if number is None else int(number)
 
+    def remove(self, product_id: int, number: int) -> bool:
+        """Forget a version that was never used, and its file; False where it was, or where it is the newest
+        of all: SQLite would give its number to another one."""
+        with self.database.writing() as connection:
+            newest = connection.execute(select(func.max(versions.c.id))).scalar_one()
+            used = exists().where(inspections.c.version_id == number)
+            named = exists().where(
+                or_(candidates.c.start_version_id == number, candidates.c.version_id == number)
+            )
+            query = select(versions).where(versions.c.product_id == product_id, versions.c.id == number)
+            row = connection.execute(query.where(~used, ~named)).one_or_none()
+            active = _active(connection, product_id)
+            if row is None or number in (newest, active) or _switches(connection, product_id, number):
+                return False
+            connection.execute(delete(learnt_pixels).where(learnt_pixels.c.version_id == number))
+            connection.execute(delete(versions).where(versions.c.id == number))
+        with self._lock:
+            self._spare.pop(number, None)
+
+        def is_nobodys() -> bool:
+            with self.database.reading() as connection:
+                query = select(versions.c.id).where(versions.c.hash == row.hash)
+                return connection.execute(query).first() is None
+
+        return self.files.discard_model(self.files.model_folder(row.hash), is_nobodys)
+
     # ---- the one that judges
+
+    def number(self, product_id: int) -> int:
+        """Of the version that judges. NoModelError."""
+        return self.active(product_id)[0]
 
     def activate(self, product_id: int, number: int, who: str) -> None:
         """Open a version and let it judge from now on. What waits is judged by it; nothing is lost.

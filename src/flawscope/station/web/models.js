@@ -18,11 +18,15 @@
 
   // Activate, and go back: asked before, because the line feels it at once ------------------------------
   let wanted = null;
+  let losing = [];
   for (const button of document.querySelectorAll("[data-activate]")) {
     button.addEventListener("click", () => {
       wanted = button.dataset.activate;
+      losing = (button.dataset.losing ?? "").split(",").filter(Boolean).map(Number);
       byId("sure").returnValue = "";
-      byId("question").textContent = t("models.confirm", { id: wanted });
+      byId("question").textContent = losing.length
+        ? t("learning.loses", { id: wanted, list: losing.join(", ") })
+        : t("models.confirm", { id: wanted });
       byId("sure").showModal();
       byId("yes").focus();
     });
@@ -31,12 +35,48 @@
     if (byId("sure").returnValue !== "yes") return;
     say("…");
     try {
-      await api(`/versions/${wanted}/activate`, { body: {}, seconds: 120 });
+      await api(`/versions/${wanted}/activate`, { body: { losing }, seconds: 120 });
       later(t("models.activated", { id: wanted }));
     } catch (error) {
       say(t("common.failed", { text: error.message }), true);
     }
   });
+
+  // Learn from corrections ------------------------------------------------------------------------------
+  async function act(work, text) {
+    say("…");
+    try {
+      await work();
+      later(text);
+    } catch (error) {
+      say(t("common.failed", { text: error.message }), true);
+    }
+  }
+
+  byId("learn-now")?.addEventListener("click", () => act(() => api("/learning", { body: { how: byId("how").value } }), t("learning.asked")));
+  for (const button of document.querySelectorAll("[data-reject]")) {
+    const id = button.dataset.reject;
+    button.addEventListener("click", () => act(() => api(`/candidates/${id}/reject`, { body: {} }), t("learning.rejected", { id })));
+  }
+  for (const button of document.querySelectorAll("[data-good]")) {
+    const id = button.dataset.good;
+    button.addEventListener("click", () => act(() => api(`/inspections/${id}/verdict`, { body: { verdict: "good" } }), t("learning.said", { id })));
+  }
+
+  /** Shows how far a candidate is; the page comes anew when it is done. */
+  async function follow(card) {
+    const id = card.dataset.candidate;
+    try {
+      const { status, step } = await api(`/candidates/${id}`);
+      if (status !== "queued" && status !== "running") return location.reload();
+      card.querySelector("[data-step]").textContent = step ? t("learning.step", step) : t(`learning.status_${status}`);
+      if (step?.total) card.querySelector("[data-bar]").value = (100 * step.done) / step.total;
+    } catch {
+      // the notice above says why
+    }
+    setTimeout(follow, 1000, card);
+  }
+  for (const card of document.querySelectorAll("[data-status=queued], [data-status=running]")) setTimeout(follow, 500, card);
 
   // Upload ----------------------------------------------------------------------------------------------
   function upload(file) {

@@ -1,0 +1,245 @@
+"""How the next model is made: PatchCore is extended, others are calibrated or trained anew."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from flawscope.artefact.model_file import Artefact, Picture
+from flawscope.errors import InputError
+from flawscope.fitting.fitting import extend, fit
+from flawscope.fitting.preparation import Say
+from flawscope.fitting.reviewed import KEY, Reviewed, Score, grouped, judged, parts
+from flawscope.methods import registry
+from flawscope.predictor import Predictor
+from flawscope.progress import Step, counted
+from flawscope.runtime.torch import TorchSession
+
+RADIUS = "covering_radius"  # among a model's facts
+ROOM = 1.25  # a full memory bank may grow so many times beyond its cap, for what was corrected
+# Of the covering radius, within which a fit takes a patch for known: what was corrected lies just beyond it,
+# and is learnt more closely, with as many times more of its patches than a fit keeps of a picture's
+CLOSER, MORE = 0.5, 3
+RATIOS = ("ratio", "fine_ratio")  # settings that say what share of the patches is kept
+FOLDS = 2  # of corrections, where a method is trained anew
+OURS = ("learnt from ", "extended by ")  # notes that only the last of several says
+
+Known = Callable[[Reviewed], Score | None]
+Made = list[tuple[Predictor, Known]]  # the first choice first
+
+
+def extended(
+    old: Artefact,
+    active: Predictor,
+    wanted: Sequence[Reviewed],
+    rest: Sequence[Reviewed],
+    hashes: Mapping[int, str],
+    *,
+    device: str,
+    say: Say,
+    step: Step,
+    **_: Any,
+) -> Made:
+    roles = {picture.hash: picture.role for picture in old.manifest.pictures}
+    chosen = {
+        hashes[one.number]: one
+        for one in wanted
+        if roles.get(hashes[one.number], "calibration") == "calibration"
+    }
+    before = old.manifest.calibration
+    listed = [str(one) for one in old.manifest.facts.get("calibration_pictures", ())]
+    values = {
+        digest: (score, maximum)
+        for digest, score, maximum in zip(listed, before.scores, before.map_maxima, strict=True)
+    }
+    kept = dict(old.manifest.facts.get(KEY, {}).get("left_out", {}))
+    if not chosen:
+        predictor = Predictor(old, TorchSession.open(old, device))
+    else:
+        with grouped(old, list(chosen.values())) as (sources, group):
+            predictor = extend(
+                with_room(old), sources, group=group, device=device, check=False, say=say, step=step
+            )
+        new, whole = predictor.manifest.facts["calibration_pictures"], predictor.calibration
+        for place in range(before.count, whole.count):
+            kept[new[place]] = (whole.scores[place], whole.map_maxima[place])
+    drawn: dict[str, tuple[float, float]] = {}
+    for one in rest:
+        digest = hashes[one.number]
+        if not one.drawn or not one.good or digest in values or digest in drawn:
+            continue
+        if digest in kept:
+            drawn[digest] = kept[digest]
+        elif roles.get(digest, "calibration") == "calibration":
+            said = predictor.predict(one.source)
+            drawn[digest] = said.score, float(said.map.max())
+    scores: dict[str, float] = {}
+    if not chosen and active.artefact is old:  # the network says what it said
+        scores = {hashes[one.number]: one.before[0] for one in rest if one.before is not None}
+
+    def made(chosen_values: dict[str, tuple[float, float]], count: int) -> tuple[Predictor, Known]:
+        model = _calibrated(predictor, old, chosen_values, kept, count, len(chosen))
+        return model, lambda one: judged(model, one.source, hashes[one.number], scores)
+
+    found = [made({**values, **drawn}, len(drawn))]
+    return [*found, made(values, 0)] if drawn else found
+
+
+def _calibrated(
+    predictor: Predictor,
+    old: Artefact,
+    values: Mapping[str, tuple[float, float]],
+    kept: Mapping[str, tuple[float, float]],
+    drawn: int,
+    learnt: int,
+) -> Predictor:
+    """The model with these calibration scores and maxima, by the pictures' hashes."""
+    before, manifest = old.manifest.calibration, predictor.manifest
+    scores, maxima = zip(*values.values(), strict=True)
+    of_line = len(set(values) - _of_the_fit(old))
+    method = before.method.partition(";")[0]
+    calibration = replace(
+        predictor.calibration,
+        scores=tuple(map(float, scores)),
+        map_maxima=tuple(map(float, maxima)),
+        method=f"{method}; {of_line} drawn from the line" if of_line else method,
+    )
+    threshold = (
+        f"the threshold comes from good pictures as they come, {drawn} of them drawn from the line now"
+        if drawn
+        else "the threshold comes from the earlier calibration pictures alone"
+    )
+    notes = [
+        f"learnt from {counted(learnt, 'corrected picture')}; {threshold}: pictures that were corrected are "
+        "no fair sample, and what is promised was not measured on those to come"
+    ]
+    known = {picture.hash for picture in manifest.pictures}
+    fresh = [Picture(one, "calibration", "of the line") for one in values if one not in known]
+    corrections: dict[str, Any] = {
+        "left_out": {k: list(v) for k, v in kept.items()},
+        "of_the_fit": sorted(_of_the_fit(old)),
+    }
+    if (cap := _cap(old)) is not None:
+        corrections["cap"] = cap
+    facts = {**manifest.facts, "calibration_pictures": list(values), KEY: corrections}
+    if RADIUS in old.manifest.facts:  # that of all the bank
+        pairs = zip(old.manifest.facts[RADIUS], manifest.facts[RADIUS], strict=True)
+        facts[RADIUS] = [max(pair) for pair in pairs]
+    ratios = {key: old.manifest.config[key] for key in RATIOS if key in old.manifest.config}
+    manifest = replace(manifest, config={**manifest.config, **ratios})
+    artefact = predictor.artefact
+    artefact = replace(
+        artefact, manifest=replace(manifest, facts=facts, pictures=(*manifest.pictures, *fresh))
+    )
+    return Predictor(artefact, predictor.session).with_calibration(calibration, *notes)
+
+
+def _of_the_fit(old: Artefact) -> set[str]:
+    """The calibration pictures that come from no line."""
+    facts = old.manifest.facts
+    return set(facts.get(KEY, {}).get("of_the_fit") or facts.get("calibration_pictures", ()))
+
+
+def _cap(old: Artefact) -> int | None:
+    """Of the memory bank as it was fitted."""
+    cap = old.manifest.facts.get(KEY, {}).get("cap", old.manifest.config.get("cap"))
+    return None if cap is None else int(cap)
+
+
+def with_room(old: Artefact) -> Artefact:
+    """With a cap that leaves room in a full bank, and a covering radius that lets nearer patches in."""
+    manifest = replace(old.manifest, notes=tuple(n for n in old.manifest.notes if not n.startswith(OURS)))
+    cap = _cap(old)
+    if cap is not None:
+        manifest = replace(manifest, config={**manifest.config, "cap": math.ceil(ROOM * cap)})
+    more = {key: min(1.0, MORE * manifest.config[key]) for key in RATIOS if manifest.config.get(key)}
+    manifest = replace(manifest, config={**manifest.config, **more})
+    if RADIUS in manifest.facts:
+        radii = [CLOSER * radius for radius in manifest.facts[RADIUS]]
+        manifest = replace(manifest, facts={**manifest.facts, RADIUS: radii})
+    return replace(old, manifest=manifest)
+
+
+def recalibrated(
+    old: Artefact,
+    active: Predictor,
+    wanted: Sequence[Reviewed],
+    rest: Sequence[Reviewed],
+    hashes: Mapping[int, str],
+    *,
+    step: Step,
+    **_: Any,
+) -> Made:
+    """Thresholds from the drawn pictures alone: the network says of them what it would say of any."""
+    drawn = [one.source for one in rest if one.drawn and one.good]
+    needed = math.ceil(1 / old.manifest.calibration.rate - 1e-9) - 1
+    if len(drawn) < needed:
+        raise InputError(
+            f"{counted(len(drawn), 'good picture')} of the line can calibrate, {needed} are needed for "
+            f"{old.manifest.calibration.rate:.1%}: inspect and review more"
+        )
+    model = active.calibrate(drawn, step)
+    if model.calibration.count < needed:
+        raise InputError(
+            f"only {counted(model.calibration.count, 'drawn picture')} can calibrate, the others are copies "
+            f"or were learnt from; {needed} are needed: inspect and review more"
+        )
+    return [(model, lambda one: judged(model, one.source, hashes[one.number]))]
+
+
+def retrained(
+    old: Artefact,
+    active: Predictor,
+    wanted: Sequence[Reviewed],
+    rest: Sequence[Reviewed],
+    hashes: Mapping[int, str],
+    *,
+    good: Sequence[str],
+    device: str,
+    say: Say,
+    step: Step,
+) -> Made:
+    """A new training; what it learnt from is judged by trainings that did not see it, one for each fold."""
+    if not good:
+        raise InputError(
+            "a training needs the pictures that the model was fitted on: name their folder as "
+            "`learn: pictures` of the product"
+        )
+    method = registry.method(old.manifest.method)
+    defects = [one for one in rest if not one.good and one.mask] if method.takes_seen_defects else []
+    taught = list({hashes[one.number]: one for one in (*wanted, *defects)}.values())
+    numbered = zip(taught, parts(old, taught), strict=True)
+    folds = {hashes[one.number]: part % FOLDS for one, part in numbered}
+
+    def trained(leave: int | None, name: str) -> Predictor:
+        seen = [(d.source, d.mask) for d in defects if d.mask and folds[hashes[d.number]] != leave]
+        more = [one.source for one in wanted if folds[hashes[one.number]] != leave]
+        say(f"training {name}")
+        return fit(
+            [*good, *more],
+            method=method.name,
+            category=old.manifest.category or None,
+            false_alarm_rate=old.manifest.calibration.rate,
+            seen=seen if seen else 0,
+            device=device,
+            check=False,
+            say=say,
+            step=lambda stage, done, total: step(f"{name}: {stage}", done, total),
+            **{k: v for k, v in old.manifest.config.items() if v is not None},
+        )
+
+    model = trained(None, "the model")
+    others = {
+        fold: trained(fold, f"without part {fold + 1} of {FOLDS}") for fold in sorted(set(folds.values()))
+    }
+
+    def known(one: Reviewed) -> Score | None:
+        digest = hashes[one.number]
+        if digest not in folds:
+            return judged(model, one.source, digest)
+        score = judged(others[folds[digest]], one.source, digest)
+        return None if score is None else replace(score, learnt=True)
+
+    return [(model, known)]

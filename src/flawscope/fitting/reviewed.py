@@ -1,0 +1,156 @@
+"""Pictures of which people said what they are, and what a model says of them as if it had never learnt from
+them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flawscope.artefact.model_file import Artefact
+from flawscope.calibration.decision import Calibration
+from flawscope.datasets import group_numbers
+from flawscope.errors import InputError
+from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.predictor import Predictor
+
+KEY = "corrections"  # among a model's facts
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """A picture, and what a person said of it.
+
+    number: of the inspection. source: the picture's file. name: as its sender calls it, for groups.
+    learn: a false alarm, from which the model is to learn. sure: it was looked at twice.
+    drawn: one of the line's good pictures, drawn by chance, whatever the model said of them.
+    judged: somebody said what it is; else it is only drawn.
+    mask: a file that marks the defect; for methods that learn from defects.
+    before: score and threshold of the active model, where it has said so; None: it is asked.
+    """
+
+    number: int
+    source: str
+    good: bool
+    name: str = ""
+    learn: bool = False
+    sure: bool = False
+    drawn: bool = False
+    judged: bool = True
+    mask: str | None = None
+    before: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of a picture as if the model had never learnt from it, beside the threshold that the other pictures
+    give. p_value: the least false-alarm rate at which it is called anomalous. learnt: it was left out."""
+
+    score: float
+    threshold: float
+    p_value: float
+    severity: float
+    learnt: bool = False
+
+    @property
+    def anomalous(self) -> bool:
+        return not self.score <= self.threshold
+
+
+def judged(
+    predictor: Predictor, source: str, digest: str, known: dict[str, float] | None = None
+) -> Score | None:
+    """What a model says of a picture as if it had never learnt from it; None where it cannot say so.
+
+    A picture of the calibration is compared with the threshold that the others give.
+
+    Args:
+        known: scores by hash that the network gave before; new ones are added.
+    """
+    manifest, calibration = predictor.manifest, predictor.calibration
+    places = {hash_: i for i, hash_ in enumerate(manifest.facts.get("calibration_pictures", ()))}
+    if (at := places.get(digest)) is not None and at < calibration.count:
+        return score_of(_without(calibration, at), calibration.scores[at], learnt=True)
+    kept = manifest.facts.get(KEY, {}).get("left_out", {})
+    if digest in kept:
+        return score_of(calibration, kept[digest][0], learnt=True)
+    if digest in inside_of(predictor.artefact):
+        return None
+    known = {} if known is None else known
+    if digest not in known:
+        known[digest] = predictor.predict(source).score
+    return score_of(calibration, known[digest])
+
+
+def score_of(calibration: Calibration, score: float, learnt: bool = False) -> Score:
+    return Score(
+        float(score),
+        calibration.score_threshold,
+        float(calibration.p_values(score)),
+        float(calibration.severity(score)),
+        learnt,
+    )
+
+
+def _without(calibration: Calibration, place: int) -> Calibration:
+    """The calibration of the other pictures; itself where there is no other."""
+    if calibration.count == 1:
+        return calibration
+    scores, maxima = (
+        values[:place] + values[place + 1 :] for values in (calibration.scores, calibration.map_maxima)
+    )
+    return replace(calibration, scores=scores, map_maxima=maxima)
+
+
+def inside_of(artefact: Artefact) -> set[str]:
+    """Hashes of the pictures that a model has learnt from, or that it keeps for other things than its
+    calibration."""
+    return {picture.hash for picture in artefact.manifest.pictures if picture.role != "calibration"}
+
+
+def hashes_of(pictures: Sequence[Reviewed]) -> tuple[dict[int, str], list[int]]:
+    """Of decoded pixels, by number; and the numbers of pictures that cannot be read."""
+    found, unreadable = {}, []
+    for one in pictures:
+        try:
+            found[one.number] = pixel_hash(decode(one.source))
+        except (InputError, MemoryError):
+            unreadable.append(one.number)
+    return found, unreadable
+
+
+@contextmanager
+def grouped(old: Artefact, pictures: Sequence[Reviewed]) -> Iterator[tuple[list[str], str | None]]:
+    """Files of the pictures, and the pattern by which those that show one part are left out together: a store
+    calls its files by their content, so that they get their senders' names here."""
+    group = old.manifest.facts.get("group")
+    sources = [one.source for one in pictures]
+    if group is None or not _fits(group, pictures):
+        yield sources, None
+        return
+    with tempfile.TemporaryDirectory(prefix="flawscope-") as folder:
+        named = []
+        for one in pictures:
+            path = Path(folder, str(one.number), Path(one.name).name or "picture")
+            path.parent.mkdir(exist_ok=True)
+            shutil.copyfile(one.source, path)
+            named.append(str(path))
+        yield named, group
+
+
+def _fits(group: str, pictures: Sequence[Reviewed]) -> bool:
+    try:
+        group_numbers([one.name for one in pictures], group)
+    except InputError:
+        return False
+    return True
+
+
+def parts(old: Artefact, pictures: Sequence[Reviewed]) -> list[int]:
+    """A number for each picture; those of one part share it."""
+    group = old.manifest.facts.get("group")
+    known = group if group is not None and _fits(group, pictures) else None
+    return group_numbers([one.name for one in pictures], known)

@@ -1,0 +1,154 @@
+"""Candidates in the data base: versions that are made from what people said."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from flawscope.station.database import Database, now
+from flawscope.station.schema import candidates
+from flawscope.station.store import NotFoundError, add_event, iso
+
+QUEUED, RUNNING, READY, LIVE = "queued", "running", "ready", "live"
+REJECTED, FAILED, REMOVED = "rejected", "failed", "removed"
+ASKED = "learning asked"  # events
+MADE, NOT_MADE, REFUSED, REFUSED_BY_RULE, FORGOTTEN = (
+    "candidate ready",
+    "candidate failed",
+    "candidate rejected",
+    "candidate waits",
+    "candidate removed",
+)
+
+
+class Candidates:
+    """Every method is one transaction and raises `StoreError` where the data base cannot be used."""
+
+    def __init__(self, database: Database):
+        self.database = database
+
+    def add(self, product_id: int, start: int, who: str, facts: dict[str, Any]) -> int:
+        """Queue one; its number."""
+        with self.database.writing() as connection:
+            at = now()
+            row = {"product_id": product_id, "start_version_id": start, "status": QUEUED, "who": who}
+            row |= {"created_at": at, "changed_at": at, "facts": json.dumps(facts)}
+            new = candidates.insert().values(**row).returning(candidates.c.id)
+            number = int(connection.execute(new).scalar_one())
+            add_event(connection, ASKED, who, f"candidate {number} on version {start}", product_id)
+        return number
+
+    def change(
+        self,
+        number: int,
+        status: str,
+        *,
+        kind: str = "",
+        who: str = "",
+        text: str = "",
+        facts: dict[str, Any] | None = None,
+        only: tuple[str, ...] = (),
+        **columns: int | None,
+    ) -> bool:
+        """Another status, and an event of this kind that tells of it; False and nothing changed where it has
+        none of the statuses `only`.
+
+        Args:
+            facts: are added to those that are there.
+        """
+        with self.database.writing() as connection:
+            query = select(candidates).where(candidates.c.id == number).with_for_update()
+            row = connection.execute(query).one()
+            if only and row.status not in only:
+                return False
+            known = {**json.loads(row.facts), **(facts or {})}
+            connection.execute(
+                update(candidates)
+                .where(candidates.c.id == number)
+                .values(status=status, changed_at=now(), facts=json.dumps(known), **columns)
+            )
+            if kind:
+                add_event(connection, kind, who, f"candidate {number}{text}", row.product_id)
+        return True
+
+    def again(self) -> None:
+        """What was being made when the station ended is made anew."""
+        own = candidates.c.product_id.in_(self.database.own())
+        with self.database.writing() as connection:
+            connection.execute(
+                update(candidates).where(candidates.c.status == RUNNING, own).values(status=QUEUED)
+            )
+
+    def next(self) -> Row[Any] | None:
+        """The oldest one that is queued."""
+        own = candidates.c.product_id.in_(self.database.own())
+        query = (
+            select(candidates).where(candidates.c.status == QUEUED, own).order_by(candidates.c.id).limit(1)
+        )
+        with self.database.reading() as connection:
+            return connection.execute(query).one_or_none()
+
+    def row(self, product_id: int, number: int) -> Row[Any]:
+        """NotFoundError."""
+        query = select(candidates).where(candidates.c.product_id == product_id, candidates.c.id == number)
+        with self.database.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFoundError(f"there is no candidate {number} of this product")
+        return row
+
+    def of_version(self, product_id: int, version: int) -> Row[Any] | None:
+        """What a version was made as."""
+        with self.database.reading() as connection:
+            return of_version(connection, product_id, version)
+
+    def listed(self, product_id: int, most: int = 50) -> list[Row[Any]]:
+        """The newest first."""
+        query = select(candidates).where(candidates.c.product_id == product_id)
+        with self.database.reading() as connection:
+            return list(connection.execute(query.order_by(candidates.c.id.desc()).limit(most)))
+
+    def never_used(self, product_id: int) -> list[Row[Any]]:
+        """Those that have a version and were never live, the newest first."""
+        query = (
+            select(candidates)
+            .where(candidates.c.product_id == product_id, candidates.c.status.in_((READY, REJECTED)))
+            .where(candidates.c.version_id.is_not(None))
+            .order_by(candidates.c.id.desc())
+        )
+        with self.database.reading() as connection:
+            return list(connection.execute(query))
+
+
+def of_version(connection: Connection, product_id: int, version: int) -> Row[Any] | None:
+    query = (
+        select(candidates)
+        .where(candidates.c.product_id == product_id, candidates.c.version_id == version)
+        .order_by(candidates.c.id.desc())
+        .limit(1)
+    )
+    return connection.execute(query).one_or_none()
+
+
+def shown(row: Row[Any], step: tuple[str, int, int] | None = None) -> dict[str, Any]:
+    """A candidate as the API shows it."""
+    facts = json.loads(row.facts)
+    return {
+        "id": row.id,
+        "status": row.status,
+        "start": row.start_version_id,
+        "version": row.version_id,
+        "compared_with": facts.get("compared_with"),
+        "by": row.who,
+        "created_at": iso(row.created_at),
+        "changed_at": iso(row.changed_at),
+        "how": facts.get("how", ""),
+        "corrections": facts.get("corrections", []),
+        "error": facts.get("error"),
+        "waits": facts.get("waits", []),
+        "judgement": facts.get("judgement"),
+        "seconds": facts.get("seconds"),
+        "step": None if step is None else {"stage": step[0], "done": step[1], "total": step[2]},
+    }

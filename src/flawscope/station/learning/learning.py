@@ -1,0 +1,343 @@
+"""Corrections become versions, one candidate after the other, beside the inspections."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Row
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.progress import counted
+from flawscope.station.database import Database, StoreError
+from flawscope.station.files import Files
+from flawscope.station.learning import candidates as of
+from flawscope.station.learning import plan as plans
+from flawscope.station.learning.candidates import Candidates
+from flawscope.station.learning.corrections import Words, words_of
+from flawscope.station.learning.process import StoppedError, Worker, WorkerError
+from flawscope.station.learning.rule import waits as waits_for
+from flawscope.station.settings import Learn
+from flawscope.station.versions import NoModelError, Versions
+
+T = TypeVar("T")
+EVERY = 10.0  # seconds between two looks for corrections that nobody told of
+AGAIN = 2.0  # seconds after which a data base that is away is asked again
+RULE = "rule"  # who did it
+HOWS = ("", "extended", "recalibrated", "retrained")
+
+
+class LosesError(InputError):
+    """A version would not find known defects any more.
+
+    Attributes:
+        lost: the inspections of these.
+    """
+
+    def __init__(self, version: int, lost: Sequence[int]):
+        named = ", ".join(map(str, lost[:20])) + (" ..." if len(lost) > 20 else "")
+        super().__init__(
+            f"version {version} does not find the known defects of inspections {named} any more: look at "
+            "them, and name all of them as `losing` to use it all the same"
+        )
+        self.lost = list(lost)
+
+
+class Learning:
+    """Makes candidates, and lets them go live by the rule.
+
+    Args:
+        products: name -> number. settings: name -> how it learns; None: when somebody asks.
+        report: is told what is wrong with a product, None when that is over.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        files: Files,
+        versions: Versions,
+        products: Mapping[str, int],
+        settings: Mapping[str, Learn | None],
+        device: str,
+        report: Callable[[str, str | None], None],
+        say: Callable[[str], None],
+    ):
+        self.database, self.files, self.versions = database, files, versions
+        self.settings = {products[name]: learn for name, learn in settings.items()}
+        self.device, self.report, self.say = device, report, say
+        self.candidates = Candidates(database)
+        self.worker = Worker()
+        self._steps: dict[int, tuple[str, int, int]] = {}  # by candidate
+        self._ended, self._woken = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self.candidates.again()
+        self._thread = threading.Thread(target=self._work, name="learning", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """What is being made is left off, and made anew when the station starts."""
+        self._ended.set()
+        self._woken.set()
+        self.worker.close()
+        if self._thread is not None:
+            self._thread.join()
+
+    # ---- what people ask for
+
+    def noticed(self) -> None:
+        """Somebody said something."""
+        self._woken.set()
+
+    def ask(self, product_id: int, who: str, how: str = "") -> dict[str, Any]:
+        """Queue a candidate; it, or the one that waits already. InputError where the product cannot learn."""
+        if how not in HOWS:
+            raise InputError(f"{how!r:.40} is no way to learn: extended, recalibrated or retrained")
+        active = self._active(product_id)
+        learn = self.settings[product_id] or Learn()
+        if (why := plans.why_not(active, learn)) is not None:
+            raise InputError(why)
+        assert active is not None
+        if how == "retrained" and learn.pictures is None:
+            raise InputError(
+                "a training needs the pictures that the model was fitted on: name their folder as "
+                "`learn: pictures` of the product"
+            )
+        for row in self.candidates.listed(product_id):
+            if row.status == of.QUEUED:
+                return of.shown(row)
+        with self.database.reading() as connection:
+            words = words_of(connection, product_id)
+        if not words.judged:
+            raise InputError("nobody has said what a picture is: review some first")
+        number = self.candidates.add(product_id, active.number, who, {"asked": how})
+        self.report(f"learning_{product_id}", None)
+        self._woken.set()
+        return of.shown(self.candidates.row(product_id, number))
+
+    def reject(self, product_id: int, number: int, who: str) -> dict[str, Any]:
+        """It is not used, or not even made."""
+        row = self.candidates.row(product_id, number)
+        allowed = of.QUEUED, of.READY, of.FAILED
+        if not self.candidates.change(number, of.REJECTED, kind=of.REFUSED, who=who, only=allowed):
+            raise InputError(f"candidate {number} is {row.status}: it cannot be rejected any more")
+        self.report(f"learning_{product_id}", None)
+        return of.shown(self.candidates.row(product_id, number))
+
+    def activate(self, product_id: int, number: int, who: str, losing: Sequence[int] = ()) -> None:
+        """Let a version judge from now on.
+
+        Raises:
+            LosesError: it would lose known defects that `losing` does not name.
+        """
+        made = self.candidates.of_version(product_id, number)
+        lost = [] if made is None else (json.loads(made.facts).get("judgement") or {}).get("lost", [])
+        missing = sorted(set(lost) - set(losing))
+        if missing and not self.versions.version(product_id, number)["switches"]:  # else it was agreed to
+            raise LosesError(number, missing)
+        self.versions.activate(product_id, number, who)
+        if made is not None and made.status in (of.READY, of.REJECTED):
+            self.candidates.change(made.id, of.LIVE)
+
+    # ---- what is shown
+
+    def facts(self, product_id: int) -> dict[str, Any]:
+        """How a product learns, as the API shows it."""
+        learn = self.settings[product_id]
+        rows = self.candidates.listed(product_id)
+        with self.database.reading() as connection:
+            words = words_of(connection, product_id)
+        try:
+            why = plans.why_not(self._active(product_id), learn or Learn())
+        except InputError as error:
+            why = str(error)
+        return {
+            "why_not": why,
+            "rule": "click" if learn is None else learn.rule,
+            "after": None if learn is None else learn.after,
+            "false_alarms": sum(word.verdict == "good" for word in words.corrections),
+            "misses": sum(word.verdict == "defect" for word in words.corrections),
+            "new": self._new(words, rows),
+            "contradictory": words.contradictory,
+            "candidates": [of.shown(row, self._steps.get(row.id)) for row in rows],
+        }
+
+    @staticmethod
+    def _new(words: Words, rows: Sequence[Row[Any]]) -> int:
+        """Corrections that came, or were taken back, since the last candidate."""
+        last: dict[str, Any] = next(
+            (json.loads(row.facts) for row in rows if "verdicts" in json.loads(row.facts)), {}
+        )
+        return len({word.verdict_id for word in words.corrections} ^ set(last.get("verdicts", [])))
+
+    def _active(self, product_id: int) -> plans.Active | None:
+        try:
+            number, _ = self.versions.active(product_id)
+        except NoModelError:
+            return None
+        return plans.active_of(number, self.versions.path(product_id, number))
+
+    # ---- the work
+
+    def _work(self) -> None:
+        while not self._ended.is_set():
+            self._woken.wait(EVERY)
+            self._woken.clear()
+            if self._ended.is_set():
+                return
+            try:
+                for product_id, learn in self.settings.items():
+                    if learn is not None:
+                        self._by_itself(product_id, learn)
+                while not self._ended.is_set() and (row := self.candidates.next()) is not None:
+                    self._make(row)
+            except StoreError:  # the station says so, and the next look finds what is queued
+                self._ended.wait(AGAIN)
+                with suppress(StoreError):
+                    self.candidates.again()
+                self._woken.set()
+            except FlawscopeError as error:
+                self.say(f"learning: {error}")
+
+    def _by_itself(self, product_id: int, learn: Learn) -> None:
+        """Queue a candidate where enough was corrected."""
+        rows = self.candidates.listed(product_id)
+        if any(row.status in (of.QUEUED, of.RUNNING) for row in rows):
+            return
+        with self.database.reading() as connection:
+            words = words_of(connection, product_id)
+        if self._new(words, rows) < learn.after:
+            return
+        active = self._active(product_id)
+        if plans.why_not(active, learn) is None and active is not None:
+            self.candidates.add(product_id, active.number, RULE, {"asked": ""})
+
+    def _make(self, row: Row[Any]) -> None:
+        """A candidate from its place in the queue to its end. StoreError: it is made again later."""
+        product_id, number = row.product_id, row.id
+        learn = self.settings.get(product_id) or Learn()
+        if not self.candidates.change(number, of.RUNNING, only=(of.QUEUED,)):
+            return
+        begun = time.monotonic()
+        out = self.files.temporary("model")
+        try:
+            active = self._active(product_id)
+            if (why := plans.why_not(active, learn)) is not None or active is None:
+                raise InputError(why or "no model is open")
+            with self.database.reading() as connection:
+                plan = plans.planned(connection, product_id, active, number)
+            out = out.with_name(active.file.name)
+            job = plans.job_of(
+                plan,
+                active,
+                self.versions.path(product_id, plan.start),
+                learn,
+                self.files,
+                json.loads(row.facts).get("asked", ""),
+                self.device,
+                out,
+            )
+            found = self.worker.run(job, lambda *step: self._steps.__setitem__(number, step))
+            self._kept(lambda: self._ready(row, plan, active, learn, found, out, begun))
+        except StoppedError:
+            return  # still running in the data base: made anew when the station starts
+        except (InputError, WorkerError) as error:
+            why = str(error).replace(str(out.parent), "")
+            facts = {"error": why, "verdicts": self._verdicts(product_id)}
+            text = f": {why}"
+            self._kept(
+                lambda: self.candidates.change(number, of.FAILED, kind=of.NOT_MADE, text=text, facts=facts)
+            )
+            self.report(f"learning_{product_id}", f"no version could be made from corrections: {why}")
+        finally:
+            self._steps.pop(number, None)
+            self.files.drop(out)
+
+    def _verdicts(self, product_id: int) -> list[int]:
+        with self.database.reading() as connection:
+            return sorted(word.verdict_id for word in words_of(connection, product_id).corrections)
+
+    def _kept(self, write: Callable[[], T]) -> T:
+        """What was hard to make is not lost because the data base is away for a while."""
+        while True:
+            try:
+                return write()
+            except StoreError as error:
+                if error.code == "disk_full":
+                    raise WorkerError(str(error)) from None
+                if self._ended.wait(AGAIN):
+                    raise StoppedError("the station ends") from None
+
+    def _ready(
+        self,
+        row: Row[Any],
+        plan: plans.Plan,
+        active: plans.Active,
+        learn: Learn,
+        found: dict[str, Any],
+        out: Path,
+        begun: float,
+    ) -> None:
+        product_id = row.product_id
+        learnt = sorted({*plan.learnt, *found["learnt"]})
+        text = f"{counted(len(learnt), 'correction')}, on version {plan.start}"
+        version = self.versions.add(product_id, out, text, row.who)
+        corrections = [
+            {"id": word.number, "verdict": word.verdict, "verdict_id": word.verdict_id}
+            for word in plan.words.corrections
+        ]
+        seconds = {**found.pop("seconds"), "total": round(time.monotonic() - begun, 2)}
+        facts = {
+            "how": found["how"],
+            "learnt": learnt,
+            "verdicts": plan.verdicts,
+            "corrections": corrections,
+            "gone": plan.words.gone,
+            "compared_with": active.number,
+            "judgement": {
+                **found,
+                "contradictory": sorted({*found["contradictory"], *plan.words.contradictory}),
+                "gone": plan.words.gone,
+            },
+            "seconds": seconds,
+            "error": None,
+        }
+        current = self.versions.number(product_id)
+        waits = waits_for(found, len(corrections), learn.after, current == active.number)
+        facts["waits"] = waits
+        self.candidates.change(
+            row.id,
+            of.READY,
+            kind=of.MADE,
+            who=row.who,
+            text=f" became version {version}",
+            facts=facts,
+            version_id=version,
+            start_version_id=plan.start,
+        )
+        self.report(f"learning_{product_id}", None)
+        self.say(f"version {version} was made from corrections in {seconds['total']:.1f} s")
+        if learn.rule == "auto" and self.settings.get(product_id) is not None:
+            if not waits:
+                self.activate(product_id, version, RULE)
+            else:
+                why = f": version {version} does not go live by the rule ({', '.join(waits)})"
+                self.candidates.change(row.id, of.READY, kind=of.REFUSED_BY_RULE, who=RULE, text=why)
+        if current != active.number:
+            self.candidates.add(product_id, current, RULE, {"asked": ""})
+        self._forget(product_id, learn.keep)
+
+    def _forget(self, product_id: int, keep: int) -> None:
+        """Versions that were made and never used, beyond so many."""
+        for row in self.candidates.never_used(product_id)[keep:]:
+            number = row.version_id
+            self.candidates.change(
+                row.id, of.REMOVED, kind=of.FORGOTTEN, text=f": version {number}", version_id=None
+            )
+            self.versions.remove(product_id, number)

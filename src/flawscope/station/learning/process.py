@@ -1,0 +1,155 @@
+"""The worker's process, as the station sees it: it is started when it is needed, and ends when it was not for
+a while, because it holds a few hundred megabytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import IO, Any
+
+from flawscope.errors import FlawscopeError
+
+IDLE = 600.0  # seconds after which the process ends
+PATIENCE = 10.0  # seconds that it has to end
+MODULE = "flawscope.station.learning.worker"
+
+
+class WorkerError(FlawscopeError):
+    """The process could not do the job; why."""
+
+
+class StoppedError(WorkerError):
+    """It was ended in the middle of a job."""
+
+
+class Worker:
+    """One job at a time, in a process of the lowest priority."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._said: IO[bytes] | None = None
+        self._answers: queue.Queue[str | None] = queue.Queue()
+        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that is there."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def run(self, job: dict[str, Any], step: Callable[[str, int, int], None]) -> dict[str, Any]:
+        """What `worker.work` gives.
+
+        Raises:
+            WorkerError: it cannot be done, or the process ended; why.
+        """
+        with self._lock:
+            if self._closed:
+                raise StoppedError("the station ends")
+            self._rest(None)
+            process = self._started()
+        try:
+            return self._asked(process, job, step)
+        finally:
+            with self._lock:
+                if not self._closed:
+                    self._rest(IDLE)
+
+    def _asked(
+        self, process: subprocess.Popen[str], job: dict[str, Any], step: Callable[[str, int, int], None]
+    ) -> dict[str, Any]:
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.flush()
+        except OSError:
+            pass  # its end is in the queue
+        while (line := self._answers.get()) is not None:
+            word = json.loads(line)
+            if "step" in word:
+                step(*word["step"])
+            elif "error" in word:
+                raise WorkerError(word["error"])
+            else:
+                return dict(word["done"])
+        code = process.wait()
+        if self._closed:
+            raise StoppedError("the station ends")
+        killed = code == -9
+        why = "it was killed, perhaps for want of memory" if killed else f"it ended with {code}"
+        raise WorkerError(f"the process that learns did not finish: {why}{self._last_words()}; learn again")
+
+    def _started(self) -> subprocess.Popen[str]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process)
+        self._answers = queue.Queue()
+        process = subprocess.Popen(
+            [sys.executable, "-m", MODULE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            encoding="utf-8",
+            env={
+                **os.environ,
+                "OMP_WAIT_POLICY": "PASSIVE",
+            },  # threads that wait leave the processor to others
+        )
+        threading.Thread(target=_hear, args=(process, self._answers), daemon=True).start()
+        self._process = process
+        return process
+
+    def _last_words(self) -> str:
+        if self._said is None:
+            return ""
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        return f" ({lines[-1][:200]})" if lines else ""
+
+    def _rest(self, seconds: float | None) -> None:
+        """End after so long, unless there is a job again; None: not any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if seconds is not None:
+            self._timer = threading.Timer(seconds, self._end)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with suppress(OSError):
+            assert process.stdin is not None
+            process.stdin.close()  # it ends by itself then, whatever it does
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def close(self) -> None:
+        """End the process, in the middle of a job too."""
+        with self._lock:
+            self._closed = True
+            self._rest(None)
+        self._end()
+
+
+def _hear(process: subprocess.Popen[str], answers: queue.Queue[str | None]) -> None:
+    assert process.stdout is not None
+    with process.stdout:
+        for line in process.stdout:
+            answers.put(line)
+    answers.put(None)

@@ -1,0 +1,32 @@
+"""Who did what to a product's models, and said what of its pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+
+from flawscope.station.database import Database
+from flawscope.station.schema import events, inspections, verdicts
+from flawscope.station.store import iso
+
+
+def trail(database: Database, product_id: int, limit: int) -> list[dict[str, Any]]:
+    """Events and verdicts, the latest first."""
+    happened = select(events).where(events.c.product_id == product_id).order_by(events.c.id.desc())
+    said = (
+        select(verdicts, inspections.c.name)
+        .select_from(verdicts.join(inspections))
+        .where(inspections.c.product_id == product_id)
+        .order_by(verdicts.c.id.desc())
+    )
+    with database.reading() as connection:
+        entries = [
+            (row.at, {"kind": row.kind, "by": row.who, "text": row.text, "inspection": None})
+            for row in connection.execute(happened.limit(limit))
+        ]
+        for row in connection.execute(said.limit(limit)):
+            one = {"kind": "verdict", "by": row.who, "text": row.verdict, "inspection": row.inspection_id}
+            entries.append((row.at, one))
+    entries.sort(key=lambda entry: entry[0], reverse=True)
+    return [{"at": iso(at), **one} for at, one in entries[:limit]]

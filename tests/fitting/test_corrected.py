@@ -1,0 +1,178 @@
+"""The next model from corrections: what it learns, its fair threshold, and scores of what it learnt from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+
+from flawscope.calibration.simulated import wilson
+from flawscope.demo.dataset import draw_picture
+from flawscope.errors import InputError
+from flawscope.fitting.corrected import corrected
+from flawscope.fitting.corrections import ROOM
+from flawscope.fitting.fitting import fit
+from flawscope.fitting.judgement import judgement
+from flawscope.fitting.reviewed import Reviewed, judged
+from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.predictor import Predictor, load
+
+Part = Any
+
+
+@pytest.fixture
+def model(model_path: Path) -> Predictor:
+    return load(model_path, device="cpu")
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> Part:
+    """`part(seed, defect, stained)` is the file of a drawn plate; stained: with a mark that is new."""
+
+    def made(seed: int, defect: str | None = None, stained: bool = False) -> str:
+        picture = draw_picture("plate", np.random.default_rng(seed), defect, 0.4, size=96)[0].copy()
+        if stained:
+            picture[30:46, 30:46] = (20, 120, 40)
+        path = tmp_path / f"{seed}-{defect}-{stained}.png"
+        Image.fromarray(picture).save(path)
+        return str(path)
+
+    return made
+
+
+def reviewed(model: Predictor, number: int, source: str, good: bool, **more: Any) -> Reviewed:
+    found = model.predict(source)
+    learn = good and found.is_anomalous
+    before = found.score, found.score_threshold
+    return replace(Reviewed(number, source, good, learn=learn, before=before), **more)
+
+
+def test_corrected_pictures_alone_do_not_decide_the_threshold(model: Predictor, part: Part) -> None:
+    stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
+    plain = [Reviewed(10 + k, part(100 + k), True, drawn=True, judged=False) for k in range(4)]
+    made = corrected(model.artefact, model, [*stained, *plain], device="cpu")
+    assert (made.how, made.learnt, made.drawn) == ("extended", [0, 1, 2], 4)
+    calibration, before = made.predictor.calibration, model.calibration
+    assert calibration.scores[: before.count] == before.scores
+    assert calibration.count == before.count + 4, "the corrected ones are in the bank alone"
+    assert calibration.method.endswith("; 4 drawn from the line")
+    assert all(score.learnt for score in made.after.values())
+    # the score of a left-out picture is that of a model which never saw it
+    without = corrected(model.artefact, model, [*stained[1:], *plain], device="cpu").predictor
+    fresh = without.predict(stained[0].source).score
+    assert made.after[0].score == pytest.approx(fresh, rel=0.05)
+    assert made.predictor.predict(stained[0].source).score < fresh - 1, "as it is, it knows the picture"
+    # drawn ones among the corrected do decide
+    some = corrected(model.artefact, model, [replace(stained[0], drawn=True), *stained[1:]], device="cpu")
+    assert some.predictor.calibration.count == before.count + 1
+
+
+def test_the_next_one_keeps_what_the_last_one_was_learnt_from(model: Predictor, part: Part) -> None:
+    first = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(2)]
+    once = corrected(model.artefact, model, first, device="cpu").predictor
+    more = [replace(one, learn=False, before=None) for one in first]
+    more.append(replace(reviewed(model, 5, part(205, stained=True), True, sure=True), before=None))
+    twice = corrected(once.artefact, once, more, device="cpu")
+    assert twice.learnt == [5]
+    assert set(twice.after) == {0, 1, 5}
+    assert all(score.learnt for score in twice.after.values())
+    assert sum(note.startswith("learnt from ") for note in twice.predictor.manifest.notes) == 1
+    assert sum(note.startswith("extended by ") for note in twice.predictor.manifest.notes) == 1
+
+
+def test_a_full_bank_gets_room_once(model: Predictor, part: Part) -> None:
+    config = {**model.manifest.config, "cap": len(model.artefact.tensors["bank_groups.0"])}
+    full = replace(model.artefact, manifest=replace(model.manifest, config=config))
+    stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
+    made = corrected(full, model, stained, device="cpu").predictor
+    grown = len(made.artefact.tensors["bank_groups.0"])
+    assert config["cap"] < grown <= ROOM * config["cap"] + 1
+    again = corrected(
+        made.artefact, made, [replace(stained[0], source=part(210, stained=True))], device="cpu"
+    )
+    assert again.predictor.manifest.config["cap"] == made.manifest.config["cap"]
+
+
+def test_what_needs_a_second_look(model: Predictor, part: Part) -> None:
+    alike = [reviewed(model, k, part(200 + k, stained=True), True) for k in range(3)]
+    odd = reviewed(model, 7, part(300, "missing_part"), True)
+    odd = replace(odd, learn=True, before=(1.5 * odd.before[1], odd.before[1]))  # type: ignore[index]
+    loose = corrected(model.artefact, model, [replace(one, sure=True) for one in [*alike, odd]], device="cpu")
+    assert loose.learnt == [0, 1, 2, 7]
+    strict = corrected(model.artefact, model, [*alike, odd], device="cpu", strict=True)
+    assert 7 in strict.unsure
+    assert 7 not in strict.learnt
+
+
+def test_same_pixels_and_unreadable_pictures(model: Predictor, part: Part, tmp_path: Path) -> None:
+    source = part(200, stained=True)
+    copy = tmp_path / "copy.bmp"
+    Image.open(source).save(copy)
+    one = reviewed(model, 1, source, True, sure=True)
+    other = replace(one, number=2, source=str(copy), good=False, learn=False)
+    gone = replace(one, number=3, source=str(tmp_path / "gone.png"))
+    third = reviewed(model, 4, part(201, stained=True), True, sure=True)
+    made = corrected(model.artefact, model, [one, other, gone, third], device="cpu")
+    assert (made.contradictory, made.unreadable, made.learnt) == ([1, 2], [3], [4])
+    twice = corrected(model.artefact, model, [third, replace(third, number=9)], device="cpu")
+    assert list(twice.after) == [4], "copies count once"
+    known = next(iter(model.manifest.pictures)).hash
+    assert judged(model, "not read", known) is not None, "its left-out score stands in the model"
+
+
+def test_the_judgement(model: Predictor, part: Part) -> None:
+    stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
+    bad = reviewed(model, 20, part(310, "contamination", stained=True), False)
+    missed = reviewed(model, 21, part(100), False)
+    plain = reviewed(model, 22, part(101), True)
+    pictures = [*stained, bad, missed, plain]
+    made = corrected(model.artefact, model, pictures, device="cpu")
+    found = judgement(pictures, made)
+    assert found["good"]["count"] == 4
+    before = found["good"]["before"]
+    assert before == [3, *(round(end, 4) for end in wilson(3, 4))]
+    assert set(found["gained"]) <= {0, 1, 2}
+    assert [one["id"] for one in found["missed"] if one["id"] == 21] == [21]
+    assert 0 < found["missed"][-1]["rate"] <= 1
+    assert set(map(int, found["scores"])) == {
+        *(n for key in ("gained", "alarms", "lost", "found", "weaker") for n in found[key])
+    }
+
+
+def test_a_threshold_of_the_line_alone_for_other_methods(model: Predictor, part: Part) -> None:
+    drawn = [Reviewed(k, part(100 + k), True, drawn=True, judged=False) for k in range(20)]
+    with pytest.raises(InputError, match=r"5 good pictures of the line can calibrate, 19 are needed"):
+        corrected(model.artefact, model, drawn[:5], how="recalibrated", device="cpu")
+    made = corrected(model.artefact, model, drawn, how="recalibrated", device="cpu")
+    assert made.predictor.calibration.count == 20
+    assert made.predictor.calibration.method == "held out"
+    with pytest.raises(InputError, match="nothing new to learn from"):
+        corrected(model.artefact, model, [Reviewed(1, part(5), True)], device="cpu")
+
+
+@pytest.mark.slow
+def test_prn_is_trained_anew_with_what_was_marked(part: Part, drawn: Path, tmp_path: Path) -> None:
+    quick = {"size": "64", "width": 0.25, "batch": 2, "steps": 2, "training": "fp32"}
+    good = sorted(map(str, (drawn / "plate/train/good").iterdir()))
+    old = fit(good, method="prnet", device="cpu", check=False, **quick)
+    with pytest.raises(InputError, match="needs the pictures that the model was fitted on"):
+        corrected(old.artefact, old, [], how="retrained")
+    pictures = []
+    for k in range(2):
+        mask = np.zeros((96, 96), np.uint8)
+        mask[30:46, 30:46] = 255
+        path = tmp_path / f"mask-{k}.png"
+        Image.fromarray(mask).save(path)
+        pictures.append(Reviewed(k, part(200 + k, stained=True), False, mask=str(path)))
+    pictures.append(Reviewed(9, part(400), True, learn=True, sure=True))
+    made = corrected(old.artefact, old, pictures, how="retrained", good=good, device="cpu")
+    seen = {one.hash for one in made.predictor.manifest.pictures if one.role == "seen"}
+    assert seen == {pixel_hash(decode(one.source)) for one in pictures[:2]}
+    assert set(made.after) == {0, 1, 9}
+    assert all(score.learnt for score in made.after.values()), "by trainings that did not see them"

@@ -1,0 +1,89 @@
+"""The page Models in a real browser: learn, look at gains and losses, use, go back."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("selenium.webdriver")
+pytest.importorskip("torch")
+from tablet import Tablet, needs_chromium
+from tablet import database_url_fixture as database_url_fixture
+from tablet import driver_fixture as driver_fixture
+from tablet import tablet_fixture as tablet_fixture
+from test_station_learning import Line
+from test_station_looks import axe
+
+pytestmark = needs_chromium
+
+
+@pytest.fixture(scope="module")
+def model_file(model_path: Path) -> Path:
+    """The trained model itself."""
+    return model_path
+
+
+def test_learn_look_use_and_go_back(tablet: Tablet) -> None:
+    line = Line(tablet.url)
+    tablet.open("models")
+    assert "Nobody has corrected the model yet" in tablet.text("[aria-labelledby=learn]")
+    found = line.shift()
+    tablet.open("models")
+    assert "3 false alarms were corrected" in tablet.text("[aria-labelledby=learn]")
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
+    tablet.click("#learn-now")
+    tablet.wait(lambda: tablet.all("[data-status=ready]"), 90)
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
+    card = "[data-status=ready]"
+    text = tablet.text(card)
+    assert "Candidate 1: version 2" in text
+    assert "waits for you" in text
+    assert "False alarms that would pass" in text
+    links = {one.get_attribute("href").rpartition("/")[2] for one in tablet.all(f"{card} a")}
+    assert {str(number) for number in found["stained"]} <= links
+    tablet.js("document.querySelector('[aria-labelledby=trail] details').open = true")
+    assert "candidate ready" in tablet.text("[aria-labelledby=trail]")
+    if spec := find_spec("axe_core_python"):
+        script = (Path(str(spec.origin)).parent / "axe.min.js").read_text(encoding="utf-8")
+        for width, height, dark in ((390, 844, False), (1024, 768, True)):
+            tablet.screen(width, height, dark)
+            tablet.js(script)
+            assert axe(tablet) == []
+            assert tablet.js("return document.documentElement.scrollWidth") <= width
+    tablet.click(f"{card} [data-activate]")
+    tablet.wait(lambda: tablet.find("#sure").is_displayed())
+    assert tablet.text("#question") == "Use version 2 from now on?"
+    tablet.click("#yes")
+    tablet.wait(lambda: line.active() == 2)
+    tablet.wait(lambda: tablet.all("#back"))
+    assert tablet.all("[data-status=live]")
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
+    tablet.click("#back")
+    tablet.wait(lambda: tablet.find("#sure").is_displayed())
+    tablet.click("#yes")
+    tablet.wait(lambda: line.active() == 1)
+    assert tablet.complaints() == []
+
+
+def test_what_would_be_lost_is_asked(tablet: Tablet, running: object) -> None:
+    line = Line(tablet.url)
+    line.shift(1)
+    candidate = line.learn()
+    learning = running.station.learning  # type: ignore[attr-defined]
+    judgement = {**candidate["judgement"], "lost": [6, 7]}
+    learning.candidates.change(candidate["id"], "ready", facts={"judgement": judgement})
+    tablet.open("models")
+    assert "Known defects that would be lost" in tablet.text("[data-status=ready]")
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
+    tablet.click("[data-status=ready] [data-activate]")
+    tablet.wait(lambda: tablet.find("#sure").is_displayed())
+    assert "known defects any more: inspections 6, 7" in tablet.text("#question")
+    tablet.click("#yes")
+    tablet.wait(lambda: line.active() == 2)
+    tablet.js("document.cookie = 'language=de; path=/'")
+    tablet.open("models")
+    assert "Aus Korrekturen lernen" in tablet.text("main")
+    tablet.js("document.cookie = 'language=; max-age=0; path=/'")
+    assert tablet.complaints() == []
