@@ -61,7 +61,7 @@ def write_video(
 
 
 def with_sources(settings: Settings, *sources: FolderOf | CameraOf) -> dict[str, Product]:
-    return {"plate": Product(settings.products["plate"].model, None, sources)}
+    return {"plate": Product(settings.products["plate"].model, sources=sources)}
 
 
 def problems(url: str) -> dict[str, str]:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from station_helpers import Postgres, Served, Unavailable, free_port, running_postgres
+from station_helpers import (
+    NAME,
+    Opener,
+    Postgres,
+    Running,
+    Served,
+    Unavailable,
+    free_port,
+    opened,
+    running_postgres,
+)
 
 from flawscope.station.client import Client
 from flawscope.station.settings import Limits, Product, Settings
@@ -23,7 +31,6 @@ if TYPE_CHECKING:
 for _library in ("fastapi", "uvicorn", "sqlalchemy", "alembic", "httpx", "paho.mqtt.client"):
     pytest.importorskip(_library)
 
-NAME = "plate"  # the product
 _numbers = count()
 
 
@@ -100,50 +107,6 @@ def parts(drawn: Path) -> list[bytes]:
     test = drawn / "plate" / "test"
     paths = sorted((test / "good").iterdir()) + sorted(test.glob("[!g]*/*.png"))
     return [path.read_bytes() for path in paths]
-
-
-@dataclass
-class Running:
-    """A station that listens, in this process."""
-
-    station: Station
-    server: Any
-    thread: threading.Thread
-
-    @property
-    def url(self) -> str:
-        return str(self.server.url)
-
-    def close(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(60)
-        assert not self.thread.is_alive(), "the server did not end"
-        self.station.close()
-
-
-def opened(settings: Settings) -> Running:
-    """Starts one, and returns when it answers."""
-    from flawscope.station.app import Server
-    from flawscope.station.station import Station
-
-    station = Station(settings)
-    try:
-        station.start()
-        server = Server(station)
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        begun = time.monotonic()
-        while not server.started:
-            assert thread.is_alive(), "the server did not start"
-            assert time.monotonic() - begun < 30, "the server did not start in time"
-            time.sleep(0.005)
-    except BaseException:
-        station.close()
-        raise
-    return Running(station, server, thread)
-
-
-Opener = Callable[..., Running]
 
 
 @pytest.fixture

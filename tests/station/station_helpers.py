@@ -16,17 +16,23 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from PIL import Image
 
-INSPECTIONS = "products/plate/inspections"
+from flawscope.station.settings import Settings
+
+if TYPE_CHECKING:
+    from flawscope.station.station import Station
+
+NAME = "plate"  # the product
+INSPECTIONS = f"products/{NAME}/inspections"
 _numbers = count()
 
 
@@ -298,3 +304,50 @@ def broken(rng: random.Random, data: bytes) -> bytes:
         else:
             made[place:place] = made[place : place + 1000]
     return bytes(made)
+
+
+# --------------------------------------------------------------------------------- stations of this process
+
+
+@dataclass
+class Running:
+    """A station that listens, in this process."""
+
+    station: Station
+    server: Any
+    thread: threading.Thread
+
+    @property
+    def url(self) -> str:
+        return str(self.server.url)
+
+    def close(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(60)
+        assert not self.thread.is_alive(), "the server did not end"
+        self.station.close()
+
+
+def opened(settings: Settings) -> Running:
+    """Starts one, and returns when it answers."""
+    from flawscope.station.app import Server
+    from flawscope.station.station import Station
+
+    station = Station(settings)
+    try:
+        station.start()
+        server = Server(station)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        begun = time.monotonic()
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            assert time.monotonic() - begun < 30, "the server did not start in time"
+            time.sleep(0.005)
+    except BaseException:
+        station.close()
+        raise
+    return Running(station, server, thread)
+
+
+Opener = Callable[..., Running]

@@ -581,7 +581,8 @@ WRONG: tuple[tuple[str, str, int], ...] = (
 
 def test_what_is_wrong_is_one_line_with_a_code(api: httpx.Client) -> None:
     for method, path, status in WRONG:
-        response = api.request(method, path, content=b"x" if method == "POST" else None)
+        body = b"x" if method == "POST" and not path.endswith("/activate") else None
+        response = api.request(method, path, content=body)
         assert response.status_code == status, path
         said = response.json()
         assert set(said) == {"error", "code"}, path

@@ -168,7 +168,8 @@ def test_language_and_colours_are_kept(tablet: Tablet) -> None:
 
 
 def axe(tablet: Tablet) -> list[str]:
-    """Violations that are serious or worse."""
+    """Violations that are serious or worse, when colours do not fade into others any more."""
+    tablet.wait(lambda: tablet.js("return document.getAnimations().length") == 0)
     check = """
     const done = arguments[0];
     const grave = ({impact}) => ["serious", "critical"].includes(impact);
@@ -251,8 +252,8 @@ def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet: Tablet, r
     assert tablet.all("#drift-chart canvas")
     if spec := find_spec("axe_core_python"):
         for width, dark in ((390, True), (1024, False)):
-            tablet.screen(width, 800, dark)
-            assert tablet.js("return document.documentElement.scrollWidth") <= width
+            tablet.screen(width, 800, dark)  # the curve is drawn anew a moment later
+            tablet.wait(lambda width=width: tablet.js("return document.documentElement.scrollWidth") <= width)
             tablet.js((Path(str(spec.origin)).parent / "axe.min.js").read_text(encoding="utf-8"))
             assert axe(tablet) == []
     tablet.click("#drift-normal")

@@ -17,9 +17,8 @@ import yaml
 
 pytest.importorskip("paho.mqtt.client")
 from sink_helpers import Cable, Listener, Mosquitto, listens, new_folder, until
-from station_helpers import Load, Served, free_port
+from station_helpers import NAME, Load, Opener, Running, Served, free_port
 
-from conftest import NAME, Opener, Running
 from flawscope.errors import InputError
 from flawscope.station.client import Client
 from flawscope.station.settings import Settings, read_settings

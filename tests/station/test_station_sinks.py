@@ -21,9 +21,8 @@ import httpx
 import pytest
 import yaml
 from sink_helpers import Receiver, until
-from station_helpers import Load, Served, free_port
+from station_helpers import NAME, Load, Opener, Served, free_port
 
-from conftest import NAME, Opener
 from flawscope.errors import InputError
 from flawscope.station.backup import backup
 from flawscope.station.client import Client
