@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from flawscope.errors import installing
 from flawscope.machine import cores
 from flawscope.methods import registry
 from flawscope.predictor import read_manifest
@@ -43,7 +44,7 @@ def why_not(active: Active | None, learn: Learn) -> str | None:
     if active is None:
         return "no model is open: activate a version"
     if importlib.util.find_spec("torch") is None:
-        return "learning needs torch, and it is not installed here: pip install flawscope[train]"
+        return f"learning needs torch, and it is not installed here: {installing('torch', extras='train')}"
     if active.file.suffix == TRAINED or not active.extends:
         return None
     if learn.trained is None:
