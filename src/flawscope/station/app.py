@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from flawscope._version import __version__
 from flawscope.errors import InputError
-from flawscope.station import api, pages, refusals, triggers
+from flawscope.station import api, models_api, pages, refusals, triggers
 from flawscope.station.guard import Guard, Refused, answer_refused, check_bind
 from flawscope.station.learning import api as learning_api
 from flawscope.station.station import Station
@@ -35,6 +35,7 @@ def create_app(station: Station) -> Any:
     refusals.install(app, pages.problem_page)
     app.add_exception_handler(Refused, answer_refused)
     app.include_router(api.router)
+    app.include_router(models_api.router)
     app.include_router(triggers.router)
     app.include_router(learning_api.router)
     _health(app, station)

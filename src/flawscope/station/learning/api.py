@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 
 from flawscope.station import shapes
-from flawscope.station.api import Engineer, Here
+from flawscope.station.api import Engineer, Here, refusals_of
 from flawscope.station.guard import needs
 from flawscope.station.learning.candidates import shown
 from flawscope.station.learning.trail import trail
@@ -16,7 +16,7 @@ from flawscope.station.store import holdable
 router = APIRouter(
     prefix="/api/v1/products/{name}",
     dependencies=[Depends(needs("operator"))],
-    responses={code: {"model": shapes.Refusal} for code in (401, 403, 404, 421, 422, 503)},
+    responses=refusals_of(401, 403, 404, 421, 422, 503),
 )
 
 

@@ -1,0 +1,92 @@
+"""Model versions, for programs and for the page Models."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import FileResponse
+
+from flawscope.errors import InputError
+from flawscope.runtime import FORMATS
+from flawscope.station import shapes, uploads
+from flawscope.station.api import Engineer, Here, refusals_of
+from flawscope.station.guard import needs
+from flawscope.station.station import Station
+from flawscope.station.store import holdable
+
+MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
+
+router = APIRouter(
+    prefix="/api/v1/products/{name}",
+    dependencies=[Depends(needs("operator"))],
+    responses=refusals_of(401, 403, 404, 421, 422, 503),
+)
+
+
+@router.get("/versions", response_model=shapes.Versions)
+def versions(name: str, station: Here) -> Any:
+    """The models of this product, the newest first."""
+    return station.versions.listed(station.product_id(name))
+
+
+@router.post(
+    "/versions",
+    status_code=201,
+    response_model=shapes.Version,
+    responses=refusals_of(408, 413, 507),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def add_version(
+    name: str,
+    request: Request,
+    station: Here,
+    person: Engineer,
+    file: Annotated[str, Query(alias="name", max_length=200, description="part.safetensors or part.onnx")],
+) -> Any:
+    """Add a model file. It judges nothing until it is activated."""
+    product_id = station.product_id(name)
+    called = uploads.clean(file)
+    one_file = [suffix for suffix in FORMATS if suffix != ".xml"]
+    if PurePosixPath(called).suffix.lower() not in one_file or not re.fullmatch(r"\w[\w. -]*", called):
+        raise InputError(f"name={file:.60} is not a model's: send {' or '.join(one_file)}")
+    data = await uploads.read_file(request, MODEL_BYTES, station.settings.limits.stalled)
+    return await asyncio.to_thread(_add, station, product_id, data, called, person.name)
+
+
+def _add(station: Station, product_id: int, data: bytes, called: str, who: str) -> dict[str, Any]:
+    temporary = station.files.temporary(called)
+    try:
+        station.files.write(temporary, data, durable=False)
+        number = station.versions.add(product_id, temporary, f"sent by {who}", who)
+    except InputError as error:
+        raise InputError(str(error).replace(str(temporary), called)) from None
+    finally:
+        station.files.drop(temporary)
+    return station.versions.version(product_id, number)
+
+
+@router.post("/versions/{number}/activate", response_model=shapes.Product)
+def activate(
+    name: str, number: int, station: Here, person: Engineer, wanted: shapes.Activation | None = None
+) -> Any:
+    """From now on this model judges. If it cannot be opened, the one before goes on. One that was learnt from
+    corrections and loses known defects is refused unless `losing` names all of their inspections."""
+    losing = [] if wanted is None else wanted.losing
+    station.learning.activate(station.product_id(name), holdable(number), person.name, losing)
+    return station.product_facts(name)
+
+
+@router.get("/versions/{number}/file", response_class=FileResponse)
+def version_file(name: str, number: int, station: Here, person: Engineer) -> FileResponse:
+    """The model file."""
+    path = station.versions.path(station.product_id(name), holdable(number))
+    return FileResponse(path, media_type="application/octet-stream", filename=path.name)
