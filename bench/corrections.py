@@ -15,7 +15,9 @@ time     A station as anybody runs it, with a PatchCore model of 500 drawn plate
          version that is ready, and inspections a second meanwhile beside those without it, in turns
 
 Rules were made on drawn products (`--categories drawn`): plates whose good parts begin to have a label that
-the model has never seen.
+the model has never seen. `--change`: a label, another lamp, more light, or turned parts, good and bad ones
+alike; how much follows from good training pictures alone, see `lines.py` (`change/...` in the results).
+`--join 24`: the model learns from 24 training pictures less, and they come on the line with the others.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ import httpx
 
 import common
 from common import Args, Cell, Record
+from lines import CHANGES, DRAWN, LABEL, OFTEN, Line, changed, product, shares
 
 sys.path.insert(0, str(common.ROOT / "tests" / "station"))
 
@@ -41,60 +44,11 @@ from station_helpers import Served
 
 ROUNDS = 2
 FEW = 24  # good pictures of the line that a candidate is calibrated with, as the station draws them
-DRAWN = "drawn"
 CLIENTS = 4
-AT_START: dict[str, dict[int, float]] = {}  # scores by model and picture
+AT_START: dict[tuple[str, str], float] = {}  # scores by model and picture
 
 
 # --------------------------------------------------------------------------------------------------- the line
-
-
-def drawn_line(folder: Path) -> tuple[Path, list[tuple[str, bool]]]:
-    """Plates: a folder of good ones to learn from; a line with faint defects, where half of the good parts
-    have a label."""
-    import numpy as np
-    from PIL import Image
-
-    from flawscope.demo.dataset import CATEGORIES, draw_picture
-
-    kinds = CATEGORIES["plate"].defects
-    home = folder / DRAWN
-    train, test = home / "train", home / "test"
-    line = []
-    for path in (train, test):
-        path.mkdir(parents=True, exist_ok=True)
-    for k in range(48):
-        Image.fromarray(draw_picture("plate", np.random.default_rng([1, k]), size=256)[0]).save(
-            train / f"{k:03d}.png"
-        )
-    for k in range(96):
-        rng = np.random.default_rng([2, k])
-        defect = kinds[k // 4 % len(kinds)] if k % 4 == 0 else None
-        picture = draw_picture("plate", rng, defect, float(rng.uniform(0.3, 0.9)), size=256)[0].copy()
-        if defect is None and k % 2:
-            y, x = rng.integers(90, 110, 2)
-            picture[y : y + 24, x : x + 50] = (215, 205, 60)
-        Image.fromarray(picture).save(test / f"{k:03d}.png")
-        line.append((str(test / f"{k:03d}.png"), defect is not None))
-    return train, line
-
-
-def product(args: Args, name: str, work: Path) -> tuple[Path, list[tuple[str, bool]]]:
-    """A model, and test pictures with whether they have a defect."""
-    from flawscope import fit
-    from flawscope.datasets import open_dataset
-
-    model = work / f"{name}-{common.slug(str(args.size))}.safetensors"
-    if name == DRAWN:
-        train, line = drawn_line(work)
-        images: Any = [str(path) for path in common.pictures_below(train)]
-    else:
-        data = open_dataset(str(dict(common.roots(args))[name]))
-        images = data
-        line = [(str(item.path), item.anomalous) for item in data.test]
-    if not model.is_file():
-        fit(images, size=args.size, device="cpu", check=False).save(model)
-    return model, line
 
 
 class Person:
@@ -117,11 +71,12 @@ class Person:
             self.sure.add(number)
 
 
-def learn(model: str, line: list[tuple[str, bool]], seed: int, wrong: float, draw: int, threads: int) -> Cell:
+def learn(model: str, line: Line, seed: int, wrong: float, draw: int, rounds: int, threads: int) -> Cell:
     """One line, from its first picture to the last version."""
     import numpy as np
     import torch
 
+    from flawscope.errors import InputError
     from flawscope.fitting.corrected import corrected, doubtful
     from flawscope.fitting.judgement import judgement
     from flawscope.fitting.reviewed import Reviewed
@@ -143,10 +98,10 @@ def learn(model: str, line: list[tuple[str, bool]], seed: int, wrong: float, dra
     def score_of(predictor: Any, k: int) -> float:
         if predictor is not start:
             return float(predictor.predict(line[k][0]).score)
-        known = AT_START.setdefault(model, {})
-        if k not in known:
-            known[k] = float(start.predict(line[k][0]).score)
-        return known[k]
+        key = model, line[k][0]
+        if key not in AT_START:
+            AT_START[key] = float(start.predict(line[k][0]).score)
+        return AT_START[key]
 
     def worth(predictor: Any) -> Cell:
         scores = [score_of(predictor, k) for k in second]
@@ -163,7 +118,7 @@ def learn(model: str, line: list[tuple[str, bool]], seed: int, wrong: float, dra
     candidates: list[Cell] = []
     lost: list[int] = []
     as_it_is: list[int] = []
-    for part in np.array_split(np.array(first), ROUNDS):
+    for part in np.array_split(np.array(first), rounds):
         for k in part.tolist():
             said[k], by[k] = (score_of(active, k), active.calibration.score_threshold), version
             person.look(k, truth[k])
@@ -188,10 +143,15 @@ def learn(model: str, line: list[tuple[str, bool]], seed: int, wrong: float, dra
                 break
             for k in unsure:
                 person.look_again(k, truth[k])
-        made = corrected(active.artefact, active, pictures, strict=True)
+        try:
+            made = corrected(active.artefact, active, pictures, strict=True)
+        except InputError as error:  # not one good picture has come
+            candidates.append({"pictures": len(said), "waits": ["nothing"], "error": str(error)})
+            continue
         found = judgement(pictures, made)
         corrections = sum(person.words[k] == (k in flagged) for k in said)
-        why = waits(found, corrections, 1)
+        why, then = waits(found, corrections, 1), worth(made.predictor)
+        found_ones = [k for k in made.after if not person.words[k] and made.before[k].anomalous]
         candidates.append(
             {
                 "pictures": len(said),
@@ -200,8 +160,16 @@ def learn(model: str, line: list[tuple[str, bool]], seed: int, wrong: float, dra
                 "good": found["good"],
                 "defects": found["defects"],
                 "lost": found["lost"],
+                "weaker": found["weaker"],
+                "halved": [
+                    [k, common.sig(made.before[k].severity, 3), common.sig(made.after[k].severity, 3)]
+                    for k in found_ones
+                    if made.after[k].severity < 0.5 * made.before[k].severity
+                ],
+                "clear": common.sig(made.clear, 3),
+                "unsure": len(made.unsure),
                 "kept": found["kept"],
-                "second_half": worth(made.predictor),
+                "second_half": then,
                 "wrong_in": [k for k in made.learnt if truth[k]],
             }
         )
@@ -213,7 +181,7 @@ def learn(model: str, line: list[tuple[str, bool]], seed: int, wrong: float, dra
                     as_it_is.append(k)
             active, version = made.predictor, version + 1
             learnt |= set(made.learnt)
-            curve.append({"pictures": len(said), **worth(active)})
+            curve.append({"pictures": len(said), **then})
     return {
         "versions": version,
         "curve": curve,
@@ -364,6 +332,24 @@ class Load:
 # ------------------------------------------------------------------------------------------------------- all
 
 
+def line_of(args: Args, name: str, work: Path, record: Record) -> tuple[Path, Line, str]:
+    """A model, its line, and what is said of it."""
+    model, line = product(args, name, work)
+    what = f", {args.join} good ones more" if args.join else ""
+    rounds = "" if args.rounds == ROUNDS else f", {args.rounds} rounds"
+    if args.change is None:
+        return model, line, what + rounds
+    how_much = OFTEN
+    if args.change != LABEL:
+        cell = partial(shares, args, name, args.change, work)
+        how_much = record.cell(f"change/{name}, {args.change}", cell)["chosen"]
+        if how_much is None:
+            raise SystemExit(f"{name}: each {args.change} is too much")
+    folder = work / f"{name}-{args.join}-{args.change}-{how_much:g}"
+    what += f", {args.change} {how_much:g}{rounds}"
+    return model, changed(line, args.change, how_much, folder), what
+
+
 def row(name: str, cell: Cell) -> Cell:
     start, end = cell["curve"][0], cell["end"]
 
@@ -390,6 +376,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5, help="orders of the pictures (default: %(default)s)")
     parser.add_argument("--draws", type=int, default=2, help="of wrong verdicts (default: %(default)s)")
     parser.add_argument("--wrong", type=float, default=0.05, help="share of them (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of `learn` (default: %(default)s)")
+    parser.add_argument("--change", choices=[LABEL, *CHANGES], help="that the model of `learn` has not seen")
+    parser.add_argument("--join", type=int, default=0, help="good training pictures that it has not seen")
     parser.add_argument("--bank", type=int, default=500, help="pictures of the model of `time`")
     parser.add_argument("--times", type=int, default=6, help="candidates of `time` (default: %(default)s)")
     parser.add_argument("--exported", action="store_true", help="`time` with an exported model")
@@ -402,12 +391,12 @@ def main() -> int:
     with common.workspace(args.work) as work:
         if "learn" in args.only:
             table = []
-            lines = {name: product(args, name, work) for name in args.categories.split(",")}
+            lines = {name: line_of(args, name, work, record) for name in args.categories.split(",")}
             draws = [(0.0, 0), *((args.wrong, draw) for draw in range(args.draws))]
             for seed, name, (wrong, draw) in product_of(range(args.seeds), lines, draws):
-                model, line = lines[name]
-                called = f"{name}/{args.size}, order {seed}, wrong {wrong:g}, draw {draw}"
-                values = str(model), line, seed, wrong, draw, args.threads
+                model, line, what = lines[name]
+                called = f"{name}/{args.size}{what}, order {seed}, wrong {wrong:g}, draw {draw}"
+                values = str(model), line, seed, wrong, draw, args.rounds, args.threads
                 table.append(row(called, record.cell(called, partial(learn, *values))))
             common.table("lines", table)
         if "time" in args.only:

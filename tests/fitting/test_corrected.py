@@ -145,6 +145,27 @@ def test_the_judgement(model: Predictor, part: Part) -> None:
     }
 
 
+def test_what_stands_out_less_and_is_not_clear_any_more(model: Predictor, part: Part) -> None:
+    """A mark on good and bad parts alike: what it added to a defect's severity goes, and no harm is done."""
+    stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
+    bad = reviewed(model, 20, part(310, "missing_part", stained=True), False)
+    made = corrected(model.artefact, model, [*stained, bad], device="cpu")
+    fence = model.manifest.facts["suspicious_above"]
+    assert made.clear == pytest.approx(float(model.calibration.severity(fence)))
+    assert made.clear > 0
+
+    def weaker(severity: float, clear: float | None = made.clear) -> list[int]:
+        before = {**made.before, 20: replace(made.before[20], severity=3 * made.clear)}
+        after = {**made.after, 20: replace(made.after[20], severity=severity)}
+        return judgement([bad], replace(made, before=before, after=after, clear=clear))["weaker"]
+
+    assert made.after[20].anomalous
+    assert weaker(1.6 * made.clear) == weaker(1.6 * made.clear, None) == [], "more than half"
+    assert weaker(1.2 * made.clear) == [], "less than half, and still clear"
+    assert weaker(1.2 * made.clear, None) == [20], "nobody knows what is clear"
+    assert weaker(0.9 * made.clear) == [20]
+
+
 def test_a_threshold_of_the_line_alone_for_other_methods(model: Predictor, part: Part) -> None:
     drawn = [Reviewed(k, part(100 + k), True, drawn=True, judged=False) for k in range(20)]
     with pytest.raises(InputError, match=r"5 good pictures of the line can calibrate, 19 are needed"):

@@ -30,6 +30,8 @@ class Corrected:
     inside: defects that the model has learnt from as good ones, which only a new fit takes out.
     drawn: how many good pictures of the line the threshold comes from, beside the earlier ones.
     kept: the threshold stayed as it was, for with the drawn ones more known defects would be lost.
+    clear: the severity above which a picture is farther out than good ones are (the fence of `fit`, as the
+    model before was calibrated); None: not known.
     """
 
     predictor: Predictor
@@ -43,6 +45,7 @@ class Corrected:
     inside: list[int] = field(default_factory=list)
     drawn: int = 0
     kept: bool = False
+    clear: float | None = None
 
 
 def corrected(
@@ -130,6 +133,7 @@ def corrected(
         inside=[one.number for one in there if not one.good and hashes[one.number] in inside],
         drawn=0 if kept else sum(one.drawn for one in rest),
         kept=kept,
+        clear=_clear(old),
     )
 
 
@@ -164,6 +168,12 @@ def _unsure(
         wanted = [one for one in there if one.learn and one.number not in unsure]
         unsure |= alone(old, wanted, before, odd, hashes, device)
     return unsure
+
+
+def _clear(old: Artefact) -> float | None:
+    fence = old.manifest.facts.get("suspicious_above")
+    severity = None if fence is None else float(old.manifest.calibration.severity(fence))
+    return None if severity is None or severity <= 0 else severity  # the threshold has risen above the fence
 
 
 def _lost(judge: Sequence[Reviewed], before: Mapping[int, Score], after: Mapping[int, Score]) -> int:

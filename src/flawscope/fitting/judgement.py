@@ -18,9 +18,10 @@ def judgement(pictures: Sequence[Reviewed], made: Corrected) -> dict[str, Any]:
     good, defects: how many were judged, what the model before and the next one say of them as [count, low,
     high], with the 95 % interval (Wilson) of their share. gained: false alarms that would pass. alarms: good
     ones that would be called anomalous and were not. lost: known defects that would not be found any more.
-    found: missed ones that would be found. weaker: known defects that stand out less than half as much.
-    missed: known defects that are not found, and the false-alarm rate that would find them.
-    scores: of all that changed, before and after, each as [score, threshold].
+    found: missed ones that would be found. weaker: known defects that stand out less than half as much, and
+    are no longer farther out than good pictures are (`Corrected.clear`; where it is not known, the half alone
+    counts). missed: known defects that are not found, and the false-alarm rate that would find them. scores:
+    of all that changed, before and after, each as [score, threshold].
     """
     good = [one for one in pictures if one.good and one.number in made.after]
     defects = [one for one in pictures if not one.good and one.number in made.after]
@@ -41,6 +42,7 @@ def judgement(pictures: Sequence[Reviewed], made: Corrected) -> dict[str, Any]:
             number
             for number in those(defects, True, True)
             if made.after[number].severity < STAYS * made.before[number].severity
+            and (made.clear is None or made.after[number].severity <= made.clear)
         ],
     }
     changed = sorted({number for several in lists.values() for number in several})

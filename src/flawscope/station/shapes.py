@@ -241,7 +241,10 @@ class Judgement(BaseModel):
     alarms: list[int] = Field(description="good ones that would be flagged, and were not")
     lost: list[int] = Field(description="known defects that would not be found any more")
     found: list[int] = Field(description="missed defects that would be found")
-    weaker: list[int] = Field(description="known defects that would stand out less than half as much")
+    weaker: list[int] = Field(
+        description="known defects that would stand out less than half as much, "
+        "and no more than odd good pictures do"
+    )
     missed: list[Missed] = Field(description="known defects that are not found")
     scores: dict[str, Change]
     cross_fitted: int = Field(description="judged pictures that were left out for it")

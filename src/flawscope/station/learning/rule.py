@@ -10,8 +10,9 @@ def waits(judgement: Mapping[str, Any], corrections: int, after: int, is_active:
     """Why a candidate waits for a person; empty: it goes live.
 
     It finds all known defects that the active version finds (`lost`), none of them stands out less than half
-    as much (`weaker`), it has fewer false alarms (`no_gain`), as many were corrected as was asked for
-    (`few`), and it was compared with the version that is still active (`switched`).
+    as much and no more than odd good pictures do (`weaker`), it has fewer false alarms (`no_gain`), as many
+    were corrected as was asked for (`few`), and it was compared with the version that is still active
+    (`switched`).
 
     Args:
         judgement: as the worker gives it.
