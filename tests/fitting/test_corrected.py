@@ -19,7 +19,7 @@ from flawscope.fitting.corrected import corrected
 from flawscope.fitting.corrections import ROOM
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.judgement import judgement
-from flawscope.fitting.reviewed import Reviewed, judged
+from flawscope.fitting.reviewed import Reviewed, Score, judged
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor, load
 
@@ -150,20 +150,19 @@ def test_what_stands_out_less_and_is_not_clear_any_more(model: Predictor, part: 
     stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
     bad = reviewed(model, 20, part(310, "missing_part", stained=True), False)
     made = corrected(model.artefact, model, [*stained, bad], device="cpu")
-    fence = model.manifest.facts["suspicious_above"]
-    assert made.clear == pytest.approx(float(model.calibration.severity(fence)))
-    assert made.clear > 0
+    fence_severity = float(model.calibration.severity(model.manifest.facts["suspicious_above"]))
+    assert made.clear == pytest.approx(fence_severity)
+    assert fence_severity > 0
 
     def weaker(severity: float, clear: float | None = made.clear) -> list[int]:
-        before = {**made.before, 20: replace(made.before[20], severity=3 * made.clear)}
-        after = {**made.after, 20: replace(made.after[20], severity=severity)}
-        return judgement([bad], replace(made, before=before, after=after, clear=clear))["weaker"]
+        before, after = (Score(one, 0.0, 0.1, one) for one in (3 * fence_severity, severity))
+        scores = {"before": {**made.before, 20: before}, "after": {**made.after, 20: after}}
+        return judgement([bad], replace(made, clear=clear, **scores))["weaker"]
 
-    assert made.after[20].anomalous
-    assert weaker(1.6 * made.clear) == weaker(1.6 * made.clear, None) == [], "more than half"
-    assert weaker(1.2 * made.clear) == [], "less than half, and still clear"
-    assert weaker(1.2 * made.clear, None) == [20], "nobody knows what is clear"
-    assert weaker(0.9 * made.clear) == [20]
+    assert weaker(1.6 * fence_severity) == weaker(1.6 * fence_severity, None) == [], "more than half"
+    assert weaker(1.2 * fence_severity) == [], "less than half, and still clear"
+    assert weaker(1.2 * fence_severity, None) == [20], "nobody knows what is clear"
+    assert weaker(0.9 * fence_severity) == [20]
 
 
 def test_a_threshold_of_the_line_alone_for_other_methods(model: Predictor, part: Part) -> None:
