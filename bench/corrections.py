@@ -35,7 +35,7 @@ import httpx
 
 import common
 from common import Args, Cell, Record
-from lines import CHANGES, DRAWN, LABEL, OFTEN, Line, changed, product, shares
+from lines import CHANGES, DRAWN, GOOD_LABEL, LABEL, OFTEN, Line, changed, product, shares
 
 sys.path.insert(0, str(common.ROOT / "tests" / "station"))
 
@@ -340,7 +340,7 @@ def line_of(args: Args, name: str, work: Path, record: Record) -> tuple[Path, Li
     if args.change is None:
         return model, line, what + rounds
     how_much = OFTEN
-    if args.change != LABEL:
+    if args.change in CHANGES:
         cell = partial(shares, args, name, args.change, work)
         how_much = record.cell(f"change/{name}, {args.change}", cell)["chosen"]
         if how_much is None:
@@ -377,7 +377,9 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=2, help="of wrong verdicts (default: %(default)s)")
     parser.add_argument("--wrong", type=float, default=0.05, help="share of them (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of `learn` (default: %(default)s)")
-    parser.add_argument("--change", choices=[LABEL, *CHANGES], help="that the model of `learn` has not seen")
+    parser.add_argument(
+        "--change", choices=[LABEL, GOOD_LABEL, *CHANGES], help="that the model of `learn` has not seen"
+    )
     parser.add_argument("--join", type=int, default=0, help="good training pictures that it has not seen")
     parser.add_argument("--bank", type=int, default=500, help="pictures of the model of `time`")
     parser.add_argument("--times", type=int, default=6, help="candidates of `time` (default: %(default)s)")

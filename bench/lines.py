@@ -5,7 +5,7 @@ A change meets good parts and bad ones alike. One in two has a label that is new
 the top left, as large as on the drawn plates. Or all pictures change: another lamp (less red), more light,
 parts that lie turned. How much follows from good *training* pictures alone: a model learns from two thirds of
 them, and the largest change is taken at which it flags at most half of the others (24 of them, where there
-are so many).
+are so many). `good-label`: half of the good parts have the label, and no other part, as on the drawn line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from common import Args, Cell
 
 DRAWN = "drawn"  # plates, half of the good ones with a label that is news
 PLATES = "plates"  # plates without, their defects less faint
-LABEL, OFTEN = "label", 0.5  # share of the parts that have it
+LABEL, GOOD_LABEL = "label", "good-label"  # on all parts, on good ones alone as on the drawn line
+OFTEN = 0.5  # share of these parts that have one
 CHANGES: dict[str, tuple[float, ...]] = {  # from small to large
     "colour": (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5),  # red, times this
     "light": (1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5),  # all colours, times this
@@ -98,8 +99,9 @@ def changed(line: Line, kind: str, how_much: float, folder: Path) -> Line:
     found = []
     for k, (source, defective) in enumerate(line):
         file = folder / f"{k:03d}.png"
-        if kind == LABEL:
-            if (rng := np.random.default_rng([3, k])).random() < how_much:
+        if kind in (LABEL, GOOD_LABEL):
+            may, rng = kind == LABEL or not defective, np.random.default_rng([3, k])
+            if rng.random() < how_much and may:
                 _labelled(source, rng).save(file)
             else:
                 file = Path(source)

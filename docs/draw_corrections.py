@@ -26,8 +26,8 @@ ROWS = (  # title, and how the cells' names begin
 COLUMNS = (("false alarms", "false_alarms"), ("defects found", "found"), ("AUROC", "auroc"))
 TARGET = 0.05  # false alarms that are asked for
 
-WIDTH, LEFT, TOP, RIGHT = 860, 46, 70, 12  # pixels
-PLOT, GAP, STEP = 244, 28, 196
+WIDTH, LEFT, TOP, RIGHT = 860, 46, 74, 6  # pixels
+PLOT, GAP, STEP = 236, 46, 184
 HEIGHT = 112  # of a plot
 STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #16302e }
