@@ -10,6 +10,7 @@ are so many). `good-label`: half of the good parts have the label, and no other 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +99,16 @@ def changed(line: Line, kind: str, how_much: float, folder: Path) -> Line:
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for k, (source, defective) in enumerate(line):
+        rng = np.random.default_rng([3, k])
+        labels = kind in (LABEL, GOOD_LABEL)
+        if labels and (rng.random() >= how_much or (defective and kind == GOOD_LABEL)):
+            found.append((source, defective))
+            continue
         file = folder / f"{k:03d}.png"
-        if kind in (LABEL, GOOD_LABEL):
-            may, rng = kind == LABEL or not defective, np.random.default_rng([3, k])
-            if rng.random() < how_much and may:
-                _labelled(source, rng).save(file)
-            else:
-                file = Path(source)
-        elif not file.is_file():
-            _change(source, kind, how_much).save(file)
+        if not file.is_file():
+            picture = _labelled(source, rng) if labels else _change(source, kind, how_much)
+            picture.save(draft := folder / f"draft-{os.getpid()}.png")
+            draft.replace(file)
         found.append((str(file), defective))
     return found
 
