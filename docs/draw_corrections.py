@@ -3,15 +3,17 @@ bench/results/corrections.json.
 
 A row is a line of pictures. From left to right: false alarms, defects found and AUROC on the pictures that
 judge, after so many pictures of the line: curves are of the version that is live by the rule, rings of what
-was made then and would be worth that much if somebody used it. All orders of the pictures are taken together,
-and so are all draws of wrong verdicts.
+was made then and would be worth that much if somebody used it. They are means over the orders of the pictures
+that were also measured with wrong verdicts, and over these draws.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +31,8 @@ TARGET = 0.05  # false alarms that are asked for
 WIDTH, LEFT, TOP, RIGHT = 860, 46, 74, 6  # pixels
 PLOT, GAP, STEP = 236, 46, 184
 HEIGHT = 112  # of a plot
+WIDER = 1.1  # it goes on beyond the last picture, so that the last version is seen
+RING = {"right": 5, "wrong": 3}
 STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #16302e }
   .title { font-weight: 600 }
@@ -50,37 +54,38 @@ STYLE = """
 """
 
 Cell = dict[str, Any]
-Points = list[tuple[float, float]]
+Points = Sequence[tuple[float, float]]
 
 
-def share(point: Cell, key: str) -> tuple[float, float]:
-    """Count and of how many; AUROC counts as one of one."""
+def share(point: Cell, key: str) -> float:
     value = point[key]
-    return (value[0], value[1]) if isinstance(value, list) else (value, 1.0)
+    return float(value[0] / value[1] if isinstance(value, list) else value)
 
 
-def curves(cells: list[Cell], key: str) -> tuple[Points, Points]:
-    """Pictures seen, and the share of all cells taken together: of the versions that are live then, and of
-    what was made then."""
+def curves(orders: list[list[Cell]], key: str) -> tuple[Points, Points]:
+    """Pictures seen, and the mean over orders of the mean over an order's cells: of the versions that are
+    live then, and of what was made then."""
     live, made = [], []
-    steps = [[0, *(one["pictures"] for one in cell["candidates"])] for cell in cells]
-    for number, seen in enumerate(zip(*steps, strict=True)):
+    seen = [0, *(one["pictures"] for one in orders[0][0]["candidates"])]
+    for number, pictures in enumerate(seen):
         of_live, of_made = [], []
-        for cell, pictures in zip(cells, seen, strict=True):
-            last = [point for point in cell["curve"] if point["pictures"] <= pictures][-1]
-            of_live.append(share(last, key))
-            candidate = cell["candidates"][number - 1] if number else cell["curve"][0]
-            of_made.append(share(candidate.get("second_half", last), key))
-        for found, parts in ((live, of_live), (made, of_made)):
-            count, of = (sum(part) for part in zip(*parts, strict=True))
-            found.append((sum(seen) / len(seen), count / of))
+        for cells in orders:
+            last = [[p for p in cell["curve"] if p["pictures"] <= pictures][-1] for cell in cells]
+            then = [
+                cell["candidates"][number - 1].get("second_half", point) if number else point
+                for cell, point in zip(cells, last, strict=True)
+            ]
+            of_live.append(mean(share(point, key) for point in last))
+            of_made.append(mean(share(point, key) for point in then))
+        live.append((pictures, mean(of_live)))
+        made.append((pictures, mean(of_made)))
     return live, made
 
 
-def plot(cells: dict[str, list[Cell]], key: str, x: float, y: float) -> list[str]:
+def plot(cells: dict[str, list[list[Cell]]], key: str, x: float, y: float) -> list[str]:
     """One plot, its upper left corner at x, y."""
     drawn = {kind: curves(of, key) for kind, of in cells.items() if of}
-    last = max(point[0] for live, _ in drawn.values() for point in live)
+    last = WIDER * max(point[0] for live, _ in drawn.values() for point in live)
     low = 0.5 if key == "auroc" else 0.0
     bottom = y + HEIGHT
 
@@ -101,9 +106,9 @@ def plot(cells: dict[str, list[Cell]], key: str, x: float, y: float) -> list[str
         way = f"M{places[0][0]:.1f} {places[0][1]:.1f}"
         for across, up in places[1:]:  # a version is live until the next one
             way += f"H{across:.1f}V{up:.1f}"
-        lines.append(f'<path class="{kind}" d="{way}"/>')
+        lines.append(f'<path class="{kind}" d="{way}H{x + PLOT}"/>')
         rings = [at(*point) for point in made[1:]]
-        lines += [f'<circle class="{kind}" cx="{a:.1f}" cy="{b:.1f}" r="4"/>' for a, b in rings]
+        lines += [f'<circle class="{kind}" cx="{a:.1f}" cy="{b:.1f}" r="{RING[kind]}"/>' for a, b in rings]
     for pictures, _ in next(iter(drawn.values()))[0]:
         across, _ = at(pictures, low)
         place = f'x="{across:.1f}" y="{bottom + 15}" text-anchor="middle"'
@@ -131,13 +136,16 @@ def svg() -> str:
     for row, (title, begins) in enumerate(ROWS):
         y = TOP + STEP * row
         of = {name: cell for name, cell in cells.items() if name.startswith(begins)}
+        orders = sorted({re.findall(r"order (\d+), wrong 0.05", name)[0] for name in of if "0.05" in name})
         kinds = {
-            "right": [cell for name, cell in of.items() if ", wrong 0," in name],
-            "wrong": [cell for name, cell in of.items() if ", wrong 0.05," in name],
+            kind: [
+                [cell for name, cell in of.items() if f"order {order}, wrong {wrong}," in name]
+                for order in orders
+            ]
+            for kind, wrong in (("right", "0"), ("wrong", "0.05"))
         }
-        orders = {re.findall(r"order (\d+)", name)[0] for name in of}
-        counted = f"{len(orders)} orders" if len(orders) > 1 else "1 order"
-        said = f"{title} ({counted}, {len(kinds['wrong'])} times with wrong verdicts)"
+        draws = sum(map(len, kinds["wrong"]))
+        said = f"{title} ({len(orders)} orders, {draws} times with wrong verdicts)"
         lines.append(f'<text class="title" x="{LEFT}" y="{y - 24}">{said}</text>')
         for column, (name, key) in enumerate(COLUMNS):
             x = LEFT + column * (PLOT + GAP)

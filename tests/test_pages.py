@@ -211,9 +211,9 @@ def test_every_error_line_is_one_of_the_program() -> None:
 # ------------------------------------------------------------------------------------------- architecture.md
 
 
-def drawing() -> ModuleType:
-    """docs/draw_rooms.py"""
-    spec = importlib.util.spec_from_file_location("draw_rooms", DOCS / "draw_rooms.py")
+def drawing(name: str = "draw_rooms") -> ModuleType:
+    """docs/draw_rooms.py, or another"""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -224,6 +224,13 @@ def drawing() -> ModuleType:
 def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
     draw = drawing()
     assert draw.PICTURE.read_text(encoding="utf-8") == draw.svg(), "run python docs/draw_rooms.py"
+
+
+def test_the_curve_of_corrections_is_that_of_the_results() -> None:
+    draw = drawing("draw_corrections")
+    text = draw.svg()
+    assert text.count('<path class="right"') == len(draw.ROWS) * len(draw.COLUMNS) + 1, "and the key"
+    assert draw.PICTURE.read_text(encoding="utf-8") == text, "run python docs/draw_corrections.py"
 
 
 def test_the_architecture_has_a_line_for_every_room_from_the_ground_up() -> None:
