@@ -122,9 +122,12 @@ def test(args: argparse.Namespace) -> dict[str, Any]:
 
 def export(args: argparse.Namespace) -> dict[str, Any]:
     """Its own exports. An OpenVINO file counts as made when the inferencer answers with it."""
+    return exported(load(args.source), args)
+
+
+def exported(model: Any, args: argparse.Namespace) -> dict[str, Any]:
     from anomalib.deploy import OpenVINOInferencer
 
-    model = load(args.source)
     made, failed = {"torch": str(model.to_torch(args.out))}, {}
     size = tuple(args.picture_size)
     ways: dict[str, dict[str, Any]] = {
@@ -156,27 +159,18 @@ def probe(path: Path, size: tuple[int, ...]) -> None:
 def untrained(args: argparse.Namespace) -> dict[str, Any]:
     """EfficientAD small with random weights, which are a download, or PatchCore with a memory bank drawn at
     random, whose fit would take hours: what is in them does not matter for the time. Exported as `export`
-    does, with a fixed size."""
+    does."""
     import torch
     from anomalib.models import EfficientAd, Patchcore
 
     torch.manual_seed(0)
-    size = tuple(args.picture_size)
     if args.method == "efficientad":
-        model: Any = EfficientAd()
-    else:
-        seen = Patchcore.configure_pre_processor(tuple(args.network_size))
-        model = Patchcore(backbone=BACKBONE, layers=LAYERS, pre_processor=seen)
-        width = sum(model.model.feature_extractor.out_dims)
-        model.model.memory_bank = torch.randn(args.elements, width)
-    model.eval()
-    os.chdir(args.out)
-    made: dict[str, Any] = {"torch": str(model.to_torch(args.out)), "failed": {}}
-    try:
-        made["openvino"] = str(model.to_openvino(args.out / "openvino", input_size=size))
-    except Exception as error:  # an export that fails is a finding
-        made["failed"]["openvino"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    return made
+        return exported(EfficientAd().eval(), args)
+    seen = Patchcore.configure_pre_processor(tuple(args.network_size))
+    model = Patchcore(backbone=BACKBONE, layers=LAYERS, pre_processor=seen)
+    width = sum(model.model.feature_extractor.out_dims)
+    model.model.memory_bank = torch.randn(args.elements, width)
+    return exported(model.eval(), args)
 
 
 def parity(args: argparse.Namespace) -> dict[str, Any]:

@@ -434,10 +434,11 @@ def beside(args: Args, record: Record, place: Place, method: str, given: Path) -
             ("openvino f32", "openvino", ("--precision", "f32")),
             ("openvino as shipped", "openvino", ()),
         ):
-            if engine in theirs:
-                words = [side, HERE / "anomalib_side.py", "predict", theirs[engine], *rest]
+            if engine in theirs["made"]:
+                words = [side, HERE / "anomalib_side.py", "predict", theirs["made"][engine], *rest]
                 runs[f"anomalib, {name}"] = [*words, "--engine", engine, *more]
-        return in_turns(args, place, runs) | {"like": like, "failed": theirs["failed"]}
+        told = {k: v for k, v in theirs.items() if k in ("failed", "way")}
+        return {**in_turns(args, place, runs), "like": like, "anomalib": told}
 
     if cell := record.attempt(f"{method}/{category}/{args.threads} threads", measure):
         times = {name: common.ms(values) for name, values in cell["seconds"].items()}
