@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Protocol
 
 from flawscope.errors import FlawscopeError
 from flawscope.progress import counted
+from flawscope.station.background import PATIENCE, Background
 from flawscope.station.sinks.outbox import MOST_COUNTED, Batch, Message, Outbox, Place
 
 TOGETHER = 20  # messages that are read at once
@@ -54,7 +54,7 @@ class Counts:
     refused: int = 0
 
 
-class Delivery:
+class Delivery(Background):
     """A thread that reads from the store what a sink has not had, and holds no more than a page of it.
 
     Args:
@@ -72,6 +72,7 @@ class Delivery:
         *,
         shortest: float | None = None,
     ):
+        super().__init__(f"sink-{outbox.product_id}")
         self.sink, self.outbox, self.report, self.refused = sink, outbox, report, refused
         self.shortest = SHORTEST if shortest is None else shortest
         self.counts = Counts()
@@ -81,25 +82,10 @@ class Delivery:
         self._dead: int = 0  # of the page, not written down yet
         self._done: int = 0
         self._saved = 0.0
-        self._ended, self._wake = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name=f"sink-{outbox.product_id}", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def wake(self) -> None:
-        self._wake.set()
-
-    def end(self) -> None:
-        """Begin nothing more."""
-        self._ended.set()
-        self._wake.set()
-
-    def stop(self, seconds: float = 10.0) -> None:
+    def stop(self, seconds: float | None = PATIENCE) -> None:
         """What is being sent may take so long, or is sent again after the next start."""
-        self.end()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
+        super().stop(seconds)
         self.sink.close()
 
     def waiting(self) -> int:
@@ -120,7 +106,6 @@ class Delivery:
                 delay = min(LONGEST, 2 * delay)
 
     def _round(self) -> None:
-        self._wake.clear()
         batch = self.outbox.batch(TOGETHER)
         self._idle = not batch.messages
         if self._idle:
@@ -132,7 +117,7 @@ class Delivery:
         if batch.is_last and not self._ended.is_set():
             self._idle, self._behind = True, None
             self._say(None)
-            self._wake.wait(REST)
+            self._wait(REST)
 
     def _deliver(self, batch: Batch) -> None:
         place = self.outbox.place
