@@ -18,6 +18,7 @@ REST = 60.0  # seconds after which a sink looks by itself
 SAVED = 1.0  # seconds between two times that its place is written down
 SHORTEST, LONGEST = 1.0, 300.0  # seconds before a message is sent again
 BEHIND = 30.0  # seconds after which messages that wait are a problem
+SLOW = "it takes them more slowly than they come"
 TRIES = 6  # of a message that the other side does not want
 
 Report = Callable[[str | None], None]
@@ -101,8 +102,8 @@ class Delivery(Background):
                 self._round()
                 delay = self.shortest
             except Exception as error:  # the store is away for now; inspections say so
-                self._say(str(error) if isinstance(error, FlawscopeError) else _in_words(error))
-                self._ended.wait(_spread(delay))
+                self._say(str(error) if isinstance(error, FlawscopeError) else in_words(error))
+                self._ended.wait(spread(delay))
                 delay = min(LONGEST, 2 * delay)
 
     def _round(self) -> None:
@@ -153,11 +154,11 @@ class Delivery(Background):
                     self._give_up(message, str(error))
                     return True
                 self._say(str(error))
-                pause = max(error.after, _spread(delay))
+                pause = max(error.after, spread(delay))
             except Exception as error:
                 self.counts.failed += 1
-                self._say(_in_words(error))
-                pause = _spread(delay)
+                self._say(in_words(error))
+                pause = spread(delay)
             self._ended.wait(pause)
             delay = min(LONGEST, 2 * delay)
         return False
@@ -174,27 +175,33 @@ class Delivery(Background):
         if self.error is None:
             self.report(None)
             return
-        try:
-            many = self._many()
-        except FlawscopeError:
-            many = "messages wait"
-        self.report(f"{many} for {self.sink.label}: {self.error}")
+        self.report(waits(self._left, self.sink.label, self.error))
 
     def _tell_backlog(self) -> None:
         if self.error is None and self._behind is not None and time.monotonic() - self._behind > BEHIND:
-            self.report(f"{self._many()} for {self.sink.label}: it takes them more slowly than they come")
+            self.report(waits(self._left, self.sink.label, SLOW))
 
-    def _many(self) -> str:
-        number = self.outbox.waiting() - self._done - self._dead
-        if number >= MOST_COUNTED:
-            return f"{MOST_COUNTED:,} messages or more wait"
-        return f"{counted(max(number, 1), 'message')} {'wait' if number > 1 else 'waits'}"
+    def _left(self) -> int:
+        return max(1, self.outbox.waiting() - self._done - self._dead)
 
 
-def _spread(seconds: float) -> float:
+def waits(number: Callable[[], int], label: str, why: str) -> str:
+    """What a person should know of messages that wait; their number where the store tells it."""
+    try:
+        many = number()
+        if many >= MOST_COUNTED:
+            found = f"{MOST_COUNTED:,} messages or more wait"
+        else:
+            found = f"{counted(many, 'message')} {'waits' if many == 1 else 'wait'}"
+    except FlawscopeError:
+        found = "messages wait"
+    return f"{found} for {label}: {why}"
+
+
+def spread(seconds: float) -> float:
     """So that not everybody who waited comes back at the same moment."""
     return seconds * random.uniform(0.75, 1.25)
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

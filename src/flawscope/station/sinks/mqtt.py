@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import random
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.progress import counted
 from flawscope.station.background import Background
-from flawscope.station.sinks.broker import BrokerError, Key, Link, read_password, tls_of
-from flawscope.station.sinks.delivery import BEHIND, Counts, Report
+from flawscope.station.sinks.broker import BrokerError, Key, Link, tls_of
+from flawscope.station.sinks.delivery import BEHIND, SLOW, Counts, Report, in_words, spread, waits
 from flawscope.station.sinks.discovery import birth_topic, device, device_topic
-from flawscope.station.sinks.outbox import MOST_COUNTED, Outbox
+from flawscope.station.sinks.outbox import Outbox
 from flawscope.station.sinks.settings import MqttSettings
 from flawscope.station.sinks.topics import ONLINE, Topics
 
@@ -72,7 +70,7 @@ class Mqtt(Background):
         }
         self._born = threading.Event()  # Home Assistant has started
         self._behind: float | None = None
-        read_password(settings)
+        settings.password()
         if settings.place[2]:
             tls_of(settings)
 
@@ -89,10 +87,10 @@ class Mqtt(Background):
             except FlawscopeError as error:
                 self._say(f"messages cannot be read: {error}")
             except Exception as error:  # tried again; inspections go on
-                self._say(f"{type(error).__name__}: {error}")
+                self._say(in_words(error))
             delay = SHORTEST if self.is_connected else min(LONGEST, 2 * delay)
             self.is_connected = False
-            self._ended.wait(delay * random.uniform(0.75, 1.25))
+            self._ended.wait(spread(delay))
 
     def _connected(self) -> None:
         """Until the station ends. BrokerError where the connection is lost."""
@@ -144,20 +142,14 @@ class Mqtt(Background):
         else:
             self._behind = self._behind or time.monotonic()
             if time.monotonic() - self._behind > BEHIND and self.error is None:
-                self.report(f"{self._many()} for {self.label}: it takes them more slowly than they come")
+                self.report(waits(self._waiting, self.label, SLOW))
 
     def _say(self, why: str | None) -> None:
         self.error = why
-        self.report(None if why is None else f"{self._many()} for {self.label}: {why}")
+        self.report(None if why is None else waits(self._waiting, self.label, why))
 
-    def _many(self) -> str:
-        try:
-            number = sum(box.waiting() for box in self.outboxes.values())
-        except FlawscopeError:
-            return "messages wait"
-        if number >= MOST_COUNTED:
-            return f"{MOST_COUNTED:,} messages or more wait"
-        return f"{counted(number, 'message')} {'waits' if number == 1 else 'wait'}"
+    def _waiting(self) -> int:
+        return sum(box.waiting() for box in self.outboxes.values())
 
 
 class _Session:
