@@ -69,9 +69,8 @@ class Store:
 
     def __init__(self, database: Database):
         self.database = database
-        self._speaking = (
-            threading.Lock()
-        )  # verdicts are there in the order of their numbers: sinks rely on it
+        # verdicts are there in the order of their numbers: sinks rely on it
+        self._speaking = threading.Lock()
 
     # ---- products
 

@@ -162,10 +162,9 @@ class Learning(Background):
     @staticmethod
     def _new(words: Words, rows: Sequence[Row[Any]]) -> int:
         """Corrections that came, or were taken back, since the last candidate."""
-        last: dict[str, Any] = next(
-            (json.loads(row.facts) for row in rows if "verdicts" in json.loads(row.facts)), {}
-        )
-        return len({word.verdict_id for word in words.corrections} ^ set(last.get("verdicts", [])))
+        told = (json.loads(row.facts).get("verdicts") for row in rows)
+        last: list[int] = next((verdicts for verdicts in told if verdicts is not None), [])
+        return len({word.verdict_id for word in words.corrections} ^ set(last))
 
     def _active(self, product_id: int) -> plans.Active | None:
         try:
