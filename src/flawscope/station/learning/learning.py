@@ -19,7 +19,7 @@ from flawscope.station.files import Files
 from flawscope.station.learning import candidates as of
 from flawscope.station.learning import plan as plans
 from flawscope.station.learning.candidates import Candidates
-from flawscope.station.learning.corrections import Words, words_of
+from flawscope.station.learning.corrections import Words, latest_verdict, words_of
 from flawscope.station.learning.process import StoppedError, Worker, WorkerError
 from flawscope.station.learning.rule import waits as waits_for
 from flawscope.station.settings import Learn
@@ -74,6 +74,8 @@ class Learning(Background):
         self.candidates = Candidates(database)
         self.worker = Worker()
         self._steps: dict[int, tuple[str, int, int]] = {}  # by candidate
+        # by product: the last verdict and the candidates, when too little was corrected
+        self._few: dict[int, tuple[int, list[tuple[int, str]]]] = {}
 
     def start(self) -> None:
         self.candidates.again()
@@ -197,8 +199,12 @@ class Learning(Background):
         if any(row.status in (of.QUEUED, of.RUNNING) for row in rows):
             return
         with self.database.reading() as connection:
+            state = latest_verdict(connection, product_id), [(row.id, row.status) for row in rows]
+            if self._few.get(product_id) == state:
+                return
             words = words_of(connection, product_id)
         if self._new(words, rows) < learn.after:
+            self._few[product_id] = state
             return
         active = self._active(product_id)
         if plans.why_not(active, learn) is None and active is not None:
