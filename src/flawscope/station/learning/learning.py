@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,12 +13,13 @@ from sqlalchemy import Row
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
+from flawscope.station.background import Background
 from flawscope.station.database import Database, StoreError
 from flawscope.station.files import Files
 from flawscope.station.learning import candidates as of
 from flawscope.station.learning import plan as plans
 from flawscope.station.learning.candidates import Candidates
-from flawscope.station.learning.corrections import Words, words_of
+from flawscope.station.learning.corrections import Words, latest_verdict, words_of
 from flawscope.station.learning.process import StoppedError, Worker, WorkerError
 from flawscope.station.learning.rule import waits as waits_for
 from flawscope.station.settings import Learn
@@ -48,7 +48,7 @@ class LosesError(InputError):
         self.lost = list(lost)
 
 
-class Learning:
+class Learning(Background):
     """Makes candidates, and lets them go live by the rule.
 
     Args:
@@ -67,33 +67,26 @@ class Learning:
         report: Callable[[str, str | None], None],
         say: Callable[[str], None],
     ):
+        super().__init__("learning")
         self.database, self.files, self.versions = database, files, versions
         self.settings = {products[name]: learn for name, learn in settings.items()}
         self.device, self.report, self.say = device, report, say
         self.candidates = Candidates(database)
         self.worker = Worker()
         self._steps: dict[int, tuple[str, int, int]] = {}  # by candidate
-        self._ended, self._woken = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
+        # by product: the last verdict and the candidates, when too little was corrected
+        self._few: dict[int, tuple[int, list[tuple[int, str]]]] = {}
 
     def start(self) -> None:
         self.candidates.again()
-        self._thread = threading.Thread(target=self._work, name="learning", daemon=True)
-        self._thread.start()
+        super().start()
 
-    def close(self) -> None:
+    def end(self) -> None:
         """What is being made is left off, and made anew when the station starts."""
-        self._ended.set()
-        self._woken.set()
+        super().end()
         self.worker.close()
-        if self._thread is not None:
-            self._thread.join()
 
     # ---- what people ask for
-
-    def noticed(self) -> None:
-        """Somebody said something."""
-        self._woken.set()
 
     def ask(self, product_id: int, who: str, how: str = "") -> dict[str, Any]:
         """Queue a candidate; it, or the one that waits already. InputError where the product cannot learn."""
@@ -118,7 +111,7 @@ class Learning:
             raise InputError("nobody has said what a picture is: review some first")
         number = self.candidates.add(product_id, active.number, who, {"asked": how})
         self.report(f"learning_{product_id}", None)
-        self._woken.set()
+        self.wake()
         return of.shown(self.candidates.row(product_id, number))
 
     def reject(self, product_id: int, number: int, who: str) -> dict[str, Any]:
@@ -171,10 +164,9 @@ class Learning:
     @staticmethod
     def _new(words: Words, rows: Sequence[Row[Any]]) -> int:
         """Corrections that came, or were taken back, since the last candidate."""
-        last: dict[str, Any] = next(
-            (json.loads(row.facts) for row in rows if "verdicts" in json.loads(row.facts)), {}
-        )
-        return len({word.verdict_id for word in words.corrections} ^ set(last.get("verdicts", [])))
+        told = (json.loads(row.facts).get("verdicts") for row in rows)
+        last: list[int] = next((verdicts for verdicts in told if verdicts is not None), [])
+        return len({word.verdict_id for word in words.corrections} ^ set(last))
 
     def _active(self, product_id: int) -> plans.Active | None:
         try:
@@ -186,11 +178,7 @@ class Learning:
     # ---- the work
 
     def _work(self) -> None:
-        while not self._ended.is_set():
-            self._woken.wait(EVERY)
-            self._woken.clear()
-            if self._ended.is_set():
-                return
+        while not self._wait(EVERY):
             try:
                 for product_id, learn in self.settings.items():
                     if learn is not None:
@@ -201,7 +189,7 @@ class Learning:
                 self._ended.wait(AGAIN)
                 with suppress(StoreError):
                     self.candidates.again()
-                self._woken.set()
+                self.wake()
             except FlawscopeError as error:
                 self.say(f"learning: {error}")
 
@@ -211,8 +199,12 @@ class Learning:
         if any(row.status in (of.QUEUED, of.RUNNING) for row in rows):
             return
         with self.database.reading() as connection:
+            state = latest_verdict(connection, product_id), [(row.id, row.status) for row in rows]
+            if self._few.get(product_id) == state:
+                return
             words = words_of(connection, product_id)
         if self._new(words, rows) < learn.after:
+            self._few[product_id] = state
             return
         active = self._active(product_id)
         if plans.why_not(active, learn) is None and active is not None:
