@@ -353,9 +353,12 @@ def test_versions_that_were_never_used_do_not_pile_up(open_station: Any, setting
         last = line.learn()
     gone = running.station.versions
     until(lambda: line.http.get(f"{API}/candidates/{first['id']}").json()["status"] == "removed")
-    versions = [one["id"] for one in line.http.get(f"{API}/versions").json()["versions"]]
-    assert versions == [last["version"], 1]
-    assert len(list((gone.files.folder / "models").iterdir())) == 2
+
+    def versions() -> list[int]:
+        return [one["id"] for one in line.http.get(f"{API}/versions").json()["versions"]]
+
+    until(lambda: versions() == [last["version"], 1])
+    until(lambda: len(list((gone.files.folder / "models").iterdir())) == 2)
     rejected = line.http.post(f"{API}/candidates/{last['id']}/reject").json()
     assert rejected["status"] == "rejected"
     assert line.http.post(f"{API}/candidates/{first['id']}/reject").status_code == 422
