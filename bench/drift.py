@@ -2,10 +2,11 @@
 
     python bench/drift.py
 
-Without a change: drawn scores of 100,000 good parts, 100 runs, at a bound of 1 % (half of it for scores, half
-for the share of flagged pictures). With a change: good plates and fabrics are drawn, PatchCore learns from
-some and scores others, as they are and with 5 % more and less light; streams are drawn from these scores.
-What decides is the station's own code.
+Without a change: drawn scores and brightness of 100,000 good parts, 100 runs, at a bound of 1 % (a third each
+for scores, brightness, and the share of flagged pictures); and a light that goes up and down, or fades, by
+less than what is reported. With a change: good plates and fabrics are drawn, PatchCore learns from some and
+scores others, as they are and with 5 % more and less light; streams are drawn from these. What decides is
+the station's own code.
 """
 
 from __future__ import annotations
@@ -28,14 +29,18 @@ LINES = (
     "share of defects 0 to 10 %",
     "bursts of defects",
 )
+WAVES = {"1 % up and down": (0.01, 0.0), "1 % less in all": (0.0, -0.01)}  # of the light in 100,000 parts
+DAY = 10_000  # parts
 MOST = 20_000  # parts after a change
 
 
 # -------------------------------------------------------------------------------------------------- streams
 
 
-def of_scores(scores: Any, first_run: int = 0, after: int = 0, stop: float = math.inf) -> tuple[Any, Any]:
-    """What the test of scores makes of streams [runs, parts].
+def of_scores(
+    scores: Any, first_run: int = 0, after: int = 0, stop: float = math.inf, light: bool = False
+) -> tuple[Any, Any]:
+    """What the test of scores, or of the light, makes of streams [runs, parts].
 
     Returns:
         The highest logarithm of each run's capital, and the parts from `after` until it is `stop`, inf where
@@ -43,17 +48,28 @@ def of_scores(scores: Any, first_run: int = 0, after: int = 0, stop: float = mat
     """
     import numpy as np
 
-    from flawscope.station.drift.martingale import SHIFTS, SPREADS, Capital, ScoreRanks, score_bets, uniform
+    from flawscope.station.drift.martingale import (
+        SHIFTS,
+        SPREADS,
+        Capital,
+        ScoreRanks,
+        score_bets,
+        shift_bets,
+        uniform,
+    )
 
     runs, parts = scores.shape
-    ranks, capital = [ScoreRanks() for _ in range(runs)], Capital(len(SHIFTS) + len(SPREADS), runs)
+    bets, count, stream = (score_bets, len(SHIFTS) + len(SPREADS), 1)
+    if light:
+        bets, count, stream = shift_bets, len(SHIFTS), 3
+    ranks, capital = [ScoreRanks() for _ in range(runs)], Capital(count, runs)
     highest, first = np.zeros(runs), np.full(runs, np.inf)
     for step in range(parts):
         p = [
-            ranks[run].add(score, uniform((first_run + run) * 10_000_000 + step, 1))
+            ranks[run].add(score, uniform((first_run + run) * 10_000_000 + step, stream))
             for run, score in enumerate(scores[:, step].tolist())
         ]
-        capital.stake(np.exp(score_bets(np.array(p))))
+        capital.stake(np.exp(bets(np.array(p))))
         np.maximum(highest, capital.log, out=highest)
         if step >= after:
             first[(capital.log >= stop) & np.isinf(first)] = step - after + 1
@@ -84,6 +100,23 @@ def of_flags(flagged: Any, first_run: int = 0) -> Any:
 # ---------------------------------------------------------------------------------------------- no change
 
 
+def of_light(brightness: Any, first_run: int = 0) -> list[Any]:
+    """What the station's test of the light says of streams [runs, parts], and after how many parts: with the
+    least change that is reported, which `of_scores` does not ask for. None: nothing."""
+    from flawscope.station.drift.run import PARTS, Light
+
+    found: list[Any] = []
+    for run, parts in enumerate(brightness):
+        light = Light(math.log10(PARTS / BOUND))
+        said = (
+            light.add((first_run + run) * 10_000_000 + step, 0, one)
+            for step, one in enumerate(parts.tolist())
+        )
+        after = next((step + 1 for step, yes in enumerate(said) if yes), None)
+        found.append(None if after is None else (after, light.alarm))
+    return found
+
+
 def line(kind: str, rng: Any, pictures: int) -> Any:
     """Scores of a line where good parts stay as they are, and which pictures are flagged: [pictures] each."""
     import numpy as np
@@ -109,9 +142,21 @@ def line(kind: str, rng: Any, pictures: int) -> Any:
     return scores, scores > 2.6  # half a percent of good parts are flagged, too
 
 
+def brightness(kind: str, flagged: Any, run: int) -> Any:
+    """Of the same line, spread by 3 % in the manner of its scores; what is flagged is 8 % darker."""
+    import numpy as np
+
+    rng = np.random.default_rng([13, LINES.index(kind), run])
+    drawn = {"heavy tails": lambda n: rng.standard_t(1.5, n), "ten values": lambda n: rng.integers(-4, 6, n)}
+    found = 0.45 * (1 + 0.03 * drawn.get(kind, rng.standard_normal)(len(flagged)))
+    return np.clip(np.where(flagged, 0.92 * found, found), 0, 1)
+
+
 def quiet(kind: str, runs: int, pictures: int, threads: int) -> Cell:
     """Highest capitals of runs without a change."""
     import numpy as np
+
+    from flawscope.station.drift.run import PARTS
 
     rng = np.random.default_rng([11, LINES.index(kind)])
     made = [line(kind, rng, pictures) for _ in range(runs)]
@@ -120,7 +165,9 @@ def quiet(kind: str, runs: int, pictures: int, threads: int) -> Cell:
     shortest = min(map(len, good))
     by_scores, _ = of_scores(np.stack([scores[:shortest] for scores in good]))
     by_flags = of_flags(flagged)
-    limit = math.log(2 / BOUND)
+    lit = [brightness(kind, flags, run)[~flags][:shortest] for run, (_, flags) in enumerate(made)]
+    by_light, _ = of_scores(np.stack(lit), light=True)
+    limit = math.log(PARTS / BOUND)
     return {
         "runs": runs,
         "pictures": pictures,
@@ -128,9 +175,36 @@ def quiet(kind: str, runs: int, pictures: int, threads: int) -> Cell:
         "flagged": common.sig(float(flagged.mean()), 3),
         "bound": BOUND,
         "drift_alarms": int((by_scores >= limit).sum()),
+        "light_alarms": int((by_light >= limit).sum()),  # at most: how large the change is was not asked
         "share_notices": int((by_flags >= limit).sum()),
         "highest_capital": common.sig(math.exp(by_scores.max()), 4),
-        "limit": 2 / BOUND,
+        "highest_of_light": common.sig(math.exp(by_light.max()), 4),
+        "limit": PARTS / BOUND,
+    }
+
+
+def swings(kind: str, spread: float, runs: int, pictures: int, threads: int) -> Cell:
+    """Alarms of a light that does change, by less than what is reported.
+
+    Args:
+        spread: of the brightness of parts, as a share of it.
+    """
+    import numpy as np
+
+    from flawscope.station.drift.run import PARTS
+
+    wave, trend = WAVES[kind]
+    time = np.arange(pictures)
+    lit = 1 + wave * np.sin(2 * np.pi * time / DAY) + trend * time / pictures
+    rng = np.random.default_rng([29, list(WAVES).index(kind)])
+    found = of_light(0.45 * lit * (1 + spread * rng.standard_normal((runs, pictures))))
+    sure, _ = of_scores(0.45 * lit * (1 + spread * rng.standard_normal((runs, pictures))), light=True)
+    limit = math.log(PARTS / BOUND)
+    return {
+        "runs": runs,
+        "pictures": pictures,
+        "light_alarms": sum(one is not None for one in found),
+        "sure": int((sure >= limit).sum()),  # runs in which the change is certain, however small it is
     }
 
 
@@ -154,38 +228,61 @@ def scored(product: str, train: int, count: int, settings: Settings, threads: in
     for name, factor in {"as it was": 1.0, **LIGHT}.items():
         lit = [np.clip(one * factor + 0.5, 0, 255).astype(np.uint8) for one in shown[train:]]
         results = [result for _, result in model.stream(lit)]
-        found[name] = [[result.score, bool(result.is_anomalous)] for result in results]
+        found[name] = [
+            [result.score, bool(result.is_anomalous), common.sig(result.brightness)] for result in results
+        ]
     return found
 
 
 def delays(before: Any, after: Any, quiet: int, runs: int, threads: int) -> Cell:
-    """Pictures until drift is reported, in streams that are drawn from scores before and after a change.
+    """Pictures until drift is reported, in streams that are drawn from scores and brightness before and after
+    a change.
 
     Args:
-        before, after: [score, whether it is flagged] of pictures.
+        before, after: [score, whether it is flagged, brightness] of pictures.
         quiet: good parts before the change.
     """
     import numpy as np
 
-    calm = np.array([score for score, bad in before if not bad])
+    from flawscope.station.drift.run import PARTS
+
+    calm = np.array([[score, light] for score, bad, light in before if not bad])
     changed = np.array(after)
-    streams, places = [], []
+    streams, places, lights = [], [], []
     for run in range(runs):
         rng = np.random.default_rng([23, quiet, run])
         drawn = changed[rng.integers(0, len(changed), MOST)]
         places.append(np.flatnonzero(drawn[:, 1] == 0))  # flagged pictures take no part, but take time
-        streams.append([calm[rng.integers(0, len(calm), quiet)], drawn[places[-1], 0]])
+        calm_part = calm[rng.integers(0, len(calm), quiet)]
+        streams.append([calm_part[:, 0], drawn[places[-1], 0]])
+        lights.append(np.concatenate([calm_part[:, 1], drawn[places[-1], 2]]))
     shortest = min(map(len, places))
     _, first = of_scores(
-        np.stack([np.concatenate([a, b[:shortest]]) for a, b in streams]), 0, quiet, math.log(2 / BOUND)
+        np.stack([np.concatenate([a, b[:shortest]]) for a, b in streams]), 0, quiet, math.log(PARTS / BOUND)
     )
-    known = sorted(
+    by_scores = [
         int(places[run][int(parts) - 1]) + 1 if math.isfinite(parts) else math.inf
         for run, parts in enumerate(first)
-    )
-    cell: Cell = {"runs": runs, "quiet": quiet, "never": sum(map(math.isinf, known))}
+    ]
+    said = [of_light(one[None], run)[0] for run, one in enumerate(lights)]
+    early = [one is not None and one[0] <= quiet for one in said]
+    by_light = [
+        math.inf if one is None or one[0] <= quiet else int(places[run][one[0] - quiet - 1]) + 1
+        for run, one in enumerate(said)
+    ]
+    cell: Cell = {"runs": runs, "quiet": quiet, "before_the_change": sum(early)}
+    cell |= {"scores": quantiles(by_scores), "light": quantiles(by_light)}
+    cell["either"] = quantiles([min(both) for both in zip(by_scores, by_light, strict=True)])
+    sizes = [one[1].light for one, too_soon in zip(said, early, strict=True) if one and not too_soon]
+    cell["size"] = common.sig(float(np.median(sizes)), 3) if sizes else None
+    return cell
+
+
+def quantiles(delays: list[float]) -> Cell:
+    """Of pictures until something is seen; inf: it never is."""
+    known, cell = sorted(delays), {"never": sum(map(math.isinf, delays))}
     for name, share in (("median", 0.5), ("90 %", 0.9)):
-        one = known[math.ceil(share * runs) - 1]
+        one = known[math.ceil(share * len(known)) - 1]
         cell[name] = None if math.isinf(one) else one
     return cell
 
@@ -199,7 +296,8 @@ def main() -> int:
     parser.add_argument("--train", type=int, default=60, help="pictures learnt from (%(default)s)")
     parser.add_argument("--count", type=int, default=400, help="pictures scored (%(default)s)")
     parser.add_argument("--quiet", type=common.numbers, default=[1000, 10_000, 100_000], help="parts before")
-    parser.add_argument("--streams", type=int, default=40, help="drawn for each delay (%(default)s)")
+    parser.add_argument("--swings", type=int, default=20, help="runs of a light that swings (%(default)s)")
+    parser.add_argument("--streams", type=int, default=100, help="drawn for each delay (%(default)s)")
     quick = {
         "runs": 4,
         "pictures": 300,
@@ -208,6 +306,7 @@ def main() -> int:
         "count": 6,
         "quiet": [100],
         "streams": 2,
+        "swings": 2,
     }
     args = common.arguments(parser, threads=2, **quick)
     record = common.Record(args, "Drift: false alarms without a change, delay after a change of light")
@@ -219,6 +318,14 @@ def main() -> int:
         if cell:
             rows.append({"line": kind, **{k: v for k, v in cell.items() if k not in ("_", "bound")}})
     common.table("No change", rows)
+    rows = []
+    for kind in WAVES if args.swings else ():
+        for spread in (0.003, 0.03):
+            work = {"kind": kind, "spread": spread, "runs": args.swings, "pictures": args.pictures, **given}
+            cell = record.attempt(f"swings/{kind}/{spread}", lambda w=work: common.task(swings, **w).json)
+            if cell:
+                rows.append({"light": kind, "spread": spread, **{k: v for k, v in cell.items() if k != "_"}})
+    common.table("A light that changes by less than what is reported", rows)
     rows = []
     for product in [one for one in args.products.split(",") if one]:
         settings = {"size": 128, **common.settings(args, "patchcore")}
@@ -232,9 +339,10 @@ def main() -> int:
                     f"delay/{product}/{change}/{calm}", lambda t=task: common.task(delays, **t).json
                 )
                 if cell:
-                    flagged = sum(bad for _, bad in scores[change]) / len(scores[change])
-                    rest = {k: v for k, v in cell.items() if k != "_"}
-                    rows.append({"product": product, "light": change, "flagged": flagged, **rest})
+                    flagged = sum(one[1] for one in scores[change]) / len(scores[change])
+                    for test in ("scores", "light", "either"):
+                        row = {"product": product, "light": change, "flagged": flagged, "test": test}
+                        rows.append({**row, "quiet": calm, "runs": cell["runs"], **cell[test]})
     common.table("Pictures until drift is reported after a change of light", rows)
     return record.status()
 

@@ -67,6 +67,9 @@ class ScoreRanks:
         self.epoch = epoch
         self._ranks = Ranks()
 
+    def __len__(self) -> int:
+        return len(self._ranks)
+
     def add(self, score: float, u: float) -> float:
         """p of the next score, in (0, 1); small for a high one. u: in (0, 1)."""
         if len(self._ranks) >= self.epoch:
@@ -111,6 +114,11 @@ def score_bets(p: Floats) -> Floats:
     """Logarithm of what the bets on scores pay for p-values [...]: [..., 12]."""
     z = np.array([_normal(1 - one) for one in p.ravel()]).reshape(*p.shape, 1)
     return np.asarray(_LINEAR * z + _SQUARE * (z * z) + _CONSTANT)
+
+
+def shift_bets(p: Floats) -> Floats:
+    """Of these the bets on numbers that moved up or down: [..., 8]."""
+    return score_bets(p)[..., : len(SHIFTS)]
 
 
 def flag_bets(p: Floats, share: Floats) -> Floats:
