@@ -215,7 +215,8 @@ class Drifts:
             bound = self.bounds.get(product_id)
             light = {"watched": bound is not None and product_id in self.lights}
             if run is None or bound is None:
-                return {"watched": bound is not None, "bound": bound, "ready": False, "light": light}
+                ready = product_id in self._ready
+                return {"watched": bound is not None, "bound": bound, "ready": ready, "light": light}
             good = run.scores.count
             if run.light:
                 light |= run.light.facts()
