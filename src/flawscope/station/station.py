@@ -184,11 +184,11 @@ class Station:
         with ThreadPoolExecutor(max(1, len(self._all_sources()))) as pool:
             for source in self._all_sources():
                 pool.submit(source.stop)
-        self.learning.close()
+        self.learning.stop(None)
         self.inspector.close()
         self.recorder.close()
-        self.looks.close()
-        self.drifts.close()
+        self.looks.stop(None)
+        self.drifts.stop(None)
         if self.sinks is not None:
             self.sinks.stop()
         self.shown.close()
@@ -269,7 +269,7 @@ class Station:
 
     def spoken(self, product_id: int) -> None:
         """Somebody gave a verdict."""
-        self.learning.noticed()
+        self.learning.wake()
         if self.sinks is not None:
             self.sinks.wake(product_id)
 

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select
 
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.station.background import Background
 from flawscope.station.database import Database
 from flawscope.station.drift.run import BRIGHTER, DARKER, FEWER, MORE, Change, Run, described
 from flawscope.station.schema import inspections
@@ -25,7 +26,7 @@ IDLE = 5.0  # seconds after which versions are looked at though nothing came
 _LAST, _AT = re.compile(r"after inspection (\d+)"), re.compile(r"at inspection (\d+):")
 
 
-class Drifts:
+class Drifts(Background):
     """Reads what was recorded, in the order of numbers, also what had been before a restart: so that the same
     comes out, bit for bit.
 
@@ -48,6 +49,7 @@ class Drifts:
         renewed: Callable[[int], None] = lambda product_id: None,
         lights: Collection[int] = (),
     ):
+        super().__init__("drift")
         self.database, self.store, self.versions = database, store, versions
         self.bounds, self.names, self.report, self.renewed = dict(bounds), dict(names), report, renewed
         self.lights = frozenset(lights)
@@ -56,32 +58,18 @@ class Drifts:
         self._ready: set[int] = set()
         self._dirty: set[int] = set(bounds)
         self._lock = threading.RLock()  # of all runs
-        self._news = threading.Event()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="drift", daemon=True)
-
-    def start(self) -> None:
-        self._news.set()
-        self._thread.start()
-
-    def close(self) -> None:
-        self._ended.set()
-        self._news.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self.wake()  # what was recorded before is read at once
 
     def note(self, product_id: int) -> None:
         """Something was recorded."""
         if product_id in self.bounds:
             self._dirty.add(product_id)
-            self._news.set()
+            self.wake()
 
     # ---- in the thread
 
     def _work(self) -> None:
-        while not self._ended.is_set():
-            self._news.wait(IDLE)
-            self._news.clear()
+        while not self._wait(IDLE):
             trouble = None
             for product_id in self.bounds:
                 if self._ended.is_set():
@@ -203,7 +191,7 @@ class Drifts:
             self._dirty.add(product_id)
             self._show(product_id, self._runs[product_id])
         self.renewed(product_id)
-        self._news.set()
+        self.wake()
 
     def run_of(self, product_id: int) -> Run | None:
         return self._runs.get(product_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from sqlalchemy import Row
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
+from flawscope.station.background import Background
 from flawscope.station.database import Database, StoreError
 from flawscope.station.files import Files
 from flawscope.station.learning import candidates as of
@@ -48,7 +48,7 @@ class LosesError(InputError):
         self.lost = list(lost)
 
 
-class Learning:
+class Learning(Background):
     """Makes candidates, and lets them go live by the rule.
 
     Args:
@@ -67,33 +67,24 @@ class Learning:
         report: Callable[[str, str | None], None],
         say: Callable[[str], None],
     ):
+        super().__init__("learning")
         self.database, self.files, self.versions = database, files, versions
         self.settings = {products[name]: learn for name, learn in settings.items()}
         self.device, self.report, self.say = device, report, say
         self.candidates = Candidates(database)
         self.worker = Worker()
         self._steps: dict[int, tuple[str, int, int]] = {}  # by candidate
-        self._ended, self._woken = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         self.candidates.again()
-        self._thread = threading.Thread(target=self._work, name="learning", daemon=True)
-        self._thread.start()
+        super().start()
 
-    def close(self) -> None:
+    def end(self) -> None:
         """What is being made is left off, and made anew when the station starts."""
-        self._ended.set()
-        self._woken.set()
+        super().end()
         self.worker.close()
-        if self._thread is not None:
-            self._thread.join()
 
     # ---- what people ask for
-
-    def noticed(self) -> None:
-        """Somebody said something."""
-        self._woken.set()
 
     def ask(self, product_id: int, who: str, how: str = "") -> dict[str, Any]:
         """Queue a candidate; it, or the one that waits already. InputError where the product cannot learn."""
@@ -118,7 +109,7 @@ class Learning:
             raise InputError("nobody has said what a picture is: review some first")
         number = self.candidates.add(product_id, active.number, who, {"asked": how})
         self.report(f"learning_{product_id}", None)
-        self._woken.set()
+        self.wake()
         return of.shown(self.candidates.row(product_id, number))
 
     def reject(self, product_id: int, number: int, who: str) -> dict[str, Any]:
@@ -186,11 +177,7 @@ class Learning:
     # ---- the work
 
     def _work(self) -> None:
-        while not self._ended.is_set():
-            self._woken.wait(EVERY)
-            self._woken.clear()
-            if self._ended.is_set():
-                return
+        while not self._wait(EVERY):
             try:
                 for product_id, learn in self.settings.items():
                     if learn is not None:
@@ -201,7 +188,7 @@ class Learning:
                 self._ended.wait(AGAIN)
                 with suppress(StoreError):
                     self.candidates.again()
-                self._woken.set()
+                self.wake()
             except FlawscopeError as error:
                 self.say(f"learning: {error}")
 

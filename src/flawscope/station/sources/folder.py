@@ -21,6 +21,7 @@ from sqlalchemy import select
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
+from flawscope.station.background import Background
 from flawscope.station.database import StoreError, now
 from flawscope.station.inspector import BusyError, Picture
 from flawscope.station.recorder import Recorded
@@ -65,7 +66,7 @@ class _Spoilt:
     why: str
 
 
-class FolderSource:
+class FolderSource(Background):
     """Takes the pictures of a folder and its subfolders, the oldest first, those that are there already, too.
 
     Args:
@@ -95,6 +96,7 @@ class FolderSource:
         patience: float = PATIENCE,
         settle: float = SETTLE,
     ):
+        super().__init__(f"folder-{product_id}")
         self.product_id, self.folder = product_id, Path(os.path.abspath(folder))
         self.submit, self.report, self.store = submit, report, store
         self.share = share or Share(Limits())
@@ -110,21 +112,12 @@ class FolderSource:
         self._later: dict[Path, _Later] = {}
         self._spoilt: dict[Path, _Spoilt] = {}
         self._noted: list[str] | None = None  # texts of earlier events
-        self._ended, self._wake, self._deaf = threading.Event(), threading.Event(), threading.Event()
+        self._deaf = threading.Event()
         self._listener: threading.Thread | None = None
-        self._thread = threading.Thread(target=self._work, name=f"folder-{product_id}", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, seconds: float = 30.0) -> None:
-        """Take nothing more; returns when what was taken is answered, or after so long: a share that hangs
-        does not keep the station from ending."""
-        self._ended.set()
+    def end(self) -> None:
+        super().end()
         self._deaf.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
 
     def state(self) -> State:
         state = AWAY if self._away else RUNNING if self._taken else WAITING
@@ -162,9 +155,8 @@ class FolderSource:
     def _pause(self, took: float) -> None:
         """Until something happened; soon while files are being written."""
         busy = self._arrivals is not None and self._arrivals.waiting > len(self._later)
-        if not self._ended.wait(max(SOON, REST * took)) and not busy:
-            self._wake.wait(self.poll)
-        self._wake.clear()
+        if not self._ended.wait(max(SOON, REST * took)):
+            self._wait(0.0 if busy else self.poll)
 
     def _round(self) -> float:
         """Take what is whole by now; the seconds that the look at the folder took."""
@@ -208,7 +200,7 @@ class FolderSource:
                 force_polling=False,
                 raise_interrupt=False,
             ):
-                self._wake.set()
+                self.wake()
         except Exception:
             return  # no more watches to be had, or no such thing here: listing goes on
 

@@ -51,7 +51,8 @@ class Source(Protocol):
         """Begin, and return at once: what cannot be reached is a problem, not an error."""
 
     def stop(self) -> None:
-        """Take nothing more, and return when what was taken is answered, or after half a minute."""
+        """Take nothing more, and return when what was taken is answered, or after half a minute: a share that
+        hangs does not keep the station from ending."""
 
     def state(self) -> State:
         """From any thread, without waiting."""

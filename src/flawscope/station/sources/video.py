@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 from collections import deque
 from concurrent.futures import Future
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
+from flawscope.station.background import Background
 from flawscope.station.database import now
 from flawscope.station.inspector import BusyError, Picture
 from flawscope.station.recorder import Recorded
@@ -37,7 +37,7 @@ SHORTEST, LONGEST = 1.0, 30.0  # seconds until what went wrong is tried again
 BLOCK = 1 << 20  # bytes of its beginning and its end by which a file is known
 
 
-class Video:
+class Video(Background):
     """Takes the frames of one file; one that is put in its place later is taken, too.
 
     Args:
@@ -45,23 +45,13 @@ class Video:
     """
 
     def __init__(self, line: Line, camera: CameraOf, number: int):
+        super().__init__(f"video-{number}")
         self.line, self.camera, self.number = line, camera, number
         self.name = plain(addresses.name_of(camera.camera))
         self._state, self._why = WAITING, ""
         self._last: int | None = None
         self._taken = self._broken = 0
-        self._ended = threading.Event()
         self._flying: deque[tuple[int, Future[Recorded]]] = deque()
-        self._thread = threading.Thread(target=self._work, name=f"video-{number}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, seconds: float = 30.0) -> None:
-        """Take nothing more; returns when what was taken is answered, or after so long."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
 
     def state(self) -> State:
         return State(
