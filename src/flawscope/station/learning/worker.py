@@ -40,7 +40,7 @@ def main() -> None:
         try:
             tell({"done": work(job, tell)})
         except FlawscopeError as error:
-            tell({"error": str(error)})
+            tell({"error": str(error), "code": getattr(error, "code", "")})
         except MemoryError:
             tell({"error": "there is not enough memory to make a version; learn when there is more"})
         except BrokenPipeError:
@@ -110,8 +110,8 @@ def work(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     )
     learnt = time.perf_counter()
     out = Path(job["out"])
-    out.parent.mkdir(parents=True, exist_ok=True)
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == made.predictor.session.suffix:
             made.predictor.save(out)
         else:
