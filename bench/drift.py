@@ -100,20 +100,62 @@ def of_flags(flagged: Any, first_run: int = 0) -> Any:
 # ---------------------------------------------------------------------------------------------- no change
 
 
-def of_light(brightness: Any, first_run: int = 0) -> list[Any]:
+def of_light(brightness: Any, quiet: int = 0) -> list[Any]:
     """What the station's test of the light says of streams [runs, parts], and after how many parts: with the
     least change that is reported, which `of_scores` does not ask for. None: nothing."""
-    from flawscope.station.drift.run import PARTS, Light
-
     found: list[Any] = []
-    for run, parts in enumerate(brightness):
-        light = Light(math.log10(PARTS / BOUND))
-        said = (
-            light.add((first_run + run) * 10_000_000 + step, 0, one)
-            for step, one in enumerate(parts.tolist())
-        )
-        after = next((step + 1 for step, yes in enumerate(said) if yes), None)
+    for run, (parts, (light, begun)) in enumerate(
+        zip(brightness, calm_lights(brightness, quiet), strict=True)
+    ):
+        said = (light.add(run * 10_000_000 + step, 0, parts[step]) for step in range(begun, len(parts)))
+        after = next((begun + step + 1 for step, yes in enumerate(said) if yes), None)
         found.append(None if after is None else (after, light.alarm))
+    return found
+
+
+def calm_lights(brightness: Any, quiet: int) -> list[Any]:
+    """`Light` after the first parts of streams [runs, parts], and after how many: `quiet`, computed for all
+    runs at once, or 0 where it would have spoken. A test compares it with `Light` itself."""
+    import numpy as np
+
+    from flawscope.station.drift.martingale import SHIFTS, Capital, ScoreRanks, shift_bets, uniform
+    from flawscope.station.drift.run import PARTS, Light, Place
+
+    runs, bets = len(brightness), len(SHIFTS)
+    limit = math.log10(PARTS / BOUND)
+    ranks, capital = [ScoreRanks() for _ in range(runs)], Capital(bets, runs)
+    won, since = np.zeros((runs, bets)), np.zeros((runs, bets), np.int64)
+    sums, highest = np.zeros((runs, quiet + 1)), np.zeros(runs)
+    for step in range(quiet):
+        p = [
+            ranks[run].add(one, uniform(run * 10_000_000 + step, 3))
+            for run, one in enumerate(brightness[:, step].tolist())
+        ]
+        paid = shift_bets(np.array(p))
+        since[won <= 0] = step
+        won = np.maximum(won, 0) + paid
+        capital.stake(np.exp(paid))
+        np.maximum(highest, capital.log, out=highest)
+        sums[:, step + 1] = sums[:, step] + brightness[:, step]
+    found: list[Any] = []
+    for run in range(runs):
+        light = Light(limit)
+        if highest[run] >= limit * math.log(10):
+            found.append((light, 0))
+            continue
+        test = light.test
+        test.count, test.total, test.light = quiet, sums[run, quiet], sums[run, quiet]
+        test._won = won[run].copy()
+        test._since = [
+            Place(run * 10_000_000 + int(at), 0, int(at), sums[run, at], sums[run, at]) for at in since[run]
+        ]
+        test.capital.log = capital.log[run : run + 1].copy()
+        test.capital._asleep, test.capital._awake = (
+            shares[run : run + 1].copy() for shares in (capital._asleep, capital._awake)
+        )
+        test.capital._count = capital._count
+        light._ranks = ranks[run]
+        found.append((light, quiet))
     return found
 
 
@@ -165,8 +207,6 @@ def quiet(kind: str, runs: int, pictures: int, threads: int) -> Cell:
     shortest = min(map(len, good))
     by_scores, _ = of_scores(np.stack([scores[:shortest] for scores in good]))
     by_flags = of_flags(flagged)
-    lit = [brightness(kind, flags, run)[~flags][:shortest] for run, (_, flags) in enumerate(made)]
-    by_light, _ = of_scores(np.stack(lit), light=True)
     limit = math.log(PARTS / BOUND)
     return {
         "runs": runs,
@@ -175,10 +215,31 @@ def quiet(kind: str, runs: int, pictures: int, threads: int) -> Cell:
         "flagged": common.sig(float(flagged.mean()), 3),
         "bound": BOUND,
         "drift_alarms": int((by_scores >= limit).sum()),
-        "light_alarms": int((by_light >= limit).sum()),  # at most: how large the change is was not asked
         "share_notices": int((by_flags >= limit).sum()),
         "highest_capital": common.sig(math.exp(by_scores.max()), 4),
-        "highest_of_light": common.sig(math.exp(by_light.max()), 4),
+        "limit": PARTS / BOUND,
+    }
+
+
+def lit(kind: str, runs: int, pictures: int, threads: int) -> Cell:
+    """The same of the brightness of these parts."""
+    import numpy as np
+
+    from flawscope.station.drift.run import PARTS
+
+    rng = np.random.default_rng([11, LINES.index(kind)])
+    flagged = [line(kind, rng, pictures)[1] for _ in range(runs)]
+    shortest = min(int((~flags).sum()) for flags in flagged)
+    parts = [brightness(kind, flags, run)[~flags][:shortest] for run, flags in enumerate(flagged)]
+    highest, _ = of_scores(np.stack(parts), light=True)
+    return {
+        "runs": runs,
+        "pictures": pictures,
+        "good": shortest,
+        "bound": BOUND,
+        # at most so many: how large the change is was not asked
+        "light_alarms": int((highest >= math.log(PARTS / BOUND)).sum()),
+        "highest_capital": common.sig(math.exp(highest.max()), 4),
         "limit": PARTS / BOUND,
     }
 
@@ -234,9 +295,9 @@ def scored(product: str, train: int, count: int, settings: Settings, threads: in
     return found
 
 
-def delays(before: Any, after: Any, quiet: int, runs: int, threads: int) -> Cell:
-    """Pictures until drift is reported, in streams that are drawn from scores and brightness before and after
-    a change.
+def delays(before: Any, after: Any, quiet: int, runs: int, threads: int, light: bool = False) -> Cell:
+    """Pictures until drift, or another light, is reported, in streams that are drawn from pictures before and
+    after a change.
 
     Args:
         before, after: [score, whether it is flagged, brightness] of pictures.
@@ -248,34 +309,30 @@ def delays(before: Any, after: Any, quiet: int, runs: int, threads: int) -> Cell
 
     calm = np.array([[score, light] for score, bad, light in before if not bad])
     changed = np.array(after)
-    streams, places, lights = [], [], []
+    streams, places = [], []
     for run in range(runs):
         rng = np.random.default_rng([23, quiet, run])
         drawn = changed[rng.integers(0, len(changed), MOST)]
         places.append(np.flatnonzero(drawn[:, 1] == 0))  # flagged pictures take no part, but take time
         calm_part = calm[rng.integers(0, len(calm), quiet)]
-        streams.append([calm_part[:, 0], drawn[places[-1], 0]])
-        lights.append(np.concatenate([calm_part[:, 1], drawn[places[-1], 2]]))
+        streams.append([calm_part[:, int(light)], drawn[places[-1], 2 if light else 0]])
     shortest = min(map(len, places))
-    _, first = of_scores(
-        np.stack([np.concatenate([a, b[:shortest]]) for a, b in streams]), 0, quiet, math.log(PARTS / BOUND)
-    )
-    by_scores = [
+    made = np.stack([np.concatenate([a, b[:shortest]]) for a, b in streams])
+    cell: Cell = {"runs": runs, "quiet": quiet}
+    if light:
+        said = of_light(made, quiet)
+        later = [None if one is None or one[0] <= quiet else one for one in said]
+        first = [math.inf if one is None else one[0] - quiet for one in later]
+        sizes = [one[1].light for one in later if one is not None]
+        cell["too_early"] = sum(one is not None and one[0] <= quiet for one in said)
+        cell["size"] = common.sig(float(np.median(sizes)), 3) if sizes else None
+    else:
+        _, first = of_scores(made, 0, quiet, math.log(PARTS / BOUND))
+    known = [
         int(places[run][int(parts) - 1]) + 1 if math.isfinite(parts) else math.inf
         for run, parts in enumerate(first)
     ]
-    said = [of_light(one[None], run)[0] for run, one in enumerate(lights)]
-    early = [one is not None and one[0] <= quiet for one in said]
-    by_light = [
-        math.inf if one is None or one[0] <= quiet else int(places[run][one[0] - quiet - 1]) + 1
-        for run, one in enumerate(said)
-    ]
-    cell: Cell = {"runs": runs, "quiet": quiet, "before_the_change": sum(early)}
-    cell |= {"scores": quantiles(by_scores), "light": quantiles(by_light)}
-    cell["either"] = quantiles([min(both) for both in zip(by_scores, by_light, strict=True)])
-    sizes = [one[1].light for one, too_soon in zip(said, early, strict=True) if one and not too_soon]
-    cell["size"] = common.sig(float(np.median(sizes)), 3) if sizes else None
-    return cell
+    return cell | quantiles(known)
 
 
 def quantiles(delays: list[float]) -> Cell:
@@ -296,8 +353,9 @@ def main() -> int:
     parser.add_argument("--train", type=int, default=60, help="pictures learnt from (%(default)s)")
     parser.add_argument("--count", type=int, default=400, help="pictures scored (%(default)s)")
     parser.add_argument("--quiet", type=common.numbers, default=[1000, 10_000, 100_000], help="parts before")
-    parser.add_argument("--swings", type=int, default=20, help="runs of a light that swings (%(default)s)")
-    parser.add_argument("--streams", type=int, default=100, help="drawn for each delay (%(default)s)")
+    parser.add_argument("--swings", type=int, default=10, help="runs of a light that swings (%(default)s)")
+    parser.add_argument("--streams", type=int, default=40, help="drawn for each delay (%(default)s)")
+    parser.add_argument("--light-streams", type=int, default=100, help="the same, of light (%(default)s)")
     quick = {
         "runs": 4,
         "pictures": 300,
@@ -306,6 +364,7 @@ def main() -> int:
         "count": 6,
         "quiet": [100],
         "streams": 2,
+        "light_streams": 2,
         "swings": 2,
     }
     args = common.arguments(parser, threads=2, **quick)
@@ -318,6 +377,13 @@ def main() -> int:
         if cell:
             rows.append({"line": kind, **{k: v for k, v in cell.items() if k not in ("_", "bound")}})
     common.table("No change", rows)
+    rows = []
+    for kind in [one for one in args.lines.split(",") if one]:
+        work = {"kind": kind, "runs": args.runs, "pictures": args.pictures, **given}
+        cell = record.attempt(f"light/{kind}", lambda w=work: common.task(lit, **w).json)
+        if cell:
+            rows.append({"line": kind, **{k: v for k, v in cell.items() if k not in ("_", "bound")}})
+    common.table("No change of light", rows)
     rows = []
     for kind in WAVES if args.swings else ():
         for spread in (0.003, 0.03):
@@ -333,16 +399,16 @@ def main() -> int:
         scores = record.attempt(f"scores/{product}", lambda w=work: common.task(scored, **w).json)
         for change in LIGHT if scores else ():
             for calm in args.quiet:
-                task = {"before": scores["as it was"], "after": scores[change], "quiet": calm}
-                task |= {"runs": args.streams, **given}
-                cell = record.attempt(
-                    f"delay/{product}/{change}/{calm}", lambda t=task: common.task(delays, **t).json
-                )
-                if cell:
-                    flagged = sum(one[1] for one in scores[change]) / len(scores[change])
-                    for test in ("scores", "light", "either"):
+                for test, runs in (("delay", args.streams), ("light", args.light_streams)):
+                    task = {"before": scores["as it was"], "after": scores[change], "quiet": calm}
+                    task |= {"runs": runs, "light": test == "light", **given}
+                    cell = record.attempt(
+                        f"{test}/{product}/{change}/{calm}", lambda t=task: common.task(delays, **t).json
+                    )
+                    if cell:
+                        flagged = sum(one[1] for one in scores[change]) / len(scores[change])
                         row = {"product": product, "light": change, "flagged": flagged, "test": test}
-                        rows.append({**row, "quiet": calm, "runs": cell["runs"], **cell[test]})
+                        rows.append({**row, **{k: v for k, v in cell.items() if k != "_"}})
     common.table("Pictures until drift is reported after a change of light", rows)
     return record.status()
 
