@@ -32,9 +32,32 @@ LINES = (
 WAVES = {"1 % up and down": (0.01, 0.0), "1 % less in all": (0.0, -0.01)}  # of the light in 100,000 parts
 DAY = 10_000  # parts
 MOST = 20_000  # parts after a change
+TOGETHER = 256  # parts whose ranks are found at once
 
 
 # -------------------------------------------------------------------------------------------------- streams
+
+
+def p_values(numbers: Any, first: int, stream: int) -> Any:
+    """Those of the station (`ScoreRanks`, `uniform`), bit for bit, of a stream [parts] at once."""
+    import numpy as np
+
+    found, known = np.empty(len(numbers)), np.empty(0)
+    for start in range(0, len(numbers), TOGETHER):
+        new = numbers[start : start + TOGETHER]
+        high = np.searchsorted(known, new, "right")
+        earlier = np.tri(len(new), dtype=np.bool_)
+        greater = len(known) - high + ((new[None] > new[:, None]) & earlier).sum(1)
+        equal = high - np.searchsorted(known, new, "left") + ((new[None] == new[:, None]) & earlier).sum(1)
+        place = start + np.arange(len(new))
+        x = (first + place).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        x += np.uint64((stream * 0xD1342543DE82EF95 + 0x632BE59BD9B4E019) % 2**64)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        u = ((x ^ (x >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) + 0.5
+        found[start : start + TOGETHER] = (greater + u / 2**53 * equal) / (place + 1)
+        known = np.sort(np.concatenate([known, new]), kind="stable")
+    return np.minimum(found, 1 - 2**-53)
 
 
 def of_scores(
@@ -52,24 +75,19 @@ def of_scores(
         SHIFTS,
         SPREADS,
         Capital,
-        ScoreRanks,
         score_bets,
         shift_bets,
-        uniform,
     )
 
     runs, parts = scores.shape
     bets, count, stream = (score_bets, len(SHIFTS) + len(SPREADS), 1)
     if light:
         bets, count, stream = shift_bets, len(SHIFTS), 3
-    ranks, capital = [ScoreRanks() for _ in range(runs)], Capital(count, runs)
+    p = np.stack([p_values(one, (first_run + run) * 10_000_000, stream) for run, one in enumerate(scores)])
+    capital = Capital(count, runs)
     highest, first = np.zeros(runs), np.full(runs, np.inf)
     for step in range(parts):
-        p = [
-            ranks[run].add(score, uniform((first_run + run) * 10_000_000 + step, stream))
-            for run, score in enumerate(scores[:, step].tolist())
-        ]
-        capital.stake(np.exp(bets(np.array(p))))
+        capital.stake(np.exp(bets(p[:, step])))
         np.maximum(highest, capital.log, out=highest)
         if step >= after:
             first[(capital.log >= stop) & np.isinf(first)] = step - after + 1
@@ -118,20 +136,17 @@ def calm_lights(brightness: Any, quiet: int) -> list[Any]:
     runs at once, or 0 where it would have spoken. A test compares it with `Light` itself."""
     import numpy as np
 
-    from flawscope.station.drift.martingale import SHIFTS, Capital, ScoreRanks, shift_bets, uniform
+    from flawscope.station.drift.martingale import SHIFTS, Capital, shift_bets
     from flawscope.station.drift.run import PARTS, Light, Place
 
     runs, bets = len(brightness), len(SHIFTS)
     limit = math.log10(PARTS / BOUND)
-    ranks, capital = [ScoreRanks() for _ in range(runs)], Capital(bets, runs)
+    p = [p_values(one[:quiet], run * 10_000_000, 3) for run, one in enumerate(brightness)]
+    capital = Capital(bets, runs)
     won, since = np.zeros((runs, bets)), np.zeros((runs, bets), np.int64)
     sums, highest = np.zeros((runs, quiet + 1)), np.zeros(runs)
     for step in range(quiet):
-        p = [
-            ranks[run].add(one, uniform(run * 10_000_000 + step, 3))
-            for run, one in enumerate(brightness[:, step].tolist())
-        ]
-        paid = shift_bets(np.array(p))
+        paid = shift_bets(np.array([one[step] for one in p]))
         since[won <= 0] = step
         won = np.maximum(won, 0) + paid
         capital.stake(np.exp(paid))
@@ -154,9 +169,21 @@ def calm_lights(brightness: Any, quiet: int) -> list[Any]:
             shares[run : run + 1].copy() for shares in (capital._asleep, capital._awake)
         )
         test.capital._count = capital._count
-        light._ranks = ranks[run]
+        fill(light._ranks._ranks, np.sort(brightness[run, :quiet]))
         found.append((light, quiet))
     return found
+
+
+def fill(ranks: Any, ordered: Any) -> None:
+    """Put all of these into empty `Ranks` at once."""
+    from array import array
+
+    for start in range(0, len(ordered), 512):
+        block = array("d", ordered[start : start + 512])
+        ranks._blocks.append(block)
+        ranks._highest.append(block[-1])
+        ranks._lengths.append(len(block))
+    ranks._count = len(ordered)
 
 
 def line(kind: str, rng: Any, pictures: int) -> Any:
