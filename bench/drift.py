@@ -169,6 +169,12 @@ def calm_lights(brightness: Any, quiet: int) -> list[Any]:
             shares[run : run + 1].copy() for shares in (capital._asleep, capital._awake)
         )
         test.capital._count = capital._count
+        light.pictures = quiet
+        if quiet:
+            light._last = float(brightness[run, quiet - 1])
+            light._steps = float(
+                np.cumsum(np.diff(brightness[run, :quiet], prepend=brightness[run, 0]) ** 2)[-1]
+            )
         fill(light._ranks._ranks, np.sort(brightness[run, :quiet]))
         found.append((light, quiet))
     return found

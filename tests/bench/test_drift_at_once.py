@@ -45,4 +45,5 @@ def test_a_light_after_quiet_parts(drift: Any) -> None:
     for k, one in enumerate(brightness[2, :500].tolist()):
         same.add(2 * 10_000_000 + k, 0, one)
     assert (light.test.value, light.test.total) == (same.test.value, same.test.total)
+    assert (light.pictures, light._last, light._steps) == (500, same._last, same._steps)
     assert alarm.how == "darker"

@@ -316,10 +316,11 @@ def test_a_small_change_of_light_is_no_news_and_many_are_seen() -> None:
     assert steps.alarm.before == pytest.approx(0.4, abs=0.001), "what was normal before the first of them"
 
 
-def test_a_light_that_swings_by_little_is_no_news() -> None:
+@pytest.mark.parametrize("spread", [0.005, 0.03])
+def test_a_light_that_swings_by_little_is_no_news(spread: float) -> None:
     rng, time = np.random.default_rng(3), np.arange(20_000)
     day = 1 + 0.01 * np.sin(2 * np.pi * time / 4000)
-    assert light_of(0.4 * day * (1 + 0.005 * rng.standard_normal(20_000))).alarm is None
+    assert light_of(0.4 * day * (1 + spread * rng.standard_normal(20_000))).alarm is None
 
 
 @pytest.mark.parametrize("kind", ["defects", "one value", "black"])

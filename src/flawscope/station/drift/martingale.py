@@ -67,9 +67,6 @@ class ScoreRanks:
         self.epoch = epoch
         self._ranks = Ranks()
 
-    def __len__(self) -> int:
-        return len(self._ranks)
-
     def add(self, score: float, u: float) -> float:
         """p of the next score, in (0, 1); small for a high one. u: in (0, 1)."""
         if len(self._ranks) >= self.epoch:

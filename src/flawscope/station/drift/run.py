@@ -24,7 +24,8 @@ from flawscope.station.store import iso
 
 PARTS = 3  # tests that share the bound: scores and brightness of good parts, how many pictures are flagged
 LEAST_LIGHT = 0.025  # of the brightness: less is never called another light, however sure it is
-ENOUGH = 20  # good parts, at least, that say how much it is
+ENOUGH, MANY = 20, 1000  # good parts, at least and at most, that say how much it is
+SURE = 3.0  # standard errors of their mean
 MOST_POINTS = 800  # of the curve
 HIGHER, LOWER, WIDER, NARROWER, MORE, FEWER = "higher", "lower", "wider", "narrower", "more", "fewer"
 BRIGHTER, DARKER = "brighter", "darker"
@@ -121,12 +122,13 @@ class Test:
 class Light:
     """Tests the brightness of good parts.
 
-    A change that is sure and smaller than `LEAST_LIGHT` is no news: the test begins anew, among the same
-    earlier pictures. What was normal before the first of them is remembered, so that many small ones are seen
-    when they come to as much.
+    A change that is certain is looked at until it is clear whether it is as large as `LEAST_LIGHT`. If it is
+    not, that is no news, and the test begins anew, among the same earlier pictures. What was normal before
+    the first of them is remembered, so that many small ones are seen when they come to as much.
 
     Attributes:
         alarm: another light.
+        pictures: that were tested.
     """
 
     def __init__(self, limit: float):
@@ -134,11 +136,17 @@ class Light:
         self.alarm: Change | None = None
         self._ranks = ScoreRanks()
         self._normal = 0.0  # brightness before the first change; 0: there was none
+        self.pictures = 0
+        self._last = 0.0
+        self._steps = 0.0  # sum of squares from one picture to the next
 
     def add(self, number: int, at: int, brightness: float) -> bool:
         """Whether the light is found to be another one. Nothing is tested after that."""
         if self.alarm is not None:
             return False
+        self._steps += (brightness - self._last) ** 2 if self.pictures else 0.0
+        self._last = brightness
+        self.pictures += 1
         p = self._ranks.add(brightness, uniform(number, 3))
         test = self.test
         if not test.add(number, at, shift_bets(np.array(p)), brightness):
@@ -151,7 +159,13 @@ class Light:
         if not self._normal:
             self._normal = place.total / place.before if place.before else now
         change = now / self._normal - 1 if self._normal else 0.0
-        if abs(change) >= LEAST_LIGHT and (change > 0) == (how == BRIGHTER):
+        size = change if how == BRIGHTER else -change
+        # half of the mean square step is the variance between parts (von Neumann 1941), whatever light did
+        spread = math.sqrt(self._steps / 2 / max(1, self.pictures - 1))
+        unsure = SURE * spread / math.sqrt(pictures) / self._normal if self._normal else 0.0
+        if abs(size - LEAST_LIGHT) < unsure and pictures < MANY:
+            return False
+        if size >= LEAST_LIGHT:
             self.alarm = Change(at, number, place.at, place.number, pictures, how, self._normal, now, change)
             return True
         self.test = Test(_LIGHT, test.limit)
@@ -160,7 +174,7 @@ class Light:
     def facts(self) -> dict[str, Any]:
         """As the API shows it."""
         return {
-            "pictures": len(self._ranks),
+            "pictures": self.pictures,
             "value": self.test.value,
             "alarm": self.alarm.to_dict() if self.alarm else None,
         }
