@@ -35,7 +35,7 @@ from flawscope.station.shown import Shown
 from flawscope.station.sinks.sinks import Sinks
 from flawscope.station.sources.build import sources_of
 from flawscope.station.sources.camera import Camera
-from flawscope.station.sources.source import AWAY, Source
+from flawscope.station.sources.source import AWAY, Source, State
 from flawscope.station.stations import address_of, claim
 from flawscope.station.store import NotFoundError, Store, fresh, iso
 from flawscope.station.versions import Versions
@@ -350,22 +350,17 @@ class Station:
             **self.drifts.gauges(),
         }
         states = {n: [one.state() for one in several] for n, several in self.sources.items() if several}
+
+        def of_sources(what: str, count: Callable[[State], int]) -> tuple[str, dict[str, float]]:
+            return what, {n: float(sum(map(count, several))) for n, several in states.items()}
+
         if states:
             what = "Frames that came while others were inspected, since the start."
-            gauges["frames_dropped"] = (
-                what,
-                {n: float(sum(s.dropped for s in all_)) for n, all_ in states.items()},
-            )
+            gauges["frames_dropped"] = of_sources(what, lambda state: state.dropped)
             what = "Frames that could not be decoded or were refused, since the start."
-            gauges["frames_broken"] = (
-                what,
-                {n: float(sum(s.broken for s in all_)) for n, all_ in states.items()},
-            )
+            gauges["frames_broken"] = of_sources(what, lambda state: state.broken)
             what = "Folders and cameras that cannot be reached."
-            gauges["sources_away"] = (
-                what,
-                {n: float(sum(s.state == AWAY for s in all_)) for n, all_ in states.items()},
-            )
+            gauges["sources_away"] = of_sources(what, lambda state: state.state == AWAY)
         with suppress(FlawscopeError):
             waiting = {n: float(self.store.waiting_count(i)) for n, i in names}
             active = {n: float(self.versions.listed(i)["active"] or 0) for n, i in names}

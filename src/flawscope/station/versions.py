@@ -20,7 +20,7 @@ from flawscope.station.database import Database, now, upsert
 from flawscope.station.files import MODELS, Files
 from flawscope.station.learnt import tell_learnt
 from flawscope.station.schema import candidates, events, inspections, learnt_pixels, products, versions
-from flawscope.station.store import NotFoundError, add_event, iso
+from flawscope.station.store import add_event, iso, row_of
 
 ADDED, ACTIVATED = "version added", "version activated"  # events
 _SPARE = 1  # models of versions that are not active which are held open: somebody looks at their overlays
@@ -230,12 +230,7 @@ class Versions:
         return _shown(row, active, switches.get(number, []))
 
     def _row(self, product_id: int, number: int) -> Row[Any]:
-        query = select(versions).where(versions.c.product_id == product_id, versions.c.id == number)
-        with self.database.reading() as connection:
-            row = connection.execute(query).one_or_none()
-        if row is None:
-            raise NotFoundError(f"there is no version {number} of this product")
-        return row
+        return row_of(self.database, versions, product_id, number)
 
 
 def _digest(parts: list[Path]) -> str:

@@ -18,7 +18,7 @@ from flawscope.station.files import Files
 from flawscope.station.learning import candidates as of
 from flawscope.station.learning import plan as plans
 from flawscope.station.learning.candidates import Candidates
-from flawscope.station.learning.corrections import Words, words_of
+from flawscope.station.learning.corrections import Words, latest_verdict, words_of
 from flawscope.station.learning.process import StoppedError, Worker, WorkerError
 from flawscope.station.learning.rule import waits as waits_for
 from flawscope.station.settings import Learn
@@ -74,6 +74,8 @@ class Learning(Background):
         self.worker = Worker()
         self._steps: dict[int, tuple[str, int, int]] = {}  # by candidate
         self._left = False  # one was begun and could not be ended: the data base may still call it running
+        # by product: the last verdict and the candidates, when too little was corrected
+        self._few: dict[int, tuple[int, list[tuple[int, str]]]] = {}
 
     def start(self) -> None:
         self.candidates.again()
@@ -162,10 +164,9 @@ class Learning(Background):
     @staticmethod
     def _new(words: Words, rows: Sequence[Row[Any]]) -> int:
         """Corrections that came, or were taken back, since the last candidate."""
-        last: dict[str, Any] = next(
-            (json.loads(row.facts) for row in rows if "verdicts" in json.loads(row.facts)), {}
-        )
-        return len({word.verdict_id for word in words.corrections} ^ set(last.get("verdicts", [])))
+        told = (json.loads(row.facts).get("verdicts") for row in rows)
+        last: list[int] = next((verdicts for verdicts in told if verdicts is not None), [])
+        return len({word.verdict_id for word in words.corrections} ^ set(last))
 
     def _active(self, product_id: int) -> plans.Active | None:
         try:
@@ -200,8 +201,12 @@ class Learning(Background):
         if any(row.status in (of.QUEUED, of.RUNNING) for row in rows):
             return
         with self.database.reading() as connection:
+            state = latest_verdict(connection, product_id), [(row.id, row.status) for row in rows]
+            if self._few.get(product_id) == state:
+                return
             words = words_of(connection, product_id)
         if self._new(words, rows) < learn.after:
+            self._few[product_id] = state
             return
         active = self._active(product_id)
         if plans.why_not(active, learn) is None and active is not None:
@@ -223,6 +228,8 @@ class Learning(Background):
         if not self.versions.is_open(product_id):
             return
         folder = self.versions.path(product_id, self.versions.number(product_id)).parent
+        if not folder.is_dir():
+            return  # its file is gone: that is said when it is read
         needed = 2 * sum(part.stat().st_size for part in folder.iterdir())
         if self.files.free_bytes() < needed:
             where = f"the disk of {self.files.folder} is full: it wants {max(needed, 1e6) / 1e6:.0f} MB"

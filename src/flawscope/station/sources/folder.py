@@ -23,7 +23,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
 from flawscope.station.background import Background
 from flawscope.station.database import StoreError, now
-from flawscope.station.inspector import BusyError, Picture
+from flawscope.station.inspector import Picture
 from flawscope.station.recorder import Recorded
 from flawscope.station.schema import inspections
 from flawscope.station.settings import Limits
@@ -31,7 +31,7 @@ from flawscope.station.sources.after import After
 from flawscope.station.sources.marks import Mark, mark_of, plain, read_as
 from flawscope.station.sources.settings import KEEP
 from flawscope.station.sources.share import Share
-from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Report, State, Submit
+from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Report, State, Submit, handed_in
 from flawscope.station.store import Store, iso
 from flawscope.watch.arrivals import PATIENCE, SETTLE, Arrivals
 
@@ -254,7 +254,8 @@ class FolderSource(Background):
                 self._settled(path, mark)
             elif data is not None:
                 name = self._name(path)
-                future = self._submitted(Picture(self.product_id, data, name, SOURCE, self._key(path, mark)))
+                one = Picture(self.product_id, data, name, SOURCE, self._key(path, mark))
+                future = handed_in(one, self.submit, self._ended)
         except OSError as error:
             self._put_off(path, f"cannot read {path}: {error.strerror}")
         finally:
@@ -263,17 +264,6 @@ class FolderSource(Background):
         if future is not None:
             future.add_done_callback(lambda _: self.share.give(mark.size))
         return future
-
-    def _submitted(self, picture: Picture) -> Future[Recorded] | None:
-        """When there is room for it."""
-        pause = 0.02
-        while True:
-            try:
-                return self.submit([picture])[0]
-            except BusyError:
-                if self._ended.wait(pause):
-                    return None
-                pause = min(1.0, 2 * pause)
 
     def _answered(self, path: Path, mark: Mark, future: Future[Recorded]) -> None:
         assert self._arrivals is not None
