@@ -104,10 +104,18 @@ class Station:
         self.products = {name: self.store.add_product(name) for name in settings.products}
         self._names = {number: name for name, number in self.products.items()}
         self.sources: dict[str, list[Source]] = {name: [] for name in settings.products}
-        bounds = {self.products[name]: one.drift_bound for name, one in settings.products.items()}
-        watched = {number: bound for number, bound in bounds.items() if bound is not None}
-        self.drifts = Drifts(self.database, self.store, self.versions, watched, self._names, self.report)
-        self.looks = Looks(self.files, watched, self._names, self.drifts.run_of, self.report)
+        given = {self.products[name]: product for name, product in settings.products.items()}
+        looked_at = [number for number, one in given.items() if one.camera_checks]
+        self.drifts = Drifts(
+            self.database,
+            self.store,
+            self.versions,
+            {n: one.drift_bound for n, one in given.items() if one.drift is not None or one.camera_checks},
+            self._names,
+            self.report,
+            lights=[number for number, one in given.items() if one.light],
+        )
+        self.looks = Looks(self.files, looked_at, self._names, self.drifts.run_of, self.report)
         self.drifts.renewed = self.looks.renew
         self.learning = Learning(
             self.database,

@@ -131,8 +131,14 @@ class Versions:
         """Of the version that judges. NoModelError."""
         return self.active(product_id)[0]
 
-    def activate(self, product_id: int, number: int, who: str) -> None:
+    def activate(self, product_id: int, number: int, who: str, instead_of: int | None = None) -> bool:
         """Open a version and let it judge from now on. What waits is judged by it; nothing is lost.
+
+        Args:
+            instead_of: the version that must judge until then; where another one does by now, that goes on.
+
+        Returns:
+            Whether it judges.
 
         Raises:
             NotFoundError: the product has no such version.
@@ -141,11 +147,14 @@ class Versions:
         predictor = self.open(product_id, number)
         with self._switching:
             with self.database.writing() as connection:
+                if instead_of not in (None, _active(connection, product_id)):
+                    return False
                 connection.execute(
                     update(products).where(products.c.id == product_id).values(active_version_id=number)
                 )
                 add_event(connection, ACTIVATED, who, str(number), product_id)
             self._replace(product_id, number, predictor)
+        return True
 
     def _replace(self, product_id: int, number: int, predictor: Predictor) -> None:
         with self._lock:

@@ -130,6 +130,7 @@ class Looks(Background):
         watch = self._watches.get(product_id, (None, Watch()))[1]
         known = watch.reference
         return {
+            "watched": product_id in self.names,
             "first_pictures": REFERENCE if known is not None else len(watch.first),
             "wanted_pictures": REFERENCE,
             "still": None if known is None else known.still,

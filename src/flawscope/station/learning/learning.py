@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,6 +73,7 @@ class Learning(Background):
         self.candidates = Candidates(database)
         self.worker = Worker()
         self._steps: dict[int, tuple[str, int, int]] = {}  # by candidate
+        self._left = False  # one was begun and could not be ended: the data base may still call it running
         # by product: the last verdict and the candidates, when too little was corrected
         self._few: dict[int, tuple[int, list[tuple[int, str]]]] = {}
 
@@ -180,15 +180,17 @@ class Learning(Background):
     def _work(self) -> None:
         while not self._wait(EVERY):
             try:
+                if self._left:
+                    self.candidates.again()
+                    self._left = False
                 for product_id, learn in self.settings.items():
                     if learn is not None:
                         self._by_itself(product_id, learn)
                 while not self._ended.is_set() and (row := self.candidates.next()) is not None:
                     self._make(row)
             except StoreError:  # the station says so, and the next look finds what is queued
+                self._left = True
                 self._ended.wait(AGAIN)
-                with suppress(StoreError):
-                    self.candidates.again()
                 self.wake()
             except FlawscopeError as error:
                 self.say(f"learning: {error}")
@@ -212,6 +214,28 @@ class Learning(Background):
 
     def _make(self, row: Row[Any]) -> None:
         """A candidate from its place in the queue to its end. StoreError: it is made again later."""
+        try:
+            self._check_room(row.product_id)
+            self._try(row)
+        except StoreError as error:
+            if error.code == "disk_full":
+                why = f"a version waits to be made from corrections: {error}"
+                self.report(f"learning_{row.product_id}", why)
+            raise
+
+    def _check_room(self, product_id: int) -> None:
+        """StoreError where there is none for another version, and for it while it is made."""
+        if not self.versions.is_open(product_id):
+            return
+        folder = self.versions.path(product_id, self.versions.number(product_id)).parent
+        if not folder.is_dir():
+            return  # its file is gone: that is said when it is read
+        needed = 2 * sum(part.stat().st_size for part in folder.iterdir())
+        if self.files.free_bytes() < needed:
+            where = f"the disk of {self.files.folder} is full: it wants {max(needed, 1e6) / 1e6:.0f} MB"
+            raise StoreError(f"{where}; free some space", "disk_full")
+
+    def _try(self, row: Row[Any]) -> None:
         product_id, number = row.product_id, row.id
         learn = self.settings.get(product_id) or Learn()
         if not self.candidates.change(number, of.RUNNING, only=(of.QUEUED,)):
@@ -261,8 +285,8 @@ class Learning(Background):
             try:
                 return write()
             except StoreError as error:
-                if error.code == "disk_full":
-                    raise WorkerError(str(error)) from None
+                if error.code == "disk_full":  # what was made would fill it, too
+                    raise
                 if self._ended.wait(AGAIN):
                     raise StoppedError("the station ends") from None
 
@@ -284,7 +308,7 @@ class Learning(Background):
             {"id": word.number, "verdict": word.verdict, "verdict_id": word.verdict_id}
             for word in plan.words.corrections
         ]
-        seconds = {**found.pop("seconds"), "total": round(time.monotonic() - begun, 2)}
+        seconds = {**found["seconds"], "total": round(time.monotonic() - begun, 2)}
         facts = {
             "how": found["how"],
             "learnt": learnt,
@@ -293,7 +317,7 @@ class Learning(Background):
             "gone": plan.words.gone,
             "compared_with": active.number,
             "judgement": {
-                **found,
+                **{name: value for name, value in found.items() if name != "seconds"},
                 "contradictory": sorted({*found["contradictory"], *plan.words.contradictory}),
                 "gone": plan.words.gone,
             },
@@ -316,12 +340,16 @@ class Learning(Background):
         self.report(f"learning_{product_id}", None)
         self.say(f"version {version} was made from corrections in {seconds['total']:.1f} s")
         if learn.rule == "auto" and self.settings.get(product_id) is not None:
-            if not waits:
-                self.activate(product_id, version, RULE)
+            if not waits and self.versions.activate(product_id, version, RULE, active.number):
+                self.candidates.change(row.id, of.LIVE)
             else:
+                waits = waits or ["switched"]  # while it was opened
                 why = f": version {version} does not go live by the rule ({', '.join(waits)})"
-                self.candidates.change(row.id, of.READY, kind=of.REFUSED_BY_RULE, who=RULE, text=why)
-        if current != active.number:
+                self.candidates.change(
+                    row.id, of.READY, kind=of.REFUSED_BY_RULE, who=RULE, text=why, facts={"waits": waits}
+                )
+        current = self.versions.number(product_id)
+        if current not in (active.number, version):
             self.candidates.add(product_id, current, RULE, {"asked": ""})
         self._forget(product_id, learn.keep)
 
