@@ -113,7 +113,7 @@ def judge(model: str, root: str, of: dict[str, Any], draws: int, threads: int) -
     dataset = replace(dataset, train=dataset.train[: of["good"]])
     split = models.divided(dataset, of["kept"], seed, of["seen"])
     pairs: Any = [(item.path, list(item.masks)) for item in split.other]
-    defects = list(read_defects(pairs, preprocess)[0].values())
+    defects = [shown for views in read_defects(pairs, preprocess)[0].values() for shown in views]
     cuts = [(eight_bits(one.image.numpy()), one.mask) for one in defects]
     kinds = [kind for kind in KINDS if kind not in PAPER_KINDS]
     answers = Answers(predictor.session, predictor.calibration)

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import statistics
 import sys
-import threading
 import time
 from functools import partial
 from itertools import product as product_of
@@ -40,11 +39,10 @@ from lines import CHANGES, DRAWN, GOOD_LABEL, LABEL, OFTEN, Line, changed, produ
 sys.path.insert(0, str(common.ROOT / "tests" / "station"))
 
 import station_helpers as helpers
-from station_helpers import Served
+from station_helpers import Load, Served
 
 ROUNDS = 2
 FEW = 24  # good pictures of the line that a candidate is calibrated with, as the station draws them
-CLIENTS = 4
 AT_START: dict[tuple[str, str], float] = {}  # scores by model and picture
 
 
@@ -238,10 +236,10 @@ def _timed(served: Served, parts: list[bytes], times: int) -> Cell:
         try:
             time.sleep(5)
             for turn in range(times):
-                alone.append(load.rate(15.0))
+                alone.append(rate(load, 15.0))
                 one = stained(http, api, turn)
                 begun = time.perf_counter()
-                before = load.count
+                before = len(load.taken)
                 http.post(f"{api}/inspections/{one}/verdict", json={"verdict": "good"}).raise_for_status()
                 http.post(f"{api}/inspections/{one}/verdict", json={"verdict": "good"}).raise_for_status()
                 number = http.post(f"{api}/learning", json={}).raise_for_status().json()["id"]
@@ -252,7 +250,7 @@ def _timed(served: Served, parts: list[bytes], times: int) -> Cell:
                     time.sleep(0.1)
                 took = time.perf_counter() - begun
                 assert candidate["status"] == "ready", candidate["error"]
-                rates.append((load.count - before) / took)
+                rates.append((len(load.taken) - before) / took)
                 ready.append({"seconds": common.sig(took, 3), "of_these": candidate["seconds"]})
                 process = psutil.Process(served.process.pid)
                 memory = max([memory, *(child.memory_info().rss for child in process.children())])
@@ -292,41 +290,11 @@ def stained(http: httpx.Client, api: str, turn: int) -> int:
     return int(found.json()["id"])
 
 
-class Load:
-    """Clients that send one picture after the other."""
-
-    def __init__(self, url: str, parts: list[bytes]):
-        self.url, self.parts, self.count = url, parts, 0
-        self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._send, args=(k,)) for k in range(CLIENTS)]
-        self._lock = threading.Lock()
-
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def end(self) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
-
-    def rate(self, seconds: float) -> float:
-        before, begun = self.count, time.perf_counter()
-        time.sleep(seconds)
-        return (self.count - before) / (time.perf_counter() - begun)
-
-    def _send(self, number: int) -> None:
-        place = 0
-        with httpx.Client(base_url=f"{self.url}/api/v1/products/plate", timeout=60) as http:
-            while not self._ended.is_set():
-                place += 1
-                data = self.parts[place % len(self.parts)] + f"{number}-{place}".encode()
-                answer = http.post("/inspections", params={"name": f"{number}-{place}.png"}, content=data)
-                if answer.status_code == 201:
-                    with self._lock:
-                        self.count += 1
-                else:
-                    time.sleep(0.05)
+def rate(load: Load, seconds: float) -> float:
+    """Inspections a second."""
+    before, begun = len(load.taken), time.perf_counter()
+    time.sleep(seconds)
+    return (len(load.taken) - before) / (time.perf_counter() - begun)
 
 
 # ------------------------------------------------------------------------------------------------------- all

@@ -127,8 +127,10 @@ def engine_embed(runtime: str, manifest: Any, model: Any, images: Images, thread
     if precision not in ("fp32", "bf16"):
         return None
     from flawscope.export import onnx_graph
+    from flawscope.methods import registry
 
-    graph = onnx_graph.trace(model)[0].SerializeToString()
+    operators = registry.method(manifest.method).operators
+    graph = onnx_graph.trace(model, operators() if operators else {})[0].SerializeToString()
     if runtime == "onnxruntime":
         import onnxruntime
 

@@ -122,9 +122,12 @@ def test(args: argparse.Namespace) -> dict[str, Any]:
 
 def export(args: argparse.Namespace) -> dict[str, Any]:
     """Its own exports. An OpenVINO file counts as made when the inferencer answers with it."""
+    return exported(load(args.source), args)
+
+
+def exported(model: Any, args: argparse.Namespace) -> dict[str, Any]:
     from anomalib.deploy import OpenVINOInferencer
 
-    model = load(args.source)
     made, failed = {"torch": str(model.to_torch(args.out))}, {}
     size = tuple(args.picture_size)
     ways: dict[str, dict[str, Any]] = {
@@ -154,18 +157,20 @@ def probe(path: Path, size: tuple[int, ...]) -> None:
 
 
 def untrained(args: argparse.Namespace) -> dict[str, Any]:
-    """EfficientAD small with random weights, exported as `export` does: its own are a download, and what they
-    are does not matter for the time."""
+    """EfficientAD small with random weights, which are a download, or PatchCore with a memory bank drawn at
+    random, whose fit would take hours: what is in them does not matter for the time. Exported as `export`
+    does."""
     import torch
-    from anomalib.models import EfficientAd
+    from anomalib.models import EfficientAd, Patchcore
 
     torch.manual_seed(0)
-    model, size = EfficientAd().eval(), tuple(args.picture_size)
-    os.chdir(args.out)
-    return {
-        "torch": str(model.to_torch(args.out)),
-        "openvino": str(model.to_openvino(args.out / "openvino", input_size=size)),
-    }
+    if args.method == "efficientad":
+        return exported(EfficientAd().eval(), args)
+    seen = Patchcore.configure_pre_processor(tuple(args.network_size))
+    model = Patchcore(backbone=BACKBONE, layers=LAYERS, pre_processor=seen)
+    width = sum(model.model.feature_extractor.out_dims)
+    model.model.memory_bank = torch.randn(args.elements, width)
+    return exported(model.eval(), args)
 
 
 def parity(args: argparse.Namespace) -> dict[str, Any]:
@@ -275,6 +280,8 @@ def main() -> int:
     parser.add_argument("--exported", type=Path)
     parser.add_argument("--precision", help="OpenVINO's INFERENCE_PRECISION_HINT")
     parser.add_argument("--picture-size", type=lambda t: [int(n) for n in t.split("x")], help="HxW")
+    parser.add_argument("--network-size", type=lambda t: [int(n) for n in t.split("x")], help="HxW")
+    parser.add_argument("--method", choices=("patchcore", "efficientad"))
     parser.add_argument("--engine", choices=("torch", "openvino"), default="torch")
     parser.add_argument("--pictures", type=Path, help="JSON list of files")
     parser.add_argument("--tile", type=int, help="pixels a side")

@@ -97,9 +97,16 @@ def timed(args: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": times[5:]}
 
 
+def sizes(args: argparse.Namespace) -> dict[str, Any]:
+    """The largest size that a model sees, and how many elements its memory banks have in all."""
+    model = flawscope.load(args.source, device="cpu")
+    bank = model.manifest.facts.get("bank")
+    return {"size": max(model.session.size), "elements": bank if isinstance(bank, int) else sum(bank or [])}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    tasks = {"predict": predict, "judge": judge, "parity": parity, "time": timed}
+    tasks = {"predict": predict, "judge": judge, "parity": parity, "time": timed, "sizes": sizes}
     parser.add_argument("task", choices=tuple(tasks))
     parser.add_argument("source", type=Path, help="a model, or the folder with raw.npz")
     parser.add_argument("exported", type=Path, nargs="?")

@@ -9,8 +9,9 @@ patchcore    a whole fit each, never extrapolated; then both judged on the same 
              flawscope.metrics, and at the threshold that each sets by itself
 export       trained and exported model of each compared on the test pictures
 latency      from a path to an answer, processes that take turns
-efficientad  the same for EfficientAD, ours in fp32 and int8; with --efficientad a fitted model (and its
-             exports, where they lie beside it), anomalib's has random weights
+untrained    the same for fitted models of ours, --models METHOD=FILE (and exports that lie beside
+             them), in fp32 and int8; anomalib's EfficientAD has random weights, its PatchCore our largest
+             size and a memory bank of as many random elements
 
 Both read the same PNG files (anomalib's MVTecAD reads no JPEG), use the same weights of EfficientNet-Lite0
 and run in environments with the same versions of torch and the other libraries (constraints.txt). anomalib's
@@ -386,15 +387,23 @@ def latency(args: Args, record: Record, place: Place) -> None:
     record.attempt(f"one picture/{category}", whole)
 
 
-def efficientad(args: Args, record: Record, place: Place) -> None:
-    if args.efficientad is None:
-        common.say("skipped: efficientad needs a fitted model, --efficientad FILE.safetensors")
-        return
+def untrained(args: Args, record: Record, place: Place) -> None:
+    if not args.models:
+        common.say("skipped: untrained needs fitted models, --models METHOD=FILE.safetensors")
+    for given in filter(None, args.models.split(",")):
+        method, _, file = given.partition("=")
+        beside(args, record, place, method, Path(file).resolve())
+
+
+def beside(args: Args, record: Record, place: Place, method: str, given: Path) -> None:
+    """A fitted model of ours and anomalib's untrained one of the same method and sizes."""
     category = args.categories.split(",")[0]
-    given, folder = args.efficientad.resolve(), place.folder / "efficientad"
+    folder = place.folder / method
 
     def ours() -> dict[str, Path]:
         made = {"torch": given}
+        if (half := given.with_name(f"{given.stem}-bf16.safetensors")).is_file():  # fitted in bf16
+            made["torch bf16"] = half
         for suffix, engine in ((".onnx", "onnxruntime"), (".xml", "openvino")):
             for precision in ("fp32", "int8"):
                 path = given.with_name(f"{given.stem}-{precision}{suffix}")
@@ -407,10 +416,15 @@ def efficientad(args: Args, record: Record, place: Place) -> None:
         return made
 
     def measure() -> dict[str, Any]:
-        folder.mkdir(exist_ok=True)
-        theirs = place.side("untrained", given, "--out", folder, "--picture-size", "512x512").json
-        rest = listed(args, place, category)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         own, side = place.python("flawscope"), place.python("anomalib")
+        like = measured([own, HERE / "flawscope_side.py", "sizes", given]).json
+        words = ["--method", method, "--out", folder, "--picture-size", "512x512"]
+        if like["elements"]:
+            words += ["--network-size", f"{like['size']}x{like['size']}", "--elements", str(like["elements"])]
+        theirs = place.side("untrained", given, *words).json
+        rest = listed(args, place, category)
         runs: dict[str, list[Any]] = {
             f"flawscope, {name}": [own, HERE / "flawscope_side.py", "time", path, *rest]
             for name, path in ours().items()
@@ -420,13 +434,15 @@ def efficientad(args: Args, record: Record, place: Place) -> None:
             ("openvino f32", "openvino", ("--precision", "f32")),
             ("openvino as shipped", "openvino", ()),
         ):
-            words = [side, HERE / "anomalib_side.py", "predict", theirs[engine], *rest]
-            runs[f"anomalib, {name}"] = [*words, "--engine", engine, *more]
-        return in_turns(args, place, runs)
+            if engine in theirs["made"]:
+                words = [side, HERE / "anomalib_side.py", "predict", theirs["made"][engine], *rest]
+                runs[f"anomalib, {name}"] = [*words, "--engine", engine, *more]
+        told = {k: v for k, v in theirs.items() if k in ("failed", "way")}
+        return {**in_turns(args, place, runs), "like": like, "anomalib": told}
 
-    if cell := record.attempt(f"efficientad/{category}/{args.threads} threads", measure):
+    if cell := record.attempt(f"{method}/{category}/{args.threads} threads", measure):
         times = {name: common.ms(values) for name, values in cell["seconds"].items()}
-        common.table("EfficientAD, ms", [{"what": name, "ms": ms} for name, ms in times.items()])
+        common.table(f"{method}, ms", [{"what": name, "ms": ms} for name, ms in times.items()])
 
 
 # --------------------------------------------------------------------------------------------------- table
@@ -468,7 +484,7 @@ PARTS = {
     "patchcore": patchcore,
     "export": export,
     "latency": latency,
-    "efficientad": efficientad,
+    "untrained": untrained,
 }
 
 
@@ -478,7 +494,7 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(PARTS), help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=5, help="of starts (default: %(default)s)")
     parser.add_argument("--pictures", type=int, default=30, help="timed in each round (default: %(default)s)")
-    parser.add_argument("--efficientad", type=Path, help="a fitted model, for the part of that name")
+    parser.add_argument("--models", default="", help="METHOD=FILE,METHOD=FILE: fitted, for `untrained`")
     parser.add_argument("--rounds", type=int, default=2, help="of the latencies (default: %(default)s)")
     args = common.arguments(parser)
     if unknown := set(args.only.split(",")) - set(PARTS):

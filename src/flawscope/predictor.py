@@ -259,12 +259,11 @@ class Predictor:
             return source, InputError(reason(error, f"{source!s:.200}"))
 
     def _seen(self, picture: Source, name: str | None) -> Seen:
-        """What is run, and how far it lies outside of the training pictures as a whole."""
+        """What is run, how far it lies outside of the training pictures as a whole, and its brightness."""
         views = self.manifest.preprocess.views(picture, name).within(self.artefact.tensors.get("region"))
-        if self.appearance is None:
-            return views, ()
         measured = measure(views.images([0])[0], self.artefact.tensors.get("roi"))
-        return views, self.appearance.shifts(measured)
+        shifts = () if self.appearance is None else self.appearance.shifts(measured)
+        return views, shifts, measured[0] if measured else None
 
     def _answers(self, several: list[Views], run: Run) -> tuple[NDArray[Any], Sequence[NDArray[np.float32]]]:
         """Scores and maps of pictures."""
@@ -321,6 +320,7 @@ class Predictor:
                     shifts=loaded[1],
                     outline=self.calibration.outline,
                     nearby=NEARBY * max(self.session.size) / max(maps[i].shape),
+                    brightness=loaded[2],
                 ),
             )
 
@@ -481,7 +481,7 @@ def _light(loaded: Sequence[tuple[Source, Loaded]]) -> bool:
     return True
 
 
-Seen = tuple[Views, Measures]
+Seen = tuple[Views, Measures, float | None]
 Loaded = Seen | InputError
 
 __all__ = ["Predictor", "load", "read_manifest"]

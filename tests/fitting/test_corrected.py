@@ -19,7 +19,7 @@ from flawscope.fitting.corrected import corrected
 from flawscope.fitting.corrections import ROOM
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.judgement import judgement
-from flawscope.fitting.reviewed import Reviewed, Score, judged
+from flawscope.fitting.reviewed import Judge, Reviewed, Score
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor, load
 
@@ -123,7 +123,7 @@ def test_same_pixels_and_unreadable_pictures(model: Predictor, part: Part, tmp_p
     twice = corrected(model.artefact, model, [third, replace(third, number=9)], device="cpu")
     assert list(twice.after) == [4], "copies count once"
     known = next(iter(model.manifest.pictures)).hash
-    assert judged(model, "not read", known) is not None, "its left-out score stands in the model"
+    assert Judge(model)("not read", known) is not None, "its left-out score stands in the model"
 
 
 def test_the_judgement(model: Predictor, part: Part) -> None:

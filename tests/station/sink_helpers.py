@@ -216,7 +216,11 @@ class Receiver:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) < length:  # who sent it was killed
+                    self.close_connection = True
+                    return
                 request = Request({key.lower(): value for key, value in self.headers.items()}, body)
                 outer.times.append(time.monotonic())
                 outer.requests.append(request)

@@ -12,7 +12,7 @@ import pytest
 from flawscope.station.drift import martingale, ranks
 from flawscope.station.drift.martingale import SHIFTS, SPREADS, TIMES, Capital, ScoreRanks, uniform
 from flawscope.station.drift.ranks import Ranks
-from flawscope.station.drift.run import Change, Run, described
+from flawscope.station.drift.run import ENOUGH, LEAST_LIGHT, Change, Light, Run, described
 
 BETS = len(SHIFTS) + len(SPREADS)
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -273,6 +273,107 @@ def test_the_curve_is_thinned_and_ends_late() -> None:
     assert 400 <= len(times) <= 801
     assert times == sorted(times)
     assert times[-1] >= 4980
+
+
+# -------------------------------------------------------------------------------------------------- the light
+
+
+def light_of(brightness: np.ndarray, bound: float = 0.01) -> Light:
+    made = Light(math.log10(3 / bound))
+    for k, one in enumerate(brightness.tolist()):
+        made.add(k + 1, 1_000_000 * k, one)
+    return made
+
+
+@pytest.mark.parametrize("spread", [0.002, 0.03])
+@pytest.mark.parametrize(("factor", "how"), [(0.95, "darker"), (1.05, "brighter")])
+def test_another_light_is_named_dated_and_measured(factor: float, how: str, spread: float) -> None:
+    brightness = 0.4 * (1 + spread * np.random.default_rng(2).standard_normal(2000))
+    brightness[1500:] *= factor
+    alarm = light_of(brightness).alarm
+    assert alarm is not None
+    assert (alarm.how, alarm.before) == (how, pytest.approx(0.4, abs=0.001))
+    assert alarm.light == pytest.approx(factor - 1, abs=0.015)
+    assert alarm.now == pytest.approx(alarm.before * (1 + alarm.light))
+    assert 1500 < alarm.inspection <= 1550
+    assert abs(alarm.first - 1501) <= 5
+    assert alarm.pictures >= ENOUGH
+    text = described(alarm)
+    assert f"pictures of good parts are {100 * abs(alarm.light):.1f} % {how} since about" in text
+    assert "\n" not in text
+
+
+def test_a_small_change_of_light_is_no_news_and_many_are_seen() -> None:
+    spread = 1 + 0.003 * np.random.default_rng(2).standard_normal(5000)
+    one = light_of(0.4 * spread[:2000] * np.where(np.arange(2000) < 1000, 1, 0.99))
+    assert one.alarm is None
+    assert one.test.count < 1000, "it was sure, and began anew"
+    steps = light_of(0.4 * spread * 0.99 ** (np.arange(5000) // 800))
+    assert steps.alarm is not None
+    assert steps.alarm.how == "darker"
+    assert 2400 < steps.alarm.inspection <= 2500, "at the third step"
+    assert LEAST_LIGHT <= -steps.alarm.light <= 0.032  # type: ignore[operator]
+    assert steps.alarm.before == pytest.approx(0.4, abs=0.001), "what was normal before the first of them"
+
+
+@pytest.mark.parametrize("spread", [0.005, 0.03])
+def test_a_light_that_swings_by_little_is_no_news(spread: float) -> None:
+    rng, time = np.random.default_rng(3), np.arange(20_000)
+    day = 1 + 0.01 * np.sin(2 * np.pi * time / 4000)
+    assert light_of(0.4 * day * (1 + spread * rng.standard_normal(20_000))).alarm is None
+
+
+@pytest.mark.parametrize("kind", ["defects", "one value", "black"])
+def test_what_is_no_change_of_light(kind: str) -> None:
+    n = 4000
+    bad = np.random.default_rng(4).random(n) < np.where(np.arange(n) % 500 < 40, 0.6, 0.01)
+    brightness = {
+        "defects": np.where(bad, 0.3, 0.4 + 0.01 * np.random.default_rng(5).standard_normal(n)),
+        "one value": np.full(n, 0.4),
+        "black": np.zeros(n),
+    }[kind]
+    made = Run(1, 0, 0.01)
+    scores = np.random.default_rng(6).standard_normal(n)
+    for k in range(n):
+        made.add(k + 1, k, float(scores[k]), bool(bad[k]), float(brightness[k]))
+    assert made.light is not None
+    assert made.light.alarm is None
+    assert made.light.facts()["pictures"] == n - bad.sum()
+
+
+def test_ville_holds_for_the_light_too() -> None:
+    """At a bound of 30 %, a third of it for the light, in 300 runs; of any change, however small."""
+    reached = 0
+    for run in range(300):
+        made = Light(math.log10(3 / 0.3))
+        made.alarm = None
+        for k, one in enumerate(np.random.default_rng([7, run]).uniform(0.38, 0.42, 250).tolist()):
+            count = made.test.count
+            made.add(1000 * run + k, k, one)
+            if made.test.count < count or made.alarm is not None:
+                reached += 1
+                break
+    assert reached / 300 <= 0.1 + 0.057
+
+
+def test_another_light_that_has_parts_flagged_is_said_in_the_notice() -> None:
+    """Then hardly any part is called good, and the light of these cannot be tested."""
+    rng = np.random.default_rng(9)
+    made = Run(1, 0, 0.01)
+    for k in range(1200):
+        dark = k >= 1000
+        made.add(
+            k + 1,
+            k,
+            float(rng.standard_normal()),
+            bool(rng.random() < (0.95 if dark else 0.02)),
+            0.4 * (0.8 if dark else 1) * (1 + 0.01 * float(rng.standard_normal())),
+        )
+    assert made.light is not None
+    assert made.notice is not None
+    assert made.notice.light is not None
+    assert -0.25 < made.notice.light < -LEAST_LIGHT, "few pictures say it: it is seen at once"
+    assert " % darker; defects, or the camera?" in described(made.notice)
 
 
 def test_what_is_no_number_takes_no_part() -> None:

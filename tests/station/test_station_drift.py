@@ -13,10 +13,13 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import select
 
 from flawscope.errors import InputError
 from flawscope.station.drift import camera, drifts, looks
 from flawscope.station.recording import Taken
+from flawscope.station.schema import inspections
+from flawscope.station.search import Filters
 from flawscope.station.settings import Product, Settings, check, read_settings, share_of
 from flawscope.station.station import Station
 
@@ -46,7 +49,13 @@ def until(what: Callable[[], Any], seconds: float = 20.0) -> Any:
     raise AssertionError("it did not come about in time")
 
 
-def record(station: Station, scores: np.ndarray, flagged: np.ndarray | None = None, first: int = 0) -> None:
+def record(
+    station: Station,
+    scores: np.ndarray,
+    flagged: np.ndarray | None = None,
+    first: int = 0,
+    brightness: np.ndarray | None = None,
+) -> None:
     """As if so many pictures had been judged; nothing but the drift looks at them."""
     number = station.products["plate"]
     version = station.versions.active(number)[0]
@@ -57,6 +66,7 @@ def record(station: Station, scores: np.ndarray, flagged: np.ndarray | None = No
             **{"bytes": 9, "width": 9, "height": 9, "at": 1_790_000_000_000_000 + 1_000_000 * (first + k)},
             **{"name": f"{first + k}.png", "source": "http", "score": float(score), "p_value": 0.5},
             **{"severity": 0.0, "score_threshold": 5.0, "anomalous": bool(bad), "near": False},
+            brightness=None if brightness is None else float(brightness[k]),
         )
         for k, (score, bad) in enumerate(zip(scores, flags, strict=True))
     ]
@@ -95,7 +105,7 @@ def test_drift_is_reported_counted_and_acknowledged(running: Any, http: httpx.Cl
     record(station, shifted()[:600])
     calm = drift(http, 600)
     assert (calm["alarm"], calm["notice"], calm["good"], calm["flagged"]) == (None, None, 600, 0)
-    assert calm["limit"] == pytest.approx(np.log10(200))
+    assert calm["limit"] == pytest.approx(np.log10(300))
     assert codes(station) == set()
     record(station, shifted()[600:], first=600)
     facts = drift(http, 900)
@@ -111,6 +121,7 @@ def test_drift_is_reported_counted_and_acknowledged(running: Any, http: httpx.Cl
     metrics = http.get("/metrics").text
     assert 'flawscope_drift_alarm{product="plate"} 1.0' in metrics
     assert 'flawscope_share_notice{product="plate"} 0.0' in metrics
+    assert 'flawscope_light_alarm{product="plate"} 0.0' in metrics
     gauge = float(metrics.split('flawscope_drift{product="plate"} ')[1].split()[0])
     assert gauge == pytest.approx(facts["value"] / facts["limit"])
     said = until(lambda: station.store.events("drift", 1))
@@ -139,6 +150,81 @@ def test_another_share_of_defects_is_a_notice_and_no_problem(running: Any, http:
     assert codes(running.station) == set()
     until(lambda: running.station.store.events("share of anomalous changed", 1))
     assert 'flawscope_share_notice{product="plate"} 1.0' in http.get("/metrics").text
+
+
+def test_darker_light_is_reported_though_no_score_moves(open_station: Any) -> None:
+    """And again after a restart, told once; what was recorded without its brightness takes no part."""
+    first = open_station()
+    station = first.station
+    rng = np.random.default_rng(8)
+    brightness = 0.45 * rng.uniform(0.95, 1.05, 800)
+    brightness[600:] *= 0.95
+    record(station, rng.standard_normal(100))
+    record(station, rng.standard_normal(600), first=100, brightness=brightness[:600])
+    with httpx.Client(base_url=first.url, timeout=30) as http:
+        calm = drift(http, 700)
+        assert (calm["light"]["watched"], calm["light"]["pictures"]) == (True, 600)
+        assert (calm["light"]["alarm"], codes(station)) == (None, set())
+        record(station, rng.standard_normal(200), first=700, brightness=brightness[600:])
+        facts = drift(http, 900)
+        assert facts["alarm"] is facts["notice"] is None
+        alarm = facts["light"]["alarm"]
+        assert alarm["how"] == "darker"
+        assert alarm["light"] == pytest.approx(-0.05, abs=0.015)
+        assert (alarm["before"], alarm["now"]) == pytest.approx((0.45, 0.4275), abs=0.01)
+        assert 700 < alarm["inspection"] <= 740
+        assert abs(alarm["first"] - 700) <= 10
+        until(lambda: codes(station) == {"light_1"})
+        text = next(one.text for one in station.problems() if one.code == "light_1")
+        percent = f"{-100 * alarm['light']:.1f} %"
+        assert text.startswith(f"plate: pictures of good parts are {percent} darker since about 2026-09-21 ")
+        metrics = http.get("/metrics").text
+        assert 'flawscope_light_alarm{product="plate"} 1.0' in metrics
+        assert 'flawscope_drift_alarm{product="plate"} 0.0' in metrics
+        assert len(until(lambda: station.store.events("light changed", 1))) == 1
+    first.close()
+    second = open_station()
+    with httpx.Client(base_url=second.url, timeout=30) as http:
+        assert drift(http, 900) == facts
+        until(lambda: codes(second.station) == {"light_1"})
+        assert len(second.station.store.events("light changed", 1)) == 1
+        http.post(f"{API}/drift/acknowledge")
+        record(second.station, rng.standard_normal(300), first=900, brightness=0.95 * brightness[:300])
+        facts = drift(http, 300)
+        assert (facts["light"]["alarm"], codes(second.station)) == (None, set())
+
+
+def test_a_judged_picture_is_recorded_with_its_brightness(
+    running: Any, http: httpx.Client, judged_parts: list[bytes]
+) -> None:
+    found = {}
+    for name, factor in (("as it is", 1.0), ("darker", 0.95)):
+        with Image.open(io.BytesIO(judged_parts[0])) as image:
+            lit, file = image.convert("RGB").point(lambda v, f=factor: round(v * f)), io.BytesIO()
+        lit.save(file, "PNG")
+        answer = http.post(f"{API}/inspections", params={"name": name}, content=file.getvalue())
+        assert answer.status_code == 201, answer.text
+        number = answer.json()["id"]
+        with running.station.database.reading() as connection:
+            query = select(inspections.c.brightness).where(inspections.c.id == number)
+            found[name] = connection.execute(query).scalar_one()
+        assert found[name] == pytest.approx(np.asarray(lit).mean() / 255, abs=0.02)
+    assert found["darker"] / found["as it is"] == pytest.approx(0.95, abs=0.005)
+
+
+def test_light_that_falls_in_can_be_left_out(open_station: Any, settings: Settings) -> None:
+    running = open_station(products={"plate": Product(settings.products["plate"].model, light=False)})
+    with httpx.Client(base_url=running.url, timeout=30) as http:
+        brightness = np.where(np.arange(900) < 600, 0.4, 0.5)
+        record(running.station, shifted(), brightness=brightness)
+        facts = drift(http, 900)
+        assert facts["limit"] == pytest.approx(np.log10(200))
+        assert (facts["light"]["watched"], facts["light"]["alarm"]) == (False, None)
+        assert facts["alarm"]["light"] == pytest.approx(0.25, abs=0.01)
+        until(lambda: codes(running.station) == {"drift_1"})
+        text = next(one.text for one in running.station.problems() if one.code == "drift_1")
+        assert ", and pictures are 25 % brighter; look at light" in text
+        assert "flawscope_light{" not in http.get("/metrics").text
 
 
 # ---------------------------------------------------------------------------------------- restarts, versions
@@ -219,15 +305,16 @@ def test_a_store_that_is_away_is_said_and_nothing_is_missed(
 
 def test_null_means_that_nobody_looks(open_station: Any, settings: Settings) -> None:
     model = settings.products["plate"].model
-    running = open_station(products={"plate": Product(model, drift=None)})
+    running = open_station(products={"plate": Product(model, drift=None, camera_checks=False)})
     with httpx.Client(base_url=running.url, timeout=30) as http:
         record(running.station, shifted())
         time.sleep(0.1)
         facts = http.get(f"{API}/drift").json()
         assert (facts["watched"], facts["bound"], facts["alarm"]) == (False, None, None)
+        assert (facts["light"]["watched"], facts["camera"]["watched"]) == (False, False)
         answer = http.post(f"{API}/drift/acknowledge")
         assert answer.status_code == 422
-        assert "drift of plate is not watched" in answer.json()["error"]
+        assert "neither drift nor the camera of plate is watched" in answer.json()["error"]
         assert "flawscope_drift{" not in http.get("/metrics").text
 
 
@@ -246,10 +333,12 @@ def test_what_is_no_bound_is_one_line(text: str, settings: Settings) -> None:
 
 def test_the_settings_file_has_it_for_each_product(tmp_path: Path) -> None:
     (tmp_path / "station.yaml").write_text(
-        "products:\n  one: a.onnx\n  two: {model: b.onnx, drift: 5 %}\n"
-        "  three: {model: c.onnx, drift: null}\n"
+        "products:\n  one: a.onnx\n  two: {model: b.onnx, drift: 5 %, camera_checks: false}\n"
+        "  three: {model: c.onnx, drift: null, light: false}\n"
     )
     found = read_settings(tmp_path / "station.yaml").products
+    assert [found[name].camera_checks for name in ("one", "two", "three")] == [True, False, True]
+    assert [found[name].light for name in ("one", "two", "three")] == [True, True, False]
     assert [found[name].drift_bound for name in ("one", "two", "three")] == [0.01, 0.05, None]
 
 
@@ -273,14 +362,21 @@ def test_engineers_alone_say_what_is_normal(running: Any, http: httpx.Client) ->
 # ------------------------------------------------------------------------------------------------- the camera
 
 
+@pytest.mark.parametrize("drift", ["1 %", None])
 def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
-    open_station: Any, judged_parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+    open_station: Any,
+    settings: Settings,
+    judged_parts: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    drift: str | None,
 ) -> None:
+    """Whether anybody looks for drift or not."""
     monkeypatch.setattr(camera, "REFERENCE", 12)
     monkeypatch.setattr(looks, "REFERENCE", 12)
     monkeypatch.setattr(looks, "OFTEN", 0.0)
     monkeypatch.setattr(looks, "SHARE", 1.0)
-    running = open_station()
+    products = {"plate": replace(settings.products["plate"], drift=drift)}
+    running = open_station(products=products)
     black = io.BytesIO()
     with Image.open(io.BytesIO(judged_parts[0])) as image:
         Image.new("RGB", image.size, (1, 1, 1)).save(black, "PNG")
@@ -300,7 +396,8 @@ def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
             post(judged_parts[k % len(judged_parts)], k)
             if seen()["still"] is not None:
                 break
-        assert seen() == {"first_pictures": 12, "wanted_pictures": 12, "still": True, "problems": []}
+        first = {"watched": True, "first_pictures": 12, "wanted_pictures": 12, "still": True}
+        assert seen() == {**first, "problems": []}
         for k in range(60):
             post(black.getvalue(), k)
             if seen()["problems"]:
@@ -310,20 +407,41 @@ def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
         text = next(one.text for one in running.station.problems() if one.code == "camera_dark_1")
         assert text == "plate: pictures are black: is the camera off, or the light out?"
         running.close()  # what first pictures were like is known after a restart, too
-        again = open_station()
+        again = open_station(products=products)
         http.base_url = again.url
         until(lambda: http.get(f"{API}/drift").json()["ready"])
         for k in range(60):
             post(black.getvalue(), 100 + k)
             if seen()["problems"]:
                 break
-        assert seen() == {"first_pictures": 12, "wanted_pictures": 12, "still": True, "problems": ["dark"]}
+        assert seen() == {**first, "problems": ["dark"]}
         for k in range(60):
             post(judged_parts[k % len(judged_parts)], 1000 + k)
             if not seen()["problems"]:
                 break
         until(lambda: "camera_dark_1" not in codes(again.station))
-        assert http.get(f"{API}/drift").json()["alarm"] is None
+        facts = http.get(f"{API}/drift").json()
+        assert (facts["watched"], facts["alarm"]) == (drift is not None, None)
+        newest = again.station.search("plate", Filters()).inspections[0]["id"]
+        until(lambda: drift is None or again.station.drifts.run_of(1).last == newest)
+        assert http.post(f"{API}/drift/acknowledge").json()["camera"]["first_pictures"] == 0
+        assert again.station.store.events("drift acknowledged", 1)[0].text == f"after inspection {newest}"
+
+
+def test_camera_checks_can_be_left_out(
+    open_station: Any, settings: Settings, judged_parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looks, "OFTEN", 0.0)
+    products = {"plate": replace(settings.products["plate"], camera_checks=False)}
+    running = open_station(products=products)
+    with httpx.Client(base_url=running.url, timeout=30) as http:
+        until(lambda: http.get(f"{API}/drift").json()["ready"])
+        for k in range(3):
+            assert http.post(f"{API}/inspections", content=judged_parts[0] + b"%d" % k).status_code == 201
+        facts = drift(http, 3)
+        assert (facts["watched"], facts["camera"]["watched"]) == (True, False)
+        time.sleep(0.2)
+        assert http.get(f"{API}/drift").json()["camera"]["first_pictures"] == 0
 
 
 @pytest.fixture(scope="session")

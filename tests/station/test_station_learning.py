@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import signal
@@ -13,15 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
-import numpy as np
 import pytest
-from PIL import Image
+from learning_helpers import API, NAME, Line, drawn_part, until
 from station_helpers import Load, everything
 
 pytest.importorskip("torch")
 
-from flawscope.demo.dataset import draw_picture
 from flawscope.predictor import load, read_manifest
 from flawscope.station.learning.corrections import drawn as drawn_of_line
 from flawscope.station.learning.rule import waits
@@ -30,85 +26,6 @@ from flawscope.station.recording import Taken
 from flawscope.station.schema import stations, versions
 from flawscope.station.settings import Learn, Product
 from flawscope.station.store import Store
-
-NAME = "plate"
-API = f"/api/v1/products/{NAME}"
-
-
-def png(picture: np.ndarray[Any, Any]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
-
-
-def drawn_part(seed: int, defect: str | None = None, stained: bool = False) -> bytes:
-    """A plate of 96 pixels a side, as the model knows them; stained: good, with a mark it has never seen."""
-    picture = draw_picture("plate", np.random.default_rng(seed), defect, 0.6, size=96)[0].copy()
-    if stained:
-        picture[30:46, 30:46] = (20, 120, 40)
-    return png(picture)
-
-
-def until(true: Callable[[], Any], seconds: float = 60.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.05)
-    return found
-
-
-class Line:
-    """Somebody who sends parts and says what they are."""
-
-    def __init__(self, url: str):
-        self.http = httpx.Client(base_url=url, timeout=60)
-
-    def send(self, data: bytes, name: str = "part.png") -> dict[str, Any]:
-        answer = self.http.post(f"{API}/inspections", params={"name": name}, content=data)
-        assert answer.status_code in (200, 201), answer.text
-        return dict(answer.json())
-
-    def say(self, number: int, verdict: str) -> None:
-        answer = self.http.post(f"{API}/inspections/{number}/verdict", json={"verdict": verdict})
-        assert answer.status_code == 200, answer.text
-
-    def shift(self, stains: int = 3) -> dict[str, list[int]]:
-        """Good parts, stained ones that are flagged and called good, and defects that are found."""
-        found: dict[str, list[int]] = {"passed": [], "stained": [], "defects": []}
-        for seed in range(100, 104):
-            one = self.send(drawn_part(seed), f"good-{seed}.png")
-            if one["decision"] == "good":
-                found["passed"].append(one["id"])
-        for seed in range(200, 200 + stains):
-            one = self.send(drawn_part(seed, stained=True), f"stained-{seed}.png")
-            assert one["decision"] == "anomalous", one["score"]
-            self.say(one["id"], "good")
-            self.say(one["id"], "good")  # looked at twice
-            found["stained"].append(one["id"])
-        for seed, kind in ((300, "missing_part"), (301, "contamination"), (302, "crack")):
-            one = self.send(drawn_part(seed, kind), f"defect-{seed}.png")
-            self.say(one["id"], "defect")
-            if one["decision"] == "anomalous":
-                found["defects"].append(one["id"])
-        return found
-
-    def learn(self, **how: str) -> dict[str, Any]:
-        answer = self.http.post(f"{API}/learning", json=how)
-        assert answer.status_code == 201, answer.text
-        return self.ended(answer.json()["id"])
-
-    def ended(self, number: int) -> dict[str, Any]:
-        def done() -> Any:
-            one = self.http.get(f"{API}/candidates/{number}").json()
-            return one if one["status"] not in ("queued", "running") else None
-
-        return dict(until(done, 90))
-
-    def active(self) -> int:
-        return int(self.http.get(API).json()["version"])
-
-    def use(self, version: int, **body: Any) -> httpx.Response:
-        return self.http.post(f"{API}/versions/{version}/activate", json=body)
 
 
 @pytest.fixture(scope="module")
@@ -353,9 +270,12 @@ def test_versions_that_were_never_used_do_not_pile_up(open_station: Any, setting
         last = line.learn()
     gone = running.station.versions
     until(lambda: line.http.get(f"{API}/candidates/{first['id']}").json()["status"] == "removed")
-    versions = [one["id"] for one in line.http.get(f"{API}/versions").json()["versions"]]
-    assert versions == [last["version"], 1]
-    assert len(list((gone.files.folder / "models").iterdir())) == 2
+
+    def versions() -> list[int]:
+        return [one["id"] for one in line.http.get(f"{API}/versions").json()["versions"]]
+
+    until(lambda: versions() == [last["version"], 1])
+    until(lambda: len(list((gone.files.folder / "models").iterdir())) == 2)
     rejected = line.http.post(f"{API}/candidates/{last['id']}/reject").json()
     assert rejected["status"] == "rejected"
     assert line.http.post(f"{API}/candidates/{first['id']}/reject").status_code == 422

@@ -241,13 +241,14 @@ def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet: Tablet, r
     record = import_module("test_station_drift").record
     scores = np.random.default_rng(5).standard_normal(900)
     scores[700:] += 1.5
-    record(running.station, scores)
+    record(running.station, scores, brightness=np.where(np.arange(900) < 700, 0.4, 0.38))
     number = running.station.products["plate"]
     tablet.wait(lambda: running.station.drift("plate")["alarm"])
     tablet.open("trends?range=hour")
     tablet.wait(lambda: tablet.js("return document.documentElement.dataset.drift") == "drawn")
     assert tablet.text("#drift-state") == "Drift"
     assert "good parts score higher than before" in tablet.text("#drift-said")
+    assert " % darker than before" in tablet.text("#drift-light")
     assert "0 of 50 are there" in tablet.text("#drift-camera")
     assert tablet.all("#drift-chart canvas")
     if spec := find_spec("axe_core_python"):

@@ -84,9 +84,11 @@ def everything(database: Database, table: Any) -> list[Any]:
 
 
 def test_all_that_was_there_is_there(old: Database) -> None:
-    before = everything(old, inspections)
+    known = [column for column in inspections.c if column.name != "brightness"]
+    with old.reading() as connection:
+        before = connection.execute(select(*known).order_by(inspections.c.id)).all()
     old.migrate()
-    assert everything(old, inspections) == before
+    assert everything(old, inspections) == [(*row, None) for row in before]
     assert len(everything(old, verdicts)) == 1
     assert [row[:2] for row in everything(old, pictures)] == [
         *((1, BOTH), (1, ONE), (2, BOTH), (2, REMOVED), (2, LEARNT))

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,14 +41,22 @@ needs_mosquitto = pytest.mark.skipif(
 on_sqlite = pytest.mark.parametrize("database_url", [None])
 
 
+@contextmanager
+def listening(folder: Path, settings: str = "") -> Iterator[Mosquitto]:
+    """A broker, and its folder until it ends."""
+    made = Mosquitto(folder, settings)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
 def broker() -> Iterator[Mosquitto]:
-    folder = new_folder()
-    made = Mosquitto(folder)
-    made.start()
-    yield made
-    made.kill()
-    shutil.rmtree(folder, ignore_errors=True)
+    with listening(new_folder()) as made:
+        yield made
 
 
 @pytest.fixture
@@ -379,11 +388,9 @@ def test_a_password_and_rights(open_station: Opener, listen: Any, tmp_path: Path
     rights = folder / "rights"
     rights.write_text("user line\ntopic readwrite flawscope/#\ntopic readwrite homeassistant/#\n")
     (folder / "words").chmod(0o600)
-    broker = Mosquitto(folder, f"password_file {folder}/words\nacl_file {rights}")
-    broker.start()
     secret = tmp_path / "mqtt.password"
     secret.write_text("open\n")
-    try:
+    with listening(folder, f"password_file {folder}/words\nacl_file {rights}") as broker:
         running = open_station(mqtt=MqttSettings(broker.url, user="line", password_file=str(secret)))
         until(lambda: any("refuses" in one.text for one in running.station.problems()))
         (problem,) = running.station.problems()
@@ -393,9 +400,6 @@ def test_a_password_and_rights(open_station: Opener, listen: Any, tmp_path: Path
         until(lambda: running.station.sinks.mqtt.is_connected)
         send(running.url, parts, range(3))
         until(lambda: running.station.sinks.facts(NAME)[0]["delivered"] == 3)
-    finally:
-        broker.kill()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @needs_mosquitto
@@ -414,19 +418,14 @@ def test_tls_with_a_certificate_of_ones_own(open_station: Opener, parts: list[by
         capture_output=True,
         timeout=60,
     )
-    broker = Mosquitto(folder, f"certfile {folder}/cert.pem\nkeyfile {folder}/key.pem")
-    broker.start()
-    url = f"mqtts://localhost:{broker.port}"
-    try:
+    with listening(folder, f"certfile {folder}/cert.pem\nkeyfile {folder}/key.pem") as broker:
+        url = f"mqtts://localhost:{broker.port}"
         unknown = open_station(mqtt=MqttSettings(url), store=str(tmp_path / "other"), database=None)
         until(lambda: any("certificate verify failed" in one.text for one in unknown.station.problems()))
         running = open_station(mqtt=MqttSettings(url, ca_file=str(folder / "cert.pem")))
         until(lambda: running.station.sinks.mqtt.is_connected)
         send(running.url, parts, range(3))
         until(lambda: running.station.sinks.facts(NAME)[0]["delivered"] == 3)
-    finally:
-        broker.kill()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @on_sqlite

@@ -90,7 +90,7 @@ def export(
     else:
         as_embed = open_embed(embed, suffix, precision)
         reduced = Reduced(precision, engine, as_embed, rounded.model, how)
-        exported, certificate = recalibrated(trained, trained.model, reduced, given, step)
+        exported, certificate = recalibrated(trained, trained.model, reduced, given, shown, step)
     if not certificate.passed:
         raise FlawscopeError(
             f"the exported model is not the trained one, nothing written: {certificate.line()}"

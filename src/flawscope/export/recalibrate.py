@@ -78,13 +78,14 @@ class Answers:
 
 
 def recalibrated(
-    trained: Session, model: Detector, reduced: Reduced, pictures: Pictures, step: Step
+    trained: Session, model: Detector, reduced: Reduced, pictures: Pictures, shown: Compared, step: Step
 ) -> tuple[Artefact, Certificate]:
     """The artefact with the calibration of another precision, and how far that is from its own: pictures that
     it was fitted on are left out one by one, others are simply scored.
 
     Args:
         trained, model: the trained model.
+        shown: what both are compared on.
 
     Raises:
         InputError: no picture can be used.
@@ -105,7 +106,6 @@ def recalibrated(
         precision=reduced.precision,
         outline=before.outline,
     )
-    shown = pictures.compared()
     scores, maps = one_by_one(session, shown)
     consistency = compare(
         session,

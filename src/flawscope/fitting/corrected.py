@@ -12,7 +12,7 @@ from flawscope.errors import InputError
 from flawscope.fitting.corrections import Made, extended, recalibrated, retrained
 from flawscope.fitting.doubts import alone, odd_ones
 from flawscope.fitting.preparation import Say, quiet
-from flawscope.fitting.reviewed import Reviewed, Score, hashes_of, inside_of, judged, score_of
+from flawscope.fitting.reviewed import Judge, Reviewed, Score, hashes_of, score_of
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, silent
@@ -84,11 +84,7 @@ def corrected(
     how = how or (EXTENDED if method.extends else RECALIBRATED)
     if how == EXTENDED and not method.extends:
         raise InputError(f"{method.name} cannot be extended: recalibrate it, or train it anew")
-    hashes, unreadable = hashes_of(pictures)
-    there = [one for one in pictures if one.number in hashes]
-    contradictory = _contradictory(there, hashes)
-    there = [one for one in there if one.number not in contradictory]
-    before = {one.number: found for one in there if (found := _before(active, one, hashes[one.number]))}
+    there, hashes, before, contradictory, unreadable = _usable(active, pictures)
     inside = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
     unsure = _unsure(old, there, before, hashes, strict and how == EXTENDED, device)
     wanted = [one for one in there if one.learn and one.number not in unsure]
@@ -146,12 +142,22 @@ def doubtful(
     device: str = "auto",
 ) -> list[int]:
     """The false alarms that `corrected` would not learn from until they were looked at twice."""
-    hashes, _ = hashes_of(pictures)
+    there, hashes, before, *_ = _usable(active, pictures)
+    return sorted(_unsure(old, there, before, hashes, strict, device))
+
+
+def _usable(
+    active: Predictor, pictures: Sequence[Reviewed]
+) -> tuple[list[Reviewed], dict[int, str], dict[int, Score], set[int], list[int]]:
+    """Those that can be used, hashes, and what the active model says of them; numbers of contradictory and of
+    unreadable ones."""
+    hashes, unreadable = hashes_of(pictures)
     there = [one for one in pictures if one.number in hashes]
     contradictory = _contradictory(there, hashes)
     there = [one for one in there if one.number not in contradictory]
-    before = {one.number: found for one in there if (found := _before(active, one, hashes[one.number]))}
-    return sorted(_unsure(old, there, before, hashes, strict, device))
+    judge = Judge(active)
+    before = {one.number: found for one in there if (found := _before(judge, one, hashes[one.number]))}
+    return there, hashes, before, contradictory, unreadable
 
 
 def _unsure(
@@ -194,17 +200,15 @@ def _contradictory(pictures: Sequence[Reviewed], hashes: Mapping[int, str]) -> s
     return {one.number for one in pictures if len(words.get(hashes[one.number], ())) > 1}
 
 
-def _before(active: Predictor, one: Reviewed, digest: str) -> Score | None:
+def _before(judge: Judge, one: Reviewed, digest: str) -> Score | None:
     """What the active model said of a picture when it came, else what it says of it as if it had never learnt
     from it."""
     if not one.judged:
         return None
-    if one.before is None or digest in inside_of(active.artefact):
-        return judged(active, one.source, digest)
+    if one.before is None or digest in judge.inside:
+        return judge(one.source, digest)
     score, threshold = one.before
-    calibration = active.calibration
-    found = score_of(calibration, score)
-    return replace(found, threshold=threshold)
+    return replace(score_of(judge.predictor.calibration, score), threshold=threshold)
 
 
 def files_in(folder: str | os.PathLike[str], category: str | None = None) -> list[str]:

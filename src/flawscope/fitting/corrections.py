@@ -11,7 +11,7 @@ from flawscope.artefact.model_file import Artefact, Picture
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import extend, fit
 from flawscope.fitting.preparation import Say
-from flawscope.fitting.reviewed import KEY, Reviewed, Score, grouped, judged, parts
+from flawscope.fitting.reviewed import KEY, Judge, Reviewed, Score, grouped, parts
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, counted
@@ -81,7 +81,8 @@ def extended(
 
     def made(chosen_values: dict[str, tuple[float, float]], count: int) -> tuple[Predictor, Known]:
         model = _calibrated(predictor, old, chosen_values, kept, count, len(chosen))
-        return model, lambda one: judged(model, one.source, hashes[one.number], scores)
+        judge = Judge(model, scores)
+        return model, lambda one: judge(one.source, hashes[one.number])
 
     found = [made({**values, **drawn}, len(drawn))]
     return [*found, made(values, 0)] if drawn else found
@@ -186,7 +187,8 @@ def recalibrated(
             f"only {counted(model.calibration.count, 'drawn picture')} can calibrate, the others are copies "
             f"or were learnt from; {needed} are needed: inspect and review more"
         )
-    return [(model, lambda one: judged(model, one.source, hashes[one.number]))]
+    judge = Judge(model)
+    return [(model, lambda one: judge(one.source, hashes[one.number]))]
 
 
 def retrained(
@@ -230,16 +232,17 @@ def retrained(
             **{k: v for k, v in old.manifest.config.items() if v is not None},
         )
 
-    model = trained(None, "the model")
+    model = Judge(trained(None, "the model"))
     others = {
-        fold: trained(fold, f"without part {fold + 1} of {FOLDS}") for fold in sorted(set(folds.values()))
+        fold: Judge(trained(fold, f"without part {fold + 1} of {FOLDS}"))
+        for fold in sorted(set(folds.values()))
     }
 
     def known(one: Reviewed) -> Score | None:
         digest = hashes[one.number]
         if digest not in folds:
-            return judged(model, one.source, digest)
-        score = judged(others[folds[digest]], one.source, digest)
+            return model(one.source, digest)
+        score = others[folds[digest]](one.source, digest)
         return None if score is None else replace(score, learnt=True)
 
-    return [(model, known)]
+    return [(model.predictor, known)]

@@ -60,29 +60,39 @@ class Score:
         return not self.score <= self.threshold
 
 
-def judged(
-    predictor: Predictor, source: str, digest: str, known: dict[str, float] | None = None
-) -> Score | None:
-    """What a model says of a picture as if it had never learnt from it; None where it cannot say so.
+class Judge:
+    """What a model says of pictures as if it had never learnt from them.
 
     A picture of the calibration is compared with the threshold that the others give.
 
     Args:
         known: scores by hash that the network gave before; new ones are added.
+
+    Attributes:
+        inside: hashes of the pictures that the model has learnt from, or that it keeps for other things than
+            its calibration.
     """
-    manifest, calibration = predictor.manifest, predictor.calibration
-    places = {hash_: i for i, hash_ in enumerate(manifest.facts.get("calibration_pictures", ()))}
-    if (at := places.get(digest)) is not None and at < calibration.count:
-        return score_of(_without(calibration, at), calibration.scores[at], learnt=True)
-    kept = manifest.facts.get(KEY, {}).get("left_out", {})
-    if digest in kept:
-        return score_of(calibration, kept[digest][0], learnt=True)
-    if digest in inside_of(predictor.artefact):
-        return None
-    known = {} if known is None else known
-    if digest not in known:
-        known[digest] = predictor.predict(source).score
-    return score_of(calibration, known[digest])
+
+    def __init__(self, predictor: Predictor, known: dict[str, float] | None = None):
+        self.predictor, self.known = predictor, {} if known is None else known
+        manifest = predictor.manifest
+        listed = manifest.facts.get("calibration_pictures", ())
+        self._places = {digest: place for place, digest in enumerate(listed)}
+        self._kept = manifest.facts.get(KEY, {}).get("left_out", {})
+        self.inside = {picture.hash for picture in manifest.pictures if picture.role != "calibration"}
+
+    def __call__(self, source: str, digest: str) -> Score | None:
+        """None where it cannot say so."""
+        calibration = self.predictor.calibration
+        if (at := self._places.get(digest)) is not None and at < calibration.count:
+            return score_of(_without(calibration, at), calibration.scores[at], learnt=True)
+        if digest in self._kept:
+            return score_of(calibration, self._kept[digest][0], learnt=True)
+        if digest in self.inside:
+            return None
+        if digest not in self.known:
+            self.known[digest] = self.predictor.predict(source).score
+        return score_of(calibration, self.known[digest])
 
 
 def score_of(calibration: Calibration, score: float, learnt: bool = False) -> Score:
@@ -103,12 +113,6 @@ def _without(calibration: Calibration, place: int) -> Calibration:
         values[:place] + values[place + 1 :] for values in (calibration.scores, calibration.map_maxima)
     )
     return replace(calibration, scores=scores, map_maxima=maxima)
-
-
-def inside_of(artefact: Artefact) -> set[str]:
-    """Hashes of the pictures that a model has learnt from, or that it keeps for other things than its
-    calibration."""
-    return {picture.hash for picture in artefact.manifest.pictures if picture.role != "calibration"}
 
 
 def hashes_of(pictures: Sequence[Reviewed]) -> tuple[dict[int, str], list[int]]:

@@ -69,6 +69,7 @@ class Prediction:
         for every picture.
     shifts: how far the picture as a whole lies outside of the training pictures, for each of
         `appearance.FEATURES`; empty for a model that does not know.
+    brightness: mean of the channels, 0..1, of what the model looks at; None where that is too little.
     """
 
     score: float
@@ -84,6 +85,7 @@ class Prediction:
     shifts: Measures = ()
     outline: float = 0.0
     nearby: float = NEARBY
+    brightness: float | None = None
 
     @property
     def threshold(self) -> float:

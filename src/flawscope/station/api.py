@@ -24,7 +24,8 @@ from flawscope.station.files import MASK, MASKS
 from flawscope.station.guard import needs
 from flawscope.station.inspector import Picture
 from flawscope.station.memory import light
-from flawscope.station.refusals import refused, said
+from flawscope.station.recorder import Recorded
+from flawscope.station.refusals import count, refused, said
 from flawscope.station.search import MOST, Filters
 from flawscope.station.station import Station
 from flawscope.station.store import fresh, holdable, microseconds
@@ -40,6 +41,12 @@ _TYPES = {
 
 def refusals_of(*codes: int) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": shapes.Refusal} for code in codes}
+
+
+def routes(*codes: int, prefix: str = "/api/v1/products/{name}") -> APIRouter:
+    """For operators, and those who may do more. codes: of refusals beside the usual."""
+    refusals = refusals_of(401, 403, 404, 421, 422, 503, *codes)
+    return APIRouter(prefix=prefix, dependencies=[Depends(needs("operator"))], responses=refusals)
 
 
 Side = Annotated[int, Query(ge=64, le=4096, description="pixels of the longer side, at most")]
@@ -64,11 +71,7 @@ Here = Annotated[Station, Depends(station_of)]
 Operator = Annotated[Person, Depends(needs("operator"))]
 Engineer = Annotated[Person, Depends(needs("engineer"))]
 
-router = APIRouter(
-    prefix="/api/v1",
-    dependencies=[Depends(needs("operator"))],
-    responses=refusals_of(401, 403, 404, 421, 422, 503),
-)
+router = routes(prefix="/api/v1")
 product = APIRouter(prefix="/products/{name}")
 
 # --------------------------------------------------------------------------------------------------- products
@@ -154,7 +157,7 @@ async def inspect(
         ]
         answers = iter(station.inspector.submit(pictures))
     except FlawscopeError as error:
-        station.metrics.refused.labels(name if name in station.products else "", said(error)[1]).inc()
+        count(station, name, error)
         raise
     results: list[dict[str, Any]] = []
     first: FlawscopeError | None = None
@@ -166,16 +169,11 @@ async def inspect(
             else:
                 recorded = await asyncio.wrap_future(next(answers))
                 is_new |= recorded.is_new
-                if recorded.is_new:
-                    inspection = fresh(recorded.number, recorded.taken, name)
-                else:
-                    inspection = await asyncio.to_thread(station.inspection, name, recorded.number)
+                inspection = await inspection_of(station, name, recorded)
             results.append({"inspection": inspection})
         except FlawscopeError as error:
             first = first or error
-            light(error)
-            code = said(error)[1]
-            station.metrics.refused.labels(name, code).inc()
+            code = count(station, name, light(error))
             results.append({"name": one.name, "error": str(error), "code": code})
     if first is not None and not any("inspection" in result for result in results):
         if not is_form or len(results) == 1:
@@ -184,6 +182,13 @@ async def inspect(
     station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
     content = {"results": results} if is_form else results[0]["inspection"]
     return JSONResponse(content, 201 if is_new or is_form else 200)
+
+
+async def inspection_of(station: Station, name: str, recorded: Recorded) -> dict[str, Any]:
+    """As the API shows it."""
+    if recorded.is_new:
+        return fresh(recorded.number, recorded.taken, name)
+    return await asyncio.to_thread(station.inspection, name, recorded.number)
 
 
 def _there(station: Station, product_id: int, keys: list[str]) -> dict[int, int]:

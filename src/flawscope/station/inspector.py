@@ -300,6 +300,7 @@ class Inspector:
             near=not result.is_anomalous and result.p_value <= self.near * calibration.expected_rate,
             regions=[region.to_dict() for region in result.regions],
             key=picture.key,
+            brightness=result.brightness,
         )
 
     # ---- how it goes

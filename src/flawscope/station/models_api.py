@@ -7,24 +7,19 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import FileResponse
 
 from flawscope.errors import InputError
 from flawscope.runtime import FORMATS
 from flawscope.station import shapes, uploads
-from flawscope.station.api import Engineer, Here, refusals_of
-from flawscope.station.guard import needs
+from flawscope.station.api import Engineer, Here, refusals_of, routes
 from flawscope.station.station import Station
 from flawscope.station.store import holdable
 
 MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
 
-router = APIRouter(
-    prefix="/api/v1/products/{name}",
-    dependencies=[Depends(needs("operator"))],
-    responses=refusals_of(401, 403, 404, 421, 422, 503),
-)
+router = routes()
 
 
 @router.get("/versions", response_model=shapes.Versions)

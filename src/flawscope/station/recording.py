@@ -24,7 +24,7 @@ class Taken:
     """A picture that was judged, to be recorded.
 
     picture: hash of its file, "" while that is being written. at: microseconds since 1970. key: the
-    sender's, under which it is taken once.
+    sender's, under which it is taken once. brightness: 0..1; None: not known.
     """
 
     product_id: int
@@ -45,6 +45,7 @@ class Taken:
     near: bool
     regions: list[dict[str, Any]] = field(default_factory=list)
     key: str | None = None
+    brightness: float | None = None
 
 
 class Statements(NamedTuple):
@@ -123,7 +124,7 @@ def _picture(one: Taken) -> dict[str, Any]:
 def _inspection(one: Taken) -> dict[str, Any]:
     names = (
         *("product_id", "version_id", "picture", "at", "source", "key", "score", "p_value", "severity"),
-        *("score_threshold", "anomalous", "near"),
+        *("score_threshold", "anomalous", "near", "brightness"),
     )
     values = {name: getattr(one, name) for name in names}
     return values | {

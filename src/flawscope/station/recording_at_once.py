@@ -19,7 +19,7 @@ GIVEN = {
     **dict.fromkeys(("picture", "suffix"), "text"),
     **dict.fromkeys(("bytes", "width", "height", "at"), "bigint"),
     **dict.fromkeys(("name", "source", "key"), "text"),
-    **dict.fromkeys(("score", "p_value", "severity", "score_threshold"), "double precision"),
+    **dict.fromkeys(("score", "p_value", "severity", "score_threshold", "brightness"), "double precision"),
     **dict.fromkeys(("anomalous", "near"), "boolean"),
     **dict.fromkeys(("regions", "review"), "text"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +19,9 @@ from flawscope.station.sources.camera import AwayError, NoFrameError
 from flawscope.station.store import NotFoundError
 from flawscope.station.uploads import UploadError
 from flawscope.station.versions import NoModelError
+
+if TYPE_CHECKING:
+    from flawscope.station.station import Station
 
 Headers = Mapping[str, str] | None
 _WAIT = 5  # seconds to try again after, where nobody knows
@@ -42,6 +46,13 @@ def said(error: FlawscopeError) -> tuple[int, str]:
         (InputError, 422, "invalid"),
     )
     return next(((status, code) for kind, status, code in kinds if isinstance(error, kind)), (503, "failed"))
+
+
+def count(station: Station, name: str, error: FlawscopeError) -> str:
+    """Count a picture of this product that was not taken; the error's code."""
+    code = said(error)[1]
+    station.metrics.refused.labels(name if name in station.products else "", code).inc()
+    return code
 
 
 def refused(error: FlawscopeError) -> Response:

@@ -123,6 +123,7 @@ inspections = Table(
     Column("regions", Text, nullable=False),  # JSON
     Column("verdict", String(8)),  # the last one that holds; their history is in `verdicts`
     Column("review", String(8), nullable=False),  # none, waiting, done, skipped
+    Column("brightness", Double),  # 0..1; NULL: not known
     _picture_of("inspections"),
     UniqueConstraint("product_id", "key"),
 )

@@ -55,6 +55,8 @@ class Product:
 
     model: a model file of any kind. folder: pictures that appear in it are taken, too.
     drift: how probable a false alarm of drift may ever be; None: nobody looks for it.
+    light: another brightness of good parts is drift, too.
+    camera_checks: a camera that is dark, covered, blurred, moved or frozen is reported.
     sinks: where its inspections go.
     sources: folders and cameras beyond it.
     learn: versions are made from corrections by themselves; None: when somebody asks.
@@ -63,6 +65,8 @@ class Product:
     model: str
     folder: str | None = None
     drift: str | None = "1 %"
+    light: bool = True
+    camera_checks: bool = True
     sinks: tuple[SinkSettings, ...] = ()
     sources: tuple[FolderOf | CameraOf, ...] = ()
     learn: Learn | None = None

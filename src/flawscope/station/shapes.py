@@ -352,14 +352,29 @@ class Departure(BaseModel):
     since: str = Field(description="the most likely beginning")
     first: int = Field(description="the inspection there")
     pictures: int = Field(description="since then, until it was found")
-    how: Literal["higher", "lower", "wider", "narrower", "more", "fewer"]
-    before: float = Field(description="share of anomalous pictures before; of scores 0.5")
+    how: Literal["higher", "lower", "wider", "narrower", "more", "fewer", "brighter", "darker"]
+    before: float = Field(
+        description="share of anomalous pictures before; of scores 0.5; of light the brightness, 0..1"
+    )
     now: float = Field(description="the same since; of scores the share of earlier ones below a new one")
+    light: float | None = Field(
+        None, description="by how much of their brightness the same pictures became brighter"
+    )
+
+
+class Light(BaseModel):
+    """Whether good parts are as bright as before."""
+
+    watched: bool
+    pictures: int = Field(0, description="good ones whose brightness was tested")
+    value: float = Field(0.0, description="logarithm to base 10 of the martingale")
+    alarm: Departure | None = None
 
 
 class Camera(BaseModel):
     """What pictures say about the camera."""
 
+    watched: bool
     first_pictures: int = Field(description="that later ones are compared with")
     wanted_pictures: int
     still: bool | None = Field(
@@ -384,4 +399,5 @@ class Drift(BaseModel):
     alarm: Departure | None = None
     notice: Departure | None = Field(None, description="another share of anomalous pictures than before")
     points: list[list[float]] = Field([], description="seconds since 1970, value then")
+    light: Light
     camera: Camera

@@ -35,7 +35,7 @@ from flawscope.station.shown import Shown
 from flawscope.station.sinks.sinks import Sinks
 from flawscope.station.sources.build import sources_of
 from flawscope.station.sources.camera import Camera
-from flawscope.station.sources.source import AWAY, Source
+from flawscope.station.sources.source import AWAY, Source, State
 from flawscope.station.stations import address_of, claim
 from flawscope.station.store import NotFoundError, Store, fresh, iso
 from flawscope.station.versions import Versions
@@ -104,10 +104,18 @@ class Station:
         self.products = {name: self.store.add_product(name) for name in settings.products}
         self._names = {number: name for name, number in self.products.items()}
         self.sources: dict[str, list[Source]] = {name: [] for name in settings.products}
-        bounds = {self.products[name]: one.drift_bound for name, one in settings.products.items()}
-        watched = {number: bound for number, bound in bounds.items() if bound is not None}
-        self.drifts = Drifts(self.database, self.store, self.versions, watched, self._names, self.report)
-        self.looks = Looks(self.files, watched, self._names, self.drifts.run_of, self.report)
+        given = {self.products[name]: product for name, product in settings.products.items()}
+        looked_at = [number for number, one in given.items() if one.camera_checks]
+        self.drifts = Drifts(
+            self.database,
+            self.store,
+            self.versions,
+            {n: one.drift_bound for n, one in given.items() if one.drift is not None or one.camera_checks},
+            self._names,
+            self.report,
+            lights=[number for number, one in given.items() if one.light],
+        )
+        self.looks = Looks(self.files, looked_at, self._names, self.drifts.run_of, self.report)
         self.drifts.renewed = self.looks.renew
         self.learning = Learning(
             self.database,
@@ -176,11 +184,11 @@ class Station:
         with ThreadPoolExecutor(max(1, len(self._all_sources()))) as pool:
             for source in self._all_sources():
                 pool.submit(source.stop)
-        self.learning.close()
+        self.learning.stop(None)
         self.inspector.close()
         self.recorder.close()
-        self.looks.close()
-        self.drifts.close()
+        self.looks.stop(None)
+        self.drifts.stop(None)
         if self.sinks is not None:
             self.sinks.stop()
         self.shown.close()
@@ -261,7 +269,7 @@ class Station:
 
     def spoken(self, product_id: int) -> None:
         """Somebody gave a verdict."""
-        self.learning.noticed()
+        self.learning.wake()
         if self.sinks is not None:
             self.sinks.wake(product_id)
 
@@ -342,22 +350,17 @@ class Station:
             **self.drifts.gauges(),
         }
         states = {n: [one.state() for one in several] for n, several in self.sources.items() if several}
+
+        def of_sources(what: str, count: Callable[[State], int]) -> tuple[str, dict[str, float]]:
+            return what, {n: float(sum(map(count, several))) for n, several in states.items()}
+
         if states:
             what = "Frames that came while others were inspected, since the start."
-            gauges["frames_dropped"] = (
-                what,
-                {n: float(sum(s.dropped for s in all_)) for n, all_ in states.items()},
-            )
+            gauges["frames_dropped"] = of_sources(what, lambda state: state.dropped)
             what = "Frames that could not be decoded or were refused, since the start."
-            gauges["frames_broken"] = (
-                what,
-                {n: float(sum(s.broken for s in all_)) for n, all_ in states.items()},
-            )
+            gauges["frames_broken"] = of_sources(what, lambda state: state.broken)
             what = "Folders and cameras that cannot be reached."
-            gauges["sources_away"] = (
-                what,
-                {n: float(sum(s.state == AWAY for s in all_)) for n, all_ in states.items()},
-            )
+            gauges["sources_away"] = of_sources(what, lambda state: state.state == AWAY)
         with suppress(FlawscopeError):
             waiting = {n: float(self.store.waiting_count(i)) for n, i in names}
             active = {n: float(self.versions.listed(i)["active"] or 0) for n, i in names}

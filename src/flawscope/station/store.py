@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, func, literal_column, select, update
+from sqlalchemy import Connection, Row, Select, Table, func, literal_column, select, update
 
 from flawscope.errors import InputError
 from flawscope.station.database import Database, now, upsert
@@ -46,6 +46,16 @@ def iso(at: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at // 1000 % 1000:03d}Z"
 
 
+def row_of(database: Database, table: Table, product_id: int, number: int) -> Row[Any]:
+    """A product's version or candidate. NotFoundError."""
+    query = select(table).where(table.c.product_id == product_id, table.c.id == number)
+    with database.reading() as connection:
+        row = connection.execute(query).one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no {table.name[:-1]} {number} of this product")
+    return row
+
+
 def microseconds(text: str) -> int:
     """A date, or a date and time, in UTC unless it says otherwise. InputError where it is none."""
     try:
@@ -69,9 +79,8 @@ class Store:
 
     def __init__(self, database: Database):
         self.database = database
-        self._speaking = (
-            threading.Lock()
-        )  # verdicts are there in the order of their numbers: sinks rely on it
+        # verdicts are there in the order of their numbers: sinks rely on it
+        self._speaking = threading.Lock()
 
     # ---- products
 

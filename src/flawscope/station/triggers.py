@@ -6,25 +6,19 @@ import asyncio
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from flawscope.errors import FlawscopeError
 from flawscope.station import shapes, uploads
-from flawscope.station.access import Person
-from flawscope.station.api import Here, keyed, refusals_of
-from flawscope.station.guard import needs
+from flawscope.station.api import Here, inspection_of, keyed, routes
 from flawscope.station.memory import light
-from flawscope.station.refusals import refused, said
+from flawscope.station.refusals import count, refused
 from flawscope.station.sources.camera import Camera, NoFrameError, Shot
-from flawscope.station.station import Station
-from flawscope.station.store import fresh
 
 LONGEST = 60.0  # seconds that a request may wait for a frame
 
-router = APIRouter(
-    prefix="/api/v1/products/{name}", responses=refusals_of(401, 403, 404, 421, 422, 503, 504, 507)
-)
+router = routes(504, 507)
 
 
 @router.post(
@@ -38,7 +32,6 @@ async def trigger(
     name: str,
     request: Request,
     station: Here,
-    person: Annotated[Person, Depends(needs("operator"))],
     camera: Annotated[
         int | None,
         Query(ge=1, le=1000, description="its number among the product's cameras", examples=[1]),
@@ -65,12 +58,9 @@ async def trigger(
         picture = await asyncio.to_thread(found.picture, shot, key)
         (answer,) = station.inspector.submit([picture])
         recorded = await asyncio.wrap_future(answer)
-        if recorded.is_new:
-            inspection = fresh(recorded.number, recorded.taken, name)
-        else:
-            inspection = await asyncio.to_thread(station.inspection, name, recorded.number)
+        inspection = await inspection_of(station, name, recorded)
     except FlawscopeError as error:
-        _count(station, name, error)
+        count(station, name, error)
         return refused(light(error))  # raised, it would hold this frame, and with it the picture
     station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
     return JSONResponse(inspection, 201 if recorded.is_new else 200)
@@ -86,7 +76,3 @@ async def _shot(camera: Camera, seconds: float) -> Shot:
         ) from None
     finally:
         camera.forget(waiting)
-
-
-def _count(station: Station, name: str, error: FlawscopeError) -> None:
-    station.metrics.refused.labels(name if name in station.products else "", said(error)[1]).inc()

@@ -20,7 +20,7 @@ from flawscope.station.database import Database, now, upsert
 from flawscope.station.files import MODELS, Files
 from flawscope.station.learnt import tell_learnt
 from flawscope.station.schema import candidates, events, inspections, learnt_pixels, products, versions
-from flawscope.station.store import NotFoundError, add_event, iso
+from flawscope.station.store import add_event, iso, row_of
 
 ADDED, ACTIVATED = "version added", "version activated"  # events
 _SPARE = 1  # models of versions that are not active which are held open: somebody looks at their overlays
@@ -131,8 +131,14 @@ class Versions:
         """Of the version that judges. NoModelError."""
         return self.active(product_id)[0]
 
-    def activate(self, product_id: int, number: int, who: str) -> None:
+    def activate(self, product_id: int, number: int, who: str, instead_of: int | None = None) -> bool:
         """Open a version and let it judge from now on. What waits is judged by it; nothing is lost.
+
+        Args:
+            instead_of: the version that must judge until then; where another one does by now, that goes on.
+
+        Returns:
+            Whether it judges.
 
         Raises:
             NotFoundError: the product has no such version.
@@ -141,11 +147,14 @@ class Versions:
         predictor = self.open(product_id, number)
         with self._switching:
             with self.database.writing() as connection:
+                if instead_of not in (None, _active(connection, product_id)):
+                    return False
                 connection.execute(
                     update(products).where(products.c.id == product_id).values(active_version_id=number)
                 )
                 add_event(connection, ACTIVATED, who, str(number), product_id)
             self._replace(product_id, number, predictor)
+        return True
 
     def _replace(self, product_id: int, number: int, predictor: Predictor) -> None:
         with self._lock:
@@ -221,12 +230,7 @@ class Versions:
         return _shown(row, active, switches.get(number, []))
 
     def _row(self, product_id: int, number: int) -> Row[Any]:
-        query = select(versions).where(versions.c.product_id == product_id, versions.c.id == number)
-        with self.database.reading() as connection:
-            row = connection.execute(query).one_or_none()
-        if row is None:
-            raise NotFoundError(f"there is no version {number} of this product")
-        return row
+        return row_of(self.database, versions, product_id, number)
 
 
 def _digest(parts: list[Path]) -> str:

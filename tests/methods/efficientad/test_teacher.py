@@ -16,8 +16,8 @@ from flawscope.artefact.state_file import pack, read_checkpoint
 from flawscope.errors import InputError
 from flawscope.methods.efficientad.config import Config
 from flawscope.methods.efficientad.model import create
-from flawscope.methods.efficientad.networks import Size, pdn
-from flawscope.methods.efficientad.recipe import WIDTHS
+from flawscope.methods.efficientad.networks import pdn
+from flawscope.methods.efficientad.recipe import WIDTHS, Size
 from flawscope.methods.efficientad.teacher import packaged, read_teacher, write_teacher
 
 FACTS = {"size": "s", "channels": 384, "backbone": {"name": "b", "origin": "o", "licence": "l"}, "steps": 3}

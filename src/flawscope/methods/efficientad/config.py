@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from flawscope.methods.efficientad.recipe import RECEPTIVE_FIELD
+from flawscope.methods.efficientad.recipe import RECEPTIVE_FIELD, Size
 from flawscope.methods.settings import Rule, TrainingSettings
 
 PAPER_STEPS = 70_000
@@ -21,7 +21,7 @@ class Config(TrainingSettings):
     """
 
     teacher: str | None = None  # file; None: the packaged one
-    network: Literal["xs", "s", "m"] | None = None  # None: the teacher's
+    network: Size | None = None  # None: the teacher's
     border: int = 16  # pixels by which the picture is mirrored outwards before a PDN sees it
     batch: int = 1  # pictures a step (A.1)
     window: int | None = 157  # pixels a side that the students learn in a step; None: the whole picture

@@ -18,14 +18,13 @@ from flawscope.methods.efficientad import METHOD
 from flawscope.methods.efficientad.config import Config
 from flawscope.methods.efficientad.networks import (
     Autoencoder,
-    Size,
     narrowed,
     normalised,
     pdn,
     pdn_grid,
     width_of,
 )
-from flawscope.methods.efficientad.recipe import CHANNELS, FIRST_LAYERS, STRIDE
+from flawscope.methods.efficientad.recipe import CHANNELS, FIRST_LAYERS, STRIDE, Size
 from flawscope.methods.efficientad.teacher import compact, packaged, read_teacher
 
 SMALL = 1e-6  # for pixels in which no cell has a part

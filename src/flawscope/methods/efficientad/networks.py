@@ -7,7 +7,7 @@ All of them take pictures as `normalised` returns them, as the published teacher
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,7 @@ from torch import Tensor, nn
 
 from flawscope.errors import InputError
 from flawscope.methods.efficientad.config import Config
-from flawscope.methods.efficientad.recipe import CHANNELS, STRIDE, WIDTHS
-
-Size = Literal["xs", "s", "m"]
+from flawscope.methods.efficientad.recipe import CHANNELS, STRIDE, WIDTHS, Size
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, whatever the teacher was made from
 

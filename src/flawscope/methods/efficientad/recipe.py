@@ -10,6 +10,7 @@ from typing import Any, Literal
 from flawscope.errors import InputError
 from flawscope.features.weights import DEFAULT_BACKBONE
 
+Size = Literal["xs", "s", "m"]  # of a PDN
 # channels of a PDN's first layer: s and m as in the paper, xs a PDN-S with a fifth of its operations
 WIDTHS = {"xs": 48, "s": 128, "m": 256}
 RECEPTIVE_FIELD = 33  # pixels that decide one output of a PDN
@@ -25,7 +26,7 @@ class Recipe:
     """Everything that decides a teacher, beside the pictures. Section numbers are those of Batzner et al.,
     EfficientAD (WACV 2024)."""
 
-    size: Literal["xs", "s", "m"] = "s"
+    size: Size = "s"
     width: int | None = None  # channels of the first layer, half of those that follow; None: the size's
     backbone: str = DEFAULT_BACKBONE
     stages: tuple[int, ...] = (2, 3)  # strides 8 and 16, as PatchCore's

@@ -15,8 +15,8 @@ from torch import Tensor
 from flawscope.artefact import files
 from flawscope.artefact import state_file as packed
 from flawscope.errors import InputError
-from flawscope.methods.efficientad.networks import Size, pdn, width_of
-from flawscope.methods.efficientad.recipe import CHANNELS, WIDTHS
+from flawscope.methods.efficientad.networks import pdn, width_of
+from flawscope.methods.efficientad.recipe import CHANNELS, WIDTHS, Size
 from flawscope.methods.efficientad.targets import widened
 
 REMEDY = "copy it again or distil anew"

@@ -5,31 +5,34 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.station.background import Background
 from flawscope.station.database import Database
-from flawscope.station.drift.run import FEWER, MORE, Run, described
+from flawscope.station.drift.run import BRIGHTER, DARKER, FEWER, MORE, Change, Run, described
 from flawscope.station.schema import inspections
 from flawscope.station.store import Store, iso
 from flawscope.station.versions import NoModelError, Versions
 
 ALARM, NOTICE, ACKNOWLEDGED = "drift", "share of anomalous changed", "drift acknowledged"  # events
+LIGHT = "light changed"  # another one
 TOGETHER = 2000  # inspections that are read at once
 PAUSE = 1.0  # seconds between two looks
 IDLE = 5.0  # seconds after which versions are looked at though nothing came
 _LAST, _AT = re.compile(r"after inspection (\d+)"), re.compile(r"at inspection (\d+):")
 
 
-class Drifts:
+class Drifts(Background):
     """Reads what was recorded, in the order of numbers, also what had been before a restart: so that the same
     comes out, bit for bit.
 
     Args:
-        bounds: by product; those without one are not watched.
+        bounds: by product; None: it is only known since when its pictures count. Others are not followed.
+        lights: products whose brightness is tested.
         names: of the products.
         report: of problems, as `Station.report`.
         renewed: is told of a product that begins anew because somebody said so.
@@ -40,44 +43,33 @@ class Drifts:
         database: Database,
         store: Store,
         versions: Versions,
-        bounds: Mapping[int, float],
+        bounds: Mapping[int, float | None],
         names: Mapping[int, str],
         report: Callable[[str, str | None], None],
         renewed: Callable[[int], None] = lambda product_id: None,
+        lights: Collection[int] = (),
     ):
+        super().__init__("drift")
         self.database, self.store, self.versions = database, store, versions
         self.bounds, self.names, self.report, self.renewed = dict(bounds), dict(names), report, renewed
+        self.lights = frozenset(lights)
         self.pause = PAUSE
         self._runs: dict[int, Run] = {}
         self._ready: set[int] = set()
         self._dirty: set[int] = set(bounds)
         self._lock = threading.RLock()  # of all runs
-        self._news = threading.Event()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="drift", daemon=True)
-
-    def start(self) -> None:
-        self._news.set()
-        self._thread.start()
-
-    def close(self) -> None:
-        self._ended.set()
-        self._news.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self.wake()  # what was recorded before is read at once
 
     def note(self, product_id: int) -> None:
         """Something was recorded."""
         if product_id in self.bounds:
             self._dirty.add(product_id)
-            self._news.set()
+            self.wake()
 
     # ---- in the thread
 
     def _work(self) -> None:
-        while not self._ended.is_set():
-            self._news.wait(IDLE)
-            self._news.clear()
+        while not self._wait(IDLE):
             trouble = None
             for product_id in self.bounds:
                 if self._ended.is_set():
@@ -107,8 +99,8 @@ class Drifts:
             after = self._after(product_id, version)
             with self._lock:
                 self._ready.discard(product_id)
-                run = self._runs[product_id] = Run(version, after, self.bounds[product_id])
-        while not self._ended.is_set():
+                run = self._runs[product_id] = self._begun(product_id, version, after)
+        while run.bound is not None and not self._ended.is_set():
             begun = time.monotonic()
             rows = self._rows(product_id, run)
             with self._lock:
@@ -124,10 +116,13 @@ class Drifts:
         self._ready.add(product_id)
         self._show(product_id, run)
 
-    def _rows(self, product_id: int, run: Run) -> list[tuple[int, int, float, bool]]:
+    def _begun(self, product_id: int, version: int, after: int) -> Run:
+        return Run(version, after, self.bounds[product_id], product_id in self.lights)
+
+    def _rows(self, product_id: int, run: Run) -> list[tuple[int, int, float, bool, float | None]]:
         column = inspections.c
         query = (
-            select(column.id, column.at, column.score, column.anomalous)
+            select(column.id, column.at, column.score, column.anomalous, column.brightness)
             # an expression, so that no data base takes an index that does not know the order
             .where(column.id > run.last, column.product_id + 0 == product_id)
             .where(column.version_id + 0 == run.version)
@@ -136,25 +131,29 @@ class Drifts:
         )
         with self.database.reading() as connection:
             rows = connection.execute(query).all()
-        return [(int(number), int(at), float(score), bool(bad)) for number, at, score, bad in rows]
+        return [
+            (int(number), int(at), float(score), bool(bad), None if light is None else float(light))
+            for number, at, score, bad, light in rows
+        ]
 
     def _after(self, product_id: int, version: int) -> int:
         """The inspection after which a version judges alone, or that was acknowledged, if that came later."""
-        column = inspections.c
-        others = select(func.max(column.id)).where(
-            column.product_id == product_id, column.version_id != version
-        )
-        with self.database.reading() as connection:
-            last = connection.execute(others).scalar_one() or 0
+        last = self._newest(product_id, inspections.c.version_id != version)
         said = self.store.events(ACKNOWLEDGED, product_id)[:1]
         found = _LAST.search(said[0].text) if said else None
-        return max(int(last), int(found[1]) if found else 0)
+        return max(last, int(found[1]) if found else 0)
+
+    def _newest(self, product_id: int, *wanted: ColumnElement[bool]) -> int:
+        """Of its inspections; 0: there is none."""
+        query = select(func.max(inspections.c.id)).where(inspections.c.product_id == product_id, *wanted)
+        with self.database.reading() as connection:
+            return int(connection.execute(query).scalar_one() or 0)
 
     def _tell(self, product_id: int, run: Run) -> None:
         """Into the events, but for what stands there from before a restart."""
         while run.told < len(run.found):
             change = run.found[run.told]
-            kind = NOTICE if change.how in (MORE, FEWER) else ALARM
+            kind = _kind(change)
             before = self.store.events(kind, product_id)[:1]
             last = [int(found[1]) for row in before if (found := _AT.match(row.text))]
             if not last or last[0] < change.inspection:
@@ -163,30 +162,36 @@ class Drifts:
             run.told += 1
 
     def _show(self, product_id: int, run: Run) -> None:
-        text = None if run.alarm is None else f"{self.names[product_id]}: {described(run.alarm)}"
-        self.report(f"drift_{product_id}", text)
+        found = {"drift": run.alarm, "light": run.light.alarm if run.light else None}
+        for code, change in found.items():
+            text = None if change is None else f"{self.names[product_id]}: {described(change)}"
+            self.report(f"{code}_{product_id}", text)
 
     # ---- what a person says and sees
 
     def acknowledge(self, product_id: int, who: str) -> None:
-        """What is seen is the new normal: both tests begin anew after what they have seen.
+        """What is seen is the new normal: all tests, and the camera, begin anew after what they have seen.
 
         Raises:
             InputError: the product is not watched, or nothing was seen of it.
         """
         name = self.names[product_id]
         if product_id not in self.bounds:
-            raise InputError(f"drift of {name} is not watched: give its setting `drift` a bound, as 1 %")
+            raise InputError(
+                f"neither drift nor the camera of {name} is watched: give its setting `drift` a bound, as "
+                "1 %, or set `camera_checks` to true"
+            )
         with self._lock:
             run = self._runs.get(product_id)
             if run is None:
                 raise InputError(f"nothing of {name} was seen yet: there is nothing to acknowledge")
-            self.store.note_event(ACKNOWLEDGED, who, f"after inspection {run.last}", product_id)
-            self._runs[product_id] = Run(run.version, run.last, run.bound)
+            last = self._newest(product_id) if run.bound is None else run.last
+            self.store.note_event(ACKNOWLEDGED, who, f"after inspection {last}", product_id)
+            self._runs[product_id] = self._begun(product_id, run.version, last)
             self._dirty.add(product_id)
             self._show(product_id, self._runs[product_id])
         self.renewed(product_id)
-        self._news.set()
+        self.wake()
 
     def run_of(self, product_id: int) -> Run | None:
         return self._runs.get(product_id)
@@ -196,9 +201,13 @@ class Drifts:
         with self._lock:
             run = self._runs.get(product_id)
             bound = self.bounds.get(product_id)
-            if run is None:
-                return {"watched": bound is not None, "bound": bound, "ready": False}
+            light = {"watched": bound is not None and product_id in self.lights}
+            if run is None or bound is None:
+                ready = product_id in self._ready
+                return {"watched": bound is not None, "bound": bound, "ready": ready, "light": light}
             good = run.scores.count
+            if run.light:
+                light |= run.light.facts()
             return {
                 "watched": True,
                 "bound": bound,
@@ -212,13 +221,15 @@ class Drifts:
                 "flagged": 1 - good / run.seen if run.seen else None,
                 "alarm": run.alarm.to_dict() if run.alarm else None,
                 "notice": run.notice.to_dict() if run.notice else None,
+                "light": light,
                 "points": run.points(),
             }
 
     def gauges(self) -> dict[str, tuple[str, dict[str, float]]]:
         """For Prometheus, by product."""
         with self._lock:
-            runs = {self.names[number]: run for number, run in self._runs.items()}
+            runs = {self.names[number]: run for number, run in self._runs.items() if run.bound is not None}
+            lights = {name: run.light for name, run in runs.items() if run.light}
             return {
                 "drift": (
                     "Evidence that good parts changed: log of the martingale, 1 where it alarms.",
@@ -228,8 +239,23 @@ class Drifts:
                     "1 while the scores of good parts have drifted and nobody said that this is normal.",
                     {name: float(run.alarm is not None) for name, run in runs.items()},
                 ),
+                "light": (
+                    "Evidence that the light changed: log of the martingale, 1 where it may alarm.",
+                    {name: light.test.value / runs[name].limit for name, light in lights.items()},
+                ),
+                "light_alarm": (
+                    "1 while the brightness of good parts has changed and nobody said that this is normal.",
+                    {name: float(light.alarm is not None) for name, light in lights.items()},
+                ),
                 "share_notice": (
                     "1 while another share of pictures is anomalous than before.",
                     {name: float(run.notice is not None) for name, run in runs.items()},
                 ),
             }
+
+
+def _kind(change: Change) -> str:
+    """Of the event that says it."""
+    if change.how in (BRIGHTER, DARKER):
+        return LIGHT
+    return NOTICE if change.how in (MORE, FEWER) else ALARM

@@ -4,7 +4,6 @@ its own that skips what it has no time for."""
 from __future__ import annotations
 
 import io
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from flawscope.station.background import Background
 from flawscope.station.drift.camera import KINDS, REFERENCE, Look, Reference, Watch, described, look
 from flawscope.station.drift.run import Run
 from flawscope.station.files import PICTURES, Files
@@ -26,7 +26,7 @@ SHARE = 0.1  # of one processor that is spent on it, at most
 Key = tuple[int, int]  # version, and the inspection after which it began
 
 
-class Looks:
+class Looks(Background):
     """
     Args:
         watched: products.
@@ -43,31 +43,20 @@ class Looks:
         run_of: Callable[[int], Run | None],
         report: Callable[[str, str | None], None],
     ):
+        super().__init__("camera")
         self.files, self.run_of, self.report = files, run_of, report
         self.names = {number: names[number] for number in watched}
         self.often = OFTEN
         self._watches: dict[int, tuple[Key, Watch]] = {}
         self._next: dict[int, Recorded] = {}  # the newest one of each product
         self._seen: dict[int, float] = {}
-        self._news = threading.Event()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="camera", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def close(self) -> None:
-        self._ended.set()
-        self._news.set()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def note(self, recorded: Recorded) -> None:
         """Something was recorded. It is looked at, or skipped."""
         product_id = recorded.taken.product_id
         if product_id in self.names and time.monotonic() - self._seen.get(product_id, -OFTEN) >= self.often:
             self._next[product_id] = recorded
-            self._news.set()
+            self.wake()
 
     def renew(self, product_id: int) -> None:
         """What is seen is the new normal."""
@@ -79,8 +68,7 @@ class Looks:
 
     def _work(self) -> None:
         while not self._ended.is_set():
-            self._news.wait()
-            self._news.clear()
+            self._wait()
             for product_id in list(self._next):
                 recorded = self._next.pop(product_id)
                 begun = self._seen[product_id] = time.monotonic()
@@ -142,6 +130,7 @@ class Looks:
         watch = self._watches.get(product_id, (None, Watch()))[1]
         known = watch.reference
         return {
+            "watched": product_id in self.names,
             "first_pictures": REFERENCE if known is not None else len(watch.first),
             "wanted_pictures": REFERENCE,
             "still": None if known is None else known.still,

@@ -113,6 +113,11 @@ def score_bets(p: Floats) -> Floats:
     return np.asarray(_LINEAR * z + _SQUARE * (z * z) + _CONSTANT)
 
 
+def shift_bets(p: Floats) -> Floats:
+    """Of these the bets on numbers that moved up or down: [..., 8]."""
+    return score_bets(p)[..., : len(SHIFTS)]
+
+
 def flag_bets(p: Floats, share: Floats) -> Floats:
     """The same for flagged pictures, which have the smallest p-values.
 

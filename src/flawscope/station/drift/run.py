@@ -17,28 +17,35 @@ from flawscope.station.drift.martingale import (
     ScoreRanks,
     flag_bets,
     score_bets,
+    shift_bets,
     uniform,
 )
 from flawscope.station.store import iso
 
-PARTS = 2  # tests that share the bound: scores of good parts, and how many pictures are flagged
+PARTS = 3  # tests that share the bound: scores and brightness of good parts, how many pictures are flagged
+LEAST_LIGHT = 0.025  # of the brightness: less is never called another light, however sure it is
+ENOUGH, MANY = 20, 1000  # good parts, at least and at most, that say how much it is
+SURE = 3.0  # standard errors of their mean
 MOST_POINTS = 800  # of the curve
 HIGHER, LOWER, WIDER, NARROWER, MORE, FEWER = "higher", "lower", "wider", "narrower", "more", "fewer"
+BRIGHTER, DARKER = "brighter", "darker"
 _SCORES = tuple(HIGHER if d > 0 else LOWER for d in SHIFTS) + tuple(
     WIDER if c > 1 else NARROWER for c in SPREADS
 )
+_LIGHT = tuple(BRIGHTER if d > 0 else DARKER for d in SHIFTS)
 _FLAGS = tuple(MORE if c > 1 else FEWER for c in TIMES)
 _WORDS = {HIGHER: "are higher", LOWER: "are lower", WIDER: "spread more widely", NARROWER: "lie closer"}
 
 
 class Place(NamedTuple):
-    """An inspection in the stream: its number, when it came, how many were tested before it, and the sum of
-    what was counted of these."""
+    """An inspection in the stream: its number, when it came, how many were tested before it, the sum of what
+    was counted of these, and of their brightness."""
 
     number: int
     at: int
     before: int
     total: float
+    light: float
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,8 @@ class Change:
     at, inspection: where it was found. since, first: the most likely beginning, in microseconds since 1970
     and as an inspection. pictures: tested since then. how: in which way.
     before, now: shares of flagged pictures before and since; of scores: .5, and the share of earlier good
-    scores that a new one is above.
+    scores that a new one is above; of light: the brightness, 0..1.
+    light: by how much of their brightness the same pictures became brighter; None: not known.
     """
 
     at: int
@@ -59,6 +67,7 @@ class Change:
     how: str
     before: float
     now: float
+    light: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {**vars(self), "at": iso(self.at), "since": iso(self.since)}
@@ -74,19 +83,22 @@ class Test:
         self.hows, self.limit = hows, limit
         self.capital = Capital(len(hows))
         self.count = 0
-        self.total = 0.0
+        self.total = self.light = 0.0
         self._won: Floats = np.zeros(len(hows))
-        self._since: list[Place] = [Place(0, 0, 0, 0.0)] * len(hows)
+        self._since: list[Place] = [Place(0, 0, 0, 0.0, 0.0)] * len(hows)
 
-    def add(self, number: int, at: int, paid: Floats, counted: float) -> bool:
+    def add(
+        self, number: int, at: int, paid: Floats, counted: float, brightness: float | None = None
+    ) -> bool:
         """Whether the limit is reached. paid: [bets], logarithms. counted: added to `total`."""
-        here = Place(number, at, self.count, self.total)
+        here = Place(number, at, self.count, self.total, self.light)
         for place in np.flatnonzero(self._won <= 0.0):
             self._since[place] = here
         self._won = np.maximum(self._won, 0.0) + paid
         self.capital.stake(np.exp(paid)[None])
         self.count += 1
         self.total += counted
+        self.light += math.nan if brightness is None else brightness
         return self.value >= self.limit
 
     @property
@@ -99,23 +111,94 @@ class Test:
         best = int(np.argmax(self._won))
         return self._since[best], self.hows[best]
 
+    def brighter(self, place: Place) -> float | None:
+        """By how much of their brightness the pictures since a place are brighter than those before it."""
+        if not place.before or not place.light > 0:  # NaN: of some it is not known
+            return None
+        found = (self.light - place.light) / (self.count - place.before) / (place.light / place.before) - 1
+        return found if math.isfinite(found) else None
+
+
+class Light:
+    """Tests the brightness of good parts.
+
+    A change that is certain is looked at until it is clear whether it is as large as `LEAST_LIGHT`. If it is
+    not, that is no news, and the test begins anew, among the same earlier pictures. What was normal before
+    the first of them is remembered, so that many small ones are seen when they come to as much.
+
+    Attributes:
+        alarm: another light.
+        pictures: that were tested.
+    """
+
+    def __init__(self, limit: float):
+        self.test = Test(_LIGHT, limit)
+        self.alarm: Change | None = None
+        self._ranks = ScoreRanks()
+        self._normal = 0.0  # brightness before the first change; 0: there was none
+        self.pictures = 0
+        self._last = 0.0
+        self._steps = 0.0  # sum of squares from one picture to the next
+
+    def add(self, number: int, at: int, brightness: float) -> bool:
+        """Whether the light is found to be another one. Nothing is tested after that."""
+        if self.alarm is not None:
+            return False
+        self._steps += (brightness - self._last) ** 2 if self.pictures else 0.0
+        self._last = brightness
+        self.pictures += 1
+        p = self._ranks.add(brightness, uniform(number, 3))
+        test = self.test
+        if not test.add(number, at, shift_bets(np.array(p)), brightness):
+            return False
+        place, how = test.begun()
+        pictures = test.count - place.before
+        if pictures < ENOUGH:
+            return False  # if it is no accident, the next ones say so, too
+        now = (test.total - place.total) / pictures
+        if not self._normal:
+            self._normal = place.total / place.before if place.before else now
+        change = now / self._normal - 1 if self._normal else 0.0
+        size = change if how == BRIGHTER else -change
+        # half of the mean square step is the variance between parts (von Neumann 1941), whatever light did
+        spread = math.sqrt(self._steps / 2 / max(1, self.pictures - 1))
+        unsure = SURE * spread / math.sqrt(pictures) / self._normal if self._normal else 0.0
+        if abs(size - LEAST_LIGHT) < unsure and pictures < MANY:
+            return False
+        if size >= LEAST_LIGHT:
+            self.alarm = Change(at, number, place.at, place.number, pictures, how, self._normal, now, change)
+            return True
+        self.test = Test(_LIGHT, test.limit)
+        return False
+
+    def facts(self) -> dict[str, Any]:
+        """As the API shows it."""
+        return {
+            "pictures": self.pictures,
+            "value": self.test.value,
+            "alarm": self.alarm.to_dict() if self.alarm else None,
+        }
+
 
 class Run:
-    """Two tests of what one version says.
+    """Three tests of what one version says.
 
-    Of scores of pictures that were called good: whatever the share of defects does, these stay exchangeable
-    while the good parts do. Of decisions: whether as many pictures are flagged as before. Each of the two
-    gets half of the bound. A change of the second begins that test anew, for it is a notice and no alarm.
+    Of scores and of the brightness of pictures that were called good: whatever the share of defects does,
+    these stay exchangeable while the good parts do. Of decisions: whether as many pictures are flagged as
+    before. Each of them gets an equal part of the bound. A change of the third begins that test anew, for it
+    is a notice and no alarm.
 
     Args:
         version: of the model.
         after: the inspection after which it begins.
-        bound: of the probability that a test ever speaks while nothing changes.
+        bound: of the probability that a test ever speaks while nothing changes; None: nothing is tested.
+        light: brightness is tested.
     """
 
-    def __init__(self, version: int, after: int, bound: float):
+    def __init__(self, version: int, after: int, bound: float | None, light: bool = True):
         self.version, self.after, self.bound = version, after, bound
-        self.limit = math.log10(PARTS / bound)
+        parts = PARTS if light else PARTS - 1
+        self.limit = math.inf if bound is None else math.log10(parts / bound)
         self.last = after
         self.begun: int | None = None  # when, in microseconds since 1970
         self.seen = 0
@@ -125,49 +208,59 @@ class Run:
         self.told = 0  # of them, how many were recorded
         self.scores = Test(_SCORES, self.limit)
         self.flags = Test(_FLAGS, self.limit)
+        self.light = Light(self.limit) if light else None
         self._ranks = ScoreRanks()
         self.curve: list[tuple[float, float]] = []  # seconds since 1970, value of `scores`
         self._stride = 1
 
-    def add(self, number: int, at: int, score: float, anomalous: bool) -> None:
-        """The next inspection, in the order of their numbers."""
+    def add(
+        self, number: int, at: int, score: float, anomalous: bool, brightness: float | None = None
+    ) -> None:
+        """The next inspection, in the order of their numbers. brightness: 0..1; None: not known."""
         self.last = number
         self.begun = at if self.begun is None else self.begun
         if not math.isfinite(score):
             return
         self.seen += 1
-        self._count(number, at, anomalous)
-        if not anomalous:
-            self._score(number, at, score)
+        self._count(number, at, anomalous, brightness)
+        if anomalous:
+            return
+        self._score(number, at, score, brightness)
+        if self.light and brightness is not None and self.light.add(number, at, brightness):
+            assert self.light.alarm is not None
+            self.found.append(self.light.alarm)
 
-    def _score(self, number: int, at: int, score: float) -> None:
+    def _score(self, number: int, at: int, score: float, brightness: float | None) -> None:
         p = self._ranks.add(score, uniform(number, 1))
         test = self.scores
-        reached = test.add(number, at, score_bets(np.array(p)), p)
+        reached = test.add(number, at, score_bets(np.array(p)), p, brightness)
         if reached and self.alarm is None:
             place, how = test.begun()
             pictures = test.count - place.before
             now = 1 - (test.total - place.total) / pictures
-            self.alarm = Change(at, number, place.at, place.number, pictures, how, 0.5, now)
+            light = test.brighter(place)
+            self.alarm = Change(at, number, place.at, place.number, pictures, how, 0.5, now, light)
             self.found.append(self.alarm)
         if (test.count - 1) % self._stride == 0:
             self.curve.append((at / 1e6, test.value))
             if len(self.curve) > MOST_POINTS:
                 self.curve, self._stride = self.curve[::2], 2 * self._stride
 
-    def _count(self, number: int, at: int, anomalous: bool) -> None:
+    def _count(self, number: int, at: int, anomalous: bool, brightness: float | None) -> None:
         test = self.flags
         share = (test.total + 0.5) / (test.count + 1)  # before it is known
         flagged, count = test.total + anomalous, test.count + 1
         u = uniform(number, 2)
         p = u * flagged / count if anomalous else (flagged + u * (count - flagged)) / count
-        if not test.add(number, at, flag_bets(np.array(p), np.array(share)), float(anomalous)):
+        paid = flag_bets(np.array(p), np.array(share))
+        if not test.add(number, at, paid, float(anomalous), brightness):
             return
         place, how = test.begun()
         pictures = test.count - place.before
         now = (test.total - place.total) / pictures
         before = place.total / place.before if place.before else 0.0
-        change = Change(at, number, place.at, place.number, pictures, how, before, now)
+        light = test.brighter(place)
+        change = Change(at, number, place.at, place.number, pictures, how, before, now, light)
         self.found.append(change)
         self.notice = None if _is_back(self.notice, change) else change
         self.flags = Test(_FLAGS, self.limit)
@@ -187,18 +280,31 @@ def _is_back(last: Change | None, change: Change) -> bool:
 def described(change: Change) -> str:
     """One plain line about a change."""
     since = f"{iso(change.since)[:16].replace('T', ' ')} UTC (inspection {change.first})"
+    if change.how in (BRIGHTER, DARKER):
+        assert change.light is not None
+        return (
+            f"pictures of good parts are {_percent(abs(change.light))} {change.how} since about {since}; "
+            "look at lamp, exposure and daylight, or say on Trends that this is the new normal"
+        )
     if change.how in (MORE, FEWER):
         text = f"{change.how} pictures are anomalous since about {since}: {_percent(change.now)} instead of "
-        return text + f"{_percent(change.before)}; defects, or the camera?"
+        return text + f"{_percent(change.before)}{_lit(change)}; defects, or the camera?"
     rank = change.now if change.now >= 0.5 else 1 - change.now
     word = "above" if change.now >= 0.5 else "below"
     text = f"scores of good parts {_WORDS[change.how]} since about {since}"
     if change.how in (HIGHER, LOWER):
         text += f": one of them is {word} {_percent(rank)} of the earlier ones"
     return (
-        f"{text}; look at light, lens and part, then calibrate anew, or say on Trends that this is the new "
-        "normal"
+        f"{text}{_lit(change)}; look at light, lens and part, then calibrate anew, or say on Trends that "
+        "this is the new normal"
     )
+
+
+def _lit(change: Change) -> str:
+    """What the light has to do with it."""
+    if change.light is None or abs(change.light) < LEAST_LIGHT:
+        return ""
+    return f", and pictures are {_percent(abs(change.light))} {BRIGHTER if change.light > 0 else DARKER}"
 
 
 def _percent(share: float) -> str:

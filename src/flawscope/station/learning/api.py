@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Query
 
 from flawscope.station import shapes
-from flawscope.station.api import Engineer, Here, refusals_of
-from flawscope.station.guard import needs
+from flawscope.station.api import Engineer, Here, routes
 from flawscope.station.learning.candidates import shown
 from flawscope.station.learning.trail import trail
 from flawscope.station.store import holdable
 
-router = APIRouter(
-    prefix="/api/v1/products/{name}",
-    dependencies=[Depends(needs("operator"))],
-    responses=refusals_of(401, 403, 404, 421, 422, 503),
-)
+router = routes()
 
 
 @router.get("/learning", response_model=shapes.Learning)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from flawscope.station.database import Database, now
 from flawscope.station.schema import candidates
-from flawscope.station.store import NotFoundError, add_event, iso
+from flawscope.station.store import add_event, iso, row_of
 
 QUEUED, RUNNING, READY, LIVE = "queued", "running", "ready", "live"
 REJECTED, FAILED, REMOVED = "rejected", "failed", "removed"
@@ -92,12 +92,7 @@ class Candidates:
 
     def row(self, product_id: int, number: int) -> Row[Any]:
         """NotFoundError."""
-        query = select(candidates).where(candidates.c.product_id == product_id, candidates.c.id == number)
-        with self.database.reading() as connection:
-            row = connection.execute(query).one_or_none()
-        if row is None:
-            raise NotFoundError(f"there is no candidate {number} of this product")
-        return row
+        return row_of(self.database, candidates, product_id, number)
 
     def of_version(self, product_id: int, version: int) -> Row[Any] | None:
         """What a version was made as."""

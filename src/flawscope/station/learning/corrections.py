@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, select
 
 from flawscope.station.schema import inspections, pictures, verdicts
 from flawscope.station.store import DEFECT, GOOD, UNDO
@@ -90,11 +90,13 @@ def words_of(connection: Connection, product_id: int) -> Words:
 def latest_verdict(connection: Connection, product_id: int) -> int:
     """Number of the last thing that was said of a product's inspections; 0: nothing."""
     query = (
-        select(func.max(verdicts.c.id))
+        select(verdicts.c.id)
         .select_from(verdicts.join(inspections))
         .where(inspections.c.product_id == product_id)
+        .order_by(verdicts.c.id.desc())
+        .limit(1)
     )
-    return int(connection.execute(query).scalar_one() or 0)
+    return int(connection.execute(query).scalar_one_or_none() or 0)
 
 
 def drawn(connection: Connection, product_id: int, count: int, seed: int) -> list[Row[Any]]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,12 +12,13 @@ from sqlalchemy import Row
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
+from flawscope.station.background import Background
 from flawscope.station.database import Database, StoreError
 from flawscope.station.files import Files
 from flawscope.station.learning import candidates as of
 from flawscope.station.learning import plan as plans
 from flawscope.station.learning.candidates import Candidates
-from flawscope.station.learning.corrections import Words, words_of
+from flawscope.station.learning.corrections import Words, latest_verdict, words_of
 from flawscope.station.learning.process import StoppedError, Worker, WorkerError
 from flawscope.station.learning.rule import waits as waits_for
 from flawscope.station.settings import Learn
@@ -48,7 +47,7 @@ class LosesError(InputError):
         self.lost = list(lost)
 
 
-class Learning:
+class Learning(Background):
     """Makes candidates, and lets them go live by the rule.
 
     Args:
@@ -67,33 +66,27 @@ class Learning:
         report: Callable[[str, str | None], None],
         say: Callable[[str], None],
     ):
+        super().__init__("learning")
         self.database, self.files, self.versions = database, files, versions
         self.settings = {products[name]: learn for name, learn in settings.items()}
         self.device, self.report, self.say = device, report, say
         self.candidates = Candidates(database)
         self.worker = Worker()
         self._steps: dict[int, tuple[str, int, int]] = {}  # by candidate
-        self._ended, self._woken = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
+        self._left = False  # one was begun and could not be ended: the data base may still call it running
+        # by product: the last verdict and the candidates, when too little was corrected
+        self._few: dict[int, tuple[int, list[tuple[int, str]]]] = {}
 
     def start(self) -> None:
         self.candidates.again()
-        self._thread = threading.Thread(target=self._work, name="learning", daemon=True)
-        self._thread.start()
+        super().start()
 
-    def close(self) -> None:
+    def end(self) -> None:
         """What is being made is left off, and made anew when the station starts."""
-        self._ended.set()
-        self._woken.set()
+        super().end()
         self.worker.close()
-        if self._thread is not None:
-            self._thread.join()
 
     # ---- what people ask for
-
-    def noticed(self) -> None:
-        """Somebody said something."""
-        self._woken.set()
 
     def ask(self, product_id: int, who: str, how: str = "") -> dict[str, Any]:
         """Queue a candidate; it, or the one that waits already. InputError where the product cannot learn."""
@@ -118,7 +111,7 @@ class Learning:
             raise InputError("nobody has said what a picture is: review some first")
         number = self.candidates.add(product_id, active.number, who, {"asked": how})
         self.report(f"learning_{product_id}", None)
-        self._woken.set()
+        self.wake()
         return of.shown(self.candidates.row(product_id, number))
 
     def reject(self, product_id: int, number: int, who: str) -> dict[str, Any]:
@@ -171,10 +164,9 @@ class Learning:
     @staticmethod
     def _new(words: Words, rows: Sequence[Row[Any]]) -> int:
         """Corrections that came, or were taken back, since the last candidate."""
-        last: dict[str, Any] = next(
-            (json.loads(row.facts) for row in rows if "verdicts" in json.loads(row.facts)), {}
-        )
-        return len({word.verdict_id for word in words.corrections} ^ set(last.get("verdicts", [])))
+        told = (json.loads(row.facts).get("verdicts") for row in rows)
+        last: list[int] = next((verdicts for verdicts in told if verdicts is not None), [])
+        return len({word.verdict_id for word in words.corrections} ^ set(last))
 
     def _active(self, product_id: int) -> plans.Active | None:
         try:
@@ -186,22 +178,20 @@ class Learning:
     # ---- the work
 
     def _work(self) -> None:
-        while not self._ended.is_set():
-            self._woken.wait(EVERY)
-            self._woken.clear()
-            if self._ended.is_set():
-                return
+        while not self._wait(EVERY):
             try:
+                if self._left:
+                    self.candidates.again()
+                    self._left = False
                 for product_id, learn in self.settings.items():
                     if learn is not None:
                         self._by_itself(product_id, learn)
                 while not self._ended.is_set() and (row := self.candidates.next()) is not None:
                     self._make(row)
             except StoreError:  # the station says so, and the next look finds what is queued
+                self._left = True
                 self._ended.wait(AGAIN)
-                with suppress(StoreError):
-                    self.candidates.again()
-                self._woken.set()
+                self.wake()
             except FlawscopeError as error:
                 self.say(f"learning: {error}")
 
@@ -211,8 +201,12 @@ class Learning:
         if any(row.status in (of.QUEUED, of.RUNNING) for row in rows):
             return
         with self.database.reading() as connection:
+            state = latest_verdict(connection, product_id), [(row.id, row.status) for row in rows]
+            if self._few.get(product_id) == state:
+                return
             words = words_of(connection, product_id)
         if self._new(words, rows) < learn.after:
+            self._few[product_id] = state
             return
         active = self._active(product_id)
         if plans.why_not(active, learn) is None and active is not None:
@@ -220,6 +214,28 @@ class Learning:
 
     def _make(self, row: Row[Any]) -> None:
         """A candidate from its place in the queue to its end. StoreError: it is made again later."""
+        try:
+            self._check_room(row.product_id)
+            self._try(row)
+        except StoreError as error:
+            if error.code == "disk_full":
+                why = f"a version waits to be made from corrections: {error}"
+                self.report(f"learning_{row.product_id}", why)
+            raise
+
+    def _check_room(self, product_id: int) -> None:
+        """StoreError where there is none for another version, and for it while it is made."""
+        if not self.versions.is_open(product_id):
+            return
+        folder = self.versions.path(product_id, self.versions.number(product_id)).parent
+        if not folder.is_dir():
+            return  # its file is gone: that is said when it is read
+        needed = 2 * sum(part.stat().st_size for part in folder.iterdir())
+        if self.files.free_bytes() < needed:
+            where = f"the disk of {self.files.folder} is full: it wants {max(needed, 1e6) / 1e6:.0f} MB"
+            raise StoreError(f"{where}; free some space", "disk_full")
+
+    def _try(self, row: Row[Any]) -> None:
         product_id, number = row.product_id, row.id
         learn = self.settings.get(product_id) or Learn()
         if not self.candidates.change(number, of.RUNNING, only=(of.QUEUED,)):
@@ -269,8 +285,8 @@ class Learning:
             try:
                 return write()
             except StoreError as error:
-                if error.code == "disk_full":
-                    raise WorkerError(str(error)) from None
+                if error.code == "disk_full":  # what was made would fill it, too
+                    raise
                 if self._ended.wait(AGAIN):
                     raise StoppedError("the station ends") from None
 
@@ -292,7 +308,7 @@ class Learning:
             {"id": word.number, "verdict": word.verdict, "verdict_id": word.verdict_id}
             for word in plan.words.corrections
         ]
-        seconds = {**found.pop("seconds"), "total": round(time.monotonic() - begun, 2)}
+        seconds = {**found["seconds"], "total": round(time.monotonic() - begun, 2)}
         facts = {
             "how": found["how"],
             "learnt": learnt,
@@ -301,7 +317,7 @@ class Learning:
             "gone": plan.words.gone,
             "compared_with": active.number,
             "judgement": {
-                **found,
+                **{name: value for name, value in found.items() if name != "seconds"},
                 "contradictory": sorted({*found["contradictory"], *plan.words.contradictory}),
                 "gone": plan.words.gone,
             },
@@ -324,12 +340,16 @@ class Learning:
         self.report(f"learning_{product_id}", None)
         self.say(f"version {version} was made from corrections in {seconds['total']:.1f} s")
         if learn.rule == "auto" and self.settings.get(product_id) is not None:
-            if not waits:
-                self.activate(product_id, version, RULE)
+            if not waits and self.versions.activate(product_id, version, RULE, active.number):
+                self.candidates.change(row.id, of.LIVE)
             else:
+                waits = waits or ["switched"]  # while it was opened
                 why = f": version {version} does not go live by the rule ({', '.join(waits)})"
-                self.candidates.change(row.id, of.READY, kind=of.REFUSED_BY_RULE, who=RULE, text=why)
-        if current != active.number:
+                self.candidates.change(
+                    row.id, of.READY, kind=of.REFUSED_BY_RULE, who=RULE, text=why, facts={"waits": waits}
+                )
+        current = self.versions.number(product_id)
+        if current not in (active.number, version):
             self.candidates.add(product_id, current, RULE, {"asked": ""})
         self._forget(product_id, learn.keep)
 

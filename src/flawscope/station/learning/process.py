@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from flawscope.errors import FlawscopeError
+from flawscope.station.database import StoreError
 
 IDLE = 600.0  # seconds after which the process ends
 PATIENCE = 10.0  # seconds that it has to end
@@ -51,6 +52,7 @@ class Worker:
 
         Raises:
             WorkerError: it cannot be done, or the process ended; why.
+            StoreError: the disk is full.
         """
         with self._lock:
             if self._closed:
@@ -78,7 +80,8 @@ class Worker:
             if "step" in word:
                 step(*word["step"])
             elif "error" in word:
-                raise WorkerError(word["error"])
+                full = word.get("code") == "disk_full"
+                raise StoreError(word["error"], "disk_full") if full else WorkerError(word["error"])
             else:
                 return dict(word["done"])
         code = process.wait()

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flawscope.errors import FlawscopeError
+from flawscope.errors import FlawscopeError, InputError
 
 Tell = Callable[[dict[str, Any]], None]
 OFTEN = 0.25  # seconds between two words on how far it is
@@ -40,7 +40,7 @@ def main() -> None:
         try:
             tell({"done": work(job, tell)})
         except FlawscopeError as error:
-            tell({"error": str(error)})
+            tell({"error": str(error), "code": getattr(error, "code", "")})
         except MemoryError:
             tell({"error": "there is not enough memory to make a version; learn when there is more"})
         except BrokenPipeError:
@@ -110,16 +110,20 @@ def work(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     )
     learnt = time.perf_counter()
     out = Path(job["out"])
-    out.parent.mkdir(parents=True, exist_ok=True)
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == made.predictor.session.suffix:
             made.predictor.save(out)
         else:
             _export(made.predictor, out, job, step)
-    except OSError as error:
+    except (OSError, FlawscopeError) as error:
         from flawscope.station.files import unwritable
 
-        raise unwritable(out, error) from None
+        reason = error if isinstance(error, OSError) else error.__context__
+        said = unwritable(out, reason) if isinstance(reason, OSError) else None
+        if said is not None and (error is reason or said.code == "disk_full"):
+            raise said from None
+        raise
     found = judgement(pictures, made)
     found["seconds"] = {
         "torch": round(loaded - begun, 2),
@@ -131,7 +135,6 @@ def work(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
 
 def _export(predictor: Any, out: Path, job: dict[str, Any], step: Any) -> None:
     """As the active model is: its kind of file and its precision."""
-    from flawscope.errors import InputError
     from flawscope.export.export import export
 
     if job["precision"] != "fp32":

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -175,7 +174,7 @@ class Link:
         client.on_subscribe = self._subscribed
         settings = self.settings
         if settings.user is not None:
-            client.username_pw_set(settings.user, read_password(settings))
+            client.username_pw_set(settings.user, settings.password())
         if settings.place[2]:
             client.tls_set_context(tls_of(settings))
         return client
@@ -226,21 +225,6 @@ class Link:
                 if self._lost is not None or left <= 0:
                     raise BrokerError(self._lost or why)
                 self._changed.wait(left)
-
-
-def read_password(settings: MqttSettings) -> str | None:
-    """What stands in `password_file`. InputError, which does not show it."""
-    if settings.password_file is None:
-        return None
-    try:
-        text = Path(settings.password_file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise InputError(f"mqtt: password_file: cannot read {settings.password_file}: {why}") from None
-    password = text.removesuffix("\n").removesuffix("\r")
-    if not password or not password.isprintable():
-        raise InputError(f"mqtt: password_file: {settings.password_file} must hold the password and no more")
-    return password
 
 
 def tls_of(settings: MqttSettings) -> ssl.SSLContext:

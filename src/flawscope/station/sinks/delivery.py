@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Protocol
 
 from flawscope.errors import FlawscopeError
 from flawscope.progress import counted
+from flawscope.station.background import PATIENCE, Background
 from flawscope.station.sinks.outbox import MOST_COUNTED, Batch, Message, Outbox, Place
 
 TOGETHER = 20  # messages that are read at once
@@ -18,6 +18,7 @@ REST = 60.0  # seconds after which a sink looks by itself
 SAVED = 1.0  # seconds between two times that its place is written down
 SHORTEST, LONGEST = 1.0, 300.0  # seconds before a message is sent again
 BEHIND = 30.0  # seconds after which messages that wait are a problem
+SLOW = "it takes them more slowly than they come"
 TRIES = 6  # of a message that the other side does not want
 
 Report = Callable[[str | None], None]
@@ -54,7 +55,7 @@ class Counts:
     refused: int = 0
 
 
-class Delivery:
+class Delivery(Background):
     """A thread that reads from the store what a sink has not had, and holds no more than a page of it.
 
     Args:
@@ -72,6 +73,7 @@ class Delivery:
         *,
         shortest: float | None = None,
     ):
+        super().__init__(f"sink-{outbox.product_id}")
         self.sink, self.outbox, self.report, self.refused = sink, outbox, report, refused
         self.shortest = SHORTEST if shortest is None else shortest
         self.counts = Counts()
@@ -81,25 +83,10 @@ class Delivery:
         self._dead: int = 0  # of the page, not written down yet
         self._done: int = 0
         self._saved = 0.0
-        self._ended, self._wake = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name=f"sink-{outbox.product_id}", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def wake(self) -> None:
-        self._wake.set()
-
-    def end(self) -> None:
-        """Begin nothing more."""
-        self._ended.set()
-        self._wake.set()
-
-    def stop(self, seconds: float = 10.0) -> None:
+    def stop(self, seconds: float | None = PATIENCE) -> None:
         """What is being sent may take so long, or is sent again after the next start."""
-        self.end()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
+        super().stop(seconds)
         self.sink.close()
 
     def waiting(self) -> int:
@@ -115,12 +102,11 @@ class Delivery:
                 self._round()
                 delay = self.shortest
             except Exception as error:  # the store is away for now; inspections say so
-                self._say(str(error) if isinstance(error, FlawscopeError) else _in_words(error))
-                self._ended.wait(_spread(delay))
+                self._say(str(error) if isinstance(error, FlawscopeError) else in_words(error))
+                self._ended.wait(spread(delay))
                 delay = min(LONGEST, 2 * delay)
 
     def _round(self) -> None:
-        self._wake.clear()
         batch = self.outbox.batch(TOGETHER)
         self._idle = not batch.messages
         if self._idle:
@@ -132,7 +118,7 @@ class Delivery:
         if batch.is_last and not self._ended.is_set():
             self._idle, self._behind = True, None
             self._say(None)
-            self._wake.wait(REST)
+            self._wait(REST)
 
     def _deliver(self, batch: Batch) -> None:
         place = self.outbox.place
@@ -168,11 +154,11 @@ class Delivery:
                     self._give_up(message, str(error))
                     return True
                 self._say(str(error))
-                pause = max(error.after, _spread(delay))
+                pause = max(error.after, spread(delay))
             except Exception as error:
                 self.counts.failed += 1
-                self._say(_in_words(error))
-                pause = _spread(delay)
+                self._say(in_words(error))
+                pause = spread(delay)
             self._ended.wait(pause)
             delay = min(LONGEST, 2 * delay)
         return False
@@ -189,27 +175,33 @@ class Delivery:
         if self.error is None:
             self.report(None)
             return
-        try:
-            many = self._many()
-        except FlawscopeError:
-            many = "messages wait"
-        self.report(f"{many} for {self.sink.label}: {self.error}")
+        self.report(waits(self._left, self.sink.label, self.error))
 
     def _tell_backlog(self) -> None:
         if self.error is None and self._behind is not None and time.monotonic() - self._behind > BEHIND:
-            self.report(f"{self._many()} for {self.sink.label}: it takes them more slowly than they come")
+            self.report(waits(self._left, self.sink.label, SLOW))
 
-    def _many(self) -> str:
-        number = self.outbox.waiting() - self._done - self._dead
-        if number >= MOST_COUNTED:
-            return f"{MOST_COUNTED:,} messages or more wait"
-        return f"{counted(max(number, 1), 'message')} {'wait' if number > 1 else 'waits'}"
+    def _left(self) -> int:
+        return max(1, self.outbox.waiting() - self._done - self._dead)
 
 
-def _spread(seconds: float) -> float:
+def waits(number: Callable[[], int], label: str, why: str) -> str:
+    """What a person should know of messages that wait; their number where the store tells it."""
+    try:
+        many = number()
+        if many >= MOST_COUNTED:
+            found = f"{MOST_COUNTED:,} messages or more wait"
+        else:
+            found = f"{counted(many, 'message')} {'waits' if many == 1 else 'wait'}"
+    except FlawscopeError:
+        found = "messages wait"
+    return f"{found} for {label}: {why}"
+
+
+def spread(seconds: float) -> float:
     """So that not everybody who waited comes back at the same moment."""
     return seconds * random.uniform(0.75, 1.25)
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

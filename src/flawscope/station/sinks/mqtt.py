@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import random
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.progress import counted
-from flawscope.station.sinks.broker import BrokerError, Key, Link, read_password, tls_of
-from flawscope.station.sinks.delivery import BEHIND, Counts, Report
+from flawscope.station.background import Background
+from flawscope.station.sinks.broker import BrokerError, Key, Link, tls_of
+from flawscope.station.sinks.delivery import BEHIND, SLOW, Counts, Report, in_words, spread, waits
 from flawscope.station.sinks.discovery import birth_topic, device, device_topic
-from flawscope.station.sinks.outbox import MOST_COUNTED, Outbox
+from flawscope.station.sinks.outbox import Outbox
 from flawscope.station.sinks.settings import MqttSettings
 from flawscope.station.sinks.topics import ONLINE, Topics
 
@@ -27,7 +26,7 @@ REMOVED = ""  # a retained message of nothing removes the one before
 State = Callable[[int], dict[str, Any]]
 
 
-class Mqtt:
+class Mqtt(Background):
     """A thread with the only connection of a station to its broker.
 
     Args:
@@ -55,6 +54,7 @@ class Mqtt:
         gone: dict[int, str] | None = None,
         forget: Callable[[int], None] = lambda number: None,
     ):
+        super().__init__("mqtt")
         self.settings, self.sender, self.outboxes = settings, sender, outboxes
         self.state, self.problems, self.report, self.address = state, problems, report, address
         self.gone, self.forget = gone or {}, forget
@@ -69,29 +69,10 @@ class Mqtt:
             for type in ("inspection.created", "verdict.given")
         }
         self._born = threading.Event()  # Home Assistant has started
-        self._ended, self._wake = threading.Event(), threading.Event()
         self._behind: float | None = None
-        self._thread = threading.Thread(target=self._work, name="mqtt", daemon=True)
-        read_password(settings)
+        settings.password()
         if settings.place[2]:
             tls_of(settings)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def wake(self) -> None:
-        self._wake.set()
-
-    def end(self) -> None:
-        """Begin nothing more."""
-        self._ended.set()
-        self._wake.set()
-
-    def stop(self, seconds: float = 10.0) -> None:
-        """What is being sent may take so long, or is sent again after the next start."""
-        self.end()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
 
     # ---- again and again
 
@@ -106,10 +87,10 @@ class Mqtt:
             except FlawscopeError as error:
                 self._say(f"messages cannot be read: {error}")
             except Exception as error:  # tried again; inspections go on
-                self._say(f"{type(error).__name__}: {error}")
+                self._say(in_words(error))
             delay = SHORTEST if self.is_connected else min(LONGEST, 2 * delay)
             self.is_connected = False
-            self._ended.wait(delay * random.uniform(0.75, 1.25))
+            self._ended.wait(spread(delay))
 
     def _connected(self) -> None:
         """Until the station ends. BrokerError where the connection is lost."""
@@ -118,7 +99,7 @@ class Mqtt:
         link = Link(self.settings, self.topics, self.sender, self._by_topic, self._is_done, also, self._heard)
         try:
             link.open()
-            _Session(self, link).run(self._ended, self._wake)
+            _Session(self, link).run(self._wait)
             link.close(politely=True)
         except BaseException:
             for counts in self.counts.values():
@@ -138,7 +119,7 @@ class Mqtt:
     def _heard(self, topic: str, data: bytes) -> None:
         if data == ONLINE.encode():
             self._born.set()
-            self._wake.set()
+            self.wake()
 
     def born(self) -> bool:
         """Whether Home Assistant has started since this was asked."""
@@ -161,20 +142,14 @@ class Mqtt:
         else:
             self._behind = self._behind or time.monotonic()
             if time.monotonic() - self._behind > BEHIND and self.error is None:
-                self.report(f"{self._many()} for {self.label}: it takes them more slowly than they come")
+                self.report(waits(self._waiting, self.label, SLOW))
 
     def _say(self, why: str | None) -> None:
         self.error = why
-        self.report(None if why is None else f"{self._many()} for {self.label}: {why}")
+        self.report(None if why is None else waits(self._waiting, self.label, why))
 
-    def _many(self) -> str:
-        try:
-            number = sum(box.waiting() for box in self.outboxes.values())
-        except FlawscopeError:
-            return "messages wait"
-        if number >= MOST_COUNTED:
-            return f"{MOST_COUNTED:,} messages or more wait"
-        return f"{counted(number, 'message')} {'waits' if number == 1 else 'wait'}"
+    def _waiting(self) -> int:
+        return sum(box.waiting() for box in self.outboxes.values())
 
 
 class _Session:
@@ -188,13 +163,14 @@ class _Session:
         self._stated: dict[str, float] = {}  # when, by product
         self._looked = 0.0
 
-    def run(self, ended: threading.Event, wake: threading.Event) -> None:
+    def run(self, wait: Callable[[float], bool]) -> None:
+        """Until a wait says that the station ends."""
         self._remove_gone()
         self._introduce()
         self._hold(self.topics.status, ONLINE)
         self.mqtt.arrived()
-        while not ended.is_set():
-            wake.clear()
+        pause = 0.0
+        while not wait(pause):
             more = [product for product in self.mqtt.outboxes if self._deliver(product)]
             self.mqtt.is_behind(bool(more))
             if self.mqtt.born():
@@ -204,8 +180,7 @@ class _Session:
             late = self._state()
             self._look()
             self.link.check()
-            if not more:
-                wake.wait(STATE if late else LOOK)
+            pause = 0.0 if more else STATE if late else LOOK
 
     def _deliver(self, product: str) -> bool:
         """The next messages of a product; whether there are more."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from flawscope.config import build
 from flawscope.errors import InputError
+from flawscope.station.secret import secret
 
 Only = Literal["all", "anomalous"]
 Pictures = Literal["none", "picture", "overlay", "both"]
@@ -81,6 +81,10 @@ class MqttSettings:
     def label(self) -> str:
         return self.broker
 
+    def password(self) -> str | None:
+        """What stands in `password_file`. InputError."""
+        return None if self.password_file is None else secret(self.password_file, "mqtt: password_file")
+
 
 def sinks_of(given: Any, home: Path) -> tuple[SinkSettings, ...]:
     """The `sinks` of a product; paths are relative to `home`. InputError."""
@@ -100,7 +104,8 @@ def _sink(given: Any, home: Path) -> SinkSettings:
     if not isinstance(given, dict):
         raise InputError(f"sinks: {given!r:.80} is none: write `- webhook: ADDRESS` or `- folder: DIR`")
     try:
-        sink = build(SinkSettings, _plain(SinkSettings, given))
+        _check_keys(given)
+        sink = build(SinkSettings, given)
         if (sink.webhook is None) == (sink.folder is None):
             raise InputError("write either `webhook` or `folder` for each")
         if sink.name is not None and not 0 < len(sink.name) <= MOST_NAME:
@@ -123,7 +128,8 @@ def mqtt_of(given: Any, home: Path) -> MqttSettings | None:
     if not isinstance(values, dict) or "broker" not in values:
         raise InputError("mqtt has no broker: write `broker: mqtt://HOST` below it")
     try:
-        found = build(MqttSettings, _plain(MqttSettings, values))
+        _check_keys(values)
+        found = build(MqttSettings, values)
         _check_broker(found)
     except InputError as error:
         raise InputError(f"mqtt: {error}") from None
@@ -176,18 +182,11 @@ def _split(address: str, name: str) -> SplitResult:
         raise InputError(f"{name}: it is not an address: check host and port") from None
 
 
-def _plain(cls: type[Any], values: dict[Any, Any]) -> dict[str, Any]:
-    """The values; a key that has no place there is an error that names the nearest one, and no value, which
-    may be secret."""
-    names = [one.name for one in fields(cls)]
-    for key in values:
-        if key in ("password", "secret", "token"):
+def _check_keys(values: dict[Any, Any]) -> None:
+    """InputError where a secret stands in the settings."""
+    for key in ("password", "secret", "token"):
+        if key in values:
             raise InputError(f"{key} does not stand here: write it into a file, and name that as {key}_file")
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
-            raise InputError(f"unknown setting {key}; {hint}")
-    return {str(key): value for key, value in values.items()}
 
 
 def _paths(settings: Any, names: Sequence[str], home: Path) -> dict[str, Any]:

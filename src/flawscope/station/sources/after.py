@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from flawscope.progress import counted
 from flawscope.station.sources.marks import Mark, mark_of
 from flawscope.station.sources.settings import DELETE, KEEP
 
@@ -80,8 +81,8 @@ class After:
         last = next(reversed(list(self.undone.values())), None)
         if last is None:
             return None
-        several, what = len(self.undone), "deleted" if self.target is None else f"moved to {self.target}"
-        pictures = "1 inspected picture" if several == 1 else f"{several} inspected pictures"
+        what = "deleted" if self.target is None else f"moved to {self.target}"
+        pictures = counted(len(self.undone), "inspected picture")
         return f"{pictures} in {self.folder} cannot be {what}: {last.why}"
 
     def _try(self, path: Path, mark: Mark) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flawscope.errors import FlawscopeError, InputError
@@ -57,6 +58,7 @@ class Camera:
     def __init__(self, line: Line, camera: CameraOf, number: int):
         self.line, self.camera, self.number = line, camera, number
         self.name = f"camera{number}"
+        self._show = partial(line.show, number)
         self._changed = threading.Condition()
         self._newest: Shot | None = None  # due, and not handed in yet
         self._size = 1  # bytes of a frame
@@ -266,10 +268,6 @@ class Camera:
     @property
     def _called(self) -> str:
         return f"camera {self.number} ({self.camera.shown})"
-
-    def _show(self, code: str, why: str | None) -> None:
-        text = None if why is None else plain(why)
-        self.line.report(f"{code}_{self.line.product_id}_{self.number}", text)
 
 
 def _moment(at: int) -> str:

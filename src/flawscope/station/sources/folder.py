@@ -21,8 +21,9 @@ from sqlalchemy import select
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
+from flawscope.station.background import Background
 from flawscope.station.database import StoreError, now
-from flawscope.station.inspector import BusyError, Picture
+from flawscope.station.inspector import Picture
 from flawscope.station.recorder import Recorded
 from flawscope.station.schema import inspections
 from flawscope.station.settings import Limits
@@ -30,7 +31,7 @@ from flawscope.station.sources.after import After
 from flawscope.station.sources.marks import Mark, mark_of, plain, read_as
 from flawscope.station.sources.settings import KEEP
 from flawscope.station.sources.share import Share
-from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Report, State, Submit
+from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Report, State, Submit, handed_in
 from flawscope.station.store import Store, iso
 from flawscope.watch.arrivals import PATIENCE, SETTLE, Arrivals
 
@@ -65,7 +66,7 @@ class _Spoilt:
     why: str
 
 
-class FolderSource:
+class FolderSource(Background):
     """Takes the pictures of a folder and its subfolders, the oldest first, those that are there already, too.
 
     Args:
@@ -95,6 +96,7 @@ class FolderSource:
         patience: float = PATIENCE,
         settle: float = SETTLE,
     ):
+        super().__init__(f"folder-{product_id}")
         self.product_id, self.folder = product_id, Path(os.path.abspath(folder))
         self.submit, self.report, self.store = submit, report, store
         self.share = share or Share(Limits())
@@ -110,21 +112,12 @@ class FolderSource:
         self._later: dict[Path, _Later] = {}
         self._spoilt: dict[Path, _Spoilt] = {}
         self._noted: list[str] | None = None  # texts of earlier events
-        self._ended, self._wake, self._deaf = threading.Event(), threading.Event(), threading.Event()
+        self._deaf = threading.Event()
         self._listener: threading.Thread | None = None
-        self._thread = threading.Thread(target=self._work, name=f"folder-{product_id}", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, seconds: float = 30.0) -> None:
-        """Take nothing more; returns when what was taken is answered, or after so long: a share that hangs
-        does not keep the station from ending."""
-        self._ended.set()
+    def end(self) -> None:
+        super().end()
         self._deaf.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
 
     def state(self) -> State:
         state = AWAY if self._away else RUNNING if self._taken else WAITING
@@ -162,9 +155,8 @@ class FolderSource:
     def _pause(self, took: float) -> None:
         """Until something happened; soon while files are being written."""
         busy = self._arrivals is not None and self._arrivals.waiting > len(self._later)
-        if not self._ended.wait(max(SOON, REST * took)) and not busy:
-            self._wake.wait(self.poll)
-        self._wake.clear()
+        if not self._ended.wait(max(SOON, REST * took)):
+            self._wait(0.0 if busy else self.poll)
 
     def _round(self) -> float:
         """Take what is whole by now; the seconds that the look at the folder took."""
@@ -208,7 +200,7 @@ class FolderSource:
                 force_polling=False,
                 raise_interrupt=False,
             ):
-                self._wake.set()
+                self.wake()
         except Exception:
             return  # no more watches to be had, or no such thing here: listing goes on
 
@@ -262,7 +254,8 @@ class FolderSource:
                 self._settled(path, mark)
             elif data is not None:
                 name = self._name(path)
-                future = self._submitted(Picture(self.product_id, data, name, SOURCE, self._key(path, mark)))
+                one = Picture(self.product_id, data, name, SOURCE, self._key(path, mark))
+                future = handed_in(one, self.submit, self._ended)
         except OSError as error:
             self._put_off(path, f"cannot read {path}: {error.strerror}")
         finally:
@@ -271,17 +264,6 @@ class FolderSource:
         if future is not None:
             future.add_done_callback(lambda _: self.share.give(mark.size))
         return future
-
-    def _submitted(self, picture: Picture) -> Future[Recorded] | None:
-        """When there is room for it."""
-        pause = 0.02
-        while True:
-            try:
-                return self.submit([picture])[0]
-            except BusyError:
-                if self._ended.wait(pause):
-                    return None
-                pause = min(1.0, 2 * pause)
 
     def _answered(self, path: Path, mark: Mark, future: Future[Recorded]) -> None:
         assert self._arrivals is not None

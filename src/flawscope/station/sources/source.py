@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from flawscope.station.inspector import Picture
+from flawscope.station.inspector import BusyError, Picture
 from flawscope.station.recorder import Recorded
+from flawscope.station.sources.marks import plain
 from flawscope.station.sources.share import Share
 from flawscope.station.store import Store, iso
 
@@ -51,7 +53,8 @@ class Source(Protocol):
         """Begin, and return at once: what cannot be reached is a problem, not an error."""
 
     def stop(self) -> None:
-        """Take nothing more, and return when what was taken is answered, or after half a minute."""
+        """Take nothing more, and return when what was taken is answered, or after half a minute: a share that
+        hangs does not keep the station from ending."""
 
     def state(self) -> State:
         """From any thread, without waiting."""
@@ -70,3 +73,19 @@ class Line:
     report: Report
     store: Store
     share: Share
+
+    def show(self, number: int, code: str, why: str | None) -> None:
+        """A problem of the product's camera of this number; None: it is over."""
+        self.report(f"{code}_{self.product_id}_{number}", None if why is None else plain(why))
+
+
+def handed_in(picture: Picture, submit: Submit, ended: threading.Event) -> Future[Recorded] | None:
+    """When there is room for it; None where all ends before."""
+    pause = 0.02
+    while True:
+        try:
+            return submit([picture])[0]
+        except BusyError:
+            if ended.wait(pause):
+                return None
+            pause = min(1.0, 2 * pause)

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 from collections import deque
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
+from flawscope.station.background import Background
 from flawscope.station.database import now
-from flawscope.station.inspector import BusyError, Picture
+from flawscope.station.inspector import Picture
 from flawscope.station.recorder import Recorded
 from flawscope.station.sources import addresses
 from flawscope.station.sources.frames import Frames, LostError, encoded
 from flawscope.station.sources.marks import plain
 from flawscope.station.sources.settings import CameraOf
-from flawscope.station.sources.source import AWAY, ENDED, RUNNING, WAITING, Line, State
+from flawscope.station.sources.source import AWAY, ENDED, RUNNING, WAITING, Line, State, handed_in
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -37,7 +38,7 @@ SHORTEST, LONGEST = 1.0, 30.0  # seconds until what went wrong is tried again
 BLOCK = 1 << 20  # bytes of its beginning and its end by which a file is known
 
 
-class Video:
+class Video(Background):
     """Takes the frames of one file; one that is put in its place later is taken, too.
 
     Args:
@@ -45,23 +46,14 @@ class Video:
     """
 
     def __init__(self, line: Line, camera: CameraOf, number: int):
+        super().__init__(f"video-{number}")
         self.line, self.camera, self.number = line, camera, number
         self.name = plain(addresses.name_of(camera.camera))
+        self._show = partial(line.show, number)
         self._state, self._why = WAITING, ""
         self._last: int | None = None
         self._taken = self._broken = 0
-        self._ended = threading.Event()
         self._flying: deque[tuple[int, Future[Recorded]]] = deque()
-        self._thread = threading.Thread(target=self._work, name=f"video-{number}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, seconds: float = 30.0) -> None:
-        """Take nothing more; returns when what was taken is answered, or after so long."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
 
     def state(self) -> State:
         return State(
@@ -167,20 +159,14 @@ class Video:
         share, size = self.line.share, len(picture.data)
         if not share.take(size, self._ended):
             return None
-        pause = 0.02
-        while True:
-            try:
-                (future,) = self.line.submit([picture])
-                break
-            except BusyError:
-                if self._ended.wait(pause):
-                    share.give(size)
-                    return None
-                pause = min(1.0, 2 * pause)
-            except Exception:
+        future = None
+        try:
+            future = handed_in(picture, self.line.submit, self._ended)
+        finally:
+            if future is None:
                 share.give(size)
-                raise
-        future.add_done_callback(lambda _: share.give(size))
+        if future is not None:
+            future.add_done_callback(lambda _: share.give(size))
         return future
 
     def _answered(self) -> None:
@@ -220,10 +206,6 @@ class Video:
             self._state, self._why = AWAY, plain(why)
             called = f"camera {self.number} ({self.camera.shown})"
             self._show("camera_away", f"{called} is away: {why}; it is tried again by itself")
-
-    def _show(self, code: str, why: str | None) -> None:
-        text = None if why is None else plain(why)
-        self.line.report(f"{code}_{self.line.product_id}_{self.number}", text)
 
 
 def _key(identity: str, number: int) -> str:

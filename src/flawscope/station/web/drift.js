@@ -14,8 +14,13 @@
     byId(id).hidden = !text;
   }
 
-  function change({ how, since, now, before }) {
-    return t(`drift.how_${how}`, { since: time(since), now: percent(how === "lower" ? 1 - now : now), before: percent(before) });
+  const LEAST_LIGHT = 0.025; // a change of brightness below it is not worth a word
+
+  function change({ how, since, now, before, light }) {
+    const size = number(100 * Math.abs(light), 1);
+    const said = t(`drift.how_${how}`, { since: time(since), now: percent(how === "lower" ? 1 - now : now), before: percent(before), size });
+    if (["brighter", "darker"].includes(how) || light === null || Math.abs(light) < LEAST_LIGHT) return said;
+    return `${said} ${t(light > 0 ? "drift.lit_brighter" : "drift.lit_darker", { size })}`;
   }
 
   function words() {
@@ -28,17 +33,19 @@
 
   function camera() {
     const { problems, first_pictures: n, wanted_pictures: all, still } = found.camera;
-    if (!found.watched) return "";
+    if (!found.camera.watched) return t("drift.camera_unwatched");
     if (problems.length) return problems.map((kind) => t(`drift.camera_${kind}`)).join(" ");
     if (still === null) return t("drift.camera_learning", { n, all });
     return still ? t("drift.camera_good") : `${t("drift.camera_good")} ${t("drift.camera_loose")}`;
   }
 
   function show() {
-    const { watched, ready, alarm, notice, good, bound } = found;
+    const { watched, ready, notice, good, bound, light } = found;
+    const alarm = found.alarm || light.alarm;
     const wrong = alarm || found.camera.problems.length > 0;
     const state = alarm ? "alarm" : good < YOUNG ? "young" : "calm";
     say("drift-said", words());
+    say("drift-light", light.alarm ? `${change(light.alarm)} ${t("drift.do_light")}` : "");
     say("drift-notice", notice ? change(notice) : "");
     say("drift-camera", camera());
     say("drift-state", watched && ready ? t(`drift.state_${state}`) : "");
