@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 BENCH = Path(__file__).parents[2] / "bench"
-SHARED = ("common.py", "gpu_tasks.py", "lines.py", "million.py", "models.py", "references.py", "schedule.py")
+SHARED = (
+    "common.py",
+    "gpu_tasks.py",
+    "lines.py",
+    "million.py",
+    "models.py",
+    "references.py",
+    "schedule.py",
+    "turned.py",
+)
 SCRIPTS = sorted(p.name for p in BENCH.glob("*.py") if p.name not in SHARED)
 
 
