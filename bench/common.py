@@ -175,6 +175,11 @@ def label(values: Mapping[str, Any], preset: str = "default") -> str:
     return ", ".join(words) or "default"
 
 
+def models_given(args: Args) -> dict[str, str]:
+    """Files of --models METHOD=FILE,..., by method."""
+    return dict(pair.split("=", 1) for pair in args.models.split(",") if pair)
+
+
 def slug(text: str) -> str:
     """A file name of it."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
@@ -184,7 +189,7 @@ def pictures_below(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
 
 
-def spread_over(paths: Sequence[Path], count: int) -> list[str]:
+def spread_over(paths: Sequence[str | Path], count: int) -> list[str]:
     """So many of them, of every kind."""
     return [str(p) for p in paths[:: max(1, len(paths) // count)][:count]]
 

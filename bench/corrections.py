@@ -76,7 +76,7 @@ def learn(model: str, line: Line, seed: int, wrong: float, draw: int, rounds: in
 
     from flawscope.errors import InputError
     from flawscope.fitting.corrected import corrected, doubtful
-    from flawscope.fitting.judgement import judgement
+    from flawscope.fitting.judgement import STAYS, judgement
     from flawscope.fitting.reviewed import Reviewed
     from flawscope.metrics import auroc
     from flawscope.predictor import load
@@ -162,7 +162,7 @@ def learn(model: str, line: Line, seed: int, wrong: float, draw: int, rounds: in
                 "halved": [
                     [k, common.sig(made.before[k].severity, 3), common.sig(made.after[k].severity, 3)]
                     for k in found_ones
-                    if made.after[k].severity < 0.5 * made.before[k].severity
+                    if made.after[k].severity < STAYS * made.before[k].severity
                 ],
                 "clear": common.sig(made.clear, 3),
                 "unsure": len(made.unsure),

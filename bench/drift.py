@@ -403,20 +403,14 @@ def main() -> int:
     args = common.arguments(parser, threads=2, **quick)
     record = common.Record(args, "Drift: false alarms without a change, delay after a change of light")
     given = {"threads": args.threads}
-    rows = []
-    for kind in [one for one in args.lines.split(",") if one]:
-        work = {"kind": kind, "runs": args.runs, "pictures": args.pictures, **given}
-        cell = record.attempt(f"quiet/{kind}", lambda w=work: common.task(quiet, **w).json)
-        if cell:
-            rows.append({"line": kind, **{k: v for k, v in cell.items() if k not in ("_", "bound")}})
-    common.table("No change", rows)
-    rows = []
-    for kind in [one for one in args.lines.split(",") if one]:
-        work = {"kind": kind, "runs": args.runs, "pictures": args.pictures, **given}
-        cell = record.attempt(f"light/{kind}", lambda w=work: common.task(lit, **w).json)
-        if cell:
-            rows.append({"line": kind, **{k: v for k, v in cell.items() if k not in ("_", "bound")}})
-    common.table("No change of light", rows)
+    for test, function, title in (("quiet", quiet, "No change"), ("light", lit, "No change of light")):
+        rows = []
+        for kind in [one for one in args.lines.split(",") if one]:
+            work = {"kind": kind, "runs": args.runs, "pictures": args.pictures, **given}
+            cell = record.attempt(f"{test}/{kind}", lambda f=function, w=work: common.task(f, **w).json)
+            if cell:
+                rows.append({"line": kind, **{k: v for k, v in cell.items() if k not in ("_", "bound")}})
+        common.table(title, rows)
     rows = []
     for kind in WAVES if args.swings else ():
         for spread in (0.003, 0.03):

@@ -126,11 +126,9 @@ def engine_embed(runtime: str, manifest: Any, model: Any, images: Images, thread
     precision = manifest.calibration.precision
     if precision not in ("fp32", "bf16"):
         return None
-    from flawscope.export import onnx_graph
-    from flawscope.methods import registry
+    from flawscope.export.export import traced
 
-    operators = registry.method(manifest.method).operators
-    graph = onnx_graph.trace(model, operators() if operators else {})[0].SerializeToString()
+    graph = traced(manifest.method, model)[0].SerializeToString()
     if runtime == "onnxruntime":
         import onnxruntime
 
@@ -151,16 +149,11 @@ def engine_embed(runtime: str, manifest: Any, model: Any, images: Images, thread
 # ------------------------------------------------------------------------------------------------ the cells
 
 
-def models_given(args: Args) -> dict[str, str]:
-    """Files of --models, by method."""
-    return dict(pair.split("=", 1) for pair in args.models.split(",") if pair)
-
-
 def subject(args: Args, folder: Path, of: tuple[str, Path, str], engine: tuple[str, str]) -> Path:
     """The model of a method for an engine: given, or fitted now, for a few steps."""
     from flawscope.methods import registry
 
-    method, given = of[2], models_given(args)
+    method, given = of[2], common.models_given(args)
     if path := given.get(method):
         own = folder / Path(path).name  # exports come beside it
         if not own.is_file():
@@ -211,7 +204,8 @@ def main() -> int:
     where = f"{args.device}, {args.threads} threads"
     with common.workspace(args.work) as folder:
         for category, root, method, name in common.cases(args):
-            given = "".join(f", {Path(path).name} as {one}" for one, path in models_given(args).items())
+            named = common.models_given(args).items()
+            given = "".join(f", {Path(path).name} as {one}" for one, path in named)
             for engine, batch in ((e, b) for e in common.combinations(args) for b in args.batches):
                 of = (category, root, method)
                 work = lambda o=of, e=engine, b=batch: measured(args, folder, o, e, b)  # noqa: E731

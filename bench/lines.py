@@ -29,6 +29,7 @@ CHANGES: dict[str, tuple[float, ...]] = {  # from small to large
 MOST = 0.5  # of the held-out good pictures are flagged
 CHOSEN_AT = "256"
 HELD_OUT = 24  # good pictures that are looked at, at most
+LABEL_SIZE, LABEL_COLOUR = (24, 50), (215, 205, 60)  # rows and columns of a plate of 256 pixels; yellow
 
 Line = list[tuple[str, bool]]  # files, and whether they have a defect
 
@@ -41,8 +42,9 @@ def product(args: Args, name: str, work: Path) -> tuple[Path, Line]:
     model = work / f"{name}-{common.slug(str(args.size))}{less}.safetensors"
     train, line = _pictures(args, name, work)
     if args.join:
-        joined = set(common.spread_over(_files(train), args.join))
-        train = [file for file in map(str, _files(train)) if file not in joined]
+        files = _files(train)
+        joined = set(common.spread_over(files, args.join))
+        train = [file for file in files if file not in joined]
         line = [*line, *((file, False) for file in sorted(joined))]
     if not model.is_file():
         fit(train, size=args.size, device="cpu", check=False).save(model)
@@ -58,8 +60,8 @@ def _pictures(args: Args, name: str, work: Path) -> tuple[Any, Line]:
     return data, [(str(item.path), item.anomalous) for item in data.test]
 
 
-def _files(train: Any) -> list[Path]:
-    return [Path(one) for one in (train if isinstance(train, list) else [item.path for item in train.train])]
+def _files(train: Any) -> list[str]:
+    return train if isinstance(train, list) else [str(item.path) for item in train.train]
 
 
 def _drawn(home: Path, labels: bool) -> tuple[list[str], Line]:
@@ -86,7 +88,7 @@ def _drawn(home: Path, labels: bool) -> tuple[list[str], Line]:
         picture = draw_picture("plate", rng, defect, faint, size=256)[0].copy()
         if labels and defect is None and k % 2:
             y, x = rng.integers(90, 110, 2)
-            picture[y : y + 24, x : x + 50] = (215, 205, 60)
+            picture[y : y + LABEL_SIZE[0], x : x + LABEL_SIZE[1]] = LABEL_COLOUR
         Image.fromarray(picture).save(test / f"{k:03d}.png")
         line.append((str(test / f"{k:03d}.png"), defect is not None))
     return [str(path) for path in common.pictures_below(train)], line
@@ -122,9 +124,9 @@ def _labelled(source: str, rng: Any) -> Any:
         picture = np.array(opened.convert("RGB"))
     unit = picture.shape[0] / 256
     top, left = rng.integers(12, 32, 2)
-    rows = slice(round(top * unit), round((top + 24) * unit))
-    columns = slice(round(left * unit), round((left + 50) * unit))
-    picture[rows, columns] = (215, 205, 60)
+    rows = slice(round(top * unit), round((top + LABEL_SIZE[0]) * unit))
+    columns = slice(round(left * unit), round((left + LABEL_SIZE[1]) * unit))
+    picture[rows, columns] = LABEL_COLOUR
     return Image.fromarray(picture)
 
 
@@ -150,7 +152,7 @@ def shares(args: Args, name: str, kind: str, work: Path) -> Cell:
     from flawscope.predictor import load
 
     train, _ = _pictures(args, name, work)
-    files = list(map(str, _files(train)))
+    files = _files(train)
     held_out = files[::3]
     size = args.size if args.quick else CHOSEN_AT
     model = work / f"{name}-{size}-two-thirds.safetensors"

@@ -390,8 +390,7 @@ def latency(args: Args, record: Record, place: Place) -> None:
 def untrained(args: Args, record: Record, place: Place) -> None:
     if not args.models:
         common.say("skipped: untrained needs fitted models, --models METHOD=FILE.safetensors")
-    for given in filter(None, args.models.split(",")):
-        method, _, file = given.partition("=")
+    for method, file in common.models_given(args).items():
         beside(args, record, place, method, Path(file).resolve())
 
 

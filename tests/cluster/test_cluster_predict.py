@@ -139,6 +139,38 @@ def test_through_a_client_and_from_urls(
     assert same["score"] == plain(model_path, good, out=tmp_path / "plain.parquet")[0]["score"]
 
 
+CLIENT = """\
+import sys
+import ray
+from flawscope.cluster.connect import connected
+init, calls = ray.init, []
+def fails(**given):
+    calls.append(given)
+    if len(calls) <= int(sys.argv[2]):
+        init(**given)  # what is left of it is not in the way of the next try
+        raise RuntimeError("Starting Ray client server failed. See ray_client_server_23000.err")
+    return init(**given)
+ray.init = fails
+with connected(sys.argv[1]):
+    print(len(ray.nodes()), len(calls))
+"""
+
+
+@pytest.mark.parametrize(("failures", "tries"), [(0, 1), (2, 3)])
+def test_a_client_whose_server_ends_at_once_tries_again(cluster: Any, failures: int, tries: int) -> None:
+    call = [sys.executable, "-c", CLIENT, cluster.client, str(failures)]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["3", str(tries)], done.stderr
+
+
+def test_a_client_whose_server_always_ends_is_told_so(cluster: Any) -> None:
+    call = [sys.executable, "-c", CLIENT, cluster.client, "9"]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=300)
+    assert done.stderr.splitlines()[-1].startswith(
+        f"flawscope.errors.InputError: --cluster {cluster.client}: cannot connect: Starting Ray client server"
+    )
+
+
 # ------------------------------------------------------------------------------------------- what is lost
 
 

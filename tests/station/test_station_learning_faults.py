@@ -107,21 +107,26 @@ def test_a_full_disk_while_a_version_is_made(open_station: Any, tmp_path: Path, 
 def test_another_version_is_put_to_use_meanwhile(running: Any, model_file: Path, tmp_path: Path) -> None:
     """What was made from version 1 is shown as that; another one is made from the version that judges."""
     line = Line(running.url)
-    line.shift()
-    other = other_version(line, model_file, tmp_path)
-    with held_up(running, line) as number:
-        assert line.use(other).status_code == 200
-    first = line.ended(number)
+    other, first = switched_meanwhile(running, line, model_file, tmp_path)
     assert (first["status"], first["start"], first["compared_with"]) == ("ready", 1, 1)
     assert "switched" in first["waits"]
     assert line.active() == other
-    second = line.ended(until(lambda: newest(line, number)))
+    second = line.ended(until(lambda: newest(line, first["id"])))
     assert (second["status"], second["start"], second["compared_with"]) == ("ready", other, other)
     assert "switched" not in second["waits"]
     assert line.active() == other, "neither goes live without a click"
     assert line.send(drawn_part(9), "now.png")["version"] == other
     assert line.use(first["version"]).status_code == 200, "and who wants the first one may have it"
     line.http.close()
+
+
+def switched_meanwhile(running: Any, line: Line, model: Path, folder: Path) -> tuple[int, dict[str, Any]]:
+    """An operator's version, put to use while a candidate is made; and the candidate."""
+    line.shift()
+    other = other_version(line, model, folder)
+    with held_up(running, line) as number:
+        assert line.use(other).status_code == 200
+    return other, line.ended(number)
 
 
 def newest(line: Line, after: int) -> int | None:
@@ -137,17 +142,13 @@ def test_the_rule_never_replaces_what_it_was_not_compared_with(
     product = replace(settings.products[NAME], learn=Learn(rule="auto", after=1000))
     running = open_station(products={NAME: product})
     line = Line(running.url)
-    line.shift()
-    other = other_version(line, model_file, tmp_path)
-    with held_up(running, line) as number:
-        assert line.use(other).status_code == 200
-    first = line.ended(number)
+    other, first = switched_meanwhile(running, line, model_file, tmp_path)
     assert (first["status"], "switched" in first["waits"]) == ("ready", True)
     trail = line.http.get(f"{API}/trail").json()["entries"]
-    said = f"candidate {number}: version {first['version']} does not go live by the rule ("
+    said = f"candidate {first['id']}: version {first['version']} does not go live by the rule ("
     assert any(one["kind"] == "candidate waits" and one["text"].startswith(said) for one in trail)
     assert ("version activated", "rule") not in [(one["kind"], one["by"]) for one in trail]
-    second = line.ended(until(lambda: newest(line, number)))
+    second = line.ended(until(lambda: newest(line, first["id"])))
     assert second["compared_with"] == line.active() == other
     line.http.close()
 

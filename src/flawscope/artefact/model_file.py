@@ -67,6 +67,12 @@ class Manifest:
     fusion: Fusion | None = None  # of the maps of a picture's tiles; None: pictures have no tiles
     format: int = FORMAT  # of the file that it was read from
 
+    @property
+    def suspicious_above(self) -> float | None:
+        """The score beyond which a good training picture is suspicious; None: they were too few to tell."""
+        limit = self.facts.get("suspicious_above")
+        return None if limit is None else float(limit)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "format": FORMAT,

@@ -85,7 +85,7 @@ def _refuse_without_limit(model: str, manifest: Manifest) -> None:
         raise InputError(
             f"{model}: {manifest.method} does not look for suspicious pictures; give a model of {able}"
         )
-    if manifest.facts.get("suspicious_above") is None:
+    if manifest.suspicious_above is None:
         raise InputError(f"{model} was fitted on too few pictures to tell a suspicious one; fit on more")
 
 
@@ -103,7 +103,7 @@ def _suspects(
 
     predictor = load(args.model, device=args.device, threads=args.threads)
     manifest, calibration = predictor.manifest, predictor.calibration
-    limit = manifest.facts["suspicious_above"]
+    limit = manifest.suspicious_above
     own = dict(zip(manifest.facts.get("calibration_pictures", []), calibration.scores, strict=False))
     learnt = {p.hash for p in manifest.pictures if p.role == "train"}
     found, fresh, unknown = [], [], 0

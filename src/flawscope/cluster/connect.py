@@ -23,6 +23,7 @@ QUIET = {
 }
 ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0, on every system: Ray listens on 127.0.0.1 alone
 PATIENCE = 10.0  # seconds for somebody to answer at an address
+TRIES = 3  # for a client of ray:// the head forks a process, which gRPC now and then ends at once
 REPEAT = "the same call goes on where this one stopped"
 
 
@@ -74,13 +75,7 @@ def _connected(where: str) -> Iterator[None]:
 
     try:
         with _without_stderr():
-            ray.init(
-                address=where,
-                num_cpus=cores() if where == "local" else None,
-                include_dashboard=False if where == "local" else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            _join(where)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(_refused(where, error)) from None
     _keep_off_stdout()
@@ -94,6 +89,25 @@ def _connected(where: str) -> Iterator[None]:
         raise FlawscopeError(f"a task of the cluster was lost: {one_line(error)}; {REPEAT}") from None
     finally:
         ray.shutdown()
+
+
+def _join(where: str) -> None:
+    import ray
+
+    for left in reversed(range(TRIES)):
+        try:
+            ray.init(
+                address=where,
+                num_cpus=cores() if where == "local" else None,
+                include_dashboard=False if where == "local" else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except RuntimeError as error:
+            ray.shutdown()
+            if not left or "Starting Ray client server failed" not in str(error):
+                raise
 
 
 @contextmanager

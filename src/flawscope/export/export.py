@@ -28,6 +28,8 @@ from flawscope.runtime.torch import TorchSession
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from flawscope.methods.detector import Detector
+
 PRECISIONS = {".onnx": ("fp32", "fp16", "int8"), ".xml": ("fp32", "fp16", "bf16", "int8")}
 NEEDED = {".onnx": ("onnx", "onnxscript"), ".xml": ("onnx", "onnxscript", "openvino")}
 EXTRAS = {".onnx": "export", ".xml": "export,openvino"}
@@ -76,7 +78,7 @@ def export(
 
     step("network", 0, 2)
     rounded = TorchSession.open(_rounded(artefact), "cpu") if precision == "fp16" else trained
-    embed, score = _traced(artefact, rounded)
+    embed, score = traced(artefact.manifest.method, rounded.model)
     step("network", 1, 2)
     how = None
     if precision == "int8":
@@ -99,9 +101,10 @@ def export(
     return certificate
 
 
-def _traced(artefact: Artefact, session: TorchSession) -> tuple[ModelProto, ModelProto]:
-    operators = registry.method(artefact.manifest.method).operators
-    return onnx_graph.trace(session.model, {} if operators is None else operators())
+def traced(method: str, model: Detector) -> tuple[ModelProto, ModelProto]:
+    """`embed` and `score` of a method's model as graphs, with the method's own operators (`onnx_graph`)."""
+    operators = registry.method(method).operators
+    return onnx_graph.trace(model, {} if operators is None else operators())
 
 
 def _certified(artefact: Artefact, certificate: Certificate, engine: Engine) -> Artefact:

@@ -177,7 +177,7 @@ def _unsure(
 
 
 def _clear(old: Artefact) -> float | None:
-    fence = old.manifest.facts.get("suspicious_above")
+    fence = old.manifest.suspicious_above
     severity = None if fence is None else float(old.manifest.calibration.severity(fence))
     return None if severity is None or severity <= 0 else severity  # the threshold has risen above the fence
 

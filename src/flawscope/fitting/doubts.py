@@ -19,7 +19,7 @@ ALIKE = 0.75  # of a false alarm's severity: others like it were corrected where
 def odd_ones(old: Artefact, pictures: Sequence[Reviewed], before: Mapping[int, Score]) -> set[int]:
     """False alarms that look like defects: those as far out as `suspicious_above` says of training pictures,
     and those that stand out more than the mildest known defects."""
-    fence = old.manifest.facts.get("suspicious_above")
+    fence = old.manifest.suspicious_above
     found = [
         before[one.number].severity
         for one in pictures

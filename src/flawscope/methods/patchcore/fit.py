@@ -138,8 +138,8 @@ def _spread(job: Job, count: int, most: int | None = None) -> Sequence[int]:
 def _limit(job: Job, good: Good) -> float:
     """The score beyond which a good picture is suspicious; an extended model keeps its own."""
     old = job.task.old
-    known = None if old is None else old.manifest.facts.get("suspicious_above")
-    return good.fence if known is None else float(known)
+    known = None if old is None else old.manifest.suspicious_above
+    return good.fence if known is None else known
 
 
 def _finite(limit: float) -> float | None:

@@ -14,7 +14,7 @@
     byId(id).hidden = !text;
   }
 
-  const LEAST_LIGHT = 0.025; // a change of brightness below it is not worth a word
+  const LEAST_LIGHT = 0.025; // as in drift/run.py: a smaller change of brightness is not worth a word
 
   function change({ how, since, now, before, light }) {
     const size = number(100 * Math.abs(light), 1);
