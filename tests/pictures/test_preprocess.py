@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image, PngImagePlugin, features
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import (
@@ -23,6 +23,7 @@ from flawscope.pictures.decoding import (
     pixel_hash,
     read_labels,
     read_mask,
+    upright_size,
 )
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.preprocess import Preprocess, roi_from, unmarked, white_level_for
@@ -221,6 +222,43 @@ def test_masks_and_deep_pictures_are_turned_too():
     np.testing.assert_array_equal(decode(data)[:, :, 0], np.rot90(deep, -1))
     np.testing.assert_array_equal(read_mask(data), np.rot90(deep, -1) > 0)
     np.testing.assert_array_equal(read_labels(data), np.rot90(deep, -1))
+
+
+def png_chunks(data):
+    chunks, place = [], 8
+    while place < len(data):
+        size = 12 + int.from_bytes(data[place : place + 4], "big")
+        chunks.append(data[place : place + size])
+        place += size
+    return chunks
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_size_by_the_header_is_that_of_the_upright_picture(rgb, late, monkeypatch):
+    """A PNG may say how it is turned before its pixels or after them."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(rgb), "PNG", exif=exif)
+    chunks = png_chunks(data)
+    if late:
+        turned = next(chunk for chunk in chunks if chunk[4:8] == b"eXIf")
+        chunks.remove(turned)
+        data = data[:8] + b"".join([*chunks[:-1], turned, chunks[-1]])
+    else:
+        monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda _: pytest.fail("decoded"))
+    with Image.open(io.BytesIO(data)) as image:
+        assert upright_size(image) == (rgb.shape[1], rgb.shape[0])
+    monkeypatch.undo()
+    np.testing.assert_array_equal(decode(data), np.rot90(rgb, -1))
+
+
+def test_the_size_of_a_png_needs_no_pixels(rgb, monkeypatch):
+    data = encoded(Image.fromarray(rgb), "PNG")
+    with Image.open(io.BytesIO(data)) as image:
+        monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda _: pytest.fail("decoded"))
+        assert upright_size(image) == rgb.shape[:2]
+        monkeypatch.undo()
+        np.testing.assert_array_equal(decode(image), rgb)
 
 
 def test_orientation_out_of_range_is_ignored(rgb):

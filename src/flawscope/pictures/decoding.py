@@ -10,8 +10,9 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
@@ -330,17 +331,35 @@ def _load_upright(image: Image.Image, name: str) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, getexif: Callable[[], Image.Exif] | None = None) -> int:
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+        return int((getexif or image.getexif)().get(_ORIENTATION_TAG, 1))
     except Exception:  # broken metadata beside good pixels
         return 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(H, W) of the picture as `decode` gives it, by its header."""
-    turned = _orientation(image) in _SIDEWAYS
+    stream = getattr(image, "fp", None)
+    if image.format == "PNG" and stream is not None and _pixels_last(stream):
+        # Pillow's class for PNG would decode all pixels first, to look behind them
+        turned = _orientation(image, partial(Image.Image.getexif, image)) in _SIDEWAYS
+    else:
+        turned = _orientation(image) in _SIDEWAYS
     return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _pixels_last(stream: IO[bytes]) -> bool:
+    """Whether nothing but the end follows a PNG's pixels: no metadata."""
+    place, kinds = stream.tell(), []
+    try:
+        stream.seek(8)
+        while len(head := stream.read(8)) == 8:
+            kinds.append(head[4:])
+            stream.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    finally:
+        stream.seek(place)
+    return kinds[-2:] == [b"IDAT", b"IEND"]
 
 
 def _png_damage(stream: IO[bytes]) -> str | None:

@@ -18,7 +18,7 @@ from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.memory_bank import ONE_PART, View
 
-FARTHEST = 16  # patches of a picture around which the bank is selected anew; more where they do not suffice
+FARTHEST = 16  # patches of a picture around which the bank is selected anew; as many more until they suffice
 FREED = 8  # elements nearest to each of them: those picked after the picture's own one nearby are freed
 AROUND = 128  # elements nearest to each of them, which else stay and keep new ones away
 
@@ -77,14 +77,17 @@ class Selection:
         absence = Absence(own, self.points[:0])
         if not len(own) or not self.radius > 0:  # nothing was kept out
             return absence, distances
-        features, count, most = features - self.view.centre, FARTHEST, int(counted.sum())
+        features, most = features - self.view.centre, int(counted.sum())
+        far = distances.topk(min(FARTHEST, most)).indices
         while True:
-            far = distances.topk(min(count, most)).indices
             absence = self._anew(features[far], group, own)
             found = self._distances(features, self._with_neighbours(far), absence, distances) * counted
-            if count >= most or self._settled(found, far):
+            deciding = self._deciding(found)
+            if len(far) >= most or torch.isin(deciding, far).all():
                 return absence, found
-            count *= 4
+            # those that are the farthest now: of the first ones some have come nearer
+            further = found.topk(min(FARTHEST, most)).indices
+            far = torch.cat([far, further, deciding]).unique()
 
     def _anew(self, far: Tensor, group: int, own: Tensor) -> Absence:
         """The bank around patches [Q, D] of the group, whose elements are `own`."""
@@ -126,14 +129,14 @@ class Selection:
             found = torch.minimum(found, to_added)
         return found
 
-    def _settled(self, distances: Tensor, far: Tensor) -> bool:
-        """Whether what decides the score lies at patches around which the bank was selected anew: the
-        farthest one, and the cell with the map's maximum."""
+    def _deciding(self, distances: Tensor) -> Tensor:
+        """Numbers of the patches that decide the score: the farthest one, and the cell with the map's
+        maximum."""
         drawn = self.view.anomaly_map(distances[None])[0]
         (height, width), (h, w) = drawn.shape, self.view.grid
         row, column = divmod(int(drawn.argmax()), width)
         cell = (row * h // height) * w + column * w // width
-        return bool((far == distances.argmax()).any() and (far == cell).any())
+        return torch.stack([distances.argmax(), distances.new_tensor(cell, dtype=torch.long)])
 
 
 def nearest_distance(features: Tensor, elements: Tensor) -> Tensor:
