@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from flawscope.errors import InputError
-from flawscope.methods.patchcore import coreset
+from flawscope.methods.patchcore import byte_bound, coreset
+from flawscope.methods.patchcore.byte_bound import Batch, ByteBound
 from flawscope.methods.patchcore.coreset import greedy_k_center, select
 
 
@@ -45,10 +46,26 @@ SMALL = {"POOL": 16, "STRIDE": 3, "BATCH": 5, "ROWS": 7}  # so that every branch
 ODD = {"POOL": 9, "STRIDE": 64, "BATCH": 2, "ROWS": 1000}
 
 
-@pytest.fixture(params=[None, SMALL, ODD], ids=["full", "small", "odd"])
+@pytest.fixture(
+    params=[(None, False), (SMALL, False), (ODD, False), (None, True), (SMALL, True)],
+    ids=["full", "small", "odd", "full, bytes", "small, bytes"],
+)
 def sizes(request, monkeypatch):
-    for name, value in (request.param or {}).items():
+    of, by_bytes = request.param
+    for name, value in (of or {}).items():
         monkeypatch.setattr(coreset, name, value)
+    if by_bytes:
+        with_bytes(monkeypatch)
+    else:
+        monkeypatch.setattr(byte_bound, "pays", lambda: False)
+
+
+def with_bytes(monkeypatch) -> None:
+    """However few the points are, and on any processor."""
+    if not hasattr(torch, "_int_mm"):
+        pytest.skip("this torch multiplies no bytes")
+    for name, value in {"FEWEST": 1, "PICKS": 1, "MANY": 1.0, "pays": lambda: True}.items():
+        monkeypatch.setattr(byte_bound, name, value)
 
 
 @pytest.mark.usefixtures("sizes")
@@ -99,6 +116,61 @@ def test_covering_radius_on_real_features(points, width, count):
     assert found.radius == pytest.approx(distance.max(), rel=1e-5)
     # norms relative to the first point cost accuracy near 0 only
     torch.testing.assert_close(found.distances.double(), literal, rtol=1e-4, atol=0.02)
+
+
+OUTLIERS = real(4, 500, 24).masked_fill(real(5, 500, 24) > 2.5, 90.0)
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        real(1, 700, 30),
+        real(2, 700, 30) * torch.logspace(-3, 2, 30) + 100,  # of very different spread, far from zero
+        torch.cat([real(3, 400, 152).abs() * 1e-4, real(3, 400, 152).abs() * 3]),  # near, and far
+        OUTLIERS,
+        torch.full((300, 5), 7.0),
+        whole(6, 300, 3, 1),
+    ],
+    ids=["normal", "uneven", "near and far", "outliers", "alike", "whole"],
+)
+def test_bytes_miss_no_pair_that_is_nearer(monkeypatch, features):
+    with_bytes(monkeypatch)
+    rows = [slice(k, min(k + 128, len(features))) for k in range(0, len(features), 128)]
+    picks = torch.randperm(len(features), generator=torch.Generator().manual_seed(7))[:60]
+    bound = ByteBound(features, rows, lambda work, items: [work(item) for item in items])
+    batch = bound.of(features[picks])
+    distances = torch.cdist(features.double(), features[picks].double()).square()
+    so_far = distances[:, :30].amin(1)  # half of them were met before
+    looked_at = 0
+    for b, block in enumerate(rows):
+        points, near = batch.pairs(b, so_far[block].float())
+        found = torch.zeros(len(distances[block]), 60, dtype=torch.bool)
+        found[points, near] = True
+        margin = 1e-6 * (features[block].double().square().sum(1) + 1)[:, None]
+        assert found[distances[block] < so_far[block][:, None] - margin].all()
+        looked_at += len(points)
+    if features.shape[1] == 30 and features.mean() < 1:
+        assert looked_at < 0.5 * distances.numel(), "it is a bound of some use"
+
+
+def test_bytes_change_the_covering_radius_by_rounding_alone(monkeypatch):
+    features, groups = real(8, 3000, 64) + 3, torch.arange(3000) // 50
+    monkeypatch.setattr(byte_bound, "pays", lambda: False)
+    plain = select(features, 600, groups=groups)
+    with_bytes(monkeypatch)
+    asked = []
+    pairs = Batch.pairs
+    monkeypatch.setattr(Batch, "pairs", lambda self, *a: asked.append(pairs(self, *a)) or asked[-1])
+    found = select(features, 600, groups=groups)
+    assert found.radius == pytest.approx(plain.radius, rel=1e-5)
+    assert sum(len(one[0]) for one in asked if one is not None) < 0.5 * 600 * 3000
+    distance = torch.cdist(features.double(), features[found.indices].double())
+    own = groups[:, None] == groups[found.indices][None]
+    torch.testing.assert_close(found.distances.double(), distance.amin(1), rtol=1e-4, atol=0.02)
+    literal = distance.masked_fill(own, torch.inf).amin(1)
+    torch.testing.assert_close(found.leave_out.double(), literal, rtol=1e-4, atol=0.02)
+    at = distance.gather(1, found.nearest.long()[:, None])[:, 0]
+    torch.testing.assert_close(at, distance.amin(1), rtol=1e-4, atol=0.02)
 
 
 @pytest.mark.usefixtures("sizes")

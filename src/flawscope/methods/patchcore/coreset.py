@@ -6,6 +6,9 @@ the farthest of them is farther than everything outside: inside that pool the pi
 textbook's. When the pool is exhausted, all N points meet the whole batch of picks in one matrix product,
 which is bound by arithmetic instead.
 
+Where the processor multiplies bytes faster still, a lower bound leaves few pairs of points and picks for fp32
+(`byte_bound.py`).
+
 Blocks of rows have a fixed size and each runs on one thread, so the result does not depend on how many
 threads there are.
 """
@@ -21,6 +24,8 @@ import torch
 from torch import Tensor
 
 from flawscope.errors import InputError
+from flawscope.methods.patchcore import byte_bound
+from flawscope.methods.patchcore.byte_bound import Batch, ByteBound
 from flawscope.methods.threads import Each, alone, workers
 
 POOL = 4096  # farthest points looked at between two updates of everything
@@ -168,6 +173,9 @@ class _Update:
             self.at = torch.zeros(total, dtype=torch.int32, device=features.device)
             self.runs = [_runs(groups[rows]) for rows in self.rows]
         self.each(self._norms, range(len(self.rows)))
+        self.bound: ByteBound | None = None
+        if features.device.type == "cpu" and total >= byte_bound.FEWEST and byte_bound.pays():
+            self.bound = ByteBound(features, self.rows, each)
 
     def __call__(self, points: Tensor, groups: Tensor | None) -> None:
         """Take `points` [K, D] of `groups` [K] (or of no group) into the selection."""
@@ -181,8 +189,10 @@ class _Update:
             of = None if groups is None else groups[k : k + BATCH]
             columns = {} if of is None else {g: slice(a, b) for g, a, b in _runs(of)}
             norms, doubled = (batch * batch).sum(1), (batch * -2.0).T
-
-            meet = partial(self._meet, norms, doubled, which, columns, of)
+            bound = None
+            if self.bound is not None and len(batch) >= byte_bound.PICKS:
+                bound = self.bound.of(points[k : k + BATCH])
+            meet = partial(self._meet, norms, doubled, which, columns, of, bound)
             self.each(meet, range(len(self.rows)))
 
     def _meet(
@@ -192,11 +202,18 @@ class _Update:
         which: Tensor,
         columns: dict[int, slice],
         of: Tensor | None,
+        bound: Batch | None,
         b: int,
     ) -> None:
         """Block `b` of the points against picks numbered `which` of the groups `of`; `columns` are those of a
-        group."""
+        group. `bound` knows which points may be near to which picks."""
         rows = self.rows[b]
+        if bound is not None:
+            farther = self.squared if self.others is None else self.others
+            pairs = bound.pairs(b, farther[rows])
+            if pairs is not None:
+                self._meet_some(norms, doubled, which, of, rows.start + pairs[0], pairs[1])
+                return
         products = torch.addmm(norms, self.features[rows] - self.origin, doubled)  # |y|² - 2xy
         squared = self.squared[rows]
         if self.others is None or self.at is None or self.groups is None:
@@ -205,11 +222,11 @@ class _Update:
         at = self.at[rows]
 
         def take(values: Tensor, start: int, stop: int, numbers: Tensor) -> Tensor:
-            near, column = values.min(1)
-            near += self.norms[rows][start:stop]
-            nearer = near < squared[start:stop]
-            at[start:stop] = torch.where(nearer, numbers[column], at[start:stop])
-            torch.minimum(squared[start:stop], near, out=squared[start:stop])
+            near = values.amin(1) + self.norms[rows][start:stop]
+            nearer = (near < squared[start:stop]).nonzero().flatten()
+            if len(nearer):  # few; to look for the number everywhere would take as long as the products
+                at[start + nearer] = numbers[values[nearer].argmin(1)]
+                torch.minimum(squared[start:stop], near, out=squared[start:stop])
             return near
 
         met = [(columns[group], start, stop) for group, start, stop in self.runs[b] if group in columns]
@@ -223,6 +240,23 @@ class _Update:
                 products[start:stop, own] = torch.inf
         others = take(products, 0, len(squared), which)
         torch.minimum(self.others[rows], others, out=self.others[rows])
+
+    def _meet_some(
+        self, norms: Tensor, doubled: Tensor, which: Tensor, of: Tensor | None, points: Tensor, picks: Tensor
+    ) -> None:
+        """Points so numbered against one pick of the batch each; all others stay as they are."""
+        some = self.features.index_select(0, points) - self.origin
+        away = (some * doubled.T.index_select(0, picks)).sum(1) + norms[picks]
+        away += self.norms[points]
+        if self.others is None or self.at is None or self.groups is None:
+            self.squared.scatter_reduce_(0, points, away, "amin")
+            return
+        before = self.squared[points]
+        self.squared.scatter_reduce_(0, points, away, "amin")
+        nearer = (away < before) & (away == self.squared[points])
+        self.at[points[nearer]] = which[picks[nearer]]
+        other = slice(None) if of is None else self.groups[points] != of[picks]
+        self.others.scatter_reduce_(0, points[other], away[other], "amin")
 
     def _norms(self, b: int) -> None:
         block = self.features[self.rows[b]] - self.origin

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flawscope.errors import InputError
 from flawscope.methods.extract import BATCH, GPU_BATCH
-from flawscope.methods.patchcore import coreset
+from flawscope.methods.patchcore import byte_bound, coreset
 from flawscope.methods.patchcore.config import Config
 from flawscope.methods.patchcore.memory_bank import BLOCK
 from flawscope.methods.patchcore.model import Model
@@ -106,6 +106,8 @@ def plan(
     embedding = threads * (batch * _activations(model) + (3 * decoded if on_cpu else 0)) + ENGINE
     # products of a block with a batch of picks, and the block itself
     selecting = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
+    if on_cpu and byte_bound.pays():  # of one view at a time, beside its features
+        selecting += max(patches) * count * (byte_bound.width_of(width) + 4)
     # one row block of the neighbours' table against the bank; the bank in its forms
     installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * (positions or 1) * width * 4
     features = count * per_picture
