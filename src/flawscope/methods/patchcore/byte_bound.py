@@ -35,7 +35,7 @@ class ByteBound:
         """
         Args:
             features: [N, D] float32 on the CPU.
-            rows: the blocks that `nearer` is asked about.
+            rows: the blocks that `Batch.pairs` is asked about.
         """
         width = features.shape[1]
         random = torch.randn(width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
