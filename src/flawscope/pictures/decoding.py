@@ -325,27 +325,25 @@ def _load_upright(image: Image.Image, name: str) -> Image.Image:
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, ...
         reason = _TRUNCATED if "truncated" in str(error).lower() else f"the file is damaged ({error})"
         raise cannot(name, reason, _COPY_AGAIN) from None
-    orientation = _orientation(image)
+    orientation = _orientation(image.getexif)
     if orientation in _ORIENTATIONS:
         return image.transpose(_ORIENTATIONS[orientation])
     return image
 
 
-def _orientation(image: Image.Image, getexif: Callable[[], Image.Exif] | None = None) -> int:
+def _orientation(getexif: Callable[[], Image.Exif]) -> int:
     try:
-        return int((getexif or image.getexif)().get(_ORIENTATION_TAG, 1))
+        return int(getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # broken metadata beside good pixels
         return 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(H, W) of the picture as `decode` gives it, by its header."""
-    stream = getattr(image, "fp", None)
+    stream, getexif = getattr(image, "fp", None), image.getexif
     if image.format == "PNG" and stream is not None and _pixels_last(stream):
-        # Pillow's class for PNG would decode all pixels first, to look behind them
-        turned = _orientation(image, partial(Image.Image.getexif, image)) in _SIDEWAYS
-    else:
-        turned = _orientation(image) in _SIDEWAYS
+        getexif = partial(Image.Image.getexif, image)  # that of PNGs decodes all pixels, to look behind them
+    turned = _orientation(getexif) in _SIDEWAYS
     return (image.width, image.height) if turned else (image.height, image.width)
 
 

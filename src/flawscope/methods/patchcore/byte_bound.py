@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flawscope.methods.patchcore.screen import TOP, in_digits, random_rotation
 from flawscope.methods.threads import Each
 
-TOP = 127  # largest number of a byte
 HIGH = 7  # digits to the base 127 of what depends on the pick alone, beside the lowest
 FEWEST = 1 << 15  # points: with fewer, rounding them takes as long as it saves
 PICKS = 64  # of a batch: the same
@@ -38,9 +38,7 @@ class ByteBound:
             rows: the blocks that `Batch.pairs` is asked about.
         """
         width = features.shape[1]
-        random = torch.randn(width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        self.rotation = torch.linalg.qr(random).Q.float()
-        self.width, self.rows = width, rows
+        self.rotation, self.rows = random_rotation(width), rows
         largest, lost = torch.zeros(len(rows)), torch.zeros(len(rows))
         sums = torch.stack(each(lambda b: features[rows[b]].sum(0), range(len(rows))))
         self.middle = (sums.double().sum(0) / len(features)).float()
@@ -81,11 +79,7 @@ class ByteBound:
         alone = ((norms - 2.0 * self.lost * norms.sqrt()).double() / unit).floor()
         middle = float(alone.min()) + HIGH * TOP * TOP  # whose least has the lowest digits; larger ones may
         left = (alone - middle).clamp(max=HIGH * TOP * TOP).long()  # be cut, which only lowers a bound
-        high, digits = torch.div(left, TOP, rounding_mode="floor"), []
-        for _ in range(HIGH):
-            digits.append(high.clamp(-TOP, TOP))
-            high = high - digits[-1]
-        digits.append(left.remainder(TOP))
+        digits = in_digits(left, HIGH, TOP)
         # products are subtracted: 2 s² (alone - x'p')
         columns = torch.cat([-whole, torch.stack(digits, 1)], 1).to(torch.int8)
         columns = F.pad(columns, (0, self.whole.shape[1] - columns.shape[1])).T

@@ -51,6 +51,22 @@ def _(queries: Tensor, weights: Tensor, group: int) -> Tensor:
     return queries.new_empty((queries.shape[0], weights.shape[0] * weights.shape[2] // group))
 
 
+def random_rotation(width: int) -> Tensor:
+    """[D, D], always the same one: it spreads single large features over all."""
+    random = torch.randn(width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.linalg.qr(random).Q.float()
+
+
+def in_digits(numbers: Tensor, count: int, most: int) -> list[Tensor]:
+    """Whole numbers [N] as `count` digits, to be multiplied by `TOP` and none beyond `most`, and a last one
+    below `TOP`, to be added."""
+    high, digits = torch.div(numbers, TOP, rounding_mode="floor"), []
+    for _ in range(count):
+        digits.append(high.clamp(-most, most))
+        high = high - digits[-1]
+    return [*digits, numbers.remainder(TOP)]
+
+
 class Screen(nn.Module):
     """A lower bound of every distance from bytes; the exact one only where the bound leaves a doubt.
 
@@ -82,8 +98,7 @@ class Screen(nn.Module):
         """
         super().__init__()
         count, width = bank.shape
-        random = torch.randn(width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        rotation = torch.linalg.qr(random).Q.float().to(bank.device)
+        rotation = random_rotation(width).to(bank.device)
         turned = bank @ rotation
         largest = max(float(turned.abs().max()), 1e-30)
         self.step, step = largest / TOP, largest / WEIGHT_TOP
@@ -98,12 +113,8 @@ class Screen(nn.Module):
         alone = (alone / self.unit).floor()
         self.middle = float(((alone.max() + alone.min()) / 2).floor())
         left = (alone - self.middle).long()
-        high = torch.div(left, TOP, rounding_mode="floor")
-        digits = []
-        for _ in range(int(-(-high.abs().max() // WEIGHT_TOP))):
-            digits.append(high.clamp(-WEIGHT_TOP, WEIGHT_TOP))
-            high = high - digits[-1]
-        digits.append(left.remainder(TOP))
+        highest = torch.div(left, TOP, rounding_mode="floor").abs().max()
+        digits = in_digits(left, int(-(-highest // WEIGHT_TOP)), WEIGHT_TOP)
         long = width + len(digits)
         rows = F.pad(torch.stack(digits, 1), (0, -long % 16))
         tail = torch.zeros(rows.shape[1])
