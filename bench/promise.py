@@ -3,7 +3,7 @@
     python bench/promise.py
 
 Good pictures of drawn products are learnt from: plates, fabrics, sheets with noise, and boards of many parts
-that lie a little differently each time. 100 new ones get p-values. Right are a mean of .5 and a share of a
+that lie a little differently each time. --new new ones get p-values. Right are a mean of .5 and a share of a
 where p <= a, on average over the draws; of n pictures (n + 2)/(2n + 2), and k/(n + 1) at most a.
 """
 
@@ -16,7 +16,7 @@ import common
 from common import Cell, Settings
 
 RATES = (0.05, 0.2, 0.5)
-SIDE, NEW = 256, 100
+SIDE = 256
 
 
 def draw(product: str, seed: int):
@@ -46,7 +46,7 @@ def draw(product: str, seed: int):
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
-def measure(product: str, count: int, seed: int, settings: Settings, threads: int) -> Cell:
+def measure(product: str, count: int, seed: int, new: int, settings: Settings, threads: int) -> Cell:
     """p-values of new good pictures by a model of `count` others."""
     import numpy as np
     import torch
@@ -54,7 +54,7 @@ def measure(product: str, count: int, seed: int, settings: Settings, threads: in
     import flawscope
 
     torch.set_num_threads(threads)
-    shown = [draw(product, 10_000 * seed + k) for k in range(count + NEW)]
+    shown = [draw(product, 10_000 * seed + k) for k in range(count + new)]
     model = flawscope.fit(shown[:count], samples=0, check=False, device="cpu", **settings)
     scores = np.array([p.score for _, p in model.stream(shown[count:])])
     return {"p": model.calibration.p_values(scores).tolist(), "refits": model.manifest.facts.get("refits")}
@@ -67,11 +67,12 @@ def main() -> int:
     parser.add_argument("--products", default="plate,fabric,sheet,board", help="default: %(default)s")
     parser.add_argument("--counts", type=common.numbers, default=[20, 60], help="good pictures (20,60)")
     parser.add_argument("--draws", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--new", type=int, default=100, help="new good pictures (default: %(default)s)")
     args = common.arguments(parser, threads=2, draws=1, products="sheet", counts=[4])
     record, rows = common.Record(args, "p-values of new good pictures of drawn products"), []
     for product in args.products.split(","):
         for count in args.counts:
-            given = {"product": product, "count": count, "threads": args.threads}
+            given = {"product": product, "count": count, "new": args.new, "threads": args.threads}
             given["settings"] = common.settings(args, "patchcore")
             cells = [
                 record.attempt(
