@@ -37,6 +37,10 @@ def test_what_is_above_the_threshold_is_found_as_predictions_decide(found: Simul
     assert "false-alarm rate of 5.0%" in found.line()
 
 
+def test_of_a_single_size_nothing_is_expected() -> None:
+    assert Simulated({"small": (0.1,)}, 1, 1.0, 0.05, 1.0).warning() is None
+
+
 def test_the_counts_follow_the_threshold(found: Simulated) -> None:
     stricter = GOOD.with_rate(0.5)
     facts = {"other": 1, KEY: found.to_dict()}

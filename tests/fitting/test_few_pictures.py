@@ -15,6 +15,7 @@ from flawscope.export.export import export
 from flawscope.fitting.fitting import extend, fit
 from flawscope.methods.patchcore import copies, few
 from flawscope.methods.patchcore import model as models
+from flawscope.methods.patchcore.selection import Patches
 from flawscope.predictor import Predictor, load
 
 WAYS = range(1, 8)
@@ -54,6 +55,27 @@ def bank(predictor: Predictor) -> NDArray[np.float32]:
 
 
 # -------------------------------------------------------------------------------------------------- copies
+
+
+@pytest.mark.parametrize("count", [5, 14])
+def test_a_region_in_the_padding_of_a_picture_is_refused(count):
+    images = [*parts(count), parts(1, seed=1)[0][:12]]
+    region = np.zeros((64, 64), np.uint8)
+    region[:8] = 255
+    with pytest.raises(InputError, match="lies in the padding"):
+        fitted(images, keep_aspect=True, roi=region)
+
+
+def test_padding_of_others_brings_no_left_out_picture_nearer():
+    features = torch.randn(4, 16, 3, generator=torch.Generator().manual_seed(0))
+    features[1, 8:] = features[0, :8]  # of padding, which looks like another picture
+    counted = torch.ones(4, 16, dtype=torch.bool)
+    counted[1, 8:] = counted[3, 8:] = False
+    groups = torch.tensor([0, 1, 0, 1])
+    cut = features.clone()
+    cut[1, 8:] = 1e6
+    found = [few.nearer(Patches([own], [counted], None, [0, 1, 0, 1], groups)) for own in (features, cut)]
+    assert found[0] == found[1]
 
 
 def test_the_ways_are_the_symmetries_of_a_square():

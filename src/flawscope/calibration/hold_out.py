@@ -46,7 +46,11 @@ def hold_out(
     """
     own = sorted(set(reserved) & set(used))
     if own and len(own) < len(used):
-        return [[i] for i in np.random.default_rng([seed, SPLIT]).permutation(own).tolist()]
+        of = dict(zip(used, groups, strict=True))
+        apart: dict[int, list[int]] = {}
+        for i in np.random.default_rng([seed, SPLIT]).permutation(own).tolist():
+            apart.setdefault(of[i], []).append(i)
+        return list(apart.values())
     total = len(used)
     if total < 2:
         raise InputError(

@@ -78,6 +78,8 @@ class Simulated:
         """What is said of a model that surely misses too many: the interval of the share that it finds, small
         defects aside, ends below `EXPECTED`."""
         sizes = list(self.scores)[1:]
+        if not sizes:
+            return None
         found, count = (sum(part) for part in zip(*map(self.found, sizes), strict=True))
         if wilson(found, count)[1] >= EXPECTED:
             return None

@@ -76,6 +76,8 @@ def _connected(where: str) -> Iterator[None]:
     try:
         with _without_stderr():
             _join(where)
+    except InputError:
+        raise
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(_refused(where, error)) from None
     _keep_off_stdout()
@@ -94,6 +96,8 @@ def _connected(where: str) -> Iterator[None]:
 def _join(where: str) -> None:
     import ray
 
+    if ray.is_initialized():  # by the program that calls: not ours to end
+        raise InputError("this program is connected to a Ray cluster already: call ray.shutdown() first")
     for left in reversed(range(TRIES)):
         try:
             ray.init(

@@ -10,6 +10,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
+from flawscope.errors import InputError
 from flawscope.methods.detector import Detector
 from flawscope.methods.threads import workers
 from flawscope.progress import Step, silent
@@ -21,6 +22,17 @@ GPU_BATCH = 32
 Load = Callable[[int], Tensor | None]
 # Takes the features of picture i, and the pixels of it that count ([H, W] bool; None: the region of interest)
 Store = Callable[[int, Tensor, Tensor | None], None]
+
+
+def counting(image: Tensor | None, region: Tensor) -> Tensor | None:
+    """The picture [3, H, W], padded where it is negative, of which something counts.
+
+    Raises:
+        InputError: the region of interest [H, W] lies in its padding alone.
+    """
+    if image is not None and not (region & (image[0] >= 0)).any():
+        raise InputError("the region of interest lies in the padding of a good picture: give another --roi")
+    return image
 
 
 def embed_pictures(

@@ -16,7 +16,7 @@ from flawscope.calibration.decision import Calibration, from_values
 from flawscope.calibration.hold_out import hold_out
 from flawscope.errors import InputError
 from flawscope.methods.detector import Detector
-from flawscope.methods.extract import BATCH, Store, embed_pictures
+from flawscope.methods.extract import BATCH, Store, counting, embed_pictures
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.settings import TrainingSettings
 from flawscope.methods.task import Task
@@ -52,11 +52,7 @@ class Run:
 
     def _load(self, index: int) -> Tensor | None:
         image = self.task.load(index)
-        if image is not None and self.config.pads and not (self.region & (image[0] >= 0)).any():
-            raise InputError(
-                "the region of interest lies in the padding of a good picture: give another --roi"
-            )
-        return image
+        return counting(image, self.region) if self.config.pads else image
 
     def divide(self, more: int = 0) -> list[list[int]]:
         """Read the pictures; gives those to hold out, as `hold_out` does."""

@@ -73,6 +73,14 @@ def held_pictures(
     return divided(parts, len(used), rate, reserved)
 
 
+@pytest.mark.parametrize(("total", "size"), [(150, 15), (200, 15), (130, 13), (150, 3)])
+def test_large_groups_leave_the_threshold_what_its_rate_needs(total: int, size: int) -> None:
+    for seed in range(5):
+        config = Config(seed=seed)
+        held = held_pictures(range(total), [i // size for i in range(total)], config, 0.05)
+        assert len(held.threshold) >= 19 or len(held.all) < 19, (seed, len(held.threshold))
+
+
 @pytest.mark.parametrize(
     ("total", "for_quantiles", "for_threshold"),
     [
@@ -140,7 +148,7 @@ def test_what_the_data_set_keeps_apart_is_held_out_and_nothing_else(
 ) -> None:
     """Quantiles get pictures of their own where enough are left for a threshold at 5 %."""
     reserved = range(100, 100 + kept_apart)
-    held = held_pictures(range(100 + kept_apart), range(200), Config(), 0.05, reserved)
+    held = held_pictures(range(100 + kept_apart), range(100 + kept_apart), Config(), 0.05, reserved)
     assert {*held.quantiles, *held.threshold} == set(reserved)
     assert len(held.quantiles) == for_quantiles
     assert held.shared == (kept_apart < 24)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -62,9 +65,9 @@ def sizes(request, monkeypatch):
 
 def with_bytes(monkeypatch) -> None:
     """However few the points are, and on any processor."""
-    if not hasattr(torch, "_int_mm"):
-        pytest.skip("this torch multiplies no bytes")
-    for name, value in {"FEWEST": 1, "PICKS": 1, "MANY": 1.0, "pays": lambda: True}.items():
+    if not byte_bound.exact():
+        pytest.skip("this torch multiplies no bytes here, or not exactly")
+    for name, value in {"FEWEST": 1, "PICKS": 1, "MANY": 1.0, "PAIRS": 1e9, "pays": lambda: True}.items():
         monkeypatch.setattr(byte_bound, name, value)
 
 
@@ -208,6 +211,39 @@ def test_groups_met_together_are_met_as_one_by_one(monkeypatch, each):
     one, other = found
     for name in ("indices", "distances", "leave_out", "nearest"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_bytes_are_left_alone_where_they_would_be_cut_off():
+    ask = "from flawscope.methods.patchcore import byte_bound as b; print(b.pays(), b.exact())"
+    for level in ("SSE41", "AVX2", "AVX512_CORE"):
+        told = {**os.environ, "ONEDNN_MAX_CPU_ISA": level}
+        said = subprocess.check_output([sys.executable, "-c", ask], env=told, text=True).split()
+        assert said != ["True", "False"], level
+
+
+def test_where_too_many_pairs_are_near_all_products_are_taken(monkeypatch):
+    features, groups = real(9, 2000, 40), torch.arange(2000) // 50
+    with_bytes(monkeypatch)
+    found = [select(features, 300, groups=groups)]
+    monkeypatch.setattr(byte_bound, "PAIRS", 0)
+    monkeypatch.setattr(coreset._Update, "_meet_some", None)
+    found.append(select(features, 300, groups=groups))
+    assert found[1].radius == pytest.approx(found[0].radius, rel=1e-5)
+
+
+def test_of_one_group_bytes_say_nothing(monkeypatch):
+    with_bytes(monkeypatch)
+    features, each = real(3, 100, 8), lambda work, items: [work(item) for item in items]
+    assert coreset._Update(features, torch.zeros(100), each).bound is None
+    assert coreset._Update(features, torch.arange(100) // 50, each).bound is not None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_features_that_are_not_finite_are_refused(value):
+    features = real(3, 50, 8)
+    features[20, 3] = value
+    with pytest.raises(InputError, match="not finite"):
+        greedy_k_center(features, 10)
 
 
 def test_no_other_group_is_infinitely_far():

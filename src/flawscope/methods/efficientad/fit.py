@@ -113,12 +113,18 @@ def divided(
     few = max(FOR_QUANTILES, count // 5)
     apart = parts[0][0] in reserved
     enough = count - few >= needed_for(rate) if apart else usable / views >= ENOUGH
+    everything = sorted(i for part in parts for i in part)
     if not enough or len(parts) < 2:
-        everything = sorted(i for part in parts for i in part)
         return Held(everything, everything)
     for_quantiles: list[int] = []
+    left, needed = len(everything), min(needed_for(rate) * views, len(everything))
     while len(parts) > 1 and len(for_quantiles) < few * views:
+        if left - len(parts[-1]) < needed:  # of a large group: the threshold would promise less than asked
+            break
         for_quantiles += parts.pop()
+        left = len(everything) - len(for_quantiles)
+    if not for_quantiles:
+        return Held(everything, everything)
     return Held(sorted(for_quantiles), sorted(i for part in parts for i in part))
 
 

@@ -16,6 +16,7 @@ HIGH = 7  # digits to the base 127 of what depends on the pick alone, beside the
 FEWEST = 1 << 15  # points: with fewer, rounding them takes as long as it saves
 PICKS = 64  # of a batch: the same
 MANY = 0.5  # of a block's points: if more are concerned, their pairs are not looked for
+PAIRS = 4  # for each of a block's points, on average: more take longer, and more memory, than all products
 ROUNDING = 1e-5  # of the squares that fp32 subtracts from each other
 
 
@@ -108,6 +109,8 @@ class Batch:
         if len(some) > MANY * len(norms):
             return None
         near = products.index_select(0, some) < below.index_select(0, some)[:, None]
+        if int(near.sum()) > PAIRS * len(norms):
+            return None
         of_some, picks = near.nonzero(as_tuple=True)
         return some[of_some], picks
 
@@ -120,5 +123,13 @@ def width_of(features: int) -> int:
 def pays() -> bool:
     """Whether this processor, with this torch, multiplies bytes several times as fast as fp32. It is asked,
     not timed: what is picked may differ by rounding, and two fits here are to be the same."""
-    torch_can = hasattr(torch, "_int_mm") and torch.backends.mkldnn.is_available()
-    return torch_can and bool(torch.cpu._is_vnni_supported())
+    return torch.backends.mkldnn.is_available() and bool(torch.cpu._is_vnni_supported()) and exact()
+
+
+def exact() -> bool:
+    """Whether sums of products of bytes are right. Without VNNI they are cut off at 16 bits, and oneDNN may
+    have been told not to use it (ONEDNN_MAX_CPU_ISA)."""
+    if not hasattr(torch, "_int_mm"):
+        return False
+    most = torch.full((64, 64), TOP, dtype=torch.int8)
+    return bool((torch._int_mm(most, -most) == -TOP * TOP * 64).all())

@@ -122,6 +122,8 @@ def select(
     device = features.device
     with torch.inference_mode(), workers(device) as each:
         update = _Update(features, groups, each)
+        if not bool(update.norms.isfinite().all()):
+            raise InputError("cannot pick from features that are not finite numbers, or too large")
 
         def take(new: Tensor) -> Tensor:
             if len(new):
@@ -174,7 +176,12 @@ class _Update:
             self.runs = [_runs(groups[rows]) for rows in self.rows]
         self.each(self._norms, range(len(self.rows)))
         self.bound: ByteBound | None = None
-        if features.device.type == "cpu" and total >= byte_bound.FEWEST and byte_bound.pays():
+        # of one group alone no point can be passed over: all are infinitely far from other groups
+        if (
+            (features.device.type == "cpu" and total >= byte_bound.FEWEST)
+            and (groups is None or bool((groups != groups[0]).any()))
+            and byte_bound.pays()
+        ):
             self.bound = ByteBound(features, self.rows, each)
 
     def __call__(self, points: Tensor, groups: Tensor | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -65,17 +65,25 @@ def nearer(patches: Patches) -> float:
     their copies than without, on average; at the smallest size."""
     features, originals = patches.features[0], len(patches.pictures)
     gains = []
+
+    def counting(i: int) -> Tensor:
+        return features[i] if patches.counted is None else features[i][patches.counted[0][i]]
+
+    def away(points: Tensor, rows: Iterable[int]) -> Tensor:
+        return torch.stack([_nearest(points, counting(j)) for j in rows if len(counting(j))]).amin(0)
+
     for i in range(originals):
         others = (patches.groups != patches.groups[i]).nonzero().flatten().tolist()
-        counted = slice(None) if patches.counted is None else patches.counted[0][i]
-        own = features[i][counted]
+        own = counting(i)
+        if not len(own):
+            continue
         own = own[:: 1 + (len(own) - 1) // LOOKED_AT]
-        alone = torch.stack([_nearest(own, features[j]) for j in others if j < originals]).amin(0)
+        alone = away(own, (j for j in others if j < originals))
         far = alone.topk(min(FARTHEST, len(own))).indices
-        copied = torch.stack([_nearest(own[far], features[j]) for j in others if j >= originals]).amin(0)
+        copied = away(own[far], (j for j in others if j >= originals))
         after = torch.minimum(alone[far], copied)
         gains.append(1 - float(after.sum()) / max(float(alone[far].sum()), 1e-12))
-    return sum(gains) / len(gains)
+    return sum(gains) / max(1, len(gains))
 
 
 def _nearest(points: Tensor, others: Tensor) -> Tensor:
@@ -104,6 +112,7 @@ def of_one_part(job: Job, patches: Patches, results: Sequence[Coreset]) -> Good:
             away = elsewhere([own[j] for j in range(count)], view.grid, region, i)
             away[region] = torch.maximum(away[region], known[i])
             distances.append(away * counted_of(view, inside))
+        # without Eq. 7's weight, which is at most 1: its neighbours would be of the patch itself
         return Raw([away.amax() for away in distances], distances, inside)
 
     with workers(job.device) as each:

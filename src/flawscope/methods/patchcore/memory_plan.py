@@ -26,6 +26,7 @@ ALL_PLACES = 400_000  # elements of the banks of all places together: 250 MB wit
 PLACE = 500  # of a place, however many there are
 KEPT = 1 * GIB  # of patches of some places that stay, to leave pictures out of their banks once more
 PART = 16  # pictures that a part for a worker has at least
+REFIT = 512 * MIB  # of features at the smallest size that may be copied for a real refit
 MAX_CALIBRATION = 500  # pictures read again for calibration when the features did not stay in memory
 
 
@@ -106,8 +107,7 @@ def plan(
     embedding = threads * (batch * _activations(model) + (3 * decoded if on_cpu else 0)) + ENGINE
     # products of a block with a batch of picks, and the block itself
     selecting = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
-    if on_cpu and byte_bound.pays():  # of one view at a time, beside its features
-        selecting += max(patches) * count * (byte_bound.width_of(width) + 4)
+    rounded = byte_bound.width_of(width) + 4 if on_cpu and byte_bound.pays() else 0
     # one row block of the neighbours' table against the bank; the bank in its forms
     installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * (positions or 1) * width * 4
     features = count * per_picture
@@ -126,7 +126,11 @@ def plan(
         union = min(KEPT, features) + 4 * sum(patches) * count  # some places' patches, distances of all
     else:
         union = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2
-    peak = base + features // shards + embedding + selecting + installing + union
+    beside = max(patches) * count * rounded  # of one view at a time, beside its features
+    copied = patches[0] * count * width * 4
+    if shards == 1 and positions is None and copied <= REFIT:
+        beside = max(beside, copied + patches[0] * count * rounded)
+    peak = base + features // shards + embedding + selecting + beside + installing + union
     return Plan(shards, int(peak), features, int(free))
 
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from flawscope.calibration.decision import NORMAL_MAD
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.absence import Selection, nearest_distance
-from flawscope.methods.patchcore.leave_out import Raw
+from flawscope.methods.patchcore.leave_out import Raw, counted_of
+from flawscope.methods.patchcore.memory_plan import REFIT
 from flawscope.methods.patchcore.selection import Job, Patches
 
 STREAM = 60  # of random numbers
 SHARE, MOST = 20, 5  # every so many pictures one is left out, this many at most, by one refit
 FEWEST = 4  # groups: with fewer a refit is another model
-ROOM = 512 * 2**20  # bytes of features that may be copied
 FAR = 2.0  # spreads of good pictures between left-out and refitted scores that are reported
 
 
@@ -61,7 +61,7 @@ def compared(job: Job, patches: Patches, selection: Selection, raw: list[Raw]) -
     """
     points, of, view = selection.points, selection.groups_of_points, selection.view
     every = patches.groups.unique()
-    if job.starts is not None or len(every) < FEWEST or points.numel() * 4 > ROOM:
+    if job.starts is not None or len(every) < FEWEST or points.numel() * 4 > REFIT:
         return None
     order = np.random.default_rng([job.config.seed, STREAM]).permutation(len(every))
     chosen = every[order[: min(MOST, max(1, len(every) // SHARE))].tolist()]
@@ -79,7 +79,7 @@ def compared(job: Job, patches: Patches, selection: Selection, raw: list[Raw]) -
         distances = torch.zeros(len(region), device=job.device)
         own = patches.features[0][i] - view.centre
         distances[region] = torch.cat([nearest_distance(part, bank) for part in own.split(256)])
-        refitted.append(maximum(i, distances * (raw[i].distances[0] > 0)))
+        refitted.append(maximum(i, distances * counted_of(view, raw[i].inside)))
     maxima = np.array([maximum(i, one.distances[0]) for i, one in enumerate(raw)])
     spread = NORMAL_MAD * float(np.median(np.abs(maxima - np.median(maxima))))
     return Refits(len(rows), float(maxima[rows].mean()), float(np.mean(refitted)), spread)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
-from flawscope.methods.extract import embed_pictures
+from flawscope.methods.extract import counting, embed_pictures
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.absence import Selection
 from flawscope.methods.patchcore.config import Config
@@ -194,12 +194,15 @@ def collect(job: Job, indices: Sequence[int], stage: str) -> Patches:
         for view, mask in zip(job.views, region, strict=True)
     ]
     counted = [torch.empty(own.shape[:2], dtype=torch.bool, device=job.device) for own in features]
+    roi = model.roi.cpu()
     inside = torch.empty(count, *model.size, dtype=torch.bool, device=job.device) if job.config.pads else None
     got: list[int] = []
 
     def load(number: int) -> Tensor | None:
         way, index = divmod(number, task.count)
         image = task.load(index)
+        if job.config.pads:
+            image = counting(image, roi)
         return image if image is None or not way else turned(image, way)
 
     def store(number: int, one: Tensor, seen: Tensor | None) -> None:
