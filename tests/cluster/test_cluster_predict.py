@@ -171,6 +171,26 @@ def test_a_client_whose_server_always_ends_is_told_so(cluster: Any) -> None:
     )
 
 
+CONNECTED = """\
+import sys
+import ray
+from flawscope.cluster.connect import connected
+from flawscope.errors import InputError
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+try:
+    with connected(sys.argv[1]):
+        pass
+except InputError as error:
+    print(ray.is_initialized(), error)
+"""
+
+
+def test_a_connection_of_the_program_that_calls_is_left_alone(cluster: Any) -> None:
+    call = [sys.executable, "-c", CONNECTED, cluster.address]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines()[-1].startswith("True this program is connected to a Ray cluster already")
+
+
 # ------------------------------------------------------------------------------------------- what is lost
 
 
