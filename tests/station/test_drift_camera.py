@@ -215,11 +215,11 @@ def test_shifts_are_measured(down: int, right: int) -> None:
     assert found[2] > 0.5
 
 
-def looked(picture: Picture, kind: str) -> Look:
+def looked(picture: Picture, kind: str, white_level: float | None = None) -> Look:
     buffer = io.BytesIO()
     picture.save(buffer, kind)
     with Image.open(io.BytesIO(buffer.getvalue())) as opened:
-        return look(opened)
+        return look(opened, white_level)
 
 
 def test_any_picture_can_be_looked_at() -> None:
@@ -233,3 +233,40 @@ def test_any_picture_can_be_looked_at() -> None:
     for mode, size in (("1", (40, 30)), ("P", (20, 20)), ("RGBA", (9, 9)), ("CMYK", (30, 30)), ("L", (1, 1))):
         found = look(Image.new(mode, size))
         assert np.isfinite([found.brightness, found.contrast, found.detail, found.sharpness]).all()
+
+
+def test_large_pictures_of_any_depth_can_be_looked_at() -> None:
+    """Pillow makes neither palettes smaller, nor 1 bit, nor 16."""
+    rng = np.random.default_rng(2)
+    values = np.repeat(np.repeat(rng.integers(20, 220, (55, 55)), 40, 0), 40, 1).astype(np.uint8)
+    grey = Image.fromarray(values)
+    known = looked(grey, "PNG")
+    assert known.brightness == pytest.approx(values.mean() / 255, abs=0.005)
+    same = {
+        "16 bits": (Image.fromarray(values.astype(np.uint16) * 257), "PNG"),
+        "16 bits, TIFF": (Image.fromarray(values.astype(np.uint16) * 257), "TIFF"),
+        "floats of 0..1": (Image.fromarray(values.astype(np.float32) / 255), "TIFF"),
+        "32 bits": (Image.fromarray(values.astype(np.int32) * 257), "TIFF"),
+        "palette": (grey.convert("P"), "PNG"),
+    }
+    for name, (picture, kind) in same.items():
+        found = looked(picture, kind)
+        assert found.small.shape == known.small.shape
+        assert found.brightness == pytest.approx(known.brightness, abs=0.005), name
+        assert found.sharpness == pytest.approx(known.sharpness, abs=0.05), name
+    bits = looked(grey.convert("1", dither=Image.Dither.NONE), "PNG")
+    assert bits.brightness == pytest.approx((values > 127).mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("side", [60, 2200])
+def test_deep_pictures_are_as_bright_as_their_white_level_says(side: int) -> None:
+    """A camera of 12 bits in files of 16, and floats of a scale of their own; what is above is white."""
+    values = np.random.default_rng(3).integers(300, 2500, (side, side))
+    twelve = Image.fromarray(values.astype(np.uint16))
+    assert looked(twelve, "PNG", 4095).brightness == pytest.approx(values.mean() / 4095, abs=0.01)
+    assert looked(twelve, "PNG").brightness == pytest.approx(values.mean() / 65535, abs=0.01)
+    floats = Image.fromarray((values / 4095 * 3).astype(np.float32))
+    assert looked(floats, "TIFF", 3.0).brightness == pytest.approx(values.mean() / 4095, abs=0.01)
+    assert looked(twelve, "PNG", 255).white == 1
+    eight = Image.fromarray((values // 16).astype(np.uint8))
+    assert looked(eight, "PNG", 4095).brightness == looked(eight, "PNG").brightness, "8 bits have their own"

@@ -163,8 +163,9 @@ def test_a_version_judges_instead_of_the_one_that_is_named_alone(
     one = other_version(line, model_file, tmp_path)
     two = other_version(line, model_file, tmp_path, "4%")
     assert versions.activate(1, one, "operator", instead_of=1) is True
+    assert versions.activate(1, one, "operator", instead_of=1) is True, "as where the answer was lost"
     assert versions.activate(1, two, "rule", instead_of=1) is False
     assert (line.active(), line.send(drawn_part(9))["version"]) == (one, one)
     switched = [one for one in line.http.get(f"{API}/trail").json()["entries"] if "activated" in one["kind"]]
-    assert [one["by"] for one in switched] == ["operator", "station"]
+    assert [one["by"] for one in switched] == ["operator", "operator", "station"]
     line.http.close()

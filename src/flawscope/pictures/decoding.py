@@ -77,7 +77,7 @@ def frames(path: str | os.PathLike[str]) -> int:
     if Path(path).suffix.lower() not in FRAME_SUFFIXES:
         return 1
     try:
-        with _without_warnings(), Image.open(path, formats=_FORMATS) as image:
+        with without_warnings(), Image.open(path, formats=_FORMATS) as image:
             return int(getattr(image, "n_frames", 1))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return 1
@@ -248,7 +248,7 @@ def _open(source: Stored, name: str) -> Image.Image:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     """No warnings about large pictures and odd metadata. Filters are the whole process's: hence the lock."""
     with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -282,7 +282,7 @@ def _begun(stream: IO[bytes], name: str) -> Image.Image:
     stream.seek(0)
     if is_heif := head[4:] in _HEIF:
         _learn_heif(name)
-    with _without_warnings():
+    with without_warnings():
         try:
             image = Image.open(stream, formats=["HEIF"] if is_heif else _FORMATS)
         except Image.DecompressionBombError:
@@ -318,7 +318,7 @@ def _load_upright(image: Image.Image, name: str) -> Image.Image:
         raise cannot(name, f"it has no pixels ({image.width} x {image.height})", "give at least 1 x 1")
     large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf)  # TIFF warns here once more
     try:
-        with _without_warnings() if large else nullcontext():
+        with without_warnings() if large else nullcontext():
             image.load()
     except MemoryError:
         raise

@@ -284,7 +284,7 @@ class Candidate(BaseModel):
     how: str
     corrections: list[Correction]
     error: str | None
-    waits: list[Literal["lost", "weaker", "no_gain", "few", "switched"]] = Field(
+    waits: list[Literal["lost", "weaker", "no_gain", "few", "switched", "not_opened"]] = Field(
         description="why the rule does not let it go live"
     )
     judgement: Judgement | None

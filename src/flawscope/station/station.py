@@ -115,7 +115,9 @@ class Station:
             self.report,
             lights=[number for number, one in given.items() if one.light],
         )
-        self.looks = Looks(self.files, looked_at, self._names, self.drifts.run_of, self.report)
+        self.looks = Looks(
+            self.files, looked_at, self._names, self.drifts.run_of, self.report, self._white_level
+        )
         self.drifts.renewed = self.looks.renew
         self.learning = Learning(
             self.database,
@@ -280,6 +282,10 @@ class Station:
         """Whether good parts, or the camera, are no longer what they were."""
         number = self.product_id(name)
         return {**self.drifts.facts(number), "camera": self.looks.facts(number)}
+
+    def _white_level(self, product_id: int) -> float | None:
+        """Of deep pictures, as the model that judges takes it."""
+        return self.versions.active(product_id)[1].manifest.preprocess.white_level
 
     # ---- what happens
 

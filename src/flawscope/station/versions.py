@@ -147,7 +147,8 @@ class Versions:
         predictor = self.open(product_id, number)
         with self._switching:
             with self.database.writing() as connection:
-                if instead_of not in (None, _active(connection, product_id)):
+                # `number` itself: it was written the last time, and the answer was lost
+                if instead_of is not None and _active(connection, product_id) not in (instead_of, number):
                     return False
                 connection.execute(
                     update(products).where(products.c.id == product_id).values(active_version_id=number)

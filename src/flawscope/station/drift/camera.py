@@ -60,13 +60,18 @@ class Look:
     small: Grey = field(repr=False)
 
 
-def look(image: Image.Image) -> Look:
-    """At a picture, which is decoded at a reduced size where its format can do that."""
+def look(image: Image.Image, white_level: float | None = None) -> Look:
+    """At a picture, which is decoded at a reduced size where its format can do that.
+
+    white_level: of the model, by which deep pictures are as bright as the model sees them
+    (`Preprocess.white_level`).
+    """
     image.draft("L", (SIDE, SIDE))
+    image = _grey(image, white_level)  # first: Pillow reduces neither palettes, nor 1 bit, nor 16
     factor = max(1, max(image.size) // (2 * SIDE))
     if factor > 1:
         image = image.reduce(factor)
-    grey: Grey = np.asarray(_grey(image), np.float32) / np.float32(255)
+    grey: Grey = np.asarray(image, np.float32) / np.float32(255)
     fine = _strongest(grey)
     coarse = _strongest(_boxed(grey, 4))
     small = np.asarray(Image.fromarray(grey).resize(_fitted(grey.shape), Image.Resampling.BOX), np.float32)
@@ -82,12 +87,13 @@ def look(image: Image.Image) -> Look:
     )
 
 
-def _grey(image: Image.Image) -> Image.Image:
-    """Eight bits of any mode; of 16 bits the upper ones."""
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        values = np.asarray(image, np.float32)
-        return Image.fromarray(np.clip(values / 257, 0, 255).astype(np.uint8))
-    return image.convert("L")
+def _grey(image: Image.Image, white_level: float | None) -> Image.Image:
+    """Eight bits of any mode; deep ones are cut at the white level."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image.convert("L")
+    values = np.array(image, np.float32)
+    values *= 255 / (white_level or (1.0 if image.mode == "F" else 65535.0))
+    return Image.fromarray(np.clip(values, 0, 255, out=values).astype(np.uint8))
 
 
 def _fitted(shape: tuple[int, ...]) -> tuple[int, int]:

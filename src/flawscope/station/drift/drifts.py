@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
 
-from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.background import Background
+from flawscope.errors import InputError
+from flawscope.station.background import Background, in_a_line
 from flawscope.station.database import Database
 from flawscope.station.drift.run import BRIGHTER, DARKER, FEWER, MORE, Change, Run, described
 from flawscope.station.schema import inspections
@@ -76,11 +76,8 @@ class Drifts(Background):
                     return
                 try:
                     self.follow(product_id)
-                except FlawscopeError as error:  # the data base is away: what is missing is read later
-                    trouble = str(error)
-                except Exception as error:
-                    trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                if trouble:
+                except Exception as error:  # the data base is away, say: what is missing is read later
+                    trouble = in_a_line(error)
                     self._dirty.add(product_id)
             self.report("drift_unknown", f"drift is not followed: {trouble}" if trouble else None)
             self._ended.wait(self.pause)
@@ -112,9 +109,13 @@ class Drifts(Background):
             if len(rows) < TOGETHER:
                 break
             self._ended.wait(time.monotonic() - begun)  # the past is no hurry: half of the time is others'
-        self._tell(product_id, run)
-        self._ready.add(product_id)
-        self._show(product_id, run)
+        with self._lock:
+            if self._runs[product_id] is not run:  # acknowledged meanwhile: its alarm is over
+                self._dirty.add(product_id)
+                return
+            self._tell(product_id, run)
+            self._ready.add(product_id)
+            self._show(product_id, run)
 
     def _begun(self, product_id: int, version: int, after: int) -> Run:
         return Run(version, after, self.bounds[product_id], product_id in self.lights)

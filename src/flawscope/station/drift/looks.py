@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flawscope.station.background import Background
+from flawscope.pictures.decoding import without_warnings
+from flawscope.station.background import Background, in_a_line
+from flawscope.station.database import StoreError
 from flawscope.station.drift.camera import KINDS, REFERENCE, Look, Reference, Watch, described, look
 from flawscope.station.drift.run import Run
 from flawscope.station.files import PICTURES, Files
@@ -33,6 +34,7 @@ class Looks(Background):
         names: of them.
         run_of: what drift knows of a product: camera and drift begin anew together.
         report: of problems, as `Station.report`.
+        white_of: a product's white level, as `look` takes it.
     """
 
     def __init__(
@@ -42,14 +44,16 @@ class Looks(Background):
         names: Mapping[int, str],
         run_of: Callable[[int], Run | None],
         report: Callable[[str, str | None], None],
+        white_of: Callable[[int], float | None] = lambda product_id: None,
     ):
         super().__init__("camera")
-        self.files, self.run_of, self.report = files, run_of, report
+        self.files, self.run_of, self.report, self.white_of = files, run_of, report, white_of
         self.names = {number: names[number] for number in watched}
         self.often = OFTEN
         self._watches: dict[int, tuple[Key, Watch]] = {}
         self._next: dict[int, Recorded] = {}  # the newest one of each product
         self._seen: dict[int, float] = {}
+        self._blind: set[int] = set()  # products whose pictures cannot be looked at; it was said
 
     def note(self, recorded: Recorded) -> None:
         """Something was recorded. It is looked at, or skipped."""
@@ -72,9 +76,20 @@ class Looks(Background):
             for product_id in list(self._next):
                 recorded = self._next.pop(product_id)
                 begun = self._seen[product_id] = time.monotonic()
-                with suppress(Exception):  # a picture that cannot be read says nothing about the camera
-                    self._look(product_id, recorded)
+                self._try(product_id, recorded)
                 self._ended.wait((time.monotonic() - begun) * (1 / SHARE - 1))
+
+    def _try(self, product_id: int, recorded: Recorded) -> None:
+        """`_look`; what hinders it is said once, and not of each picture."""
+        try:
+            self._look(product_id, recorded)
+        except StoreError:
+            pass  # a file that was removed meanwhile says nothing about the camera
+        except Exception as error:
+            if product_id not in self._blind:
+                self._blind.add(product_id)
+                why = f"{self.names[product_id]}: the camera is not checked: {in_a_line(error)}"
+                self.report(f"camera_unknown_{product_id}", why)
 
     def _look(self, product_id: int, recorded: Recorded) -> None:
         run = self.run_of(product_id)
@@ -85,6 +100,9 @@ class Looks(Background):
             self._watches[product_id] = key, Watch(self._kept(product_id, key))
         watch, taken = self._watches[product_id][1], recorded.taken
         one = self._read(recorded)
+        if product_id in self._blind:
+            self._blind.discard(product_id)
+            self.report(f"camera_unknown_{product_id}", None)
         shifts = recorded.prediction.shifts if recorded.prediction is not None else ()
         learning = watch.reference is None
         watch.add(one, taken.at / 1e6, not taken.anomalous, shifts)
@@ -98,10 +116,10 @@ class Looks(Background):
 
     def _read(self, recorded: Recorded) -> Look:
         data = self.files.read(PICTURES, recorded.taken.picture, recorded.taken.suffix)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures: they were accepted
-            with Image.open(io.BytesIO(data)) as image:
-                return look(image)
+        with without_warnings():  # of large pictures: they were accepted
+            image = Image.open(io.BytesIO(data))
+        with image:  # what decodes for the inspections does not wait for this
+            return look(image, self.white_of(recorded.taken.product_id))
 
     # ---- over a restart
 

@@ -13,7 +13,8 @@ from flawscope.station.schema import inspections, pictures, verdicts
 from flawscope.station.store import DEFECT, GOOD, UNDO
 
 LATELY = 5000  # inspections that the line's good pictures are drawn from
-MOST = 500  # reviewed pictures that are judged: all corrections and the latest others
+MOST = 500  # reviewed pictures that are judged, where there are not more corrections: all of these are
+AT_ONCE = 10_000  # inspections that are named in one question; SQLite takes 32,766
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Word:
 class Words:
     """What holds of a product.
 
-    judged: at most `MOST`, oldest first, with their pictures. gone: whose pictures were removed.
-    contradictory: the same file was called good and a defect.
+    judged: all corrections, and the latest others up to `MOST`, oldest first, with their pictures. gone:
+    whose pictures were removed. contradictory: the same file was called good and a defect.
     """
 
     judged: list[Word] = field(default_factory=list)
@@ -134,11 +135,12 @@ def drawn(connection: Connection, product_id: int, count: int, seed: int) -> lis
 def _said(connection: Connection, numbers: Sequence[int]) -> dict[int, list[Row[Any]]]:
     """What holds of each inspection, oldest first: what was taken back is not there."""
     found: dict[int, list[Row[Any]]] = {number: [] for number in numbers}
-    query = select(verdicts).where(verdicts.c.inspection_id.in_(numbers))
-    for row in connection.execute(query.order_by(verdicts.c.id)):
-        stack = found[row.inspection_id]
-        if row.verdict != UNDO:
-            stack.append(row)
-        elif stack:
-            stack.pop()
+    for start in range(0, len(numbers), AT_ONCE):
+        here = verdicts.c.inspection_id.in_(numbers[start : start + AT_ONCE])
+        for row in connection.execute(select(verdicts).where(here).order_by(verdicts.c.id)):
+            stack = found[row.inspection_id]
+            if row.verdict != UNDO:
+                stack.append(row)
+            elif stack:
+                stack.pop()
     return found

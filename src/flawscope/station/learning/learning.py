@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,14 +13,15 @@ from sqlalchemy import Row
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
-from flawscope.station.background import Background
+from flawscope.station.background import Background, in_a_line
 from flawscope.station.database import Database, StoreError
 from flawscope.station.files import Files
 from flawscope.station.learning import candidates as of
 from flawscope.station.learning import plan as plans
 from flawscope.station.learning.candidates import Candidates
 from flawscope.station.learning.corrections import Words, latest_verdict, words_of
-from flawscope.station.learning.process import StoppedError, Worker, WorkerError
+from flawscope.station.learning.process import StoppedError, Worker
+from flawscope.station.learning.rule import NOT_OPENED, SWITCHED
 from flawscope.station.learning.rule import waits as waits_for
 from flawscope.station.settings import Learn
 from flawscope.station.versions import NoModelError, Versions
@@ -185,15 +187,27 @@ class Learning(Background):
                     self._left = False
                 for product_id, learn in self.settings.items():
                     if learn is not None:
-                        self._by_itself(product_id, learn)
+                        self._look(product_id, learn)
                 while not self._ended.is_set() and (row := self.candidates.next()) is not None:
                     self._make(row)
             except StoreError:  # the station says so, and the next look finds what is queued
                 self._left = True
                 self._ended.wait(AGAIN)
                 self.wake()
-            except FlawscopeError as error:
-                self.say(f"learning: {error}")
+            except Exception as error:  # corrections that come later are learnt all the same
+                self.say(f"learning: {in_a_line(error)}")
+
+    def _look(self, product_id: int, learn: Learn) -> None:
+        """`_by_itself`; what is wrong with this product does not keep the others from learning."""
+        why = None
+        try:
+            self._by_itself(product_id, learn)
+        except StoreError:
+            raise
+        except Exception as error:
+            why = f"no version can be made from corrections: {in_a_line(error)}"
+        # a code of its own: `learning_` tells of the last candidate, and that may still hold
+        self.report(f"learning_model_{product_id}", why)
 
     def _by_itself(self, product_id: int, learn: Learn) -> None:
         """Queue a candidate where enough was corrected."""
@@ -202,14 +216,16 @@ class Learning(Background):
             return
         with self.database.reading() as connection:
             state = latest_verdict(connection, product_id), [(row.id, row.status) for row in rows]
-            if self._few.get(product_id) == state:
-                return
+        if self._few.get(product_id) == state:
+            return
+        active = self._active(product_id)  # before all verdicts are read: that takes longer
+        if active is None or plans.why_not(active, learn) is not None:
+            return
+        with self.database.reading() as connection:
             words = words_of(connection, product_id)
         if self._new(words, rows) < learn.after:
             self._few[product_id] = state
-            return
-        active = self._active(product_id)
-        if plans.why_not(active, learn) is None and active is not None:
+        else:
             self.candidates.add(product_id, active.number, RULE, {"asked": ""})
 
     def _make(self, row: Row[Any]) -> None:
@@ -260,16 +276,18 @@ class Learning(Background):
                 out,
             )
             found = self.worker.run(job, lambda *step: self._steps.__setitem__(number, step))
-            self._kept(lambda: self._ready(row, plan, active, learn, found, out, begun))
+            self._ready(row, plan, active, learn, found, out, begun)
         except StoppedError:
             return  # still running in the data base: made anew when the station starts
-        except (InputError, WorkerError) as error:
-            why = str(error).replace(str(out.parent), "")
+        except StoreError:
+            raise
+        except Exception as error:  # also one that nobody foresaw: else it would be running for ever
+            why = in_a_line(error).replace(str(out.parent), "")
             facts = {"error": why, "verdicts": self._verdicts(product_id)}
-            text = f": {why}"
-            self._kept(
-                lambda: self.candidates.change(number, of.FAILED, kind=of.NOT_MADE, text=text, facts=facts)
-            )
+            how: dict[str, Any] = {"kind": of.NOT_MADE, "text": f": {why}", "facts": facts}
+            only = of.RUNNING, of.FAILED  # what is ready by now stays so
+            if not self._kept(partial(self.candidates.change, number, of.FAILED, only=only, **how)):
+                raise
             self.report(f"learning_{product_id}", f"no version could be made from corrections: {why}")
         finally:
             self._steps.pop(number, None)
@@ -300,10 +318,12 @@ class Learning(Background):
         out: Path,
         begun: float,
     ) -> None:
+        """What was made becomes a version. Each step is repeated alone where the data base is away: after the
+        switch, for one, another version is active than the one that this was compared with."""
         product_id = row.product_id
         learnt = sorted({*plan.learnt, *found["learnt"]})
         text = f"{counted(len(learnt), 'correction')}, on version {plan.start}"
-        version = self.versions.add(product_id, out, text, row.who)
+        version = self._kept(lambda: self.versions.add(product_id, out, text, row.who))
         corrections = [
             {"id": word.number, "verdict": word.verdict, "verdict_id": word.verdict_id}
             for word in plan.words.corrections
@@ -327,37 +347,52 @@ class Learning(Background):
         current = self.versions.number(product_id)
         waits = waits_for(found, len(corrections), learn.after, current == active.number)
         facts["waits"] = waits
-        self.candidates.change(
-            row.id,
-            of.READY,
-            kind=of.MADE,
-            who=row.who,
-            text=f" became version {version}",
-            facts=facts,
-            version_id=version,
-            start_version_id=plan.start,
+        self._kept(
+            lambda: self.candidates.change(
+                row.id,
+                of.READY,
+                kind=of.MADE,
+                who=row.who,
+                text=f" became version {version}",
+                facts=facts,
+                version_id=version,
+                start_version_id=plan.start,
+            )
         )
         self.report(f"learning_{product_id}", None)
         self.say(f"version {version} was made from corrections in {seconds['total']:.1f} s")
         if learn.rule == "auto" and self.settings.get(product_id) is not None:
-            if not waits and self.versions.activate(product_id, version, RULE, active.number):
-                self.candidates.change(row.id, of.LIVE)
-            else:
-                waits = waits or ["switched"]  # while it was opened
-                why = f": version {version} does not go live by the rule ({', '.join(waits)})"
-                self.candidates.change(
-                    row.id, of.READY, kind=of.REFUSED_BY_RULE, who=RULE, text=why, facts={"waits": waits}
-                )
+            self._by_rule(row, version, active.number, waits)
         current = self.versions.number(product_id)
         if current not in (active.number, version):
-            self.candidates.add(product_id, current, RULE, {"asked": ""})
+            self._kept(lambda: self.candidates.add(product_id, current, RULE, {"asked": ""}))
         self._forget(product_id, learn.keep)
+
+    def _by_rule(self, row: Row[Any], version: int, instead_of: int, waits: list[str]) -> None:
+        """It goes live where it need not wait; else it is said why."""
+        error = ""
+        if not waits:
+            activate = partial(self.versions.activate, row.product_id, version, RULE, instead_of)
+            try:
+                waits = [] if self._kept(activate) else [SWITCHED]  # while it was opened
+            except (StoreError, StoppedError):
+                raise
+            except FlawscopeError as why:  # a person may try again: it is kept
+                waits, error = [NOT_OPENED], f": {why}"
+        if not waits:
+            self._kept(lambda: self.candidates.change(row.id, of.LIVE))
+            return
+        text = f": version {version} does not go live by the rule ({', '.join(waits)}){error}"
+        said: dict[str, Any] = {"kind": of.REFUSED_BY_RULE, "who": RULE, "text": text}
+        only = (of.READY,)  # somebody may have put it to use, or rejected it, meanwhile
+        facts = {"waits": waits}
+        self._kept(lambda: self.candidates.change(row.id, of.READY, only=only, facts=facts, **said))
 
     def _forget(self, product_id: int, keep: int) -> None:
         """Versions that were made and never used, beyond so many."""
         for row in self.candidates.never_used(product_id)[keep:]:
             number = row.version_id
-            self.candidates.change(
-                row.id, of.REMOVED, kind=of.FORGOTTEN, text=f": version {number}", version_id=None
-            )
-            self.versions.remove(product_id, number)
+            text = f": version {number}"
+            said: dict[str, Any] = {"kind": of.FORGOTTEN, "text": text, "version_id": None}
+            self._kept(partial(self.candidates.change, row.id, of.REMOVED, **said))
+            self._kept(partial(self.versions.remove, product_id, number))

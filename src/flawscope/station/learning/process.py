@@ -73,7 +73,7 @@ class Worker:
         try:
             process.stdin.write(json.dumps(job) + "\n")
             process.stdin.flush()
-        except OSError:
+        except (OSError, ValueError):  # it ended, or was ended by `close`
             pass  # its end is in the queue
         while (line := self._answers.get()) is not None:
             word = json.loads(line)
@@ -125,12 +125,21 @@ class Worker:
             self._timer.cancel()
             self._timer = None
         if seconds is not None:
-            self._timer = threading.Timer(seconds, self._end)
+            self._timer = threading.Timer(seconds, self._rested)
             self._timer.daemon = True
             self._timer.start()
 
-    def _end(self) -> None:
-        process, self._process = self._process, None
+    def _rested(self) -> None:
+        """What the timer calls."""
+        with self._lock:
+            if self._timer is not threading.current_thread():
+                return  # a job came at the moment when it fired: the process is that job's
+            self._timer = None
+            process, self._process = self._process, None
+        self._end(process)
+
+    @staticmethod
+    def _end(process: subprocess.Popen[str] | None) -> None:
         if process is None:
             return
         with suppress(OSError):
@@ -147,7 +156,8 @@ class Worker:
         with self._lock:
             self._closed = True
             self._rest(None)
-        self._end()
+            process, self._process = self._process, None
+        self._end(process)
 
 
 def _hear(process: subprocess.Popen[str], answers: queue.Queue[str | None]) -> None:

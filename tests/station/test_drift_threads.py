@@ -1,0 +1,201 @@
+"""What the threads beside the inspections do to each other: drift, camera checks, and a person."""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawscope.pictures import decoding
+from flawscope.station.database import StoreError
+from flawscope.station.drift import looks
+from flawscope.station.drift.drifts import Drifts
+from flawscope.station.drift.looks import Looks
+from flawscope.station.drift.run import Change, Run
+from flawscope.station.recorder import Recorded
+
+Told = list[tuple[str, str | None]]
+
+
+def drifts_of(bounds: dict[int, float | None], told: Told) -> Drifts:
+    """Whose store is empty."""
+    store: Any = SimpleNamespace(events=lambda *asked: [], note_event=lambda *event: None)
+    versions: Any = SimpleNamespace(active=lambda product_id: (1, None))
+    names = {number: f"product {number}" for number in bounds}
+    nothing: Any = None
+    made = Drifts(nothing, store, versions, bounds, names, lambda *report: told.append(report))
+    made._after = lambda product_id, version: 0  # type: ignore[method-assign]
+    made._rows = lambda product_id, run: []  # type: ignore[method-assign]
+    return made
+
+
+def test_an_alarm_that_is_acknowledged_while_it_is_told_does_not_come_again() -> None:
+    told: Told = []
+    drifts = drifts_of({1: 0.01}, told)
+    run = drifts._runs[1] = drifts._begun(1, 1, 0)
+    run.alarm = Change(0, 5, 0, 1, 3, "higher", 0.5, 0.9)
+    tell, person = drifts._tell, threading.Thread(target=drifts.acknowledge, args=(1, "anna"))
+
+    def meanwhile(product_id: int, run: Run) -> None:
+        tell(product_id, run)
+        person.start()
+        person.join(0.2)  # a person does not get in between; where one does, it is over by now
+
+    drifts._tell = meanwhile  # type: ignore[method-assign]
+    drifts.follow(1)
+    person.join(10)
+    alarms = [why for code, why in told if code == "drift_1"]
+    assert alarms[0] is not None
+    assert alarms[1:] == [None]
+
+
+def test_an_alarm_that_was_acknowledged_before_it_is_told_is_not_told() -> None:
+    told: Told = []
+    drifts = drifts_of({1: 0.01}, told)
+    run = drifts._runs[1] = drifts._begun(1, 1, 0)
+    run.alarm = Change(0, 5, 0, 1, 3, "higher", 0.5, 0.9)
+    free, events = drifts._lock, []
+
+    class Lock:
+        """A person is quicker at the second time that it is taken: after what was read was counted."""
+
+        taken = 0
+
+        def __enter__(self) -> None:
+            self.taken += 1
+            if self.taken == 2:
+                drifts._lock = free
+                drifts.acknowledge(1, "anna")
+                events.append("acknowledged")
+            free.acquire()
+
+        def __exit__(self, *error: Any) -> None:
+            free.release()
+
+    drifts._lock = Lock()  # type: ignore[assignment]
+    drifts.follow(1)
+    drifts._lock = free
+    assert [why for code, why in told if code == "drift_1"] == [None]
+    assert events == ["acknowledged"]
+    assert 1 in drifts._dirty, "what came since is counted at the next look"
+
+
+def test_the_trouble_of_one_product_is_not_the_others() -> None:
+    told: Told = []
+    drifts = drifts_of({1: 0.01, 2: 0.01}, told)
+
+    def follow(product_id: int) -> None:
+        drifts._dirty.discard(product_id)
+        if product_id == 1:
+            raise StoreError("it is away", "store_unreachable")
+
+    drifts.follow = follow  # type: ignore[method-assign]
+    waits = iter([False])
+    drifts._wait = lambda seconds=None: next(waits, True)  # type: ignore[method-assign]
+    drifts.pause = 0.0
+    drifts._work()
+    assert drifts._dirty == {1}
+    assert told == [("drift_unknown", "drift is not followed: it is away")]
+
+
+# ------------------------------------------------------------------------------------------------- the camera
+
+
+def encoded(values: np.ndarray[Any, Any], kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, kind)
+    return file.getvalue()
+
+
+class Camera:
+    """One product whose pictures lie in memory; 7 is the one that was removed."""
+
+    def __init__(self, white_level: float | None = None):
+        self.told: Told = []
+        self.pictures: dict[int, bytes] = {}
+        files: Any = SimpleNamespace(read=self.read)
+        run: Any = SimpleNamespace(version=1, after=0)
+        given: Any = files, [1], {1: "plate"}, lambda product_id: run, lambda *told: self.told.append(told)
+        self.looks = Looks(*given, lambda product_id: white_level)
+        self.looks._kept = lambda product_id, key: None  # type: ignore[method-assign]
+
+    def read(self, kind: str, picture: int, suffix: str) -> bytes:
+        if picture not in self.pictures:
+            raise StoreError("cannot read it: no such file", "file_missing")
+        return self.pictures[picture]
+
+    def show(self, number: int, data: bytes | None) -> None:
+        if data is not None:
+            self.pictures[number] = data
+        taken: Any = SimpleNamespace(
+            product_id=1, version_id=1, picture=number, suffix=".png", at=number, anomalous=False
+        )
+        self.looks._try(1, Recorded(number, taken, True))
+
+    @property
+    def unknown(self) -> list[str | None]:
+        return [why for code, why in self.told if code == "camera_unknown_1"]
+
+
+GOOD = encoded(np.random.default_rng(1).integers(0, 255, (40, 40)).astype(np.uint8))
+
+
+def test_what_hinders_the_camera_checks_is_said_once_and_ends() -> None:
+    camera = Camera()
+    for number in range(3):
+        camera.show(number, b"%d is no picture" % number)
+    assert len(camera.unknown) == 1
+    assert str(camera.unknown[0]).startswith("plate: the camera is not checked: UnidentifiedImageError: ")
+    camera.show(3, GOOD)
+    camera.show(4, GOOD)
+    assert camera.unknown[1:] == [None]
+    camera.show(7, None)
+    assert len(camera.unknown) == 2, "a picture that was removed meanwhile is nobody's trouble"
+
+
+def test_deep_pictures_are_as_bright_as_the_model_sees_them() -> None:
+    """A camera of 12 bits in files of 16."""
+    camera = Camera(white_level=4095)
+    rng = np.random.default_rng(0)
+    for number in range(10, 20):
+        camera.show(number, encoded(rng.integers(300, 2500, (60, 60)).astype(np.uint16)))
+    watch = camera.looks._watches[1][1]
+    assert watch.wrong == {}
+    assert watch.first[0].brightness == pytest.approx(1400 / 4095, abs=0.01)
+
+
+def test_a_station_knows_the_white_level_of_its_model(running: Any) -> None:
+    station = running.station
+    preprocess = station.versions.active(1)[1].manifest.preprocess
+    object.__setattr__(preprocess, "white_level", 4095.0)
+    assert station.looks.white_of(1) == 4095.0
+
+
+def test_filters_of_warnings_are_as_they_were_after_both_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the whole process's: a thread that restores them late would leave `ignore` for good."""
+    before = list(warnings.filters)
+    opening, opened = threading.Event(), threading.Event()
+    usual = Image.open
+
+    def slow(*told: Any, **named: Any) -> Any:
+        opening.set()
+        opened.wait(0.3)  # until the other thread has begun, if it can
+        return usual(*told, **named)
+
+    monkeypatch.setattr(looks.Image, "open", slow)
+    camera = Camera()
+    thread = threading.Thread(target=camera.show, args=(1, GOOD))
+    thread.start()
+    assert opening.wait(10)
+    with decoding.without_warnings():
+        opened.set()
+        thread.join(0.3)
+    thread.join(10)
+    assert camera.unknown == []
+    assert list(warnings.filters) == before

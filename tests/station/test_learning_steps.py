@@ -1,0 +1,353 @@
+"""Learning without a model: what a product, the data base or the process does to the others and to itself."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.station.database import StoreError
+from flawscope.station.learning import candidates as of
+from flawscope.station.learning import corrections, learning, process
+from flawscope.station.learning.learning import Learning
+from flawscope.station.learning.process import StoppedError, Worker
+from flawscope.station.schema import metadata, verdicts
+from flawscope.station.settings import Learn
+
+FOUND = {
+    **{"how": "extended", "learnt": [5], "lost": [], "weaker": [], "contradictory": [], "seconds": {}},
+    "good": {"after": [0, 9], "before": [3, 9]},
+}
+
+
+class Candidates:
+    """In memory. fail: is asked before each change, and raises where it shall not happen."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, Any]] = {}
+        self.events: list[tuple[str, str]] = []
+        self.fail: Callable[[str], None] = lambda status: None
+
+    def add(self, product_id: int, start: int, who: str, facts: dict[str, Any]) -> int:
+        number = len(self.rows) + 1
+        given = {"id": number, "product_id": product_id, "status": of.QUEUED, "who": who}
+        self.rows[number] = given | {"facts": json.dumps(facts), "version_id": None}
+        return number
+
+    def change(
+        self,
+        number: int,
+        status: str,
+        kind: str = "",
+        who: str = "",
+        text: str = "",
+        facts: dict[str, Any] | None = None,
+        only: tuple[str, ...] = (),
+        **columns: int | None,
+    ) -> bool:
+        self.fail(status)
+        row = self.rows[number]
+        if only and row["status"] not in only:
+            return False
+        row |= {
+            "status": status,
+            "facts": json.dumps({**json.loads(row["facts"]), **(facts or {})}),
+        } | columns
+        self.events += [(kind, text)] if kind else []
+        return True
+
+    def next(self) -> Any:
+        queued = (row for row in self.rows.values() if row["status"] == of.QUEUED)
+        return next((SimpleNamespace(**row) for row in queued), None)
+
+    def listed(self, product_id: int) -> list[Any]:
+        return [SimpleNamespace(**row) for row in self.rows.values() if row["product_id"] == product_id]
+
+    def never_used(self, product_id: int) -> list[Any]:
+        return []
+
+    def facts(self, number: int) -> dict[str, Any]:
+        return dict(json.loads(self.rows[number]["facts"]))
+
+
+class Versions:
+    """Of each product version 1 is active, and 2 is what is made."""
+
+    def __init__(self) -> None:
+        self.now = {1: 1, 2: 1}
+        self.cannot: Exception | None = None
+
+    def is_open(self, product_id: int) -> bool:
+        return False  # no room is looked for
+
+    def path(self, product_id: int, number: int) -> Path:
+        return Path("model.safetensors")
+
+    def number(self, product_id: int) -> int:
+        return self.now[product_id]
+
+    def add(self, *told: Any) -> int:
+        return 2
+
+    def activate(self, product_id: int, number: int, who: str, instead_of: int) -> bool:
+        if self.cannot is not None:
+            raise self.cannot
+        if self.now[product_id] != instead_of:
+            return False
+        self.now[product_id] = number
+        return True
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    yield None
+
+
+class Made:
+    """Learning of two products, with as many corrections as are asked for. said, reported: what it tells."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+        self.said: list[str] = []
+        self.reported: dict[str, str | None] = {}
+        self.unreadable: set[int] = set()
+        self.asked = 0  # for all verdicts of a product
+        self.why_not: str | None = None
+        self.versions, self.candidates = Versions(), Candidates()
+        files = SimpleNamespace(temporary=lambda name: tmp_path / ".part" / name, drop=lambda path: None)
+        given: Any = SimpleNamespace(reading=reading), files, self.versions
+        learn = Learn(rule="auto", after=1)
+        self.learning = Learning(
+            *given,
+            {"one": 1, "two": 2},
+            {"one": learn, "two": learn},
+            "cpu",
+            self.reported.__setitem__,
+            self.said.append,
+        )
+        words = SimpleNamespace(
+            corrections=[SimpleNamespace(number=5, verdict="good", verdict_id=1)], gone=[], contradictory=[]
+        )
+
+        def words_of(connection: Any, product_id: int) -> Any:
+            self.asked += 1
+            return words
+
+        def active_of(product_id: int) -> Any:
+            if product_id in self.unreadable:
+                raise InputError("model.safetensors is damaged; copy it again")
+            return SimpleNamespace(number=1, file=Path("model.safetensors"))
+
+        plan = SimpleNamespace(learnt=[], start=1, verdicts=[1], words=words)
+        monkeypatch.setattr(learning, "AGAIN", 0.01)
+        monkeypatch.setattr(learning, "words_of", words_of)
+        monkeypatch.setattr(learning, "latest_verdict", lambda *told: 1)
+        monkeypatch.setattr(learning.plans, "why_not", lambda *told: self.why_not)
+        monkeypatch.setattr(learning.plans, "planned", lambda *told: plan)
+        monkeypatch.setattr(learning.plans, "job_of", lambda *told: {})
+        monkeypatch.setattr(self.learning, "_active", active_of)
+        monkeypatch.setattr(self.learning, "candidates", self.candidates)
+        monkeypatch.setattr(self.learning.worker, "run", lambda job, step: FOUND)
+
+    def look(self, times: int = 1) -> None:
+        """As often as in so many times ten seconds."""
+        waits = iter([False] * times)
+        self.learning._wait = lambda seconds=None: next(waits, True)  # type: ignore[method-assign]
+        self.learning._work()
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
+    return Made(monkeypatch, tmp_path)
+
+
+def test_a_model_that_cannot_be_read_is_that_products_problem_alone(made: Made) -> None:
+    made.unreadable.add(1)
+    made.look()
+    assert [(row["product_id"], row["status"]) for row in made.candidates.rows.values()] == [(2, of.LIVE)]
+    why = "no version can be made from corrections: model.safetensors is damaged; copy it again"
+    assert made.reported == {"learning_model_1": why, "learning_model_2": None, "learning_2": None}
+    made.unreadable.clear()
+    made.look()
+    assert made.reported["learning_model_1"] is None
+    assert made.versions.now == {1: 2, 2: 2}
+
+
+def test_the_thread_goes_on_whatever_happens(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ValueError("I/O operation on\nclosed file.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(made.candidates, "next", broken)
+        made.look()
+    assert made.said == ["learning: ValueError: I/O operation on closed file."]
+    made.look()
+    assert made.versions.now == {1: 2, 2: 2}
+
+
+def test_a_fault_that_nobody_foresaw_ends_its_candidate_alone(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it is running for ever, and the product learns nothing more."""
+
+    def run(job: Any, step: Any) -> Any:
+        if made.candidates.rows[1]["status"] == of.RUNNING:
+            raise KeyError("learnt")
+        return FOUND
+
+    monkeypatch.setattr(made.learning.worker, "run", run)
+    made.look()
+    assert [row["status"] for row in made.candidates.rows.values()] == [of.FAILED, of.LIVE]
+    assert made.candidates.facts(1)["error"] == "KeyError: 'learnt'"
+    assert made.reported["learning_1"] == "no version could be made from corrections: KeyError: 'learnt'"
+
+
+def test_a_store_that_is_away_after_the_switch_does_not_unsay_it(made: Made) -> None:
+    away = [StoreError("it is away", "store_unreachable")]
+
+    def fail(status: str) -> None:
+        if status == of.LIVE and away:
+            raise away.pop()
+
+    made.candidates.fail = fail
+    made.learning.settings[2] = None
+    made.look()
+    assert away == []
+    assert made.versions.now[1] == 2
+    assert made.candidates.rows[1]["status"] == of.LIVE
+    assert made.candidates.facts(1)["waits"] == []
+    assert [kind for kind, _ in made.candidates.events] == [of.MADE], "once, and nothing waits"
+
+
+@pytest.mark.parametrize("kind", [InputError, FlawscopeError])
+def test_a_version_that_cannot_be_opened_waits(made: Made, kind: type[Exception]) -> None:
+    """It was made and is kept: it has not failed, and is forgotten with the others that are not used."""
+    made.versions.cannot = kind("cannot open it")
+    made.learning.settings[2] = None
+    made.look()
+    row = made.candidates.rows[1]
+    assert (row["status"], row["version_id"], made.candidates.facts(1)["waits"]) == (
+        of.READY,
+        2,
+        ["not_opened"],
+    )
+    text = ": version 2 does not go live by the rule (not_opened): cannot open it"
+    assert made.candidates.events[-1] == (of.REFUSED_BY_RULE, text)
+
+
+def test_verdicts_are_not_read_again_while_a_product_cannot_learn(made: Made) -> None:
+    made.why_not = "version 1 is an export"
+    made.look(5)
+    assert made.asked == 0
+    made.why_not = None
+    made.look()
+    assert made.versions.now == {1: 2, 2: 2}
+
+
+# ------------------------------------------------------------------------------------------------ the process
+
+PROCESS = """
+import os, sys, threading, queue
+jobs = queue.Queue()
+def listen():
+    for line in sys.stdin:
+        jobs.put(line)
+    os._exit(0)
+threading.Thread(target=listen, daemon=True).start()
+while True:
+    print('{"done": {"job": %s}}' % jobs.get().strip(), flush=True)
+"""
+
+
+@pytest.fixture
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """Whose process gives back what it is given."""
+    (tmp_path / "echo_of_jobs.py").write_text(PROCESS, encoding="utf-8")
+    monkeypatch.setattr(process, "MODULE", "echo_of_jobs")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    made = Worker()
+    yield made
+    made.close()
+
+
+def no_step(stage: str, done: int, total: int) -> None:
+    raise AssertionError("there is none")
+
+
+def test_a_job_that_comes_as_the_idle_timer_fires_is_done(worker: Worker) -> None:
+    """`Timer.cancel` does nothing any more then."""
+    assert worker.run({"number": 1}, no_step) == {"job": {"number": 1}}
+    first, asked = worker.pid, worker._asked
+    fired, go = threading.Event(), threading.Event()
+    usual = worker._timer
+    assert usual is not None
+    usual.cancel()
+
+    def late() -> None:
+        fired.set()
+        assert go.wait(10)
+        usual.function()
+
+    late_one = worker._timer = threading.Timer(0, late)
+    late_one.start()
+    assert fired.wait(10)
+
+    def asked_late(*told: Any) -> dict[str, Any]:
+        go.set()
+        late_one.join(10)  # the timer's thread is the quicker one
+        return asked(*told)
+
+    worker._asked = asked_late  # type: ignore[method-assign]
+    assert worker.run({"number": 2}, no_step) == {"job": {"number": 2}}
+    assert worker.pid == first
+
+
+def test_an_idle_process_ends_by_itself(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "IDLE", 0.0)
+    worker.run({}, no_step)
+    timer = worker._timer
+    if timer is not None:  # else it has ended already
+        timer.join(10)
+    assert worker.pid is None
+    assert worker.run({"number": 2}, no_step) == {"job": {"number": 2}}, "and another one is started"
+
+
+def test_an_end_before_the_job_is_written_is_an_end(worker: Worker) -> None:
+    asked = worker._asked
+
+    def closed_first(*told: Any) -> dict[str, Any]:
+        worker.close()
+        return asked(*told)
+
+    worker._asked = closed_first  # type: ignore[method-assign]
+    with pytest.raises(StoppedError):
+        worker.run({}, no_step)
+
+
+# -------------------------------------------------------------------------------------------------- verdicts
+
+
+def test_more_corrections_than_a_question_may_name() -> None:
+    """SQLite ends at 32,766, where nobody built it with more."""
+    engine = create_engine("sqlite://")
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        inner: Any = connection.connection.driver_connection
+        inner.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 32_766)
+        said = ((1, "good"), (1, "undo"), (40_000, "good"), (40_000, "defect"), (41_000, "good"))
+        row = {"at": 0, "who": "anna", "note": ""}
+        for number, verdict in said:
+            connection.execute(verdicts.insert().values(inspection_id=number, verdict=verdict, **row))
+        found = corrections._said(connection, range(1, 40_001))
+    assert len(found) == 40_000
+    assert {number: [one.verdict for one in stack] for number, stack in found.items() if stack} == {
+        40_000: ["good", "defect"]
+    }
