@@ -81,8 +81,12 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
 def known(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """The values whose settings the dataclass `cls` still has: a file that was written earlier may hold
     others. What a person gives goes to `build` as it is."""
-    names = {f.name for f in dataclasses.fields(cls) if f.init}
-    return {key: value for key, value in values.items() if key in names}
+    return {key: value for key, value in values.items() if key in names(cls)}
+
+
+def names(cls: type[Any]) -> set[str]:
+    """The settings of the dataclass `cls`."""
+    return {f.name for f in dataclasses.fields(cls) if f.init}
 
 
 def convert(value: Any, hint: Any) -> Any:

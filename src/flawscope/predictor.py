@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flawscope.artefact import model_file
 from flawscope.artefact.certificate import STRIDE, Certificate, compare
 from flawscope.artefact.model_file import Artefact, Manifest, Picture
 from flawscope.artefact.samples import unpack_images
@@ -31,7 +32,7 @@ from flawscope.pictures.tiles import Region
 from flawscope.progress import Step, counted, silent
 from flawscope.results import notebook
 from flawscope.results.prediction import NEARBY, Prediction
-from flawscope.runtime import Run, Session, check_threads, format_of
+from flawscope.runtime import FORMATS, TRAINED, Run, Session, check_threads, format_of
 
 SAMPLES = 3  # stored pictures that a notebook shows
 AHEAD = 4  # batches decoded while one is being computed
@@ -62,6 +63,21 @@ def load(
     artefact = files.read(path)
     predictor = Predictor(artefact, files.open_session(artefact, path, device, threads))
     return predictor if false_alarm_rate is None else predictor.with_rate(false_alarm_rate)
+
+
+def trained(model: str | os.PathLike[str] | Artefact | Predictor) -> Artefact:
+    """What a fitted model is made of, from its file, as it was read from one, or open.
+
+    Raises:
+        InputError: it is an exported one, or its file cannot be read.
+    """
+    if isinstance(model, Artefact):
+        return model
+    suffix = model.session.suffix if isinstance(model, Predictor) else os.path.splitext(model)[1].lower()
+    if suffix in FORMATS and suffix != TRAINED:
+        name = "this" if isinstance(model, Predictor) else os.fspath(model)
+        raise InputError(f"{name} is an exported model: name the {TRAINED} file that it was made from")
+    return model.artefact if isinstance(model, Predictor) else model_file.read(model)
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
@@ -336,16 +352,19 @@ class Predictor:
         """The same model at another target false-alarm rate, 0.05 or "5%"."""
         return self.with_calibration(self.calibration.with_rate(false_alarm_rate))
 
-    def calibrate(self, good: Iterable[Source], step: Step = silent) -> Predictor:
+    def calibrate(self, good: Iterable[Source] | Source, step: Step = silent) -> Predictor:
         """The same model with thresholds from these good pictures: the camera or the light has changed.
 
         Pictures that the model was fitted on would score too low, and copies would count twice: both are
         left out, found by their decoded pixels.
 
+        Args:
+            good: the pictures, or a folder, as for `stream`.
+
         Raises:
             InputError: there are none, or none could be read. Single failures are collected in `failures`.
         """
-        good = list(good)
+        good = list(_several(good))
         kept = tuple(p for p in self.manifest.pictures if p.role != "calibration")
         fresh = _Fresh(good, {p.hash for p in kept})
         values, pictures, shifts, failures = [], [], [], []

@@ -70,7 +70,7 @@ def test_the_model_is_the_same_with_and_without(capsys: Capture, drawn: Path, tm
         (["--set", "stages=1,2,3"], "stages must be four"),
         (["--preset", "papers"], "prnet has no preset papers"),
         (["--backbone", "resnet17"], "no backbone called resnet17"),
-        (["--set", "ratio=0.1"], "unknown setting ratio"),
+        (["--set", "ratio=0.1"], "prnet has no ratio: leave it out, or take patchcore"),
         (["--category", "plates"], "plates"),
     ],
 )

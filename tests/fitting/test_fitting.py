@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import flawscope
 from flawscope.artefact.model_file import read
 from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
@@ -261,6 +262,55 @@ def test_unreadable_pictures_are_told_and_the_others_used(tmp_path):
     assert predictor.manifest.facts["patches"] == 12 * PATCHES
 
 
+@pytest.mark.parametrize("method", ["patchcore", "efficientad", "prnet"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_where_no_picture_can_be_read_the_reason_is_told(method, count, tmp_path):
+    paths = [tmp_path / f"{k}.png" for k in range(count)]
+    for path in paths:
+        path.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    with pytest.raises(InputError) as caught:
+        fit([*map(str, paths)], method=method, size=256, device="cpu", samples=0)
+    said = str(caught.value)
+    assert said.startswith("none of the 3 pictures can be used; the first: cannot read picture" * (count > 1))
+    assert "0.png" in said
+    assert "\n" not in said
+
+
+def test_pictures_smaller_than_a_tile_say_so():
+    with pytest.raises(InputError, match="less than a tile of 128 x 128; fit with a smaller --tile"):
+        fit_small(tile=128)
+
+
+@pytest.mark.parametrize(("key", "others"), [("steps", "efficientad or prnet"), ("teacher", "efficientad")])
+def test_settings_of_other_methods_are_told(key, others):
+    with pytest.raises(InputError, match=f"^patchcore has no {key}: leave it out, or take {others}$"):
+        fit_small(**{key: 5})
+
+
+def test_an_open_model_can_be_extended(fitted, tmp_path):
+    new = parts(3, seed=7)
+    extended = extend(fitted, new, device="cpu")
+    fitted.save(tmp_path / "m.safetensors")
+    assert extended.calibration == extend(tmp_path / "m.safetensors", new, device="cpu").calibration
+
+
+def test_an_exported_model_cannot_be_extended(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"onnx")
+    with pytest.raises(InputError, match=r"m\.onnx is an exported model: name the \.safetensors file"):
+        extend(tmp_path / "m.onnx", parts(2))
+
+
+def test_calibrating_on_a_folder(fitted, tmp_path):
+    for k, picture in enumerate(parts(4, seed=8)):
+        Image.fromarray(picture).save(tmp_path / f"{k}.png")
+    assert fitted.calibrate(tmp_path).calibration.count == 4
+
+
+def test_evaluating_a_path_says_what_to_do(fitted):
+    with pytest.raises(InputError, match=r"open it, evaluate\(model, open_dataset\('pictures'\)\)"):
+        flawscope.evaluate(fitted, "pictures")
+
+
 def test_a_picture_too_large_for_memory_is_told_like_an_unreadable_one(monkeypatch):
     def no_room(picture):
         raise MemoryError
@@ -336,7 +386,7 @@ def test_streaming_passes_over_a_shard_without_new_pictures(tmp_path):
     assert predictor.manifest.facts["shards"] == 3
     assert roles(predictor).count("train") == 8
     assert len(bank_of(predictor)) == round(0.1 * 8 * PATCHES)
-    with pytest.raises(InputError, match="none of the pictures can be used"):
+    with pytest.raises(InputError, match="none of the 12 pictures can be used"):
         fit_small([tmp_path / f"{k}.png" for k in range(12)], memory=4 * PER_PICTURE)
 
 
@@ -660,7 +710,7 @@ def test_wrong_settings_are_told_before_the_work(options, text, monkeypatch):
     [
         ([], "at least one good picture"),
         (np.zeros((64, 64, 3), np.uint8), "a list"),
-        ([b"no picture", b""], "none of the pictures can be used"),
+        ([b"no picture", b""], "none of the 2 pictures can be used; the first: cannot read picture"),
     ],
 )
 def test_pictures_that_make_no_model(images, text):

@@ -929,3 +929,10 @@ def test_the_pictures_in_a_file_are_counted(tmp_path: Path) -> None:
     shades().save(tmp_path / "b.png")
     (tmp_path / "c.gif").write_bytes(b"GIF89a")
     assert [frames(tmp_path / name) for name in ("a.gif", "b.png", "c.gif", "gone.tif")] == [3, 1, 1, 1]
+
+
+@pytest.mark.parametrize("given", [bytearray(9999), [[7] * 500] * 9, memoryview(bytes(9999)), {"a": 1}])
+def test_what_is_no_picture_is_named_by_its_kind(given):
+    with pytest.raises(InputError, match=f"a {type(given).__name__}") as caught:
+        decode(given)
+    assert len(str(caught.value)) < 120

@@ -114,7 +114,7 @@ def plan(
         if category not in missing
     }
     if (steps or minutes) and not any(map(_learns_in_steps, chosen)):
-        raise InputError(f"--steps and --minutes: {' and '.join(chosen)} learn in no steps; leave them out")
+        raise InputError(f"--steps, --minutes: none of {', '.join(chosen)} learns in steps; leave them out")
     if seen and not any(map(_learns_from_defects, chosen)):
         raise InputError(f"--seen: {' and '.join(chosen)} learn from good pictures only; leave it out")
     first = numbers[chosen[0]][0]

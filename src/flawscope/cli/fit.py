@@ -212,10 +212,9 @@ def _refuse_settings(args: argparse.Namespace, options: dict[str, Any]) -> None:
     given = [k for k in asked if (options.get(k) or getattr(args, k, None)) is not None]
     flags = ("no-samples", "minutes", "resume", "tensorboard")
     given += [flag for flag in flags if getattr(args, flag.replace("-", "_"))]
-    if given or args.false_alarm_rate:
-        raise InputError(
-            f"--update keeps the model's own settings: leave out {', '.join(given) or 'the others'}"
-        )
+    given += ["false-alarm-rate"] * bool(args.false_alarm_rate)
+    if given:
+        raise InputError(f"--update keeps the model's own settings: leave out {', '.join(given)}")
 
 
 def _fitted(
@@ -322,16 +321,14 @@ def summary(predictor: Predictor) -> list[str]:
     if found := described(facts, calibration):
         lines.append(f"simulated defects found: {found}")
     if predictor.suspects:
-        dropped = (
-            "were left out" if any(p.role == "dropped" for p in predictor.manifest.pictures) else "were kept"
-        )
+        dropped = "left out" if any(p.role == "dropped" for p in predictor.manifest.pictures) else "kept"
         lines.append(
-            f"{counted(len(predictor.suspects), 'suspicious picture')} {dropped}, most suspicious first:"
+            f"{dropped}: {counted(len(predictor.suspects), 'suspicious picture')}, most suspicious first:"
         )
         lines += [f"  {name}  score {score:.4g}" for name, score in predictor.suspects[:20]]
         if len(predictor.suspects) > 20:
             lines.append(f"  and {len(predictor.suspects) - 20} more")
-        if dropped == "were kept":
+        if dropped == "kept":
             lines.append("look at them; --drop-suspects leaves them out")
     return lines
 

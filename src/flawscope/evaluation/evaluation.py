@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -167,6 +168,8 @@ def evaluate(
         InputError: there is nothing to test.
     """
     began = time.perf_counter()
+    if isinstance(dataset, str | os.PathLike):  # as `fit` takes it
+        raise InputError(f"{dataset!s} is a path: open it, evaluate(model, open_dataset({str(dataset)!r}))")
     if not dataset.test:
         raise InputError(
             f"{dataset.root} has no test pictures: give a data set with a test split, "

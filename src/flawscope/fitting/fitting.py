@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flawscope.artefact import model_file
 from flawscope.artefact.certificate import STRIDE
 from flawscope.artefact.model_file import Artefact, Manifest, Picture
 from flawscope.artefact.samples import pack_images, unpack_images
@@ -37,7 +36,7 @@ from flawscope.methods.together import ALONE, Together
 from flawscope.methods.training_log import board_in
 from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.appearance import Appearance
-from flawscope.predictor import Predictor
+from flawscope.predictor import Predictor, trained
 from flawscope.progress import Step, counted, silent
 from flawscope.runtime.torch import TorchSession
 
@@ -143,7 +142,7 @@ def fit(
 
 
 def extend(
-    model: str | os.PathLike[str] | Artefact,
+    model: str | os.PathLike[str] | Artefact | Predictor,
     images: Images,
     *,
     category: str | None = None,
@@ -160,10 +159,13 @@ def extend(
     The old pictures' calibration scores are kept, and the manifest says what that means for the promise. What
     it finds of simulated defects is measured anew, on the new pictures.
 
+    Args:
+        model: a fitted one, or its .safetensors file.
+
     Raises:
         InputError: the method cannot be extended, or no picture can be used.
     """
-    old = model if isinstance(model, Artefact) else model_file.read(model)
+    old = trained(model)
     manifest = old.manifest
     method = registry.method(manifest.method)
     if not method.extends:
@@ -209,11 +211,15 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
     began = time.monotonic()
     model, reader, windows = prepared.model, prepared.reader, prepared.windows
     fusion, checked, shown = None, None, task
-    if windows is None:
-        fitted = checked = prepared.method.fit(model, task)
-    else:
-        shown = windows.task(task)
-        fitted, checked, fusion = of_pictures(model, prepared.method.fit(model, shown), windows, task)
+    try:
+        if windows is None:
+            fitted = checked = prepared.method.fit(model, task)
+        else:
+            shown = windows.task(task)
+            fitted, checked, fusion = of_pictures(model, prepared.method.fit(model, shown), windows, task)
+    except InputError:
+        reader.some_can_be_read()  # else the reason is theirs
+        raise
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     if windows is not None and reader.roi is not None:
         tensors["region"] = reader.roi

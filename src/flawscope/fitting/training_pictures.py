@@ -78,6 +78,13 @@ class Reader:
             self.hashes[index], self.measured[index] = digest, measured
         return views
 
+    def some_can_be_read(self) -> None:
+        """InputError where none can."""
+        if 0 < len(self.sources) <= len(self.failures):
+            first = self.failures[min(self.failures)]
+            many = f"none of the {len(self.sources)} pictures can be used; the first: "
+            raise InputError(f"{many if len(self.sources) > 1 else ''}{first}") from None
+
     def without_copies(self, indices: list[int]) -> list[int]:
         """Those of `indices` whose pixels neither the model nor an earlier picture nor a defect has."""
         kept = []

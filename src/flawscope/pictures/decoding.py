@@ -219,7 +219,9 @@ def name_of(source: Source) -> str:
         return "(a numpy array)"
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "") or "(a PIL image)")
-    return f"({len(source)} bytes)" if isinstance(source, bytes) else str(source)
+    if isinstance(source, bytes):
+        return f"({len(source)} bytes)"
+    return str(source) if isinstance(source, str | os.PathLike) else f"(a {type(source).__name__})"
 
 
 def _open(source: Stored, name: str) -> Image.Image:

@@ -100,6 +100,7 @@ FORMATS = {
     ".onnx": "flawscope.runtime.onnx",
     ".xml": "flawscope.runtime.openvino",
 }
+TRAINED = ".safetensors"  # of what was fitted; the others are made from it
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:
