@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import flawscope
-from flawscope import errors
+from flawscope import cli, errors
 from flawscope._version import __version__
 from flawscope.cli import commands, main
 from flawscope.cli.common import rate, table
@@ -109,6 +110,7 @@ def test_an_unknown_option_names_the_nearest(argv: list[str], meant: str, capsys
         (["info", "m", "extra"], "extra"),
         (["fit", "--data", "x", "--out"], "--out"),
         (["data", "chek", "--data", "x"], "chek"),
+        (["predict", "m", "-", "new"], "- stands alone"),
         (["predict", "m", "a.png", "--false-alarm-rate", "5"], "write 0.05 or 5%;"),
         (["predict", "m", "a.png", "--false-alarm-rate", "nan"], "is not a rate"),
         (["predict", "m", "a.png", "--false-alarm-rate", "0%"], "is not a rate"),
@@ -123,6 +125,29 @@ def test_an_unknown_option_names_the_nearest(argv: list[str], meant: str, capsys
 def test_a_wrong_call_is_one_line_and_exit_code_2(argv: list[str], match: str, capsys: Capture) -> None:
     assert main(argv) == 2
     assert match in one_line(capsys)
+
+
+def test_a_file_that_begins_with_a_dash_is_told_how_to_be_written(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-dash.png").touch()
+    assert main(["predict", "m", "-dash.png"]) == 2
+    assert "-dash.png would be an option; the file of this name is ./-dash.png;" in one_line(capsys)
+    assert main(["predict", "m", "--", "-dash.png"]) == 2
+    assert "there is no model m" in one_line(capsys)
+
+
+@pytest.mark.parametrize("place", ["import_module", "Parser"])
+def test_an_interrupt_while_a_command_is_loaded_is_one_line(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib if place == "import_module" else cli, place, interrupted)
+    assert main(["info", "m"]) == 130
+    assert "interrupted" in one_line(capsys)
 
 
 @pytest.mark.parametrize(("text", "value"), [("0.05", 0.05), ("5%", 0.05), ("0.5%", 0.005), ("1e-3", 0.001)])
@@ -208,13 +233,33 @@ def test_a_closed_pipe_is_no_traceback(drawn: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
-def test_a_full_disk_behind_stdout_is_one_line(drawn: Path) -> None:
-    argv = [sys.executable, "-m", "flawscope", "data", "check", "--data", str(drawn), "--no-near", "--quiet"]
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--version"],
+        ["info", "MODEL", "--json"],
+        ["data", "check", "--data", "DATA", "--no-near", "--quiet"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_a_full_disk_behind_stdout_is_one_line(
+    argv: list[str], unbuffered: str, drawn: Path, model_path: Path
+) -> None:
+    places = {"MODEL": str(model_path), "DATA": str(drawn)}
+    argv = [sys.executable, "-m", "flawscope", *(places.get(word, word) for word in argv)]
+    how = {"env": os.environ | {"PYTHONUNBUFFERED": unbuffered}, "stderr": subprocess.PIPE, "text": True}
     with open("/dev/full", "w") as full:
-        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run(argv, stdout=full, timeout=60, **how)
     assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "No space left" in done.stderr
+    text = "cannot write to standard output: No space left on device; free some space or send it elsewhere"
+    assert done.stderr == f"flawscope: {text}\n"
+
+
+def test_a_closed_stdout_is_no_error() -> None:
+    code = "import sys; sys.stdout = None; from flawscope.cli import main; sys.exit(main(['--version']))"
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_module_and_the_script_are_the_same() -> None:

@@ -417,6 +417,23 @@ def test_calibrate_then_predict(
     assert json.loads(out)["left_out_by_kind"] == {"good": len(scores)}
 
 
+def test_calibrate_says_what_was_before_and_what_it_left_out(
+    capsys: Capture, model: str, drawn: Path, tmp_path: Path
+) -> None:
+    old = read_manifest(model).calibration
+    train = list((plate(drawn) / "train/good").iterdir())
+    good, new = tmp_path / "good", tmp_path / "new.safetensors"
+    shutil.copytree(plate(drawn) / "test/good", good)
+    shutil.copy(train[0], good / "known.png")
+    argv = ["--good", str(good), "--out", str(new), "--false-alarm-rate", "20%"]
+    _, _, err = run(capsys, "calibrate", model, *argv)
+    assert f"before: {old.promise()}\n" in err
+    assert old.promise() != old.with_rate(0.2).promise()
+    assert "\nnot calibrated with 1 picture that the model was fitted on, or copies\n" in err
+    *_, last = read_manifest(new).notes
+    assert f"\n{last}\n" in err
+
+
 def test_calibrate_refuses_pictures_the_model_was_fitted_on(
     capsys: Capture, model: str, drawn: Path, tmp_path: Path
 ) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.cli import main
+from flawscope.cli import main, output
 from flawscope.datasets.groups import remark
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.predictor import Predictor
 from flawscope.results.folder import Pictures
+from flawscope.results.mismatch import Mismatch
 from flawscope.results.table import Row, read_table
 
 pytest.importorskip("torch")
@@ -148,6 +151,48 @@ def test_an_interrupted_call_keeps_what_was_judged(
     assert f"interrupted after 2 inputs of 5; their results are in {out}" in err
     assert len(read_table(out / "results.csv")) == 2
     assert json.loads((out / "results.json").read_text())["complete"] is False
+
+
+@pytest.mark.parametrize("place", ["printing", "counting"])
+def test_ctrl_c_between_counting_a_picture_and_writing_it_keeps_both_alike(
+    capsys: Capture,
+    model_path: Path,
+    mixed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+) -> None:
+    owner, name = (output, "show_result") if place == "printing" else (Mismatch, "add")
+    called, real = [], getattr(owner, name)
+
+    def stopping(*given: object, **options: object) -> None:
+        real(*given, **options)
+        called.append(given)
+        if len(called) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(owner, name, stopping)
+    out = tmp_path / "out"
+    code, printed, err = run(capsys, "predict", model_path, mixed, "--json", "--out", out, *PLAIN)
+    assert (code, len(printed.splitlines())) == (130, 2)
+    assert "interrupted after 2 inputs of 5" in err
+    assert len(read_table(out / "results.csv")) == 2
+    assert len(list((out / "predictions").rglob("*.json"))) == 2
+    assert len(list((out / "overlays").rglob("*.png"))) == 2
+    assert json.loads((out / "results.json").read_text())["inputs"] == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_picture_that_cannot_be_printed_is_not_counted(
+    capsys: Capture, model_path: Path, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `predict --out DIR | head -1`."""
+    monkeypatch.setattr(output, "show_result", Mock(side_effect=[None, BrokenPipeError]))
+    out = tmp_path / "out"
+    code, _, err = run(capsys, "predict", model_path, mixed, "--out", out, *PLAIN)
+    assert (code, "unexpected" in err) == (1, False)
+    assert len(read_table(out / "results.csv")) == 1
+    assert json.loads((out / "results.json").read_text())["inputs"] == 1
 
 
 def test_evaluate_writes_its_figures_before_any_picture(

@@ -217,3 +217,45 @@ def test_a_part_on_a_patterned_ground_is_found(capsys: Capture, tmp_path: Path) 
     for defect in read(out / "masks").values():
         assert not defect[:22].any()
         assert not defect[-22:].any()
+
+
+def test_an_earlier_run_is_removed_and_somebody_elses_file_is_left(capsys: Capture, good: Path) -> None:
+    out = good.parent / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    run(capsys, "--data", good, "--out", out, "--count", 3)
+    code, _, err = run(capsys, "--data", good, "--out", out, "--count", 2)
+    assert code == 0
+    assert f"{out}: 7 files of an earlier run removed" in err
+    assert f"{out}: 1 other file left alone" in err
+    assert len(read(out)) == 5  # two pictures, two masks, the sheet
+    assert (out / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["contact_sheet.png", "pictures/001_structure.png", "masks/000_spot.png"])
+def test_somebody_elses_file_in_the_way_stops_the_call(capsys: Capture, good: Path, name: str) -> None:
+    out = good.parent / "out"
+    mine = save(out / name, np.zeros((4, 4), np.uint8))
+    before = mine.read_bytes()
+    code, printed, err = run(capsys, "--data", good, "--out", out, "--count", 2)
+    assert (code, printed) == (2, "")
+    assert f"{mine} is there already, and no list says that flawscope wrote it" in err
+    assert mine.read_bytes() == before
+    assert [path for path in out.rglob("*") if path.is_file()] == [mine]
+
+
+def test_a_folder_that_is_read_is_not_written_to(capsys: Capture, good: Path, seen: Path) -> None:
+    everything = sorted(good.parent.rglob("*"))
+    for out, option in ((good, "data"), (good.parent, "data"), (seen, "seen")):
+        code, _, err = run(capsys, "--data", good, "--seen", seen, "--out", out, "--count", 2)
+        assert code == 2
+        assert f"--out {out} holds what --{option} reads: choose another folder" in err
+    assert sorted(good.parent.rglob("*")) == everything
+
+
+def test_out_may_lie_among_the_pictures(capsys: Capture, good: Path) -> None:
+    """What was made is not taken for good pictures then."""
+    for _ in range(2):
+        code, _, err = run(capsys, "--data", good, "--out", good / "simulated", "--count", 6)
+        assert code == 0
+        assert "of 4 good pictures" in err

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NoReturn
+from contextlib import suppress
+from typing import Any, NoReturn, TypeGuard
 
 from flawscope._version import __version__
 from flawscope.cli.common import stop_progress
@@ -38,9 +40,40 @@ COMMANDS: dict[str, str] = {
 }
 
 
+FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # a disk, or a person's share
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 wrong call or input, 1 anything else."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments[1:]
+    try:
+        code = _run(arguments)
+        _flush()  # a full disk or a closed pipe shows here, not after the exit code
+        return code
+    except InputError as error:
+        return _raise_or_fail(debug, error, 2)
+    except FlawscopeError as error:
+        return _raise_or_fail(debug, error, 1)
+    except KeyboardInterrupt as error:  # some say what they kept
+        return _fail(str(error) or "interrupted; nothing was left half-written", 130)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        return 1
+    except MemoryError as error:
+        text = "not enough memory: choose a smaller --size or fewer pictures"
+        return _raise_or_fail(debug, error, 1, text)
+    except Exception as error:
+        text = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; --debug shows where"
+        if _printing_failed(error):
+            text = f"cannot write to standard output: {error.strerror}; free some space or send it elsewhere"
+        return _raise_or_fail(debug, error, 1, text)
+    finally:
+        stop_progress()
+        _drop_unprinted()
+
+
+def _run(arguments: list[str]) -> int:
+    """What is called, and its exit code."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
         return 0 if arguments else 2
@@ -54,33 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif name in (known := commands()):
         path = known[name].module
     else:
-        return _fail(f"there is no command {name}{_nearest(name, known)}; see `flawscope --help`", 2)
+        raise InputError(f"there is no command {name}{_nearest(name, known)}; see `flawscope --help`")
     module = importlib.import_module(path)
     parser = Parser(prog=f"flawscope {name}", description=module.__doc__, formatter_class=Help)
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
-    try:
-        code = int(module.run(parser.parse_args(rest)))
-        sys.stdout.flush()  # a full disk or a closed pipe shows here, not after the exit code
-        return code
-    except InputError as error:
-        return _raise_or_fail("--debug" in rest, error, 2)
-    except FlawscopeError as error:
-        return _raise_or_fail("--debug" in rest, error, 1)
-    except KeyboardInterrupt as error:  # some say what they kept
-        return _fail(str(error) or "interrupted; nothing was left half-written", 130)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest goes nowhere
-        return 1
-    except MemoryError as error:
-        return _raise_or_fail(
-            "--debug" in rest, error, 1, "not enough memory: choose a smaller --size or fewer pictures"
-        )
-    except Exception as error:
-        text = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; --debug shows where"
-        return _raise_or_fail("--debug" in rest, error, 1, text)
-    finally:
-        stop_progress()
+    return int(module.run(parser.parse_args(rest)))
 
 
 def commands() -> dict[str, Command]:
@@ -128,6 +140,8 @@ class Parser(argparse.ArgumentParser):
                 break
             if option.startswith("--") and option not in known:
                 self.error(f"there is no option {option}{_nearest(option, known)}")
+            if word.startswith("-") and len(word) > 1 and option not in known and os.path.lexists(word):
+                self.error(f"{word} would be an option; the file of this name is ./{word}")
         return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -155,6 +169,30 @@ def _never_fail_to_print() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _printing_failed(error: Exception) -> TypeGuard[OSError]:
+    """Whether the disk behind stdout is full: the modules of this package write nowhere else themselves."""
+    import traceback
+
+    if not isinstance(error, OSError) or error.errno not in FULL or error.filename is not None:
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return os.path.dirname(frame.f_code.co_filename) == os.path.dirname(__file__)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # it was closed: `>&-`
+        sys.stdout.flush()
+
+
+def _drop_unprinted() -> None:
+    """What cannot be printed goes nowhere: at exit, Python would try again and fail with lines of its own."""
+    try:
+        _flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(text: str, code: int) -> int:

@@ -23,17 +23,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
     from flawscope.datasets import list_pictures
+    from flawscope.predictor import read_manifest
     from flawscope.runtime import suffix_of
 
     step = common.step_for(args)
     out = files.check_writable(args.out, suffix_of(args.model))
     pictures = list_pictures(args.good)
+    before = read_manifest(args.model).calibration  # `load_model` sets the rate that is asked for
     predictor = common.load_model(args, args.model)
-    before = predictor.calibration
     new = predictor.calibrate(pictures, step=step)
     new.save(out)
     if not args.quiet:
         common.say(f"before: {before.promise()}")
         common.say(f"now:    {new.calibration.promise()}")
+        for note in new.manifest.notes[len(predictor.manifest.notes) :]:
+            common.say(note)
         common.say(f"wrote {out}")
     return common.report_failures(new.failures)

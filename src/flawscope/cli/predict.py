@@ -7,7 +7,8 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -116,19 +117,34 @@ def _judge(
         predictor.stream(asked.sources, batch=None if asked.total else 1), start=1
     ):
         for one in asked.wrong.pop(done - 1, ()):
-            output.add(one, one.path)
+            with _whole():
+                output.add(one, one.path)
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else PIPED
         if isinstance(result, InputError):
-            output.add(Unjudged(name, " ".join(str(result).split())), source)
+            with _whole():
+                output.add(Unjudged(name, " ".join(str(result).split())), source)
         else:
-            together.add(result)
-            output.add(replace(result, path=name), source)
+            with _whole():
+                output.add(replace(result, path=name), source)
+                together.add(result)  # not what could not be printed: it has no row either
             if name != PIPED and (held := frames(name)) > 1:
                 asked.several.append(f"{name} ({held})")
         if asked.total:
             step("prediction", done, asked.total)
     for one in chain.from_iterable(asked.wrong.values()):
-        output.add(one, one.path)
+        with _whole():
+            output.add(one, one.path)
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Ctrl-C does not come between counting an input and writing its row and files, but after them."""
+    from flawscope.methods.interrupts import noted_interrupts
+
+    with noted_interrupts("") as interrupted:
+        yield
+    if interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 def facts(
@@ -185,6 +201,8 @@ def _asked(specs: list[str]) -> Asked:
 
     if specs == [PIPED]:
         return _piped(sys.stdin.buffer)
+    if PIPED in specs:
+        raise InputError("- stands alone: leave out the other pictures, or -; a file of this name is ./-")
     found: dict[Path, None] = {}  # each once
     asked = Asked(found)
     for spec in specs:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from flawscope.results.own_files import OwnFiles
     from flawscope.synthesis import SimulatedDefect, TextureFolder
 
     Pixels = NDArray[np.uint8]
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Entry = TypeVar("Entry")
 Usable = TypeVar("Usable")
 SEEN = "seen"
+SHEET, FOLDERS = "contact_sheet.png", ("pictures", "masks")  # what is written
 CELL = 176  # pixels a side in the contact sheet
 SHOWN = 60  # defects in the contact sheet at most
 
@@ -88,15 +90,15 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.synthesis import TextureFolder
 
     kinds = _kinds(args)
-    items = open_dataset(args.data, args.category).train
+    paths = [item.path for item in open_dataset(args.data, args.category).train]
+    _refuse_inputs(args, paths)
     textures = TextureFolder(args.textures) if args.textures else None
     failures = [*textures.skipped] if textures else []
     make = _maker(args, textures, failures)
-    out = common.folder_for_results(args.out)
-    for name in ("pictures", "masks"):
-        common.folder_for_results(str(out / name))
-    rows, objects = _simulate(args, [item.path for item in items], kinds, make, failures)
-    drawing.save_png(out / "contact_sheet.png", _sheet(rows, kinds))
+    own = _own_files(args, kinds)
+    rows, objects = _simulate(args, paths, kinds, make, own, failures)
+    sheet = own.path(SHEET)
+    drawing.save_png(sheet, _sheet(rows, kinds))
     common.show(_table(rows))
     if not args.quiet:
         found = sum(objects.values())
@@ -104,12 +106,49 @@ def run(args: argparse.Namespace) -> int:
         common.say(f"object found in {found} of {of}; in the others, everywhere")
         if textures and textures.left_out:
             common.say(f"{counted(textures.left_out, 'texture')} left out: {len(textures)} fit into memory")
-        common.say(f"wrote {out / 'contact_sheet.png'}: look at it")
+        common.say(f"wrote {sheet}: look at it")
     return common.report_failures(list(dict.fromkeys(failures)))
 
 
+def _refuse_inputs(args: argparse.Namespace, paths: Sequence[Path]) -> None:
+    """InputError where `--out` is a folder that is read, or holds one: its pictures would be mixed with those
+    that are made, or be removed as an earlier run's."""
+    out = Path(args.out).resolve()
+    read = {"data": {Path(args.data), *(path.parent for path in paths)}}
+    for name in ("seen", "textures", "foreground"):
+        read[name] = {Path(given)} if (given := getattr(args, name)) else set()
+    for name, places in read.items():
+        if any(place.resolve().is_relative_to(out) for place in places):
+            raise InputError(f"--out {args.out} holds what --{name} reads: choose another folder")
+
+
+def _own_files(args: argparse.Namespace, kinds: Sequence[str]) -> OwnFiles:
+    """The folder for results without those of an earlier run. InputError where a file of somebody else has a
+    name that may be needed; nothing is removed then."""
+    from flawscope.results.own_files import OwnFiles
+
+    own = OwnFiles(common.folder_for_results(args.out))
+    own.refuse_foreign(SHEET)
+    for name in FOLDERS:
+        common.folder_for_results(str(own.folder / name))
+        for index in range(args.count):
+            for kind in dict.fromkeys((kinds[index % len(kinds)], "spot")):  # a spot, where that fails
+                own.refuse_foreign(f"{name}/{_name(index, kind)}")
+    own.begin(common.say_for(args))
+    return own
+
+
+def _name(index: int, kind: str) -> str:
+    return f"{index:03d}_{kind}.png"
+
+
 def _simulate(
-    args: argparse.Namespace, paths: Sequence[Path], kinds: Sequence[str], make: Make, failures: list[str]
+    args: argparse.Namespace,
+    paths: Sequence[Path],
+    kinds: Sequence[str],
+    make: Make,
+    own: OwnFiles,
+    failures: list[str],
 ) -> tuple[list[Row], dict[Path, bool]]:
     """Write the pictures and masks; return a row for each, and in which good pictures an object was found."""
     import numpy as np
@@ -118,7 +157,7 @@ def _simulate(
     from flawscope.results import drawing
     from flawscope.synthesis import Foreground
 
-    step, out = common.step_for(args), Path(args.out)
+    step = common.step_for(args)
     usable = [paths[k] for k in np.random.default_rng(args.seed).permutation(len(paths))]
     white = _white(usable[: args.count])
 
@@ -136,9 +175,8 @@ def _simulate(
         foreground = foregrounds.mask(good)
         objects[path] = not foreground.all()
         defect = make(good, foreground, kinds[index % len(kinds)], np.random.default_rng([args.seed, index]))
-        name = f"{index:03d}_{defect.kind}.png"
-        drawing.save_png(out / "pictures" / name, defect.picture)
-        drawing.save_png(out / "masks" / name, defect.mask)
+        for folder, image in zip(FOLDERS, (defect.picture, defect.mask), strict=True):
+            drawing.save_png(own.path(f"{folder}/{_name(index, defect.kind)}"), image)
         rows.append(_row(path.name, good, foreground, defect, index < SHOWN))
         step("simulate", index + 1, args.count)
     return rows, objects
