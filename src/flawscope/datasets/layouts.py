@@ -134,9 +134,7 @@ def _choose(root: Path, category: str | None) -> Path:
         if category in subfolders(root):
             _layout_of(root / category)  # raises if the folder cannot be read
         if not categories:
-            raise InputError(
-                f"{root}: no category {category!r} here, nor any other; leave --category out"
-            )
+            raise InputError(f"{root}: no category {category!r} here, nor any other; leave --category out")
         near = difflib.get_close_matches(category, categories, n=3, cutoff=0.5)
         hint = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(categories)}"
         raise InputError(f"{root}: no category {category!r}; {hint}")
