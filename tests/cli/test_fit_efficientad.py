@@ -112,7 +112,7 @@ def test_a_run_that_was_stopped_says_what_is_kept_and_goes_on(
         (["--steps", "0"], "steps must be at least 1"),
         (["--size", "128"], "setting size, or crop, must be between 256 and 4096 pixels"),
         (["--size", "auto"], "is not N or HxW"),
-        (["--backbone", "resnet18"], "unknown setting backbone"),
+        (["--backbone", "resnet18"], "efficientad has no backbone: leave it out"),
         (["--teacher", "nowhere.safetensors"], "there is no teacher nowhere.safetensors"),
         (["--natural", "nowhere", "--steps", "1"], "nowhere"),
         (["--drop-suspects"], "find them with --method patchcore --drop-suspects"),
@@ -121,7 +121,10 @@ def test_a_run_that_was_stopped_says_what_is_kept_and_goes_on(
         (["--preset", "papers"], "no preset papers"),
         (["--method", "patchcore", "--minutes", "3"], "patchcore does not learn in steps"),
         (["--method", "patchcore", "--resume"], "patchcore does not learn in steps"),
-        (["--method", "patchcore", "--steps", "3"], "unknown setting steps"),
+        (
+            ["--method", "patchcore", "--steps", "3"],
+            "has no steps: leave it out, or take efficientad or prnet",
+        ),
     ],
 )
 def test_wrong_calls_are_one_line(

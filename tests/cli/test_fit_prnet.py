@@ -108,7 +108,10 @@ def test_settings_of_a_file(capsys: Capture, drawn: Path, tmp_path: Path) -> Non
             ["--method", "efficientad", "--size", "256", "--seen", "2"],
             "efficientad learns from good pictures",
         ),
-        (["--method", "patchcore", "--textures", "x"], "unknown setting textures"),
+        (
+            ["--method", "patchcore", "--textures", "x"],
+            "has no textures: leave it out, or take prnet",
+        ),
     ],
 )
 def test_wrong_calls_are_one_line(
