@@ -313,15 +313,15 @@ def test_a_video_file_is_inspected_once_and_ends(
     path = write_video(tmp_path / "film.mp4", 40)
     os.utime(path, (1e9, 1e9))
     products = with_sources(settings, CameraOf(str(path)))
+    # its frames have one colour each: a slow machine has time to look at five, and says so
+    products = {name: replace(product, camera_checks=False) for name, product in products.items()}
     running = open_station(products=products)
     until(lambda: sources(running.url)[0]["state"] == "ended", 60)
     expected = [f"film-{number:06d}.png" for number in range(1, 41)]
     assert names(running.url) == expected
     (source,) = sources(running.url)
     assert (source["kind"], source["taken"], source["dropped"]) == ("video", 40, 0)
-    found = problems(running.url)
-    found.pop("camera_covered_1", None)  # its frames show little; a slow machine looks at five of them
-    assert found == {}
+    assert problems(running.url) == {}
     (event,) = running.station.store.events("video", 1)
     assert event.text.startswith("film.mp4 was inspected to its end: 40 frames, none damaged")
     running.close()

@@ -265,15 +265,15 @@ def test_a_broker_that_is_killed_comes_back(
 
 @needs_mosquitto
 @on_sqlite
-def test_a_broker_that_is_killed_in_the_middle_of_it_loses_what_it_held_at_most(
+def test_a_broker_that_is_killed_in_the_middle_of_it_loses_nothing(
     broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
 ) -> None:
     """What Mosquitto had not written down when it was killed may come again, under the same id: it forgets
-    what it did in that instant (its issues 1726 and 1855). What it had acknowledged and not yet passed on is
-    gone with it: no more than one or two."""
+    what it did in that instant (its issues 1726 and 1855)."""
     running = open_station(mqtt=MqttSettings(broker.url))
     listener = listen(broker.port, TOPIC, STATUS)
     until(lambda: online(listener))
+    time.sleep(0.5)  # Mosquitto writes down a moment later who listens: else what comes first has no reader
     load = Load(running.url, parts, clients=2)
     load.start()
     until(lambda: len(load.taken) > 10)
@@ -284,7 +284,7 @@ def test_a_broker_that_is_killed_in_the_middle_of_it_loses_what_it_held_at_most(
     until(lambda: running.station.sinks.mqtt.is_connected)
     load.end()
     numbers = {number for number, _ in load.taken.values()}
-    until(lambda: len(numbers - set(listener.numbers(TOPIC))) <= 2, "lost")
+    until(lambda: set(listener.numbers(TOPIC)) >= numbers, "lost")
     ids = {one["data"]["id"]: one["id"] for one in listener.of(TOPIC)}
     assert all(one["id"] == ids[one["data"]["id"]] for one in listener.of(TOPIC))
     again = sum(times - 1 for times in listener.numbers(TOPIC).values())

@@ -46,11 +46,9 @@ def hold_out(
     """
     own = sorted(set(reserved) & set(used))
     if own and len(own) < len(used):
+        order = np.random.default_rng([seed, SPLIT]).permutation(own).tolist()
         of = dict(zip(used, groups, strict=True))
-        apart: dict[int, list[int]] = {}
-        for i in np.random.default_rng([seed, SPLIT]).permutation(own).tolist():
-            apart.setdefault(of[i], []).append(i)
-        return list(apart.values())
+        return list(_by_group(order, [of[i] for i in order]).values())
     total = len(used)
     if total < 2:
         raise InputError(
@@ -62,9 +60,7 @@ def hold_out(
         number = max(number, min(needed_for(rate) + more, pictures // 5))
     wanted = round(number * views)
     order = np.random.default_rng([seed, SPLIT]).permutation(sorted(set(groups)))
-    members: dict[int, list[int]] = {}
-    for index, group in zip(used, groups, strict=True):
-        members.setdefault(group, []).append(index)
+    members = _by_group(used, groups)
     taken: list[list[int]] = []
     for group in order.tolist():
         held = sum(map(len, taken))
@@ -79,3 +75,11 @@ def hold_out(
             f"all pictures show one part (--group), and {method} holds out whole parts: give others too"
         )
     return taken
+
+
+def _by_group(pictures: Sequence[int], groups: Sequence[int]) -> dict[int, list[int]]:
+    """The pictures of each group, both in the order in which they come."""
+    members: dict[int, list[int]] = {}
+    for picture, group in zip(pictures, groups, strict=True):
+        members.setdefault(group, []).append(picture)
+    return members
