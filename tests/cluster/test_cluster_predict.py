@@ -147,8 +147,8 @@ init, calls = ray.init, []
 def fails(**given):
     calls.append(given)
     if len(calls) <= int(sys.argv[2]):
-        init(**given)  # what is left of it is not in the way of the next try
-        raise RuntimeError("Starting Ray client server failed. See ray_client_server_23000.err")
+        init(**given)  # what is left of it is not in the way of the next try; its own error has these words
+        raise RuntimeError("RuntimeError: Starting Ray client server failed. See ray_client.err")
     return init(**given)
 ray.init = fails
 with connected(sys.argv[1]):
@@ -160,7 +160,7 @@ def test_a_client_whose_server_ends_at_once_tries_again(cluster: Any) -> None:
     """Once because we say so, and perhaps once more because it really does."""
     call = [sys.executable, "-c", CLIENT, cluster.client, "1"]
     done = subprocess.run(call, capture_output=True, text=True, timeout=300)
-    assert done.stdout.split() in (["2"], ["3"]), done.stderr
+    assert done.stdout.split() in (["2"], ["3"], ["4"]), done.stderr
 
 
 def test_a_client_whose_server_always_ends_is_told_so(cluster: Any) -> None:

@@ -23,7 +23,7 @@ QUIET = {
 }
 ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0, on every system: Ray listens on 127.0.0.1 alone
 PATIENCE = 10.0  # seconds for somebody to answer at an address
-TRIES = 3  # for a client of ray:// the head forks a process, which gRPC now and then ends at once
+TRIES = 5  # for a client of ray:// the head forks a process, which gRPC now and then ends at once
 REPEAT = "the same call goes on where this one stopped"
 
 
@@ -187,7 +187,8 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+    said = re.sub(r"^\w+(Error|Exception): ", "", lines[-1]) if lines else ""  # of its cause
+    return said[:300] or type(error).__name__
 
 
 def _refused(where: str, error: BaseException) -> str:
