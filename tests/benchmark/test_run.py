@@ -150,6 +150,9 @@ def test_no_place_for_a_cells_files_is_that_cells_failure(two: Path, tmp_path: P
     assert "could not be run: File exists" in latest[-1].failed[blocked.name]
     assert "File exists" in said[0]
     assert list(latest[-1].done) == [other.name]
+    place.work(other).mkdir()  # as of a process that was killed after it had written its results
+    run(grid, place, Plan(str(two), 1, 1), None, Live(said.append, said.append, False), latest.append)
+    assert not place.work(other).exists()
 
 
 def test_how_a_process_ended_is_said_in_words(tmp_path: Path) -> None:

@@ -90,11 +90,13 @@ def work_off(task: Task, step: Step, say: Callable[[str], None]) -> None:
         "versions": manifest.versions,
         "identity": task.identity,
     }
-    _write(task.out, document)
-    if task.keep:
-        Path(task.keep).parent.mkdir(exist_ok=True)
-        with open(model, "rb") as source, atomic(task.keep) as kept:
-            shutil.copyfileobj(source, kept)
+    try:
+        if task.keep:
+            Path(task.keep).parent.mkdir(exist_ok=True)
+            with open(model, "rb") as source, atomic(task.keep) as kept:
+                shutil.copyfileobj(source, kept)
+    finally:
+        _write(task.out, document)  # last: with it the cell is done
     shutil.rmtree(work, ignore_errors=True)
 
 

@@ -92,6 +92,9 @@ def run(
         workers: None: processes of this machine.
     """
     done, failed = finished(grid, store), dict[str, str]()
+    for cell in grid.cells:
+        if cell.name in done:
+            store.clear(cell)
     after(Results(grid, dict(done), {}))
     workers = workers or Here(store, plan, lock, live)
     spent: dict[str, list[float]] = {}  # seconds of cells, by method

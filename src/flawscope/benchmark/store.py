@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,10 @@ class Store:
     def work(self, cell: Cell) -> Path:
         """What has been begun; removed when the cell is done."""
         return self.root / "work" / cell.name
+
+    def clear(self, cell: Cell) -> None:
+        """Remove the work of a cell that is done; whoever did it may have been killed before that."""
+        shutil.rmtree(self.work(cell), ignore_errors=True)
 
     def model(self, cell: Cell) -> Path:
         return self.root / "models" / f"{cell.name}.safetensors"
