@@ -136,13 +136,11 @@ def engine_embed(runtime: str, manifest: Any, model: Any, images: Images, thread
         options.intra_op_num_threads, options.log_severity_level = threads, 4
         engine = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         return lambda: engine.run(None, {"images": images})
-    from flawscope.runtime.openvino import HINTS
-    from flawscope.runtime.openvino import engine as openvino
+    from flawscope.runtime.openvino import HINTS, core
 
-    core = openvino().Core()
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": HINTS[precision]}
     hints |= {"ENABLE_CPU_PINNING": False, "INFERENCE_NUM_THREADS": threads}
-    request = core.compile_model(core.read_model(graph, b""), "CPU", hints).create_infer_request()
+    request = core().compile_model(core().read_model(graph, b""), "CPU", hints).create_infer_request()
     return lambda: request.infer([images], share_inputs=True, share_outputs=True)
 
 

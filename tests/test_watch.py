@@ -433,12 +433,10 @@ def test_a_folder_that_goes_away_is_reported_once_and_waited_for(
 
 def test_ctrl_c_ends_after_the_picture_at_hand_and_a_second_one_at_once() -> None:
     with command.ending() as end:
-        interrupt = signal.getsignal(signal.SIGINT)  # called, not signalled: what else runs would end too
-        assert callable(interrupt)
-        interrupt(signal.SIGINT, None)
+        signal.raise_signal(signal.SIGINT)
         assert end.is_set()
         with pytest.raises(KeyboardInterrupt):
-            interrupt(signal.SIGINT, None)
+            signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

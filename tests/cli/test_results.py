@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -154,15 +153,6 @@ def test_an_interrupted_call_keeps_what_was_judged(
     assert json.loads((out / "results.json").read_text())["complete"] is False
 
 
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """As in a fresh process: other tests' libraries may have left a handler of their own."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("place", ["printing", "counting"])
 def test_ctrl_c_between_counting_a_picture_and_writing_it_keeps_both_alike(
     capsys: Capture,

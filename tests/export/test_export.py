@@ -62,8 +62,10 @@ def reduced(request: pytest.FixtureRequest, exported: Made) -> Path:
     """The small model in each reduced precision, calibrated on `train` and `unseen`."""
     suffix, precision = request.param
     if precision == "bf16":
-        openvino = pytest.importorskip("openvino")
-        if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.importorskip("openvino")
+        from flawscope.runtime.openvino import core
+
+        if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             pytest.skip("this processor has no bf16")
     return exported(suffix, precision)
 

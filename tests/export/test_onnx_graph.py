@@ -353,13 +353,12 @@ def test_onnx_runtime_sums_8_bits_exactly(quantised: Any) -> None:
 def test_openvino_sums_8_bits_exactly(quantised: Any) -> None:
     """One layer of a kind."""
     pytest.importorskip("openvino")
-    from flawscope.runtime.openvino import HINTS, engine
+    from flawscope.runtime.openvino import HINTS, core
 
-    core = engine().Core()
     hints = {"INFERENCE_PRECISION_HINT": HINTS["int8"], "INFERENCE_NUM_THREADS": 1}
     kinds = {str(convolutions(layer)[0].attribute): layer for layer in layers(quantised)}
     assert 3 < len(kinds) < 15
     for layer in kinds.values():
-        compiled = core.compile_model(core.read_model(layer.SerializeToString()), "CPU", hints)
+        compiled = core().compile_model(core().read_model(layer.SerializeToString()), "CPU", hints)
         given = bytes_for(layer)
         assert_exact_but_for_rounding(compiled([given])[0], in_whole_numbers(layer, given))

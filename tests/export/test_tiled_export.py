@@ -40,8 +40,10 @@ def reduced(request: pytest.FixtureRequest, tiled: Tiled) -> Path:
     """The small tiled model with a region of interest, calibrated on the pictures it was fitted on."""
     suffix, precision = request.param
     if suffix == ".xml":
-        openvino = pytest.importorskip("openvino")
-        if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.importorskip("openvino")
+        from flawscope.runtime.openvino import core
+
+        if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             pytest.skip("this processor has no bf16")
     return tiled(suffix, precision, roi=ROI)
 

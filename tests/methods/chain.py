@@ -18,7 +18,7 @@ from PIL import Image
 
 import flawscope
 from flawscope import cli
-from flawscope.artefact.certificate import TOLERANCE, way
+from flawscope.artefact.certificate import TOLERANCE, way, ways
 from flawscope.datasets import list_pictures
 from flawscope.demo.dataset import draw_dataset
 from flawscope.methods import registry
@@ -120,9 +120,9 @@ def without_ties(model: Predictor, pictures: list[Path]) -> Any:
 
 
 def bf16_is_here() -> bool:
-    from flawscope.runtime.openvino import engine
+    from flawscope.runtime.openvino import core
 
-    return "BF16" in engine().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.mark.parametrize(("suffix", "precision"), [(s, p) for s, known in PRECISIONS.items() for p in known])
@@ -151,19 +151,16 @@ def test_every_export_agrees(
     scores, maps, decisions = answers(other, pictures)
     counted = without_ties(trained, pictures)
     assert counted.any()
-    unit = (
-        np.maximum(np.abs(wanted), 1.0)
-        if exact
-        else np.full(len(wanted), way(before.scores, before.threshold))
-    )
+    unit = np.maximum(np.abs(wanted), 1.0) if exact else ways(before.scores, before.score_threshold, wanted)
     assert (np.abs(scores - wanted) <= allowed * unit)[counted].all()
     tops = drawn.max((1, 2))
-    size = np.maximum(np.abs(tops), 1.0) if exact else way(before.map_maxima, before.mask_threshold)
+    size = np.maximum(np.abs(tops), 1.0) if exact else ways(before.map_maxima, before.mask_threshold, tops)
     assert (np.abs(maps.max((1, 2)) - tops) <= (MAXIMUM if exact else allowed) * size).all()
     if precision in ("fp32", "fp16"):  # a single element of a memory bank shows in maps, not in scores
         assert (np.abs(maps - drawn).max((1, 2)) <= (MAP if exact else allowed) * size).all()
     # the score may differ so much, and the threshold of a reduced precision as well
-    sure = counted & (np.abs(wanted - before.threshold) > (1.0 if exact else 2.0) * allowed * unit)
+    near = unit if exact else 2.0 * way(before.scores, before.score_threshold)
+    sure = counted & (np.abs(wanted - before.score_threshold) > allowed * near)
     assert (decisions == decided)[sure].all()
     together = answers(other, pictures, 3)[0]
     assert (np.abs(together - scores) <= (1e-5 if exact else allowed) * unit).all()

@@ -83,7 +83,7 @@ def test_manifest_samples_and_region_come_along(openvino_path: Path, onnx_path: 
 
 
 def test_openvino_itself_shows_the_manifest(openvino_path: Path) -> None:
-    model = runtime.engine().Core().read_model(openvino_path)
+    model = runtime.core().read_model(openvino_path)
     manifest = json.loads(model.get_rt_info([KEY, "manifest"]).value)
     assert manifest == predictor.read_manifest(openvino_path).to_dict()
 
@@ -109,7 +109,7 @@ def test_saving_changes_metadata_only(openvino_path: Path, tmp_path: Path) -> No
 
 
 def test_a_model_in_memory_is_written_and_not_changed(openvino_path: Path, tmp_path: Path) -> None:
-    model = runtime.engine().Core().read_model(openvino_path)
+    model = runtime.core().read_model(openvino_path)
     before = json.loads(model.get_rt_info([KEY, "manifest"]).value)
     artefact = flawscope.load(openvino_path).with_rate(0.25).artefact
     OpenVinoSession(model).save(artefact, tmp_path / "new.xml")
@@ -123,7 +123,7 @@ def test_an_interrupted_write_is_noticed(
     """New weights are there, the old network still is: between the two renames."""
     path, ov = tmp_path / "m.xml", runtime.engine()
     artefact = runtime.read(openvino_path)
-    runtime.write(artefact, ov.Core().read_model(openvino_path), path)
+    runtime.write(artefact, runtime.core().read_model(openvino_path), path)
     x = ov.opset8.parameter([-1, 2], np.float32)
     other = ov.Model([ov.opset8.add(x, np.float32([1, 2]))], [x], "other")
     rename = os.replace
@@ -145,7 +145,7 @@ def test_a_folder_that_is_missing_is_one_line(openvino_path: Path, tmp_path: Pat
     with pytest.raises(FlawscopeError, match="choose another --out"):
         runtime.write(
             runtime.read(openvino_path),
-            runtime.engine().Core().read_model(openvino_path),
+            runtime.core().read_model(openvino_path),
             tmp_path / "no" / "m.xml",
         )
 
@@ -202,6 +202,28 @@ assert main(["predict", {str(openvino_path)!r}, {str(drawn / "plate/test/good/00
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("flawscope: running an .xml model needs openvino: pip install ")
     assert done.stderr.count("\n") == 1
+
+
+def test_after_models_were_closed_in_any_order_a_signal_is_heard(openvino_path: Path, drawn: Path) -> None:
+    """With a plugin for each model, the second one to end would leave signals a stack that is gone."""
+    part = drawn / "plate/test/good/000.png"
+    code = f"""
+import gc, signal, flawscope
+for _ in range(3):
+    first = flawscope.load({str(openvino_path)!r})
+    second = flawscope.load({str(openvino_path)!r})
+    first.predict({str(part)!r}), second.predict({str(part)!r})
+    del first
+    gc.collect()
+    del second
+    gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("heard")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
 # -------------------------------------------------------------------------------- precision, devices, threads

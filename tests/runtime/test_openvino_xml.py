@@ -16,7 +16,7 @@ NET = b'<?xml version="1.0"?>\n<net name="n"><layers/><rt_info>\n\t<a value="1" 
 @pytest.mark.parametrize("text", ["", "\"<>&'", "a  b", '{"a": ["\\u00fc\\n", 1e-7]}', "x" * 3_000_000])
 def test_what_is_written_openvino_reads_and_keeps(text: str, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
-    from flawscope.runtime.openvino import engine
+    from flawscope.runtime.openvino import core, engine
 
     ov, path = engine(), tmp_path / "m.xml"
     x = ov.opset8.parameter([-1, 4], np.float32, name="x")
@@ -26,7 +26,7 @@ def test_what_is_written_openvino_reads_and_keeps(text: str, tmp_path: Path) -> 
     body = metadata.prepared(path.read_bytes(), KEY)
     assert body == path.read_bytes()
     path.write_bytes(metadata.written(body, {KEY: text, f"{KEY}.more": "2"}, KEY))
-    loaded = ov.Core().read_model(path)
+    loaded = core().read_model(path)
     assert loaded.get_rt_info([KEY, "manifest"]).value == text
     assert loaded.get_rt_info([KEY, "more"]).value == "2"
     assert loaded.get_rt_info(["author"]).value == "somebody"

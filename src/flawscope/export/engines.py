@@ -79,7 +79,7 @@ def open_embed(embed: ModelProto, suffix: str, precision: str) -> Embed:
         engine = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         return lambda images: engine.run(["features"], {"images": images})[0]
     hint = {"INFERENCE_PRECISION_HINT": openvino_files.HINTS[precision]}
-    compiled = openvino_files.engine().Core().compile_model(_openvino(data), "CPU", hint)
+    compiled = openvino_files.core().compile_model(_openvino(data), "CPU", hint)
     ask = compiled.create_infer_request
     return lambda images: np.array(ask().infer({"images": images})["features"], np.float32)
 
@@ -89,7 +89,7 @@ def _openvino(data: bytes) -> OpenVinoModel:
         path = Path(folder) / "network.onnx"
         path.write_bytes(data)
         try:  # read, not converted: converting makes constants of what is made of the memory bank, too
-            return openvino_files.engine().Core().read_model(path)
+            return openvino_files.core().read_model(path)
         except Exception as error:
             raise FlawscopeError(f"OpenVINO cannot convert this model: {error!s:.200}") from None
 

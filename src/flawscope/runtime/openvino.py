@@ -151,7 +151,8 @@ def _entries(data: bytes, path: Any) -> dict[str, str]:
 
 # ---------------------------------------------------------------------------------------------- the session
 
-_importing = Lock()
+_importing, _making = Lock(), Lock()
+_core: Any = None
 
 
 @contextmanager
@@ -185,6 +186,21 @@ def engine() -> Any:
     return openvino
 
 
+def core() -> Any:
+    """OpenVINO's `Core`: one, for the life of the process.
+
+    Each would load its own CPU plugin, which takes a stack of its own for this thread's signal handlers, and
+    when it goes gives back the stack that it found. Of two that do not end in the reverse of their order, the
+    second gives back the first one's, which is gone: the next signal, such as Ctrl-C, ends the process with a
+    segmentation fault (OpenVINO 2026.4).
+    """
+    global _core
+    with _making:
+        if _core is None:
+            _core = engine().Core()
+        return _core
+
+
 class OpenVinoSession:
     """Images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, on the CPU or what OpenVINO has."""
 
@@ -203,15 +219,14 @@ class OpenVinoSession:
         self.path: Path | None = None
         self.digests: tuple[str | None, str | None] = (None, None)  # of network and weights, as opened
         self.size, self.located = _size(model)
-        core = engine().Core()
-        device = _device(core, device)
+        device = _device(core(), device)
         self.on_cpu = device == "CPU"
         self.threads = threads or all_threads()
         self._beside: list[Any] = []  # the same for `run_alone`; when it is asked
         self._compiling = Lock()
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": _hint(core, device, precision),
+            "INFERENCE_PRECISION_HINT": _hint(core(), device, precision),
         }
         if device == "CPU":
             # Pinned, two processes of one thread each would share the first core
@@ -222,7 +237,7 @@ class OpenVinoSession:
             parts = [model]
             if options["INFERENCE_PRECISION_HINT"] == "bf16":  # of the features alone, as it was exported
                 parts = _halves(model)
-            self._compile = partial(_compiled, core, parts, device, options)
+            self._compile = partial(_compiled, core(), parts, device, options)
             self.parts = self._compile()
         except InputError:
             raise
@@ -238,10 +253,9 @@ class OpenVinoSession:
         threads: int | None = None,
     ) -> OpenVinoSession:
         """The session of the artefact that was read from `path`."""
-        path = Path(path)
-        core = engine().Core()
+        path, reading = Path(path), core()
         try:
-            model = core.read_model(str(path), str(weights_of(path)))
+            model = reading.read_model(str(path), str(weights_of(path)))
         except Exception as error:
             raise files.refused(path, f"OpenVINO cannot read it: {embedded.one_line(error)}") from None
         try:

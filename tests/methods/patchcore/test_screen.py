@@ -551,8 +551,9 @@ def test_engines_multiply_the_largest_bytes_exactly() -> None:
     data, given = proto.SerializeToString(), {"queries": queries.float().numpy()}
     np.testing.assert_array_equal(onnxruntime.InferenceSession(data).run(None, given)[0], expected)
     pytest.importorskip("openvino")
-    from flawscope.runtime.openvino import HINTS, engine
+    from flawscope.runtime.openvino import HINTS, core
 
-    core = engine().Core()
-    compiled = core.compile_model(core.read_model(data), "CPU", {"INFERENCE_PRECISION_HINT": HINTS["fp32"]})
+    compiled = core().compile_model(
+        core().read_model(data), "CPU", {"INFERENCE_PRECISION_HINT": HINTS["fp32"]}
+    )
     np.testing.assert_array_equal(compiled(given)[0], expected)
