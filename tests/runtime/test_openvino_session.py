@@ -226,6 +226,31 @@ except KeyboardInterrupt:
     assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
+def test_threads_that_run_first_do_not_wait_for_each_other(openvino_path: Path) -> None:
+    """Without the run in `core` 19 of 20 such processes waited for ever."""
+    code = f"""
+import sys, threading
+import numpy as np
+import flawscope
+model = flawscope.load({str(openvino_path)!r}, threads=1)
+images = np.zeros((1, 3, *model.session.size), np.float32)
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(8)
+def judge():
+    together.wait()
+    for part in model.session.parts:
+        part.create_infer_request().infer({{"images": images}})
+threads = [threading.Thread(target=judge) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print("judged")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "judged\n", done.stderr
+
+
 # -------------------------------------------------------------------------------- precision, devices, threads
 
 

@@ -193,12 +193,35 @@ def core() -> Any:
     when it goes gives back the stack that it found. Of two that do not end in the reverse of their order, the
     second gives back the first one's, which is gone: the next signal, such as Ctrl-C, ends the process with a
     segmentation fault (OpenVINO 2026.4).
+
+    It has run once. When several threads are the first to run anything, they can wait for each other for
+    ever: one holds Python's lock while it waits for the binding's first look for numpy, which another one is
+    at, and waits with it for Python's lock.
     """
     global _core
     with _making:
         if _core is None:
-            _core = engine().Core()
+            made = engine().Core()
+            try:
+                _run_once(made)
+            except Exception as error:  # RuntimeError, or whatever its binding makes of one
+                raise FlawscopeError(f"OpenVINO cannot run here: {embedded.one_line(error)}") from None
+            _core = made
         return _core
+
+
+def _run_once(core: Any) -> None:
+    """Numbers of both kinds that networks are given, in and out."""
+    ov = engine()
+    given = [ov.opset13.parameter([1], kind) for kind in (ov.Type.f32, ov.Type.i64)]
+    model = ov.Model([ov.opset13.result(one) for one in given], given)
+    found = (
+        core.compile_model(model, "CPU")
+        .create_infer_request()
+        .infer([np.zeros(1, np.float32), np.zeros(1, np.int64)])
+    )
+    for value in found.values():
+        np.array(value)
 
 
 class OpenVinoSession:
