@@ -171,7 +171,7 @@ def test_many_pictures_are_judged_side_by_side_as_one_by_one(path: Path, drawn: 
         assert single.session.lanes == 1
         expected = [single.predict(picture) for picture in pictures]
         model = flawscope.load(path, device="cpu", threads=3)
-        assert model.session.lanes == 3
+        assert model.session.lanes == (6 if path.suffix == ".xml" else 3)
         calls, run_alone = [], model.session.run_alone
         model.session.run_alone = lambda images: calls.append(len(images)) or run_alone(images)  # type: ignore
         found = [result for _, result in model.stream(pictures)]

@@ -38,8 +38,7 @@ class Session(Protocol):
 
     @property
     def lanes(self) -> int:
-        """Calls of `run_alone` that may be under way at once, each on a core of its own; 1: `run` is as
-        fast."""
+        """Calls of `run_alone` that are fastest under way at once; 1: `run` is as fast."""
 
     def run_alone(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
