@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, one_line
 
 T = TypeVar("T")
 
@@ -26,8 +26,7 @@ def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]
     except OSError as error:
         raise InputError(f"cannot read config {path}: {error.strerror}; name an existing YAML file") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, 2020-13-45
-        reason = " ".join(str(error).split())
-        raise InputError(f"config {path} is not YAML: {reason}; mend that line") from None
+        raise InputError(f"config {path} is not YAML: {one_line(error)}; mend that line") from None
     if not isinstance(values, dict):
         raise InputError(f"config {path} is not a list of `key: value` lines: mend it")
     categories = values.pop("categories", None) or {}

@@ -22,6 +22,19 @@ class LeftOut(InputError):
     """A picture that was to be left out, by its decoded pixels; the others are done."""
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says: ours whole; another's, which may be pages, up to 300 characters; of one that says
+    nothing its kind."""
+    said = " ".join(str(error).split())
+    return (said if isinstance(error, FlawscopeError) else said[:300]) or type(error).__name__
+
+
+def with_kind(error: BaseException) -> str:
+    """As `one_line`; of what nobody foresaw, the kind first."""
+    kind, said = type(error).__name__, one_line(error)
+    return said if isinstance(error, FlawscopeError) or said == kind else f"{kind}: {said}"
+
+
 def needs(what: str, *libraries: str, extras: str) -> InputError:
     """The error where libraries are missing that `what` needs; `extras` as `installing` takes them."""
     return InputError(f"{what} needs {' and '.join(libraries)}: {installing(*libraries, extras=extras)}")

@@ -477,8 +477,8 @@ def test_wrong_calls_are_one_line(
     model_path: Path, onnx_path: Path, openvino_path: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     for argv, reason in (
-        ([str(onnx_path), "--out", "new.onnx"], "exported already"),
-        ([str(openvino_path), "--out", "new.onnx"], "exported already"),
+        ([str(onnx_path), "--out", "new.onnx"], "is an exported model: name the .safetensors file"),
+        ([str(openvino_path), "--out", "new.onnx"], "is an exported model: name the .safetensors file"),
         ([str(model_path), "--out", "new.pt"], "exported models are .onnx"),
         ([str(model_path), "--out", "new.safetensors"], "exported models are .onnx"),
         ([str(model_path), "--out", "new.bin"], "exported models are .onnx"),

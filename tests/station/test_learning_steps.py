@@ -6,22 +6,23 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, select
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.database import StoreError
+from flawscope.station.database import Database, StoreError
 from flawscope.station.learning import candidates as of
 from flawscope.station.learning import corrections, learning, process
+from flawscope.station.learning.candidates import Candidates
 from flawscope.station.learning.learning import Learning
 from flawscope.station.learning.process import StoppedError, Worker
-from flawscope.station.schema import metadata, verdicts
+from flawscope.station.schema import candidates, events, metadata, products, stations, verdicts, versions
 from flawscope.station.settings import Learn
+from flawscope.station.store import Store
 
 FOUND = {
     **{"how": "extended", "learnt": [5], "lost": [], "weaker": [], "contradictory": [], "seconds": {}},
@@ -29,54 +30,41 @@ FOUND = {
 }
 
 
-class Candidates:
-    """In memory. fail: is asked before each change, and raises where it shall not happen."""
+class Kept(Candidates):
+    """In the data base. fail: is asked before each change, and raises where it shall not happen."""
 
-    def __init__(self) -> None:
-        self.rows: dict[int, dict[str, Any]] = {}
-        self.events: list[tuple[str, str]] = []
+    def __init__(self, database: Database):
+        super().__init__(database)
         self.fail: Callable[[str], None] = lambda status: None
 
-    def add(self, product_id: int, start: int, who: str, facts: dict[str, Any]) -> int:
-        number = len(self.rows) + 1
-        given = {"id": number, "product_id": product_id, "status": of.QUEUED, "who": who}
-        self.rows[number] = given | {"facts": json.dumps(facts), "version_id": None}
-        return number
-
-    def change(
-        self,
-        number: int,
-        status: str,
-        kind: str = "",
-        who: str = "",
-        text: str = "",
-        facts: dict[str, Any] | None = None,
-        only: tuple[str, ...] = (),
-        **columns: int | None,
-    ) -> bool:
+    def change(self, number: int, status: str, **given: Any) -> bool:
         self.fail(status)
-        row = self.rows[number]
-        if only and row["status"] not in only:
-            return False
-        row |= {
-            "status": status,
-            "facts": json.dumps({**json.loads(row["facts"]), **(facts or {})}),
-        } | columns
-        self.events += [(kind, text)] if kind else []
-        return True
+        return super().change(number, status, **given)
 
-    def next(self) -> Any:
-        queued = (row for row in self.rows.values() if row["status"] == of.QUEUED)
-        return next((SimpleNamespace(**row) for row in queued), None)
-
-    def listed(self, product_id: int) -> list[Any]:
-        return [SimpleNamespace(**row) for row in self.rows.values() if row["product_id"] == product_id]
-
-    def never_used(self, product_id: int) -> list[Any]:
-        return []
+    def rows(self) -> list[Any]:
+        """The oldest first."""
+        with self.database.reading() as connection:
+            return list(connection.execute(select(candidates).order_by(candidates.c.id)))
 
     def facts(self, number: int) -> dict[str, Any]:
-        return dict(json.loads(self.rows[number]["facts"]))
+        return dict(json.loads(self.rows()[number - 1].facts))
+
+    def events(self) -> list[tuple[str, str]]:
+        """What became of candidates."""
+        query = select(events.c.kind, events.c.text).where(events.c.kind != of.ASKED).order_by(events.c.id)
+        with self.database.reading() as connection:
+            return [(row.kind, row.text) for row in connection.execute(query)]
+
+
+def filled(database: Database) -> None:
+    """Two products, and two versions."""
+    with database.writing() as connection:
+        connection.execute(stations.insert().values(name="station"))
+    for name in ("one", "two"):
+        product = Store(database).add_product(name)
+        with database.writing() as connection:
+            row = {"product_id": product, "hash": name, "file": "f", "origin": "o", "facts": "{}"}
+            connection.execute(versions.insert().values(**row, created_at=1))
 
 
 class Versions:
@@ -107,23 +95,19 @@ class Versions:
         return True
 
 
-@contextmanager
-def reading() -> Iterator[None]:
-    yield None
-
-
 class Made:
     """Learning of two products, with as many corrections as are asked for. said, reported: what it tells."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database):
         self.said: list[str] = []
         self.reported: dict[str, str | None] = {}
         self.unreadable: set[int] = set()
         self.asked = 0  # for all verdicts of a product
         self.why_not: str | None = None
-        self.versions, self.candidates = Versions(), Candidates()
+        self.versions, self.candidates = Versions(), Kept(database)
         files = SimpleNamespace(temporary=lambda name: tmp_path / ".part" / name, drop=lambda path: None)
-        given: Any = SimpleNamespace(reading=reading), files, self.versions
+        filled(database)
+        given: Any = database, files, self.versions
         learn = Learn(rule="auto", after=1)
         self.learning = Learning(
             *given,
@@ -165,14 +149,14 @@ class Made:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
-    return Made(monkeypatch, tmp_path)
+def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database) -> Made:
+    return Made(monkeypatch, tmp_path, database)
 
 
 def test_a_model_that_cannot_be_read_is_that_products_problem_alone(made: Made) -> None:
     made.unreadable.add(1)
     made.look()
-    assert [(row["product_id"], row["status"]) for row in made.candidates.rows.values()] == [(2, of.LIVE)]
+    assert [(row.product_id, row.status) for row in made.candidates.rows()] == [(2, of.LIVE)]
     why = "no version can be made from corrections: model.safetensors is damaged; copy it again"
     assert made.reported == {"learning_model_1": why, "learning_model_2": None, "learning_2": None}
     made.unreadable.clear()
@@ -199,15 +183,56 @@ def test_a_fault_that_nobody_foresaw_ends_its_candidate_alone(
     """Else it is running for ever, and the product learns nothing more."""
 
     def run(job: Any, step: Any) -> Any:
-        if made.candidates.rows[1]["status"] == of.RUNNING:
+        if made.candidates.rows()[0].status == of.RUNNING:
             raise KeyError("learnt")
         return FOUND
 
     monkeypatch.setattr(made.learning.worker, "run", run)
     made.look()
-    assert [row["status"] for row in made.candidates.rows.values()] == [of.FAILED, of.LIVE]
+    assert [row.status for row in made.candidates.rows()] == [of.FAILED, of.LIVE]
     assert made.candidates.facts(1)["error"] == "KeyError: 'learnt'"
     assert made.reported["learning_1"] == "no version could be made from corrections: KeyError: 'learnt'"
+
+
+def test_a_room_that_cannot_be_looked_for_ends_its_candidate_alone(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(product_id: int) -> None:
+        if product_id == 1:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(made.learning, "_check_room", check)
+    made.look()
+    assert [row.status for row in made.candidates.rows()] == [of.FAILED, of.LIVE]
+
+
+def test_a_full_disk_keeps_it_queued(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = [StoreError("the disk is full; free some space", "disk_full")]
+
+    def check(product_id: int) -> None:
+        if full:
+            raise full[0]
+
+    monkeypatch.setattr(made.learning, "_check_room", check)
+    made.look(2)
+    assert made.reported["learning_1"] == (
+        "a version waits to be made from corrections: the disk is full; free some space"
+    )
+    assert made.versions.now == {1: 1, 2: 1}
+    full.clear()
+    made.look()
+    assert [row.status for row in made.candidates.rows()] == [of.LIVE, of.LIVE]
+
+
+def test_a_station_that_ended_after_the_switch_knows_what_is_live(made: Made) -> None:
+    number, other = (made.candidates.add(product, product, "rule", {}) for product in (1, 2))
+    for one in (number, other):
+        made.candidates.change(one, of.READY, version_id=2)
+    with made.candidates.database.writing() as connection:
+        connection.execute(products.update().where(products.c.id == 1).values(active_version_id=2))
+        connection.execute(products.update().where(products.c.id == 2).values(active_version_id=1))
+    made.candidates.again()
+    assert [row.status for row in made.candidates.rows()] == [of.LIVE, of.READY]
 
 
 def test_a_store_that_is_away_after_the_switch_does_not_unsay_it(made: Made) -> None:
@@ -222,9 +247,9 @@ def test_a_store_that_is_away_after_the_switch_does_not_unsay_it(made: Made) -> 
     made.look()
     assert away == []
     assert made.versions.now[1] == 2
-    assert made.candidates.rows[1]["status"] == of.LIVE
+    assert made.candidates.rows()[0].status == of.LIVE
     assert made.candidates.facts(1)["waits"] == []
-    assert [kind for kind, _ in made.candidates.events] == [of.MADE], "once, and nothing waits"
+    assert [kind for kind, _ in made.candidates.events()] == [of.MADE], "once, and nothing waits"
 
 
 @pytest.mark.parametrize("kind", [InputError, FlawscopeError])
@@ -233,14 +258,14 @@ def test_a_version_that_cannot_be_opened_waits(made: Made, kind: type[Exception]
     made.versions.cannot = kind("cannot open it")
     made.learning.settings[2] = None
     made.look()
-    row = made.candidates.rows[1]
-    assert (row["status"], row["version_id"], made.candidates.facts(1)["waits"]) == (
+    row = made.candidates.rows()[0]
+    assert (row.status, row.version_id, made.candidates.facts(1)["waits"]) == (
         of.READY,
         2,
         ["not_opened"],
     )
-    text = ": version 2 does not go live by the rule (not_opened): cannot open it"
-    assert made.candidates.events[-1] == (of.REFUSED_BY_RULE, text)
+    text = "candidate 1: version 2 does not go live by the rule (not_opened): cannot open it"
+    assert made.candidates.events()[-1] == (of.REFUSED_BY_RULE, text)
 
 
 def test_verdicts_are_not_read_again_while_a_product_cannot_learn(made: Made) -> None:

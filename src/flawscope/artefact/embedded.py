@@ -97,11 +97,6 @@ def metadata_hash(entries: Mapping[str, str]) -> str:
     return digest([json.dumps(ours, sort_keys=True).encode()])
 
 
-def one_line(error: Exception) -> str:
-    """What an engine's exception says, which may be pages."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 def _pack(pixels: NDArray[Any]) -> str:
     return base64.b64encode(zlib.compress(pixels.tobytes())).decode("ascii")
 

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from flawscope.artefact.files import atomic
 from flawscope.benchmark.store import FORMAT, write_json
-from flawscope.errors import CheckpointError, FlawscopeError
+from flawscope.errors import CheckpointError, FlawscopeError, with_kind
 from flawscope.machine import machine, peak_memory
 from flawscope.methods import registry
 from flawscope.progress import Step
@@ -196,7 +196,7 @@ def main() -> int:
         messages.send(error="not enough memory: choose fewer --jobs or a smaller size")
     except Exception as error:
         traceback.print_exc()
-        messages.send(error=f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        messages.send(error=f"unexpected {with_kind(error)}")
     else:
         return 0
     return 1

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeGuard
 
 from flawscope._version import __version__
 from flawscope.cli.common import stop_progress
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, with_kind
 from flawscope.methods import registry
 from flawscope.methods.method import Command
 from flawscope.progress import write_line
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = "not enough memory: choose a smaller --size or fewer pictures"
         return _raise_or_fail(debug, error, 1, text)
     except Exception as error:
-        text = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; --debug shows where"
+        text = f"unexpected {with_kind(error)}; --debug shows where"
         if _printing_failed(error):
             text = f"cannot write to standard output: {error.strerror}; free some space or send it elsewhere"
         return _raise_or_fail(debug, error, 1, text)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flawscope.cli import common, fit
 from flawscope.cluster import connect
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, one_line, with_kind
 from flawscope.methods import registry
 from flawscope.progress import Step, duration, silent, some
 
@@ -108,15 +108,13 @@ def _one(call: argparse.Namespace, step: Step) -> Outcome:
             return Outcome(found, [f"{name}: kept, it is there already"])
         predictor = fit.learnt(_resuming(call), lambda line: None, step)
     except FlawscopeError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
     except MemoryError:
         reason = "not enough memory: choose a smaller --size"
     except Exception as error:
         if call.debug:
             raise
-        reason = (
-            f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}; --debug shows where"
-        )
+        reason = f"unexpected {with_kind(error)}; --debug shows where"
     else:
         found = _described(call, predictor.manifest)._replace(time=duration(time.monotonic() - began))
         line = f"{name}: {found.pictures} pictures in {found.time}; {predictor.calibration.promise()}"
@@ -157,7 +155,7 @@ def _on_nodes(
         if isinstance(found, FlawscopeError):
             if args.debug and found.__cause__:  # with what the node's process says
                 raise found
-            found = _failed(name, " ".join(str(found).split()))
+            found = _failed(name, one_line(found))
         take(name, found)
 
     fits = {name: _predicted(call) for name, call in left.items()}

@@ -34,20 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.artefact import files, model_file
+    from flawscope.artefact import files
     from flawscope.datasets import list_pictures
     from flawscope.errors import InputError, require_installed
-    from flawscope.predictor import read_manifest
-    from flawscope.runtime import suffix_of
+    from flawscope.predictor import read_manifest, trained
 
     suffix = Path(args.out).suffix.lower()
     if args.format and suffix != FORMATS[args.format]:
         raise InputError(f"--out {args.out} does not fit {args.format}: name it {FORMATS[args.format]}")
     out = files.check_writable(args.out)
-    if suffix_of(args.model) != ".safetensors":
-        raise InputError(f"{args.model} is exported already: name the .safetensors model it came from")
     step = common.step_for(args)
-    artefact = model_file.read(args.model)
+    artefact = trained(args.model)
     pictures = list_pictures(args.pictures) if args.pictures else []
     require_installed("export", "torch", extras="train,export")
     from flawscope.export.export import export

@@ -109,7 +109,7 @@ def _judge(
     asked: Asked, predictor: Predictor | remote.Served, output: Output, together: Mismatch, step: Step
 ) -> None:
     """Each input in its turn."""
-    from flawscope.errors import InputError
+    from flawscope.errors import InputError, one_line
     from flawscope.pictures.decoding import frames
     from flawscope.results.table import Unjudged
 
@@ -122,7 +122,7 @@ def _judge(
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else PIPED
         if isinstance(result, InputError):
             with _whole():
-                output.add(Unjudged(name, " ".join(str(result).split())), source)
+                output.add(Unjudged(name, one_line(result)), source)
         else:
             with _whole():
                 output.add(replace(result, path=name), source)

@@ -84,11 +84,11 @@ def _connected(where: str) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayActorError as error:
-        raise FlawscopeError(f"a worker was lost for good: {one_line(error)}; {REPEAT}") from None
+        raise FlawscopeError(f"a worker was lost for good: {last_line(error)}; {REPEAT}") from None
     except (ray.exceptions.RaySystemError, ray.exceptions.GetTimeoutError, ConnectionError) as error:
-        raise FlawscopeError(f"the cluster was lost: {one_line(error)}; {REPEAT}") from None
+        raise FlawscopeError(f"the cluster was lost: {last_line(error)}; {REPEAT}") from None
     except ray.exceptions.RayError as error:
-        raise FlawscopeError(f"a task of the cluster was lost: {one_line(error)}; {REPEAT}") from None
+        raise FlawscopeError(f"a task of the cluster was lost: {last_line(error)}; {REPEAT}") from None
     finally:
         ray.shutdown()
 
@@ -182,7 +182,7 @@ def require_version(version: str) -> None:
         )
 
 
-def one_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     """The end of an error's text, where Ray names the cause."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -198,8 +198,8 @@ def _refused(where: str, error: BaseException) -> str:
             "or take --cluster local"
         )
     if where == "local":
-        return f"--cluster local: Ray could not be started: {one_line(error)}"
-    reason = "its Python or Ray is of another version" if "ersion" in str(error) else one_line(error)
+        return f"--cluster local: Ray could not be started: {last_line(error)}"
+    reason = "its Python or Ray is of another version" if "ersion" in str(error) else last_line(error)
     return f"--cluster {where}: cannot connect: {reason}; check the address, and that it can be reached"
 
 

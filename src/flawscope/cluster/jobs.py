@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 from flawscope._version import __version__
 from flawscope.benchmark.run import CELL_THREADS, TICK, Live
-from flawscope.cluster.connect import Node, one_line, require_shared, require_version
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.cluster.connect import Node, last_line, require_shared, require_version
+from flawscope.errors import FlawscopeError, InputError, with_kind
 from flawscope.machine import GIB
 from flawscope.progress import counted
 
@@ -134,7 +134,7 @@ class Jobs:
         except (ray.exceptions.RaySystemError, ray.exceptions.GetTimeoutError, ConnectionError):
             raise  # the cluster itself
         except ray.exceptions.LocalRayletDiedError as error:
-            raise ConnectionError(one_line(error)) from None
+            raise ConnectionError(last_line(error)) from None
         except ray.exceptions.RayTaskError as error:
             cause = cause_of(error)
             raise cause from (None if cause is error.cause else error)
@@ -315,7 +315,7 @@ def cause_of(error: Any) -> FlawscopeError:
         return FlawscopeError(f"a node cannot import what it needs ({cause}): install flawscope[train] there")
     if isinstance(cause, MemoryError):
         return FlawscopeError("not enough memory: choose a smaller size")
-    return FlawscopeError(f"unexpected {type(cause).__name__}: {' '.join(str(cause).split())[:200]}")
+    return FlawscopeError(f"unexpected {with_kind(cause)}")
 
 
 def _lost(error: BaseException) -> str:
@@ -325,7 +325,7 @@ def _lost(error: BaseException) -> str:
         return "its node ran out of memory: choose a smaller size, or give nodes with more"
     if isinstance(error, ray.exceptions.TaskCancelledError | TimeoutError):
         return "it was stopped"
-    return f"its process was lost {RETRIES + 1} times: {one_line(error)}; try again"
+    return f"its process was lost {RETRIES + 1} times: {last_line(error)}; try again"
 
 
 def memory_line(peaks: Sequence[int], share: Share) -> str:

@@ -24,7 +24,7 @@ from flawscope.cluster.listing import Entry
 from flawscope.cluster.sent import Sent
 from flawscope.cluster.store import Store, filesystem, is_url, reason
 from flawscope.datasets.files import printable
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.pictures.decoding import cannot, frames, name_of
 from flawscope.results.drawing import save_png
 from flawscope.results.folder import Drawn
@@ -173,12 +173,12 @@ class Judge:
                 summary = self._tried(part)
             told = Told.of(part, summary)
         except Exception as error:
-            wrong, text = isinstance(error, InputError), " ".join(str(error).split())[:500]
+            text = one_line(error)
             if isinstance(error, MemoryError):
                 text = "a worker has not enough memory for this model"
             elif not isinstance(error, FlawscopeError):
                 text = f"unexpected {type(error).__name__} on {socket.gethostname()}: {text}"
-            told = Told(part, error=text, wrong=wrong)
+            told = Told(part, error=text, wrong=isinstance(error, InputError))
         return {key: [value] for key, value in told._asdict().items()}
 
     def _begin(self) -> None:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from flawscope._version import __version__
 from flawscope.artefact.state_file import checkpoint_of
-from flawscope.cluster.connect import REPEAT, Node, nodes, one_line, require_version
+from flawscope.cluster.connect import REPEAT, Node, last_line, nodes, require_version
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import Step, counted, silent
 
@@ -342,4 +342,4 @@ def _cause(error: Any) -> str:
     found = [getattr(one, "health_check_failure", one) for one in lost.values()]
     if any(isinstance(one, ray.exceptions.RayActorError) for one in found):
         return "a process or its machine ended, often for want of memory"
-    return one_line(next(iter(found), error))
+    return last_line(next(iter(found), error))

@@ -24,7 +24,7 @@ from flawscope.datasets.layouts import GOOD, open_dataset
 from flawscope.datasets.masks import MASK_FOLDERS, read
 from flawscope.datasets.near import clusters, near_duplicates, thumbnail
 from flawscope.datasets.report import SEVERITIES, Finding, Report
-from flawscope.errors import InputError
+from flawscope.errors import InputError, one_line
 from flawscope.pictures.decoding import decode, frames, pixel_hash
 from flawscope.pictures.defect_size import lost
 from flawscope.progress import counted, some
@@ -138,8 +138,7 @@ def _look_at(dataset: Dataset, split: str, item: Item) -> _Seen:
 
 def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Finding:
     """The error without the path, which the finding names already; reason and remedy apart."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    reason, _, remedy = text.rpartition(f"{path}: ")[2].partition("; ")
+    reason, _, remedy = one_line(error).rpartition(f"{path}: ")[2].partition("; ")
     return Finding("error", code, subject, reason, remedy or "replace or remove the file")
 
 

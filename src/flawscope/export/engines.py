@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.errors import FlawscopeError
+from flawscope.errors import FlawscopeError, one_line
 from flawscope.export import onnx_graph
 from flawscope.runtime import Session, onnx_check
 from flawscope.runtime import onnx as onnx_files
@@ -91,7 +91,7 @@ def _openvino(data: bytes) -> OpenVinoModel:
         try:  # read, not converted: converting makes constants of what is made of the memory bank, too
             return openvino_files.core().read_model(path)
         except Exception as error:
-            raise FlawscopeError(f"OpenVINO cannot convert this model: {error!s:.200}") from None
+            raise FlawscopeError(f"OpenVINO cannot convert this model: {one_line(error)}") from None
 
 
 def _halve(model: OpenVinoModel) -> None:

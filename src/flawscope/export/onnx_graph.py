@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.methods.detector import Detector
 from flawscope.runtime import onnx_metadata
 
@@ -107,8 +107,8 @@ def _traced(
         cause: BaseException = error
         while cause.__cause__ is not None:  # the exporter wraps the reason several times
             cause = cause.__cause__
-        reason = " ".join(str(cause).split()) or type(cause).__name__
-        raise FlawscopeError(f"torch {torch.__version__} cannot export this model: {reason:.200}") from error
+        reason = one_line(cause)
+        raise FlawscopeError(f"torch {torch.__version__} cannot export this model: {reason}") from error
     _forget_origin(proto)
     proto.ir_version = IR
     return proto

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, one_line
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 
@@ -58,9 +58,9 @@ def method(name: str) -> Method:
     try:
         found = entry.load()
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise InputError(
-            f"method {name} cannot be loaded from {entry.value} ({reason:.200}): mend that package"
+            f"method {name} cannot be loaded from {entry.value} ({reason}): mend that package"
         ) from error
     if not isinstance(found, Method) or found.name != name or not issubclass(found.config, PictureSettings):
         raise InputError(f"{entry.value} is not a method called {name}: it must be a `Method` of that name")

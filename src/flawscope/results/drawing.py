@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.pictures.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ def _save(
     try:
         image.save(path, file_format, **options)
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
+        reason = error.strerror or one_line(error)
         if isinstance(path, str | os.PathLike):
             with suppress(OSError):
                 os.unlink(path)  # half of a picture

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.pictures.decoding import decode
 from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.report import review_page
@@ -82,8 +82,10 @@ class Review:
             return _text(HTTPStatus.NOT_FOUND, "there is no such page")
         try:
             return HTTPStatus.OK, "image/webp", shown[kind](self.session.pictures[int(number)])
-        except (FlawscopeError, OSError, ValueError, MemoryError) as error:
-            return _text(HTTPStatus.GONE, " ".join(str(error).split()) or "not enough memory")
+        except MemoryError:
+            return _text(HTTPStatus.GONE, "not enough memory")
+        except (FlawscopeError, OSError, ValueError) as error:
+            return _text(HTTPStatus.GONE, one_line(error))
 
     def post(self, what: str, sent: dict[str, Any]) -> Answer:
         """Do what the page asks for, and say what is decided now."""

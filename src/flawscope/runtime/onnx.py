@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from flawscope.artefact import embedded, files
 from flawscope.artefact.embedded import SHA256
 from flawscope.artefact.model_file import KEY, Artefact, Manifest
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.machine import all_threads
 from flawscope.runtime import FEW, inputs, onnx_check, together
 from flawscope.runtime import onnx_metadata as metadata
@@ -112,7 +112,7 @@ class OnnxSession:
         except InputError:
             raise
         except Exception as error:  # its exceptions have no common class of their own
-            raise InputError(f"ONNX Runtime cannot use model {name}: {embedded.one_line(error)}") from None
+            raise InputError(f"ONNX Runtime cannot use model {name}: {one_line(error)}") from None
         images = {i.name: (i.type, i.shape) for i in self.engine.get_inputs()}
         outputs = [o.name for o in self.engine.get_outputs()]
         kind, shape = images.get("images", ("", []))
@@ -190,7 +190,7 @@ class OnnxSession:
         try:
             scores, maps = engine.run(["scores", "maps"], inputs(images, positions, self.located))
         except Exception as error:
-            raise FlawscopeError(f"ONNX Runtime failed: {embedded.one_line(error)}") from None
+            raise FlawscopeError(f"ONNX Runtime failed: {one_line(error)}") from None
         count = len(images)
         if (scores.shape, maps.shape) != ((count,), (count, *self.size)):
             raise FlawscopeError("the model's results have other shapes than they should: export it anew")

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from flawscope.artefact import embedded, files
 from flawscope.artefact.embedded import SHA256
 from flawscope.artefact.model_file import KEY, Artefact, Manifest
-from flawscope.errors import FlawscopeError, InputError, needs
+from flawscope.errors import FlawscopeError, InputError, needs, one_line
 from flawscope.machine import all_threads
 from flawscope.runtime import FEW, inputs, together
 from flawscope.runtime import openvino_xml as metadata
@@ -85,7 +85,7 @@ def write(artefact: Artefact, model: Any, path: str | os.PathLike[str]) -> None:
     except OSError as error:
         raise FlawscopeError(f"cannot write {path}: {error.strerror}; choose another --out") from None
     except (RuntimeError, ValueError) as error:
-        raise FlawscopeError(f"OpenVINO cannot write {path}: {embedded.one_line(error)}") from None
+        raise FlawscopeError(f"OpenVINO cannot write {path}: {one_line(error)}") from None
 
 
 def open_session(
@@ -205,7 +205,7 @@ def core() -> Any:
             try:
                 _run_once(made)
             except Exception as error:  # RuntimeError, or whatever its binding makes of one
-                raise FlawscopeError(f"OpenVINO cannot run here: {embedded.one_line(error)}") from None
+                raise FlawscopeError(f"OpenVINO cannot run here: {one_line(error)}") from None
             _core = made
         return _core
 
@@ -265,7 +265,7 @@ class OpenVinoSession:
         except InputError:
             raise
         except Exception as error:  # RuntimeError, or whatever its binding makes of one
-            raise InputError(f"OpenVINO cannot use this model: {embedded.one_line(error)}") from None
+            raise InputError(f"OpenVINO cannot use this model: {one_line(error)}") from None
 
     @classmethod
     def open(
@@ -280,7 +280,7 @@ class OpenVinoSession:
         try:
             model = reading.read_model(str(path), str(weights_of(path)))
         except Exception as error:
-            raise files.refused(path, f"OpenVINO cannot read it: {embedded.one_line(error)}") from None
+            raise files.refused(path, f"OpenVINO cannot read it: {one_line(error)}") from None
         try:
             how = artefact.manifest.preprocess
             if _size(model) != (tuple(how.network_size), how.positions is not None):
@@ -331,7 +331,7 @@ class OpenVinoSession:
                 found |= {name: value for output, value in results.items() for name in output.names}
             scores, maps = (np.array(found[name], np.float32) for name in ("scores", "maps"))
         except Exception as error:
-            raise FlawscopeError(f"OpenVINO failed: {embedded.one_line(error)}") from None
+            raise FlawscopeError(f"OpenVINO failed: {one_line(error)}") from None
         count = len(images)
         if (scores.shape, maps.shape) != ((count,), (count, *self.size)):
             raise FlawscopeError("the model's results have other shapes than they should: export it anew")

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from flawscope.errors import FlawscopeError
-
 PATIENCE = 30.0  # seconds that the end of a thread is waited for
-
-
-def in_a_line(error: Exception) -> str:
-    """What went wrong; where nobody foresaw it, with the kind of the error."""
-    if isinstance(error, FlawscopeError):
-        return str(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 class Background:

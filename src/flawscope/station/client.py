@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from flawscope._version import __version__
-from flawscope.errors import FlawscopeError, InputError, needs
+from flawscope.errors import FlawscopeError, InputError, needs, one_line
 from flawscope.pictures.decoding import Source
 from flawscope.station.wire import (
     Inspection,
@@ -304,7 +304,7 @@ class Client:
     def _unreached(self, error: Exception) -> FlawscopeError:
         if tls := self._is_tls(error):
             return FlawscopeError(f"{self.url}: {tls}")
-        said = " ".join(str(error).split()) or type(error).__name__
+        said = one_line(error)
         return FlawscopeError(
             f"{self.url} cannot be reached ({said[:160]}): check the address, and that `flawscope serve` runs"
         )

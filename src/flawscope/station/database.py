@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError, SQ
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.station.schema import products, stations
 from flawscope.station.settings import NAME, without_password
 
@@ -103,7 +103,7 @@ class Database:
             raise self._said(error) from None
 
     def _said(self, error: SQLAlchemyError) -> Exception:
-        reason = " ".join(str(getattr(error, "orig", error)).split())[:200]
+        reason = one_line(getattr(error, "orig", None) or error)
         full = "disk is full" in reason or getattr(getattr(error, "orig", None), "sqlstate", "") == "53100"
         if full:
             return StoreError(f"the disk of {self.name} is full; free some space", "disk_full")
@@ -148,8 +148,7 @@ class Database:
         except StoreError as error:
             raise InputError(f"{error}; check `database` and that it is running") from None
         except (CommandError, SQLAlchemyError) as error:
-            why = " ".join(str(error).split())[:200]
-            raise InputError(f"{self.name} is no store of flawscope: {why}") from None
+            raise InputError(f"{self.name} is no store of flawscope: {one_line(error)}") from None
 
     def _check_letters(self, connection: Connection) -> None:
         """Names of pictures come in all letters. InputError where the data base has not all of them."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, with_kind
 from flawscope.pictures.decoding import header
 from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
@@ -207,7 +207,7 @@ class Inspector:
         try:
             self._judge(jobs)
         except Exception as error:
-            text = f"the model failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            text = f"the model failed: {with_kind(error)}"
             said = light(error) if isinstance(error, FlawscopeError) else ModelError(text)
             self.trouble(str(said))
             for job in jobs:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.machine import cores
 from flawscope.station import trends as trends_of
 from flawscope.station.access import Access
@@ -309,7 +309,7 @@ class Station:
                 problem = retention.run(now()).problem
                 self.access.remove_ended()
             except Exception as error:  # tried again in an hour; inspections go on
-                problem = f"what is kept too long cannot be removed: {' '.join(str(error).split())[:200]}"
+                problem = f"what is kept too long cannot be removed: {one_line(error)}"
             self.report("retention", problem or None)
 
     # ---- how it is

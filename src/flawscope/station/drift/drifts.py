@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
 
-from flawscope.errors import InputError
-from flawscope.station.background import Background, in_a_line
+from flawscope.errors import InputError, with_kind
+from flawscope.station.background import Background
 from flawscope.station.database import Database
 from flawscope.station.drift.run import BRIGHTER, DARKER, FEWER, MORE, Change, Run, described
 from flawscope.station.schema import inspections
@@ -77,7 +77,7 @@ class Drifts(Background):
                 try:
                     self.follow(product_id)
                 except Exception as error:  # the data base is away, say: what is missing is read later
-                    trouble = in_a_line(error)
+                    trouble = with_kind(error)
                     self._dirty.add(product_id)
             self.report("drift_unknown", f"drift is not followed: {trouble}" if trouble else None)
             self._ended.wait(self.pause)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from flawscope.errors import with_kind
 from flawscope.pictures.decoding import without_warnings
-from flawscope.station.background import Background, in_a_line
+from flawscope.station.background import Background
 from flawscope.station.database import StoreError
 from flawscope.station.drift.camera import KINDS, REFERENCE, Look, Reference, Watch, described, look
 from flawscope.station.drift.run import Run
@@ -88,7 +89,7 @@ class Looks(Background):
         except Exception as error:
             if product_id not in self._blind:
                 self._blind.add(product_id)
-                why = f"{self.names[product_id]}: the camera is not checked: {in_a_line(error)}"
+                why = f"{self.names[product_id]}: the camera is not checked: {with_kind(error)}"
                 self.report(f"camera_unknown_{product_id}", why)
 
     def _look(self, product_id: int, recorded: Recorded) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from flawscope.station.database import Database, now
-from flawscope.station.schema import candidates
+from flawscope.station.schema import candidates, products
 from flawscope.station.store import add_event, iso, row_of
 
 QUEUED, RUNNING, READY, LIVE = "queued", "running", "ready", "live"
@@ -74,12 +74,16 @@ class Candidates:
         return True
 
     def again(self) -> None:
-        """What was being made when the station ended is made anew."""
+        """What was being made when the station ended is made anew; what had gone live by then is live."""
         own = candidates.c.product_id.in_(self.database.own())
+        active = select(products.c.active_version_id).where(products.c.id == candidates.c.product_id)
+        judges = candidates.c.version_id == active.scalar_subquery()
         with self.database.writing() as connection:
             connection.execute(
                 update(candidates).where(candidates.c.status == RUNNING, own).values(status=QUEUED)
             )
+            made = candidates.c.status.in_((READY, REJECTED))
+            connection.execute(update(candidates).where(made, judges, own).values(status=LIVE))
 
     def next(self) -> Row[Any] | None:
         """The oldest one that is queued."""

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Row
 
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, with_kind
 from flawscope.progress import counted
-from flawscope.station.background import Background, in_a_line
+from flawscope.station.background import Background
 from flawscope.station.database import Database, StoreError
 from flawscope.station.files import Files
 from flawscope.station.learning import candidates as of
@@ -195,7 +195,7 @@ class Learning(Background):
                 self._ended.wait(AGAIN)
                 self.wake()
             except Exception as error:  # corrections that come later are learnt all the same
-                self.say(f"learning: {in_a_line(error)}")
+                self.say(f"learning: {with_kind(error)}")
 
     def _look(self, product_id: int, learn: Learn) -> None:
         """`_by_itself`; what is wrong with this product does not keep the others from learning."""
@@ -205,7 +205,7 @@ class Learning(Background):
         except StoreError:
             raise
         except Exception as error:
-            why = f"no version can be made from corrections: {in_a_line(error)}"
+            why = f"no version can be made from corrections: {with_kind(error)}"
         # a code of its own: `learning_` tells of the last candidate, and that may still hold
         self.report(f"learning_model_{product_id}", why)
 
@@ -231,7 +231,6 @@ class Learning(Background):
     def _make(self, row: Row[Any]) -> None:
         """A candidate from its place in the queue to its end. StoreError: it is made again later."""
         try:
-            self._check_room(row.product_id)
             self._try(row)
         except StoreError as error:
             if error.code == "disk_full":
@@ -259,6 +258,7 @@ class Learning(Background):
         begun = time.monotonic()
         out = self.files.temporary("model")
         try:
+            self._check_room(product_id)
             active = self._active(product_id)
             if (why := plans.why_not(active, learn)) is not None or active is None:
                 raise InputError(why or "no model is open")
@@ -282,7 +282,7 @@ class Learning(Background):
         except StoreError:
             raise
         except Exception as error:  # also one that nobody foresaw: else it would be running for ever
-            why = in_a_line(error).replace(str(out.parent), "")
+            why = with_kind(error).replace(str(out.parent), "")
             facts = {"error": why, "verdicts": self._verdicts(product_id)}
             how: dict[str, Any] = {"kind": of.NOT_MADE, "text": f": {why}", "facts": facts}
             only = of.RUNNING, of.FAILED  # what is ready by now stays so

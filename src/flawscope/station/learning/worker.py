@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, with_kind
 
 Tell = Callable[[dict[str, Any]], None]
 OFTEN = 0.25  # seconds between two words on how far it is
@@ -46,7 +46,7 @@ def main() -> None:
         except BrokenPipeError:
             return
         except Exception as error:
-            tell({"error": f"it failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"})
+            tell({"error": f"it failed: {with_kind(error)}"})
 
 
 def _listen(jobs: queue.Queue[dict[str, Any] | None]) -> None:

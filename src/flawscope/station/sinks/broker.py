@@ -20,7 +20,7 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.station.sinks.settings import MqttSettings
 from flawscope.station.sinks.topics import MOST_ID, OFFLINE, Topics
 
@@ -249,5 +249,4 @@ def _cut(client: paho.Client) -> None:
 
 
 def _words_of(error: Exception) -> str:
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(str(said).split())[:200]
+    return (isinstance(error, OSError) and error.strerror) or one_line(error)

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from flawscope._version import __version__
-from flawscope.errors import InputError
+from flawscope.errors import InputError, one_line
 from flawscope.station.sinks.delivery import UndeliveredError
 from flawscope.station.sinks.outbox import Message
 from flawscope.station.sinks.pictures import Pictures, lack
@@ -56,7 +56,7 @@ class Webhook:
         except httpx.TimeoutException:
             raise UndeliveredError("it does not answer in time") from None
         except httpx.HTTPError as error:
-            raise UndeliveredError(f"it cannot be reached: {_why(error)}") from None
+            raise UndeliveredError(f"it cannot be reached: {one_line(error)}") from None
         raise _refusal(answer, said)
 
     def close(self) -> None:
@@ -134,10 +134,6 @@ def _trusted(ca_file: str | None) -> ssl.SSLContext:
         except (OSError, ssl.SSLError) as error:
             raise InputError(f"ca_file: cannot read certificates from {ca_file}: {error}") from None
     return context
-
-
-def _why(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _text(data: bytes) -> str:
