@@ -24,7 +24,7 @@ av = pytest.importorskip("av")
 PASSWORD = "s3cr/et @x"  # of the camera
 
 
-def until(true: Callable[[], Any], seconds: float = 20.0, what: str = "it did not come true") -> Any:
+def until(true: Callable[[], Any], seconds: float = 120.0, what: str = "it did not come true") -> Any:
     end = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < end, what

@@ -31,7 +31,7 @@ def drawn_part(seed: int, defect: str | None = None, stained: bool = False) -> b
     return png(picture)
 
 
-def until(true: Callable[[], Any], seconds: float = 60.0) -> Any:
+def until(true: Callable[[], Any], seconds: float = 120.0) -> Any:
     end = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < end, "it did not come true in time"
@@ -84,7 +84,7 @@ class Line:
             one = self.http.get(f"{API}/candidates/{number}").json()
             return one if one["status"] not in ("queued", "running") else None
 
-        return dict(until(done, 90))
+        return dict(until(done))
 
     def active(self) -> int:
         return int(self.http.get(API).json()["version"])

@@ -24,7 +24,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from station_helpers import free_port
 
-PATIENCE = 30.0  # seconds that a test waits
+PATIENCE = 120.0  # seconds that a test waits
 
 
 def until(condition: Callable[[], Any], what: str = "it did not happen", patience: float = PATIENCE) -> None:

@@ -23,7 +23,7 @@ needs_chromium = pytest.mark.skipif(
 )
 
 API = "/api/v1/products/plate"
-PATIENCE = 20  # seconds
+PATIENCE = 60  # seconds
 
 
 @pytest.fixture(scope="module", name="driver")

@@ -316,7 +316,7 @@ def test_a_video_file_is_inspected_once_and_ends(
     # its frames have one colour each: a slow machine has time to look at five, and says so
     products = {name: replace(product, camera_checks=False) for name, product in products.items()}
     running = open_station(products=products)
-    until(lambda: sources(running.url)[0]["state"] == "ended", 60)
+    until(lambda: sources(running.url)[0]["state"] == "ended")
     expected = [f"film-{number:06d}.png" for number in range(1, 41)]
     assert names(running.url) == expected
     (source,) = sources(running.url)
@@ -335,7 +335,7 @@ def test_a_video_file_is_inspected_once_and_ends(
     new = write_video(tmp_path / "new.mp4", 7, first=50)
     os.utime(new, (1e9, 1e9))
     new.rename(other)
-    until(lambda: len(names(running.url)) == 47, 30)
+    until(lambda: len(names(running.url)) == 47)
     until(lambda: sources(running.url)[0]["state"] == "ended")
 
 
@@ -359,7 +359,7 @@ def test_a_video_file_that_is_not_there_yet(open_station: Any, settings: Setting
     hidden = write_video(tmp_path / "hidden.mp4", 5)
     os.utime(hidden, (1e9, 1e9))
     hidden.rename(path)
-    until(lambda: len(names(running.url)) == 5, 30)
+    until(lambda: len(names(running.url)) == 5)
     until(lambda: problems(running.url) == {})
 
 
@@ -396,7 +396,7 @@ def test_a_video_file_waits_for_a_data_base_that_is_away(
         patch.setattr(store, "record", away)
         text = until(lambda: problems(running.url).get("camera_waits_1_1"))
         assert text == "frames of film.mp4 wait: the data base is on holiday; wait"
-    until(lambda: sources(running.url)[0]["state"] == "ended", 60)
+    until(lambda: sources(running.url)[0]["state"] == "ended")
     assert sorted(names(running.url)) == [f"film-{number:06d}.png" for number in range(1, 61)]
     assert "camera_waits_1_1" not in problems(running.url)
 
@@ -431,10 +431,10 @@ def test_a_video_file_after_kill_9(served: Served, settings: Settings, tmp_path:
     served.words[:] = [str(tmp_path / "station.yaml"), "--device", "cpu", "--threads", "1"]
     served.start()
     for few in (20, 120):
-        until(lambda few=few: sources_count(served.url) > few, 60)
+        until(lambda few=few: sources_count(served.url) > few)
         assert served.kill() == -signal.SIGKILL
         served.start()
-    until(lambda: sources(served.url)[0]["state"] == "ended", 60)
+    until(lambda: sources(served.url)[0]["state"] == "ended")
     found = [one["name"] for one in everything(served.url)]
     assert sorted(found) == [f"film-{number:06d}.png" for number in range(1, 401)]
 
@@ -513,7 +513,7 @@ def test_a_real_stream_is_cut_and_comes_back(
     camera = CameraOf(address, "200 ms", str(tmp_path / "secret"), "2 s")
     running = open_station(products=with_sources(settings, camera))
     url = running.url
-    until(lambda: sources(url)[0]["taken"] >= 3, 30)
+    until(lambda: sources(url)[0]["taken"] >= 3)
     assert sources(url)[0]["place"] == f"rtsp://{rtsp.host}/stream"
     with Client(url) as client:
         begun = time.time()
@@ -522,8 +522,8 @@ def test_a_real_stream_is_cut_and_comes_back(
         assert found.at.timestamp() > begun - 0.1
         rtsp.kill()
         cut = time.monotonic()
-        text = until(lambda: problems(url).get("camera_away_1_1"), 15)
-        assert time.monotonic() - cut < 10
+        text = until(lambda: problems(url).get("camera_away_1_1"))
+        assert time.monotonic() - cut < 30
         assert text.startswith(f"camera 1 (rtsp://{rtsp.host}/stream) is away: ")
         assert "s3cr" not in text
         assert "anna" not in text
@@ -534,7 +534,7 @@ def test_a_real_stream_is_cut_and_comes_back(
         assert before["state"] == "away"
         assert before["last"] is not None
         rtsp.start()
-        until(lambda: sources(url)[0]["taken"] > before["taken"] + 2, 40)
+        until(lambda: sources(url)[0]["taken"] > before["taken"] + 2)
         until(lambda: problems(url) == {})
     until(lambda: running.station.inspector.backlog() == 0)
     found_names = names(url)
@@ -550,17 +550,17 @@ def test_a_stream_that_says_nothing_any_more(rtsp: Rtsp, open_station: Any, sett
     address = f"rtsp://anna:s3cr%2Fet%20%40x@{rtsp.host}/stream"
     running = open_station(products=with_sources(settings, CameraOf(address, "trigger", None, "1500 ms")))
     url = running.url
-    until(lambda: sources(url)[0]["state"] == "running", 30)
+    until(lambda: sources(url)[0]["state"] == "running")
     rtsp.signal(signal.SIGSTOP)
     try:
         time.sleep(0.3)
         answer = httpx.post(f"{url}/api/v1/products/plate/trigger", params={"seconds": 0.5}, timeout=30)
         assert (answer.status_code, answer.json()["code"]) == (504, "no_frame")
         assert "gave no frame in 0.5 s" in answer.json()["error"]
-        assert "sends nothing for 1.5 s" in until(lambda: problems(url).get("camera_away_1_1"), 20)
+        assert "sends nothing for 1.5 s" in until(lambda: problems(url).get("camera_away_1_1"))
     finally:
         rtsp.signal(signal.SIGCONT)
-    until(lambda: problems(url) == {}, 40)
+    until(lambda: problems(url) == {})
     assert names(url) == [], "none was triggered"
 
 
@@ -606,7 +606,7 @@ def test_a_camera_that_speaks_http(open_station: Any, settings: Settings) -> Non
     camera = CameraOf(f"http://{host}/video.cgi?user=anna&pwd=s3cret", "200 ms")
     running = open_station(products=with_sources(settings, camera))
     try:
-        until(lambda: sources(running.url)[0]["taken"] >= 3, 30)
+        until(lambda: sources(running.url)[0]["taken"] >= 3)
         (source,) = sources(running.url)
         assert source["place"] == f"http://{host}/video.cgi"
         assert "s3cret" not in httpx.get(f"{running.url}/plate/live").text

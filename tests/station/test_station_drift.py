@@ -40,7 +40,7 @@ def http(running: Any) -> Iterator[httpx.Client]:
         yield made
 
 
-def until(what: Callable[[], Any], seconds: float = 20.0) -> Any:
+def until(what: Callable[[], Any], seconds: float = 120.0) -> Any:
     begun = time.monotonic()
     while time.monotonic() - begun < seconds:
         if found := what():

@@ -30,7 +30,7 @@ from flawscope.station.database import StoreError
 from flawscope.station.settings import DATABASE
 
 
-def until(true: Callable[[], Any], seconds: float = 20.0) -> Any:
+def until(true: Callable[[], Any], seconds: float = 120.0) -> Any:
     """Waits for it."""
     end = time.monotonic() + seconds
     while not (found := true()):
@@ -311,11 +311,11 @@ def test_nothing_that_was_acknowledged_is_lost_by_kill_9(served: Any, parts: lis
     load.start()
     for _ in range(3):
         before = len(load.taken)
-        until(lambda before=before: len(load.taken) > before + 5, 60)
+        until(lambda before=before: len(load.taken) > before + 5)
         time.sleep(rng.random() / 2)
         assert served.kill() == -signal.SIGKILL
         served.start()
-    until(lambda: len(load.taken) > 30, 60)
+    until(lambda: len(load.taken) > 30)
     load.end()
     check_all_there(served.url, load)
     store = Path(served.words[served.words.index("--station") + 1])
@@ -329,7 +329,7 @@ def test_a_graceful_end_answers_what_was_taken(served: Any, parts: list[bytes]) 
     for how in (signal.SIGTERM, signal.SIGINT):
         served.start()
         before = len(load.taken)
-        until(lambda before=before: len(load.taken) > before + 10, 60)
+        until(lambda before=before: len(load.taken) > before + 10)
         code = served.kill(how)
         said = served.said()
         assert "Traceback" not in said, said

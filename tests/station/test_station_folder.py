@@ -35,7 +35,7 @@ from flawscope.station.sources.folder import GONE, UNREADABLE, FolderSource
 from flawscope.station.sources.share import Share
 from flawscope.station.store import Store, Taken
 
-PATIENCE = 20.0  # seconds that a test waits
+PATIENCE = 120.0  # seconds that a test waits
 FRESH = 0.3  # seconds that a file may be unreadable
 SIZE = 100  # bytes of a picture
 

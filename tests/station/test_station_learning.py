@@ -101,7 +101,7 @@ def test_by_the_rule_it_goes_live_and_what_is_taken_back_is_forgotten(
     running = open_station(products={NAME: product})
     line = Line(running.url)
     found = line.shift()
-    until(lambda: line.active() == 2, 90)
+    until(lambda: line.active() == 2)
     first = line.http.get(f"{API}/learning").json()["candidates"][-1]
     assert (first["status"], first["by"], first["waits"]) == ("live", "rule", [])
     trail = line.http.get(f"{API}/trail").json()["entries"]

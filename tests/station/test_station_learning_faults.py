@@ -80,7 +80,7 @@ def test_a_full_disk_while_a_version_is_made(open_station: Any, tmp_path: Path, 
         with held_up(running, line) as number, ballast.open("wb", buffering=0) as file, suppress(OSError):
             while (free := running.station.files.free_bytes()) > left:
                 file.write(bytes(min(1 << 14, free - left)))
-        text = until(lambda: problems(line).get("learning_1"), 90)
+        text = until(lambda: problems(line).get("learning_1"))
         assert text.startswith("a version waits to be made from corrections: the disk of ")
         assert text.endswith("; free some space")
         assert "\n" not in text
