@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,6 @@ from flawscope.station.sources.settings import CameraOf, FolderOf
 av = pytest.importorskip("av")
 
 PASSWORD = "s3cr/et @x"  # of the camera
-
-
-def until(true: Callable[[], Any], seconds: float = 120.0, what: str = "it did not come true") -> Any:
-    end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
-    return found
 
 
 def shade(number: int) -> tuple[int, int, int]:

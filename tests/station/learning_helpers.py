@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import numpy as np
 from PIL import Image
+from station_helpers import until
 
 from flawscope.demo.dataset import draw_picture
 
@@ -29,14 +28,6 @@ def drawn_part(seed: int, defect: str | None = None, stained: bool = False) -> b
     if stained:
         picture[30:46, 30:46] = (20, 120, 40)
     return png(picture)
-
-
-def until(true: Callable[[], Any], seconds: float = 120.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.05)
-    return found
 
 
 class Line:

@@ -13,7 +13,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,17 +21,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
-from station_helpers import free_port
-
-PATIENCE = 120.0  # seconds that a test waits
-
-
-def until(condition: Callable[[], Any], what: str = "it did not happen", patience: float = PATIENCE) -> None:
-    ends = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < ends, what
-        time.sleep(0.01)
-
+from station_helpers import PATIENCE, free_port, until
 
 # ------------------------------------------------------------------------------------------------- the broker
 

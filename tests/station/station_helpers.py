@@ -33,7 +33,17 @@ if TYPE_CHECKING:
 
 NAME = "plate"  # the product
 INSPECTIONS = f"products/{NAME}/inspections"
+PATIENCE = 120.0  # seconds that a test waits: a busy machine needs them, others do not
 _numbers = count()
+
+
+def until(true: Callable[[], Any], what: str = "it did not come true in time") -> Any:
+    """What it gives as soon as that is something."""
+    end = time.monotonic() + PATIENCE
+    while not (found := true()):
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+    return found
 
 
 class Unavailable(Exception):

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("selenium.webdriver")
-from camera_helpers import PASSWORD, Rtsp, until, with_sources
+from camera_helpers import PASSWORD, Rtsp, with_sources
 from camera_helpers import rtsp_fixture as rtsp_fixture
+from station_helpers import until
 from tablet import Tablet, needs_chromium
 from tablet import database_url_fixture as database_url_fixture
 from tablet import driver_fixture as driver_fixture

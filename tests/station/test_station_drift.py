@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sqlalchemy import select
+from station_helpers import until
 
 from flawscope.errors import InputError
 from flawscope.station.drift import camera, drifts, looks
@@ -38,15 +39,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def http(running: Any) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=running.url, timeout=30) as made:
         yield made
-
-
-def until(what: Callable[[], Any], seconds: float = 120.0) -> Any:
-    begun = time.monotonic()
-    while time.monotonic() - begun < seconds:
-        if found := what():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not come about in time")
 
 
 def record(

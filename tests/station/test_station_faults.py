@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -22,21 +22,12 @@ from typing import Any
 
 import httpx
 import pytest
-from station_helpers import INSPECTIONS, Load, missing
+from station_helpers import INSPECTIONS, Load, missing, until
 
 from flawscope.station import database as database_module
 from flawscope.station.client import Client
 from flawscope.station.database import StoreError
 from flawscope.station.settings import DATABASE
-
-
-def until(true: Callable[[], Any], seconds: float = 120.0) -> Any:
-    """Waits for it."""
-    end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.05)
-    return found
 
 
 def problems(url: str) -> set[str]:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from sqlalchemy import select
-from station_helpers import everything
+from station_helpers import PATIENCE, everything, until
 
 from flawscope.errors import InputError
 from flawscope.station.database import Database, StoreError
@@ -35,16 +35,8 @@ from flawscope.station.sources.folder import GONE, UNREADABLE, FolderSource
 from flawscope.station.sources.share import Share
 from flawscope.station.store import Store, Taken
 
-PATIENCE = 120.0  # seconds that a test waits
 FRESH = 0.3  # seconds that a file may be unreadable
 SIZE = 100  # bytes of a picture
-
-
-def until(condition: Callable[[], Any], what: str = "it did not happen") -> None:
-    ends = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < ends, what
-        time.sleep(0.01)
 
 
 def picture(shade: int) -> bytes:

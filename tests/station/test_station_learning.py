@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from learning_helpers import API, NAME, Line, drawn_part, until
-from station_helpers import Load, everything
+from learning_helpers import API, NAME, Line, drawn_part
+from station_helpers import Load, everything, until
 
 pytest.importorskip("torch")
 

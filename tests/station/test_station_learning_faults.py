@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from learning_helpers import API, NAME, Line, drawn_part, until
+from learning_helpers import API, NAME, Line, drawn_part
+from station_helpers import until
 
 pytest.importorskip("torch")
 

@@ -20,8 +20,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from sink_helpers import Receiver, until
-from station_helpers import NAME, Load, Opener, Served, free_port
+from sink_helpers import Receiver
+from station_helpers import NAME, Load, Opener, Served, free_port, until
 
 from flawscope.errors import InputError
 from flawscope.station.backup import backup
