@@ -42,8 +42,6 @@ format: $(READY) ## apply the style
 
 bench: $(READY) ## measure everything (bench/results/), a day; goes on where it stopped (bench/README.md)
 	$(BIN)/python bench/accuracy.py --seen 0,10
-	$(BIN)/python bench/curve.py
-	$(BIN)/python bench/ablation.py --seen 10 --steps 400 --draws 6
 	$(BIN)/python bench/fit.py
 	$(BIN)/python bench/fit.py --set size=256 --out bench/results/fit-256.json
 	$(BIN)/python bench/step.py --seen 10
@@ -52,13 +50,9 @@ bench: $(READY) ## measure everything (bench/results/), a day; goes on where it 
 	$(BIN)/python bench/parity.py
 	$(BIN)/python bench/precision.py
 	$(BIN)/python bench/calibration.py
-	$(BIN)/python bench/contamination.py --set size=256
-	$(BIN)/python bench/border.py
-	$(BIN)/python bench/sizes.py
 	$(BIN)/python bench/coreset.py
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/metrics.py
-	$(BIN)/python bench/report.py
 	$(BIN)/python bench/peers/run.py
 
 # with what is there: a machine that has a GPU has a torch of its own

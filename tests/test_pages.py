@@ -282,16 +282,19 @@ def test_files_and_modules_that_pages_name_exist() -> None:
 
 def test_figures_come_from_the_scripts_that_are_named() -> None:
     """The command of a results file is the one beside it on the page, and no results file is forgotten. A
-    script that is gone has others in its place."""
+    script that is gone has others in its place, or a commit at which it stands."""
     named = set()
     page = (DOCS / "measurements.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(bench/[\w/]+\.py)` \| (`bench/.+`) \|$", page, re.M)
     instead = {then: re.findall(r"`([^`]+)`", now) for then, now in rows}
+    (retired,) = re.findall(r"in the history at [0-9a-f]{7}: (.*)\.\n", page)
+    retired = re.findall(r"`(bench/[\w/]+\.py)`", retired)
+    assert not [script for script in retired if (ROOT / script).exists()]
     assert not [script for now in instead.values() for script in now if not (ROOT / script).is_file()]
     for script, name in re.findall(
         r"`python (bench/[\w/]+\.py)[^`]*`[^`]*?\[[\w-]+\.json\]\(\.\./bench/results/([\w-]+\.json)\)", page
     ):
-        assert (ROOT / script).is_file() or script in instead, script
+        assert (ROOT / script).is_file() or script in (*instead, *retired), script
         named.add(name)
         made_by = re.findall(r'"command": "python (bench/[\w/]+\.py)', _results(name))
         assert set(made_by) == {script}, f"{name} was made by {set(made_by)}"

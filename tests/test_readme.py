@@ -31,7 +31,7 @@ from PIL import Image
 
 from flawscope.cli import main, serve
 from flawscope.demo import dataset
-from flawscope.demo.dataset import draw_boards, draw_dataset, draw_picture
+from flawscope.demo.dataset import draw_dataset, draw_picture
 from flawscope.methods import registry
 from flawscope.review.decisions import DEFECT, FINE
 from flawscope.station import app
@@ -92,8 +92,8 @@ def draw_pictures(folder: Path) -> None:
     """Pictures where the README has them: names tell the part, two pictures of each."""
     rng = np.random.default_rng(3)
 
-    def draw(path: str, defect: str | None = None, mask: str | None = None) -> None:
-        picture, marked = draw_picture("fabric", rng, defect, 0.2, size=SIDE)
+    def draw(path: str, defect: str | None = None, mask: str | None = None, size: int = SIDE) -> None:
+        picture, marked = draw_picture("fabric", rng, defect, 0.2, size=size)
         for name, pixels in ((path, picture), (mask, marked)):
             if name is not None:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +105,8 @@ def draw_pictures(folder: Path) -> None:
         draw(f"pictures/bad/{defect}/{k}.png", defect, f"pictures/masks/{defect}/{k}.png")
     for k in range(6):
         draw(f"more_pictures/{k}.png")
+    for k in range(5):
+        draw(f"large_pictures/{k}.png", size=300)
     for k in range(20):  # the fewest that `distill` takes
         draw(f"photographs/{k}.png")
     for k in range(4):
@@ -160,10 +162,6 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     monkeypatch.setattr(review, "read_flagged", lambda results, *, every: flagged(results, every=True))
     few = {"train": 12, "good": 4, "bad_per_kind": 1, "size": SIDE}
     monkeypatch.setattr(dataset, "draw_dataset", lambda root, **how: draw_dataset(root, **{**how, **few}))
-    few_boards = {"train": 4, "good": 1, "bad_per_kind": 1, "size": (300, 420)}
-    monkeypatch.setattr(
-        dataset, "draw_boards", lambda root, **how: draw_boards(root, **{**how, **few_boards})
-    )
     monkeypatch.setattr(training.Trainer, "fix_steps", lambda run, *_: setattr(run, "steps", 1))
 
 

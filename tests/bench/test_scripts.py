@@ -18,7 +18,6 @@ SHARED = (
     "million.py",
     "models.py",
     "references.py",
-    "schedule.py",
     "turned.py",
 )
 SCRIPTS = sorted(p.name for p in BENCH.glob("*.py") if p.name not in SHARED)

@@ -1,23 +1,22 @@
 """A drawn data set in MVTec AD layout: no network, no files needed, the same for the same seed.
 
-Two categories look the same at any size: "plate", an object, and "fabric", a texture. `draw_boards` draws
-large pictures with defects of a few pixels. Every picture is drawn from a generator of (seed, category,
-split, type, index) alone, so that it does not depend on how many others there are.
+Two categories look the same at any size: "plate", an object, and "fabric", a texture. Every picture is drawn
+from a generator of (seed, category, split, type, index) alone, so that it does not depend on how many others
+there are.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from flawscope.demo import board, fabric, plate, scene
+from flawscope.demo import fabric, plate, scene
 from flawscope.errors import InputError
-from flawscope.progress import Step, silent
 from flawscope.synthesis.masks import Mask
 from flawscope.synthesis.noise import Floats, Picture
 from flawscope.synthesis.simulate import largest_change, visible_part
@@ -113,67 +112,26 @@ def draw_dataset(
     """
     if category not in CATEGORIES:
         raise InputError(f"There is no drawn category {category!r}: choose of {', '.join(CATEGORIES)}.")
-
-    def draw(rng: np.random.Generator, defect: str | None, difficulty: float) -> tuple[Picture, Mask]:
-        return draw_picture(category, rng, defect, difficulty, size=size)
-
-    return _draw_folder(
-        Path(root) / category, draw, CATEGORIES[category].defects, (train, good, bad_per_kind), seed
-    )
-
-
-def draw_boards(
-    root: Path,
-    *,
-    train: int = 20,
-    good: int = 10,
-    bad_per_kind: int = 4,
-    size: tuple[int, int] = board.SIZE,
-    extent: tuple[float, float] = board.EXTENT,
-    defects: Sequence[str] = board.DEFECTS,
-    seed: int = 0,
-    step: Step = silent,
-) -> Path:
-    """Draw `root/board` in MVTec AD layout and return its path: `board.draw_board` of `size` (H, W), with
-    defects that measure `extent` pixels, as JPEG of quality 95 (PNG takes 20 times as long to write).
-
-    Folders are those of `draw_dataset`. Files of the same names are overwritten.
-    """
-    draw = lambda rng, defect, _: board.draw_board(rng, size, defect, extent)  # noqa: E731
-    return _draw_folder(Path(root) / "board", draw, defects, (train, good, bad_per_kind), seed, ".jpg", step)
-
-
-def _draw_folder(
-    folder: Path,
-    draw: Callable[[np.random.Generator, str | None, float], tuple[Picture, Mask]],
-    defects: Sequence[str],
-    counts: tuple[int, int, int],
-    seed: int,
-    suffix: str = ".png",
-    step: Step = silent,
-) -> Path:
-    """Draw `counts` pictures: good ones to learn from and to test with, and of every type of defect."""
-    train, good, bad_per_kind = counts
-    if min(counts) < 0:
+    if min(train, good, bad_per_kind) < 0:
         raise InputError(f"Numbers of pictures are at least 0, not {train}, {good} and {bad_per_kind}.")
+    folder = Path(root) / category
     jobs: list[tuple[str, str | None, int]]
     jobs = [(split, None, index) for split, n in (("train", train), ("test", good)) for index in range(n)]
-    jobs += [("test", defect, index) for defect in defects for index in range(bad_per_kind)]
-    for done, (split, defect, index) in enumerate(jobs, start=1):
+    jobs += [
+        ("test", defect, index) for defect in CATEGORIES[category].defects for index in range(bad_per_kind)
+    ]
+    for split, defect, index in jobs:
         kind = defect or "good"
         difficulty = index / max(1, bad_per_kind - 1) if defect else 0.5
-        picture, mask = draw(_generator(seed, folder.name, split, kind, index), defect, difficulty)
-        _save(picture, folder / split / kind / f"{index:03d}{suffix}")
+        rng = _generator(seed, category, split, kind, index)
+        picture, mask = draw_picture(category, rng, defect, difficulty, size=size)
+        _save(picture, folder / split / kind / f"{index:03d}.png")
         if defect:
             marked = mask.astype(np.uint8) * np.uint8(255)
             _save(marked, folder / "ground_truth" / kind / f"{index:03d}_mask.png")
-        step("draw", done, len(jobs))
     return folder
 
 
 def _save(pixels: Picture, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".png":
-        Image.fromarray(pixels).save(path, compress_level=3)
-    else:
-        Image.fromarray(pixels).save(path, quality=95, subsampling=0)
+    Image.fromarray(pixels).save(path, compress_level=3)

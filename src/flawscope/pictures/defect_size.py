@@ -2,8 +2,9 @@
 
 Sizes are (height, width), defects are measured along their longer side, in pixels.
 
-`ENOUGH` is measured with PatchCore (bench/smallest.py): of spots a quarter of full scale darker or brighter
-than what they lie on, these shares were found at 5 % false alarms, mean of one size of 256, 384 and 512 px:
+`ENOUGH` is measured with PatchCore (docs/measurements.md): of spots a quarter of full scale darker or
+brighter than what they lie on, these shares were found at 5 % false alarms, mean of one size of 256, 384 and
+512 px:
 
     network pixels   4    6    8    10   12   16
     plate           .56  .63  .80  .91  .84  .96

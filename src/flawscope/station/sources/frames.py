@@ -140,7 +140,7 @@ def encoded(frame: VideoFrame, pixels: int) -> bytes:
 
     FFmpeg's encoder: the rows as differences to the ones above, and the least compression. It takes half the
     time of Pillow's. BMP and plain TIFF take less time, but up to eleven times the space, and pictures are
-    kept (bench/cameras.py).
+    kept (docs/measurements.md).
 
     Raises:
         TooLargeError: it has more pixels than are accepted.
