@@ -52,14 +52,6 @@ def labelme(path: Path, **shape: object) -> Path:
     return path
 
 
-def voc(path: Path, box: tuple[int, int, int, int]) -> Path:
-    inside = "".join(f"<{n}>{v}</{n}>" for n, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
-    size = f"<size><width>{SIDE}</width><height>{SIDE}</height><depth>3</depth></size>"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"<annotation>{size}<object><bndbox>{inside}</bndbox></object></annotation>")
-    return path
-
-
 def masks(root: Path) -> dict[str, np.ndarray]:
     """Of the defective pictures that have one, by their kinds."""
     items = [item for item in open_dataset(root).test if item.anomalous]
@@ -116,8 +108,8 @@ def test_circles_and_lines_of_labelme(root):
     assert np.argwhere(found["scratch"]).tolist() == [[3, x] for x in range(2, 13)]
 
 
-def test_boxes_of_voc_are_masks_and_the_check_says_so(root):
-    voc(root / "Annotations/0.xml", (6, 11, 30, 20))  # from 1 on, the last pixel included
+def test_boxes_are_masks_and_the_check_says_so(root):
+    labelme(root / "Annotations/0.json", points=[[5, 10], [30, 20]], shape_type="rectangle")
     with pytest.raises(InputError, match=r"0 may be .*dent.*scratch"):
         open_dataset(root)
     (root / "bad/scratch/0.png").rename(root / "bad/scratch/1.png")
@@ -192,13 +184,6 @@ def test_a_damaged_file_is_one_line(root):
         union(item.masks, (SIDE, SIDE))
     path.write_text(json.dumps({"images": [{"id": 1}], "annotations": []}))
     with pytest.raises(InputError, match="is damaged, it looks like a COCO file"):
-        open_dataset(root)
-
-
-@pytest.mark.parametrize("text", ["<annotation/>", "<annotation><size><width>0</width></size></annotation>"])
-def test_a_damaged_voc_file_is_one_line(root, text):
-    (root / "bad/dent/0.xml").write_text(text)
-    with pytest.raises(InputError, match="is damaged, it looks like a VOC file"):
         open_dataset(root)
 
 

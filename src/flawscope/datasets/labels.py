@@ -1,4 +1,4 @@
-"""Marks from labelling tools in a mask's place: COCO, LabelMe and Pascal VOC files."""
+"""Marks from labelling tools in a mask's place: COCO and LabelMe files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,6 @@ from flawscope.datasets.files import walk
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import read_mask
 
-SUFFIXES = (".json", ".xml")
 FOLDERS = ("annotations", "labels", "ground_truth", "masks", "mask")  # their names tell no picture apart
 Shape = NDArray[Any]  # a polygon [N, 2] of x, y in pixels, or the runs [N] of a mask, column by column
 Parts = tuple[str, ...]
@@ -56,7 +54,7 @@ class Labels(os.PathLike[str]):
 class LabelFiles:
     """The label files anywhere below a folder; read when the first picture asks for its own.
 
-    A COCO file names its pictures; LabelMe and VOC files are called as theirs. A name without folders means
+    A COCO file names its pictures; a LabelMe file is called as its own. A name without folders means
     the picture of that name, wherever it lies.
     """
 
@@ -89,7 +87,7 @@ class LabelFiles:
         """By the picture's name without folders and suffix."""
         known: dict[str, list[tuple[Parts, Labels]]] = {}
         for path in walk(self.root):
-            if path.suffix.lower() not in SUFFIXES:
+            if path.suffix.lower() != ".json":
                 continue
             own = _parts(path.relative_to(self.root).as_posix())
             own = (*(part for part in own[:-1] if part.casefold() not in FOLDERS), own[-1])
@@ -116,14 +114,9 @@ def _same_end(one: Parts, other: Parts) -> bool:
 def _read(path: Path, own: Parts) -> Iterable[tuple[Parts, Labels]]:
     """The pictures of a label file; nothing of another file."""
     try:
-        if path.suffix.lower() == ".xml":
-            root = ElementTree.parse(path).getroot()
-            return [(own, _voc(path, root))] if root.tag == "annotation" else []
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError, ElementTree.ParseError):
+    except (OSError, ValueError):
         return []  # a damaged file may be anything
-    except (TypeError, AttributeError) as error:
-        raise _damaged(path, "VOC", error) from None
     if not isinstance(document, dict):
         return []
     try:
@@ -131,11 +124,10 @@ def _read(path: Path, own: Parts) -> Iterable[tuple[Parts, Labels]]:
             return list(_coco(path, document))
         return [(own, _labelme(path, document))] if {"shapes", "imageWidth"} <= document.keys() else []
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise _damaged(path, "COCO" if "images" in document else "LabelMe", error) from None
-
-
-def _damaged(path: Path, kind: str, error: Exception) -> InputError:
-    return InputError(f"{path} is damaged, it looks like a {kind} file ({error}): export it again")
+        kind = "COCO" if "images" in document else "LabelMe"
+        raise InputError(
+            f"{path} is damaged, it looks like a {kind} file ({error}): export it again"
+        ) from None
 
 
 def _coco(path: Path, document: dict[str, Any]) -> Iterator[tuple[Parts, Labels]]:
@@ -184,25 +176,6 @@ def _labelme(path: Path, document: dict[str, Any]) -> Labels:
 
 
 _LINES = ("line", "linestrip", "point", "points")
-
-
-def _voc(path: Path, root: ElementTree.Element) -> Labels:
-    """Boxes count their pixels from 1, the last one included."""
-
-    def number(element: ElementTree.Element, name: str) -> float:
-        return float(element.findtext(name, ""))
-
-    size = root.find("size")
-    boxes = [box for each in root.iter("object") if (box := each.find("bndbox")) is not None]
-    if size is None:
-        raise TypeError("there is no size of the picture")
-    try:
-        corners = [[number(box, name) for name in ("xmin", "ymin", "xmax", "ymax")] for box in boxes]
-        shape = (int(number(size, "height")), int(number(size, "width")))
-    except ValueError as error:
-        raise TypeError(str(error)) from None
-    drawn = tuple(_box(x0 - 1, y0 - 1, x1, y1) for x0, y0, x1, y1 in corners)
-    return Labels(path, shape, drawn, len(drawn))
 
 
 # ----------------------------------------------------------------------------------------------- the shapes
