@@ -24,6 +24,7 @@ from flawscope.station.files import MASK, MASKS
 from flawscope.station.guard import needs
 from flawscope.station.inspector import Picture
 from flawscope.station.memory import light
+from flawscope.station.queries import check_query
 from flawscope.station.recorder import Recorded
 from flawscope.station.refusals import count, refused, said
 from flawscope.station.search import MOST, Filters
@@ -46,7 +47,8 @@ def refusals_of(*codes: int) -> dict[int | str, dict[str, Any]]:
 def routes(*codes: int, prefix: str = "/api/v1/products/{name}") -> APIRouter:
     """For operators, and those who may do more. codes: of refusals beside the usual."""
     refusals = refusals_of(401, 403, 404, 421, 422, 503, *codes)
-    return APIRouter(prefix=prefix, dependencies=[Depends(needs("operator"))], responses=refusals)
+    passed = [Depends(needs("operator")), Depends(check_query)]
+    return APIRouter(prefix=prefix, dependencies=passed, responses=refusals)
 
 
 Side = Annotated[int, Query(ge=64, le=4096, description="pixels of the longer side, at most")]

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from flawscope.config import known
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.attempts import SignInError
 from flawscope.station.guard import address_of, check_form, drop_cookie, local_path, set_cookie
@@ -317,7 +318,7 @@ def _versions(asked: Shown) -> dict[str, Any]:
 
 def _named(sought: dict[str, str]) -> dict[str, str]:
     """As the API asks for it: there `name` is the product's."""
-    return {"file" if key == "name" else key: text for key, text in sought.items() if key != "period"}
+    return {"file" if key == "name" else key: text for key, text in known(Filters, sought).items()}
 
 
 def _previous(versions: list[dict[str, Any]], active: int) -> int | None:

@@ -1,0 +1,27 @@
+"""Query parameters that a route does not declare are refused: a misspelt filter would find everything."""
+
+from __future__ import annotations
+
+import difflib
+
+from fastapi import Request
+from fastapi.dependencies.models import Dependant
+
+from flawscope.errors import InputError
+
+
+async def check_query(request: Request) -> None:
+    """A dependency of every route below /api/v1. InputError names the nearest right parameter."""
+    known = sorted(_declared(request.scope["route"].dependant))
+    for name in request.query_params:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            there = f"there are {', '.join(known)}" if known else "none is taken here"
+            hint = f"did you mean {near[0]}?" if near else there
+            raise InputError(f"there is no query parameter {name!r:.60}: {hint}")
+
+
+def _declared(dependant: Dependant) -> set[str]:
+    """Names of the query parameters of a route and of what it depends on."""
+    own = {one.alias for one in dependant.query_params}
+    return own.union(*map(_declared, dependant.dependencies))
