@@ -16,6 +16,7 @@ import re
 import runpy
 import shlex
 import shutil
+import subprocess
 import threading
 import time
 import tomllib
@@ -312,6 +313,22 @@ def test_the_method_of_the_page_keeps_the_contract(
     finally:
         registry._installed.cache_clear()
         registry.method.cache_clear()
+
+
+@pytest.mark.parametrize(("target", "last"), [("demo", "flawscope demo"), ("test", "python -m pytest")])
+def test_the_first_screen_has_the_commands_that_set_everything_up(
+    target: str, last: str, tmp_path: Path
+) -> None:
+    screen = "\n".join(README.read_text(encoding="utf-8").splitlines()[:30])
+    assert f"$ make {target} " in screen
+    fresh = ["make", "--dry-run", target, f"VENV={tmp_path / 'venv'}"]
+    steps = subprocess.run(fresh, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = [steps.index(step) for step in ("-m venv", "pip install", ".[train,", last)]
+    assert found == sorted(found)
+
+
+def test_what_has_to_pass_runs_the_tests_as_the_readme_does() -> None:
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
 def test_the_landing_page_stays_one() -> None:

@@ -144,6 +144,18 @@ def test_layers_that_8_bits_ruin_stay_in_fp32() -> None:
     assert told[-1] == ("8-bit layers", 4, 4)
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_layers_left_in_fp32_are_computed_in_fp32(suffix: str) -> None:
+    """Beside a weight of 1000, 1 is 0 in 8 bits: an engine that rounds these weights, too, is found."""
+    if suffix == ".xml":
+        pytest.importorskip("openvino")
+    embed = network([diagonal(1e-3, 1, 1), diagonal(1e3, 1, 1), diagonal(1, 1, 1)])
+    proto = Maker(embed, [pictures(4)]).made(["w1"])
+    assert in_fp32(proto) == {"conv0.1"}
+    found = open_embed(proto, suffix, "int8")(pictures(1))
+    np.testing.assert_allclose(found[:, 1:], pictures(1)[:, 1:], atol=0.02)
+
+
 def test_shared_weights_stay_or_go_together() -> None:
     weights = [diagonal(1, 1, 1), diagonal(1e5, 1, 1), diagonal(1e-5, 1, 1)]
     embed = network(weights, branches=2)

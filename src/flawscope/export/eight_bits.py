@@ -229,6 +229,7 @@ class Maker:
                 extra_options={"TensorQuantOverrides": overrides},
             )
             quantizer.quantize_model()
+            _keep_in_fp32(quantizer.model.model.graph)
             quantizer.model.topological_sort()
         proto: ModelProto = quantizer.model.model
         proto.ir_version = IR
@@ -294,6 +295,34 @@ def _bias(
     mean = means.reshape(-1, lost.shape[1])  # [groups, I / groups]
     bias = (lost * np.repeat(mean, len(lost) // len(mean), axis=0)).sum(1)
     return np.asarray(bias + sum(tensors[name] for name in node.input[2:]), np.float32)
+
+
+def _keep_in_fp32(graph: Any) -> None:
+    """Give each fp32 convolution after 8-bit numbers a DequantizeLinear of its own, with a scale per channel.
+
+    ONNX Runtime puts the weights of a convolution between two tensors in 8 bits into 8 bits by itself, with a
+    zero point for which processors without VNNI cut sums off. A scale per channel keeps it from that; the
+    scales are all the same, and the numbers too.
+    """
+    from onnx import helper, numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in [node for node in graph.node if node.op_type == "Conv" and node.input[1] in tensors]:
+        dequantize = makers.get(node.input[0])
+        if dequantize is None or dequantize.op_type != "DequantizeLinear":
+            continue
+        (group,) = [a.i for a in node.attribute if a.name == "group"] or [1]
+        channels = tensors[node.input[1]].dims[1] * group
+        quantized, *numbers = dequantize.input  # scale and zero point
+        names = [f"{node.name}.{name}" for name in ("input", "scale", "zero_point")]
+        for number, name in zip(numbers, names[1:], strict=True):
+            repeated = numpy_helper.to_array(tensors[number]).repeat(channels)
+            graph.initializer.append(numpy_helper.from_array(repeated, name))
+        graph.node.append(helper.make_node("DequantizeLinear", [quantized, *names[1:]], names[:1], axis=1))
+        node.input[0] = names[0]
+        if not any(dequantize.output[0] in reader.input for reader in graph.node):
+            graph.node.remove(dequantize)
 
 
 def _measured(
