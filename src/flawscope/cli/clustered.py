@@ -54,7 +54,7 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """As `predict`, without a line for every picture."""
-    from flawscope.cli.predict import all_together, facts
+    from flawscope.cli.output import all_together, facts_of
     from flawscope.cluster.predict import predict
     from flawscope.cluster.store import Store
     from flawscope.results.run import FACTS
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         step=common.step_for(args),
         say=common.say_for(args),
     )
-    told = facts(args, found.manifest, found.calibration, found.together, found.unjudged.count)
+    told = facts_of(args, found.manifest, found.calibration, found.together, found.unjudged.count)
     told |= {"complete": True, "seconds": round(time.monotonic() - began, 3)}
     Store(args.out).write(FACTS, f"{json.dumps(told, indent=1, allow_nan=False)}\n".encode())
     if not args.quiet:

@@ -78,7 +78,7 @@ def _written(
 ) -> list[str]:
     """Write the results folder, figures and tables first; pictures that could not be drawn."""
     from flawscope import report
-    from flawscope.evaluation.shown import outcomes
+    from flawscope.evaluation.result import outcomes
     from flawscope.results.run import Results
 
     say = common.say_for(args)
@@ -100,7 +100,7 @@ def _written(
 
 
 def _write_table(path: str, result: Evaluation) -> None:
-    from flawscope.evaluation.shown import outcomes
+    from flawscope.evaluation.result import outcomes
     from flawscope.results.table import Row, open_table
 
     table = open_table(path)

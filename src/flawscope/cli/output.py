@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
 from flawscope.errors import FlawscopeError
+from flawscope.progress import counted
 
 if TYPE_CHECKING:
+    from flawscope.artefact.model_file import Manifest
+    from flawscope.calibration.decision import Calibration
     from flawscope.pictures.decoding import Source
+    from flawscope.results.mismatch import Mismatch
     from flawscope.results.prediction import Prediction
     from flawscope.results.run import Results
     from flawscope.results.table import Table, Unjudged
@@ -144,3 +149,33 @@ class Output:
     def code(self) -> int:
         """1 where an input was not judged, or something not written."""
         return common.report_failures(self.failures, named=self.at_once) or int(bool(self.unwritten))
+
+
+def facts_of(
+    args: argparse.Namespace, manifest: Manifest, calibration: Calibration, together: Mismatch, unjudged: int
+) -> dict[str, Any]:
+    """What `results.json` says of the run."""
+    from flawscope._version import __version__
+
+    return {
+        "model": os.path.basename(args.model),
+        "category": manifest.category,
+        "method": manifest.method,
+        "inputs": together.count + unjudged,
+        "judged": together.count,
+        "anomalous": together.anomalous,
+        "unjudged": unjudged,
+        "target_rate": calibration.rate,
+        "expected_rate": calibration.expected_rate,
+        "score_threshold": calibration.score_threshold,
+        "mask_threshold": calibration.mask_threshold,
+        "promise": calibration.promise(),
+        "promised": calibration.promised,
+        "warning": together.line() or None,
+        "flawscope": __version__,
+    }
+
+
+def all_together(together: Mismatch, calibration: Calibration) -> str:
+    """What came out, for a person."""
+    return f"{together.anomalous} of {counted(together.count, 'picture')} anomalous; {calibration.promise()}"

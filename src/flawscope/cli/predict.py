@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
-import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from flawscope.cli import cluster, clustered, common, remote
+from flawscope.cli import cluster, clustered, common, inputs, remote
 from flawscope.cli.remarks import on_files
 from flawscope.progress import counted, silent
 
 if TYPE_CHECKING:
-    from flawscope.artefact.model_file import Manifest
-    from flawscope.calibration.decision import Calibration
     from flawscope.cli.output import Output
-    from flawscope.pictures.decoding import Source
     from flawscope.predictor import Predictor
     from flawscope.progress import Step
     from flawscope.results.mismatch import Mismatch
-    from flawscope.results.table import Unjudged
-
-PIPED = "-"  # the name of a picture on stdin
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.cli.output import Output
+    from flawscope.cli.output import Output, all_together, facts_of
     from flawscope.results.folder import folder_of
     from flawscope.results.mismatch import Mismatch
 
@@ -74,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
         return clustered.run(args)
     common.check_out(args)
     if args.server is not None:
-        return remote.run(args, _asked([args.model, *(args.pictures or [])]), _judge)
-    asked = _asked(args.pictures)
+        return remote.run(args, inputs.asked_inputs([args.model, *(args.pictures or [])]), _judge)
+    asked = inputs.asked_inputs(args.pictures)
     step = common.step_for(args) if asked.total else silent
     predictor = common.load_model(args, args.model)
     root = folder_of([path for path in asked.sources if isinstance(path, Path)]) if asked.total else None
@@ -91,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         judged = counted(together.count + len(output.failures), "input")
         raise KeyboardInterrupt(f"interrupted after {judged}{of}{kept}") from None
     finally:
-        told = facts(args, predictor.manifest, predictor.calibration, together, len(output.failures))
+        told = facts_of(args, predictor.manifest, predictor.calibration, together, len(output.failures))
         told |= {"complete": complete, "seconds": round(time.monotonic() - began, 3)}
         output.finish(told, predictor.manifest.preprocess.white_level)
     if not args.quiet:
@@ -106,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _judge(
-    asked: Asked, predictor: Predictor | remote.Served, output: Output, together: Mismatch, step: Step
+    asked: inputs.Asked, predictor: Predictor | remote.Served, output: Output, together: Mismatch, step: Step
 ) -> None:
     """Each input in its turn."""
     from flawscope.errors import InputError, one_line
@@ -119,7 +111,7 @@ def _judge(
         for one in asked.wrong.pop(done - 1, ()):
             with _whole():
                 output.add(one, one.path)
-        name = os.fspath(source) if isinstance(source, str | os.PathLike) else PIPED
+        name = os.fspath(source) if isinstance(source, str | os.PathLike) else inputs.PIPED
         if isinstance(result, InputError):
             with _whole():
                 output.add(Unjudged(name, one_line(result)), source)
@@ -127,7 +119,7 @@ def _judge(
             with _whole():
                 output.add(replace(result, path=name), source)
                 together.add(result)  # not what could not be printed: it has no row either
-            if name != PIPED and (held := frames(name)) > 1:
+            if name != inputs.PIPED and (held := frames(name)) > 1:
                 asked.several.append(f"{name} ({held})")
         if asked.total:
             step("prediction", done, asked.total)
@@ -145,89 +137,3 @@ def _whole() -> Iterator[None]:
         yield
     if interrupted.is_set():
         raise KeyboardInterrupt
-
-
-def facts(
-    args: argparse.Namespace, manifest: Manifest, calibration: Calibration, together: Mismatch, unjudged: int
-) -> dict[str, Any]:
-    """What `results.json` says of the run."""
-    from flawscope._version import __version__
-
-    return {
-        "model": os.path.basename(args.model),
-        "category": manifest.category,
-        "method": manifest.method,
-        "inputs": together.count + unjudged,
-        "judged": together.count,
-        "anomalous": together.anomalous,
-        "unjudged": unjudged,
-        "target_rate": calibration.rate,
-        "expected_rate": calibration.expected_rate,
-        "score_threshold": calibration.score_threshold,
-        "mask_threshold": calibration.mask_threshold,
-        "promise": calibration.promise(),
-        "promised": calibration.promised,
-        "warning": together.line() or None,
-        "flawscope": __version__,
-    }
-
-
-def all_together(together: Mismatch, calibration: Calibration) -> str:
-    """What came out, for a person."""
-    return f"{together.anomalous} of {counted(together.count, 'picture')} anomalous; {calibration.promise()}"
-
-
-@dataclass
-class Asked:
-    """What the call wants judged.
-
-    sources: files, or one picture itself. total: how many; 0 where they come one by one.
-    wrong: specs that mean nothing, by the number of sources before them. beside: files that are no pictures.
-    several: files that turned out to hold more than the one picture that is judged.
-    """
-
-    sources: Iterable[Source]
-    total: int = 0
-    wrong: dict[int, list[Unjudged]] = field(default_factory=dict)
-    beside: list[Path] = field(default_factory=list)
-    several: list[str] = field(default_factory=list)
-
-
-def _asked(specs: list[str]) -> Asked:
-    """InputError if nothing is meant."""
-    from flawscope.datasets.files import list_inputs
-    from flawscope.errors import InputError
-    from flawscope.results.table import Unjudged
-
-    if specs == [PIPED]:
-        return _piped(sys.stdin.buffer)
-    if PIPED in specs:
-        raise InputError("- stands alone: leave out the other pictures, or -; a file of this name is ./-")
-    found: dict[Path, None] = {}  # each once
-    asked = Asked(found)
-    for spec in specs:
-        try:
-            inputs, beside = list_inputs(spec)
-        except InputError as error:
-            asked.wrong.setdefault(len(found), []).append(Unjudged(spec, str(error)))
-        else:
-            found |= dict.fromkeys(inputs)
-            asked.beside += beside
-    if not found:
-        raise InputError(asked.wrong[0][0].error)
-    asked.total = len(found)
-    return asked
-
-
-def _piped(stream: IO[bytes]) -> Asked:
-    """A picture, or a path a line."""
-    from flawscope.errors import InputError
-    from flawscope.pictures.decoding import is_encoded
-
-    head = stream.peek(64)[:64] if isinstance(stream, io.BufferedReader) else b""
-    if b"\0" not in head:
-        lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in stream)
-        return Asked(Path(line) for line in lines if line.strip())
-    if not is_encoded(head):
-        raise InputError("what comes on stdin is neither a picture that can be read nor a list of paths")
-    return Asked([stream.read()], 1)

@@ -15,7 +15,7 @@ from flawscope.errors import InputError
 from flawscope.progress import counted, silent
 
 if TYPE_CHECKING:
-    from flawscope.cli.predict import Asked
+    from flawscope.cli.inputs import Asked
     from flawscope.pictures.decoding import Source
     from flawscope.results.prediction import Prediction, Region
     from flawscope.station.client import Client

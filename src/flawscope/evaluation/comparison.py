@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError
-from flawscope.evaluation.evaluation import NAMES, Evaluation, evaluate
+from flawscope.evaluation.evaluation import evaluate
 from flawscope.evaluation.intervals import (
     RESAMPLES,
     count_pixels,
@@ -27,6 +27,7 @@ from flawscope.evaluation.intervals import (
     resampled_images,
     resampled_pixels,
 )
+from flawscope.evaluation.result import NAMES, Evaluation
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, silent
 from flawscope.results.prediction import Prediction

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,112 +19,19 @@ from flawscope.datasets import Dataset, Item
 from flawscope.datasets.labels import Labels
 from flawscope.datasets.masks import sized, union
 from flawscope.errors import InputError, LeftOut
-from flawscope.evaluation import shown
+from flawscope.evaluation.result import Evaluation
 from flawscope.pictures.decoding import read_labels
 from flawscope.pictures.geometry import Geometry
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, counted, silent
-from flawscope.results.kept import Column, Evaluated, Kept
+from flawscope.results.kept import Column, Kept
 from flawscope.results.mismatch import LEAST, Mismatch
 from flawscope.results.prediction import Prediction
 
 if TYPE_CHECKING:
-    import pandas
+    pass
 
 Take = Callable[[Item, Prediction], None]
-
-NAMES = {  # of the metrics, for a person
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1": "image F1, best score threshold (test labels)",
-    "image_f1_calibrated": "image F1, calibrated score threshold",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_f1": "pixel F1, best mask threshold (test labels)",
-    "pixel_f1_calibrated": "pixel F1, calibrated outlines",
-    "au_pro": "AU-PRO (FPR up to 0.3)",
-}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Results of one category.
-
-    metrics: image_auroc, image_ap, image_f1, pixel_auroc, pixel_ap, pixel_f1, au_pro (FPR up to 0.3), all
-        on maps at the network's size. `*_f1` is the best over thresholds chosen with the test's own labels;
-        `*_f1_calibrated` is at the thresholds that calibration fixed before.
-    false_alarms: target, expected (k/(n + 1), what n calibration pictures promise), measured, images (good
-        test pictures), interval (95 %, Clopper-Pearson).
-    kinds: per kind of test picture the number, how many were called anomalous, the mean score, and the middle
-        severity, which is comparable between models.
-    defect_pixels: of the masks at the pictures' own size: all, and outside of what the model looks at (its
-        region of interest, and a crop), where nothing counts; pictures_outside: with all of their defect
-        there. These still count for the image metrics.
-    mismatch: one line if model and pictures do not seem to belong together, judged by the good ones where
-        there are some; empty otherwise.
-    left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
-    pictures: every picture that counted, for the report; left_out_items: those left out; unjudged: those that
-        could not be read, each with the reason. Not in `to_dict`.
-    """
-
-    category: str
-    method: str
-    metrics: dict[str, float | None]
-    false_alarms: dict[str, Any]
-    kinds: dict[str, dict[str, Any]]
-    images: int
-    defect_pixels: dict[str, int]
-    left_out: dict[str, int]
-    without_mask: int
-    seconds: float
-    failures: tuple[str, ...] = ()
-    mismatch: str = ""
-    labels: dict[str, Any] = field(default_factory=dict)  # what a reader must know about single figures
-    pictures: Sequence[Evaluated] = field(default=(), repr=False, compare=False)
-    left_out_items: tuple[Item, ...] = field(default=(), repr=False, compare=False)
-    unjudged: tuple[tuple[Item, str], ...] = field(default=(), repr=False, compare=False)
-
-    def outside(self) -> str:
-        """How much of the defects lies where nothing counts, for a person; empty where none does."""
-        pixels = self.defect_pixels
-        if not pixels["outside"]:
-            return ""
-        share = f"{pixels['outside'] / pixels['all']:.1%} of the defects' pixels"
-        text = f"{share} lie outside of what the model looks at and count in no pixel metric"
-        if pixels["pictures_outside"]:
-            text += f"; {counted(pixels['pictures_outside'], 'picture')} with no other defect"
-        return text
-
-    def to_dataframe(self) -> pandas.DataFrame:
-        """A row for each test picture: path, kind, defective, and the columns of `results.csv`. Needs pandas;
-        InputError where it is missing."""
-        return shown.dataframe(self)
-
-    def __repr__(self) -> str:
-        return shown.line(self)
-
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        return shown.html(self, NAMES)
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `evaluate --json` prints."""
-        return {
-            "category": self.category,
-            "method": self.method,
-            "metrics": self.metrics,
-            "false_alarms": self.false_alarms,
-            "kinds": self.kinds,
-            "images": self.images,
-            "defect_pixels": self.defect_pixels,
-            "left_out": sum(self.left_out.values()),
-            "left_out_by_kind": self.left_out,
-            "without_mask": self.without_mask,
-            "seconds": round(self.seconds, 3),
-            "failures": list(self.failures),
-            "mismatch": self.mismatch or None,
-            "labels": self.labels,
-        }
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from flawscope.pictures.decoding import Source, decode
 from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.pictures.geometry import Geometry
 from flawscope.progress import counted
-from flawscope.results import drawing
+from flawscope.results import drawing, notebook
 
+SHOWN_REGIONS = 5  # boxes that are named in a notebook
+COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
 NEARBY = 1 / 16  # of the longer side of what a network sees at once: a map is about that wide around a point
 
 
@@ -187,8 +190,6 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        from flawscope.results.notebook import prediction_html
-
         return prediction_html(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -206,3 +207,41 @@ class Prediction:
             "shifts": {f.name: round(s, 3) for f, s in zip(FEATURES, self.shifts, strict=bool(self.shifts))},
             "regions": [r.to_dict() for r in self.regions],
         }
+
+
+def prediction_html(found: Prediction, caption: str = "", source: Source | None = None) -> str:
+    """The picture, its heat map, and the decision; the heat map alone where the picture cannot be read.
+
+    Args:
+        caption: beside the decision.
+        source: the picture; by default the file that the prediction is of.
+    """
+    name = found.path or ""
+    words = [
+        f"<b style='color:{COLOURS[found.decision]}'>{found.decision}</b>",
+        f"severity {found.severity:+.1f}",
+        f"p {found.p_value:.3f}",
+        f"score {found.score:.4g}, threshold {found.score_threshold:.4g}",
+        *([escape(caption)] if caption else []),
+        *([f"<code>{notebook.escaped(name)}</code>"] if name else []),
+    ]
+    boxes = [f"({', '.join(f'{v:.0f}' for v in region.box)})" for region in found.regions]
+    if boxes:
+        more = f" and {len(boxes) - SHOWN_REGIONS} more" if len(boxes) > SHOWN_REGIONS else ""
+        words.append(f"regions {' '.join(boxes[:SHOWN_REGIONS])}{more}")
+    pictures = "".join(notebook.image_tag(panel) for panel in _panels(found, source))
+    return f"<div><div>{pictures}</div><div>{' &nbsp; '.join(words)}</div></div>"
+
+
+def _panels(found: Prediction, source: Source | None) -> list[NDArray[np.uint8]]:
+    """The picture and the picture with its heat map, both small."""
+    given = found.path if source is None else source
+    try:
+        if given is None:
+            raise InputError("not known")
+        picture = notebook.small(to_eight_bits(decode(given)))
+        values = found.picture_map(picture.shape[:2])
+        heat = drawing.overlay(picture, values, *found.colour_range)
+        return [picture, drawing.contour(heat, found.outlined(values))]
+    except InputError:  # moved since, or never a file
+        return [notebook.small(drawing.colour_map(found.map, *found.colour_range))] if found.map.size else []

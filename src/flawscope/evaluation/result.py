@@ -1,0 +1,184 @@
+"""The results of an evaluation: figures, a row for each test picture, and how both are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flawscope.datasets import Item
+from flawscope.datasets.files import natural_key
+from flawscope.errors import needs
+from flawscope.progress import counted
+from flawscope.results.kept import Evaluated
+from flawscope.results.notebook import table
+from flawscope.results.prediction import RIGHT, Prediction, prediction_html
+from flawscope.results.table import Row, Unjudged
+
+if TYPE_CHECKING:
+    import pandas
+
+NAMES = {  # of the metrics, for a person
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1": "image F1, best score threshold (test labels)",
+    "image_f1_calibrated": "image F1, calibrated score threshold",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1": "pixel F1, best mask threshold (test labels)",
+    "pixel_f1_calibrated": "pixel F1, calibrated outlines",
+    "au_pro": "AU-PRO (FPR up to 0.3)",
+}
+SHOWN = 6  # pictures in a notebook: the worst mistakes, then what was nearly one
+LEFT_OUT = "left out: the model was fitted or calibrated on it"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results of one category.
+
+    metrics: image_auroc, image_ap, image_f1, pixel_auroc, pixel_ap, pixel_f1, au_pro (FPR up to 0.3), all
+        on maps at the network's size. `*_f1` is the best over thresholds chosen with the test's own labels;
+        `*_f1_calibrated` is at the thresholds that calibration fixed before.
+    false_alarms: target, expected (k/(n + 1), what n calibration pictures promise), measured, images (good
+        test pictures), interval (95 %, Clopper-Pearson).
+    kinds: per kind of test picture the number, how many were called anomalous, the mean score, and the middle
+        severity, which is comparable between models.
+    defect_pixels: of the masks at the pictures' own size: all, and outside of what the model looks at (its
+        region of interest, and a crop), where nothing counts; pictures_outside: with all of their defect
+        there. These still count for the image metrics.
+    mismatch: one line if model and pictures do not seem to belong together, judged by the good ones where
+        there are some; empty otherwise.
+    left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
+    pictures: every picture that counted, for the report; left_out_items: those left out; unjudged: those that
+        could not be read, each with the reason. Not in `to_dict`.
+    """
+
+    category: str
+    method: str
+    metrics: dict[str, float | None]
+    false_alarms: dict[str, Any]
+    kinds: dict[str, dict[str, Any]]
+    images: int
+    defect_pixels: dict[str, int]
+    left_out: dict[str, int]
+    without_mask: int
+    seconds: float
+    failures: tuple[str, ...] = ()
+    mismatch: str = ""
+    labels: dict[str, Any] = field(default_factory=dict)  # what a reader must know about single figures
+    pictures: Sequence[Evaluated] = field(default=(), repr=False, compare=False)
+    left_out_items: tuple[Item, ...] = field(default=(), repr=False, compare=False)
+    unjudged: tuple[tuple[Item, str], ...] = field(default=(), repr=False, compare=False)
+
+    def outside(self) -> str:
+        """How much of the defects lies where nothing counts, for a person; empty where none does."""
+        pixels = self.defect_pixels
+        if not pixels["outside"]:
+            return ""
+        share = f"{pixels['outside'] / pixels['all']:.1%} of the defects' pixels"
+        text = f"{share} lie outside of what the model looks at and count in no pixel metric"
+        if pixels["pictures_outside"]:
+            text += f"; {counted(pixels['pictures_outside'], 'picture')} with no other defect"
+        return text
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """A row for each test picture: path, kind, defective, and the columns of `results.csv`. Needs pandas;
+        InputError where it is missing."""
+        return dataframe(self)
+
+    def __repr__(self) -> str:
+        return line(self)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return html(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `evaluate --json` prints."""
+        return {
+            "category": self.category,
+            "method": self.method,
+            "metrics": self.metrics,
+            "false_alarms": self.false_alarms,
+            "kinds": self.kinds,
+            "images": self.images,
+            "defect_pixels": self.defect_pixels,
+            "left_out": sum(self.left_out.values()),
+            "left_out_by_kind": self.left_out,
+            "without_mask": self.without_mask,
+            "seconds": round(self.seconds, 3),
+            "failures": list(self.failures),
+            "mismatch": self.mismatch or None,
+            "labels": self.labels,
+        }
+
+
+def outcomes(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudged]]:
+    """Every test picture, in natural order of the paths, also what did not count."""
+    apart = {item: Unjudged(str(item.path), LEFT_OUT) for item in result.left_out_items}
+    apart |= {item: Unjudged(str(item.path), reason) for item, reason in result.unjudged}
+    places = {picture.item: k for k, picture in enumerate(result.pictures)}
+    for item in sorted([*apart, *places], key=lambda item: natural_key(item.path)):
+        yield item, apart[item] if item in apart else result.pictures[places[item]].prediction
+
+
+def dataframe(result: Evaluation) -> pandas.DataFrame:
+    """A row for each test picture. InputError where pandas is not installed."""
+    try:
+        import pandas
+    except ImportError:
+        raise needs("to_dataframe()", "pandas", extras="pandas") from None
+    rows = []
+    for item, outcome in outcomes(result):
+        values = asdict(Row.of(outcome))
+        path = values.pop("path") or str(item.path)
+        rows.append({"path": path, "kind": item.kind, "defective": item.anomalous, **values})
+    return pandas.DataFrame(rows)
+
+
+def line(result: Evaluation) -> str:
+    """What matters, for `repr`."""
+    parts = [f"{result.category}: {result.method}", counted(result.images, "test picture")]
+    for name, label in (("image_auroc", "image AUROC"), ("au_pro", "AU-PRO")):
+        if (value := result.metrics.get(name)) is not None:
+            parts.append(f"{label} {value:.4f}")
+    return f"<Evaluation {', '.join(parts)}, false alarms {false_alarms(result)}>"
+
+
+def false_alarms(result: Evaluation) -> str:
+    """How many, with the 95 % interval of their rate."""
+    known = result.false_alarms
+    if known["measured"] is None:
+        return "not measured: no good test pictures"
+    (low, high), count = known["interval"], round(known["measured"] * known["images"])
+    of = counted(known["images"], "good picture")
+    return f"{count} of {of} ({low:.1%} to {high:.1%}, expected {known['expected']:.1%})"
+
+
+def html(result: Evaluation) -> str:
+    """For notebooks: the metrics, and the worst mistakes with picture, heat map and decision."""
+    metrics = [(NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in result.metrics.items()]
+    kinds = [(kind, str(v["images"]), str(v["anomalous"])) for kind, v in result.kinds.items()]
+    head = table([(f"{result.category}: {result.method}", counted(result.images, "test picture"))])
+    shown = "".join(
+        prediction_html(one.prediction, f"{one.item.kind}{mistake(one)}") for one in _worst(result)
+    )
+    return (
+        f"<div>{head}{table(metrics, ('metric', 'value'))}{table([('false alarms', false_alarms(result))])}"
+        f"{table(kinds, ('kind', 'pictures', 'called anomalous'))}{shown}</div>"
+    )
+
+
+def mistake(one: Evaluated) -> str:
+    """Of a picture that was judged wrongly."""
+    return "" if one.outcome == RIGHT else f", {one.outcome}"
+
+
+def _worst(result: Evaluation) -> list[Evaluated]:
+    def margin(place: int) -> float:
+        one = result.pictures[place]
+        return abs(one.prediction.severity) * (-1 if one.outcome == RIGHT else 1)
+
+    order = sorted(range(len(result.pictures)), key=lambda place: -margin(place))
+    return [result.pictures[place] for place in order[:SHOWN]]
