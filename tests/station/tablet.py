@@ -51,6 +51,7 @@ class Tablet:
     driver: Any
     url: str
     http: httpx.Client
+    station: Any = None
 
     # ---- what the program does
 
@@ -110,7 +111,7 @@ class Tablet:
 def tablet_fixture(running: Any, driver: Any) -> Iterator[Tablet]:
     driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
     with httpx.Client(base_url=running.url, timeout=30) as http:
-        made = Tablet(driver, running.url, http)
+        made = Tablet(driver, running.url, http, running.station)
         made.screen(1024, 768)
         driver.get_log("browser")
         yield made

@@ -88,8 +88,8 @@ def test_a_lost_station_is_shown_and_what_was_missed_comes(
         assert tablet.text("#name") == "two.png"
         assert not tablet.find("#lost").is_displayed()
         second.station.report("store_unreachable", None)
-        second.station.report("test", "the camera is not heard")
-        tablet.wait(lambda: "the camera is not heard" in tablet.text("#problem"))
+        second.station.report("camera_away_1_1", "rtsp://10.0.0.7 is away")
+        tablet.wait(lambda: "A camera sends no pictures" in tablet.text("#problem"))
         assert tablet.find("#problem").is_displayed()
         driver.get("about:blank")
     driver.get_log("browser")
@@ -107,6 +107,33 @@ def ready(tablet: Tablet, name: str) -> None:
 
 def stored(tablet: Tablet) -> None:
     tablet.wait(lambda: tablet.js("return document.documentElement.dataset.unsent") == "0")
+
+
+@pytest.mark.parametrize("size", [(1400, 900), (390, 844)])
+def test_problems_leave_the_two_buttons_in_sight(
+    tablet: Tablet, judged: tuple[bytes, bytes], size: tuple[int, int]
+) -> None:
+    station = tablet.station
+    station.report("folder_away_1", "/srv/line3/station/incoming cannot be read " + "for long " * 40)
+    station.report("camera_away_1_1", "rtsp://10.0.0.7 is away")
+    station.report("sink_1_1", "http://10.0.0.8 does not answer")
+    tablet.post(judged[1])
+    tablet.screen(*size)
+    tablet.open("review")
+    ready(tablet, "part.png")
+    tablet.wait(lambda: tablet.text("#problem").startswith("3 problems"))
+    for name in ("good", "defect", "problem"):
+        box = tablet.find(f"#{name}").rect
+        seen = tablet.js(
+            """const {x, y, width, height} = document.getElementById(arguments[0]).getBoundingClientRect();
+            const on = (a, b) => document.elementFromPoint(x + a * width, y + b * height)?.closest("[id]").id;
+            return [x >= 0, y >= 0, x + width <= innerWidth, y + height <= innerHeight,
+                    on(.1, .1) === arguments[0], on(.9, .9) === arguments[0]].every(Boolean)""",
+            name,
+        )
+        assert seen, f"#{name} is not in sight: {box}"
+    tablet.click("#problem")
+    tablet.wait(lambda: len(tablet.all("main article")) == 3)
 
 
 def test_review_by_keys(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:

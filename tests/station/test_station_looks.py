@@ -21,7 +21,7 @@ from tablet import tablet_fixture as tablet_fixture
 
 pytestmark = needs_chromium
 
-PAGES = ("live", "review", "history", "trends", "models", "inspections/1", "compare?a=1&b=2")
+PAGES = ("live", "review", "history", "trends", "models", "problems", "inspections/1", "compare?a=1&b=2")
 PASSWORD = "correct horse battery"
 
 # --------------------------------------------------------------------------------- history, trends, models

@@ -22,7 +22,7 @@ WEB = Path(str(resources.files("flawscope.station") / "web"))
 TEMPLATES = sorted(WEB.glob("*.j2"))
 SCRIPTS = sorted(WEB.glob("*.js"))
 HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;日本.png"
-ALL = ("live", "review", "history", "trends", "models", "inspections/1", "compare?a=1&b=1")
+ALL = ("live", "review", "history", "trends", "models", "problems", "inspections/1", "compare?a=1&b=1")
 PASSWORD = "correct horse battery"
 
 
@@ -88,7 +88,7 @@ def test_every_text_is_used_and_every_text_that_is_used_exists() -> None:
     sources += Path(str(pages.__file__)).read_text(encoding="utf-8")
     known = texts_of("en")
     whole = set(re.findall(r"""["'`]([a-z]+\.[a-z_]*[a-z])["'`]""", sources))
-    beginnings = set(re.findall(r"""["'`]([a-z]+\.[a-z_]*)(?:["'] ~|\$\{)""", sources))
+    beginnings = set(re.findall(r"""["'`]([a-z]+\.[a-z_]*)(?:["'] ~|\$?\{)""", sources))
     named = {key for key in known if key.removesuffix("_one").removesuffix("_many") in whole}
     named |= {key for key in known if key.startswith(tuple(beginnings))}
     assert set(known) - named == set()

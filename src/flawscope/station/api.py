@@ -102,6 +102,12 @@ def status(station: Here) -> Any:
     }
 
 
+@router.post("/problems/{code}/acknowledge", response_model=shapes.Problem)
+def acknowledge_problem(code: str, station: Here, person: Engineer) -> Any:
+    """It is known: the bar on the pages is silent about it until it is over."""
+    return station.acknowledge(code, person.name).to_dict()
+
+
 # ------------------------------------------------------------------------------------------------ inspections
 
 _BODY = {

@@ -17,12 +17,13 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from flawscope.config import known
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.attempts import SignInError
+from flawscope.station.database import StoreError
 from flawscope.station.guard import address_of, check_form, drop_cookie, local_path, set_cookie
 from flawscope.station.learning.trail import trail
 from flawscope.station.roles import LOCAL, may
 from flawscope.station.search import Filters
 from flawscope.station.stations import others
-from flawscope.station.store import NotFoundError, holdable
+from flawscope.station.store import NotFoundError, holdable, iso
 from flawscope.station.texts import LANGUAGES, Texts, chosen, texts
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 router = APIRouter(include_in_schema=False)
 
 TABS = ("live", "review", "history", "trends", "models")
+PROBLEMS = "problems"  # a page that is no tab: the bar leads there
+WORDS = ("common", "nav", "state", "problems", "wrong")  # sections of the texts that every script needs
 RANGES = {"hour": 3600, "day": 86400, "week": 7 * 86400, "month": 30 * 86400, "all": None}  # seconds
 QUICK = ("hour", "day", "week", "all")  # of them, in the history
 THEMES = ("light", "dark")
@@ -69,9 +72,10 @@ class Shown:
             more: for the template; `data` is for the script.
         """
         product, theme = self.product, self.request.cookies.get("theme")
+        facts = self._facts(product) if product else None
         api = f"/api/v1/products/{_part(product)}" if product else ""
         script = {
-            "texts": self.texts.sections("common", "nav", "state", *words) if product else {},
+            "texts": self.texts.sections(*WORDS, *words) if product else {},
             "language": self.texts.language,
             "product": product,
             "person": self.person.name if self.person else "",
@@ -86,8 +90,9 @@ class Shown:
                 page=self.page,
                 product=product,
                 products=list(self.station.products) if self.person else [],
-                facts=self.station.product_facts(product) if product else None,
-                elsewhere=others(self.station.database) if product and self.person else [],
+                facts=facts,
+                bar=self._bar(facts["problems"]) if facts else "",
+                elsewhere=self._elsewhere() if product and self.person else [],
                 person=self.person,
                 account=self.person not in (None, LOCAL),
                 api=api,
@@ -103,6 +108,27 @@ class Shown:
             "Content-Language": self.texts.language,
         }
         return HTMLResponse(text, status, headers)
+
+    def _facts(self, product: str) -> dict[str, Any]:
+        """Of the product; what is wrong is shown also while the store is away."""
+        try:
+            return self.station.product_facts(product)
+        except StoreError:
+            if self.page != PROBLEMS:
+                raise
+            return {"waiting": 0, **self.station.flow(product)}
+
+    def _elsewhere(self) -> list[Any]:
+        """Products of other stations, as far as they can be known."""
+        try:
+            return list(others(self.station.database))
+        except StoreError:
+            return []
+
+    def _bar(self, kinds: Sequence[str]) -> str:
+        """The line on each page about the problems that nobody has acknowledged."""
+        titles = dict.fromkeys(self.texts.either(f"wrong.{kind}", "wrong.other") for kind in kinds)
+        return self.texts.count("problems.bar", len(kinds), what=" · ".join(titles)) if kinds else ""
 
 
 def problem_page(request: Request, status: int, text: str, title: str = "") -> Response:
@@ -287,6 +313,34 @@ def models(request: Request, product: str) -> Response:
         )
 
     return _shown(request, "models", product, answer)
+
+
+@router.get("/{product}/problems")
+def problems(request: Request, product: str) -> Response:
+    """All of the station."""
+
+    def answer(asked: Shown) -> Response:
+        found = asked.station.problems()
+        names = {number: name for name, number in asked.station.products.items()}
+        shown = [
+            {
+                **vars(one),
+                "since": iso(one.since),
+                "title": asked.texts.either(f"wrong.{one.kind}", "wrong.other"),
+                "remedy": asked.texts.either(f"remedy.{one.kind}", "remedy.other"),
+                "product": names.get(one.product or 0),
+                "number": one.number,
+            }
+            for one in found
+        ]
+        return asked.page_of(
+            PROBLEMS,
+            problems=shown,
+            may_change=may(asked.person, "engineer"),
+            data=[[one.code, one.acknowledged_by] for one in found],
+        )
+
+    return _shown(request, PROBLEMS, product, answer)
 
 
 @router.get("/{product}/inspections/{number}")

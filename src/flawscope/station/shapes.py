@@ -143,6 +143,7 @@ class Product(BaseModel):
     folder: str | None
     sinks: list[Sink]
     problem: str | None
+    problems: list[str] = Field(description="kinds of those that nobody has acknowledged, oldest first")
     sources: list[Source]
 
 
@@ -333,8 +334,10 @@ class Trends(BaseModel):
 
 class Problem(BaseModel):
     code: str
+    kind: str = Field(description="the code without its numbers of product, camera, folder or sink")
     text: str
     since: str
+    acknowledged_by: str | None
 
 
 class Status(BaseModel):

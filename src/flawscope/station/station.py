@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import text
@@ -27,6 +26,7 @@ from flawscope.station.learning.learning import Learning
 from flawscope.station.learnt import Learnt
 from flawscope.station.live import Live
 from flawscope.station.metrics import Gauges, Metrics, OfSinks
+from flawscope.station.problems import ACKNOWLEDGED, Action, Problem, Problems
 from flawscope.station.recorder import Recorded, Recorder
 from flawscope.station.retention import Retention
 from flawscope.station.search import Filters, Page, search
@@ -37,25 +37,13 @@ from flawscope.station.sources.build import sources_of
 from flawscope.station.sources.camera import Camera
 from flawscope.station.sources.source import AWAY, Source, State
 from flawscope.station.stations import address_of, claim
-from flawscope.station.store import NotFoundError, Store, fresh, iso
+from flawscope.station.store import NotFoundError, Store, fresh
 from flawscope.station.versions import Versions
 
 STATION = "station"  # who did it, where nobody did
 RETAIN = 3600.0  # seconds between two looks at what is kept too long
 LITTLE = 200 * 1024 * 1024  # bytes of disk that are few
 CHECKED = 2.0  # seconds for which an answer of the data base holds
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that a person should see to. code: for programs. since: microseconds since 1970."""
-
-    code: str
-    text: str
-    since: int
-
-    def to_dict(self) -> dict[str, str]:
-        return {"code": self.code, "text": self.text, "since": iso(self.since)}
 
 
 class Station:
@@ -87,7 +75,7 @@ class Station:
         self._handed = Handed()
         self.sinks: Sinks | None = None
         self.metrics = Metrics(self._gauges, self._of_sinks)
-        self._problems: dict[str, Problem] = {}
+        self._problems = Problems(say)
         self._checked = 0.0
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -233,6 +221,7 @@ class Station:
             "backlog": self.inspector.backlog(number),
             "rate": round(self.inspector.rate(number), 2),
             "problem": problems[0].text if problems else None,
+            "problems": [one.kind for one in problems if one.acknowledged_by is None],
             "sources": [source.state().to_dict() for source in self.sources[name]],
         }
 
@@ -314,21 +303,24 @@ class Station:
 
     # ---- how it is
 
-    def report(self, code: str, why: str | None) -> None:
+    def report(self, code: str, why: str | None, action: Action | None = None) -> None:
         """A problem that is there from now on, or, with None, no longer."""
-        if why is None:
-            if self._problems.pop(code, None) is not None:
-                self.say(f"{code}: over")
-        elif code not in self._problems or self._problems[code].text != why:
-            self._problems[code] = Problem(code, why, now())
-            self.say(f"{code}: {why}")
+        self._problems.report(code, why, action)
+
+    def acknowledge(self, code: str, who: str) -> Problem:
+        """Somebody knows of a problem: the bar on the pages is silent about it. NotFoundError."""
+        found = self._problems.acknowledge(code, who)
+        with suppress(FlawscopeError):  # that the data base is away can be acknowledged, too
+            product = found.product if found.product in self._names else None
+            self.store.note_event(ACKNOWLEDGED, who, f"{code}: {found.text}", product)
+        return found
 
     def problems(self) -> list[Problem]:
         """What a person should see to now, the oldest first."""
         if time.monotonic() - self._checked > CHECKED:
             self._checked = time.monotonic()
             self._check()
-        return sorted(self._problems.copy().values(), key=lambda problem: problem.since)
+        return self._problems.listed()
 
     def _check(self) -> None:
         try:

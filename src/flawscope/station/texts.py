@@ -30,6 +30,10 @@ class Texts:
     def __call__(self, key: str, /, **values: object) -> str:
         return self.flat[key].format(**values)
 
+    def either(self, key: str, other: str) -> str:
+        """The text of a key that may be unknown, else that of another one."""
+        return self.flat.get(key, self.flat[other])
+
     def count(self, key: str, number: int, /, **values: object) -> str:
         """The text for one thing or for several: the keys end with _one and _many."""
         return self(f"{key}_{'one' if number == 1 else 'many'}", n=number, **values)

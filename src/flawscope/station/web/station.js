@@ -21,14 +21,14 @@ const station = (() => {
     }
   }
 
-  /** Asks the API of the product; the answer's JSON, or Refused with the one line that says why. */
+  /** Asks the API of the product, or of the station where the path begins with /api/; the answer's JSON, or Refused with the one line that says why. */
   async function api(path, { body, key, method = body === undefined ? "GET" : "POST", seconds = 20 } = {}) {
     const headers = method === "GET" ? {} : { "Content-Type": "application/json", "X-CSRF-Token": csrf };
     if (key) headers["Idempotency-Key"] = key; // sent again, it is taken once
     const stop = new AbortController();
     const late = setTimeout(() => stop.abort(), 1000 * seconds);
     try {
-      const answer = await fetch(`${page.api}${path}`, { method, headers, body: body && JSON.stringify(body), signal: stop.signal });
+      const answer = await fetch(path.startsWith("/api/") ? path : `${page.api}${path}`, { method, headers, body: body && JSON.stringify(body), signal: stop.signal });
       const found = await answer.json().catch(() => ({}));
       if (!answer.ok) throw new Refused(answer.status, found.error ?? `HTTP ${answer.status}`);
       return found;
@@ -62,8 +62,9 @@ const station = (() => {
   }
 
   /** Takes over what the station says of itself: what waits for review, and what is wrong. */
-  function facts({ waiting, problem }) {
-    notice("problem", problem ? t("common.problem", { text: problem }) : "");
+  function facts({ waiting, problems }) {
+    const titles = problems.map((kind) => page.texts[`wrong.${kind}`] ?? t("wrong.other"));
+    notice("problem", titles.length ? count("problems.bar", titles.length, { what: [...new Set(titles)].join(" · ") }) : "");
     byId("waiting").hidden = !waiting;
     const [short, spoken] = byId("waiting").children;
     short.textContent = waiting < 1000 ? waiting : "999+";

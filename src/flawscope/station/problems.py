@@ -1,0 +1,106 @@
+"""What a person should see to: what is wrong at the moment, and who has acknowledged it.
+
+The pages name a kind of problem, and say who does what about it, in the words of the shop floor: a title
+below `wrong` and a text below `remedy` in `web/texts`. A kind that has none there is shown as `other`.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flawscope.station.database import now
+from flawscope.station.store import NotFoundError, iso
+
+ACKNOWLEDGED = "problem acknowledged"  # an event
+_CODE = re.compile(r"(?P<kind>.+?)(?:_(?P<product>\d+))?(?:_(?P<number>\d+))?")
+
+
+@dataclass(frozen=True)
+class Action:
+    """A button beside a problem, for engineers and administrators.
+
+    route: gets an empty JSON object by POST, as `/api/v1/clock/confirm`. label: key of its text.
+    """
+
+    route: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that a person should see to.
+
+    code: the kind, the product's number where it concerns one, and the number of the camera, folder or sink
+    where it concerns one: `camera_away_1_2`. text: for engineers. since: microseconds since 1970.
+    """
+
+    code: str
+    text: str
+    since: int
+    action: Action | None = None
+    acknowledged_by: str | None = None
+
+    @property
+    def kind(self) -> str:
+        return self._parts["kind"]
+
+    @property
+    def product(self) -> int | None:
+        return int(self._parts["product"]) if self._parts["product"] else None
+
+    @property
+    def number(self) -> int | None:
+        return int(self._parts["number"]) if self._parts["number"] else None
+
+    @property
+    def _parts(self) -> re.Match[str]:
+        found = _CODE.fullmatch(self.code)
+        assert found is not None, self.code
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the API shows it."""
+        known = {"code": self.code, "kind": self.kind, "text": self.text}
+        return {**known, "since": iso(self.since), "acknowledged_by": self.acknowledged_by}
+
+
+class Problems:
+    """From any thread.
+
+    Args:
+        say: gets a line about each that begins, changes or ends.
+    """
+
+    def __init__(self, say: Callable[[str], None]):
+        self.say = say
+        self._there: dict[str, Problem] = {}
+        self._lock = threading.Lock()
+
+    def report(self, code: str, why: str | None, action: Action | None = None) -> None:
+        """A problem that is there from now on, or, with None, no longer."""
+        with self._lock:
+            before = self._there.get(code)
+            if why is None:
+                self._there.pop(code, None)
+            elif before is None:
+                self._there[code] = Problem(code, why, now(), action)
+            else:
+                self._there[code] = replace(before, text=why, action=action)
+        if (before.text if before else None) != why:
+            self.say(f"{code}: {why or 'over'}")
+
+    def acknowledge(self, code: str, who: str) -> Problem:
+        """It is known: the bar on the pages is silent about it until it is over. NotFoundError."""
+        with self._lock:
+            if code not in self._there:
+                raise NotFoundError(f"there is no problem {code!r:.80}: it is over")
+            self._there[code] = replace(self._there[code], acknowledged_by=who)
+            return self._there[code]
+
+    def listed(self) -> list[Problem]:
+        """The oldest first: by their order, for clocks jump."""
+        return list(self._there.copy().values())
