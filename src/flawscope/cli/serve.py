@@ -50,9 +50,11 @@ def run(args: argparse.Namespace) -> int:
 
     give_back()  # before anything starts threads
     from flawscope.station.app import Server
+    from flawscope.station.connections import limit_logs
     from flawscope.station.station import Station
 
     sys.setswitchinterval(0.0005)  # a picture passes through five threads, and Python's 5 ms are for each
+    limit_logs()
     say = common.say_for(args)
     station = Station(settings_of(args), say)
     if threading.current_thread() is threading.main_thread():

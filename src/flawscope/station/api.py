@@ -153,8 +153,7 @@ async def inspect(
     try:
         product_id = station.product_id(name)
         station.inspector.check_room()
-        limits = station.settings.limits
-        found, is_form = await uploads.read(request, file, limits.upload_bytes, limits.stalled)
+        found, is_form = await uploads.read(request, file)
         key = uploads.key_of(request)
         keys = [f"{key}/{place}" if is_form else key for place in range(len(found))] if key else []
         there = await asyncio.to_thread(_there, station, product_id, keys) if keys else {}

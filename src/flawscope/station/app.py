@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -12,6 +14,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from flawscope._version import __version__
 from flawscope.errors import InputError
 from flawscope.station import api, models_api, pages, refusals, triggers
+from flawscope.station.bodies import Bodies
+from flawscope.station.connections import BATCH, KEEP_ALIVE, QUEUE, Connection, most_connections
 from flawscope.station.guard import Guard, Refused, answer_refused, check_bind
 from flawscope.station.learning import api as learning_api
 from flawscope.station.station import Station
@@ -40,7 +44,7 @@ def create_app(station: Station) -> Any:
     app.include_router(learning_api.router)
     _health(app, station)
     app.include_router(pages.router)
-    return Guard(app, station.access, station.settings)
+    return Guard(Bodies(app, station.settings.limits), station.access, station.settings)
 
 
 def _health(app: FastAPI, station: Station) -> None:
@@ -75,7 +79,9 @@ class Server(uvicorn.Server):
             server_header=False,
             proxy_headers=settings.proxy,
             forwarded_allow_ips="127.0.0.1,::1",
-            timeout_keep_alive=75,
+            timeout_keep_alive=KEEP_ALIVE,
+            backlog=BATCH,
+            http=partial(Connection, most=most_connections(), patience=settings.limits.stalled),  # type: ignore[arg-type]
             timeout_graceful_shutdown=GRACE,
             lifespan="off",
             ws="none",
@@ -92,6 +98,9 @@ class Server(uvicorn.Server):
                 f"{settings.host}:{settings.port} cannot be used: another program may listen there; choose "
                 "another --port"
             ) from None
+        for one in self.servers[0].sockets:  # asyncio accepts as many at once as it lets the system hold
+            with socket.fromfd(one.fileno(), one.family, one.type) as same:
+                same.listen(QUEUE)
         if self.started:
             self._tell(self.url)
 
@@ -100,6 +109,13 @@ class Server(uvicorn.Server):
         """Where it listens."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 5 == 0:  # ten are a second
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, Connection)
+                connection.expire()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: Any = None) -> None:
         self.station.live.close()

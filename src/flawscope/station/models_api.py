@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from fastapi import Query, Request
@@ -14,7 +14,8 @@ from flawscope.errors import InputError
 from flawscope.runtime import FORMATS
 from flawscope.station import shapes, uploads
 from flawscope.station.api import Engineer, Here, refusals_of, routes
-from flawscope.station.station import Station
+from flawscope.station.bodies import UploadError, body_of
+from flawscope.station.files import unwritable
 from flawscope.station.store import holdable
 
 MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
@@ -53,20 +54,31 @@ async def add_version(
     one_file = [suffix for suffix in FORMATS if suffix != ".xml"]
     if PurePosixPath(called).suffix.lower() not in one_file or not re.fullmatch(r"\w[\w. -]*", called):
         raise InputError(f"name={file:.60} is not a model's: send {' or '.join(one_file)}")
-    data = await uploads.read_file(request, MODEL_BYTES, station.settings.limits.stalled)
-    return await asyncio.to_thread(_add, station, product_id, data, called, person.name)
-
-
-def _add(station: Station, product_id: int, data: bytes, called: str, who: str) -> dict[str, Any]:
     temporary = station.files.temporary(called)
     try:
-        station.files.write(temporary, data, durable=False)
-        number = station.versions.add(product_id, temporary, f"sent by {who}", who)
+        await _receive(request, temporary)
+        who = person.name
+        number = await asyncio.to_thread(station.versions.add, product_id, temporary, f"sent by {who}", who)
+    except UploadError:
+        raise
     except InputError as error:
         raise InputError(str(error).replace(str(temporary), called)) from None
     finally:
-        station.files.drop(temporary)
-    return station.versions.version(product_id, number)
+        await asyncio.to_thread(station.files.drop, temporary)
+    return await asyncio.to_thread(station.versions.version, product_id, number)
+
+
+async def _receive(request: Request, path: Path) -> None:
+    """The body into a file, for it may be larger than what all requests may hold together."""
+    body = body_of(request)
+    body.most, body.is_kept = MODEL_BYTES, False
+    try:
+        path.parent.mkdir()
+        with open(path, "xb") as file:
+            async for chunk in request.stream():
+                await asyncio.to_thread(file.write, chunk)
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 @router.post("/versions/{number}/activate", response_model=shapes.Product)

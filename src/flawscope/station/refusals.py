@@ -12,12 +12,12 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.station.bodies import UploadError
 from flawscope.station.database import StoreError
 from flawscope.station.inspector import BusyError, ModelError, TooLargeError
 from flawscope.station.learning.learning import LosesError
 from flawscope.station.sources.camera import AwayError, NoFrameError
 from flawscope.station.store import NotFoundError
-from flawscope.station.uploads import UploadError
 from flawscope.station.versions import NoModelError
 
 if TYPE_CHECKING:

@@ -87,8 +87,9 @@ class Limits:
     """What is accepted, before anything is decoded.
 
     queue: pictures that wait or are being judged, at most; more are refused with 503.
-    upload: bytes of a request. pixels: of a picture. side: of a picture.
-    stalled: seconds after which a client that sends nothing more is let go.
+    upload: bytes of a request; all that are being received or answered hold four times as many, at most.
+    pixels: of a picture.
+    stalled: seconds after which a client is let go that sends nothing more, or does not read its answer.
     """
 
     queue: int = 64

@@ -1,8 +1,7 @@
-"""What a request brings: read with limits, before anything is decoded."""
+"""What a request brings, before anything is decoded."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 import unicodedata
 from dataclasses import dataclass, field
@@ -11,10 +10,10 @@ import numpy as np
 from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.types import Message
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import read_mask
+from flawscope.station.bodies import UploadError, body_of
 from flawscope.station.inspector import checked
 from flawscope.station.settings import Limits
 from flawscope.station.shown import png
@@ -22,18 +21,6 @@ from flawscope.station.shown import png
 MOST_FILES = 100  # of a form
 MOST_KEY = 184  # characters, with room for what stands before and behind it in the store
 _RAW = ("image/", "application/octet-stream")
-
-
-class UploadError(InputError):
-    """What was sent cannot be taken.
-
-    Attributes:
-        status: of the answer. code: for programs.
-    """
-
-    def __init__(self, text: str, status: int, code: str):
-        super().__init__(text)
-        self.status, self.code = status, code
 
 
 @dataclass(frozen=True)
@@ -44,47 +31,31 @@ class Upload:
     data: bytes = field(repr=False)
 
 
-async def read(request: Request, name: str, most: int, stalled: float) -> tuple[list[Upload], bool]:
+async def read(request: Request, name: str) -> tuple[list[Upload], bool]:
     """The pictures of a request, and whether they came in a form.
-
-    Args:
-        most: bytes of the request.
-        stalled: seconds in which at least something must come.
 
     Raises:
         UploadError: too large, too slow, or nothing that is a picture by its type.
     """
-    limited = _limited(request, most, stalled)
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _form(limited, most), True
+        return await _form(request), True
     if kind and not kind.startswith(_RAW):
         raise UploadError(
             f"{kind:.60} is no picture: send image/… or application/octet-stream, or a form with `files`",
             *(415, "not_a_picture"),
         )
-    data = await limited.body()
+    data = await request.body()
     if not data:
         raise UploadError("the request has no picture in its body", 422, "empty")
     return [Upload(clean(name) or "picture", data)], False
 
 
-async def read_file(request: Request, most: int, stalled: float) -> bytes:
-    """The whole body. UploadError."""
-    return await _limited(request, most, stalled).body()
-
-
-def _limited(request: Request, most: int, stalled: float) -> Request:
-    """The same request, whose body ends with an error where it is too large or too slow."""
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most:
-        raise _too_large(most)
-    return Request(request.scope, _Limited(request, most, stalled).receive)
-
-
-async def _form(request: Request, most: int) -> list[Upload]:
+async def _form(request: Request) -> list[Upload]:
     try:
-        async with request.form(max_files=MOST_FILES, max_fields=20, max_part_size=most) as form:
+        async with request.form(
+            max_files=MOST_FILES, max_fields=20, max_part_size=body_of(request).most
+        ) as form:
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             found = [Upload(clean(file.filename or "") or "picture", await file.read()) for file in files]
     except UploadError:
@@ -95,31 +66,6 @@ async def _form(request: Request, most: int) -> list[Upload]:
     if not found:
         raise UploadError("the form has no file: call the field `files`", 422, "empty")
     return found
-
-
-class _Limited:
-    """A request's messages, counted and timed."""
-
-    def __init__(self, request: Request, most: int, stalled: float):
-        self.request, self.most, self.stalled = request, most, stalled
-        self.count = 0
-
-    async def receive(self) -> Message:
-        try:
-            async with asyncio.timeout(self.stalled):  # `wait_for` would make a task for each message
-                message = await self.request.receive()
-        except TimeoutError:
-            text = f"nothing came for {self.stalled:g} s; send the picture again"
-            raise UploadError(text, 408, "stalled") from None
-        self.count += len(message.get("body", b""))
-        if self.count > self.most:
-            raise _too_large(self.most)
-        return message
-
-
-def _too_large(most: int) -> UploadError:
-    text = f"the request has more than {most / 1024**2:.0f} MB: send less at once, or raise `limits: upload`"
-    return UploadError(text, 413, "too_large")
 
 
 def mask_of(data: bytes, width: int, height: int, limits: Limits) -> bytes:
