@@ -373,7 +373,7 @@ def test_another_light_that_has_parts_flagged_is_said_in_the_notice() -> None:
     assert made.notice is not None
     assert made.notice.light is not None
     assert -0.25 < made.notice.light < -LEAST_LIGHT, "few pictures say it: it is seen at once"
-    assert " % darker; defects, or the camera?" in described(made.notice)
+    assert " darker; defects, or the camera?" in described(made.notice)
 
 
 def test_what_is_no_number_takes_no_part() -> None:

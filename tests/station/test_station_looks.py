@@ -79,8 +79,8 @@ def test_trends_draw_every_point(tablet: Tablet, judged: tuple[bytes, bytes]) ->
       if (pixels[k + 3] > 200) arguments[0].forEach((colour, n) => (counts[n] += near(k, colour)));
     return counts;
     """
-    blue, vermilion, black = tablet.js(ink, [[0, 114, 178], [184, 74, 0], [28, 31, 36]])
-    assert blue > 15  # a dot
+    green, vermilion, black = tablet.js(ink, [[0, 105, 75], [184, 74, 0], [28, 31, 36]])
+    assert green > 15  # a dot
     assert vermilion > 100  # a triangle or two, and the threshold
     assert black > 15  # the cross of the false alarm
     totals = {name: tablet.text(f"#total-{name}") for name in ("inspections", "anomalous", "false_alarms")}
@@ -93,6 +93,53 @@ def test_trends_draw_every_point(tablet: Tablet, judged: tuple[bytes, bytes]) ->
         tablet.open(f"trends?range={name}")
         tablet.wait(lambda: tablet.js("return document.documentElement.dataset.drawn") == "1")
     assert tablet.complaints() == []
+
+
+def test_a_minute_in_an_empty_day_is_no_stripe(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    for _ in range(2):
+        tablet.post(judged[0])
+    tablet.open("trends?range=day")
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.drawn") == "1")
+    share = tablet.js("""
+    const canvas = document.querySelector("#chart canvas");
+    const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    const columns = [];
+    for (let k = 0; k < pixels.length; k += 4)
+      if (pixels[k + 3] > 200 && [0, 105, 75].every((c, i) => Math.abs(pixels[k + i] - c) < 30))
+        columns.push((k / 4) % canvas.width);
+    return (Math.max(...columns) - Math.min(...columns)) / canvas.width;""")
+    assert share > 0.5
+
+
+def test_a_finding_has_no_excuse_above_it_and_the_mathematics_is_for_engineers(
+    tablet: Tablet, running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = running.station.drift("plate")
+    change = {"at": "2026-11-23T10:00:00Z", "since": "2026-11-23T09:00:00Z", "inspection": 46, "first": 40}
+    change |= {"pictures": 6, "how": "more", "before": 0.01, "now": 0.5, "light": None}
+    few = {"good": 46, "ready": True, "notice": change, "points": [[1.0, 0.0], [2.0, 0.1]], "limit": 2.5}
+    monkeypatch.setattr(running.station, "drift", lambda name: {**found, **few})
+    for role in ("engineer", "operator"):
+        running.station.access.add_user(role, PASSWORD, role)
+        tablet.driver.get(f"{tablet.url}/sign-in")
+        tablet.find("[name=name]").send_keys(role)
+        tablet.find("[name=password]").send_keys(PASSWORD + Keys.ENTER)
+        tablet.wait(lambda: not tablet.driver.current_url.endswith("/sign-in"))
+        tablet.open("trends")
+        tablet.wait(lambda: tablet.text("#drift-notice"))
+        assert "enough pictures" not in tablet.text(".drift")
+        assert not tablet.find("#drift-said").is_displayed()
+        assert ("martingale" in tablet.text(".drift")) is (role == "engineer")
+        tablet.driver.delete_all_cookies()
+
+
+def test_signing_in_has_a_header_as_wide_as_the_window(tablet: Tablet, running: Any) -> None:
+    running.station.access.add_user("anna", PASSWORD, "operator")
+    tablet.driver.get(f"{tablet.url}/sign-in")
+    box = (
+        "const {x, y, width} = document.querySelector('header').getBoundingClientRect(); return [x, y, width]"
+    )
+    assert tablet.js(box) == [0, 0, 1024]
 
 
 def test_a_model_is_added_activated_and_taken_back(

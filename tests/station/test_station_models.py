@@ -38,7 +38,9 @@ def test_learn_look_use_and_go_back(tablet: Tablet) -> None:
     tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
     card = "[data-status=ready]"
     text = tablet.text(card)
-    assert "Candidate 1: version 2" in text
+    assert "Version 2" in text
+    assert "Use it: of 3 reviewed good parts" in text
+    assert len(tablet.all("[data-activate='2']")) == 1
     assert "waits for you" in text
     assert "False alarms that would pass" in text
     links = {one.get_attribute("href").rpartition("/")[2] for one in tablet.all(f"{card} a")}
@@ -75,7 +77,10 @@ def test_what_would_be_lost_is_asked(tablet: Tablet, running: object) -> None:
     judgement = {**candidate["judgement"], "lost": [6, 7]}
     learning.candidates.change(candidate["id"], "ready", facts={"judgement": judgement})
     tablet.open("models")
-    assert "Known defects that would be lost" in tablet.text("[data-status=ready]")
+    text = tablet.text("[data-status=ready]")
+    assert "Do not use it: 2 known defects would not be found any more." in text
+    names = [one.text for one in tablet.all("[data-status=ready] .thumbs bdi")]
+    assert names == [tablet.known(number)["name"] for number in (6, 7)]
     tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
     tablet.click("[data-status=ready] [data-activate]")
     tablet.wait(lambda: tablet.find("#sure").is_displayed())

@@ -53,7 +53,8 @@ def test_live_names_sinks_and_what_is_wrong_with_them(
         assert found == "found: 1 delivered"
         assert LONG in hook
         assert "0 delivered, 1 waiting" in hook
-        assert "cannot be reached" in hook
+        assert "Another system does not get the results" in tablet.text(".sinks li:last-child")
+        assert "cannot be reached" not in hook  # that is said to engineers
         if script:
             tablet.js(script)
             assert axe(tablet) == []

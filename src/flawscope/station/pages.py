@@ -19,6 +19,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.attempts import SignInError
 from flawscope.station.database import StoreError
 from flawscope.station.guard import address_of, check_form, drop_cookie, local_path, set_cookie
+from flawscope.station.learning.advice import advice
 from flawscope.station.learning.trail import trail
 from flawscope.station.roles import LOCAL, may
 from flawscope.station.search import Filters
@@ -41,6 +42,8 @@ STRIP = 16  # pictures below the live one
 PER_PAGE = 48  # of the history: divides by 2, 3, 4, 6 and 8 columns
 YEAR = 365 * 86400  # seconds that the choice of a language is kept
 ROLES = ("train", "calibration", "defect", "dropped")  # of pictures, with words of their own
+MOST_CANDIDATES, MOST_PICTURES = 12, 24  # that are shown, and small pictures beneath each of them
+SHOWN = ("lost", "weaker", "unsure", "responsible")  # of a judgement: with small pictures
 STATIC = {".css": "text/css", ".js": "text/javascript"}
 WEB = resources.files(__package__) / "web"
 
@@ -221,9 +224,12 @@ def language(request: Request, language: str = Form(""), next: str = Form("/")) 
 @router.get("/{product}/live")
 def live(request: Request, product: str) -> Response:
     def answer(asked: Shown) -> Response:
+        number = asked.station.product_id(product)
         newest = asked.station.search(product, Filters(limit=STRIP)).inspections
-        facts = asked.station.product_facts(product)
-        return asked.page_of("live", words=("live",), data={"newest": newest, "facts": facts})
+        last = asked.station.search(product, Filters(limit=1, decision="anomalous")).inspections
+        facts = {**asked.station.flow(product), "waiting": asked.station.store.waiting_count(number)}
+        data = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
+        return asked.page_of("live", words=("live",), data=data)
 
     return _shown(request, "live", product, answer)
 
@@ -299,14 +305,22 @@ def models(request: Request, product: str) -> Response:
         active = next((one for one in found["versions"] if one["id"] == found["active"]), None)
         number = asked.station.product_id(product)
         learning = asked.station.learning.facts(number)
+        candidates = learning["candidates"][:MOST_CANDIDATES]
+        offered = {one["version"] for one in candidates if one["status"] == "ready"}
+        judgements = [one["judgement"] for one in candidates if one["judgement"]]
+        named = {n for one in judgements for key in SHOWN for n in one.get(key, ())[:MOST_PICTURES]}
         return asked.page_of(
             "models",
             words=("models", "learning"),
             learning=learning,
-            newest=learning["candidates"][0]["id"] if learning["candidates"] else None,
+            candidates=candidates,
+            newest=candidates[0]["id"] if candidates else None,
             trail=trail(asked.station.database, number, 100),
             active=active,
-            others=[one for one in found["versions"] if one is not active],
+            others=[one for one in found["versions"] if one is not active and one["id"] not in offered],
+            advice={one["id"]: advice(one, found["active"]) for one in candidates},
+            known=asked.station.store.several(number, named),
+            MOST=MOST_PICTURES,
             previous=_previous(found["versions"], found["active"]),
             may_change=may(asked.person, "engineer"),
             roles=ROLES,

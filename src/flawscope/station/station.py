@@ -312,7 +312,7 @@ class Station:
         found = self._problems.acknowledge(code, who)
         with suppress(FlawscopeError):  # that the data base is away can be acknowledged, too
             product = found.product if found.product in self._names else None
-            self.store.note_event(ACKNOWLEDGED, who, f"{code}: {found.text}", product)
+            self.store.note_event(ACKNOWLEDGED, who, code, product)
         return found
 
     def problems(self) -> list[Problem]:

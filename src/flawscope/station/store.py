@@ -6,7 +6,7 @@ import json
 import threading
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -127,6 +127,12 @@ class Store:
         if not found:
             raise NotFoundError(self._nowhere(number))
         return found[0]
+
+    def several(self, product_id: int, numbers: Collection[int]) -> dict[int, dict[str, Any]]:
+        """Those of these inspections that there are, by their numbers, as the API shows them."""
+        query = shown().where(inspections.c.product_id == product_id, inspections.c.id.in_(numbers))
+        with self.database.reading() as connection:
+            return {one["id"]: one for one in described(connection, connection.execute(query).all())}
 
     def _nowhere(self, number: int) -> str:
         """Of an inspection that this product has not."""

@@ -304,7 +304,7 @@ def described(kind: str, by: float = 0.0) -> str:
         DARK: "pictures are black: is the camera off, or the light out?",
         COVERED: "pictures show nearly nothing: is the lens covered, blinded, or far out of focus?",
         BLURRED: "pictures are softer than the first ones of this model: look at focus, dirt and vibration",
-        MOVED: f"the camera lies {100 * by:.0f} % of the picture beside its first place: put it back, or say "
-        "on Trends that this is the new normal",
+        MOVED: f"the camera lies {100 * by:.0f} % of the picture beside its first place: put it back, or "
+        "take it as the new normal (page Trends)",
         FROZEN: "the same picture comes again and again: start the camera or its program anew",
     }[kind]

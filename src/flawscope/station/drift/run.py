@@ -284,7 +284,7 @@ def described(change: Change) -> str:
         assert change.light is not None
         return (
             f"pictures of good parts are {_percent(abs(change.light))} {change.how} since about {since}; "
-            "look at lamp, exposure and daylight, or say on Trends that this is the new normal"
+            "look at lamp, exposure and daylight, or take it as the new normal (page Trends)"
         )
     if change.how in (MORE, FEWER):
         text = f"{change.how} pictures are anomalous since about {since}: {_percent(change.now)} instead of "
@@ -293,10 +293,10 @@ def described(change: Change) -> str:
     word = "above" if change.now >= 0.5 else "below"
     text = f"scores of good parts {_WORDS[change.how]} since about {since}"
     if change.how in (HIGHER, LOWER):
-        text += f": one of them is {word} {_percent(rank)} of the earlier ones"
+        text += f": the average one is {word} {_percent(rank)} of the earlier ones"
     return (
-        f"{text}{_lit(change)}; look at light, lens and part, then calibrate anew, or say on Trends that "
-        "this is the new normal"
+        f"{text}{_lit(change)}; look at light, lens and part, then calibrate anew, or take it as the new "
+        "normal (page Trends)"
     )
 
 
@@ -304,7 +304,7 @@ def _lit(change: Change) -> str:
     """What the light has to do with it."""
     if change.light is None or abs(change.light) < LEAST_LIGHT:
         return ""
-    return f", and pictures are {_percent(abs(change.light))} {BRIGHTER if change.light > 0 else DARKER}"
+    return f", and pictures are {BRIGHTER if change.light > 0 else DARKER}"
 
 
 def _percent(share: float) -> str:

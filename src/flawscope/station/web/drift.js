@@ -14,20 +14,16 @@
     byId(id).hidden = !text;
   }
 
-  const LEAST_LIGHT = 0.025; // as in drift/run.py: a smaller change of brightness is not worth a word
-
-  function change({ how, since, now, before, light }) {
-    const size = number(100 * Math.abs(light), 1);
-    const said = t(`drift.how_${how}`, { since: time(since), now: percent(how === "lower" ? 1 - now : now), before: percent(before), size });
-    if (["brighter", "darker"].includes(how) || light === null || Math.abs(light) < LEAST_LIGHT) return said;
-    return `${said} ${t(light > 0 ? "drift.lit_brighter" : "drift.lit_darker", { size })}`;
-  }
+  const change = ({ how, since, now, before }) => t(`drift.how_${how}`, { since: time(since), now: percent(now), before: percent(before) });
+  /** The changes that were found, without the camera's. */
+  const changes = () => [found.alarm, found.light.alarm, found.notice].filter(Boolean);
 
   function words() {
     const { watched, ready, good, since, alarm } = found;
     if (!watched) return t("drift.unwatched");
     if (alarm) return `${change(alarm)} ${t("drift.do")}`;
     if (!ready) return t("drift.reading");
+    if (changes().length) return "";
     return good < YOUNG ? t("drift.young", { good }) : t("drift.calm", { good: good.toLocaleString(locale), since: time(since) });
   }
 
@@ -39,19 +35,30 @@
     return still ? t("drift.camera_good") : `${t("drift.camera_good")} ${t("drift.camera_loose")}`;
   }
 
+  /** For engineers: how much it is. */
+  function numbers() {
+    const lines = changes().flatMap(({ how, since, now, light }) => {
+      const words = { since: time(since) };
+      if (["higher", "lower"].includes(how)) return [t("drift.rank", { ...words, now: percent(now) })];
+      return ["brighter", "darker"].includes(how) ? [t("drift.brightness", { ...words, size: number(100 * light, 2) })] : [];
+    });
+    byId("drift-numbers").replaceChildren(...lines.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+    say("drift-bound", found.watched ? t("drift.bound", { percent: percent(found.bound) }) : "");
+    byId("drift-more").hidden = !found.watched;
+  }
+
   function show() {
-    const { watched, ready, notice, good, bound, light } = found;
-    const alarm = found.alarm || light.alarm;
-    const wrong = alarm || found.camera.problems.length > 0;
-    const state = alarm ? "alarm" : good < YOUNG ? "young" : "calm";
+    const { watched, ready, notice, good, light } = found;
+    const wrong = found.alarm || light.alarm || found.camera.problems.length > 0;
+    const state = wrong || notice ? "alarm" : good < YOUNG ? "young" : "calm";
     say("drift-said", words());
     say("drift-light", light.alarm ? `${change(light.alarm)} ${t("drift.do_light")}` : "");
     say("drift-notice", notice ? change(notice) : "");
     say("drift-camera", camera());
-    say("drift-state", watched && ready ? t(`drift.state_${state}`) : "");
+    say("drift-state", wrong || notice || (watched && ready) ? t(`drift.state_${state}`) : "");
     byId("drift-state").className = `badge ${{ alarm: "wrong", calm: "good", young: "plain" }[state]}`;
-    say("drift-bound", watched ? t("drift.bound", { percent: percent(bound) }) : "");
     if (byId("drift-normal")) byId("drift-normal").hidden = !(wrong || notice);
+    if (byId("drift-more")) numbers();
     draw();
   }
 
@@ -75,8 +82,8 @@
     chart?.destroy();
     chart = null;
     const place = byId("drift-chart");
-    place.hidden = !found.watched || found.points.length < 2;
-    if (!place.hidden) {
+    if (place) place.hidden = !found.watched || found.points.length < 2;
+    if (place?.clientWidth && !place.hidden) {
       const most = found.limit + 2; // beyond it nobody needs to know how much
       const values = found.points.map((one) => Math.min(one[1], most));
       const ends = [values.reduce((a, b) => Math.min(a, b), -1), values.reduce((a, b) => Math.max(a, b), found.limit)];
@@ -89,7 +96,7 @@
           height: 180,
           legend: { show: false },
           cursor: { show: false },
-          series: [{}, { stroke: () => colour("good"), width: 2, points: { show: false } }],
+          series: [{}, { stroke: () => colour("ok"), width: 2, points: { show: false } }],
           axes: [
             { ...both, space: 110, values: (plot, splits) => splits.map((at) => clock.format(1000 * at)) },
             { ...both, size: 72, incrs: [1, 2, 5], label: t("drift.axis"), labelSize: 20, labelFont: "12px system-ui, sans-serif", values: powers },
@@ -141,5 +148,6 @@
     resized = setTimeout(() => found && draw(), 150);
   });
   document.addEventListener("theme", () => found && draw());
+  byId("drift-more")?.addEventListener("toggle", () => found && draw());
   again();
 })();

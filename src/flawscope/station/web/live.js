@@ -67,7 +67,7 @@
     byId("sources-part").hidden = !given.length;
     const lines = given.flatMap((one) => {
       const unseen = one.state === "away" && !one.last ? "_unseen" : "";
-      const name = one.kind === "folder" ? one.place : one.name;
+      const name = one.kind === "folder" ? one.place.split(/[\\/]/).pop() : one.name; // no server's path
       const words = { name, time: one.last ? clock.format(new Date(one.last)) : "–" };
       const found = [t(`live.source_${one.state}${unseen}`, words)];
       if (one.dropped) found.push(count("live.dropped", one.dropped));
@@ -90,8 +90,10 @@
     byId("name").textContent = item.name;
     byId("name").href = `/${encodeURIComponent(page.product)}/inspections/${item.id}`;
     byId("at").textContent = clock.format(new Date(item.at));
+    byId("severity").textContent = number(item.severity);
     byId("score").textContent = number(item.score, 4);
     byId("threshold").textContent = number(item.score_threshold, 4);
+    byId("p-value").textContent = number(item.p_value);
     for (const button of byId("strip").querySelectorAll("button")) button.setAttribute("aria-current", Number(button.dataset.id) === item.id);
     draw();
   }
@@ -149,7 +151,10 @@
     byId("strip").prepend(place);
     while (byId("strip").children.length > KEPT) byId("strip").lastElementChild.remove();
     newest = [item, ...newest].slice(0, KEPT);
-    if (item.decision !== "anomalous") return;
+    if (item.decision === "anomalous") anomalous(item);
+  }
+
+  function anomalous(item) {
     byId("no-bad").hidden = true;
     byId("bad").replaceChildren(tile(item, "overlay", 320));
   }
@@ -258,8 +263,9 @@
   });
   keys({ h: () => hold(!held), o: () => byId("found").click() });
 
-  const { newest: first, facts } = page.data;
+  const { newest: first, anomalous: before, facts } = page.data;
   state(facts);
+  if (before) anomalous(before);
   for (const item of [...first].reverse()) keep(item);
   if (newest.length) show(newest[0]);
   listen();

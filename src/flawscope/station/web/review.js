@@ -4,15 +4,15 @@
   const AHEAD = 6; // pictures that are loaded before their turn
   const ENOUGH = 20; // of the queue at a time
   const AGAIN = 3000; // ms between two looks at an empty queue
-  const RECENT = 10; // verdicts that the speed is of
   const READER = Math.random().toString(36).slice(2); // this page: others are given other pictures
   const only = page.data.only;
 
   let queue = only ? [only] : []; // what waits, oldest first; the first one is shown
   let history = []; // what was decided here: {item, verdict}
   let left = 0; // of the whole queue, as the station last said
-  let done = 0;
-  let times = [];
+  const DONE = `reviewed ${page.product} by ${page.person} on ${new Date().toDateString()}`; // kept over a reload
+  let done = Number(sessionStorage.getItem(DONE));
+  let known = false; // what waits
   let asking = false;
   const seen = new Set(); // ids that were in the queue: none comes twice
   const images = new Map(); // id -> {overlay, view}: promises of images
@@ -45,13 +45,14 @@
       const after = Math.max(0, ...seen);
       const { inspections, waiting } = await api(`/review?limit=${ENOUGH}&reader=${READER}${after ? `&after=${after}` : ""}`);
       if (before === done) left = waiting; // else it was counted before the last verdicts
+      known = true;
       const empty = !queue.length;
       for (const item of inspections) {
         if (seen.has(item.id) || outbox.has(item.id)) continue;
         seen.add(item.id);
         queue.push(item);
       }
-      if (empty && queue.length) show();
+      if (empty) show();
       else prefetch();
     } catch {
       // station.js says so, and the queue is asked again
@@ -71,7 +72,8 @@
     byId("name").textContent = item.name;
     byId("called").textContent = t("review.called", { decision: t(`common.${item.decision}`) });
     const near = item.near ? ` · ${t("common.near")}` : "";
-    byId("numbers").textContent = `${t("common.score")} ${number(item.score)}, ${t("common.threshold")} ${number(item.score_threshold)}${near}`;
+    byId("numbers").textContent = `${t("common.severity")} ${number(item.severity)}${near}`;
+    byId("numbers").title = t("common.severity_more");
     byId("note").value = item.note ?? "";
     prefetch();
     byId("layers").replaceChildren();
@@ -105,17 +107,19 @@
   const seeing = () => Boolean(queue[0]) && byId("layers").dataset.id === String(queue[0].id);
 
   function finished() {
-    byId("end-title").textContent = t(only ? "review.only_done" : "review.empty");
-    byId("end-words").hidden = Boolean(only);
+    const more = !only && (!known || left > 0); // they are on their way
+    byId("end-title").textContent = t(only ? "review.only_done" : more ? "review.coming" : "review.empty");
+    byId("end-words").hidden = Boolean(only) || more;
     byId("layers").replaceChildren();
     if (document.activeElement === document.body) byId("end-title").focus({ preventScroll: true });
   }
 
   function progress() {
-    byId("left").textContent = count("review.left", only ? queue.length : Math.max(left, queue.length));
-    const span = times.length > 1 ? (times[times.length - 1] - times[0]) / 1000 : 0;
-    const rate = span > 0 ? (times.length - 1) / span : 0;
-    byId("speed").textContent = rate ? t("review.speed", { done, rate: number(rate, 2) }) : t("review.done", { done });
+    left = Math.max(left, queue.length);
+    byId("left").textContent = count("review.left", only ? queue.length : left);
+    byId("done").textContent = t("review.done", { done });
+    if (known) station.waits(left);
+    sessionStorage.setItem(DONE, done);
     document.documentElement.dataset.done = done;
   }
 
@@ -131,7 +135,6 @@
     history.push({ item: { ...item, note: byId("note").value.trim() }, verdict });
     left = Math.max(0, left - 1);
     done += 1;
-    times = [...times, performance.now()].slice(-RECENT);
     flash(verdict, item);
     show();
     progress();
@@ -145,7 +148,6 @@
     queue.unshift(before.item);
     left += 1;
     done -= 1;
-    times = times.slice(0, -1);
     flash("undo", before.item);
     show();
     progress();

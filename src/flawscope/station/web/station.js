@@ -65,10 +65,15 @@ const station = (() => {
   function facts({ waiting, problems }) {
     const titles = problems.map((kind) => page.texts[`wrong.${kind}`] ?? t("wrong.other"));
     notice("problem", titles.length ? count("problems.bar", titles.length, { what: [...new Set(titles)].join(" · ") }) : "");
-    byId("waiting").hidden = !waiting;
+    if (!document.body.classList.contains("review")) waits(waiting); // there it is counted with each verdict
+  }
+
+  /** Shows how many pictures wait for a review. */
+  function waits(n) {
+    byId("waiting").hidden = !n;
     const [short, spoken] = byId("waiting").children;
-    short.textContent = waiting < 1000 ? waiting : "999+";
-    spoken.textContent = count("nav.waiting", waiting);
+    short.textContent = n < 1000 ? n : "999+";
+    spoken.textContent = count("nav.waiting", n);
   }
 
   async function look() {
@@ -139,5 +144,5 @@ const station = (() => {
   });
   if (page.product && !document.body.classList.contains("live")) setTimeout(look, EVERY);
 
-  return { byId, page, csrf, locale, t, count, number, time, api, Refused, connected, signedOut, facts, picture, loaded, pressed, toggle, keys };
+  return { byId, page, csrf, locale, t, count, number, time, api, Refused, connected, signedOut, facts, waits, picture, loaded, pressed, toggle, keys };
 })();

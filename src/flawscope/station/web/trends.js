@@ -94,15 +94,14 @@
     };
   }
 
-  /** From the beginning of the range until now, though nothing may have happened at its ends; or what
-   *  somebody zoomed to. */
+  /** From the first picture to the last, so that an hour in an empty day is no stripe; or what somebody zoomed
+   *  to. */
   function whole(plot, least, most) {
     const times = plot.data[0];
     zoomed = least !== times[0] || most !== times[times.length - 1];
     if (zoomed) return [least, most];
-    const now = Date.now() / 1000;
-    const edge = ((seconds ?? most - least) || 3600) / 60;
-    return seconds ? [now - seconds, now + edge] : [least - edge, most + edge];
+    const edge = (most - least || 3600) / 60;
+    return [least - edge, most + edge];
   }
 
   /** The threshold from edge to edge, in steps where another version came. */
@@ -134,13 +133,13 @@
     if (single()) {
       data = [times, only((one) => !one[2]), only((one) => one[2]), only((one) => one[2] && one[3] === "good"), only((one) => !one[2] && one[3] === "defect")];
       series = [hidden(), hidden(), hidden(), hidden()];
-      marks = [[1, "dot", "good", 3, true], [2, "triangle", "bad", 4.5, true], [3, "cross", "ink", 7, false], [4, "ring", "ink", 8, false]];
+      marks = [[1, "dot", "ok", 3, true], [2, "triangle", "bad", 4.5, true], [3, "cross", "ink", 7, false], [4, "ring", "ink", 8, false]];
     } else {
       const column = (k) => from.map((one) => one[k]);
       data = [times, column(5), column(3), column(4), from.map((one) => (one[6] ? one[5] : null)), from.map((one) => (one[7] ? one[3] : null))];
-      series = [hidden(), hidden(), line("good", 2), hidden(), hidden()];
+      series = [hidden(), hidden(), line("ok", 2), hidden(), hidden()];
       marks = [[4, "cross", "ink", 6, false], [5, "ring", "ink", 7, false]];
-      bands = [{ series: [1, 2], fill: colour("good-veil") }];
+      bands = [{ series: [1, 2], fill: colour("ok-veil") }];
     }
     const place = byId("chart");
     const values = [...data.slice(1).flat().filter((value) => value !== null), ...times.map(threshold)];
@@ -200,8 +199,8 @@
       band: ["M0 2h20v12H0z", true],
     };
     const kinds = single()
-      ? [["dot", "good", "score_good"], ["triangle", "bad", "score_anomalous"]]
-      : [["line", "good", "score_mean"], ["band", "good-veil", "score_range"]];
+      ? [["dot", "ok", "score_good"], ["triangle", "bad", "score_anomalous"]]
+      : [["line", "ok", "score_mean"], ["band", "ok-veil", "score_range"]];
     kinds.push(["dashed", "bad", "threshold"], ["cross", "ink", "false_alarms"], ["ring", "ink", "misses"]);
     byId("legend").replaceChildren(
       ...kinds.map(([shape, name, key]) => {
