@@ -293,9 +293,12 @@ def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet: Tablet, r
     tablet.wait(lambda: running.station.drift("plate")["alarm"])
     tablet.open("trends?range=hour")
     tablet.wait(lambda: tablet.js("return document.documentElement.dataset.drift") == "drawn")
-    assert tablet.text("#drift-state") == "Drift"
-    assert "good parts score higher than before" in tablet.text("#drift-said")
-    assert " % darker than before" in tablet.text("#drift-light")
+    assert tablet.text("#drift-state") == "Something changed"
+    assert "good parts look less like" in tablet.text("#drift-said")
+    assert "darker than before" in tablet.text("#drift-light")
+    assert "%" not in tablet.text("#drift-said") + tablet.text("#drift-light")
+    assert len(tablet.all("#drift-numbers li")) == 2
+    tablet.js("document.querySelector('#drift-more').open = true")
     assert "0 of 50 are there" in tablet.text("#drift-camera")
     assert tablet.all("#drift-chart canvas")
     if spec := find_spec("axe_core_python"):
