@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -12,6 +13,19 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
+
+# A cell that begins so is computed by a spreadsheet; some read full-width signs as the plain ones
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+
+
+def csv_cell(value: Any) -> Any:
+    """The value, with an apostrophe before a text that a spreadsheet would compute."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def from_csv_cell(text: str) -> str:
+    """The text that `csv_cell` was given."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from flawscope._version import __version__
+from flawscope.artefact.files import csv_cell
 from flawscope.benchmark import published
 from flawscope.benchmark.grid import Cell, Grid
 from flawscope.benchmark.published import Figure, Source
@@ -184,7 +185,8 @@ class Results:
             for method in self.grid.methods:
                 for seed in self.grid.seeds[method]:
                     cell = by_seed.get((method, category, seed))
-                    writer.writerow([category, method, seed, *self._csv_row(category, cell, metrics)])
+                    row = [category, method, seed, *self._csv_row(category, cell, metrics)]
+                    writer.writerow(map(csv_cell, row))
         return file.getvalue()
 
     def _csv_row(self, category: str, cell: Cell | None, metrics: Sequence[str]) -> list[Any]:

@@ -82,6 +82,8 @@ def _write(args: argparse.Namespace, found: Comparison, document: str) -> None:
 
 def _csv(found: Comparison) -> str:
     """A row for each picture."""
+    from flawscope.results.table import csv_cell
+
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     values = ("score", "p_value", "severity", "decision")
@@ -89,7 +91,8 @@ def _csv(found: Comparison) -> str:
     for one in found.pictures:
         facts = one.to_dict()
         own = [facts[model][value] for model in "ab" for value in values]
-        rows.writerow([one.name, one.item.kind, int(one.item.anomalous), *own, int(one.changed)])
+        row = [one.name, one.item.kind, int(one.item.anomalous), *own, int(one.changed)]
+        rows.writerow(map(csv_cell, row))
     return text.getvalue()
 
 

@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.artefact.files import from_csv_cell
 from flawscope.cluster.store import Store, filesystem, is_url, reason
 from flawscope.datasets.files import SIDE_SUFFIXES, is_litter, iter_inputs, natural_key, with_pictures
 from flawscope.errors import InputError
@@ -271,7 +272,7 @@ def _column(spec: str, file: IO[bytes]) -> Iterator[str]:
     import pyarrow
     from pyarrow import csv, parquet
 
-    if spec.lower().endswith(".csv"):
+    if is_csv := spec.lower().endswith(".csv"):
         kinds = {COLUMN: pyarrow.binary()}
         table = csv.open_csv(file, convert_options=csv.ConvertOptions(column_types=kinds))
         names, batches = table.schema.names, iter(table)
@@ -286,7 +287,7 @@ def _column(spec: str, file: IO[bytes]) -> Iterator[str]:
             values = values.cast(pyarrow.large_string())
         for path in values.to_pylist():
             if path:
-                yield os.fsdecode(path)
+                yield from_csv_cell(os.fsdecode(path)) if is_csv else os.fsdecode(path)
 
 
 # ---------------------------------------------------------------------------------------------------- URLs

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 from flawscope.artefact.files import atomic
+from flawscope.artefact.files import csv_cell as csv_cell
+from flawscope.artefact.files import from_csv_cell as from_csv_cell
 from flawscope.errors import FlawscopeError, InputError, needs
 from flawscope.results.prediction import Prediction
 
@@ -121,7 +123,7 @@ class _Csv:
 
     def _write(self, values: Sequence[str | float | None]) -> None:
         try:
-            csv.writer(self.file, lineterminator="\n").writerow(values)
+            csv.writer(self.file, lineterminator="\n").writerow(map(csv_cell, values))
             self.file.flush()
         except OSError as error:
             raise _cannot_write(self.path, error) from None
@@ -193,7 +195,8 @@ def read_table(path: str | os.PathLike[str]) -> list[Row]:
 
 def _row(values: dict[str, str | None]) -> Row:
     numbers = {name: float(text) if (text := values[name]) else None for name in NUMBERS}
-    return Row(**{name: values[name] or "" for name in COLUMNS if name not in NUMBERS}, **numbers)  # type: ignore[arg-type]
+    texts = {name: from_csv_cell(values[name] or "") for name in COLUMNS if name not in NUMBERS}
+    return Row(**texts, **numbers)  # type: ignore[arg-type]
 
 
 def _cannot_write(path: str | os.PathLike[str], error: OSError) -> FlawscopeError:

@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.results.table import csv_cell, from_csv_cell
 
 FINE, DEFECT, UNDONE = "good", "defect", "undone"
 
@@ -51,7 +52,7 @@ class Decisions:
             raise InputError(f"{path} is not a file of decisions: move it, or choose another --out")
         # a line that was being written when the power failed is passed over
         whole = [row for row in rows[1:] if len(row) == len(COLUMNS) and row[2] in (FINE, DEFECT, UNDONE)]
-        self.lines = [Decision(*row) for row in whole]
+        self.lines = [Decision(*map(from_csv_cell, row)) for row in whole]
 
     @property
     def current(self) -> dict[str, Decision]:
@@ -85,7 +86,7 @@ class Decisions:
                     rows.writerow(COLUMNS)
                 elif file.seek(size - 1) is not None and file.read(1) != b"\n":  # the power failed there
                     text.write("\n")
-                rows.writerow(astuple(line))
+                rows.writerow(map(csv_cell, astuple(line)))
                 file.write(text.getvalue().encode("utf-8", "surrogateescape"))
                 file.flush()
                 os.fsync(file.fileno())

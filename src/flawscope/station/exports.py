@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import IO, Any
 
+from flawscope.artefact.files import csv_cell
 from flawscope.errors import require_installed
 from flawscope.station.database import Database
 from flawscope.station.search import Filters, every
@@ -23,7 +24,6 @@ _NUMBERS = {"id": "int64", "version": "int64", "width": "int32", "height": "int3
 _REAL = ("score", "p_value", "severity", "score_threshold")
 ROWS = 10_000  # of a row group
 BLOCK = 1 << 20
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would compute
 
 
 def csv_lines(database: Database, product_id: int, filters: Filters) -> Iterator[str]:
@@ -64,8 +64,7 @@ def _flat(name: str, value: Any) -> Any:
 
 
 def _cell(name: str, value: Any) -> Any:
-    flat = "" if value is None else _flat(name, value)
-    return f"'{flat}" if isinstance(flat, str) and flat.startswith(_FORMULA) else flat
+    return "" if value is None else csv_cell(_flat(name, value))
 
 
 def _line(cells: Any) -> str:

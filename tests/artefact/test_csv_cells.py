@@ -1,0 +1,42 @@
+"""Cells of a CSV that people open in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flawscope.artefact.files import csv_cell, from_csv_cell
+from flawscope.results.table import Row, open_table, read_table
+from flawscope.review.decisions import DEFECT, Decisions
+
+SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
+
+
+@given(st.text(alphabet=SIGNS + "'a1", max_size=6) | st.text(max_size=6))
+def test_no_text_begins_with_a_sign_and_each_is_read_as_it_was(text: str) -> None:
+    cell = csv_cell(text)
+    assert cell[:1] not in tuple(SIGNS)
+    assert from_csv_cell(cell) == text
+
+
+def test_numbers_stay_numbers() -> None:
+    assert [csv_cell(value) for value in (-1.5, 0, None, True)] == [-1.5, 0, None, True]
+
+
+@pytest.mark.parametrize("sign", SIGNS.replace("\r", "").replace("\n", ""))
+def test_tables_of_results_and_of_reviews_are_escaped_and_read_back(tmp_path: Path, sign: str) -> None:
+    name = f"{sign}cmd|' /C calc'!A0.png"
+    table, path = open_table(tmp_path / "results.csv"), tmp_path / "review.csv"
+    table.add(Row(name, score=-1.0, decision="good"))
+    table.close()
+    Decisions(path).add(name, DEFECT, "copy.png")
+    for file in (tmp_path / "results.csv", path):
+        cells = [cell for row in csv.reader(io.StringIO(file.read_text("utf-8"))) for cell in row]
+        assert not [cell for cell in cells if cell.startswith(tuple(SIGNS)) and cell != "-1.0"]
+    assert [row.path for row in read_table(tmp_path / "results.csv")] == [name]
+    assert list(Decisions(path).current) == [name]
