@@ -26,7 +26,7 @@ def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]
     except OSError as error:
         raise InputError(f"cannot read config {path}: {error.strerror}; name an existing YAML file") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, 2020-13-45
-        raise InputError(f"config {path} is not YAML: {one_line(error)}; mend that line") from None
+        raise InputError(f"config {path} is not YAML: {_wrong(error)}; mend that line") from None
     if not isinstance(values, dict):
         raise InputError(f"config {path} is not a list of `key: value` lines: mend it")
     categories = values.pop("categories", None) or {}
@@ -42,6 +42,12 @@ def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]
                 f"config {path} has values for {near[0]}, the category is {category}: mend one of them"
             )
     return {**values, **categories.get(category, {})}
+
+
+def _wrong(error: Exception) -> str:
+    """Without the line itself, which may hold a password."""
+    mark = getattr(error, "problem_mark", None)
+    return one_line(error) if mark is None else f"{getattr(error, 'problem', '')}, line {mark.line + 1}"
 
 
 def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
@@ -69,12 +75,18 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(fields)}"
-            raise InputError(f"unknown setting {key}{hint}")
+            raise InputError(f"unknown setting {named(key)}{hint}")
         try:
             kwargs[key] = convert(value, hints[key])
         except (TypeError, ValueError, OverflowError):
-            raise InputError(f"setting {key}: {value!r} is not {describe(hints[key])}") from None
+            given = named(repr(value))
+            raise InputError(f"setting {key}: {given} is not {describe(hints[key])}") from None
     return cls(**kwargs)
+
+
+def named(given: Any) -> str:
+    """What was given, in an error. A password may stand in an address."""
+    return "an address" if "://" in str(given) or "@" in str(given) else str(given)
 
 
 def known(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,12 +126,12 @@ def test_a_source_that_cannot_be_is_one_line(source: Any, why: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("address", "shown"),
     [
-        ("rtsp://anna:secret@192.0.2.20:554/stream", "rtsp://192.0.2.20:554/stream"),
-        ("rtsp://anna:sec/ret@h/stream", "rtsp://h/stream"),
-        ("rtsp://anna:s@cret@h/stream", "rtsp://h/stream"),
-        ("http://h/video?user=anna&password=secret", "http://h/video"),
-        ("http://h?password=secret", "http://h"),
-        ("rtsp://h/user=anna&password=secret&channel=1", "rtsp://h/user=anna&password=…&channel=1"),
+        ("rtsp://anna:secret@192.0.2.20:554/stream", "rtsp://192.0.2.20:554/…"),
+        ("rtsp://anna:sec/ret@h/stream", "rtsp://…"),
+        ("rtsp://anna:s@cret@h/stream", "rtsp://h/…"),
+        ("rtsp://[fd00::7]", "rtsp://[fd00::7]"),
+        ("http://h?password=secret", "http://h/…"),
+        ("anna:secret@h/stream", "…"),
         ("/dev/video0", "/dev/video0"),
     ],
 )
@@ -514,7 +514,7 @@ def test_a_real_stream_is_cut_and_comes_back(
     running = open_station(products=with_sources(settings, camera))
     url = running.url
     until(lambda: sources(url)[0]["taken"] >= 3)
-    assert sources(url)[0]["place"] == f"rtsp://{rtsp.host}/stream"
+    assert sources(url)[0]["place"] == f"rtsp://{rtsp.host}/…"
     with Client(url) as client:
         begun = time.time()
         found = client.trigger()
@@ -608,7 +608,7 @@ def test_a_camera_that_speaks_http(open_station: Any, settings: Settings) -> Non
     try:
         until(lambda: sources(running.url)[0]["taken"] >= 3)
         (source,) = sources(running.url)
-        assert source["place"] == f"http://{host}/video.cgi"
+        assert source["place"] == f"http://{host}/…"
         assert "s3cret" not in httpx.get(f"{running.url}/plate/live").text
     finally:
         server.shutdown()

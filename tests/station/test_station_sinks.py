@@ -538,15 +538,19 @@ def test_a_full_disk_is_waited_for(
 def test_the_page_shows_where_inspections_go(
     receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
 ) -> None:
-    running = with_sinks(SinkSettings(f"{receive(*[500] * 100_000).url}?token=secret"))
+    url = receive(*[500] * 100_000).url.removesuffix("/hook")
+    running = with_sinks(*(SinkSettings(f"{url}/services/secret{n}?token=secret") for n in range(2)))
     send(running.url, parts, range(2))
     until(lambda: codes(running))
     for language, words in (("en", ("Delivered to", "2 waiting")), ("de", ("Geliefert an", "2 warten"))):
         page = httpx.get(f"{running.url}/{NAME}/live", headers={"Accept-Language": language}).text
         for word in (*words, "it answered 500"):
             assert word in page
-        assert "token=secret" not in page
-    assert "token=secret" not in httpx.get(f"{running.url}/metrics").text
+        assert "secret" not in page
+    metrics = httpx.get(f"{running.url}/metrics").text
+    assert "secret" not in metrics
+    assert f'"{url}/…"' in metrics
+    assert f'"{url}/… (2)"' in metrics, "two at a host are told apart"
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ class Access:
     def __init__(self, database: Database):
         self.database = database
         # Browsers do not tell ports apart: two stations on a machine need two names
-        self.cookie = f"flawscope_{_digest(database.name)[:8]}"
+        self.cookie = f"flawscope_{_digest(database.engine.url.render_as_string())[:8]}"
         self._hasher = PasswordHasher()
         self._turn, self._line = threading.Semaphore(_AT_ONCE), threading.Semaphore(_IN_LINE)
         self._attempts = Attempts()

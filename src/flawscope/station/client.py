@@ -23,6 +23,7 @@ from urllib.parse import quote
 from flawscope._version import __version__
 from flawscope.errors import FlawscopeError, InputError, needs, one_line
 from flawscope.pictures.decoding import Source
+from flawscope.station.secret import shown
 from flawscope.station.wire import (
     Inspection,
     Product,
@@ -268,7 +269,7 @@ class Client:
             names = [one.name for one in self.products()]
             if len(names) != 1:
                 several = f"several products: name one of {', '.join(names)}" if names else "no product yet"
-                raise InputError(f"{self.url} has {several}")
+                raise InputError(f"{shown(self.url)} has {several}")
             self._only = names[0]
         return self._only
 
@@ -280,7 +281,7 @@ class Client:
         try:
             return response.json()
         except ValueError:
-            raise FlawscopeError(f"{self.url} answers otherwise than a station: check the address") from None
+            raise FlawscopeError(f"{shown(self.url)} answers otherwise than a station: check the address") from None
 
     def _send(self, method: str, path: str, *, query: Query | None = None, **request: Any) -> httpx.Response:
         """Nothing that is sent does harm if the station gets it twice."""
@@ -303,10 +304,11 @@ class Client:
 
     def _unreached(self, error: Exception) -> FlawscopeError:
         if tls := self._is_tls(error):
-            return FlawscopeError(f"{self.url}: {tls}")
+            return FlawscopeError(f"{shown(self.url)}: {tls}")
         said = one_line(error)
         return FlawscopeError(
-            f"{self.url} cannot be reached ({said[:160]}): check the address, and that `flawscope serve` runs"
+            f"{shown(self.url)} cannot be reached ({said[:160]}): check the address, and that `flawscope serve` "
+            "runs"
         )
 
     @staticmethod
@@ -334,7 +336,7 @@ class Client:
             said = f"{known}: `flawscope station token add NAME --role operator` there makes one"
         elif status == 404:
             said = self._missing(path) or said
-        text = f"{self.url}: {' '.join(said.split())}"
+        text = f"{shown(self.url)}: {' '.join(said.split())}"
         return FlawscopeError(text) if status >= 500 else RefusedError(text, status, code)
 
     def _missing(self, path: str) -> str:

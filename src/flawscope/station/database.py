@@ -12,13 +12,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, create_engine, event, select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
 from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.station.schema import products, stations
-from flawscope.station.settings import NAME, without_password
+from flawscope.station.secret import shown
+from flawscope.station.settings import NAME
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 PATIENCE = 10.0  # seconds that a writer waits for another one
@@ -61,8 +62,11 @@ class Database:
 
     def __init__(self, url: str, station: str = NAME):
         self.url, self.station = url, station
-        self.name = without_password(url)
-        self.engine = _engine(url)
+        try:
+            self.engine = _engine(url)
+        except (ArgumentError, ValueError):  # their texts hold the URL
+            raise InputError(f"{shown(url)} is no address of a data base: check host and port") from None
+        self.name = url if self.is_sqlite else shown(url)
         self._writer = self.engine.execution_options(writes=True)
         snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**snapshot)

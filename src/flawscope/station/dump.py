@@ -15,7 +15,8 @@ from sqlalchemy import Connection, MetaData, Select, inspect, make_url, text
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.database import Database, StoreError
-from flawscope.station.settings import DATABASE, Settings, without_password
+from flawscope.station.secret import shown
+from flawscope.station.settings import DATABASE, Settings
 from flawscope.station.stations import check_there
 
 POSTGRES = "station.pgdump"  # what pg_dump calls custom format
@@ -63,7 +64,7 @@ def check_empty(settings: Settings, copy: str) -> None:
                 "this backup is of PostgreSQL: name an empty data base as `database` in a file for --settings"
             )
         return
-    name = without_password(settings.database)
+    name = shown(settings.database)
     if copy != POSTGRES:
         raise InputError(f"this backup is of SQLite, and the settings name {name}: leave `database` out")
     _program("pg_restore")

@@ -1,10 +1,38 @@
-"""A password that stands in a file of its own, beside the settings."""
+"""Passwords in files of their own, and addresses without what may be secret in them."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from urllib.parse import unquote
 
 from flawscope.errors import InputError
+
+_HOST = re.compile(r"(?:\w[\w.-]*|\[[\w:.%]+\])?(?::\d{1,5})?")
+_SHORT = 4  # letters; a part of an address that has fewer is no secret
+
+
+def shown(address: str) -> str:
+    """Scheme, host and port. All the rest may be secret: user and password, path (of Slack's and Teams'
+    webhooks), query, fragment. `…` stands in its place, also where an @ leaves open which part is the host."""
+    scheme, found, rest = address.partition("://")
+    if not found or not re.fullmatch(r"[a-zA-Z][\w+.-]*", scheme):
+        return "…"
+    authority, *more = re.split(r"[/?#\\]", rest, maxsplit=1)
+    host = authority.rpartition("@")[2]
+    if not _HOST.fullmatch(host) or "@" in "".join(more):
+        return f"{scheme}://…"
+    return f"{scheme}://{host}{'/…' if ''.join(more) else ''}"
+
+
+def hidden(text: str, address: str) -> str:
+    """What another side says, without the parts of the address that are not `shown`: many repeat them."""
+    known, parts = shown(address), set(re.split(r"[/?#\\&=;:@]", address.rpartition("://")[2]))
+    parts |= {unquote(part) for part in parts}
+    for part in sorted(parts, key=len, reverse=True):
+        if len(part) >= _SHORT and part not in known:
+            text = text.replace(part, "…")
+    return text
 
 
 def secret(path: str, what: str) -> str:

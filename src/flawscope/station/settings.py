@@ -12,7 +12,7 @@ from urllib.parse import quote
 from flawscope.config import build, read_config
 from flawscope.errors import InputError
 from flawscope.runtime import suffix_of
-from flawscope.station.secret import secret
+from flawscope.station.secret import secret, shown
 from flawscope.station.sinks.settings import MqttSettings, SinkSettings, mqtt_of, sinks_of
 from flawscope.station.sources.settings import CameraOf, FolderOf, read_source
 
@@ -174,7 +174,7 @@ class Settings:
         scheme, found, rest = self.database.partition("://")
         if not found or scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
             raise InputError(
-                f"setting database: {without_password(self.database)!r} is not postgresql://user@host/name"
+                f"setting database: {shown(self.database)!r} is not postgresql://user@host/name"
             )
         if self.password_file is not None:
             rest = _with_password(rest, self.password_file)
@@ -314,10 +314,6 @@ def age_of(text: str, what: str) -> float:
     if not found:
         raise InputError(f"{what}: {text!r} is not a time; write for example 30 days or 1 year, or null")
     return float(found[1]) * _SECONDS[found[2][0].lower()]
-
-
-def without_password(url: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:…@", url)
 
 
 def _mapping(values: Any, name: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from PIL import Image
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import Source, decode
 from flawscope.results.prediction import Region
+from flawscope.station.secret import shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -158,7 +159,7 @@ def address(url: str) -> str:
     except ValueError:
         good = False
     if not good or parts.query or parts.fragment or not text.isprintable() or " " in text:
-        raise InputError(f"{url!r:.200} is no address of a station: write for example http://127.0.0.1:8080")
+        raise InputError(f"{shown(text)} is no address of a station: write for example http://127.0.0.1:8080")
     return text.rstrip("/")
 
 

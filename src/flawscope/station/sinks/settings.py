@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from flawscope.config import build
 from flawscope.errors import InputError
-from flawscope.station.secret import secret
+from flawscope.station.secret import secret, shown
 
 Only = Literal["all", "anomalous"]
 Pictures = Literal["none", "picture", "overlay", "both"]
@@ -79,7 +79,7 @@ class MqttSettings:
 
     @property
     def label(self) -> str:
-        return self.broker
+        return shown(self.broker)
 
     def password(self) -> str | None:
         """What stands in `password_file`. InputError."""
@@ -93,16 +93,16 @@ def sinks_of(given: Any, home: Path) -> tuple[SinkSettings, ...]:
     if not isinstance(given, list):
         raise InputError("sinks must be a list: write `- webhook: ADDRESS` or `- folder: DIR` below it")
     found = tuple(_sink(one, home) for one in given)
-    labels = [one.label for one in found]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise InputError(f"sinks: {label} is there twice: give each its own `name`")
+    places = [one.name or one.webhook or one.folder for one in found]
+    for one, place in zip(found, places, strict=True):
+        if places.count(place) > 1:
+            raise InputError(f"sinks: {one.label} is there twice: give each its own `name`")
     return found
 
 
 def _sink(given: Any, home: Path) -> SinkSettings:
     if not isinstance(given, dict):
-        raise InputError(f"sinks: {given!r:.80} is none: write `- webhook: ADDRESS` or `- folder: DIR`")
+        raise InputError("sinks: one is neither: write `- webhook: ADDRESS` or `- folder: DIR`")
     try:
         _check_keys(given)
         sink = build(SinkSettings, given)
@@ -143,17 +143,6 @@ def check_address(address: str) -> None:
         raise InputError(f"webhook: {shown(address)!r} is not https://host/path")
     if parts.username is not None or parts.password is not None:
         raise InputError("webhook: leave the password out of the address; `secret_file` signs what is sent")
-
-
-def shown(address: str) -> str:
-    """An address without password and query."""
-    try:
-        parts = urlsplit(address)
-        port = "" if parts.port is None else f":{parts.port}"
-    except ValueError:
-        return "…"
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
-    return f"{parts.scheme}://{host}{port}{parts.path}"
 
 
 def _check_broker(found: MqttSettings) -> None:

@@ -153,6 +153,9 @@ class Sinks:
         code = f"sink_{number}_{place}"
         if settings.webhook is not None:
             sink: Webhook | FolderSink = Webhook(settings, self._pictures)
+            before = self.settings.products[name].sinks[: place - 1]
+            if alike := sum(one.label == settings.label for one in before):  # on one host
+                sink.label += f" ({alike + 1})"
             key = key_of(WEBHOOK, settings.name or settings.webhook)
         else:
             sink = FolderSink(settings, self._pictures)

@@ -14,6 +14,7 @@ import httpx
 
 from flawscope._version import __version__
 from flawscope.errors import InputError, one_line
+from flawscope.station.secret import hidden
 from flawscope.station.sinks.delivery import UndeliveredError
 from flawscope.station.sinks.outbox import Message
 from flawscope.station.sinks.pictures import Pictures, lack
@@ -50,13 +51,14 @@ class Webhook:
         headers = self._headers(message.id, body)
         try:
             with self._client.stream("POST", self.address, content=body, headers=headers) as answer:
-                said = _beginning(answer)
+                said = hidden(_beginning(answer), self.address)[:100]
                 if answer.is_success:
                     return
         except httpx.TimeoutException:
             raise UndeliveredError("it does not answer in time") from None
-        except httpx.HTTPError as error:
-            raise UndeliveredError(f"it cannot be reached: {one_line(error)}") from None
+        except Exception as error:  # of an odd address not only httpx.HTTPError
+            text = hidden(one_line(error), self.address)
+            raise UndeliveredError(f"it cannot be reached: {text}") from None
         raise _refusal(answer, said)
 
     def close(self) -> None:
@@ -107,7 +109,7 @@ def _beginning(answer: httpx.Response) -> str:
     except httpx.HTTPError:
         pass
     lines = found[:READ].decode("utf-8", "replace").split("\n")
-    return "".join(c for c in lines[0].strip() if c.isprintable())[:100]
+    return "".join(c for c in lines[0].strip() if c.isprintable())
 
 
 def _wish(text: str | None) -> float:

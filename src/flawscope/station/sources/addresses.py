@@ -12,6 +12,7 @@ from pathlib import PurePath
 from urllib.parse import quote, urlsplit
 
 from flawscope.errors import InputError
+from flawscope.station import secret
 
 STREAM, DEVICE, VIDEO = "stream", "device", "video"  # kinds
 PROTOCOLS = {  # scheme -> what FFmpeg may use for it
@@ -28,7 +29,6 @@ FORMATS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,ivf,obu,flv,asf,ogg,mxf,nut,mjpeg,"
     "yuv4mpegpipe,gif,apng,dv,wtv,3gp"
 )
-_SECRET = re.compile(r"((?:pass(?:word|wd)?|pwd|token|auth)=)[^&/;_]*", re.IGNORECASE)
 
 
 def kind_of(address: str) -> str:
@@ -70,23 +70,14 @@ def check(address: str) -> str:
 
 
 def shown(address: str) -> str:
-    """Without user, password and query: for pages, problems and the log."""
-    if "://" not in address:
-        return address
-    scheme, _, rest = address.partition("://")
-    host, slash, path = rest.partition("/")
-    host = host.rpartition("@")[2].partition("?")[0]
-    path = path.partition("?")[0]
-    if "@" in path:  # a password with a slash in it
-        path = path.rpartition("@")[2]
-        host, slash, path = path.partition("/")
-    path = _SECRET.sub(r"\1…", path)
-    return f"{scheme}://{host}{slash}{path}"
+    """For pages, problems and the log: a device's or file's name; of a stream only the host."""
+    is_stream = kind_of(address) == STREAM or re.search(r":[^@]*@", address)  # a stream without its rtsp://
+    return secret.shown(address) if is_stream else address
 
 
 def name_of(address: str) -> str:
     """Of a video file, for names of its pictures."""
-    return PurePath(address).name
+    return PurePath(shown(address)).name
 
 
 def with_password(address: str, password: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flawscope.config import build
+from flawscope.config import build, named
 from flawscope.errors import InputError
 from flawscope.station.secret import secret
 from flawscope.station.sources import addresses
@@ -80,14 +80,15 @@ class CameraOf:
 def read_source(value: Any, home: Path) -> FolderOf | CameraOf:
     """One of the list `sources`; paths are relative to `home`. InputError."""
     if not isinstance(value, Mapping):
-        raise InputError(f"source {value!r:.80} is no source: write `- folder: DIR` or `- camera: ADDRESS`")
+        given = named(f"{value!r:.80}")
+        raise InputError(f"source {given} is no source: write `- folder: DIR` or `- camera: ADDRESS`")
     kinds = [kind for kind in ("folder", "camera") if kind in value]
     if len(kinds) == 2:
         raise InputError("a source is a folder or a camera, not both: make two of it, each with its own `-`")
     if not kinds:
         near = difflib.get_close_matches(str(next(iter(value), "")), ("folder", "camera"), n=1)
         hint = f"did you mean {near[0]}?" if near else "it names neither `folder` nor `camera`"
-        raise InputError(f"source with {', '.join(map(str, value)) or 'nothing'}: {hint}")
+        raise InputError(f"source with {', '.join(map(named, value)) or 'nothing'}: {hint}")
     return _folder(value, home) if kinds == ["folder"] else _camera(value, home)
 
 

@@ -1,0 +1,91 @@
+"""What may be secret in an address is shown to nobody, wherever in it the secret stands."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("sqlalchemy")
+pytest.importorskip("httpx")
+
+from flawscope.errors import FlawscopeError
+from flawscope.station.database import Database
+from flawscope.station.secret import hidden, shown
+from flawscope.station.settings import Settings, read_settings
+from flawscope.station.sinks.settings import mqtt_of, sinks_of
+from flawscope.station.sources import addresses
+from flawscope.station.sources.settings import CameraOf, read_source
+from flawscope.station.wire import address as of_station
+
+words = st.from_regex(r"Q[A-Z0-9]{6,12}Q", fullmatch=True)  # no other text has them
+secrets = st.lists(words, min_size=1, max_size=3)
+places = st.sampled_from(
+    [
+        "{scheme}://{0}@mes.example:99/x",
+        "{scheme}://anna:{0}@mes.example",
+        "{scheme}://{0}:{0}@mes.example/a",
+        "{scheme}://anna:{0}",
+        "{scheme}://mes.example/services/T0/{0}",
+        "{scheme}://mes.example/{0}/b?x=1",
+        "{scheme}://mes.example/a?token={0}&b=1",
+        "{scheme}://mes.example?{0}=1",
+        "{scheme}://mes.example/a#{0}",
+        "{scheme}://mes.example:port/{0}",
+        "{scheme}://[::1/{0}",
+        "anna:{0}@mes.example/a",
+    ]
+)
+
+
+def said(call: Any, *given: Any) -> str:
+    """What it answers, or the error's text."""
+    try:
+        return repr(call(*given))
+    except FlawscopeError as error:
+        return str(error)
+
+
+@settings(deadline=None)
+@given(secrets, st.sampled_from("/@:?#&=;%\\ .-"), places)
+def test_no_place_of_an_address_gives_a_secret_away(parts: list[str], mark: str, place: str) -> None:
+    def address(scheme: str) -> str:
+        return place.format(mark.join(parts), scheme=scheme)
+
+    def of_sinks(one: str) -> list[str]:
+        return [sink.label for sink in sinks_of([{"webhook": one}], Path())]
+
+    def of_database(one: str) -> list[str]:
+        return [Database(Settings(database=one).url).name]
+
+    texts = [shown(address("https")), addresses.shown(address("rtsp")), addresses.name_of(address("rtsp"))]
+    texts += [said(of_sinks, address(scheme)) for scheme in ("https", "ftp")]
+    texts += [said(sinks_of, given, Path()) for given in ([address("https")], [{"webhook": [address("x")]}])]
+    texts.append(said(sinks_of, [{"webhook": address("https")}] * 2, Path()))
+    texts += [said(lambda: getattr(mqtt_of(address(scheme), Path()), "label", "")) for scheme in ("mqtt", "h")]
+    for given in (address("rtsp"), {address("rtsp"): 1}, {"camera": address("rtsp"), "every": "often"}):
+        texts.append(said(read_source, given, Path()))
+    texts += [repr(CameraOf(address("rtsp"))), CameraOf(address("rtsp")).shown]
+    texts += [said(of_database, address(scheme)) for scheme in ("postgresql", "mysql")]
+    texts.append(said(lambda: shown(of_station(address("http")))))
+    texts.append(hidden(f"Cannot POST {address('https')}: 404", address("https")))
+    assert not [text for text in texts for part in parts if part in text]
+
+
+def test_host_and_port_are_shown() -> None:
+    assert shown("https://hooks.slack.com/services/T0/B0/XX") == "https://hooks.slack.com/…"
+    assert shown("mqtt://192.0.2.7:1883") == "mqtt://192.0.2.7:1883"
+    assert hidden("no route to mes.example", "https://mes.example/a/example") == "no route to mes.example"
+
+
+@pytest.mark.parametrize("line", ["camera: x: {}", "sinks: [{{webhook: {}}}", "near: [{}]", "{}: 1", "a: *{}"])
+def test_a_settings_file_that_is_wrong_is_not_quoted(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "station.yaml"
+    path.write_text(line.format("https://anna:hunter2@mes.example/hunter2") + "\n")
+    with suppress(FlawscopeError):
+        read_settings(path)
+    assert "hunter2" not in said(read_settings, path)
