@@ -22,11 +22,12 @@ from starlette.requests import HTTPConnection
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.station import access as module
-from flawscope.station.access import LOCAL, ROLES, SESSION_SECONDS, Access, Person, may
-from flawscope.station.attempts import OF_ADDRESS, OF_NAME, Attempts, SignInError
+from flawscope.station.access import LOCAL, ROLES, SESSION_SECONDS, Access, ExpiredError, Person, may
+from flawscope.station.attempts import NOISY, OF_NAME, OF_PAIR, Attempts, SignInError
 from flawscope.station.database import Database, StoreError, now
 from flawscope.station.recall import FRESH, STALE, Recall
 from flawscope.station.schema import events, metadata, sessions, tokens, users
+from flawscope.station.store import ADDRESS
 
 Capture = pytest.CaptureFixture[str]
 PASSWORD = "a long pass phrase"
@@ -90,11 +91,16 @@ def told(access: Access) -> list[tuple[str, str, str]]:
 # ------------------------------------------------------------------------------------------------------ roles
 
 
-def test_each_role_may_do_what_those_below_it_may() -> None:
-    assert ROLES == ("operator", "engineer", "admin")
-    table = [[may(Person("x", mine), role) for role in ROLES] for mine in ROLES]
-    assert table == [[True, False, False], [True, True, False], [True, True, True]]
-    assert not may(None, "operator")
+def test_senders_send_viewers_look_and_the_others_may_do_what_those_below_them_may() -> None:
+    table = {mine: [role for role in ROLES if may(Person("x", mine), role)] for mine in ROLES}
+    assert table == {
+        "sender": ["sender"],
+        "viewer": ["viewer"],
+        "operator": ["sender", "viewer", "operator"],
+        "engineer": ["sender", "viewer", "operator", "engineer"],
+        "admin": ["sender", "viewer", "operator", "engineer", "admin"],
+    }
+    assert not any(may(who, role) for who in (None, Person("x", "of a newer version")) for role in ROLES)
 
 
 # ------------------------------------------------------------------------------------------- users and tokens
@@ -126,7 +132,8 @@ def test_users_and_tokens_are_listed_by_name(access: Access) -> None:
 @pytest.mark.parametrize(
     ("name", "password", "role", "text"),
     [
-        ("anna", PASSWORD, "boss", "no role 'boss': choose operator, engineer or admin"),
+        ("anna", PASSWORD, "boss", "no role 'boss': choose sender, viewer"),
+        ("anna", PASSWORD, "sender", "a sender is no person"),
         ("anna", "123456789", "admin", "has 9 characters: use 10"),
         ("anna", "x" * 1001, "admin", "has 1001 characters"),
         ("", PASSWORD, "admin", "cannot be a name"),
@@ -292,8 +299,8 @@ def test_a_password_that_changes_while_it_is_checked_signs_nobody_in(
     access.add_user("anna", PASSWORD, "engineer")
     check = access._is_right
 
-    def slow(user: Any, password: str) -> bool:
-        right = check(user, password)
+    def slow(user: Any, *tried: str) -> bool:
+        right = check(user, *tried)
         other.set_password("anna", PASSWORD + "!")
         return right
 
@@ -347,33 +354,34 @@ def test_failures_are_events_but_what_was_typed_as_a_name_may_be_a_password(acce
         with pytest.raises(SignInError):
             access.sign_in(name, "wrong \ud800", "10.0.0.9")
     assert told(access)[1:] == [
-        ("sign_in_failed", "anna", "wrong sign-in of user anna from 10.0.0.9"),
-        ("sign_in_failed", "", "wrong sign-in of an unknown name from 10.0.0.9"),
+        ("sign_in_failed", "anna", "wrong sign-in of user anna"),
+        ("sign_in_failed", "", "wrong sign-in of an unknown name"),
     ]
+    assert [row.address for row in rows(access, events)] == [None, "10.0.0.9", "10.0.0.9"]
 
 
-def test_who_guesses_has_to_wait_longer_and_longer(access: Access, clock: Clock) -> None:
+def test_who_guesses_has_to_wait_longer_and_longer_and_nobody_else_does(access: Access, clock: Clock) -> None:
     access.add_user("anna", PASSWORD, "engineer")
     waits, failures = [], 0
-    while failures < OF_NAME.free + 9:
-        address = f"10.0.0.{failures}"
+    while failures < OF_PAIR.free + 9:
         with pytest.raises(SignInError) as error:
-            access.sign_in("anna", "wrong pass phrase", address)
+            access.sign_in("anna", "wrong pass phrase", "10.0.0.1")
         if error.value.wait:
             waits.append((failures, error.value.wait))
             clock.at += error.value.wait - 0.1
             with pytest.raises(SignInError, match=r"too many failed sign-ins: try again in 1 second$"):
-                access.sign_in("ANNA", PASSWORD, "10.0.2.1")  # also with the right one
+                access.sign_in("ANNA", PASSWORD, "10.0.0.1")  # also with the right one
             clock.at += 0.1
         else:
             assert str(error.value) == "name or password is wrong"
             failures += 1
     assert waits == [(5, 1), (6, 2), (7, 4), (8, 8), (9, 16), (10, 32), (11, 60), (12, 60), (13, 60)]
+    assert access.sign_in("anna", PASSWORD, "10.0.2.1"), "elsewhere the owner signs in at once"
     clock.at += 60
-    assert access.sign_in("anna", PASSWORD, "10.0.2.1")
+    assert access.sign_in("anna", PASSWORD, "10.0.0.1")
     with pytest.raises(SignInError, match="name or password is wrong"):  # and starts anew
-        access.sign_in("anna", "wrong pass phrase", "10.0.2.1")
-    assert access.sign_in("anna", PASSWORD, "10.0.2.1")
+        access.sign_in("anna", "wrong pass phrase", "10.0.0.1")
+    assert access.sign_in("anna", PASSWORD, "10.0.0.1")
 
 
 def failed(attempts: Attempts, name: str, address: str) -> int:
@@ -385,30 +393,52 @@ def failed(attempts: Attempts, name: str, address: str) -> int:
     return 0
 
 
-def test_an_address_that_tries_many_names_has_to_wait(clock: Clock) -> None:
-    attempts = Attempts(clock)
-    waits = [failed(attempts, f"n{i}", "10.0.0.1") for i in range(OF_ADDRESS.free + 1)]
-    assert waits == [0] * OF_ADDRESS.free + [1]
-    assert failed(attempts, "n", "10.0.0.2") == 0
-    clock.at += 3610
-    assert failed(attempts, "n", "10.0.0.1") == 0
-    assert failed(attempts, "n", "10.0.0.1") == 0  # forgotten
+@pytest.mark.parametrize("address", ["10.0.0.1", "2001:db8::7"])
+def test_wrong_names_from_a_shared_address_lock_nobody_out_of_it(
+    access: Access, clock: Clock, address: str
+) -> None:
+    """The one who guesses there has a free try of each name, then waits, at most a minute."""
+    access.add_user("anna", PASSWORD, "engineer")
+    for i in range(2 * NOISY):
+        assert failed(access._attempts, f"n{i}", address) == 0
+    waits = [failed(access._attempts, f"n{NOISY + 1}", address) for _ in range(2)]
+    assert waits == [1, 1]
+    assert access.sign_in("anna", PASSWORD, address), "at once"
+    assert access.sign_in("anna", PASSWORD, address)
+    waits = []
+    for _ in range(40):
+        waits.append(failed(access._attempts, "n1", address))
+        clock.at += waits[-1]
+    assert max(waits) == 60
+
+
+def test_a_name_tried_from_ever_new_addresses_waits_but_not_where_its_owner_is(
+    access: Access, clock: Clock
+) -> None:
+    access.add_user("anna", PASSWORD, "engineer")
+    access.sign_in("anna", PASSWORD, "192.0.2.1")
+    waits = [failed(access._attempts, "anna", f"10.0.0.{i}") for i in range(OF_NAME.free + 2)]
+    assert waits == [0] * OF_NAME.free + [1, 1]
+    assert access.sign_in("anna", PASSWORD, "192.0.2.1"), "at once"
 
 
 def test_an_address_is_not_freed_by_signing_in_with_one_password(clock: Clock) -> None:
     attempts = Attempts(clock)
-    for i in range(OF_ADDRESS.free - 1):
+    for i in range(NOISY):
         assert failed(attempts, f"n{i}", "10.0.0.1") == 0
         attempts.begin("mine", "10.0.0.1")
         attempts.succeeded("mine", "10.0.0.1")
     assert failed(attempts, "x", "10.0.0.1") == 0
-    assert failed(attempts, "y", "10.0.0.1") == 1
+    assert failed(attempts, "x", "10.0.0.1") == 1
+    assert failed(attempts, "x", "10.0.0.2") == 0
+    clock.at += 3610
+    assert [failed(attempts, "x", "10.0.0.1") for _ in range(2)] == [0, 0]  # forgotten
 
 
 def test_who_has_many_ipv6_addresses_has_one(clock: Clock) -> None:
     attempts = Attempts(clock)
-    for i in range(OF_ADDRESS.free):
-        assert failed(attempts, f"n{i}", f"2001:db8::{i:x}") == 0
+    for i in range(OF_PAIR.free):
+        assert failed(attempts, "x", f"2001:db8::{i:x}") == 0
     assert failed(attempts, "x", "2001:db8::ffff:1") == 1
     assert failed(attempts, "x", "2001:db8:0:1::1") == 0
 
@@ -441,23 +471,26 @@ def test_a_flood_of_sign_ins_does_not_take_every_thread(
     monkeypatch.setattr(PasswordHasher, "verify", slow)
 
     def ask(i: int) -> str:
+        """Ten from one address, as many from others."""
         try:
-            return access.sign_in(f"n{i}", PASSWORD, f"10.0.0.{i}")
+            return access.sign_in(f"n{i}", PASSWORD, f"10.0.0.{max(0, i - 9)}")
         except SignInError as error:
             if error.wait:
                 sent_away.release()
             return f"{error.wait}"
 
-    with ThreadPoolExecutor(12) as pool:
-        asked = pool.map(ask, range(12))
-        assert all(
-            sent_away.acquire(timeout=20) for _ in range(4)
-        )  # while the others are still being checked
+    with ThreadPoolExecutor(20) as pool:
+        first = [pool.submit(ask, i) for i in range(10)]
+        assert all(sent_away.acquire(timeout=20) for _ in range(6)), "an address has half of the turns"
+        others = [pool.submit(ask, i) for i in range(10, 20)]
+        assert all(sent_away.acquire(timeout=20) for _ in range(6))
         assert len(inside) <= 2
         go.set()
-        waits = list(asked)
-    assert sorted(waits) == ["0"] * 8 + ["2"] * 4
+        waits = [sorted(one.result() for one in several) for several in (first, others)]
+    assert waits == [["0"] * 4 + ["2"] * 6] * 2
     assert len(inside) == 8
+    assert not access._line
+    assert failed(access._attempts, "n9", "10.0.0.0") == 0, "who was sent away did not fail"
 
 
 # ----------------------------------------------------------------------------------------------------- tokens
@@ -489,6 +522,58 @@ def test_its_use_is_noted_once_a_minute(
         assert used is not None
         seen.append((used - start) / 1e6)
     assert seen == [0, 0, 0, 61, 61, 122]
+
+
+def test_a_token_that_expires_is_known_until_then(
+    access: Access, other: Access, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told so, in other processes too; it does not open the station to everybody."""
+    secret, start = access.add_token("line", "operator", expires=90 * 86400), now()
+    assert access.tokens()[0].expires_at == pytest.approx(start + 90 * 86_400_000_000, abs=5e6)
+    assert all(one.find(request(one, token=secret)) for one in (access, other))
+    monkeypatch.setattr(module, "now", lambda: start + 91 * 86_400_000_000)
+    for seconds in (0.0, FRESH + 0.1):  # from memory, and read again
+        clock.at += seconds
+        for one in (access, other):
+            with pytest.raises(
+                ExpiredError, match=r"^token line expired on \d{4}-\d\d-\d\d: ask for a new one"
+            ):
+                one.find(request(one, token=secret))
+    assert access.find(request(access)) is None
+    used = access.tokens()[0].used_at
+    assert used is not None
+    assert used < start + 86_400_000_000, "a refused use is none"
+    assert told(access)[-1] == ("sign_in_failed", "line", "token line has expired")
+
+
+@pytest.mark.parametrize("seconds", [0.0, -5.0, 101 * 365 * 86400.0])
+def test_a_token_holds_for_a_time_that_can_be(access: Access, seconds: float) -> None:
+    with pytest.raises(InputError, match="at most 100 years"):
+        access.add_token("line", "operator", expires=seconds)
+    assert access.tokens() == []
+
+
+def test_unknown_tokens_are_noted_once_a_minute_from_an_address(
+    access: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = now()
+    for seconds, address in ((0, "10.0.0.1"), (5, "10.0.0.1"), (6, "10.0.0.2"), (61, "10.0.0.1")):
+        monkeypatch.setattr(module, "now", lambda at=start + seconds * 1_000_000: at)
+        ADDRESS.set(address)
+        access.find(request(access, token="fls_guess"))
+    ADDRESS.set(None)
+    noted = [(row.kind, row.address) for row in rows(access, events)]
+    assert noted == [("sign_in_failed", one) for one in ("10.0.0.1", "10.0.0.2", "10.0.0.1")]
+
+
+def test_who_is_given_another_role_has_it_within_seconds(access: Access, other: Access, clock: Clock) -> None:
+    access.add_user("anna", PASSWORD, "admin")
+    cookie = access.sign_in("anna", PASSWORD, "127.0.0.1")
+    assert may(access.find(request(access, cookie)), "admin")
+    with other.database.writing() as connection:
+        connection.execute(users.update().values(role="viewer"))
+    clock.at += FRESH + 0.1
+    assert not may(access.find(request(access, cookie)), "operator")
 
 
 def test_a_token_is_no_cookie_and_a_cookie_no_token(access: Access) -> None:
@@ -640,7 +725,7 @@ def test_the_password_changes_and_the_user_goes_while_the_station_runs(
 
 
 def test_a_token_is_printed_once_and_alone(call: Any, tmp_path: Path, capsys: Capture) -> None:
-    assert call("token", "add", "line-3") == 0
+    assert call("token", "add", "line-3", "--expires", "90 days") == 0
     secret = capsys.readouterr().out.strip()
     access = station(tmp_path)
     assert access.find(request(access, token=secret)) == Person("line-3", "operator")
@@ -673,6 +758,9 @@ def test_in_a_terminal_the_password_is_asked_twice(
         (["user", "add", "x"], "short\n", "has 5 characters: use 10"),
         (["user", "add", "x", "--role", "boss"], PASSWORD, "invalid choice: 'boss'"),
         (["user", "add"], PASSWORD, "required: NAME"),
+        (["user", "add", "x", "--role", "sender"], PASSWORD, "invalid choice: 'sender'"),
+        (["token", "add", "x", "--expires", "soon"], "", "--expires: 'soon' is not a time"),
+        (["token", "add", "x", "--expires", "0 days"], "", "at most 100 years"),
         (["user", "add", "x", "--rolle", "admin"], PASSWORD, "did you mean --role?"),
         (["user", "ad", "x"], PASSWORD, "invalid choice: 'ad'"),
         (["user", "list", "--settings", "x.yaml"], "", "not allowed with"),

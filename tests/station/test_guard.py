@@ -468,8 +468,8 @@ def test_signing_out_drops_cookie_and_session(signed_in: Client, access: Access)
 
 def test_sign_ins_are_limited_by_the_senders_address(client: Client, access: Access) -> None:
     access.add_user("anna", PASSWORD, "operator")
-    for i in range(20):
-        access._attempts.begin(f"n{i}", "10.0.0.9")
+    for _ in range(5):
+        access._attempts.begin("anna", "10.0.0.9")
     params = {"name": "anna", "password": PASSWORD}
     assert client.post("/sign-in", params=params, client="10.0.0.8").status_code == 200
     client.cookies.clear()

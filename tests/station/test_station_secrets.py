@@ -42,10 +42,10 @@ places = st.sampled_from(
 )
 
 
-def said(call: Any, *given: Any) -> str:
+def said(call: Any, *values: Any) -> str:
     """What it answers, or the error's text."""
     try:
-        return repr(call(*given))
+        return repr(call(*values))
     except FlawscopeError as error:
         return str(error)
 
@@ -59,16 +59,20 @@ def test_no_place_of_an_address_gives_a_secret_away(parts: list[str], mark: str,
     def of_sinks(one: str) -> list[str]:
         return [sink.label for sink in sinks_of([{"webhook": one}], Path())]
 
+    def of_broker(one: str) -> str:
+        found = mqtt_of(one, Path())
+        return "" if found is None else found.label
+
     def of_database(one: str) -> list[str]:
         return [Database(Settings(database=one).url).name]
 
     texts = [shown(address("https")), addresses.shown(address("rtsp")), addresses.name_of(address("rtsp"))]
     texts += [said(of_sinks, address(scheme)) for scheme in ("https", "ftp")]
-    texts += [said(sinks_of, given, Path()) for given in ([address("https")], [{"webhook": [address("x")]}])]
+    texts += [said(sinks_of, sinks, Path()) for sinks in ([address("https")], [{"webhook": [address("x")]}])]
     texts.append(said(sinks_of, [{"webhook": address("https")}] * 2, Path()))
-    texts += [said(lambda: getattr(mqtt_of(address(scheme), Path()), "label", "")) for scheme in ("mqtt", "h")]
-    for given in (address("rtsp"), {address("rtsp"): 1}, {"camera": address("rtsp"), "every": "often"}):
-        texts.append(said(read_source, given, Path()))
+    texts += [said(of_broker, address(scheme)) for scheme in ("mqtt", "h")]
+    for source in (address("rtsp"), {address("rtsp"): 1}, {"camera": address("rtsp"), "every": "often"}):
+        texts.append(said(read_source, source, Path()))
     texts += [repr(CameraOf(address("rtsp"))), CameraOf(address("rtsp")).shown]
     texts += [said(of_database, address(scheme)) for scheme in ("postgresql", "mysql")]
     texts.append(said(lambda: shown(of_station(address("http")))))
@@ -82,7 +86,9 @@ def test_host_and_port_are_shown() -> None:
     assert hidden("no route to mes.example", "https://mes.example/a/example") == "no route to mes.example"
 
 
-@pytest.mark.parametrize("line", ["camera: x: {}", "sinks: [{{webhook: {}}}", "near: [{}]", "{}: 1", "a: *{}"])
+@pytest.mark.parametrize(
+    "line", ["camera: x: {}", "sinks: [{{webhook: {}}}", "near: [{}]", "{}: 1", "a: *{}"]
+)
 def test_a_settings_file_that_is_wrong_is_not_quoted(tmp_path: Path, line: str) -> None:
     path = tmp_path / "station.yaml"
     path.write_text(line.format("https://anna:hunter2@mes.example/hunter2") + "\n")

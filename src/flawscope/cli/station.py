@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     user = _verbs(_parser(what, "user", "people, who sign in with a password"), "VERB")
     add = _verb(user, "add", _add_user, "let somebody sign in; asks for the password, or reads it as a line")
     _name(add)
-    _role(add, "operator")
+    _role(add, ROLES[1:], "operator")
     _name(_verb(user, "remove", _remove_user, "no longer let somebody sign in, and end their sessions"))
     _name(_verb(user, "password", _set_password, "give somebody a new one, and end their sessions"))
     _verb(user, "list", _list_users, "show names, roles, since when")
@@ -34,9 +34,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     token = _verbs(_parser(what, "token", "secrets for programs"), "VERB")
     add = _verb(token, "add", _add_token, "print a new one; nobody can see it again")
     _name(add)
-    _role(add, "operator")
+    _role(add, ROLES, "operator")
+    add.add_argument("--expires", metavar="TIME", help='such as "90 days" (default: never)')
     _name(_verb(token, "remove", _remove_token, "no longer accept one"))
-    _verb(token, "list", _list_tokens, "show names, roles, since when, last use")
+    _verb(token, "list", _list_tokens, "show names, roles, since when, until when, last use")
+
+    trail = _verb(what, "audit", _audit, "show who did what, when and from where, the latest last")
+    trail.add_argument("--text", default="", metavar="TEXT", help="part of who, address, kind or text")
+    trail.add_argument(
+        "--about",
+        default="",
+        metavar="WHAT",
+        help="sign-ins, users, tokens, settings, versions, verdicts or deletions (default: all)",
+    )
+    trail.add_argument("--limit", type=int, default=100, metavar="N", help="records (default: 100)")
 
     text = "copy everything that a station keeps into one file, while it runs"
     _file(_verb(what, "backup", _backup, text), "that is made; it must not be there yet")
@@ -78,8 +89,11 @@ def _list_users(args: argparse.Namespace) -> None:
 
 
 def _add_token(args: argparse.Namespace) -> None:
+    from flawscope.station.settings import age_of
+
+    seconds = None if args.expires is None else age_of(args.expires, "--expires")
     with _access(args, make=True) as access:
-        secret = access.add_token(args.name, args.role)
+        secret = access.add_token(args.name, args.role, expires=seconds)
     common.show(secret)
     common.say("this is shown once; programs send it as `Authorization: Bearer TOKEN`")
 
@@ -93,8 +107,10 @@ def _remove_token(args: argparse.Namespace) -> None:
 
 def _list_tokens(args: argparse.Namespace) -> None:
     with _access(args) as access:
-        rows = [(t.name, t.role, _day(t.created_at), _day(t.used_at)) for t in access.tokens()]
-        _show(rows, ("token", "role", "since", "last used"), access)
+        rows = [
+            (t.name, t.role, *map(_day, (t.created_at, t.expires_at, t.used_at))) for t in access.tokens()
+        ]
+        _show(rows, ("token", "role", "since", "expires", "last used"), access)
 
 
 def _password(name: str) -> str:
@@ -131,6 +147,18 @@ def _day(at: int | None) -> str:
     from flawscope.station.store import iso
 
     return "never" if at is None else iso(at)[:16].replace("T", " ") + " UTC"
+
+
+def _audit(args: argparse.Namespace) -> None:
+    from flawscope.station import audit
+
+    if args.limit < 1:
+        raise InputError(f"--limit {args.limit} is not 1 or more")
+    with _access(args) as access:
+        found = audit.search(access.database, text=args.text, about=args.about, limit=args.limit)
+    names = ("at", "kind", "who", "address", "product", "text")
+    rows = [tuple(str(one[name] or "-") for name in names) for one in reversed(found)]
+    common.show(common.table(rows, names)) if rows else common.say("nothing was noted that fits")
 
 
 # ----------------------------------------------------------------------------------------- backup and restore
@@ -229,11 +257,12 @@ def _name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="letters, digits and . _ - + @")
 
 
-def _role(parser: argparse.ArgumentParser, default: str) -> None:
+def _role(parser: argparse.ArgumentParser, roles: Sequence[str], default: str) -> None:
     parser.add_argument(
         "--role",
-        choices=ROLES,
+        choices=roles,
         default=default,
-        help="operator: sees, inspects and judges; engineer: also models and exports; admin: everything "
-        f"(default: {default})",
+        help=("sender: only sends pictures; " if ROLES[0] in roles else "")
+        + "viewer: only looks; operator: looks, sends and judges; engineer: also models and exports; admin: "
+        f"everything (default: {default})",
     )

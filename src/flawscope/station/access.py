@@ -12,6 +12,7 @@ import re
 import secrets
 import threading
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,16 +23,17 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import Connection, Row, Table, delete, exists, select, update
 
-from flawscope.errors import InputError
-from flawscope.station.attempts import Attempts, SignInError
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.station.attempts import Attempts, SignInError, subnet
 from flawscope.station.database import Database, StoreError, now, upsert
-from flawscope.station.recall import Recall
+from flawscope.station.recall import MOST, Recall
 from flawscope.station.roles import LOCAL as LOCAL
 from flawscope.station.roles import ROLES as ROLES
+from flawscope.station.roles import SENDER
 from flawscope.station.roles import Person as Person
 from flawscope.station.roles import may as may
 from flawscope.station.schema import sessions, tokens, users
-from flawscope.station.store import add_event
+from flawscope.station.store import ADDRESS, add_event, iso
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -39,10 +41,13 @@ if TYPE_CHECKING:
 SHORTEST, LONGEST = 10, 1000  # characters of a password
 SESSION_SECONDS = 12 * 3600
 COMMAND_LINE = "command line"  # who did it; no user is called so
+FAILED = "sign_in_failed"  # event
 _NAME = re.compile(r"\w[\w.@+-]{0,63}")
 _TOKEN = "fls_"  # where one is found, people and scanners can tell what it is
 _USED = 60_000_000  # microseconds between two notes that a token was used
 _AT_ONCE, _IN_LINE = 2, 8  # passwords hashed at the same time, 64 MB each; and these with those that wait
+_OF_ADDRESS = 4  # of these
+LONGEST_TOKEN = 100 * 365 * 86400.0  # seconds
 SCOPE = "flawscope.person"  # of an ASGI scope: what the guard found
 
 
@@ -59,6 +64,11 @@ class Token:
     role: str
     created_at: int
     used_at: int | None
+    expires_at: int | None
+
+
+class ExpiredError(FlawscopeError):
+    """The token was good until some time ago."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,13 @@ class _Known:
     until: int | None = None
 
     def now(self) -> Person | None:
-        return self.person if self.until is None or now() < self.until else None
+        """Of a session that ended None; ExpiredError of a token."""
+        if self.until is None or now() < self.until:
+            return self.person
+        if self.person is not None and not self.person.csrf:
+            text = f"token {self.person.name} expired on {iso(self.until)[:10]}: ask for a new one, of "
+            raise ExpiredError(text + "`flawscope station token add`")
+        return None
 
 
 _Key = tuple[str, str]  # kind and hash of what a request brings
@@ -87,10 +103,11 @@ class Access:
         # Browsers do not tell ports apart: two stations on a machine need two names
         self.cookie = f"flawscope_{_digest(database.engine.url.render_as_string())[:8]}"
         self._hasher = PasswordHasher()
-        self._turn, self._line = threading.Semaphore(_AT_ONCE), threading.Semaphore(_IN_LINE)
+        self._turn, self._counting = threading.Semaphore(_AT_ONCE), threading.Lock()
+        self._line: Counter[str] = Counter()  # by address
         self._attempts = Attempts()
         self._recall: Recall[_Known] = Recall()
-        self._used: dict[int, int] = {}  # token -> when its use was last noted
+        self._used: dict[int | str, int] = {}  # token, or address of an unknown one -> when it was noted
         self._nobodys = ""  # hash of no password, for names that do not exist
 
     # ---- users
@@ -101,6 +118,8 @@ class Access:
             return [User(*row) for row in connection.execute(query)]
 
     def add_user(self, name: str, password: str, role: str, *, who: str = COMMAND_LINE) -> None:
+        if role == SENDER:
+            raise InputError("a sender is no person: `flawscope station token add` makes one for a program")
         name, hashed = _name(name), self._hash(_password(password))
         row = {"name": name, "password": hashed, "role": _role(role), "created_at": now()}
         with self.database.writing() as connection:
@@ -132,17 +151,24 @@ class Access:
     # ---- tokens
 
     def tokens(self) -> list[Token]:
-        query = select(tokens.c.name, tokens.c.role, tokens.c.created_at, tokens.c.used_at)
+        columns = ("name", "role", "created_at", "used_at", "expires_at")
+        query = select(*(tokens.c[name] for name in columns))
         with self.database.reading() as connection:
             return [Token(*row) for row in connection.execute(query.order_by(tokens.c.name))]
 
-    def add_token(self, name: str, role: str, *, who: str = COMMAND_LINE) -> str:
-        """The secret, which nobody can see again."""
-        name, secret = _name(name), _TOKEN + secrets.token_urlsafe(32)
-        row = {"name": name, "hash": _digest(secret), "role": _role(role), "created_at": now()}
+    def add_token(
+        self, name: str, role: str, *, expires: float | None = None, who: str = COMMAND_LINE
+    ) -> str:
+        """The secret, which nobody can see again. expires: seconds for which it holds; None: for ever."""
+        if expires is not None and not 0 < expires <= LONGEST_TOKEN:
+            raise InputError("a token that expires holds for more than nothing and at most 100 years")
+        name, secret, at = _name(name), _TOKEN + secrets.token_urlsafe(32), now()
+        until = None if expires is None else at + round(expires * 1e6)
+        row = {"name": name, "hash": _digest(secret), "role": _role(role), "created_at": at}
+        text = f"token {name} added as {role}" + ("" if until is None else f" until {iso(until)[:10]}")
         with self.database.writing() as connection:
-            _insert(connection, tokens, row)
-            add_event(connection, "token_added", who, f"token {name} added as {role}")
+            _insert(connection, tokens, {**row, "expires_at": until})
+            add_event(connection, "token_added", who, text)
         self._recall.clear()
         return secret
 
@@ -166,15 +192,19 @@ class Access:
         name, password = _folded(name), password[: LONGEST + 1]
         self._attempts.begin(name, address)
         user = self._user(name)
-        right = self._is_right(user, password)
+        try:
+            right = self._is_right(user, password, address)
+        except SignInError:
+            self._attempts.take_back(name, address)
+            raise
         cookie = secrets.token_urlsafe(32)
-        if user is not None and right and self._start(user, password, cookie):
+        if user is not None and right and self._start(user, password, cookie, address):
             self._attempts.succeeded(name, address)
             return cookie
         # What was typed as an unknown name may be a password
         who, what = ("", "an unknown name") if user is None else (name, f"user {name}")
         with suppress(StoreError), self.database.writing() as connection:
-            add_event(connection, "sign_in_failed", who, f"wrong sign-in of {what} from {address[:64]}")
+            add_event(connection, FAILED, who, f"wrong sign-in of {what}", address=address)
         raise SignInError("name or password is wrong")
 
     def sign_out(self, request: HTTPConnection) -> None:
@@ -195,7 +225,7 @@ class Access:
         with self.database.reading() as connection:
             return connection.execute(select(users).where(users.c.name == name)).one_or_none()
 
-    def _start(self, user: Row[Any], password: str, cookie: str) -> bool:
+    def _start(self, user: Row[Any], password: str, cookie: str, address: str) -> bool:
         """False where the user or the password went while it was checked."""
         at = now()
         row = {
@@ -205,7 +235,7 @@ class Access:
             "created_at": at,
             "expires_at": at + SESSION_SECONDS * 1_000_000,
         }
-        newer = self._hash(password) if self._hasher.check_needs_rehash(user.password) else None
+        newer = self._hash(password, address) if self._hasher.check_needs_rehash(user.password) else None
         same = (users.c.id == user.id) & (users.c.password == user.password)
         with self.database.writing() as connection:
             if connection.scalar(select(users.c.id).where(same).with_for_update()) is None:
@@ -214,29 +244,36 @@ class Access:
             connection.execute(sessions.insert().values(**row))
             if newer:
                 connection.execute(update(users).where(users.c.id == user.id).values(password=newer))
+            add_event(connection, "sign_in", user.name, f"signed in as {user.role}", address=address)
         return True
 
     # ---- passwords
 
     @contextmanager
-    def _in_turn(self) -> Iterator[None]:
-        """Hashing takes memory and all cores: a flood of sign-ins must not take the station's."""
-        if not self._line.acquire(blocking=False):
-            raise SignInError("too many people are signing in: try again in 2 seconds", 2)
+    def _in_turn(self, address: str) -> Iterator[None]:
+        """Hashing takes memory and all cores: a flood of sign-ins must not take the station's, and one that
+        comes from an address not the turns of all others."""
+        address = subnet(address)
+        with self._counting:
+            if self._line[address] >= _OF_ADDRESS or self._line.total() >= _IN_LINE:
+                raise SignInError("too many people are signing in: try again in 2 seconds", 2)
+            self._line[address] += 1
         try:
             with self._turn:
                 yield
         finally:
-            self._line.release()
+            with self._counting:
+                self._line[address] -= 1
+                self._line += Counter()  # removes those that have none
 
-    def _hash(self, password: str) -> str:
-        with self._in_turn():
+    def _hash(self, password: str, address: str = "") -> str:
+        with self._in_turn(address):
             return self._hasher.hash(_bytes(password))
 
-    def _is_right(self, user: Row[Any] | None, password: str) -> bool:
+    def _is_right(self, user: Row[Any] | None, password: str, address: str = "") -> bool:
         """As long where there is no such user."""
-        self._nobodys = self._nobodys or self._hash(secrets.token_urlsafe(32))
-        with self._in_turn():
+        self._nobodys = self._nobodys or self._hash(secrets.token_urlsafe(32), address)
+        with self._in_turn(address):
             try:
                 return self._hasher.verify(self._nobodys if user is None else user.password, _bytes(password))
             except (VerificationError, InvalidHashError):
@@ -260,8 +297,8 @@ class Access:
     def find(self, request: HTTPConnection) -> Person | None:
         """Who sent the request, as of now or of a few seconds ago. A stream that goes on for long asks again.
 
-        A token wins over a cookie. On an open station everybody is LOCAL: that they are on this machine is
-        for the guard to see.
+        A token wins over a cookie; ExpiredError where it held until some time ago. On an open station
+        everybody is LOCAL: that they are on this machine is for the guard to see.
         """
         return self._find(self._brought(request))
 
@@ -312,14 +349,25 @@ class Access:
     def _token(self, digest: str) -> _Known | None:
         with self.database.reading() as connection:
             row = connection.execute(select(tokens).where(tokens.c.hash == digest)).one_or_none()
-        if row is None:
-            return None
         at = now()
-        if at - max(row.used_at or 0, self._used.get(row.id, 0)) > _USED:
+        if row is None or (row.expires_at is not None and row.expires_at <= at):
+            self._note_refused("" if row is None else row.name, at)
+        elif at - max(row.used_at or 0, self._used.get(row.id, 0)) > _USED:
             self._used[row.id] = at  # also where it cannot be written: that is tried once a minute, too
             with suppress(StoreError), self.database.writing() as connection:
                 connection.execute(update(tokens).where(tokens.c.id == row.id).values(used_at=at))
-        return _Known(Person(row.name, row.role))
+        return None if row is None else _Known(Person(row.name, row.role), row.expires_at)
+
+    def _note_refused(self, name: str, at: int) -> None:
+        """An unknown or expired token, once a minute from an address."""
+        address = subnet(ADDRESS.get() or "")
+        if at - self._used.get(address, 0) > _USED:
+            if len(self._used) > MOST:
+                self._used.clear()
+            self._used[address] = at
+            text = f"token {name} has expired" if name else "an unknown token"
+            with suppress(StoreError), self.database.writing() as connection:
+                add_event(connection, FAILED, name, text)
 
 
 def _digest(secret: str) -> str:

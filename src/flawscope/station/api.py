@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from flawscope._version import __version__
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station import exports, shapes, uploads
-from flawscope.station.access import Person
+from flawscope.station.access import ExpiredError, Person
 from flawscope.station.database import StoreError
 from flawscope.station.files import MASK, MASKS
 from flawscope.station.guard import needs
@@ -27,6 +27,7 @@ from flawscope.station.memory import light
 from flawscope.station.queries import check_query
 from flawscope.station.recorder import Recorded
 from flawscope.station.refusals import count, refused, said
+from flawscope.station.roles import ENGINEER, OPERATOR, SENDER, VIEWER, may
 from flawscope.station.search import MOST, Filters
 from flawscope.station.station import Station
 from flawscope.station.store import fresh, holdable, microseconds
@@ -44,10 +45,10 @@ def refusals_of(*codes: int) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": shapes.Refusal} for code in codes}
 
 
-def routes(*codes: int, prefix: str = "/api/v1/products/{name}") -> APIRouter:
-    """For operators, and those who may do more. codes: of refusals beside the usual."""
+def routes(*codes: int, prefix: str = "/api/v1/products/{name}", role: str = VIEWER) -> APIRouter:
+    """For those who have the role, or may do more. codes: of refusals beside the usual."""
     refusals = refusals_of(401, 403, 404, 421, 422, 503, *codes)
-    passed = [Depends(needs("operator")), Depends(check_query)]
+    passed = [Depends(needs(role)), Depends(check_query)]
     return APIRouter(prefix=prefix, dependencies=passed, responses=refusals)
 
 
@@ -70,10 +71,11 @@ def keyed(what: str) -> list[dict[str, Any]]:
 
 
 Here = Annotated[Station, Depends(station_of)]
-Operator = Annotated[Person, Depends(needs("operator"))]
-Engineer = Annotated[Person, Depends(needs("engineer"))]
+Operator = Annotated[Person, Depends(needs(OPERATOR))]
+Engineer = Annotated[Person, Depends(needs(ENGINEER))]
 
 router = routes(prefix="/api/v1")
+sending = routes(408, 413, 415, 507, role=SENDER)
 product = APIRouter(prefix="/products/{name}")
 
 # --------------------------------------------------------------------------------------------------- products
@@ -131,11 +133,11 @@ _BODY = {
 }
 
 
-@product.post(
+@sending.post(
     "/inspections",
     status_code=201,
     response_model=shapes.Inspection | shapes.Results,
-    responses={200: {"model": shapes.Inspection}, **refusals_of(408, 413, 415, 507)},
+    responses={200: {"model": shapes.Inspection}},
     openapi_extra=_BODY,
 )
 async def inspect(
@@ -348,6 +350,7 @@ def _mask(station: Station, product_id: int, number: int, sent: str) -> str:
 @product.get("/review", response_model=shapes.Waiting)
 def review(
     name: str,
+    request: Request,
     station: Here,
     limit: Annotated[int, Query(ge=1, le=MOST)] = 20,
     after: Number = 0,
@@ -357,7 +360,10 @@ def review(
 ) -> Any:
     """What waits to be reviewed, the oldest first, after the number `after`. What another reader was given in
     the last minutes comes only where nothing else is left."""
-    return station.waiting(name, limit, after, reader)
+    judges = may(
+        station.access.person(request), OPERATOR
+    )  # who only looks takes nothing from those who judge
+    return station.waiting(name, limit, after, reader if judges else "")
 
 
 @product.get("/trends", response_model=shapes.Trends)
@@ -387,10 +393,10 @@ async def live(name: str, request: Request, station: Here) -> StreamingResponse:
 
     def state() -> dict[str, Any] | None:
         try:
-            if station.access.find(request) is None:  # signed out, or removed
+            if not may(station.access.find(request), VIEWER):  # signed out, or removed
                 return None
             return {**station.flow(name), "waiting": station.store.waiting_count(product_id)}
-        except StoreError:  # the page asks why, and listens again when it is over
+        except (StoreError, ExpiredError):  # the page asks why, and listens again when it is over
             return None
 
     async def events() -> AsyncIterator[str]:

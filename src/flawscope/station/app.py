@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from flawscope._version import __version__
 from flawscope.errors import InputError
-from flawscope.station import api, models_api, pages, refusals, triggers
+from flawscope.station import api, audit_api, models_api, pages, refusals, triggers
 from flawscope.station.bodies import Bodies
 from flawscope.station.connections import BATCH, KEEP_ALIVE, QUEUE, Connection, most_connections
 from flawscope.station.guard import Guard, Refused, answer_refused, check_bind
@@ -39,10 +39,13 @@ def create_app(station: Station) -> Any:
     refusals.install(app, pages.problem_page)
     app.add_exception_handler(Refused, answer_refused)
     app.include_router(api.router)
+    app.include_router(api.sending)
     app.include_router(models_api.router)
     app.include_router(triggers.router)
     app.include_router(learning_api.router)
+    app.include_router(audit_api.router)
     _health(app, station)
+    app.include_router(audit_api.page)
     app.include_router(pages.router)
     return Guard(Bodies(app, station.settings.limits), station.access, station.settings)
 

@@ -1,4 +1,9 @@
-"""Slows down who guesses passwords: each failure of a name or an address makes the next wait longer."""
+"""Slows down who guesses passwords, and nobody else.
+
+A name waits longer and longer at the address where it failed, and nowhere else. Only after failures at many
+addresses does it wait at those where nobody has signed in with it. An address never waits: where many names
+failed, each has fewer free tries, but who comes from there with the right password is let in at once.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +19,7 @@ from flawscope.errors import InputError
 
 MOST = 10_000  # names and addresses remembered; beyond that the longest unused are forgotten
 FORGOTTEN = 3600.0  # seconds after its last failure
+NOISY = 20  # failures of an address, of whatever names
 
 
 class SignInError(InputError):
@@ -33,21 +39,20 @@ class Patience:
     """free: failures without a wait; then 1, 2, 4 ... seconds, up to `longest`."""
 
     free: int
-    longest: float
+    longest: float = 60.0
 
     def after(self, failures: int) -> float:
         late = failures - self.free
         return 0.0 if late < 0 else min(self.longest, 2.0 ** min(late, 30))
 
 
-# A stranger who knows a name must not be able to keep its owner out for long; many people share an address
-OF_NAME, OF_ADDRESS = Patience(5, 60.0), Patience(20, 300.0)
+OF_PAIR, OF_NOISY_PAIR, OF_NAME = Patience(5), Patience(1), Patience(20)
 
 
 @dataclass
 class _Tries:
     failures: int = 0
-    until: float = 0.0  # nothing more is tried before
+    until: float = 0.0  # nothing more is tried before; of an address: when it last failed
 
 
 class Attempts:
@@ -56,7 +61,8 @@ class Attempts:
     def __init__(self, clock: Callable[[], float] = time.monotonic, most: int = MOST):
         self._clock, self._most = clock, most
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, str], _Tries] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], _Tries] = OrderedDict()  # name and address, "": any
+        self._homes: OrderedDict[tuple[str, str], None] = OrderedDict()  # where names signed in
 
     def begin(self, name: str, address: str) -> None:
         """Counted as a failure until `succeeded`: what is tried at the same time finds it counted.
@@ -65,25 +71,39 @@ class Attempts:
             SignInError: it is too early.
         """
         now = self._clock()
+        pair = name, address = _pair(name, address)
         with self._lock:
-            both = [(self._tries(key, now), key[0]) for key in _keys(name, address)]
-            wait = math.ceil(max(tries.until for tries, _ in both) - now)
-            if wait > 0:
+            here, of_name, of_address = (self._tries(key, now) for key in (pair, (name, ""), ("", address)))
+            until = here.until if pair in self._homes else max(here.until, of_name.until)
+            if (wait := math.ceil(until - now)) > 0:
                 unit = "second" if wait == 1 else "seconds"
                 raise SignInError(f"too many failed sign-ins: try again in {wait} {unit}", wait)
-            for tries, kind in both:
+            patience = OF_NOISY_PAIR if of_address.failures >= NOISY else OF_PAIR
+            for tries in (here, of_name, of_address):
                 tries.failures += 1
-                tries.until = now + (OF_NAME if kind == "name" else OF_ADDRESS).after(tries.failures)
+            here.until = now + patience.after(here.failures)
+            of_name.until = now + OF_NAME.after(of_name.failures)
+            of_address.until = now
 
     def succeeded(self, name: str, address: str) -> None:
-        """The name starts anew; the address only gets back what this try took: who has one password must not
-        guess others for ever."""
-        of_name, of_address = _keys(name, address)
+        """The name starts anew; the address only gets back what this try took."""
+        self.take_back(name, address)
+        pair = name, _ = _pair(name, address)
         with self._lock:
-            self._known.pop(of_name, None)
-            if tries := self._known.get(of_address):
-                tries.failures -= 1
-                tries.until = 0.0
+            for key in (pair, (name, "")):
+                self._known.pop(key, None)
+            self._homes[pair] = None
+            self._homes.move_to_end(pair)
+            while len(self._homes) > self._most:
+                self._homes.popitem(last=False)
+
+    def take_back(self, name: str, address: str) -> None:
+        """What was begun was not tried, or was no failure."""
+        pair = name, address = _pair(name, address)
+        with self._lock:
+            for key in (pair, (name, ""), ("", address)):
+                if tries := self._known.get(key):
+                    tries.failures -= 1
 
     def _tries(self, key: tuple[str, str], now: float) -> _Tries:
         tries = self._known.pop(key, None)
@@ -95,12 +115,14 @@ class Attempts:
         return tries
 
 
-def _keys(name: str, address: str) -> tuple[tuple[str, str], tuple[str, str]]:
+def subnet(address: str) -> str:
+    """An address; of version 6 its network of 2^64, which whoever has one of these has."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
-        pass
-    else:
-        if found.version == 6:  # whoever has one of these has 2^64
-            address = str(ipaddress.ip_network((found, 64), strict=False))
-    return ("name", name[:64]), ("address", address[:64])
+        return address[:64]
+    return address if found.version == 4 else str(ipaddress.ip_network((found, 64), strict=False))
+
+
+def _pair(name: str, address: str) -> tuple[str, str]:
+    return name[:64], subnet(address)

@@ -281,7 +281,9 @@ class Client:
         try:
             return response.json()
         except ValueError:
-            raise FlawscopeError(f"{shown(self.url)} answers otherwise than a station: check the address") from None
+            raise FlawscopeError(
+                f"{shown(self.url)} answers otherwise than a station: check the address"
+            ) from None
 
     def _send(self, method: str, path: str, *, query: Query | None = None, **request: Any) -> httpx.Response:
         """Nothing that is sent does harm if the station gets it twice."""
@@ -306,10 +308,8 @@ class Client:
         if tls := self._is_tls(error):
             return FlawscopeError(f"{shown(self.url)}: {tls}")
         said = one_line(error)
-        return FlawscopeError(
-            f"{shown(self.url)} cannot be reached ({said[:160]}): check the address, and that `flawscope serve` "
-            "runs"
-        )
+        remedy = "check the address, and that `flawscope serve` runs"
+        return FlawscopeError(f"{shown(self.url)} cannot be reached ({said[:160]}): {remedy}")
 
     @staticmethod
     def _is_tls(error: BaseException | None) -> str:

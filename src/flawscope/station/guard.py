@@ -21,9 +21,11 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from flawscope.errors import InputError
-from flawscope.station.access import LOCAL, SCOPE, SESSION_SECONDS, Access, Person, may
+from flawscope.station.access import LOCAL, SCOPE, SESSION_SECONDS, Access, ExpiredError, Person, may
 from flawscope.station.database import StoreError
+from flawscope.station.roles import VIEWER
 from flawscope.station.settings import FOLDER, Settings
+from flawscope.station.store import ADDRESS
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -86,11 +88,15 @@ def needs(role: str) -> Callable[[Request], Awaitable[Person]]:
         found: Person | None = request.scope.get(SCOPE)
         if found is None:
             raise _unknown()
-        if not may(found, role):
-            raise Refused(403, f"{found.name} is {found.role}; this needs {role}", "role_too_small")
+        check_role(found, role)
         return found
 
     return person
+
+
+def check_role(person: Person, role: str) -> None:
+    if not may(person, role):
+        raise Refused(403, f"{person.name} is {person.role}; this needs {role}", "role_too_small")
 
 
 def check_form(person: Person | None, csrf: object) -> None:
@@ -151,11 +157,14 @@ class Guard:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         request = HTTPConnection(scope)
+        ADDRESS.set(address_of(request))
         careful = _careful(scope, send)
         try:
             refusal = await self._check(request)
         except Refused as error:
             refusal = answer(request, error)
+        except ExpiredError as error:
+            refusal = answer(request, _unknown(str(error), "token_expired"))
         except StoreError as error:
             refusal = answer(request, Refused(503, str(error), error.code, {"Retry-After": "5"}))
         await (refusal or self.app)(scope, receive, careful)
@@ -176,6 +185,8 @@ class Guard:
                 self._check_origin(request)
             if person is not None and person.csrf:
                 _check_csrf(request, person)
+        if person is not None and (scope["method"] in _READING or not scope["path"].startswith("/api/")):
+            check_role(person, VIEWER)  # whoever may only send reads no more than the answers
         if person is not None or scope["path"] in _FOR_ALL:
             return None
         if scope["path"].startswith("/api/") or scope["path"] == "/metrics":
@@ -252,9 +263,10 @@ def _check_csrf(request: HTTPConnection, person: Person) -> None:
         raise _foreign(f"{CSRF_HEADER} is missing or of another session: open the page again")
 
 
-def _unknown() -> Refused:
-    text = "sign in, or send a token: Authorization: Bearer fls_..."
-    return Refused(401, text, "not_signed_in", {"WWW-Authenticate": "Bearer"})
+def _unknown(
+    text: str = "sign in, or send a token: Authorization: Bearer fls_...", code: str = "not_signed_in"
+) -> Refused:
+    return Refused(401, text, code, {"WWW-Authenticate": "Bearer"})
 
 
 def _foreign(text: str) -> Refused:

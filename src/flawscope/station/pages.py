@@ -97,6 +97,8 @@ class Shown:
                 bar=self._bar(facts["problems"]) if facts else "",
                 elsewhere=self._elsewhere() if product and self.person else [],
                 person=self.person,
+                may_judge=may(self.person, "operator"),
+                may_audit=may(self.person, "admin"),
                 account=self.person not in (None, LOCAL),
                 api=api,
                 theme=theme if theme in THEMES else None,

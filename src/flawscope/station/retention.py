@@ -29,6 +29,7 @@ from sqlalchemy import (
 )
 
 from flawscope.errors import InputError
+from flawscope.progress import counted
 from flawscope.station.database import Database
 from flawscope.station.files import MASK, MASKS, PICTURES, Files
 from flawscope.station.learnt import Learnt
@@ -56,6 +57,11 @@ class Summary:
     kept: int = 0
     strays: int = 0
     problem: str = ""
+
+    def line(self) -> str:
+        """What was removed; "" where nothing was."""
+        several = ((self.pictures, "picture"), (self.records, "record"), (self.strays, "stray file"))
+        return ", ".join(counted(number, thing) for number, thing in several if number)
 
 
 class Place(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ROLES = ("operator", "engineer", "admin")  # each may do what those before it may
+SENDER, VIEWER, OPERATOR, ENGINEER, ADMIN = ROLES = ("sender", "viewer", "operator", "engineer", "admin")
 
 
 @dataclass(frozen=True)
@@ -23,5 +23,8 @@ LOCAL = Person("local", "admin")  # everybody, on an open station
 
 
 def may(person: Person | None, role: str) -> bool:
-    """Whether the person has that role or a higher one."""
-    return person is not None and ROLES.index(person.role) >= ROLES.index(role)
+    """Whether the person has that role or a higher one. A sender only sends, a viewer only looks; from
+    operator on each may do what those before it may."""
+    if person is None or person.role not in ROLES:
+        return False
+    return person.role == role or ROLES.index(person.role) >= max(ROLES.index(role), ROLES.index(OPERATOR))

@@ -64,6 +64,7 @@ stations = Table(
     Column("folder", String(32), unique=True),  # what stands in its file of that name; NULL: not known yet
     Column("address", Text),  # of its pages, where others can reach them
     Column("started_at", BigInteger),
+    Column("settings", Text),  # JSON: a fingerprint of each, as of its last start
 )
 
 products = Table(
@@ -240,9 +241,10 @@ tokens = Table(
     Column("role", String(16), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("used_at", BigInteger),
+    Column("expires_at", BigInteger),
 )
 
-# What happened to the station: models switched, users added, pictures refused, disks full
+# What happened to the station: people signed in, models switched, users added, verdicts given
 events = Table(
     "events",
     metadata,
@@ -252,6 +254,7 @@ events = Table(
     Column("who", String(64), nullable=False),
     Column("product_id", Key, ForeignKey("products.id")),
     Column("text", Text, nullable=False),
+    Column("address", String(64)),  # from which it was asked for; NULL: from no other program
 )
 
 # How far each sink is: what came later is still to be delivered

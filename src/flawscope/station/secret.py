@@ -14,7 +14,8 @@ _SHORT = 4  # letters; a part of an address that has fewer is no secret
 
 def shown(address: str) -> str:
     """Scheme, host and port. All the rest may be secret: user and password, path (of Slack's and Teams'
-    webhooks), query, fragment. `…` stands in its place, also where an @ leaves open which part is the host."""
+    webhooks), query, fragment. `…` stands in its place, and for a host too, where an @ leaves open which
+    part that is."""
     scheme, found, rest = address.partition("://")
     if not found or not re.fullmatch(r"[a-zA-Z][\w+.-]*", scheme):
         return "…"

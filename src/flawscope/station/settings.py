@@ -173,9 +173,7 @@ class Settings:
             return f"sqlite:///{Path(self.store).resolve() / DATABASE}"
         scheme, found, rest = self.database.partition("://")
         if not found or scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
-            raise InputError(
-                f"setting database: {shown(self.database)!r} is not postgresql://user@host/name"
-            )
+            raise InputError(f"setting database: {shown(self.database)!r} is not postgresql://user@host/name")
         if self.password_file is not None:
             rest = _with_password(rest, self.password_file)
         return f"postgresql+psycopg://{rest}"

@@ -320,6 +320,24 @@ class Trail(BaseModel):
     entries: list[Entry]
 
 
+class Noted(BaseModel):
+    """Something that happened. who: user, token, `command line`, `station`, or empty where nobody is known.
+    address: from which it was asked for."""
+
+    id: int
+    at: str
+    kind: str
+    who: str
+    address: str | None
+    product: str | None
+    text: str
+
+
+class Audit(BaseModel):
+    entries: list[Noted]
+    next: int | None = Field(description="`before` of the next page; null: there is none")
+
+
 class Trends(BaseModel):
     """Scores over time; points [seconds, score, anomalous, verdict, id], or buckets [seconds, inspected,
     anomalous, lowest, mean and highest score, false alarms, misses]."""

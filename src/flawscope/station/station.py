@@ -16,6 +16,7 @@ from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.machine import cores
 from flawscope.station import trends as trends_of
 from flawscope.station.access import Access
+from flawscope.station.audit import note_settings, trim
 from flawscope.station.database import Database, now
 from flawscope.station.drift.drifts import Drifts
 from flawscope.station.drift.looks import Looks
@@ -37,7 +38,7 @@ from flawscope.station.sources.build import sources_of
 from flawscope.station.sources.camera import Camera
 from flawscope.station.sources.source import AWAY, Source, State
 from flawscope.station.stations import address_of, claim
-from flawscope.station.store import NotFoundError, Store, fresh
+from flawscope.station.store import REMOVED, NotFoundError, Store, fresh
 from flawscope.station.versions import Versions
 
 STATION = "station"  # who did it, where nobody did
@@ -64,6 +65,7 @@ class Station:
         self.database = Database(settings.url, settings.name)
         self.database.migrate()
         claim(self.database, self.files, address_of(settings))
+        note_settings(self.database, settings, STATION)
         for line in Learnt(self.database, self.files).tell():
             say(line)
         self.access = Access(self.database)
@@ -295,8 +297,12 @@ class Station:
         while not self._ended.wait(1.0 if retention.runs == 0 else RETAIN):
             try:
                 self.database.tune()  # before what may take long in a large store
-                problem = retention.run(now()).problem
+                summary = retention.run(now())
+                problem = summary.problem
+                if line := summary.line():
+                    self.store.note_event(REMOVED, STATION, line)
                 self.access.remove_ended()
+                trim(self.database)
             except Exception as error:  # tried again in an hour; inspections go on
                 problem = f"what is kept too long cannot be removed: {one_line(error)}"
             self.report("retention", problem or None)

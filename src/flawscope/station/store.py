@@ -7,6 +7,7 @@ import threading
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -22,8 +23,13 @@ from flawscope.station.stations import place_of, station_id
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
 # written out, for an index of these rows alone is taken only where the query says which they are
 IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
+VERDICT, REMOVED = "verdict", "removed"  # events
 DONE, SKIPPED = "done", "skipped"  # of a review, beside what `recording` has
 MOST_NOTE = 2000  # characters
+
+
+# From which a request came: events of what it does, in whatever thread, name it
+ADDRESS: ContextVar[str | None] = ContextVar("address", default=None)
 
 
 class NotFoundError(InputError):
@@ -218,6 +224,7 @@ class Store:
                     raise InputError(f"inspection {number} has no verdict to take back")
                 said = {"verdict": verdict, "who": who, "mask": mask, "note": note, "key": key}
                 connection.execute(verdicts.insert().values(inspection_id=number, at=now(), **said))
+                add_event(connection, VERDICT, who, f"{verdict} on inspection {number}", product_id)
                 _settle(connection, row)
             return described(connection, connection.execute(shown().where(inspections.c.id == number)).all())[
                 0
@@ -247,9 +254,19 @@ def _waiting(connection: Connection, product_id: int) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def add_event(connection: Connection, kind: str, who: str, text: str, product_id: int | None = None) -> None:
-    """In the transaction of what it tells of."""
+def add_event(
+    connection: Connection,
+    kind: str,
+    who: str,
+    text: str,
+    product_id: int | None = None,
+    *,
+    address: str | None = None,
+) -> None:
+    """In the transaction of what it tells of. address: None: of the request that is being answered."""
+    address = address or ADDRESS.get()
     row = {"at": now(), "kind": kind, "who": who, "text": text, "product_id": product_id}
+    row["address"] = address and address[:64]
     connection.execute(events.insert().values(**row))
 
 

@@ -14,11 +14,12 @@ from flawscope.station import shapes, uploads
 from flawscope.station.api import Here, inspection_of, keyed, routes
 from flawscope.station.memory import light
 from flawscope.station.refusals import count, refused
+from flawscope.station.roles import SENDER
 from flawscope.station.sources.camera import Camera, NoFrameError, Shot
 
 LONGEST = 60.0  # seconds that a request may wait for a frame
 
-router = routes(504, 507)
+router = routes(504, 507, role=SENDER)
 
 
 @router.post(

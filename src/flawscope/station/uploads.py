@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass, field
@@ -13,8 +14,10 @@ from starlette.requests import Request
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import read_mask
+from flawscope.station.access import SCOPE
 from flawscope.station.bodies import UploadError, body_of
 from flawscope.station.inspector import checked
+from flawscope.station.roles import SENDER
 from flawscope.station.settings import Limits
 from flawscope.station.shown import png
 
@@ -101,4 +104,7 @@ def key_of(request: Request) -> str | None:
     if not 0 < len(key) <= MOST_KEY or not key.isprintable():
         text = f"Idempotency-Key must have 1 to {MOST_KEY} characters that can be printed"
         raise UploadError(text, 422, "bad_key")
+    person = request.scope.get(SCOPE)
+    if person is not None and person.role == SENDER:  # under another's key is another's answer
+        key = f"{hashlib.sha256(person.name.encode()).hexdigest()[:7]}:{key}"
     return f"http:{key}"

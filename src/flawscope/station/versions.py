@@ -20,7 +20,7 @@ from flawscope.station.database import Database, now, upsert
 from flawscope.station.files import MODELS, Files
 from flawscope.station.learnt import tell_learnt
 from flawscope.station.schema import candidates, events, inspections, learnt_pixels, products, versions
-from flawscope.station.store import add_event, iso, row_of
+from flawscope.station.store import REMOVED, add_event, iso, row_of
 
 ADDED, ACTIVATED = "version added", "version activated"  # events
 _SPARE = 1  # models of versions that are not active which are held open: somebody looks at their overlays
@@ -115,6 +115,7 @@ class Versions:
                 return False
             connection.execute(delete(learnt_pixels).where(learnt_pixels.c.version_id == number))
             connection.execute(delete(versions).where(versions.c.id == number))
+            add_event(connection, REMOVED, "station", f"version {number}, which was never used", product_id)
         with self._lock:
             self._spare.pop(number, None)
 

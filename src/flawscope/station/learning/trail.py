@@ -8,12 +8,13 @@ from sqlalchemy import select
 
 from flawscope.station.database import Database
 from flawscope.station.schema import events, inspections, verdicts
-from flawscope.station.store import iso
+from flawscope.station.store import VERDICT, iso
 
 
 def trail(database: Database, product_id: int, limit: int) -> list[dict[str, Any]]:
     """Events and verdicts, the latest first."""
-    happened = select(events).where(events.c.product_id == product_id).order_by(events.c.id.desc())
+    own = events.c.product_id == product_id, events.c.kind != VERDICT  # which are below, with more
+    happened = select(events).where(*own).order_by(events.c.id.desc())
     said = (
         select(verdicts, inspections.c.name)
         .select_from(verdicts.join(inspections))
