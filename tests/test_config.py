@@ -127,7 +127,7 @@ def test_an_unknown_key_names_the_nearest(key: str, near: str) -> None:
 
 
 def test_a_key_near_to_nothing_lists_all() -> None:
-    with pytest.raises(InputError, match="known are ratio, count, size"):
+    with pytest.raises(InputError, match="known: ratio, count, size"):
         build(Example, {"zzz": 1})
     with pytest.raises(InputError, match="unknown setting 7"):
         build(Example, {7: 1})

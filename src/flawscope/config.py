@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flawscope.errors import InputError, one_line
+from flawscope.errors import InputError, nearest, one_line
 
 T = TypeVar("T")
 
@@ -73,9 +73,7 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
     kwargs: dict[str, Any] = {}
     for key, value in values.items():
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(fields)}"
-            raise InputError(f"unknown setting {named(key)}{hint}")
+            raise InputError(f"unknown setting {named(key)}; {nearest(str(key), fields)}")
         try:
             kwargs[key] = convert(value, hints[key])
         except (TypeError, ValueError, OverflowError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterable
 
 
 class FlawscopeError(Exception):
@@ -20,6 +21,15 @@ class CheckpointError(InputError):
 
 class LeftOut(InputError):
     """A picture that was to be left out, by its decoded pixels; the others are done."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The hint of an error about an unknown name: the nearest known one, else all of them."""
+    import difflib
+
+    names = list(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(names) or 'none'}"
 
 
 def one_line(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,6 +55,10 @@ def load(
             number for the whole process, so that of a .safetensors model holds for all that torch does.
         false_alarm_rate: another target than the one stored, 0.05 or "5%".
 
+    Warns:
+        UserWarning: the good pictures are too few for `false_alarm_rate`; the lowest rate that they allow,
+            1 / (n + 1), is used.
+
     Raises:
         InputError: the file is missing, damaged, hostile or made by a newer version, or what runs it is not
             installed.
@@ -62,7 +67,12 @@ def load(
     files = format_of(path)
     artefact = files.read(path)
     predictor = Predictor(artefact, files.open_session(artefact, path, device, threads))
-    return predictor if false_alarm_rate is None else predictor.with_rate(false_alarm_rate)
+    if false_alarm_rate is None:
+        return predictor
+    predictor = predictor.with_rate(false_alarm_rate)
+    if predictor.calibration.pictures_missing:
+        warnings.warn(predictor.calibration.promise(), stacklevel=2)
+    return predictor
 
 
 def trained(model: str | os.PathLike[str] | Artefact | Predictor) -> Artefact:

@@ -191,6 +191,7 @@ def test_the_line_says_what_was_compared() -> None:
         line = compared([1.0, 2.0], Fixed([1.0, 2.0]), precision=precision).line()
         assert line.startswith(f"2 pictures in batches of 1, 3, 8, {precision}, fixed 1: ")
         assert f"({word}" in line
+        assert "no decision changed" in line
         assert line.endswith(f"scores may differ by {TOLERANCE[precision]:g}")
 
 

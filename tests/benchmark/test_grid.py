@@ -207,7 +207,7 @@ def test_a_category_that_cannot_be_used_does_not_stop_the_others(two: Path, tmp_
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        ({"methods": "patchcore,nosuch"}, "no method called nosuch: here are patchcore, efficientad"),
+        ({"methods": "patchcore,nosuch"}, "no method called nosuch: known: patchcore, efficientad"),
         ({"methods": ","}, "--methods is empty"),
         ({"seeds": "0,x"}, "not whole numbers"),
         ({"seeds": "-1"}, "not whole numbers"),

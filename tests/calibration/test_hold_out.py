@@ -77,7 +77,7 @@ def test_what_the_data_set_keeps_apart_is_held_out_alone() -> None:
 
 @pytest.mark.parametrize("total", [0, 1])
 def test_too_few(total: int) -> None:
-    with pytest.raises(InputError, match=f"{total} usable pictures are too few for prnet"):
+    with pytest.raises(InputError, match=rf"too few usable pictures for prnet \({total}\)"):
         held(total)
 
 

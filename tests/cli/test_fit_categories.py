@@ -120,7 +120,7 @@ def test_an_interruption_says_how_far_it_is(
     ("words", "text"),
     [
         (["--category", "bottle,plat"], "no category plat; did you mean plate?"),
-        (["--category", "textures,none"], "no category none; there are: bottle, carpet, plate"),
+        (["--category", "textures,none"], "no category none; known: bottle, carpet, plate"),
         (["--category", ","], "--category is empty"),
         (["--category", "all", "--out", "x.safetensors"], "give --out a folder instead of x.safetensors"),
         (["--category", "all", "--update", "x.safetensors"], "--update adds to one model"),

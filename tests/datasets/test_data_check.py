@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -180,6 +181,16 @@ def test_few_pictures_and_nothing_to_test(tmp_path, save):
     assert [f.code for f in report.findings] == ["few", "no-test"]
     assert "no false-alarm rate below 25%" in report.findings[0].message
     assert report.ok
+
+
+def test_a_folder_of_good_pictures_has_no_splits(tmp_path, save):
+    for k in range(3):
+        save(tmp_path / "good" / f"{k}.png")
+    shutil.copy(tmp_path / "good/0.png", tmp_path / "good/copy.png")
+    for root in (tmp_path, tmp_path / "good"):
+        said = " ".join(check(root).lines())
+        assert "the same picture is 2 times in the folder" in said
+        assert not {"train", "test"} & set(re.findall(r"\w+", said))
 
 
 def test_nearly_the_same_in_train_and_test(mvtec, save):

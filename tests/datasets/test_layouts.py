@@ -331,8 +331,8 @@ def test_several_categories_are_listed(several):
 
 
 def test_an_unknown_category_names_the_nearest(several):
-    assert refused(several, "blot").endswith("no category 'blot'; nearest: bolt")
-    assert refused(several, "xyz").endswith("there are: bolt, wood2, wood10")
+    assert refused(several, "blot").endswith("no category 'blot'; did you mean bolt?")
+    assert refused(several, "xyz").endswith("known: bolt, wood2, wood10")
     assert "no category '../x'" in refused(several, "../x")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -32,6 +33,18 @@ def path(request: pytest.FixtureRequest) -> Path:
 
 def test_every_format_is_tried_here() -> None:
     assert set(FIXTURES) == set(runtime.FORMATS)
+
+
+def test_a_rate_that_cannot_be_had_is_said_by_python_and_the_command(
+    model_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.warns(UserWarning, match=r"0\.1% cannot be promised"):
+        flawscope.load(model_path, false_alarm_rate=0.001)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flawscope.load(model_path, false_alarm_rate=0.5)
+        main(["predict", str(model_path), str(drawn), "--false-alarm-rate", "0.1%"])
+    assert "0.1% cannot be promised" in capsys.readouterr().err
 
 
 def test_every_command_takes_it(

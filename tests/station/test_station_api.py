@@ -207,9 +207,14 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(api: httpx.Client, 
     assert count(api) == 1
 
 
+def test_the_type_that_curl_gives_by_itself_is_taken(api: httpx.Client) -> None:
+    assert send(api, png(8, 8), Content_Type="application/x-www-form-urlencoded").status_code == 201
+
+
 NO_PICTURES: tuple[tuple[str, bytes, int, str | None], ...] = (
     ("text/plain", b"hello", 415, "not_a_picture"),
     ("application/json", b"{}", 415, "not_a_picture"),
+    ("application/x-www-form-urlencoded", b"file=a.png", 422, "invalid"),
     ("image/png", b"", 422, "empty"),
     ("image/png", b"\x89PNG\r\n\x1a\n", 422, "invalid"),
     ("image/png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "invalid"),

@@ -100,7 +100,7 @@ products:
         ({"folder": "x", "then": "xdelete"}, r"then: .xdelete. is not keep, delete .*mean delete"),
         ({"folder": "x", "then": "Remove"}, r"delete\? A folder of that name is written ./Rem"),
         ({"folder": "x", "then": "x"}, r"moved to the same folder"),
-        ({"folder": "x", "every": "1 s"}, r"setting every.*known are folder, then"),
+        ({"folder": "x", "every": "1 s"}, r"setting every.*known: folder, then"),
         ({"camera": ""}, r"camera has no address"),
         ({"camera": "rtsp://"}, r"it is no address: write for example rtsp://"),
         ({"camera": "gopher://x/y"}, r"gopher:// is not understood: write one of rtsp"),

@@ -549,6 +549,8 @@ def test_predict_reads_the_token_from_a_file_or_the_environment(
     assert (code, "cannot read --token-file" in err) == (2, True)
     monkeypatch.setenv("FLAWSCOPE_TOKEN", token)
     assert run(capsys, *call)[0] == 0
+    with Client(running.url) as client:
+        assert client.inspect(folder / "0.png").decision == "good"
 
 
 def test_a_wrong_call_is_one_line(

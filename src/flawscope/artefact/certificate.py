@@ -79,11 +79,12 @@ class Certificate:
     def line(self) -> str:
         batches = ", ".join(map(str, self.batches))
         defects = "" if self.simulated is None else f", scores of simulated defects by {self.simulated:.1e}"
+        changed = counted(self.decisions, "decision") if self.decisions else "no decision"
         text = (
             f"{counted(self.pictures, 'picture')} in batches of {batches}, {self.precision}, {self.runtime}: "
             f"scores differ by at most {self.score:.1e}, maps by {self.map:.1e} ({self.unit}; "
             f"{self.score_absolute:.1e} and {self.map_absolute:.1e} absolute){defects}, "
-            f"decisions of {counted(self.decisions, 'picture')}; scores may differ by {self.tolerance:g}"
+            f"{changed} changed; scores may differ by {self.tolerance:g}"
         )
         if self.ties:
             text += f"; scores of ties, not compared: {', '.join(map(str, self.ties))}"

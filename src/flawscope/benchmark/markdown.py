@@ -337,7 +337,7 @@ def _machines(results: Results) -> str:
         machine, versions = document["machine"], document["versions"]
         memory = "" if machine["memory_gib"] is None else f", {machine['memory_gib']:g} GiB"
         text = (
-            f"{machine['cpu']}, {machine['cores']} cores{memory}, {machine['system']}; "
+            f"{machine['cpu']}, {counted(machine['cores'], 'core')}{memory}, {machine['system']}; "
             f"computed on {document['device']}; "
             + ", ".join(f"{name} {version}" for name, version in versions.items())
         )

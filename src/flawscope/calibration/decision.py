@@ -79,8 +79,9 @@ class Calibration:
             f"{self.expected_rate:.1%} of good pictures expected above it" if self.promised else "no promise"
         )
         return (
-            f"<Calibration score threshold {self.score_threshold:.4g}, {promise}, from {self.count} good "
-            f"pictures ({self.method}), mask threshold {self.mask_threshold:.4g}>"
+            f"<Calibration score threshold {self.score_threshold:.4g}, {promise}, from "
+            f"{counted(self.count, 'good picture')} ({self.method}), "
+            f"mask threshold {self.mask_threshold:.4g}>"
         )
 
     # ---- decisions

@@ -52,7 +52,7 @@ def hold_out(
     total = len(used)
     if total < 2:
         raise InputError(
-            f"{total} usable pictures are too few for {method}: it learns from some and holds out others"
+            f"too few usable pictures for {method} ({total}): it learns from some and holds out others"
         )
     pictures = round(total / views)
     number = max(round(share * pictures), min(LEAST, pictures // 4), 1)

@@ -83,7 +83,7 @@ class Simulated:
         found, count = (sum(part) for part in zip(*map(self.found, sizes), strict=True))
         if wilson(found, count)[1] >= EXPECTED:
             return None
-        return f"it finds only {found} of {count} simulated defects of {' and '.join(sizes)} size"
+        return f"it finds only {found} of {counted(count, 'simulated defect')} of {' and '.join(sizes)} size"
 
     # ---- facts of a model
 

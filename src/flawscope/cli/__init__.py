@@ -104,14 +104,18 @@ def commands() -> dict[str, Command]:
 def overview() -> str:
     known = commands()
     width = max(map(len, known)) + 2
-    lines = [f"  {name:<{width}}{command.help}" for name, command in known.items()]
+    lines = {name: f"  {name:<{width}}{command.help}" for name, command in known.items()}
     return "\n".join(
         [
             "usage: flawscope COMMAND ...",
             "",
             "Learns what good parts look like and shows where a new picture differs.",
             "",
-            *lines,
+            *(lines[name] for name in COMMANDS),
+            "",
+            "Of single methods; `fit` does not need them:",
+            "",
+            *(line for name, line in lines.items() if name not in COMMANDS),
             "",
             "`flawscope COMMAND --help` shows more. Start with:",
             "  flawscope fit --data FOLDER_OF_GOOD_PICTURES --out model.safetensors",

@@ -14,7 +14,7 @@ from flawscope.cli import common, fit
 from flawscope.cluster import connect
 from flawscope.errors import FlawscopeError, InputError, one_line, with_kind
 from flawscope.methods import registry
-from flawscope.progress import Step, duration, silent, some
+from flawscope.progress import Step, counted, duration, silent, some
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     for call in calls.values():
         fit.checked(call)
     common.folder_for_results(args.out)
-    say(f"{len(names)} models, in {args.out}: {', '.join(names)}")
+    say(f"{counted(len(names), 'model')}, in {args.out}: {', '.join(names)}")
     found: dict[str, Outcome] = {}
 
     def take(name: str, outcome: Outcome) -> None:
@@ -117,7 +117,8 @@ def _one(call: argparse.Namespace, step: Step) -> Outcome:
         reason = f"unexpected {with_kind(error)}; --debug shows where"
     else:
         found = _described(call, predictor.manifest)._replace(time=duration(time.monotonic() - began))
-        line = f"{name}: {found.pictures} pictures in {found.time}; {predictor.calibration.promise()}"
+        pictures = counted(len(predictor.manifest.pictures), "picture")
+        line = f"{name}: {pictures} in {found.time}; {predictor.calibration.promise()}"
         notes = [f"  {note}" for note in predictor.manifest.notes]
         return Outcome(found, [line, *notes], skipped=predictor.failures)
     return _failed(name, reason, duration(time.monotonic() - began))

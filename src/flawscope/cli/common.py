@@ -209,7 +209,8 @@ def load_model(args: argparse.Namespace, path: str) -> Predictor:
     """The model, as the command's `--device`, `--threads` and `--false-alarm-rate` ask for it."""
     from flawscope.predictor import load
 
-    return load(path, device=args.device, threads=args.threads, false_alarm_rate=args.false_alarm_rate)
+    model = load(path, device=args.device, threads=args.threads)
+    return model if args.false_alarm_rate is None else model.with_rate(args.false_alarm_rate)
 
 
 def folder_for_results(path: str) -> Path:

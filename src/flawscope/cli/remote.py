@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from flawscope.station.client import Client
     from flawscope.station.wire import Inspection
 
-TOKEN = "FLAWSCOPE_TOKEN"  # the environment's
 AT_ONCE = 4  # pictures on their way
 ITS_OWN = ("false_alarm_rate", "device", "threads")  # what the station's own settings say
 
@@ -46,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--product", metavar="NAME", help="of the station, if it has several")
     parser.add_argument(
-        "--token-file", metavar="FILE", help=f"holds the station's token (default: ${TOKEN}, if it is set)"
+        "--token-file",
+        metavar="FILE",
+        help="holds the station's token (default: $FLAWSCOPE_TOKEN, if it is set)",
     )
 
 
@@ -153,7 +154,7 @@ class Answer:
 
 def _token(args: argparse.Namespace) -> str | None:
     if not args.token_file:
-        return os.environ.get(TOKEN) or None
+        return None
     try:
         return Path(args.token_file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -10,6 +10,7 @@ from flawscope.cluster.connect import nodes, require_version
 from flawscope.cluster.jobs import cause_of
 from flawscope.errors import InputError
 from flawscope.machine import GIB
+from flawscope.progress import counted
 
 RETRIES = 20  # of a part whose node was lost
 
@@ -34,7 +35,7 @@ class Nodes:
         self.count = sum(room)
         if not self.count:
             most = max(int(node.cpus) for node in found)
-            raise InputError(f"no node has {self.threads} cores: give --threads {most} or fewer")
+            raise InputError(f"no node has {counted(self.threads, 'core')}: give --threads {most} or fewer")
         self.memory: int | None = min(node.memory // n for node, n in zip(found, room, strict=True) if n)
         self.largest = max(node.memory for node in found)
 

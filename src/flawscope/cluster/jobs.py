@@ -76,7 +76,7 @@ def share(found: Sequence[Node], count: int, threads: int | None, device: str) -
         more = (n for n in range(most, CELL_THREADS, -1) if sum(_room(o, n, gpus) for o in usable) >= count)
         threads = next(more, min(CELL_THREADS, most))
     elif threads > most:
-        raise InputError(f"no node has {threads} cores: give --threads {most} or fewer")
+        raise InputError(f"no node has {counted(threads, 'core')}: give --threads {most} or fewer")
     return Share(threads, gpus, tuple(node for node in usable if _room(node, threads, gpus)))
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 
 from flawscope.datasets.layouts import find_categories
-from flawscope.errors import InputError
+from flawscope.errors import InputError, nearest
 
 # MVTec AD's categories in the usual order
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
@@ -82,6 +81,4 @@ def listed(text: str, option: str, remedy: str) -> tuple[str, ...]:
 
 
 def _none_of(root: str | os.PathLike[str], word: str, what: str, found: list[str]) -> InputError:
-    near = difflib.get_close_matches(word, found, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(found)}"
-    return InputError(f"{root}: {what}; {hint}")
+    return InputError(f"{root}: {what}; {nearest(word, found)}")

@@ -201,8 +201,16 @@ def _exact_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
             message, remedy = "the same picture is good and defective", "remove the wrong one"
         else:
             code, severity = "copy", "warning"
-            message, remedy = f"the same picture is {len(group)} times in {splits[0]}", "keep one"
+            message, remedy = (
+                f"the same picture is {len(group)} times in {_place(dataset, splits[0])}",
+                "keep one",
+            )
         yield Finding(severity, code, first, f"{message} ({some(others, 3)})", remedy, tuple(others))
+
+
+def _place(dataset: Dataset, split: str) -> str:
+    """A split's name for a person, to whom a folder of good pictures alone has none."""
+    return split if dataset.test else "the folder"
 
 
 def _near_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
@@ -222,7 +230,7 @@ def _near_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
             remedy = "keep pictures of one part in one split"
         else:
             code, severity = "nearly-copy", "note"
-            message = f"{counted(len(group), 'picture')} in {splits[0]} are nearly the same"
+            message = f"{counted(len(group), 'picture')} in {_place(dataset, splits[0])} are nearly the same"
             remedy = "if they show one part, keep one of them or group them for calibration"
         yield Finding(severity, code, first, f"{message} ({some(others, 3)})", remedy, tuple(others))
 
@@ -346,7 +354,10 @@ def _too_few(dataset: Dataset) -> Iterator[Finding]:
         remedy = f"{PICTURES_FOR_5_PERCENT} or more are needed for 5 %"
         yield Finding("note", "few", ".", message, remedy)
     kinds = {item.anomalous for item in dataset.test}
-    if kinds != {True, False}:
+    if not kinds and dataset.layout == "folder":
+        message, remedy = "only good pictures", "to evaluate, put defects into a folder `bad` beside `good`"
+        yield Finding("note", "no-test", ".", message, remedy)
+    elif kinds != {True, False}:
         absent = (
             "test pictures" if not kinds else f"{'good' if kinds == {True} else 'defective'} test pictures"
         )

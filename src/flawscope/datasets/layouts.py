@@ -6,7 +6,6 @@ its path: /home/tester/goods/test/part.png is not good because "good" occurs in 
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ from flawscope.datasets.labels import LabelFiles
 from flawscope.datasets.masks import MASK_FOLDERS, Mask, Masks, stem
 from flawscope.datasets.realiad import is_realiad, open_realiad
 from flawscope.datasets.visa import is_visa, open_visa
-from flawscope.errors import InputError
+from flawscope.errors import InputError, nearest
 
 GOOD = ("good", "ok", "normal")
 BAD = (
@@ -135,9 +134,7 @@ def _choose(root: Path, category: str | None) -> Path:
             _layout_of(root / category)  # raises if the folder cannot be read
         if not categories:
             raise InputError(f"{root}: no category {category!r} here, nor any other; leave --category out")
-        near = difflib.get_close_matches(category, categories, n=3, cutoff=0.5)
-        hint = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(categories)}"
-        raise InputError(f"{root}: no category {category!r}; {hint}")
+        raise InputError(f"{root}: no category {category!r}; {nearest(category, categories)}")
     if len(categories) > 1:
         names = ", ".join(categories)
         raise InputError(f"several categories in {root}: {names}; choose one with --category")
@@ -204,7 +201,7 @@ def _open_folder(root: Path, seed: int, test_share: float, group: str | None) ->
     if not bad and (full := [p.name for p in others if pictures_in(p)]):
         names = ", ".join(full)
         raise InputError(
-            f"{root}: beside {good.name} there are {names}; put defects into {root / 'bad'}, by kind"
+            f"{root}: not known beside {good.name}: {names}; put defects into {root / 'bad'}, by kind"
         )
     paths = pictures_in(good)
     if not paths:

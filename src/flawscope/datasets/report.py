@@ -64,8 +64,10 @@ class Report:
     def lines(self, shown: int = SHOWN) -> list[str]:
         """Text for people. Of each kind of finding the first `shown` are spelt out."""
         text = [f"{self.category} ({self.layout} layout) in {self.root}"]
+        splits = {split for split, _, _ in self.counts}
         for split, kind, number in self.counts:
-            text.append(f"  {split:<10} {kind:<20} {number:>6}")
+            place = f"{split:<10} " if len(splits) > 1 else ""
+            text.append(f"  {place}{kind:<20} {number:>6}")
         if self.sizes:
             sizes = ", ".join(f"{w}x{h} ({n})" for w, h, n in self.sizes[:SHOWN])
             more = f" and {len(self.sizes) - SHOWN} more" if len(self.sizes) > SHOWN else ""

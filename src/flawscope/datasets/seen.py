@@ -14,6 +14,7 @@ from flawscope.datasets.labels import LabelFiles
 from flawscope.datasets.layouts import GOOD, find_categories, open_dataset
 from flawscope.datasets.masks import MASK_FOLDERS, Mask, Masks, stem
 from flawscope.errors import InputError
+from flawscope.progress import counted
 
 DRAW = 40  # what a random number is for
 
@@ -49,8 +50,8 @@ def draw_seen(dataset: Dataset | None, count: int, seed: int) -> list[Item]:
     if count > len(items):
         where = dataset.root if dataset else "a list of pictures"
         raise InputError(
-            f"{count} seen defects cannot be drawn: {where} has {len(items)} test pictures with a mask; give "
-            "a smaller number, or a folder"
+            f"{counted(count, 'seen defect')} cannot be drawn: {where} has "
+            f"{counted(len(items), 'test picture')} with a mask; give a smaller number, or a folder"
         )
     rng = np.random.default_rng([seed, DRAW])
     kinds = sorted({item.kind for item in items}, key=natural_key)

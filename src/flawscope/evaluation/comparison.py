@@ -29,7 +29,7 @@ from flawscope.evaluation.intervals import (
 )
 from flawscope.evaluation.result import NAMES, Evaluation
 from flawscope.predictor import Predictor
-from flawscope.progress import Step, silent
+from flawscope.progress import Step, counted, silent
 from flawscope.results.prediction import Prediction
 
 RATES = {"false_alarms": "false alarms", "defects_found": "defects found"}  # at each model's score threshold
@@ -139,9 +139,9 @@ class Comparison:
         """What changes from a to b, in one line."""
         b, a = (sum(one.right == which for one in self.changed) for which in "ba")
         if not self.changed:
-            return f"both decide alike on all {len(self.pictures)} pictures"
+            return f"both decide alike on {counted(len(self.pictures), 'picture')}"
         return (
-            f"they decide differently on {len(self.changed)} of {len(self.pictures)} pictures: "
+            f"they decide differently on {len(self.changed)} of {counted(len(self.pictures), 'picture')}: "
             f"A is right on {a} of these, B on {b}"
         )
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from flawscope import metrics
 from flawscope.calibration.simulated import NORMAL_QUANTILE
+from flawscope.progress import counted
 from flawscope.results.kept import Evaluated
 
 RESAMPLES = 1000
@@ -75,7 +76,7 @@ def auroc_interval(anomalous: Flags, scores: NDArray[Any]) -> Interval | None:
     if area in (0.0, 1.0):
         pairs = int(min(anomalous.sum(), (~anomalous).sum()))
         low, high = metrics.confidence_interval_rate(round(area * pairs), pairs)
-        return Interval(low, high, f"exact, {pairs} separate pairs")
+        return Interval(low, high, f"exact, {counted(pairs, 'separate pair')}")
     return None
 
 

@@ -244,9 +244,8 @@ def _certificate(
 def _manifest(manifest: Manifest, calibration: Calibration, answers: Answers, reduced: Reduced) -> Manifest:
     note = f"{reduced.precision}: calibrated anew on {counted(len(answers.hashes), 'good picture')}"
     if answers.fresh and answers.left_out:
-        note += (
-            f", {answers.left_out} that it was fitted on and left out one by one, {len(answers.fresh)} others"
-        )
+        others = counted(len(answers.fresh), "other")
+        note += f", {answers.left_out} that it was fitted on and left out one by one, {others}"
     if reduced.layers is not None:
         note += f"; some of them also gave the ranges of its 8-bit numbers: {reduced.layers.line()}"
     facts = {k: v for k, v in manifest.facts.items() if k != "calibration_groups"}

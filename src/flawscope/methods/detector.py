@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flawscope.errors import InputError
 from flawscope.methods.settings import PictureSettings
+from flawscope.progress import counted
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -185,6 +186,7 @@ def device_for(name: str) -> torch.device:
         raise unknown from None
     if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            f"torch sees {torch.cuda.device_count()} cuda devices, and no {name}: use --device cuda"
+            f"torch sees {counted(torch.cuda.device_count(), 'cuda device')}, and no {name}: "
+            "use --device cuda"
         )
     return device

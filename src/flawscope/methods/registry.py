@@ -7,13 +7,12 @@ listed here.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
-from flawscope.errors import InputError, one_line
+from flawscope.errors import InputError, nearest, one_line
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 
@@ -52,8 +51,7 @@ def method(name: str) -> Method:
         return found
     entry = _installed().get(name)
     if entry is None:
-        near = difflib.get_close_matches(str(name), names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"here are {', '.join(names())}"
+        hint = nearest(str(name), names())
         raise InputError(f"no method called {name!s:.60}: {hint}; others come with packages of their own")
     try:
         found = entry.load()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -223,7 +223,7 @@ class Preprocess:
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(data) - set(known))
         if unknown:
-            raise InputError(f"unknown preprocess key {unknown[0]!r}; known are {', '.join(known)}")
+            raise InputError(f"unknown preprocess key {unknown[0]!r}; {nearest(unknown[0], known)}")
         return cls(**{"marks_padding": False, **data})  # models from before it was marked
 
     def _placing(

@@ -90,7 +90,7 @@ def _run(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
     if peak:
         rows.append(("peak memory", f"{peak / GIB:.2f} GiB"))
     rows.append(("runtime", runtime))
-    rows.append(("machine", f"{processor()}, {cores()} cores, {platform.system()}"))
+    rows.append(("machine", f"{processor()}, {counted(cores(), 'core')}, {platform.system()}"))
     packages = [f"flawscope {__version__}", f"python {platform.python_version()}"]
     for name in PACKAGES:
         with suppress(PackageNotFoundError):

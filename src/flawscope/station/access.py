@@ -24,6 +24,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import Connection, Row, Table, delete, exists, select, update
 
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.progress import counted
 from flawscope.station.attempts import Attempts, SignInError, subnet
 from flawscope.station.database import Database, StoreError, now, upsert
 from flawscope.station.recall import MOST, Recall
@@ -404,7 +405,9 @@ def _role(role: str) -> str:
 
 def _password(password: str) -> str:
     if not SHORTEST <= len(password) <= LONGEST:
-        raise InputError(f"the password has {len(password)} characters: use {SHORTEST} to {LONGEST}")
+        raise InputError(
+            f"the password has {counted(len(password), 'character')}: use {SHORTEST} to {LONGEST}"
+        )
     return password
 
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 Verdict = Literal["good", "defect", "skip", "undo"]
 Query = Mapping[str, str | int | float | None]
 
+TOKEN = "FLAWSCOPE_TOKEN"  # the environment's
 PAGE = 500  # inspections that are fetched at once
 LONGEST = 60.0  # seconds that a station can make us wait before we ask again
 FIRST_WAIT = 0.2  # seconds before the second try; each further one waits twice as long
@@ -61,7 +62,7 @@ class Client:
 
     Args:
         url: https://station.example, http://127.0.0.1:8080.
-        token: of `flawscope station token add`; None: the station is open.
+        token: of `flawscope station token add`; None: that of the environment, FLAWSCOPE_TOKEN, if it is set.
         timeout: seconds without a word from the station.
         tries: how often a thing is asked for where the station is not reached or has no room.
 
@@ -77,6 +78,8 @@ class Client:
             raise needs("a station's client", "httpx", extras="station") from None
         self.url, self.tries = address(url), max(1, tries)
         self._lost: type[Exception] = httpx.TransportError
+        if token is None:
+            token = os.environ.get(TOKEN) or None
         self._has_token = token is not None
         headers = {"User-Agent": f"flawscope/{__version__}"}
         if token is not None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-
 from fastapi import Request
 from fastapi.dependencies.models import Dependant
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, nearest
 
 
 async def check_query(request: Request) -> None:
@@ -15,10 +13,7 @@ async def check_query(request: Request) -> None:
     known = sorted(_declared(request.scope["route"].dependant))
     for name in request.query_params:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            there = f"there are {', '.join(known)}" if known else "none is taken here"
-            hint = f"did you mean {near[0]}?" if near else there
-            raise InputError(f"there is no query parameter {name!r:.60}: {hint}")
+            raise InputError(f"there is no query parameter {name!r:.60}: {nearest(name, known)}")
 
 
 def _declared(dependant: Dependant) -> set[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from flawscope.errors import FlawscopeError, InputError, one_line
+from flawscope.errors import FlawscopeError, InputError, nearest, one_line
 from flawscope.machine import cores
 from flawscope.station import trends as trends_of
 from flawscope.station.access import Access
@@ -194,7 +194,7 @@ class Station:
     def product_id(self, name: str) -> int:
         """NotFoundError names those that there are."""
         if name not in self.products:
-            raise NotFoundError(f"there is no product {name!r:.80}: there are {', '.join(self.products)}")
+            raise NotFoundError(f"there is no product {name!r:.80}: {nearest(name, self.products)}")
         return self.products[name]
 
     def product_facts(self, name: str) -> dict[str, Any]:
@@ -238,7 +238,7 @@ class Station:
         found = cameras.get(next(iter(cameras)) if number is None else number)
         if found is None:
             raise NotFoundError(
-                f"{name} has no live camera {number}: there are {', '.join(map(str, cameras))}"
+                f"{name} has no live camera {number}: {nearest(str(number), map(str, cameras))}"
             )
         return found
 

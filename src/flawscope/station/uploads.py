@@ -23,7 +23,7 @@ from flawscope.station.shown import png
 
 MOST_FILES = 100  # of a form
 MOST_KEY = 184  # characters, with room for what stands before and behind it in the store
-_RAW = ("image/", "application/octet-stream")
+_RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl's own
 
 
 @dataclass(frozen=True)

@@ -215,8 +215,8 @@ def _join(fitted: Fitted, model: Model, old: Artefact) -> None:
     full = [view for view in model.views if len(view.bank) >= model.config.cap]
     if full:
         fitted.notes.append(
-            f"the memory bank is full ({len(full[0].bank)} elements): to learn more, fit anew with all "
-            "pictures or with a larger cap"
+            f"the memory bank is full ({counted(len(full[0].bank), 'element')}): to learn more, fit anew "
+            "with all pictures or with a larger cap"
         )
 
 
@@ -285,7 +285,9 @@ def _streamed(job: Job, plan: memory_plan.Plan) -> Fitted:
     used = merged.pictures
     chosen, good = _calibrated_again(job, used, selections, plan.peak)
     job.tick("calibration")
-    job.task.say(f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} ({shards} shards)")
+    job.task.say(
+        f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} ({counted(shards, 'shard')})"
+    )
     limit = _limit(job, good)
     facts = {
         "patches": sum(merged.patches),

@@ -16,6 +16,7 @@ from flawscope.methods.patchcore.config import Config
 from flawscope.methods.patchcore.memory_bank import BLOCK
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.task import HERE, Workers
+from flawscope.progress import counted
 
 MIB, GIB = 2**20, 2**30
 MOST = 2 * GIB  # of features that are kept in memory if nobody asks for more
@@ -116,7 +117,9 @@ def plan(
     if config.shards is not None:
         shards = config.shards
         if shards > count:
-            raise InputError(f"setting shards: {shards} for {count} pictures: write {count} or less")
+            raise InputError(
+                f"setting shards: {shards} for {counted(count, 'picture')}: write {count} or less"
+            )
     elif shards > count:
         raise InputError(
             f"one picture's features take {per_picture / MIB:.0f} MiB and only {budget / MIB:.0f} MiB may be "

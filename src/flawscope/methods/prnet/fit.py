@@ -130,8 +130,8 @@ def write_prototypes(model: Model, task: Task, out: Path) -> None:
         tensors[f"pictures.{k}"] = one.pictures
         scale = "x".join(map(str, one.prototypes.shape[1:]))
         task.say(
-            f"{scale}: {len(one.prototypes)} prototypes of {len(learnt)} pictures, objective "
-            f"{one.objective:.6g} after {one.iterations} iterations"
+            f"{scale}: {counted(len(one.prototypes), 'prototype')} of {counted(len(learnt), 'picture')}, "
+            f"objective {one.objective:.6g} after {counted(one.iterations, 'iteration')}"
         )
     facts = {
         "backbone": digest_of(model.backbone),
