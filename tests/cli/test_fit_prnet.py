@@ -90,7 +90,7 @@ def test_settings_of_a_file(capsys: Capture, drawn: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (["--seen", "500"], "500 seen defects cannot be drawn"),
+        (["--seen", "500"], "cannot draw 500 seen defects"),
         (["--seen", "nowhere"], "setting seen: nowhere is neither a number, a folder nor a list"),
         (["--seen", ""], "is neither a number, a folder nor a list"),
         (["--textures", "nowhere", "--steps", "1"], "nowhere"),

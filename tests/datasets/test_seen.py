@@ -84,9 +84,9 @@ def test_a_number_may_be_a_text(seen: int | str) -> None:
 def test_never_more_than_there_are() -> None:
     data = dataset_of(2, 2, without=3)
     assert len(choose_seen(4, data)) == 4
-    with pytest.raises(InputError, match="5 seen defects cannot be drawn: widget has 4 test pictures"):
+    with pytest.raises(InputError, match="cannot draw 5 seen defects: widget has 4 test pictures"):
         choose_seen(5, data)
-    with pytest.raises(InputError, match="1 seen defects cannot be drawn: a list of pictures has 0"):
+    with pytest.raises(InputError, match="cannot draw 1 seen defect: a list of pictures has 0"):
         choose_seen(1)
     assert choose_seen(0) == []
 

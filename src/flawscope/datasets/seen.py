@@ -50,7 +50,7 @@ def draw_seen(dataset: Dataset | None, count: int, seed: int) -> list[Item]:
     if count > len(items):
         where = dataset.root if dataset else "a list of pictures"
         raise InputError(
-            f"{counted(count, 'seen defect')} cannot be drawn: {where} has "
+            f"cannot draw {counted(count, 'seen defect')}: {where} has "
             f"{counted(len(items), 'test picture')} with a mask; give a smaller number, or a folder"
         )
     rng = np.random.default_rng([seed, DRAW])

@@ -203,7 +203,7 @@ def test_a_seen_defect_among_the_good_pictures_is_not_learnt_as_good(
 @pytest.mark.parametrize(
     ("seen", "text"),
     [
-        (3, "3 seen defects cannot be drawn: a list of pictures has 0 test pictures"),
+        (3, "cannot draw 3 seen defects: a list of pictures has 0 test pictures"),
         ("nowhere", "setting seen: nowhere is neither a number, a folder nor a list of pictures"),
         (-1, "setting seen: -1 is neither"),
         (2.5, "seen is a number, a folder, a list file, or pairs of picture and mask"),
