@@ -9,8 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+from station_helpers import until
 
 import flawscope.station
+from flawscope.station.database import Database, StoreError
 from flawscope.station.drift.camera import KINDS
 from flawscope.station.problems import Action, Problem, Problems
 from flawscope.station.store import NotFoundError
@@ -108,6 +110,7 @@ def test_operators_read_what_to_do_and_engineers_what_it_is(running: Any, two: d
         assert ">plate<" in text
     assert (PATH in operator, PATH in engineer) == (False, True)
     assert ("data-post" in operator, "data-post" in engineer) == (False, True)
+    assert PATH not in two["operator"].get("/plate/live").text
     german = two["operator"].get("/plate/problems", headers={"Accept-Language": "de"}).text
     assert texts("de")("wrong.folder_away") in german
 
@@ -136,14 +139,19 @@ def test_an_action_is_a_button_for_engineers(running: Any, two: dict[str, Any]) 
     assert button not in two["operator"].get("/plate/problems").text
 
 
-def test_problems_are_shown_while_the_store_is_away(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flawscope.station.database import Database, StoreError
-
+def test_problems_are_shown_while_the_store_is_away(
+    running: Any, two: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def away(self: Database) -> Any:
-        raise StoreError("the data base is away", "store_unreachable")
+        raise StoreError(f"{PATH} is away", "store_unreachable")
 
-    assert httpx.get(f"{running.url}/plate/problems", timeout=30).status_code == 200  # it knows who asks
+    for client in two.values():
+        assert client.get("/plate/problems").status_code == 200  # it knows who asks
     monkeypatch.setattr(Database, "reading", away)
-    answer = httpx.get(f"{running.url}/plate/problems", timeout=30)
-    assert answer.status_code == 200
-    assert texts("en")("wrong.store_unreachable") in answer.text
+    until(lambda: running.station.problems())
+    for role, client in two.items():
+        found = [client.get(f"/plate/{page}") for page in ("problems", "history")]
+        assert [one.status_code for one in found] == [200, 503]
+        for one in found:
+            assert texts("en")("wrong.store_unreachable") in one.text or role == "engineer"
+            assert (PATH in one.text) is (role == "engineer")

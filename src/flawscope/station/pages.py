@@ -154,7 +154,8 @@ def _shown(request: Request, page: str, product: str, answer: Callable[[Shown], 
     except InputError as error:
         return problem_page(request, 422, str(error))
     except FlawscopeError as error:  # the store is gone for now
-        return problem_page(request, 503, str(error))
+        known = may(asked.person, "engineer")
+        return problem_page(request, 503, str(error) if known else asked.texts("wrong.store_unreachable"))
 
 
 @router.get("/")
@@ -230,6 +231,7 @@ def live(request: Request, product: str) -> Response:
         newest = asked.station.search(product, Filters(limit=STRIP)).inspections
         last = asked.station.search(product, Filters(limit=1, decision="anomalous")).inspections
         facts = {**asked.station.flow(product), "waiting": asked.station.store.waiting_count(number)}
+        del facts["problem"]  # that is for engineers
         data = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
         return asked.page_of("live", words=("live",), data=data)
 
