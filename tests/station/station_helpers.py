@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ from PIL import Image
 from flawscope.station.settings import Settings
 
 if TYPE_CHECKING:
+    from flawscope.station.clock import Clock
+    from flawscope.station.database import Database
     from flawscope.station.station import Station
 
 NAME = "plate"  # the product
@@ -165,10 +167,11 @@ def free_port() -> int:
 
 @dataclass
 class Served:
-    """`flawscope serve` in a process of its own."""
+    """`flawscope serve` in a process of its own. environment: beside that of this process."""
 
     words: list[str]
     port: int
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     log: Any = None
 
@@ -182,7 +185,8 @@ class Served:
 
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as this)
         command = [sys.executable, "-m", "flawscope", "serve", *self.words, "--port", str(self.port)]
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
+        environment = {**os.environ, **self.environment}
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=environment)
         begun = time.monotonic()
         while time.monotonic() - begun < patience:
             assert self.process.poll() is None, f"it ended: {self.said()}"
@@ -261,6 +265,21 @@ def missing(url: str, load: Load) -> tuple[list[str], int]:
     there = {one["id"]: (one["name"], one["picture"]) for one in found}
     lost = [name for name, (number, digest) in load.taken.items() if there.get(number) != (name, digest)]
     return lost, len(found) - len({one["name"] for one in found})
+
+
+def aged(database: Database) -> Clock:
+    """The clock of a station, two hours after all that it has was recorded."""
+    from flawscope.station.clock import Clock
+    from flawscope.station.database import now
+    from flawscope.station.schema import HOUR
+
+    passed = [0]
+    clock = Clock(database, lambda: now() + passed[0], lambda: passed[0])
+    clock.look()
+    for _ in range(2):
+        passed[0] += HOUR
+        clock.look()
+    return clock
 
 
 # -------------------------------------------------------------------------------------------- broken pictures

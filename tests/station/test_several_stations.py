@@ -14,13 +14,13 @@ import httpx
 import pytest
 import yaml
 from sqlalchemy import func, select
-from station_helpers import INSPECTIONS, Load, Served, everything, free_port, missing
+from station_helpers import INSPECTIONS, Load, Served, aged, everything, free_port, missing
 
 from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
 from flawscope.station.backup import backup
 from flawscope.station.client import Client
-from flawscope.station.database import Database, now
+from flawscope.station.database import Database
 from flawscope.station.files import PICTURES, Files
 from flawscope.station.restore import restore
 from flawscope.station.retention import Retention
@@ -32,7 +32,6 @@ from flawscope.station.versions import Versions
 
 # learnt from nothing that is drawn here
 UNRELATED = Path(__file__).parents[1] / "fixtures/models-97f7321/patchcore.safetensors"
-HOUR = 3_600_000_000  # microseconds
 Make = Callable[..., Served]
 
 
@@ -126,9 +125,10 @@ def test_two_stations_share_a_data_base_and_nothing_else(
 
     # what one removes is there at the other
     database = Database(Settings(database=shared_url).url, "line1")
-    gone = Retention(database, Files(tmp_path / "line1"), Keep(good="1 hour", anomalous="1 hour"))
+    keep = Keep(good="1 hour", anomalous="1 hour")
+    gone = Retention(database, Files(tmp_path / "line1"), keep, aged(database))
     gone._rest = lambda seconds: None  # type: ignore[method-assign]
-    assert gone.run(now() + 2 * HOUR).pictures == 1
+    assert gone.run().pictures == 1
     assert picture_of(one.url, first["id"]).status_code == 404
     assert picture_of(two.url, second["id"]).content == part
     assert send(one.url, part, "c.png")["picture"] == first["picture"]
@@ -212,9 +212,9 @@ def test_what_a_model_of_another_station_was_learnt_from_stays(
     train = sorted((drawn / "plate" / "train" / "good").iterdir())[0].read_bytes()
     new = sorted(good.iterdir())[0].read_bytes()
     Store(first).record([taken(files, product, here, data, at) for at, data in enumerate((train, new))])
-    retention = Retention(first, files, Keep(good="1 hour"))
+    retention = Retention(first, files, Keep(good="1 hour"), aged(first))
     retention._rest = lambda seconds: None  # type: ignore[method-assign]
-    summary = retention.run(now())
+    summary = retention.run()
     assert (summary.problem, summary.kept, summary.pictures) == ("", 1, 1)
     assert files.path(PICTURES, hashlib.sha256(train).hexdigest(), ".png").exists()
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,23 @@ FOR_EVER = Keep(good=None, anomalous=None, reviewed=None)
 
 
 @dataclass
+class Ages:
+    """A station's clock: what is recorded in this test is as old as it says, in days before now."""
+
+    marks: list[tuple[int, int]] = field(default_factory=list)  # age in microseconds, inspection
+    age: int = 0  # after now
+    jump: int = 0
+
+    def note(self, age: int, number: int) -> None:
+        """Older ones come first, as at a station."""
+        assert not self.marks or age >= self.marks[-1][0], "add the oldest first"
+        self.marks.append((age, number))
+
+    def newest_before(self, age: int) -> int:
+        return max((number for at, number in self.marks if at <= self.age - age), default=0)
+
+
+@dataclass
 class World:
     """A store without a station. Pictures are a few bytes each: nobody decodes them here, unless a test says
     what a model was learnt from."""
@@ -43,6 +60,7 @@ class World:
     files: Files
     product: int
     version: int
+    clock: Ages = field(default_factory=Ages)
 
     def there(self, kind: str) -> Iterator[Path]:
         """Every file of a kind, whole ones only."""
@@ -51,7 +69,9 @@ class World:
 
     def add(self, days: float, data: bytes | str, anomalous: bool = False, product: int | None = None) -> int:
         """An inspection of so many days ago."""
-        return self.store.record([self.taken(days, data, anomalous, product)])[0][0]
+        number = self.store.record([self.taken(days, data, anomalous, product)])[0][0]
+        self.clock.note(-round(days * DAY), number)
+        return number
 
     def taken(
         self, days: float, data: bytes | str, anomalous: bool = False, product: int | None = None
@@ -100,8 +120,11 @@ class World:
             assert len(maps) == (name in there), name
         return "".join(there)
 
-    def run(self, keep: Keep, at: int = NOW) -> Summary:
-        return Retention(self.database, self.files, keep).run(at)
+    def retention(self, keep: Keep, ended: threading.Event | None = None) -> Retention:
+        return Retention(self.database, self.files, keep, self.clock, ended)  # type: ignore[arg-type]
+
+    def run(self, keep: Keep) -> Summary:
+        return self.retention(keep).run()
 
     def count(self, table: object) -> int:
         with self.database.reading() as connection:
@@ -140,15 +163,15 @@ def learning() -> None:
 
 
 def test_each_kind_has_its_age(world: World) -> None:
-    for name, days, anomalous in (("a", 31, 0), ("b", 29, 0), ("c", 31, 1), ("d", 366, 1)):
-        world.add(days, name, bool(anomalous))
     reviewed = world.add(4000, "e", anomalous=True)
-    skipped = world.add(31, "f")
+    world.add(366, "d", anomalous=True)
+    skipped, undone = world.add(31, "f"), world.add(31, "g")
     world.decide(reviewed, GOOD)
     world.decide(skipped, SKIP)  # nobody said what it is
-    undone = world.add(31, "g")
     world.decide(undone, DEFECT)
     world.decide(undone, UNDO)
+    for name, days, anomalous in (("a", 31, 0), ("c", 31, 1), ("b", 29, 0)):
+        world.add(days, name, bool(anomalous))
     summary = world.run(Keep())
     assert world.kept(*"abcdefg") == "bce"
     assert (summary.pictures, summary.bytes, summary.records) == (4, 4, 0)
@@ -169,20 +192,16 @@ def test_reviewed_ones_go_when_the_settings_say_so(world: World) -> None:
 def test_a_shared_picture_stays_as_long_as_the_longest_of_them(world: World) -> None:
     other = world.store.add_product("other")
     world.add(100, "again")
-    world.add(2, "again")
     world.add(100, "flagged", product=other)
-    world.add(90, "flagged", anomalous=True)
     world.add(100, "old")
     world.add(99, "old", product=other)
-    retention = Retention(world.database, world.files, Keep())
-    retention.run(NOW)
-    assert world.kept("again", "flagged", "old") == "againflagged"
-    retention.run(NOW + 27 * DAY)
-    assert world.kept("again", "flagged") == "againflagged"
-    retention.run(NOW + 29 * DAY)
-    assert world.kept("again", "flagged") == "flagged"
-    retention.run(NOW + 276 * DAY)
-    assert world.kept("again", "flagged") == ""
+    world.add(90, "flagged", anomalous=True)
+    world.add(2, "again")
+    retention = world.retention(Keep())
+    for days, kept in ((0, "againflagged"), (27, "againflagged"), (29, "flagged"), (276, "")):
+        world.clock.age = days * DAY
+        retention.run()
+        assert world.kept("again", "flagged", "old") == kept, days
 
 
 @on_sqlite
@@ -197,12 +216,12 @@ def test_many_are_removed_in_several_transactions(world: World, monkeypatch: pyt
     monkeypatch.setattr(module, "TOGETHER", 3)
     monkeypatch.setattr(module, "PAGE", 5)
     names = [f"n{k}" for k in range(17)]
+    world.decide(world.add(45, "kept"), GOOD)
     for k, name in enumerate(names):
         world.add(40 - k / 10, name)
-    world.decide(world.add(45, "kept"), GOOD)
-    assert world.run(Keep(good="39 days")).pictures == 10  # at 39.0 days it is kept
-    assert world.kept(*names) == "".join(names[10:])
-    assert world.run(Keep(good="1 day")).pictures == 7
+    assert world.run(Keep(good="39 days")).pictures == 11
+    assert world.kept(*names) == "".join(names[11:])
+    assert world.run(Keep(good="1 day")).pictures == 6
     assert world.kept("kept", *names) == "kept"
 
 
@@ -213,14 +232,14 @@ def test_space_takes_the_oldest_good_ones_first_and_reviewed_ones_last(world: Wo
     other = world.store.add_product("other")
     size = 1000
     names = {name: name * size for name in "abcdefgh"}
+    world.decide(world.add(30, names["g"]), DEFECT, mask="m")
+    world.decide(world.add(20, names["f"]), GOOD)
+    world.add(9, names["d"], anomalous=True)
+    world.add(8, names["e"], anomalous=True, product=other)
+    world.add(6, names["h"])
     world.add(5, names["a"])
     world.add(4, names["b"], product=other)
     world.add(3, names["c"])
-    world.add(9, names["d"], anomalous=True)
-    world.add(8, names["e"], anomalous=True, product=other)
-    world.decide(world.add(20, names["f"]), GOOD)
-    world.decide(world.add(30, names["g"]), DEFECT, mask="m")
-    world.add(6, names["h"])
     world.add(1, names["h"])  # seen again: not the oldest
 
     def left(kilobytes: float) -> str:
@@ -283,8 +302,8 @@ def test_what_a_model_names_stays_whoever_sent_it(world: World, drawn: Path, mod
     name.write_bytes(model_file.read_bytes())
     with world.database.writing() as connection:
         connection.execute(update(versions).values(file="models/part.onnx"))
-    retention = Retention(world.database, world.files, Keep())
-    summary = retention.run(NOW)
+    retention = world.retention(Keep())
+    summary = retention.run()
     assert (summary.kept, summary.pictures, summary.problem) == (2, len(others) + 1, "")
     assert world.path(same).exists()
     assert world.path(again).exists()
@@ -305,8 +324,8 @@ def test_where_a_model_cannot_be_read_no_picture_goes(world: World) -> None:
 
 
 def test_records_go_with_verdicts_and_masks_and_hours_stay(world: World) -> None:
-    gone, reviewed, fresh = world.add(400, "a"), world.add(400, "b"), world.add(1, "a")
-    late, last = world.add(399, "c", anomalous=True), world.add(0.5, "last")
+    gone, reviewed = world.add(400, "a"), world.add(400, "b")
+    late, fresh, last = world.add(399, "c", anomalous=True), world.add(1, "a"), world.add(0.5, "last")
     world.decide(gone, SKIP, mask="m")
     world.decide(late, SKIP, mask="n")
     world.decide(fresh, SKIP, mask="n")
@@ -321,7 +340,8 @@ def test_records_go_with_verdicts_and_masks_and_hours_stay(world: World) -> None
         assert world.path("c").stem not in connection.execute(select(pictures.c.hash)).scalars().all()
     assert world.count(hours) == before
     assert len(list(world.there(MASKS))) == 2, "another verdict has the same one"
-    world.run(Keep(good=None, anomalous=None, reviewed="1 year", records="1 year"), NOW + 366 * DAY)
+    world.clock.age = 366 * DAY
+    world.run(Keep(good=None, anomalous=None, reviewed="1 year", records="1 year"))
     assert (world.count(inspections), world.count(verdicts), world.count(pictures)) == (1, 0, 1)
     assert not [*world.there(PICTURES), *world.there(MASKS), *world.there(MAPS)]
     assert world.store.totals(world.product)["inspections"] == 5
@@ -363,7 +383,7 @@ def test_what_was_cut_off_is_finished_by_the_next_run(
 
 @on_sqlite
 def test_strays_go_after_an_hour_and_only_then(world: World, model_file: Path) -> None:
-    named, at = world.add(1, "named"), NOW
+    named, at = world.add(1, "named"), now()
     world.decide(named, DEFECT, mask="mask")
     world.files.keep(PICTURES, b"stray", ".png")
     world.files.keep(MASKS, b"stray mask", ".png")
@@ -378,7 +398,7 @@ def test_strays_go_after_an_hour_and_only_then(world: World, model_file: Path) -
     every = [*world.files.folder.rglob("*.png"), *world.files.folder.rglob("*.npz"), part]
     every += [one for one in (world.files.folder / MODELS).iterdir() if one.is_dir()]
     for path in every:
-        os.utime(path, (seconds + 60, seconds + 60))
+        os.utime(path, (seconds + 600, seconds + 600))
     assert world.run(Keep()).strays == 0
     assert all(path.exists() for path in every)
     for path in every:
@@ -485,21 +505,25 @@ def test_nothing_is_missing_while_the_same_pictures_come_again_and_again(world: 
     names = [f"p{k}" for k in range(12)]
     for name in names:
         world.add(99, name)
-    ended = threading.Event()
+    ended, together = threading.Event(), threading.Barrier(4)
 
     def send(seed: int) -> None:
         for k in range(40):
+            if k == 39:
+                together.wait(60)
             data = names[(seed + 5 * k) % len(names)].encode()
             digest = world.files.keep(PICTURES, data, ".png", hold=True)
             try:
                 days = 0 if k == 39 else 50  # those before the last one are old at once
-                world.add(days, data)
+                number = world.store.record([world.taken(days, data)])[0][0]
+                if days:
+                    world.clock.marks.append((-days * DAY, number))
             finally:
                 world.files.release(digest)
 
     def remove() -> None:
         while not ended.is_set():
-            Retention(world.database, world.files, Keep()).run(NOW)
+            world.run(Keep())
 
     with ThreadPoolExecutor(5) as pool:
         removing = pool.submit(remove)
@@ -524,8 +548,8 @@ def test_it_leaves_off_when_the_station_ends(world: World, monkeypatch: pytest.M
     world.add(99, "a")
     ended = threading.Event()
     ended.set()
-    retention = Retention(world.database, world.files, Keep(), ended)
-    assert retention.run(NOW).pictures == 0
+    retention = world.retention(Keep(), ended)
+    assert retention.run().pictures == 0
     assert retention.runs == 1
 
 
@@ -537,12 +561,12 @@ def test_a_lost_data_base_is_an_error_that_the_station_knows(
         raise StoreError("lost", "store_unreachable")
 
     world.add(99, "a")
-    retention = Retention(world.database, world.files, Keep())
+    retention = world.retention(Keep())
     with monkeypatch.context() as patch:
         patch.setattr(module, "_free", lost)
         with pytest.raises(StoreError):
-            retention.run(NOW)
-    retention.run(NOW)
+            retention.run()
+    retention.run()
     assert world.kept("a") == "", "what could not be removed then is removed now"
 
 
@@ -551,8 +575,8 @@ def test_a_look_passes_over_what_is_gone_without_reading_it_again(
 ) -> None:
     for k in range(30):
         world.add(99 - k / 10, f"n{k}")
-    retention = Retention(world.database, world.files, Keep())
-    retention.run(NOW)
+    retention = world.retention(Keep())
+    retention.run()
     seen: list[int] = []
     several: Callable[..., list[module.Old]] = module._several
 
@@ -562,8 +586,10 @@ def test_a_look_passes_over_what_is_gone_without_reading_it_again(
         return found
 
     monkeypatch.setattr(module, "_several", counted)
-    retention.run(NOW + DAY // 24)
+    world.clock.age = DAY // 24
+    retention.run()
     assert sum(seen) == 0
-    retention.run(NOW + DAY)  # once a day everything
+    world.clock.age = DAY
+    retention.run()  # once a day everything
     assert sum(seen) == 30
     assert world.count(products) == 1

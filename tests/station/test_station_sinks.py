@@ -21,12 +21,11 @@ import httpx
 import pytest
 import yaml
 from sink_helpers import Receiver
-from station_helpers import NAME, Load, Opener, Served, free_port, until
+from station_helpers import NAME, Load, Opener, Served, aged, free_port, until
 
 from flawscope.errors import InputError
 from flawscope.station.backup import backup
 from flawscope.station.client import Client
-from flawscope.station.database import now
 from flawscope.station.restore import restore
 from flawscope.station.retention import Retention
 from flawscope.station.settings import Keep, Product, Settings, read_settings
@@ -38,7 +37,6 @@ from flawscope.station.sinks.sinks import UNDELIVERED
 ROOT = Path(__file__).parents[2]
 KEY = bytes(range(32))
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
-HOUR = 3_600_000_000  # microseconds
 
 
 # where it makes no difference which data base it is
@@ -257,8 +255,9 @@ def test_pictures_go_along_and_those_that_are_gone_do_not_hold_up(
         several = [client.inspect(parts[0], name="good.png"), client.inspect(parts[-1], name="bad.png")]
     assert [one.decision for one in several] == ["good", "anomalous"]
     station = running.station
-    retention = Retention(station.database, station.files, Keep(good="1 hour", anomalous=None))
-    assert retention.run(now() + 2 * HOUR).pictures == 1
+    clock = aged(station.database)
+    retention = Retention(station.database, station.files, Keep(good="1 hour", anomalous=None), clock)
+    assert retention.run().pictures == 1
     receiver.answers.clear()
     until(lambda: len(receiver.taken) == 2)
     gone, there = (one.json["data"] for one in receiver.taken)

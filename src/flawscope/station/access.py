@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import Connection, Row, Table, delete, exists, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, delete, exists, or_, select, update
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 SHORTEST, LONGEST = 10, 1000  # characters of a password
 SESSION_SECONDS = 12 * 3600
+_LONGEST_SESSION = (SESSION_SECONDS + 3600) * 1_000_000  # microseconds; an hour is for clocks that are set
 COMMAND_LINE = "command line"  # who did it; no user is called so
 FAILED = "sign_in_failed"  # event
 _NAME = re.compile(r"\w[\w.@+-]{0,63}")
@@ -81,12 +82,14 @@ class _Known:
 
     def now(self) -> Person | None:
         """Of a session that ended None; ExpiredError of a token."""
-        if self.until is None or now() < self.until:
+        if self.until is None or self.person is None or (self.person.csrf and _lasts(self.until)):
             return self.person
-        if self.person is not None and not self.person.csrf:
-            text = f"token {self.person.name} expired on {iso(self.until)[:10]}: ask for a new one, of "
-            raise ExpiredError(text + "`flawscope station token add`")
-        return None
+        if self.person.csrf:
+            return None
+        if now() < self.until:
+            return self.person
+        text = f"token {self.person.name} expired on {iso(self.until)[:10]}: ask for a new one, of "
+        raise ExpiredError(text + "`flawscope station token add`")
 
 
 _Key = tuple[str, str]  # kind and hash of what a request brings
@@ -218,7 +221,7 @@ class Access:
     def remove_ended(self) -> None:
         """Remove sessions whose time is over; every sign-in does so, too."""
         with self.database.writing() as connection:
-            connection.execute(delete(sessions).where(sessions.c.expires_at <= now()))
+            connection.execute(delete(sessions).where(_has_ended(now())))
 
     def _user(self, name: str) -> Row[Any] | None:
         if not _NAME.fullmatch(name):  # the data base need not like every text
@@ -241,7 +244,7 @@ class Access:
         with self.database.writing() as connection:
             if connection.scalar(select(users.c.id).where(same).with_for_update()) is None:
                 return False
-            connection.execute(delete(sessions).where(sessions.c.expires_at <= at))
+            connection.execute(delete(sessions).where(_has_ended(at)))
             connection.execute(sessions.insert().values(**row))
             if newer:
                 connection.execute(update(users).where(users.c.id == user.id).values(password=newer))
@@ -341,7 +344,7 @@ class Access:
             row = connection.execute(query).one_or_none()
         if row is None:
             return None
-        if row.expires_at <= now():
+        if not _lasts(row.expires_at):
             with suppress(StoreError):
                 self.remove_ended()
             return None
@@ -353,7 +356,7 @@ class Access:
         at = now()
         if row is None or (row.expires_at is not None and row.expires_at <= at):
             self._note_refused("" if row is None else row.name, at)
-        elif at - max(row.used_at or 0, self._used.get(row.id, 0)) > _USED:
+        elif abs(at - max(row.used_at or 0, self._used.get(row.id, 0))) > _USED:
             self._used[row.id] = at  # also where it cannot be written: that is tried once a minute, too
             with suppress(StoreError), self.database.writing() as connection:
                 connection.execute(update(tokens).where(tokens.c.id == row.id).values(used_at=at))
@@ -362,13 +365,22 @@ class Access:
     def _note_refused(self, name: str, at: int) -> None:
         """An unknown or expired token, once a minute from an address."""
         address = subnet(ADDRESS.get() or "")
-        if at - self._used.get(address, 0) > _USED:
+        if abs(at - self._used.get(address, 0)) > _USED:
             if len(self._used) > MOST:
                 self._used.clear()
             self._used[address] = at
             text = f"token {name} has expired" if name else "an unknown token"
             with suppress(StoreError), self.database.writing() as connection:
                 add_event(connection, FAILED, name, text)
+
+
+def _lasts(until: int) -> bool:
+    """A session that ends so late was begun under a clock that has been set back since: it is over, too."""
+    return 0 < until - now() <= _LONGEST_SESSION
+
+
+def _has_ended(at: int) -> ColumnElement[bool]:
+    return or_(sessions.c.expires_at <= at, sessions.c.expires_at > at + _LONGEST_SESSION)
 
 
 def _digest(secret: str) -> str:

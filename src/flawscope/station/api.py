@@ -110,6 +110,13 @@ def acknowledge_problem(code: str, station: Here, person: Engineer) -> Any:
     return station.acknowledge(code, person.name).to_dict()
 
 
+@router.post("/clock/confirm", response_model=shapes.Status)
+def confirm_clock(station: Here, person: Engineer) -> Any:
+    """The computer's clock is right although it jumped: pictures are removed for their age again."""
+    station.confirm_clock(person.name)
+    return status(station)
+
+
 # ------------------------------------------------------------------------------------------------ inspections
 
 _BODY = {

@@ -16,6 +16,7 @@ from sqlalchemy import delete, or_, select, update
 
 from flawscope.errors import InputError
 from flawscope.station.access import FAILED
+from flawscope.station.clock import CONFIRMED
 from flawscope.station.database import Database
 from flawscope.station.schema import events, products, stations
 from flawscope.station.settings import Settings
@@ -27,7 +28,7 @@ ABOUT = {  # what a search can be about -> kinds of events
     "sign-ins": ("sign_in", FAILED),
     "users": ("user_added", "password_changed", "user_removed"),
     "tokens": ("token_added", "token_removed"),
-    "settings": (CHANGED,),
+    "settings": (CHANGED, CONFIRMED),
     "versions": (ADDED, ACTIVATED),
     "verdicts": (VERDICT,),
     "deletions": (REMOVED,),

@@ -325,7 +325,7 @@ def models(request: Request, product: str) -> Response:
             advice={one["id"]: advice(one, found["active"]) for one in candidates},
             known=asked.station.store.several(number, named),
             MOST=MOST_PICTURES,
-            previous=_previous(found["versions"], found["active"]),
+            previous=asked.station.versions.before(number, found["active"]),
             may_change=may(asked.person, "engineer"),
             roles=ROLES,
         )
@@ -391,12 +391,6 @@ def _versions(asked: Shown) -> dict[str, Any]:
 def _named(sought: dict[str, str]) -> dict[str, str]:
     """As the API asks for it: there `name` is the product's."""
     return {"file" if key == "name" else key: text for key, text in known(Filters, sought).items()}
-
-
-def _previous(versions: list[dict[str, Any]], active: int) -> int | None:
-    """The version that was in use before the active one."""
-    switches = [(switch["at"], one["id"]) for one in versions for switch in one["switches"]]
-    return next((number for _, number in sorted(switches, reverse=True) if number != active), None)
 
 
 def _quick(base: str, given: dict[str, str]) -> list[tuple[str, str, bool]]:

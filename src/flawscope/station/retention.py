@@ -24,13 +24,15 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    true,
     tuple_,
     update,
 )
 
 from flawscope.errors import InputError
 from flawscope.progress import counted
-from flawscope.station.database import Database
+from flawscope.station.clock import Clock
+from flawscope.station.database import Database, now
 from flawscope.station.files import MASK, MASKS, PICTURES, Files
 from flawscope.station.learnt import Learnt
 from flawscope.station.schema import deliveries, inspections, learnt, pictures, verdicts
@@ -64,17 +66,9 @@ class Summary:
         return ", ".join(counted(number, thing) for number, thing in several if number)
 
 
-class Place(NamedTuple):
-    """Of an inspection among those of its product."""
-
-    at: int
-    number: int
-
-
 class Old(NamedTuple):
     """An inspection whose picture may go, or is gone."""
 
-    at: int
     number: int
     product_id: int
     picture: str
@@ -108,12 +102,20 @@ class Retention:
 
     Attributes:
         runs: how often it was called.
+        used: bytes of all pictures after the last look at `keep.space`.
     """
 
-    def __init__(self, database: Database, files: Files, keep: Keep, ended: threading.Event | None = None):
-        """ended: leave off soon."""
-        self.database, self.files, self.keep = database, files, keep
-        self.runs = 0
+    def __init__(
+        self,
+        database: Database,
+        files: Files,
+        keep: Keep,
+        clock: Clock,
+        ended: threading.Event | None = None,
+    ):
+        """clock: says how old inspections are. ended: leave off soon."""
+        self.database, self.files, self.keep, self.clock = database, files, keep, clock
+        self.runs = self.used = 0
         self._ended = ended or threading.Event()
         self._limits = {
             kind: _microseconds(keep.seconds(kind)) for kind in (GOOD, ANOMALOUS, REVIEWED, RECORDS)
@@ -123,14 +125,11 @@ class Retention:
             self._limits[kind] = min(known, default=None)
         self._stray = Stray(database, files, self._rest)
         self._learnt = Learnt(database, files)
-        self._passed: dict[tuple[int, str], Place] = {}  # by product and kind
-        self._anew: int | None = None  # when everything is looked at again
+        self._passed: dict[tuple[int, str], int] = {}  # by product and kind, an inspection
+        self._anew: int | None = None  # age of the station at which everything is looked at again
 
-    def run(self, at: int) -> Summary:
-        """Remove what is due.
-
-        Args:
-            at: microseconds since 1970, now.
+    def run(self) -> Summary:
+        """Remove what is due; where the clock jumped, what is too much alone.
 
         Raises:
             StoreError: the data base cannot be used; what was removed until then is.
@@ -138,36 +137,40 @@ class Retention:
         self.runs += 1
         summary = Summary()
         try:
-            if self._anew is None or at >= self._anew:
+            by_age = not self.clock.jump
+            if by_age and (self._anew is None or self.clock.age >= self._anew):
                 self._passed.clear()
-                summary.strays = self._stray.sweep(at)
-                self._anew = at + ANEW
+                summary.strays = self._stray.sweep(now())
+                self._anew = self.clock.age + ANEW
             with self.database.reading() as connection:
                 known = list(connection.execute(self.database.own()).scalars())
             try:
-                self._by_age(known, at, summary)
-                self._by_space(known, at, summary)
+                if by_age:
+                    self._by_age(known, summary)
+                self._by_space(known, summary)
             except InputError as error:  # nobody knows what that version was learnt from
                 summary.problem = f"{error}; no pictures are removed until then"
-            self._records(known, at, summary)
+            if by_age:
+                self._records(known, summary)
         except _EndedError:
             pass
         return summary
 
     # ---- pictures
 
-    def _by_age(self, known: Sequence[int], at: int, summary: Summary) -> None:
+    def _by_age(self, known: Sequence[int], summary: Summary) -> None:
+        wanted = self._wanted()
         for kind in (GOOD, ANOMALOUS, REVIEWED):
             limit = self._limits[kind]
             if limit is None:
                 continue
             for product_id in known:
-                oldest = self._oldest(product_id, kind, at - limit)
+                oldest = self._oldest(product_id, kind, self.clock.newest_before(limit))
                 while group := _several(oldest):
-                    self._remove(group, self._wanted(at), at, summary)
+                    self._remove(group, wanted, summary)
                     self._pass(kind, group)
 
-    def _by_space(self, known: Sequence[int], at: int, summary: Summary) -> None:
+    def _by_space(self, known: Sequence[int], summary: Summary) -> None:
         most = self.keep.space_bytes
         if most is None:
             return
@@ -177,42 +180,45 @@ class Retention:
             if len(known) > 1:  # several may have the same picture, which is one file
                 sizes = sizes.distinct()
             total = select(func.coalesce(func.sum(sizes.subquery().c.bytes), 0))
-            excess = int(connection.execute(total).scalar_one()) - most
+            self.used = int(connection.execute(total).scalar_one())
+        excess = self.used - most
         for rank, kind in enumerate((GOOD, ANOMALOUS, REVIEWED)):
-            oldest = heapq.merge(*(self._oldest(product_id, kind, at) for product_id in known))
+            oldest = heapq.merge(*(self._oldest(product_id, kind) for product_id in known))
             while excess > 0 and (group := _several(oldest, excess)):
                 # one that was inspected again comes again, later
                 higher = [_is(other) for other in (GOOD, ANOMALOUS, REVIEWED)[rank + 1 :]]
-                wanted = _of_picture(or_(inspections.c.at > group[-1].at, *higher))
+                wanted = _of_picture(or_(inspections.c.id > group[-1].number, *higher))
                 before = summary.bytes
-                self._remove(group, wanted, at, summary, masked_too=False)
+                self._remove(group, wanted, summary, masked_too=False)
                 excess -= summary.bytes - before
                 self._pass(kind, group)
+        self.used = most + excess
         if excess > 0:
             most_text = f"{excess / 1e6:.0f} MB more than `keep: space` allows"
             summary.problem = f"pictures that must stay take {most_text}; raise it, or lower `keep: reviewed`"
 
-    def _wanted(self, at: int) -> ColumnElement[bool]:
+    def _wanted(self) -> ColumnElement[bool]:
         """A picture has an inspection for which it is not to be removed yet."""
         reasons = []
         for kind in (GOOD, ANOMALOUS, REVIEWED):
             limit = self._limits[kind]
-            reasons.append(_is(kind) if limit is None else and_(_is(kind), inspections.c.at >= at - limit))
+            young = true() if limit is None else inspections.c.id > self.clock.newest_before(limit)
+            reasons.append(and_(_is(kind), young))
         return _of_picture(or_(*reasons))
 
-    def _oldest(self, product_id: int, kind: str, before: int) -> Iterator[Old]:
-        """Inspections of a kind, the oldest first, from where the last look ended."""
+    def _oldest(self, product_id: int, kind: str, last: int | None = None) -> Iterator[Old]:
+        """Inspections of a kind up to the last one, the oldest first, from where the last look ended."""
         there = inspections.c
-        start = self._passed.get((product_id, kind), Place(0, 0))
+        start = self._passed.get((product_id, kind), 0)
+        wanted = there.product_id == product_id, _is(kind), true() if last is None else there.id <= last
         while True:
             begun = time.monotonic()
             query = (
-                select(there.at, there.id, there.product_id, there.picture)
+                select(there.id, there.product_id, there.picture)
                 .add_columns(pictures.c.bytes, pictures.c.removed_at)
                 .join_from(inspections, pictures)
-                .where(there.product_id == product_id, there.at < before, _is(kind))
-                .where(tuple_(there.at, there.id) > tuple_(*start))
-                .order_by(there.at, there.id)
+                .where(*wanted, there.id > start)
+                .order_by(there.id)
                 .limit(PAGE)
             )
             with self.database.reading() as connection:
@@ -221,18 +227,17 @@ class Retention:
             yield from (Old(*row) for row in rows)
             if len(rows) < PAGE:
                 return
-            start = Place(rows[-1].at, rows[-1].id)
+            start = rows[-1].id
 
     def _pass(self, kind: str, group: Iterable[Old]) -> None:
         """They need not be looked at again today."""
         for old in group:
-            self._passed[old.product_id, kind] = Place(old.at, old.number)
+            self._passed[old.product_id, kind] = old.number
 
     def _remove(
         self,
         group: list[Old],
         wanted: ColumnElement[bool],
-        at: int,
         summary: Summary,
         masked_too: bool = True,
     ) -> None:
@@ -253,7 +258,7 @@ class Retention:
             locked = select(pictures.c.hash).where(_PICTURE.in_(due)).order_by(*_KEY)
             connection.execute(locked.with_for_update()).all()
             due = sorted(_free(connection, due, wanted, masked_too))
-            connection.execute(update(pictures).where(_PICTURE.in_(due)).values(removed_at=at))
+            connection.execute(update(pictures).where(_PICTURE.in_(due)).values(removed_at=now()))
         sizes = {old.picture: old.bytes for old in group}
         files = {kept.hash: free[kept] for kept in due}
         for digest, suffix in files.items():  # another product may have it, too: then its file stays
@@ -264,23 +269,24 @@ class Retention:
 
     # ---- records
 
-    def _records(self, known: Sequence[int], at: int, summary: Summary) -> None:
+    def _records(self, known: Sequence[int], summary: Summary) -> None:
         limit = self._limits[RECORDS]
         if limit is None:
             return
+        last = self.clock.newest_before(limit)
         for product_id in known:
-            while rows := self._page_of_records(product_id, at - limit):
+            while rows := self._page_of_records(product_id, last):
                 summary.records += self._forget([row.id for row in rows if row.removed_at is not None])
-                self._passed[product_id, RECORDS] = Place(rows[-1].at, rows[-1].id)
+                self._passed[product_id, RECORDS] = rows[-1].id
 
-    def _page_of_records(self, product_id: int, before: int) -> list[Any]:
+    def _page_of_records(self, product_id: int, last: int) -> list[Any]:
         there = inspections.c
         query = (
-            select(there.at, there.id, pictures.c.removed_at)
+            select(there.id, pictures.c.removed_at)
             .join_from(inspections, pictures)
-            .where(there.product_id == product_id, there.at < before)
-            .where(tuple_(there.at, there.id) > tuple_(*self._passed.get((product_id, RECORDS), (0, 0))))
-            .order_by(there.at, there.id)
+            .where(there.product_id == product_id, there.id <= last)
+            .where(there.id > self._passed.get((product_id, RECORDS), 0))
+            .order_by(there.id)
             .limit(TOGETHER)
         )
         with self.database.reading() as connection:

@@ -128,12 +128,14 @@ inspections = Table(
     _picture_of("inspections"),
     UniqueConstraint("product_id", "key"),
 )
-# Everything that a search asks for, so that a million lines are filtered without being read
+# Everything that a search asks for, so that a million lines are filtered without being read, in the order in
+# which they came, whatever the clock said
 Index(
     "inspections_search",
-    *(inspections.c[name] for name in ("product_id", "at", "id", "anomalous", "verdict", "review", "score")),
+    *(inspections.c[name] for name in ("product_id", "id", "at", "anomalous", "verdict", "review", "score")),
     inspections.c.version_id,
 )
+Index("inspections_at", inspections.c.product_id, inspections.c.at)
 Index(
     "inspections_waiting",
     inspections.c.product_id,
@@ -143,7 +145,6 @@ Index(
 )
 Index("inspections_picture", inspections.c.product_id, inspections.c.picture)
 Index("inspections_name", inspections.c.product_id, inspections.c.name)
-Index("inspections_product", inspections.c.product_id, inspections.c.id)  # what came since, for sinks
 
 verdicts = Table(
     "verdicts",
@@ -176,6 +177,17 @@ hours = Table(
     Column("defects", Integer, nullable=False),  # by verdict
     Column("false_alarms", Integer, nullable=False),
     Column("misses", Integer, nullable=False),
+)
+
+# The ends of the hours for which a station ran: by them records are as old as `age` says, whatever clocks do
+marks = Table(
+    "marks",
+    metadata,
+    Column("station_id", Key, ForeignKey("stations.id"), primary_key=True, autoincrement=False),
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),  # of its age
+    Column("age", BigInteger, nullable=False),  # microseconds for which it ran, with pauses
+    Column("at", BigInteger, nullable=False),  # as the clock should be
+    Column("inspection_id", BigInteger, nullable=False),  # the newest one then
 )
 
 # The pictures that a model version was learnt from: they are never removed

@@ -1,4 +1,5 @@
-"""Inspections by time, decision, verdict, score: page after page, newest first."""
+"""Inspections by time, decision, verdict, score: page after page, newest first. Their numbers say which came
+later; times may be those of a wrong clock."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Text, and_, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Text, func, literal_column, select
 
 from flawscope.errors import InputError
 from flawscope.station.database import Database
@@ -76,7 +77,7 @@ def search(database: Database, product_id: int, filters: Filters) -> Page:
         more = len(rows) > filters.limit
         rows = rows[: filters.limit]
         found = described(connection, rows)
-    return Page(found, _cursor(rows[-1].at, rows[-1].id) if more else None)
+    return Page(found, _cursor(rows[-1].id) if more else None)
 
 
 def every(database: Database, product_id: int, filters: Filters) -> Iterator[dict[str, Any]]:
@@ -123,10 +124,8 @@ def _query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
     if filters.name is not None:
         wanted.append(_named(filters.name, _WALKED if walk else inspections.c.name))
     if filters.cursor is not None:
-        at, number = _place(filters.cursor)
-        wanted.append(or_(column.at < at, and_(column.at == at, column.id < number)))
-        wanted.append(column.at <= at)  # said again, for the index
-    return shown().where(*wanted).order_by(column.at.desc(), column.id.desc())
+        wanted.append(column.id < _place(filters.cursor))
+    return shown().where(*wanted).order_by(column.id.desc())
 
 
 def _named(name: str, column: ColumnElement[str] = inspections.c.name) -> ColumnElement[bool]:
@@ -183,14 +182,12 @@ def _small(number: int) -> int:
     return number
 
 
-def _cursor(at: int, number: int) -> str:
-    return base64.urlsafe_b64encode(f"{at}.{number}".encode()).decode().rstrip("=")
+def _cursor(number: int) -> str:
+    return base64.urlsafe_b64encode(f"{number}".encode()).decode().rstrip("=")
 
 
-def _place(cursor: str) -> tuple[int, int]:
+def _place(cursor: str) -> int:
     try:
-        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
-        at, number = text.split(".")
-        return _small(int(at)), _small(int(number))
+        return _small(int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")))
     except (ValueError, binascii.Error):
         raise InputError(f"cursor {cursor:.40} is none: take `next` of the page before") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,16 +11,18 @@ from typing import Any
 
 from sqlalchemy import text
 
-from flawscope.errors import FlawscopeError, InputError, nearest, one_line
+from flawscope.errors import FlawscopeError, InputError, nearest
 from flawscope.machine import cores
 from flawscope.station import trends as trends_of
 from flawscope.station.access import Access
-from flawscope.station.audit import note_settings, trim
-from flawscope.station.database import Database, now
+from flawscope.station.audit import note_settings
+from flawscope.station.clock import CONFIRMED
+from flawscope.station.database import Database
 from flawscope.station.drift.drifts import Drifts
 from flawscope.station.drift.looks import Looks
 from flawscope.station.files import Files
 from flawscope.station.handed import Handed
+from flawscope.station.housekeeping import Housekeeping
 from flawscope.station.inspector import Inspector
 from flawscope.station.learning.learning import Learning
 from flawscope.station.learnt import Learnt
@@ -29,7 +30,6 @@ from flawscope.station.live import Live
 from flawscope.station.metrics import Gauges, Metrics, OfSinks
 from flawscope.station.problems import ACKNOWLEDGED, Action, Problem, Problems
 from flawscope.station.recorder import Recorded, Recorder
-from flawscope.station.retention import Retention
 from flawscope.station.search import Filters, Page, search
 from flawscope.station.settings import Product, Settings
 from flawscope.station.shown import Shown
@@ -38,11 +38,10 @@ from flawscope.station.sources.build import sources_of
 from flawscope.station.sources.camera import Camera
 from flawscope.station.sources.source import AWAY, Source, State
 from flawscope.station.stations import address_of, claim
-from flawscope.station.store import REMOVED, NotFoundError, Store, fresh
+from flawscope.station.store import NotFoundError, Store, fresh
 from flawscope.station.versions import Versions
 
 STATION = "station"  # who did it, where nobody did
-RETAIN = 3600.0  # seconds between two looks at what is kept too long
 LITTLE = 200 * 1024 * 1024  # bytes of disk that are few
 CHECKED = 2.0  # seconds for which an answer of the data base holds
 
@@ -79,8 +78,7 @@ class Station:
         self.metrics = Metrics(self._gauges, self._of_sinks)
         self._problems = Problems(say)
         self._checked = 0.0
-        self._ended = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, self.report)
         self.recorder = Recorder(self.store, self._recorded)
         self.inspector = Inspector(
             self.versions,
@@ -141,9 +139,7 @@ class Station:
         for source in self._all_sources():
             source.start()
         self.learning.start()
-        thread = threading.Thread(target=self._retain, name="retention", daemon=True)
-        thread.start()
-        self._threads.append(thread)
+        self.housekeeping.start()
 
     def _open(self, name: str, product: Product) -> None:
         """A file that is new becomes the active version; else the one that was active goes on, also where the
@@ -171,7 +167,7 @@ class Station:
 
     def close(self) -> None:
         """Take nothing more, answer what was taken, end."""
-        self._ended.set()
+        self.housekeeping.end()
         self.live.close()
         with ThreadPoolExecutor(max(1, len(self._all_sources()))) as pool:
             for source in self._all_sources():
@@ -184,8 +180,7 @@ class Station:
         if self.sinks is not None:
             self.sinks.stop()
         self.shown.close()
-        for thread in self._threads:
-            thread.join()
+        self.housekeeping.stop()
         self.database.close()
         self.files.give_up()
 
@@ -284,6 +279,7 @@ class Station:
         name = self._names[recorded.taken.product_id]
         decision = "anomalous" if recorded.taken.anomalous else "good"
         self.metrics.inspections.labels(name, decision).inc()
+        self.housekeeping.note(recorded)
         self.shown.remember(recorded)
         if self.sinks is not None:
             self.sinks.wake(recorded.taken.product_id)
@@ -292,20 +288,10 @@ class Station:
         self.drifts.note(recorded.taken.product_id)
         self.looks.note(recorded)
 
-    def _retain(self) -> None:
-        retention = Retention(self.database, self.files, self.settings.keep, self._ended)
-        while not self._ended.wait(1.0 if retention.runs == 0 else RETAIN):
-            try:
-                self.database.tune()  # before what may take long in a large store
-                summary = retention.run(now())
-                problem = summary.problem
-                if line := summary.line():
-                    self.store.note_event(REMOVED, STATION, line)
-                self.access.remove_ended()
-                trim(self.database)
-            except Exception as error:  # tried again in an hour; inspections go on
-                problem = f"what is kept too long cannot be removed: {one_line(error)}"
-            self.report("retention", problem or None)
+    def confirm_clock(self, who: str) -> None:
+        """A person says that the computer's clock is right. StoreError."""
+        self.store.note_event(CONFIRMED, who, self.housekeeping.clock.problem)
+        self.housekeeping.confirm_clock()
 
     # ---- how it is
 
@@ -351,6 +337,10 @@ class Station:
             "problems": ("Shown on the page.", {"": float(len(self.problems()))}),
             "disk_free_bytes": ("Where the station keeps its files.", {"": float(self.files.free_bytes())}),
             "listeners": ("Pages that are open.", {"": float(self.live.listeners)}),
+            "clock_jump_seconds": (
+                "The computer's clock, less what it should be; 0 where it can be right.",
+                {"": self.housekeeping.clock.jump / 1e6},
+            ),
             **self.drifts.gauges(),
         }
         states = {n: [one.state() for one in several] for n, several in self.sources.items() if several}

@@ -231,6 +231,19 @@ class Versions:
             active, switches = _active(connection, product_id), _switches(connection, product_id, number)
         return _shown(row, active, switches.get(number, []))
 
+    def before(self, product_id: int, active: int | None) -> int | None:
+        """The version that was in use before the active one."""
+        query = (
+            select(events.c.text)
+            .where(events.c.kind == ACTIVATED, events.c.product_id == product_id)
+            .where(events.c.text != str(active))
+            .order_by(events.c.id.desc())
+            .limit(1)
+        )
+        with self.database.reading() as connection:
+            number = connection.execute(query).scalar_one_or_none()
+        return None if number is None else int(number)
+
     def _row(self, product_id: int, number: int) -> Row[Any]:
         return row_of(self.database, versions, product_id, number)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import select
@@ -22,12 +24,17 @@ def trail(database: Database, product_id: int, limit: int) -> list[dict[str, Any
         .order_by(verdicts.c.id.desc())
     )
     with database.reading() as connection:
-        entries = [
+        changes = [
             (row.at, {"kind": row.kind, "by": row.who, "text": row.text, "inspection": None})
             for row in connection.execute(happened.limit(limit))
         ]
-        for row in connection.execute(said.limit(limit)):
-            one = {"kind": "verdict", "by": row.who, "text": row.verdict, "inspection": row.inspection_id}
-            entries.append((row.at, one))
-    entries.sort(key=lambda entry: entry[0], reverse=True)
-    return [{"at": iso(at), **one} for at, one in entries[:limit]]
+        words = [
+            (
+                row.at,
+                {"kind": "verdict", "by": row.who, "text": row.verdict, "inspection": row.inspection_id},
+            )
+            for row in connection.execute(said.limit(limit))
+        ]
+    # each kind stays in its order, whatever clocks did
+    entries = heapq.merge(changes, words, key=lambda entry: entry[0], reverse=True)
+    return [{"at": iso(at), **one} for at, one in islice(entries, limit)]

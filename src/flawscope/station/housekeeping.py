@@ -1,0 +1,105 @@
+"""Every minute a station looks at its clock; every hour, or when they are too many, it removes pictures."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Protocol
+
+from flawscope.errors import FlawscopeError, one_line
+from flawscope.station.access import Access
+from flawscope.station.audit import trim
+from flawscope.station.background import Background
+from flawscope.station.clock import Clock
+from flawscope.station.files import Files
+from flawscope.station.problems import Action
+from flawscope.station.recorder import Recorded
+from flawscope.station.retention import Retention
+from flawscope.station.settings import Keep
+from flawscope.station.store import REMOVED, Store
+
+LOOK = 60.0  # seconds between two looks at the clock
+RETAIN = 3600.0  # seconds between two looks at what is kept too long
+CONFIRM = Action("/api/v1/clock/confirm", "problems.clock_is_right")
+SHARE = 0.01  # of `keep: space`, that is written before its look comes sooner
+
+
+class Report(Protocol):
+    """As `Station.report`."""
+
+    def __call__(self, code: str, why: str | None, action: Action | None = None) -> None: ...
+
+
+class Housekeeping(Background):
+    """
+    Args:
+        report: of problems, as `Station.report`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        files: Files,
+        keep: Keep,
+        access: Access,
+        report: Report,
+    ):
+        super().__init__("housekeeping")
+        self.store, self.database, self.access, self.report = store, store.database, access, report
+        self.clock = Clock(self.database)
+        self._retention = Retention(self.database, files, keep, self.clock, self._ended)
+        self._space = keep.space_bytes
+        self._written = 0  # bytes of pictures, since the last look at what is kept
+
+    def start(self) -> None:
+        self.look()
+        super().start()
+
+    def stop(self, seconds: float | None = None) -> None:
+        super().stop(seconds)
+        with suppress(FlawscopeError):
+            self.clock.close()
+
+    def note(self, recorded: Recorded) -> None:
+        """A picture was written: where there is no space for it, others go now."""
+        self._written += recorded.taken.bytes
+        if self._is_crowded():
+            self.wake()
+
+    def look(self) -> None:
+        """At the clock."""
+        with suppress(FlawscopeError):  # that the store cannot be used is a problem of its own
+            self.clock.look()
+        self.report("clock", self.clock.problem or None, CONFIRM)
+
+    def confirm_clock(self) -> None:
+        """A person says that it is right. StoreError."""
+        self.clock.confirm()
+        self.report("clock", None)
+
+    def _is_crowded(self) -> bool:
+        if self._space is None or self._written < SHARE * self._space:
+            return False
+        return self._retention.used + self._written > self._space
+
+    def _work(self) -> None:
+        due = 0.0
+        while not self._wait(LOOK if due else 1.0):
+            self.look()
+            if time.monotonic() >= due or self._is_crowded():
+                self._retain()
+                due = time.monotonic() + RETAIN
+
+    def _retain(self) -> None:
+        self._written = 0
+        try:
+            self.database.tune()  # before what may take long in a large store
+            summary = self._retention.run()
+            problem = summary.problem
+            if line := summary.line():
+                self.store.note_event(REMOVED, "station", line)
+            self.access.remove_ended()
+            trim(self.database)
+        except Exception as error:  # tried again in an hour; inspections go on
+            problem = f"what is kept too long cannot be removed: {one_line(error)}"
+        self.report("retention", problem or None)

@@ -1,0 +1,259 @@
+"""A wrong clock removes nothing, is told, and changes no order; an honest pause bothers nobody."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+from station_helpers import INSPECTIONS, Served, everything
+
+from flawscope.station.client import Client
+from flawscope.station.clock import DAY, PAUSE, SETTLING, Clock
+from flawscope.station.database import Database, now
+from flawscope.station.recording import Taken
+from flawscope.station.schema import HOUR, marks, versions
+from flawscope.station.store import Store
+
+MINUTE = HOUR // 60
+BEGUN = now()
+
+
+class Computer:
+    """What a station reads of it: a clock that can be set, and a counter that cannot."""
+
+    def __init__(self, database: Database):
+        self.database, self.wall, self.counter = database, BEGUN, 0
+
+    def start(self) -> Clock:
+        self.counter = 5_000_000  # it counts from the computer's start
+        clock = Clock(self.database, lambda: self.wall, lambda: self.counter)
+        clock.look()
+        return clock
+
+    def run(self, clock: Clock, microseconds: int) -> Clock:
+        for step in [MINUTE] * (microseconds // MINUTE):
+            self.wall, self.counter = self.wall + step, self.counter + step
+            clock.look()
+        return clock
+
+
+@pytest.fixture
+def computer(database: Database) -> Computer:
+    return Computer(database)
+
+
+@pytest.fixture
+def record(database: Database) -> Any:
+    """Adds an inspection, its time that of the computer."""
+    store = Store(database)
+    product = store.add_product("plate")
+    row = {"product_id": product, "hash": "0" * 64, "file": "none", "origin": "", "facts": "{}"}
+    with database.writing() as connection:
+        new = versions.insert().values(**row, created_at=0).returning(versions.c.id)
+        version = int(connection.execute(new).scalar_one())
+
+    def add(at: int) -> int:
+        facts: dict[str, Any] = {"picture": f"{at:064}", "suffix": ".png"}
+        facts |= {
+            "bytes": 1,
+            "width": 1,
+            "height": 1,
+            "score": 1.0,
+            "p_value": 0.5,
+            "severity": 0.0,
+            "score_threshold": 2.0,
+            "anomalous": False,
+        }
+        taken = Taken(product, version, at=at, name="a", source="http", near=False, **facts)
+        return store.record([taken])[0][0]
+
+    return add
+
+
+def test_ages_are_those_of_the_counter_whatever_the_clock_does(computer: Computer, record: Any) -> None:
+    clock = computer.start()
+    first = record(computer.wall)
+    computer.run(clock, 3 * HOUR)
+    second = record(computer.wall)
+    for jump in (400 * DAY, -9000 * DAY, 2 * HOUR):
+        computer.wall += jump
+        computer.run(clock, HOUR)
+        assert abs(clock.jump) > HOUR, jump
+        assert str(abs(jump) // HOUR if abs(jump) < 2 * DAY else abs(jump) // DAY) in clock.problem
+        computer.wall -= jump
+        computer.run(clock, HOUR)
+        assert (clock.jump, clock.problem) == (0, ""), "it is right again"
+    assert clock.age == 9 * HOUR
+    assert clock.newest_before(10 * HOUR) == 0
+    assert clock.newest_before(8 * HOUR) == first
+    assert clock.newest_before(5 * HOUR) == second
+
+
+@pytest.mark.parametrize("days", [400, -9000, 22])
+def test_a_clock_that_is_wrong_at_the_start_counts_as_nothing(
+    computer: Computer, record: Any, days: int
+) -> None:
+    clock = computer.run(computer.start(), HOUR)
+    record(computer.wall)
+    computer.wall += days * DAY
+    for _ in range(3):  # also when it is started again and again
+        clock = computer.run(computer.start(), HOUR)
+        assert f"{abs(days)} days {'ahead' if days > 0 else 'behind'}" in clock.problem
+    assert clock.age == 4 * HOUR
+    assert clock.newest_before(DAY) == 0
+    clock.confirm()
+    assert clock.problem == ""
+    assert computer.run(clock, HOUR).problem == ""
+    assert computer.run(computer.start(), HOUR).problem == "", "it was confirmed"
+    assert clock.newest_before(DAY) == 0
+
+
+def test_a_clock_that_was_wrong_and_is_right_takes_nothing_with_it(computer: Computer, record: Any) -> None:
+    """The first run is under a dead battery, and nobody can know it."""
+    computer.wall -= 9000 * DAY
+    clock = computer.run(computer.start(), HOUR)
+    record(computer.wall)
+    computer.wall += 9000 * DAY
+    clock = computer.run(computer.start(), HOUR)
+    assert "ahead" in clock.problem
+    assert clock.newest_before(DAY) == 0
+    computer.wall -= 9000 * DAY
+    assert computer.run(clock, MINUTE).problem == ""
+
+
+def test_honest_pauses_count_a_day_at_most_and_bother_nobody(computer: Computer) -> None:
+    clock = computer.run(computer.start(), HOUR)
+    for pause, counts in ((16 * HOUR, 16 * HOUR), (3 * DAY, DAY), (PAUSE - HOUR, DAY)):
+        clock.close()
+        computer.wall += pause
+        before, clock = clock.age, computer.start()
+        computer.run(clock, HOUR)
+        assert (clock.problem, clock.age - before) == ("", counts + HOUR)
+    clock.close()
+    computer.wall += 42 * DAY
+    before, clock = clock.age, computer.start()
+    assert "42 days ahead" in clock.problem
+    clock.confirm()
+    assert computer.run(clock, HOUR).age - before == HOUR
+
+
+def test_a_time_server_may_set_the_clock_right_after_the_start(computer: Computer) -> None:
+    """Small computers have no clock of their own, and go on where they ended."""
+    clock = computer.run(computer.start(), HOUR)
+    for wrong in (0, 10 * DAY):  # behind the right one by 14 hours, and far ahead of it
+        clock.close()
+        computer.wall += wrong
+        before, clock = clock.age, computer.run(computer.start(), SETTLING // 2)
+        computer.wall += 14 * HOUR - wrong
+        computer.run(clock, HOUR)
+        assert (clock.problem, clock.age - before) == ("", 14 * HOUR + HOUR + SETTLING // 2)
+
+
+def test_a_counter_that_jumps_is_not_believed_either(computer: Computer) -> None:
+    clock = computer.run(computer.start(), HOUR)
+    computer.counter += 400 * DAY
+    computer.wall += 400 * DAY
+    clock.look()
+    assert "400 days ahead" in clock.problem
+    computer.counter -= 400 * DAY
+    clock.look()
+    computer.counter += 9 * HOUR  # the computer slept
+    computer.wall += 9 * HOUR - 400 * DAY
+    clock.look()
+    assert (clock.problem, clock.age) == ("", 2 * HOUR)
+
+
+def test_two_stations_of_a_data_base_have_their_own_ages(database: Database, computer: Computer) -> None:
+    computer.run(computer.start(), HOUR)
+    computer.database = Database(database.url, "line2")
+    assert computer.run(computer.start(), 2 * HOUR).age == 2 * HOUR
+    computer.database.close()
+    with database.reading() as connection:
+        found = connection.execute(select(marks.c.station_id, marks.c.age)).all()
+    assert {row.age for row in found} >= {HOUR, 2 * HOUR}
+    assert len({row.station_id for row in found}) == 2
+
+
+# ----------------------------------------------------------------------------------------------- at a station
+
+
+def test_a_jump_is_told_everywhere_and_ends_when_an_engineer_confirms(
+    running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    station, clock = running.station, running.station.housekeeping.clock
+    said: list[str] = []
+    monkeypatch.setattr(station, "say", said.append)
+    with Client(running.url) as client:
+        client.inspect(parts[0], name="before")
+        monkeypatch.setattr(clock, "_wall", lambda: now() - 9000 * DAY)
+        station.housekeeping.look()
+        monkeypatch.setattr("flawscope.station.inspector.now", lambda: now() - 9000 * DAY)
+        client.inspect(parts[1], name="after")
+        assert [one.name for one in client.search()] == ["after", "before"], "the order in which they came"
+    ready = httpx.get(f"{running.url}/readyz")
+    assert (ready.status_code, ready.json()["ready"]) == (200, True), "pictures are inspected"
+    assert [one["code"] for one in ready.json()["problems"]] == ["clock"]
+    assert any(line.startswith("clock: ") for line in said)
+    jump = re.search(r"^flawscope_clock_jump_seconds (\S+)", httpx.get(f"{running.url}/metrics").text, re.M)
+    assert jump
+    assert float(jump[1]) == pytest.approx(-9000 * 86400, abs=60)
+    status = httpx.post(f"{running.url}/api/v1/clock/confirm").json()
+    assert status["problems"] == []
+    assert said[-1] == "clock: over"
+
+
+# -------------------------------------------------------------------------------- a real clock, in a process
+
+
+@contextmanager
+def under(served: Served, shift: str) -> Iterator[str]:
+    """It runs while the computer's clock is wrong by so much; the store and what it keeps are of before."""
+    served.environment = {}
+    if shift:
+        said = subprocess.run(
+            ["faketime", "-m", "-f", shift, "env"], capture_output=True, text=True, check=True
+        )
+        lines = [line.partition("=") for line in said.stdout.splitlines()]
+        served.environment = {name: text for name, _, text in lines if name in ("LD_PRELOAD", "FAKETIME")}
+    served.start()
+    yield served.url
+    time.sleep(3)  # until it looked at what is too old, a second after its start
+    served.kill()
+
+
+@pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("shifts", [("", "+400d"), ("-9000d", ""), ("+400d", "")])
+def test_no_picture_goes_by_a_wrong_clock(
+    served: Served, parts: list[bytes], tmp_path: Path, shifts: tuple[str, str]
+) -> None:
+    model, store = served.words[0], served.words[2]
+    settings = tmp_path / "station.yaml"
+    settings.write_text(
+        f"products:\n  plate: {model}\nstore: {store}\ndevice: cpu\nthreads: 1\n"
+        "keep: {good: 1 hour, anomalous: 1 hour, records: 1 hour}\n"
+    )
+    served.words = [str(settings)]
+    with under(served, shifts[0]) as url:
+        for place, data in enumerate(parts[:5]):
+            there = f"{url}/api/v1/{INSPECTIONS}"
+            assert httpx.post(there, params={"name": f"{place}"}, content=data, timeout=60).status_code == 201
+    for _ in range(2):
+        with under(served, shifts[1]) as url:
+            found = everything(url)
+            assert [one["name"] for one in found] == list("43210")
+            assert all(one["picture"] for one in found)
+            assert [one["code"] for one in httpx.get(f"{url}/readyz").json()["problems"]] == ["clock"]
+    with under(served, shifts[1]) as url:
+        assert httpx.post(f"{url}/api/v1/clock/confirm").json()["problems"] == []
+        assert all(one["picture"] for one in everything(url))
+    assert len(list(Path(store, "pictures").rglob("*.png"))) == 5
