@@ -191,7 +191,7 @@ def test_a_jump_is_told_everywhere_and_ends_when_an_engineer_confirms(
 ) -> None:
     station, clock = running.station, running.station.housekeeping.clock
     said: list[str] = []
-    monkeypatch.setattr(station, "say", said.append)
+    monkeypatch.setattr(station._problems, "say", said.append)
     with Client(running.url) as client:
         client.inspect(parts[0], name="before")
         monkeypatch.setattr(clock, "_wall", lambda: now() - 9000 * DAY)

@@ -19,12 +19,14 @@ from sqlalchemy.exc import IntegrityError
 from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
 from flawscope.station import dump
+from flawscope.station.clock import DAY
 from flawscope.station.database import Database, _scripts
 from flawscope.station.files import PICTURES, Files
 from flawscope.station.learnt import Learnt
 from flawscope.station.schema import (
     inspections,
     learnt,
+    marks,
     metadata,
     pictures,
     products,
@@ -108,6 +110,19 @@ def test_all_that_was_there_is_there(old: Database) -> None:
     assert store.inspection(1, 4)["verdict"] == "defect"
     assert [one["id"] for one in store.waiting(2, 10)["inspections"]] == [3]
     assert store.numbers_of(1, ["k"]) == {"k": 4}
+
+
+def test_records_of_before_are_as_old_as_their_order_says(old: Database) -> None:
+    """Times of a clock that was wrong meanwhile make nothing old; a pause counts a day."""
+    days = {3: 5000, 4: 5000.5, 5: 4, 6: 5001, 7: 5008}
+    with old.writing() as connection:
+        for number, day in days.items():
+            at = round(day * DAY)
+            connection.exec_driver_sql(f"UPDATE inspections SET at = {at} WHERE id = {number}")
+    old.migrate()
+    with old.reading() as connection:
+        found = connection.execute(select(marks.c.inspection_id, marks.c.age).order_by(marks.c.age)).all()
+    assert [tuple(row) for row in found] == [(3, 0), (6, DAY // 2), (7, DAY // 2 + DAY)]
 
 
 def test_the_tables_are_those_of_this_version_and_hold_what_they_promise(old: Database) -> None:
