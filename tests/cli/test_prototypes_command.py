@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def test_the_model_is_the_same_with_and_without(capsys: Capture, drawn: Path, tm
     code, printed, err = run(capsys, "prototypes", "--data", drawn, *SETTINGS, "--out", made)
     assert (code, printed) == (0, "")
     for shape in ("24x16x16", "40x8x8", "112x4x4"):
-        assert f"{shape}: 1 prototypes of 9 pictures, objective " in err
+        assert f"{shape}: 1 prototype of 9 pictures, objective " in err
     assert f"wrote {made} (" in err
 
     common = ["--data", drawn, "--quiet", "--seen", "1"]
@@ -84,3 +85,16 @@ def test_wrong_calls_are_one_line(
     assert match in err
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_categories_get_a_file_each(capsys: Capture, drawn: Path, tmp_path: Path) -> None:
+    for name in ("bottle", "plate"):
+        shutil.copytree(drawn / "plate", tmp_path / "data" / name)
+    call = ["prototypes", "--data", tmp_path / "data", "--category", "all", *SETTINGS]
+    code, _, err = run(capsys, *call, "--out", "x.safetensors")
+    assert (code, "give --out a folder" in err) == (2, True)
+    out = tmp_path / "made"
+    code, _, err = run(capsys, *call, "--set", "ratoi=1", "--out", out)
+    assert (code, "unknown setting ratoi" in err, out.exists()) == (2, True, False)
+    assert run(capsys, *call, "--out", out)[0] == 0
+    assert sorted(path.name for path in out.iterdir()) == ["bottle.safetensors", "plate.safetensors"]

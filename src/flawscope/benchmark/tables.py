@@ -51,6 +51,18 @@ class Group:
     categories: tuple[str, ...]
 
 
+def groups(rows: Sequence[str]) -> list[Group]:
+    """The categories that are averaged: MVTec AD's textures, objects and both, and others."""
+    known = (("textures", TEXTURES), ("objects", OBJECTS))
+    found = [Group(name, group) for name, group in known if not set(rows).isdisjoint(group)]
+    if len(found) == 2:
+        found.append(Group("all", MVTEC))
+    others = tuple(row for row in rows if row not in MVTEC)
+    if others:
+        found.append(Group("others" if found else "all", others))
+    return found
+
+
 @dataclass(frozen=True)
 class Results:
     """A grid and what is known of it by now.
@@ -100,15 +112,9 @@ class Results:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """What is averaged: MVTec AD's textures, objects and both, other categories, and where MVTec AD is
-        not complete, what was measured of it, so that published figures can be averaged over the same."""
-        rows = set(self.grid.rows)
-        found = [Group(n, g) for n, g in (("textures", TEXTURES), ("objects", OBJECTS)) if rows & set(g)]
-        if len(found) == 2:
-            found.append(Group("all", MVTEC))
-        others = tuple(row for row in self.grid.rows if row not in MVTEC)
-        if others:
-            found.append(Group("others" if found else "all", others))
+        """Those of the rows, and where MVTec AD is not complete, what was measured of it, so that published
+        figures can be averaged over the same."""
+        found = groups(self.grid.rows)
         measured = tuple(c for c in MVTEC if any(self.seeds("image_auroc", m, c) for m in self.grid.methods))
         if measured and all(set(measured) != set(group.categories) for group in found):
             found.append(Group("those measured here", measured))

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flawscope.cli import common, fit
+from flawscope.cli import common, fit, several
 from flawscope.cluster import connect
-from flawscope.errors import FlawscopeError, InputError, one_line, with_kind
+from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.methods import registry
 from flawscope.progress import Step, counted, duration, silent, some
 
@@ -43,11 +43,11 @@ class Outcome(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """Fit them one after the other, or with `--cluster` on its nodes. One that fails is reported and does not
     stop the others; the exit code is 1 then. With `--resume`, models that are there already are kept."""
-    from flawscope.datasets.categories import present_categories
-
-    names = present_categories(args.data, args.category, "--category")
+    names = several.asked(args)
     say = common.say_for(args)
-    _check_folder(args)
+    if args.update:
+        raise InputError("--update adds to one model: name one --category")
+    several.check_out(args, "models")
     calls = {name: _call(args, name) for name in names}
     for call in calls.values():
         fit.checked(call)
@@ -79,16 +79,6 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(one.failed for one in outcomes) else code
 
 
-def _check_folder(args: argparse.Namespace) -> None:
-    if args.update:
-        raise InputError("--update adds to one model: name one --category")
-    if args.out.endswith(".safetensors"):
-        raise InputError(
-            f"--category {args.category} makes several models: give --out a folder instead of {args.out}; "
-            "it gets CATEGORY.safetensors"
-        )
-
-
 def _call(args: argparse.Namespace, category: str) -> argparse.Namespace:
     """The call for this category alone."""
     out = str(Path(args.out) / f"{category}.safetensors")
@@ -107,14 +97,8 @@ def _one(call: argparse.Namespace, step: Step) -> Outcome:
             found = _described(call, read_manifest(call.out))
             return Outcome(found, [f"{name}: kept, it is there already"])
         predictor = fit.learnt(_resuming(call), lambda line: None, step)
-    except FlawscopeError as error:
-        reason = one_line(error)
-    except MemoryError:
-        reason = "not enough memory: choose a smaller --size"
     except Exception as error:
-        if call.debug:
-            raise
-        reason = f"unexpected {with_kind(error)}; --debug shows where"
+        reason = several.reason_of(error, debug=call.debug)
     else:
         found = _described(call, predictor.manifest)._replace(time=duration(time.monotonic() - began))
         pictures = counted(len(predictor.manifest.pictures), "picture")

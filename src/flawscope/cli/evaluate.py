@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawscope.cli import common
+from flawscope.cli import common, several
 from flawscope.progress import counted, duration
 
 if TYPE_CHECKING:
@@ -21,8 +22,10 @@ JSON: dict[str, Any] = {"indent": 1, "allow_nan": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model file")
-    common.add_data(parser)
+    parser.add_argument(
+        "model", metavar="MODEL", help="model file; for several categories the folder of CATEGORY.safetensors"
+    )
+    common.add_data(parser, several=f"{several.SEVERAL}each by its own model")
     common.add_rate(parser, "the model's")
     parser.add_argument(
         "--full-resolution", action="store_true", help="pixel metrics at the pictures' size too"
@@ -31,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         metavar="DIR|FILE.csv",
         help="write results, a report, overlays, maps and a contact sheet; or the table of results alone, "
-        ".csv or .parquet",
+        ".csv or .parquet; for several categories a folder for each, or a table with a row for each",
     )
     common.add_pictures(parser, animation="webp")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -40,6 +43,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if several.are_asked(args):
+        from flawscope.cli import evaluate_several
+
+        return evaluate_several.run(args)
+
+    def show(result: Evaluation) -> None:
+        common.show(json.dumps(result.to_dict(), **JSON) if args.json else lines(result), flush=True)
+
+    return common.report_failures(measured(args, show)[1])
+
+
+def measured(
+    args: argparse.Namespace, show: Callable[[Evaluation], None] | None = None
+) -> tuple[Evaluation, list[str]]:
+    """Evaluate one model and write what `--out` asks for; pictures that could not be judged or drawn. `show`
+    comes before what may fail, such as where the disk is full."""
     from flawscope.datasets import open_dataset
     from flawscope.predictor import read_manifest
 
@@ -58,14 +77,14 @@ def run(args: argparse.Namespace) -> int:
 
     predictor = common.load_model(args, args.model)
     result = evaluate(predictor, dataset, full_resolution=args.full_resolution, step=step)
-    # before what may fail, such as where the disk is full
-    common.show(json.dumps(result.to_dict(), **JSON) if args.json else lines(result), flush=True)
+    if show:
+        show(result)
     failures = list(result.failures)
     if folder:
         failures += _written(args, folder, result, predictor, dataset, step)
     elif args.out:
         _write_table(args.out, result)
-    return common.report_failures(failures)
+    return result, failures
 
 
 def _written(

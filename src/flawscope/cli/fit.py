@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flawscope.cli import cluster, common
+from flawscope.cli import cluster, common, several
 from flawscope.cli.remarks import on_training
 from flawscope.cluster import connect
 from flawscope.errors import InputError
@@ -26,9 +26,7 @@ Say = Callable[[str], None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_data(
-        parser, several="; all, objects, textures (MVTec AD's) or names with commas: a model for each"
-    )
+    common.add_data(parser, several=f"{several.SEVERAL}a model for each")
     parser.add_argument(
         "--out",
         required=True,
@@ -133,11 +131,10 @@ def _either(names: Sequence[str]) -> str:
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
-    from flawscope.datasets.categories import means_several
 
     if args.cluster is not None:
         connect.check(args.cluster)
-    if args.category and means_several(args.data, args.category):
+    if several.are_asked(args):
         from flawscope.cli import categories
 
         return categories.run(args)

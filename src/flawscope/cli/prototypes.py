@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from flawscope.cli import common
+from flawscope.cli import common, several
 from flawscope.cli.remarks import on_training
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_data(parser)
-    parser.add_argument("--out", required=True, metavar="FILE", help="file to write, .safetensors")
+    common.add_data(parser, several=f"{several.SEVERAL}a file for each")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="file to write, .safetensors; for several categories a folder: CATEGORY.safetensors in it",
+    )
     parser.add_argument("--preset", default=None, help="named settings: default, paper")
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
     parser.add_argument(
@@ -37,6 +43,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if not several.are_asked(args):
+        return _run(args)
+    names = several.asked(args)
+    several.check_out(args, "files")
+    calls = {
+        name: argparse.Namespace(
+            **{**vars(args), "category": name, "out": str(Path(args.out) / f"{name}.safetensors")}
+        )
+        for name in names
+    }
+    for call in calls.values():
+        _settings(call)
+    common.folder_for_results(args.out)
+    return several.each(names, lambda name: _run(calls[name]), debug=args.debug)[0]
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Of one category."""
     from flawscope.artefact import files
     from flawscope.calibration.decision import DEFAULT_RATE
     from flawscope.datasets import open_dataset
@@ -44,10 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
     step = common.step_for(args)
     out = files.check_writable(args.out, ".safetensors")
-    options = _options(args)
-    preset = options.pop("preset", "default")
-    method = registry.method("prnet")
-    seed = method.configure(preset, options).seed  # a wrong setting is reported before torch is loaded
+    preset, options, seed = _settings(args)  # a wrong one is reported before torch is loaded
     dataset = open_dataset(args.data, args.category, seed=seed, group=args.group)
     for line in on_training(dataset, args.group):
         if not args.quiet:
@@ -61,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     use_threads(args.threads)
     prepared = prepare(
         dataset,
-        method,
+        registry.method("prnet"),
         preset=preset,
         false_alarm_rate=args.false_alarm_rate or DEFAULT_RATE,
         roi=args.roi,
@@ -78,10 +99,12 @@ def run(args: argparse.Namespace) -> int:
     return common.report_failures(list(prepared.reader.failures.values()))
 
 
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """Settings from the file, then the flags, then --set; what only training needs does not matter."""
+def _settings(args: argparse.Namespace) -> tuple[str, dict[str, Any], int]:
+    """The preset, the settings and the seed: from the file, then the flags, then --set; what only training
+    needs does not matter. InputError for a wrong one."""
     from flawscope import config
     from flawscope.cli.fit import only_category
+    from flawscope.methods import registry
 
     values: dict[str, Any] = {}
     if args.config:
@@ -92,4 +115,5 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     values = {**values, **config.parse_assignments(args.set)}
     for key in ("method", "seen"):
         values.pop(key, None)
-    return values
+    preset = values.pop("preset", "default")
+    return preset, values, registry.method("prnet").configure(preset, values).seed
