@@ -7,7 +7,8 @@ import base64
 import binascii
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -22,6 +23,7 @@ from flawscope.station.access import ExpiredError, Person
 from flawscope.station.database import StoreError
 from flawscope.station.files import MASK, MASKS
 from flawscope.station.guard import needs
+from flawscope.station.identity import SENT, Label, answered, uploaded
 from flawscope.station.inspector import Picture
 from flawscope.station.memory import light
 from flawscope.station.queries import check_query
@@ -62,7 +64,7 @@ async def station_of(request: Request) -> Station:  # else it is called in anoth
 
 
 def keyed(what: str) -> list[dict[str, Any]]:
-    """How the description names the header with the sender's key."""
+    """How the description names the header with the sender's key; what: it does."""
     schema = {"type": "string", "maxLength": uploads.MOST_KEY}
     text = f"the same key {what}, however often it is sent"
     return [
@@ -71,11 +73,12 @@ def keyed(what: str) -> list[dict[str, Any]]:
 
 
 Here = Annotated[Station, Depends(station_of)]
+LabelOf = Annotated[Label, Depends(uploads.label_of)]
 Operator = Annotated[Person, Depends(needs(OPERATOR))]
 Engineer = Annotated[Person, Depends(needs(ENGINEER))]
 
 router = routes(prefix="/api/v1")
-sending = routes(408, 413, 415, 507, role=SENDER)
+sending = routes(408, 409, 413, 415, 507, role=SENDER)
 product = APIRouter(prefix="/products/{name}")
 
 # --------------------------------------------------------------------------------------------------- products
@@ -151,9 +154,12 @@ async def inspect(
     name: str,
     request: Request,
     station: Here,
+    label: LabelOf,
     file: Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")] = "",
 ) -> Response:
     """Judge a picture: the body is the file. A form may hold several, whose results come in its order.
+
+    A key names the request: the same bytes, part and batch get the same answer, others 409.
 
     The answer is sent when the inspection is on the disk. With 503 nothing was taken: try again after the
     seconds that Retry-After says.
@@ -164,13 +170,13 @@ async def inspect(
         station.inspector.check_room()
         found, is_form = await uploads.read(request, file)
         key = uploads.key_of(request)
-        keys = [f"{key}/{place}" if is_form else key for place in range(len(found))] if key else []
-        there = await asyncio.to_thread(_there, station, product_id, keys) if keys else {}
-        pictures = [
-            Picture(product_id, one.data, one.name, "http", keys[place] if keys else None)
-            for place, one in enumerate(found)
-            if place not in there
+        sent: Sequence[Picture] = [
+            Picture(product_id, one.data, one.name, "http", **label._asdict()) for one in found
         ]
+        there: Mapping[int, int] = {}
+        if key:
+            sent, there = await asyncio.to_thread(_named, station, key, sent, is_form)
+        pictures = [one for place, one in enumerate(sent) if place not in there]
         answers = iter(station.inspector.submit(pictures))
     except FlawscopeError as error:
         count(station, name, error)
@@ -207,10 +213,17 @@ async def inspection_of(station: Station, name: str, recorded: Recorded) -> dict
     return await asyncio.to_thread(station.inspection, name, recorded.number)
 
 
-def _there(station: Station, product_id: int, keys: list[str]) -> dict[int, int]:
-    """Which of the keys were taken before: place -> number of the inspection."""
-    numbers = station.store.numbers_of(product_id, keys)
-    return {place: numbers[key] for place, key in enumerate(keys) if key in numbers}
+def _named(
+    station: Station, key: str, sent: Sequence[Picture], is_form: bool
+) -> tuple[list[Picture], dict[int, int]]:
+    """The pictures with the sender's key, and what was recorded of them before."""
+    label = Label(sent[0].part, sent[0].batch)
+    request = uploaded(key, [one.data for one in sent], is_form, label)
+    named = [
+        replace(one, key=request.key_of(place), request=request, hash=request.pictures[place])
+        for place, one in enumerate(sent)
+    ]
+    return named, answered(station.store, sent[0].product_id, request)
 
 
 def filters_of(
@@ -228,6 +241,8 @@ def filters_of(
     picture: Annotated[
         str | None, Query(alias="file", description="what its sender calls it; A12* begins with A12")
     ] = None,
+    part: Annotated[str | None, Query(description="its number; 4711* begins with 4711")] = None,
+    batch: Annotated[str | None, Query(description="that the part belongs to; 47* begins with 47")] = None,
 ) -> Filters:
     query = {key: value for key, value in request.query_params.items() if key not in ("name", "file")}
     return Filters.from_query({**query, "name": picture or ""})
@@ -320,6 +335,7 @@ def mask(name: str, number: int, station: Here) -> Response:
 @product.post(
     "/inspections/{number}/verdict",
     response_model=shapes.Inspection,
+    responses=refusals_of(409),
     openapi_extra={"parameters": keyed("is one verdict")},
 )
 def decide(
@@ -331,7 +347,7 @@ def decide(
     if verdict.mask is not None:
         drawn = _mask(station, product_id, number, verdict.mask)
     try:
-        said = verdict.verdict, person.name, drawn, verdict.note, key
+        said = verdict.verdict, person.name, drawn, verdict.note, key and f"{SENT}{key}"
         found = station.store.decide(product_id, number, *said)
     finally:
         if drawn is not None:

@@ -99,19 +99,28 @@ class Client:
     # ---- inspecting
 
     def inspect(
-        self, picture: Source, product: str | None = None, name: str | None = None, key: str | None = None
+        self,
+        picture: Source,
+        product: str | None = None,
+        name: str | None = None,
+        key: str | None = None,
+        *,
+        part: str | None = None,
+        batch: str | None = None,
     ) -> Inspection:
         """Have a picture judged and recorded.
 
         Args:
             picture: a file, an encoded picture, a PIL image, or an array as `Predictor.predict` takes it.
             name: what the station calls it; by default the file's name.
-            key: under which it is taken once, of your own making; 184 characters at most.
+            key: names this request, of your own making; 184 characters at most. Sent again it gets the same
+                answer; another picture or part under it is refused.
+            part, batch: of which part it is, 100 characters each; a part may be inspected many times.
         """
         data, known = encoded(picture)
         headers = {"Content-Type": "application/octet-stream", "Idempotency-Key": key or uuid.uuid4().hex}
         path = f"{self._of(product)}/inspections"
-        query = {"name": name or known}
+        query = {"name": name or known, "part": part, "batch": batch}
         return Inspection.from_json(self._json("POST", path, query=query, content=data, headers=headers))
 
     def inspect_many(
@@ -148,16 +157,19 @@ class Client:
         camera: int | None = None,
         seconds: float = 5.0,
         key: str | None = None,
+        *,
+        part: str | None = None,
+        batch: str | None = None,
     ) -> Inspection:
         """Have the next frame of a camera judged and recorded: the first one that is decoded from now on.
 
         Args:
             camera: its number among the product's; can be left out where there is one.
             seconds: in which the frame must come, 60 at most.
-            key: as for `inspect`.
+            key, part, batch: as for `inspect`.
         """
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-        query = {"camera": camera, "seconds": seconds}
+        query = {"camera": camera, "seconds": seconds, "part": part, "batch": batch}
         path = f"{self._of(product)}/trigger"
         return Inspection.from_json(self._json("POST", path, query=query, headers=headers))
 
@@ -179,12 +191,15 @@ class Client:
         score_max: float | None = None,
         version: int | None = None,
         name: str | None = None,
+        part: str | None = None,
+        batch: str | None = None,
     ) -> Iterator[Inspection]:
         """All inspections that match, newest first, fetched as they are asked for.
 
         Args:
             since, until: times; `until` itself is not in it. Without a zone they are UTC.
-            verdict: good, defect or none. name: of the picture; A12* is any that begins with A12.
+            verdict: good, defect or none. name: of the picture; A12* is any that begins with A12, also of
+                part and batch.
         """
         query: dict[str, str | int | float | None] = {
             **{
@@ -194,7 +209,7 @@ class Client:
                 "verdict": verdict,
             },
             **{"review": review, "score_min": score_min, "score_max": score_max, "version": version},
-            **{"file": name, "limit": PAGE, "cursor": None},
+            **{"file": name, "part": part, "batch": batch, "limit": PAGE, "cursor": None},
         }
         path = f"{self._of(product)}/inspections"
         while True:

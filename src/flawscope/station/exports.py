@@ -18,9 +18,9 @@ from flawscope.station.search import Filters, every
 COLUMNS = (
     *("id", "at", "product", "version", "name", "source", "decision", "score", "p_value", "severity"),
     *("score_threshold", "verdict", "verdict_at", "verdict_by", "note", "review", "width", "height"),
-    *("picture", "regions"),
+    *("picture", "regions", "part", "batch", "triggers"),
 )
-_NUMBERS = {"id": "int64", "version": "int64", "width": "int32", "height": "int32"}
+_NUMBERS = {"id": "int64", "version": "int64", "width": "int32", "height": "int32", "triggers": "int32"}
 _REAL = ("score", "p_value", "severity", "score_threshold")
 ROWS = 10_000  # of a row group
 BLOCK = 1 << 20

@@ -100,16 +100,17 @@ class Files:
         """Where the map of a picture lies, as a model version made it."""
         return self.path(MAPS, picture, f".{version}.npz")
 
-    def keep(self, kind: str, data: bytes, suffix: str, *, hold: bool = False) -> str:
+    def keep(self, kind: str, data: bytes, suffix: str, *, hold: bool = False, known: str = "") -> str:
         """Write it unless it is there already; its SHA-256.
 
         Args:
             hold: as `hold` does.
+            known: its SHA-256, where that was computed before.
 
         Raises:
             StoreError: it cannot be written.
         """
-        digest = hashlib.sha256(data).hexdigest()
+        digest = known or hashlib.sha256(data).hexdigest()
         if hold:
             self.hold(digest)
         path = self.path(kind, digest, suffix)

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 from flawscope.errors import FlawscopeError, InputError, with_kind
@@ -18,6 +18,7 @@ from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
 from flawscope.station.database import now
 from flawscope.station.files import PICTURES, Files
+from flawscope.station.identity import KeyUsedError, Request
 from flawscope.station.memory import light
 from flawscope.station.recorder import Judged, Recorded, Recorder
 from flawscope.station.recording import Taken
@@ -56,13 +57,26 @@ class TooLargeError(InputError):
 
 @dataclass(frozen=True)
 class Picture:
-    """What came in. key: the sender's, under which it is taken once."""
+    """What came in.
+
+    key: under which it is taken once. part, batch: of which part it is. request: what it came with, where its
+    sender gave a key. hash: SHA-256 of the data, where it is known. triggers: that the frame answers.
+    """
 
     product_id: int
     data: bytes = field(repr=False)
     name: str
     source: str
     key: str | None = None
+    part: str | None = None
+    batch: str | None = None
+    request: Request | None = None
+    hash: str = ""
+    triggers: int | None = None
+
+
+# what is recorded of a picture as it came
+_AS_IT_CAME = {one.name for one in fields(Picture)} & {one.name for one in fields(Taken)}
 
 
 @dataclass
@@ -100,7 +114,7 @@ class Inspector:
         self._changed = threading.Condition()
         self._places = 0  # taken: of pictures that wait, are judged or being recorded
         self._bytes = 0
-        self._by_key: dict[tuple[int, str], Future[Recorded]] = {}
+        self._by_key: dict[tuple[int, str], tuple[Picture, Future[Recorded]]] = {}
         self._of_product: Counter[int] = Counter()
         self._done: dict[int, deque[float]] = {}  # when, by product
         self._ending = False
@@ -117,8 +131,10 @@ class Inspector:
 
         Raises:
             BusyError: there is no room for all of them.
+            KeyUsedError: another request with the same key is not answered yet.
         """
         with self._changed:
+            self._check_keys(pictures)
             fresh = [one for one in pictures if (one.product_id, one.key or "") not in self._by_key]
             size = sum(len(one.data) for one in fresh)
             full = self._places + len(fresh) > self.limits.queue
@@ -126,6 +142,14 @@ class Inspector:
             if self._ending or (fresh and (full or heavy)):
                 raise BusyError(self._wait())
             return [self._take(one) for one in pictures]
+
+    def _check_keys(self, pictures: Sequence[Picture]) -> None:
+        asked = {(one.product_id, one.request) for one in pictures if one.request is not None}
+        for there, _ in self._by_key.values():
+            for product_id, request in asked:
+                other = there.request
+                if other and there.product_id == product_id and other.key == request.key and other != request:
+                    raise KeyUsedError(request.key, "request, which is not answered yet")
 
     def check_room(self) -> None:
         """Before a picture is read: BusyError where there is none for it."""
@@ -135,14 +159,14 @@ class Inspector:
     def _take(self, picture: Picture) -> Future[Recorded]:
         known = (picture.product_id, picture.key) if picture.key else None
         if known in self._by_key:
-            return self._by_key[known]
+            return self._by_key[known][1]
         answer: Future[Recorded] = Future()
         answer.set_running_or_notify_cancel()  # a client that goes away does not stop it
         self._places += 1
         self._bytes += len(picture.data)
         self._of_product[picture.product_id] += 1
         if known:
-            self._by_key[known] = answer
+            self._by_key[known] = picture, answer
         answer.add_done_callback(lambda _: self._release(picture, known))
         self._pool.submit(self._receive, picture, answer, now())
         return answer
@@ -170,7 +194,7 @@ class Inspector:
             answer.set_exception(light(error))
             return
         try:
-            kept.set_result(self.files.keep(PICTURES, picture.data, suffix, hold=True))
+            kept.set_result(self.files.keep(PICTURES, picture.data, suffix, hold=True, known=picture.hash))
         except Exception as error:
             kept.set_exception(light(error))
 
@@ -282,7 +306,7 @@ class Inspector:
         picture, calibration = job.picture, predictor.calibration
         height, width = result.geometry.picture_size
         return Taken(
-            product_id=picture.product_id,
+            **{name: getattr(picture, name) for name in _AS_IT_CAME},
             version_id=number,
             picture="",
             suffix=job.suffix,
@@ -290,8 +314,6 @@ class Inspector:
             width=width,
             height=height,
             at=job.at,
-            name=picture.name,
-            source=picture.source,
             score=result.score,
             p_value=result.p_value,
             severity=result.severity,
@@ -299,8 +321,8 @@ class Inspector:
             anomalous=result.is_anomalous,
             near=not result.is_anomalous and result.p_value <= self.near * calibration.expected_rate,
             regions=[region.to_dict() for region in result.regions],
-            key=picture.key,
             brightness=result.brightness,
+            request_hash=None if picture.request is None else picture.request.hash,
         )
 
     # ---- how it goes

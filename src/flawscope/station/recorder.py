@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 
 from flawscope.errors import FlawscopeError
 from flawscope.results.prediction import Prediction
+from flawscope.station.identity import KeyUsedError
 from flawscope.station.memory import light
 from flawscope.station.recording import Taken
 from flawscope.station.store import Store
@@ -97,8 +98,21 @@ class Recorder:
                 self._record([one])
             return
         for one, (number, is_new) in zip(ready, found, strict=True):
+            if not is_new and (used := self._used(one.taken)) is not None:
+                one.answer.set_exception(used)
+                continue
             recorded = Recorded(number, one.taken, is_new, one.prediction)
             one.answer.set_result(recorded)
             if is_new:
                 with suppress(Exception):  # who only listens does not harm who waits
                     self.announce(recorded)
+
+    def _used(self, taken: Taken) -> Exception | None:
+        """Why its key is another request's, which was recorded while this one was on its way."""
+        try:
+            rows = self.store.under(taken.product_id, [taken.key or ""])
+        except Exception as error:
+            return light(error)
+        if all(row.request_hash == taken.request_hash for row in rows):
+            return None
+        return KeyUsedError(str(taken.key).partition(":")[2], f"request, inspection {rows[0].id}")

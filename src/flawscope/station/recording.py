@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -24,7 +24,8 @@ class Taken:
     """A picture that was judged, to be recorded.
 
     picture: hash of its file, "" while that is being written. at: microseconds since 1970. key: the
-    sender's, under which it is taken once. brightness: 0..1; None: not known.
+    sender's, under which it is taken once. brightness: 0..1; None: not known. request_hash: of all that came
+    under the key. triggers: that the frame answers; None: it came by itself.
     """
 
     product_id: int
@@ -46,6 +47,15 @@ class Taken:
     regions: list[dict[str, Any]] = field(default_factory=list)
     key: str | None = None
     brightness: float | None = None
+    part: str | None = None
+    batch: str | None = None
+    request_hash: str | None = None
+    triggers: int | None = None
+
+
+_OF_PICTURE, _OF_INSPECTION = (
+    tuple(field.name for field in fields(Taken) if field.name in table.c) for table in (pictures, inspections)
+)
 
 
 class Statements(NamedTuple):
@@ -96,14 +106,6 @@ def record(connection: Connection, several: Sequence[Taken]) -> list[tuple[int, 
     return numbers
 
 
-def by_keys(connection: Connection, product_id: int, keys: Sequence[str]) -> dict[str, int]:
-    """Numbers of the inspections that were taken under these keys."""
-    query = select(inspections.c.key, inspections.c.id).where(
-        inspections.c.product_id == product_id, inspections.c.key.in_(keys)
-    )
-    return {str(key): int(number) for key, number in connection.execute(query)}
-
-
 def by_key(connection: Connection, product_id: int, key: str) -> int | None:
     """Number of the inspection that was taken under a key."""
     query = _statements().by_key
@@ -117,16 +119,11 @@ def review_of(one: Taken | Row[Any]) -> str:
 
 
 def _picture(one: Taken) -> dict[str, Any]:
-    names = "product_id", "suffix", "bytes", "width", "height"
-    return {"hash": one.picture, "created_at": one.at, **{name: getattr(one, name) for name in names}}
+    return {"hash": one.picture, "created_at": one.at, **{name: getattr(one, name) for name in _OF_PICTURE}}
 
 
 def _inspection(one: Taken) -> dict[str, Any]:
-    names = (
-        *("product_id", "version_id", "picture", "at", "source", "key", "score", "p_value", "severity"),
-        *("score_threshold", "anomalous", "near", "brightness"),
-    )
-    values = {name: getattr(one, name) for name in names}
+    values = {name: getattr(one, name) for name in _OF_INSPECTION}
     return values | {
         "name": one.name[:MOST_NAME],
         "regions": json.dumps(one.regions),

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.bodies import UploadError
 from flawscope.station.database import StoreError
+from flawscope.station.identity import KeyUsedError
 from flawscope.station.inspector import BusyError, ModelError, TooLargeError
 from flawscope.station.learning.learning import LosesError
 from flawscope.station.sources.camera import AwayError, NoFrameError
@@ -42,6 +43,7 @@ def said(error: FlawscopeError) -> tuple[int, str]:
         (AwayError, 503, "camera_away"),
         (NoFrameError, 504, "no_frame"),
         (TooLargeError, 422, "too_many_pixels"),
+        (KeyUsedError, 409, "key_used"),
         (LosesError, 409, "loses_defects"),
         (InputError, 422, "invalid"),
     )

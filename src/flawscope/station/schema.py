@@ -125,6 +125,10 @@ inspections = Table(
     Column("verdict", String(8)),  # the last one that holds; their history is in `verdicts`
     Column("review", String(8), nullable=False),  # none, waiting, done, skipped
     Column("brightness", Double),  # 0..1; NULL: not known
+    Column("part", Name),  # its number, as the sender says; the same part may come many times
+    Column("batch", Name),
+    Column("request_hash", Hash),  # of all that came under the sender's key
+    Column("triggers", Integer),  # that the frame answers
     _picture_of("inspections"),
     UniqueConstraint("product_id", "key"),
 )
@@ -145,6 +149,15 @@ Index(
 )
 Index("inspections_picture", inspections.c.product_id, inspections.c.picture)
 Index("inspections_name", inspections.c.product_id, inspections.c.name)
+for _label in (inspections.c.part, inspections.c.batch):
+    Index(
+        f"inspections_{_label.name}",
+        inspections.c.product_id,
+        _label,
+        inspections.c.id,
+        sqlite_where=_label.is_not(None),
+        postgresql_where=_label.is_not(None),
+    )
 
 verdicts = Table(
     "verdicts",

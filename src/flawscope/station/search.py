@@ -19,7 +19,7 @@ from flawscope.station.store import described, microseconds, shown
 
 MOST = 500  # inspections of a page
 MANY = 2000  # names, beyond which they are not sorted
-_WALKED: ColumnElement[str] = literal_column("+inspections.name", Text)  # SQLite takes no index for it
+_BEGUN = ("name", "part", "batch")  # filters that may say how a text begins
 _CHOICES = {
     "decision": ("good", "anomalous"),
     "verdict": ("good", "defect", "none"),
@@ -32,7 +32,7 @@ class Filters:
     """What is looked for; None: any.
 
     since, until: microseconds since 1970; until is exclusive. name: of the picture; `A12*` is any that begins
-    with A12. cursor: where the page before ended.
+    with A12, also of part and batch. cursor: where the page before ended.
     """
 
     since: int | None = None
@@ -44,6 +44,8 @@ class Filters:
     score_max: float | None = None
     version: int | None = None
     name: str | None = None
+    part: str | None = None
+    batch: str | None = None
     cursor: str | None = None
     limit: int = 50
 
@@ -93,11 +95,17 @@ def every(database: Database, product_id: int, filters: Filters) -> Iterator[dic
 def _is_common(connection: Connection, product_id: int, filters: Filters) -> bool:
     """Whether so many names begin as asked that walking through time finds a page sooner than sorting all of
     them. SQLite knows only how many names there are, PostgreSQL decides by itself."""
-    if filters.name is None or not filters.name.endswith("*") or connection.dialect.name != "sqlite":
+    begun = [_named(name, text) for name, text in _texts(filters) if text.endswith("*")]
+    if not begun or connection.dialect.name != "sqlite":
         return False
-    there = select(inspections.c.id).where(inspections.c.product_id == product_id, _named(filters.name))
+    there = select(inspections.c.id).where(inspections.c.product_id == product_id, *begun)
     few = there.limit(MANY).subquery()
     return int(connection.execute(select(func.count()).select_from(few)).scalar_one()) == MANY
+
+
+def _texts(filters: Filters) -> list[tuple[str, str]]:
+    """Those of `_BEGUN` that are asked for."""
+    return [(name, text) for name in _BEGUN if (text := getattr(filters, name)) is not None]
 
 
 def _query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
@@ -121,17 +129,19 @@ def _query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
         wanted.append(column.score <= filters.score_max)
     if filters.version is not None:
         wanted.append(column.version_id == filters.version)
-    if filters.name is not None:
-        wanted.append(_named(filters.name, _WALKED if walk else inspections.c.name))
+    wanted += [_named(name, text, walk) for name, text in _texts(filters)]
     if filters.cursor is not None:
         wanted.append(column.id < _place(filters.cursor))
     return shown().where(*wanted).order_by(column.id.desc())
 
 
-def _named(name: str, column: ColumnElement[str] = inspections.c.name) -> ColumnElement[bool]:
-    if not name.endswith("*"):
-        return column == name
-    begin = name.rstrip("*")
+def _named(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
+    column: ColumnElement[str] = inspections.c[name]
+    if not text.endswith("*"):
+        return column == text
+    if walk:
+        column = literal_column(f"+inspections.{name}", Text)  # SQLite takes no index for it
+    begin = text.rstrip("*")
     beyond = _beyond(begin)
     from_here = column >= begin
     return from_here if beyond is None else from_here & (column < beyond)

@@ -13,6 +13,9 @@ EXAMPLE: dict[str, Any] = {
     "at": "2026-11-22T02:04:51.123Z",
     "name": "0017.png",
     "source": "http",
+    "part": "4711",
+    "batch": "2026-47",
+    "triggers": None,
     "picture": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "width": 640,
     "height": 480,
@@ -53,6 +56,9 @@ class Inspection(BaseModel):
     at: str = Field(description="when it arrived, UTC")
     name: str = Field(description="what the sender calls it")
     source: str
+    part: str | None = Field(description="number of the part, as its sender says")
+    batch: str | None = Field(description="that the part belongs to")
+    triggers: int | None = Field(description="how many triggers the frame answers; null: none asked for it")
     picture: str | None = Field(description="SHA-256 of the file; null when it was removed")
     width: int
     height: int

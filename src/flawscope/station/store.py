@@ -16,8 +16,10 @@ from sqlalchemy import Connection, Row, Select, Table, func, literal_column, sel
 
 from flawscope.errors import InputError
 from flawscope.station.database import Database, now, upsert
-from flawscope.station.recording import MOST_NAME, WAITING, Taken, by_keys, record, review_of
+from flawscope.station.identity import SENT, KeyUsedError
+from flawscope.station.recording import MOST_NAME, WAITING, Taken, record, review_of
 from flawscope.station.schema import HOUR, events, hours, inspections, pictures, products, verdicts
+from flawscope.station.shapes import Inspection
 from flawscope.station.stations import place_of, station_id
 
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
@@ -122,8 +124,16 @@ class Store:
 
     def numbers_of(self, product_id: int, keys: Sequence[str]) -> dict[str, int]:
         """Of the inspections that were taken under these keys."""
+        return {str(row.key): int(row.id) for row in self.under(product_id, keys)}
+
+    def under(self, product_id: int, keys: Sequence[str]) -> Sequence[Row[Any]]:
+        """The inspections that were taken under these keys, and what `Request.is_of` asks of them."""
+        names = "id", "key", "picture", "source", "request_hash"
+        query = select(*(inspections.c[name] for name in names)).where(
+            inspections.c.product_id == product_id, inspections.c.key.in_(keys)
+        )
         with self.database.reading() as connection:
-            return by_keys(connection, product_id, keys)
+            return connection.execute(query).all()
 
     def inspection(self, product_id: int, number: int) -> dict[str, Any]:
         """One, as the API shows it. NotFoundError."""
@@ -205,6 +215,7 @@ class Store:
 
         Raises:
             NotFoundError: there is no such inspection.
+            KeyUsedError: something else was said under this key.
             InputError: there is nothing to take back, or the note is too long.
         """
         if verdict not in (GOOD, DEFECT, SKIP, UNDO):
@@ -219,11 +230,12 @@ class Store:
             row = connection.execute(query.with_for_update()).one_or_none()
             if row is None:
                 raise NotFoundError(f"there is no inspection {number}")
-            if key is None or not _was_said(connection, number, key):
+            said = {"verdict": verdict, "mask": mask, "note": note}
+            if key is None or not _was_said(connection, number, key, said):
                 if verdict == UNDO and not held(connection, [number]).get(number):
                     raise InputError(f"inspection {number} has no verdict to take back")
-                said = {"verdict": verdict, "who": who, "mask": mask, "note": note, "key": key}
-                connection.execute(verdicts.insert().values(inspection_id=number, at=now(), **said))
+                values = {**said, "inspection_id": number, "at": now(), "who": who, "key": key}
+                connection.execute(verdicts.insert().values(values))
                 add_event(connection, VERDICT, who, f"{verdict} on inspection {number}", product_id)
                 _settle(connection, row)
             return described(connection, connection.execute(shown().where(inspections.c.id == number)).all())[
@@ -273,10 +285,15 @@ def add_event(
 # --------------------------------------------------------------------------------------------------- verdicts
 
 
-def _was_said(connection: Connection, number: int, key: str) -> bool:
-    """Whether a verdict on this inspection came under this key."""
-    query = select(verdicts.c.id).where(verdicts.c.inspection_id == number, verdicts.c.key == key)
-    return connection.execute(query).first() is not None
+def _was_said(connection: Connection, number: int, key: str, said: dict[str, Any]) -> bool:
+    """Whether this verdict on the inspection came under this key before. KeyUsedError where another did."""
+    query = select(verdicts).where(verdicts.c.inspection_id == number, verdicts.c.key == key)
+    before = connection.execute(query).one_or_none()
+    if before is None:
+        return False
+    if said != {name: before._mapping[name] for name in said}:
+        raise KeyUsedError(key.removeprefix(SENT), f"verdict on inspection {number}, {before.verdict}")
+    return True
 
 
 def held(connection: Connection, numbers: Sequence[int]) -> dict[int, Row[Any]]:
@@ -357,27 +374,17 @@ def described(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str
 
 
 def _described(row: Row[Any] | SimpleNamespace, word: Row[Any] | None) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "product": row.product,
+    """The fields of `shapes.Inspection`: those that are not a column as it is are made here."""
+    made = {
         "version": row.version_id,
         "at": iso(row.at),
-        "name": row.name,
-        "source": row.source,
         "picture": None if row.removed_at else row.picture,
-        "width": row.width,
-        "height": row.height,
-        "score": row.score,
-        "p_value": row.p_value,
-        "severity": row.severity,
         "decision": "anomalous" if row.anomalous else "good",
         "near": bool(row.near),
-        "score_threshold": row.score_threshold,
         "regions": json.loads(row.regions),
-        "verdict": row.verdict,
         "verdict_at": iso(word.at) if word and row.verdict else None,
         "verdict_by": word.who if word and row.verdict else None,
         "note": word.note if word else "",
         "has_mask": bool(word and word.mask),
-        "review": row.review,
     }
+    return {name: made[name] if name in made else getattr(row, name) for name in Inspection.model_fields}

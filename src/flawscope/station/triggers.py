@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from flawscope.errors import FlawscopeError
-from flawscope.station import shapes, uploads
-from flawscope.station.api import Here, inspection_of, keyed, routes
+from flawscope.station import identity, shapes, uploads
+from flawscope.station.api import Here, LabelOf, inspection_of, keyed, routes
+from flawscope.station.identity import answered, triggered
 from flawscope.station.memory import light
 from flawscope.station.refusals import count, refused
 from flawscope.station.roles import SENDER
@@ -19,7 +21,7 @@ from flawscope.station.sources.camera import Camera, NoFrameError, Shot
 
 LONGEST = 60.0  # seconds that a request may wait for a frame
 
-router = routes(504, 507, role=SENDER)
+router = routes(409, 504, 507, role=SENDER)
 
 
 @router.post(
@@ -33,6 +35,7 @@ async def trigger(
     name: str,
     request: Request,
     station: Here,
+    label: LabelOf,
     camera: Annotated[
         int | None,
         Query(ge=1, le=1000, description="its number among the product's cameras", examples=[1]),
@@ -44,20 +47,21 @@ async def trigger(
     """Judge what a camera shows now: the first frame that is decoded after the request.
 
     The answer is sent when the inspection is on the disk, as for a picture that is sent. 503: the camera is
-    away, or there is no room; 504: no frame came in time. Of these nothing was taken.
+    away, or there is no room; 504: no frame came in time. Of these nothing was taken. A frame may answer
+    several triggers that came before it: each is an inspection of its own, and `triggers` says how many.
     """
     begun = time.perf_counter()
     try:
-        key = uploads.key_of(request)
         product_id = station.product_id(name)
-        there = await asyncio.to_thread(station.store.numbers_of, product_id, [key]) if key else {}
-        if key and key in there:
-            return JSONResponse(await asyncio.to_thread(station.inspection, name, there[key]), 200)
+        asked = triggered(key, camera, label) if (key := uploads.key_of(request)) else None
+        there = await asyncio.to_thread(answered, station.store, product_id, asked) if asked else {}
+        if there:
+            return JSONResponse(await asyncio.to_thread(station.inspection, name, there[0]), 200)
         found = station.camera(name, camera)
         station.inspector.check_room()
-        shot = await _shot(found, seconds)
-        picture = await asyncio.to_thread(found.picture, shot, key)
-        (answer,) = station.inspector.submit([picture])
+        shot = await _shot(found, seconds, asked)
+        picture = await asyncio.to_thread(found.picture, shot, None if asked is None else asked.key_of(0))
+        (answer,) = station.inspector.submit([replace(picture, request=asked, **label._asdict())])
         recorded = await asyncio.wrap_future(answer)
         inspection = await inspection_of(station, name, recorded)
     except FlawscopeError as error:
@@ -67,8 +71,8 @@ async def trigger(
     return JSONResponse(inspection, 201 if recorded.is_new else 200)
 
 
-async def _shot(camera: Camera, seconds: float) -> Shot:
-    waiting = camera.next_shot()
+async def _shot(camera: Camera, seconds: float, asked: identity.Request | None) -> Shot:
+    waiting = camera.next_shot(asked)
     try:
         return await asyncio.wait_for(asyncio.wrap_future(waiting), seconds)
     except TimeoutError:

@@ -6,8 +6,10 @@ import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
+from fastapi import Query
 from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
@@ -16,13 +18,13 @@ from flawscope.errors import InputError
 from flawscope.pictures.decoding import read_mask
 from flawscope.station.access import SCOPE
 from flawscope.station.bodies import UploadError, body_of
+from flawscope.station.identity import MOST_FILES, MOST_LABEL, Label, labelled
 from flawscope.station.inspector import checked
 from flawscope.station.roles import SENDER
 from flawscope.station.settings import Limits
 from flawscope.station.shown import png
 
-MOST_FILES = 100  # of a form
-MOST_KEY = 184  # characters, with room for what stands before and behind it in the store
+MOST_KEY = 184  # characters, with room for what stands before it in the store
 _RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl's own
 
 
@@ -60,6 +62,10 @@ async def _form(request: Request) -> list[Upload]:
             max_files=MOST_FILES, max_fields=20, max_part_size=body_of(request).most
         ) as form:
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            for name in Label._fields:
+                if isinstance(form.get(name), str):
+                    text = f"{name} is no field of the form: write it into the address, ?{name}=..."
+                    raise UploadError(text, 422, "invalid")
             found = [Upload(clean(file.filename or "") or "picture", await file.read()) for file in files]
     except UploadError:
         raise
@@ -97,7 +103,7 @@ def clean(name: str) -> str:
 
 
 def key_of(request: Request) -> str | None:
-    """The sender's key, apart from those of folders. UploadError where it is none."""
+    """The sender's key. UploadError where it is none."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
@@ -107,4 +113,12 @@ def key_of(request: Request) -> str | None:
     person = request.scope.get(SCOPE)
     if person is not None and person.role == SENDER:  # under another's key is another's answer
         key = f"{hashlib.sha256(person.name.encode()).hexdigest()[:7]}:{key}"
-    return f"http:{key}"
+    return key
+
+
+async def label_of(
+    part: Annotated[str, Query(description=f"its number; {MOST_LABEL} characters at most")] = "",
+    batch: Annotated[str, Query(description="that the part belongs to")] = "",
+) -> Label:
+    """Of which part the pictures of a request are; a dependency. InputError."""
+    return labelled(part, batch)

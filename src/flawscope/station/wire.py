@@ -43,7 +43,8 @@ class Inspection:
     """A picture that the station has judged; numbers as in `Prediction`.
 
     at: when it came. picture: SHA-256 of its file; None: it was removed. near: good, but not by much.
-    verdict: what a person said, good or defect. review: none, waiting, done or skipped.
+    verdict: what a person said, good or defect. review: none, waiting, done or skipped. part, batch: as its
+    sender said. triggers: how many the frame answers; None: none asked for it.
     """
 
     id: int
@@ -68,6 +69,9 @@ class Inspection:
     note: str = ""
     has_mask: bool = False
     review: str = "none"
+    part: str | None = None
+    batch: str | None = None
+    triggers: int | None = None
 
     @property
     def is_anomalous(self) -> bool:

@@ -53,6 +53,7 @@ def sources_of(
                     store,
                     share,
                     then=one.then,
+                    pattern=one.pattern,
                     number=folders,
                     apart=apart,
                 )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.database import now
+from flawscope.station.identity import Request
 from flawscope.station.inspector import BusyError, Picture
 from flawscope.station.recorder import Recorded
 from flawscope.station.sources.frames import Frames, encoded
@@ -42,10 +43,11 @@ class NoFrameError(FlawscopeError):
 
 @dataclass(frozen=True)
 class Shot:
-    """A frame as it came. at: microseconds since 1970."""
+    """A frame as it came. at: microseconds since 1970. triggers: that it answers."""
 
     frame: VideoFrame
     at: int
+    triggers: int = 0
 
 
 class Camera:
@@ -62,7 +64,7 @@ class Camera:
         self._changed = threading.Condition()
         self._newest: Shot | None = None  # due, and not handed in yet
         self._size = 1  # bytes of a frame
-        self._triggers: list[Future[Shot]] = []
+        self._triggers: dict[Future[Shot], object] = {}  # with what asked for it
         self._flying = 0
         self._due = 0.0
         self._state, self._why = WAITING, ""
@@ -86,7 +88,7 @@ class Camera:
         ends = time.monotonic() + seconds
         self._ended.set()
         with self._changed:
-            waiting, self._triggers = self._triggers, []
+            waiting, self._triggers = self._triggers, {}
             self._changed.notify_all()
         for trigger in waiting:
             if trigger.set_running_or_notify_cancel():
@@ -113,25 +115,29 @@ class Camera:
 
     # ---- a trigger
 
-    def next_shot(self) -> Future[Shot]:
-        """The first frame that is decoded from now on. AwayError where the camera is lost."""
+    def next_shot(self, request: Request | None = None) -> Future[Shot]:
+        """The first frame that is decoded from now on. AwayError where the camera is lost.
+
+        Args:
+            request: what asks for it; one that is sent again counts once.
+        """
         if self._state == AWAY:
             raise AwayError(f"{self._called} is away: {self._why}; trigger again when it is back")
         waiting: Future[Shot] = Future()
         with self._changed:
-            self._triggers.append(waiting)
+            self._triggers[waiting] = request or waiting
         return waiting
 
     def forget(self, waiting: Future[Shot]) -> None:
         """Nobody waits any more."""
         with self._changed:
-            if waiting in self._triggers:
-                self._triggers.remove(waiting)
+            self._triggers.pop(waiting, None)
 
     def picture(self, shot: Shot, key: str | None) -> Picture:
         """To be handed in. InputError where the frame is too large."""
         data = encoded(shot.frame, self.line.share.limits.pixels)
-        return Picture(self.line.product_id, data, f"{self.name}-{_moment(shot.at)}.png", SOURCE, key)
+        name = f"{self.name}-{_moment(shot.at)}.png"
+        return Picture(self.line.product_id, data, name, SOURCE, key, triggers=shot.triggers or None)
 
     # ---- frames come
 
@@ -163,10 +169,10 @@ class Camera:
 
     def _came(self, frame: VideoFrame) -> None:
         with self._changed:
-            shot = Shot(frame, max(now(), (self._last or 0) + 1))
+            triggers, self._triggers = self._triggers, {}
+            shot = Shot(frame, max(now(), (self._last or 0) + 1), len(set(triggers.values())))
             self._seen, self._last = time.monotonic(), shot.at
             self._size = 3 * frame.width * frame.height
-            triggers, self._triggers = self._triggers, []
             if not triggers and self._is_due():
                 self._dropped += self._newest is not None
                 self._newest = shot
@@ -192,7 +198,7 @@ class Camera:
     def _lose(self, why: str) -> None:
         self._state, self._why = AWAY, plain(why)
         with self._changed:
-            waiting, self._triggers = self._triggers, []
+            waiting, self._triggers = self._triggers, {}
         said = f"{self._called} is away: {self._why}"
         for trigger in waiting:
             if trigger.set_running_or_notify_cancel():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
 from flawscope.station.background import Background
 from flawscope.station.database import StoreError, now
+from flawscope.station.identity import Label, labelled
 from flawscope.station.inspector import Picture
 from flawscope.station.recorder import Recorded
 from flawscope.station.schema import inspections
@@ -75,6 +77,7 @@ class FolderSource(Background):
         store: knows what was taken before.
         share: of the queue; the same one for all folders of a station.
         then: what happens to a file that was inspected, as in `FolderOf`.
+        pattern: what the path of a picture says of its part, as in `FolderOf`.
         number: which one it is of the product's folders.
         apart: folders in it that are not looked into: what pictures are moved to.
         poll, patience, settle: seconds; the last two as for `Arrivals`.
@@ -90,6 +93,7 @@ class FolderSource(Background):
         share: Share | None = None,
         *,
         then: str = KEEP,
+        pattern: str | None = None,
         number: int = 1,
         apart: Iterable[str | os.PathLike[str]] = (),
         poll: float = POLL,
@@ -102,6 +106,7 @@ class FolderSource(Background):
         self.share = share or Share(Limits())
         self.poll, self.patience, self.settle = poll, patience, settle
         self.number, self.after = number, After(self.folder, then)
+        self.pattern = None if pattern is None else re.compile(pattern)
         self.apart = [Path(os.path.abspath(one)) for one in (*apart, *filter(None, [self.after.target]))]
         # the first one's keys are those of stations that had no other
         own = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
@@ -254,7 +259,8 @@ class FolderSource(Background):
                 self._settled(path, mark)
             elif data is not None:
                 name = self._name(path)
-                one = Picture(self.product_id, data, name, SOURCE, self._key(path, mark))
+                key, label = self._key(path, mark), self._label(name)
+                one = Picture(self.product_id, data, name, SOURCE, key, **label._asdict())
                 future = handed_in(one, self.submit, self._ended)
         except OSError as error:
             self._put_off(path, f"cannot read {path}: {error.strerror}")
@@ -310,6 +316,17 @@ class FolderSource(Background):
 
     def _name(self, path: Path) -> str:
         return plain(path.relative_to(self.folder).as_posix())
+
+    def _label(self, name: str) -> Label:
+        """What a picture's name says of its part; nothing where that could not be kept."""
+        found = self.pattern.search(name) if self.pattern is not None else None
+        if found is None:
+            return Label()
+        try:
+            said = found.groupdict()
+            return labelled(said.get("part"), said.get("batch"))
+        except InputError:
+            return Label()
 
     def _key(self, path: Path, mark: Mark) -> str:
         name = self._name(path)

@@ -6,12 +6,13 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from flawscope.config import build, named
 from flawscope.errors import InputError
+from flawscope.station.identity import Label
 from flawscope.station.secret import secret
 from flawscope.station.sources import addresses
 
@@ -26,11 +27,13 @@ class FolderOf:
     """A folder whose pictures are taken.
 
     then: what happens to a file when its inspection is on the disk: `keep`, `delete`, or a folder that it is
-    moved to.
+    moved to. pattern: a regular expression that is looked for in the path below the folder; its groups `part`
+    and `batch` say of which part a picture is.
     """
 
     folder: str
     then: str = KEEP
+    pattern: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,9 @@ def read_source(value: Any, home: Path) -> FolderOf | CameraOf:
 def _folder(value: Mapping[str, Any], home: Path) -> FolderOf:
     given = build(FolderOf, value)
     folder = str(home / given.folder)
+    _check_pattern(given)
     if given.then in (KEEP, DELETE):
-        return FolderOf(folder, given.then)
+        return replace(given, folder=folder)
     near = difflib.get_close_matches(given.then.lower(), (KEEP, DELETE, "remove"), n=1, cutoff=0.75)
     if near or not given.then:
         meant = DELETE if near == ["remove"] else near[0] if near else KEEP
@@ -109,7 +113,21 @@ def _folder(value: Mapping[str, Any], home: Path) -> FolderOf:
         raise InputError(
             f"folder {given.folder}: then: it is moved to the same folder; name another one, or keep"
         )
-    return FolderOf(folder, then)
+    return replace(given, folder=folder, then=then)
+
+
+def _check_pattern(given: FolderOf) -> None:
+    if given.pattern is None:
+        return
+    try:
+        groups = re.compile(given.pattern).groupindex
+    except re.error as error:
+        raise InputError(f"folder {given.folder}: pattern is no regular expression: {error}") from None
+    if not groups or groups.keys() - set(Label._fields):
+        there = ", ".join(groups) or "none"
+        raise InputError(
+            f"folder {given.folder}: pattern has the groups {there}; write (?P<part>...) and (?P<batch>...)"
+        )
 
 
 def _camera(value: Mapping[str, Any], home: Path) -> CameraOf:
