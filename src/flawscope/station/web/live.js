@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { byId, page, locale, t, count, number, time, api, connected, signedOut, picture, loaded, pressed, toggle, keys } = station;
+  const { byId, page, locale, t, count, number, time, api, connected, signedOut, picture, called, loaded, pressed, toggle, keys } = station;
   const KEPT = 16; // pictures in the strip
   const SILENT = 8000; // ms without a word after which the station is asked
   const AGAIN = 2000; // ms until the next try
@@ -87,7 +87,7 @@
     shown = item;
     byId("empty").hidden = true;
     if (!document.body.classList.contains("off") && !away) band(item.decision, item.name);
-    byId("name").textContent = item.name;
+    byId("name").textContent = called(item);
     byId("name").href = `/${encodeURIComponent(page.product)}/inspections/${item.id}`;
     byId("at").textContent = clock.format(new Date(item.at));
     byId("severity").textContent = number(item.severity);

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { byId, page, t, count, number, api, picture, loaded, pressed, toggle, keys } = station;
+  const { byId, page, t, count, number, api, picture, called, loaded, pressed, toggle, keys } = station;
   const AHEAD = 6; // pictures that are loaded before their turn
   const ENOUGH = 20; // of the queue at a time
   const AGAIN = 3000; // ms between two looks at an empty queue
@@ -69,7 +69,7 @@
     byId("end").hidden = Boolean(item);
     for (const id of ["good", "defect", "skip"]) byId(id).setAttribute("aria-disabled", !item);
     if (!item) return finished();
-    byId("name").textContent = item.name;
+    byId("name").textContent = called(item);
     byId("called").textContent = t("review.called", { decision: t(`common.${item.decision}`) });
     const near = item.near ? ` · ${t("common.near")}` : "";
     byId("numbers").textContent = `${t("common.severity")} ${number(item.severity)}${near}`;

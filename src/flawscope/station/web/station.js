@@ -93,6 +93,12 @@ const station = (() => {
     return `${page.api}/inspections/${item.id}/${layer}?side=${side}`;
   }
 
+  /** The number of its part and its batch, where they are known, and the name of the picture. */
+  function called(item) {
+    const label = ["part", "batch"].filter((name) => item[name]).map((name) => t(`common.${name}`, item));
+    return [...label, item.name].join(" · ");
+  }
+
   /** An image that is there; rejects if it cannot be shown. */
   async function loaded(address) {
     const image = new Image();
@@ -144,5 +150,5 @@ const station = (() => {
   });
   if (page.product && !document.body.classList.contains("live")) setTimeout(look, EVERY);
 
-  return { byId, page, csrf, locale, t, count, number, time, api, Refused, connected, signedOut, facts, waits, picture, loaded, pressed, toggle, keys };
+  return { byId, page, csrf, locale, t, count, number, time, api, Refused, connected, signedOut, facts, waits, picture, called, loaded, pressed, toggle, keys };
 })();
