@@ -87,7 +87,7 @@ def test_other_bytes_under_a_key_are_refused_and_judged_by_nobody(
         for several in ((good, bad), (other, good), (good,), (good, other, bad), (bad, good, other)):
             assert used(post(api, *several, key="f", form=True)), "another form"
         assert used(post(api, good, key="f")), "one picture in the place of a form"
-        assert used(post(api, good, key="g")), "also where the form's first one was none"
+        assert used(post(api, good, key="g", form=True)), "also where the form's first one was none"
         assert used(post(api, good, key="0001", form=True))
         for query in ({"part": "4712", "batch": "b"}, {"part": "4711"}, {}):
             assert used(post(api, good, key="l", **query)), "another part"

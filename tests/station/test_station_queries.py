@@ -29,4 +29,6 @@ def test_every_route_refuses_what_it_does_not_know(running: Any, parts: list[byt
         assert api.get("/api/v1/products/plate/inspections?name=serial-77").status_code == 422
         sent = api.post("/api/v1/products/plate/inspections?serial=77", content=parts[0])
         assert sent.status_code == 422
+        twice = api.post("/api/v1/products/plate/inspections?part=1&part=2", content=parts[0])
+        assert twice.status_code == 422
         assert api.get("/api/v1/products/plate").json()["inspections"] == 0

@@ -86,8 +86,8 @@ def triggered(key: str, camera: int | None, label: Label) -> Request:
 def answered(store: Store, product_id: int, request: Request) -> dict[int, int]:
     """What was recorded of a request before: place of the picture -> number of the inspection. KeyUsedError
     where its key names another request."""
-    form = replace(request, is_form=True)
-    keys = [replace(request, is_form=False).key_of(0), *map(form.key_of, range(MOST_FILES))]
+    form, places = replace(request, is_form=True), MOST_FILES if request.is_form else 1
+    keys = [replace(request, is_form=False).key_of(0), *map(form.key_of, range(places))]
     rows = {str(row.key): row for row in store.under(product_id, keys)}
     for row in rows.values():
         if not request.is_of(row):

@@ -11,7 +11,10 @@ from flawscope.errors import InputError, nearest
 async def check_query(request: Request) -> None:
     """A dependency of every route below /api/v1. InputError names the nearest right parameter."""
     known = sorted(_declared(request.scope["route"].dependant))
-    for name in request.query_params:
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if given.count(name) > 1:
+            raise InputError(f"query parameter {name:.60} is given more than once: send one value")
         if name not in known:
             raise InputError(f"there is no query parameter {name!r:.60}: {nearest(name, known)}")
 

@@ -28,6 +28,7 @@ IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
 VERDICT, REMOVED = "verdict", "removed"  # events
 DONE, SKIPPED = "done", "skipped"  # of a review, beside what `recording` has
 MOST_NOTE = 2000  # characters
+_SHOWN = tuple(Inspection.model_fields)
 
 
 # From which a request came: events of what it does, in whatever thread, name it
@@ -387,4 +388,4 @@ def _described(row: Row[Any] | SimpleNamespace, word: Row[Any] | None) -> dict[s
         "note": word.note if word else "",
         "has_mask": bool(word and word.mask),
     }
-    return {name: made[name] if name in made else getattr(row, name) for name in Inspection.model_fields}
+    return {name: made[name] if name in made else getattr(row, name) for name in _SHOWN}
