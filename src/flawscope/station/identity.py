@@ -24,10 +24,10 @@ MOST_LABEL = 100  # characters of a part's number, and of a batch
 class KeyUsedError(InputError):
     """A request under a key that names another one."""
 
-    def __init__(self, key: str, use: str):
+    def __init__(self, use: str):
         super().__init__(
-            f"Idempotency-Key {key:.80} was used for another {use}: send a new request under a new key, and "
-            "the number of a part as `part`"
+            f"this Idempotency-Key was used for another {use}: send a new request under a new key, and the "
+            "number of a part as `part`"
         )
 
 
@@ -91,7 +91,7 @@ def answered(store: Store, product_id: int, request: Request) -> dict[int, int]:
     rows = {str(row.key): row for row in store.under(product_id, keys)}
     for row in rows.values():
         if not request.is_of(row):
-            raise KeyUsedError(request.key, f"request, inspection {row.id}")
+            raise KeyUsedError(f"request, inspection {row.id}")
     own = enumerate(map(request.key_of, range(len(request.pictures) or 1)))
     return {place: int(rows[key].id) for place, key in own if key in rows}
 

@@ -149,7 +149,7 @@ class Inspector:
             for product_id, request in asked:
                 other = there.request
                 if other and there.product_id == product_id and other.key == request.key and other != request:
-                    raise KeyUsedError(request.key, "request, which is not answered yet")
+                    raise KeyUsedError("request, which is not answered yet")
 
     def check_room(self) -> None:
         """Before a picture is read: BusyError where there is none for it."""

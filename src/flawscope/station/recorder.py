@@ -115,4 +115,4 @@ class Recorder:
             return light(error)
         if all(row.request_hash == taken.request_hash for row in rows):
             return None
-        return KeyUsedError(str(taken.key).partition(":")[2], f"request, inspection {rows[0].id}")
+        return KeyUsedError(f"request, inspection {rows[0].id}")

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, Select, Table, func, literal_column, sel
 
 from flawscope.errors import InputError
 from flawscope.station.database import Database, now, upsert
-from flawscope.station.identity import SENT, KeyUsedError
+from flawscope.station.identity import KeyUsedError
 from flawscope.station.recording import MOST_NAME, WAITING, Taken, record, review_of
 from flawscope.station.schema import HOUR, events, hours, inspections, pictures, products, verdicts
 from flawscope.station.shapes import Inspection
@@ -293,7 +293,7 @@ def _was_said(connection: Connection, number: int, key: str, said: dict[str, Any
     if before is None:
         return False
     if said != {name: before._mapping[name] for name in said}:
-        raise KeyUsedError(key.removeprefix(SENT), f"verdict on inspection {number}, {before.verdict}")
+        raise KeyUsedError(f"verdict on inspection {number}, {before.verdict}")
     return True
 
 
