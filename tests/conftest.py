@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import importlib
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +278,33 @@ def efficientad_path(drawn: Path, quick_settings: dict[str, Any], shared: Shared
         model.save(folder / "plate.safetensors")
 
     return shared("efficientad", fill) / "plate.safetensors"
+
+
+@pytest.fixture
+def page_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """page_method(name, before, after): a method of docs/adding-a-method.md, installed as pip does it, with
+    `after` in place of `before`."""
+    from flawscope.methods import registry
+
+    page = Path(__file__).parents[1].joinpath("docs", "adding-a-method.md").read_text(encoding="utf-8")
+
+    def install(name: str, before: str = "", after: str = "") -> Any:
+        package, changed = f"flawscope_{name}", 0
+        for file, text in re.findall(rf"^```python\n# ({package}/\w+\.py)\n(.*?)^```", page, re.M | re.S):
+            changed += bool(before) and text.count(before)
+            (tmp_path / package).mkdir(exist_ok=True)
+            (tmp_path / file).write_text(text.replace(before, after) if before else text, encoding="utf-8")
+        assert changed == bool(before)
+        info = tmp_path / f"{package}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Name: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[flawscope.methods]\n{name} = {package}:METHOD\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        registry._installed.cache_clear()
+        return importlib.import_module(package).METHOD
+
+    yield install
+    registry._installed.cache_clear()
+    registry.method.cache_clear()
+    for module in [module for module in sys.modules if module.startswith(("flawscope_mean", "flawscope_re"))]:
+        del sys.modules[module]

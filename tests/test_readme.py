@@ -13,7 +13,6 @@ import functools
 import hashlib
 import io
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -33,10 +32,10 @@ from PIL import Image
 from flawscope.cli import main, serve
 from flawscope.demo import dataset
 from flawscope.demo.dataset import draw_dataset, draw_picture
-from flawscope.methods import registry
 from flawscope.review.decisions import DEFECT, FINE
 from flawscope.station import app
 from flawscope.station.settings import read_settings
+from flawscope.testing import check_method
 
 ROOT = Path(__file__).parents[1]
 Shared = Callable[[str, Callable[[Path], Any]], Path]
@@ -293,31 +292,23 @@ def test_everything_in_the_pages_runs(
 
 @pytest.mark.slow
 def test_the_method_of_the_page_keeps_the_contract(
-    tmp_path: Path, trace_once: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+    page_method: Callable[..., Any], trace_once: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The blocks that name a file are a package, which is installed as pip does it, and the last one runs."""
-    package: dict[str, str] = {}
-    for language, text in blocks(ROOT / "docs" / "adding-a-method.md"):
-        found = re.match(r"# ([\w/]+\.py)\n", text)
-        package["pyproject.toml" if language == "toml" else found[1] if found else "check.py"] = text
-    project = tomllib.loads(package["pyproject.toml"])["project"]
-    points = project["entry-points"]["flawscope.methods"]
-    package |= {
-        "flawscope_meanpicture-1.0.dist-info/METADATA": f"Name: {project['name']}\nVersion: 1.0\n",
-        "flawscope_meanpicture-1.0.dist-info/entry_points.txt": "[flawscope.methods]\n"
-        + "\n".join(f"{name} = {where}" for name, where in points.items()),
-    }
-    for name, text in package.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+    """The blocks that name a file are packages, which are installed as pip does it; the last one checks."""
     monkeypatch.setattr("flawscope.export.onnx_graph.trace", trace_once)
-    registry._installed.cache_clear()
-    try:
-        runpy.run_path(str(tmp_path / "check.py"))
-    finally:
-        registry._installed.cache_clear()
-        registry.method.cache_clear()
+    page_method("meanpicture")
+    found = dict(blocks(ROOT / "docs" / "adding-a-method.md"))  # the last of each language
+    points = tomllib.loads(found["toml"])["project"]["entry-points"]["flawscope.methods"]
+    assert points == {"meanpicture": "flawscope_meanpicture:METHOD"}
+    exec(found["python"], {})
+
+
+@pytest.mark.slow
+def test_the_method_of_the_page_that_learns_in_steps_keeps_the_contract(
+    page_method: Callable[..., Any], trace_once: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flawscope.export.onnx_graph.trace", trace_once)
+    check_method(page_method("redrawn"), settings={"size": "64", "steps": 3, "batch": 2})
 
 
 @pytest.mark.parametrize(("target", "last"), [("demo", "flawscope demo"), ("test", "python -m pytest")])

@@ -138,6 +138,19 @@ def test_one_picture_is_enough_for_scores_but_not_for_a_promise():
     assert np.isfinite(model.predict(parts(1, seed=1)[0]).score)
 
 
+def test_what_tiles_show_outside_of_the_region_decides_nothing():
+    """Neither what is learnt nor what is said, though a tile shows what is inside as well."""
+    pictures = [picture.copy() for picture in parts()[:4]]
+    one = fit(pictures, tile=64, roi="0,0,0.4,1", **SMALL)
+    found = [one.predict(picture).score for picture in pictures]
+    for picture in pictures:
+        picture[:, picture.shape[1] // 2 :] = 7
+    other = fit(pictures, tile=64, roi="0,0,0.4,1", **SMALL)
+    for name, values in one.artefact.tensors.items():
+        assert np.array_equal(values, other.artefact.tensors[name]), name
+    assert [one.predict(picture).score for picture in pictures] == found
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [

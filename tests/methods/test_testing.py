@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flawscope.errors import FlawscopeError
 from flawscope.methods.settings import PictureSettings
 from flawscope.testing import Case, Check, check_method, checks_for
 
@@ -69,6 +70,58 @@ def test_a_broken_promise_is_named(
     monkeypatch.setattr(Model, name, change)
     with pytest.raises((AssertionError, AttributeError), match=rf"patchcore, {check}: |object"):
         one(check, case)(case)
+
+
+ADDED = "return Fitted(held.calibration(model)"
+
+
+@pytest.mark.parametrize(
+    ("method", "before", "after", "text"),
+    [
+        # it takes all pictures, or loads them itself
+        ("meanpicture", "in images.numbers", "in range(task.count)", "picture 1?[0-9] is held out"),
+        ("meanpicture", "images[i]", "task.load(i)", "learns from those that `task.divide` gives"),
+        # it learns from the features by which it is calibrated
+        (
+            "meanpicture",
+            ADDED,
+            f"held.embed(model, held.numbers, lambda i, one, inside: model.mean.add_(one))\n    {ADDED}",
+            "held_out_is_not_learnt: other pictures held out change what is learnt: mean",
+        ),
+        # its loss is of all cells
+        ("redrawn", "errors[counted]", "errors", "outside_is_not_learnt: as much is learnt from outside"),
+        ("redrawn", "errors[counted]", "errors", "padding_is_not_learnt: as much is learnt from padding"),
+        # its network sees what lies outside of the region
+        (
+            "redrawn",
+            "self.filled(images)",
+            "images - images.mean((2, 3), keepdim=True)",
+            "outside_is_not_learnt: pixels outside",
+        ),
+        # its map is 0 where nothing counts, and below 0 elsewhere
+        (
+            "redrawn",
+            "self.bounded(features, inside)",
+            "(features - 9) * self.region(inside)",
+            "region_of_interest: a value outside is above the lowest inside",
+        ),
+        # it goes on from the checkpoint of any run with this seed
+        (
+            "redrawn",
+            "run.train(trainer)",
+            "trainer.learn(task.budget, run.found, {'seed': run.config.seed})",
+            "resumes: other pictures: nothing was refused",
+        ),
+    ],
+)
+def test_who_learns_from_what_must_stay_unseen_is_refused_or_named(
+    method: str, before: str, after: str, text: str, page_method: Callable[..., Any], drawn: Any
+) -> None:
+    settings = {"size": "64"} | ({"steps": 3, "batch": 2} if method == "redrawn" else {})
+    case = Case(page_method(method, before, after), settings, drawn)
+    check = text.partition(":")[0]
+    with pytest.raises((AssertionError, FlawscopeError), match=text):
+        one(check, case)(case) if check.isidentifier() else case.fit(samples=0)
 
 
 def one(name: str, case: Case) -> Check:

@@ -113,6 +113,43 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path, stop: int) -
     assert resumed.seconds > 0
 
 
+class Normed(Line):
+    """Its network has running means, which are no parameters."""
+
+    def __init__(self, step: Callable[[str, int, int], None] = lambda *_: None):
+        super().__init__(step)
+        self.networks = (nn.Sequential(*self.networks, nn.BatchNorm2d(1)),)
+        self.optimiser = self._adam(self.networks)
+
+    def measured(self) -> dict[str, float]:
+        return {}
+
+
+def test_a_checkpoint_holds_running_means_too(tmp_path: Path) -> None:
+    path, whole = tmp_path / "c.safetensors", run(Normed())
+    with pytest.raises(KeyboardInterrupt):
+        run(Normed(step=stop_after(4)), path)
+    resumed = run(Normed(), None, read_checkpoint(path))
+    for name, values in whole.networks[0].state_dict().items():
+        assert torch.equal(resumed.networks[0].state_dict()[name], values), name
+
+
+class Grouped(Line):
+    """Its bias learns at a rate of its own."""
+
+    def groups(self, networks: Any) -> list[dict[str, Any]]:
+        return [{"params": [networks[0].weight]}, {"params": [networks[0].bias], "lr": 0.01}]
+
+    def losses(self, networks: Any, batch: Tensor, step: int) -> list[Tensor]:
+        self.rates = [group["lr"] for group in self.optimiser.param_groups]
+        return super().losses(networks, batch, step)
+
+
+def test_each_group_follows_the_schedule_at_its_own_rate() -> None:
+    trainer = run(Grouped(schedule="drop", steps=40))
+    assert trainer.rates == pytest.approx([0.005, 0.001])
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     path, identity = tmp_path / "c.safetensors", {"seed": 0, "training set": "a" * 64, "steps": 6}
     with pytest.raises(KeyboardInterrupt):
@@ -333,6 +370,34 @@ def test_fresh_weights_come_from_the_generator_and_spread_as_torchs() -> None:
             assert float(a.std()) == pytest.approx(float(c.std()), rel=0.05), name
         assert float(a.abs().max()) == pytest.approx(float(c.abs().max()), rel=0.1), name
     assert torch.equal(ours[0].bias, again[0].bias)
+
+
+def test_no_layer_keeps_the_weights_that_the_process_drew() -> None:
+    """Of any kind; a module that is not known says how, or is refused by its name."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.rand(4))
+
+    class Known(Scaled):
+        def initialise(self, generator: torch.Generator) -> None:
+            self.scale.data.uniform_(generator=generator)
+
+    def drawn(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        layers = nn.Linear(4, 4), nn.ConvTranspose2d(4, 4, 2), nn.Conv1d(4, 4, 3), nn.BatchNorm2d(4)
+        network = nn.Sequential(*layers, nn.GroupNorm(2, 4), Known())
+        for values in network[3:5].parameters():
+            values.data.uniform_()
+        initialise(network, torch.Generator().manual_seed(3))
+        return network
+
+    with torch.random.fork_rng():
+        one, other = (drawn(seed).state_dict() for seed in (0, 1))
+    assert all(torch.equal(values, other[name]) for name, values in one.items())
+    with pytest.raises(TypeError, match=r"no fresh weights for 1 \(Scaled\)"):
+        initialise(nn.Sequential(nn.Linear(2, 2), Scaled()), torch.Generator())
 
 
 @pytest.mark.parametrize("steps", [10, 37, 1000])

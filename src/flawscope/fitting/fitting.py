@@ -177,7 +177,14 @@ def extend(
     sources, _, _ = sources_of(images, category)
     detector = TorchSession.open(old, device).model
     known = [p.hash for p in manifest.pictures if p.role != "calibration"]
-    reader = Reader(sources, manifest.preprocess, set(known), roi=detector.roi.cpu().numpy())
+    reader = Reader(
+        sources,
+        manifest.preprocess,
+        set(known),
+        roi=detector.roi.cpu().numpy(),
+        hidden=detector.config.hidden,
+        nearest=None if detector.nearest is None else detector.nearest.cpu().numpy(),
+    )
     seen_first = survey(sources)
     task = Task(
         reader.load,
@@ -213,10 +220,10 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
     fusion, checked, shown = None, None, task
     try:
         if windows is None:
-            fitted = checked = prepared.method.fit(model, task)
+            fitted = checked = prepared.method.fitted(model, task)
         else:
             shown = windows.task(task)
-            fitted, checked, fusion = of_pictures(model, prepared.method.fit(model, shown), windows, task)
+            fitted, checked, fusion = of_pictures(model, prepared.method.fitted(model, shown), windows, task)
     except InputError:
         reader.some_can_be_read()  # else the reason is theirs
         raise

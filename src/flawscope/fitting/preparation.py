@@ -83,6 +83,7 @@ def prepare(
     """Everything that comes before a method's own `fit`; the arguments are those of `fit`."""
     rate = rate_of(false_alarm_rate)  # a wrong one is reported before the work
     config = method.configure(preset, options)
+    config = replace(config, hidden=roi is not None)
     if min_defect is not None:
         min_defect = pixels_of(min_defect)
         if given := [key for key in ("tile", "scale", "size", "crop") if key in options]:
@@ -105,7 +106,7 @@ def prepare(
     where = device_for(device)
     if min_defect is not None:
         options = {**options, **_tiles_for(min_defect, config, sizes, say)}
-        config = method.configure(preset, options)
+        config = replace(method.configure(preset, options), hidden=config.hidden)
     if config.size == AUTO and method.choose_size is not None:
         choice = SizeTask(
             lambda i: decoded_or_none(sources[i]),
@@ -135,7 +136,8 @@ def prepare(
     model, origin = method.create(config, None if config.tile is not None else region)
     defects, unusable = read_defects(pairs, preprocess)
     named = {digest: defects[0].name for digest, defects in defects.items()}
-    reader = Reader(sources, preprocess, set(), named, None if region is None else region.numpy())
+    mask, nearest = (None if one is None else one.numpy() for one in (region, model.nearest))
+    reader = Reader(sources, preprocess, set(), named, mask, config.hidden, nearest)
     windows = None if config.tile is None else Windows(reader, sizes, config.seed)
     task = Task(
         reader.load,

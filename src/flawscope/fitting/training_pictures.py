@@ -25,7 +25,7 @@ from flawscope.methods.picture_cache import packed
 from flawscope.methods.task import Defect
 from flawscope.pictures.appearance import Measures, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason, upright_size
-from flawscope.pictures.preprocess import Preprocess, Views, white_level_for
+from flawscope.pictures.preprocess import Preprocess, Views, hidden, white_level_for
 from flawscope.progress import counted
 
 
@@ -38,6 +38,8 @@ class Reader:
     known: set[str]  # hashes of pictures that are already in the model
     defects: dict[str, str] = field(default_factory=dict)  # hashes and names of the seen defects
     roi: NDArray[np.bool_] | None = None  # [H, W] at the network's size
+    hidden: bool = False  # what lies outside of it is not shown
+    nearest: NDArray[np.int64] | None = None  # as `Detector` has it
     names: list[str] = field(init=False)
     hashes: dict[int, str] = field(default_factory=dict)
     measured: dict[int, Measures] = field(default_factory=dict)  # what the pictures are like as a whole
@@ -59,7 +61,11 @@ class Reader:
     def load(self, index: int) -> torch.Tensor | None:
         """Picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
         views = self.views(index)
-        return None if views is None else torch.from_numpy(views.images([0])[0])
+        return None if views is None else self.shown(views.images([0])[0])
+
+    def shown(self, image: NDArray[np.float32]) -> torch.Tensor:
+        """As a method gets an image."""
+        return torch.from_numpy(hidden(image, self.nearest) if self.hidden else image)
 
     def views(self, index: int) -> Views | None:
         """What the network sees of picture `index`, or None where it cannot be read."""

@@ -11,7 +11,6 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from flawscope.calibration.hold_out import LEAST
@@ -151,7 +150,7 @@ class Windows:
             return None
         # of the whole view a copy: the picture stays, and is asked again
         image = views.images([0])[0].copy() if place < 0 else views.window(*self.places[picture][place])
-        return torch.from_numpy(image)
+        return self.reader.shown(image)
 
     def views(self, picture: int) -> Views | None:
         """A picture's views; the last ones stay decoded."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flawscope.errors import InputError
 from flawscope.methods.settings import PictureSettings
+from flawscope.pictures.preprocess import GREY
 from flawscope.progress import counted
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -28,6 +29,7 @@ class Detector(nn.Module, ABC):
     config: PictureSettings
     size: tuple[int, int]  # (H, W) of the images it takes
     roi: Tensor  # [H, W] bool: the region of interest
+    nearest: Tensor | None  # [H W]: the pixel of it whose value networks see at each one; None: its own
 
     def __init__(self, config: PictureSettings, roi: Tensor | None = None):
         """
@@ -37,6 +39,8 @@ class Detector(nn.Module, ABC):
         super().__init__()
         self.config, self.size = config, config.network_size
         self.register_buffer("roi", torch.ones(self.size, dtype=torch.bool) if roi is None else roi)
+        hides = config.hidden and config.tile is None
+        self.register_buffer("nearest", nearest_in(self.roi) if hides else None, persistent=False)
 
     @property
     def positions(self) -> int | None:
@@ -86,8 +90,19 @@ class Detector(nn.Module, ABC):
         return self.roi if inside is None else inside
 
     def filled(self, images: Tensor) -> Tensor:
-        """Images without marks: padding has the values of the picture's edge (`Preprocess`)."""
-        return torch.where(images < 0, -1 - images, images) if self.config.pads else images
+        """Images `[B, 3, H, W]` without marks: padding has the values of the picture's edge (`Preprocess`).
+        Pixels outside of a region of interest have the nearest one's inside, and in tiles they are grey, so
+        that they decide nothing through the networks' receptive fields either."""
+        if self.config.hidden and self.config.tile is not None:
+            return torch.where(images < 0, GREY, images)
+        images = torch.where(images < 0, -1 - images, images) if self.config.pads else images
+        return images if self.nearest is None else images.flatten(2)[:, :, self.nearest].view(images.shape)
+
+    def bounded(self, maps: Tensor, inside: Tensor | None) -> Tensor:
+        """Maps `[B, H, W]` with their lowest value among the pixels that count wherever nothing counts."""
+        region = self.region(inside)
+        lowest = torch.where(region, maps, torch.inf).amin((1, 2), keepdim=True)
+        return torch.where(region, maps, lowest)
 
     def reduced(self) -> AbstractContextManager[None]:
         """Within it networks compute in the setting `precision`; fp32 means fp32."""
@@ -126,6 +141,15 @@ class Detector(nn.Module, ABC):
         """Take over the tensors of a model file that belong to this detector."""
         own = self.state_dict()
         self.load_state_dict({k: v for k, v in tensors.items() if k in own})
+
+
+def nearest_in(region: Tensor) -> Tensor:
+    """[H W] int64: the number of the pixel of a region [H, W] that is nearest to each one."""
+    from scipy import ndimage
+
+    found = ndimage.distance_transform_edt(~region.cpu().numpy(), return_distances=False, return_indices=True)
+    rows, columns = torch.from_numpy(found).long().flatten(1)
+    return rows * region.shape[1] + columns
 
 
 def region_of(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
 from typing import Any
@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from flawscope.artefact.state_file import found_checkpoint
-from flawscope.calibration.decision import Calibration, from_values
-from flawscope.calibration.hold_out import hold_out
-from flawscope.errors import InputError
 from flawscope.methods.detector import Detector
-from flawscope.methods.extract import BATCH, Store, counting, embed_pictures
+from flawscope.methods.extract import BATCH
+from flawscope.methods.held_out import HeldOut
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.settings import TrainingSettings
-from flawscope.methods.task import Task
+from flawscope.methods.task import Defect, Fitted, Task
 from flawscope.methods.training import Trainer, arrays, as_json, tensors_of
 from flawscope.progress import counted, duration, silent
 
@@ -27,61 +25,44 @@ CHECK = 0.1  # share of the minutes that is set aside for the check, at most
 REHEARSED = 2  # pictures by which the time of what comes after the training is measured
 FEW = 0.25  # share of a processor's default number of steps below which a training is short
 LATER = ("held_out", "memory", "precision")  # settings that training does not depend on
-Values = tuple[float, float, float]  # a picture's score, its map's maximum and median
+REGION = ("hidden",)  # those that follow from the region of interest
 
 
 class Run:
     """One fit. Nothing that can be refused at once waits for the pictures: make it first.
 
     Attributes:
-        images: the good pictures.
-        used: numbers of those that can be used, after `divide`.
+        images: the good pictures to learn from, after `divide`.
+        held: those held out.
     """
 
-    used: list[int]
+    images: GoodPictures
+    held: HeldOut
 
     def __init__(self, method: str, model: Detector, task: Task):
         self.method, self.model, self.task = method, model, task
-        self.step = task.step
         self.found = found_checkpoint(task.budget.checkpoint, task.budget.resume, task.say)
         assert isinstance(model.config, TrainingSettings)
         self.config: TrainingSettings = model.config
         self.room = int(self.config.memory * 2**30)  # bytes
-        self.region = model.roi.cpu()
-        self.images = GoodPictures(self._load, task.count, self.room // 2)
 
-    def _load(self, index: int) -> Tensor | None:
-        image = self.task.load(index)
-        return counting(image, self.region) if self.config.pads else image
+    def divide(self, more: int = 0) -> HeldOut:
+        """Read the pictures, and hold some out, as `hold_out` does."""
+        share, room = self.config.held_out, self.room // 2
+        self.images, self.held = self.task.divide(self.method, self.model, share=share, more=more, room=room)
+        return self.held
 
-    def divide(self, more: int = 0) -> list[list[int]]:
-        """Read the pictures; gives those to hold out, as `hold_out` does."""
-        task = self.task
-        self.used = task.settle(self.images.read(task.step))
-        return hold_out(
-            self.used,
-            [task.groups[i] for i in self.used],
-            share=self.config.held_out,
-            rate=task.rate,
-            seed=self.config.seed,
-            method=self.method,
-            reserved=task.reserved,
-            more=more,
-            views=task.views,
-        )
-
-    def without(self, held: Iterable[int]) -> list[int]:
-        """The pictures to learn from."""
-        left_out = {*held}
-        return [i for i in self.used if i not in left_out]
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the pictures to learn from and of the region of interest."""
+        return sha256(f"{self.images.digest} {_digest(self.model.roi)}".encode()).hexdigest()
 
     # ---- training
 
     def train(
         self,
         trainer: Trainer[Any],
-        held: Sequence[int],
-        calibrate: Callable[[Sequence[int]], object],
+        calibrate: Callable[[Sequence[int]], object] | None = None,
         later: Sequence[str] = (),
         **decisive: Any,
     ) -> None:
@@ -89,14 +70,16 @@ class Run:
         on from here, and `Left` is raised in the others.
 
         Args:
-            held: pictures that are held out.
-            calibrate: what comes after the training, by pictures of these; it may be done more than once.
+            calibrate: what comes after the training, by some of the pictures held out; it may be done more
+                than once. None: `HeldOut.values`.
             later: settings that training does not depend on, beside `LATER`.
-            decisive: what decides the result beside the settings.
+            decisive: what decides the result beside the settings, the pictures and the seen defects.
         """
         identity = {
-            **as_json(asdict(self.config), without=(*self.config.PATHS, *LATER, *later)),
-            "region of interest": sha256(self.region.numpy().tobytes()).hexdigest(),
+            **as_json(asdict(self.config), without=(*self.config.PATHS, *LATER, *REGION, *later)),
+            "region of interest": _digest(self.model.roi),
+            "training set": self.digest,
+            "seen defects": sha256("".join(map(_digest_of_defect, self.task.seen)).encode()).hexdigest(),
             **decisive,
             "precision while it learns": trainer.precision,
         }
@@ -104,25 +87,42 @@ class Run:
         if together.world > 1:  # what was measured may differ in the last digits
             state = together.first(lambda: arrays(self.model.state_dict()))
             self.model.load_state_dict(tensors_of(state))
-        trainer.learn(self.task.budget, self.found, identity, lambda: self._rehearse(held, calibrate))
+        trainer.learn(self.task.budget, self.found, identity, lambda: self._rehearse(calibrate))
         together.leave()
         self.model.config = replace(self.config, steps=trainer.steps)
 
-    def _rehearse(
-        self, held: Sequence[int], calibrate: Callable[[Sequence[int]], object]
-    ) -> tuple[float, float]:
+    def _rehearse(self, calibrate: Callable[[Sequence[int]], object] | None) -> tuple[float, float]:
         """Seconds that what comes after the training takes, by doing it for a few pictures; and those set
         aside for the check."""
-        budget, self.step = self.task.budget, silent
+        budget, held, self.held.step = self.task.budget, self.held.numbers, silent
         some = held[:REHEARSED]
         begun = time.monotonic()
-        calibrate(some)
+        if calibrate is None:
+            self.held.values(self.model, some)
+        else:
+            calibrate(some)
         each = (time.monotonic() - begun) / len(some)
         if self.model.roi.device.type == "cpu":  # these few are one thread's
             each /= min(torch.get_num_threads(), -(-len(held) // BATCH))
-        self.step = self.task.step
+        self.held.step = self.task.step
         check = min(each * budget.checked, CHECK * 60 * (budget.minutes or 0))
         return each * (len(held) + budget.later), check
+
+    def finished(self, trainer: Trainer[Any], learnt: str = "") -> Fitted:
+        """The trained model, calibrated by all that were held out.
+
+        Args:
+            learnt: what it was trained on, in words; empty: how many pictures.
+        """
+        numbers = self.images.numbers
+        return Fitted(
+            self.held.calibration(self.model),
+            pictures=self.held.numbers,
+            used=numbers,
+            facts=self.facts(trainer),
+            notes=self.warnings(trainer),
+            summary=[self.summary(trainer, learnt or self.task.counted(len(numbers)))],
+        )
 
     def facts(self, trainer: Trainer) -> dict[str, Any]:
         """For the manifest."""
@@ -156,31 +156,10 @@ class Run:
         planned = counted(trainer.planned, "step")
         return f"{text}; --minutes {trainer.minutes:g}, by the first steps' time {planned}"
 
-    # ---- calibration by pictures that were held out
 
-    def embed(self, held: Sequence[int], store: Store) -> None:
-        """The pictures' features. InputError where they overflow in the model's precision."""
+def _digest(values: Tensor) -> str:
+    return sha256(values.cpu().numpy().tobytes()).hexdigest()
 
-        def checked(index: int, features: Tensor, inside: Tensor | None) -> None:
-            if not bool(features.isfinite().all()):
-                raise InputError(
-                    f"the networks overflow in {self.config.precision}: choose another --set precision, or "
-                    "other pretrained weights"
-                )
-            store(index, features, inside)
 
-        embed_pictures(self.model, self.images.__getitem__, held, checked, self.step, "calibration")
-
-    def values(self, features: Tensor, inside: Tensor | None) -> Values:
-        """Of one picture's features; its median is that of the pixels that count."""
-        scores, maps = self.model.score(features[None], None if inside is None else inside[None])
-        counted = maps[0][self.model.roi if inside is None else inside]
-        return float(scores[0]), float(maps.max()), float(counted.median())
-
-    def calibrated(self, values: Sequence[Values]) -> Calibration:
-        return from_values(
-            *zip(*values, strict=True),
-            rate=self.task.rate,
-            method="held out",
-            precision=self.config.precision,
-        )
+def _digest_of_defect(defect: Defect) -> str:
+    return sha256(defect.image.numpy().tobytes() + defect.mask.tobytes()).hexdigest()

@@ -94,7 +94,9 @@ class Method:
         learns_in_steps: takes `--steps`, `--minutes` and `--resume`, and keeps a checkpoint. Its settings are
             a `TrainingSettings`.
         holds_out: keeps some good pictures back for calibration, first of all those that a data set sets
-            apart. Otherwise it calibrates by leaving out the pictures that it learns from.
+            apart (`Task.divide`). Otherwise it calibrates by leaving out the pictures that it learns from.
+        calibrated: names of the detector's tensors that held-out pictures decide, such as quantiles of its
+            maps. No other tensor may depend on them.
         takes_seen_defects: learns from real defects too (`--seen`).
         finds_suspects: points out training pictures that do not look good, and can drop them.
         extends: pictures can be added to a fitted model (`--update`).
@@ -116,6 +118,7 @@ class Method:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"default": {}})
     learns_in_steps: bool = False
     holds_out: bool = False
+    calibrated: Sequence[str] = ()
     takes_seen_defects: bool = False
     finds_suspects: bool = False
     extends: bool = False
@@ -133,6 +136,10 @@ class Method:
             raise InputError(f"{self.name} has no preset {preset}: choose one of {', '.join(self.presets)}")
         self._refuse_others(values or {})
         return settings.build(self.config, with_tiles(self.presets[preset], values or {}))
+
+    def fitted(self, model: Detector, task: Task) -> Fitted:
+        """What `fit` gives. Of a method that holds pictures out only `Task.divide` loads any."""
+        return self.fit(model, task.closed() if self.holds_out else task)
 
     def _refuse_others(self, values: Mapping[str, Any]) -> None:
         """A setting that another method has is no slip of the pen."""

@@ -28,6 +28,7 @@ class PictureSettings:
     tile: tuple[int, int] | None = None
     overlap: str = str(OVERLAP)  # of neighbouring tiles: a share of a tile, or pixels of the picture (128px)
     masked: bool = False  # tiles show what does not count, marked as padding: set for a region of interest
+    hidden: bool = False  # networks see nothing of what lies outside: set for a region of interest
 
     PATHS: ClassVar[tuple[str, ...]] = ()  # settings that name files: a model stores the name alone
     SIZES: ClassVar[int] = 1  # sizes at which a picture may be seen, at most

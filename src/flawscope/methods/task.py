@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -17,8 +17,12 @@ from torch import Tensor
 from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.state_file import log_of
 from flawscope.calibration.decision import Calibration
-from flawscope.methods.extract import Load
-from flawscope.methods.picture_cache import unpacked
+from flawscope.calibration.hold_out import hold_out
+from flawscope.errors import FlawscopeError
+from flawscope.methods.detector import Detector
+from flawscope.methods.extract import Load, counting
+from flawscope.methods.held_out import HeldOut
+from flawscope.methods.picture_cache import GoodPictures, unpacked
 from flawscope.methods.together import ALONE, Together
 from flawscope.progress import Step, counted, silent
 
@@ -117,7 +121,8 @@ class Defect:
 class Task:
     """What `fit` is given beside the model.
 
-    load: picture i as [3, H, W] float32, or None where it must be left out (unreadable).
+    load: picture i as [3, H, W] float32, or None where it must be left out (unreadable). A method that holds
+        pictures out has none: `divide` gives it those that it learns from.
     count: how many good pictures there are.
     rate: target false-alarm rate.
     groups: [count]; pictures of one and the same part share a number, and are held or left out together.
@@ -158,6 +163,7 @@ class Task:
     workers: Workers = HERE
     say: Callable[[str], None] = lambda line: None
     step: Step = silent
+    _all: Load | None = None  # of a task that is closed
 
     def __post_init__(self) -> None:
         if not len(self.groups):
@@ -166,9 +172,53 @@ class Task:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "workers": HERE, "say": _unheard, "step": silent}
 
+    def closed(self) -> Task:
+        """The same for a method that holds pictures out, which could learn from them by `load`."""
+        return replace(self, load=_refused, _all=self.load)
+
+    def divide(
+        self, method: str, model: Detector, *, share: float = 0.1, more: int = 0, room: int = 2**30
+    ) -> tuple[GoodPictures, HeldOut]:
+        """Read the pictures, and divide them into those to learn from and those to calibrate by.
+
+        Args:
+            method: its name.
+            share, more: of pictures to hold out, and beyond what the rate needs, as `hold_out` has them.
+            room: bytes of pictures kept in memory.
+
+        Raises:
+            InputError: too few pictures, or the region of interest lies in the padding of one.
+        """
+        read, region = self._all or self.load, model.roi.cpu()
+
+        def load(index: int) -> Tensor | None:
+            image = read(index)
+            return counting(image, region) if model.config.pads else image
+
+        images = GoodPictures(load, self.count, room)
+        used = self.settle(images.read(self.step))
+        parts = hold_out(
+            used,
+            [self.groups[i] for i in used],
+            share=share,
+            rate=self.rate,
+            seed=model.config.seed,
+            method=method,
+            reserved=self.reserved,
+            more=more,
+            views=self.views,
+        )
+        held = {i for part in parts for i in part}
+        others = images.set_apart([i for i in used if i not in held])
+        return images, HeldOut(parts, self.rate, self.step, others)
+
     def counted(self, count: int, what: str = "") -> str:
         """So many of what the numbers are of, in words."""
         return counted(count, f"{what} picture".strip() if self.views == 1 else "view")
+
+
+def _refused(index: int) -> Tensor | None:
+    raise FlawscopeError("a method that holds pictures out learns from those that `task.divide` gives")
 
 
 def _unheard(line: str) -> None:

@@ -78,11 +78,19 @@ def uploaded(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+
+
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Fresh weights as torch draws them for convolutions, from `generator`, which is the CPU's, instead of
-    the process's."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
+    """Fresh weights as torch draws them, from `generator`, which is the CPU's, instead of the process's.
+    Norms scale by 1. A module with parameters of another kind has a method `initialise(generator)` itself.
+
+    Raises:
+        TypeError: a module has none.
+    """
+    for name, layer in network.named_modules():
+        if isinstance(layer, LAYERS):
             bound = layer.weight[0].numel() ** -0.5  # kaiming_uniform_ with a = sqrt(5), and the bias's
             for values in (layer.weight, layer.bias):
                 if values is not None:
@@ -90,6 +98,15 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
                     drawn.uniform_(-bound, bound, generator=generator)
                     with torch.no_grad():
                         values.copy_(drawn)
+        elif isinstance(layer, NORMS):
+            layer.reset_parameters()
+        elif callable(own := getattr(layer, "initialise", None)):
+            own(generator)
+        elif any(True for _ in layer.parameters(recurse=False)):
+            kind = type(layer).__name__
+            raise TypeError(
+                f"no fresh weights for {name or 'the network'} ({kind}): give {kind} a method `initialise`"
+            )
 
 
 def digest_of(network: nn.Module) -> str:
@@ -284,17 +301,32 @@ class Trainer(ABC, Generic[B]):
         for network in self.networks:
             initialise(network, generator)
 
+    def groups(self, networks: Sequence[nn.Module]) -> list[dict[str, Any]]:
+        """Parameter groups of these networks, or copies, as `torch.optim` takes them. A group's `lr`
+        is its largest learning rate; without it the settings' rate is."""
+        return [{"params": [v for network in networks for v in network.parameters()]}]
+
     def _adam(self, networks: Sequence[nn.Module]) -> torch.optim.Optimizer:
-        values = [v for network in networks for v in network.parameters()]
         fused = (self.FUSED and self.device.type in ("cpu", "cuda")) or None
         kind = torch.optim.AdamW if self.DECOUPLED else torch.optim.Adam
-        return kind(values, self.settings.rate, weight_decay=self.settings.decay, fused=fused)
+        groups, rate = self.groups(networks), self.settings.rate
+        groups = [{"initial_lr": group.get("lr", rate), **group} for group in groups]
+        return kind(groups, rate, weight_decay=self.settings.decay, fused=fused)
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, network in zip(self.NETWORKS, self.networks, strict=True):
             for key, values in network.named_parameters():
                 if values.requires_grad:
                     yield f"{name}.{key}", values
+
+    def _beside(self) -> dict[str, Tensor]:
+        """What a checkpoint holds beside the parameters: buffers such as running means, and `state`."""
+        found = dict(self.state())
+        for name, network in zip(self.NETWORKS, self.networks, strict=True):
+            parameters = dict(network.named_parameters())
+            kept = network.state_dict(keep_vars=True).items()
+            found |= {f"buffer.{name}.{key}": values for key, values in kept if key not in parameters}
+        return found
 
     # ---- how many steps
 
@@ -410,13 +442,13 @@ class Trainer(ABC, Generic[B]):
                 batch = waiting.result()
                 if self.pace is not None or self.done + 1 < self.steps:
                     waiting = ahead.submit(self._batch, self.done + 1)
+                share = rate_share(self.settings.schedule, self.done, self._expected())
                 for group in self.optimiser.param_groups:
-                    share = rate_share(self.settings.schedule, self.done, self._expected())
-                    group["lr"] = self.settings.rate * share
+                    group["lr"] = group["initial_lr"] * share
                 losses = self._learn(self.networks, self.optimiser, batch, self.done)
                 self.total += losses
                 self.done, self.since = self.done + 1, self.since + 1
-                self.log.add(self.done, losses, group["lr"], self.seconds + time.monotonic())
+                self.log.add(self.done, losses, self.settings.rate * share, self.seconds + time.monotonic())
                 due, over = self._advance()
                 if due:
                     self._check()
@@ -564,7 +596,7 @@ class Trainer(ABC, Generic[B]):
             "seconds": self.seconds + time.monotonic(),
             "pace": None if self.pace is None or over else self.pace.state(),
         }
-        tensors = {**adam_state(self._parameters(), self.optimiser), **self.state()}
+        tensors = {**adam_state(self._parameters(), self.optimiser), **self._beside()}
         pack(path, arrays(tensors), "checkpoint", facts)
 
     def restore(
@@ -579,7 +611,7 @@ class Trainer(ABC, Generic[B]):
             theirs = dict(facts["identity"])
             tensors = tensors_of(found)
             restore_adam(self._parameters(), self.optimiser, tensors)
-            for name, values in self.state().items():
+            for name, values in self._beside().items():
                 values.copy_(tensors[name])
             self.steps, self.done, self.since = int(facts["steps"]), int(facts["done"]), int(facts["since"])
             self.total.copy_(torch.tensor(facts["total"], dtype=self.total.dtype))

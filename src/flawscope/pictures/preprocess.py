@@ -40,6 +40,7 @@ from flawscope.pictures.tiles import Blended, Fusion, Grid, Region
 # a gigantic canvas, or a large one a point
 MOST_ENLARGED, MOST_REDUCED = 8, 1024
 MOST_PIXELS = 1 << 28  # of a canvas that is larger than its picture
+GREY = 128 / 255  # of tiles outside of the region of interest
 
 # Answers for images [n, 3, H, W], and their places in the picture [n] int64 or None, with scores [n] and maps
 # [n, H, W]
@@ -423,6 +424,18 @@ def unmarked(images: Float32) -> tuple[Float32, Mask]:
     """Images `[..., 3, H, W]` without marks, in 0..1, and `[..., H, W]` bool: what is not padding."""
     inside: Mask = images[..., 0, :, :] >= 0
     return np.where(images < 0, -1 - images, images), inside
+
+
+def hidden(image: Float32, nearest: NDArray[np.int64] | None) -> Float32:
+    """An image `[3, H, W]`, padding marked, that shows nothing from outside of the region of interest.
+
+    Args:
+        nearest: [H W], the pixel whose value each one gets; None: the image is a tile's, which is grey where
+            it is marked.
+    """
+    if nearest is None:
+        return np.where(image < 0, -1 - GREY, image)
+    return image.reshape(3, -1)[:, nearest].reshape(image.shape)
 
 
 def white_level_for(maximum: float, dtype: DTypeLike) -> float:

@@ -218,8 +218,8 @@ def progress_and_interruption(case: Case) -> None:
 
 def resumes(case: Case) -> None:
     """A run that was stopped and goes on ends as one that was not, with the same tensors; so does one
-    that was stopped after its last step; the checkpoint of another run is refused. A method that does not
-    learn in steps refuses `minutes` and `resume`."""
+    that was stopped after its last step; the checkpoint of another run, or of other pictures, is refused. A
+    method that does not learn in steps refuses `minutes` and `resume`."""
     from flawscope.fitting.preparation import prepare
     from flawscope.methods.task import Budget
 
@@ -239,11 +239,13 @@ def resumes(case: Case) -> None:
         prepared = prepare(case.pictures("plain"), case.method, step=stop, **options)
         try:
             budget = Budget(checkpoint=path, every=0.0)
-            case.method.fit(prepared.model, replace(prepared.task, budget=budget))
+            case.method.fitted(prepared.model, replace(prepared.task, budget=budget))
             must(False, "no checkpoint is written, or no progress is reported after it")
         except KeyboardInterrupt:
             pass
         must_refuse(lambda: case.fit(checkpoint=path, resume=True, seed=1), "another seed")
+        others = [np.array(decode(source))[::-1] for source in case.good]
+        must_refuse(lambda: case.fit(others, checkpoint=path, resume=True), "other pictures")
         _must_equal(case.fitted(), case.fit(checkpoint=path), "resumed")
         _must_equal(case.fitted(), case.fit(checkpoint=path, resume=True), "resumed after its last step")
 

@@ -13,6 +13,7 @@ METHOD = Method(
     fit=deferred("flawscope.methods.efficientad.fit:fit"),
     learns_in_steps=True,
     holds_out=True,
+    calibrated=("quantiles",),
     options=(
         Option("--teacher", "FILE", "another teacher; see `flawscope distill`"),
         Option(

@@ -17,7 +17,8 @@ from flawscope.methods.efficientad.model import Model
 from flawscope.methods.efficientad.quantiles import quantiles
 from flawscope.methods.efficientad.trainer import Trainer
 from flawscope.methods.efficientad.training_pictures import TeacherOutputs, other_pictures
-from flawscope.methods.in_steps import Run, Values
+from flawscope.methods.held_out import Values, values_of
+from flawscope.methods.in_steps import Run
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
 from flawscope.methods.training import digest_of
@@ -34,8 +35,9 @@ def fit(model: Model, task: Task) -> Fitted:
     other = other_pictures(config.natural)
     unknown = ([other.name] if other else []) + (["simulated defects"] if config.defects else [])
     penalty = " and ".join(unknown) or "none"
-    held = divided(run.divide(more=FOR_QUANTILES), len(run.used), task.rate, task.reserved, task.views)
-    learnt = run.without(held.all)
+    parts = run.divide(more=FOR_QUANTILES).parts
+    learnt = run.images.numbers
+    held = divided(parts, len(learnt) + len(run.held.numbers), task.rate, task.reserved, task.views)
     task.say(
         f"{task.counted(len(learnt))} to learn from, {len(held.all)} held out ({held.purpose}); "
         f"penalty: {penalty}"
@@ -43,7 +45,7 @@ def fit(model: Model, task: Task) -> Fitted:
     # what the teacher says of pictures with defects is not known before
     room = 0 if config.defects else run.room - min(run.room // 2, run.images.bytes)
     taught = TeacherOutputs(model, run.images, learnt, room)
-    decisive = {"training set": taught.measure(task.step), "teacher": digest_of(model.teacher)}
+    taught.measure(task.step)
     trainer = Trainer(model, run.images, taught, other, task)
 
     def differ(numbers: Sequence[int]) -> Tensor:
@@ -51,10 +53,10 @@ def fit(model: Model, task: Task) -> Fitted:
 
     def rehearse(some: Sequence[int]) -> None:
         if config.weighed:
-            differ(some)
+            differ(learnt[: len(some)])
         calibrate(run, model, Held([*some], [*some]))
 
-    run.train(trainer, held.all, rehearse, LATER, **decisive, penalty=penalty)
+    run.train(trainer, rehearse, LATER, teacher=digest_of(model.teacher), penalty=penalty)
     if config.weighed:
         weigh(model, differ(learnt[:: -(-len(learnt) // WEIGHED)]))
     values = calibrate(run, model, held)
@@ -62,7 +64,7 @@ def fit(model: Model, task: Task) -> Fitted:
     if held.shared:
         notes.insert(0, SHARED.format(round(len(held.all) / task.views)))
     return Fitted(
-        run.calibrated(values),
+        run.held.calibration(model, values),
         pictures=held.threshold,
         used=learnt,
         held={"quantile": [i for i in held.quantiles if i not in held.threshold]},
@@ -138,7 +140,7 @@ def calibrate(run: Run, model: Model, held: Held) -> list[Values]:
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:
         found[index] = features, inside
 
-    run.embed(held.all, store)
+    run.held.embed(model, held.all, store)
     for which in range(2):
 
         def values(which: int = which) -> Iterable[NDArray[np.float32]]:
@@ -154,4 +156,4 @@ def calibrate(run: Run, model: Model, held: Held) -> list[Values]:
         high = max(high, low + least)
         model.quantiles[which] = torch.tensor([low, high])
     with workers(model.roi.device) as each:
-        return each(lambda index: run.values(*found[index]), held.threshold)
+        return each(lambda index: values_of(model, *found[index]), held.threshold)

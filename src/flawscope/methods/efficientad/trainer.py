@@ -20,7 +20,7 @@ from flawscope.methods.efficientad.recipe import FIRST_LAYERS, RECEPTIVE_FIELD, 
 from flawscope.methods.efficientad.spoiling import Spoiler, Spoilt, outputs_on
 from flawscope.methods.efficientad.targets import outputs_of
 from flawscope.methods.efficientad.training_pictures import Other, TeacherOutputs, recoloured
-from flawscope.methods.picture_cache import GoodPictures
+from flawscope.methods.picture_cache import GoodPictures, plain
 from flawscope.methods.task import Task
 
 FIRST_WEIGHTS, ORDER, STEP, DROPOUT = range(10, 14)  # RNG streams, one for each purpose
@@ -93,7 +93,7 @@ class Trainer(training.Trainer[Batch]):
         for number in range(step * self.config.batch, (step + 1) * self.config.batch):
             order = self.rng(ORDER, number // count).permutation(count)
             index = self.training[int(order[number % count])]
-            image, mask = self.model.filled(self.images[index]), self.taught.counted(index)
+            image, mask = plain(self.images[index]), self.taught.counted(index)
             shown, places = image, mask
             if self.spoiler is not None:
                 shown, defects = self.spoiler(index, rng)

@@ -51,11 +51,9 @@ class TeacherOutputs:
         self.padded: dict[int, Tensor] = {}
         self.region = None if model.config.pads or model.roi.all() else model.counted().cpu()
 
-    def measure(self, step: Step) -> str:
-        """Set the model's teacher statistics (A.1), keep what there is room for, and give a hash of all the
-        training pictures' pixels."""
+    def measure(self, step: Step) -> None:
+        """Set the model's teacher statistics (A.1), and keep what there is room for."""
         moments, found, waiting, done, lock = Moments(), {}, 0, 0, Lock()
-        digest = hashlib.sha256()
         blocks = range(0, len(self.training), BLOCK)
 
         def look(start: int) -> None:
@@ -64,10 +62,9 @@ class TeacherOutputs:
             images = torch.stack([self.images[i] for i in numbers])
             outputs = self.outputs(images.to(self.model.mean.device))
             with lock:  # in the pictures' order, whichever thread is first
-                found[start] = images, outputs
+                found[start] = outputs
                 while waiting in found:
-                    images, outputs = found.pop(waiting)
-                    digest.update(images.numpy().tobytes())
+                    outputs = found.pop(waiting)
                     moments.add(self._counting(outputs, waiting))
                     for k, one in enumerate(outputs, waiting):
                         if k < self.room:
@@ -80,7 +77,6 @@ class TeacherOutputs:
             each(look, blocks)
         self.model.mean.copy_(moments.mean)
         self.model.std.copy_(moments.spread())
-        return digest.hexdigest()
 
     def _counting(self, outputs: Tensor, start: int) -> Tensor:
         """Outputs [B, C, h, w] of the pictures from place `start` on, where they count: [N, C]."""

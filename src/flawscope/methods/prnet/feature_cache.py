@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from threading import Lock
@@ -35,12 +34,11 @@ class FeatureCache:
         self.kept: dict[int, list[Tensor]] = {}
         self.everywhere = not model.config.pads and bool(model.roi.all())
 
-    def measure(self, step: Step) -> str:
-        """Set the model's means and spreads, keep what there is room for, and give a hash of all the training
-        pictures' pixels and of the region of interest."""
+    def measure(self, step: Step) -> None:
+        """Set the model's means and spreads, and keep what there is room for."""
         moments = [Moments() for _ in self.model.shapes]
         found: dict[int, tuple[Tensor, list[Tensor]]] = {}
-        waiting, done, lock, digest = 0, 0, Lock(), hashlib.sha256()
+        waiting, done, lock = 0, 0, Lock()
         blocks = range(0, len(self.learnt), BLOCK)
 
         def look(start: int) -> None:
@@ -51,7 +49,6 @@ class FeatureCache:
                 found[start] = images, maps
                 while waiting in found:
                     seen, four = found.pop(waiting)
-                    digest.update(seen.numpy().tobytes())
                     cells = self._cells(seen)
                     for j, (one, all_maps) in enumerate(zip(moments, four, strict=True)):
                         values = all_maps.permute(0, 2, 3, 1)
@@ -68,9 +65,6 @@ class FeatureCache:
             scale.set_spread(one)
         for place, kept in self.kept.items():
             self.kept[place] = self._neutral(place, kept)
-        if not self.model.roi.all():
-            digest.update(self.model.roi.cpu().numpy().tobytes())
-        return digest.hexdigest()
 
     def maps(self, numbers: Tensor, scale: int) -> Tensor:
         """`[b, C, H, W]` fp16 on the CPU of scale 0, 1 or 2, of pictures `[b]` int64."""

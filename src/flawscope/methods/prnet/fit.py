@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +9,14 @@ from torch import Tensor
 
 from flawscope.artefact.state_file import pack, read, unpack
 from flawscope.errors import InputError
-from flawscope.methods.in_steps import Run, Values
+from flawscope.methods.in_steps import Run
 from flawscope.methods.prnet.config import Config
 from flawscope.methods.prnet.feature_cache import FeatureCache
 from flawscope.methods.prnet.model import Model
 from flawscope.methods.prnet.prototypes import Clusters, cluster
 from flawscope.methods.prnet.trainer import Trainer
 from flawscope.methods.prnet.training_pictures import TrainingPictures
-from flawscope.methods.task import Defect, Fitted, Task
+from flawscope.methods.task import Fitted, Task
 from flawscope.methods.training import arrays, digest_of, tensors_of
 from flawscope.progress import Step, counted
 
@@ -30,7 +28,7 @@ def fit(model: Model, task: Task) -> Fitted:
     those held out."""
     config, run, seen = model.config, Run("prnet", model, task), task.seen
     made = read_prototypes(config, model) if config.prototypes else None
-    learnt, held = divide(run)
+    held, learnt = run.divide().numbers, run.images.numbers
     pictures = TrainingPictures(config, run.images, learnt, seen, model.roi.cpu().numpy())
     for line in pictures.skipped:
         task.say(f"skipped a texture: {line}")
@@ -39,65 +37,28 @@ def fit(model: Model, task: Task) -> Fitted:
         f"{counted(len(seen), 'seen defect')}; simulated ones of {pictures.textures}"
     )
     features = FeatureCache(model, run.images, learnt, run.room // 2)
-    digest = features.measure(task.step)
+    features.measure(task.step)
     if made is not None:
-        clusters = made.fitting(digest)
+        clusters = made.fitting(run.digest)
     else:
         clusters = task.budget.together.first(lambda: find_prototypes(config, features, task.step))
     for prototypes, one in zip(model.scales, clusters, strict=True):
         prototypes.prototypes = one.prototypes.to(model.roi.device)
     trainer = Trainer(model, pictures, features, clusters, task)
-    decisive = {
-        "training set": digest,
-        "seen defects": _digest_of_seen(seen),
+    objectives = [one.objective for one in clusters]
+    run.train(trainer, later=LATER, textures=pictures.textures, prototypes=objectives)
+    said = f"{counted(len(learnt), 'good picture')} and {counted(len(seen), 'seen defect')}"
+    fitted = run.finished(trainer, said)
+    fitted.facts |= {
+        "seen_defects": len(seen),
         "textures": pictures.textures,
-        "prototypes": [one.objective for one in clusters],
+        "prototypes": [one.facts() for one in clusters],
     }
-    run.train(trainer, held, lambda some: calibrate(run, some), LATER, **decisive)
-    return Fitted(
-        run.calibrated(calibrate(run, held)),
-        pictures=held,
-        used=learnt,
-        facts={
-            **run.facts(trainer),
-            "seen_defects": len(seen),
-            "textures": pictures.textures,
-            "prototypes": [one.facts() for one in clusters],
-        },
-        notes=[*([] if seen else [UNSEEN]), *run.warnings(trainer)],
-        summary=[
-            run.summary(
-                trainer, f"{counted(len(learnt), 'good picture')} and {counted(len(seen), 'seen defect')}"
-            )
-        ],
-    )
+    fitted.notes[:0] = [] if seen else [UNSEEN]
+    return fitted
 
 
 UNSEEN = "no seen defects were given (--seen): it knows simulated ones only"
-
-
-def divide(run: Run) -> tuple[list[int], list[int]]:
-    """The numbers of the good pictures to learn from, and of those held out."""
-    held = sorted(i for part in run.divide() for i in part)
-    return run.without(held), held
-
-
-def calibrate(run: Run, held: Sequence[int]) -> list[Values]:
-    """The values of the pictures that were held out."""
-    found: dict[int, Values] = {}
-
-    def store(index: int, logits: Tensor, inside: Tensor | None) -> None:
-        found[index] = run.values(logits, inside)
-
-    run.embed(held, store)
-    return [found[i] for i in held]
-
-
-def _digest_of_seen(seen: Sequence[Defect]) -> str:
-    digest = hashlib.sha256()
-    for defect in seen:
-        digest.update(defect.image.numpy().tobytes() + defect.mask.tobytes())
-    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------- prototypes
@@ -119,9 +80,9 @@ def find_prototypes(config: Config, features: FeatureCache, step: Step) -> list[
 def write_prototypes(model: Model, task: Task, out: Path) -> None:
     """Those that `fit` would find, in a file that it takes."""
     run = Run("prnet", model, task)
-    learnt, held = divide(run)
+    held, learnt = run.divide().numbers, run.images.numbers
     features = FeatureCache(model, run.images, learnt, run.room // 2)
-    digest = features.measure(task.step)
+    features.measure(task.step)
     clusters = find_prototypes(model.config, features, task.step)
     tensors = {}
     for k, one in enumerate(clusters):
@@ -135,7 +96,7 @@ def write_prototypes(model: Model, task: Task, out: Path) -> None:
         )
     facts = {
         "backbone": digest_of(model.backbone),
-        "training set": digest,
+        "digest": run.digest,
         "scales": [{"objective": c.objective, "history": list(c.history)} for c in clusters],
         "held_out": len(held),
     }
@@ -151,7 +112,7 @@ class Made:
 
     path: Path
     clusters: list[Clusters]
-    digest: str  # of the pictures
+    digest: str  # of the pictures and the region of interest
 
     def fitting(self, digest: str) -> list[Clusters]:
         """The clusters, if they are of these pictures."""
@@ -183,7 +144,7 @@ def read_prototypes(config: Config, model: Model) -> Made:
             for k, known in enumerate(facts["scales"])
         ]
         shapes = [tuple(c.prototypes.shape[1:]) for c in clusters]
-        digest = str(facts["training set"])
+        digest = str(facts["digest"])
     except (KeyError, TypeError, ValueError):
         raise other from None
     if shapes != [tuple(shape) for shape in model.shapes[:-1]]:
