@@ -31,7 +31,7 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
     (name,) = settings.products
     sinks = (
         SinkSettings(folder=str(tmp_path / "found"), picture="none", name="found"),
-        SinkSettings(f"http://127.0.0.1:{free_port()}/{LONG}/{LONG}"),
+        SinkSettings(f"http://127.0.0.1:{free_port()}/", name=LONG),
     )
     return replace(settings, products={name: Product(settings.products[name].model, sinks=sinks)})
 

@@ -97,7 +97,7 @@ class Housekeeping(Background):
             summary = self._retention.run()
             problem = summary.problem
             if line := summary.line():
-                self.store.note_event(REMOVED, "station", line)
+                self.store.note_event(REMOVED, "station", f"removed {line}, as `keep` says")
             self.access.remove_ended()
             trim(self.database)
         except Exception as error:  # tried again in an hour; inspections go on
