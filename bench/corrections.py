@@ -75,9 +75,9 @@ def learn(model: str, line: Line, seed: int, wrong: float, draw: int, rounds: in
     import torch
 
     from flawscope.errors import InputError
-    from flawscope.fitting.corrected import corrected, doubtful
-    from flawscope.fitting.judgement import STAYS, judgement
+    from flawscope.fitting.incremental_update import doubtful, update
     from flawscope.fitting.reviewed import Reviewed
+    from flawscope.fitting.update_evaluation import STAYS, judgement
     from flawscope.metrics import auroc
     from flawscope.predictor import load
     from flawscope.station.learning.rule import waits
@@ -142,7 +142,7 @@ def learn(model: str, line: Line, seed: int, wrong: float, draw: int, rounds: in
             for k in unsure:
                 person.look_again(k, truth[k])
         try:
-            made = corrected(active.artefact, active, pictures, strict=True)
+            made = update(active.artefact, active, pictures, strict=True)
         except InputError as error:  # not one good picture has come
             candidates.append({"pictures": len(said), "waits": ["nothing"], "error": str(error)})
             continue

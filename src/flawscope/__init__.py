@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flawscope.evaluation import evaluate as evaluate
     from flawscope.evaluation.comparison import Comparison as Comparison
     from flawscope.evaluation.comparison import compare as compare
-    from flawscope.fitting.fitting import extend as extend
+    from flawscope.fitting.extending import extend as extend
     from flawscope.fitting.fitting import fit as fit
     from flawscope.pictures.preprocess import Preprocess as Preprocess
     from flawscope.predictor import Predictor as Predictor
@@ -50,7 +50,7 @@ _WHERE = {
     "Region": "results.prediction",
     "compare": "evaluation.comparison",
     "evaluate": "evaluation",
-    "extend": "fitting.fitting",
+    "extend": "fitting.extending",
     "fit": "fitting.fitting",
     "load": "predictor",
     "open_dataset": "datasets",

@@ -642,5 +642,13 @@ def test_update_adds_pictures_and_refuses_settings(
     code, _, err = run(capsys, "fit", "--data", more, "--update", model, "--out", out, "--size", "64")
     assert code == 2
     assert "size" in err
-    assert run(capsys, "fit", "--data", more, "--update", model, "--out", out, "--quiet")[0] == 0
+    call = ["fit", "--data", more, "--update", model, "--out", out]
+    # 12 pictures of 64 pixels are so few that four more hide some of the simulated defects
+    code, _, err = run(capsys, *call)
+    assert (code, Path(out).exists()) == (2, False)
+    assert "simulated defects" in err.splitlines()[-1]
+    assert run(capsys, *call, "--no-check", "--quiet")[0] == 0
     assert len(read_manifest(out).pictures) == 16
+    assert read_manifest(out).calibration.scores == read_manifest(model).calibration.scores
+    assert run(capsys, *call, "--no-check", "--fair", "--force", "--quiet")[0] == 0
+    assert read_manifest(out).calibration.count == 16

@@ -56,7 +56,7 @@ def test_it_says_where_the_page_is_and_how_to_go_on(
     err = capsys.readouterr().err
     assert served[0].url in err
     assert "2 of 3 pictures decided: 1 good, 1 defect" in err
-    assert f"fit --update MODEL --data {results / 'review/good'}" in err
+    assert f"fit --update MODEL --data {results / 'review'} " in err
     assert f"--seen {results / 'review/defect'}" in err
     assert len(list((results / "review/good").iterdir())) == 1
 
@@ -78,8 +78,10 @@ def test_before_and_after_says_what_was_learnt(
         assert one["before"]["decision"] == one["after"]["decision"] == "anomalous"
         assert not one["learnt"]
     new = results / "new.safetensors"
-    call = ["fit", "--update", str(model_path), "--data", str(results / "review/good"), "--out", str(new)]
-    assert main([*call, "--no-check", "--quiet"]) == 0
+    call = ["fit", "--update", str(model_path), "--data", str(results / "review"), "--out", str(new)]
+    assert main([*call, "--no-check", "--quiet"]) == 2
+    assert "called good" in capsys.readouterr().err, "noise looks like no good part"
+    assert main([*call, "--no-check", "--quiet", "--force"]) == 0
     assert main(["review", str(results), "--after", str(new), "--quiet"]) == 0
     out = capsys.readouterr().out
     assert "1 of 1 false alarm gone" in out

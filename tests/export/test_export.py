@@ -364,11 +364,11 @@ def fitted(pictures: list[Path], **options: Any) -> Predictor:
 
 def test_left_out_of_a_model_that_was_extended(train: list[Path], unseen: list[Path]) -> None:
     """The earlier pictures' groups are still known, so that each leaves its own elements out."""
-    from flawscope.fitting.fitting import extend
+    from flawscope.fitting.fitting import partial_fit
 
     twice = fitted(train, ratio=0.5)
     for more in (unseen[:2], unseen[2:]):
-        twice = extend(twice.artefact, list(more), device="cpu")
+        twice = partial_fit(twice.artefact, list(more), device="cpu")
     assert len(set(twice.manifest.facts["calibration_groups"].values())) == TRAIN + UNSEEN
     found, kept = np.array(left_out(twice, [*train, *unseen])), np.array(twice.calibration.scores)
     np.testing.assert_allclose(found, kept, rtol=0.5)

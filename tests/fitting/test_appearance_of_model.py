@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flawscope.artefact.model_file import read, write
-from flawscope.fitting.fitting import extend, fit
+from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.pictures.appearance import KEY, Appearance, measure
 from flawscope.predictor import load
 
@@ -50,7 +50,7 @@ def test_an_extended_model_expects_the_new_pictures_too(model_path: Path, drawn:
     old = read(model_path)
     before = Appearance.from_facts(old.manifest.facts)
     more = sorted((drawn / "plate/test/good").glob("*.png"))
-    new = extend(old, list(map(str, more)), device="cpu", check=False)
+    new = partial_fit(old, list(map(str, more)), device="cpu", check=False)
     assert before is not None
     assert new.appearance is not None
     assert new.appearance.pictures == 16

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.export.export import export
-from flawscope.fitting.fitting import extend, fit
+from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods.patchcore import copies, few
 from flawscope.methods.patchcore import model as models
 from flawscope.methods.patchcore.selection import Patches
@@ -195,7 +195,7 @@ def test_calibrating_with_other_parts_makes_a_promise(one):
 
 
 def test_an_extended_model_of_one_part_still_promises_nothing(one):
-    more = extend(one.artefact, parts(2, seed=8), device="cpu", check=False)
+    more = partial_fit(one.artefact, parts(2, seed=8), device="cpu", check=False)
     assert more.calibration.count == 3
     assert not more.calibration.promised
 

@@ -21,7 +21,7 @@ from flawscope.artefact.model_file import read
 from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.fitting import training_pictures as sources
-from flawscope.fitting.fitting import extend, fit
+from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods.detector import device_for
 from flawscope.methods.extract import embed_pictures
 from flawscope.methods.patchcore import memory_plan as memory
@@ -289,15 +289,15 @@ def test_settings_of_other_methods_are_told(key, others):
 
 def test_an_open_model_can_be_extended(fitted, tmp_path):
     new = parts(3, seed=7)
-    extended = extend(fitted, new, device="cpu")
+    extended = partial_fit(fitted, new, device="cpu")
     fitted.save(tmp_path / "m.safetensors")
-    assert extended.calibration == extend(tmp_path / "m.safetensors", new, device="cpu").calibration
+    assert extended.calibration == partial_fit(tmp_path / "m.safetensors", new, device="cpu").calibration
 
 
 def test_an_exported_model_cannot_be_extended(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"onnx")
     with pytest.raises(InputError, match=r"m\.onnx is an exported model: name the \.safetensors file"):
-        extend(tmp_path / "m.onnx", parts(2))
+        partial_fit(tmp_path / "m.onnx", parts(2))
 
 
 def test_calibrating_on_a_folder(fitted, tmp_path):
@@ -435,7 +435,7 @@ def test_nobody_is_given_more_than_two_gib_for_features(monkeypatch, fitted):
 
 def test_extending_keeps_the_old_and_adds_what_is_new(fitted):
     more = parts(5, seed=8)
-    new = extend(fitted.artefact, more, device="cpu")
+    new = partial_fit(fitted.artefact, more, device="cpu")
     old_bank, bank = (p.artefact.tensors["views.0.bank"] for p in (fitted, new))
     assert bank[: len(old_bank)].tobytes() == old_bank.tobytes()
     for name in ("views.0.centre", "normal"):
@@ -448,7 +448,7 @@ def test_extending_keeps_the_old_and_adds_what_is_new(fitted):
     assert roles(new) == ["train"] * 17
     radius = radius_of(features_of(new, [*good(), *more]), bank_of(new))
     assert radius <= new.manifest.facts["covering_radius"][0] * (1 + 1e-5)
-    unseen = [extend(fitted.artefact, [*more[:k], *more[k + 1 :]], device="cpu") for k in range(5)]
+    unseen = [partial_fit(fitted.artefact, [*more[:k], *more[k + 1 :]], device="cpu") for k in range(5)]
     real = [model.predict(picture).score for model, picture in zip(unseen, more, strict=True)]
     np.testing.assert_allclose(new.calibration.scores[12:], real, rtol=0.15)
     assert new.self_test().passed
@@ -457,15 +457,15 @@ def test_extending_keeps_the_old_and_adds_what_is_new(fitted):
 def test_extending_with_something_new_learns_it(fitted):
     strange = [255 - image for image in parts(4, seed=9)]
     before = fitted.predict(strange[0])
-    new = extend(fitted.artefact, strange[1:], device="cpu")
+    new = partial_fit(fitted.artefact, strange[1:], device="cpu")
     assert len(bank_of(new)) > len(bank_of(fitted)) + 5
     assert new.predict(strange[0]).score < 0.8 * before.score
 
 
 def test_extending_twice(fitted, tmp_path):
-    extend(fitted.artefact, parts(4, seed=8), device="cpu").save(tmp_path / "a.safetensors")
+    partial_fit(fitted.artefact, parts(4, seed=8), device="cpu").save(tmp_path / "a.safetensors")
     once = read(tmp_path / "a.safetensors")
-    twice = extend(tmp_path / "a.safetensors", parts(4, seed=10), device="cpu")
+    twice = partial_fit(tmp_path / "a.safetensors", parts(4, seed=10), device="cpu")
     assert twice.calibration.scores[:16] == once.manifest.calibration.scores
     assert len(twice.manifest.pictures) == 20
     assert len(twice.manifest.facts["calibration_pictures"]) == 20
@@ -479,7 +479,7 @@ def test_extending_twice(fitted, tmp_path):
 def test_a_full_bank_does_not_grow():
     full = fit_small(cap=40)
     assert len(bank_of(full)) == 40
-    new = extend(full.artefact, [255 - image for image in parts(3, seed=9)], device="cpu")
+    new = partial_fit(full.artefact, [255 - image for image in parts(3, seed=9)], device="cpu")
     assert len(bank_of(new)) == 40
     assert new.manifest.facts["covering_radius"][0] > full.manifest.facts["covering_radius"][0]
     assert any("memory bank is full" in note for note in new.manifest.notes)
@@ -564,7 +564,7 @@ def test_a_picture_scores_the_same_in_any_batch_and_with_any_number_of_threads(f
 
 def test_extending_two_sizes_keeps_the_old_of_both(fitted_two):
     more = parts(5, seed=8)
-    new = extend(fitted_two.artefact, more, device="cpu")
+    new = partial_fit(fitted_two.artefact, more, device="cpu")
     for v in (0, 1):
         for name in (f"views.{v}.bank", f"bank_groups.{v}"):
             old, now = fitted_two.artefact.tensors[name], new.artefact.tensors[name]
@@ -582,7 +582,7 @@ def test_extending_two_sizes_keeps_the_old_of_both(fitted_two):
         assert radius_of(features[v], bank_of(new, v)) <= radius * (1 + 1e-5)
     assert new.self_test().passed
     strange = [255 - image for image in parts(4, seed=9)]
-    learnt = extend(new.artefact, strange[1:], device="cpu")
+    learnt = partial_fit(new.artefact, strange[1:], device="cpu")
     assert all(len(bank_of(learnt, v)) > len(bank_of(new, v)) for v in (0, 1))
     assert learnt.predict(strange[0]).score < 0.8 * new.predict(strange[0]).score
 
@@ -671,7 +671,7 @@ def test_without_reweighting_the_score_is_the_farthest_patch(options, tmp_path):
     picture = parts(1, seed=1)[0]
     distances = torch.cdist(features_of(loaded, [picture])[0].double(), bank_of(loaded).double()).amin(1)
     assert loaded.predict(picture).score == pytest.approx(float(distances.max()), rel=1e-4)
-    more = extend(loaded.artefact, parts(3, seed=8), device="cpu")
+    more = partial_fit(loaded.artefact, parts(3, seed=8), device="cpu")
     assert more.calibration.count == 15
 
 

@@ -11,7 +11,7 @@ import torch
 from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.fitting import tile_calibration
-from flawscope.fitting.fitting import extend, fit
+from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.training_pictures import Reader
 from flawscope.fitting.windows import Windows
 from flawscope.methods.patchcore import positions
@@ -152,7 +152,7 @@ def test_an_extended_model_knows_the_new_pictures_at_their_places(each):
     changed = [picture.copy() for picture in still(3, seed=8)]
     for picture in changed:
         picture[20:40, 20:40] = (200, 30, 30)
-    model = extend(each.artefact, changed[:2], check=False)
+    model = partial_fit(each.artefact, changed[:2], check=False)
     assert model.predict(changed[2]).score < 0.7 * each.predict(changed[2]).score
     elsewhere = still(1, seed=8)[0].copy()
     elsewhere[100:120, 100:120] = (200, 30, 30)

@@ -12,7 +12,7 @@ from torch import Tensor
 from flawscope.calibration.decision import Calibration
 from flawscope.demo.dataset import draw_picture
 from flawscope.fitting import simulated_defects
-from flawscope.fitting.fitting import extend, fit
+from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.simulated_defects import SIZES, finds
 from flawscope.methods.detector import Detector
 from flawscope.methods.settings import PictureSettings
@@ -242,11 +242,11 @@ def test_it_can_be_left_out_and_changes_nothing_else(fitted: Predictor) -> None:
 
 def test_an_extended_model_is_checked_anew_or_says_that_it_is_not(fitted: Predictor) -> None:
     more = parts(4, seed=5)
-    new = extend(fitted.artefact, more, device="cpu")
+    new = partial_fit(fitted.artefact, more, device="cpu")
     found = new.manifest.facts["simulated_defects"]
     assert found["score_threshold"] == new.calibration.threshold
     assert found["sizes"] != fitted.manifest.facts["simulated_defects"]["sizes"]
-    bare = extend(fitted.artefact, more, device="cpu", check=False)
+    bare = partial_fit(fitted.artefact, more, device="cpu", check=False)
     assert "simulated_defects" not in bare.manifest.facts
     assert any("was not measured after the model was extended" in note for note in bare.manifest.notes)
 

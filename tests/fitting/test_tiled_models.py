@@ -9,7 +9,7 @@ import pytest
 
 from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
-from flawscope.fitting.fitting import extend, fit
+from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.training_pictures import Reader
 from flawscope.fitting.windows import Windows
 from flawscope.pictures.preprocess import Preprocess
@@ -118,7 +118,7 @@ def test_only_tiles_in_the_region_of_interest_are_computed():
 
 def test_pictures_are_added_to_a_model_with_tiles(tiled, tmp_path):
     tiled.save(tmp_path / "m.safetensors")
-    more = extend(tmp_path / "m.safetensors", list(parts(2, seed=7)), device="cpu", check=False)
+    more = partial_fit(tmp_path / "m.safetensors", list(parts(2, seed=7)), device="cpu", check=False)
     assert more.calibration.count == 10
     assert more.manifest.fusion == tiled.manifest.fusion
     assert more.predict(parts(1, seed=1)[0]).map.shape == (144, 144)

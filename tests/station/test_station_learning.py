@@ -154,8 +154,11 @@ def test_a_version_that_loses_a_known_defect_wants_them_named(line: Line, runnin
     learning = running.station.learning
     row = learning.candidates.row(1, candidate["id"])
     facts = json.loads(row.facts)
-    facts["judgement"]["lost"] = [8, 9]
+    facts["judgement"] |= {"lost": [8], "refused": ["simulated"], "responsible": [9]}
     learning.candidates.change(candidate["id"], "ready", facts=facts)
+    page = line.http.get(f"/{NAME}/models").text
+    assert f"{API}/inspections/9/" in page, "a small picture of the correction that is responsible"
+    assert 'data-losing="8,9"' in page
     refused = line.use(2)
     assert (refused.status_code, refused.json()["code"]) == (409, "loses_defects")
     assert "8, 9" in refused.json()["error"]
@@ -367,6 +370,7 @@ def prepared(database: Any) -> int:
         ({}, []),
         ({"lost": [3]}, ["lost"]),
         ({"weaker": [3]}, ["weaker"]),
+        ({"refused": ["simulated"], "responsible": [4]}, ["simulated"]),
         ({"good": {"before": [2], "after": [2]}}, ["no_gain"]),
         ({"good": {"before": [2], "after": [3]}, "lost": [1]}, ["lost", "no_gain"]),
     ],

@@ -23,11 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
     from flawscope.datasets import list_pictures
+    from flawscope.datasets.layouts import of_review
+    from flawscope.errors import InputError
     from flawscope.predictor import read_manifest
     from flawscope.runtime import suffix_of
 
     step = common.step_for(args)
     out = files.check_writable(args.out, suffix_of(args.model))
+    if of_review(args.good):
+        raise InputError(
+            f"{args.good} holds pictures that were flagged, which would set the threshold far too high: give "
+            "good pictures as they come"
+        )
     pictures = list_pictures(args.good)
     before = read_manifest(args.model).calibration  # `load_model` sets the rate that is asked for
     predictor = common.load_model(args, args.model)

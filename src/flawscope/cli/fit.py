@@ -98,6 +98,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drop-suspects", action="store_true", help="leave out pictures that do not look good"
     )
+    parser.add_argument(
+        "--fair",
+        action="store_true",
+        help="--update: the pictures are good ones as they come, chosen by nobody; they set the threshold",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="--update: go on where the model would find fewer defects"
+    )
     common.add_rate(parser, "5%%")
     parser.add_argument("--seed", type=int, help="of splits and samples (default: 0)")
     parser.add_argument("--no-samples", action="store_true", help="store no pictures for the self-test")
@@ -158,6 +166,7 @@ def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
     options, checkpoint = checked(args), None
     if args.update:
         old = model_file.read(args.update)
+        _refuse_method(old.manifest.method)
         seed, group = common.seed_of(old.manifest), args.group or common.group_of(old.manifest)
     else:
         name, preset, settings = _settings_of(options)
@@ -185,6 +194,8 @@ def checked(args: argparse.Namespace) -> dict[str, Any]:
     options = _options(args)
     if args.update:
         _refuse_settings(args, options)
+    elif args.fair or args.force:
+        raise InputError("--fair and --force are for --update: leave them out")
     else:
         method, preset, settings = _settings_of(options)
         registry.method(method).configure(preset, settings)
@@ -212,6 +223,16 @@ def _refuse_settings(args: argparse.Namespace, options: dict[str, Any]) -> None:
     given += ["false-alarm-rate"] * bool(args.false_alarm_rate)
     if given:
         raise InputError(f"--update keeps the model's own settings: leave out {', '.join(given)}")
+
+
+def _refuse_method(name: str) -> None:
+    """InputError where pictures cannot be added to what the method learnt."""
+    if not registry.method(name).extends:
+        able = ", ".join(method.name for method in registry.loadable() if method.extends)
+        raise InputError(
+            f"--update is for {able}: put the new pictures to the good ones and fit {name} anew, or give it "
+            "new thresholds with `flawscope calibrate`"
+        )
 
 
 def _fitted(
@@ -291,15 +312,17 @@ def _require_shared(dataset: Dataset) -> None:
 
 
 def _extended(args: argparse.Namespace, old: Artefact, dataset: Dataset, say: Say, step: Step) -> Predictor:
-    from flawscope.fitting import fitting  # torch
+    from flawscope.fitting import extending  # torch
     from flawscope.runtime.torch import use_threads
 
     with _pool(args, dataset) as pool:
         use_threads(None if pool else args.threads)
-        return fitting.extend(
+        return extending.extend(
             old,
             dataset,
             group=args.group,
+            fair=args.fair,
+            force=args.force,
             drop_suspects=args.drop_suspects,
             device=_device(args),
             check=not args.no_check,

@@ -104,8 +104,8 @@ def next_steps(results: str, session: Session) -> Iterator[str]:
     sorts = f"{tally[FINE]} good, {counted(tally[DEFECT], 'defect')}"
     yield f"{done} of {counted(every, 'picture')} decided: {sorts}"
     if tally[FINE]:
-        yield f"good pictures are in {out / FINE}; PatchCore learns them with"
-        yield f"  flawscope fit --update MODEL --data {out / FINE} --out NEW.safetensors"
+        yield f"good pictures are in {out / FINE}; PatchCore learns them, and looks at the defects, with"
+        yield f"  flawscope fit --update MODEL --data {out} --out NEW.safetensors"
         yield "  (other methods: put them to the good pictures and fit anew)"
     if tally[DEFECT]:
         masks = counted(len(list((out / "masks" / DEFECT).glob("*.png"))), "mask")

@@ -37,6 +37,11 @@ class Dataset:
     validation: tuple[Item, ...] = ()  # good only; MVTec LOCO and MVTec AD 2 have one
 
     @property
+    def reviewed(self) -> bool:
+        """Whether `review` wrote it: then its good pictures were flagged before, and are no fair sample."""
+        return self.layout == "review"
+
+    @property
     def has_masks(self) -> bool:
         """Whether any defective test picture has a mask."""
         return any(item.masks for item in self.test if item.anomalous)

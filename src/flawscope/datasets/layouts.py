@@ -6,6 +6,7 @@ its path: /home/tester/goods/test/part.png is not good because "good" occurs in 
 
 from __future__ import annotations
 
+import csv
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ BAD = (
     *("bad", "ko", "nok", "ng", "abnormal", "anomaly", "anomalies", "anomalous"),
     *("defect", "defects", "defective", "faulty"),
 )
+REVIEW = "review.csv"  # the file of decisions, beside the folders good and defect
 LAYOUTS = ("auto", "mvtec", "mvtec2", "loco", "btad", "visa", "realiad", "folder")
 
 
@@ -51,7 +53,8 @@ def open_dataset(
 
     `root` holds categories or is one, in the layout of MVTec AD (also MPDD, and VisA converted to it), MVTec
     AD 2, MVTec LOCO, BTAD, VisA or Real-IAD; or it has a folder of good and perhaps one of bad pictures; or
-    it is a bare folder of good pictures, and then nothing is left to test. Defective pictures without a mask
+    it is a bare folder of good pictures, and then nothing is left to test; or it is what `review` wrote, or
+    the good pictures therein (`Dataset.reviewed`). Defective pictures without a mask
     get theirs from label files below the category's folder (`labels.LabelFiles`).
 
     Where the layout fixes no split, `test_share` of the good pictures are held out for testing by a seeded
@@ -66,7 +69,7 @@ def open_dataset(
     if not 0 <= test_share < 1:
         raise InputError(f"test share {test_share}: must be at least 0 and below 1; 0.2 is usual")
     compiled(group)  # a bad pattern is reported whatever the layout
-    folder = _choose(_checked(root), category)
+    folder = _choose(_of_review(_checked(root)), category)
     found = _layout_of(folder) or "bare"
     if layout not in ("auto", found) and not (layout == "folder" and found == "bare"):
         look = "a bare folder of pictures" if found == "bare" else f"the {found} layout"
@@ -81,6 +84,8 @@ def open_dataset(
         return open_realiad(folder, _name(folder), seed, test_share, group)
     if found in _SAME_SHAPE:
         return _open_split(folder, found)
+    if found == "review":
+        return _open_review(folder)
     if found == "folder":
         return _open_folder(folder, seed, test_share, group)
     return _open_bare(folder)
@@ -98,6 +103,8 @@ def _layout_of(folder: Path) -> str | None:
         return "visa"
     if is_realiad(folder):
         return "realiad"
+    if (folder / REVIEW).is_file():
+        return "review"
     train = child(folder, "train")
     good = child(train, *GOOD) if train else None
     if good is not None:
@@ -231,6 +238,44 @@ def _bad(root: Path, folder: Path) -> list[Item]:
         kind = within.split("/")[0] if "/" in within else folder.name
         items.append(Item(path, kind, True, found))
     return items
+
+
+def of_review(root: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds what a review chose: it was flagged before."""
+    folder = Path(os.path.abspath(root))
+    return any((one / REVIEW).is_file() for one in (folder, folder.parent))
+
+
+def called_good_twice(root: Path) -> set[Path]:
+    """Good pictures of a review that somebody looked at again: the last two decisions on each are "good"."""
+    said: dict[str, list[str]] = {}
+    with open(root / REVIEW, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        for row in csv.DictReader(file):
+            said.setdefault(row.get("copy") or "", []).append(row.get("decision") or "")
+    return {root / "good" / copy for copy, words in said.items() if words[-2:] == ["good", "good"]}
+
+
+def _of_review(folder: Path) -> Path:
+    """The whole of what `review` wrote where the folder is its good pictures: what they are is known there.
+    InputError for its defects, which would be taken for good pictures."""
+    whole = Path(os.path.abspath(folder)).parent
+    if (folder / REVIEW).is_file() or not (whole / REVIEW).is_file():
+        return folder
+    name = _name(folder).casefold()
+    if name in BAD:
+        raise InputError(f"{folder}: a review called these pictures defects; give {folder.parent}")
+    return whole if name in GOOD else folder
+
+
+def _open_review(root: Path) -> Dataset:
+    """What was flagged, and decided since: good pictures to learn from and to test on, and defects. All of
+    the good ones can be learnt from, since evaluation leaves out what a model knows."""
+    good, bad = child(root, *GOOD), child(root, *BAD)
+    items = [Item(path, "good", False) for path in pictures_in(good)] if good else []
+    defects = _bad(root, bad) if bad else []
+    if not items and not defects:
+        raise InputError(f"{root}: nothing is decided yet; review first")
+    return Dataset(root, _name(root), "review", tuple(items), (*items, *defects))
 
 
 def _open_bare(root: Path) -> Dataset:

@@ -141,26 +141,28 @@ def fit(
     return _finished(prepared, task, samples, check)
 
 
-def extend(
+def partial_fit(
     model: str | os.PathLike[str] | Artefact | Predictor,
     images: Images,
     *,
-    category: str | None = None,
     group: str | None = None,
-    drop_suspects: bool = False,
+    names: Sequence[str] = (),
     device: str = "auto",
     check: bool = True,
     pool: Pool | None = None,
     say: Say = quiet,
     step: Step = silent,
 ) -> Predictor:
-    """Add good pictures to a fitted model, without the old pictures. Settings are the old model's.
+    """Add good pictures to a fitted model and to its calibration, without the old pictures, and trust all of
+    them: `incremental_update.extend` does not. Settings are the old model's.
 
     The old pictures' calibration scores are kept, and the manifest says what that means for the promise. What
     it finds of simulated defects is measured anew, on the new pictures.
 
     Args:
         model: a fitted one, or its .safetensors file.
+        images: good pictures, as `fit` takes them.
+        names: of the pictures, which `group` splits; by default those of their files.
 
     Raises:
         InputError: the method cannot be extended, or no picture can be used.
@@ -173,8 +175,8 @@ def extend(
     parts = group or manifest.facts.get("group")  # by which its data set is split
     if isinstance(images, str | os.PathLike):
         seed = method.stored(manifest.config).seed
-        images = open_dataset(os.fspath(images), category, seed=seed, group=parts)
-    sources, _, _ = sources_of(images, category)
+        images = open_dataset(os.fspath(images), seed=seed, group=parts)
+    sources, _, _ = sources_of(images, None)
     detector = TorchSession.open(old, device).model
     known = [p.hash for p in manifest.pictures if p.role != "calibration"]
     reader = Reader(
@@ -185,13 +187,13 @@ def extend(
         hidden=detector.config.hidden,
         nearest=None if detector.nearest is None else detector.nearest.cpu().numpy(),
     )
+    reader.names = list(names) or reader.names
     seen_first = survey(sources)
     task = Task(
         reader.load,
         len(sources),
         rate=manifest.calibration.rate,
         groups=group_numbers(reader.names, group),
-        drop_suspects=drop_suspects,
         settle=reader.without_copies,
         old=old,
         decoded=seen_first.largest,

@@ -3,18 +3,14 @@ them."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.decision import Calibration
 from flawscope.datasets import group_numbers
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.predictor import Predictor
 
 KEY = "corrections"  # among a model's facts
@@ -33,7 +29,7 @@ class Reviewed:
     """
 
     number: int
-    source: str
+    source: Source
     good: bool
     name: str = ""
     learn: bool = False
@@ -81,7 +77,7 @@ class Judge:
         self._kept = manifest.facts.get(KEY, {}).get("left_out", {})
         self.inside = {picture.hash for picture in manifest.pictures if picture.role != "calibration"}
 
-    def __call__(self, source: str, digest: str) -> Score | None:
+    def __call__(self, source: Source, digest: str) -> Score | None:
         """None where it cannot say so."""
         calibration = self.predictor.calibration
         if (at := self._places.get(digest)) is not None and at < calibration.count:
@@ -115,46 +111,27 @@ def _without(calibration: Calibration, place: int) -> Calibration:
     return replace(calibration, scores=scores, map_maxima=maxima)
 
 
-def hashes_of(pictures: Sequence[Reviewed]) -> tuple[dict[int, str], list[int]]:
-    """Of decoded pixels, by number; and the numbers of pictures that cannot be read."""
-    found, unreadable = {}, []
+def hashes_of(pictures: Sequence[Reviewed]) -> tuple[dict[int, str], dict[int, str]]:
+    """Of decoded pixels, by number; and why the others cannot be read."""
+    found, unreadable = {}, {}
     for one in pictures:
         try:
-            found[one.number] = pixel_hash(decode(one.source))
-        except (InputError, MemoryError):
-            unreadable.append(one.number)
+            found[one.number] = pixel_hash(decode(one.source, name=one.name or None))
+        except (InputError, MemoryError) as error:
+            unreadable[one.number] = reason(error, one.name)
     return found, unreadable
 
 
-@contextmanager
-def grouped(old: Artefact, pictures: Sequence[Reviewed]) -> Iterator[tuple[list[str], str | None]]:
-    """Files of the pictures, and the pattern by which those that show one part are left out together: a store
-    calls its files by their content, so that they get their senders' names here."""
+def group_of(old: Artefact, pictures: Sequence[Reviewed]) -> str | None:
+    """The model's pattern for pictures that show one part, where it fits the names of all of these."""
     group = old.manifest.facts.get("group")
-    sources = [one.source for one in pictures]
-    if group is None or not _fits(group, pictures):
-        yield sources, None
-        return
-    with tempfile.TemporaryDirectory(prefix="flawscope-") as folder:
-        named = []
-        for one in pictures:
-            path = Path(folder, str(one.number), Path(one.name).name or "picture")
-            path.parent.mkdir(exist_ok=True)
-            shutil.copyfile(one.source, path)
-            named.append(str(path))
-        yield named, group
-
-
-def _fits(group: str, pictures: Sequence[Reviewed]) -> bool:
     try:
         group_numbers([one.name for one in pictures], group)
     except InputError:
-        return False
-    return True
+        return None
+    return None if group is None else str(group)
 
 
 def parts(old: Artefact, pictures: Sequence[Reviewed]) -> list[int]:
     """A number for each picture; those of one part share it."""
-    group = old.manifest.facts.get("group")
-    known = group if group is not None and _fits(group, pictures) else None
-    return group_numbers([one.name for one in pictures], known)
+    return group_numbers([one.name for one in pictures], group_of(old, pictures))

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flawscope.artefact.model_file import Artefact
+from flawscope.artefact.samples import unpack_images
+from flawscope.calibration.decision import Calibration
 from flawscope.calibration.simulated import Simulated
 from flawscope.fitting.unlearnt import Unlearnt
 from flawscope.methods.detector import Detector
-from flawscope.methods.extract import BATCH, GPU_BATCH, embed_pictures
+from flawscope.methods.extract import BATCH, GPU_BATCH, Load, embed_pictures
 from flawscope.methods.parts import unpadded
 from flawscope.methods.task import Fitted, Task
+from flawscope.predictor import Predictor
+from flawscope.progress import Step, silent
+from flawscope.runtime.torch import TorchSession
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
 STREAM = 50  # of random numbers
 SIZES = tuple(DefectScale)
 MOST = 40  # defects of a size
+COMPARED = 20  # of a size, before and after an update
 SHARE = 1 / 9  # of the time of the fit until then, so that the check is at most a tenth of it all
 MARGIN = 1.25  # what a block may take, in times of the one before
 LEARN, TIMES = 8, 3  # pictures that the part is learnt from, and how much longer each takes than finding it
@@ -40,16 +48,45 @@ def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> Simulate
     until = begun + SHARE * (begun - began)
     if task.budget.until is not None:
         until = min(until, task.budget.until)
-    defects, done, count = _Defects(model, fitted, task), 0, len(SIZES)
+    own = fitted.calibration.scores[-len(fitted.pictures) :]  # an extended model has the old ones before
+    # what would be called anomalous without a defect says nothing
+    quiet = [i for i, s in zip(fitted.pictures, own, strict=True) if s < fitted.calibration.score_threshold]
+    defects, done, count = Defects(model, task.load, quiet or fitted.pictures), 0, len(SIZES)
     defects.learn_part(until - begun)
+    answer, scores = Unlearnt(model, fitted, fitted.used, task.groups), {}
+
+    def store(number: int, features: Tensor, inside: Tensor | None) -> None:
+        picture, positions = defects.picture(number), task.positions
+        position = positions[picture] if len(positions) else 0
+        if (found := answer(picture, features, inside, position=position)) is not None:
+            scores[number] = _known(found[0])
+
     while count:
         start = time.monotonic()
-        embed_pictures(model, defects.load, range(done, done + count), defects.store)
+        embed_pictures(model, defects.load, range(done, done + count), store)
         done, now = done + count, time.monotonic()
         took = (now - start) / min(count, BATCH)  # of one, one after the other
         count = _next(int((until - now) / (MARGIN * took)), MOST * len(SIZES) - done, model.roi.device)
         task.step("simulated defects", done, done + count)
-    return defects.result(done, time.monotonic() - begun)
+    numbers = sorted(n for n in scores if n < done)
+    by_size = {
+        str(size): tuple(scores[n] for n in numbers if n % len(SIZES) == k) for k, size in enumerate(SIZES)
+    }
+    if not all(by_size.values()):  # a picture can no longer be read
+        return None
+    return Simulated(
+        by_size,
+        pictures=len({defects.picture(n) for n in numbers}),
+        seconds=time.monotonic() - begun,
+        rate=fitted.calibration.effective_rate,
+        threshold=fitted.calibration.score_threshold,
+        precision=fitted.calibration.precision,
+    )
+
+
+def _known(score: Tensor) -> float:
+    """Of one picture [1]; NaN is anomalous, and unknown to JSON."""
+    return float(score[0].nan_to_num(torch.finfo(torch.float32).max))
 
 
 def _next(fit: int, left: int, device: torch.device) -> int:
@@ -63,33 +100,31 @@ def _next(fit: int, left: int, device: torch.device) -> int:
     return count - count % len(SIZES)
 
 
-class _Defects:
-    """Defect number so and so: the sizes in turn, then the next picture. Each depends on its number alone."""
+class Defects:
+    """Defect number so and so: the sizes in turn, then the next picture. Each depends on its number alone.
 
-    def __init__(self, model: Detector, fitted: Fitted, task: Task):
-        self.model, self.task = model, task
-        self.answer = Unlearnt(model, fitted, fitted.used, task.groups)
-        self.calibration = fitted.calibration
-        own = self.calibration.scores[-len(fitted.pictures) :]  # an extended model has the old ones before
-        # what would be called anomalous without a defect says nothing
-        quiet = [i for i, s in zip(fitted.pictures, own, strict=True) if s < self.calibration.threshold]
-        self.seed = model.config.seed
-        order = np.random.default_rng([self.seed, STREAM]).permutation(quiet or fitted.pictures)
-        self.pictures: list[int] = order.tolist()
+    Args:
+        load: picture i as [3, H, W] float32 in 0..1, padding marked, or None where it cannot be read.
+        pictures: numbers of the good pictures that carry the defects.
+    """
+
+    def __init__(self, model: Detector, load: Load, pictures: Sequence[int]):
+        self.model, self.shown, self.seed = model, load, model.config.seed
+        self.pictures: list[int] = np.random.default_rng([self.seed, STREAM]).permutation(pictures).tolist()
         self.part = Foreground()
-        self.scores: dict[int, float] = {}
+        self._places = dict[int, NDArray[np.bool_]]()  # by picture
 
     def learn_part(self, seconds: float) -> None:
         """Where the part is: by what good pictures have in common, if a third of the time is enough to learn
         that, else by each picture alone."""
         begun = time.monotonic()
-        shown = [image for image in map(self.task.load, self.pictures[:1]) if image is not None]
+        shown = [image for image in map(self.shown, self.pictures[:1]) if image is not None]
         for image in shown:
             self.part.mask(unpadded(image)[0])
         took = time.monotonic() - begun
         alike = self.model.config.tile is None  # tiles show different places
         if alike and len(self.pictures) >= LEARN and LEARN * TIMES * took < seconds / 3:
-            shown += [image for image in map(self.task.load, self.pictures[1:LEARN]) if image is not None]
+            shown += [image for image in map(self.shown, self.pictures[1:LEARN]) if image is not None]
             self.part = Foreground.of(unpadded(image)[0] for image in shown)
 
     def picture(self, number: int) -> int:
@@ -97,7 +132,7 @@ class _Defects:
 
     def load(self, number: int) -> Tensor | None:
         """[3, H, W] float32 in 0..1, padding marked: exact outside the defect, with 16 bits too."""
-        image = self.task.load(self.picture(number))
+        image = self.shown(self.picture(number))
         if image is None:
             return None
         picture, box = unpadded(image)
@@ -107,42 +142,77 @@ class _Defects:
             picture,
             np.random.default_rng([self.seed, STREAM, number]),
             scale=SIZES[number % len(SIZES)],
-            foreground=self._within(picture, image[0, *box] >= 0, box),
+            foreground=self._within(number, picture, image[0, *box] >= 0, box),
         )
         changed = torch.from_numpy(made.picture).permute(2, 0, 1).float() / 255
         shown, part = image.clone(), (slice(None), *box)
         shown[part] = torch.where(torch.from_numpy(made.mask), changed, image[part])
         return shown
 
-    def _within(self, picture: NDArray[np.uint8], shown: Tensor, box: Box) -> NDArray[np.bool_]:
+    def _within(self, number: int, picture: NDArray[np.uint8], shown: Tensor, box: Box) -> NDArray[np.bool_]:
         """Where a defect may lie, [h, w]: on the part where any of it counts, else wherever anything does.
         What is not `shown` [h, w] does not count."""
         counted: NDArray[np.bool_] = self.model.roi.cpu().numpy()[box] & shown.numpy()
-        part = self.part.mask(picture) & counted
-        return part if part.any() else counted
+        carrier = self.picture(number)
+        if carrier not in self._places:
+            part = self.part.mask(picture) & counted
+            self._places[carrier] = part if part.any() else counted
+        return self._places[carrier]
 
-    def store(self, number: int, features: Tensor, inside: Tensor | None) -> None:
-        picture, positions = self.picture(number), self.task.positions
-        position = positions[picture] if len(positions) else 0
-        found = self.answer(picture, features, inside, position=position)
-        if found is not None:
-            # NaN is anomalous, and unknown to JSON
-            self.scores[number] = float(found[0][0].nan_to_num(torch.finfo(torch.float32).max))
 
-    def result(self, count: int, seconds: float) -> Simulated | None:
-        """Of the first `count`, evenly many of each size; less those whose picture can no longer be read."""
-        numbers = sorted(n for n in self.scores if n < count)
-        by_size = {
-            str(size): tuple(self.scores[n] for n in numbers if n % len(SIZES) == k)
-            for k, size in enumerate(SIZES)
-        }
-        if not all(by_size.values()):
+class BeforeAndAfter:
+    """Scores of the same simulated defects by a model and by what became of it, on the sample pictures that
+    the model holds. Both know these pictures, so that the defect alone decides.
+
+    Attributes:
+        scores: before and after, by the defect's number.
+    """
+
+    def __init__(self, old: Artefact, new: Predictor, device: str, step: Step = silent):
+        self.scores = dict[int, tuple[float, float]]()
+        samples = [torch.from_numpy(unpack_images(image)) for image in old.tensors.get("samples", ())]
+        if not samples or old.manifest.preprocess.tile is not None:  # tiles: a sample is no picture
+            return
+        self._before = TorchSession.open(old, device).model
+        self._defects = Defects(self._before, samples.__getitem__, range(len(samples)))
+
+        def compare(number: int, features: Tensor, inside: Tensor | None) -> None:
+            before, after = (_scored(model, features, inside) for model in (self._before, _network(new)))
+            self.scores[number] = before, after
+
+        count = range(COMPARED * len(SIZES))
+        embed_pictures(self._before, self._defects.load, count, compare, step, "simulated defects")
+
+    def found(self, before: Calibration, after: Calibration) -> tuple[int, int, int] | None:
+        """How many defects are found before and after, and how many there are; None: not measured."""
+        if not self.scores:
             return None
-        return Simulated(
-            by_size,
-            pictures=len({self.picture(n) for n in numbers}),
-            seconds=seconds,
-            rate=self.calibration.effective_rate,
-            threshold=self.calibration.threshold,
-            precision=self.calibration.precision,
-        )
+        was, becomes = np.array(list(self.scores.values())).T
+        return int(before.is_anomalous(was).sum()), int(after.is_anomalous(becomes).sum()), len(was)
+
+    def lost(self, before: Calibration, after: Calibration) -> list[int]:
+        """Numbers of the defects that are not found any more."""
+        return [
+            number
+            for number, (was, becomes) in sorted(self.scores.items())
+            if before.is_anomalous(was) and not after.is_anomalous(becomes)
+        ]
+
+    def score(self, model: Predictor, number: int) -> float:
+        """What another model, made from the same one, says of a defect."""
+        found: list[float] = []
+
+        def store(_: int, features: Tensor, inside: Tensor | None) -> None:
+            found.append(_scored(_network(model), features, inside))
+
+        embed_pictures(self._before, self._defects.load, [number], store)
+        return found[0]
+
+
+def _network(model: Predictor) -> Detector:
+    assert isinstance(model.session, TorchSession)
+    return model.session.model
+
+
+def _scored(model: Detector, features: Tensor, inside: Tensor | None) -> float:
+    return _known(model.score(features[None], None if inside is None else inside[None])[0])

@@ -1,7 +1,7 @@
 """The folders that decisions become: copies of good and of defective pictures, and masks of the latter.
 
-`good/` is what `fit --data` and `fit --update` take, `defect/` with `masks/defect/` what `--seen` takes; all
-together are a data set, which `evaluate --data` and `compare --data` take.
+All together are a data set, which `fit --update`, `evaluate` and `compare` take; `defect/` with
+`masks/defect/` is what `--seen` takes.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from flawscope.review.decisions import DEFECT, FINE, UNDONE, Decisions
 from flawscope.review.flagged import Flagged
 from flawscope.review.folders import Folders
 
-LOG = "review.csv"
+LOG = "review.csv"  # by which `open_dataset` knows the folder
 
 
 class Session:

@@ -204,7 +204,7 @@ class Activation(BaseModel):
     """How a version is put to use."""
 
     model_config = ConfigDict(extra="forbid")
-    losing: list[int] = Field([], description="inspections of the known defects that it may lose")
+    losing: list[int] = Field([], description="inspections of the known defects that it may lose (`at_risk`)")
 
 
 class Learn(BaseModel):
@@ -262,7 +262,14 @@ class Judgement(BaseModel):
     inside: list[int] = Field(description="defects that the model has learnt from as good parts")
     gone: list[int] = Field(description="pictures that were removed")
     drawn: int = Field(description="good pictures of the line that the threshold comes from, too")
-    kept: bool = Field(description="the threshold stayed as it was: else more known defects would be lost")
+    kept: bool = Field(description="the threshold stayed as it was: else more defects would be lost")
+    simulated: list[int] | None = Field(
+        None, description="simulated defects: found before, found after, how many there are"
+    )
+    refused: list[Literal["known", "simulated", "threshold"]] = Field(
+        [], description="of which defects less than 98 % of those before would be found"
+    )
+    responsible: list[int] = Field([], description="the corrections by which these are lost")
 
 
 class Step(BaseModel):
@@ -291,10 +298,11 @@ class Candidate(BaseModel):
     how: str
     corrections: list[Correction]
     error: str | None
-    waits: list[Literal["lost", "weaker", "no_gain", "few", "switched", "not_opened"]] = Field(
+    waits: list[Literal["lost", "simulated", "weaker", "no_gain", "few", "switched", "not_opened"]] = Field(
         description="why the rule does not let it go live"
     )
     judgement: Judgement | None
+    at_risk: list[int] = Field(description="what `losing` must name to use it")
     seconds: dict[str, float] | None
     step: Step | None
 

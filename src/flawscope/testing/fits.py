@@ -264,13 +264,13 @@ def says_what_it_would_miss(case: Case) -> None:
 def extends(case: Case) -> None:
     """A model that was extended keeps its calibration scores, knows the new pictures, and passes its
     self-test; pictures that it knows are left out. A method that does not extend says so."""
-    from flawscope.fitting.fitting import extend
+    from flawscope.fitting.fitting import partial_fit
 
     old, more = case.fitted(), case.probes[:2]
     if not case.method.extends:
-        must_refuse(lambda: extend(old.artefact, more, device="cpu"), "extending")
+        must_refuse(lambda: partial_fit(old.artefact, more, device="cpu"), "extending")
         return
-    new = extend(old.artefact, [*more, case.good[1]], device="cpu")
+    new = partial_fit(old.artefact, [*more, case.good[1]], device="cpu")
     count = old.calibration.count
     must(new.calibration.scores[:count] == old.calibration.scores, "the old scores are not kept")
     must(
@@ -279,7 +279,7 @@ def extends(case: Case) -> None:
     hashes = {p.hash for p in new.manifest.pictures if p.role != "duplicate"}
     must(hashes >= {pixel_hash(decode(s)) for s in (*more, *case.good)}, "it does not know its pictures")
     must(new.self_test().passed, "the self-test fails")
-    must_refuse(lambda: extend(new.artefact, list(more), device="cpu"), "nothing but known pictures")
+    must_refuse(lambda: partial_fit(new.artefact, list(more), device="cpu"), "nothing but known pictures")
 
 
 def finds_suspects(case: Case) -> None:

@@ -214,8 +214,7 @@ def _join(fitted: Fitted, model: Model, old: Artefact) -> None:
     fitted.facts["patches"] += facts["patches"]
     fitted.notes.append(
         f"extended by {counted(len(fitted.used), 'picture')}: the calibration scores of the earlier "
-        f"{before.count} were kept; their patch distances can only have shrunk, so expect fewer false alarms "
-        "than promised"
+        f"{before.count} were kept, although their patch distances can have shrunk"
     )
     full = [view for view in model.views if len(view.bank) >= model.config.cap]
     if full:

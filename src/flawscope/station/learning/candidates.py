@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
@@ -131,6 +132,13 @@ def of_version(connection: Connection, product_id: int, version: int) -> Row[Any
     return connection.execute(query).one_or_none()
 
 
+def at_risk(judgement: Mapping[str, Any]) -> list[int]:
+    """Inspections to look at before the version is used: known defects that it loses, and corrections that
+    are responsible where it loses simulated ones."""
+    refused = judgement.get("refused", [])
+    return [*judgement.get("lost", []), *(judgement["responsible"] if "simulated" in refused else [])]
+
+
 def shown(row: Row[Any], step: tuple[str, int, int] | None = None) -> dict[str, Any]:
     """A candidate as the API shows it."""
     facts = json.loads(row.facts)
@@ -148,6 +156,7 @@ def shown(row: Row[Any], step: tuple[str, int, int] | None = None) -> dict[str, 
         "error": facts.get("error"),
         "waits": facts.get("waits", []),
         "judgement": facts.get("judgement"),
+        "at_risk": at_risk(facts.get("judgement") or {}),
         "seconds": facts.get("seconds"),
         "step": None if step is None else {"stage": step[0], "done": step[1], "total": step[2]},
     }

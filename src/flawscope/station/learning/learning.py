@@ -18,7 +18,7 @@ from flawscope.station.database import Database, StoreError
 from flawscope.station.files import Files
 from flawscope.station.learning import candidates as of
 from flawscope.station.learning import plan as plans
-from flawscope.station.learning.candidates import Candidates
+from flawscope.station.learning.candidates import Candidates, at_risk
 from flawscope.station.learning.corrections import Words, latest_verdict, words_of
 from flawscope.station.learning.process import StoppedError, Worker
 from flawscope.station.learning.rule import NOT_OPENED, SWITCHED
@@ -34,17 +34,17 @@ HOWS = ("", "extended", "recalibrated", "retrained")
 
 
 class LosesError(InputError):
-    """A version would not find known defects any more.
+    """A version would not find known defects any more, or too few simulated ones.
 
     Attributes:
-        lost: the inspections of these.
+        lost: the inspections of these defects, or of the corrections that are responsible.
     """
 
     def __init__(self, version: int, lost: Sequence[int]):
         named = ", ".join(map(str, lost[:20])) + (" ..." if len(lost) > 20 else "")
         super().__init__(
-            f"version {version} does not find the known defects of inspections {named} any more: look at "
-            "them, and name all of them as `losing` to use it all the same"
+            f"version {version} finds fewer defects: look at inspections {named}, which it does not find any "
+            "more or which are responsible, and name all of them as `losing` to use it all the same"
         )
         self.lost = list(lost)
 
@@ -129,11 +129,11 @@ class Learning(Background):
         """Let a version judge from now on.
 
         Raises:
-            LosesError: it would lose known defects that `losing` does not name.
+            LosesError: `losing` does not name the known defects that are lost, or what is responsible.
         """
         made = self.candidates.of_version(product_id, number)
-        lost = [] if made is None else (json.loads(made.facts).get("judgement") or {}).get("lost", [])
-        missing = sorted(set(lost) - set(losing))
+        judged = {} if made is None else json.loads(made.facts).get("judgement") or {}
+        missing = sorted(set(at_risk(judged)) - set(losing))
         if missing and not self.versions.version(product_id, number)["switches"]:  # else it was agreed to
             raise LosesError(number, missing)
         self.versions.activate(product_id, number, who)

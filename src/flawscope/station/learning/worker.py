@@ -77,9 +77,9 @@ def work(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """
     begun = time.perf_counter()
     from flawscope.artefact import model_file
-    from flawscope.fitting.corrected import corrected, files_in
-    from flawscope.fitting.judgement import judgement
+    from flawscope.fitting.incremental_update import files_in, update
     from flawscope.fitting.reviewed import Reviewed
+    from flawscope.fitting.update_evaluation import judgement
     from flawscope.predictor import load
     from flawscope.runtime.torch import use_threads
 
@@ -98,7 +98,7 @@ def work(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
             told[0] = time.monotonic()
             tell({"step": [stage, done, total]})
 
-    made = corrected(
+    made = update(
         old,
         active,
         pictures,

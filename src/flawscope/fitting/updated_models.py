@@ -9,9 +9,10 @@ from typing import Any
 
 from flawscope.artefact.model_file import Artefact, Picture
 from flawscope.errors import InputError
-from flawscope.fitting.fitting import extend, fit
+from flawscope.fitting.elsewhere import Pool
+from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.preparation import Say
-from flawscope.fitting.reviewed import KEY, Judge, Reviewed, Score, grouped, parts
+from flawscope.fitting.reviewed import KEY, Judge, Reviewed, Score, group_of, parts
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, counted
@@ -37,33 +38,46 @@ def extended(
     rest: Sequence[Reviewed],
     hashes: Mapping[int, str],
     *,
+    before: Mapping[int, Score],
+    check: bool = False,
+    pool: Pool | None = None,
     device: str,
-    say: Say,
     step: Step,
     **_: Any,
 ) -> Made:
+    """A larger memory bank, and the earlier calibration, first with the drawn pictures, then without.
+
+    Args:
+        before: what the active model says of the pictures, by number.
+        check: measure on the new pictures what is found of simulated defects.
+    """
     roles = {picture.hash: picture.role for picture in old.manifest.pictures}
     chosen = {
         hashes[one.number]: one
         for one in wanted
         if roles.get(hashes[one.number], "calibration") == "calibration"
     }
-    before = old.manifest.calibration
+    calibration = old.manifest.calibration
     listed = [str(one) for one in old.manifest.facts.get("calibration_pictures", ())]
     values = {
         digest: (score, maximum)
-        for digest, score, maximum in zip(listed, before.scores, before.map_maxima, strict=True)
+        for digest, score, maximum in zip(listed, calibration.scores, calibration.map_maxima, strict=True)
     }
     kept = dict(old.manifest.facts.get(KEY, {}).get("left_out", {}))
     if not chosen:
         predictor = Predictor(old, TorchSession.open(old, device))
     else:
-        with grouped(old, list(chosen.values())) as (sources, group):
-            predictor = extend(
-                with_room(old), sources, group=group, device=device, check=False, say=say, step=step
-            )
+        corrected = sum(one.number in before and before[one.number].anomalous for one in chosen.values())
+        predictor = learnt_from(
+            with_room(old, closely=2 * corrected >= len(chosen)),  # else they are more of the same
+            list(chosen.values()),
+            check=check,
+            pool=pool,
+            device=device,
+            step=step,
+        )
         new, whole = predictor.manifest.facts["calibration_pictures"], predictor.calibration
-        for place in range(before.count, whole.count):
+        for place in range(calibration.count, whole.count):
             kept[new[place]] = (whole.scores[place], whole.map_maxima[place])
     drawn: dict[str, tuple[float, float]] = {}
     for one in rest:
@@ -86,6 +100,12 @@ def extended(
 
     found = [made({**values, **drawn}, len(drawn))]
     return [*found, made(values, 0)] if drawn else found
+
+
+def learnt_from(old: Artefact, pictures: Sequence[Reviewed], **how: Any) -> Predictor:
+    """The model with these pictures in its bank, and in its calibration."""
+    sources, names = [one.source for one in pictures], [one.name for one in pictures]
+    return partial_fit(old, sources, group=group_of(old, pictures), names=names, **how)
 
 
 def _calibrated(
@@ -113,8 +133,8 @@ def _calibrated(
         else "the threshold comes from the earlier calibration pictures alone"
     )
     notes = [
-        f"learnt from {counted(learnt, 'corrected picture')}; {threshold}: pictures that were corrected are "
-        "no fair sample, and what is promised was not measured on those to come"
+        f"learnt from {counted(learnt, 'picture')}; {threshold}: pictures that were chosen are no fair "
+        "sample, and what is promised was not measured on those to come"
     ]
     known = {picture.hash for picture in manifest.pictures}
     fresh = [Picture(one, "calibration", "of the line") for one in values if one not in known]
@@ -149,15 +169,15 @@ def _cap(old: Artefact) -> int | None:
     return None if cap is None else int(cap)
 
 
-def with_room(old: Artefact) -> Artefact:
+def with_room(old: Artefact, closely: bool = True) -> Artefact:
     """With a cap that leaves room in a full bank, and a covering radius that lets nearer patches in."""
     manifest = replace(old.manifest, notes=tuple(n for n in old.manifest.notes if not n.startswith(OURS)))
     cap = _cap(old)
-    if cap is not None:
+    if closely and cap is not None:
         manifest = replace(manifest, config={**manifest.config, "cap": math.ceil(ROOM * cap)})
     more = {key: min(1.0, MORE * manifest.config[key]) for key in RATIOS if manifest.config.get(key)}
-    manifest = replace(manifest, config={**manifest.config, **more})
-    if RADIUS in manifest.facts:
+    manifest = replace(manifest, config={**manifest.config, **(more if closely else {})})
+    if closely and RADIUS in manifest.facts:
         radii = [CLOSER * radius for radius in manifest.facts[RADIUS]]
         manifest = replace(manifest, facts={**manifest.facts, RADIUS: radii})
     return replace(old, manifest=manifest)
@@ -202,6 +222,7 @@ def retrained(
     device: str,
     say: Say,
     step: Step,
+    **_: Any,
 ) -> Made:
     """A new training; what it learnt from is judged by trainings that did not see it, one for each fold."""
     if not good:

@@ -1,4 +1,4 @@
-"""Words that are wrong: false alarms that look like defects, and those that nothing else speaks for."""
+"""Wrong labels: pictures called good that look like defects, and corrections that nothing else supports."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.fitting.corrections import with_room
-from flawscope.fitting.fitting import extend
-from flawscope.fitting.reviewed import Reviewed, Score, grouped
+from flawscope.fitting.reviewed import Reviewed, Score
 
 MILD = 0.1  # share of the known defects that are the mildest
 ALIKE = 0.75  # of a false alarm's severity: others like it were corrected where it has no more without itself
@@ -35,29 +33,22 @@ def odd_ones(old: Artefact, pictures: Sequence[Reviewed], before: Mapping[int, S
     return found_odd
 
 
-def alone(
-    old: Artefact,
+def unsupported(
     wanted: Sequence[Reviewed],
     before: Mapping[int, Score],
     odd: set[int],
-    hashes: Mapping[int, str],
-    device: str,
+    left_out: Mapping[int, float],
 ) -> set[int]:
     """False alarms for which fewer than two of three speak: not odd, looked at twice, and others like it were
-    corrected. That is so where it stands out less with the others in the bank, and itself left out."""
-    if not wanted:
-        return set()
-    several = list({hashes[one.number]: one for one in wanted}.values())
-    with grouped(old, several) as (sources, group):
-        model = extend(with_room(old), sources, group=group, device=device, check=False)
-    known = old.manifest.calibration.count
-    new = model.manifest.facts["calibration_pictures"][known:]
-    left_out = dict(zip(new, model.calibration.scores[known:], strict=True))
+    corrected. That is so where it stands out less with the others in the bank, and itself left out.
+
+    Args:
+        left_out: its severity then, by number.
+    """
     found = set()
     for one in wanted:
-        score, digest = before.get(one.number), hashes[one.number]
-        severity = float(old.manifest.calibration.severity(left_out[digest])) if digest in left_out else 0.0
-        alike = score is not None and severity <= ALIKE * score.severity
+        score = before.get(one.number)
+        alike = score is not None and left_out.get(one.number, 0.0) <= ALIKE * score.severity
         if (one.number not in odd) + one.sure + alike < 2:
             found.add(one.number)
     return found

@@ -15,11 +15,11 @@ pytest.importorskip("torch")
 from flawscope.calibration.simulated import wilson
 from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
-from flawscope.fitting.corrected import corrected
-from flawscope.fitting.corrections import ROOM
 from flawscope.fitting.fitting import fit
-from flawscope.fitting.judgement import judgement
+from flawscope.fitting.incremental_update import update
 from flawscope.fitting.reviewed import Judge, Reviewed, Score
+from flawscope.fitting.update_evaluation import judgement
+from flawscope.fitting.updated_models import ROOM
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor, load
 
@@ -56,7 +56,7 @@ def reviewed(model: Predictor, number: int, source: str, good: bool, **more: Any
 def test_corrected_pictures_alone_do_not_decide_the_threshold(model: Predictor, part: Part) -> None:
     stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
     plain = [Reviewed(10 + k, part(100 + k), True, drawn=True, judged=False) for k in range(4)]
-    made = corrected(model.artefact, model, [*stained, *plain], device="cpu")
+    made = update(model.artefact, model, [*stained, *plain], device="cpu")
     assert (made.how, made.learnt, made.drawn) == ("extended", [0, 1, 2], 4)
     calibration, before = made.predictor.calibration, model.calibration
     assert calibration.scores[: before.count] == before.scores
@@ -64,21 +64,21 @@ def test_corrected_pictures_alone_do_not_decide_the_threshold(model: Predictor, 
     assert calibration.method.endswith("; 4 drawn from the line")
     assert all(score.learnt for score in made.after.values())
     # the score of a left-out picture is that of a model which never saw it
-    without = corrected(model.artefact, model, [*stained[1:], *plain], device="cpu").predictor
+    without = update(model.artefact, model, [*stained[1:], *plain], device="cpu").predictor
     fresh = without.predict(stained[0].source).score
     assert made.after[0].score == pytest.approx(fresh, rel=0.05)
     assert made.predictor.predict(stained[0].source).score < fresh - 1, "as it is, it knows the picture"
     # drawn ones among the corrected do decide
-    some = corrected(model.artefact, model, [replace(stained[0], drawn=True), *stained[1:]], device="cpu")
+    some = update(model.artefact, model, [replace(stained[0], drawn=True), *stained[1:]], device="cpu")
     assert some.predictor.calibration.count == before.count + 1
 
 
 def test_the_next_one_keeps_what_the_last_one_was_learnt_from(model: Predictor, part: Part) -> None:
     first = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(2)]
-    once = corrected(model.artefact, model, first, device="cpu").predictor
+    once = update(model.artefact, model, first, device="cpu").predictor
     more = [replace(one, learn=False, before=None) for one in first]
     more.append(replace(reviewed(model, 5, part(205, stained=True), True, sure=True), before=None))
-    twice = corrected(once.artefact, once, more, device="cpu")
+    twice = update(once.artefact, once, more, device="cpu")
     assert twice.learnt == [5]
     assert set(twice.after) == {0, 1, 5}
     assert all(score.learnt for score in twice.after.values())
@@ -90,12 +90,10 @@ def test_a_full_bank_gets_room_once(model: Predictor, part: Part) -> None:
     config = {**model.manifest.config, "cap": len(model.artefact.tensors["bank_groups.0"])}
     full = replace(model.artefact, manifest=replace(model.manifest, config=config))
     stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
-    made = corrected(full, model, stained, device="cpu").predictor
+    made = update(full, model, stained, device="cpu").predictor
     grown = len(made.artefact.tensors["bank_groups.0"])
     assert config["cap"] < grown <= ROOM * config["cap"] + 1
-    again = corrected(
-        made.artefact, made, [replace(stained[0], source=part(210, stained=True))], device="cpu"
-    )
+    again = update(made.artefact, made, [replace(stained[0], source=part(210, stained=True))], device="cpu")
     assert again.predictor.manifest.config["cap"] == made.manifest.config["cap"]
 
 
@@ -103,9 +101,9 @@ def test_what_needs_a_second_look(model: Predictor, part: Part) -> None:
     alike = [reviewed(model, k, part(200 + k, stained=True), True) for k in range(3)]
     odd = reviewed(model, 7, part(300, "missing_part"), True)
     odd = replace(odd, learn=True, before=(1.5 * odd.before[1], odd.before[1]))  # type: ignore[index]
-    loose = corrected(model.artefact, model, [replace(one, sure=True) for one in [*alike, odd]], device="cpu")
+    loose = update(model.artefact, model, [replace(one, sure=True) for one in [*alike, odd]], device="cpu")
     assert loose.learnt == [0, 1, 2, 7]
-    strict = corrected(model.artefact, model, [*alike, odd], device="cpu", strict=True)
+    strict = update(model.artefact, model, [*alike, odd], device="cpu", strict=True)
     assert 7 in strict.unsure
     assert 7 not in strict.learnt
 
@@ -118,9 +116,9 @@ def test_same_pixels_and_unreadable_pictures(model: Predictor, part: Part, tmp_p
     other = replace(one, number=2, source=str(copy), good=False, learn=False)
     gone = replace(one, number=3, source=str(tmp_path / "gone.png"))
     third = reviewed(model, 4, part(201, stained=True), True, sure=True)
-    made = corrected(model.artefact, model, [one, other, gone, third], device="cpu")
+    made = update(model.artefact, model, [one, other, gone, third], device="cpu")
     assert (made.contradictory, made.unreadable, made.learnt) == ([1, 2], [3], [4])
-    twice = corrected(model.artefact, model, [third, replace(third, number=9)], device="cpu")
+    twice = update(model.artefact, model, [third, replace(third, number=9)], device="cpu")
     assert list(twice.after) == [4], "copies count once"
     known = next(iter(model.manifest.pictures)).hash
     assert Judge(model)("not read", known) is not None, "its left-out score stands in the model"
@@ -132,7 +130,7 @@ def test_the_judgement(model: Predictor, part: Part) -> None:
     missed = reviewed(model, 21, part(100), False)
     plain = reviewed(model, 22, part(101), True)
     pictures = [*stained, bad, missed, plain]
-    made = corrected(model.artefact, model, pictures, device="cpu")
+    made = update(model.artefact, model, pictures, device="cpu")
     found = judgement(pictures, made)
     assert found["good"]["count"] == 4
     before = found["good"]["before"]
@@ -149,7 +147,7 @@ def test_what_stands_out_less_and_is_not_clear_any_more(model: Predictor, part: 
     """A mark on good and bad parts alike: what it added to a defect's severity goes, and no harm is done."""
     stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
     bad = reviewed(model, 20, part(310, "missing_part", stained=True), False)
-    made = corrected(model.artefact, model, [*stained, bad], device="cpu")
+    made = update(model.artefact, model, [*stained, bad], device="cpu")
     fence_severity = float(model.calibration.severity(model.manifest.facts["suspicious_above"]))
     assert made.clear == pytest.approx(fence_severity)
     assert fence_severity > 0
@@ -168,12 +166,12 @@ def test_what_stands_out_less_and_is_not_clear_any_more(model: Predictor, part: 
 def test_a_threshold_of_the_line_alone_for_other_methods(model: Predictor, part: Part) -> None:
     drawn = [Reviewed(k, part(100 + k), True, drawn=True, judged=False) for k in range(20)]
     with pytest.raises(InputError, match=r"5 good pictures of the line can calibrate, 19 are needed"):
-        corrected(model.artefact, model, drawn[:5], how="recalibrated", device="cpu")
-    made = corrected(model.artefact, model, drawn, how="recalibrated", device="cpu")
+        update(model.artefact, model, drawn[:5], how="recalibrated", device="cpu")
+    made = update(model.artefact, model, drawn, how="recalibrated", device="cpu")
     assert made.predictor.calibration.count == 20
     assert made.predictor.calibration.method == "held out"
     with pytest.raises(InputError, match="nothing new to learn from"):
-        corrected(model.artefact, model, [Reviewed(1, part(5), True)], device="cpu")
+        update(model.artefact, model, [Reviewed(1, part(5), True)], device="cpu")
 
 
 @pytest.mark.slow
@@ -182,7 +180,7 @@ def test_prn_is_trained_anew_with_what_was_marked(part: Part, drawn: Path, tmp_p
     good = sorted(map(str, (drawn / "plate/train/good").iterdir()))
     old = fit(good, method="prnet", device="cpu", check=False, **quick)
     with pytest.raises(InputError, match="needs the pictures that the model was fitted on"):
-        corrected(old.artefact, old, [], how="retrained")
+        update(old.artefact, old, [], how="retrained")
     pictures = []
     for k in range(2):
         mask = np.zeros((96, 96), np.uint8)
@@ -191,8 +189,43 @@ def test_prn_is_trained_anew_with_what_was_marked(part: Part, drawn: Path, tmp_p
         Image.fromarray(mask).save(path)
         pictures.append(Reviewed(k, part(200 + k, stained=True), False, mask=str(path)))
     pictures.append(Reviewed(9, part(400), True, learn=True, sure=True))
-    made = corrected(old.artefact, old, pictures, how="retrained", good=good, device="cpu")
+    made = update(old.artefact, old, pictures, how="retrained", good=good, device="cpu")
     seen = {one.hash for one in made.predictor.manifest.pictures if one.role == "seen"}
     assert seen == {pixel_hash(decode(one.source)) for one in pictures[:2]}
     assert set(made.after) == {0, 1, 9}
     assert all(score.learnt for score in made.after.values()), "by trainings that did not see them"
+
+
+def test_a_correction_that_hides_a_known_defect_is_responsible(
+    model: Predictor, part: Part, tmp_path: Path
+) -> None:
+    """Both were looked at twice; one is as the known defect is, the other has nothing to do with it."""
+    picture = decode(part(300)).copy()
+    picture[20:70, 20:70] = np.random.default_rng(0).integers(0, 255, (50, 50, 3))
+    for name in ("wrong.png", "known.png"):
+        picture[0, 0] ^= 1  # other pixels, the same defect
+        Image.fromarray(picture).save(tmp_path / name)
+    pictures = [
+        reviewed(model, 0, part(200, stained=True), True, sure=True),
+        reviewed(model, 1, str(tmp_path / "wrong.png"), True, sure=True),
+        reviewed(model, 2, str(tmp_path / "known.png"), False),
+    ]
+    made = update(model.artefact, model, pictures, device="cpu", check=False)
+    assert made.power.known == (1, 0, 1)
+    assert made.power.lost == ["known"]
+    assert made.responsible == [1]
+    found = judgement(pictures, made)
+    assert (found["lost"], found["responsible"], found["refused"]) == ([2], [1], ["known"])
+    harmless = update(model.artefact, model, [pictures[0], pictures[2]], device="cpu", check=False)
+    assert (harmless.power.known, harmless.power.lost, harmless.responsible) == ((1, 1, 1), [], [])
+
+
+def test_simulated_defects_are_the_same_before_and_after(model: Predictor, part: Part) -> None:
+    stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(2)]
+    made = update(model.artefact, model, stained, device="cpu")
+    assert made.power.simulated is not None
+    before, after, count = made.power.simulated
+    assert 0 < after <= before <= count == 60
+    unchecked = update(model.artefact, model, stained, device="cpu", check=False)
+    assert unchecked.power.simulated is None
+    assert unchecked.predictor.calibration == made.predictor.calibration
