@@ -75,7 +75,7 @@ class Asked:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._ended.wait(self.pause):
+        while True:
             began = time.perf_counter()
             try:
                 status = self.ask()
@@ -85,6 +85,8 @@ class Asked:
                 if status not in (200, 201):
                     self.failed[str(status)] += 1
             self.times.append(time.perf_counter() - began)
+            if self._ended.wait(self.pause):
+                return
 
     def end(self) -> Cell:
         self._ended.set()
@@ -283,7 +285,7 @@ def _capacity(served: lone.Served, headers: dict[str, str], pictures: list[bytes
     for thread in threads:
         thread.join()
     late = [at for at in done if at > end - seconds * 0.8]
-    return len(late) / (seconds * 0.8)
+    return max(1.0, len(late) / (seconds * 0.8))
 
 
 async def _storm(

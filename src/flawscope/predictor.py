@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, cast, overload
 
@@ -269,7 +269,20 @@ class Predictor:
                 if not queue:  # the next one may not exist yet
                     queue += load(1)
 
+    def prepare(self, picture: Source) -> Prepared:
+        """Decode a picture, to be judged later: this predictor's `stream` takes it in the picture's place.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        source, loaded = self._load(picture, False, ())
+        if isinstance(loaded, InputError):
+            raise loaded
+        return Prepared(source, loaded)
+
     def _load(self, source: Source, bgr: bool, leave_out: Collection[str]) -> tuple[Source, Loaded]:
+        if isinstance(source, Prepared):
+            return source.source, source.seen
         try:
             given = _rgb(source) if bgr else source
             if not leave_out:
@@ -512,5 +525,14 @@ def _light(loaded: Sequence[tuple[Source, Loaded]]) -> bool:
 
 Seen = tuple[Views, Measures, float | None]
 Loaded = Seen | InputError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture as the network sees it."""
+
+    source: Source = field(repr=False)
+    seen: Seen = field(repr=False)
+
 
 __all__ = ["Predictor", "load", "read_manifest"]

@@ -361,11 +361,6 @@ def test_dropping_a_planted_defect_is_as_if_it_had_never_been_there(size):
     assert dropped.calibration == clean.calibration
 
 
-def test_an_update_whose_pictures_all_look_odd_is_one_line(fitted):
-    with pytest.raises(InputError, match=r"1 new picture, .*: .*leave out --drop-suspects"):
-        extend(fitted, [255 - parts(1)[0]], drop_suspects=True)
-
-
 # ------------------------------------------------------------------------------------------------ streaming
 
 PER_PICTURE = PATCHES * (WIDTH * 4 + 4 * 3 + 8 + 4 + 8) / 2**30  # GiB, as memory.plan counts

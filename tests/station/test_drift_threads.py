@@ -18,6 +18,7 @@ from flawscope.station.drift import looks
 from flawscope.station.drift.drifts import Drifts
 from flawscope.station.drift.looks import Looks
 from flawscope.station.drift.run import Change, Run
+from flawscope.station.memory import Memory
 from flawscope.station.recorder import Recorded
 
 Told = list[tuple[str, str | None]]
@@ -122,7 +123,7 @@ class Camera:
         files: Any = SimpleNamespace(read=self.read)
         run: Any = SimpleNamespace(version=1, after=0)
         given: Any = files, [1], {1: "plate"}, lambda product_id: run, lambda *told: self.told.append(told)
-        self.looks = Looks(*given, lambda product_id: white_level)
+        self.looks = Looks(*given, Memory(0), lambda product_id: white_level)
         self.looks._kept = lambda product_id, key: None  # type: ignore[method-assign]
 
     def read(self, kind: str, picture: int, suffix: str) -> bytes:

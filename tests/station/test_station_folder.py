@@ -26,7 +26,8 @@ from station_helpers import PATIENCE, everything, until
 from flawscope.errors import InputError
 from flawscope.station.database import Database, StoreError
 from flawscope.station.files import PICTURES, Files
-from flawscope.station.inspector import BusyError, ModelError, Picture
+from flawscope.station.inspector import ModelError, Picture
+from flawscope.station.memory import BusyError
 from flawscope.station.recorder import Recorded
 from flawscope.station.schema import inspections, versions
 from flawscope.station.settings import Limits, Product, Settings

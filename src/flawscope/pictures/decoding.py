@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image, features
@@ -46,9 +46,12 @@ _FORMATS = ["PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"RIFF", b"GIF8", b"\0\0\0\x0cjP  ")
 _AVIF = (b"ftypavif", b"ftypavis")  # from byte 4 on
 _HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"))
+_COSTLY = frozenset({"WEBP", "JPEG2000"})  # their libraries hold a picture several times
+_ROWS = 256  # of a picture that are made opaque at a time
 _COPY_AGAIN = "copy it again"
 _TRUNCATED = "the file is truncated"
 _WARNINGS = threading.Lock()
+_silenced: list[warnings.catch_warnings[None]] = []  # the same one, as often as somebody decodes
 _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = range(5, 9)  # values that exchange height and width
 _ORIENTATIONS = {
@@ -148,13 +151,10 @@ def _over_white(image: Image.Image) -> Image.Image:
         opaque, with_alpha = "RGB", "RGBA"
     if image.mode not in ("LA", "RGBA", "PA") and "transparency" not in image.info:
         return image.convert(opaque)
-    image = image.convert(with_alpha)
-    alpha = image.getchannel("A")
-    colours = image.convert(opaque)
-    if alpha.getextrema()[0] == 255:
-        return colours
     paper = Image.new(opaque, image.size, "white")
-    paper.paste(colours, mask=alpha)
+    for top in range(0, image.height, _ROWS):  # the whole picture would be held five times
+        rows = image.crop((0, top, image.width, min(top + _ROWS, image.height))).convert(with_alpha)
+        paper.paste(rows.convert(opaque), (0, top), rows.getchannel("A"))
     return paper
 
 
@@ -251,20 +251,45 @@ def _open(source: Stored, name: str) -> Image.Image:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """No warnings about large pictures and odd metadata. Filters are the whole process's: hence the lock."""
-    with _WARNINGS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    """No warnings about large pictures and odd metadata. Filters are the whole process's: who comes first
+    changes them, who is last changes them back, and nobody waits while another decodes."""
+    with _WARNINGS:
+        _silenced.append(warnings.catch_warnings() if not _silenced else _silenced[0])
+        if len(_silenced) == 1:
+            _silenced[0].__enter__()
+            warnings.simplefilter("ignore")
+    try:
         yield
+    finally:
+        with _WARNINGS:
+            last = _silenced.pop()
+            if not _silenced:
+                last.__exit__(None, None, None)
 
 
-def header(data: bytes, name: str) -> tuple[str, int, int]:
-    """Format as Pillow calls it, height and width as stored, of an encoded picture; no pixel is decoded.
+class Header(NamedTuple):
+    """What an encoded picture says of itself.
+
+    kind: as Pillow calls the format. height, width: as stored. memory: bytes that it takes to decode it, at
+    most.
+    """
+
+    kind: str
+    height: int
+    width: int
+    memory: int
+
+
+def header(data: bytes, name: str) -> Header:
+    """Of an encoded picture; no pixel is decoded.
 
     Raises:
         InputError: it is none.
     """
     image = _begun(io.BytesIO(data), name)
-    return image.format or "", image.height, image.width
+    costly = image.format in _COSTLY or image.mode[0] in "IF"
+    memory = image.height * image.width * (20 if costly else 10)
+    return Header(image.format or "", image.height, image.width, memory)
 
 
 def _open_stream(stream: IO[bytes], name: str) -> Image.Image:

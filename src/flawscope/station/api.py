@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
@@ -72,13 +74,17 @@ def keyed(what: str) -> list[dict[str, Any]]:
     ]
 
 
+Deadline = Annotated[
+    int | None,
+    Query(ge=1, le=600_000, description="milliseconds in which it must be answered", examples=[800]),
+]
 Here = Annotated[Station, Depends(station_of)]
 LabelOf = Annotated[Label, Depends(uploads.label_of)]
 Operator = Annotated[Person, Depends(needs(OPERATOR))]
 Engineer = Annotated[Person, Depends(needs(ENGINEER))]
 
 router = routes(prefix="/api/v1")
-sending = routes(408, 409, 413, 415, 507, role=SENDER)
+sending = routes(408, 409, 413, 415, 504, 507, role=SENDER)
 product = APIRouter(prefix="/products/{name}")
 
 # --------------------------------------------------------------------------------------------------- products
@@ -156,22 +162,24 @@ async def inspect(
     station: Here,
     label: LabelOf,
     file: Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")] = "",
+    deadline: Deadline = None,
 ) -> Response:
     """Judge a picture: the body is the file. A form may hold several, whose results come in its order.
 
     A key names the request: the same bytes, part and batch get the same answer, others 409.
 
     The answer is sent when the inspection is on the disk. With 503 nothing was taken: try again after the
-    seconds that Retry-After says.
+    seconds that Retry-After says. 504: it was not judged in time; one that was just being judged is recorded
+    nevertheless.
     """
     begun = time.perf_counter()
     try:
-        product_id = station.product_id(name)
-        station.inspector.check_room()
+        product_id, due = station.product_id(name), station.due(name, deadline)
+        station.inspector.check_room(product_id, due)
         found, is_form = await uploads.read(request, file)
         key = uploads.key_of(request)
         sent: Sequence[Picture] = [
-            Picture(product_id, one.data, one.name, "http", **label._asdict()) for one in found
+            Picture(product_id, one.data, one.name, "http", due=due, **label._asdict()) for one in found
         ]
         there: Mapping[int, int] = {}
         if key:
@@ -189,7 +197,7 @@ async def inspect(
             if place in there:
                 inspection = await asyncio.to_thread(station.inspection, name, there[place])
             else:
-                recorded = await asyncio.wrap_future(next(answers))
+                recorded = await in_time(station, product_id, next(answers), due)
                 is_new |= recorded.is_new
                 inspection = await inspection_of(station, name, recorded)
             results.append({"inspection": inspection})
@@ -204,6 +212,15 @@ async def inspect(
     station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
     content = {"results": results} if is_form else results[0]["inspection"]
     return JSONResponse(content, 201 if is_new or is_form else 200)
+
+
+async def in_time(station: Station, product_id: int, answer: Future[Recorded], due: float) -> Recorded:
+    """What was recorded. LateError where that is not before the time."""
+    try:
+        async with asyncio.timeout(None if due == math.inf else due - time.monotonic()):
+            return await asyncio.wrap_future(answer)
+    except TimeoutError:
+        raise station.inspector.give_up(answer, product_id) from None
 
 
 async def inspection_of(station: Station, name: str, recorded: Recorded) -> dict[str, Any]:

@@ -107,6 +107,7 @@ class Client:
         *,
         part: str | None = None,
         batch: str | None = None,
+        deadline: int | None = None,
     ) -> Inspection:
         """Have a picture judged and recorded.
 
@@ -116,12 +117,18 @@ class Client:
             key: names this request, of your own making; 184 characters at most. Sent again it gets the same
                 answer; another picture or part under it is refused.
             part, batch: of which part it is, 100 characters each; a part may be inspected many times.
+            deadline: milliseconds in which the station must answer. It is asked once, and where it does not,
+                FlawscopeError: the part was not judged in time.
         """
         data, known = encoded(picture)
         headers = {"Content-Type": "application/octet-stream", "Idempotency-Key": key or uuid.uuid4().hex}
         path = f"{self._of(product)}/inspections"
-        query = {"name": name or known, "part": part, "batch": batch}
-        return Inspection.from_json(self._json("POST", path, query=query, content=data, headers=headers))
+        query = {"name": name or known, "part": part, "batch": batch, "deadline": deadline}
+        return self._judged(path, query, deadline, content=data, headers=headers)
+
+    def _judged(self, path: str, query: Query, deadline: int | None, **request: Any) -> Inspection:
+        tries = self.tries if deadline is None else 1
+        return Inspection.from_json(self._json("POST", path, query=query, tries=tries, **request))
 
     def inspect_many(
         self, pictures: Iterable[Source], product: str | None = None, workers: int = 4
@@ -160,18 +167,18 @@ class Client:
         *,
         part: str | None = None,
         batch: str | None = None,
+        deadline: int | None = None,
     ) -> Inspection:
         """Have the next frame of a camera judged and recorded: the first one that is decoded from now on.
 
         Args:
             camera: its number among the product's; can be left out where there is one.
             seconds: in which the frame must come, 60 at most.
-            key, part, batch: as for `inspect`.
+            key, part, batch, deadline: as for `inspect`.
         """
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-        query = {"camera": camera, "seconds": seconds, "part": part, "batch": batch}
-        path = f"{self._of(product)}/trigger"
-        return Inspection.from_json(self._json("POST", path, query=query, headers=headers))
+        query = {"camera": camera, "seconds": seconds, "part": part, "batch": batch, "deadline": deadline}
+        return self._judged(f"{self._of(product)}/trigger", query, deadline, headers=headers)
 
     # ---- what it knows
 
@@ -303,10 +310,19 @@ class Client:
                 f"{shown(self.url)} answers otherwise than a station: check the address"
             ) from None
 
-    def _send(self, method: str, path: str, *, query: Query | None = None, **request: Any) -> httpx.Response:
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        tries: int | None = None,
+        **request: Any,
+    ) -> httpx.Response:
         """Nothing that is sent does harm if the station gets it twice."""
         wanted = {key: value for key, value in (query or {}).items() if value is not None}
-        for left in reversed(range(self.tries)):
+        tries = tries or self.tries
+        for left in reversed(range(tries)):
             try:
                 response = self._http.request(method, path, params=wanted, **request)
             except self._lost as error:
@@ -317,7 +333,7 @@ class Client:
                 if response.status_code not in _AGAIN or not left:
                     break
                 wait = response.headers.get("Retry-After", "")
-            time.sleep(_pause(wait, self.tries - 1 - left))
+            time.sleep(_pause(wait, tries - 1 - left))
         if response.is_success:
             return response
         raise self._refused(response, path)

@@ -1,25 +1,30 @@
-"""Pictures wait in a bounded queue, are judged, and are answered when they are recorded."""
+"""Pictures wait in a bounded queue, are judged, and are answered when they are recorded.
+
+Large ones are decoded beside the others, as far as there is memory for them, and wait only then to be judged.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from flawscope.errors import FlawscopeError, InputError, with_kind
-from flawscope.pictures.decoding import header
-from flawscope.predictor import Predictor
+from flawscope.pictures.decoding import Header, Source, header
+from flawscope.predictor import Predictor, Prepared
 from flawscope.results.prediction import Prediction
 from flawscope.station.database import now
+from flawscope.station.fair_queue import FairQueue, share
 from flawscope.station.files import PICTURES, Files
 from flawscope.station.identity import KeyUsedError, Request
-from flawscope.station.memory import light
+from flawscope.station.memory import BusyError, Memory, large, light
 from flawscope.station.recorder import Judged, Recorded, Recorder
 from flawscope.station.recording import Taken
 from flawscope.station.settings import Limits
@@ -35,16 +40,8 @@ ROUND = 64  # pictures of one product, at most, before another model may take it
 RECENT = 60.0  # seconds over which a rate is counted
 
 
-class BusyError(FlawscopeError):
-    """The queue is full: nothing was taken.
-
-    Attributes:
-        seconds: after which there should be room.
-    """
-
-    def __init__(self, seconds: float):
-        super().__init__(f"the queue is full; try again in {seconds:.0f} s")
-        self.seconds = seconds
+class LateError(FlawscopeError):
+    """A picture cannot be judged before its deadline, or was not."""
 
 
 class ModelError(FlawscopeError):
@@ -61,6 +58,7 @@ class Picture:
 
     key: under which it is taken once. part, batch: of which part it is. request: what it came with, where its
     sender gave a key. hash: SHA-256 of the data, where it is known. triggers: that the frame answers.
+    due: when its answer is of no use any more, as `time.monotonic` counts.
     """
 
     product_id: int
@@ -73,6 +71,7 @@ class Picture:
     request: Request | None = None
     hash: str = ""
     triggers: int | None = None
+    due: float = math.inf
 
 
 # what is recorded of a picture as it came
@@ -86,13 +85,16 @@ class _Job:
     kept: Future[str]
     answer: Future[Recorded]
     at: int
+    prepared: tuple[Predictor, Prepared] | None = None
     is_judged: bool = False
 
 
 class Inspector:
-    """Judges pictures one product after another, in the order in which they came.
+    """Judges pictures, in the order in which they came; several products take turns.
 
     Args:
+        products: that are inspected.
+        memory: for decoding large pictures.
         near: as in `Settings`.
         announce: gets every new inspection.
         trouble: is told what the model could not do, "" when it can again.
@@ -105,11 +107,15 @@ class Inspector:
         files: Files,
         limits: Limits,
         near: float,
+        products: Collection[int],
+        memory: Memory,
         trouble: Callable[[str], None] = lambda text: None,
     ):
         self.versions, self.recorder, self.files = versions, recorder, files
         self.limits, self.near, self.trouble = limits, near, trouble
-        self._queue: deque[_Job] = deque()
+        self.memory, self._products = memory, products
+        self._share = share(limits.queue, products)
+        self._queue: FairQueue[_Job] = FairQueue()
         self._asides: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._places = 0  # taken: of pictures that wait, are judged or being recorded
@@ -117,7 +123,9 @@ class Inspector:
         self._by_key: dict[tuple[int, str], tuple[Picture, Future[Recorded]]] = {}
         self._of_product: Counter[int] = Counter()
         self._done: dict[int, deque[float]] = {}  # when, by product
+        self._late: dict[int, float] = {}  # when, by product
         self._ending = False
+        self._large = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "large")
         self._pool = ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1)), "upload")
         self._thread = threading.Thread(target=self._work, name="inspector", daemon=True)
         self._thread.start()
@@ -132,15 +140,18 @@ class Inspector:
         Raises:
             BusyError: there is no room for all of them.
             KeyUsedError: another request with the same key is not answered yet.
+            LateError: they cannot be judged in time.
         """
         with self._changed:
             self._check_keys(pictures)
             fresh = [one for one in pictures if (one.product_id, one.key or "") not in self._by_key]
             size = sum(len(one.data) for one in fresh)
-            full = self._places + len(fresh) > self.limits.queue
+            full = any(self._is_full(one.product_id, len(fresh)) for one in fresh)
             heavy = self._places and self._bytes + size > 4 * self.limits.upload_bytes
             if self._ending or (fresh and (full or heavy)):
                 raise BusyError(self._wait())
+            for one in fresh:
+                self._check_time(one.product_id, one.due)
             return [self._take(one) for one in pictures]
 
     def _check_keys(self, pictures: Sequence[Picture]) -> None:
@@ -151,10 +162,42 @@ class Inspector:
                 if other and there.product_id == product_id and other.key == request.key and other != request:
                     raise KeyUsedError("request, which is not answered yet")
 
-    def check_room(self) -> None:
-        """Before a picture is read: BusyError where there is none for it."""
-        if self._places >= self.limits.queue or self._ending:
-            raise BusyError(self._wait())
+    def check_room(self, product_id: int, due: float = math.inf) -> None:
+        """Before a picture is read: BusyError where it finds no place, LateError where there is no time."""
+        with self._changed:
+            if self._ending or self._is_full(product_id, 1):
+                raise BusyError(self._wait())
+            self._check_time(product_id, due)
+
+    def _is_full(self, product_id: int, count: int) -> bool:
+        """Whether so many more would take places that are kept for other products."""
+        others = (one for one in self._products if one != product_id)
+        kept = sum(max(0, self._share - self._of_product[one]) for one in others)
+        return self._places + count + kept > self.limits.queue
+
+    def _check_time(self, product_id: int, due: float) -> None:
+        delay = 0.0 if due == math.inf else self._queue.delay(product_id, self._of_product)
+        left = max(0.0, due - time.monotonic())
+        if left <= delay:
+            raise self._was_late(product_id, f"it would take {delay:.1f} s, and {left:.1f} s are left")
+
+    def give_up(self, answer: Future[Recorded], product_id: int) -> LateError:
+        """The deadline of a picture has passed: unless it is being judged, its place is free again."""
+        with self._changed:
+            jobs = self._queue.remove(lambda job: job.answer is answer)
+        error = self._was_late(product_id, "its deadline has passed")
+        for job in jobs:
+            job.answer.set_exception(error)
+        return error
+
+    def _was_late(self, product_id: int, why: str) -> LateError:
+        self._late[product_id] = time.monotonic()
+        return LateError(f"not judged in time: {why}; send fewer at once, or allow more time")
+
+    def late(self, seconds: float) -> list[int]:
+        """Products of which a picture was not judged in time within the last seconds."""
+        since = time.monotonic() - seconds
+        return [product for product, at in list(self._late.items()) if at >= since]
 
     def _take(self, picture: Picture) -> Future[Recorded]:
         known = (picture.product_id, picture.key) if picture.key else None
@@ -185,11 +228,13 @@ class Inspector:
         """In a thread of the pool: what it is; then it waits to be judged while it is written."""
         kept: Future[str] = Future()
         try:
-            suffix, _, _ = checked(picture.data, picture.name, self.limits)
+            suffix, about = checked(picture.data, picture.name, self.limits)
             answer.add_done_callback(lambda done: self._let_go(kept, done, suffix))
-            with self._changed:
-                self._queue.append(_Job(picture, suffix, kept, answer, at))
-                self._changed.notify_all()
+            job = _Job(picture, suffix, kept, answer, at)
+            if memory := large(about):
+                self._large.submit(self._prepare, job, memory)
+            else:
+                self._put(job)
         except Exception as error:
             answer.set_exception(light(error))
             return
@@ -197,6 +242,25 @@ class Inspector:
             kept.set_result(self.files.keep(PICTURES, picture.data, suffix, hold=True, known=picture.hash))
         except Exception as error:
             kept.set_exception(light(error))
+
+    def _put(self, job: _Job) -> None:
+        with self._changed:
+            self._queue.put(job.picture.product_id, job)
+            self._changed.notify_all()
+
+    def _prepare(self, job: _Job, memory: int) -> None:
+        """In a thread for large pictures."""
+        self.memory.take(memory)
+        job.answer.add_done_callback(lambda _: self.memory.give(memory))
+        try:
+            if job.picture.due > time.monotonic():
+                _, predictor = self.versions.active(job.picture.product_id)
+                job.prepared = predictor, predictor.prepare(job.picture.data)
+            self._put(job)
+        except InputError as error:
+            job.answer.set_exception(_named(light(error), job.picture))
+        except Exception as error:
+            job.answer.set_exception(light(error))
 
     def _let_go(self, kept: Future[str], answer: Future[Recorded], suffix: str) -> None:
         """The picture's file is in the data base by now; if it is not, it was kept in vain."""
@@ -247,10 +311,22 @@ class Inspector:
                     if self._ending and not self._places:
                         return None
                     self._changed.wait(0.5)
-                if not self._asides:
-                    return self._queue.popleft()
-                look = self._asides.popleft()
-            look()
+                job = None if self._asides else self._queue.pop()
+                look = self._asides.popleft() if job is None else None
+            if job is not None and self._is_in_time(job):
+                return job
+            if look is not None:
+                look()
+
+    def _is_in_time(self, job: _Job) -> bool:
+        """Whether it is worth judging. The last one that waits always is: what is thought of the time that it
+        takes may be wrong."""
+        product = job.picture.product_id
+        least = self._queue.seconds(product) if self._queue else 0.0
+        if job.picture.due > time.monotonic() + least:
+            return True
+        job.answer.set_exception(self._was_late(product, "others were before it"))
+        return False
 
     def aside(self, look: Callable[[], T]) -> Future[T]:
         """Use a model for something else: most engines do one thing at a time, so it happens between two
@@ -273,8 +349,8 @@ class Inspector:
     def _judge(self, jobs: list[_Job]) -> None:
         """A picture, and those of its product that come meanwhile: they are appended to `jobs`."""
         number, predictor = self.versions.active(jobs[0].picture.product_id)
-        worked = False
-        for place, (_, result) in enumerate(predictor.stream(self._feed(jobs))):
+        worked, begun = False, time.monotonic()
+        for place, (_, result) in enumerate(predictor.stream(self._feed(jobs, predictor))):
             job = jobs[place]
             job.is_judged = True
             if isinstance(result, InputError):
@@ -284,23 +360,25 @@ class Inspector:
             self.recorder.add(
                 Judged(self._taken(job, number, predictor, result), result, job.kept, job.answer)
             )
+        with self._changed:
+            self._queue.took(jobs[0].picture.product_id, (time.monotonic() - begun) / len(jobs))
         if worked:
             self.trouble("")
 
-    def _feed(self, jobs: list[_Job]) -> Iterator[bytes]:
-        """So that the next pictures are decoded while others are computed. It ends when none waits, when the
-        oldest one is of another product, and now and then, for another model may have become active."""
-        yield jobs[0].picture.data
+    def _feed(self, jobs: list[_Job], predictor: Predictor) -> Iterator[Source]:
+        """So that the next pictures are decoded while others are computed. It ends when none waits, when
+        it is another product's turn, and now and then, for another model may have become active."""
+        yield _given(jobs[0], predictor)
         while len(jobs) < ROUND:
             with self._changed:
-                if (
-                    self._asides
-                    or not self._queue
-                    or self._queue[0].picture.product_id != jobs[0].picture.product_id
-                ):
-                    return
-                jobs.append(self._queue.popleft())
-            yield jobs[-1].picture.data
+                job = None
+                if not self._asides:
+                    job = self._queue.pop_of(jobs[0].picture.product_id, len(jobs))
+            if job is None:
+                return
+            if self._is_in_time(job):
+                jobs.append(job)
+                yield _given(job, predictor)
 
     def _taken(self, job: _Job, number: int, predictor: Predictor, result: Prediction) -> Taken:
         picture, calibration = job.picture, predictor.calibration
@@ -352,22 +430,30 @@ class Inspector:
             self._changed.notify_all()
         self._thread.join()
         self._pool.shutdown()
+        self._large.shutdown()
 
 
-def checked(data: bytes, name: str, limits: Limits) -> tuple[str, int, int]:
-    """The ending that the kept file gets, height and width as stored; nothing is decoded.
+def _given(job: _Job, predictor: Predictor) -> Source:
+    """As the model takes it: decoded, where that was for the same model."""
+    if job.prepared is not None and job.prepared[0] is predictor:
+        return cast(Source, job.prepared[1])
+    return job.picture.data
+
+
+def checked(data: bytes, name: str, limits: Limits) -> tuple[str, Header]:
+    """The ending that the kept file gets, and what it says of itself; nothing is decoded.
 
     Raises:
         InputError: it is no picture.
         TooLargeError: it has too many pixels.
     """
-    kind, height, width = header(data, name)
-    if height * width > limits.pixels:
+    about = header(data, name)
+    if (pixels := about.height * about.width) > limits.pixels:
         raise TooLargeError(
-            f"{name} has {height * width / 1e6:.0f} megapixels, {limits.pixels / 1e6:.0f} are accepted: make "
+            f"{name} has {pixels / 1e6:.0f} megapixels, {limits.pixels / 1e6:.0f} are accepted: make "
             "it smaller, or raise `limits: pixels`"
         )
-    return SUFFIXES.get(kind, ".bin"), height, width
+    return SUFFIXES.get(about.kind, ".bin"), about
 
 
 def _named(error: InputError, picture: Picture) -> InputError:

@@ -15,8 +15,9 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.bodies import UploadError
 from flawscope.station.database import StoreError
 from flawscope.station.identity import KeyUsedError
-from flawscope.station.inspector import BusyError, ModelError, TooLargeError
+from flawscope.station.inspector import LateError, ModelError, TooLargeError
 from flawscope.station.learning.learning import LosesError
+from flawscope.station.memory import BusyError
 from flawscope.station.sources.camera import AwayError, NoFrameError
 from flawscope.station.store import NotFoundError
 from flawscope.station.versions import NoModelError
@@ -38,6 +39,7 @@ def said(error: FlawscopeError) -> tuple[int, str]:
     kinds: tuple[tuple[type[FlawscopeError], int, str], ...] = (
         (NotFoundError, 404, "not_found"),
         (BusyError, 503, "busy"),
+        (LateError, 504, "late"),
         (ModelError, 503, "model_failed"),
         (NoModelError, 503, "no_model"),
         (AwayError, 503, "camera_away"),

@@ -14,7 +14,7 @@ from flawscope.errors import InputError
 from flawscope.runtime import suffix_of
 from flawscope.station.secret import secret, shown
 from flawscope.station.sinks.settings import MqttSettings, SinkSettings, mqtt_of, sinks_of
-from flawscope.station.sources.settings import CameraOf, FolderOf, read_source
+from flawscope.station.sources.settings import CameraOf, FolderOf, read_source, time_of
 
 T = TypeVar("T")
 
@@ -60,6 +60,7 @@ class Product:
     sinks: where its inspections go.
     sources: folders and cameras beyond it.
     learn: versions are made from corrections by themselves; None: when somebody asks.
+    deadline: time in which a request must be answered that names none; None: it waits.
     """
 
     model: str
@@ -70,6 +71,11 @@ class Product:
     sinks: tuple[SinkSettings, ...] = ()
     sources: tuple[FolderOf | CameraOf, ...] = ()
     learn: Learn | None = None
+    deadline: str | None = None
+
+    @property
+    def deadline_seconds(self) -> float | None:
+        return None if self.deadline is None else time_of(self.deadline, "deadline", "a time such as 800 ms")
 
     @property
     def drift_bound(self) -> float | None:
@@ -88,7 +94,7 @@ class Limits:
 
     queue: pictures that wait or are being judged, at most; more are refused with 503.
     upload: bytes of a request; all that are being received or answered hold four times as many, at most.
-    pixels: of a picture.
+    pixels: of a picture; large ones take ten times as many bytes together while they are decoded, at most.
     stalled: seconds after which a client is let go that sends nothing more, or does not read its answer.
     """
 
@@ -100,6 +106,11 @@ class Limits:
     @property
     def upload_bytes(self) -> int:
         return size_of(self.upload, "limits: upload")
+
+    @property
+    def decoding_bytes(self) -> int:
+        """That large pictures may take together while they are decoded."""
+        return 10 * self.pixels
 
 
 @dataclass(frozen=True)
@@ -251,7 +262,7 @@ def check(settings: Settings) -> Settings:
         settings.keep.seconds(kind)
     for name, product in settings.products.items():
         try:
-            _ = product.drift_bound
+            _ = product.drift_bound, product.deadline_seconds
         except InputError as error:
             raise InputError(f"product {name}: {error}") from None
     if not 0 <= settings.port < 65536:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import FlawscopeError
-from flawscope.pictures.decoding import decode
+from flawscope.pictures.decoding import decode, load
 from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.pictures.geometry import Geometry
 from flawscope.results import drawing
@@ -125,13 +125,15 @@ class Shown:
         return row
 
     def _small(self, row: PictureOf, side: int) -> NDArray[np.uint8]:
-        picture = to_eight_bits(decode(self.files.read(PICTURES, row.hash, row.suffix), name=row.name))
-        height, width = picture.shape[:2]
-        if max(height, width) <= side:
-            return picture
-        share = side / max(height, width)
-        size = max(1, round(width * share)), max(1, round(height * share))
-        return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+        data = self.files.read(PICTURES, row.hash, row.suffix)
+        with self.inspector.memory.hold(data, row.name):
+            picture = load(data, row.name)  # a large one is made small as it is
+            if not isinstance(picture, Image.Image):
+                picture = Image.fromarray(to_eight_bits(decode(picture)))
+            share = min(1.0, side / max(picture.size))
+            width, height = (max(1, round(length * share)) for length in picture.size)
+            small = picture.resize((width, height), Image.Resampling.BOX)
+        return np.asarray(small.convert("RGB"))
 
     def _prediction(self, product_id: int, row: PictureOf) -> Prediction:
         """What a version says of a picture: from memory, from its file, or computed again."""
@@ -142,7 +144,8 @@ class Shown:
         if held is None:
             data = self.files.read(PICTURES, row.hash, row.suffix)
             model = self.versions.open(product_id, row.version)
-            held = self.inspector.aside(lambda: model.predict(data)).result(PATIENCE)
+            with self.inspector.memory.hold(data, row.name):
+                held = self.inspector.aside(lambda: model.predict(data)).result(PATIENCE)
             with self._lock:
                 self._lately[row.hash, row.version] = held
         return held

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from flawscope.station.inspector import Inspector
 from flawscope.station.learning.learning import Learning
 from flawscope.station.learnt import Learnt
 from flawscope.station.live import Live
+from flawscope.station.memory import Memory
 from flawscope.station.metrics import Gauges, Metrics, OfSinks
 from flawscope.station.problems import ACKNOWLEDGED, Action, Problem, Problems
 from flawscope.station.recorder import Recorded, Recorder
@@ -43,6 +45,7 @@ from flawscope.station.versions import Versions
 
 STATION = "station"  # who did it, where nobody did
 LITTLE = 200 * 1024 * 1024  # bytes of disk that are few
+LATE = 600.0  # seconds for which a picture that was not judged in time is a problem
 CHECKED = 2.0  # seconds for which an answer of the data base holds
 
 
@@ -80,16 +83,19 @@ class Station:
         self._checked = 0.0
         self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, self.report)
         self.recorder = Recorder(self.store, self._recorded)
+        self.products = {name: self.store.add_product(name) for name in settings.products}
+        memory = Memory(settings.limits.decoding_bytes)
         self.inspector = Inspector(
             self.versions,
             self.recorder,
             self.files,
             settings.limits,
             settings.near,
+            self.products.values(),
+            memory,
             lambda why: self.report("model_failed", why or None),
         )
         self.shown = Shown(self.store, self.versions, self.files, self.inspector)
-        self.products = {name: self.store.add_product(name) for name in settings.products}
         self._names = {number: name for name, number in self.products.items()}
         self.sources: dict[str, list[Source]] = {name: [] for name in settings.products}
         given = {self.products[name]: product for name, product in settings.products.items()}
@@ -104,7 +110,7 @@ class Station:
             lights=[number for number, one in given.items() if one.light],
         )
         self.looks = Looks(
-            self.files, looked_at, self._names, self.drifts.run_of, self.report, self._white_level
+            self.files, looked_at, self._names, self.drifts.run_of, self.report, memory, self._white_level
         )
         self.drifts.renewed = self.looks.renew
         self.learning = Learning(
@@ -191,6 +197,12 @@ class Station:
         if name not in self.products:
             raise NotFoundError(f"there is no product {name!r:.80}: {nearest(name, self.products)}")
         return self.products[name]
+
+    def due(self, name: str, deadline: int | None = None) -> float:
+        """When a request must be answered, as `time.monotonic` counts; deadline: milliseconds."""
+        product = self.settings.products[name]
+        seconds = product.deadline_seconds if deadline is None else deadline / 1000
+        return math.inf if seconds is None else time.monotonic() + seconds
 
     def product_facts(self, name: str) -> dict[str, Any]:
         """A product as the API shows it."""
@@ -325,6 +337,10 @@ class Station:
         little = f"{free / 1e6:.0f} MB are free on the disk of {self.files.folder}; free some space"
         self.report("disk_full", little if free < LITTLE else None)
         closed = [name for name, number in self.products.items() if not self.versions.is_open(number)]
+        late = self.inspector.late(LATE)
+        for number, name in self._names.items():
+            why = f"pictures of {name} are not judged in time: send fewer at once, or allow more time"
+            self.report(f"late_{number}", why if number in late else None)
         self.report("no_model", f"no model is open for {', '.join(closed)}" if closed else None)
 
     def _gauges(self) -> Gauges:

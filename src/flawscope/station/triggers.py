@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from flawscope.errors import FlawscopeError
 from flawscope.station import identity, shapes, uploads
-from flawscope.station.api import Here, LabelOf, inspection_of, keyed, routes
+from flawscope.station.api import Deadline, Here, LabelOf, in_time, inspection_of, keyed, routes
 from flawscope.station.identity import answered, triggered
 from flawscope.station.memory import light
 from flawscope.station.refusals import count, refused
@@ -43,26 +43,28 @@ async def trigger(
     seconds: Annotated[
         float, Query(gt=0, le=LONGEST, description="in which the frame must come", examples=[5.0])
     ] = 5.0,
+    deadline: Deadline = None,
 ) -> Response:
     """Judge what a camera shows now: the first frame that is decoded after the request.
 
     The answer is sent when the inspection is on the disk, as for a picture that is sent. 503: the camera is
-    away, or there is no room; 504: no frame came in time. Of these nothing was taken. A frame may answer
-    several triggers that came before it: each is an inspection of its own, and `triggers` says how many.
+    away, or there is no room; 504: no frame came in time, or it was not judged in time. Of these nothing was
+    taken, but for a frame that was just being judged. A frame may answer several triggers that came before
+    it: each is an inspection of its own, and `triggers` says how many.
     """
     begun = time.perf_counter()
     try:
-        product_id = station.product_id(name)
+        product_id, due = station.product_id(name), station.due(name, deadline)
         asked = triggered(key, camera, label) if (key := uploads.key_of(request)) else None
         there = await asyncio.to_thread(answered, station.store, product_id, asked) if asked else {}
         if there:
             return JSONResponse(await asyncio.to_thread(station.inspection, name, there[0]), 200)
         found = station.camera(name, camera)
-        station.inspector.check_room()
-        shot = await _shot(found, seconds, asked)
+        station.inspector.check_room(product_id, due)
+        shot = await _shot(found, min(seconds, due - time.monotonic()), asked)
         picture = await asyncio.to_thread(found.picture, shot, None if asked is None else asked.key_of(0))
-        (answer,) = station.inspector.submit([replace(picture, request=asked, **label._asdict())])
-        recorded = await asyncio.wrap_future(answer)
+        (answer,) = station.inspector.submit([replace(picture, request=asked, due=due, **label._asdict())])
+        recorded = await in_time(station, product_id, answer, due)
         inspection = await inspection_of(station, name, recorded)
     except FlawscopeError as error:
         count(station, name, error)

@@ -84,7 +84,8 @@ def mask_of(data: bytes, width: int, height: int, limits: Limits) -> bytes:
     Raises:
         InputError: it is no PNG, or of another shape.
     """
-    suffix, rows, columns = checked(data, "the mask", limits)
+    suffix, about = checked(data, "the mask", limits)
+    rows, columns = about.height, about.width
     if suffix != ".png":
         raise InputError("the mask is no PNG: send a PNG in base64")
     same_shape = abs(rows - columns * height / width) <= 0.5 + rows / 100

@@ -99,11 +99,6 @@ def _in_memory(job: Job) -> Fitted:
         listed |= {patches.pictures[i]: float(good.scores[i]) for i in found}
         if not job.task.drop_suspects or not len(found):
             break
-        if len(found) == len(patches.pictures):
-            raise InputError(
-                f"none is left of {counted(len(found), 'new picture')}, since all look suspicious: look at "
-                "them, and leave out --drop-suspects if they are good"
-            )
         dropped += [patches.pictures[i] for i in found]
         patches = patches.keep(sorted(set(range(len(patches.pictures))) - set(found.tolist())))
         left_out = counted(len(found), "suspicious picture")

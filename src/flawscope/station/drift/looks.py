@@ -20,6 +20,7 @@ from flawscope.station.database import StoreError
 from flawscope.station.drift.camera import KINDS, REFERENCE, Look, Reference, Watch, described, look
 from flawscope.station.drift.run import Run
 from flawscope.station.files import PICTURES, Files
+from flawscope.station.memory import BusyError, Memory
 from flawscope.station.recorder import Recorded
 
 FOLDER = "cameras"  # below the station's: what first pictures were like
@@ -45,10 +46,12 @@ class Looks(Background):
         names: Mapping[int, str],
         run_of: Callable[[int], Run | None],
         report: Callable[[str, str | None], None],
+        memory: Memory,
         white_of: Callable[[int], float | None] = lambda product_id: None,
     ):
         super().__init__("camera")
         self.files, self.run_of, self.report, self.white_of = files, run_of, report, white_of
+        self.memory = memory
         self.names = {number: names[number] for number in watched}
         self.often = OFTEN
         self._watches: dict[int, tuple[Key, Watch]] = {}
@@ -84,8 +87,8 @@ class Looks(Background):
         """`_look`; what hinders it is said once, and not of each picture."""
         try:
             self._look(product_id, recorded)
-        except StoreError:
-            pass  # a file that was removed meanwhile says nothing about the camera
+        except (StoreError, BusyError):
+            pass  # a file that was removed, or large ones before it, say nothing about the camera
         except Exception as error:
             if product_id not in self._blind:
                 self._blind.add(product_id)
@@ -119,7 +122,8 @@ class Looks(Background):
         data = self.files.read(PICTURES, recorded.taken.picture, recorded.taken.suffix)
         with without_warnings():  # of large pictures: they were accepted
             image = Image.open(io.BytesIO(data))
-        with image:  # what decodes for the inspections does not wait for this
+        # what decodes for the inspections does not wait for this, unless it is large
+        with image, self.memory.hold(data, "the picture"):
             return look(image, self.white_of(recorded.taken.product_id))
 
     # ---- over a restart

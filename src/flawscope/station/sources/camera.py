@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.database import now
 from flawscope.station.identity import Request
-from flawscope.station.inspector import BusyError, Picture
+from flawscope.station.inspector import Picture
+from flawscope.station.memory import BusyError
 from flawscope.station.recorder import Recorded
 from flawscope.station.sources.frames import Frames, encoded
 from flawscope.station.sources.marks import plain

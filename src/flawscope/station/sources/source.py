@@ -8,7 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from flawscope.station.inspector import BusyError, Picture
+from flawscope.station.inspector import Picture
+from flawscope.station.memory import BusyError
 from flawscope.station.recorder import Recorded
 from flawscope.station.sources.marks import plain
 from flawscope.station.sources.share import Share
