@@ -11,6 +11,7 @@ import hashlib
 import re
 import secrets
 import threading
+import time
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -109,7 +110,7 @@ class Access:
         self._hasher = PasswordHasher()
         self._turn, self._counting = threading.Semaphore(_AT_ONCE), threading.Lock()
         self._line: Counter[str] = Counter()  # by address
-        self._attempts = Attempts()
+        self._attempts, self._sleep = Attempts(), time.sleep
         self._recall: Recall[_Known] = Recall()
         self._used: dict[int | str, int] = {}  # token, or address of an unknown one -> when it was noted
         self._nobodys = ""  # hash of no password, for names that do not exist
@@ -194,10 +195,11 @@ class Access:
                 exist.
         """
         name, password = _folded(name), password[: LONGEST + 1]
-        self._attempts.begin(name, address)
+        rest = self._attempts.begin(name, address)
         user = self._user(name)
+        place = "" if self._attempts.is_home(name, address) else address
         try:
-            right = self._is_right(user, password, address)
+            right = self._is_right(user, password, place, rest)
         except SignInError:
             self._attempts.take_back(name, address)
             raise
@@ -254,15 +256,17 @@ class Access:
     # ---- passwords
 
     @contextmanager
-    def _in_turn(self, address: str) -> Iterator[None]:
+    def _in_turn(self, address: str, rest: float = 0.0) -> Iterator[None]:
         """Hashing takes memory and all cores: a flood of sign-ins must not take the station's, and one that
-        comes from an address not the turns of all others."""
+        comes from an address not the turns of all others. address: "": of those who are known at theirs."""
         address = subnet(address)
         with self._counting:
             if self._line[address] >= _OF_ADDRESS or self._line.total() >= _IN_LINE:
                 raise SignInError("too many people are signing in: try again in 2 seconds", 2)
             self._line[address] += 1
         try:
+            if rest:
+                self._sleep(rest)
             with self._turn:
                 yield
         finally:
@@ -274,10 +278,10 @@ class Access:
         with self._in_turn(address):
             return self._hasher.hash(_bytes(password))
 
-    def _is_right(self, user: Row[Any] | None, password: str, address: str = "") -> bool:
+    def _is_right(self, user: Row[Any] | None, password: str, address: str = "", rest: float = 0.0) -> bool:
         """As long where there is no such user."""
         self._nobodys = self._nobodys or self._hash(secrets.token_urlsafe(32), address)
-        with self._in_turn(address):
+        with self._in_turn(address, rest):
             try:
                 return self._hasher.verify(self._nobodys if user is None else user.password, _bytes(password))
             except (VerificationError, InvalidHashError):

@@ -1,8 +1,9 @@
 """Slows down who guesses passwords, and nobody else.
 
 A name waits longer and longer at the address where it failed, and nowhere else. Only after failures at many
-addresses does it wait at those where nobody has signed in with it. An address never waits: where many names
-failed, each has fewer free tries, but who comes from there with the right password is let in at once.
+addresses does it wait at those where nobody has signed in with it. Where many names failed each has one free
+try, and one password is checked a second: enough for who comes from there with the right one, and too little
+to keep the processor busy. Names that signed in there are checked at once.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from flawscope.errors import InputError
 MOST = 10_000  # names and addresses remembered; beyond that the longest unused are forgotten
 FORGOTTEN = 3600.0  # seconds after its last failure
 NOISY = 20  # failures of an address, of whatever names
+EVERY, REST = (
+    1.0,
+    3.0,
+)  # seconds between two passwords of such an address, and that one rests for that, at most
 
 
 class SignInError(InputError):
@@ -52,7 +57,7 @@ OF_PAIR, OF_NOISY_PAIR, OF_NAME = Patience(5), Patience(1), Patience(20)
 @dataclass
 class _Tries:
     failures: int = 0
-    until: float = 0.0  # nothing more is tried before; of an address: when it last failed
+    until: float = 0.0  # nothing more is tried before; of an address: no password is checked before
 
 
 class Attempts:
@@ -64,8 +69,11 @@ class Attempts:
         self._known: OrderedDict[tuple[str, str], _Tries] = OrderedDict()  # name and address, "": any
         self._homes: OrderedDict[tuple[str, str], None] = OrderedDict()  # where names signed in
 
-    def begin(self, name: str, address: str) -> None:
+    def begin(self, name: str, address: str) -> float:
         """Counted as a failure until `succeeded`: what is tried at the same time finds it counted.
+
+        Returns:
+            Seconds to rest before the password is checked.
 
         Raises:
             SignInError: it is too early.
@@ -74,16 +82,26 @@ class Attempts:
         pair = name, address = _pair(name, address)
         with self._lock:
             here, of_name, of_address = (self._tries(key, now) for key in (pair, (name, ""), ("", address)))
-            until = here.until if pair in self._homes else max(here.until, of_name.until)
-            if (wait := math.ceil(until - now)) > 0:
+            is_home, is_noisy = pair in self._homes, of_address.failures >= NOISY
+            rest = max(0.0, of_address.until - now) if is_noisy and not is_home else 0.0
+            wait = math.ceil(here.until - now if is_home else max(here.until, of_name.until) - now)
+            wait = max(wait, math.ceil(rest) if rest > REST else 0)
+            if wait > 0:
                 unit = "second" if wait == 1 else "seconds"
                 raise SignInError(f"too many failed sign-ins: try again in {wait} {unit}", wait)
-            patience = OF_NOISY_PAIR if of_address.failures >= NOISY else OF_PAIR
+            patience = OF_NOISY_PAIR if is_noisy else OF_PAIR
             for tries in (here, of_name, of_address):
                 tries.failures += 1
             here.until = now + patience.after(here.failures)
             of_name.until = now + OF_NAME.after(of_name.failures)
-            of_address.until = now
+            if not is_home:
+                of_address.until = now + rest + (EVERY if is_noisy else 0.0)
+        return rest
+
+    def is_home(self, name: str, address: str) -> bool:
+        """Whether the name signed in at this address."""
+        with self._lock:
+            return _pair(name, address) in self._homes
 
     def succeeded(self, name: str, address: str) -> None:
         """The name starts anew; the address only gets back what this try took."""
