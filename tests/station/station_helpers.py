@@ -183,10 +183,8 @@ class Served:
         """Returns when it is ready for pictures."""
         import httpx
 
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as this)
-        command = [sys.executable, "-m", "flawscope", "serve", *self.words, "--port", str(self.port)]
-        environment = {**os.environ, **self.environment}
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=environment)
+        self.begin()
+        assert self.process is not None
         begun = time.monotonic()
         while time.monotonic() - begun < patience:
             assert self.process.poll() is None, f"it ended: {self.said()}"
@@ -196,6 +194,13 @@ class Served:
             except httpx.TransportError:
                 time.sleep(0.02)
         raise AssertionError(f"not ready after {patience} s: {self.said()}")
+
+    def begin(self) -> None:
+        """Returns at once."""
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as this)
+        command = [sys.executable, "-m", "flawscope", "serve", *self.words, "--port", str(self.port)]
+        environment = {**os.environ, **self.environment}
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=environment)
 
     def said(self) -> str:
         self.log.seek(0)

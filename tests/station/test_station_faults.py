@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -22,12 +24,15 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 from station_helpers import INSPECTIONS, Load, missing, until
 
 from flawscope.station import database as database_module
 from flawscope.station.client import Client
 from flawscope.station.database import StoreError
-from flawscope.station.settings import DATABASE
+from flawscope.station.files import ROOM
+from flawscope.station.inspector import Picture, TooLargeError, checked
+from flawscope.station.settings import DATABASE, Keep, Limits
 
 
 def problems(url: str) -> set[str]:
@@ -158,33 +163,135 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def fill(disk: Path, free: int = 0) -> None:
+    """With a file, so that so many bytes are free."""
+    with (disk / "ballast").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 14))
+    os.truncate(disk / "ballast", max(0, (disk / "ballast").stat().st_size - free))
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_disk_that_is_really_full(open_station: Any, parts: list[bytes], tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "64m"):
-        running = open_station(database=None, store=str(tmp_path / "disk" / "store"))
-        assert send(running.url, parts[0]).status_code == 201
-        ballast = tmp_path / "disk" / "ballast"
-        with ballast.open("wb", buffering=0) as file, suppress(OSError):
-            while True:
-                file.write(bytes(1 << 14))
-        answers = [send(running.url, parts[1 + k % 4] + bytes(9000 + k), f"k{k}") for k in range(12)]
-        refused = [answer for answer in answers if answer.status_code != 201]
-        assert refused, "the disk is not full"
-        for answer in refused:
+def test_pictures_are_refused_just_when_the_station_is_not_ready(
+    open_station: Any, parts: list[bytes], tmp_path: Path
+) -> None:
+    disk, size = tmp_path / "disk", 8 << 20  # of an upload
+    with small_disk(disk, "64m"):
+        running = open_station(database=None, store=str(disk / "store"))
+        for place, free in enumerate((size + ROOM + (1 << 20), size + ROOM - (1 << 20), 0, size + 2 * ROOM)):
+            fill(disk, free)
+            answer, ready = send(running.url, parts[place], f"{free}"), httpx.get(f"{running.url}/readyz")
+            if free > size + ROOM:
+                assert (answer.status_code, ready.status_code) == (201, 200)
+                continue
             assert (answer.status_code, answer.json()["code"]) == (507, "disk_full")
-        assert "disk_full" in problems(running.url)
-        assert httpx.get(f"{running.url}/readyz").status_code == 503
-        ballast.unlink()
-        for place in range(12):
-            assert send(running.url, parts[1 + place % 4] + bytes(9000 + place), f"k{place}").status_code in (
-                200,
-                201,
-            )
-        assert len(names(running.url)) == 13
+            assert (ready.status_code, ready.json()["problems"][0]["code"]) == (503, "disk_full")
+            assert "disk_full" in problems(running.url)
+            (future,) = running.station.inspector.submit([Picture(1, parts[0], "a", "folder")])
+            assert isinstance(future.exception(30), StoreError), "of a folder as well"
+        assert len(names(running.url)) == 2
         running.close()
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_station_that_was_killed_on_a_full_disk_says_so_until_there_is_room(
+    served: Any, parts: list[bytes], tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "64m"):
+        settings = tmp_path / "station.yaml"
+        model, store = served.words[0], disk / "store"
+        text = f"products: {{plate: {model}}}\nstore: {store}\ndevice: cpu\nlimits: {{upload: 8 MB}}\n"
+        settings.write_text(text)
+        served.words = [str(settings)]
+        served.start()
+        assert send(served.url, parts[0]).status_code == 201
+        fill(disk)
+        served.kill()
+        for left in (store / "station.sqlite-shm", store / "station.sqlite-wal"):
+            shutil.move(left, tmp_path)  # as if it had ended, and another program filled the rest
+        fill(disk)
+        served.begin()
+        until(lambda: httpx_status(f"{served.url}/readyz") == 503)
+        assert httpx.get(f"{served.url}/readyz").json()["problems"][0]["code"] == "disk_full"
+        assert httpx.get(f"{served.url}/healthz").status_code == 200
+        page = httpx.get(f"{served.url}/plate/live", headers={"Accept-Language": "de"})
+        assert (page.status_code, "Platz schaffen" in page.text) == (507, True)
+        assert str(store) not in page.text, "nobody has signed in"
+        refused = send(served.url, parts[1])
+        assert (refused.status_code, refused.json()["code"]) == (507, "disk_full")
+        (disk / "ballast").unlink()
+        for left in ("station.sqlite-shm", "station.sqlite-wal"):
+            shutil.move(tmp_path / left, store)
+        until(lambda: httpx_status(f"{served.url}/readyz") == 200)
+        assert send(served.url, parts[1], name="b.png").status_code == 201
+        assert names(served.url) == ["b.png", "a.png"]
+        fill(disk)
+        served.kill()
+        served.begin()
+        until(lambda: httpx_status(f"{served.url}/readyz") == 503)
+        assert served.kill(signal.SIGTERM) == 0
+
+
+def httpx_status(url: str) -> int:
+    """0 where nobody answers."""
+    with suppress(httpx.TransportError):
+        return httpx.get(url, timeout=5).status_code
+    return 0
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_data_base_without_room_is_as_full_as_a_disk(running: Any, parts: list[bytes]) -> None:
+    """It may be on a disk of its own."""
+    database = running.station.database
+    with database.writing() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")  # of this connection: as many as there are
+    with suppress(StoreError):
+        while True:
+            running.station.store.note_event("test", "", "x" * 4000)
+    answer, ready = send(running.url, parts[0]), httpx.get(f"{running.url}/readyz")
+    assert (answer.status_code, ready.status_code) == (507, 503)
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+    until(lambda: httpx.get(f"{running.url}/readyz").status_code == 200)
+    assert send(running.url, parts[0]).status_code == 201
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_space_that_pictures_may_take_is_looked_at_while_they_come(
+    open_station: Any, parts: list[bytes]
+) -> None:
+    running = open_station(keep=Keep(None, None, None, None, "200 KB"))
+    retention = running.station.housekeeping._retention
+    until(lambda: retention.runs)
+    for place in range(30):
+        assert send(running.url, parts[0] + bytes(20_000 + place)).status_code == 201
+    until(lambda: 0 < retention.used <= 200 * 1024)
+    files = [path for path in (running.station.files.folder / "pictures").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 250 * 1024
+
+
 # ------------------------------------------------------------------------------------------------ the picture
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("limits", [Limits(), Limits(pixels=300_000_000)])
+def test_a_picture_may_have_as_many_pixels_as_the_settings_say(
+    open_station: Any, monkeypatch: pytest.MonkeyPatch, limits: Limits
+) -> None:
+    """Pillow alone stands for 178 million."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89_478_485)
+    open_station(limits=limits)
+    buffer = io.BytesIO()
+    Image.new("1", (8, 8)).save(buffer, "BMP")
+    head = buffer.getvalue()
+
+    def sized(pixels: int) -> bytes:
+        return head[:18] + (1000).to_bytes(4, "little") + (pixels // 1000).to_bytes(4, "little") + head[26:]
+
+    assert checked(sized(limits.pixels), "a.bmp", limits)[1:] == (limits.pixels // 1000, 1000)
+    with pytest.raises(TooLargeError):
+        checked(sized(limits.pixels + 1000), "a.bmp", limits)
 
 
 def test_who_goes_away_takes_nothing_along(running: Any, parts: list[bytes]) -> None:
@@ -341,6 +448,7 @@ def test_a_start_that_cannot_be_is_one_line(served: Any, settings: Any, tmp_path
             served.start()
     lines = served.said().splitlines()
     assert any(f"127.0.0.1:{served.port} cannot be used" in line for line in lines)
+    assert "ending" not in served.said(), "it had not begun"
     assert "Traceback" not in served.said()
     served.words += ["--database", "postgresql://me:secret@127.0.0.1:9/none"]
     with pytest.raises(AssertionError, match="it ended"):

@@ -105,3 +105,11 @@ def test_a_station_signs_in_to_a_postgresql_that_wants_a_password(
     database = Database(settings.url)
     assert Store(database).add_product("plate") == 1
     database.close()
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("prodcts", "products"), ("keeep", "keep"), ("prt", "port")])
+def test_an_unknown_setting_gets_the_nearest_of_all(tmp_path: Path, wrong: str, right: str) -> None:
+    path = tmp_path / "station.yaml"
+    path.write_text(f"{wrong}:\n  plate: part.onnx\n")
+    with pytest.raises(InputError, match=rf"unknown setting {wrong}; did you mean {right}\?"):
+        read_settings(path)

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common
@@ -52,22 +53,25 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.station.app import Server
     from flawscope.station.connections import limit_logs
     from flawscope.station.station import Station
+    from flawscope.station.waiting import wait_for_room
 
     sys.setswitchinterval(0.0005)  # a picture passes through five threads, and Python's 5 ms are for each
     limit_logs()
     say = common.say_for(args)
-    station = Station(settings_of(args), say)
+    settings = settings_of(args)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's word for Ctrl-C
-    try:
-        station.start()
-        server = Server(station, lambda url: say(f"the station is open: {url}  (Ctrl-C ends it)"))
-        server.run()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        say("ending: what was taken is answered first")
-        station.close()
+    with suppress(KeyboardInterrupt):
+        wait_for_room(settings, say)
+        station, server = Station(settings, say), None
+        try:
+            station.start()
+            server = Server(station, lambda url: say(f"the station is open: {url}  (Ctrl-C ends it)"))
+            server.run()
+        finally:
+            if server is not None and server.started:
+                say("ending: what was taken is answered first")
+            station.close()
     return 0
 
 

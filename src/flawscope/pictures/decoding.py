@@ -301,6 +301,16 @@ def _open_stream(stream: IO[bytes], name: str) -> Image.Image:
     return upright
 
 
+def most_pixels() -> int:
+    """Of a picture that is read."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or 0)
+
+
+def allow_pixels(most: int) -> None:
+    """Read pictures of so many pixels in this process, beyond the 178 million for which Pillow stands."""
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, -(-most // 2))
+
+
 def _begun(stream: IO[bytes], name: str) -> Image.Image:
     """The image with its header read."""
     head = stream.read(12)
@@ -313,7 +323,7 @@ def _begun(stream: IO[bytes], name: str) -> Image.Image:
         try:
             image = Image.open(stream, formats=["HEIF"] if is_heif else _FORMATS)
         except Image.DecompressionBombError:
-            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+            limit = most_pixels() // 1_000_000
             raise cannot(name, f"it has more than {limit} megapixels", "cut it into parts") from None
         except MemoryError:
             raise

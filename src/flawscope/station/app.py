@@ -12,13 +12,13 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from flawscope._version import __version__
-from flawscope.errors import InputError
 from flawscope.station import api, audit_api, models_api, pages, refusals, triggers
 from flawscope.station.bodies import Bodies
 from flawscope.station.connections import BATCH, KEEP_ALIVE, QUEUE, Connection, most_connections
 from flawscope.station.guard import Guard, Refused, answer_refused, check_bind
 from flawscope.station.learning import api as learning_api
 from flawscope.station.station import Station
+from flawscope.station.waiting import taken
 
 GRACE = 30  # seconds that requests may take to end when the station stops
 UNFIT = ("store_unreachable", "no_model", "disk_full")  # problems with which nothing can be inspected
@@ -98,11 +98,7 @@ class Server(uvicorn.Server):
         try:
             await super().startup(sockets)
         except SystemExit:  # uvicorn's word for a port that is taken
-            settings = self.station.settings
-            raise InputError(
-                f"{settings.host}:{settings.port} cannot be used: another program may listen there; choose "
-                "another --port"
-            ) from None
+            raise taken(self.station.settings) from None
         for one in self.servers[0].sockets:  # asyncio accepts as many at once as it lets the system hold
             with socket.fromfd(one.fileno(), one.family, one.type) as same:
                 same.listen(QUEUE)

@@ -56,12 +56,15 @@ class Database:
     Args:
         station: which of the stations that share it is this one.
 
+    Attributes:
+        full: why there was no room for the last write; "" where there was.
+
     Raises:
         InputError: it cannot be opened, or belongs to a newer version.
     """
 
     def __init__(self, url: str, station: str = NAME):
-        self.url, self.station = url, station
+        self.url, self.station, self.full = url, station, ""
         try:
             self.engine = _engine(url)
         except (ArgumentError, ValueError):  # their texts hold the URL
@@ -87,12 +90,14 @@ class Database:
         """A transaction: on the disk when the block has ended, undone if it fails."""
         with self._named(), self._writer.begin() as connection:
             yield connection
+        self.full = ""
 
     @contextmanager
     def single(self) -> Iterator[Connection]:
         """Of PostgreSQL, where each statement is a transaction: no BEGIN and no COMMIT to wait for."""
         with self._named(), self._single.connect() as connection:
             yield connection
+        self.full = ""
 
     def own(self) -> Select[Any]:
         """Numbers of the products of this station. A SQLite is one station's, whatever it is called."""
@@ -110,7 +115,8 @@ class Database:
         reason = one_line(getattr(error, "orig", None) or error)
         full = "disk is full" in reason or getattr(getattr(error, "orig", None), "sqlstate", "") == "53100"
         if full:
-            return StoreError(f"the disk of {self.name} is full; free some space", "disk_full")
+            self.full = f"the disk of {self.name} is full; free some space"
+            return StoreError(self.full, "disk_full")
         away = isinstance(error, OperationalError | PoolTimeoutError)
         if away or getattr(error, "connection_invalidated", False):
             return StoreError(f"{self.name} cannot be used: {reason}", "store_unreachable")

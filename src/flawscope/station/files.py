@@ -25,6 +25,7 @@ SHORT = 16  # digits of a hash that name the folder of a model
 LOCK = ".lock"  # of the station that runs
 IDENTITY = ".station"  # file that says in the folder whose it is
 PART = ".part"  # of a file that is being written
+ROOM = 16 * 1024**2  # bytes that the data base and all the rest need to go on
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -203,6 +204,13 @@ class Files:
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.folder).free
+
+    def check_room(self, size: int) -> None:
+        """StoreError where a file of so many bytes could fill the disk."""
+        if self.free_bytes() < size + ROOM:
+            least = f"{(size + ROOM) / 1024**2:.0f} MB"
+            text = f"less than {least} are free on the disk of {self.folder}; free some space"
+            raise StoreError(text, "disk_full")
 
 
 def _lock(file: IO[bytes]) -> None:

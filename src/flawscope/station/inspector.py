@@ -20,7 +20,7 @@ from flawscope.errors import FlawscopeError, InputError, with_kind
 from flawscope.pictures.decoding import Header, Source, header
 from flawscope.predictor import Predictor, Prepared
 from flawscope.results.prediction import Prediction
-from flawscope.station.database import now
+from flawscope.station.database import StoreError, now
 from flawscope.station.fair_queue import FairQueue, share
 from flawscope.station.files import PICTURES, Files
 from flawscope.station.identity import KeyUsedError, Request
@@ -162,8 +162,16 @@ class Inspector:
                 if other and there.product_id == product_id and other.key == request.key and other != request:
                     raise KeyUsedError("request, which is not answered yet")
 
+    def check_disk(self) -> None:
+        """StoreError where no picture could be kept: none is taken."""
+        if full := self.recorder.store.database.full:
+            raise StoreError(full, "disk_full")
+        self.files.check_room(self.limits.upload_bytes)
+
     def check_room(self, product_id: int, due: float = math.inf) -> None:
-        """Before a picture is read: BusyError where it finds no place, LateError where there is no time."""
+        """Before a picture is read: BusyError where it finds no place, LateError where there is no time,
+        StoreError where the disk is full."""
+        self.check_disk()
         with self._changed:
             if self._ending or self._is_full(product_id, 1):
                 raise BusyError(self._wait())
@@ -228,6 +236,7 @@ class Inspector:
         """In a thread of the pool: what it is; then it waits to be judged while it is written."""
         kept: Future[str] = Future()
         try:
+            self.check_disk()
             suffix, about = checked(picture.data, picture.name, self.limits)
             answer.add_done_callback(lambda done: self._let_go(kept, done, suffix))
             job = _Job(picture, suffix, kept, answer, at)

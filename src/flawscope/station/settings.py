@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
-from flawscope.config import build, read_config
+from flawscope.config import build, names, read_config
 from flawscope.errors import InputError
 from flawscope.runtime import suffix_of
 from flawscope.station.secret import secret, shown
@@ -213,6 +213,8 @@ def read_settings(path: str | Path) -> Settings:
     if not isinstance(products, dict):
         raise InputError(f"{path}: `products` must map a name to its model")
     try:
+        for key in (one for one in values if one not in names(Settings)):
+            build(Settings, {key: values[key]})  # the error names the nearest of all
         limits = build(Limits, _mapping(values.pop("limits", None), "limits"))
         keep = build(Keep, _mapping(values.pop("keep", None), "keep"))
         mqtt = mqtt_of(values.pop("mqtt", None), home)

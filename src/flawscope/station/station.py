@@ -14,11 +14,12 @@ from sqlalchemy import text
 
 from flawscope.errors import FlawscopeError, InputError, nearest
 from flawscope.machine import cores
+from flawscope.pictures.decoding import allow_pixels
 from flawscope.station import trends as trends_of
 from flawscope.station.access import Access
 from flawscope.station.audit import note_settings
 from flawscope.station.clock import CONFIRMED
-from flawscope.station.database import Database
+from flawscope.station.database import Database, StoreError
 from flawscope.station.drift.drifts import Drifts
 from flawscope.station.drift.looks import Looks
 from flawscope.station.files import Files
@@ -44,7 +45,6 @@ from flawscope.station.store import NotFoundError, Store, fresh
 from flawscope.station.versions import Versions
 
 STATION = "station"  # who did it, where nobody did
-LITTLE = 200 * 1024 * 1024  # bytes of disk that are few
 LATE = 600.0  # seconds for which a picture that was not judged in time is a problem
 CHECKED = 2.0  # seconds for which an answer of the data base holds
 
@@ -61,6 +61,7 @@ class Station:
 
     def __init__(self, settings: Settings, say: Callable[[str], None] = lambda line: None):
         self.settings, self.say = settings, say
+        allow_pixels(settings.limits.pixels)
         self.files = Files(settings.store)
         self.files.claim()
         self.files.sweep()
@@ -324,6 +325,11 @@ class Station:
         if time.monotonic() - self._checked > CHECKED:
             self._checked = time.monotonic()
             self._check()
+        try:
+            self.inspector.check_disk()  # at this moment, as for pictures
+            self.report("disk_full", None)
+        except StoreError as error:
+            self.report("disk_full", str(error))
         return self._problems.listed()
 
     def _check(self) -> None:
@@ -333,9 +339,8 @@ class Station:
             self.report("store_unreachable", None)
         except FlawscopeError as error:
             self.report("store_unreachable", str(error))
-        free = self.files.free_bytes()
-        little = f"{free / 1e6:.0f} MB are free on the disk of {self.files.folder}; free some space"
-        self.report("disk_full", little if free < LITTLE else None)
+        if self.database.full:  # the next write says whether it still is
+            self.housekeeping.wake()
         closed = [name for name, number in self.products.items() if not self.versions.is_open(number)]
         late = self.inspector.late(LATE)
         for number, name in self._names.items():

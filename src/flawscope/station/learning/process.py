@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from flawscope.errors import FlawscopeError
+from flawscope.pictures.decoding import most_pixels
 from flawscope.station.database import StoreError
 
 IDLE = 600.0  # seconds after which the process ends
@@ -97,7 +98,7 @@ class Worker:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process)
         self._answers = queue.Queue()
         process = subprocess.Popen(
-            [sys.executable, "-m", MODULE],
+            [sys.executable, "-m", MODULE, str(most_pixels())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,

@@ -1,4 +1,5 @@
-"""The process that makes candidates: `python -m flawscope.station.learning.worker`.
+"""The process that makes candidates: `python -m flawscope.station.learning.worker PIXELS`, as
+many as a picture may have.
 
 A line of JSON on its standard input is a job; lines on its standard output say how far it is, and what came
 of it. It has the lowest priority, so that inspections go on, and stays for the next job: torch is loaded
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.errors import FlawscopeError, InputError, with_kind
+from flawscope.pictures.decoding import allow_pixels
 
 Tell = Callable[[dict[str, Any]], None]
 OFTEN = 0.25  # seconds between two words on how far it is
@@ -26,6 +28,7 @@ OFTEN = 0.25  # seconds between two words on how far it is
 
 def main() -> None:
     _lowest_priority()
+    allow_pixels(int(sys.argv[1]))
     # what libraries print must not be taken for an answer
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
