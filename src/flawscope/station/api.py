@@ -8,7 +8,7 @@ import binascii
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -25,7 +25,7 @@ from flawscope.station.access import ExpiredError, Person
 from flawscope.station.database import StoreError
 from flawscope.station.files import MASK, MASKS
 from flawscope.station.guard import needs
-from flawscope.station.identity import SENT, Label, answered, uploaded
+from flawscope.station.identity import SENT, UNANSWERED, KeyUsedError, Label, answered, uploaded
 from flawscope.station.inspector import Picture
 from flawscope.station.memory import light
 from flawscope.station.queries import check_query
@@ -177,15 +177,22 @@ async def inspect(
         product_id, due = station.product_id(name), station.due(name, deadline)
         station.inspector.check_room(product_id, due)
         found, is_form = await uploads.read(request, file)
-        key = uploads.key_of(request)
-        sent: Sequence[Picture] = [
+        key, data = uploads.key_of(request), [one.data for one in found]
+        asked = await asyncio.to_thread(uploaded, key, data, is_form, label) if key else None
+        pictures = [
             Picture(product_id, one.data, one.name, "http", due=due, **label._asdict()) for one in found
         ]
-        there: Mapping[int, int] = {}
-        if key:
-            sent, there = await asyncio.to_thread(_named, station, key, sent, is_form)
-        pictures = [one for place, one in enumerate(sent) if place not in there]
-        answers = iter(station.inspector.submit(pictures))
+        if asked is not None:
+            pictures = [
+                replace(one, key=asked.key_of(place), request=asked, hash=asked.pictures[place])
+                for place, one in enumerate(pictures)
+            ]
+        with station.inspector.claimed(product_id, asked) as is_free:
+            there = await asyncio.to_thread(answered, station.store, product_id, asked) if asked else {}
+            new = [one for place, one in enumerate(pictures) if place not in there]
+            if new and not is_free:
+                raise KeyUsedError(UNANSWERED)
+            answers = iter(station.inspector.submit(new))
     except FlawscopeError as error:
         count(station, name, error)
         raise
@@ -228,19 +235,6 @@ async def inspection_of(station: Station, name: str, recorded: Recorded) -> dict
     if recorded.is_new:
         return fresh(recorded.number, recorded.taken, name)
     return await asyncio.to_thread(station.inspection, name, recorded.number)
-
-
-def _named(
-    station: Station, key: str, sent: Sequence[Picture], is_form: bool
-) -> tuple[list[Picture], dict[int, int]]:
-    """The pictures with the sender's key, and what was recorded of them before."""
-    label = Label(sent[0].part, sent[0].batch)
-    request = uploaded(key, [one.data for one in sent], is_form, label)
-    named = [
-        replace(one, key=request.key_of(place), request=request, hash=request.pictures[place])
-        for place, one in enumerate(sent)
-    ]
-    return named, answered(station.store, sent[0].product_id, request)
 
 
 def filters_of(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SENT = "http:"  # what keys of senders begin with in the store
 MOST_FILES = 100  # of a form
+UNANSWERED = "request, which is not answered yet"
 MOST_LABEL = 100  # characters of a part's number, and of a batch
 
 

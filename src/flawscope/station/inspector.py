@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from typing import TypeVar, cast
 
@@ -23,7 +23,7 @@ from flawscope.results.prediction import Prediction
 from flawscope.station.database import StoreError, now
 from flawscope.station.fair_queue import FairQueue, share
 from flawscope.station.files import PICTURES, Files
-from flawscope.station.identity import KeyUsedError, Request
+from flawscope.station.identity import Request
 from flawscope.station.memory import BusyError, Memory, large, light
 from flawscope.station.recorder import Judged, Recorded, Recorder
 from flawscope.station.recording import Taken
@@ -121,6 +121,7 @@ class Inspector:
         self._places = 0  # taken: of pictures that wait, are judged or being recorded
         self._bytes = 0
         self._by_key: dict[tuple[int, str], tuple[Picture, Future[Recorded]]] = {}
+        self._claims: list[tuple[int, Request]] = []
         self._of_product: Counter[int] = Counter()
         self._done: dict[int, deque[float]] = {}  # when, by product
         self._late: dict[int, float] = {}  # when, by product
@@ -139,11 +140,9 @@ class Inspector:
 
         Raises:
             BusyError: there is no room for all of them.
-            KeyUsedError: another request with the same key is not answered yet.
             LateError: they cannot be judged in time.
         """
         with self._changed:
-            self._check_keys(pictures)
             fresh = [one for one in pictures if (one.product_id, one.key or "") not in self._by_key]
             size = sum(len(one.data) for one in fresh)
             full = any(self._is_full(one.product_id, len(fresh)) for one in fresh)
@@ -154,13 +153,28 @@ class Inspector:
                 self._check_time(one.product_id, one.due)
             return [self._take(one) for one in pictures]
 
-    def _check_keys(self, pictures: Sequence[Picture]) -> None:
-        asked = {(one.product_id, one.request) for one in pictures if one.request is not None}
-        for there, _ in self._by_key.values():
-            for product_id, request in asked:
-                other = there.request
-                if other and there.product_id == product_id and other.key == request.key and other != request:
-                    raise KeyUsedError("request, which is not answered yet")
+    @contextmanager
+    def claimed(self, product_id: int, request: Request | None) -> Iterator[bool]:
+        """While a request is looked up in the store and submitted, its key is no other one's. False where it
+        is: what is not in the store by now is to be refused."""
+        if request is None:
+            yield True
+            return
+        claim = product_id, request
+        with self._changed:
+            known = [*self._claims, *((one.product_id, one.request) for one, _ in self._by_key.values())]
+            is_free = not any(
+                other is not None and (number, other.key) == (product_id, request.key) and other != request
+                for number, other in known
+            )
+            if is_free:
+                self._claims.append(claim)
+        try:
+            yield is_free
+        finally:
+            if is_free:
+                with self._changed:
+                    self._claims.remove(claim)
 
     def check_disk(self) -> None:
         """StoreError where no picture could be kept: none is taken."""

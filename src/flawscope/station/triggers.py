@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from flawscope.errors import FlawscopeError
 from flawscope.station import identity, shapes, uploads
 from flawscope.station.api import Deadline, Here, LabelOf, in_time, inspection_of, keyed, routes
-from flawscope.station.identity import answered, triggered
+from flawscope.station.identity import UNANSWERED, KeyUsedError, answered, triggered
 from flawscope.station.memory import light
 from flawscope.station.refusals import count, refused
 from flawscope.station.roles import SENDER
@@ -56,14 +56,18 @@ async def trigger(
     try:
         product_id, due = station.product_id(name), station.due(name, deadline)
         asked = triggered(key, camera, label) if (key := uploads.key_of(request)) else None
-        there = await asyncio.to_thread(answered, station.store, product_id, asked) if asked else {}
-        if there:
-            return JSONResponse(await asyncio.to_thread(station.inspection, name, there[0]), 200)
-        found = station.camera(name, camera)
-        station.inspector.check_room(product_id, due)
-        shot = await _shot(found, min(seconds, due - time.monotonic()), asked)
-        picture = await asyncio.to_thread(found.picture, shot, None if asked is None else asked.key_of(0))
-        (answer,) = station.inspector.submit([replace(picture, request=asked, due=due, **label._asdict())])
+        with station.inspector.claimed(product_id, asked) as is_free:
+            there = await asyncio.to_thread(answered, station.store, product_id, asked) if asked else {}
+            if there:
+                return JSONResponse(await asyncio.to_thread(station.inspection, name, there[0]), 200)
+            if not is_free:
+                raise KeyUsedError(UNANSWERED)
+            found = station.camera(name, camera)
+            station.inspector.check_room(product_id, due)
+            shot = await _shot(found, min(seconds, due - time.monotonic()), asked)
+            picture = await asyncio.to_thread(found.picture, shot, None if asked is None else asked.key_of(0))
+            sent = replace(picture, request=asked, due=due, **label._asdict())
+            (answer,) = station.inspector.submit([sent])
         recorded = await in_time(station, product_id, answer, due)
         inspection = await inspection_of(station, name, recorded)
     except FlawscopeError as error:
