@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flawscope.cli import common, several
 from flawscope.progress import counted, duration
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from flawscope.evaluation import Evaluation
     from flawscope.predictor import Predictor
     from flawscope.progress import Step
-
-JSON: dict[str, Any] = {"indent": 1, "allow_nan": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,10 +44,13 @@ def run(args: argparse.Namespace) -> int:
     if several.are_asked(args):
         from flawscope.cli import evaluate_several
 
-        return evaluate_several.run(args)
+        return evaluate_several.run(args, measured)
 
     def show(result: Evaluation) -> None:
-        common.show(json.dumps(result.to_dict(), **JSON) if args.json else lines(result), flush=True)
+        common.show(
+            json.dumps(result.to_dict(), indent=1, allow_nan=False) if args.json else lines(result),
+            flush=True,
+        )
 
     return common.report_failures(measured(args, show)[1])
 

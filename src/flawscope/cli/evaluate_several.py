@@ -6,19 +6,19 @@ import argparse
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flawscope.cli import common, evaluate, several
+from flawscope.cli import common, several
 from flawscope.errors import InputError
 from flawscope.progress import counted, duration
 
 Found = Mapping[str, dict[str, Any]]  # by category, what `evaluate --json` prints
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate them; the table, averages last, is printed at the end, and written where `--out` says."""
+def run(args: argparse.Namespace, measured: Callable[[argparse.Namespace], Any]) -> int:
+    """Evaluate each by `measured`; the table, averages last, is printed at the end and written to `--out`."""
     from flawscope.results.own_files import OwnFiles
     from flawscope.results.run import TABLE
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     def work(name: str) -> int:
         out = str(folder / name) if folder else None
         alone = {"category": name, "model": str(_model(args.model, name)), "out": out}
-        result, failures = evaluate.measured(argparse.Namespace(**{**vars(args), **alone}))
+        result, failures = measured(argparse.Namespace(**{**vars(args), **alone}))
         found[name] = result.to_dict()
         say(f"{name}: {counted(result.images, 'test picture')} in {duration(result.seconds)}")
         return common.report_failures(failures)
@@ -46,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
         return code
     averages = _averages(found)
     document = {"categories": found, "averages": averages, "failed": failed}
-    common.show(json.dumps(document, **evaluate.JSON) if args.json else _table(found, averages), flush=True)
+    common.show(
+        json.dumps(document, indent=1, allow_nan=False) if args.json else _table(found, averages), flush=True
+    )
     if args.out:
         path = own.path(TABLE) if own else Path(args.out)
         _write(path, found, averages)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -22,7 +22,14 @@ from flawscope.fitting.label_noise import odd_ones, unsupported
 from flawscope.fitting.preparation import Say, quiet
 from flawscope.fitting.reviewed import Judge, Reviewed, Score, hashes_of, score_of
 from flawscope.fitting.simulated_defects import BeforeAndAfter
-from flawscope.fitting.update_evaluation import SIMULATED, THRESHOLD, Power, PowerLostError, is_unlike
+from flawscope.fitting.update_evaluation import (
+    SIMULATED,
+    THRESHOLD,
+    Power,
+    PowerLostError,
+    Update,
+    is_unlike,
+)
 from flawscope.fitting.updated_models import Made, extended, learnt_from, recalibrated, retrained, with_room
 from flawscope.methods import registry
 from flawscope.pictures.decoding import Source
@@ -33,37 +40,6 @@ from flawscope.runtime.torch import TorchSession
 EXTENDED, RECALIBRATED, RETRAINED = "extended", "recalibrated", "retrained"
 MOST_TRIED = 12  # corrections that are tried alone, and lost defects that each is tried on
 HALF = 0.5  # of what a defect's score has lost: a correction that alone takes so much is responsible
-
-
-@dataclass
-class Update:
-    """The next model, and what was found on the way; numbers are those of the pictures.
-
-    before, after: what the active model and the next one say of the pictures that were judged.
-    power: what is found before and after. responsible: corrections by which some is lost, farthest out first.
-    learnt: what the model learnt from. unsure: "good" ones that look like known defects, not learnt from.
-    contradictory: others have the same pixels and another verdict. unreadable: their pictures cannot be used.
-    inside: defects that the model has learnt from as good ones, which only a new fit takes out.
-    drawn: how many good pictures of the line the threshold comes from, beside the earlier ones.
-    kept: the threshold stayed as it was, for with the drawn ones more known defects would be lost.
-    clear: the severity above which a picture is farther out than good ones are (the fence of `fit`, as the
-    model before was calibrated); None: not known.
-    """
-
-    predictor: Predictor
-    how: str
-    power: Power
-    before: dict[int, Score] = field(default_factory=dict)
-    after: dict[int, Score] = field(default_factory=dict)
-    responsible: list[int] = field(default_factory=list)
-    learnt: list[int] = field(default_factory=list)
-    unsure: list[int] = field(default_factory=list)
-    contradictory: list[int] = field(default_factory=list)
-    unreadable: list[int] = field(default_factory=list)
-    inside: list[int] = field(default_factory=list)
-    drawn: int = 0
-    kept: bool = False
-    clear: float | None = None
 
 
 def update(

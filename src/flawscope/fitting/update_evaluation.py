@@ -6,17 +6,15 @@ It is judged on reviewed pictures as if it had not learnt from them, and on simu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from flawscope.calibration.decision import Calibration
 from flawscope.calibration.simulated import wilson
 from flawscope.errors import InputError
 from flawscope.fitting.reviewed import Reviewed, Score
+from flawscope.predictor import Predictor
 from flawscope.progress import some
-
-if TYPE_CHECKING:
-    from flawscope.fitting.incremental_update import Update
 
 STAYS = 0.5  # of a known defect's severity: with less, it is said that it stands out less
 KEPT = 0.98  # of the defects that the model before finds: with less, the update has lost power
@@ -77,6 +75,37 @@ class Power:
         if self.unlike:
             parts.append("these are no fair sample of pictures like those that it was calibrated on")
         return " and ".join(parts)
+
+
+@dataclass
+class Update:
+    """The next model, and what was found on the way; numbers are those of the pictures.
+
+    before, after: what the active model and the next one say of the pictures that were judged.
+    power: what is found before and after. responsible: corrections by which some is lost, farthest out first.
+    learnt: what the model learnt from. unsure: "good" ones that look like known defects, not learnt from.
+    contradictory: others have the same pixels and another verdict. unreadable: their pictures cannot be used.
+    inside: defects that the model has learnt from as good ones, which only a new fit takes out.
+    drawn: how many good pictures of the line the threshold comes from, beside the earlier ones.
+    kept: the threshold stayed as it was, for with the drawn ones more known defects would be lost.
+    clear: the severity above which a picture is farther out than good ones are (the fence of `fit`, as the
+    model before was calibrated); None: not known.
+    """
+
+    predictor: Predictor
+    how: str
+    power: Power
+    before: dict[int, Score] = field(default_factory=dict)
+    after: dict[int, Score] = field(default_factory=dict)
+    responsible: list[int] = field(default_factory=list)
+    learnt: list[int] = field(default_factory=list)
+    unsure: list[int] = field(default_factory=list)
+    contradictory: list[int] = field(default_factory=list)
+    unreadable: list[int] = field(default_factory=list)
+    inside: list[int] = field(default_factory=list)
+    drawn: int = 0
+    kept: bool = False
+    clear: float | None = None
 
 
 def is_unlike(before: Calibration, scores: Sequence[float]) -> bool:
