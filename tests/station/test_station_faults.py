@@ -27,11 +27,12 @@ import pytest
 from PIL import Image
 from station_helpers import INSPECTIONS, Load, missing, until
 
+from flawscope.errors import InputError
 from flawscope.station import database as database_module
 from flawscope.station.client import Client
 from flawscope.station.database import StoreError
 from flawscope.station.files import ROOM
-from flawscope.station.inspector import Picture, TooLargeError, checked
+from flawscope.station.inspector import Picture, checked
 from flawscope.station.settings import DATABASE, Keep, Limits
 
 
@@ -290,7 +291,7 @@ def test_a_picture_may_have_as_many_pixels_as_the_settings_say(
         return head[:18] + (1000).to_bytes(4, "little") + (pixels // 1000).to_bytes(4, "little") + head[26:]
 
     assert checked(sized(limits.pixels), "a.bmp", limits)[1:] == (limits.pixels // 1000, 1000)
-    with pytest.raises(TooLargeError):
+    with pytest.raises(InputError, match=f"more than {limits.pixels // 1_000_000} megapixels"):
         checked(sized(limits.pixels + 1000), "a.bmp", limits)
 
 
