@@ -15,6 +15,7 @@ load        8 clients that send twice as many pictures as `predict` alone does i
             other; answers a second beside bare `predict` before and after; memory
 kill        `kill -9` at random moments under load, and a new start: acknowledged inspections that are lost,
             pictures that are there twice
+outage      the same where PostgreSQL is ended without a word at random moments, and started again
 million     inspections put into the tables; milliseconds of searches with each filter, of trends over several
             times, of what the pages ask for, and of pages in Chromium until they can be used
 uploads     broken pictures: what is answered, files that nobody knows, and memory, which may grow by 10 MiB
@@ -272,6 +273,32 @@ def kill(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
     }
 
 
+# ----------------------------------------------------------------------------------------------------- outage
+
+
+def outage(args: Args, model: Path, pictures: list[bytes]) -> Cell:
+    rng = random.Random(11)
+    with (
+        helpers.running_postgres(durable=True) as cluster,
+        cluster.database() as url,
+        station(args, "sqlite", model, "--database", url) as served,
+    ):
+        served.start()
+        load = Load(served.url, pictures, CLIENTS)
+        load.start()
+        for _ in range(args.outages):
+            before, patience = len(load.taken), time.monotonic() + 60
+            while len(load.taken) == before and time.monotonic() < patience:
+                time.sleep(0.01)
+            time.sleep(rng.random() * args.between)
+            cluster.stop("immediate")
+            cluster.start()
+        load.end()
+        lost, doubles = helpers.missing(served.url, load)
+    found = {"outages": args.outages, "acknowledged": len(load.taken), "lost": len(lost)}
+    return found | {"doubles": doubles, "odd": load.odd[:5]}
+
+
 # ---------------------------------------------------------------------------------------------------- million
 
 
@@ -380,6 +407,9 @@ def rows(step: str, kind: str, cell: Cell) -> list[Cell]:
             row("starts", cell["starts"], f"{cell['kills']}", started and not cell["odd"]),
             row("start, median, s", common.sig(cell["start"]["median"], 3), "", True),
         ]
+    if step == "outage":
+        counts = [none(what, cell[what]) for what in ("lost", "doubles")]
+        return [row("acknowledged", cell["acknowledged"], "", True), *counts, none("odd", len(cell["odd"]))]
     if step == "million":
         found_ms, browser = cell["milliseconds"], cell["browser"]
         limit = {n: PAGE if n.startswith("page:") else SEARCH for n in found_ms}
@@ -399,7 +429,9 @@ def rows(step: str, kind: str, cell: Cell) -> list[Cell]:
 
 def main() -> int:
     parser = common.parser(__doc__, "station", data=False)
-    parser.add_argument("--only", default="overhead,load,kill,million,uploads", help="default: %(default)s")
+    parser.add_argument(
+        "--only", default="overhead,load,kill,outage,million,uploads", help="default: %(default)s"
+    )
     parser.add_argument("--stores", default="sqlite,postgresql", help="default: %(default)s")
     parser.add_argument("--size", default="256", help="that the model sees (default: %(default)s)")
     parser.add_argument("--side", type=int, default=512, help="of the pictures (default: %(default)s)")
@@ -409,6 +441,7 @@ def main() -> int:
     parser.add_argument(
         "--between", type=float, default=1.0, help="seconds before a kill, at most (default: %(default)s)"
     )
+    parser.add_argument("--outages", type=int, default=20, help="of PostgreSQL (default: %(default)s)")
     parser.add_argument("--count", type=int, default=1_000_000, help="of inspections (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=20, help="of million (default: %(default)s)")
     parser.add_argument("--uploads", type=int, default=10_000, help="default: %(default)s")
@@ -420,6 +453,7 @@ def main() -> int:
         repeats=20,
         minutes=0.1,
         kills=2,
+        outages=2,
         count=5000,
         rounds=2,
         uploads=200,
@@ -428,17 +462,18 @@ def main() -> int:
     missed = False
     with common.workspace(args.work) as work:
         model, pictures = made(args, work)
-        steps: dict[str, Callable[[str], Cell]] = {
+        made_by: dict[str, Callable[[str], Cell]] = {
             "overhead": lambda kind: overhead(args, kind, model, pictures),
             "load": lambda kind: load(args, kind, model, pictures, work / "plate" / "test"),
             "kill": lambda kind: kill(args, kind, model, pictures),
+            "outage": lambda kind: outage(args, model, pictures),
             "million": lambda kind: million(args, kind, model, pictures),
             "uploads": lambda kind: uploads(args, kind, model, pictures),
         }
         for step in args.only.split(","):
             table: list[Cell] = []
-            for kind in args.stores.split(","):
-                found = record.attempt(f"{step}/{kind}", lambda step=step, kind=kind: steps[step](kind))
+            for kind in ["postgresql"] if step == "outage" else args.stores.split(","):
+                found = record.attempt(f"{step}/{kind}", lambda step=step, kind=kind: made_by[step](kind))
                 table += rows(step, kind, found) if found else []
             common.table(step, table)
             missed |= any(row[""] for row in table)
