@@ -44,6 +44,7 @@ def fill(database: Any, count: int) -> None:
             digest = hashlib.sha256(str(number).encode()).hexdigest()
             shown.append(
                 {
+                    "product_id": product,
                     "hash": digest,
                     "suffix": ".png",
                     "bytes": 300_000,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Text, func, literal_column, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Text, func, literal_column, select
 
 from flawscope.errors import InputError
 from flawscope.station.database import Database
@@ -18,7 +18,8 @@ from flawscope.station.schema import inspections
 from flawscope.station.store import described, microseconds, shown
 
 MOST = 500  # inspections of a page
-MANY = 2000  # names, beyond which they are not sorted
+MANY = 2000  # names or times, beyond which they are not sorted
+_WALKED: ColumnElement[int] = literal_column("+inspections.at", BigInteger)  # SQLite takes no index for it
 _BEGUN = ("name", "part", "batch")  # filters that may say how a text begins
 _CHOICES = {
     "decision": ("good", "anomalous"),
@@ -74,8 +75,13 @@ def search(database: Database, product_id: int, filters: Filters) -> Page:
         StoreError: the data base cannot be used.
     """
     with database.reading() as connection:
-        walk = _is_common(connection, product_id, filters)
-        rows = connection.execute(_query(product_id, filters, walk).limit(filters.limit + 1)).all()
+        begun = [_named(name, text) for name, text in _texts(filters) if text.endswith("*")]
+        walk = _are_common(connection, product_id, begun)
+        within = _within(filters, inspections.c.at)
+        if _are_common(connection, product_id, within):
+            within = _within(filters, _WALKED)
+        query = _query(product_id, filters, walk).where(*within)
+        rows = connection.execute(query.limit(filters.limit + 1)).all()
         more = len(rows) > filters.limit
         rows = rows[: filters.limit]
         found = described(connection, rows)
@@ -92,13 +98,12 @@ def every(database: Database, product_id: int, filters: Filters) -> Iterator[dic
             return
 
 
-def _is_common(connection: Connection, product_id: int, filters: Filters) -> bool:
-    """Whether so many names begin as asked that walking through time finds a page sooner than sorting all of
-    them. SQLite knows only how many names there are, PostgreSQL decides by itself."""
-    begun = [_named(name, text) for name, text in _texts(filters) if text.endswith("*")]
-    if not begun or connection.dialect.name != "sqlite":
+def _are_common(connection: Connection, product_id: int, wanted: list[ColumnElement[bool]]) -> bool:
+    """Whether so many are as asked that walking through all of them finds a page sooner than sorting these.
+    SQLite knows only how many there are at all, PostgreSQL decides by itself."""
+    if not wanted or connection.dialect.name != "sqlite":
         return False
-    there = select(inspections.c.id).where(inspections.c.product_id == product_id, *begun)
+    there = select(inspections.c.id).where(inspections.c.product_id == product_id, *wanted)
     few = there.limit(MANY).subquery()
     return int(connection.execute(select(func.count()).select_from(few)).scalar_one()) == MANY
 
@@ -108,13 +113,15 @@ def _texts(filters: Filters) -> list[tuple[str, str]]:
     return [(name, text) for name in _BEGUN if (text := getattr(filters, name)) is not None]
 
 
+def _within(filters: Filters, at: ColumnElement[int]) -> list[ColumnElement[bool]]:
+    """The times that are asked for."""
+    ends = ((filters.since, at.__ge__), (filters.until, at.__lt__))
+    return [compare(end) for end, compare in ends if end is not None]
+
+
 def _query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
     column = inspections.c
     wanted: list[ColumnElement[bool]] = [column.product_id == product_id]
-    if filters.since is not None:
-        wanted.append(column.at >= filters.since)
-    if filters.until is not None:
-        wanted.append(column.at < filters.until)
     if filters.decision is not None:
         wanted.append(column.anomalous.is_(filters.decision == "anomalous"))
     if filters.verdict is not None:
