@@ -73,7 +73,7 @@ def _points(connection: Connection, product_id: int, first: int, until: int) -> 
     query = (
         select(column.at, column.score, column.anomalous, column.verdict, column.id)
         .where(column.product_id == product_id, column.at >= first, column.at < until)
-        .order_by(column.at.desc())
+        .order_by(column.at.desc(), column.id.desc())
         .limit(MOST_POINTS)
     )
     rows = connection.execute(query).all()
