@@ -237,7 +237,7 @@ def tiled(tiled_pictures: Path, trace_once: Trace, shared: Shared) -> Callable[.
                 trained = made(roi=roi, positions=positions)
                 export(trained, folder / f"plate{suffix}", precision=precision, pictures=pictures)
 
-        name = f"tiled-{'all' if roi is None else 'region'}-{positions}"
+        name = f"tiled-{roi or 'all'}-{positions}"
         if suffix == ".safetensors":
             return shared(name, fill) / "plate.safetensors"
         return shared(f"{name}-{suffix[1:]}-{precision}", fill_exported) / f"plate{suffix}"

@@ -49,8 +49,8 @@ def pictures_of(path: Path | str) -> list[Image.Image]:
 
 
 def names(url: str) -> list[str]:
-    """The oldest first."""
-    return [one["name"] for one in reversed(everything(url))]
+    """In their order. Frames that wait at the same moment may be judged in another one."""
+    return sorted(one["name"] for one in everything(url))
 
 
 # --------------------------------------------------------------------------------------------------- settings

@@ -234,7 +234,7 @@ def made(few: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Pat
     prepared = prepare(few, registry.method("prnet"), say=said.append, **QUICK)
     write_prototypes(prepared.model, prepared.task, path)
     assert [line.split(", objective")[0] for line in said] == [
-        f"{shape}: 1 prototypes of 5 pictures" for shape in ("24x16x16", "40x8x8", "112x4x4")
+        f"{shape}: 1 prototype of 5 pictures" for shape in ("24x16x16", "40x8x8", "112x4x4")
     ]
     return path
 
