@@ -290,7 +290,7 @@ def test_a_picture_may_have_as_many_pixels_as_the_settings_say(
     def sized(pixels: int) -> bytes:
         return head[:18] + (1000).to_bytes(4, "little") + (pixels // 1000).to_bytes(4, "little") + head[26:]
 
-    assert checked(sized(limits.pixels), "a.bmp", limits)[1:] == (limits.pixels // 1000, 1000)
+    assert checked(sized(limits.pixels), "a.bmp", limits)[1][1:3] == (limits.pixels // 1000, 1000)
     with pytest.raises(InputError, match=f"more than {limits.pixels // 1_000_000} megapixels"):
         checked(sized(limits.pixels + 1000), "a.bmp", limits)
 
