@@ -107,7 +107,7 @@ def test_a_station_signs_in_to_a_postgresql_that_wants_a_password(
     database.close()
 
 
-@pytest.mark.parametrize(("wrong", "right"), [("prodcts", "products"), ("keeep", "keep"), ("prt", "port")])
+@pytest.mark.parametrize(("wrong", "right"), [("product", "products"), ("keeep", "keep"), ("prt", "port")])
 def test_an_unknown_setting_gets_the_nearest_of_all(tmp_path: Path, wrong: str, right: str) -> None:
     path = tmp_path / "station.yaml"
     path.write_text(f"{wrong}:\n  plate: part.onnx\n")
