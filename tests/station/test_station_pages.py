@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from flawscope.report import page as report_page
-from flawscope.station import pages, texts
+from flawscope.station import housekeeping, pages, texts
 
 WEB = Path(str(resources.files("flawscope.station") / "web"))
 TEMPLATES = sorted(WEB.glob("*.j2"))
@@ -85,7 +85,8 @@ def test_a_language_that_lacks_a_text_is_noticed(monkeypatch: pytest.MonkeyPatch
 def test_every_text_is_used_and_every_text_that_is_used_exists() -> None:
     """Keys that are put together are known by their beginning."""
     sources = "".join(path.read_text(encoding="utf-8") for path in (*TEMPLATES, *SCRIPTS))
-    sources += Path(str(pages.__file__)).read_text(encoding="utf-8")
+    for module in (pages, housekeeping):
+        sources += Path(str(module.__file__)).read_text(encoding="utf-8")
     known = texts_of("en")
     whole = set(re.findall(r"""["'`]([a-z]+\.[a-z_]*[a-z])["'`]""", sources))
     beginnings = set(re.findall(r"""["'`]([a-z]+\.[a-z_]*)(?:["'] ~|\$?\{)""", sources))
@@ -283,24 +284,6 @@ def test_two_that_are_ticked_are_compared_without_a_script(browser: httpx.Client
     difference = texts.texts("en").number(two["score"] - one["score"])
     assert f"<strong>{difference}</strong>" in text
     assert "Choose two pictures" in browser.get(f"/plate/compare?id={one['id']}").text
-
-
-def test_going_back_is_to_the_version_before() -> None:
-    def version(number: int, *times: str) -> dict[str, Any]:
-        return {"id": number, "switches": [{"at": at, "by": "anna"} for at in times]}
-
-    found = [version(3), version(2, "2026-02-01"), version(1, "2026-01-01", "2026-03-01")]
-    assert pages._previous(found, 1) == 2
-    assert pages._previous([version(1, "2026-01-01")], 1) is None
-
-
-# ------------------------------------------------------------------------------------------ users and rights
-
-
-@pytest.fixture
-def users(running: Any) -> None:
-    running.station.access.add_user("anna", PASSWORD, "operator")
-    running.station.access.add_user("emil", PASSWORD, "engineer")
 
 
 def sign_in(browser: httpx.Client, name: str, password: str = PASSWORD, next: str = "/") -> httpx.Response:
