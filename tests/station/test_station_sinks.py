@@ -127,7 +127,7 @@ def test_a_webhook_gets_what_the_api_shows_and_can_check_it(
         assert second != first
     assert httpx.get(f"{running.url}/api/v1/products/{NAME}").json()["sinks"] == [
         {
-            "name": shown(receiver.url),
+            "name": hiding(receiver.url),
             "kind": "webhook",
             "delivered": 4,
             "refused": 0,
