@@ -59,7 +59,7 @@ def test_a_model_is_written_and_its_checkpoint_removed(
     assert "2 train" in printed
     code, _, err = run(capsys, "fit", "--data", data, "--update", out, "--out", tmp_path / "n.safetensors")
     assert code == 2
-    assert "efficientad cannot be extended: fit anew" in err
+    assert "--update is for patchcore: put the new pictures to the good ones and fit efficientad anew" in err
     assert sorted(tmp_path.iterdir()) == [out, out.with_suffix(".training.csv")]
 
 

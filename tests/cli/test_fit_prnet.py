@@ -67,7 +67,7 @@ def test_seen_defects_from_the_fit_to_the_evaluation(capsys: Capture, drawn: Pat
     }
     code, _, err = run(capsys, "fit", "--data", drawn, "--update", out, "--out", tmp_path / "n.safetensors")
     assert code == 2
-    assert "prnet cannot be extended: fit anew" in err
+    assert "--update is for patchcore: put the new pictures to the good ones and fit prnet anew" in err
 
 
 def test_settings_of_a_file(capsys: Capture, drawn: Path, tmp_path: Path) -> None:

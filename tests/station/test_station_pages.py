@@ -286,6 +286,12 @@ def test_two_that_are_ticked_are_compared_without_a_script(browser: httpx.Client
     assert "Choose two pictures" in browser.get(f"/plate/compare?id={one['id']}").text
 
 
+@pytest.fixture
+def users(running: Any) -> None:
+    running.station.access.add_user("anna", PASSWORD, "operator")
+    running.station.access.add_user("emil", PASSWORD, "engineer")
+
+
 def sign_in(browser: httpx.Client, name: str, password: str = PASSWORD, next: str = "/") -> httpx.Response:
     return browser.post("/sign-in", data={"name": name, "password": password, "next": next})
 

@@ -161,7 +161,7 @@ def test_something_is_always_left_to_learn_from() -> None:
     with pytest.raises(InputError, match="all pictures show one part"):
         held_pictures(range(20), [7] * 20, Config(), 0.05)
     for few in (0, 1):
-        with pytest.raises(InputError, match=f"{few} usable pictures are too few"):
+        with pytest.raises(InputError, match=rf"too few usable pictures .*\({few}\)"):
             held_pictures(range(few), range(few), Config(), 0.05)
 
 
