@@ -288,9 +288,9 @@ def listed(work: str, count: int, part: int, nodes: int) -> Cell:
     import numpy as np
 
     from flawscope.cluster import connect, flow
-    from flawscope.cluster import listing as lists
-    from flawscope.cluster.parts import Job, Judge, Told
-    from flawscope.cluster.sent import Sent
+    from flawscope.cluster import manifest as lists
+    from flawscope.cluster.model_transfer import Sent
+    from flawscope.cluster.shards import Job, Judge, Told
     from flawscope.cluster.store import Store
     from flawscope.machine import peak_memory
 

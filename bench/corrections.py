@@ -80,7 +80,7 @@ def learn(model: str, line: Line, seed: int, wrong: float, draw: int, rounds: in
     from flawscope.fitting.update_evaluation import STAYS, judgement
     from flawscope.metrics import auroc
     from flawscope.predictor import load
-    from flawscope.station.learning.rule import waits
+    from flawscope.station.learning.promotion_policy import waits
 
     torch.set_num_threads(threads)
     rng = np.random.default_rng([seed, draw, round(1000 * wrong)])

@@ -21,8 +21,8 @@ def fill(database: Any, count: int) -> None:
     import numpy as np
     from sqlalchemy import text
 
-    from flawscope.station.database import now
-    from flawscope.station.schema import inspections, pictures, products, verdicts, versions
+    from flawscope.station.store.database import now
+    from flawscope.station.store.schema import inspections, pictures, products, verdicts, versions
 
     rng, end_, step = np.random.default_rng(0), now(), 100 * 24 * HOUR // count
     with database.reading() as connection:

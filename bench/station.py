@@ -303,8 +303,8 @@ def outage(args: Args, model: Path, pictures: list[bytes]) -> Cell:
 
 
 def million(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
-    from flawscope.station.database import Database
-    from flawscope.station.settings import Settings
+    from flawscope.station.settings.station import Settings
+    from flawscope.station.store.database import Database
 
     with station(args, kind, model) as served:
         served.start()  # makes the tables, the product and its version

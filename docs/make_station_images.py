@@ -19,11 +19,11 @@ from selenium import webdriver
 
 import flawscope
 from flawscope.demo.dataset import draw_dataset, draw_picture
-from flawscope.station import inspector
-from flawscope.station.app import Server
-from flawscope.station.client import Client
-from flawscope.station.settings import overridden, single
+from flawscope.station.client.client import Client
+from flawscope.station.inspecting import worker as inspector
+from flawscope.station.settings.station import overridden, single
 from flawscope.station.station import Station
+from flawscope.station.web.app import Server
 
 IMAGES = Path(__file__).parent / "images"
 PRODUCT = "plate"

@@ -132,6 +132,65 @@ def test_every_room_stands_above_those_that_it_imports() -> None:
     assert all(order.index(other) < order.index(room) for room, other in arrows())
 
 
+# -------------------------------------------------------------------------------------- inside the packages
+
+# The same inside the station. `station.py` puts the parts together, `web` answers with them.
+STATION: dict[str, str] = {
+    "background": "",
+    "settings": "",
+    "client": "settings",
+    "metrics": "",
+    "live": "",
+    "store": "settings",
+    "problems": "store",
+    "access": "settings store",
+    "inspecting": "settings store",
+    "housekeeping": "background settings store problems access inspecting",
+    "sources": "background settings store inspecting",
+    "sinks": "background settings store inspecting",
+    "learning": "background settings store",
+    "drift": "background store inspecting",
+    "station": "metrics live settings store problems access inspecting housekeeping sources sinks learning "
+    "drift",
+    "web": "store settings access inspecting sources learning station",
+}
+
+
+def inner_arrows(package: str) -> set[tuple[str, str]]:
+    """Imports between the modules and folders directly in a package."""
+    own = {
+        name.removeprefix(f"{package}."): path for name, path in ALL.items() if name.startswith(f"{package}.")
+    }
+    prefix = f"flawscope.{package}."
+    found = set()
+    for module, path in own.items():
+        for name in imported_by(path):
+            other = name.removeprefix(prefix).split(".")[0]
+            if name.startswith(prefix) and any(m.split(".")[0] == other for m in own):
+                found.add((module.split(".")[0], other))
+    return {(one, other) for one, other in found if one != other}
+
+
+def test_inside_the_station_everything_imports_only_what_stands_below() -> None:
+    drawn = inner_arrows("station")
+    assert drawn == {(part, other) for part, others in STATION.items() for other in others.split()}
+    order = list(STATION)
+    assert all(order.index(other) < order.index(part) for part, other in drawn)
+    assert len([part for part in STATION if (ROOT / "station" / f"{part}.py").exists()]) <= 6
+
+
+@pytest.mark.parametrize(
+    "package",
+    sorted({str(p.parent.relative_to(ROOT)).replace("/", ".") for p in ROOT.rglob("__init__.py")} - {"."}),
+)
+def test_no_package_has_a_circle(package: str) -> None:
+    left = inner_arrows(package)
+    while left:
+        leaves = {other for _, other in left} - {one for one, _ in left}
+        assert leaves, sorted(left)
+        left = {(one, other) for one, other in left if other not in leaves}
+
+
 # -------------------------------------------------------------------------------------------------- no torch
 
 
@@ -149,7 +208,7 @@ def torch_free() -> list[str]:
         name
         for name in ALL
         if (room_of(name) not in WITH_TORCH or name in WITHOUT_TORCH)
-        and name not in ("__main__", "runtime.torch", "station.migrations.env")
+        and name not in ("__main__", "runtime.torch", "station.store.migrations.env")
     ]
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from flawscope import config
 from flawscope.methods import registry
-from flawscope.station import settings
+from flawscope.station.settings import station as settings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHIPPED = sorted(path for path in CONFIGS.glob("*.yaml") if path.stem != "station")

@@ -33,8 +33,8 @@ from flawscope.cli import main, serve
 from flawscope.demo import dataset
 from flawscope.demo.dataset import draw_dataset, draw_picture
 from flawscope.review.decisions import DEFECT, FINE
-from flawscope.station import app
-from flawscope.station.settings import read_settings
+from flawscope.station.settings.station import read_settings
+from flawscope.station.web import app
 from flawscope.testing import check_method
 
 ROOT = Path(__file__).parents[1]

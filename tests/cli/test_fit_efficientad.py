@@ -153,7 +153,7 @@ def test_wrong_settings_are_told_without_torch(data: Path, tmp_path: Path) -> No
 def test_minutes_win_over_a_presets_steps(
     capsys: Capture, data: Path, teacher_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flawscope.methods.pace.Pace.over", property(lambda pace: len(pace.ends) > 3))
+    monkeypatch.setattr("flawscope.methods.time_budget.Pace.over", property(lambda pace: len(pace.ends) > 3))
     out = tmp_path / "m.safetensors"
     paper = ["--preset", "paper", *FAST, "--teacher", teacher_path, "--set", "window=33"]
     code, _, err = run(capsys, "fit", "--data", data, *paper, "--minutes", "0.5", "--quiet", "--out", out)

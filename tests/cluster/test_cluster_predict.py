@@ -281,7 +281,7 @@ def test_the_folder_of_results_must_be_its_own(
 
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    from flawscope.cluster import parts
+    from flawscope.cluster import shards as parts
     from flawscope.cluster.store import Store
 
     store = Store(str(tmp_path))
@@ -293,8 +293,8 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
 def test_a_node_that_does_not_see_the_results_says_so(tmp_path: Path, model_path: Path) -> None:
     """What a worker tells is raised by the command."""
     pytest.importorskip("pyarrow")
-    from flawscope.cluster.parts import Job, Judge
-    from flawscope.cluster.sent import Sent
+    from flawscope.cluster.model_transfer import Sent
+    from flawscope.cluster.shards import Job, Judge
 
     def told(**more: Any) -> dict[str, Any]:
         values = {"out": str(tmp_path), "marker": "run.json", "model": Sent((), (), ()), "size": 1}

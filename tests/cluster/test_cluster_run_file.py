@@ -13,11 +13,13 @@ import pytest
 pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
 
-from flawscope.cluster import flow, listing, parts
-from flawscope.cluster.parts import Job, Judge, Summary, Told
+from flawscope.cluster import flow
+from flawscope.cluster import manifest as listing
+from flawscope.cluster import shards as parts
+from flawscope.cluster.model_transfer import Sent
 from flawscope.cluster.predict import EACH, MOST, PART, _Tally, part_size
 from flawscope.cluster.run_file import RunFile
-from flawscope.cluster.sent import Sent
+from flawscope.cluster.shards import Job, Judge, Summary, Told
 from flawscope.cluster.store import Store
 from flawscope.errors import FlawscopeError, InputError
 

@@ -28,10 +28,10 @@ from flawscope.cluster.connect import Node, connected  # noqa: E402
 from flawscope.demo.dataset import draw_picture  # noqa: E402
 from flawscope.errors import FlawscopeError, InputError  # noqa: E402
 from flawscope.fitting import fitting  # noqa: E402
+from flawscope.methods.distributed import ALONE, Group, Left  # noqa: E402
 from flawscope.methods.picture_cache import GoodPictures  # noqa: E402
 from flawscope.methods.settings import TrainingSettings  # noqa: E402
 from flawscope.methods.task import Budget, Task  # noqa: E402
-from flawscope.methods.together import ALONE, Group, Left  # noqa: E402
 from flawscope.methods.training import Trainer, digest_of  # noqa: E402
 from flawscope.progress import silent  # noqa: E402
 

@@ -19,7 +19,7 @@ from flawscope.evaluation.intervals import (
     pixel_intervals,
 )
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.results.kept import Evaluated
+from flawscope.results.evaluation_cache import Evaluated
 from flawscope.results.prediction import Prediction
 
 

@@ -13,7 +13,7 @@ from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.export.export import export
 from flawscope.fitting.fitting import fit, partial_fit
-from flawscope.methods.patchcore import copies, few
+from flawscope.methods.patchcore import augmentation, few_shot
 from flawscope.methods.patchcore import model as models
 from flawscope.methods.patchcore.selection import Patches
 from flawscope.predictor import Predictor, load
@@ -41,7 +41,8 @@ def patterned(count: int) -> list[NDArray[np.uint8]]:
     base[:32, :32], base[40:, 8:24], base[::4, 40:] = 230, 20, 60
     ways = rng.permutation(8)[:count]
     return [
-        copies.turned(torch.from_numpy(base).permute(2, 0, 1), int(w)).permute(1, 2, 0).numpy() for w in ways
+        augmentation.turned(torch.from_numpy(base).permute(2, 0, 1), int(w)).permute(1, 2, 0).numpy()
+        for w in ways
     ]
 
 
@@ -74,13 +75,15 @@ def test_padding_of_others_brings_no_left_out_picture_nearer():
     groups = torch.tensor([0, 1, 0, 1])
     cut = features.clone()
     cut[1, 8:] = 1e6
-    found = [few.nearer(Patches([own], [counted], None, [0, 1, 0, 1], groups)) for own in (features, cut)]
+    found = [
+        few_shot.nearer(Patches([own], [counted], None, [0, 1, 0, 1], groups)) for own in (features, cut)
+    ]
     assert found[0] == found[1]
 
 
 def test_the_ways_are_the_symmetries_of_a_square():
     image = torch.arange(18.0).view(2, 3, 3)
-    made = {way: copies.turned(image, way) for way in WAYS}
+    made = {way: augmentation.turned(image, way) for way in WAYS}
     assert torch.equal(made[3], image.rot90(2, (1, 2)))
     assert {tuple(made[w].flatten().tolist()) for w in (5, 6)} == {
         tuple(image.rot90(k, (1, 2)).flatten().tolist()) for k in (1, 3)
@@ -92,16 +95,16 @@ def test_the_ways_are_the_symmetries_of_a_square():
 
 def test_a_copy_keeps_the_size_and_the_region():
     square, wide = torch.ones(4, 4, dtype=torch.bool), torch.ones(4, 6, dtype=torch.bool)
-    assert copies.possible("all", square) == tuple(WAYS)
-    assert copies.possible("all", wide) == (1, 2, 3)
+    assert augmentation.possible("all", square) == tuple(WAYS)
+    assert augmentation.possible("all", wide) == (1, 2, 3)
     left = square.clone()
     left[:, 2:] = False
-    assert copies.possible("all", left) == (1,)
+    assert augmentation.possible("all", left) == (1,)
     left[0] = False
-    assert copies.possible("all", left) == ()
+    assert augmentation.possible("all", left) == ()
     with pytest.raises(InputError, match="augment: mirror is not possible"):
-        copies.asked("mirror", left)
-    assert copies.asked("none", left) == ()
+        augmentation.asked("mirror", left)
+    assert augmentation.asked("none", left) == ()
 
 
 @pytest.mark.parametrize(("augment", "times"), [("none", 1), ("mirror", 3), ("turn", 4), ("all", 8)])
@@ -112,8 +115,8 @@ def test_asked_for_copies_are_in_the_bank_and_leave_with_their_picture(augment, 
     assert made.calibration.count == len(made.manifest.pictures) == 3
     # with whole banks leaving out is exact: the others and their copies make a model that scores the same
     pixels = [torch.from_numpy(i).permute(2, 0, 1) for i in images[1:]]
-    ways = (0, *copies.WAYS[augment])
-    rest = [copies.turned(p, w).permute(1, 2, 0).contiguous().numpy() for p in pixels for w in ways]
+    ways = (0, *augmentation.WAYS[augment])
+    rest = [augmentation.turned(p, w).permute(1, 2, 0).contiguous().numpy() for p in pixels for w in ways]
     other = fitted(rest, augment="none", ratio=1.0)
     assert other.predict(images[0]).score == pytest.approx(made.calibration.scores[0], rel=1e-3)
 
@@ -136,7 +139,7 @@ def test_auto_leaves_a_model_of_many_pictures_as_it_is():
     images = patterned(4) * 3
     images = [np.roll(image, k, axis=0) for k, image in enumerate(images)]
     auto, none = fitted(images), fitted(images, augment="none")
-    assert len(images) > few.FEW
+    assert len(images) > few_shot.FEW
     assert auto.manifest.facts["augment"] == "none"
     assert np.array_equal(bank(auto), bank(none))
     assert auto.calibration == none.calibration
@@ -204,7 +207,7 @@ def test_an_extended_model_of_one_part_still_promises_nothing(one):
 def test_elsewhere_is_the_nearest_patch_not_around(others):
     rng = np.random.default_rng(1)
     own, more = (torch.from_numpy(rng.normal(size=(n, 5))).float() for n in (64, 64))
-    found = few.elsewhere([own, *[more] * others], (8, 8), torch.ones(64, dtype=torch.bool), 0)
+    found = few_shot.elsewhere([own, *[more] * others], (8, 8), torch.ones(64, dtype=torch.bool), 0)
     for p in range(64):
         allowed = [
             float((own[p] - own[q]).norm())

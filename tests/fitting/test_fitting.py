@@ -206,7 +206,7 @@ def test_p_values_of_new_good_pictures_are_spread_evenly():
 
 
 def test_a_few_left_out_scores_are_compared_with_a_real_refit(monkeypatch):
-    from flawscope.methods.patchcore.absence import Absence, Selection
+    from flawscope.methods.patchcore.loo_bank import Absence, Selection
 
     agreeing = fit_small(parts(40, seed=30), check=True).manifest
     refits = agreeing.facts["refits"]

@@ -13,10 +13,10 @@ import pytest
 
 from flawscope.evaluation.comparison import compare
 from flawscope.report import write_again, write_comparison, write_predictions
-from flawscope.report.again import Reviewed
 from flawscope.report.collect import figures
 from flawscope.report.facts import facts
 from flawscope.report.page import page
+from flawscope.report.review_comparison import Reviewed
 from flawscope.report.thumbnails import layers
 from flawscope.report.words import sentences
 from flawscope.results.table import Row

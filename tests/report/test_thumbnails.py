@@ -15,7 +15,7 @@ from flawscope.datasets import Item
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.report.thumbnails import FULL, LEAST_SIDE, MOST_SIDE, Layers, layer, layers, thumbnails
 from flawscope.results import drawing
-from flawscope.results.kept import Evaluated
+from flawscope.results.evaluation_cache import Evaluated
 from flawscope.results.prediction import Prediction
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flawscope.pictures.geometry import Geometry
-from flawscope.results.mismatch import KEPT, LEAST, Mismatch
+from flawscope.results.distribution_shift import KEPT, LEAST, Mismatch
 from flawscope.results.prediction import Prediction
 
 AS_TRAINED = (0.0, 0.0, 0.1, 0.0, -0.2, 0.0)

@@ -13,7 +13,7 @@ from flawscope.datasets.files import OWN_LIST, pictures_in
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.results import run as runs
-from flawscope.results.own_files import OwnFiles
+from flawscope.results.output_manifest import OwnFiles
 from flawscope.results.prediction import Prediction
 from flawscope.results.run import Results
 from flawscope.results.table import COLUMNS, Row, Unjudged, open_table, read_table

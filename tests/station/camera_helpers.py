@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from station_helpers import free_port
 
-from flawscope.station.settings import Product, Settings
-from flawscope.station.sources.settings import CameraOf, FolderOf
+from flawscope.station.settings.sources import CameraOf, FolderOf
+from flawscope.station.settings.station import Product, Settings
 
 av = pytest.importorskip("av")
 

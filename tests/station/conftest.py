@@ -21,12 +21,12 @@ from station_helpers import (
     running_postgres,
 )
 
-from flawscope.station.client import Client
-from flawscope.station.settings import Limits, Product, Settings
+from flawscope.station.client.client import Client
+from flawscope.station.settings.station import Limits, Product, Settings
 
 if TYPE_CHECKING:
-    from flawscope.station.database import Database
     from flawscope.station.station import Station
+    from flawscope.station.store.database import Database
 
 for _library in ("fastapi", "uvicorn", "sqlalchemy", "alembic", "httpx", "paho.mqtt.client"):
     pytest.importorskip(_library)
@@ -70,7 +70,7 @@ def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
 @pytest.fixture
 def database(database_url: str | None, tmp_path: Path) -> Iterator[Database]:
     """With its tables."""
-    from flawscope.station.database import Database
+    from flawscope.station.store.database import Database
 
     made = Database(Settings(store=str(tmp_path), database=database_url).url)
     made.migrate()

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from PIL import Image
 
-from flawscope.station.settings import Settings
+from flawscope.station.settings.station import Settings
 
 if TYPE_CHECKING:
-    from flawscope.station.clock import Clock
-    from flawscope.station.database import Database
     from flawscope.station.station import Station
+    from flawscope.station.store.clock import Clock
+    from flawscope.station.store.database import Database
 
 NAME = "plate"  # the product
 INSPECTIONS = f"products/{NAME}/inspections"
@@ -274,9 +274,9 @@ def missing(url: str, load: Load) -> tuple[list[str], int]:
 
 def aged(database: Database) -> Clock:
     """The clock of a station, two hours after all that it has was recorded."""
-    from flawscope.station.clock import Clock
-    from flawscope.station.database import now
-    from flawscope.station.schema import HOUR
+    from flawscope.station.store.clock import Clock
+    from flawscope.station.store.database import now
+    from flawscope.station.store.schema import HOUR
 
     passed = [0]
     clock = Clock(database, lambda: now() + passed[0], lambda: passed[0])
@@ -364,8 +364,8 @@ class Running:
 
 def opened(settings: Settings) -> Running:
     """Starts one, and returns when it answers."""
-    from flawscope.station.app import Server
     from flawscope.station.station import Station
+    from flawscope.station.web.app import Server
 
     station = Station(settings)
     try:

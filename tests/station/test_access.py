@@ -21,13 +21,13 @@ from starlette.requests import HTTPConnection
 
 from flawscope.cli import main
 from flawscope.errors import InputError
-from flawscope.station import access as module
-from flawscope.station.access import LOCAL, ROLES, SESSION_SECONDS, Access, ExpiredError, Person, may
-from flawscope.station.attempts import NOISY, OF_NAME, OF_PAIR, Attempts, SignInError
-from flawscope.station.database import Database, StoreError, now
-from flawscope.station.recall import FRESH, STALE, Recall
-from flawscope.station.schema import events, metadata, sessions, tokens, users
-from flawscope.station.store import ADDRESS
+from flawscope.station.access.login_throttle import NOISY, OF_NAME, OF_PAIR, Attempts, SignInError
+from flawscope.station.access.ttl_cache import FRESH, STALE, Recall
+from flawscope.station.access.users import LOCAL, ROLES, SESSION_SECONDS, Access, ExpiredError, Person, may
+from flawscope.station.access.users import users as module
+from flawscope.station.store.database import Database, StoreError, now
+from flawscope.station.store.records import ADDRESS
+from flawscope.station.store.schema import events, metadata, sessions, tokens, users
 
 Capture = pytest.CaptureFixture[str]
 PASSWORD = "a long pass phrase"

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from flawscope.pictures import decoding
-from flawscope.station.database import StoreError
-from flawscope.station.drift import looks
+from flawscope.station.drift import camera_monitor
+from flawscope.station.drift.camera_monitor import Looks
 from flawscope.station.drift.drifts import Drifts
-from flawscope.station.drift.looks import Looks
 from flawscope.station.drift.run import Change, Run
-from flawscope.station.memory import Memory
-from flawscope.station.recorder import Recorded
+from flawscope.station.inspecting.memory import Memory
+from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.store.database import StoreError
 
 Told = list[tuple[str, str | None]]
 
@@ -189,7 +189,7 @@ def test_filters_of_warnings_are_as_they_were_after_both_threads(monkeypatch: py
         opened.wait(0.3)  # until the other thread has begun, if it can
         return usual(*told, **named)
 
-    monkeypatch.setattr(looks.Image, "open", slow)
+    monkeypatch.setattr(camera_monitor.Image, "open", slow)
     camera = Camera()
     thread = threading.Thread(target=camera.show, args=(1, GOOD))
     thread.start()

@@ -21,10 +21,11 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from flawscope.errors import InputError
-from flawscope.station.access import LOCAL, Access, Person
-from flawscope.station.attempts import Attempts, SignInError
-from flawscope.station.database import Database, StoreError
-from flawscope.station.guard import (
+from flawscope.station.access.login_throttle import Attempts, SignInError
+from flawscope.station.access.users import LOCAL, Access, Person
+from flawscope.station.settings.station import Settings
+from flawscope.station.store.database import Database, StoreError
+from flawscope.station.web.middleware import (
     Guard,
     Refused,
     address_of,
@@ -36,7 +37,6 @@ from flawscope.station.guard import (
     needs,
     set_cookie,
 )
-from flawscope.station.settings import Settings
 
 PASSWORD = "a long pass phrase"
 HERE = "http://127.0.0.1:8080"
@@ -146,7 +146,7 @@ def signed_in(client: Client, access: Access) -> Client:
 
 
 def csrf(access: Access) -> str:
-    from flawscope.station.schema import sessions
+    from flawscope.station.store.schema import sessions
 
     with access.database.reading() as connection:
         return str(connection.scalar(sessions.select().with_only_columns(sessions.c.csrf)))

@@ -14,15 +14,23 @@ import pytest
 from sqlalchemy import create_engine, select
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.database import Database, StoreError
 from flawscope.station.learning import candidates as of
 from flawscope.station.learning import corrections, learning, process
 from flawscope.station.learning.candidates import Candidates
 from flawscope.station.learning.learning import Learning
 from flawscope.station.learning.process import StoppedError, Worker
-from flawscope.station.schema import candidates, events, metadata, products, stations, verdicts, versions
-from flawscope.station.settings import Learn
-from flawscope.station.store import Store
+from flawscope.station.settings.station import Learn
+from flawscope.station.store.database import Database, StoreError
+from flawscope.station.store.records import Store
+from flawscope.station.store.schema import (
+    candidates,
+    events,
+    metadata,
+    products,
+    stations,
+    verdicts,
+    versions,
+)
 
 FOUND = {
     **{"how": "extended", "learnt": [5], "lost": [], "weaker": [], "contradictory": [], "seconds": {}},

@@ -18,17 +18,17 @@ from station_helpers import INSPECTIONS, Load, Served, aged, everything, free_po
 
 from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
-from flawscope.station.backup import backup
-from flawscope.station.client import Client
-from flawscope.station.database import Database
-from flawscope.station.files import PICTURES, Files
-from flawscope.station.restore import restore
-from flawscope.station.retention import Retention
-from flawscope.station.schema import pictures, products, stations
-from flawscope.station.settings import Keep, Product, Settings, read_settings
-from flawscope.station.stations import address_of, claim, others
-from flawscope.station.store import Store, Taken
-from flawscope.station.versions import Versions
+from flawscope.station.client.client import Client
+from flawscope.station.settings.station import Keep, Product, Settings, read_settings
+from flawscope.station.store.backup import backup
+from flawscope.station.store.database import Database
+from flawscope.station.store.files import PICTURES, Files
+from flawscope.station.store.model_registry import Versions
+from flawscope.station.store.records import Store, Taken
+from flawscope.station.store.restore import restore
+from flawscope.station.store.retention import Retention
+from flawscope.station.store.schema import pictures, products, stations
+from flawscope.station.store.stations import address_of, claim, others
 
 # learnt from nothing that is drawn here
 UNRELATED = Path(__file__).parents[1] / "fixtures/models-97f7321/patchcore.safetensors"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flawscope.station.learning.advice import advice
-from flawscope.station.texts import LANGUAGES, texts
+from flawscope.station.web.texts import LANGUAGES, texts
 
 
 def candidate(status: str = "ready", **judged: Any) -> dict[str, Any]:

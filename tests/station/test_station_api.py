@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from flawscope.predictor import load
-from flawscope.station.settings import Limits
+from flawscope.station.settings.station import Limits
 
 PRODUCT = "products/plate"
 INSPECTIONS = f"{PRODUCT}/inspections"

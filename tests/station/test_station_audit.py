@@ -15,14 +15,14 @@ from station_helpers import INSPECTIONS, NAME, Opener, Running, until
 
 from flawscope.cli import main
 from flawscope.errors import InputError
-from flawscope.station import audit
-from flawscope.station.audit import search, trim
-from flawscope.station.database import Database, now
-from flawscope.station.retention import Summary
-from flawscope.station.schema import events
-from flawscope.station.settings import Settings
-from flawscope.station.sinks.settings import SinkSettings
-from flawscope.station.store import Store
+from flawscope.station.access import audit
+from flawscope.station.access.audit import search, trim
+from flawscope.station.settings.sinks import SinkSettings
+from flawscope.station.settings.station import Settings
+from flawscope.station.store.database import Database, now
+from flawscope.station.store.records import Store
+from flawscope.station.store.retention import Summary
+from flawscope.station.store.schema import events
 
 PASSWORD = "a long pass phrase"
 on_sqlite = pytest.mark.parametrize("database_url", [None])

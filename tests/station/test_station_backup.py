@@ -21,18 +21,18 @@ from sqlalchemy import select, update
 from flawscope.cli import main
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.predictor import read_manifest
-from flawscope.station import backup as module
-from flawscope.station import dump
-from flawscope.station import restore as restoring
-from flawscope.station.access import Access
-from flawscope.station.backup import FACTS, LIST, backup
-from flawscope.station.database import Database
-from flawscope.station.files import MASKS, PICTURES, Files
-from flawscope.station.restore import restore
-from flawscope.station.schema import inspections, metadata, pictures, verdicts
-from flawscope.station.settings import Settings
-from flawscope.station.store import DEFECT, Store, Taken
-from flawscope.station.versions import Versions
+from flawscope.station.access.users import Access
+from flawscope.station.settings.station import Settings
+from flawscope.station.store import backup as module
+from flawscope.station.store import dump
+from flawscope.station.store import restore as restoring
+from flawscope.station.store.backup import FACTS, LIST, backup
+from flawscope.station.store.database import Database
+from flawscope.station.store.files import MASKS, PICTURES, Files
+from flawscope.station.store.model_registry import Versions
+from flawscope.station.store.records import DEFECT, Store, Taken
+from flawscope.station.store.restore import restore
+from flawscope.station.store.schema import inspections, metadata, pictures, verdicts
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/models-97f7321"
 on_sqlite = pytest.mark.parametrize("database_url", [None], ids=["sqlite"])

@@ -24,14 +24,14 @@ from PIL import Image
 from station_helpers import Served, everything, until
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.client import Client
-from flawscope.station.database import StoreError
-from flawscope.station.inspector import TooLargeError
-from flawscope.station.settings import Limits, Settings, read_settings
-from flawscope.station.sources import addresses
+from flawscope.station.client.client import Client
+from flawscope.station.inspecting.worker import TooLargeError
+from flawscope.station.settings import addresses
+from flawscope.station.settings.sources import CameraOf, FolderOf, read_source
+from flawscope.station.settings.station import Limits, Settings, read_settings
 from flawscope.station.sources import camera as camera_module
 from flawscope.station.sources.frames import Frames, LostError, encoded
-from flawscope.station.sources.settings import CameraOf, FolderOf, read_source
+from flawscope.station.store.database import StoreError
 
 av = pytest.importorskip("av")
 

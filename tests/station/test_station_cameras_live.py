@@ -18,8 +18,8 @@ from tablet import driver_fixture as driver_fixture
 from tablet import tablet_fixture as tablet_fixture
 from test_station_looks import axe
 
-from flawscope.station.settings import Settings
-from flawscope.station.sources.settings import CameraOf
+from flawscope.station.settings.sources import CameraOf
+from flawscope.station.settings.station import Settings
 
 pytestmark = needs_chromium
 
@@ -73,6 +73,6 @@ def test_a_camera_that_is_gone_is_seen_from_afar(tablet: Tablet, running: Any, r
 
 
 def _filters() -> Any:
-    from flawscope.station.search import Filters
+    from flawscope.station.store.search import Filters
 
     return Filters(limit=1)

@@ -24,10 +24,10 @@ from flawscope.cli import main
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.predictor import Predictor, load
 from flawscope.results.table import read_table
-from flawscope.station import client as client_module
-from flawscope.station.client import Client
-from flawscope.station.settings import Product
-from flawscope.station.wire import Inspection, RefusedError
+from flawscope.station.client import client as client_module
+from flawscope.station.client.client import Client
+from flawscope.station.client.models import Inspection, RefusedError
+from flawscope.station.settings.station import Product
 
 Capture = pytest.CaptureFixture[str]
 

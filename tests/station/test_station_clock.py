@@ -16,12 +16,12 @@ import pytest
 from sqlalchemy import select
 from station_helpers import INSPECTIONS, Served, everything
 
-from flawscope.station.client import Client
-from flawscope.station.clock import DAY, PAUSE, SETTLING, Clock
-from flawscope.station.database import Database, now
-from flawscope.station.recording import Taken
-from flawscope.station.schema import HOUR, marks, versions
-from flawscope.station.store import Store
+from flawscope.station.client.client import Client
+from flawscope.station.store.clock import DAY, PAUSE, SETTLING, Clock
+from flawscope.station.store.database import Database, now
+from flawscope.station.store.recording import Taken
+from flawscope.station.store.records import Store
+from flawscope.station.store.schema import HOUR, marks, versions
 
 MINUTE = HOUR // 60
 BEGUN = now()
@@ -196,7 +196,7 @@ def test_a_jump_is_told_everywhere_and_ends_when_an_engineer_confirms(
         client.inspect(parts[0], name="before")
         monkeypatch.setattr(clock, "_wall", lambda: now() - 9000 * DAY)
         station.housekeeping.look()
-        monkeypatch.setattr("flawscope.station.inspector.now", lambda: now() - 9000 * DAY)
+        monkeypatch.setattr("flawscope.station.inspecting.worker.now", lambda: now() - 9000 * DAY)
         client.inspect(parts[1], name="after")
         assert [one.name for one in client.search()] == ["after", "before"], "the order in which they came"
     ready = httpx.get(f"{running.url}/readyz")

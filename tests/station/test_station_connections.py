@@ -13,9 +13,9 @@ import httpx
 import pytest
 from station_helpers import INSPECTIONS, Running, until
 
-from flawscope.station import app as app_module
-from flawscope.station.connections import RateLimit
-from flawscope.station.settings import Limits
+from flawscope.station.settings.station import Limits
+from flawscope.station.web import app as app_module
+from flawscope.station.web.connections import RateLimit
 
 HALF = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: "
 BODY = b"POST /%s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\nx"

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from flawscope.cli import Parser, commands
-from flawscope.station.settings import read_settings
+from flawscope.station.settings.station import read_settings
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "deploy/flawscope-station.service"

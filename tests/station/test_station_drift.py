@@ -17,12 +17,12 @@ from sqlalchemy import select
 from station_helpers import until
 
 from flawscope.errors import InputError
-from flawscope.station.drift import camera, drifts, looks
-from flawscope.station.recording import Taken
-from flawscope.station.schema import inspections
-from flawscope.station.search import Filters
-from flawscope.station.settings import Product, Settings, check, read_settings, share_of
+from flawscope.station.drift import camera, camera_monitor, drifts
+from flawscope.station.settings.station import Product, Settings, check, read_settings, share_of
 from flawscope.station.station import Station
+from flawscope.station.store.recording import Taken
+from flawscope.station.store.schema import inspections
+from flawscope.station.store.search import Filters
 
 API = "/api/v1/products/plate"
 PASSWORD = "correct horse battery"
@@ -277,7 +277,7 @@ def test_another_version_begins_anew(open_station: Any, other_model: Path) -> No
 def test_a_store_that_is_away_is_said_and_nothing_is_missed(
     running: Any, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flawscope.station.database import StoreError
+    from flawscope.station.store.database import StoreError
 
     follower = running.station.drifts
     drift(http, 0)
@@ -364,9 +364,9 @@ def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
 ) -> None:
     """Whether anybody looks for drift or not."""
     monkeypatch.setattr(camera, "REFERENCE", 12)
-    monkeypatch.setattr(looks, "REFERENCE", 12)
-    monkeypatch.setattr(looks, "OFTEN", 0.0)
-    monkeypatch.setattr(looks, "SHARE", 1.0)
+    monkeypatch.setattr(camera_monitor, "REFERENCE", 12)
+    monkeypatch.setattr(camera_monitor, "OFTEN", 0.0)
+    monkeypatch.setattr(camera_monitor, "SHARE", 1.0)
     products = {"plate": replace(settings.products["plate"], drift=drift)}
     running = open_station(products=products)
     black = io.BytesIO()
@@ -423,7 +423,7 @@ def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
 def test_camera_checks_can_be_left_out(
     open_station: Any, settings: Settings, judged_parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looks, "OFTEN", 0.0)
+    monkeypatch.setattr(camera_monitor, "OFTEN", 0.0)
     products = {"plate": replace(settings.products["plate"], camera_checks=False)}
     running = open_station(products=products)
     with httpx.Client(base_url=running.url, timeout=30) as http:

@@ -28,12 +28,12 @@ from PIL import Image
 from station_helpers import INSPECTIONS, Load, missing, until
 
 from flawscope.errors import InputError
-from flawscope.station import database as database_module
-from flawscope.station.client import Client
-from flawscope.station.database import StoreError
-from flawscope.station.files import ROOM
-from flawscope.station.inspector import Picture, checked
-from flawscope.station.settings import DATABASE, Keep, Limits
+from flawscope.station.client.client import Client
+from flawscope.station.inspecting.worker import Picture, checked
+from flawscope.station.settings.station import DATABASE, Keep, Limits
+from flawscope.station.store import database as database_module
+from flawscope.station.store.database import StoreError
+from flawscope.station.store.files import ROOM
 
 
 def problems(url: str) -> set[str]:

@@ -24,17 +24,17 @@ from sqlalchemy import select
 from station_helpers import PATIENCE, everything, until
 
 from flawscope.errors import InputError
-from flawscope.station.database import Database, StoreError
-from flawscope.station.files import PICTURES, Files
-from flawscope.station.inspector import ModelError, Picture
-from flawscope.station.memory import BusyError
-from flawscope.station.recorder import Recorded
-from flawscope.station.schema import inspections, versions
-from flawscope.station.settings import Limits, Product, Settings
+from flawscope.station.inspecting.memory import BusyError
+from flawscope.station.inspecting.worker import ModelError, Picture
+from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.settings.station import Limits, Product, Settings
 from flawscope.station.sources import folder as module
 from flawscope.station.sources.folder import GONE, UNREADABLE, FolderSource
-from flawscope.station.sources.share import Share
-from flawscope.station.store import Store, Taken
+from flawscope.station.sources.queue_quota import Share
+from flawscope.station.store.database import Database, StoreError
+from flawscope.station.store.files import PICTURES, Files
+from flawscope.station.store.records import Store, Taken
+from flawscope.station.store.schema import inspections, versions
 
 FRESH = 0.3  # seconds that a file may be unreadable
 SIZE = 100  # bytes of a picture
@@ -461,7 +461,7 @@ def test_what_a_crash_left_is_done_at_the_next_start(
     for shade in range(3):
         line.put(f"{shade}.png", picture(shade))
     with monkeypatch.context() as patch:
-        patch.setattr("flawscope.station.sources.after.After.inspected", lambda *_: None)
+        patch.setattr("flawscope.station.sources.post_actions.After.inspected", lambda *_: None)
         line.open(then=then)
         until(lambda: len(line.names()) == 3)
         line.sources.pop().stop()
@@ -497,8 +497,8 @@ def test_a_file_is_moved_to_another_disk(line: Line, tmp_path: Path, monkeypatch
 def test_files_that_cannot_be_moved_are_a_problem_and_inspections_go_on(
     line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flawscope.station.sources.after.SHORTEST", 0.1)
-    monkeypatch.setattr("flawscope.station.sources.after.LONGEST", 0.2)
+    monkeypatch.setattr("flawscope.station.sources.post_actions.SHORTEST", 0.1)
+    monkeypatch.setattr("flawscope.station.sources.post_actions.LONGEST", 0.2)
     (tmp_path / "done").write_text("a file where the folder should be")
     line.put("a.png", picture(1))
     line.open(then=str(tmp_path / "done"))

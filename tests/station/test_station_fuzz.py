@@ -18,10 +18,10 @@ import pytest
 from station_helpers import broken, originals
 
 from flawscope.errors import FlawscopeError
-from flawscope.station.database import StoreError
-from flawscope.station.inspector import Picture
-from flawscope.station.recorder import Judged
-from flawscope.station.uploads import Upload
+from flawscope.station.inspecting.worker import Picture
+from flawscope.station.inspecting.writer import Judged
+from flawscope.station.store.database import StoreError
+from flawscope.station.web.uploads import Upload
 
 schemathesis = pytest.importorskip("schemathesis")
 hypothesis = pytest.importorskip("hypothesis")

@@ -20,12 +20,12 @@ from sqlalchemy import update
 from station_helpers import until
 
 from flawscope.errors import InputError
-from flawscope.station.client import Client
-from flawscope.station.identity import KeyUsedError, Label, triggered, uploaded
-from flawscope.station.inspector import Picture
-from flawscope.station.schema import inspections
-from flawscope.station.settings import Product, Settings
-from flawscope.station.sources.settings import CameraOf, FolderOf, read_source
+from flawscope.station.client.client import Client
+from flawscope.station.inspecting.worker import Picture
+from flawscope.station.settings.sources import CameraOf, FolderOf, read_source
+from flawscope.station.settings.station import Product, Settings
+from flawscope.station.store.identity import KeyUsedError, Label, triggered, uploaded
+from flawscope.station.store.schema import inspections
 
 PRODUCT = "products/plate"
 INSPECTIONS = f"{PRODUCT}/inspections"
@@ -182,7 +182,7 @@ def test_another_verdict_under_a_key_is_refused(api: httpx.Client, running: Any,
 def mask(part: bytes) -> str:
     import numpy as np
 
-    from flawscope.station.wire import mask_png
+    from flawscope.station.client.models import mask_png
 
     with Image.open(io.BytesIO(part)) as image:
         return mask_png(np.ones(image.size[::-1], bool))
@@ -234,7 +234,7 @@ def test_a_number_that_is_none_is_refused(api: httpx.Client, parts: list[bytes])
 def test_a_number_goes_where_inspections_go(
     open_station: Any, settings: Settings, parts: list[bytes], tmp_path: Path
 ) -> None:
-    from flawscope.station.sinks.settings import SinkSettings
+    from flawscope.station.settings.sinks import SinkSettings
 
     given = Product(settings.products["plate"].model, sinks=(SinkSettings(folder=str(tmp_path / "found")),))
     running = open_station(products={"plate": given})

@@ -20,12 +20,12 @@ pytest.importorskip("torch")
 
 from flawscope.predictor import load, read_manifest
 from flawscope.station.learning.corrections import drawn as drawn_of_line
-from flawscope.station.learning.rule import waits
-from flawscope.station.learnt import Learnt
-from flawscope.station.recording import Taken
-from flawscope.station.schema import stations, versions
-from flawscope.station.settings import Learn, Product
-from flawscope.station.store import Store
+from flawscope.station.learning.promotion_policy import waits
+from flawscope.station.settings.station import Learn, Product
+from flawscope.station.store.recording import Taken
+from flawscope.station.store.records import Store
+from flawscope.station.store.schema import stations, versions
+from flawscope.station.store.training_provenance import Learnt
 
 
 @pytest.fixture(scope="module")

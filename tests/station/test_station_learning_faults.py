@@ -19,7 +19,7 @@ pytest.importorskip("torch")
 
 from flawscope.predictor import load
 from flawscope.station.learning import learning as learning_module
-from flawscope.station.settings import Learn
+from flawscope.station.settings.station import Learn
 
 only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -18,12 +18,13 @@ from sqlalchemy.exc import IntegrityError
 
 from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
-from flawscope.station import dump
-from flawscope.station.clock import DAY
-from flawscope.station.database import Database, _scripts
-from flawscope.station.files import PICTURES, Files
-from flawscope.station.learnt import Learnt
-from flawscope.station.schema import (
+from flawscope.station.settings.station import Settings
+from flawscope.station.store import dump
+from flawscope.station.store.clock import DAY
+from flawscope.station.store.database import Database, _scripts
+from flawscope.station.store.files import PICTURES, Files
+from flawscope.station.store.records import Store
+from flawscope.station.store.schema import (
     inspections,
     learnt,
     marks,
@@ -34,9 +35,8 @@ from flawscope.station.schema import (
     verdicts,
     versions,
 )
-from flawscope.station.settings import Settings
-from flawscope.station.stations import claim
-from flawscope.station.store import Store
+from flawscope.station.store.stations import claim
+from flawscope.station.store.training_provenance import Learnt
 
 BOTH, ONE, REMOVED, LEARNT, NOBODYS = (letter * 64 for letter in "abcde")
 on_postgres = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # where there are others

@@ -16,9 +16,10 @@ import pytest
 import yaml
 
 from flawscope.report import page as report_page
-from flawscope.station import housekeeping, pages, texts
+from flawscope.station import housekeeping
+from flawscope.station.web import pages, texts
 
-WEB = Path(str(resources.files("flawscope.station") / "web"))
+WEB = Path(str(resources.files("flawscope.station.web") / "assets"))
 TEMPLATES = sorted(WEB.glob("*.j2"))
 SCRIPTS = sorted(WEB.glob("*.js"))
 HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;日本.png"
@@ -138,7 +139,7 @@ def test_what_others_wrote_is_unchanged_and_named() -> None:
     for name, path in files.items():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == rows[name], name
     notice = Path(__file__).parents[2] / "NOTICE"
-    assert "station/web/vendored/uPlot" in notice.read_text(encoding="utf-8")
+    assert "station/web/assets/vendored/uPlot" in notice.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)

@@ -12,11 +12,11 @@ import pytest
 from station_helpers import until
 
 import flawscope.station
-from flawscope.station.database import Database, StoreError
 from flawscope.station.drift.camera import KINDS
 from flawscope.station.problems import Action, Problem, Problems
-from flawscope.station.store import NotFoundError
-from flawscope.station.texts import LANGUAGES, texts
+from flawscope.station.store.database import Database, StoreError
+from flawscope.station.store.records import NotFoundError
+from flawscope.station.web.texts import LANGUAGES, texts
 
 PASSWORD = "correct horse battery"
 PATH = "/srv/line3/incoming"

@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from flawscope.station import recording, stray
-from flawscope.station import retention as module
-from flawscope.station.database import Database, StoreError, now
-from flawscope.station.files import MAPS, MASKS, MODELS, PART, PICTURES, Files
-from flawscope.station.retention import Retention, Summary
-from flawscope.station.schema import hours, inspections, learnt, pictures, products, verdicts, versions
-from flawscope.station.settings import Keep
-from flawscope.station.store import DEFECT, GOOD, SKIP, UNDO, Store, Taken
-from flawscope.station.stray import Stray
-from flawscope.station.versions import Versions
+from flawscope.station.settings.station import Keep
+from flawscope.station.store import orphan_files, recording
+from flawscope.station.store import retention as module
+from flawscope.station.store.database import Database, StoreError, now
+from flawscope.station.store.files import MAPS, MASKS, MODELS, PART, PICTURES, Files
+from flawscope.station.store.model_registry import Versions
+from flawscope.station.store.orphan_files import Stray
+from flawscope.station.store.records import DEFECT, GOOD, SKIP, UNDO, Store, Taken
+from flawscope.station.store.retention import Retention, Summary
+from flawscope.station.store.schema import hours, inspections, learnt, pictures, products, verdicts, versions
 
 DAY = 86_400_000_000
 NOW = now()
@@ -394,7 +394,7 @@ def test_strays_go_after_an_hour_and_only_then(world: World, model_file: Path) -
         folder.mkdir()
         (folder / "part.onnx").write_bytes(b"a model")
     added = Versions(world.database, world.files).add(world.product, model_file, "by hand", "anna")
-    seconds = at / 1e6 - stray.YOUNG
+    seconds = at / 1e6 - orphan_files.YOUNG
     every = [*world.files.folder.rglob("*.png"), *world.files.folder.rglob("*.npz"), part]
     every += [one for one in (world.files.folder / MODELS).iterdir() if one.is_dir()]
     for path in every:

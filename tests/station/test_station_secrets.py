@@ -14,13 +14,13 @@ pytest.importorskip("sqlalchemy")
 pytest.importorskip("httpx")
 
 from flawscope.errors import FlawscopeError
-from flawscope.station.database import Database
-from flawscope.station.secret import hidden, shown
-from flawscope.station.settings import Settings, read_settings
-from flawscope.station.sinks.settings import mqtt_of, sinks_of
-from flawscope.station.sources import addresses
-from flawscope.station.sources.settings import CameraOf, read_source
-from flawscope.station.wire import address as of_station
+from flawscope.station.client.models import address as of_station
+from flawscope.station.settings import addresses
+from flawscope.station.settings.secret import hidden, shown
+from flawscope.station.settings.sinks import mqtt_of, sinks_of
+from flawscope.station.settings.sources import CameraOf, read_source
+from flawscope.station.settings.station import Settings, read_settings
+from flawscope.station.store.database import Database
 
 words = st.from_regex(r"Q[A-Z0-9]{6,12}Q", fullmatch=True)  # no other text has them
 secrets = st.lists(words, min_size=1, max_size=3)

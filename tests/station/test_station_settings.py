@@ -10,9 +10,9 @@ import pytest
 from station_helpers import Served, free_port
 
 from flawscope.errors import InputError
-from flawscope.station.database import Database
-from flawscope.station.settings import Settings, read_settings
-from flawscope.station.store import Store
+from flawscope.station.settings.station import Settings, read_settings
+from flawscope.station.store.database import Database
+from flawscope.station.store.records import Store
 
 URL = "postgresql://line@db.example/station?sslmode=require"
 PASSWORD = "p@ss:/w%rd ä"
@@ -79,7 +79,7 @@ def test_a_station_signs_in_to_a_postgresql_that_wants_a_password(
     own_postgres: Any, model_file: Path, tmp_path: Path
 ) -> None:
     """A real one, with SCRAM; also what its programs ask is answered from the file."""
-    from flawscope.station.backup import backup
+    from flawscope.station.store.backup import backup
 
     own_postgres._say(f"CREATE ROLE line LOGIN PASSWORD '{PASSWORD}'")
     own_postgres._say("CREATE DATABASE line OWNER line")

@@ -18,8 +18,8 @@ from tablet import judged_fixture as judged_fixture
 from tablet import tablet_fixture as tablet_fixture
 from test_station_looks import axe
 
-from flawscope.station.settings import Product, Settings
-from flawscope.station.sinks.settings import SinkSettings
+from flawscope.station.settings.sinks import SinkSettings
+from flawscope.station.settings.station import Product, Settings
 
 pytestmark = needs_chromium
 LONG = "a-very-long-address-without-any-room-to-break"

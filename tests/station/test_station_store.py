@@ -16,13 +16,13 @@ from sqlalchemy import func, select, text
 from station_helpers import Postgres
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station import trends as trends_module
-from flawscope.station.database import Database
-from flawscope.station.schema import hours, inspections, metadata, products, versions
-from flawscope.station.search import Filters, every, search
-from flawscope.station.settings import Settings
-from flawscope.station.store import HOUR, Store, Taken, iso, microseconds
-from flawscope.station.trends import trends
+from flawscope.station.settings.station import Settings
+from flawscope.station.store import trends as trends_module
+from flawscope.station.store.database import Database
+from flawscope.station.store.records import HOUR, Store, Taken, iso, microseconds
+from flawscope.station.store.schema import hours, inspections, metadata, products, versions
+from flawscope.station.store.search import Filters, every, search
+from flawscope.station.store.trends import trends
 
 BEGIN = microseconds("2026-11-20T22:17:00Z")
 MINUTE, DAY = HOUR // 60, 24 * HOUR

@@ -230,7 +230,7 @@ def _config(
     seen = values.pop("seen", 0)
     if seen != 0 and not _learns_from_defects(method):
         raise InputError(f"{method} learns from good pictures only: leave out its setting seen")
-    built = declared.configure(preset, values)
+    built = registry.configure(declared, preset, values)
     if options["minutes"] is not None and _learns_in_steps(method):
         built = replace(built, steps=None)  # as many as fit
     return built, int(seen) if str(seen).isdecimal() else str(seen)

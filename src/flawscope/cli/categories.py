@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flawscope.cli import common, fit, several
+from flawscope.cli import common, fit_one, several
 from flawscope.cluster import connect
 from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.methods import registry
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     several.check_out(args, "models")
     calls = {name: _call(args, name) for name in names}
     for call in calls.values():
-        fit.checked(call)
+        fit_one.checked(call)
     common.folder_for_results(args.out)
     say(f"{counted(len(names), 'model')}, in {args.out}: {', '.join(names)}")
     found: dict[str, Outcome] = {}
@@ -96,7 +96,7 @@ def _one(call: argparse.Namespace, step: Step) -> Outcome:
         if _is_kept(call):
             found = _described(call, read_manifest(call.out))
             return Outcome(found, [f"{name}: kept, it is there already"])
-        predictor = fit.learnt(_resuming(call), lambda line: None, step)
+        predictor = fit_one.learnt(_resuming(call), lambda line: None, step)
     except Exception as error:
         reason = several.reason_of(error, debug=call.debug)
     else:
@@ -120,7 +120,7 @@ def _on_nodes(
     args: argparse.Namespace,
     calls: Mapping[str, argparse.Namespace],
     take: Callable[[str, Outcome], None],
-    say: fit.Say,
+    say: fit_one.Say,
 ) -> None:
     """Each category as a task of the cluster."""
     from flawscope.benchmark.run import Live
@@ -151,7 +151,7 @@ def _on_nodes(
 
 def _predicted(call: argparse.Namespace) -> dict[str, Any]:
     """The fit as `predicted_peak` takes it."""
-    options = {"method": fit.method_of(call), **fit.checked(call)}
+    options = {"method": fit_one.method_of(call), **fit_one.checked(call)}
     given = {"category": call.category, "roi": call.roi, "group": call.group, "min_defect": call.min_defect}
     return {"images": os.path.abspath(call.data), "device": call.device, **given, **options}
 
@@ -159,7 +159,7 @@ def _predicted(call: argparse.Namespace) -> dict[str, Any]:
 def _resuming(call: argparse.Namespace) -> argparse.Namespace:
     """--resume is for methods that learn in steps; for others a category is the step. Where a node was lost,
     they go on without being asked."""
-    learns = registry.method(fit.method_of(call)).learns_in_steps
+    learns = registry.method(fit_one.method_of(call)).learns_in_steps
     return argparse.Namespace(**{**vars(call), "resume": (call.resume or call.again) and learns})
 
 

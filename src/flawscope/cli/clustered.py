@@ -14,7 +14,7 @@ from flawscope.cli.remarks import on_files
 from flawscope.errors import InputError
 
 if TYPE_CHECKING:
-    from flawscope.cluster.parts import Some
+    from flawscope.cluster.shards import Some
 
 # Of the plain command, and where the same is found
 NOT_THERE = {

@@ -68,7 +68,7 @@ def _write(args: argparse.Namespace, found: Comparison, document: str) -> None:
     """Figures and tables first, then the page."""
     from flawscope import report
     from flawscope.artefact.files import atomic
-    from flawscope.results.own_files import OwnFiles
+    from flawscope.results.output_manifest import OwnFiles
     from flawscope.results.run import FACTS
 
     say = common.say_for(args)

@@ -19,7 +19,7 @@ Found = Mapping[str, dict[str, Any]]  # by category, what `evaluate --json` prin
 
 def run(args: argparse.Namespace, measured: Callable[[argparse.Namespace], Any]) -> int:
     """Evaluate each by `measured`; the table, averages last, is printed at the end and written to `--out`."""
-    from flawscope.results.own_files import OwnFiles
+    from flawscope.results.output_manifest import OwnFiles
     from flawscope.results.run import TABLE
 
     names = several.asked(args)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.calibration.decision import Calibration
     from flawscope.pictures.decoding import Source
-    from flawscope.results.mismatch import Mismatch
+    from flawscope.results.distribution_shift import Mismatch
     from flawscope.results.prediction import Prediction
     from flawscope.results.run import Results
     from flawscope.results.table import Table, Unjudged

@@ -103,7 +103,7 @@ def _settings(args: argparse.Namespace) -> tuple[str, dict[str, Any], int]:
     """The preset, the settings and the seed: from the file, then the flags, then --set; what only training
     needs does not matter. InputError for a wrong one."""
     from flawscope import config
-    from flawscope.cli.fit import only_category
+    from flawscope.cli.fit_one import only_category
     from flawscope.methods import registry
 
     values: dict[str, Any] = {}
@@ -116,4 +116,4 @@ def _settings(args: argparse.Namespace) -> tuple[str, dict[str, Any], int]:
     for key in ("method", "seen"):
         values.pop(key, None)
     preset = values.pop("preset", "default")
-    return preset, values, registry.method("prnet").configure(preset, values).seed
+    return preset, values, registry.configure(registry.method("prnet"), preset, values).seed

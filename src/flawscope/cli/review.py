@@ -16,8 +16,8 @@ from flawscope.cli import common
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor
     from flawscope.progress import Step
-    from flawscope.report.again import Reviewed
-    from flawscope.results.kept import Kept
+    from flawscope.report.review_comparison import Reviewed
+    from flawscope.results.evaluation_cache import Kept
     from flawscope.review import Session
 
 FOLDER, AFTER = "review", "after.html"
@@ -120,8 +120,8 @@ def _after(args: argparse.Namespace, session: Session) -> int:
     from flawscope import report
     from flawscope.errors import InputError
     from flawscope.predictor import load
-    from flawscope.report.again import sentences_of
-    from flawscope.results.kept import Kept
+    from flawscope.report.review_comparison import sentences_of
+    from flawscope.results.evaluation_cache import Kept
 
     if not session.decided():
         raise InputError(f"nothing in {session.out} is decided yet: review first, without --after")
@@ -149,7 +149,7 @@ def _judged(
     from flawscope.datasets import Item
     from flawscope.errors import InputError
     from flawscope.pictures.decoding import decode, pixel_hash
-    from flawscope.report.again import Reviewed
+    from flawscope.report.review_comparison import Reviewed
     from flawscope.review import DEFECT
 
     known = {picture.hash for picture in predictor.manifest.pictures}
@@ -175,7 +175,7 @@ def _judged(
 
 def lines(pictures: Sequence[Reviewed]) -> str:
     """What a person reads."""
-    from flawscope.report.again import count_of, sentences_of
+    from flawscope.report.review_comparison import count_of, sentences_of
 
     rows = [
         ("good", *count_of(pictures, defective=False, learnt=False)),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from flawscope.cli import common
 
 if TYPE_CHECKING:
-    from flawscope.station.settings import Settings
+    from flawscope.station.settings.station import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,13 +47,13 @@ def run(args: argparse.Namespace) -> int:
         *("multipart", "jinja2", "httpx", "paho"),
         extras="station",
     )
-    from flawscope.station.memory import give_back
+    from flawscope.station.inspecting.memory import give_back
 
     give_back()  # before anything starts threads
-    from flawscope.station.app import Server
-    from flawscope.station.connections import limit_logs
     from flawscope.station.station import Station
-    from flawscope.station.waiting import wait_for_room
+    from flawscope.station.web.app import Server
+    from flawscope.station.web.connections import limit_logs
+    from flawscope.station.web.waiting import wait_for_room
 
     sys.setswitchinterval(0.0005)  # a picture passes through five threads, and Python's 5 ms are for each
     limit_logs()
@@ -79,7 +79,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     """What the call says, over what the settings file says."""
     from flawscope.errors import InputError
     from flawscope.predictor import read_manifest
-    from flawscope.station.settings import named, overridden, read_settings, single
+    from flawscope.station.settings.station import named, overridden, read_settings, single
 
     if os.path.splitext(args.model)[1].lower() in (".yaml", ".yml"):
         if args.folder or args.product:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from flawscope.cli import Help, common
 from flawscope.errors import InputError, require_installed
 from flawscope.progress import counted
-from flawscope.station.roles import ROLES
+from flawscope.station.access.roles import ROLES
 
 if TYPE_CHECKING:
-    from flawscope.station.access import Access
-    from flawscope.station.settings import Settings
+    from flawscope.station.access.users import Access
+    from flawscope.station.settings.station import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +89,7 @@ def _list_users(args: argparse.Namespace) -> None:
 
 
 def _add_token(args: argparse.Namespace) -> None:
-    from flawscope.station.settings import age_of
+    from flawscope.station.settings.station import age_of
 
     seconds = None if args.expires is None else age_of(args.expires, "--expires")
     with _access(args, make=True) as access:
@@ -144,13 +144,13 @@ def _say_if_open(access: Access) -> None:
 
 
 def _day(at: int | None) -> str:
-    from flawscope.station.store import iso
+    from flawscope.station.store.records import iso
 
     return "never" if at is None else iso(at)[:16].replace("T", " ") + " UTC"
 
 
 def _audit(args: argparse.Namespace) -> None:
-    from flawscope.station import audit
+    from flawscope.station.access import audit
 
     if args.limit < 1:
         raise InputError(f"--limit {args.limit} is not 1 or more")
@@ -165,7 +165,7 @@ def _audit(args: argparse.Namespace) -> None:
 
 
 def _backup(args: argparse.Namespace) -> int:
-    from flawscope.station.backup import backup
+    from flawscope.station.store.backup import backup
 
     held = backup(settings_of(args), args.file)
     common.show(f"{args.file}: {held.line()}")
@@ -178,7 +178,7 @@ def _backup(args: argparse.Namespace) -> int:
 
 
 def _restore(args: argparse.Namespace) -> None:
-    from flawscope.station.restore import restore
+    from flawscope.station.store.restore import restore
 
     settings = settings_of(args)
     held = restore(args.file, settings)
@@ -190,7 +190,7 @@ def _restore(args: argparse.Namespace) -> None:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """Of `--settings` or `--station`."""
-    from flawscope.station.settings import FOLDER, Settings, read_settings
+    from flawscope.station.settings.station import FOLDER, Settings, read_settings
 
     return read_settings(args.settings) if args.settings else Settings(store=args.station or FOLDER)
 
@@ -198,9 +198,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
 @contextmanager
 def _access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Access]:
     """Users and tokens in the store; `make`: where there is no station, one is begun."""
-    from flawscope.station.access import Access
-    from flawscope.station.database import Database
-    from flawscope.station.settings import DATABASE
+    from flawscope.station.access.users import Access
+    from flawscope.station.settings.station import DATABASE
+    from flawscope.station.store.database import Database
 
     settings = settings_of(args)
     home = Path(settings.store)

@@ -16,7 +16,7 @@ from flawscope.cli import common
 
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor
-    from flawscope.results.mismatch import Mismatch
+    from flawscope.results.distribution_shift import Mismatch
     from flawscope.results.prediction import Prediction
     from flawscope.results.table import Table, Unjudged
     from flawscope.watch import Arrivals, Commands
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.errors import InputError
-    from flawscope.results.mismatch import Mismatch
+    from flawscope.results.distribution_shift import Mismatch
     from flawscope.results.table import open_table
     from flawscope.watch import Arrivals, Commands
 

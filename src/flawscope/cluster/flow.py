@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.cluster.parts import Job, Judge, Told
+from flawscope.cluster.shards import Job, Judge, Told
 
 AHEAD = 2  # parts that a worker has been given: the next one begins at once
 HEAD = "node:__internal_head__"

@@ -35,7 +35,7 @@ def peaks(fits: Sequence[Mapping[str, Any]], share: Share) -> list[int]:
 
 
 def _predicted(fits: list[dict[str, Any]], threads: int) -> list[int | None]:
-    from flawscope.fitting.predicted import predicted_peak
+    from flawscope.fitting.memory_estimate import predicted_peak
     from flawscope.runtime.torch import use_threads
 
     use_threads(threads)

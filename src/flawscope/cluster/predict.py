@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.decision import Calibration, Rate, rate_of
-from flawscope.cluster import connect, flow, jobs, listing, parts
-from flawscope.cluster.parts import Job, Some, Summary, Told
+from flawscope.cluster import connect, flow, jobs
+from flawscope.cluster import manifest as listing
+from flawscope.cluster import shards as parts
+from flawscope.cluster.model_transfer import digest_of, files_of, send
 from flawscope.cluster.run_file import RUN, RunFile
-from flawscope.cluster.sent import digest_of, files_of, send
+from flawscope.cluster.shards import Job, Some, Summary, Told
 from flawscope.cluster.store import Store, is_url
 from flawscope.errors import FlawscopeError, InputError, require_installed
 from flawscope.progress import Step, counted, silent
-from flawscope.results import mismatch
-from flawscope.results.mismatch import Mismatch
+from flawscope.results import distribution_shift
+from flawscope.results.distribution_shift import Mismatch
 
 PART = 1_000  # pictures
 EACH = 24  # parts a worker, where there are few pictures: at the end all have something to do
@@ -299,7 +301,7 @@ class _Tally:
             table = self._read(int(part), "severity", "shifts")[1]
             severities[:0] = [value for value in table.column("severity").to_pylist() if value is not None]
             shifts[:0] = [tuple(value) for value in table.column("shifts").to_pylist() if value]
-            if len(severities) >= mismatch.KEPT:
+            if len(severities) >= distribution_shift.KEPT:
                 break
         made = Mismatch(calibration.expected_rate, count=self._sum(JUDGED), anomalous=self._sum(ANOMALOUS))
         made.severities.extend(severities)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
-from flawscope.cluster import listing, parts
-from flawscope.cluster.listing import Listing
+from flawscope.cluster import manifest as listing
+from flawscope.cluster import shards as parts
+from flawscope.cluster.manifest import Listing
 from flawscope.cluster.store import Store
 from flawscope.errors import InputError
 from flawscope.results.run import FACTS

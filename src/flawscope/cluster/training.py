@@ -291,7 +291,7 @@ def _work(config: dict[str, Any]) -> None:
     import torch
 
     from flawscope.fitting import fitting
-    from flawscope.methods.together import ALONE, Group, Left
+    from flawscope.methods.distributed import ALONE, Group, Left
     from flawscope.runtime.torch import use_threads
 
     call: Call = config["call"]

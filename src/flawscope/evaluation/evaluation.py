@@ -24,8 +24,8 @@ from flawscope.pictures.decoding import read_labels
 from flawscope.pictures.geometry import Geometry
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, counted, silent
-from flawscope.results.kept import Column, Kept
-from flawscope.results.mismatch import LEAST, Mismatch
+from flawscope.results.distribution_shift import LEAST, Mismatch
+from flawscope.results.evaluation_cache import Column, Kept
 from flawscope.results.prediction import Prediction
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.datasets import Dataset, group_numbers, open_dataset
 from flawscope.datasets.layouts import called_good_twice
 from flawscope.errors import InputError
-from flawscope.fitting.elsewhere import Pool
 from flawscope.fitting.incremental_update import update
 from flawscope.fitting.preparation import Say, quiet
+from flawscope.fitting.remote_workers import Pool
 from flawscope.fitting.reviewed import Reviewed
 from flawscope.fitting.training_pictures import Images, common_folder, name_of, sources_of
 from flawscope.fitting.update_evaluation import PowerLostError, Update

@@ -21,18 +21,18 @@ from flawscope.calibration.decision import DEFAULT_RATE, Rate
 from flawscope.calibration.simulated import KEY, Simulated
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError
-from flawscope.fitting.elsewhere import Elsewhere, Pool
 from flawscope.fitting.preparation import Prepared, Region, Say, prepare, quiet
+from flawscope.fitting.remote_workers import Elsewhere, Pool
 from flawscope.fitting.simulated_defects import MOST, SIZES, finds
 from flawscope.fitting.tile_calibration import of_pictures
 from flawscope.fitting.training_pictures import Images, Reader, Seen, sources_of, survey
 from flawscope.fitting.windows import Windows
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
+from flawscope.methods.distributed import ALONE, Together
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, Task
-from flawscope.methods.together import ALONE, Together
 from flawscope.methods.training_log import board_in
 from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.appearance import Appearance

@@ -17,9 +17,9 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.decision import Calibration
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError
-from flawscope.fitting.elsewhere import Pool
 from flawscope.fitting.label_noise import odd_ones, unsupported
 from flawscope.fitting.preparation import Say, quiet
+from flawscope.fitting.remote_workers import Pool
 from flawscope.fitting.reviewed import Judge, Reviewed, Score, hashes_of, score_of
 from flawscope.fitting.simulated_defects import BeforeAndAfter
 from flawscope.fitting.update_evaluation import (

@@ -28,6 +28,7 @@ from flawscope.fitting.training_pictures import (
     survey,
 )
 from flawscope.fitting.windows import Windows
+from flawscope.methods import registry
 from flawscope.methods.detector import Detector, device_for
 from flawscope.methods.method import Method
 from flawscope.methods.settings import AUTO, PictureSettings
@@ -82,7 +83,7 @@ def prepare(
 ) -> Prepared:
     """Everything that comes before a method's own `fit`; the arguments are those of `fit`."""
     rate = rate_of(false_alarm_rate)  # a wrong one is reported before the work
-    config = method.configure(preset, options)
+    config = registry.configure(method, preset, options)
     config = replace(config, hidden=roi is not None)
     if min_defect is not None:
         min_defect = pixels_of(min_defect)
@@ -106,7 +107,7 @@ def prepare(
     where = device_for(device)
     if min_defect is not None:
         options = {**options, **_tiles_for(min_defect, config, sizes, say)}
-        config = replace(method.configure(preset, options), hidden=config.hidden)
+        config = replace(registry.configure(method, preset, options), hidden=config.hidden)
     if config.size == AUTO and method.choose_size is not None:
         choice = SizeTask(
             lambda i: decoded_or_none(sources[i]),

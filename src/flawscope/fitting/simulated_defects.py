@@ -14,10 +14,10 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.samples import unpack_images
 from flawscope.calibration.decision import Calibration
 from flawscope.calibration.simulated import Simulated
-from flawscope.fitting.unlearnt import Unlearnt
+from flawscope.fitting.leave_one_out import Unlearnt
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH, GPU_BATCH, Load, embed_pictures
-from flawscope.methods.parts import unpadded
+from flawscope.methods.foreground import unpadded
 from flawscope.methods.task import Fitted, Task
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, silent

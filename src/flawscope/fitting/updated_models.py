@@ -9,9 +9,9 @@ from typing import Any
 
 from flawscope.artefact.model_file import Artefact, Picture
 from flawscope.errors import InputError
-from flawscope.fitting.elsewhere import Pool
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.preparation import Say
+from flawscope.fitting.remote_workers import Pool
 from flawscope.fitting.reviewed import KEY, Judge, Reviewed, Score, group_of, parts
 from flawscope.methods import registry
 from flawscope.predictor import Predictor

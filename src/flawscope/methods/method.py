@@ -134,22 +134,11 @@ class Method:
         """Its settings: those of the preset, then `values`. InputError names the wrong one."""
         if preset not in self.presets:
             raise InputError(f"{self.name} has no preset {preset}: choose one of {', '.join(self.presets)}")
-        self._refuse_others(values or {})
         return settings.build(self.config, with_tiles(self.presets[preset], values or {}))
 
     def fitted(self, model: Detector, task: Task) -> Fitted:
         """What `fit` gives. Of a method that holds pictures out only `Task.divide` loads any."""
         return self.fit(model, task.closed() if self.holds_out else task)
-
-    def _refuse_others(self, values: Mapping[str, Any]) -> None:
-        """A setting that another method has is no slip of the pen."""
-        from flawscope.methods import registry  # it imports this
-
-        for key in values:
-            if key not in settings.names(self.config):
-                others = [one.name for one in registry.loadable() if key in settings.names(one.config)]
-                if others:
-                    raise InputError(f"{self.name} has no {key}: leave it out, or take {' or '.join(others)}")
 
     def stored(self, values: Mapping[str, Any]) -> Any:
         """Its settings as a model file holds them. Settings that have since gone are ignored."""

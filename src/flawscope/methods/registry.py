@@ -10,8 +10,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from flawscope import config as settings
 from flawscope.errors import InputError, nearest, one_line
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
@@ -74,3 +75,13 @@ def loadable() -> list[Method]:
         except InputError:  # reported when it is asked for
             continue
     return found
+
+
+def configure(method: Method, preset: str = "default", values: Mapping[str, Any] | None = None) -> Any:
+    """`Method.configure`; InputError names the methods that have a setting which this one has not."""
+    for key in values or {}:
+        if key not in settings.names(method.config):
+            others = [one.name for one in loadable() if key in settings.names(one.config)]
+            if others:
+                raise InputError(f"{method.name} has no {key}: leave it out, or take {' or '.join(others)}")
+    return method.configure(preset, values)

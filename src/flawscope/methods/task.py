@@ -20,10 +20,10 @@ from flawscope.calibration.decision import Calibration
 from flawscope.calibration.hold_out import hold_out
 from flawscope.errors import FlawscopeError
 from flawscope.methods.detector import Detector
+from flawscope.methods.distributed import ALONE, Together
 from flawscope.methods.extract import Load, counting
 from flawscope.methods.held_out import HeldOut
 from flawscope.methods.picture_cache import GoodPictures, unpacked
-from flawscope.methods.together import ALONE, Together
 from flawscope.progress import Step, counted, silent
 
 EVERY = 60.0  # seconds between checkpoints

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from flawscope.artefact.state_file import Arrays, pack, put_aside
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
+from flawscope.methods.distributed import ALONE, Together
 from flawscope.methods.interrupts import noted_interrupts
-from flawscope.methods.pace import Pace
 from flawscope.methods.task import Budget
-from flawscope.methods.together import ALONE, Together
+from flawscope.methods.time_budget import Pace
 from flawscope.methods.training_log import Thinned, TrainingLog
 from flawscope.progress import Step, counted, duration
 

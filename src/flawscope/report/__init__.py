@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from flawscope.datasets import Dataset
     from flawscope.evaluation import Evaluation
     from flawscope.evaluation.comparison import Comparison
-    from flawscope.report.again import Reviewed
-    from flawscope.results.kept import Evaluated
+    from flawscope.report.review_comparison import Reviewed
+    from flawscope.results.evaluation_cache import Evaluated
     from flawscope.results.prediction import Prediction
     from flawscope.results.table import Row
 
@@ -169,7 +169,7 @@ def write_again(
         FlawscopeError: the file cannot be written.
     """
     require(plots=False)
-    from flawscope.report.again import again_page
+    from flawscope.report.review_comparison import again_page
 
     return _write(path, again_page(model, pictures, seen, white))
 

@@ -15,7 +15,7 @@ from flawscope.progress import Step, counted, silent
 from flawscope.report.page import HEAT, LINE, VIEWS, drawn, figures_of, render, scale_of
 from flawscope.report.thumbnails import FULL, Layers, thumbnails
 from flawscope.report.words import percent, size_of
-from flawscope.results.kept import Evaluated
+from flawscope.results.evaluation_cache import Evaluated
 from flawscope.results.prediction import Prediction
 from flawscope.results.table import Row
 

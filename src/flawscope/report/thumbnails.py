@@ -25,7 +25,7 @@ from flawscope.pictures.decoding import decode
 from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.progress import Step, silent
 from flawscope.results import drawing
-from flawscope.results.kept import Column, Evaluated
+from flawscope.results.evaluation_cache import Column, Evaluated
 from flawscope.results.prediction import Prediction
 
 MOST_SIDE, LEAST_SIDE = 288, 96  # of a square picture, pixels

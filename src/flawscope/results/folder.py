@@ -24,7 +24,7 @@ from flawscope.pictures.eight_bits import to_eight_bits
 from flawscope.progress import counted
 from flawscope.results import animation, drawing
 from flawscope.results.contact_sheet import contact_sheet
-from flawscope.results.own_files import OwnFiles, cannot_write
+from flawscope.results.output_manifest import OwnFiles, cannot_write
 from flawscope.results.prediction import Prediction, outcome
 
 MAX_SIDE = 2048  # overlays of larger pictures are scaled down; maps and masks are at the network's size

@@ -11,7 +11,7 @@ from typing import Any
 
 from flawscope.artefact.files import atomic
 from flawscope.results.folder import Pictures
-from flawscope.results.own_files import OwnFiles, cannot_write
+from flawscope.results.output_manifest import OwnFiles, cannot_write
 from flawscope.results.prediction import Prediction
 from flawscope.results.table import Row, Unjudged, open_table
 

@@ -19,7 +19,7 @@ from PIL import Image
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import decode, read_mask
 from flawscope.results import drawing
-from flawscope.results.own_files import OwnFiles
+from flawscope.results.output_manifest import OwnFiles
 from flawscope.review.decisions import DEFECT, FINE
 from flawscope.review.flagged import Flagged
 

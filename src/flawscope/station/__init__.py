@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flawscope.station.client import Client as Client
+    from flawscope.station.client.client import Client as Client
 
 __all__ = ["Client"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "Client":  # a program that only sends pictures does not load the server
-        from flawscope.station.client import Client
+        from flawscope.station.client.client import Client
 
         return Client
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

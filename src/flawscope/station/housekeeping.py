@@ -7,16 +7,16 @@ from contextlib import suppress
 from typing import Protocol
 
 from flawscope.errors import FlawscopeError, one_line
-from flawscope.station.access import Access
-from flawscope.station.audit import trim
+from flawscope.station.access.audit import trim
+from flawscope.station.access.users import Access
 from flawscope.station.background import Background
-from flawscope.station.clock import Clock
-from flawscope.station.files import Files
+from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.problems import Action
-from flawscope.station.recorder import Recorded
-from flawscope.station.retention import Retention
-from flawscope.station.settings import Keep
-from flawscope.station.store import REMOVED, Store
+from flawscope.station.settings.station import Keep
+from flawscope.station.store.clock import Clock
+from flawscope.station.store.files import Files
+from flawscope.station.store.records import REMOVED, Store
+from flawscope.station.store.retention import Retention
 
 LOOK = 60.0  # seconds between two looks at the clock
 RETAIN = 3600.0  # seconds between two looks at what is kept too long

@@ -1,7 +1,7 @@
 """What a person should see to: what is wrong at the moment, and who has acknowledged it.
 
 The pages name a kind of problem, and say who does what about it, in the words of the shop floor: a title
-below `wrong` and a text below `remedy` in `web/texts`. A kind that has none there is shown as `other`.
+below `wrong` and a text below `remedy` in `web/assets/texts`. A kind that has none there is shown as `other`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flawscope.station.database import now
-from flawscope.station.store import NotFoundError, iso
+from flawscope.station.store.database import now
+from flawscope.station.store.records import NotFoundError, iso
 
 ACKNOWLEDGED = "problem acknowledged"  # an event
 _CODE = re.compile(r"(?P<kind>.+?)(?:_(?P<product>\d+))?(?:_(?P<number>\d+))?")

@@ -15,34 +15,34 @@ from sqlalchemy import text
 from flawscope.errors import FlawscopeError, InputError, nearest
 from flawscope.machine import cores
 from flawscope.pictures.decoding import allow_pixels
-from flawscope.station import trends as trends_of
-from flawscope.station.access import Access
-from flawscope.station.audit import note_settings
-from flawscope.station.clock import CONFIRMED
-from flawscope.station.database import Database, StoreError
+from flawscope.station.access.audit import note_settings
+from flawscope.station.access.users import Access
+from flawscope.station.drift.camera_monitor import Looks
 from flawscope.station.drift.drifts import Drifts
-from flawscope.station.drift.looks import Looks
-from flawscope.station.files import Files
-from flawscope.station.handed import Handed
 from flawscope.station.housekeeping import Housekeeping
-from flawscope.station.inspector import Inspector
+from flawscope.station.inspecting.memory import Memory
+from flawscope.station.inspecting.renderings import Shown
+from flawscope.station.inspecting.worker import Inspector
+from flawscope.station.inspecting.writer import Recorded, Recorder
 from flawscope.station.learning.learning import Learning
-from flawscope.station.learnt import Learnt
 from flawscope.station.live import Live
-from flawscope.station.memory import Memory
 from flawscope.station.metrics import Gauges, Metrics, OfSinks
 from flawscope.station.problems import ACKNOWLEDGED, Action, Problem, Problems
-from flawscope.station.recorder import Recorded, Recorder
-from flawscope.station.search import Filters, Page, search
-from flawscope.station.settings import Product, Settings
-from flawscope.station.shown import Shown
+from flawscope.station.settings.station import Product, Settings
 from flawscope.station.sinks.sinks import Sinks
 from flawscope.station.sources.build import sources_of
 from flawscope.station.sources.camera import Camera
 from flawscope.station.sources.source import AWAY, Source, State
-from flawscope.station.stations import address_of, claim
-from flawscope.station.store import NotFoundError, Store, fresh
-from flawscope.station.versions import Versions
+from flawscope.station.store import trends as trends_of
+from flawscope.station.store.clock import CONFIRMED
+from flawscope.station.store.database import Database, StoreError
+from flawscope.station.store.files import Files
+from flawscope.station.store.model_registry import Versions
+from flawscope.station.store.records import NotFoundError, Store, fresh
+from flawscope.station.store.review_leases import Handed
+from flawscope.station.store.search import Filters, Page, search
+from flawscope.station.store.stations import address_of, claim
+from flawscope.station.store.training_provenance import Learnt
 
 STATION = "station"  # who did it, where nobody did
 LATE = 600.0  # seconds for which a picture that was not judged in time is a problem

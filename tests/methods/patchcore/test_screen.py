@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from flawscope.methods.patchcore.config import Config
 from flawscope.methods.patchcore.model import Model
-from flawscope.methods.patchcore.screen import (
+from flawscope.methods.patchcore.quantized_search import (
     BLOCK,
     FLIPPED,
     GROUP,

@@ -19,9 +19,9 @@ from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
 from flawscope.fitting.preparation import prepare
 from flawscope.methods import registry
-from flawscope.methods.pace import Pace
 from flawscope.methods.prnet.fit import write_prototypes
 from flawscope.methods.task import Budget
+from flawscope.methods.time_budget import Pace
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor
 

@@ -18,9 +18,9 @@ from flawscope.methods.efficientad.quantiles import quantiles
 from flawscope.methods.efficientad.trainer import Trainer
 from flawscope.methods.efficientad.training_pictures import TeacherOutputs, other_pictures
 from flawscope.methods.held_out import Values, values_of
-from flawscope.methods.in_steps import Run
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
+from flawscope.methods.trained_fit import Run
 from flawscope.methods.training import digest_of
 
 WEIGHED = 24  # pictures at most by which differences are weighed

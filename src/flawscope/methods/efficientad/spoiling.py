@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flawscope.methods.efficientad.model import bordered
 from flawscope.methods.efficientad.recipe import RECEPTIVE_FIELD, STRIDE
-from flawscope.methods.parts import Parts, pixels_of
+from flawscope.methods.foreground import Parts, pixels_of
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.pictures.preprocess import unmarked
 from flawscope.synthesis import DefectScale, simulate_defect

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flawscope.methods.patchcore.screen import TOP, in_digits, random_rotation
+from flawscope.methods.patchcore.quantized_search import TOP, in_digits, random_rotation
 from flawscope.methods.threads import Each
 
 HIGH = 7  # digits to the base 127 of what depends on the pick alone, beside the lowest

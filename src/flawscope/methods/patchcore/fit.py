@@ -17,12 +17,12 @@ from flawscope.calibration.decision import from_values, suspects
 from flawscope.errors import InputError
 from flawscope.machine import peak_memory
 from flawscope.methods.extract import GPU_BATCH, embed_pictures
-from flawscope.methods.patchcore import coreset, few, memory_plan, positions
-from flawscope.methods.patchcore.absence import Selection
+from flawscope.methods.patchcore import coreset, few_shot, memory_plan, positions
 from flawscope.methods.patchcore.leave_out import Good, Raw, calibrate, leave_one_out, left_out_of
+from flawscope.methods.patchcore.loo_bank import Selection
+from flawscope.methods.patchcore.loo_check import compared
 from flawscope.methods.patchcore.memory_plan import MAX_CALIBRATION, bank_size
 from flawscope.methods.patchcore.model import Model
-from flawscope.methods.patchcore.refits import compared
 from flawscope.methods.patchcore.selection import Job, Start, collect, install, picks, select, start_of
 from flawscope.methods.task import Fitted, Task
 from flawscope.progress import counted
@@ -37,7 +37,7 @@ def fit(model: Model, task: Task) -> Fitted:
     its own group in calibration."""
     by_position = task.places is not None
     job = Job(model, task, None if task.old is None or by_position else Start.of(task.old, model))
-    job.copies = () if by_position else few.ways(job)
+    job.copies = () if by_position else few_shot.ways(job)
     count = task.count * (1 + len(job.copies))
     plan = memory_plan.plan(model, count, task.decoded, task.places, task.workers)
     if plan.shards > 1 and job.copies and job.config.augment == "auto" and task.old is None:
@@ -59,7 +59,7 @@ def fit(model: Model, task: Task) -> Fitted:
     fitted.first_group = job.first_group
     if task.old is not None:
         _join(fitted, model, task.old)
-    fitted.facts |= {"augment": few.name(job)}
+    fitted.facts |= {"augment": few_shot.name(job)}
     fitted.facts |= {"memory_predicted": plan.peak, "memory_peak": peak_memory()}
     fitted.summary = _summary(fitted.facts)
     return fitted
@@ -81,14 +81,14 @@ def _in_memory(job: Job) -> Fitted:
     patches = collect(job, range(job.task.count), "features")
     _some(patches.pictures)
     if job.copies and job.config.augment == "auto" and job.task.old is None:
-        patches = few.helpful(job, patches)
+        patches = few_shot.helpful(job, patches)
     job.tick("features")
     selections, results = select(job, patches)
     job.tick("coreset")
     alone = job.starts is None and len(patches.groups.unique()) == 1
     chosen = range(len(patches.pictures)) if alone else _spread(job, len(patches.pictures))
     good = (
-        few.of_one_part(job, patches, results)
+        few_shot.of_one_part(job, patches, results)
         if alone
         else leave_one_out(job, patches, selections, results, chosen)
     )
@@ -116,7 +116,7 @@ def _in_memory(job: Job) -> Fitted:
     calibrated = [patches.pictures[i] for i in chosen]
     fitted = _fitted(job, good, calibrated, patches.pictures, *_apart(job, selections), facts)
     if alone:
-        fitted.calibration = replace(fitted.calibration, promised=False, method=few.METHOD)
+        fitted.calibration = replace(fitted.calibration, promised=False, method=few_shot.METHOD)
     fitted.dropped, fitted.suspects = sorted(dropped), listed
     whole = len(calibrated) == len(patches.pictures)
     if job.task.budget.checked and whole and (refits := compared(job, patches, selections[0], good.raw)):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flawscope.calibration.decision import fence
 from flawscope.methods.patchcore import coreset
-from flawscope.methods.patchcore.absence import Selection
+from flawscope.methods.patchcore.loo_bank import Selection
 from flawscope.methods.patchcore.memory_bank import View
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.selection import Job, Patches

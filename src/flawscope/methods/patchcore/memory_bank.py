@@ -16,7 +16,7 @@ from flawscope.features.backbone import Backbone
 from flawscope.features.embedding import PatchEmbedding
 from flawscope.features.smoothing import smoothing_matrix, windows
 from flawscope.methods.patchcore.config import Config
-from flawscope.methods.patchcore.screen import GROUP, KEEP, SMALLEST, Screen
+from flawscope.methods.patchcore.quantized_search import GROUP, KEEP, SMALLEST, Screen
 from flawscope.methods.threads import workers
 
 TIE = 1e-5  # relative

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-import flawscope.methods.patchcore.screen  # noqa: F401 - registers the operator
+import flawscope.methods.patchcore.quantized_search  # noqa: F401 - registers the operator
 
 
 def translations() -> dict[Any, Callable[..., Any]]:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
-from flawscope.methods.patchcore.absence import Selection, nearest_distance
 from flawscope.methods.patchcore.leave_out import Raw, placed, to_others, without
+from flawscope.methods.patchcore.loo_bank import Selection, nearest_distance
 from flawscope.methods.patchcore.memory_bank import View, filled_up
 from flawscope.methods.patchcore.memory_plan import KEPT, bank_size
 from flawscope.methods.patchcore.model import Model

@@ -14,9 +14,9 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
 from flawscope.methods.extract import counting, embed_pictures
 from flawscope.methods.patchcore import coreset
-from flawscope.methods.patchcore.absence import Selection
+from flawscope.methods.patchcore.augmentation import turned
 from flawscope.methods.patchcore.config import Config
-from flawscope.methods.patchcore.copies import turned
+from flawscope.methods.patchcore.loo_bank import Selection
 from flawscope.methods.patchcore.memory_bank import View
 from flawscope.methods.patchcore.memory_plan import bank_size
 from flawscope.methods.patchcore.model import Model

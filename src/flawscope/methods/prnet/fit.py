@@ -9,7 +9,6 @@ from torch import Tensor
 
 from flawscope.artefact.state_file import pack, read, unpack
 from flawscope.errors import InputError
-from flawscope.methods.in_steps import Run
 from flawscope.methods.prnet.config import Config
 from flawscope.methods.prnet.feature_cache import FeatureCache
 from flawscope.methods.prnet.model import Model
@@ -17,6 +16,7 @@ from flawscope.methods.prnet.prototypes import Clusters, cluster
 from flawscope.methods.prnet.trainer import Trainer
 from flawscope.methods.prnet.training_pictures import TrainingPictures
 from flawscope.methods.task import Fitted, Task
+from flawscope.methods.trained_fit import Run
 from flawscope.methods.training import arrays, digest_of, tensors_of
 from flawscope.progress import Step, counted
 

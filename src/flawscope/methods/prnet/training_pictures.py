@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flawscope.methods.parts import Parts, pixels_of
+from flawscope.methods.foreground import Parts, pixels_of
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.prnet.config import GENERATED, Config
 from flawscope.methods.task import Defect

@@ -12,11 +12,11 @@ from sqlalchemy import ColumnElement, func, select
 
 from flawscope.errors import InputError, with_kind
 from flawscope.station.background import Background
-from flawscope.station.database import Database
 from flawscope.station.drift.run import BRIGHTER, DARKER, FEWER, MORE, Change, Run, described
-from flawscope.station.schema import inspections
-from flawscope.station.store import Store, iso
-from flawscope.station.versions import NoModelError, Versions
+from flawscope.station.store.database import Database
+from flawscope.station.store.model_registry import NoModelError, Versions
+from flawscope.station.store.records import Store, iso
+from flawscope.station.store.schema import inspections
 
 ALARM, NOTICE, ACKNOWLEDGED = "drift", "share of anomalous changed", "drift acknowledged"  # events
 LIGHT = "light changed"  # another one

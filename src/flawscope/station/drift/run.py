@@ -20,7 +20,7 @@ from flawscope.station.drift.martingale import (
     shift_bets,
     uniform,
 )
-from flawscope.station.store import iso
+from flawscope.station.store.records import iso
 
 PARTS = 3  # tests that share the bound: scores and brightness of good parts, how many pictures are flagged
 LEAST_LIGHT = 0.025  # of the brightness: less is never called another light, however sure it is

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from flawscope.station.database import Database, now
-from flawscope.station.schema import candidates, products
-from flawscope.station.store import add_event, iso, row_of
+from flawscope.station.store.database import Database, now
+from flawscope.station.store.records import add_event, iso, row_of
+from flawscope.station.store.schema import candidates, products
 
 QUEUED, RUNNING, READY, LIVE = "queued", "running", "ready", "live"
 REJECTED, FAILED, REMOVED = "rejected", "failed", "removed"

@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from flawscope.station.schema import inspections, pictures, verdicts
-from flawscope.station.store import DEFECT, GOOD, UNDO
+from flawscope.station.store.records import DEFECT, GOOD, UNDO
+from flawscope.station.store.schema import inspections, pictures, verdicts
 
 LATELY = 5000  # inspections that the line's good pictures are drawn from
 MOST = 500  # reviewed pictures that are judged, where there are not more corrections: all of these are

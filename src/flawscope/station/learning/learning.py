@@ -14,17 +14,17 @@ from sqlalchemy import Row
 from flawscope.errors import FlawscopeError, InputError, with_kind
 from flawscope.progress import counted
 from flawscope.station.background import Background
-from flawscope.station.database import Database, StoreError
-from flawscope.station.files import Files
 from flawscope.station.learning import candidates as of
 from flawscope.station.learning import plan as plans
 from flawscope.station.learning.candidates import Candidates, at_risk
 from flawscope.station.learning.corrections import Words, latest_verdict, words_of
 from flawscope.station.learning.process import StoppedError, Worker
-from flawscope.station.learning.rule import NOT_OPENED, SWITCHED
-from flawscope.station.learning.rule import waits as waits_for
-from flawscope.station.settings import Learn
-from flawscope.station.versions import NoModelError, Versions
+from flawscope.station.learning.promotion_policy import NOT_OPENED, SWITCHED
+from flawscope.station.learning.promotion_policy import waits as waits_for
+from flawscope.station.settings.station import Learn
+from flawscope.station.store.database import Database, StoreError
+from flawscope.station.store.files import Files
+from flawscope.station.store.model_registry import NoModelError, Versions
 
 T = TypeVar("T")
 EVERY = 10.0  # seconds between two looks for corrections that nobody told of

@@ -15,11 +15,11 @@ from flawscope.machine import cores
 from flawscope.methods import registry
 from flawscope.predictor import read_manifest
 from flawscope.runtime import TRAINED
-from flawscope.station.files import MASK, MASKS, PICTURES, Files
 from flawscope.station.learning.candidates import of_version
 from flawscope.station.learning.corrections import Word, Words, drawn, words_of
-from flawscope.station.settings import Learn
-from flawscope.station.store import GOOD
+from flawscope.station.settings.station import Learn
+from flawscope.station.store.files import MASK, MASKS, PICTURES, Files
+from flawscope.station.store.records import GOOD
 
 FEW, MANY = 24, 200  # good pictures of the line that are drawn: where a model is extended, else
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from flawscope.errors import FlawscopeError
 from flawscope.pictures.decoding import most_pixels
-from flawscope.station.database import StoreError
+from flawscope.station.store.database import StoreError
 
 IDLE = 600.0  # seconds after which the process ends
 PATIENCE = 10.0  # seconds that it has to end

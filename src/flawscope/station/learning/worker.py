@@ -120,7 +120,7 @@ def work(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
         else:
             _export(made.predictor, out, job, step)
     except (OSError, FlawscopeError) as error:
-        from flawscope.station.files import unwritable
+        from flawscope.station.store.files import unwritable
 
         reason = error if isinstance(error, OSError) else error.__context__
         said = unwritable(out, reason) if isinstance(reason, OSError) else None

@@ -21,7 +21,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from flawscope.errors import FlawscopeError, InputError, one_line
-from flawscope.station.sinks.settings import MqttSettings
+from flawscope.station.settings.sinks import MqttSettings
 from flawscope.station.sinks.topics import MOST_ID, OFFLINE, Topics
 
 KEEPALIVE = 20  # seconds after which a broker that is silent is asked

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.errors import InputError
-from flawscope.station.files import sync_folder
+from flawscope.station.settings.sinks import SinkSettings
 from flawscope.station.sinks.delivery import UndeliveredError
 from flawscope.station.sinks.outbox import Message
 from flawscope.station.sinks.pictures import Pictures, lack
-from flawscope.station.sinks.settings import SinkSettings
-from flawscope.station.store import iso
+from flawscope.station.store.files import sync_folder
+from flawscope.station.store.records import iso
 
 PART = ".part"  # of a file that is being written
 MOST_NAME = 60  # characters of the sender's name

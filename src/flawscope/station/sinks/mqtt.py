@@ -10,11 +10,11 @@ from typing import Any
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.background import Background
+from flawscope.station.settings.sinks import MqttSettings
 from flawscope.station.sinks.broker import BrokerError, Key, Link, tls_of
 from flawscope.station.sinks.delivery import BEHIND, SLOW, Counts, Report, in_words, spread, waits
 from flawscope.station.sinks.discovery import birth_topic, device, device_topic
 from flawscope.station.sinks.outbox import Outbox
-from flawscope.station.sinks.settings import MqttSettings
 from flawscope.station.sinks.topics import ONLINE, Topics
 
 TOGETHER = 16  # messages on their way: brokers hold 20 for one client unless told otherwise

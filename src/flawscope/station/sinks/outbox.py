@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
-from flawscope.station.database import Database, upsert
-from flawscope.station.schema import deliveries, inspections, verdicts
-from flawscope.station.sinks.settings import Only
-from flawscope.station.store import described, iso, microseconds, shown
+from flawscope.station.settings.sinks import Only
+from flawscope.station.store.database import Database, upsert
+from flawscope.station.store.records import described, iso, microseconds, shown
+from flawscope.station.store.schema import deliveries, inspections, verdicts
 
 INSPECTION, VERDICT = "inspection.created", "verdict.given"  # types of messages
 MOST_COUNTED = 10_000

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from flawscope.station.database import StoreError
-from flawscope.station.shown import Shown
+from flawscope.station.inspecting.renderings import Shown
 from flawscope.station.sinks.outbox import Message
-from flawscope.station.store import NotFoundError
+from flawscope.station.store.database import StoreError
+from flawscope.station.store.records import NotFoundError
 
 T = TypeVar("T")
 

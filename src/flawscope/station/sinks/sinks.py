@@ -8,19 +8,19 @@ from typing import Any
 
 from sqlalchemy import delete, func, select
 
-from flawscope.station.database import Database, StoreError, now
-from flawscope.station.schema import HOUR, deliveries, hours, inspections, products
-from flawscope.station.settings import Settings
-from flawscope.station.shown import Shown
+from flawscope.station.inspecting.renderings import Shown
+from flawscope.station.settings.sinks import SinkSettings
+from flawscope.station.settings.station import Settings
 from flawscope.station.sinks.delivery import Counts, Delivery
 from flawscope.station.sinks.folder import FolderSink
 from flawscope.station.sinks.mqtt import Mqtt
 from flawscope.station.sinks.outbox import Message, Outbox, forget_others, key_of
 from flawscope.station.sinks.pictures import Pictures
-from flawscope.station.sinks.settings import SinkSettings
 from flawscope.station.sinks.webhook import Webhook
-from flawscope.station.stations import address_of
-from flawscope.station.store import Store, described, shown
+from flawscope.station.store.database import Database, StoreError, now
+from flawscope.station.store.records import Store, described, shown
+from flawscope.station.store.schema import HOUR, deliveries, hours, inspections, products
+from flawscope.station.store.stations import address_of
 
 WEBHOOK, FOLDER, MQTT = "webhook", "folder", "mqtt"  # kinds
 UNDELIVERED = "undelivered"  # event

@@ -14,11 +14,11 @@ import httpx
 
 from flawscope._version import __version__
 from flawscope.errors import InputError, one_line
-from flawscope.station.secret import hidden
+from flawscope.station.settings.secret import hidden
+from flawscope.station.settings.sinks import SinkSettings
 from flawscope.station.sinks.delivery import UndeliveredError
 from flawscope.station.sinks.outbox import Message
 from flawscope.station.sinks.pictures import Pictures, lack
-from flawscope.station.sinks.settings import SinkSettings
 from flawscope.station.sinks.signature import read_secrets, signed
 
 TIMES = httpx.Timeout(15.0, connect=5.0)  # seconds; of reading and writing, between two pieces

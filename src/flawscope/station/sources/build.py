@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flawscope.errors import require_installed
-from flawscope.station.settings import Limits, Product
+from flawscope.station.settings.sources import DELETE, KEEP, CameraOf, FolderOf
+from flawscope.station.settings.station import Limits, Product
 from flawscope.station.sources.camera import Camera
 from flawscope.station.sources.folder import FolderSource
-from flawscope.station.sources.settings import DELETE, KEEP, CameraOf, FolderOf
-from flawscope.station.sources.share import Share
+from flawscope.station.sources.queue_quota import Share
 from flawscope.station.sources.source import Line, Report, Source, Submit
 from flawscope.station.sources.video import Video
-from flawscope.station.store import Store
+from flawscope.station.store.records import Store
 
 
 def sources_of(

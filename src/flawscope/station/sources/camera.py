@@ -14,16 +14,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.database import now
-from flawscope.station.identity import Request
-from flawscope.station.inspector import Picture
-from flawscope.station.memory import BusyError
-from flawscope.station.recorder import Recorded
+from flawscope.station.inspecting.memory import BusyError
+from flawscope.station.inspecting.worker import Picture
+from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.settings.sources import FRAME, TRIGGER, CameraOf
+from flawscope.station.sources.file_stamp import plain
 from flawscope.station.sources.frames import Frames, encoded
-from flawscope.station.sources.marks import plain
-from flawscope.station.sources.settings import FRAME, TRIGGER, CameraOf
 from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Line, State
-from flawscope.station.store import iso
+from flawscope.station.store.database import now
+from flawscope.station.store.identity import Request
+from flawscope.station.store.records import iso
 
 if TYPE_CHECKING:
     from av import VideoFrame

@@ -23,18 +23,18 @@ from sqlalchemy import select
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
 from flawscope.station.background import Background
-from flawscope.station.database import StoreError, now
-from flawscope.station.identity import Label, labelled
-from flawscope.station.inspector import Picture
-from flawscope.station.recorder import Recorded
-from flawscope.station.schema import inspections
-from flawscope.station.settings import Limits
-from flawscope.station.sources.after import After
-from flawscope.station.sources.marks import Mark, mark_of, plain, read_as
-from flawscope.station.sources.settings import KEEP
-from flawscope.station.sources.share import Share
+from flawscope.station.inspecting.worker import Picture
+from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.settings.sources import KEEP
+from flawscope.station.settings.station import Limits
+from flawscope.station.sources.file_stamp import Mark, mark_of, plain, read_as
+from flawscope.station.sources.post_actions import After
+from flawscope.station.sources.queue_quota import Share
 from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Report, State, Submit, handed_in
-from flawscope.station.store import Store, iso
+from flawscope.station.store.database import StoreError, now
+from flawscope.station.store.identity import Label, labelled
+from flawscope.station.store.records import Store, iso
+from flawscope.station.store.schema import inspections
 from flawscope.watch.arrivals import PATIENCE, SETTLE, Arrivals
 
 SOURCE = "folder"  # of an inspection

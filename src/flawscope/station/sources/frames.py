@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flawscope.errors import InputError, needs
-from flawscope.station.inspector import TooLargeError
-from flawscope.station.sources import addresses
-from flawscope.station.sources.settings import CameraOf
+from flawscope.station.inspecting.worker import TooLargeError
+from flawscope.station.settings import addresses
+from flawscope.station.settings.sources import CameraOf
 
 if TYPE_CHECKING:
     from av import VideoFrame

@@ -8,12 +8,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from flawscope.station.inspector import Picture
-from flawscope.station.memory import BusyError
-from flawscope.station.recorder import Recorded
-from flawscope.station.sources.marks import plain
-from flawscope.station.sources.share import Share
-from flawscope.station.store import Store, iso
+from flawscope.station.inspecting.memory import BusyError
+from flawscope.station.inspecting.worker import Picture
+from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.sources.file_stamp import plain
+from flawscope.station.sources.queue_quota import Share
+from flawscope.station.store.records import Store, iso
 
 WAITING, RUNNING, AWAY, ENDED = "waiting", "running", "away", "ended"  # states
 

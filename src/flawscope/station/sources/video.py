@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
 from flawscope.station.background import Background
-from flawscope.station.database import now
-from flawscope.station.inspector import Picture
-from flawscope.station.recorder import Recorded
-from flawscope.station.sources import addresses
+from flawscope.station.inspecting.worker import Picture
+from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.settings import addresses
+from flawscope.station.settings.sources import CameraOf
+from flawscope.station.sources.file_stamp import plain
 from flawscope.station.sources.frames import Frames, LostError, encoded
-from flawscope.station.sources.marks import plain
-from flawscope.station.sources.settings import CameraOf
 from flawscope.station.sources.source import AWAY, ENDED, RUNNING, WAITING, Line, State, handed_in
+from flawscope.station.store.database import now
 
 if TYPE_CHECKING:
     from av import VideoFrame

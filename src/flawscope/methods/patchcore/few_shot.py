@@ -1,0 +1,146 @@
+"""Few good pictures: whether turned and mirrored copies help, and calibration where all show one part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from flawscope.methods.patchcore.augmentation import asked, possible
+from flawscope.methods.patchcore.coreset import Coreset
+from flawscope.methods.patchcore.leave_out import Good, Raw, calibrate, counted_of
+from flawscope.methods.patchcore.selection import Job, Patches
+from flawscope.methods.threads import workers
+
+METHOD = "compared with itself elsewhere"  # how one part alone is calibrated
+FEW = 10  # pictures up to which `auto` tries copies
+LOOKED_AT = 1024  # patches of a left-out picture, at most
+FARTHEST = 64  # of them, whose distances are compared
+# From which share on copies are kept. Products whose parts always lie alike have 0 to 0.07, and copies do not
+# change what is found there; where parts lie any way round it is 0.3 (docs/patchcore.md)
+NEARER = 0.08
+AROUND = 1 / 8  # of a side: what is nearer to a patch in its own picture shows the same
+ROWS = 512  # patches compared at once
+
+
+# ------------------------------------------------------------------------------------------------- copies
+
+
+def ways(job: Job) -> tuple[int, ...]:
+    """How pictures are turned and mirrored for the bank: as asked; as they were for the model that is
+    extended; or, of few pictures, every way, until `helpful` has looked at them."""
+    old, roi = job.task.old, job.model.roi
+    if job.config.augment != "auto":
+        return asked(job.config.augment, roi)
+    if old is None:
+        return possible("all" if job.task.count <= FEW else "none", roi)
+    return possible("all" if old.manifest.facts.get("augment") == "all" else "none", roi)
+
+
+def name(job: Job) -> str:
+    """Of the copies that are in the bank."""
+    if job.config.augment != "auto":
+        return job.config.augment
+    return "all" if job.copies else "none"
+
+
+def helpful(job: Job, patches: Patches) -> Patches:
+    """With the copies where left-out pictures are nearer to the others with them, else without them. Where
+    all show one part none can be left out: with them."""
+    if len(patches.groups.unique()) == 1:
+        job.task.say("turned and mirrored copies are in the bank too, which --augment none leaves out")
+        return patches
+    if (gain := nearer(patches)) >= NEARER:
+        job.task.say(
+            f"turned and mirrored copies are in the bank too: left-out pictures are {gain:.0%} nearer"
+        )
+        return patches
+    job.copies = ()
+    return patches.only(range(len(patches.pictures)))
+
+
+def nearer(patches: Patches) -> float:
+    """By what share the farthest patches of left-out pictures are nearer to the other groups' pictures with
+    their copies than without, on average; at the smallest size."""
+    features, originals = patches.features[0], len(patches.pictures)
+    gains = []
+
+    def counting(i: int) -> Tensor:
+        return features[i] if patches.counted is None else features[i][patches.counted[0][i]]
+
+    def away(points: Tensor, rows: Iterable[int]) -> Tensor:
+        return torch.stack([_nearest(points, counting(j)) for j in rows if len(counting(j))]).amin(0)
+
+    for i in range(originals):
+        others = (patches.groups != patches.groups[i]).nonzero().flatten().tolist()
+        own = counting(i)
+        if not len(own):
+            continue
+        own = own[:: 1 + (len(own) - 1) // LOOKED_AT]
+        alone = away(own, (j for j in others if j < originals))
+        far = alone.topk(min(FARTHEST, len(own))).indices
+        copied = away(own[far], (j for j in others if j >= originals))
+        after = torch.minimum(alone[far], copied)
+        gains.append(1 - float(after.sum()) / max(float(alone[far].sum()), 1e-12))
+    return sum(gains) / max(1, len(gains))
+
+
+def _nearest(points: Tensor, others: Tensor) -> Tensor:
+    """[N], from points [N, D] to the nearest of others [K, D]."""
+    return torch.cat([torch.cdist(part, others).amin(1) for part in points.split(ROWS)])
+
+
+# ------------------------------------------------------------------------------------------- one part alone
+
+
+def of_one_part(job: Job, patches: Patches, results: Sequence[Coreset]) -> Good:
+    """Every picture against all of them, but for what is around each patch in the picture itself; at least
+    what each patch is away from the bank, so that no picture that was learnt from is anomalous.
+
+    Args:
+        results: per view, of selecting the bank.
+    """
+    count = len(patches.pictures)
+    learnt = [patches.spread(v, result.distances) for v, result in enumerate(results)]
+
+    def raw(i: int) -> Raw:
+        inside = None if patches.inside is None else patches.inside[i]
+        distances = []
+        for view, own, known in zip(job.views, patches.features, learnt, strict=True):
+            region = view.inside.bool()
+            away = elsewhere([own[j] for j in range(count)], view.grid, region, i)
+            away[region] = torch.maximum(away[region], known[i])
+            distances.append(away * counted_of(view, inside))
+        # without Eq. 7's weight, which is at most 1: its neighbours would be of the patch itself
+        return Raw([away.amax() for away in distances], distances, inside)
+
+    with workers(job.device) as each:
+        return calibrate(job, each(raw, range(count)))
+
+
+def elsewhere(features: Sequence[Tensor], grid: tuple[int, int], region: Tensor, picture: int) -> Tensor:
+    """[P] from each patch of one picture to the nearest of all pictures, but for those around it; 0 outside
+    the region, and where there is no other.
+
+    Args:
+        features: of every picture [K, D], of the patches in the region.
+        grid: patches in a column and in a row.
+        region: [P] bool.
+        picture: which of them.
+    """
+    places = region.nonzero().flatten()
+    at = torch.stack([places // grid[1], places % grid[1]], 1)
+    reach = torch.tensor([side * AROUND for side in grid], device=at.device)
+    found = []
+    for rows in torch.arange(len(at), device=at.device).split(ROWS):
+        own = torch.cdist(features[picture][rows], features[picture])
+        around = ((at[rows, None] - at).abs() <= reach).all(2)
+        near = own.masked_fill(around, torch.inf).amin(1)
+        for other, points in enumerate(features):
+            if other != picture:
+                near = torch.minimum(near, torch.cdist(features[picture][rows], points).amin(1))
+        found.append(near)
+    whole = torch.zeros(len(region), device=at.device)
+    whole[region] = torch.cat(found).nan_to_num(posinf=0.0)
+    return whole

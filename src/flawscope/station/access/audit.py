@@ -1,0 +1,128 @@
+"""Who did what at a station, when and from where: its events, to be searched, and bounded in number.
+
+The bound is a number of records and no age: a clock that jumps removes none. Failed sign-ins have one of
+their own, so that guesses do not push out what else is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import delete, or_, select, update
+
+from flawscope.errors import InputError
+from flawscope.station.access.users import FAILED
+from flawscope.station.settings.station import Settings
+from flawscope.station.store.clock import CONFIRMED
+from flawscope.station.store.database import Database
+from flawscope.station.store.model_registry import ACTIVATED, ADDED
+from flawscope.station.store.records import REMOVED, VERDICT, add_event, iso
+from flawscope.station.store.schema import events, products, stations
+
+CHANGED = "settings_changed"  # event
+ABOUT = {  # what a search can be about -> kinds of events
+    "sign-ins": ("sign_in", FAILED),
+    "users": ("user_added", "password_changed", "user_removed"),
+    "tokens": ("token_added", "token_removed"),
+    "settings": (CHANGED, CONFIRMED),
+    "versions": (ADDED, ACTIVATED),
+    "verdicts": (VERDICT,),
+    "deletions": (REMOVED,),
+}
+KEPT_FAILED, KEPT = 100_000, 500_000  # records: of failed sign-ins, of the others
+MOST_KEYS = 20  # that a record of changed settings names
+# Versions, from which the station itself knows when each was in use, are kept for ever
+_BOUNDED = [kind for about, kinds in ABOUT.items() if about != "versions" for kind in kinds if kind != FAILED]
+
+
+def search(
+    database: Database,
+    *,
+    text: str = "",
+    about: str = "",
+    since: int | None = None,
+    until: int | None = None,
+    before: int | None = None,
+    limit: int = 50,
+) -> list[dict[str, Any]]:
+    """Records, the latest first.
+
+    Args:
+        text: part of who, the address, the kind or the text, whatever its case.
+        about: of `ABOUT`; "": everything.
+        since, until: microseconds since 1970.
+        before: the number of a record; those noted before it.
+
+    Raises:
+        InputError: the text or `about` cannot be.
+        StoreError: the data base cannot be used.
+    """
+    if about and about not in ABOUT:
+        raise InputError(f"about: {about!r:.40} is none of {', '.join(ABOUT)}")
+    if not (text.isprintable() and len(text) <= 200):
+        raise InputError("text: use letters and signs that can be seen, 200 at most")
+    there = events.c
+    query = select(events, products.c.name.label("product")).select_from(events.outerjoin(products))
+    if text:
+        columns = there.who, there.address, there.kind, there.text
+        query = query.where(or_(*(column.icontains(text, autoescape=True) for column in columns)))
+    if about:
+        query = query.where(there.kind.in_(ABOUT[about]))
+    if since is not None:
+        query = query.where(there.at >= since)
+    if until is not None:
+        query = query.where(there.at < until)
+    if before is not None:
+        query = query.where(there.id < before)
+    with database.reading() as connection:
+        rows = connection.execute(query.order_by(there.id.desc()).limit(limit)).all()
+    names = ("id", "kind", "who", "address", "product", "text")
+    return [{"at": iso(row.at), **{name: getattr(row, name) for name in names}} for row in rows]
+
+
+def trim(database: Database) -> None:
+    """Remove the oldest records beyond the bounds."""
+    for kinds, most in (([FAILED], KEPT_FAILED), (_BOUNDED, KEPT)):
+        of_kinds = events.c.kind.in_(kinds)
+        query = select(events.c.id).where(of_kinds).order_by(events.c.id.desc()).offset(most).limit(1)
+        with database.reading() as connection:
+            last = connection.execute(query).scalar_one_or_none()
+        if last is not None:
+            with database.writing() as connection:
+                connection.execute(delete(events).where(of_kinds, events.c.id <= last))
+
+
+def note_settings(database: Database, settings: Settings, who: str) -> None:
+    """Note which settings are others than at the station's last start. Of their values the store has 16 bits
+    of a hash, from which nobody gets a password."""
+    values = dict(_flat(asdict(settings)))
+    found = {
+        key: hashlib.sha256(f"{key}={value!r}".encode()).hexdigest()[:4] for key, value in values.items()
+    }
+    here = stations.c.name == database.station
+    with database.writing() as connection:
+        kept = connection.execute(select(stations.c.settings).where(here)).scalar_one_or_none()
+        before = found if kept is None else json.loads(kept)
+        changed = sorted(key for key in before.keys() | found.keys() if before.get(key) != found.get(key))
+        if changed:
+            more = f" and {len(changed) - MOST_KEYS} more" if len(changed) > MOST_KEYS else ""
+            text = f"settings of {database.station} changed: {', '.join(changed[:MOST_KEYS])}{more}"
+            add_event(connection, CHANGED, who, text)
+        connection.execute(update(stations).where(here).values(settings=json.dumps(found)))
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Single values with their places, such as `products.plate.sinks.1.webhook`."""
+    if isinstance(value, Mapping):
+        inside = {str(key): one for key, one in value.items()}
+    elif isinstance(value, list | tuple):
+        inside = {str(place): one for place, one in enumerate(value, 1)}
+    else:
+        yield path, value
+        return
+    for key, one in inside.items():
+        yield from _flat(one, f"{path}.{key}" if path else key)

@@ -1,0 +1,447 @@
+"""Who may do what: users and their sessions, tokens of programs. A station that has none is open, but to its
+own machine alone.
+
+Of passwords there is an argon2 hash in the store, of sessions and tokens SHA-256: they are random, and nobody
+can guess them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import threading
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from sqlalchemy import ColumnElement, Connection, Row, Table, delete, exists, or_, select, update
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.progress import counted
+from flawscope.station.access.login_throttle import Attempts, SignInError, subnet
+from flawscope.station.access.roles import LOCAL as LOCAL
+from flawscope.station.access.roles import ROLES as ROLES
+from flawscope.station.access.roles import SENDER
+from flawscope.station.access.roles import Person as Person
+from flawscope.station.access.roles import may as may
+from flawscope.station.access.ttl_cache import MOST, Recall
+from flawscope.station.store.database import Database, StoreError, now, upsert
+from flawscope.station.store.records import ADDRESS, add_event, iso
+from flawscope.station.store.schema import sessions, tokens, users
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+
+SHORTEST, LONGEST = 10, 1000  # characters of a password
+SESSION_SECONDS = 12 * 3600
+_LONGEST_SESSION = (SESSION_SECONDS + 3600) * 1_000_000  # microseconds; an hour is for clocks that are set
+COMMAND_LINE = "command line"  # who did it; no user is called so
+FAILED = "sign_in_failed"  # event
+_NAME = re.compile(r"\w[\w.@+-]{0,63}")
+_TOKEN = "fls_"  # where one is found, people and scanners can tell what it is
+_USED = 60_000_000  # microseconds between two notes that a token was used
+_AT_ONCE, _IN_LINE = 2, 8  # passwords hashed at the same time, 64 MB each; and these with those that wait
+_OF_ADDRESS = 4  # of these
+LONGEST_TOKEN = 100 * 365 * 86400.0  # seconds
+SCOPE = "flawscope.person"  # of an ASGI scope: what the guard found
+
+
+@dataclass(frozen=True)
+class User:
+    name: str
+    role: str
+    created_at: int
+
+
+@dataclass(frozen=True)
+class Token:
+    name: str
+    role: str
+    created_at: int
+    used_at: int | None
+    expires_at: int | None
+
+
+class ExpiredError(FlawscopeError):
+    """The token was good until some time ago."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Whom a cookie or token belongs to, and until when (microseconds since 1970)."""
+
+    person: Person | None
+    until: int | None = None
+
+    def now(self) -> Person | None:
+        """Of a session that ended None; ExpiredError of a token."""
+        if self.until is None or self.person is None or (self.person.csrf and _lasts(self.until)):
+            return self.person
+        if self.person.csrf:
+            return None
+        if now() < self.until:
+            return self.person
+        text = f"token {self.person.name} expired on {iso(self.until)[:10]}: ask for a new one, of "
+        raise ExpiredError(text + "`flawscope station token add`")
+
+
+_Key = tuple[str, str]  # kind and hash of what a request brings
+_OPEN: _Key = ("open", "")
+
+
+class Access:
+    """Users, sessions and tokens. Every change is one transaction that also notes it as an event.
+
+    Methods raise InputError for what is asked wrongly, StoreError where the data base cannot be used.
+    """
+
+    def __init__(self, database: Database):
+        self.database = database
+        # Browsers do not tell ports apart: two stations on a machine need two names
+        self.cookie = f"flawscope_{_digest(database.engine.url.render_as_string())[:8]}"
+        self._hasher = PasswordHasher()
+        self._turn, self._counting = threading.Semaphore(_AT_ONCE), threading.Lock()
+        self._line: Counter[str] = Counter()  # by address
+        self._attempts, self._sleep = Attempts(), time.sleep
+        self._recall: Recall[_Known] = Recall()
+        self._used: dict[int | str, int] = {}  # token, or address of an unknown one -> when it was noted
+        self._nobodys = ""  # hash of no password, for names that do not exist
+
+    # ---- users
+
+    def users(self) -> list[User]:
+        query = select(users.c.name, users.c.role, users.c.created_at).order_by(users.c.name)
+        with self.database.reading() as connection:
+            return [User(*row) for row in connection.execute(query)]
+
+    def add_user(self, name: str, password: str, role: str, *, who: str = COMMAND_LINE) -> None:
+        if role == SENDER:
+            raise InputError("a sender is no person: `flawscope station token add` makes one for a program")
+        name, hashed = _name(name), self._hash(_password(password))
+        row = {"name": name, "password": hashed, "role": _role(role), "created_at": now()}
+        with self.database.writing() as connection:
+            _insert(connection, users, row)
+            add_event(connection, "user_added", who, f"user {name} added as {role}")
+        self._recall.clear()
+
+    def set_password(self, name: str, password: str, *, who: str = COMMAND_LINE) -> None:
+        """Ends the user's sessions."""
+        name, hashed = _name(name), self._hash(_password(password))
+        with self.database.writing() as connection:
+            change = update(users).where(users.c.name == name).values(password=hashed).returning(users.c.id)
+            user = connection.scalar(change)
+            if user is None:
+                raise InputError(_unknown(users, name))
+            connection.execute(delete(sessions).where(sessions.c.user_id == user))
+            add_event(connection, "password_changed", who, f"password of user {name} changed")
+        self._recall.clear()
+
+    def remove_user(self, name: str, *, who: str = COMMAND_LINE) -> None:
+        """Ends the user's sessions."""
+        name = _name(name)
+        with self.database.writing() as connection:
+            if connection.scalar(delete(users).where(users.c.name == name).returning(users.c.id)) is None:
+                raise InputError(_unknown(users, name))
+            add_event(connection, "user_removed", who, f"user {name} removed")
+        self._recall.clear()
+
+    # ---- tokens
+
+    def tokens(self) -> list[Token]:
+        columns = ("name", "role", "created_at", "used_at", "expires_at")
+        query = select(*(tokens.c[name] for name in columns))
+        with self.database.reading() as connection:
+            return [Token(*row) for row in connection.execute(query.order_by(tokens.c.name))]
+
+    def add_token(
+        self, name: str, role: str, *, expires: float | None = None, who: str = COMMAND_LINE
+    ) -> str:
+        """The secret, which nobody can see again. expires: seconds for which it holds; None: for ever."""
+        if expires is not None and not 0 < expires <= LONGEST_TOKEN:
+            raise InputError("a token that expires holds for more than nothing and at most 100 years")
+        name, secret, at = _name(name), _TOKEN + secrets.token_urlsafe(32), now()
+        until = None if expires is None else at + round(expires * 1e6)
+        row = {"name": name, "hash": _digest(secret), "role": _role(role), "created_at": at}
+        text = f"token {name} added as {role}" + ("" if until is None else f" until {iso(until)[:10]}")
+        with self.database.writing() as connection:
+            _insert(connection, tokens, {**row, "expires_at": until})
+            add_event(connection, "token_added", who, text)
+        self._recall.clear()
+        return secret
+
+    def remove_token(self, name: str, *, who: str = COMMAND_LINE) -> None:
+        name = _name(name)
+        with self.database.writing() as connection:
+            if connection.scalar(delete(tokens).where(tokens.c.name == name).returning(tokens.c.id)) is None:
+                raise InputError(_unknown(tokens, name))
+            add_event(connection, "token_removed", who, f"token {name} removed")
+        self._recall.clear()
+
+    # ---- sessions
+
+    def sign_in(self, name: str, password: str, address: str) -> str:
+        """The session's cookie, for SESSION_SECONDS.
+
+        Raises:
+            SignInError: name or password is wrong, or too many were; both take as long for names that do not
+                exist.
+        """
+        name, password = _folded(name), password[: LONGEST + 1]
+        rest = self._attempts.begin(name, address)
+        user = self._user(name)
+        place = "" if self._attempts.is_home(name, address) else address
+        try:
+            right = self._is_right(user, password, place, rest)
+        except SignInError:
+            self._attempts.take_back(name, address)
+            raise
+        cookie = secrets.token_urlsafe(32)
+        if user is not None and right and self._start(user, password, cookie, address):
+            self._attempts.succeeded(name, address)
+            return cookie
+        # What was typed as an unknown name may be a password
+        who, what = ("", "an unknown name") if user is None else (name, f"user {name}")
+        with suppress(StoreError), self.database.writing() as connection:
+            add_event(connection, FAILED, who, f"wrong sign-in of {what}", address=address)
+        raise SignInError("name or password is wrong")
+
+    def sign_out(self, request: HTTPConnection) -> None:
+        """End the session of the request's cookie, if it has one."""
+        if cookie := request.cookies.get(self.cookie):
+            with self.database.writing() as connection:
+                connection.execute(delete(sessions).where(sessions.c.hash == _digest(cookie)))
+            self._recall.clear()
+
+    def remove_ended(self) -> None:
+        """Remove sessions whose time is over; every sign-in does so, too."""
+        with self.database.writing() as connection:
+            connection.execute(delete(sessions).where(_has_ended(now())))
+
+    def _user(self, name: str) -> Row[Any] | None:
+        if not _NAME.fullmatch(name):  # the data base need not like every text
+            return None
+        with self.database.reading() as connection:
+            return connection.execute(select(users).where(users.c.name == name)).one_or_none()
+
+    def _start(self, user: Row[Any], password: str, cookie: str, address: str) -> bool:
+        """False where the user or the password went while it was checked."""
+        at = now()
+        row = {
+            "hash": _digest(cookie),
+            "user_id": user.id,
+            "csrf": secrets.token_urlsafe(32),
+            "created_at": at,
+            "expires_at": at + SESSION_SECONDS * 1_000_000,
+        }
+        newer = self._hash(password, address) if self._hasher.check_needs_rehash(user.password) else None
+        same = (users.c.id == user.id) & (users.c.password == user.password)
+        with self.database.writing() as connection:
+            if connection.scalar(select(users.c.id).where(same).with_for_update()) is None:
+                return False
+            connection.execute(delete(sessions).where(_has_ended(at)))
+            connection.execute(sessions.insert().values(**row))
+            if newer:
+                connection.execute(update(users).where(users.c.id == user.id).values(password=newer))
+            add_event(connection, "sign_in", user.name, f"signed in as {user.role}", address=address)
+        return True
+
+    # ---- passwords
+
+    @contextmanager
+    def _in_turn(self, address: str, rest: float = 0.0) -> Iterator[None]:
+        """Hashing takes memory and all cores: a flood of sign-ins must not take the station's, and one that
+        comes from an address not the turns of all others. address: "": of those who are known at theirs."""
+        address = subnet(address)
+        with self._counting:
+            if self._line[address] >= _OF_ADDRESS or self._line.total() >= _IN_LINE:
+                raise SignInError("too many people are signing in: try again in 2 seconds", 2)
+            self._line[address] += 1
+        try:
+            if rest:
+                self._sleep(rest)
+            with self._turn:
+                yield
+        finally:
+            with self._counting:
+                self._line[address] -= 1
+                self._line += Counter()  # removes those that have none
+
+    def _hash(self, password: str, address: str = "") -> str:
+        with self._in_turn(address):
+            return self._hasher.hash(_bytes(password))
+
+    def _is_right(self, user: Row[Any] | None, password: str, address: str = "", rest: float = 0.0) -> bool:
+        """As long where there is no such user."""
+        self._nobodys = self._nobodys or self._hash(secrets.token_urlsafe(32), address)
+        with self._in_turn(address, rest):
+            try:
+                return self._hasher.verify(self._nobodys if user is None else user.password, _bytes(password))
+            except (VerificationError, InvalidHashError):
+                return False
+
+    # ---- requests
+
+    @property
+    def is_open(self) -> bool:
+        """No users and no tokens."""
+        return self._find([_OPEN]) is not None
+
+    def person(self, request: HTTPConnection) -> Person | None:
+        """Who sent the request, as the guard found when it came, else as `find` does; None: somebody who has
+        to sign in."""
+        if SCOPE in request.scope:
+            found: Person | None = request.scope[SCOPE]
+            return found
+        return self.find(request)
+
+    def find(self, request: HTTPConnection) -> Person | None:
+        """Who sent the request, as of now or of a few seconds ago. A stream that goes on for long asks again.
+
+        A token wins over a cookie; ExpiredError where it held until some time ago. On an open station
+        everybody is LOCAL: that they are on this machine is for the guard to see.
+        """
+        return self._find(self._brought(request))
+
+    def at_hand(self, request: HTTPConnection) -> Person | None:
+        """As `find`, from memory. KeyError where the data base has to be asked."""
+        for key in self._brought(request):
+            if person := self._recall.at_hand(key).now():
+                return person
+        return None
+
+    def _brought(self, request: HTTPConnection) -> list[_Key]:
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        cookie = request.cookies.get(self.cookie)
+        if scheme.lower() == "bearer":
+            return [("token", _digest(secret.strip())), _OPEN]
+        return [("session", _digest(cookie)), _OPEN] if cookie else [_OPEN]
+
+    def _find(self, keys: list[_Key]) -> Person | None:
+        for key in keys:
+            known = self._recall.ask(key, partial(self._read, *key))
+            if known is not None and (person := known.now()):
+                return person
+        return None
+
+    def _read(self, kind: str, digest: str) -> _Known | None:
+        if kind == "open":
+            return self._nobody()
+        return self._session(digest) if kind == "session" else self._token(digest)
+
+    def _nobody(self) -> _Known:
+        anybody = exists(select(users.c.id)) | exists(select(tokens.c.id))
+        with self.database.reading() as connection:
+            return _Known(None if connection.scalar(select(anybody)) else LOCAL)
+
+    def _session(self, digest: str) -> _Known | None:
+        query = select(users.c.name, users.c.role, sessions.c.csrf, sessions.c.expires_at)
+        query = query.join_from(sessions, users).where(sessions.c.hash == digest)
+        with self.database.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        if not _lasts(row.expires_at):
+            with suppress(StoreError):
+                self.remove_ended()
+            return None
+        return _Known(Person(row.name, row.role, row.csrf), row.expires_at)
+
+    def _token(self, digest: str) -> _Known | None:
+        with self.database.reading() as connection:
+            row = connection.execute(select(tokens).where(tokens.c.hash == digest)).one_or_none()
+        at = now()
+        if row is None or (row.expires_at is not None and row.expires_at <= at):
+            self._note_refused("" if row is None else row.name, at)
+        elif abs(at - max(row.used_at or 0, self._used.get(row.id, 0))) > _USED:
+            self._used[row.id] = at  # also where it cannot be written: that is tried once a minute, too
+            with suppress(StoreError), self.database.writing() as connection:
+                connection.execute(update(tokens).where(tokens.c.id == row.id).values(used_at=at))
+        return None if row is None else _Known(Person(row.name, row.role), row.expires_at)
+
+    def _note_refused(self, name: str, at: int) -> None:
+        """An unknown or expired token, once a minute from an address."""
+        address = subnet(ADDRESS.get() or "")
+        if abs(at - self._used.get(address, 0)) > _USED:
+            if len(self._used) > MOST:
+                self._used.clear()
+            self._used[address] = at
+            text = f"token {name} has expired" if name else "an unknown token"
+            with suppress(StoreError), self.database.writing() as connection:
+                add_event(connection, FAILED, name, text)
+
+
+def _lasts(until: int) -> bool:
+    """A session that ends so late was begun under a clock that has been set back since: it is over, too."""
+    return 0 < until - now() <= _LONGEST_SESSION
+
+
+def _has_ended(at: int) -> ColumnElement[bool]:
+    return or_(sessions.c.expires_at <= at, sessions.c.expires_at > at + _LONGEST_SESSION)
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _bytes(password: str) -> bytes:
+    """Keyboards write the same letter in several ways."""
+    return unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")
+
+
+def _folded(name: str) -> str:
+    """Tablets like to begin with a capital letter."""
+    return unicodedata.normalize("NFC", name.strip().lower())
+
+
+def _name(name: str) -> str:
+    folded = _folded(name)
+    if not _NAME.fullmatch(folded):
+        raise InputError(
+            f"{name!r:.80} cannot be a name: use letters, digits and . _ - + @, beginning with a letter, "
+            "64 at most"
+        )
+    if folded == LOCAL.name:
+        raise InputError(f"{folded} is everybody on an open station: choose another name")
+    return folded
+
+
+def _role(role: str) -> str:
+    if role not in ROLES:
+        raise InputError(f"there is no role {role!r:.80}: choose {', '.join(ROLES[:-1])} or {ROLES[-1]}")
+    return role
+
+
+def _password(password: str) -> str:
+    if not SHORTEST <= len(password) <= LONGEST:
+        raise InputError(
+            f"the password has {counted(len(password), 'character')}: use {SHORTEST} to {LONGEST}"
+        )
+    return password
+
+
+def _insert(connection: Connection, table: Table, row: dict[str, Any]) -> None:
+    """A user or token. One name is never both: it says who gave a verdict."""
+    name, other = row["name"], tokens if table is users else users
+    is_taken = connection.scalar(select(other.c.id).where(other.c.name == name)) is not None
+    added = (
+        upsert(connection.dialect.name, table).values(**row).on_conflict_do_nothing().returning(table.c.id)
+    )
+    if is_taken or connection.scalar(added) is None:
+        kind = (other if is_taken else table).name[:-1]
+        raise InputError(
+            f"there is a {kind} {name} already: choose another name, or first "
+            f"`flawscope station {kind} remove {name}`"
+        )
+
+
+def _unknown(table: Table, name: str) -> str:
+    kind = table.name[:-1]
+    return f"there is no {kind} {name}; see `flawscope station {kind} list`"

@@ -1,0 +1,161 @@
+"""Pictures are looked at for what is wrong with the camera: after the answer, a few a second, in a thread of
+its own that skips what it has no time for."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from flawscope.errors import with_kind
+from flawscope.pictures.decoding import without_warnings
+from flawscope.station.background import Background
+from flawscope.station.drift.camera import KINDS, REFERENCE, Look, Reference, Watch, described, look
+from flawscope.station.drift.run import Run
+from flawscope.station.inspecting.memory import BusyError, Memory
+from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.store.database import StoreError
+from flawscope.station.store.files import PICTURES, Files
+
+FOLDER = "cameras"  # below the station's: what first pictures were like
+OFTEN = 0.25  # seconds between two pictures of a product, at least
+SHARE = 0.1  # of one processor that is spent on it, at most
+Key = tuple[int, int]  # version, and the inspection after which it began
+
+
+class Looks(Background):
+    """
+    Args:
+        watched: products.
+        names: of them.
+        run_of: what drift knows of a product: camera and drift begin anew together.
+        report: of problems, as `Station.report`.
+        white_of: a product's white level, as `look` takes it.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        watched: Iterable[int],
+        names: Mapping[int, str],
+        run_of: Callable[[int], Run | None],
+        report: Callable[[str, str | None], None],
+        memory: Memory,
+        white_of: Callable[[int], float | None] = lambda product_id: None,
+    ):
+        super().__init__("camera")
+        self.files, self.run_of, self.report, self.white_of = files, run_of, report, white_of
+        self.memory = memory
+        self.names = {number: names[number] for number in watched}
+        self.often = OFTEN
+        self._watches: dict[int, tuple[Key, Watch]] = {}
+        self._next: dict[int, Recorded] = {}  # the newest one of each product
+        self._seen: dict[int, float] = {}
+        self._blind: set[int] = set()  # products whose pictures cannot be looked at; it was said
+
+    def note(self, recorded: Recorded) -> None:
+        """Something was recorded. It is looked at, or skipped."""
+        product_id = recorded.taken.product_id
+        if product_id in self.names and time.monotonic() - self._seen.get(product_id, -OFTEN) >= self.often:
+            self._next[product_id] = recorded
+            self.wake()
+
+    def renew(self, product_id: int) -> None:
+        """What is seen is the new normal."""
+        self._watches.pop(product_id, None)
+        for kind in KINDS:
+            self.report(f"camera_{kind}_{product_id}", None)
+
+    # ---- in the thread
+
+    def _work(self) -> None:
+        while not self._ended.is_set():
+            self._wait()
+            for product_id in list(self._next):
+                recorded = self._next.pop(product_id)
+                begun = self._seen[product_id] = time.monotonic()
+                self._try(product_id, recorded)
+                self._ended.wait((time.monotonic() - begun) * (1 / SHARE - 1))
+
+    def _try(self, product_id: int, recorded: Recorded) -> None:
+        """`_look`; what hinders it is said once, and not of each picture."""
+        try:
+            self._look(product_id, recorded)
+        except (StoreError, BusyError):
+            pass  # a file that was removed, or large ones before it, say nothing about the camera
+        except Exception as error:
+            if product_id not in self._blind:
+                self._blind.add(product_id)
+                why = f"{self.names[product_id]}: the camera is not checked: {with_kind(error)}"
+                self.report(f"camera_unknown_{product_id}", why)
+
+    def _look(self, product_id: int, recorded: Recorded) -> None:
+        run = self.run_of(product_id)
+        if run is None or recorded.taken.version_id != run.version:
+            return
+        key = run.version, run.after
+        if product_id not in self._watches or self._watches[product_id][0] != key:
+            self._watches[product_id] = key, Watch(self._kept(product_id, key))
+        watch, taken = self._watches[product_id][1], recorded.taken
+        one = self._read(recorded)
+        if product_id in self._blind:
+            self._blind.discard(product_id)
+            self.report(f"camera_unknown_{product_id}", None)
+        shifts = recorded.prediction.shifts if recorded.prediction is not None else ()
+        learning = watch.reference is None
+        watch.add(one, taken.at / 1e6, not taken.anomalous, shifts)
+        if learning and watch.reference is not None:
+            self._keep(product_id, key, watch.reference)
+        for kind in KINDS:
+            text = None
+            if kind in watch.wrong:
+                text = f"{self.names[product_id]}: {described(kind, watch.wrong[kind])}"
+            self.report(f"camera_{kind}_{product_id}", text)
+
+    def _read(self, recorded: Recorded) -> Look:
+        data = self.files.read(PICTURES, recorded.taken.picture, recorded.taken.suffix)
+        with without_warnings():  # of large pictures: they were accepted
+            image = Image.open(io.BytesIO(data))
+        # what decodes for the inspections does not wait for this, unless it is large
+        with image, self.memory.hold(data, "the picture"):
+            return look(image, self.white_of(recorded.taken.product_id))
+
+    # ---- over a restart
+
+    def _path(self, product_id: int) -> Path:
+        return self.files.folder / FOLDER / f"{product_id}.npz"
+
+    def _keep(self, product_id: int, key: Key, reference: Reference) -> None:
+        buffer = io.BytesIO()
+        with suppress(Exception):  # without it the next start learns anew
+            numbers, smalls = reference.to_arrays()
+            np.savez_compressed(buffer, key=np.array(key), numbers=numbers, smalls=smalls)
+            self.files.write(self._path(product_id), buffer.getvalue(), durable=False)
+
+    def _kept(self, product_id: int, key: Key) -> Reference | None:
+        try:
+            with np.load(self._path(product_id), allow_pickle=False) as kept:
+                if tuple(int(one) for one in kept["key"]) != key:
+                    return None
+                return Reference.from_arrays(kept["numbers"], kept["smalls"])
+        except Exception:  # there is none, or it is damaged: it is learnt anew
+            return None
+
+    # ---- as the API shows it
+
+    def facts(self, product_id: int) -> dict[str, Any]:
+        watch = self._watches.get(product_id, (None, Watch()))[1]
+        known = watch.reference
+        return {
+            "watched": product_id in self.names,
+            "first_pictures": REFERENCE if known is not None else len(watch.first),
+            "wanted_pictures": REFERENCE,
+            "still": None if known is None else known.still,
+            "problems": [kind for kind in KINDS if kind in watch.wrong],
+        }

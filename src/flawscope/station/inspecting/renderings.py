@@ -1,0 +1,197 @@
+"""Pictures of an inspection: as it came, with what was found on it, the map, the mask."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.errors import FlawscopeError
+from flawscope.pictures.decoding import decode, load
+from flawscope.pictures.eight_bits import to_eight_bits
+from flawscope.pictures.geometry import Geometry
+from flawscope.results import drawing
+from flawscope.results.prediction import Prediction
+from flawscope.station.inspecting.worker import Inspector
+from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.store.files import MASK, MASKS, PICTURES, Files
+from flawscope.station.store.model_registry import Versions
+from flawscope.station.store.records import NotFoundError, PictureOf, Store
+
+LATELY = 64  # predictions whose maps are at hand: somebody is likely to look at them
+RENDERED = 32 * 1024 * 1024  # bytes of pictures for the page which are held
+QUALITY = 82  # of WebP, 0..100
+PATIENCE = 60.0  # seconds that somebody waits for a picture to be judged again
+_KEPT = ("score_threshold", "mask_threshold", "outline", "nearby")  # of a prediction, beside its map
+
+
+class Shown:
+    """Maps of what stands out are kept as files, others are computed again when somebody looks at them."""
+
+    def __init__(self, store: Store, versions: Versions, files: Files, inspector: Inspector):
+        self.store, self.versions, self.files, self.inspector = store, versions, files, inspector
+        self._lately: OrderedDict[tuple[str, int], Prediction] = OrderedDict()
+        self._rendered: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+        self._writer = ThreadPoolExecutor(1, "maps")
+
+    def close(self) -> None:
+        self._writer.shutdown()
+
+    # ---- as inspections come
+
+    def remember(self, recorded: Recorded) -> None:
+        """Hold the map for a while, and for long where somebody will review it."""
+        taken, prediction = recorded.taken, recorded.prediction
+        if prediction is None:
+            return
+        with self._lock:
+            self._lately[taken.picture, taken.version_id] = prediction
+            while len(self._lately) > LATELY:
+                self._lately.popitem(last=False)
+        if taken.anomalous or taken.near:
+            self._writer.submit(self._write, taken.picture, taken.version_id, prediction)
+
+    def _write(self, picture: str, version: int, prediction: Prediction) -> None:
+        facts = {name: getattr(prediction, name) for name in _KEPT}
+        facts |= {"colour_range": prediction.colour_range, "geometry": prediction.geometry.to_dict()}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, map=prediction.map.astype(np.float16), facts=np.array(json.dumps(facts)))
+        with suppress(FlawscopeError):  # it can be computed again
+            self.files.write(self.files.map_path(picture, version), buffer.getvalue(), durable=False)
+
+    # ---- as somebody looks
+
+    def picture(self, product_id: int, number: int) -> tuple[bytes, str, str]:
+        """The file as it came, its ending and the name that its sender gave it.
+
+        Raises:
+            NotFoundError: there is no such inspection, or its picture was removed.
+        """
+        row = self._row(product_id, number)
+        return self.files.read(PICTURES, row.hash, row.suffix), row.suffix, row.name
+
+    def view(self, product_id: int, number: int, side: int) -> bytes:
+        """WebP of the picture, the longer side at most `side` pixels. NotFoundError as above."""
+        row = self._row(product_id, number)
+        return self._held(("view", row.hash, side), lambda: _webp(self._small(row, side)))
+
+    def overlay(self, product_id: int, number: int, side: int) -> bytes:
+        """WebP of the picture with heat map and outlines. NotFoundError as above."""
+        row = self._row(product_id, number)
+
+        def draw() -> bytes:
+            small = self._small(row, side)
+            prediction = self._prediction(product_id, row)
+            height, width = small.shape[:2]
+            values = prediction.picture_map((height, width))
+            heat = drawing.overlay(small, values, *prediction.colour_range)
+            return _webp(drawing.contour(heat, prediction.outlined(values)))
+
+        return self._held(("overlay", row.hash, row.version, side), draw)
+
+    def map(self, product_id: int, number: int) -> tuple[bytes, float, float]:
+        """16-bit PNG of the map at the network's size, and the values of its black and white."""
+        row = self._row(product_id, number)
+        values = self._prediction(product_id, row).map.astype(np.float32)
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        share = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
+        return png(np.round(share * 65535).astype(np.uint16)), low, high
+
+    def mask(self, product_id: int, number: int) -> bytes:
+        """PNG at the picture's size, 255 where the defect is: as a person drew it, else as the model outlined
+        it."""
+        row = self._row(product_id, number)
+        if drawn := self.store.mask(number):
+            return self.files.read(MASKS, drawn, MASK)
+        mask = self._prediction(product_id, row).picture_mask()
+        return png(mask.astype(np.uint8) * np.uint8(255))
+
+    def _row(self, product_id: int, number: int) -> PictureOf:
+        row = self.store.picture(product_id, number)
+        if row.removed_at is not None:
+            raise NotFoundError(f"the picture of inspection {number} was removed, as `keep` says")
+        return row
+
+    def _small(self, row: PictureOf, side: int) -> NDArray[np.uint8]:
+        data = self.files.read(PICTURES, row.hash, row.suffix)
+        with self.inspector.memory.hold(data, row.name):
+            picture = load(data, row.name)  # a large one is made small as it is
+            if not isinstance(picture, Image.Image):
+                picture = Image.fromarray(to_eight_bits(decode(picture)))
+            share = min(1.0, side / max(picture.size))
+            width, height = (max(1, round(length * share)) for length in picture.size)
+            small = picture.resize((width, height), Image.Resampling.BOX)
+        return np.asarray(small.convert("RGB"))
+
+    def _prediction(self, product_id: int, row: PictureOf) -> Prediction:
+        """What a version says of a picture: from memory, from its file, or computed again."""
+        with self._lock:
+            held = self._lately.get((row.hash, row.version))
+        if held is None:
+            held = _read(self.files.map_path(row.hash, row.version))
+        if held is None:
+            data = self.files.read(PICTURES, row.hash, row.suffix)
+            model = self.versions.open(product_id, row.version)
+            with self.inspector.memory.hold(data, row.name):
+                held = self.inspector.aside(lambda: model.predict(data)).result(PATIENCE)
+            with self._lock:
+                self._lately[row.hash, row.version] = held
+        return held
+
+    def _held(self, key: tuple[Any, ...], make: Callable[[], bytes]) -> bytes:
+        with self._lock:
+            if key in self._rendered:
+                self._rendered.move_to_end(key)
+                return self._rendered[key]
+        made = make()
+        with self._lock:
+            if key not in self._rendered:
+                self._size += len(made)
+            self._rendered[key] = made
+            while self._size > RENDERED:
+                self._size -= len(self._rendered.popitem(last=False)[1])
+        return made
+
+
+def _read(path: Path) -> Prediction | None:
+    """A map that was kept; None where there is none, or it cannot be read."""
+    try:
+        with np.load(path) as file:
+            values, facts = file["map"].astype(np.float32), json.loads(str(file["facts"]))
+        return Prediction(
+            score=0.0,  # of no interest here
+            p_value=0.0,
+            severity=0.0,
+            is_anomalous=False,
+            map=values,
+            geometry=Geometry.from_dict(facts["geometry"]),
+            colour_range=tuple(facts["colour_range"]),
+            **{name: facts[name] for name in _KEPT},
+        )
+    except Exception:
+        return None
+
+
+def _webp(picture: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "WEBP", quality=QUALITY, method=2)
+    return buffer.getvalue()
+
+
+def png(values: NDArray[Any]) -> bytes:
+    """A grey picture [H, W], uint8 or uint16, as a file."""
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()

@@ -1,0 +1,183 @@
+"""What `station.yaml` says of sinks: `sinks` of a product, `mqtt` of the station."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from flawscope.config import build
+from flawscope.errors import InputError
+from flawscope.station.settings.secret import secret, shown
+
+Only = Literal["all", "anomalous"]
+Pictures = Literal["none", "picture", "overlay", "both"]
+PORTS = {"mqtt": 1883, "mqtts": 8883}
+MOST_NAME = 60  # characters
+_TOPIC = re.compile(r"[^/+#$\x00-\x1f][^+#\x00-\x1f]*")
+
+
+@dataclass(frozen=True)
+class SinkSettings:
+    """Of one webhook or folder.
+
+    webhook: an address that gets a POST. folder: where files are written.
+    name: by which its place is known; a sink with another name begins anew. None: its address or folder.
+    only: every inspection, or anomalous ones. verdicts: also what people say, and what they take back.
+    picture: what goes along; None: nothing with a webhook, both into a folder.
+    secret_file: lines `whsec_...` to sign with. ca_file: certificates of who may answer, beside the usual.
+    """
+
+    webhook: str | None = None
+    folder: str | None = None
+    name: str | None = None
+    only: Only = "all"
+    verdicts: bool = True
+    picture: Pictures | None = None
+    secret_file: str | None = None
+    ca_file: str | None = None
+
+    @property
+    def label(self) -> str:
+        """For people: without what may be secret in an address."""
+        return self.name or (self.folder if self.webhook is None else shown(self.webhook)) or ""
+
+    @property
+    def pictures(self) -> Pictures:
+        return self.picture or ("both" if self.webhook is None else "none")
+
+
+@dataclass(frozen=True)
+class MqttSettings:
+    """Of the station's broker.
+
+    broker: `mqtt://host:1883`, or `mqtts://host:8883` with TLS. user, password_file: by whom it is known.
+    ca_file: certificates that the broker's is checked with, beside the usual. certificate_file, key_file: the
+    station's own. topic: what all topics begin with. only, verdicts: as of `SinkSettings`.
+    discovery: what Home Assistant's discovery topics begin with; None: none are made.
+    """
+
+    broker: str
+    user: str | None = None
+    password_file: str | None = None
+    ca_file: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
+    topic: str = "flawscope"
+    only: Only = "all"
+    verdicts: bool = True
+    discovery: str | None = "homeassistant"
+
+    @property
+    def place(self) -> tuple[str, int, bool]:
+        """Host, port, whether with TLS."""
+        parts = urlsplit(self.broker)
+        return parts.hostname or "", parts.port or PORTS[parts.scheme], parts.scheme == "mqtts"
+
+    @property
+    def label(self) -> str:
+        return shown(self.broker)
+
+    def password(self) -> str | None:
+        """What stands in `password_file`. InputError."""
+        return None if self.password_file is None else secret(self.password_file, "mqtt: password_file")
+
+
+def sinks_of(given: Any, home: Path) -> tuple[SinkSettings, ...]:
+    """The `sinks` of a product; paths are relative to `home`. InputError."""
+    if given is None:
+        return ()
+    if not isinstance(given, list):
+        raise InputError("sinks must be a list: write `- webhook: ADDRESS` or `- folder: DIR` below it")
+    found = tuple(_sink(one, home) for one in given)
+    places = [one.name or one.webhook or one.folder for one in found]
+    for one, place in zip(found, places, strict=True):
+        if places.count(place) > 1:
+            raise InputError(f"sinks: {one.label} is there twice: give each its own `name`")
+    return found
+
+
+def _sink(given: Any, home: Path) -> SinkSettings:
+    if not isinstance(given, dict):
+        raise InputError("sinks: one is neither: write `- webhook: ADDRESS` or `- folder: DIR`")
+    try:
+        _check_keys(given)
+        sink = build(SinkSettings, given)
+        if (sink.webhook is None) == (sink.folder is None):
+            raise InputError("write either `webhook` or `folder` for each")
+        if sink.name is not None and not 0 < len(sink.name) <= MOST_NAME:
+            raise InputError(f"name: 1 to {MOST_NAME} characters")
+        sink = replace(sink, **_paths(sink, ("folder", "secret_file", "ca_file"), home))
+        if sink.webhook is not None:
+            check_address(sink.webhook)
+        elif sink.secret_file or sink.ca_file:
+            raise InputError("secret_file and ca_file are a webhook's: leave them out")
+    except InputError as error:
+        raise InputError(f"sinks: {error}") from None
+    return sink
+
+
+def mqtt_of(given: Any, home: Path) -> MqttSettings | None:
+    """The setting `mqtt`; a text is the broker. InputError."""
+    if given is None:
+        return None
+    values = {"broker": given} if isinstance(given, str) else given
+    if not isinstance(values, dict) or "broker" not in values:
+        raise InputError("mqtt has no broker: write `broker: mqtt://HOST` below it")
+    try:
+        _check_keys(values)
+        found = build(MqttSettings, values)
+        _check_broker(found)
+    except InputError as error:
+        raise InputError(f"mqtt: {error}") from None
+    return replace(found, **_paths(found, ("password_file", "ca_file", "certificate_file", "key_file"), home))
+
+
+def check_address(address: str) -> None:
+    """InputError unless it is one that a webhook can have."""
+    parts = _split(address, "webhook")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"webhook: {shown(address)!r} is not https://host/path")
+    if parts.username is not None or parts.password is not None:
+        raise InputError("webhook: leave the password out of the address; `secret_file` signs what is sent")
+
+
+def _check_broker(found: MqttSettings) -> None:
+    parts = _split(found.broker, "broker")
+    if parts.username is not None or parts.password is not None:
+        raise InputError("broker: write `user` and `password_file` instead of a password in the address")
+    if parts.scheme not in PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise InputError(f"broker: {shown(found.broker)!r} is not mqtt://host:1883 or mqtts://host:8883")
+    if found.password_file is not None and found.user is None:
+        raise InputError("password_file wants a `user`")
+    if (found.certificate_file is None) != (found.key_file is None):
+        raise InputError("certificate_file and key_file belong together: write both, or none")
+    if parts.scheme == "mqtt" and (found.ca_file or found.certificate_file):
+        raise InputError("certificates are TLS's: write broker as mqtts://, or leave them out")
+    for name, value in (("topic", found.topic), ("discovery", found.discovery)):
+        if value is not None and (not _TOPIC.fullmatch(value) or value.endswith("/")):
+            raise InputError(f"{name}: {value!r:.60} cannot begin a topic: leave out +, #, $ and outer /")
+
+
+def _split(address: str, name: str) -> SplitResult:
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+        return parts
+    except ValueError:
+        raise InputError(f"{name}: it is not an address: check host and port") from None
+
+
+def _check_keys(values: dict[Any, Any]) -> None:
+    """InputError where a secret stands in the settings."""
+    for key in ("password", "secret", "token"):
+        if key in values:
+            raise InputError(f"{key} does not stand here: write it into a file, and name that as {key}_file")
+
+
+def _paths(settings: Any, names: Sequence[str], home: Path) -> dict[str, Any]:
+    given = {name: getattr(settings, name) for name in names}
+    return {name: str(home / Path(value).expanduser()) for name, value in given.items() if value is not None}

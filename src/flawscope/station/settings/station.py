@@ -1,0 +1,366 @@
+"""What `station.yaml` says: products, the store, limits, how long things are kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+from flawscope.config import build, names, read_config
+from flawscope.errors import InputError
+from flawscope.runtime import suffix_of
+from flawscope.station.settings.secret import secret, shown
+from flawscope.station.settings.sinks import MqttSettings, SinkSettings, mqtt_of, sinks_of
+from flawscope.station.settings.sources import CameraOf, FolderOf, read_source, time_of
+
+T = TypeVar("T")
+
+NAME = "station"  # of one that was given none
+FOLDER = "station"  # where a station keeps everything unless it is told otherwise
+DATABASE = "station.sqlite"  # in it
+RESERVED = ("static", "api", "sign-in", "sign-out", "language", "healthz", "readyz", "metrics")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_LETTERS = "use letters, digits, dot, dash and underscore, 64 at most"
+_SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", re.IGNORECASE)
+_AGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(hours?|days?|weeks?|months?|years?|h|d|w)\s*", re.IGNORECASE)
+_SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 86400}
+
+
+@dataclass(frozen=True)
+class Learn:
+    """How a product's model learns from what people say.
+
+    rule: ask: a version waits for a click; auto: it goes live by itself where it loses no known defect and
+    has fewer false alarms.
+    after: so many corrections after which a version is made by itself.
+    keep: so many versions that were made and never used are kept.
+    trained: the trained model (.safetensors) of which `model` is an export.
+    pictures: folder of the pictures that the model was fitted on, for methods that are trained anew.
+    """
+
+    rule: Literal["ask", "auto"] = "ask"
+    after: int = 5
+    keep: int = 5
+    trained: str | None = None
+    pictures: str | None = None
+
+
+@dataclass(frozen=True)
+class Product:
+    """What is inspected.
+
+    model: a model file of any kind. folder: pictures that appear in it are taken, too.
+    drift: how probable a false alarm of drift may ever be; None: nobody looks for it.
+    light: another brightness of good parts is drift, too.
+    camera_checks: a camera that is dark, covered, blurred, moved or frozen is reported.
+    sinks: where its inspections go.
+    sources: folders and cameras beyond it.
+    learn: versions are made from corrections by themselves; None: when somebody asks.
+    deadline: time in which a request must be answered that names none; None: it waits.
+    """
+
+    model: str
+    folder: str | None = None
+    drift: str | None = "1 %"
+    light: bool = True
+    camera_checks: bool = True
+    sinks: tuple[SinkSettings, ...] = ()
+    sources: tuple[FolderOf | CameraOf, ...] = ()
+    learn: Learn | None = None
+    deadline: str | None = None
+
+    @property
+    def deadline_seconds(self) -> float | None:
+        return None if self.deadline is None else time_of(self.deadline, "deadline", "a time such as 800 ms")
+
+    @property
+    def drift_bound(self) -> float | None:
+        """0 to 0.5, both exclusive; None: nobody looks for it."""
+        return None if self.drift is None else share_of(self.drift, "drift")
+
+    @property
+    def all_sources(self) -> tuple[FolderOf | CameraOf, ...]:
+        """With the folder, which comes first."""
+        return self.sources if self.folder is None else (FolderOf(self.folder), *self.sources)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is accepted, before anything is decoded.
+
+    queue: pictures that wait or are being judged, at most; more are refused with 503.
+    upload: bytes of a request; all that are being received or answered hold four times as many, at most.
+    pixels: of a picture; large ones take ten times as many bytes together while they are decoded, at most.
+    stalled: seconds after which a client is let go that sends nothing more, or does not read its answer.
+    """
+
+    queue: int = 64
+    upload: str = "100 MB"
+    pixels: int = 200_000_000
+    stalled: float = 30.0
+
+    @property
+    def upload_bytes(self) -> int:
+        return size_of(self.upload, "limits: upload")
+
+    @property
+    def decoding_bytes(self) -> int:
+        """That large pictures may take together while they are decoded."""
+        return 10 * self.pixels
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How long pictures are kept, by what they are; null is for ever. Records stay when a picture goes.
+
+    good: nobody looked at it and it was called good. anomalous: called so, not reviewed. reviewed: somebody
+    said what it is. records: of inspections themselves. space: of all pictures together; beyond it the oldest
+    go, good ones first, reviewed ones last.
+
+    What a model version was learnt from is never removed.
+    """
+
+    good: str | None = "30 days"
+    anomalous: str | None = "1 year"
+    reviewed: str | None = None
+    records: str | None = None
+    space: str | None = None
+
+    def seconds(self, kind: str) -> float | None:
+        """None: for ever."""
+        value = getattr(self, kind)
+        return None if value is None else age_of(value, f"keep: {kind}")
+
+    @property
+    def space_bytes(self) -> int | None:
+        return None if self.space is None else size_of(self.space, "keep: space")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A station.
+
+    name: which one it is of those that share a data base.
+    store: folder of everything that it keeps.
+    database: URL of a PostgreSQL data base (`postgresql://user:password@host/name`), by default SQLite in the
+    store. password_file: holds the password that the URL leaves out.
+    host, port: where it listens; another host than this machine wants users or tokens.
+    public: names and addresses under which it is reached, beside this machine's.
+    proxy: a proxy on this machine stands in front and says who asks (X-Forwarded-For, X-Forwarded-Proto).
+    device, threads: what computes, as for `predict`; None: all cores but one.
+    near: good pictures that are reviewed, too: those whose p-value is at most so many times the model's
+    false-alarm rate.
+    mqtt: the broker that gets all inspections.
+    """
+
+    products: Mapping[str, Product] = field(default_factory=dict)
+    name: str = NAME
+    store: str = FOLDER
+    database: str | None = None
+    password_file: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8080
+    public: tuple[str, ...] = ()
+    proxy: bool = False
+    device: str = "auto"
+    threads: int | None = None
+    near: float = 1.5
+    limits: Limits = Limits()
+    keep: Keep = Keep()
+    mqtt: MqttSettings | None = None
+
+    @property
+    def url(self) -> str:
+        """Of the data base, as SQLAlchemy takes it, with the password. InputError."""
+        if self.database is None:
+            if self.password_file is not None:
+                raise InputError(
+                    "setting password_file is PostgreSQL's: name its `database`, or leave it out"
+                )
+            return f"sqlite:///{Path(self.store).resolve() / DATABASE}"
+        scheme, found, rest = self.database.partition("://")
+        if not found or scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
+            raise InputError(f"setting database: {shown(self.database)!r} is not postgresql://user@host/name")
+        if self.password_file is not None:
+            rest = _with_password(rest, self.password_file)
+        return f"postgresql+psycopg://{rest}"
+
+
+def _with_password(rest: str, path: str) -> str:
+    """`user@host/name` with what stands in the file, which is read anew each time: passwords change."""
+    user = re.match(r"([^:/@?]+)@", rest)
+    if user is None:
+        raise InputError(
+            "setting password_file: write `database` as postgresql://user@host/name: a user and no password"
+        )
+    password = secret(path, "setting password_file")
+    return f"{user[1]}:{quote(password, safe='')}@{rest[user.end() :]}"
+
+
+def read_settings(path: str | Path) -> Settings:
+    """A settings file; paths in it are relative to the file.
+
+    Raises:
+        InputError: it cannot be read, has unknown settings or values of the wrong kind.
+    """
+    values = read_config(path)
+    home = Path(path).resolve().parent
+    products = values.pop("products", None) or {}
+    if not isinstance(products, dict):
+        raise InputError(f"{path}: `products` must map a name to its model")
+    try:
+        for key in (one for one in values if one not in names(Settings)):
+            build(Settings, {key: values[key]})  # the error names the nearest of all
+        limits = build(Limits, _mapping(values.pop("limits", None), "limits"))
+        keep = build(Keep, _mapping(values.pop("keep", None), "keep"))
+        mqtt = mqtt_of(values.pop("mqtt", None), home)
+        settings = build(_Plain, values)
+        secret = settings.password_file
+        known = {check_name(str(name)): _product(name, value, home) for name, value in products.items()}
+        return check(
+            Settings(
+                **{
+                    **vars(settings),
+                    "store": str(home / settings.store),
+                    "password_file": None if secret is None else str(home / secret),
+                },
+                products=known,
+                limits=limits,
+                keep=keep,
+                mqtt=mqtt,
+            )
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """The settings of one value each."""
+
+    name: str = Settings.name
+    store: str = Settings.store
+    database: str | None = None
+    password_file: str | None = None
+    host: str = Settings.host
+    port: int = Settings.port
+    public: tuple[str, ...] = ()
+    proxy: bool = False
+    device: str = Settings.device
+    threads: int | None = None
+    near: float = Settings.near
+
+
+def check(settings: Settings) -> Settings:
+    """The same settings. InputError where a value cannot be."""
+    if not _NAME.fullmatch(settings.name):
+        raise InputError(f"name {settings.name!r:.80} cannot be a station's: {_LETTERS}")
+    _ = settings.url, settings.limits.upload_bytes, settings.keep.space_bytes
+    for kind in ("good", "anomalous", "reviewed", "records"):
+        settings.keep.seconds(kind)
+    for name, product in settings.products.items():
+        try:
+            _ = product.drift_bound, product.deadline_seconds
+        except InputError as error:
+            raise InputError(f"product {name}: {error}") from None
+    if not 0 <= settings.port < 65536:
+        raise InputError(f"port {settings.port} is not one: choose 1 to 65535, or 0 for a free one")
+    if settings.limits.queue < 1 or settings.limits.pixels < 1:
+        raise InputError("limits: queue and pixels must be 1 or more")
+    if settings.near < 0:
+        raise InputError("near must be 0 or more")
+    return settings
+
+
+def check_name(name: str) -> str:
+    """The name of a product, which stands in addresses."""
+    if name.lower() in RESERVED:
+        raise InputError(f"{name!r} cannot be a product's name: it is a page of its own; choose another")
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{name!r} cannot be a product's name: {_LETTERS}")
+    return name
+
+
+def named(text: str) -> str:
+    """The nearest name that a product can have."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64] or "product"
+    return f"{name}-1" if name.lower() in RESERVED else name
+
+
+def single(model: str, name: str, folder: str | None = None) -> Settings:
+    """A station for one model file."""
+    suffix_of(model)
+    return Settings(products={check_name(name): Product(model, folder)})
+
+
+def overridden(settings: Settings, **values: Any) -> Settings:
+    """With what the command line says, where it says something."""
+    return check(replace(settings, **{name: value for name, value in values.items() if value is not None}))
+
+
+def size_of(text: str, what: str) -> int:
+    """`100 MB`, `2G` -> bytes, in powers of 1024."""
+    found = _SIZE.fullmatch(str(text))
+    if not found:
+        raise InputError(f"{what}: {text!r} is not a size; write for example 100 MB")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+
+
+def share_of(text: str, what: str) -> float:
+    """`1 %`, `0.01` -> 0.01: more than 0 and less than a half."""
+    found = _SHARE.fullmatch(str(text))
+    share = float(found[1]) / (100 if found[2] else 1) if found else 0.0
+    if not 0 < share < 0.5:
+        raise InputError(f"{what}: {text!r} is not a share between 0 and 50 %; write 1 %, or null")
+    return share
+
+
+def age_of(text: str, what: str) -> float:
+    """`30 days` -> seconds. A month has 30 days, a year 365."""
+    found = _AGE.fullmatch(str(text))
+    if not found:
+        raise InputError(f"{what}: {text!r} is not a time; write for example 30 days or 1 year, or null")
+    return float(found[1]) * _SECONDS[found[2][0].lower()]
+
+
+def _mapping(values: Any, name: str) -> dict[str, Any]:
+    if not isinstance(values or {}, dict):
+        raise InputError(f"{name} is not a list of `key: value` lines")
+    return dict(values or {})
+
+
+def _product(name: str, value: Any, home: Path) -> Product:
+    given = {"model": value} if isinstance(value, str) else value
+    if not isinstance(given, dict) or "model" not in given:
+        raise InputError(f"product {name} has no model: write `model: FILE` below it")
+    listed = given.get("sources") or []
+    try:
+        if not isinstance(listed, list):
+            raise InputError("sources is not a list: write `- folder: DIR` or `- camera: ADDRESS` below it")
+        sinks = sinks_of(given.get("sinks"), home)
+        learn = _learn(given.get("learn"), home)
+        apart = ("sources", "sinks", "learn")
+        product = build(Product, {key: value for key, value in given.items() if key not in apart})
+        sources = tuple(read_source(one, home) for one in listed)
+    except InputError as error:
+        raise InputError(f"product {name}: {error}") from None
+    folder = None if product.folder is None else str(home / product.folder)
+    made = replace(product, sources=sources, sinks=sinks, learn=learn)
+    return replace(made, model=str(home / product.model), folder=folder)
+
+
+def _learn(value: Any, home: Path) -> Learn | None:
+    if value is None:
+        return None
+    try:
+        learn = build(Learn, _mapping(value, "learn"))
+    except InputError as error:
+        raise InputError(f"learn: {error}") from None
+    if learn.after < 1 or learn.keep < 1:
+        raise InputError("learn: after and keep must be 1 or more")
+    trained, pictures = (path and str(home / path) for path in (learn.trained, learn.pictures))
+    return replace(learn, trained=trained, pictures=pictures)

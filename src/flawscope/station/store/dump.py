@@ -1,0 +1,166 @@
+"""A copy of the data base in one file, and a data base from it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, MetaData, Select, inspect, make_url, text
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.station.settings.secret import shown
+from flawscope.station.settings.station import DATABASE, Settings
+from flawscope.station.store.database import Database, StoreError
+from flawscope.station.store.stations import check_there
+
+POSTGRES = "station.pgdump"  # what pg_dump calls custom format
+COPIES = (DATABASE, POSTGRES)
+
+
+@contextmanager
+def copied(settings: Settings, folder: Path) -> Iterator[tuple[Path, Connection, Select[Any]]]:
+    """The copy, made in the folder; a connection that sees just what it holds; numbers of this station's
+    products in it. Others read and write meanwhile.
+
+    Raises:
+        InputError: the data base cannot be copied.
+    """
+    if settings.database is None:
+        path = folder / DATABASE
+        _copy_sqlite(Path(settings.store) / DATABASE, path)
+        copy = Database(f"sqlite:///{path.absolute()}", settings.name)
+        try:
+            copy.check_current()
+            with copy.reading() as connection:
+                yield path, connection, copy.own()
+        finally:
+            copy.close()
+        return
+    path = folder / POSTGRES
+    database = Database(settings.url, settings.name)
+    try:
+        with _reading(database):
+            database.check_current()
+            check_there(database)
+        with _reading(database) as connection:
+            snapshot = str(connection.execute(text("SELECT pg_export_snapshot()")).scalar_one())
+            _call(settings, "pg_dump", "--format=custom", f"--snapshot={snapshot}", f"--file={path}")
+            yield path, connection, database.own()
+    finally:
+        database.close()
+
+
+def check_empty(settings: Settings, copy: str) -> None:
+    """InputError unless a copy of this name can become the data base of these settings."""
+    if settings.database is None:
+        if copy == POSTGRES:
+            raise InputError(
+                "this backup is of PostgreSQL: name an empty data base as `database` in a file for --settings"
+            )
+        return
+    name = shown(settings.database)
+    if copy != POSTGRES:
+        raise InputError(f"this backup is of SQLite, and the settings name {name}: leave `database` out")
+    _program("pg_restore")
+    database = Database(settings.url, settings.name)
+    try:
+        with _reading(database) as connection:
+            if inspect(connection).get_table_names():
+                raise InputError(f"{name} is not empty: nothing is overwritten, make a new data base")
+    finally:
+        database.close()
+
+
+def restored(settings: Settings, copy: Path) -> None:
+    """Make the data base from a copy. InputError where it is damaged, or cannot be written."""
+    if settings.database is None:
+        _check_sqlite(copy)
+        os.replace(copy, Path(settings.store) / DATABASE)
+        return
+    options = ("--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction")
+    _call(settings, "pg_restore", *options, str(copy))
+    copy.unlink()
+
+
+def emptied(settings: Settings) -> None:
+    """Take `restored` back; of SQLite, the file is removed with the folder."""
+    if settings.database is None:
+        return
+    database = Database(settings.url, settings.name)
+    try:
+        with database.writing() as connection:
+            there = MetaData()
+            there.reflect(connection)
+            there.drop_all(connection)
+    finally:
+        database.close()
+
+
+# ----------------------------------------------------------------------------------------------------- SQLite
+
+
+def _copy_sqlite(source: Path, target: Path) -> None:
+    try:
+        with (
+            closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as here,
+            closing(sqlite3.connect(target)) as there,
+        ):
+            here.backup(there)
+    except sqlite3.Error as error:
+        raise InputError(f"cannot copy {source}: {error}; check the disk, or restore a backup") from None
+    _check_sqlite(target)
+
+
+def _check_sqlite(path: Path) -> None:
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        said = str(error)
+    if said != "ok":
+        raise InputError(f"the data base is damaged ({said:.100}): take an older backup")
+
+
+# ------------------------------------------------------------------------------------------------- PostgreSQL
+
+
+@contextmanager
+def _reading(database: Database) -> Iterator[Connection]:
+    try:
+        with database.reading() as connection:
+            yield connection
+    except StoreError as error:
+        raise InputError(f"{error}; check `database` and that it is running") from None
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise InputError(f"PostgreSQL's {name} is not installed: apt-get install postgresql-client")
+    return found
+
+
+def _call(settings: Settings, name: str, *words: str) -> None:
+    """One of PostgreSQL's programs; the password is in its environment, where others do not see it."""
+    url = make_url(settings.url)
+    plain = url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
+    secret = {} if url.password is None else {"PGPASSWORD": str(url.password)}
+    done = subprocess.run(
+        [_program(name), "--no-password", f"--dbname={plain}", *words],
+        env={**os.environ, **secret, "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        why = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no reason")
+        remedy = "; its version must be the server's or newer" if "version mismatch" in why else ""
+        raise FlawscopeError(f"{name} failed: {why:.200}{remedy}")

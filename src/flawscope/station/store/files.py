@@ -1,0 +1,250 @@
+"""What the station keeps as files: pictures and masks by their content, models, maps."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from flawscope.errors import InputError
+from flawscope.station.store.database import StoreError
+
+PICTURES, MASKS, MAPS, MODELS = "pictures", "masks", "maps", "models"
+MASK = ".png"  # ending of a mask
+SHORT = 16  # digits of a hash that name the folder of a model
+LOCK = ".lock"  # of the station that runs
+IDENTITY = ".station"  # file that says in the folder whose it is
+PART = ".part"  # of a file that is being written
+ROOM = 16 * 1024**2  # bytes that the data base and all the rest need to go on
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Files:
+    """Below the station's folder. A file is there whole or not at all, and once `keep` has returned it
+    survives a power cut.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self.folder = Path(folder)
+        self._held: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what people said is nobody else's
+            for name in (PICTURES, MASKS, MAPS, MODELS):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f".{secrets.token_hex(4)}{PART}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise InputError(
+                f"the station's folder {self.folder} cannot be written: {error.strerror}; choose another "
+                "`store`"
+            ) from None
+
+    def claim(self) -> None:
+        """Until this process ends, the folder is this station's. InputError where it is another one's."""
+        self._claim = open(self.folder / LOCK, "a+b")  # noqa: SIM115 (held open)
+        try:
+            _lock(self._claim)
+        except OSError:
+            self._claim.close()
+            raise InputError(
+                f"another station runs on {self.folder}: end it, or choose another folder with --station"
+            ) from None
+
+    def give_up(self) -> None:
+        """After `claim`."""
+        self._claim.close()
+
+    @property
+    def identity_path(self) -> Path:
+        return self.folder / IDENTITY
+
+    def identity(self) -> str:
+        """32 hexadecimal digits of the folder, by which a data base knows it. InputError where they cannot be
+        read."""
+        path = self.identity_path
+        try:
+            if not path.exists():
+                self.write(path, f"{secrets.token_hex(16)}\n".encode())
+            found = path.read_text("ascii", "replace").strip()
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
+        if not re.fullmatch("[0-9a-f]{32}", found):
+            raise InputError(f"{path} is damaged: it holds {found!r:.40}, not 32 hexadecimal digits")
+        return found
+
+    def has(self, kind: str) -> bool:
+        """Whether there is a file of this kind."""
+        return any(
+            True for folder in (self.folder / kind).iterdir() if folder.is_dir() and any(folder.iterdir())
+        )
+
+    def path(self, kind: str, digest: str, suffix: str) -> Path:
+        """Where a file of this content lies; a thousand folders keep each of them short."""
+        return self.folder / kind / digest[:3] / f"{digest}{suffix}"
+
+    def map_path(self, picture: str, version: int) -> Path:
+        """Where the map of a picture lies, as a model version made it."""
+        return self.path(MAPS, picture, f".{version}.npz")
+
+    def keep(self, kind: str, data: bytes, suffix: str, *, hold: bool = False, known: str = "") -> str:
+        """Write it unless it is there already; its SHA-256.
+
+        Args:
+            hold: as `hold` does.
+            known: its SHA-256, where that was computed before.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        digest = known or hashlib.sha256(data).hexdigest()
+        if hold:
+            self.hold(digest)
+        path = self.path(kind, digest, suffix)
+        try:
+            with suppress(OSError):
+                if path.stat().st_size == len(data):
+                    return digest
+            self.write(path, data)
+        except StoreError:
+            if hold:
+                self.release(digest)
+            raise
+        return digest
+
+    def hold(self, digest: str) -> None:
+        """Until `release` it is not discarded: the data base does not know it yet."""
+        with self._lock:
+            self._held[digest] += 1
+
+    def release(self, digest: str) -> None:
+        """After `hold`, or `keep` with it."""
+        with self._lock:
+            self._held[digest] -= 1
+            if not self._held[digest]:
+                del self._held[digest]
+
+    def discard(self, kind: str, digest: str, suffix: str, settle: Callable[[], bool | None]) -> bool:
+        """Remove a file and, before it, do what the data base must know of that; False and nothing removed
+        where the file is held, or `settle` says False."""
+        with self._lock:
+            if digest in self._held:
+                return False
+            if settle() is False:
+                return False
+            self.path(kind, digest, suffix).unlink(missing_ok=True)
+            return True
+
+    def model_folder(self, digest: str) -> Path:
+        """Where a model of this content lies, under its own name."""
+        return self.folder / MODELS / digest[:SHORT]
+
+    def discard_model(self, folder: Path, settle: Callable[[], bool]) -> bool:
+        """As `discard`, for a folder of `models`."""
+        with self._lock:
+            if any(digest[:SHORT] == folder.name for digest in self._held) or not settle():
+                return False
+            shutil.rmtree(folder, ignore_errors=True)
+            return True
+
+    def write(self, path: Path, data: bytes, *, durable: bool = True) -> None:
+        """durable: it is on the disk when this returns. StoreError where it cannot be written."""
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{PART}"
+        try:
+            _make(path.parent, durable)
+            with open(temporary, "xb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+            if durable:
+                sync_folder(path.parent)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise unwritable(path, error) from None
+
+    def read(self, kind: str, digest: str, suffix: str) -> bytes:
+        """StoreError where it is not there any more."""
+        path = self.path(kind, digest, suffix)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}", "file_missing") from None
+
+    def temporary(self, name: str) -> Path:
+        """Where a file may lie for a moment; `drop` it."""
+        return self.folder / MODELS / f".{secrets.token_hex(8)}{PART}" / name
+
+    def drop(self, temporary: Path) -> None:
+        shutil.rmtree(temporary.parent, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what was being written when an earlier run was cut off."""
+        for left in list(self.folder.rglob(f".*{PART}")):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.folder).free
+
+    def check_room(self, size: int) -> None:
+        """StoreError where a file of so many bytes could fill the disk."""
+        if self.free_bytes() < size + ROOM:
+            least = f"{(size + ROOM) / 1024**2:.0f} MB"
+            text = f"less than {least} are free on the disk of {self.folder}; free some space"
+            raise StoreError(text, "disk_full")
+
+
+def _lock(file: IO[bytes]) -> None:
+    """OSError where another process holds it. The system lets it go when the process ends."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def unwritable(path: Path, error: OSError) -> StoreError:
+    if error.errno in _FULL:
+        return StoreError(f"the disk of {path.parent} is full; free some space", "disk_full")
+    return StoreError(f"cannot write {path}: {error.strerror}", "store_unreachable")
+
+
+def _make(folder: Path, durable: bool) -> None:
+    if folder.is_dir():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if durable:
+        sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """A new name in a folder is on the disk after this; Windows does so by itself."""
+    if os.name == "nt":
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

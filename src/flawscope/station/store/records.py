@@ -1,0 +1,404 @@
+"""Inspections and verdicts in the data base."""
+
+from __future__ import annotations
+
+import json
+import threading
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, Select, Table, func, literal_column, select, update
+
+from flawscope.errors import InputError
+from flawscope.station.store.database import Database, now, upsert
+from flawscope.station.store.identity import KeyUsedError, Request
+from flawscope.station.store.inspection import Inspection
+from flawscope.station.store.recording import MOST_NAME, WAITING, Taken, record, review_of
+from flawscope.station.store.schema import HOUR, events, hours, inspections, pictures, products, verdicts
+from flawscope.station.store.stations import place_of, station_id
+
+GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
+# written out, for an index of these rows alone is taken only where the query says which they are
+IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
+VERDICT, REMOVED = "verdict", "removed"  # events
+DONE, SKIPPED = "done", "skipped"  # of a review, beside what `recording` has
+MOST_NOTE = 2000  # characters
+_SHOWN = tuple(Inspection.model_fields)
+
+
+# From which a request came: events of what it does, in whatever thread, name it
+ADDRESS: ContextVar[str | None] = ContextVar("address", default=None)
+
+
+class NotFoundError(InputError):
+    """There is no such product, inspection or version."""
+
+
+class PictureOf(NamedTuple):
+    """Of an inspection. removed_at: None while the file is there."""
+
+    hash: str
+    suffix: str
+    removed_at: int | None
+    name: str
+    version: int
+
+
+def iso(at: int) -> str:
+    """Microseconds since 1970 as 2026-11-22T02:04:51.123Z."""
+    moment = datetime.fromtimestamp(at / 1e6, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at // 1000 % 1000:03d}Z"
+
+
+def row_of(database: Database, table: Table, product_id: int, number: int) -> Row[Any]:
+    """A product's version or candidate. NotFoundError."""
+    query = select(table).where(table.c.product_id == product_id, table.c.id == number)
+    with database.reading() as connection:
+        row = connection.execute(query).one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no {table.name[:-1]} {number} of this product")
+    return row
+
+
+def microseconds(text: str) -> int:
+    """A date, or a date and time, in UTC unless it says otherwise. InputError where it is none."""
+    try:
+        moment = datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return round(moment.timestamp() * 1e6)
+    except (ValueError, OverflowError):
+        raise InputError(f"{text!r:.60} is not a time: write 2026-11-22 or 2026-11-22T14:30:00Z") from None
+
+
+def holdable(number: int) -> int:
+    """A number that a column can hold; others are nobody's."""
+    return number if 0 <= number < 2**63 else 0
+
+
+class Store:
+    """What is known about products, pictures, inspections and verdicts.
+
+    Every method is one transaction and raises `StoreError` where the data base cannot be used.
+    """
+
+    def __init__(self, database: Database):
+        self.database = database
+        # verdicts are there in the order of their numbers: sinks rely on it
+        self._speaking = threading.Lock()
+
+    # ---- products
+
+    def add_product(self, name: str) -> int:
+        """Its number, whether it is new or not."""
+        with self.database.writing() as connection:
+            own = {"station_id": station_id(connection, self.database.station), "name": name}
+            new = upsert(connection.dialect.name, products).values(**own, created_at=now())
+            connection.execute(new.on_conflict_do_nothing())
+            return int(connection.execute(select(products.c.id).filter_by(**own)).scalar_one())
+
+    def totals(self, product_id: int) -> dict[str, int]:
+        """How many inspections there are, and how many of them wait for a review."""
+        every = select(func.coalesce(func.sum(hours.c.inspected), 0)).where(hours.c.product_id == product_id)
+        with self.database.reading() as connection:
+            return {
+                "inspections": int(connection.execute(every).scalar_one()),
+                "waiting": _waiting(connection, product_id),
+            }
+
+    def waiting_count(self, product_id: int) -> int:
+        """How many inspections wait for a review."""
+        with self.database.reading() as connection:
+            return _waiting(connection, product_id)
+
+    # ---- inspections
+
+    def record(self, several: Sequence[Taken]) -> list[tuple[int, bool]]:
+        """Write inspections, all or none: the number of each, and whether it is new. One with a key that is
+        there already is that one."""
+        with self.database.writing() if self.database.is_sqlite else self.database.single() as connection:
+            return record(connection, several)
+
+    def numbers_of(self, product_id: int, keys: Sequence[str]) -> dict[str, int]:
+        """Of the inspections that were taken under these keys."""
+        return {str(row.key): int(row.id) for row in self.under(product_id, keys)}
+
+    def under(self, product_id: int, keys: Sequence[str]) -> Sequence[Row[Any]]:
+        """The inspections that were taken under these keys, as far as `Request.is_of` asks."""
+        names = "id", "key", "picture", "source", "request_hash"
+        query = select(*(inspections.c[name] for name in names)).where(
+            inspections.c.product_id == product_id, inspections.c.key.in_(keys)
+        )
+        with self.database.reading() as connection:
+            return connection.execute(query).all()
+
+    def answered(self, product_id: int, request: Request) -> dict[int, int]:
+        """The inspections that a request led to before: place of its picture -> number.
+
+        Raises:
+            KeyUsedError: its key names another request.
+        """
+        rows = {str(row.key): row for row in self.under(product_id, request.possible_keys())}
+        for row in rows.values():
+            if not request.is_of(row):
+                raise KeyUsedError(f"request, inspection {row.id}")
+        own = enumerate(map(request.key_of, range(len(request.pictures) or 1)))
+        return {place: int(rows[key].id) for place, key in own if key in rows}
+
+    def inspection(self, product_id: int, number: int) -> dict[str, Any]:
+        """One, as the API shows it. NotFoundError."""
+        query = shown().where(inspections.c.product_id == product_id, inspections.c.id == number)
+        with self.database.reading() as connection:
+            found = described(connection, connection.execute(query).all())
+        if not found:
+            raise NotFoundError(self._nowhere(number))
+        return found[0]
+
+    def several(self, product_id: int, numbers: Collection[int]) -> dict[int, dict[str, Any]]:
+        """Those of these inspections that there are, by their numbers, as the API shows them."""
+        query = shown().where(inspections.c.product_id == product_id, inspections.c.id.in_(numbers))
+        with self.database.reading() as connection:
+            return {one["id"]: one for one in described(connection, connection.execute(query).all())}
+
+    def _nowhere(self, number: int) -> str:
+        """Of an inspection that this product has not."""
+        place = place_of(self.database, number)
+        if place is None:
+            return f"there is no inspection {number}"
+        return f"inspection {number} and its picture are at the station {place}: look there"
+
+    def waiting(
+        self, product_id: int, limit: int, after: int = 0, last: Sequence[int] = ()
+    ) -> dict[str, Any]:
+        """The oldest ones that wait for a review, and how many there are.
+
+        Args:
+            last: those that are given only where there are no others.
+        """
+        here = inspections.c.product_id == product_id, IS_WAITING
+        query = shown().where(*here, inspections.c.id > after).order_by(inspections.c.id).limit(limit)
+        with self.database.reading() as connection:
+            rows = connection.execute(query.where(inspections.c.id.not_in(last))).all()
+            if not rows and last:
+                rows = connection.execute(query).all()
+            return {"inspections": described(connection, rows), "waiting": _waiting(connection, product_id)}
+
+    def knows(self, picture: str) -> bool:
+        """Whether this station has an inspection of the picture with this hash."""
+        query = select(pictures.c.hash).where(
+            pictures.c.product_id.in_(self.database.own()), pictures.c.hash == picture
+        )
+        with self.database.reading() as connection:
+            return connection.execute(query).first() is not None
+
+    def picture(self, product_id: int, number: int) -> PictureOf:
+        """What an inspection looked at. NotFoundError."""
+        query = (
+            select(*(pictures.c[name] for name in ("hash", "suffix", "removed_at")))
+            .add_columns(inspections.c.name, inspections.c.version_id)
+            .join_from(inspections, pictures)
+            .where(inspections.c.product_id == product_id, inspections.c.id == number)
+        )
+        with self.database.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFoundError(self._nowhere(number))
+        return PictureOf(*row)
+
+    # ---- verdicts
+
+    def decide(
+        self,
+        product_id: int,
+        number: int,
+        verdict: str,
+        who: str,
+        mask: str | None = None,
+        note: str = "",
+        key: str | None = None,
+    ) -> dict[str, Any]:
+        """Write down what a person says of an inspection; `undo` takes the last word back.
+
+        Args:
+            mask: hash of the file that holds the mask.
+            key: of the sender, under which it is taken once: what was said under it before stays as it is.
+
+        Raises:
+            NotFoundError: there is no such inspection.
+            KeyUsedError: something else was said under this key.
+            InputError: there is nothing to take back, or the note is too long.
+        """
+        if verdict not in (GOOD, DEFECT, SKIP, UNDO):
+            raise InputError(f"{verdict!r:.40} is not a verdict: good, defect, skip or undo")
+        note = "".join(c for c in note if c == "\n" or unicodedata.category(c)[0] != "C")
+        if len(note) > MOST_NOTE:
+            raise InputError(f"the note has {len(note)} characters; {MOST_NOTE} at most")
+        with self._speaking, self.database.writing() as connection:
+            query = select(inspections).where(
+                inspections.c.product_id == product_id, inspections.c.id == number
+            )
+            row = connection.execute(query.with_for_update()).one_or_none()
+            if row is None:
+                raise NotFoundError(f"there is no inspection {number}")
+            said = {"verdict": verdict, "mask": mask, "note": note}
+            if key is None or not _was_said(connection, number, key, said):
+                if verdict == UNDO and not held(connection, [number]).get(number):
+                    raise InputError(f"inspection {number} has no verdict to take back")
+                values = {**said, "inspection_id": number, "at": now(), "who": who, "key": key}
+                connection.execute(verdicts.insert().values(values))
+                add_event(connection, VERDICT, who, f"{verdict} on inspection {number}", product_id)
+                _settle(connection, row)
+            return described(connection, connection.execute(shown().where(inspections.c.id == number)).all())[
+                0
+            ]
+
+    def mask(self, number: int) -> str | None:
+        """Hash of the mask that a person drew, where the last word has one."""
+        with self.database.reading() as connection:
+            last = held(connection, [number]).get(number)
+        return None if last is None or last.mask is None else str(last.mask)
+
+    # ---- what happened
+
+    def note_event(self, kind: str, who: str, text: str, product_id: int | None = None) -> None:
+        with self.database.writing() as connection:
+            add_event(connection, kind, who, text, product_id)
+
+    def events(self, kind: str, product_id: int) -> list[Row[Any]]:
+        """Of one kind and product, the latest first."""
+        query = select(events).where(events.c.kind == kind, events.c.product_id == product_id)
+        with self.database.reading() as connection:
+            return list(connection.execute(query.order_by(events.c.id.desc()).limit(500)).all())
+
+
+def _waiting(connection: Connection, product_id: int) -> int:
+    query = select(func.count()).where(inspections.c.product_id == product_id, IS_WAITING)
+    return int(connection.execute(query).scalar_one())
+
+
+def add_event(
+    connection: Connection,
+    kind: str,
+    who: str,
+    text: str,
+    product_id: int | None = None,
+    *,
+    address: str | None = None,
+) -> None:
+    """In the transaction of what it tells of. address: None: of the request that is being answered."""
+    address = address or ADDRESS.get()
+    row = {"at": now(), "kind": kind, "who": who, "text": text, "product_id": product_id}
+    row["address"] = address and address[:64]
+    connection.execute(events.insert().values(**row))
+
+
+# --------------------------------------------------------------------------------------------------- verdicts
+
+
+def _was_said(connection: Connection, number: int, key: str, said: dict[str, Any]) -> bool:
+    """Whether this verdict on the inspection came under this key before. KeyUsedError where another did."""
+    query = select(verdicts).where(verdicts.c.inspection_id == number, verdicts.c.key == key)
+    before = connection.execute(query).one_or_none()
+    if before is None:
+        return False
+    if said != {name: before._mapping[name] for name in said}:
+        raise KeyUsedError(f"verdict on inspection {number}, {before.verdict}")
+    return True
+
+
+def held(connection: Connection, numbers: Sequence[int]) -> dict[int, Row[Any]]:
+    """The last word on each inspection that has one, by its number."""
+    query = select(verdicts).where(verdicts.c.inspection_id.in_(numbers)).order_by(verdicts.c.id)
+    stacks: dict[int, list[Row[Any]]] = defaultdict(list)
+    for row in connection.execute(query):
+        stack = stacks[row.inspection_id]
+        if row.verdict != UNDO:
+            stack.append(row)
+        elif stack:
+            stack.pop()
+    return {number: stack[-1] for number, stack in stacks.items() if stack}
+
+
+def _settle(connection: Connection, before: Row[Any]) -> None:
+    """Bring an inspection and its hour to what its verdicts say."""
+    last = held(connection, [before.id]).get(before.id)
+    if last is None:
+        verdict, review = None, review_of(before)
+    elif last.verdict == SKIP:
+        verdict, review = None, SKIPPED
+    else:
+        verdict, review = last.verdict, DONE
+    connection.execute(
+        update(inspections).where(inspections.c.id == before.id).values(verdict=verdict, review=review)
+    )
+    was, becomes = (_counted(before.anomalous, word) for word in (before.verdict, verdict))
+    changes = {name: hours.c[name] + becomes[name] - was[name] for name in was}
+    connection.execute(
+        update(hours)
+        .where(
+            hours.c.product_id == before.product_id,
+            hours.c.version_id == before.version_id,
+            hours.c.hour == before.at // HOUR,
+        )
+        .values(changes)
+    )
+
+
+def _counted(anomalous: bool, verdict: str | None) -> dict[str, int]:
+    return {
+        "reviewed": int(verdict is not None),
+        "defects": int(verdict == DEFECT),
+        "false_alarms": int(anomalous and verdict == GOOD),
+        "misses": int(not anomalous and verdict == DEFECT),
+    }
+
+
+# -------------------------------------------------------------------------------------------------- as shown
+
+
+def shown() -> Select[Any]:
+    """What `described` needs of inspections."""
+    return select(
+        inspections,
+        products.c.name.label("product"),
+        pictures.c.width,
+        pictures.c.height,
+        pictures.c.removed_at,
+    ).select_from(inspections.join(pictures).join(products, products.c.id == inspections.c.product_id))
+
+
+def fresh(number: int, taken: Taken, product: str) -> dict[str, Any]:
+    """What was just recorded, as the API shows it."""
+    facts = {
+        **vars(taken),
+        **{"id": number, "product": product, "removed_at": None, "regions": json.dumps(taken.regions)},
+        **{"name": taken.name[:MOST_NAME], "verdict": None, "review": review_of(taken)},
+    }
+    return _described(SimpleNamespace(**facts), None)
+
+
+def described(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+    """Inspections as the API shows them."""
+    words = held(connection, [row.id for row in rows if row.review in (DONE, SKIPPED)])
+    return [_described(row, words.get(row.id)) for row in rows]
+
+
+def _described(row: Row[Any] | SimpleNamespace, word: Row[Any] | None) -> dict[str, Any]:
+    """The fields of `Inspection`: those that are not a column as it is are made here."""
+    made = {
+        "version": row.version_id,
+        "at": iso(row.at),
+        "picture": None if row.removed_at else row.picture,
+        "decision": "anomalous" if row.anomalous else "good",
+        "near": bool(row.near),
+        "regions": json.loads(row.regions),
+        "verdict_at": iso(word.at) if word and row.verdict else None,
+        "verdict_by": word.who if word and row.verdict else None,
+        "note": word.note if word else "",
+        "has_mask": bool(word and word.mask),
+    }
+    return {name: made[name] if name in made else getattr(row, name) for name in _SHOWN}

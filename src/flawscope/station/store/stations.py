@@ -1,0 +1,146 @@
+"""Several stations share a data base: who is who."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from flawscope.errors import InputError
+from flawscope.station.settings.station import Settings
+from flawscope.station.store.database import Database, now, upsert
+from flawscope.station.store.files import PICTURES, Files
+from flawscope.station.store.schema import inspections, products, stations, versions
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def claim(database: Database, files: Files, address: str | None = None) -> None:
+    """Be the station of this name: the one whose pictures are in this folder.
+
+    Args:
+        address: of its pages, where others can reach them.
+
+    Raises:
+        InputError: the name is another station's, or the folder is another data base's.
+    """
+    folder, name = files.identity(), database.station
+    values = {"name": name, "folder": folder, "address": address, "started_at": now()}
+    with database.writing() as connection:
+        database.alone(connection)
+        rows = connection.execute(select(stations).order_by(stations.c.id)).all()
+        here = next((row for row in rows if row.folder == folder), None) or _earlier(
+            connection, files, rows, name
+        )
+        if here is None and database.is_sqlite:  # it is in the folder, and one station's
+            here = next(iter(rows), None)
+        other = next((row for row in rows if row.name == name and row is not here), None)
+        if other is not None:
+            lost = f"; or, where that one is lost, write {other.folder} into {files.identity_path}"
+            raise InputError(
+                f"the station {name} of {database.name} has another folder than {files.folder}: choose "
+                f"another `name`{lost if other.folder and here is None else ''}"
+            )
+        if here is not None:
+            connection.execute(update(stations).where(stations.c.id == here.id).values(**values))
+            return
+        if files.has(PICTURES):
+            raise InputError(
+                f"{files.folder} has pictures that {database.name} does not know: choose an empty `store`, "
+                "or the `database` that they belong to"
+            )
+        connection.execute(insert(stations).values(**values))
+
+
+def _earlier(connection: Connection, files: Files, rows: Sequence[Row[Any]], name: str) -> Row[Any] | None:
+    """One that was there before stations had names and folders: its models are in this folder. One that
+    never had a model goes by its name."""
+    for row in rows:
+        if row.folder is not None:
+            continue
+        its = select(versions.c.file).join_from(versions, products, products.c.id == versions.c.product_id)
+        kept = list(connection.execute(its.where(products.c.station_id == row.id)).scalars())
+        if any((files.folder / file).is_file() for file in kept):
+            return row
+        if not kept and row.name == name and not files.has(PICTURES):
+            return row
+    return None
+
+
+def taken_over(database: Database, files: Files) -> None:
+    """After a restore, the folder is that of the station whose backup it was, and the data base's, too.
+
+    Raises:
+        InputError: there are several, and none has the name.
+    """
+    with database.reading() as connection:
+        rows = connection.execute(select(stations).order_by(stations.c.name)).all()
+    row = next((row for row in rows if row.name == database.station), rows[0] if len(rows) == 1 else None)
+    if row is None and rows:
+        raise InputError(
+            f"this backup has the stations {', '.join(row.name for row in rows)}: give one of these as `name`"
+            " in a file for --settings"
+        )
+    if row is not None and row.folder is not None:
+        files.write(files.identity_path, f"{row.folder}\n".encode())
+        database.station = row.name
+
+
+def check_there(database: Database) -> None:
+    """InputError where no station of this name was ever started."""
+    with database.reading() as connection:
+        names = list(connection.execute(select(stations.c.name).order_by(stations.c.name)).scalars())
+    if names and not database.is_sqlite and database.station not in names:
+        raise InputError(
+            f"{database.name} has no station {database.station}: set `name` to one of {', '.join(names)}"
+        )
+
+
+def station_id(connection: Connection, name: str) -> int:
+    """Of the station of this name, which is there from now on."""
+    new = upsert(connection.dialect.name, stations).values(name=name)
+    connection.execute(new.on_conflict_do_nothing())
+    return int(connection.execute(select(stations.c.id).where(stations.c.name == name)).scalar_one())
+
+
+def place_of(database: Database, number: int) -> str | None:
+    """Name, and address where it is known, of the other station that has an inspection; None: none has it."""
+    if database.is_sqlite:
+        return None
+    query = (
+        select(stations.c.name, stations.c.address)
+        .join_from(inspections, products, products.c.id == inspections.c.product_id)
+        .join(stations)
+        .where(inspections.c.id == number, stations.c.name != database.station)
+    )
+    with database.reading() as connection:
+        row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    return f"{row.name} ({row.address})" if row.address else str(row.name)
+
+
+def others(database: Database) -> list[dict[str, str]]:
+    """Products of the other stations: name, station, and address where it is known."""
+    if database.is_sqlite:
+        return []
+    query = (
+        select(products.c.name, stations.c.name.label("station"), stations.c.address)
+        .join(stations)
+        .where(stations.c.name != database.station, stations.c.address.is_not(None))
+        .order_by(stations.c.name, products.c.name)
+    )
+    with database.reading() as connection:
+        return [dict(row._mapping) for row in connection.execute(query)]
+
+
+def address_of(settings: Settings) -> str | None:
+    """Where others reach the pages; None: nobody does."""
+    bound = settings.host not in ("", "0.0.0.0", "::", *LOOPBACK) and settings.port
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    name = next(iter(settings.public), f"{host}:{settings.port}" if bound else None)
+    if name is None:
+        return None
+    has_scheme = name.startswith(("http://", "https://"))
+    return name.rstrip("/") if has_scheme else f"{'https' if settings.proxy else 'http'}://{name}"

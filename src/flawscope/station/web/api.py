@@ -1,0 +1,449 @@
+"""The JSON API below /api/v1."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import math
+import re
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from flawscope._version import __version__
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.station.access.roles import ENGINEER, OPERATOR, SENDER, VIEWER, may
+from flawscope.station.access.users import ExpiredError, Person
+from flawscope.station.inspecting.memory import light
+from flawscope.station.inspecting.worker import Picture
+from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.station import Station
+from flawscope.station.store.database import StoreError
+from flawscope.station.store.files import MASK, MASKS
+from flawscope.station.store.identity import SENT, UNANSWERED, KeyUsedError, Label, uploaded
+from flawscope.station.store.inspection import Inspection
+from flawscope.station.store.records import fresh, holdable, microseconds
+from flawscope.station.store.search import MOST, Filters
+from flawscope.station.web import exports, schemas, uploads
+from flawscope.station.web.error_handlers import count, refused, said
+from flawscope.station.web.middleware import needs
+from flawscope.station.web.queries import check_query
+
+SIDE = 1600  # pixels of the longer side of a picture as it is shown
+MASK_BYTES = 8 * 1024**2  # of a mask in base64
+_OFTEN = {"Cache-Control": "private, max-age=86400"}  # what a picture shows does not change
+_TYPES = {
+    **{".png": "image/png", ".jpg": "image/jpeg", ".tif": "image/tiff", ".bmp": "image/bmp"},
+    **{".webp": "image/webp", ".gif": "image/gif", ".avif": "image/avif", ".heic": "image/heic"},
+}
+
+
+def refusals_of(*codes: int) -> dict[int | str, dict[str, Any]]:
+    return {code: {"model": schemas.Refusal} for code in codes}
+
+
+def routes(*codes: int, prefix: str = "/api/v1/products/{name}", role: str = VIEWER) -> APIRouter:
+    """For those who have the role, or may do more. codes: of refusals beside the usual."""
+    refusals = refusals_of(401, 403, 404, 421, 422, 503, *codes)
+    passed = [Depends(needs(role)), Depends(check_query)]
+    return APIRouter(prefix=prefix, dependencies=passed, responses=refusals)
+
+
+Side = Annotated[int, Query(ge=64, le=4096, description="pixels of the longer side, at most")]
+Number = Annotated[int, Query(ge=0, lt=2**63)]
+
+
+async def station_of(request: Request) -> Station:  # else it is called in another thread
+    station: Station = request.app.state.station
+    return station
+
+
+def keyed(what: str) -> list[dict[str, Any]]:
+    """How the description names the header with the sender's key; what: it does."""
+    schema = {"type": "string", "maxLength": uploads.MOST_KEY}
+    text = f"the same key {what}, however often it is sent"
+    return [
+        {"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema, "description": text}
+    ]
+
+
+Deadline = Annotated[
+    int | None,
+    Query(ge=1, le=600_000, description="milliseconds in which it must be answered", examples=[800]),
+]
+Here = Annotated[Station, Depends(station_of)]
+LabelOf = Annotated[Label, Depends(uploads.label_of)]
+Operator = Annotated[Person, Depends(needs(OPERATOR))]
+Engineer = Annotated[Person, Depends(needs(ENGINEER))]
+
+router = routes(prefix="/api/v1")
+sending = routes(408, 409, 413, 415, 504, 507, role=SENDER)
+product = APIRouter(prefix="/products/{name}")
+
+# --------------------------------------------------------------------------------------------------- products
+
+
+@router.get("/products", response_model=schemas.Products)
+def products(station: Here) -> Any:
+    """What is inspected here."""
+    return {"products": [station.product_facts(name) for name in station.products]}
+
+
+@product.get("", response_model=schemas.Product)
+def one_product(name: str, station: Here) -> Any:
+    return station.product_facts(name)
+
+
+@router.get("/status", response_model=schemas.Status)
+def status(station: Here) -> Any:
+    """How the station is."""
+    problems = [problem.to_dict() for problem in station.problems()]
+    return {
+        "state": "degraded" if problems else "ok",
+        "problems": problems,
+        "version": __version__,
+        "queue": {"waiting": station.inspector.backlog(), "most": station.settings.limits.queue},
+    }
+
+
+@router.post("/problems/{code}/acknowledge", response_model=schemas.Problem)
+def acknowledge_problem(code: str, station: Here, person: Engineer) -> Any:
+    """It is known: the bar on the pages is silent about it until it is over."""
+    return station.acknowledge(code, person.name).to_dict()
+
+
+@router.post("/clock/confirm", response_model=schemas.Status)
+def confirm_clock(station: Here, person: Engineer) -> Any:
+    """The computer's clock is right although it jumped: pictures are removed for their age again."""
+    station.confirm_clock(person.name)
+    return status(station)
+
+
+# ------------------------------------------------------------------------------------------------ inspections
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {
+                        "files": {"type": "array", "items": {"type": "string", "format": "binary"}}
+                    },
+                }
+            },
+        },
+    },
+    "parameters": keyed("gives the same inspection"),
+}
+
+
+@sending.post(
+    "/inspections",
+    status_code=201,
+    response_model=Inspection | schemas.Results,
+    responses={200: {"model": Inspection}},
+    openapi_extra=_BODY,
+)
+async def inspect(
+    name: str,
+    request: Request,
+    station: Here,
+    label: LabelOf,
+    file: Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")] = "",
+    deadline: Deadline = None,
+) -> Response:
+    """Judge a picture: the body is the file. A form may hold several, whose results come in its order.
+
+    A key names the request: the same bytes, part and batch get the same answer, others 409.
+
+    The answer is sent when the inspection is on the disk. With 503 nothing was taken: try again after the
+    seconds that Retry-After says. 504: it was not judged in time; one that was just being judged is recorded
+    nevertheless.
+    """
+    begun = time.perf_counter()
+    try:
+        product_id, due = station.product_id(name), station.due(name, deadline)
+        station.inspector.check_room(product_id, due)
+        found, is_form = await uploads.read(request, file)
+        key, data = uploads.key_of(request), [one.data for one in found]
+        asked = await asyncio.to_thread(uploaded, key, data, is_form, label) if key else None
+        pictures = [
+            Picture(product_id, one.data, one.name, "http", due=due, **label._asdict()) for one in found
+        ]
+        if asked is not None:
+            pictures = [
+                replace(one, key=asked.key_of(place), request=asked, hash=asked.pictures[place])
+                for place, one in enumerate(pictures)
+            ]
+        with station.inspector.claimed(product_id, asked) as is_free:
+            there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
+            new = [one for place, one in enumerate(pictures) if place not in there]
+            if new and not is_free:
+                raise KeyUsedError(UNANSWERED)
+            answers = iter(station.inspector.submit(new))
+    except FlawscopeError as error:
+        count(station, name, error)
+        raise
+    results: list[dict[str, Any]] = []
+    first: FlawscopeError | None = None
+    is_new = False
+    for place, one in enumerate(found):
+        try:
+            if place in there:
+                inspection = await asyncio.to_thread(station.inspection, name, there[place])
+            else:
+                recorded = await in_time(station, product_id, next(answers), due)
+                is_new |= recorded.is_new
+                inspection = await inspection_of(station, name, recorded)
+            results.append({"inspection": inspection})
+        except FlawscopeError as error:
+            first = first or error
+            code = count(station, name, light(error))
+            results.append({"name": one.name, "error": str(error), "code": code})
+    if first is not None and not any("inspection" in result for result in results):
+        if not is_form or len(results) == 1:
+            return refused(first)  # raised, it would hold this frame, and with it the picture
+        return JSONResponse({"results": results}, said(first)[0])
+    station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
+    content = {"results": results} if is_form else results[0]["inspection"]
+    return JSONResponse(content, 201 if is_new or is_form else 200)
+
+
+async def in_time(station: Station, product_id: int, answer: Future[Recorded], due: float) -> Recorded:
+    """What was recorded. LateError where that is not before the time."""
+    try:
+        async with asyncio.timeout(None if due == math.inf else due - time.monotonic()):
+            return await asyncio.wrap_future(answer)
+    except TimeoutError:
+        raise station.inspector.give_up(answer, product_id) from None
+
+
+async def inspection_of(station: Station, name: str, recorded: Recorded) -> dict[str, Any]:
+    """As the API shows it."""
+    if recorded.is_new:
+        return fresh(recorded.number, recorded.taken, name)
+    return await asyncio.to_thread(station.inspection, name, recorded.number)
+
+
+def filters_of(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
+    cursor: Annotated[str | None, Query(description="`next` of the page before")] = None,
+    since: Annotated[str | None, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")] = None,
+    until: Annotated[str | None, Query(description="before this time")] = None,
+    decision: Literal["", "good", "anomalous"] | None = None,
+    verdict: Literal["", "good", "defect", "none"] | None = None,
+    review: Literal["", "none", "waiting", "done", "skipped"] | None = None,
+    score_min: str | None = None,
+    score_max: str | None = None,
+    version: str | None = None,
+    picture: Annotated[
+        str | None, Query(alias="file", description="what its sender calls it; A12* begins with A12")
+    ] = None,
+    part: Annotated[str | None, Query(description="its number; 4711* begins with 4711")] = None,
+    batch: Annotated[str | None, Query(description="that the part belongs to; 47* begins with 47")] = None,
+) -> Filters:
+    query = {key: value for key, value in request.query_params.items() if key not in ("name", "file")}
+    return Filters.from_query({**query, "name": picture or ""})
+
+
+Wanted = Annotated[Filters, Depends(filters_of)]
+
+
+@product.get("/inspections", response_model=schemas.Inspections)
+def find(name: str, station: Here, wanted: Wanted) -> Any:
+    """Search, newest first."""
+    page = station.search(name, wanted)
+    return {"inspections": page.inspections, "next": page.next}
+
+
+@product.get("/inspections/{number}", response_model=Inspection)
+def one_inspection(name: str, number: int, station: Here) -> Any:
+    return station.inspection(name, holdable(number))
+
+
+@product.get(
+    "/export",
+    response_class=Response,
+    responses={200: {"content": {"text/csv": {}, "application/vnd.apache.parquet": {}}}},
+)
+def export(
+    name: str, station: Here, wanted: Wanted, person: Engineer, format: Literal["csv", "parquet"] = "csv"
+) -> Response:
+    """What the search finds, as a table."""
+    product_id = station.product_id(name)
+    file = f"{name}-inspections.{format}"
+    if format == "csv":
+        return StreamingResponse(
+            exports.csv_lines(station.database, product_id, wanted),
+            media_type="text/csv; charset=utf-8",
+            headers=_attachment(file),
+        )
+    made = exports.parquet(station.database, product_id, wanted)
+    return StreamingResponse(
+        exports.blocks(made), media_type="application/vnd.apache.parquet", headers=_attachment(file)
+    )
+
+
+# --------------------------------------------------------------------------------------------------- pictures
+
+
+@product.get("/inspections/{number}/picture", response_class=Response)
+def picture(name: str, number: int, station: Here) -> Response:
+    """The file as it came."""
+    data, suffix, called = station.shown.picture(station.product_id(name), holdable(number))
+    stem = PurePosixPath(called).stem or str(number)
+    headers = {**_attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
+    return Response(data, media_type=_TYPES.get(suffix, "application/octet-stream"), headers=headers)
+
+
+@product.get("/inspections/{number}/view", response_class=Response)
+def view(name: str, number: int, station: Here, side: Side = SIDE) -> Response:
+    """WebP of the picture, upright."""
+    data = station.shown.view(station.product_id(name), holdable(number), side)
+    return Response(data, media_type="image/webp", headers=_OFTEN)
+
+
+@product.get("/inspections/{number}/overlay", response_class=Response)
+def overlay(name: str, number: int, station: Here, side: Side = SIDE) -> Response:
+    """WebP of the picture with heat map and outlines."""
+    data = station.shown.overlay(station.product_id(name), holdable(number), side)
+    return Response(data, media_type="image/webp", headers=_OFTEN)
+
+
+@product.get("/inspections/{number}/map", response_class=Response)
+def map_of(name: str, number: int, station: Here) -> Response:
+    """16-bit PNG of the anomaly map at the network's size; X-Map-Low and X-Map-High are the values of 0 and
+    65535."""
+    data, low, high = station.shown.map(station.product_id(name), holdable(number))
+    headers = {"X-Map-Low": repr(low), "X-Map-High": repr(high), **_OFTEN}
+    return Response(data, media_type="image/png", headers=headers)
+
+
+@product.get("/inspections/{number}/mask", response_class=Response)
+def mask(name: str, number: int, station: Here) -> Response:
+    """PNG as large as the picture, 255 where the defect is: as a person drew it, else as the model outlined
+    it."""
+    data = station.shown.mask(station.product_id(name), holdable(number))
+    return Response(data, media_type="image/png")
+
+
+# --------------------------------------------------------------------------------------------------- verdicts
+
+
+@product.post(
+    "/inspections/{number}/verdict",
+    response_model=Inspection,
+    responses=refusals_of(409),
+    openapi_extra={"parameters": keyed("is one verdict")},
+)
+def decide(
+    name: str, number: int, request: Request, verdict: schemas.Verdict, station: Here, person: Operator
+) -> Any:
+    """Say what a picture is; `undo` takes the last word back."""
+    product_id, number, key = station.product_id(name), holdable(number), uploads.key_of(request)
+    drawn = None
+    if verdict.mask is not None:
+        drawn = _mask(station, product_id, number, verdict.mask)
+    try:
+        said = verdict.verdict, person.name, drawn, verdict.note, key and f"{SENT}{key}"
+        found = station.store.decide(product_id, number, *said)
+    finally:
+        if drawn is not None:
+            station.files.release(drawn)
+    station.metrics.verdicts.labels(name, verdict.verdict).inc()
+    station.spoken(product_id)
+    return found
+
+
+def _mask(station: Station, product_id: int, number: int, sent: str) -> str:
+    """Keep a mask that a person drew, and hold it; the hash of its file."""
+    about = station.store.inspection(product_id, number)
+    if len(sent) > MASK_BYTES:
+        raise InputError("the mask has more than 8 MB: send a PNG of two values")
+    try:
+        data = base64.b64decode(sent.removeprefix("data:image/png;base64,"), validate=True)
+    except (binascii.Error, ValueError):
+        raise InputError("the mask is not base64: send a PNG in base64") from None
+    mask = uploads.mask_of(data, about["width"], about["height"], station.settings.limits)
+    return station.files.keep(MASKS, mask, MASK, hold=True)
+
+
+@product.get("/review", response_model=schemas.Waiting)
+def review(
+    name: str,
+    request: Request,
+    station: Here,
+    limit: Annotated[int, Query(ge=1, le=MOST)] = 20,
+    after: Number = 0,
+    reader: Annotated[
+        str, Query(max_length=64, description="of several at a time, any text of its own")
+    ] = "",
+) -> Any:
+    """What waits to be reviewed, the oldest first, after the number `after`. What another reader was given in
+    the last minutes comes only where nothing else is left."""
+    judges = may(
+        station.access.person(request), OPERATOR
+    )  # who only looks takes nothing from those who judge
+    return station.waiting(name, limit, after, reader if judges else "")
+
+
+@product.get("/trends", response_model=schemas.Trends)
+def trends(name: str, station: Here, since: str | None = None, until: str | None = None) -> Any:
+    """Scores over time; single inspections where they are few."""
+    ends = (microseconds(text) if text else None for text in (since, until))
+    return station.trends(name, *ends)
+
+
+@product.get("/drift", response_model=schemas.Drift)
+def drift(name: str, station: Here) -> Any:
+    """Whether good parts score as they did, as many pictures are flagged, and the camera is as it was."""
+    return station.drift(name)
+
+
+@product.post("/drift/acknowledge", response_model=schemas.Drift)
+def acknowledge(name: str, station: Here, person: Engineer) -> Any:
+    """What is seen is the new normal: drift and the camera's first pictures begin anew."""
+    station.drifts.acknowledge(station.product_id(name), person.name)
+    return station.drift(name)
+
+
+@product.get("/live", response_class=StreamingResponse)
+async def live(name: str, request: Request, station: Here) -> StreamingResponse:
+    """Server-sent events: `inspection` as they come, `state` every second."""
+    product_id = station.product_id(name)
+
+    def state() -> dict[str, Any] | None:
+        try:
+            if not may(station.access.find(request), VIEWER):  # signed out, or removed
+                return None
+            return {**station.flow(name), "waiting": station.store.waiting_count(product_id)}
+        except (StoreError, ExpiredError):  # the page asks why, and listens again when it is over
+            return None
+
+    async def events() -> AsyncIterator[str]:
+        async for message in station.live.stream(product_id, state):
+            yield message
+
+    return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+router.include_router(product)
+
+
+def _attachment(name: str) -> dict[str, str]:
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    return {"Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"}

@@ -1,0 +1,323 @@
+"""What every request passes before the station sees it: whom it is sent to, from where, by whom.
+
+It stands around the whole application and touches neither bodies nor streams.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+
+from flawscope.errors import InputError
+from flawscope.station.access.roles import VIEWER
+from flawscope.station.access.users import LOCAL, SCOPE, SESSION_SECONDS, Access, ExpiredError, Person, may
+from flawscope.station.settings.station import FOLDER, Settings
+from flawscope.station.store.database import StoreError
+from flawscope.station.store.records import ADDRESS
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SIGN_IN = "/sign-in"
+CSRF_HEADER, CSRF_FIELD = "X-CSRF-Token", "csrf"
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; connect-src 'self'; font-src 'self'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",  # without any, browsers send forms with `Origin: null`
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_HERE = frozenset({"127.0.0.1", "localhost", "::1"})
+_EVERYWHERE = frozenset({"", "0.0.0.0", "::"})
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_HEALTH = frozenset({"/healthz", "/readyz"})  # for whoever watches the station, also when its store is gone
+_FOR_ALL = frozenset({SIGN_IN, "/language"})
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")
+_FORM = "application/x-www-form-urlencoded"
+_PORTS = {"http": "80", "https": "443"}
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+_READERS = 4  # threads that look up who somebody is: not those of inspections, which may all be waiting
+
+
+class Refused(HTTPException):
+    """A request that is not served; `answer` makes the response.
+
+    Attributes:
+        code: for programs.
+    """
+
+    def __init__(self, status: int, text: str, code: str, headers: Mapping[str, str] | None = None):
+        super().__init__(status, text, headers)
+        self.code = code
+
+
+def answer(request: HTTPConnection, error: Refused) -> Response:
+    """One line: JSON for programs, plain for people."""
+    if request.scope["path"].startswith("/api/"):
+        content = {"error": error.detail, "code": error.code}
+        return JSONResponse(content, error.status_code, error.headers)
+    return PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
+
+
+async def answer_refused(request: Request, error: Exception) -> Response:
+    """For `app.add_exception_handler(Refused, answer_refused)`."""
+    assert isinstance(error, Refused)
+    return answer(request, error)
+
+
+@cache
+def needs(role: str) -> Callable[[Request], Awaitable[Person]]:
+    """A FastAPI dependency: the person, who has that role or a higher one, else 403."""
+
+    async def person(request: Request) -> Person:
+        found: Person | None = request.scope.get(SCOPE)
+        if found is None:
+            raise _unknown()
+        check_role(found, role)
+        return found
+
+    return person
+
+
+def check_role(person: Person, role: str) -> None:
+    if not may(person, role):
+        raise Refused(403, f"{person.name} is {person.role}; this needs {role}", "role_too_small")
+
+
+def check_form(person: Person | None, csrf: object) -> None:
+    """That a form came from the station's own page; `csrf`: the form's hidden field of that name."""
+    if person is not None and person.csrf and not _same(str(csrf or ""), person.csrf):
+        raise _foreign("the form is of another session: open the page again")
+
+
+def set_cookie(response: Response, request: HTTPConnection, access: Access, value: str) -> None:
+    """Sign the browser in."""
+    response.set_cookie(access.cookie, value, max_age=SESSION_SECONDS, **_cookie(request))
+
+
+def drop_cookie(response: Response, request: HTTPConnection, access: Access) -> None:
+    response.delete_cookie(access.cookie, **_cookie(request))
+
+
+def address_of(request: HTTPConnection) -> str:
+    """The sender's, for `Access.sign_in`."""
+    return request.client.host if request.client else "here"
+
+
+def local_path(text: str | None) -> str:
+    """Where a page may lead on after signing in: never to another site."""
+    return text if text and re.fullmatch(r"/(?![/\\])[^\x00-\x20\\\x7f]*", text) else "/"
+
+
+def check_bind(settings: Settings, access: Access) -> None:
+    """InputError where other machines could reach a station that anybody may use."""
+    if _is_here(_bare(settings.host)) or not access.is_open:
+        return
+    where = f"--station {settings.store}" if settings.database is None else "--settings station.yaml"
+    where = "" if where == f"--station {FOLDER}" else f" {where}"
+    raise InputError(
+        f"host {settings.host} can be reached from other machines, and this station has no users: add one "
+        f"with `flawscope station user add NAME --role admin{where}`, or listen on 127.0.0.1"
+    )
+
+
+class Guard:
+    """Around an application: refuses what is not for it, finds out who asks, and sets the headers that keep
+    browsers careful.
+
+    Without a person there is 401 below /api, else the way to the page that signs in.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, settings: Settings):
+        self.app, self.access = app, access
+        self._public = {_address(one) for one in settings.public}
+        bound = {_bare(settings.host)} - _EVERYWHERE
+        self._hosts = (_HERE | bound | {_host(one) for one in self._public}) - {""}
+        self._limiter = CapacityLimiter(_READERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            return await send({"type": "websocket.close", "code": 1008})
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        request = HTTPConnection(scope)
+        ADDRESS.set(address_of(request))
+        careful = _careful(scope, send)
+        try:
+            refusal = await self._check(request)
+        except Refused as error:
+            refusal = answer(request, error)
+        except ExpiredError as error:
+            refusal = answer(request, _unknown(str(error), "token_expired"))
+        except StoreError as error:
+            refusal = answer(request, Refused(503, str(error), error.code, {"Retry-After": "5"}))
+        await (refusal or self.app)(scope, receive, careful)
+
+    async def _check(self, request: HTTPConnection) -> Response | None:
+        """Raises Refused, or returns where to go instead; None: let it pass."""
+        scope = request.scope
+        scope[SCOPE] = None
+        self._check_host(request)
+        if scope["path"] in _HEALTH or scope["path"].startswith("/static/"):
+            return None
+        person = scope[SCOPE] = await self._person(request)
+        if person == LOCAL:
+            self._check_here(request)
+        if scope["method"] not in _READING:
+            by_token = person is not None and person != LOCAL and not person.csrf
+            if not by_token:  # other sites cannot make a browser send one
+                self._check_origin(request)
+            if person is not None and person.csrf:
+                _check_csrf(request, person)
+        if person is not None and (scope["method"] in _READING or not scope["path"].startswith("/api/")):
+            check_role(person, VIEWER)  # whoever may only send reads no more than the answers
+        if person is not None or scope["path"] in _FOR_ALL:
+            return None
+        if scope["path"].startswith("/api/") or scope["path"] == "/metrics":
+            raise _unknown()
+        query = scope["query_string"].decode("latin-1")
+        wanted = scope["path"] + (f"?{query}" if query else "") if scope["method"] == "GET" else "/"
+        return RedirectResponse(f"{SIGN_IN}?next={quote(wanted, safe='/')}", 303)
+
+    async def _person(self, request: HTTPConnection) -> Person | None:
+        try:
+            return self.access.at_hand(request)
+        except KeyError:
+            return await anyio.to_thread.run_sync(self.access.find, request, limiter=self._limiter)
+
+    def _check_host(self, request: HTTPConnection) -> None:
+        """Other names can be made to lead here, and then their pages would be of the same origin."""
+        sent = request.headers.getlist("host")
+        host = _host(sent[0]) if len(sent) == 1 else ""
+        # a bare address is no name: nobody can make it lead elsewhere
+        if host not in self._hosts and not _is_same(host, (request.scope.get("server") or ("",))[0]):
+            name = ascii(sent[0][:80]) if sent else "''"
+            raise Refused(
+                421, f"this station is not called {name}: add it to the setting `public`", "wrong_host"
+            )
+
+    def _check_here(self, request: HTTPConnection) -> None:
+        """Nobody but this machine, and nobody through a proxy on it."""
+        client, server = request.client, request.scope.get("server")
+        direct = not any(name in request.headers for name in _FORWARDED)
+        own_address = client is not None and server is not None and client.host == server[0]
+        if direct and (client is None or own_address or _is_here(client.host)):
+            return
+        text = "this station has no users and serves its own machine alone: add one there with "
+        raise Refused(403, f"{text}`flawscope station user add NAME --role admin`", "no_users")
+
+    def _check_origin(self, request: HTTPConnection) -> None:
+        """A browser says which site makes it send something; other programs say nothing."""
+        if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            raise _foreign("another site made the browser send this")
+        origin = request.headers.get("origin")
+        if origin is None:
+            return
+        scheme = origin.partition("://")[0]
+        secure = scheme == "https" or request.scope["scheme"] == "http"  # a proxy may have ended TLS
+        own = {_address(request.headers["host"], scheme), *self._public}
+        if scheme not in _PORTS or not secure or _address(origin) not in own:
+            raise _foreign("another site made the browser send this")
+
+
+def _careful(scope: Scope, send: Send) -> Send:
+    """Adds the headers that the application did not set itself."""
+    is_static, has_hash = scope["path"].startswith("/static/"), bool(scope["query_string"])
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message.setdefault("headers", [])
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+            kept = "public, max-age=31536000, immutable" if has_hash else "no-cache"
+            lasting = is_static and message["status"] in (200, 304)
+            headers.setdefault("Cache-Control", kept if lasting else "no-store")
+        await send(message)
+
+    return sent
+
+
+def _check_csrf(request: HTTPConnection, person: Person) -> None:
+    """Also of forms outside the API: there `check_form` looks, who reads the body."""
+    sent = request.headers.get(CSRF_HEADER)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_form = kind == _FORM and not request.scope["path"].startswith("/api/")
+    if not (is_form and sent is None) and not _same(sent or "", person.csrf):
+        raise _foreign(f"{CSRF_HEADER} is missing or of another session: open the page again")
+
+
+def _unknown(
+    text: str = "sign in, or send a token: Authorization: Bearer fls_...", code: str = "not_signed_in"
+) -> Refused:
+    return Refused(401, text, code, {"WWW-Authenticate": "Bearer"})
+
+
+def _foreign(text: str) -> Refused:
+    return Refused(403, text, "foreign_request")
+
+
+def _same(one: str, other: str) -> bool:
+    return hmac.compare_digest(one.encode("utf-8", "replace"), other.encode())
+
+
+def _is_here(host: str) -> bool:
+    address = _parsed(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def _is_same(host: str, server: str) -> bool:
+    """The address that a request names is the one that it arrived at."""
+    address = _parsed(host)
+    return address is not None and not address.is_unspecified and address == _parsed(server)
+
+
+def _parsed(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None for what is no address."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _bare(host: str) -> str:
+    return host.strip("[]").lower()
+
+
+def _address(text: str, scheme: str = "") -> str:
+    """`https://Name.example:443/x` -> `name.example`: without the scheme and its own port."""
+    given, found, rest = text.strip().rpartition("://")
+    rest = rest.partition("/")[0].lower()
+    port = _PORTS.get(given.lower() if found else scheme)
+    return rest.removesuffix(f":{port}") if port else rest
+
+
+def _host(address: str) -> str:
+    """Without the port and an address's brackets; "" for what is none."""
+    if found := _HOST.fullmatch(address.strip().lower()):
+        return found[1] or found[2]
+    return _bare(address) if ":" in address and _parsed(_bare(address)) else ""
+
+
+def _cookie(request: HTTPConnection) -> dict[str, Any]:
+    """Out of reach of scripts and of other sites; only through TLS, where that was used."""
+    secure = request.scope["scheme"] == "https"
+    return {"path": "/", "httponly": True, "samesite": "strict", "secure": secure}

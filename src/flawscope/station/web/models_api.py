@@ -1,0 +1,99 @@
+"""Model versions, for programs and for the page Models."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from fastapi import Query, Request
+from fastapi.responses import FileResponse
+
+from flawscope.errors import InputError
+from flawscope.runtime import FORMATS
+from flawscope.station.store.files import unwritable
+from flawscope.station.store.records import holdable
+from flawscope.station.web import schemas, uploads
+from flawscope.station.web.api import Engineer, Here, refusals_of, routes
+from flawscope.station.web.bodies import UploadError, body_of
+
+MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
+
+router = routes()
+
+
+@router.get("/versions", response_model=schemas.Versions)
+def versions(name: str, station: Here) -> Any:
+    """The models of this product, the newest first."""
+    return station.versions.listed(station.product_id(name))
+
+
+@router.post(
+    "/versions",
+    status_code=201,
+    response_model=schemas.Version,
+    responses=refusals_of(408, 413, 507),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def add_version(
+    name: str,
+    request: Request,
+    station: Here,
+    person: Engineer,
+    file: Annotated[str, Query(alias="name", max_length=200, description="part.safetensors or part.onnx")],
+) -> Any:
+    """Add a model file. It judges nothing until it is activated."""
+    product_id = station.product_id(name)
+    called = uploads.clean(file)
+    one_file = [suffix for suffix in FORMATS if suffix != ".xml"]
+    if PurePosixPath(called).suffix.lower() not in one_file or not re.fullmatch(r"\w[\w. -]*", called):
+        raise InputError(f"name={file:.60} is not a model's: send {' or '.join(one_file)}")
+    temporary = station.files.temporary(called)
+    try:
+        await _receive(request, temporary)
+        who = person.name
+        number = await asyncio.to_thread(station.versions.add, product_id, temporary, f"sent by {who}", who)
+    except UploadError:
+        raise
+    except InputError as error:
+        raise InputError(str(error).replace(str(temporary), called)) from None
+    finally:
+        await asyncio.to_thread(station.files.drop, temporary)
+    return await asyncio.to_thread(station.versions.version, product_id, number)
+
+
+async def _receive(request: Request, path: Path) -> None:
+    """The body into a file, for it may be larger than what all requests may hold together."""
+    body = body_of(request)
+    body.most, body.is_kept = MODEL_BYTES, False
+    try:
+        path.parent.mkdir()
+        with open(path, "xb") as file:
+            async for chunk in request.stream():
+                await asyncio.to_thread(file.write, chunk)
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+@router.post("/versions/{number}/activate", response_model=schemas.Product)
+def activate(
+    name: str, number: int, station: Here, person: Engineer, wanted: schemas.Activation | None = None
+) -> Any:
+    """From now on this model judges. If it cannot be opened, the one before goes on. One that was learnt from
+    corrections and loses known defects is refused unless `losing` names all of their inspections."""
+    losing = [] if wanted is None else wanted.losing
+    station.learning.activate(station.product_id(name), holdable(number), person.name, losing)
+    return station.product_facts(name)
+
+
+@router.get("/versions/{number}/file", response_class=FileResponse)
+def version_file(name: str, number: int, station: Here, person: Engineer) -> FileResponse:
+    """The model file."""
+    path = station.versions.path(station.product_id(name), holdable(number))
+    return FileResponse(path, media_type="application/octet-stream", filename=path.name)

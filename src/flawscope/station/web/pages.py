@@ -1,0 +1,473 @@
+"""The pages: what the server puts into them. The scripts in web/ ask the JSON API for the rest."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from flawscope.config import known
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.station.access.login_throttle import SignInError
+from flawscope.station.access.roles import LOCAL, may
+from flawscope.station.learning.advice import advice
+from flawscope.station.learning.audit_log import trail
+from flawscope.station.store.database import StoreError
+from flawscope.station.store.records import NotFoundError, holdable, iso
+from flawscope.station.store.search import Filters
+from flawscope.station.store.stations import others
+from flawscope.station.web.middleware import address_of, check_form, drop_cookie, local_path, set_cookie
+from flawscope.station.web.texts import LANGUAGES, Texts, chosen, texts
+
+if TYPE_CHECKING:
+    from flawscope.station.station import Station
+
+router = APIRouter(include_in_schema=False)
+
+TABS = ("live", "review", "history", "trends", "models")
+PROBLEMS = "problems"  # a page that is no tab: the bar leads there
+WORDS = ("common", "nav", "state", "problems", "wrong")  # sections of the texts that every script needs
+RANGES = {"hour": 3600, "day": 86400, "week": 7 * 86400, "month": 30 * 86400, "all": None}  # seconds
+QUICK = ("hour", "day", "week", "all")  # of them, in the history
+THEMES = ("light", "dark")
+STRIP = 16  # pictures below the live one
+PER_PAGE = 48  # of the history: divides by 2, 3, 4, 6 and 8 columns
+YEAR = 365 * 86400  # seconds that the choice of a language is kept
+ROLES = ("train", "calibration", "defect", "dropped")  # of pictures, with words of their own
+MOST_CANDIDATES, MOST_PICTURES = 12, 24  # that are shown, and small pictures beneath each of them
+SHOWN = ("lost", "weaker", "unsure", "responsible")  # of a judgement: with small pictures
+STATIC = {".css": "text/css", ".js": "text/javascript"}
+WEB = resources.files(__package__) / "assets"
+
+
+class Shown:
+    """A request for a page: who asks, in what language, for which product."""
+
+    def __init__(self, request: Request, page: str, product: str | None = None):
+        self.request, self.page, self.product = request, page, product
+        self.station: Station = request.app.state.station
+        self.texts: Texts = texts(
+            chosen(request.cookies.get("language"), request.headers.get("accept-language", ""))
+        )
+        self.person = self.station.access.person(request)
+
+    @property
+    def here(self) -> str:
+        """The address, to come back to."""
+        url = self.request.url
+        return f"{quote(url.path)}?{url.query}" if url.query else quote(url.path)
+
+    def page_of(
+        self, template: str, status: int = 200, *, words: Sequence[str] = (), **more: Any
+    ) -> Response:
+        """The page.
+
+        Args:
+            words: sections of the texts that the page's script needs.
+            more: for the template; `data` is for the script.
+        """
+        product, theme = self.product, self.request.cookies.get("theme")
+        facts = self._facts(product) if product else None
+        api = f"/api/v1/products/{_part(product)}" if product else ""
+        script = {
+            "texts": self.texts.sections(*WORDS, *words) if product else {},
+            "language": self.texts.language,
+            "product": product,
+            "person": self.person.name if self.person else "",
+            "api": api,
+            "data": more.pop("data", None),
+        }
+        text = (
+            _environment()
+            .get_template(f"{template}.html.j2")
+            .render(
+                t=self.texts,
+                page=self.page,
+                product=product,
+                products=list(self.station.products) if self.person else [],
+                facts=facts,
+                bar=self._bar(facts["problems"]) if facts else "",
+                elsewhere=self._elsewhere() if product and self.person else [],
+                person=self.person,
+                may_judge=may(self.person, "operator"),
+                may_audit=may(self.person, "admin"),
+                account=self.person not in (None, LOCAL),
+                api=api,
+                theme=theme if theme in THEMES else None,
+                here=self.here,
+                script=script,
+                query=self.request.query_params,
+                **more,
+            )
+        )
+        headers = {
+            "Cache-Control": "no-store",
+            "Content-Language": self.texts.language,
+        }
+        return HTMLResponse(text, status, headers)
+
+    def _facts(self, product: str) -> dict[str, Any]:
+        """Of the product; what is wrong is shown also while the store is away."""
+        try:
+            return self.station.product_facts(product)
+        except StoreError:
+            if self.page != PROBLEMS:
+                raise
+            return {"waiting": 0, **self.station.flow(product)}
+
+    def _elsewhere(self) -> list[Any]:
+        """Products of other stations, as far as they can be known."""
+        try:
+            return list(others(self.station.database))
+        except StoreError:
+            return []
+
+    def _bar(self, kinds: Sequence[str]) -> str:
+        """The line on each page about the problems that nobody has acknowledged."""
+        titles = dict.fromkeys(self.texts.either(f"wrong.{kind}", "wrong.other") for kind in kinds)
+        return self.texts.count("problems.bar", len(kinds), what=" · ".join(titles)) if kinds else ""
+
+
+def problem_page(request: Request, status: int, text: str, title: str = "") -> Response:
+    """A page that says in one line what is wrong; for addresses that do not begin with /api."""
+    asked = Shown(request, "problem")
+    title = title or asked.texts("problem.title" if status == 404 else "problem.input")
+    return asked.page_of("problem", status, title=title, text=text)
+
+
+def _shown(request: Request, page: str, product: str, answer: Callable[[Shown], Response]) -> Response:
+    """What `answer` makes, else a page that says what is wrong."""
+    asked = Shown(request, page, product)
+    try:
+        asked.station.product_id(product)
+        return answer(asked)
+    except NotFoundError:
+        return problem_page(request, 404, asked.texts("problem.missing"))
+    except InputError as error:
+        return problem_page(request, 422, str(error))
+    except FlawscopeError as error:  # the store is gone for now
+        known = may(asked.person, "engineer")
+        return problem_page(request, 503, str(error) if known else asked.texts("wrong.store_unreachable"))
+
+
+@router.get("/")
+def first(request: Request) -> Response:
+    asked = Shown(request, "problem")
+    if products := list(asked.station.products):
+        return RedirectResponse(f"/{_part(products[0])}/live", 303)
+    return problem_page(request, 404, asked.texts("problem.no_product"))
+
+
+@router.get("/static/{name:path}")
+def static_file(name: str) -> Response:
+    """A file of web/: one of those that are known, whatever the address says."""
+    if (found := _static().get(name)) is None:
+        return Response("not found", 404, media_type="text/plain")
+    body, _, kind = found
+    return Response(body, media_type=kind)
+
+
+@router.get("/sign-in")
+def sign_in_page(request: Request, next: str = "/") -> Response:
+    asked = Shown(request, "sign-in")
+    if asked.person is not None:
+        return RedirectResponse(local_path(next), 303)
+    return asked.page_of("sign-in", next=local_path(next), error="", name="")
+
+
+@router.post("/sign-in")
+def sign_in(
+    request: Request, name: str = Form(""), password: str = Form(""), next: str = Form("/")
+) -> Response:
+    asked = Shown(request, "sign-in")
+    access = asked.station.access
+    try:
+        cookie = access.sign_in(name, password, address_of(request))
+    except SignInError as error:
+        t = asked.texts
+        often = error.wait
+        text = t("signin.often", seconds=often) if often else t("signin.wrong")
+        answer = asked.page_of("sign-in", 429 if often else 401, next=local_path(next), error=text, name=name)
+        if often:
+            answer.headers["Retry-After"] = str(often)
+        return answer
+    answer = RedirectResponse(local_path(next), 303)
+    set_cookie(answer, request, access, cookie)
+    return answer
+
+
+@router.post("/sign-out")
+def sign_out(request: Request, csrf: str = Form("")) -> Response:
+    access = Shown(request, "sign-in").station.access
+    check_form(access.person(request), csrf)
+    access.sign_out(request)
+    answer = RedirectResponse("/sign-in", 303)
+    drop_cookie(answer, request, access)
+    return answer
+
+
+@router.post("/language")
+def language(request: Request, language: str = Form(""), next: str = Form("/")) -> Response:
+    """No secret and no right depends on it: whoever sees a page may choose its language."""
+    answer = RedirectResponse(local_path(next), 303)
+    if language in LANGUAGES:
+        secure = request.url.scheme == "https"
+        answer.set_cookie("language", language, max_age=YEAR, secure=secure, httponly=True, samesite="lax")
+    return answer
+
+
+@router.get("/{product}/live")
+def live(request: Request, product: str) -> Response:
+    def answer(asked: Shown) -> Response:
+        number = asked.station.product_id(product)
+        newest = asked.station.search(product, Filters(limit=STRIP)).inspections
+        last = asked.station.search(product, Filters(limit=1, decision="anomalous")).inspections
+        facts = {**asked.station.flow(product), "waiting": asked.station.store.waiting_count(number)}
+        del facts["problem"]  # that is for engineers
+        data = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
+        return asked.page_of("live", words=("live",), data=data)
+
+    return _shown(request, "live", product, answer)
+
+
+@router.get("/{product}/review")
+def review(request: Request, product: str, only: int | None = None) -> Response:
+    """`only`: one inspection, whether it waits or not."""
+
+    def answer(asked: Shown) -> Response:
+        one = None if only is None else asked.station.inspection(product, holdable(only))
+        return asked.page_of("review", words=("review",), data={"only": one})
+
+    return _shown(request, "review", product, answer)
+
+
+@router.get("/{product}/history")
+def history(request: Request, product: str) -> Response:
+    def answer(asked: Shown) -> Response:
+        given = {key: value for key, value in request.query_params.items() if value.strip()}
+        cursor = given.pop("cursor", "")
+        base = f"/{_part(product)}/history"
+        error, found, older, sought = "", list[dict[str, Any]](), None, dict[str, str]()
+        try:
+            sought = {key: _zoned(text) if key in ("since", "until") else text for key, text in given.items()}
+            sought |= {key: text.replace(",", ".") for key, text in given.items() if key.startswith("score_")}
+            filters = Filters.from_query({**sought, "cursor": cursor, "limit": str(PER_PAGE)})
+            page = asked.station.search(product, filters)
+            found = page.inspections
+            if page.next:
+                older = f"{base}?{urlencode({**given, 'cursor': page.next})}"
+        except InputError as wrong:
+            error = str(wrong)
+        return asked.page_of(
+            "history",
+            422 if error else 200,
+            words=("history",),
+            items=found,
+            error=error,
+            older=older,
+            newest=f"{base}?{urlencode(given)}" if cursor else None,
+            filtered=bool(given.keys() - {"since"}),
+            local={key: _naive(given.get(key, "")) for key in ("since", "until")},
+            quick=_quick(base, given),
+            versions=[(one["id"], one["id"]) for one in _versions(asked)["versions"]],
+            may_export=may(asked.person, "engineer") and bool(found),
+            export=f"/api/v1/products/{_part(product)}/export?{urlencode(_named(sought))}",
+        )
+
+    return _shown(request, "history", product, answer)
+
+
+@router.get("/{product}/trends")
+def trends(request: Request, product: str, range: str = "day") -> Response:
+    def answer(asked: Shown) -> Response:
+        chosen_range = range if range in RANGES else "day"
+        data = {"range": chosen_range, "seconds": RANGES[chosen_range]}
+        return asked.page_of(
+            "trends",
+            words=("trends", "drift"),
+            range=chosen_range,
+            ranges=list(RANGES),
+            may_change=may(asked.person, "engineer"),
+            data=data,
+        )
+
+    return _shown(request, "trends", product, answer)
+
+
+@router.get("/{product}/models")
+def models(request: Request, product: str) -> Response:
+    def answer(asked: Shown) -> Response:
+        found = _versions(asked)
+        active = next((one for one in found["versions"] if one["id"] == found["active"]), None)
+        number = asked.station.product_id(product)
+        learning = asked.station.learning.facts(number)
+        candidates = learning["candidates"][:MOST_CANDIDATES]
+        offered = {one["version"] for one in candidates if one["status"] == "ready"}
+        judgements = [one["judgement"] for one in candidates if one["judgement"]]
+        named = {n for one in judgements for key in SHOWN for n in one.get(key, ())[:MOST_PICTURES]}
+        return asked.page_of(
+            "models",
+            words=("models", "learning"),
+            learning=learning,
+            candidates=candidates,
+            newest=candidates[0]["id"] if candidates else None,
+            trail=trail(asked.station.database, number, 100),
+            active=active,
+            others=[one for one in found["versions"] if one is not active and one["id"] not in offered],
+            advice={one["id"]: advice(one, found["active"]) for one in candidates},
+            known=asked.station.store.several(number, named),
+            MOST=MOST_PICTURES,
+            previous=asked.station.versions.before(number, found["active"]),
+            may_change=may(asked.person, "engineer"),
+            roles=ROLES,
+        )
+
+    return _shown(request, "models", product, answer)
+
+
+@router.get("/{product}/problems")
+def problems(request: Request, product: str) -> Response:
+    """All of the station."""
+
+    def answer(asked: Shown) -> Response:
+        found = asked.station.problems()
+        names = {number: name for name, number in asked.station.products.items()}
+        shown = [
+            {
+                **vars(one),
+                "since": iso(one.since),
+                "title": asked.texts.either(f"wrong.{one.kind}", "wrong.other"),
+                "remedy": asked.texts.either(f"remedy.{one.kind}", "remedy.other"),
+                "product": names.get(one.product or 0),
+                "number": one.number,
+            }
+            for one in found
+        ]
+        return asked.page_of(
+            PROBLEMS,
+            problems=shown,
+            may_change=may(asked.person, "engineer"),
+            data=[[one.code, one.acknowledged_by] for one in found],
+        )
+
+    return _shown(request, PROBLEMS, product, answer)
+
+
+@router.get("/{product}/inspections/{number}")
+def inspection(request: Request, product: str, number: int) -> Response:
+    def answer(asked: Shown) -> Response:
+        item = asked.station.inspection(product, holdable(number))
+        return asked.page_of("inspection", words=("inspection",), item=item, data={"id": number})
+
+    return _shown(request, "inspection", product, answer)
+
+
+@router.get("/{product}/compare")
+def compare(request: Request, product: str) -> Response:
+    """Two inspections: as a and b, or as `id` twice, which the history's boxes send without a script."""
+
+    def answer(asked: Shown) -> Response:
+        query = request.query_params
+        texts = [query.get("a", ""), query.get("b", ""), *query.getlist("id")]
+        numbers = [holdable(int(text)) for text in texts if text.isdecimal() and len(text) < 20][:2]
+        pair = [asked.station.inspection(product, number) for number in numbers]
+        return asked.page_of("compare", words=("inspection",), pair=pair if len(pair) == 2 else None)
+
+    return _shown(request, "compare", product, answer)
+
+
+def _versions(asked: Shown) -> dict[str, Any]:
+    return asked.station.versions.listed(asked.station.product_id(str(asked.product)))
+
+
+def _named(sought: dict[str, str]) -> dict[str, str]:
+    """As the API asks for it: there `name` is the product's."""
+    return {"file" if key == "name" else key: text for key, text in known(Filters, sought).items()}
+
+
+def _quick(base: str, given: dict[str, str]) -> list[tuple[str, str, bool]]:
+    """Periods of the history: name, address, and whether it is the one that is shown."""
+    rest = {key: text for key, text in given.items() if key not in ("since", "until", "period")}
+    shown = given.get("period", "all" if "since" not in given and "until" not in given else "")
+    found = []
+    for name in QUICK:
+        since = _ago(RANGES[name])
+        address = f"{base}?{urlencode({**rest, 'since': since, 'period': name})}" if since else base
+        found.append((name, address if since or not rest else f"{base}?{urlencode(rest)}", name == shown))
+    return found
+
+
+def _ago(seconds: int | None) -> str:
+    if seconds is None:
+        return ""
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds")
+
+
+def _zoned(text: str) -> str:
+    """A time that names no zone is the station's; what is no time is left for the search to refuse."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).isoformat()
+    except ValueError:
+        return text
+
+
+def _naive(text: str) -> str:
+    """For a field of a form, in the station's zone; the script puts the browser's in its place."""
+    try:
+        return datetime.fromisoformat(text).astimezone().replace(tzinfo=None).isoformat(timespec="minutes")
+    except ValueError:
+        return ""
+
+
+def _part(name: str | None) -> str:
+    """A name as one part of an address."""
+    return quote(name or "", safe="")
+
+
+@functools.cache
+def _static() -> dict[str, tuple[bytes, str, str]]:
+    """Name -> content, hash and kind of all files that the pages may ask for."""
+    names = [item.name for item in WEB.iterdir()]
+    names += [f"vendored/uPlot/{item.name}" for item in (WEB / "vendored" / "uPlot").iterdir()]
+    found = {}
+    for name in names:
+        if kind := STATIC.get(f".{name.rpartition('.')[2]}"):
+            body = WEB.joinpath(*name.split("/")).read_bytes()
+            found[name] = body, hashlib.sha256(body).hexdigest()[:12], kind
+    return found
+
+
+def _address(name: str) -> str:
+    return f"/static/{name}?v={_static()[name][1]}"
+
+
+def _for_script(value: Any) -> Any:
+    """JSON that can stand inside <script>: nothing in it ends the element."""
+    from markupsafe import Markup
+
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+@functools.cache
+def _environment() -> Any:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    made = Environment(
+        loader=FunctionLoader(lambda name: (WEB / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["part"] = _part
+    made.globals |= {"tabs": TABS, "languages": LANGUAGES, "static": _address, "for_script": _for_script}
+    return made

@@ -1,0 +1,370 @@
+"""What the API takes and gives, for its description and its checks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flawscope.station.store.inspection import Inspection
+
+
+class Refusal(BaseModel):
+    """Why something was not done."""
+
+    error: str = Field(description="one line that names the thing, the reason and the remedy")
+    code: str
+
+
+class Result(BaseModel):
+    """One of several pictures: an inspection, or why there is none."""
+
+    inspection: Inspection | None = None
+    name: str | None = None
+    error: str | None = None
+    code: str | None = None
+
+
+class Results(BaseModel):
+    results: list[Result]
+
+
+class Inspections(BaseModel):
+    inspections: list[Inspection]
+    next: str | None = Field(description="`cursor` of the page after this one")
+
+
+class Waiting(BaseModel):
+    inspections: list[Inspection]
+    waiting: int
+
+
+class Sink(BaseModel):
+    """Where inspections go."""
+
+    name: str
+    kind: Literal["webhook", "folder", "mqtt"]
+    delivered: int = Field(description="messages, since the sink is there")
+    refused: int = Field(description="messages that the other side did not want")
+    waiting: int = Field(description="messages, counted up to 10,000")
+    error: str | None = Field(description="why messages wait")
+
+
+class Source(BaseModel):
+    """Where pictures come from by themselves."""
+
+    kind: Literal["folder", "video", "camera"]
+    name: str = Field(description="what its pictures are called after")
+    place: str = Field(description="folder, file or address, without a password")
+    takes: str = Field(description="every frame, a time, or trigger; of a folder what happens to a file then")
+    state: Literal["waiting", "running", "away", "ended"]
+    why: str | None = Field(description="why it is away")
+    last: str | None = Field(description="when the last picture came, UTC")
+    taken: int = Field(description="pictures that were inspected since the start")
+    dropped: int = Field(description="frames that came while others were inspected")
+    broken: int = Field(description="frames that could not be decoded or were refused")
+
+
+class Product(BaseModel):
+    """What is inspected, with the model that is active."""
+
+    name: str
+    version: int | None
+    method: str | None
+    file: str | None
+    score_threshold: float | None
+    false_alarm_rate: float | None
+    inspections: int
+    waiting: int = Field(description="for a review")
+    backlog: int = Field(description="pictures that are not answered yet")
+    rate: float = Field(description="pictures a second in the last minute")
+    folder: str | None
+    sinks: list[Sink]
+    problem: str | None
+    problems: list[str] = Field(description="kinds of those that nobody has acknowledged, oldest first")
+    sources: list[Source]
+
+
+class Products(BaseModel):
+    products: list[Product]
+
+
+class Switch(BaseModel):
+    at: str
+    by: str
+
+
+class Version(BaseModel):
+    """A model file, as it was when it was added."""
+
+    id: int
+    file: str
+    hash: str
+    origin: str
+    method: str
+    category: str
+    created_at: str
+    active: bool
+    score_threshold: float
+    false_alarm_rate: float
+    promise: str
+    pictures: dict[str, int]
+    size: list[int]
+    notes: list[str]
+    program: str
+    switches: list[Switch]
+
+
+class Versions(BaseModel):
+    versions: list[Version]
+    active: int | None
+
+
+class Verdict(BaseModel):
+    """What a person says."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"verdict": "good"}})
+    verdict: Literal["good", "defect", "skip", "undo"]
+    mask: str | None = Field(
+        None,
+        description="PNG in base64, as large as the picture or smaller in the same shape; not black: defect",
+    )
+    note: str = Field("", max_length=2000)
+
+
+class Activation(BaseModel):
+    """How a version is put to use."""
+
+    model_config = ConfigDict(extra="forbid")
+    losing: list[int] = Field([], description="inspections of the known defects that it may lose (`at_risk`)")
+
+
+class Learn(BaseModel):
+    """What is to be learnt."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"how": ""}})
+    how: Literal["", "extended", "recalibrated", "retrained"] = Field(
+        "", description="empty: as the method can without a training"
+    )
+
+
+class Counts(BaseModel):
+    """Of reviewed pictures: how many, and how many of them are called anomalous before and after, each as
+    [count, low, high] with the 95 % interval of their share."""
+
+    count: int
+    before: list[float]
+    after: list[float]
+
+
+class Missed(BaseModel):
+    id: int
+    rate: float = Field(description="the least false-alarm rate at which it would be found")
+
+
+class Change(BaseModel):
+    """Score and threshold before and after."""
+
+    before: list[float]
+    after: list[float]
+
+
+class Judgement(BaseModel):
+    """A candidate beside the version that was active, on reviewed pictures as if it had learnt from none of
+    them. Lists are inspections."""
+
+    how: Literal["extended", "recalibrated", "retrained"]
+    good: Counts
+    defects: Counts
+    gained: list[int] = Field(description="false alarms that would pass")
+    alarms: list[int] = Field(description="good ones that would be flagged, and were not")
+    lost: list[int] = Field(description="known defects that would not be found any more")
+    found: list[int] = Field(description="missed defects that would be found")
+    weaker: list[int] = Field(
+        description="known defects that would stand out less than half as much, "
+        "and no more than odd good pictures do"
+    )
+    missed: list[Missed] = Field(description="known defects that are not found")
+    scores: dict[str, Change]
+    cross_fitted: int = Field(description="judged pictures that were left out for it")
+    learnt: list[int] = Field(description="what was learnt from")
+    unsure: list[int] = Field(description='"good" ones that look like known defects: say it again')
+    contradictory: list[int] = Field(description="the same pixels were called good and a defect")
+    unreadable: list[int]
+    inside: list[int] = Field(description="defects that the model has learnt from as good parts")
+    gone: list[int] = Field(description="pictures that were removed")
+    drawn: int = Field(description="good pictures of the line that the threshold comes from, too")
+    kept: bool = Field(description="the threshold stayed as it was: else more defects would be lost")
+    simulated: list[int] | None = Field(
+        None, description="simulated defects: found before, found after, how many there are"
+    )
+    refused: list[Literal["known", "simulated", "threshold"]] = Field(
+        [], description="of which defects less than 98 % of those before would be found"
+    )
+    responsible: list[int] = Field([], description="the corrections by which these are lost")
+
+
+class Step(BaseModel):
+    stage: str
+    done: int
+    total: int
+
+
+class Correction(BaseModel):
+    id: int
+    verdict: Literal["good", "defect"]
+    verdict_id: int
+
+
+class Candidate(BaseModel):
+    """A version that is made, or was made, from what people said."""
+
+    id: int
+    status: Literal["queued", "running", "ready", "live", "rejected", "failed", "removed"]
+    start: int = Field(description="the version that it was made from")
+    version: int | None = Field(description="that it became")
+    compared_with: int | None
+    by: str
+    created_at: str
+    changed_at: str
+    how: str
+    corrections: list[Correction]
+    error: str | None
+    waits: list[Literal["lost", "simulated", "weaker", "no_gain", "few", "switched", "not_opened"]] = Field(
+        description="why the rule does not let it go live"
+    )
+    judgement: Judgement | None
+    at_risk: list[int] = Field(description="what `losing` must name to use it")
+    seconds: dict[str, float] | None
+    step: Step | None
+
+
+class Learning(BaseModel):
+    """How a product learns."""
+
+    why_not: str | None = Field(description="why it cannot")
+    rule: Literal["click", "ask", "auto"]
+    after: int | None = Field(description="corrections after which a candidate is made by itself")
+    false_alarms: int
+    misses: int
+    new: int = Field(description="corrections since the last candidate")
+    contradictory: list[int]
+    candidates: list[Candidate]
+
+
+class Entry(BaseModel):
+    """Something that was done to the models, or said of a picture."""
+
+    at: str
+    by: str
+    kind: str
+    text: str
+    inspection: int | None
+
+
+class Trail(BaseModel):
+    entries: list[Entry]
+
+
+class Noted(BaseModel):
+    """Something that happened. who: user, token, `command line`, `station`, or empty where nobody is known.
+    address: from which it was asked for."""
+
+    id: int
+    at: str
+    kind: str
+    who: str
+    address: str | None
+    product: str | None
+    text: str
+
+
+class Audit(BaseModel):
+    entries: list[Noted]
+    next: int | None = Field(description="`before` of the next page; null: there is none")
+
+
+class Trends(BaseModel):
+    """Scores over time; points [seconds, score, anomalous, verdict, id], or buckets [seconds, inspected,
+    anomalous, lowest, mean and highest score, false alarms, misses]."""
+
+    unit: Literal["inspection", "minute", "hour", "day"]
+    threshold: float | None
+    points: list[list[Any]]
+    buckets: list[list[float]]
+    totals: dict[str, int]
+    versions: list[dict[str, Any]]
+
+
+class Problem(BaseModel):
+    code: str
+    kind: str = Field(description="the code without its numbers of product, camera, folder or sink")
+    text: str
+    since: str
+    acknowledged_by: str | None
+
+
+class Status(BaseModel):
+    state: Literal["ok", "degraded"]
+    problems: list[Problem]
+    version: str
+    queue: dict[str, int]
+
+
+class Departure(BaseModel):
+    """Something that is no longer as it was."""
+
+    at: str = Field(description="when it was found")
+    inspection: int = Field(description="at which it was found")
+    since: str = Field(description="the most likely beginning")
+    first: int = Field(description="the inspection there")
+    pictures: int = Field(description="since then, until it was found")
+    how: Literal["higher", "lower", "wider", "narrower", "more", "fewer", "brighter", "darker"]
+    before: float = Field(
+        description="share of anomalous pictures before; of scores 0.5; of light the brightness, 0..1"
+    )
+    now: float = Field(description="the same since; of scores the share of earlier ones below a new one")
+    light: float | None = Field(
+        None, description="by how much of their brightness the same pictures became brighter"
+    )
+
+
+class Light(BaseModel):
+    """Whether good parts are as bright as before."""
+
+    watched: bool
+    pictures: int = Field(0, description="good ones whose brightness was tested")
+    value: float = Field(0.0, description="logarithm to base 10 of the martingale")
+    alarm: Departure | None = None
+
+
+class Camera(BaseModel):
+    """What pictures say about the camera."""
+
+    watched: bool
+    first_pictures: int = Field(description="that later ones are compared with")
+    wanted_pictures: int
+    still: bool | None = Field(
+        description="the first pictures show the same in the same place, so that a moved camera can be known"
+    )
+    problems: list[Literal["dark", "covered", "blurred", "moved", "frozen"]]
+
+
+class Drift(BaseModel):
+    """Whether the world in front of the camera is still the one that the model knows."""
+
+    watched: bool
+    bound: float | None = Field(description="of the probability of a false alarm, ever")
+    ready: bool = Field(description="all that was recorded is counted")
+    version: int | None = None
+    since: str | None = Field(None, description="the first picture that counts")
+    pictures: int = 0
+    good: int = Field(0, description="of them, called so: their scores are tested")
+    flagged: float | None = Field(None, description="share of pictures that were called anomalous")
+    value: float = Field(0.0, description="logarithm to base 10 of the martingale")
+    limit: float | None = Field(None, description="at which it alarms")
+    alarm: Departure | None = None
+    notice: Departure | None = Field(None, description="another share of anomalous pictures than before")
+    points: list[list[float]] = Field([], description="seconds since 1970, value then")
+    light: Light
+    camera: Camera
