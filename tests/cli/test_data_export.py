@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flawscope.cli import main
-from flawscope.datasets.labels import from_runs
+from flawscope.datasets.masks import from_runs
 from flawscope.results.table import read_table
 
 Capture = pytest.CaptureFixture[str]

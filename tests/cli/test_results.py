@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main, output
-from flawscope.datasets.groups import remark
+from flawscope.datasets.dataset import remark
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.predictor import Predictor
 from flawscope.results.distribution_shift import Mismatch

@@ -15,10 +15,9 @@ from flawscope import config as settings
 from flawscope._version import __version__
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.categories import listed, select_categories
-from flawscope.datasets.files import walk
-from flawscope.datasets.realiad import split_file
+from flawscope.datasets.files import walked
+from flawscope.datasets.published import VISA_TABLE, realiad_table
 from flawscope.datasets.seen import choose_seen
-from flawscope.datasets.visa import SPLIT_FILE
 from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.metrics import SATURATION_FILE
@@ -279,8 +278,8 @@ def _files(dataset: Dataset, known: dict[str, str]) -> str:
     the metrics, wherever the folder lies. Fitting and evaluation read the same files several times over."""
     items = [item for split in dataset.splits.values() for item in split]
     paths = [path for item in items for path in (item.path, *item.masks)]
-    paths += [dataset.root.parent / SPLIT_FILE, dataset.root / SPLIT_FILE, dataset.root / SATURATION_FILE]
-    paths += filter(None, [split_file(dataset.root)])
+    paths += [dataset.root.parent / VISA_TABLE, dataset.root / VISA_TABLE, dataset.root / SATURATION_FILE]
+    paths += filter(None, [realiad_table(dataset.root)])
     with ThreadPoolExecutor(4) as pool:  # hashing runs beside Python
         digests = list(pool.map(lambda path: _hash(path, known), paths))
     names = (Path(os.path.relpath(path, dataset.root)).as_posix() for path in paths)
@@ -308,7 +307,7 @@ def _content(value: Any, known: dict[str, str]) -> Any:
 
 def _folder(path: Path, known: dict[str, str]) -> str:
     """Of what lies in a folder; of very many files their names and sizes."""
-    files = walk(path)
+    files = list(walked(path))
     by_size = len(files) > MANY
     return _digest(
         [(f.relative_to(path).as_posix(), _size(f) if by_size else _hash(f, known)) for f in files]

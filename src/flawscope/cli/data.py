@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("data check writes nothing: leave out --out, or print its findings with --json")
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
-    from flawscope.datasets.groups import remark
+    from flawscope.datasets.dataset import remark
     from flawscope.predictor import read_manifest
 
     step = common.step_for(args)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def on_training(dataset: Dataset, group: str | None) -> Iterator[str]:
     """On what is learnt from, before anything is read. InputError: `group` matches no name."""
+    from flawscope.datasets.dataset import remark
     from flawscope.datasets.files import SIDE_SUFFIXES, not_pictures_in
-    from flawscope.datasets.groups import remark
     from flawscope.pictures.decoding import frames
 
     paths = [item.path for item in (*dataset.train, *dataset.validation)]

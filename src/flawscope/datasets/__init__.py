@@ -1,8 +1,7 @@
 """Data sets on disk: opening them in any common layout, listing pictures, and checking for faults."""
 
-from flawscope.datasets.dataset import Dataset, Item
+from flawscope.datasets.dataset import Dataset, Item, group_numbers
 from flawscope.datasets.files import list_pictures
-from flawscope.datasets.groups import group_numbers
 from flawscope.datasets.layouts import LAYOUTS, find_categories, open_dataset
 
 __all__ = ["LAYOUTS", "Dataset", "Item", "find_categories", "group_numbers", "list_pictures", "open_dataset"]

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.files import SIDE_SUFFIXES, natural_key, not_pictures_in, pictures_in
-from flawscope.datasets.labels import LabelFiles, Labels
 from flawscope.datasets.layouts import GOOD, open_dataset
-from flawscope.datasets.masks import MASK_FOLDERS, read
+from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Labels, read
 from flawscope.datasets.near import clusters, near_duplicates, thumbnail
 from flawscope.datasets.report import SEVERITIES, Finding, Report
 from flawscope.errors import InputError, one_line

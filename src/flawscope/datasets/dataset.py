@@ -1,18 +1,22 @@
-"""What a data set is to the rest of the program: pictures with a label, and where their masks lie."""
+"""What a data set is to the rest of the program: pictures with a label, where their masks lie, and which of
+them show the same part."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from flawscope.datasets.files import natural_key
-from flawscope.datasets.groups import Part, compiled, part_of
+from flawscope.datasets.files import known_formats, natural_key, pictures_in
 from flawscope.datasets.masks import Mask
+from flawscope.errors import InputError
+
+Part = tuple[str | None, ...]  # of a picture's name, what tells one part from another
 
 
 @dataclass(frozen=True)
@@ -62,18 +66,35 @@ class Dataset:
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
 
 
-def split_off(paths: Sequence[Path], folder: Path, share: float, seed: int, group: str | None) -> set[int]:
-    """Indices of those pictures below `folder` that are for testing: `held_out` of whole parts.
+def split(
+    root: Path,
+    category: str,
+    layout: str,
+    good: Path,
+    bad: Sequence[Item],
+    seed: int,
+    share: float,
+    group: str | None,
+) -> Dataset:
+    """A data set without a split of its own: for testing are about the `share` of the pictures in the folder
+    `good`, by `held_out` and in whole parts, and all `bad` ones.
 
     group: regular expression on the pictures' names, as `group_numbers` takes it; it need not match here.
+
+    Raises:
+        InputError: there is no good picture.
     """
+    paths = pictures_in(good)
     if not paths:
-        return set()
+        raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
     expression = compiled(group)
     common = os.path.commonpath([path.parent for path in paths])  # names as fitting groups them
-    names = [path.relative_to(folder).as_posix() for path in paths]
+    names = [path.relative_to(good).as_posix() for path in paths]
     parts = [part_of(path.relative_to(common).as_posix(), expression) for path in paths]
-    return held_out(names, share, seed, parts)
+    out = held_out(names, share, seed, parts)
+    items = [Item(path, good.name, False) for path in paths]
+    train = tuple(item for k, item in enumerate(items) if k not in out)
+    return Dataset(root, category, layout, train, (*(items[k] for k in sorted(out)), *bad))
 
 
 def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part | None] = ()) -> set[int]:
@@ -108,3 +129,54 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
     if count > 0 and not taken and len(ordered) > 1:
         taken = [min(ordered, key=len)]
     return {k for part_members in taken for k in part_members}
+
+
+def part_of(name: str, expression: re.Pattern[str] | None) -> Part | None:
+    """The part that a name names: the text of the pattern's groups if it has any, else of the whole match;
+    None without a match."""
+    match = None if expression is None else expression.search(name)
+    return None if match is None else match.groups() or (match.group(),)
+
+
+def compiled(pattern: str | None) -> re.Pattern[str] | None:
+    """InputError: it is not a regular expression."""
+    try:
+        return None if pattern is None else re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"--group '{pattern}' is not a regular expression ({error}): correct it") from None
+
+
+def remark(paths: Sequence[Path], pattern: str | None) -> str:
+    """One line where a pattern says nothing about these files: it matches the same text in all names, or
+    another one in each. Empty where there is nothing to say.
+
+    Raises:
+        InputError: as `group_numbers`.
+    """
+    if pattern is None or len(paths) < 2:
+        return ""
+    common = os.path.commonpath([path.parent for path in paths])
+    numbers = group_numbers([path.relative_to(common).as_posix() for path in paths], pattern)
+    given, example = f"--group '{pattern}'", paths[0].name
+    if len(set(numbers)) == 1:
+        return f"{given} matches the same text in all names, such as {example}: all count as one part"
+    if len(set(numbers)) == len(numbers):
+        return f"{given} matches another text in each name, such as {example}: each counts as a part"
+    return ""
+
+
+def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
+    """A number per name; names in which `pattern` matches the same text share one.
+
+    The text is that of the pattern's groups if it has any, else of the whole match. Names without a match,
+    and all names without a pattern, stand alone.
+
+    Raises:
+        InputError: the pattern is not a regular expression, or matches no name.
+    """
+    expression = compiled(pattern)
+    parts = [part_of(name, expression) for name in names]
+    if pattern is not None and names and not any(parts):
+        raise InputError(f"--group '{pattern}' matches no file name such as {names[0]}: correct the pattern")
+    numbers: dict[object, int] = {}
+    return [numbers.setdefault(i if part is None else part, len(numbers)) for i, part in enumerate(parts)]

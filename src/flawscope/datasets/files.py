@@ -92,8 +92,8 @@ def printable(name: str) -> str:
 
 
 def own_files(folder: Path) -> list[str]:
-    """What flawscope wrote in a folder of results, by its list, relative paths; nothing in any other folder,
-    and nothing outside of it."""
+    """Relative paths of what flawscope wrote in a folder of results, by its list; paths that lead out of the
+    folder are ignored. Empty in any other folder."""
     try:
         lines = (folder / OWN_LIST).read_text(encoding="ascii").splitlines()
         names = [json.loads(line) for line in lines]
@@ -109,67 +109,38 @@ def _stays_inside(folder: Path, name: str) -> bool:
 
 
 def _below(path: str, folder: Path) -> bool:
-    top = os.path.realpath(folder)
-    return path == top or path.startswith(top.rstrip(os.sep) + os.sep)
-
-
-def walk(folder: Path) -> list[Path]:
-    """Every file below `folder`, in natural order of the relative path. Links to folders are followed, and
-    each real folder is visited once, so that a loop of links ends. What flawscope wrote into folders of
-    results is passed over."""
-    return list(walked(folder))
+    return Path(path).is_relative_to(os.path.realpath(folder))
 
 
 def walked(folder: Path) -> Iterator[Path]:
-    """As `walk`, one by one: memory holds the names of folders, and what lies in one of them."""
-    folders, own = _folders(folder)
-    levels = [iter(entries(folder))]
-    above = [folder]
-    while levels:
-        entry = next(levels[-1], None)
-        if entry is None:
-            levels.pop()
-            above.pop()
-            continue
-        path = Path(above[-1], entry.name)
-        if path in folders:
-            levels.append(iter(entries(path)))
-            above.append(path)
-        elif path not in own and not _is_folder(entry) and _is_file(entry):
-            yield path
+    """Every file below `folder`, in natural order of the relative path. Links to folders elsewhere are
+    followed, each real folder once. What flawscope wrote into folders of results is passed over."""
+    entered: set[str] = set()
 
+    def walk(here: Path, own: frozenset[Path]) -> Iterator[Path]:
+        entered.add(os.path.realpath(here))
+        own |= {here / name for name in own_files(here)}
+        for entry in entries(here):
+            path = Path(here, entry.name)
+            if not _is_folder(entry):
+                if path not in own and _is_file(entry):
+                    yield path
+                continue
+            real = os.path.realpath(path)
+            if real not in entered and not (entry.is_symlink() and _below(real, folder)):
+                yield from walk(path, own)
 
-def _folders(folder: Path) -> tuple[set[Path], set[Path]]:
-    """The folders that are visited, `folder` and those below it, and what flawscope wrote into them."""
-    visited: set[Path] = set()
-    own: set[Path] = set()
-    seen: set[tuple[int, int]] = set()
-    waiting: list[Path] = [folder]
-    linked: list[Path] = []
-    while waiting or linked:
-        here = waiting.pop() if waiting else linked.pop(0)  # real folders first, whatever the links' names
-        try:
-            identity = os.stat(here)
-        except OSError as error:
-            raise folder_error(here, error) from error
-        if (identity.st_dev, identity.st_ino) in seen:
-            continue
-        seen.add((identity.st_dev, identity.st_ino))
-        visited.add(here)
-        own.update(here / name for name in own_files(here))
-        for entry in entries(here, only_folders=True):
-            (linked if entry.is_symlink() else waiting).append(Path(here, entry.name))
-    return visited, own
+    return walk(folder, frozenset())
 
 
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures below a folder, by suffix, in natural order."""
-    return [path for path in walk(folder) if is_picture(path)]
+    return [path for path in walked(folder) if is_picture(path)]
 
 
 def not_pictures_in(folder: Path) -> list[Path]:
     """The other files below a folder, in natural order."""
-    return [path for path in walk(folder) if not is_picture(path)]
+    return [path for path in walked(folder) if not is_picture(path)]
 
 
 def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:

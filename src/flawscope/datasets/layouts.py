@@ -12,13 +12,10 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from flawscope.datasets.dataset import Dataset, Item, split_off
+from flawscope.datasets.dataset import Dataset, Item, compiled, split
 from flawscope.datasets.files import child, entries, known_formats, pictures_in, subfolders
-from flawscope.datasets.groups import compiled
-from flawscope.datasets.labels import LabelFiles
-from flawscope.datasets.masks import MASK_FOLDERS, Mask, Masks, stem
-from flawscope.datasets.realiad import is_realiad, open_realiad
-from flawscope.datasets.visa import is_visa, open_visa
+from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Mask, Masks, stem
+from flawscope.datasets.published import is_realiad, is_visa, open_realiad, open_visa
 from flawscope.errors import InputError, nearest
 
 GOOD = ("good", "ok", "normal")
@@ -55,7 +52,7 @@ def open_dataset(
     AD 2, MVTec LOCO, BTAD, VisA or Real-IAD; or it has a folder of good and perhaps one of bad pictures; or
     it is a bare folder of good pictures, and then nothing is left to test; or it is what `review` wrote, or
     the good pictures therein (`Dataset.reviewed`). Defective pictures without a mask
-    get theirs from label files below the category's folder (`labels.LabelFiles`).
+    get theirs from label files below the category's folder (`masks.LabelFiles`).
 
     Where the layout fixes no split, `test_share` of the good pictures are held out for testing by a seeded
     hash of their names (`dataset.held_out`). `group` is a regular expression on names: pictures for which it
@@ -210,15 +207,9 @@ def _open_folder(root: Path, seed: int, test_share: float, group: str | None) ->
         raise InputError(
             f"{root}: not known beside {good.name}: {names}; put defects into {root / 'bad'}, by kind"
         )
-    paths = pictures_in(good)
-    if not paths:
-        raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
     test = [item for folder in bad for item in _bad(root, folder)]
     # without defects there is nothing to set false alarms against: every good picture is for training
-    out = split_off(paths, good, test_share, seed, group) if test else set()
-    items = [Item(path, good.name, False) for path in paths]
-    kept = tuple(item for k, item in enumerate(items) if k not in out)
-    return Dataset(root, _name(root), "folder", kept, (*(items[k] for k in sorted(out)), *test))
+    return split(root, _name(root), "folder", good, test, seed, test_share if test else 0, group)
 
 
 def _bad(root: Path, folder: Path) -> list[Item]:

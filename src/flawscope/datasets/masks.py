@@ -1,21 +1,116 @@
-"""The masks of a picture: found by the folder's and the file's name, whatever the suffix; and their union."""
+"""The masks of a picture: files found by the folder's and the file's name, or marks from labelling tools
+(COCO and LabelMe files); and their union."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import base64
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.datasets.files import pictures_in
-from flawscope.datasets.labels import Labels
+from flawscope.datasets.files import pictures_in, walked
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Stored, name_of, read_mask
 
-Mask = Path | Labels  # a file of its own, or what a labelling tool's file says of the picture
 MASK_FOLDERS = ("ground_truth", "masks", "mask")
+FOLDERS = ("annotations", "labels", *MASK_FOLDERS)  # their names tell no picture apart
+Shape = NDArray[Any]  # a polygon [N, 2] of x, y in pixels, or the runs [N] of a mask, column by column
+Parts = tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Labels(os.PathLike[str]):
+    """What the label file at `path` marks in one picture of `size` (H, W). Every shape is a defect, whatever
+    its name. `boxes`: how many of the shapes are boxes, which mark more than the defect."""
+
+    path: Path
+    size: tuple[int, int]
+    shapes: tuple[Shape, ...]
+    boxes: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise TypeError(f"a picture of {self.size[1]}x{self.size[0]} pixels")
+
+    def read(self) -> NDArray[np.bool_]:
+        """The mask [H, W]."""
+        mask = np.zeros(self.size, np.bool_)
+        for shape in self.shapes:
+            mask |= _filled(shape, self.size) if shape.ndim == 2 else from_runs(shape, self.size)
+        return mask
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    __str__ = __fspath__
+
+
+class LabelFiles:
+    """The label files anywhere below a folder; read when the first picture asks for its own.
+
+    A COCO file names its pictures; a LabelMe file is called as its own. A name without folders means
+    the picture of that name, wherever it lies.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._taken: dict[Labels, Path] = {}
+
+    def of(self, picture: Path) -> tuple[Labels, ...]:
+        """What is marked in a picture below the folder.
+
+        Raises:
+            InputError: a label file is damaged, or means another picture of the same name as well.
+        """
+        if not picture.is_relative_to(self.root):
+            return ()
+        own = _parts(picture.relative_to(self.root).as_posix())
+        fits = [(parts, labels) for parts, labels in self._known.get(own[-1], ()) if _same_end(parts, own)]
+        longest = max((len(parts) for parts, _ in fits), default=0)
+        found = tuple(labels for parts, labels in fits if len(parts) == longest)
+        for labels in found:
+            other = self._taken.setdefault(labels, picture)
+            if other != picture:
+                raise InputError(
+                    f"{labels.path}: {own[-1]} may be {other} or {picture}: name pictures with their folders"
+                )
+        return found
+
+    @cached_property
+    def _known(self) -> dict[str, list[tuple[Parts, Labels]]]:
+        """By the picture's name without folders and suffix."""
+        known: dict[str, list[tuple[Parts, Labels]]] = {}
+        for path in walked(self.root):
+            if path.suffix.lower() != ".json":
+                continue
+            own = _parts(path.relative_to(self.root).as_posix())
+            own = (*(part for part in own[:-1] if part.casefold() not in FOLDERS), own[-1])
+            for parts, labels in _read(path, own):
+                if labels.shapes:
+                    known.setdefault(parts[-1], []).append((parts, labels))
+        return known
+
+
+def _parts(name: str) -> Parts:
+    """Folders and name without suffix."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return (*path.parts[:-1], path.stem)
+
+
+def _same_end(one: Parts, other: Parts) -> bool:
+    short = min(len(one), len(other))
+    return one[-short:] == other[-short:]
+
+
+Mask = Path | Labels  # a file of its own, or what a labelling tool's file says of the picture
 
 
 class Masks:
@@ -74,3 +169,139 @@ def sized(mask: NDArray[Any], size: tuple[int, int], name: str) -> NDArray[Any]:
             f"cannot use {name}: it is {found}, its picture {size[1]}x{size[0]}; make them agree"
         )
     return mask
+
+
+# ----------------------------------------------------------------------------------------------- the formats
+
+
+def _read(path: Path, own: Parts) -> Iterable[tuple[Parts, Labels]]:
+    """The pictures of a label file; nothing of another file."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return []  # a damaged file may be anything
+    if not isinstance(document, dict):
+        return []
+    try:
+        if {"images", "annotations"} <= document.keys():
+            return list(_coco(path, document))
+        return [(own, _labelme(path, document))] if {"shapes", "imageWidth"} <= document.keys() else []
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        kind = "COCO" if "images" in document else "LabelMe"
+        raise InputError(
+            f"{path} is damaged, it looks like a {kind} file ({error}): export it again"
+        ) from None
+
+
+def _coco(path: Path, document: dict[str, Any]) -> Iterator[tuple[Parts, Labels]]:
+    of: dict[Any, list[dict[str, Any]]] = {}
+    for annotation in document["annotations"]:
+        if "score" in annotation:  # what a model has found is no ground truth
+            continue
+        of.setdefault(annotation["image_id"], []).append(annotation)
+    for image in document["images"]:
+        size, shapes, boxes = (int(image["height"]), int(image["width"])), list[Shape](), 0
+        for annotation in of.get(image["id"], ()):
+            marked = annotation.get("segmentation")
+            if isinstance(marked, dict):
+                if tuple(marked["size"]) != size:
+                    raise ValueError(f"a mask of {image['file_name']} has another size")
+                counts = marked["counts"]
+                shapes.append(_decompressed(counts) if isinstance(counts, str) else np.array(counts, int))
+            elif marked:
+                shapes += [np.array(polygon, float).reshape(-1, 2) for polygon in marked]
+            else:
+                x, y, width, height = map(float, annotation["bbox"])
+                shapes.append(_box(x, y, x + width, y + height))
+                boxes += 1
+        yield _parts(image["file_name"]), Labels(path, size, tuple(shapes), boxes)
+
+
+def _labelme(path: Path, document: dict[str, Any]) -> Labels:
+    size, shapes, boxes = (int(document["imageHeight"]), int(document["imageWidth"])), list[Shape](), 0
+    for shape in document["shapes"]:
+        points, kind = np.array(shape["points"], float).reshape(-1, 2), shape.get("shape_type", "polygon")
+        if kind == "rectangle":
+            shapes.append(_box(*points[:2].min(0), *points[:2].max(0)))
+            boxes += 1
+        elif kind == "circle":
+            angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+            radius = float(np.hypot(*(points[1] - points[0])))
+            shapes.append(points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], 1))
+        elif kind == "mask":
+            part, whole = read_mask(base64.b64decode(shape["mask"])), np.zeros(size, np.bool_)
+            left, top = points[0].round().astype(int)
+            whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+            shapes.append(to_runs(whole))
+        else:  # lines and points are drawn one pixel wide
+            shapes.append(points if len(points) > 2 and kind not in _LINES else to_runs(_line(points, size)))
+    return Labels(path, size, tuple(shapes), boxes)
+
+
+_LINES = ("line", "linestrip", "point", "points")
+
+
+# ----------------------------------------------------------------------------------------------- the shapes
+
+
+def _box(x0: float, y0: float, x1: float, y1: float) -> Shape:
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], float)
+
+
+def _filled(polygon: Shape, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """[H, W] bool: pixels whose centre lies inside, by the even-odd rule."""
+    height, width = size
+    crossings = np.zeros((height, width + 1), np.uint8)
+    for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, 0), strict=True):
+        if y0 == y1:
+            continue
+        first, last = (int(np.clip(np.ceil(y - 0.5), 0, height)) for y in sorted((y0, y1)))
+        rows = np.arange(first, last)
+        at = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+        crossings[rows, np.clip(np.ceil(at - 0.5), 0, width).astype(int)] ^= 1
+    inside: NDArray[np.bool_] = np.bitwise_xor.accumulate(crossings[:, :width], axis=1).astype(np.bool_)
+    return inside
+
+
+def _line(points: Shape, size: tuple[int, int]) -> NDArray[np.bool_]:
+    mask = np.zeros(size, np.bool_)
+    for one, other in [*pairwise(points)] or [(points[0], points[0])]:
+        steps = int(np.abs(other - one).max()) + 1
+        x, y = np.floor(np.linspace(one, other, steps + 1)).astype(int).T
+        kept = (x >= 0) & (x < size[1]) & (y >= 0) & (y < size[0])
+        mask[y[kept], x[kept]] = True
+    return mask
+
+
+def from_runs(runs: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask [H, W] from COCO's run lengths: down the columns, unmarked pixels first."""
+    if runs.sum() != size[0] * size[1] or (runs < 0).any():
+        raise InputError(f"a mask's run lengths do not make {size[1]}x{size[0]} pixels: export it again")
+    values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return values.reshape(size, order="F")
+
+
+def to_runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Undo `from_runs`."""
+    values = np.concatenate([[False], mask.ravel(order="F")])
+    changes = np.flatnonzero(values[1:] != values[:-1])
+    return np.diff(np.concatenate([[0], changes, [mask.size]]))
+
+
+def _decompressed(text: str) -> NDArray[np.int64]:
+    """Runs of COCO's compressed form: six bits a character from "0" on, of which five carry the number, low
+    ones first, and the sixth says that more follow; from the third run on, what it is more than the one
+    before the last."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:  # negative
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return np.array(runs, np.int64)

@@ -10,9 +10,8 @@ import numpy as np
 
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.files import child, natural_key, pictures_in
-from flawscope.datasets.labels import LabelFiles
 from flawscope.datasets.layouts import GOOD, find_categories, open_dataset
-from flawscope.datasets.masks import MASK_FOLDERS, Mask, Masks, stem
+from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Mask, Masks, stem
 from flawscope.errors import InputError
 from flawscope.progress import counted
 

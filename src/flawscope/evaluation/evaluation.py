@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from flawscope import metrics
 from flawscope.datasets import Dataset, Item
-from flawscope.datasets.labels import Labels
-from flawscope.datasets.masks import sized, union
+from flawscope.datasets.masks import Labels, sized, union
 from flawscope.errors import InputError, LeftOut
 from flawscope.evaluation.result import Evaluation
 from flawscope.pictures.decoding import read_labels

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.datasets.labels import to_runs
+from flawscope.datasets.masks import to_runs
 from flawscope.results.table import Row
 
 ANOMALOUS = "anomalous"

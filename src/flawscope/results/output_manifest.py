@@ -16,7 +16,7 @@ from flawscope.progress import counted
 class OwnFiles:
     """The files of a folder, by the list `OWN_LIST` in it. A file is listed before it is written, so that the
     next run also knows those of a run that was interrupted. Pictures that are listed are nobody's input:
-    `datasets.files.walk` passes them over."""
+    `datasets.files.walked` passes them over."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -176,7 +176,7 @@ class Arrivals:
 
 
 def _files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, Stamp]]:
-    """Every file below the folder that `datasets.files.walk` would give, unsorted: there may be very many.
+    """Every file below the folder that `datasets.files.walked` would give, unsorted: there may be very many.
     What goes away meanwhile is left out. InputError where the folder itself cannot be read."""
     waiting, seen = [folder], set()
     while waiting:
