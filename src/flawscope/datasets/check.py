@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,6 @@ from flawscope.datasets.files import SIDE_SUFFIXES, natural_key, not_pictures_in
 from flawscope.datasets.layouts import GOOD, open_dataset
 from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Labels, read
 from flawscope.datasets.near import clusters, near_duplicates, thumbnail
-from flawscope.datasets.report import SEVERITIES, Finding, Report
 from flawscope.errors import InputError, one_line
 from flawscope.pictures.decoding import decode, frames, pixel_hash
 from flawscope.pictures.defect_size import lost
@@ -31,8 +30,85 @@ from flawscope.progress import counted, some
 _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
 
+SEVERITIES = ("error", "warning", "note")
+SHOWN = 5  # findings of one code that `Report.lines` spells out
+SHOWN_ALIKE = 1  # of nearly the same pictures, where they are more than that
 PLAIN = 1.0  # grey levels of spread in the thumbnail below which a picture shows nothing
-PICTURES_FOR_5_PERCENT = 19  # design: a target below 1 / (n + 1) cannot be had
+PICTURES_FOR_5_PERCENT = 19  # a target below 1 / (n + 1) cannot be had
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault. `code` names it for machines; paths are relative to the category's folder."""
+
+    severity: str  # "error", "warning" or "note"
+    code: str
+    subject: str
+    message: str
+    remedy: str
+    others: tuple[str, ...] = ()  # the further pictures that take part, such as the copies
+
+    def line(self) -> str:
+        return f"{self.severity}: {self.subject}: {self.message}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check of a data set found: for people as lines, for machines as a dict."""
+
+    root: str
+    category: str
+    layout: str
+    counts: tuple[tuple[str, str, int], ...]  # split, kind, pictures
+    sizes: tuple[tuple[int, int, int], ...]  # width, height, pictures; most frequent first
+    modes: tuple[tuple[str, int], ...]  # "colour", "grey", "16-bit grey", ...; most frequent first
+    findings: tuple[Finding, ...]  # errors first
+
+    @property
+    def ok(self) -> bool:
+        """No errors. Warnings deserve a look, notes inform."""
+        return not self.totals["error"]
+
+    @property
+    def totals(self) -> dict[str, int]:
+        return {s: sum(f.severity == s for f in self.findings) for s in SEVERITIES}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Only what JSON knows."""
+        return {
+            "root": self.root,
+            "category": self.category,
+            "layout": self.layout,
+            "ok": self.ok,
+            "counts": [{"split": s, "kind": k, "pictures": n} for s, k, n in self.counts],
+            "sizes": [{"width": w, "height": h, "pictures": n} for w, h, n in self.sizes],
+            "modes": [{"mode": m, "pictures": n} for m, n in self.modes],
+            "totals": self.totals,
+            "findings": [{**asdict(f), "others": list(f.others)} for f in self.findings],
+        }
+
+    def lines(self, shown: int = SHOWN) -> list[str]:
+        """Text for people. Of each kind of finding the first `shown` are spelt out."""
+        text = [f"{self.category} ({self.layout} layout) in {self.root}"]
+        splits = {split for split, _, _ in self.counts}
+        for split, kind, number in self.counts:
+            place = f"{split:<10} " if len(splits) > 1 else ""
+            text.append(f"  {place}{kind:<20} {number:>6}")
+        if self.sizes:
+            sizes = ", ".join(f"{w}x{h} ({n})" for w, h, n in self.sizes[:SHOWN])
+            more = f" and {len(self.sizes) - SHOWN} more" if len(self.sizes) > SHOWN else ""
+            text.append(f"  sizes: {sizes}{more}")
+            text.append(f"  pixels: {', '.join(f'{m} ({n})' for m, n in self.modes)}")
+        groups: dict[tuple[str, str], list[Finding]] = {}
+        for finding in self.findings:
+            groups.setdefault((finding.severity, finding.code), []).append(finding)
+        for (severity, code), group in groups.items():
+            few = min(shown, SHOWN_ALIKE) if code.startswith("nearly") and len(group) > shown else shown
+            text += [finding.line() for finding in group[:few]]
+            if len(group) > few:
+                text.append(f"{severity}: {code}: {len(group) - few} more of these; --json lists all")
+        totals = ", ".join(counted(n, s) for s, n in self.totals.items() if n)
+        return [*text, totals or "nothing found"]
 
 
 @dataclass(frozen=True)
@@ -63,19 +139,17 @@ def check(
     """
     dataset = data if isinstance(data, Dataset) else open_dataset(data, category)
     seen = list(_look(dataset, progress, workers))
-    findings = [finding for one in seen for finding in one.faults]
     readable = [one for one in seen if one.digest]
     sizes, modes = Counter(s.size for s in readable), Counter(s.mode for s in readable if s.mode)
+    findings = [finding for one in seen for finding in one.faults]
     findings += _exact_copies(dataset, readable)
     if near:
         findings += _near_copies(dataset, readable)
-    findings += _mixed(dataset, sizes, modes)
-    findings += _small_defects(sizes)
-    findings += _masks_missing(dataset)
-    findings += _label_faults(dataset)
-    findings += _unused_pictures(dataset)
-    findings += _other_files(dataset)
-    findings += _too_few(dataset)
+    findings += _mixed(sizes, modes)
+    if found := lost([(height, width) for width, height in sizes]):  # by the size that is the default
+        findings.append(Finding("note", "reduced", ".", *found))
+    for look in (_masks_missing, _label_faults, _unused_pictures, _other_files, _too_few):
+        findings += look(dataset)
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.code, natural_key(f.subject)))
     return Report(
         root=str(dataset.root),
@@ -95,6 +169,11 @@ def _counts(dataset: Dataset) -> Iterator[tuple[str, str, int]]:
             yield split, kind, number
 
 
+def _ranked(numbers: Counter[_T]) -> list[tuple[_T, int]]:
+    """Most frequent first, equal ones in order."""
+    return sorted(numbers.items(), key=lambda entry: (-entry[1], entry[0]))
+
+
 # ------------------------------------------------------------------------------------- one picture at a time
 
 
@@ -102,16 +181,13 @@ def _look(dataset: Dataset, progress: Progress | None, workers: int) -> Iterator
     jobs = [(split, item) for split, items in dataset.splits.items() for item in items]
     waiting: deque[Future[_Seen]] = deque()
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for done, (split, item) in enumerate(jobs):
-            waiting.append(pool.submit(_look_at, dataset, split, item))
-            if len(waiting) > 4 * workers:
+        for number in range(len(jobs) + 4 * workers):
+            if number < len(jobs):
+                waiting.append(pool.submit(_look_at, dataset, *jobs[number]))
+            if number >= 4 * workers:  # at most so many are decoded ahead
                 yield waiting.popleft().result()
                 if progress:
-                    progress(done + 1 - len(waiting), len(jobs))
-        while waiting:
-            yield waiting.popleft().result()
-            if progress:
-                progress(len(jobs) - len(waiting), len(jobs))
+                    progress(number + 1 - 4 * workers, len(jobs))
 
 
 def _look_at(dataset: Dataset, split: str, item: Item) -> _Seen:
@@ -131,8 +207,7 @@ def _look_at(dataset: Dataset, split: str, item: Item) -> _Seen:
         message = f"holds {held} pictures, and only the first is read"
         faults.append(Finding("warning", "frames", subject, message, "store those that matter one by one"))
     mode = "" if plain else _mode(picture)
-    digest = pixel_hash(picture)
-    return _Seen(split, item, size, mode, digest=digest, small=small, faults=tuple(faults))
+    return _Seen(split, item, size, mode, pixel_hash(picture), small, tuple(faults))
 
 
 def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Finding:
@@ -142,13 +217,13 @@ def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Findin
 
 
 def _mode(picture: NDArray[Any]) -> str:
-    if picture.dtype == np.uint8:
-        if picture.shape[2] < 3 or picture.strides[2] == 0:
-            return "grey"
-        looks = (picture[::step, ::step] for step in (16, 1))  # a few pixels settle most cases
-        return "colour" if any((p[:, :, 1:] != p[:, :, :1]).any() for p in looks) else "grey"
-    colours = "grey" if picture.shape[2] < 3 else "colour"
-    return f"{8 * picture.dtype.itemsize}-bit {colours}"
+    """The kind of pixels: "colour", "grey", "16-bit grey", ..."""
+    if picture.dtype != np.uint8:
+        return f"{8 * picture.dtype.itemsize}-bit {'grey' if picture.shape[2] < 3 else 'colour'}"
+    if picture.shape[2] < 3 or picture.strides[2] == 0:
+        return "grey"
+    looks = (picture[::step, ::step] for step in (16, 1))  # a few pixels settle most cases
+    return "colour" if any((p[:, :, 1:] != p[:, :, :1]).any() for p in looks) else "grey"
 
 
 def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterator[Finding]:
@@ -169,14 +244,9 @@ def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterato
             yield Finding(severity, "mask-size", subject, message, "make the mask from the picture as it is")
         marked = marked or bool(mask.any())
     if item.masks and not marked:
+        subject = dataset.relative(item.masks[0])
         message = "nothing is marked, although the picture counts as defective"
-        yield Finding(
-            "warning",
-            "mask-empty",
-            dataset.relative(item.masks[0]),
-            message,
-            "mark the defect or move the picture",
-        )
+        yield Finding("warning", "mask-empty", subject, message, "mark the defect or move the picture")
 
 
 # ------------------------------------------------------------------------------------------- pictures twice
@@ -189,27 +259,17 @@ def _exact_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
     for group in groups.values():
         if len(group) < 2:
             continue
-        first, *others = (dataset.relative(one.item.path) for one in group)
         splits = list(dict.fromkeys(one.split for one in group))
         if len(splits) > 1:
-            code, severity = "in-two-splits", "error"
-            message = f"the same picture is in {' and in '.join(splits)}"
+            code, message = "in-two-splits", f"the same picture is in {' and in '.join(splits)}"
             remedy = "remove it from one of them, or every figure is too good"
         elif len({one.item.anomalous for one in group}) > 1:
-            code, severity = "good-and-bad", "error"
-            message, remedy = "the same picture is good and defective", "remove the wrong one"
+            code, message = "good-and-bad", "the same picture is good and defective"
+            remedy = "remove the wrong one"
         else:
-            code, severity = "copy", "warning"
-            message, remedy = (
-                f"the same picture is {len(group)} times in {_place(dataset, splits[0])}",
-                "keep one",
-            )
-        yield Finding(severity, code, first, f"{message} ({some(others, 3)})", remedy, tuple(others))
-
-
-def _place(dataset: Dataset, split: str) -> str:
-    """A split's name for a person, to whom a folder of good pictures alone has none."""
-    return split if dataset.test else "the folder"
+            code, remedy = "copy", "keep one"
+            message = f"the same picture is {len(group)} times in {_place(dataset, splits[0])}"
+        yield _alike(dataset, "warning" if code == "copy" else "error", code, group, message, remedy)
 
 
 def _near_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
@@ -219,46 +279,46 @@ def _near_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
     if len(smalls) < 2:
         return
     bank = np.flatnonzero([one.split != "test" for one in once])
-    for group in clusters(near_duplicates(np.stack(smalls), bank)):
-        members = [once[k] for k in group]
-        first, *others = (dataset.relative(one.item.path) for one in members)
-        splits = list(dict.fromkeys(one.split for one in members))
+    for numbers in clusters(near_duplicates(np.stack(smalls), bank)):
+        group = [once[k] for k in numbers]
+        splits = list(dict.fromkeys(one.split for one in group))
         if len(splits) > 1:
-            code, severity = "nearly-in-two-splits", "warning"
+            severity, code = "warning", "nearly-in-two-splits"
             message = f"nearly the same picture is in {' and in '.join(splits)}"
             remedy = "keep pictures of one part in one split"
         else:
-            code, severity = "nearly-copy", "note"
+            severity, code = "note", "nearly-copy"
             message = f"{counted(len(group), 'picture')} in {_place(dataset, splits[0])} are nearly the same"
             remedy = "if they show one part, keep one of them or group them for calibration"
-        yield Finding(severity, code, first, f"{message} ({some(others, 3)})", remedy, tuple(others))
+        yield _alike(dataset, severity, code, group, message, remedy)
+
+
+def _alike(
+    dataset: Dataset, severity: str, code: str, group: Sequence[_Seen], message: str, remedy: str
+) -> Finding:
+    """The finding of a group of pictures: the first is its subject, the others are named."""
+    first, *others = (dataset.relative(one.item.path) for one in group)
+    return Finding(severity, code, first, f"{message} ({some(others, 3)})", remedy, tuple(others))
+
+
+def _place(dataset: Dataset, split: str) -> str:
+    """A split's name for a person, to whom a folder of good pictures alone has none."""
+    return split if dataset.test else "the folder"
 
 
 # ---------------------------------------------------------------------------------------- the set as a whole
 
 
-def _mixed(dataset: Dataset, sizes: Counter[tuple[int, int]], modes: Counter[str]) -> Iterator[Finding]:
+def _mixed(sizes: Counter[tuple[int, int]], modes: Counter[str]) -> Iterator[Finding]:
     if len(sizes) > 1:
         named = ", ".join(f"{w}x{h} ({n})" for (w, h), n in _ranked(sizes)[:4])
         more = f" and {len(sizes) - 4} more" if len(sizes) > 4 else ""
         message = f"{len(sizes)} picture sizes: {named}{more}"
-        yield Finding(
-            "warning", "mixed-sizes", ".", message, "use one camera setting, or expect other scores"
-        )
+        remedy = "use one camera setting, or expect other scores"
+        yield Finding("warning", "mixed-sizes", ".", message, remedy)
     if len(modes) > 1:
         named = ", ".join(f"{mode} ({n})" for mode, n in _ranked(modes))
         yield Finding("warning", "mixed-modes", ".", f"different kinds of pixels: {named}", "store all alike")
-
-
-def _small_defects(sizes: Counter[tuple[int, int]]) -> Iterator[Finding]:
-    """Of pictures that the default reduces much."""
-    if found := lost([(height, width) for width, height in sizes]):
-        yield Finding("note", "reduced", ".", *found)
-
-
-def _ranked(numbers: Counter[_T]) -> list[tuple[_T, int]]:
-    """Most frequent first, equal ones in order."""
-    return sorted(numbers.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
 def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
@@ -267,20 +327,15 @@ def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
         message = "no masks of the defects: there will be figures per picture, none per pixel"
         yield Finding("note", "no-masks", ".", message, "add ground_truth/KIND/NAME_mask.png to have them")
         return
+    remedy = "add the mask, or pixel figures leave it out"
     for item in bad:
         if not item.masks:
-            message = "defective, but without a mask"
-            yield Finding(
-                "warning",
-                "mask-missing",
-                dataset.relative(item.path),
-                message,
-                "add the mask, or pixel figures leave it out",
-            )
+            subject = dataset.relative(item.path)
+            yield Finding("warning", "mask-missing", subject, "defective, but without a mask", remedy)
 
 
 def _label_faults(dataset: Dataset) -> Iterator[Finding]:
-    """Of files from labelling tools."""
+    """Faults of files from labelling tools."""
     drawn = [mask for item in dataset.test for mask in item.masks if isinstance(mask, Labels)]
     boxes = sum(mask.boxes for mask in drawn)
     if boxes:
@@ -304,21 +359,19 @@ def _unused_pictures(dataset: Dataset) -> Iterator[Finding]:
     used = {p for items in dataset.splits.values() for i in items for p in (i.path, *i.masks)}
     unused: Counter[str] = Counter()
     for path in pictures_in(dataset.root):
-        parts = path.relative_to(dataset.root).parts
-        folders = [part.casefold() for part in parts[:-1]]
         if path in used:
             continue
+        parts = path.relative_to(dataset.root).parts[:-1]
+        folders = [part.casefold() for part in parts]
         place = next((k for k, name in enumerate(folders) if name in MASK_FOLDERS), None)
         if place is None:
-            unused["/".join(parts[:-1]) or "."] += 1
+            unused["/".join(parts) or "."] += 1
         elif not set(folders[place + 1 :]) & set(GOOD):  # empty masks of good pictures are usual
-            message = "a mask, but no defective picture goes with it"
-            remedy = "name it like its picture, or remove it"
-            yield Finding("warning", "mask-stray", dataset.relative(path), message, remedy)
+            message, remedy = "a mask, but no defective picture goes with it", "name it like its picture"
+            yield Finding("warning", "mask-stray", dataset.relative(path), message, f"{remedy}, or remove it")
     for folder, number in unused.items():
-        yield Finding(
-            "note", "unused", folder, f"{counted(number, 'picture')} not used", "move what should take part"
-        )
+        message = f"{counted(number, 'picture')} not used"
+        yield Finding("note", "unused", folder, message, "move what should take part")
 
 
 def _other_files(dataset: Dataset) -> Iterator[Finding]:
@@ -353,11 +406,11 @@ def _too_few(dataset: Dataset) -> Iterator[Finding]:
         remedy = f"{PICTURES_FOR_5_PERCENT} or more are needed for 5 %"
         yield Finding("note", "few", ".", message, remedy)
     kinds = {item.anomalous for item in dataset.test}
-    if not kinds and dataset.layout == "folder":
+    if kinds == {True, False}:
+        return
+    message, remedy = "no test pictures", "without them nothing can be evaluated"
+    if kinds:
+        message = f"no {'good' if True in kinds else 'defective'} test pictures"
+    elif dataset.layout == "folder":
         message, remedy = "only good pictures", "to evaluate, put defects into a folder `bad` beside `good`"
-        yield Finding("note", "no-test", ".", message, remedy)
-    elif kinds != {True, False}:
-        absent = (
-            "test pictures" if not kinds else f"{'good' if kinds == {True} else 'defective'} test pictures"
-        )
-        yield Finding("note", "no-test", ".", f"no {absent}", "without them nothing can be evaluated")
+    yield Finding("note", "no-test", ".", message, remedy)
