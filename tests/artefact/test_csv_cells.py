@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flawscope.artefact.files import csv_cell, from_csv_cell
-from flawscope.results.table import Row, open_table, read_table
+from flawscope.results.table import Row, Table, read_table
 from flawscope.review.decisions import DEFECT, Decisions
 
 SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
@@ -31,7 +31,7 @@ def test_numbers_stay_numbers() -> None:
 @pytest.mark.parametrize("sign", SIGNS.replace("\r", "").replace("\n", ""))
 def test_tables_of_results_and_of_reviews_are_escaped_and_read_back(tmp_path: Path, sign: str) -> None:
     name = f"{sign}cmd|' /C calc'!A0.png"
-    table, path = open_table(tmp_path / "results.csv"), tmp_path / "review.csv"
+    table, path = Table(tmp_path / "results.csv"), tmp_path / "review.csv"
     table.add(Row(name, score=-1.0, decision="good"))
     table.close()
     Decisions(path).add(name, DEFECT, "copy.png")

@@ -16,7 +16,7 @@ from flawscope.results import run as runs
 from flawscope.results.output_manifest import OwnFiles
 from flawscope.results.prediction import Prediction
 from flawscope.results.run import Results
-from flawscope.results.table import COLUMNS, Row, Unjudged, open_table, read_table
+from flawscope.results.table import COLUMNS, Row, Table, Unjudged, read_table
 
 
 def predicted(path: str, height: float = 0.9) -> Prediction:
@@ -77,7 +77,7 @@ def test_a_table_is_read_back_as_it_was_written_and_goes_on_at_its_end(tmp_path:
     path = tmp_path / "x.csv"
     rows = [Row.of(predicted('a "quoted", name.png')), Row.of(Unjudged("b\nb.png", "empty; copy it again"))]
     for row in rows:
-        table = open_table(path, append=True)
+        table = Table(path, append=True)
         table.add(row)
         table.close()
     assert read_table(path) == rows
@@ -88,7 +88,7 @@ def test_a_table_is_read_back_as_it_was_written_and_goes_on_at_its_end(tmp_path:
 def test_a_parquet_table_holds_the_same(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     rows = [Row.of(predicted("a.png")), Row.of(Unjudged("b.png", "empty"))]
-    table = open_table(tmp_path / "x.parquet")
+    table = Table(tmp_path / "x.parquet")
     for row in rows:
         table.add(row)
     table.close()

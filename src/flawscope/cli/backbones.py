@@ -9,7 +9,7 @@ from flawscope.cli import common
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    common.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:

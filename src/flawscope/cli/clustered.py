@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, overload
 
 from flawscope.cli import common
-from flawscope.cli.remarks import on_files
+from flawscope.cli.inputs import on_files
 from flawscope.errors import InputError
 
 if TYPE_CHECKING:

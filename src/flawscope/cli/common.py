@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +18,7 @@ from flawscope.progress import Step, Terminal, counted, silent, write_line
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
+    from flawscope.evaluation import Evaluation
     from flawscope.predictor import Predictor
 
 
@@ -139,6 +143,18 @@ def check_out(args: argparse.Namespace) -> None:
         raise InputError(f"--out {args.out}: there is no folder {folder}; make it first")
 
 
+def add_figures(parser: argparse.ArgumentParser, out: str, metavar: str = "DIR") -> None:
+    """What to measure and where the figures go: `out` is the help of `--out`."""
+    parser.add_argument(
+        "--full-resolution", action="store_true", help="pixel metrics at the pictures' size too"
+    )
+    parser.add_argument("--out", metavar=metavar, help=out)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
 def add_tensorboard(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tensorboard",
@@ -151,17 +167,13 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress and no remarks")
 
 
-def seed_of(manifest: Manifest) -> int:
-    """The seed that a model was fitted with: its data set is split in the same way again."""
+def seed_and_group(manifest: Manifest) -> tuple[int, str | None]:
+    """The seed and the `--group` that a model was fitted with: its data set is split alike again."""
     from flawscope.methods import registry
 
-    return int(registry.method(manifest.method).stored(manifest.config).seed)
-
-
-def group_of(manifest: Manifest) -> str | None:
-    """The `--group` that a model was fitted with, as `seed_of`."""
     group = manifest.facts.get("group")
-    return group if isinstance(group, str) else None
+    seed = int(registry.method(manifest.method).stored(manifest.config).seed)
+    return seed, group if isinstance(group, str) else None
 
 
 def numbers(values: float | Sequence[float]) -> str:
@@ -185,6 +197,25 @@ def show(line: str, *, flush: bool = False) -> None:
         write_line(line, sys.stdout)
     else:
         print(line, flush=flush)
+
+
+def show_document(args: argparse.Namespace, document: Any, lines: Callable[[], str]) -> None:
+    """A result as one JSON document with `--json`, else as `lines`; printed at once, before what may fail."""
+    show(as_json(document) if args.json else lines(), flush=True)
+
+
+def as_json(document: Any) -> str:
+    return json.dumps(document, indent=1, allow_nan=False)
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file whole or not at all."""
+    from flawscope.artefact.files import atomic, csv_cell
+
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(map(csv_cell, row) for row in rows)
+    with atomic(path) as file:
+        file.write(text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 _progress: list[Terminal] = []  # that of the command
@@ -249,6 +280,11 @@ def kept_if_interrupted(checkpoint: Path | None) -> Iterator[None]:
         done, total = steps
         text = f"interrupted: step {done:,} of {total:,} kept; go on with --resume"
         raise KeyboardInterrupt(text) from None
+
+
+def left_out(result: Evaluation, by: str) -> str:
+    which = ", ".join(f"{n} {kind}" for kind, n in result.left_out.items())
+    return f"left out, because {by} was fitted or calibrated on them: {which}"
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:

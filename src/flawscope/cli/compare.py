@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
 from flawscope.progress import counted
@@ -28,11 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.add_data(parser)
     common.add_rate(parser, "each model's own")
-    parser.add_argument(
-        "--full-resolution", action="store_true", help="pixel metrics at the pictures' size too"
-    )
-    parser.add_argument("--out", metavar="DIR", help="write a page with both side by side, and the results")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    common.add_figures(parser, "write a page with both side by side, and the results")
+    common.add_json(parser)
     common.add_device(parser)
     common.add_quiet(parser)
 
@@ -57,14 +52,13 @@ def run(args: argparse.Namespace) -> int:
         full_resolution=args.full_resolution,
         step=step,
     )
-    document = json.dumps(found.to_dict(), indent=1, allow_nan=False)
-    common.show(document if args.json else lines(found), flush=True)  # before what may fail
+    common.show_document(args, document := found.to_dict(), lambda: lines(found))
     if args.out:
         _write(args, found, document)
     return common.report_failures(found.failures)
 
 
-def _write(args: argparse.Namespace, found: Comparison, document: str) -> None:
+def _write(args: argparse.Namespace, found: Comparison, document: dict[str, Any]) -> None:
     """Figures and tables first, then the page."""
     from flawscope import report
     from flawscope.artefact.files import atomic
@@ -74,27 +68,20 @@ def _write(args: argparse.Namespace, found: Comparison, document: str) -> None:
     say = common.say_for(args)
     own = OwnFiles(Path(args.out))
     own.begin(say)
-    for name, text in ((FACTS, f"{document}\n"), (PICTURES, _csv(found))):
-        with atomic(own.path(name)) as file:
-            file.write(text.encode("utf-8", "backslashreplace"))
+    with atomic(own.path(FACTS)) as file:
+        file.write(f"{common.as_json(document)}\n".encode("utf-8", "backslashreplace"))
+    common.write_csv(own.path(PICTURES), _rows(document))
     page = report.write_comparison(own.path(report.NAME), found, step=common.step_for(args))
     say(f"page: {page}")
 
 
-def _csv(found: Comparison) -> str:
+def _rows(document: dict[str, Any]) -> Iterator[Sequence[Any]]:
     """A row for each picture."""
-    from flawscope.results.table import csv_cell
-
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
     values = ("score", "p_value", "severity", "decision")
-    rows.writerow(["path", "kind", "defective", *(f"{v}_{m}" for m in "ab" for v in values), "changed"])
-    for one in found.pictures:
-        facts = one.to_dict()
-        own = [facts[model][value] for model in "ab" for value in values]
-        row = [one.name, one.item.kind, int(one.item.anomalous), *own, int(one.changed)]
-        rows.writerow(map(csv_cell, row))
-    return text.getvalue()
+    yield ["path", "kind", "defective", *(f"{v}_{m}" for m in "ab" for v in values), "changed"]
+    for one in document["pictures"]:
+        own = [one[model][value] for model in "ab" for value in values]
+        yield [one["path"], one["kind"], int(one["defective"]), *own, int(one["changed"])]
 
 
 def _dataset(args: argparse.Namespace) -> Dataset:
@@ -103,7 +90,8 @@ def _dataset(args: argparse.Namespace) -> Dataset:
     from flawscope.predictor import read_manifest
 
     first, _ = (read_manifest(path) for path in (args.a, args.b))
-    return open_dataset(args.data, args.category, seed=common.seed_of(first), group=common.group_of(first))
+    seed, group = common.seed_and_group(first)
+    return open_dataset(args.data, args.category, seed=seed, group=group)
 
 
 def _names(a: str, b: str) -> tuple[str, str]:
@@ -138,8 +126,7 @@ def lines(found: Comparison) -> str:
     both = zip("AB", found.evaluations, strict=True)
     parts += [f"warning: {which}: {one.mismatch}" for which, one in both if one.mismatch]
     if first.left_out:
-        which = ", ".join(f"{n} {kind}" for kind, n in first.left_out.items())
-        parts.append(f"left out, because a model was fitted or calibrated on them: {which}")
+        parts.append(common.left_out(first, "a model"))
     return "\n\n".join(parts)
 
 

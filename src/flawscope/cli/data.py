@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from flawscope.cli import common, data_export
+from flawscope.cli import common
 from flawscope.errors import InputError
 from flawscope.progress import counted
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.datasets import Dataset
     from flawscope.progress import Step
+
+FORMATS = ("coco", "fiftyone")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,21 +29,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=data_export.FORMATS,
+        choices=FORMATS,
         default="coco",
         help="of `data export`: a COCO file, or a folder for FiftyOne (default: coco)",
     )
     parser.add_argument("--out", metavar="FILE", help="what `data export` writes")
     common.add_group(parser)
     parser.add_argument("--no-near", action="store_true", help="skip the search for near-duplicates")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    common.add_json(parser)
     common.add_device(parser)
     common.add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     if args.action == "export":
-        return data_export.run(args)
+        return _export(args)
     if args.out:
         raise InputError("data check writes nothing: leave out --out, or print its findings with --json")
     from flawscope.datasets import open_dataset
@@ -52,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     if args.model:  # split as it was for fitting
         manifest = read_manifest(args.model)
         _refuse_without_limit(args.model, manifest)
-        seed, group = common.seed_of(manifest), group or common.group_of(manifest)
+        seed, fitted_group = common.seed_and_group(manifest)
+        group = group or fitted_group
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
     if group_remark := remark([item.path for item in dataset.train], group):
         common.say(group_remark)
@@ -63,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         if suspects is not None:
             document["suspects"] = [{"path": n, "score": s, "p_value": p} for n, s, p in suspects]
             document["not_judged"] = unknown
-        common.show(json.dumps(document, indent=1, allow_nan=False))
+        common.show(common.as_json(document))
     else:
         common.show("\n".join(report.lines()))
         if suspects is not None:
@@ -125,3 +130,50 @@ def _suspects(
             found.append((path, result.score))
     far = sorted((f for f in found if f[1] > limit), key=lambda f: -f[1])
     return [(dataset.relative(path), float(s), float(calibration.p_values(s))) for path, s in far], unknown
+
+
+def _export(args: argparse.Namespace) -> int:
+    """Write what `predict --out` or `evaluate --out` found as label files of another tool."""
+    import numpy as np
+
+    from flawscope.artefact.files import atomic, check_writable
+    from flawscope.pictures.decoding import decode
+    from flawscope.results import labels
+    from flawscope.review.flagged import read_flagged
+    from flawscope.review.folders import proposed_mask
+
+    if not args.out:
+        raise InputError("data export needs --out: a .json file for COCO, a folder for FiftyOne")
+    out = Path(args.out)
+    if args.format == "coco":
+        check_writable(out, ".json")
+    else:
+        common.folder_for_results(args.out)
+    lost: list[str] = []
+    every = read_flagged(args.data, every=True)
+    step = common.step_for(args)
+
+    def marked() -> Iterator[labels.Marked]:
+        for done, one in enumerate(every, start=1):
+            try:
+                mask = proposed_mask(one) if one.row.decision == labels.ANOMALOUS else None
+                if mask is None:
+                    mask = np.zeros(decode(one.path).shape[:2], np.bool_)
+                yield labels.Marked(one.name, one.path, one.row, mask)
+            except InputError as error:
+                lost.append(str(error))
+            step("labels", done, len(every))
+
+    def write(path: Path, document: dict[str, Any]) -> None:
+        with atomic(path) as file:
+            file.write(f"{json.dumps(document, allow_nan=False)}\n".encode())
+
+    if args.format == "coco":
+        write(out, labels.coco(marked()))
+    else:
+        boxes, places = labels.fiftyone(marked())
+        write(out / "labels.json", boxes)
+        write(out / "data.json", places)
+    if not args.quiet:
+        common.say(f"wrote {out}: {counted(len(every) - len(lost), 'picture')}")
+    return common.report_failures(lost)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common, several
+from flawscope.errors import InputError
 from flawscope.progress import counted, duration
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
     from flawscope.progress import Step
 
+Found = Mapping[str, dict[str, Any]]  # by category, what `evaluate --json` prints
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -25,32 +27,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.add_data(parser, several=f"{several.SEVERAL}each by its own model")
     common.add_rate(parser, "the model's")
-    parser.add_argument(
-        "--full-resolution", action="store_true", help="pixel metrics at the pictures' size too"
-    )
-    parser.add_argument(
-        "--out",
-        metavar="DIR|FILE.csv",
-        help="write results, a report, overlays, maps and a contact sheet; or the table of results alone, "
-        ".csv or .parquet; for several categories a folder for each, or a table with a row for each",
+    common.add_figures(
+        parser,
+        "write results, a report, overlays, maps and a contact sheet; or the table of results alone, .csv or "
+        ".parquet; for several categories a folder for each, or a table with a row for each",
+        "DIR|FILE.csv",
     )
     common.add_pictures(parser, animation="webp")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    common.add_json(parser)
     common.add_device(parser)
     common.add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     if several.are_asked(args):
-        from flawscope.cli import evaluate_several
-
-        return evaluate_several.run(args, measured)
+        return _run_several(args)
 
     def show(result: Evaluation) -> None:
-        common.show(
-            json.dumps(result.to_dict(), indent=1, allow_nan=False) if args.json else lines(result),
-            flush=True,
-        )
+        common.show_document(args, result.to_dict(), lambda: lines(result))
 
     return common.report_failures(measured(args, show)[1])
 
@@ -70,7 +64,7 @@ def measured(
 
         report.require()
     manifest = read_manifest(args.model)
-    seed, group = common.seed_of(manifest), common.group_of(manifest)  # split as it was for fitting
+    seed, group = common.seed_and_group(manifest)
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
     common.check_out(args)
 
@@ -121,9 +115,9 @@ def _written(
 
 def _write_table(path: str, result: Evaluation) -> None:
     from flawscope.evaluation.result import outcomes
-    from flawscope.results.table import Row, open_table
+    from flawscope.results.table import Row, Table
 
-    table = open_table(path)
+    table = Table(path)
     for _, one in outcomes(result):
         table.add(Row.of(one))
     table.close()
@@ -158,6 +152,117 @@ def lines(result: Evaluation) -> str:
     if result.outside():
         parts.append(result.outside())
     if result.left_out:
-        which = ", ".join(f"{n} {kind}" for kind, n in result.left_out.items())
-        parts.append(f"left out, because the model was fitted or calibrated on them: {which}")
+        parts.append(common.left_out(result, "the model"))
     return "\n\n".join(parts)
+
+
+# -------------------------------------------------------------------------------------- several categories
+
+
+def _run_several(args: argparse.Namespace) -> int:
+    """Evaluate the model of each category; one table, averages last, is printed at the end and written to
+    `--out`."""
+    from flawscope.results.output_manifest import OwnFiles
+    from flawscope.results.run import TABLE
+
+    names = several.asked(args)
+    _check_several(args)
+    say = common.say_for(args)
+    folder = Path(args.out) if args.out and not common.is_table(args.out) else None
+    table = Path(args.out) if args.out else None
+    if folder:
+        own = OwnFiles(common.folder_for_results(args.out))
+        own.refuse_foreign(TABLE)
+    found: dict[str, dict[str, Any]] = {}
+
+    def work(name: str) -> int:
+        out = str(folder / name) if folder else None
+        alone = {"category": name, "model": str(_model(args.model, name)), "out": out}
+        result, failures = measured(argparse.Namespace(**{**vars(args), **alone}))
+        found[name] = result.to_dict()
+        say(f"{name}: {counted(result.images, 'test picture')} in {duration(result.seconds)}")
+        return common.report_failures(failures)
+
+    code, failed = several.each(names, work, debug=args.debug)
+    if not found:
+        return code
+    averages = _averages(found)
+    document = {"categories": found, "averages": averages, "failed": failed}
+    common.show_document(args, document, lambda: _lines_of_several(found, averages))
+    if table:
+        common.write_csv(own.path(TABLE) if folder else table, _rows_of_several(found, averages))
+    return code
+
+
+def _check_several(args: argparse.Namespace) -> None:
+    if not Path(args.model).is_dir():
+        raise InputError(
+            f"--category {args.category} measures a model for each category: give the folder of "
+            f"CATEGORY.safetensors that `fit` wrote instead of {args.model}"
+        )
+    if args.out and args.out.lower().endswith(".parquet"):
+        raise InputError("the table of several categories is no .parquet: give --out FILE.csv, or a folder")
+    if not args.out or common.is_table(args.out):
+        common.check_out(args)
+
+
+def _model(folder: str, category: str) -> Path:
+    """The category's model file, the trained one first."""
+    from flawscope.runtime import FORMATS
+
+    every = [Path(folder) / f"{category}{suffix}" for suffix in FORMATS]
+    for path in every:
+        if path.is_file():
+            return path
+    raise InputError(f"{folder} has no {every[0].name}: fit it with --category {category}")
+
+
+def _averages(found: Found) -> dict[str, dict[str, Any]]:
+    """The rows below the papers' tables: the means over the categories that were measured, and which."""
+    from flawscope.benchmark.tables import groups
+
+    averages = {}
+    for group in groups(tuple(found)):
+        measured = [name for name in group.categories if name in found]
+        means: dict[str, float | None] = {}
+        for metric in _metrics(found):
+            values = [found[name]["metrics"].get(metric) for name in measured]
+            known = [value for value in values if value is not None]
+            means[metric] = sum(known) / len(known) if known else None
+        averages[group.label] = {"categories": measured, "of": len(group.categories), "metrics": means}
+    return averages
+
+
+def _metrics(found: Found) -> list[str]:
+    return list(dict.fromkeys(metric for one in found.values() for metric in one["metrics"]))
+
+
+def _lines_of_several(found: Found, averages: Found) -> str:
+    """The table that a person reads: the papers' metrics."""
+    from flawscope.benchmark.tables import METRICS
+
+    def cells(metrics: Mapping[str, float | None]) -> list[str]:
+        return ["n/a" if (value := metrics.get(name)) is None else f"{value:.4f}" for name in METRICS]
+
+    rows: list[Sequence[str]] = []
+    for name, one in found.items():
+        rate = one["false_alarms"]["measured"]
+        rows.append((name, *cells(one["metrics"]), "" if rate is None else f"{rate:.1%}"))
+    for label, average in averages.items():
+        covered = len(average["categories"])
+        of = "" if covered == average["of"] else f" ({covered} of {average['of']})"
+        rows.append((f"average: {label}{of}", *cells(average["metrics"]), ""))
+    return common.table(rows, ("category", *METRICS.values(), "false alarms"))
+
+
+def _rows_of_several(found: Found, averages: Found) -> Iterator[Sequence[Any]]:
+    """The rows of the CSV file: all metrics."""
+    metrics = _metrics(found)
+    more = ("false_alarms", "false_alarms_expected", "good_pictures")
+    yield ["category", "method", "pictures", *metrics, *more]
+    for name, one in found.items():
+        values = [one["metrics"].get(metric) for metric in metrics]
+        alarms = [one["false_alarms"][key] for key in ("measured", "expected", "images")]
+        yield [name, one["method"], one["images"], *values, *alarms]
+    for label, average in averages.items():
+        yield [f"average: {label}", "", "", *(average["metrics"][m] for m in metrics), "", "", ""]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
-from flawscope.cli.remarks import on_training
+from flawscope.cli.inputs import on_training
 from flawscope.cluster import connect
 from flawscope.errors import InputError
 from flawscope.methods import registry
@@ -35,7 +35,8 @@ def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
     if args.update:
         old = model_file.read(args.update)
         _refuse_method(old.manifest.method)
-        seed, group = common.seed_of(old.manifest), args.group or common.group_of(old.manifest)
+        seed, group = common.seed_and_group(old.manifest)
+        group = args.group or group
     else:
         name, preset, settings = _settings_of(options)
         method = registry.method(name)

@@ -51,7 +51,7 @@ class Output:
 
     def __init__(self, args: argparse.Namespace, root: Path | None, *, at_once: bool):
         from flawscope.results.run import Results
-        from flawscope.results.table import open_table
+        from flawscope.results.table import Table
 
         self.args, self.at_once = args, at_once
         self.unwritten: dict[str, str] = {}  # what is no longer written, and why
@@ -59,7 +59,7 @@ class Output:
         self.results: Results | None = None
         self.table: Table | None = None
         if args.out and common.is_table(args.out):
-            self.table = open_table(args.out)
+            self.table = Table(args.out)
         elif args.out:
             say = common.say_for(args)
             maps, animation = args.maps or "png16", args.animation or "none"

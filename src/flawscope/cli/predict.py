@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope.cli import cluster, clustered, common, inputs, remote
-from flawscope.cli.remarks import on_files
+from flawscope.cli.inputs import on_files
 from flawscope.progress import counted, silent
 
 if TYPE_CHECKING:

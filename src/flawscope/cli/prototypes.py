@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.cli import common, several
-from flawscope.cli.remarks import on_training
+from flawscope.cli.inputs import on_training
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

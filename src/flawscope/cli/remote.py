@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flawscope.cli import common
-from flawscope.cli.remarks import on_files
+from flawscope.cli.inputs import on_files
 from flawscope.errors import InputError
 from flawscope.progress import counted, silent
 

@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flawscope.errors import InputError
     from flawscope.results.distribution_shift import Mismatch
-    from flawscope.results.table import open_table
+    from flawscope.results.table import Table
     from flawscope.watch import Arrivals, Commands
 
     if os.path.isfile(args.folder) and os.path.isdir(args.model):
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     arrivals = Arrivals(args.folder, existing=args.existing, judged=judged, **waits)
     commands = Commands(args.on_anomaly, common.say) if args.on_anomaly else None
     predictor = common.load_model(args, args.model)
-    table = open_table(args.csv, append=True) if args.csv else None
+    table = Table(args.csv, append=True) if args.csv else None
     say = common.say_for(args)
     say(_begins(arrivals, len(judged), args.existing))
     watching = Watching(
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _judged_before(path: str | None) -> list[str]:
     """The pictures that the table has a decision for. A last row that was cut off is removed."""
-    from flawscope.results.table import open_table, read_table
+    from flawscope.results.table import Table, read_table
 
     if path is None or not os.path.exists(path) or not os.path.getsize(path):
         return []
@@ -119,7 +119,7 @@ def _judged_before(path: str | None) -> list[str]:
         whole = file.read() == b"\n"
     if not whole:
         rows = rows[:-1]
-        table = open_table(path)
+        table = Table(path)
         for row in rows:
             table.add(row)
         table.close()

@@ -13,7 +13,7 @@ from flawscope.artefact.files import atomic
 from flawscope.results.folder import Pictures
 from flawscope.results.output_manifest import OwnFiles, cannot_write
 from flawscope.results.prediction import Prediction
-from flawscope.results.table import Row, Unjudged, open_table
+from flawscope.results.table import Row, Table, Unjudged
 
 RESULTS, TABLE, FACTS = "predictions", "results.csv", "results.json"
 SHOWN = 256 << 20  # bytes of maps that are kept for a page, of the most severe predictions
@@ -55,7 +55,7 @@ class Results:
         self.own = self.pictures.own
         self.own.begin(say)
         self.own.path(FACTS)  # refused now if it cannot be written
-        self.table = open_table(self.own.path(TABLE))
+        self.table = Table(self.own.path(TABLE))
         self.unjudged: list[Unjudged] = []
         self._severe: list[tuple[float, int, Prediction]] = []
         self._count = self._bytes = 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from flawscope.artefact.files import atomic
 from flawscope.artefact.files import csv_cell as csv_cell
@@ -71,62 +72,74 @@ COLUMNS = tuple(field.name for field in fields(Row))
 NUMBERS = ("score", "p_value", "severity", "threshold")
 
 
-class Table(Protocol):
-    """Rows are added one by one; `close` when there are no more."""
-
-    def add(self, row: Row) -> None: ...
-    def close(self) -> None: ...
-
-
-def open_table(path: str | os.PathLike[str], *, append: bool = False) -> Table:
-    """A table to write, .csv or .parquet; what was in the file is replaced.
+class Table:
+    """A table to write, .csv or .parquet; what was in the file is replaced. In a CSV file a row is there as
+    soon as it is added; a Parquet file appears when it is closed.
 
     Args:
         append: go on at the end of a CSV file that is there.
 
     Raises:
         InputError: another suffix, or the library for Parquet is missing.
-        FlawscopeError: the file cannot be written.
+        FlawscopeError: the file cannot be written; also of `add` and `close`.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix == ".csv":
-        return _Csv(path, append)
-    if suffix == ".parquet" and not append:
-        return _Parquet(path)
-    raise InputError(f"{path}: a table ends in {' or '.join(TABLES)}, and only a .csv goes on at its end")
 
+    def __init__(self, path: str | os.PathLike[str], *, append: bool = False):
+        self.path, self.stack, self.waiting = Path(path), ExitStack(), list[Row]()
+        suffix = self.path.suffix.lower()
+        if suffix not in TABLES or (append and suffix != ".csv"):
+            ends = " or ".join(TABLES)
+            raise InputError(f"{path}: a table ends in {ends}, and only a .csv goes on at its end")
+        if suffix == ".parquet":
+            self.schema = parquet_schema()
+            from pyarrow import parquet
 
-class _Csv:
-    """Every row is in the file as soon as it is added."""
-
-    def __init__(self, path: str | os.PathLike[str], append: bool):
-        self.path = path
+            whole = self.stack.enter_context(atomic(path))
+            self.parquet = self.stack.enter_context(parquet.ParquetWriter(whole, self.schema))
+            return
+        self.parquet = None
         goes_on = append and os.path.exists(path) and os.path.getsize(path) > 0
-        try:
-            # a name that is not UTF-8 is written escaped
-            self.file: IO[str] = open(  # noqa: SIM115 (closed by `close`)
-                path, "a" if append else "w", encoding="utf-8", errors="backslashreplace", newline=""
-            )
-        except OSError as error:
-            raise _cannot_write(path, error) from None
+        with self._reported():  # a name that is not UTF-8 is written escaped
+            mode = "a" if append else "w"
+            self.file = open(path, mode, encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
+            self.stack.enter_context(self.file)
         if not goes_on:
             self._write(COLUMNS)
 
     def add(self, row: Row) -> None:
-        self._write(astuple(row))
+        if self.parquet is None:
+            self._write(astuple(row))
+            return
+        self.waiting.append(row)
+        if len(self.waiting) == GROUP:
+            self._write_group()
 
     def close(self) -> None:
-        try:
-            self.file.close()
-        except OSError as error:
-            raise _cannot_write(self.path, error) from None
+        """There are no more rows."""
+        if self.parquet is not None:
+            self._write_group()
+        with self._reported():
+            self.stack.close()
 
     def _write(self, values: Sequence[str | float | None]) -> None:
-        try:
+        with self._reported():
             csv.writer(self.file, lineterminator="\n").writerow(map(csv_cell, values))
             self.file.flush()
+
+    def _write_group(self) -> None:
+        import pyarrow
+
+        rows = [asdict(row) for row in self.waiting]
+        self.parquet.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema=self.schema))
+        self.waiting = []
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            raise _cannot_write(self.path, error) from None
+            remedy = "free some space or choose another --out"
+            raise FlawscopeError(f"cannot write {self.path}: {error.strerror}; {remedy}") from None
 
 
 def parquet_schema() -> Any:
@@ -141,34 +154,6 @@ def parquet_schema() -> Any:
         raise needs("writing .parquet", "pyarrow", extras="parquet") from None
     kinds = {name: pyarrow.float64() if name in NUMBERS else pyarrow.string() for name in COLUMNS}
     return pyarrow.schema(list(kinds.items()))
-
-
-class _Parquet:
-    """Appears when it is closed: its end says where everything is."""
-
-    def __init__(self, path: str | os.PathLike[str]):
-        self.schema = parquet_schema()
-        import pyarrow
-        from pyarrow import parquet
-
-        self.batch, self.waiting = pyarrow.RecordBatch, list[Row]()
-        self.whole = atomic(path)
-        self.writer = parquet.ParquetWriter(self.whole.__enter__(), self.schema)
-
-    def add(self, row: Row) -> None:
-        self.waiting.append(row)
-        if len(self.waiting) == GROUP:
-            self._write()
-
-    def close(self) -> None:
-        self._write()
-        self.writer.close()
-        self.whole.__exit__(None, None, None)
-
-    def _write(self) -> None:
-        rows = [asdict(row) for row in self.waiting]
-        self.writer.write_batch(self.batch.from_pylist(rows, schema=self.schema))
-        self.waiting = []
 
 
 def read_table(path: str | os.PathLike[str]) -> list[Row]:
@@ -197,7 +182,3 @@ def _row(values: dict[str, str | None]) -> Row:
     numbers = {name: float(text) if (text := values[name]) else None for name in NUMBERS}
     texts = {name: from_csv_cell(values[name] or "") for name in COLUMNS if name not in NUMBERS}
     return Row(**texts, **numbers)  # type: ignore[arg-type]
-
-
-def _cannot_write(path: str | os.PathLike[str], error: OSError) -> FlawscopeError:
-    return FlawscopeError(f"cannot write {path}: {error.strerror}; free some space or choose another --out")
