@@ -208,7 +208,7 @@ def torch_free() -> list[str]:
         name
         for name in ALL
         if (room_of(name) not in WITH_TORCH or name in WITHOUT_TORCH)
-        and name not in ("__main__", "runtime.torch", "station.store.migrations.env")
+        and name not in ("__main__", "runtime.torch")
     ]
 
 

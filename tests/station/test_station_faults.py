@@ -264,7 +264,7 @@ def test_the_space_that_pictures_may_take_is_looked_at_while_they_come(
 ) -> None:
     running = open_station(keep=Keep(None, None, None, None, "200 KB"))
     retention = running.station.housekeeping._retention
-    until(lambda: retention.runs)
+    until(lambda: retention._anew)
     for place in range(30):
         assert send(running.url, parts[0] + bytes(20_000 + place)).status_code == 201
     until(lambda: 0 < retention.used <= 200 * 1024)

@@ -24,8 +24,8 @@ from flawscope.station.learning.promotion_policy import waits
 from flawscope.station.settings.station import Learn, Product
 from flawscope.station.store.recording import Taken
 from flawscope.station.store.records import Store
+from flawscope.station.store.retention import Learnt
 from flawscope.station.store.schema import stations, versions
-from flawscope.station.store.training_provenance import Learnt
 
 
 @pytest.fixture(scope="module")

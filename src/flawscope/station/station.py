@@ -42,7 +42,6 @@ from flawscope.station.store.records import NotFoundError, Store, fresh
 from flawscope.station.store.review_leases import Handed
 from flawscope.station.store.search import Filters, Page, search
 from flawscope.station.store.stations import address_of, claim
-from flawscope.station.store.training_provenance import Learnt
 
 STATION = "station"  # who did it, where nobody did
 LATE = 600.0  # seconds for which a picture that was not judged in time is a problem
@@ -69,8 +68,6 @@ class Station:
         self.database.migrate()
         claim(self.database, self.files, address_of(settings))
         note_settings(self.database, settings, STATION)
-        for line in Learnt(self.database, self.files).tell():
-            say(line)
         self.access = Access(self.database)
         self.store = Store(self.database)
         # one core is left for what comes in: threads that compute wait for the slowest of them

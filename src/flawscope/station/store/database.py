@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, create_engine, event, select, text
@@ -19,9 +18,9 @@ from sqlalchemy.pool import QueuePool
 from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.station.settings.secret import shown
 from flawscope.station.settings.station import NAME
+from flawscope.station.store import migrations
 from flawscope.station.store.schema import products, stations
 
-MIGRATIONS = Path(__file__).with_name("migrations")
 PATIENCE = 10.0  # seconds that a writer waits for another one
 CONNECTIONS = 20  # at once
 _LOCK = 718_281_828  # of PostgreSQL: stations that start together change the tables one after another
@@ -136,28 +135,22 @@ class Database:
     # ---- versions of the tables
 
     def migrate(self) -> None:
-        """Bring the tables to this version. InputError where that cannot be done."""
-        from alembic import command
-        from alembic.util import CommandError
-
-        config, scripts = _scripts()
-        known = {script.revision for script in scripts.walk_revisions()}
+        """Make the tables, or bring them to this version. InputError where that cannot be done."""
         try:
             with self.reading() as connection:
                 self._check_letters(connection)
-                if _revision(connection) == scripts.get_current_head():
+                if migrations.version_of(connection) == migrations.HEAD:
                     return
-            with self._changing() as connection:
-                there = _revision(connection)
-                if there is not None and there not in known:
-                    raise InputError(
-                        f"{self.name} was made by a newer flawscope: use that one, or restore a backup"
-                    )
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+            with self.writing() as connection:
+                self.alone(connection)
+                migrations.upgrade(connection)
+        except migrations.UnknownVersionError:
+            raise InputError(
+                f"{self.name} was made by a newer flawscope: use that one, or restore a backup"
+            ) from None
         except StoreError as error:
             raise InputError(f"{error}; check `database` and that it is running") from None
-        except (CommandError, SQLAlchemyError) as error:
+        except SQLAlchemyError as error:
             raise InputError(f"{self.name} is no store of flawscope: {one_line(error)}") from None
 
     def _check_letters(self, connection: Connection) -> None:
@@ -174,8 +167,8 @@ class Database:
     def check_current(self) -> None:
         """InputError where the tables are of another version."""
         with self.reading() as connection:
-            there = _revision(connection)
-        if there != _scripts()[1].get_current_head():
+            there = migrations.version_of(connection)
+        if there != migrations.HEAD:
             raise InputError(
                 f"the tables of {self.name} are of another version: use the flawscope that made them, or "
                 "start the station with this one first"
@@ -185,43 +178,6 @@ class Database:
         """Others that want the same wait until the transaction ends. In SQLite every writer is alone."""
         if not self.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-
-    @contextmanager
-    def _changing(self) -> Iterator[Connection]:
-        """A transaction that changes tables."""
-        if not self.is_sqlite:
-            with self.writing() as connection:
-                self.alone(connection)
-                yield connection
-            return
-        with self._named(), self._writer.connect() as connection:
-            driver: Any = connection.connection.driver_connection
-            # SQLite changes a table by making it anew, and would take what refers to the old one for lost
-            driver.execute("PRAGMA foreign_keys=OFF")
-            try:
-                with connection.begin():
-                    yield connection
-                    if lost := connection.exec_driver_sql("PRAGMA foreign_key_check").first():
-                        raise InputError(f"{self.name} is damaged ({lost[0]} names what is not there)")
-            finally:
-                driver.execute("PRAGMA foreign_keys=ON")
-
-
-def _revision(connection: Connection) -> str | None:
-    """Of the tables; None where there are none."""
-    from alembic.runtime.migration import MigrationContext
-
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-def _scripts() -> tuple[Any, Any]:
-    """Of Alembic: configuration, and the versions of the tables."""
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
-
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    return config, ScriptDirectory.from_config(config)
 
 
 def upsert(dialect: str, table: Any) -> Any:

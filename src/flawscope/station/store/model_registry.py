@@ -20,7 +20,6 @@ from flawscope.station.store.database import Database, now, upsert
 from flawscope.station.store.files import MODELS, Files
 from flawscope.station.store.records import REMOVED, add_event, iso, row_of
 from flawscope.station.store.schema import candidates, events, inspections, learnt_pixels, products, versions
-from flawscope.station.store.training_provenance import tell_learnt
 
 ADDED, ACTIVATED = "version added", "version activated"  # events
 _SPARE = 1  # models of versions that are not active which are held open: somebody looks at their overlays
@@ -90,7 +89,10 @@ class Versions:
                 new.on_conflict_do_nothing().returning(versions.c.id)
             ).scalar_one_or_none()
             if number is not None:
-                tell_learnt(connection, number, manifest)
+                learnt = {picture.hash for picture in manifest.pictures}
+                told = [{"version_id": number, "pixels": pixels} for pixels in sorted(learnt)]
+                if told:
+                    connection.execute(learnt_pixels.insert(), told)
                 add_event(connection, ADDED, who, f"version {number} from {origin}", product_id)
 
     def _by_hash(self, product_id: int, digest: str) -> int | None:

@@ -10,10 +10,10 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, or_, select
+from sqlalchemy import ColumnElement, and_, delete, exists, or_, select
 
 from flawscope.station.store.database import Database
-from flawscope.station.store.files import MAPS, MASKS, MODELS, PART, PICTURES, Files
+from flawscope.station.store.files import MAPS, MASKS, MODELS, PICTURES, Files
 from flawscope.station.store.schema import inspections, learnt, pictures, verdicts, versions
 
 YOUNG = 3600.0  # seconds in which a file may become known
@@ -21,26 +21,20 @@ TOGETHER = 500  # files that are looked up at once
 _NAME = re.compile(r"([0-9a-f]{64})((?:\.\w+)+)")
 
 
-class Stray:
+class Orphans:
     """rest: is called with the seconds that a piece of work took."""
 
     def __init__(self, database: Database, files: Files, rest: Callable[[float], None]):
         self.database, self.files, self.rest = database, files, rest
 
     def discard(self, kind: str, digest: str, suffix: str) -> bool:
-        """Remove a picture or a mask, unless somebody needs it by now."""
-
-        def settle() -> bool:
-            with self.database.reading() as connection:
-                return not self._needed(connection, kind, [digest])
-
+        """Remove a picture, with its maps, or a mask, unless somebody needs it by now."""
         try:
-            removed = self.files.discard(kind, digest, suffix, settle)
+            removed = self.files.discard(kind, digest, suffix, lambda: not self._needed(kind, [digest]))
         except OSError:  # the next sweep tries again
             return False
         if removed and kind == PICTURES:
-            folder = self.files.path(MAPS, digest, "").parent
-            for cached in folder.glob(f"{digest}.*"):
+            for cached in self.files.path(MAPS, digest, "").parent.glob(f"{digest}.*"):
                 with suppress(OSError):
                     cached.unlink()
         return removed
@@ -53,26 +47,28 @@ class Stray:
         """
         removed = self._models(at)
         for kind in (PICTURES, MASKS, MAPS):
-            names = self._names(kind, at)
-            while True:
+            found = self._files(kind)
+            while group := list(islice(found, TOGETHER)):
                 begun = time.monotonic()
-                group = list(islice(names, TOGETHER))
-                if not group:
-                    break
-                with self.database.reading() as connection:
-                    known = self._needed(connection, kind, sorted({digest for _, digest, _ in group}))
+                known = self._needed(kind, sorted({digest for _, digest, _ in group}))
                 for path, digest, suffix in group:
-                    if digest in known or _is_young(path, at):
-                        continue
-                    if kind == MAPS:
-                        with suppress(OSError):
-                            path.unlink()
-                            removed += 1
-                    elif self.discard(kind, digest, suffix):
-                        removed += 1
-                        if kind == PICTURES:
-                            self._forget(digest)
+                    if digest not in known and not _is_young(path, at):
+                        removed += self._remove(kind, path, digest, suffix)
                 self.rest(time.monotonic() - begun)
+        return removed
+
+    def _remove(self, kind: str, path: Path, digest: str, suffix: str) -> bool:
+        if kind == MAPS:
+            with suppress(OSError):
+                path.unlink()
+                return True
+            return False
+        removed = self.discard(kind, digest, suffix)
+        if removed and kind == PICTURES:  # no row is left of a picture that no record names
+            row = and_(pictures.c.product_id.in_(self.database.own()), pictures.c.hash == digest)
+            with self.database.writing() as connection:
+                connection.execute(select(pictures.c.hash).where(row).with_for_update()).all()
+                connection.execute(delete(pictures).where(row, ~named()))
         return removed
 
     def _models(self, at: int) -> int:
@@ -91,33 +87,24 @@ class Stray:
         with self.database.reading() as connection:
             return {Path(file).parent.name for file in connection.execute(query).scalars()}
 
-    def _forget(self, digest: str) -> None:
-        """A picture that no record names leaves no row behind."""
-        row = and_(pictures.c.product_id.in_(self.database.own()), pictures.c.hash == digest)
-        with self.database.writing() as connection:
-            connection.execute(select(pictures.c.hash).where(row).with_for_update()).all()
-            connection.execute(delete(pictures).where(row, ~named()))
-
-    def _needed(self, connection: Connection, kind: str, hashes: list[str]) -> set[str]:
+    def _needed(self, kind: str, hashes: list[str]) -> set[str]:
         """Those of the files that a record of this station names, and whose picture was not removed."""
         own = self.database.own()
         if kind == MASKS:
             query = select(verdicts.c.mask).join(inspections).where(verdicts.c.mask.in_(hashes))
-            return set(connection.execute(query.where(inspections.c.product_id.in_(own))).scalars())
-        there = pictures.c
-        query = select(there.hash).where(there.hash.in_(hashes), there.product_id.in_(own))
-        return set(connection.execute(query.where(there.removed_at.is_(None), named())).scalars())
+            query = query.where(inspections.c.product_id.in_(own))
+        else:
+            query = select(pictures.c.hash).where(pictures.c.hash.in_(hashes), pictures.c.product_id.in_(own))
+            query = query.where(pictures.c.removed_at.is_(None), named())
+        with self.database.reading() as connection:
+            return set(connection.execute(query).scalars())
 
-    def _names(self, kind: str, at: int) -> Iterator[tuple[Path, str, str]]:
-        """Files by content. What was being written and left is removed."""
+    def _files(self, kind: str) -> Iterator[tuple[Path, str, str]]:
+        """Path, hash and ending of each."""
         for folder, _, names in os.walk(self.files.folder / kind):
             for name in names:
-                path = Path(folder, name)
                 if found := _NAME.fullmatch(name):
-                    yield path, found[1], found[2]
-                elif name.endswith(PART) and not _is_young(path, at):
-                    with suppress(OSError):
-                        path.unlink()
+                    yield Path(folder, name), found[1], found[2]
 
 
 def named() -> ColumnElement[bool]:

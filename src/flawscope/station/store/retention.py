@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -30,39 +30,43 @@ from sqlalchemy import (
 )
 
 from flawscope.errors import InputError
+from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.progress import counted
 from flawscope.station.settings.station import Keep
 from flawscope.station.store.clock import Clock
 from flawscope.station.store.database import Database, now
 from flawscope.station.store.files import MASK, MASKS, PICTURES, Files
-from flawscope.station.store.orphan_files import Stray, named
-from flawscope.station.store.records import held
-from flawscope.station.store.schema import deliveries, inspections, learnt, pictures, verdicts
-from flawscope.station.store.training_provenance import Learnt
+from flawscope.station.store.orphan_files import Orphans, named
+from flawscope.station.store.schema import deliveries, inspections, learnt, learnt_pixels, pictures, verdicts
 
-GOOD, ANOMALOUS, REVIEWED = "good", "anomalous", "reviewed"  # in the order in which they go for want of space
+GOOD, ANOMALOUS, REVIEWED = KINDS = "good", "anomalous", "reviewed"  # as they go for want of space
 RECORDS = "records"
-TOGETHER = 100  # pictures or records of a transaction
-PAGE = 500  # records that are looked at together
+TOGETHER = 100  # inspections of a transaction
+PAGE = 500  # records that are read together
 ANEW = 86_400_000_000  # microseconds after which everything is looked at again: verdicts were taken back, say
 SECOND = 1_000_000  # microseconds
+_KEY = pictures.c.product_id, pictures.c.hash
+_PICTURE = tuple_(*_KEY)
+_OF_PICTURE = and_(
+    inspections.c.product_id == pictures.c.product_id, inspections.c.picture == pictures.c.hash
+)
 
 
 @dataclass
 class Summary:
-    """What a look has done. kept: pictures that were old enough, but a model version was learnt from. strays:
+    """Result of a look. kept: pictures that were old enough, but a model version was learnt from. orphans:
     files that nobody needed. problem: why pictures could not be removed."""
 
     pictures: int = 0
     bytes: int = 0
     records: int = 0
     kept: int = 0
-    strays: int = 0
+    orphans: int = 0
     problem: str = ""
 
     def line(self) -> str:
         """What was removed; "" where nothing was."""
-        several = ((self.pictures, "picture"), (self.records, "record"), (self.strays, "stray file"))
+        several = ((self.pictures, "picture"), (self.records, "record"), (self.orphans, "stray file"))
         return ", ".join(counted(number, thing) for number, thing in several if number)
 
 
@@ -72,19 +76,14 @@ class Old(NamedTuple):
     number: int
     product_id: int
     picture: str
+    suffix: str
     bytes: int
     removed_at: int | None
 
-
-class Kept(NamedTuple):
-    """A picture of a product."""
-
-    product_id: int
-    hash: str
-
-
-_KEY = pictures.c.product_id, pictures.c.hash
-_PICTURE = tuple_(*_KEY)
+    @property
+    def key(self) -> tuple[int, str]:
+        """Of the picture."""
+        return self.product_id, self.picture
 
 
 class _EndedError(Exception):
@@ -100,8 +99,11 @@ class Retention:
     than that; a record stays with a picture that is kept, and so does the last one. Hours, from which
     trends are drawn, always stay.
 
+    Args:
+        clock: says how old inspections are.
+        ended: leave off soon.
+
     Attributes:
-        runs: how often it was called.
         used: bytes of all pictures after the last look at `keep.space`.
     """
 
@@ -113,17 +115,15 @@ class Retention:
         clock: Clock,
         ended: threading.Event | None = None,
     ):
-        """clock: says how old inspections are. ended: leave off soon."""
-        self.database, self.files, self.keep, self.clock = database, files, keep, clock
-        self.runs = self.used = 0
+        self.database, self.files, self.clock = database, files, clock
+        self.used, self._space = 0, keep.space_bytes
         self._ended = ended or threading.Event()
-        self._limits = {
-            kind: _microseconds(keep.seconds(kind)) for kind in (GOOD, ANOMALOUS, REVIEWED, RECORDS)
-        }
+        limits = {kind: keep.seconds(kind) for kind in (*KINDS, RECORDS)}
         for kind in (GOOD, ANOMALOUS):
-            known = [limit for limit in (self._limits[kind], self._limits[RECORDS]) if limit is not None]
-            self._limits[kind] = min(known, default=None)
-        self._stray = Stray(database, files, self._rest)
+            known = [limit for limit in (limits[kind], limits[RECORDS]) if limit is not None]
+            limits[kind] = min(known, default=None)
+        self._limits = {k: None if limit is None else round(limit * SECOND) for k, limit in limits.items()}
+        self._orphans = Orphans(database, files, self._rest)
         self._learnt = Learnt(database, files)
         self._passed: dict[tuple[int, str], int] = {}  # by product and kind, an inspection
         self._anew: int | None = None  # age of the station at which everything is looked at again
@@ -134,22 +134,19 @@ class Retention:
         Raises:
             StoreError: the data base cannot be used; what was removed until then is.
         """
-        self.runs += 1
         summary = Summary()
         try:
             by_age = not self.clock.jump
             if by_age and (self._anew is None or self.clock.age >= self._anew):
                 self._passed.clear()
-                summary.strays = self._stray.sweep(now())
+                summary.orphans = self._orphans.sweep(now())
                 self._anew = self.clock.age + ANEW
             with self.database.reading() as connection:
                 known = list(connection.execute(self.database.own()).scalars())
-            try:
-                if by_age:
-                    self._by_age(known, summary)
-                self._by_space(known, summary)
-            except InputError as error:  # nobody knows what that version was learnt from
-                summary.problem = f"{error}; no pictures are removed until then"
+            if by_age:
+                self._by_age(known, summary)
+            if self._space is not None:
+                self._by_space(known, self._space, summary)
             if by_age:
                 self._records(known, summary)
         except _EndedError:
@@ -159,37 +156,34 @@ class Retention:
     # ---- pictures
 
     def _by_age(self, known: Sequence[int], summary: Summary) -> None:
-        wanted = self._wanted()
-        for kind in (GOOD, ANOMALOUS, REVIEWED):
-            limit = self._limits[kind]
-            if limit is None:
-                continue
+        limits = {kind: limit for kind in KINDS if (limit := self._limits[kind]) is not None}
+        last = {kind: self.clock.newest_before(limit) for kind, limit in limits.items()}
+        young = [and_(_is(kind), inspections.c.id > last[kind] if kind in last else true()) for kind in KINDS]
+        wanted = exists().where(_OF_PICTURE, or_(*young))
+        for kind in last:
             for product_id in known:
-                oldest = self._oldest(product_id, kind, self.clock.newest_before(limit))
+                oldest = self._oldest(product_id, kind, inspections.c.id <= last[kind])
                 while group := _several(oldest):
                     self._remove(group, wanted, summary)
                     self._pass(kind, group)
 
-    def _by_space(self, known: Sequence[int], summary: Summary) -> None:
-        most = self.keep.space_bytes
-        if most is None:
-            return
+    def _by_space(self, known: Sequence[int], most: int, summary: Summary) -> None:
+        there = pictures.c.removed_at.is_(None), pictures.c.product_id.in_(known)
+        sizes = select(pictures.c.bytes, pictures.c.hash).where(*there)
+        if len(known) > 1:  # several may have the same picture, which is one file
+            sizes = sizes.distinct()
         with self.database.reading() as connection:
-            there = pictures.c.removed_at.is_(None), pictures.c.product_id.in_(known)
-            sizes = select(pictures.c.bytes, pictures.c.hash).where(*there)
-            if len(known) > 1:  # several may have the same picture, which is one file
-                sizes = sizes.distinct()
             total = select(func.coalesce(func.sum(sizes.subquery().c.bytes), 0))
-            self.used = int(connection.execute(total).scalar_one())
-        excess = self.used - most
-        for rank, kind in enumerate((GOOD, ANOMALOUS, REVIEWED)):
+            excess = int(connection.execute(total).scalar_one()) - most
+        drawn = exists().where(_OF_PICTURE, inspections.c.verdict.is_not(None), _HAS_MASK)
+        for rank, kind in enumerate(KINDS):
             oldest = heapq.merge(*(self._oldest(product_id, kind) for product_id in known))
+            higher = [_is(other) for other in KINDS[rank + 1 :]]
             while excess > 0 and (group := _several(oldest, excess)):
                 # one that was inspected again comes again, later
-                higher = [_is(other) for other in (GOOD, ANOMALOUS, REVIEWED)[rank + 1 :]]
-                wanted = _of_picture(or_(inspections.c.id > group[-1].number, *higher))
+                again = exists().where(_OF_PICTURE, or_(inspections.c.id > group[-1].number, *higher))
                 before = summary.bytes
-                self._remove(group, wanted, summary, masked_too=False)
+                self._remove(group, or_(again, drawn), summary)
                 excess -= summary.bytes - before
                 self._pass(kind, group)
         self.used = most + excess
@@ -197,32 +191,22 @@ class Retention:
             most_text = f"{excess / 1e6:.0f} MB more than `keep: space` allows"
             summary.problem = f"pictures that must stay take {most_text}; raise it, or lower `keep: reviewed`"
 
-    def _wanted(self) -> ColumnElement[bool]:
-        """A picture has an inspection for which it is not to be removed yet."""
-        reasons = []
-        for kind in (GOOD, ANOMALOUS, REVIEWED):
-            limit = self._limits[kind]
-            young = true() if limit is None else inspections.c.id > self.clock.newest_before(limit)
-            reasons.append(and_(_is(kind), young))
-        return _of_picture(or_(*reasons))
-
-    def _oldest(self, product_id: int, kind: str, last: int | None = None) -> Iterator[Old]:
-        """Inspections of a kind up to the last one, the oldest first, from where the last look ended."""
+    def _oldest(self, product_id: int, kind: str, *which: ColumnElement[bool]) -> Iterator[Old]:
+        """Inspections of a kind, the oldest first, from where the last look ended."""
         there = inspections.c
+        columns = there.id, there.product_id, there.picture
+        query = (
+            select(*columns, pictures.c.suffix, pictures.c.bytes, pictures.c.removed_at)
+            .join_from(inspections, pictures)
+            .where(there.product_id == product_id, *([] if kind == RECORDS else [_is(kind)]), *which)
+            .order_by(there.id)
+            .limit(PAGE)
+        )
         start = self._passed.get((product_id, kind), 0)
-        wanted = there.product_id == product_id, _is(kind), true() if last is None else there.id <= last
         while True:
             begun = time.monotonic()
-            query = (
-                select(there.id, there.product_id, there.picture)
-                .add_columns(pictures.c.bytes, pictures.c.removed_at)
-                .join_from(inspections, pictures)
-                .where(*wanted, there.id > start)
-                .order_by(there.id)
-                .limit(PAGE)
-            )
             with self.database.reading() as connection:
-                rows = connection.execute(query).all()
+                rows = connection.execute(query.where(there.id > start)).all()
             self._rest(time.monotonic() - begun)
             yield from (Old(*row) for row in rows)
             if len(rows) < PAGE:
@@ -234,37 +218,29 @@ class Retention:
         for old in group:
             self._passed[old.product_id, kind] = old.number
 
-    def _remove(
-        self,
-        group: list[Old],
-        wanted: ColumnElement[bool],
-        summary: Summary,
-        masked_too: bool = True,
-    ) -> None:
+    def _remove(self, group: list[Old], wanted: ColumnElement[bool], summary: Summary) -> None:
         """Pictures that nothing keeps: they are gone for the data base, then as files."""
-        there = sorted({Kept(old.product_id, old.picture) for old in group if old.removed_at is None})
+        there = {old.key: old for old in group if old.removed_at is None}
         if not there:
             return
         begun = time.monotonic()
         with self.database.reading() as connection:
-            free = _free(connection, there, wanted, masked_too)
-        stay = {kept for kept, suffix in free.items() if self._learnt.knows(kept.hash, suffix)}
-        summary.kept += len(stay)
-        due = sorted(free.keys() - stay)
+            free = _free(connection, sorted(there), wanted)
+        due = [key for key in free if not self._learnt.knows(there[key].picture, there[key].suffix)]
+        summary.kept += len(free) - len(due)
         if not due:
             return
         with self.database.writing() as connection:
             # locked first: who records one of them at this moment waits, and then needs its file again
             locked = select(pictures.c.hash).where(_PICTURE.in_(due)).order_by(*_KEY)
             connection.execute(locked.with_for_update()).all()
-            due = sorted(_free(connection, due, wanted, masked_too))
+            due = _free(connection, due, wanted)
             connection.execute(update(pictures).where(_PICTURE.in_(due)).values(removed_at=now()))
-        sizes = {old.picture: old.bytes for old in group}
-        files = {kept.hash: free[kept] for kept in due}
-        for digest, suffix in files.items():  # another product may have it, too: then its file stays
-            if self._stray.discard(PICTURES, digest, suffix):
+        for old in {there[key].picture: there[key] for key in due}.values():
+            # another product may have it, too: then its file stays
+            if self._orphans.discard(PICTURES, old.picture, old.suffix):
                 summary.pictures += 1
-                summary.bytes += sizes[digest]
+                summary.bytes += old.bytes
         self._rest(time.monotonic() - begun)
 
     # ---- records
@@ -273,24 +249,12 @@ class Retention:
         limit = self._limits[RECORDS]
         if limit is None:
             return
-        last = self.clock.newest_before(limit)
+        last = inspections.c.id <= self.clock.newest_before(limit)
         for product_id in known:
-            while rows := self._page_of_records(product_id, last):
-                summary.records += self._forget([row.id for row in rows if row.removed_at is not None])
-                self._passed[product_id, RECORDS] = rows[-1].id
-
-    def _page_of_records(self, product_id: int, last: int) -> list[Any]:
-        there = inspections.c
-        query = (
-            select(there.id, pictures.c.removed_at)
-            .join_from(inspections, pictures)
-            .where(there.product_id == product_id, there.id <= last)
-            .where(there.id > self._passed.get((product_id, RECORDS), 0))
-            .order_by(there.id)
-            .limit(TOGETHER)
-        )
-        with self.database.reading() as connection:
-            return list(connection.execute(query))
+            oldest = self._oldest(product_id, RECORDS, last)
+            while group := _several(oldest):
+                summary.records += self._forget([old.number for old in group if old.removed_at is not None])
+                self._pass(RECORDS, group)
 
     def _forget(self, numbers: list[int]) -> int:
         """Remove inspections whose pictures are gone; how many there were."""
@@ -317,7 +281,7 @@ class Retention:
             gone = {(row.product_id, row.hash) for row in rows}
             connection.execute(delete(pictures).where(_PICTURE.in_(gone), ~named()))
         for mask in masks:
-            self._stray.discard(MASKS, mask, MASK)
+            self._orphans.discard(MASKS, mask, MASK)
         self._rest(time.monotonic() - begun)
         return len(numbers)
 
@@ -327,8 +291,37 @@ class Retention:
             raise _EndedError
 
 
-def _microseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * SECOND)
+class Learnt:
+    """The pictures that model versions were learnt from, by decoded pixels, which every model names: it may
+    have been fitted elsewhere, with copies of them. Pictures are decoded as they are asked for."""
+
+    def __init__(self, database: Database, files: Files):
+        self.database, self.files = database, files
+        self._versions: set[int] = set()  # whose pixels were read
+        self._pixels: set[str] = set()
+        self._pictures: set[str] = set()  # that were found
+
+    def knows(self, digest: str, suffix: str) -> bool:
+        """Whether a version of any station was learnt from a picture with the same pixels."""
+        if digest in self._pictures:
+            return True
+        new = select(learnt_pixels).where(learnt_pixels.c.version_id.not_in(self._versions))
+        with self.database.reading() as connection:
+            rows = connection.execute(new).all()
+        self._versions |= {row.version_id for row in rows}
+        self._pixels |= {row.pixels for row in rows}
+        if not self._pixels:
+            return False
+        try:
+            found = pixel_hash(decode(self.files.path(PICTURES, digest, suffix))) in self._pixels
+        except InputError:  # it is not there, or nobody can learn from it
+            return False
+        if found:
+            self._pictures.add(digest)
+        return found
+
+
+_HAS_MASK = exists().where(verdicts.c.inspection_id == inspections.c.id, verdicts.c.mask.is_not(None))
 
 
 def _last_spoken_of() -> ColumnElement[int]:
@@ -344,46 +337,26 @@ def _is(kind: str) -> ColumnElement[bool]:
     return and_(inspections.c.verdict.is_(None), inspections.c.anomalous.is_(kind == ANOMALOUS))
 
 
-def _of_picture(condition: ColumnElement[bool]) -> ColumnElement[bool]:
-    """A picture has such an inspection."""
-    same = inspections.c.picture == pictures.c.hash, inspections.c.product_id == pictures.c.product_id
-    return exists().where(*same, condition)
-
-
 def _free(
-    connection: Connection, several: list[Kept], wanted: ColumnElement[bool], masked_too: bool
-) -> dict[Kept, str]:
-    """Those of the pictures, with their endings, that neither an inspection nor the table of what was learnt
-    from wants to keep."""
-    query = select(*_KEY, pictures.c.suffix).where(
+    connection: Connection, several: list[tuple[int, str]], wanted: ColumnElement[bool]
+) -> list[tuple[int, str]]:
+    """Those of the pictures that neither an inspection nor the table of what was learnt from keeps."""
+    query = select(*_KEY).where(
         _PICTURE.in_(several),
         pictures.c.removed_at.is_(None),
         ~wanted,
         ~exists().where(learnt.c.picture == pictures.c.hash, learnt.c.product_id == pictures.c.product_id),
     )
-    free = {Kept(row.product_id, row.hash): row.suffix for row in connection.execute(query)}
-    masked = set() if masked_too else _masked(connection, list(free))
-    return {kept: suffix for kept, suffix in free.items() if kept not in masked}
+    return [(row.product_id, row.hash) for row in connection.execute(query.order_by(*_KEY))]
 
 
-def _masked(connection: Connection, several: list[Kept]) -> set[Kept]:
-    """Pictures for which somebody drew a mask that holds."""
-    there = inspections.c
-    query = select(there.id, there.product_id, there.picture).where(
-        tuple_(there.product_id, there.picture).in_(several), there.verdict.is_not(None)
-    )
-    of = {row.id: Kept(row.product_id, row.picture) for row in connection.execute(query)}
-    return {of[number] for number, word in held(connection, list(of)).items() if word.mask is not None}
-
-
-def _several(oldest: Iterator[Old], enough: float = math.inf) -> list[Old]:
+def _several(oldest: Iterable[Old], enough: float = math.inf) -> list[Old]:
     """The next ones: a transaction's, or those whose pictures have so many bytes."""
     group: list[Old] = []
-    sizes: dict[str, int] = {}
+    size = 0
     for old in oldest:
         group.append(old)
-        if old.removed_at is None:
-            sizes[old.picture] = old.bytes
-        if len(sizes) >= TOGETHER or len(group) >= PAGE or sum(sizes.values()) >= enough:
+        size += old.bytes if old.removed_at is None else 0
+        if len(group) >= TOGETHER or size >= enough:
             break
     return group

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from flawscope.errors import InputError
 from flawscope.station.settings.station import Settings
 from flawscope.station.store.database import Database, now, upsert
 from flawscope.station.store.files import PICTURES, Files
-from flawscope.station.store.schema import inspections, products, stations, versions
+from flawscope.station.store.schema import inspections, products, stations
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -30,9 +27,9 @@ def claim(database: Database, files: Files, address: str | None = None) -> None:
     with database.writing() as connection:
         database.alone(connection)
         rows = connection.execute(select(stations).order_by(stations.c.id)).all()
-        here = next((row for row in rows if row.folder == folder), None) or _earlier(
-            connection, files, rows, name
-        )
+        here = next((row for row in rows if row.folder == folder), None)
+        if here is None and not files.has(PICTURES):  # one that was never started has no folder yet
+            here = next((row for row in rows if (row.folder, row.name) == (None, name)), None)
         if here is None and database.is_sqlite:  # it is in the folder, and one station's
             here = next(iter(rows), None)
         other = next((row for row in rows if row.name == name and row is not here), None)
@@ -51,21 +48,6 @@ def claim(database: Database, files: Files, address: str | None = None) -> None:
                 "or the `database` that they belong to"
             )
         connection.execute(insert(stations).values(**values))
-
-
-def _earlier(connection: Connection, files: Files, rows: Sequence[Row[Any]], name: str) -> Row[Any] | None:
-    """One that was there before stations had names and folders: its models are in this folder. One that
-    never had a model goes by its name."""
-    for row in rows:
-        if row.folder is not None:
-            continue
-        its = select(versions.c.file).join_from(versions, products, products.c.id == versions.c.product_id)
-        kept = list(connection.execute(its.where(products.c.station_id == row.id)).scalars())
-        if any((files.folder / file).is_file() for file in kept):
-            return row
-        if not kept and row.name == name and not files.has(PICTURES):
-            return row
-    return None
 
 
 def taken_over(database: Database, files: Files) -> None:
