@@ -110,7 +110,7 @@ def test_what_is_not_judged_in_time_is_said_and_not_judged(open_station: Open, p
 def test_what_cannot_be_in_time_is_refused_at_once(open_station: Open, parts: list[bytes]) -> None:
     running = open_station()
     inspector, number = running.station.inspector, running.station.products[NAME]
-    with held(running), ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, held(running):
         waiting = pool.submit(post, running, parts[0])
         until(lambda: inspector.backlog() == 1)
         inspector._queue.took(number, 50.0)
@@ -122,6 +122,20 @@ def test_what_cannot_be_in_time_is_refused_at_once(open_station: Open, parts: li
         held_back = waiting
     assert held_back.result().status_code == 201
     assert post(running, parts[1], deadline=30_000).status_code == 201, "none is before it: it is tried"
+
+
+def test_pictures_that_would_be_answered_too_late_take_no_turn(open_station: Open, parts: list[bytes]) -> None:
+    """A turn ends long before the answer, where several pictures are on their way at once."""
+    running = open_station()
+    inspector, number = running.station.inspector, running.station.products[NAME]
+    inspector._queue.answered(number, 50.0)
+    with ThreadPoolExecutor(2) as pool, held(running):
+        early = pool.submit(post, running, parts[0], deadline=30_000)
+        until(lambda: len(inspector._queue) == 1)
+        last = pool.submit(post, running, parts[1], deadline=30_000)
+        until(lambda: len(inspector._queue) == 2)
+        answers = early, last
+    assert [one.result().status_code for one in answers] == [504, 201], "the last one that waits is tried"
 
 
 def test_a_late_answer_says_so_also_where_it_is_recorded(

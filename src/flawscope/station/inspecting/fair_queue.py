@@ -22,6 +22,7 @@ class FairQueue(Generic[J]):
     def __init__(self) -> None:
         self._waiting: OrderedDict[int, deque[J]] = OrderedDict()  # the next product first; none is empty
         self._seconds: dict[int, deque[float]] = {}
+        self._latencies: dict[int, deque[float]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -73,6 +74,15 @@ class FairQueue(Generic[J]):
         knows yet."""
         known = self._seconds.get(product)
         return statistics.median(known) if known else 0.0
+
+    def answered(self, product: int, seconds: float) -> None:
+        """A picture, from its turn until its answer was recorded."""
+        self._latencies.setdefault(product, deque(maxlen=LATELY)).append(seconds)
+
+    def latency(self, product: int) -> float:
+        """Seconds from a picture's turn to its answer: the longest of late, for several are on their way at
+        once; 0: nobody knows yet."""
+        return max(tuple(self._latencies.get(product, ())), default=0.0)
 
     def delay(self, product: int, taken: dict[int, int]) -> float:
         """Seconds until a further picture is judged; taken: pictures by product that are not judged yet. 0

@@ -344,9 +344,10 @@ class Inspector:
     def _is_in_time(self, job: _Job) -> bool:
         """Whether it is worth judging. The last one that waits always is: what is thought of the time that it
         takes may be wrong."""
-        product = job.picture.product_id
-        least = self._queue.seconds(product) if self._queue else 0.0
-        if job.picture.due > time.monotonic() + least:
+        product, begun = job.picture.product_id, time.monotonic()
+        least = self._queue.latency(product) if self._queue else 0.0
+        if job.picture.due > begun + least:
+            job.answer.add_done_callback(lambda _: self._queue.answered(product, time.monotonic() - begun))
             return True
         job.answer.set_exception(self._was_late(product, "others were before it"))
         return False
