@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 # all tests in several processes; the few that ARGS names are done before those have started
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
+# tests/conftest.py says which tests are of these kinds
+QUICK := smoke or not (service or browser or cluster or docs or training or slow)
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test chain lint format bench gpu docs dist notes clean
 
@@ -24,8 +27,8 @@ install: $(READY) ## create .venv with everything for development
 demo: $(READY) ## draw a data set, fit, evaluate, write pictures (demo/)
 	$(BIN)/flawscope demo --out demo
 
-test: $(READY) ## run the tests
-	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(PARALLEL))
+test: $(READY) ## run the tests that are quick, and one of each kind that is not; ALL=1: all of them
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(PARALLEL) $(if $(ALL),,-m "$(QUICK)"))
 
 chain: $(READY) ## all methods, runtimes and precisions give the same numbers, in minutes
 	$(BIN)/python -m pytest tests/methods/chain.py tests/methods/test_contract.py $(if $(ARGS),$(ARGS),$(PARALLEL))

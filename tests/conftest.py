@@ -32,9 +32,33 @@ Trace = Callable[[Any], Any]
 Shared = Callable[[str, Callable[[Path], Any]], Path]
 
 
+# Kinds of tests that take long: `make test` runs one `smoke` test of each, `make test ALL=1` all of them.
+FIXTURES = {
+    "service": {"open_station", "running", "station", "client", "served", "postgres", "own_postgres"},
+    "browser": {"driver", "tablet", "browser"},
+    "training": {"efficientad_path", "teacher_path"},
+}
+PLACES = {
+    "cluster": ("cluster/",),
+    "docs": ("test_readme", "test_pages", "test_examples", "test_docker", "test_install", "test_publishing"),
+    "training": ("methods/efficientad", "methods/prnet", "methods/test_contract", "cli/test_fit_"),
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, the slow ones come first: none of them is left for the end,
-    when the other processes have nothing to do."""
+    """Mark tests by what they need and where they are. Where several processes share the tests, the slow ones
+    come first: none of them is left for the end, when the other processes have nothing to do."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent).as_posix()
+        named = set(getattr(item, "fixturenames", ()))
+        for kind, needed in FIXTURES.items():
+            if named & needed and (kind != "browser" or "driver" in named or "report/" in place):
+                item.add_marker(kind)
+        for kind, begins in PLACES.items():
+            if place.startswith(begins):
+                item.add_marker(kind)
+        if "postgresql" in item.name:
+            item.add_marker("service")
     if os.environ.get("PYTEST_XDIST_WORKER"):
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 

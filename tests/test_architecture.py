@@ -1,4 +1,4 @@
-"""The rooms: who may import whom, and where torch may be. docs/architecture.md tells the same in words."""
+"""The packages: who may import whom, and where torch may be. docs/architecture.md tells the same in words."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from flawscope.methods import registry
 
 ROOT = Path(flawscope.__file__).parent
 
-# room -> what it may import beside `errors` and `progress`, which all may. From the ground up: every room
-# stands above those that it imports. A new arrow is a decision: think whether the code stands in the right
-# room, then add it here.
+# package -> what it may import beside `errors` and `progress`, which all may. From the ground up:
+# every package stands above those that it imports. A new arrow is a decision: think whether it stands in
+# the right package, then add it here.
 ALLOWED: dict[str, str] = {
     "errors": "",
     "progress": "",
@@ -52,16 +52,16 @@ ALLOWED: dict[str, str] = {
     "station cluster",
 }
 FOR_ALL = {"errors", "progress"}
-# Rooms with networks. All others predict, calibrate and read files without torch, as do these modules.
+# Packages with networks. All others predict, calibrate and read files without torch, as do these modules.
 WITH_TORCH = {"features", "methods", "fitting", "export"}
 WITHOUT_TORCH = {"features", "features.weights", "methods", "methods.registry", "methods.method"} | {
     "methods.settings",
     "fitting",
     "export",
 }
-# `cluster` runs what the commands run, elsewhere: it stands on as many rooms as they do. `station` learns
+# `cluster` runs what the commands run, elsewhere: it stands on as many packages as they do. `station` learns
 # from corrections: its own process fits and exports, and `methods.registry` says what the method can do
-MOST_ROOMS, MOST_ARROWS = 27, 163
+MOST_PACKAGES, MOST_ARROWS = 27, 163
 
 
 def module_name(path: Path) -> str:
@@ -72,7 +72,7 @@ def module_name(path: Path) -> str:
 ALL = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
-def room_of(module: str) -> str | None:
+def package_of(module: str) -> str | None:
     """The folder or module directly in the package; None for the package's own face."""
     first = module.split(".")[0]
     return None if first in ("", "__main__", "_version") else first
@@ -92,23 +92,23 @@ def imported_by(path: Path) -> frozenset[str]:
 
 
 def arrows() -> dict[tuple[str, str], set[str]]:
-    """(room, imported room) -> the modules that import."""
+    """(package, imported package) -> the modules that import."""
     found: dict[tuple[str, str], set[str]] = {}
     for module, path in ALL.items():
         for name in imported_by(path):
             inside = name.removeprefix("flawscope.")
             if name == inside or not any(m == inside or m.startswith(f"{inside}.") for m in ALL):
                 continue
-            pair = room_of(module), room_of(inside)
+            pair = package_of(module), package_of(inside)
             if None not in pair and pair[0] != pair[1]:
                 found.setdefault(pair, set()).add(module)  # type: ignore[arg-type]
     return found
 
 
-# ------------------------------------------------------------------------------------------------- the rooms
+# ---------------------------------------------------------------------------------------------- the packages
 
 
-def test_every_room_imports_only_what_it_may() -> None:
+def test_every_package_imports_only_what_it_may() -> None:
     wrong = {
         pair: modules
         for pair, modules in arrows().items()
@@ -118,18 +118,18 @@ def test_every_room_imports_only_what_it_may() -> None:
 
 
 def test_the_list_of_rooms_is_what_is_there() -> None:
-    there = {room for room in map(room_of, ALL) if room}
+    there = {package for package in map(package_of, ALL) if package}
     assert there == set(ALLOWED)
     drawn = {pair for pair in arrows() if pair[1] not in FOR_ALL}
-    assert {(room, other) for room, others in ALLOWED.items() for other in others.split()} == drawn
-    assert len(there) <= MOST_ROOMS
+    assert {(package, other) for package, others in ALLOWED.items() for other in others.split()} == drawn
+    assert len(there) <= MOST_PACKAGES
     assert len(arrows()) <= MOST_ARROWS
 
 
-def test_every_room_stands_above_those_that_it_imports() -> None:
+def test_every_package_stands_above_those_that_it_imports() -> None:
     """So there is no circle: the order of the list is the order of the floors."""
     order = list(ALLOWED)
-    assert all(order.index(other) < order.index(room) for room, other in arrows())
+    assert all(order.index(other) < order.index(package) for package, other in arrows())
 
 
 # -------------------------------------------------------------------------------------- inside the packages
@@ -207,7 +207,7 @@ def torch_free() -> list[str]:
     return [
         name
         for name in ALL
-        if (room_of(name) not in WITH_TORCH or name in WITHOUT_TORCH)
+        if (package_of(name) not in WITH_TORCH or name in WITHOUT_TORCH)
         and name not in ("__main__", "runtime.torch")
     ]
 

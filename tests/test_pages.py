@@ -211,8 +211,8 @@ def test_every_error_line_is_one_of_the_program() -> None:
 # ------------------------------------------------------------------------------------------- architecture.md
 
 
-def drawing(name: str = "draw_rooms") -> ModuleType:
-    """docs/draw_rooms.py, or another"""
+def drawing(name: str = "draw_packages") -> ModuleType:
+    """docs/draw_packages.py, or another"""
     spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec
     assert spec.loader
@@ -223,7 +223,7 @@ def drawing(name: str = "draw_rooms") -> ModuleType:
 
 def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
     draw = drawing()
-    assert draw.PICTURE.read_text(encoding="utf-8") == draw.svg(), "run python docs/draw_rooms.py"
+    assert draw.PICTURE.read_text(encoding="utf-8") == draw.svg(), "run python docs/draw_packages.py"
 
 
 def test_the_curve_of_corrections_is_that_of_the_results() -> None:
@@ -233,17 +233,17 @@ def test_the_curve_of_corrections_is_that_of_the_results() -> None:
     assert draw.PICTURE.read_text(encoding="utf-8") == text, "run python docs/draw_corrections.py"
 
 
-def test_the_architecture_has_a_line_for_every_room_from_the_ground_up() -> None:
+def test_the_architecture_has_a_line_for_every_package_from_the_ground_up() -> None:
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
-    table = page[page.index("## The rooms") : page.index("## The way of a picture")]
-    rooms = re.findall(r"^\| `(\w+)` \| ", table, re.M)
+    table = page[page.index("## The packages") : page.index("## The way of a picture")]
+    packages = re.findall(r"^\| `(\w+)` \| ", table, re.M)
     graph = drawing().arrows()
-    assert sorted(rooms) == sorted(graph)
-    for room, below in graph.items():
-        assert all(rooms.index(other) < rooms.index(room) for other in below), room
+    assert sorted(packages) == sorted(graph)
+    for package, below in graph.items():
+        assert all(packages.index(other) < packages.index(package) for other in below), package
 
 
-def test_layers_put_each_room_above_what_it_imports_and_refuse_circles() -> None:
+def test_layers_put_each_package_above_what_it_imports_and_refuse_circles() -> None:
     draw = drawing()
     assert draw.layers({"top": {"mid", "low"}, "mid": {"low"}, "low": set(), "alone": set()}) == [
         ["alone", "low"],

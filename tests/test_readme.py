@@ -243,7 +243,11 @@ def call(words: list[str], shared: Shared) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.smoke] if page == README else []) for page in PAGES],
+    ids=lambda page: page.name,
+)
 def test_everything_in_the_pages_runs(
     page: Path,
     workplace: Path,
@@ -314,6 +318,7 @@ def test_the_method_of_the_page_that_learns_in_steps_keeps_the_contract(
     check_method(page_method("redrawn"), settings={"size": "64", "steps": 3, "batch": 2})
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(("target", "last"), [("demo", "flawscope demo"), ("test", "python -m pytest")])
 def test_the_first_screen_has_the_commands_that_set_everything_up(
     target: str, last: str, tmp_path: Path
@@ -327,9 +332,10 @@ def test_the_first_screen_has_the_commands_that_set_everything_up(
 
 
 def test_what_has_to_pass_runs_the_tests_as_the_readme_does() -> None:
-    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert "make test ALL=1" in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
+@pytest.mark.smoke
 def test_the_landing_page_stays_one() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
 

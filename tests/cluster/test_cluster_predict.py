@@ -69,6 +69,7 @@ def written(parts: int, out: Path) -> Callable[[], bool]:
 # ------------------------------------------------------------------------------------------------ the rows
 
 
+@pytest.mark.smoke
 def test_rows_remarks_and_overlays_are_those_of_the_plain_command(
     cluster: Any, model_path: Path, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

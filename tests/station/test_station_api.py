@@ -60,6 +60,7 @@ def files_in(running: Any, kind: str = "pictures") -> list[Path]:
 # ------------------------------------------------------------------------------------------------- inspecting
 
 
+@pytest.mark.smoke
 def test_a_picture_goes_in_and_everything_about_it_comes_out(
     api: httpx.Client, parts: list[bytes], model_file: Path
 ) -> None:

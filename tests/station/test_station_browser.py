@@ -25,6 +25,7 @@ pytestmark = needs_chromium
 # ------------------------------------------------------------------------------------------------------- live
 
 
+@pytest.mark.smoke
 def test_live_shows_what_comes(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
     good, bad = judged
     tablet.open("live")

@@ -124,7 +124,9 @@ def test_what_cannot_be_in_time_is_refused_at_once(open_station: Open, parts: li
     assert post(running, parts[1], deadline=30_000).status_code == 201, "none is before it: it is tried"
 
 
-def test_pictures_that_would_be_answered_too_late_take_no_turn(open_station: Open, parts: list[bytes]) -> None:
+def test_pictures_that_would_be_answered_too_late_take_no_turn(
+    open_station: Open, parts: list[bytes]
+) -> None:
     """A turn ends long before the answer, where several pictures are on their way at once."""
     running = open_station()
     inspector, number = running.station.inspector, running.station.products[NAME]

@@ -168,6 +168,7 @@ def test_something_is_always_left_to_learn_from() -> None:
 # ---------------------------------------------------------------------------------------------- a model
 
 
+@pytest.mark.smoke
 def test_the_manifest_tells_how_it_was_trained(model: Predictor, teacher_path: Path) -> None:
     manifest = model.manifest
     facts = manifest.facts

@@ -54,6 +54,7 @@ def assert_same(a: Predictor, b: Predictor) -> None:
 # ----------------------------------------------------------------------------------------------- a model
 
 
+@pytest.mark.smoke
 def test_the_manifest_tells_how_it_was_trained(model: Predictor, drawn: Path) -> None:
     facts = model.manifest.facts
     assert (facts["steps"], facts["seen_defects"], facts["training_precision"]) == (3, 2, "fp32")

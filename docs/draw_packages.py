@@ -1,7 +1,7 @@
-"""Draw the rooms of the package and what they import: `python docs/draw_rooms.py` writes images/rooms.svg.
+"""Draw the packages and their imports: `python docs/draw_packages.py` writes images/packages.svg.
 
-A room is a module or package directly in src/flawscope. Each stands one layer above the highest room that it
-imports. Nothing is imported here: the arrows are read from the source.
+A package here is a folder or module directly in src/flawscope. Each stands one layer above the highest that
+it imports. Nothing is imported here: the arrows are read from the source.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "flawscope"
-PICTURE = Path(__file__).parent / "images" / "rooms.svg"
-NOT_ROOMS = ("__init__", "__main__", "_version")
+PICTURE = Path(__file__).parent / "images" / "packages.svg"
+NOT_PACKAGES = ("__init__", "__main__", "_version")
 
-WIDTH, MARGIN, LABEL = 860, 12, 80  # pixels; LABEL: room for a layer's name at the left
+WIDTH, MARGIN, LABEL = 860, 12, 80  # pixels; LABEL: space for a layer's name at the left
 BOX_HEIGHT, LAYER_HEIGHT, GAP = 38, 76, 22
 SWEEPS = 40
 CHARACTER = 8.4  # the width of one, at most
 STYLE = """
   text { font: 14px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; fill: #16302e }
   .layer { font: 12px system-ui, sans-serif; fill: #64748b }
-  .room { fill: #e0f2f1; stroke: #00796b; stroke-width: 1.2 }
+  .package { fill: #e0f2f1; stroke: #00796b; stroke-width: 1.2 }
   .torch { fill: #ffedd5; stroke: #c2410c; stroke-width: 1.2 }
   .arrow { fill: none; stroke: #64748b; stroke-width: 1.1; opacity: .6 }
   @media (prefers-color-scheme: dark) {
     text { fill: #e2f3f1 }
     .layer { fill: #94a3b8 }
-    .room { fill: #134e4a; stroke: #5eead4 }
+    .package { fill: #134e4a; stroke: #5eead4 }
     .torch { fill: #7c2d12; stroke: #fdba74 }
     .arrow { stroke: #94a3b8; opacity: .7 }
   }
 """
 
 
-def room_of(path: Path) -> str:
-    """The room that a source file belongs to."""
+def package_of(path: Path) -> str:
+    """The package that a source file belongs to."""
     return path.relative_to(SOURCE).with_suffix("").parts[0]
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The rooms that a source file imports, also inside functions."""
+    """The packages that a source file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -56,60 +56,67 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def arrows() -> dict[str, set[str]]:
-    """Each room with the rooms that it imports."""
-    files = [path for path in SOURCE.rglob("*.py") if room_of(path) not in NOT_ROOMS]
-    found: dict[str, set[str]] = {room_of(path): set() for path in files}
+    """Each package with the packages that it imports."""
+    files = [path for path in SOURCE.rglob("*.py") if package_of(path) not in NOT_PACKAGES]
+    found: dict[str, set[str]] = {package_of(path): set() for path in files}
     for path in files:
-        room = room_of(path)
-        found[room] |= {name for name in imported(path) if name in found and name != room}
+        package = package_of(path)
+        found[package] |= {name for name in imported(path) if name in found and name != package}
     return found
 
 
 def needs_torch() -> set[str]:
-    """Rooms with a module that imports torch when it is imported."""
+    """Packages with a module that imports torch when it is imported."""
     found = set()
     for path in SOURCE.rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if "torch" in {name.split(".")[0] for name in names}:
-                found.add(room_of(path))
+                found.add(package_of(path))
     return found
 
 
 def layers(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Rooms by layer, the ground first. ValueError: some import each other in a circle."""
+    """Packages by layer, the ground first. ValueError: some import each other in a circle."""
     placed: dict[str, int] = {}
     while len(placed) < len(graph):
-        ready = [room for room in graph if room not in placed and graph[room] <= placed.keys()]
+        ready = [name for name in graph if name not in placed and graph[name] <= placed.keys()]
         if not ready:
-            raise ValueError(f"rooms in or above a circle: {', '.join(sorted(graph.keys() - placed.keys()))}")
-        placed.update({room: max((placed[below] + 1 for below in graph[room]), default=0) for room in ready})
+            raise ValueError(
+                f"packages in or above a circle: {', '.join(sorted(graph.keys() - placed.keys()))}"
+            )
+        placed.update(
+            {package: max((placed[below] + 1 for below in graph[package]), default=0) for package in ready}
+        )
     return [sorted(r for r in graph if placed[r] == k) for k in range(max(placed.values()) + 1)]
 
 
 def direct(graph: dict[str, set[str]]) -> dict[str, set[str]]:
     """The arrows that do not follow from others, so that the picture can be read."""
 
-    def below(room: str) -> set[str]:
-        return graph[room].union(*(below(r) for r in graph[room]))
+    def below(package: str) -> set[str]:
+        return graph[package].union(*(below(r) for r in graph[package]))
 
-    return {room: {r for r in graph[room] if not any(r in below(o) for o in graph[room])} for room in graph}
+    return {
+        package: {r for r in graph[package] if not any(r in below(o) for o in graph[package])}
+        for package in graph
+    }
 
 
 def routed(
     rows: list[list[str]], graph: dict[str, set[str]]
 ) -> tuple[list[list[str]], list[tuple[str, str]]]:
     """Rows and steps from one row to the next below. An arrow over several rows passes through bends in those
-    between, named "room>below#row", so that it has room beside the boxes."""
-    level = {room: k for k, row in enumerate(rows) for room in row}
+    between, named "package>below#row", so that it has space beside the boxes."""
+    level = {package: k for k, row in enumerate(rows) for package in row}
     wide = [list(row) for row in rows]
     steps: list[tuple[str, str]] = []
-    for room in sorted(graph):
-        for below in sorted(graph[room]):
-            way = [room]
-            for k in range(level[room] - 1, level[below], -1):
-                way.append(f"{room}>{below}#{k}")
+    for package in sorted(graph):
+        for below in sorted(graph[package]):
+            way = [package]
+            for k in range(level[package] - 1, level[below], -1):
+                way.append(f"{package}>{below}#{k}")
                 wide[k].append(way[-1])
             steps += pairwise([*way, below])
     return wide, steps
@@ -162,7 +169,7 @@ def svg() -> str:
     height = 2 * MARGIN + (len(rows) - 1) * LAYER_HEIGHT + BOX_HEIGHT
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        'aria-label="The rooms of flawscope, each above the rooms that it imports">',
+        'aria-label="The packages of flawscope, each above those that it imports">',
         f"<style>{STYLE}</style>",
     ]
     for above, below in steps:
@@ -176,12 +183,12 @@ def svg() -> str:
     for k, row in enumerate(rows):
         y = MARGIN + (len(rows) - 1 - k) * LAYER_HEIGHT
         lines.append(f'<text class="layer" x="{MARGIN}" y="{y + 24}">layer {k + 1}</text>')
-        for room in sorted(row):
-            kind, width = "torch" if room in torch else "room", width_of(room)
+        for package in sorted(row):
+            kind, width = "torch" if package in torch else "package", width_of(package)
             lines.append(
-                f'<rect class="{kind}" x="{at[room] - width / 2:.1f}" y="{y}" width="{width:.1f}" '
+                f'<rect class="{kind}" x="{at[package] - width / 2:.1f}" y="{y}" width="{width:.1f}" '
                 f'height="{BOX_HEIGHT}" rx="7"/>'
-                f'<text x="{at[room]:.1f}" y="{y + 24}" text-anchor="middle">{room}</text>'
+                f'<text x="{at[package]:.1f}" y="{y + 24}" text-anchor="middle">{package}</text>'
             )
     return "\n".join([*lines, "</svg>"]) + "\n"
 
@@ -189,7 +196,7 @@ def svg() -> str:
 def main() -> None:
     PICTURE.write_text(svg(), encoding="utf-8")
     graph = arrows()
-    print(f"{PICTURE.relative_to(ROOT)}: {len(graph)} rooms, {sum(map(len, graph.values()))} arrows")
+    print(f"{PICTURE.relative_to(ROOT)}: {len(graph)} packages, {sum(map(len, graph.values()))} arrows")
 
 
 if __name__ == "__main__":
