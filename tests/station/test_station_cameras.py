@@ -636,7 +636,7 @@ def test_a_trigger_takes_the_first_frame_after_it(open_station: Any, settings: S
         assert (again.status_code, again.json()["id"]) == (200, first.id)
         second = client.trigger("plate", camera=1, seconds=2)
         assert (second.id, second.source) == (first.id + 1, "camera")
-        assert camera.state().taken == 0
+        assert camera.state.taken == 0
     assert len(names(running.url)) == 2
     for query, status in (({"camera": 2}, 404), ({"seconds": 0}, 422), ({"seconds": 1e9}, 422)):
         assert httpx.post(there, params=query).status_code == status

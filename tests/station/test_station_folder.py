@@ -27,14 +27,17 @@ from flawscope.errors import InputError
 from flawscope.station.inspecting.memory import BusyError
 from flawscope.station.inspecting.worker import ModelError, Picture
 from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.settings.sources import FolderOf
 from flawscope.station.settings.station import Limits, Product, Settings
 from flawscope.station.sources import folder as module
 from flawscope.station.sources.folder import GONE, UNREADABLE, FolderSource
-from flawscope.station.sources.queue_quota import Share
+from flawscope.station.sources.source import Line as SourceLine
+from flawscope.station.sources.source import Share
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.files import PICTURES, Files
 from flawscope.station.store.records import Store, Taken
 from flawscope.station.store.schema import inspections, versions
+from flawscope.watch.arrivals import Stamp
 
 FRESH = 0.3  # seconds that a file may be unreadable
 SIZE = 100  # bytes of a picture
@@ -114,8 +117,10 @@ class Line:
             self.said.append(why)
 
     def open(self, share: Share | None = None, **changes: Any) -> FolderSource:
-        times = {"poll": 0.1, "patience": FRESH, "settle": 0.1} | changes
-        source = FolderSource(self.product, self.folder, self.submit, self.report, self.store, share, **times)
+        times: dict[str, Any] = {"poll": 0.1, "patience": FRESH, "settle": 0.1} | changes
+        line = SourceLine(self.product, self.submit, self.report, self.store, share or Share(Limits()))
+        said = FolderOf(str(self.folder), times.pop("then", "keep"))
+        source = FolderSource(line, said, times.pop("number", 1), **times)
         source.start()
         self.sources.append(source)
         return source
@@ -234,7 +239,7 @@ def test_a_file_that_changes_before_it_is_read_waits(line: Line, monkeypatch: py
     path, anew, read = line.put("a.png", picture(1)), picture(7) + b"more", module.read_as
     once = [True]
 
-    def written_meanwhile(where: Path, mark: module.Mark) -> bytes | None:
+    def written_meanwhile(where: Path, mark: Stamp) -> bytes | None:
         if once:
             once.clear()
             path.write_bytes(anew)
@@ -363,7 +368,7 @@ def test_a_lost_data_base_is_shown_and_nothing_is_lost(line: Line, monkeypatch: 
 def test_pictures_that_go_away_untaken_are_noted(line: Line) -> None:
     path = line.put("a.bmp", picture(1))
     line.open(settle=3.0)
-    until(lambda: line.sources[0]._arrivals is not None and line.sources[0]._arrivals.waiting == 1)
+    until(lambda: line.sources[0]._known is not None and line.sources[0]._known.waiting == 1)
     path.unlink()
     until(lambda: line.texts(GONE) == ["1 picture went away before being inspected: a.bmp"])
 
@@ -388,7 +393,7 @@ def test_files_are_deleted_when_they_were_inspected(line: Line) -> None:
     until(lambda: len(line.names()) == 3)
     until(lambda: files_of(line.folder) == ["bad.png", "notes.txt"])
     assert line.texts(GONE) == []
-    state = line.sources[0].state()
+    state = line.sources[0].state
     assert (state.taken, state.takes, state.state) == (3, "delete", "running")
 
 
@@ -497,8 +502,8 @@ def test_a_file_is_moved_to_another_disk(line: Line, tmp_path: Path, monkeypatch
 def test_files_that_cannot_be_moved_are_a_problem_and_inspections_go_on(
     line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flawscope.station.sources.post_actions.SHORTEST", 0.1)
-    monkeypatch.setattr("flawscope.station.sources.post_actions.LONGEST", 0.2)
+    monkeypatch.setattr("flawscope.station.sources.folder.SHORTEST", 0.1)
+    monkeypatch.setattr("flawscope.station.sources.folder.LONGEST", 0.2)
     (tmp_path / "done").write_text("a file where the folder should be")
     line.put("a.png", picture(1))
     line.open(then=str(tmp_path / "done"))

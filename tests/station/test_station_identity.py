@@ -286,7 +286,7 @@ def test_a_frame_says_how_many_triggers_it_answers(open_station: Any, settings: 
     plate = replace(settings.products["plate"], sources=(CameraOf(SLOW, "trigger", None, "60 s"),))
     running = open_station(products={"plate": plate})
     (camera,) = running.station.sources["plate"]
-    until(lambda: camera.state().state == "running")
+    until(lambda: camera.state.state == "running")
     first, other = (triggered(key, None, Label(key)) for key in "ab")
     shots = [camera.next_shot(one) for one in (first, first, other, None)]
     assert {shot.result(60).triggers for shot in shots} == {3}

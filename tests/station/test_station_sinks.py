@@ -481,17 +481,14 @@ def test_nothing_is_overwritten_and_nothing_written_twice(
     until(lambda: (day / "000001-part-3.json").exists())
     assert (day / "000001-part.json").read_text() == (day / "000001-part-2.png").read_text() == "somebody's"
     assert (day / "000001-part-3.png").read_bytes() == parts[-1]
-    sink, outbox = (
-        running.station.sinks.deliveries[NAME][0].sink,
-        running.station.sinks.deliveries[NAME][0].outbox,
-    )
+    ((delivery, outbox),) = running.station.sinks.of(NAME)
     before = sorted(path.name for path in day.iterdir())
     place = outbox.place
     outbox.place = replace(place, inspection=0)
     (message,) = outbox.batch(10).messages
     outbox.place = place
     assert isinstance(message, Message)
-    sink.send(message)
+    delivery.sink.send(message)
     assert sorted(path.name for path in day.iterdir()) == before
 
 

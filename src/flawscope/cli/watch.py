@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 INTERVAL = 0.5  # seconds between two looks at the folder
 seconds = common.time_in("seconds", "0.5 or 30")
-REST = 4  # times as long as a look takes, at least, comes before the next one: a share is not kept busy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -177,16 +177,17 @@ class Watching:
 
     def until(self, end: threading.Event, interval: float) -> None:
         """Round after round."""
-        while not end.is_set():
-            took = self._round(end)
-            end.wait(max(interval, REST * took))
+        from flawscope.watch.arrivals import REST
 
-    def _round(self, end: threading.Event) -> float:
-        """Judge what has arrived; the seconds that the look at the folder took."""
+        while not end.is_set():
+            self._round(end)
+            end.wait(max(interval, REST * self.arrivals.took))
+
+    def _round(self, end: threading.Event) -> None:
+        """Judge what has arrived."""
         from flawscope.errors import InputError
         from flawscope.watch import judge
 
-        begun = time.monotonic()
         found = judge(self.arrivals, self.predictor)
         try:
             first = next(found, None)
@@ -194,19 +195,15 @@ class Watching:
             if not self.away:
                 self.say(f"{error}; trying again")
             self.away = str(error)
-            return time.monotonic() - begun
-        took = time.monotonic() - begun
+            return
         if self.away:
             self.say(f"{self.arrivals.folder} can be read again")
             self.away = ""
-        if first is not None:
-            self._take(first)
-        for result in found:
+        for result in chain([first] if first is not None else [], found):
+            self._take(result)
             if end.is_set():
                 break
-            self._take(result)
         self._remarks()
-        return took
 
     def _take(self, result: Prediction | Unjudged) -> None:
         from flawscope.cli.output import show_result

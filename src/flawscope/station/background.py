@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+import random
 import threading
 
 PATIENCE = 30.0  # seconds that the end of a thread is waited for
+
+
+class Backoff:
+    """Pauses before something that failed is tried again, each twice as long as the one before.
+
+    Args:
+        shortest, longest: seconds.
+        spread: each pause is up to so much longer or shorter, as a share of it, so that not all who wait for
+            the same thing come back at the same moment.
+    """
+
+    def __init__(self, shortest: float, longest: float, spread: float = 0.0):
+        self.shortest, self.longest, self.spread = shortest, longest, spread
+        self.reset()
+
+    def reset(self) -> None:
+        """It went well."""
+        self._next = self.shortest
+
+    def next(self) -> float:
+        """Seconds of the next pause."""
+        pause, self._next = self._next, min(self.longest, 2 * self._next)
+        return pause * random.uniform(1 - self.spread, 1 + self.spread)
 
 
 class Background:

@@ -229,7 +229,7 @@ class Station:
             "rate": round(self.inspector.rate(number), 2),
             "problem": problems[0].text if problems else None,
             "problems": [one.kind for one in problems if one.acknowledged_by is None],
-            "sources": [source.state().to_dict() for source in self.sources[name]],
+            "sources": [source.state.to_dict() for source in self.sources[name]],
         }
 
     def camera(self, name: str, number: int | None = None) -> Camera:
@@ -361,7 +361,7 @@ class Station:
             ),
             **self.drifts.gauges(),
         }
-        states = {n: [one.state() for one in several] for n, several in self.sources.items() if several}
+        states = {n: [one.state for one in several] for n, several in self.sources.items() if several}
 
         def of_sources(what: str, count: Callable[[State], int]) -> tuple[str, dict[str, float]]:
             return what, {n: float(sum(map(count, several))) for n, several in states.items()}

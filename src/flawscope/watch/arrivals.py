@@ -1,35 +1,46 @@
-"""Which pictures in a folder are new, and when each of them is whole.
+"""Which pictures in a folder are new, and when each of them is whole: for `flawscope watch` and a station.
 
 The folder is listed again and again. File-system events would be faster by a fraction of a second, but they
 do not come from network shares, they get lost when too many come at once, and they do not say when a file is
-whole: a listing would be needed beside them. So there is one way, which is the same everywhere and needs no
-library.
+whole: a listing would be needed beside them. Where they come, they may wake who lists.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from flawscope.datasets.files import folder_error, is_litter, own_files
+from flawscope.errors import InputError
 from flawscope.pictures.decoding import is_picture
+from flawscope.predictor import Predictor
+from flawscope.results.prediction import Prediction
+from flawscope.results.table import Unjudged
 
 PATIENCE = 30.0  # seconds that a file which cannot be read may still be incomplete
 SETTLE = 2.0  # seconds; shares answer from a cache for one to three, and copies are made at full size first
+CACHED = 60.0  # seconds for which a listing from a cache may still show a file that was removed
+REST = 4  # times as long as a look takes, at least, comes before the next one: a share is not kept busy
 # Formats that cannot be read before they are whole. Of others a part can look like the picture.
 SELF_CHECKING = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".gif", ".jp2"})
 
 
 class Stamp(NamedTuple):
-    """What a file is known by. `inode` is 0 where the file system has none."""
+    """By which a file is known, whatever it is called. `inode` is 0 where the file system has none."""
 
     size: int
     changed: int  # ns
     inode: int
+
+    @classmethod
+    def of(cls, facts: os.stat_result) -> Stamp:
+        return cls(facts.st_size, facts.st_mtime_ns, facts.st_ino)
 
 
 @dataclass
@@ -44,14 +55,16 @@ class Arrivals:
 
     `scan` lists the folder. A picture is given out when its size and time of change are the same in two
     scans, and in formats that do not show whether they are whole for `settle` seconds; in the order of the
-    times of change. Whoever takes it answers with `done`, or with `failed` where it cannot
-    be read: then it is given out again, less and less often, until it has not changed for `patience` seconds.
-    A file that was renamed or moved within the folder is not new; one that was written anew is.
+    times of change. Whoever takes it answers with `done`, with `failed` where it cannot be read, or with
+    `later`. A picture that failed is given out again, less and less often, until it has not changed for
+    `patience` seconds. A file that was renamed or moved within the folder is not new; one that was written
+    anew is.
 
     Attributes:
         skipped: pictures that were there before.
         gone: pictures that went away before they could be judged.
         others: files that are no pictures, by the last scan.
+        took: seconds of the last scan.
     """
 
     def __init__(
@@ -77,15 +90,16 @@ class Arrivals:
             InputError: there is no such folder, or it cannot be read.
         """
         self.folder, self.patience, self.settle = Path(os.path.abspath(folder)), patience, settle
+        self.apart = frozenset(os.path.abspath(one) for one in apart)
         self._done: dict[Path, Stamp] = {}
         self._stamps: set[Stamp] = set()  # of `_done`: a file that is renamed keeps it
         self._waiting: dict[Path, _Waiting] = {}
-        self.apart = frozenset(os.path.abspath(one) for one in apart)
+        self._removed: deque[tuple[float, Path]] = deque()
         self.gone: list[Path] = []
         self.others: list[Path] = []
+        self.took = 0.0
         known = {Path(os.path.abspath(path)) for path in judged}
-        present = self._present()
-        for path, stamp in present.items():
+        for path, stamp in self._present().items():
             if not existing or path in known:
                 self._remember(path, stamp)
         self.skipped = sum(path not in known for path in self._done)
@@ -115,18 +129,20 @@ class Arrivals:
                 self._waiting[path] = _Waiting(stamp, now, now if checked else now + self.settle)
             elif now >= waits.again:
                 ready.append(path)
-        self._forget(present)
+        self._forget(present, now)
         return sorted(ready, key=lambda path: (present[path].changed, path))
+
+    def stamp(self, path: Path) -> Stamp:
+        """Of a picture that was given out and not answered, as it was in the last scan."""
+        return self._waiting[path].stamp
 
     def done(self, path: Path) -> None:
         """It was judged, as it was in the last scan."""
         self._remember(path, self._waiting.pop(path).stamp)
 
-    def forget(self, path: Path) -> None:
-        """Whoever took it has removed it."""
-        stamp = self._done.pop(path, None)
-        if stamp is not None:
-            self._stamps.discard(stamp)
+    def later(self, path: Path, again: float) -> None:
+        """It is given out once more, not before this moment."""
+        self._waiting[path].again = again
 
     def failed(self, path: Path, now: float) -> bool:
         """It cannot be read. Whether that is the last word: it has had time enough to become whole."""
@@ -134,12 +150,23 @@ class Arrivals:
         if now - waits.since >= self.patience:
             self.done(path)
             return True
-        waits.again = min(now + (now - waits.since), waits.since + self.patience)
+        self.later(path, min(now + (now - waits.since), waits.since + self.patience))
         return False
+
+    def removed(self, path: Path, now: float) -> None:
+        """Whoever took it has removed the file, which a listing from a cache may show for a while."""
+        self._removed.append((now, path))
+
+    def forget(self, path: Path) -> None:
+        """If it is there, it is new."""
+        stamp = self._done.pop(path, None)
+        if stamp is not None:
+            self._stamps.discard(stamp)
 
     # ---- what is there
 
     def _present(self) -> dict[Path, Stamp]:
+        begun = time.monotonic()
         found: dict[Path, Stamp] = {}
         self.others = []
         for path, stamp in _files(self.folder, self.apart):
@@ -147,6 +174,7 @@ class Arrivals:
                 found[path] = stamp
             else:
                 self.others.append(path)
+        self.took = time.monotonic() - begun
         return found
 
     def _is_done(self, path: Path, stamp: Stamp) -> bool:
@@ -163,13 +191,15 @@ class Arrivals:
         self._done[path] = stamp
         self._stamps.add(stamp)
 
-    def _forget(self, present: dict[Path, Stamp]) -> None:
+    def _forget(self, present: dict[Path, Stamp], now: float) -> None:
         """What is no longer there. An empty folder says nothing: a share that is away looks like one."""
         inodes = {stamp.inode for stamp in present.values()}
         for path in [path for path in self._waiting if path not in present]:
             stamp = self._waiting.pop(path).stamp
             if not stamp.inode or stamp.inode not in inodes:  # else it was renamed
                 self.gone.append(path)
+        while self._removed and self._removed[0][0] < now - CACHED:
+            self.forget(self._removed.popleft()[1])
         if present and len(self._done) > 2 * len(present):  # now and then
             self._done = {path: stamp for path, stamp in self._done.items() if path in present}
             self._stamps = set(self._done.values())
@@ -196,9 +226,26 @@ def _files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, Stamp]]:
         for entry in entries:
             with suppress(OSError):  # gone, or a link that leads nowhere
                 if entry.is_dir():
-                    if entry.path in apart:
-                        continue
-                    waiting.append(Path(entry.path))
+                    if entry.path not in apart:
+                        waiting.append(Path(entry.path))
                 elif entry.is_file() and entry.path not in own:
-                    facts = os.stat(entry.path)  # of an entry, Windows has no inode
-                    yield Path(entry.path), Stamp(facts.st_size, facts.st_mtime_ns, facts.st_ino)
+                    yield Path(entry.path), Stamp.of(os.stat(entry.path))  # of an entry, Windows has no inode
+
+
+def judge(
+    arrivals: Arrivals, predictor: Predictor, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Prediction | Unjudged]:
+    """List the folder once, and judge the pictures that are whole by now, several at a time where that is
+    faster. A picture counts as judged when the next one is asked for: what happens with the result in between
+    may fail, and then it is judged again.
+
+    Raises:
+        InputError: the folder cannot be read at the moment.
+    """
+    for path, result in predictor.stream(arrivals.scan(clock())):
+        assert isinstance(path, Path)
+        if not isinstance(result, InputError):
+            yield result
+            arrivals.done(path)
+        elif arrivals.failed(path, clock()):
+            yield Unjudged(str(path), str(result))

@@ -17,7 +17,7 @@ from flawscope.results.prediction import Prediction
 
 TIMEOUT = 60.0  # seconds after which a command is ended
 MOST = 100  # commands that may wait; what comes then is reported and not run
-NAMES = ("score", "p_value", "severity")
+NAMES = ("path", "decision", "score", "p_value", "severity")
 
 
 class Commands:
@@ -44,8 +44,8 @@ class Commands:
             self.words = shlex.split(command, posix=os.name == "posix")
         except ValueError as error:
             raise InputError(f"--on-anomaly {command!r}: {error}; close the quotes") from None
-        if not self.words or shutil.which(self.words[0]) is None:
-            program = self.words[0] if self.words else ""
+        program = self.words[0] if self.words else ""
+        if shutil.which(program) is None:
             raise InputError(
                 f"--on-anomaly {command!r}: there is no program {program!r} that can be run; give its path"
             )
@@ -76,13 +76,12 @@ class Commands:
 
     def _run(self, prediction: Prediction) -> None:
         facts = {name: str(getattr(prediction, name)) for name in NAMES}
-        facts |= {"path": str(prediction.path), "decision": prediction.decision}
         try:
             code = subprocess.run(
                 [*self.words, facts["path"], facts["decision"]],
                 env={**os.environ, **{f"FLAWSCOPE_{name.upper()}": value for name, value in facts.items()}},
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno() if _is_file(sys.stderr) else subprocess.DEVNULL,
+                stdout=_standard_error(),
                 timeout=self.timeout,
                 start_new_session=True,  # Ctrl-C ends the watching, not the command
             ).returncode
@@ -99,9 +98,9 @@ class Commands:
         self.say(f"command for {prediction.path}: {why}")
 
 
-def _is_file(stream: object) -> bool:
+def _standard_error() -> int:
+    """For what a command prints; nowhere where standard error is no file."""
     try:
-        stream.fileno()  # type: ignore[attr-defined]
+        return sys.stderr.fileno()
     except (AttributeError, OSError):
-        return False
-    return True
+        return subprocess.DEVNULL

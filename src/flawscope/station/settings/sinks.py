@@ -57,7 +57,6 @@ class MqttSettings:
     broker: `mqtt://host:1883`, or `mqtts://host:8883` with TLS. user, password_file: by whom it is known.
     ca_file: certificates that the broker's is checked with, beside the usual. certificate_file, key_file: the
     station's own. topic: what all topics begin with. only, verdicts: as of `SinkSettings`.
-    discovery: what Home Assistant's discovery topics begin with; None: none are made.
     """
 
     broker: str
@@ -69,7 +68,6 @@ class MqttSettings:
     topic: str = "flawscope"
     only: Only = "all"
     verdicts: bool = True
-    discovery: str | None = "homeassistant"
 
     @property
     def place(self) -> tuple[str, int, bool]:
@@ -129,6 +127,7 @@ def mqtt_of(given: Any, home: Path) -> MqttSettings | None:
         raise InputError("mqtt has no broker: write `broker: mqtt://HOST` below it")
     try:
         _check_keys(values)
+        _check_gone(values)
         found = build(MqttSettings, values)
         _check_broker(found)
     except InputError as error:
@@ -157,9 +156,8 @@ def _check_broker(found: MqttSettings) -> None:
         raise InputError("certificate_file and key_file belong together: write both, or none")
     if parts.scheme == "mqtt" and (found.ca_file or found.certificate_file):
         raise InputError("certificates are TLS's: write broker as mqtts://, or leave them out")
-    for name, value in (("topic", found.topic), ("discovery", found.discovery)):
-        if value is not None and (not _TOPIC.fullmatch(value) or value.endswith("/")):
-            raise InputError(f"{name}: {value!r:.60} cannot begin a topic: leave out +, #, $ and outer /")
+    if not _TOPIC.fullmatch(found.topic) or found.topic.endswith("/"):
+        raise InputError(f"topic: {found.topic!r:.60} cannot begin a topic: leave out +, #, $ and outer /")
 
 
 def _split(address: str, name: str) -> SplitResult:
@@ -176,6 +174,17 @@ def _check_keys(values: dict[Any, Any]) -> None:
     for key in ("password", "secret", "token"):
         if key in values:
             raise InputError(f"{key} does not stand here: write it into a file, and name that as {key}_file")
+
+
+def _check_gone(values: dict[Any, Any]) -> None:
+    """InputError where the settings ask for what earlier versions could do."""
+    remedies = {
+        "discovery": "describe the sensors to Home Assistant, as docs/station-mqtt.md shows",
+        "qos": "tell a message that comes twice by its id",
+    }
+    for key, remedy in remedies.items():
+        if key in values:
+            raise InputError(f"{key} is no setting any more: leave it out, and {remedy}")
 
 
 def _paths(settings: Any, names: Sequence[str], home: Path) -> dict[str, Any]:

@@ -7,29 +7,30 @@ import json
 import os
 import re
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from flawscope.errors import InputError
 from flawscope.station.settings.sinks import SinkSettings
-from flawscope.station.sinks.delivery import UndeliveredError
+from flawscope.station.sinks.delivery import Sink, UndeliveredError
 from flawscope.station.sinks.outbox import Message
 from flawscope.station.sinks.pictures import Pictures, lack
-from flawscope.station.store.files import sync_folder
+from flawscope.station.store.files import PART, give_name, sync_folder
 from flawscope.station.store.records import iso
 
-PART = ".part"  # of a file that is being written
 MOST_NAME = 60  # characters of the sender's name
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK)
 
 
-class FolderSink:
+class FolderSink(Sink):
     """`DIR/2026-11-22/000017-name.json`, with `.png` (the picture as it came) and `-overlay.webp` beside it;
     of a verdict `000017-name-verdict-5.json`. What is there already is never changed: a name that is taken by
     something else gets `-2`, `-3` and so on.
     """
 
-    def __init__(self, settings: SinkSettings, pictures: Pictures | None = None):
+    kind = "folder"
+
+    def __init__(self, settings: SinkSettings, pictures: Pictures):
         assert settings.folder is not None
         self.settings, self.pictures = settings, pictures
         self.label = settings.label
@@ -58,30 +59,25 @@ class FolderSink:
         except OSError as error:
             raise UndeliveredError(_reason(error)) from None
 
-    def close(self) -> None:
-        pass
-
     def _write(self, day: Path, message: Message) -> None:
-        place = 1
-        while True:
+        for place in count(1):
             stem = _stem(message) + ("" if place == 1 else f"-{place}")
             record = day / f"{stem}.json"
             if _is_of(record, message.id):
                 return  # it was written before the station's end was noted
             if not record.exists() and self._fill(day, stem, record, message):
                 return
-            place += 1
 
     def _fill(self, day: Path, stem: str, record: Path, message: Message) -> bool:
         """False where one of the names is taken by something else."""
         files: dict[str, str | None] = {}
-        wanted = "none" if message.verdict is not None or self.pictures is None else self.settings.pictures
-        if wanted in ("picture", "both") and self.pictures is not None:
+        wanted = "none" if message.verdict is not None else self.settings.pictures
+        if wanted in ("picture", "both"):
             found = self.pictures.original(message)
             files["picture"] = None if found is None else f"{stem}{found[1]}"
             if found is not None and not _put(day / f"{stem}{found[1]}", found[0], message.id):
                 return False
-        if wanted in ("overlay", "both") and self.pictures is not None:
+        if wanted in ("overlay", "both"):
             drawn = self.pictures.overlay(message)
             files["overlay"] = None if drawn is None else f"{stem}-overlay.webp"
             if drawn is not None:  # one that is there was drawn before the station's end, nearly the same
@@ -101,9 +97,7 @@ def _is_of(path: Path, id: str) -> bool:
     """Whether it is this message that was written there."""
     try:
         return bool(json.loads(path.read_bytes())["id"] == id)
-    except FileNotFoundError:
-        return False
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
@@ -114,27 +108,20 @@ def _put(path: Path, data: bytes, id: str) -> bool:
         id: of the message: what a station that was killed had begun is written over.
     """
     if path.exists():
-        return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
+        return path.is_file() and path.read_bytes() == data
     temporary = path.parent / f".{path.name}.{id}{PART}"
     try:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)  # unlike a renaming, it overwrites nothing
-        except FileExistsError:
-            return path.is_file() and path.read_bytes() == data
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            if path.exists():
-                return False
-            os.rename(temporary, path)
-        return True
+        give_name(temporary, path)
+    except FileExistsError:
+        return path.is_file() and path.read_bytes() == data
     finally:
         with suppress(OSError):
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
+    return True
 
 
 def _reason(error: OSError) -> str:

@@ -1,250 +1,223 @@
-"""The station's broker: inspections and verdicts exactly once, states and problems as they are."""
+"""The station's broker: inspections and verdicts at least once, states and problems as they are now.
+
+Topics and their contents are listed in docs/station-mqtt.md.
+"""
 
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.background import Background
-from flawscope.station.settings.sinks import MqttSettings
-from flawscope.station.sinks.broker import BrokerError, Key, Link, tls_of
-from flawscope.station.sinks.delivery import BEHIND, SLOW, Counts, Report, in_words, spread, waits
-from flawscope.station.sinks.discovery import birth_topic, device, device_topic
-from flawscope.station.sinks.outbox import Outbox
-from flawscope.station.sinks.topics import ONLINE, Topics
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from sqlalchemy import func, select
 
-TOGETHER = 16  # messages on their way: brokers hold 20 for one client unless told otherwise
+from flawscope.errors import InputError, one_line
+from flawscope.station.settings.sinks import MqttSettings
+from flawscope.station.sinks.delivery import Sink, UndeliveredError
+from flawscope.station.sinks.outbox import Message, Outbox, Place
+from flawscope.station.store.database import Database, now
+from flawscope.station.store.records import described, shown
+from flawscope.station.store.schema import HOUR, hours, inspections, products
+
+ONLINE, OFFLINE = "online", "offline"
+AT_LEAST_ONCE = 1  # quality of service
+KEEPALIVE = 20  # seconds after which a broker that is silent is asked
+CONNECTING, PATIENCE = 5.0, 15.0  # seconds that the broker may take for a connection, for an answer
 LOOK = 2.0  # seconds between two looks at the problems
 STATE = 0.5  # seconds between two states of a product, at least
-SHORTEST, LONGEST = 1.0, 60.0  # seconds before the next try
-REMOVED = ""  # a retained message of nothing removes the one before
+MOST_ID = 23  # characters of a client's name that every broker takes (MQTT 3.1.1, 3.1.3.1)
+DAY = 24  # hours
+_STATED = ("id", "at", "name", "decision", "score", "p_value", "severity", "score_threshold", "verdict")
 
-State = Callable[[int], dict[str, Any]]
 
-
-class Mqtt(Background):
-    """A thread with the only connection of a station to its broker.
+class MqttSink(Sink):
+    """The only connection of a station to its broker, in MQTT 3.1.1, which every broker speaks.
 
     Args:
-        outboxes: by product.
-        state: of a product, by its number, for people and programs that look at it now and then.
+        station, sender: its name, and the digits that are its own.
+        outboxes: of all products.
         problems: what a person should see to.
-        report: shows what is wrong with the broker, or ends it with None.
-        gone: numbers of products that the settings do not name any more, with their names.
-        forget: notes that the broker has nothing of such a product any more.
 
     Raises:
         InputError: the files that the settings name cannot be read.
     """
+
+    kind = "mqtt"
 
     def __init__(
         self,
         settings: MqttSettings,
         station: str,
         sender: str,
-        outboxes: dict[str, Outbox],
-        state: State,
+        outboxes: Sequence[Outbox],
         problems: Callable[[], list[dict[str, str]]],
-        report: Report,
-        address: str | None = None,
-        gone: dict[int, str] | None = None,
-        forget: Callable[[int], None] = lambda number: None,
     ):
-        super().__init__("mqtt")
-        self.settings, self.sender, self.outboxes = settings, sender, outboxes
-        self.state, self.problems, self.report, self.address = state, problems, report, address
-        self.gone, self.forget = gone or {}, forget
-        self.topics = Topics(settings.topic, station)
+        self.settings, self.outboxes, self.problems = settings, outboxes, problems
         self.label = settings.label
-        self.counts = {product: Counts() for product in outboxes}
-        self.error: str | None = None
-        self.is_connected = False
-        self._by_topic = {
-            self.topics.of(product, type): box
-            for product, box in outboxes.items()
-            for type in ("inspection.created", "verdict.given")
-        }
-        self._born = threading.Event()  # Home Assistant has started
-        self._behind: float | None = None
+        self._name = f"flawscope-{sender}"[:MOST_ID]
+        self._topic = f"{settings.topic}/{station}"
+        self._client: paho.Client | None = None
+        self._lost: str | None = "it is not connected"  # why; None: there is a connection
+        self._retained: dict[str, str] = {}  # topic -> what the broker keeps
+        self._stated: dict[str, tuple[float, Place]] = {}  # of a product's last state: when, and of what
         settings.password()
-        if settings.place[2]:
-            tls_of(settings)
+        _tls(settings)
 
-    # ---- again and again
+    @property
+    def is_connected(self) -> bool:
+        return self._lost is None
 
-    def _work(self) -> None:
-        delay = SHORTEST
-        while not self._ended.is_set():
-            try:
-                self._connected()
-                return
-            except (BrokerError, InputError) as error:
-                self._say(str(error))
-            except FlawscopeError as error:
-                self._say(f"messages cannot be read: {error}")
-            except Exception as error:  # tried again; inspections go on
-                self._say(in_words(error))
-            delay = SHORTEST if self.is_connected else min(LONGEST, 2 * delay)
-            self.is_connected = False
-            self._ended.wait(spread(delay))
+    def send(self, message: Message) -> None:
+        self._connect()
+        kind = "inspection" if message.verdict is None else "verdict"
+        text = json.dumps(message.envelope(), ensure_ascii=False, separators=(",", ":"))
+        self._publish(f"{self._topic}/{message.data['product']}/{kind}", text)
 
-    def _connected(self) -> None:
-        """Until the station ends. BrokerError where the connection is lost."""
-        prefix = self.settings.discovery
-        also = [] if prefix is None else [birth_topic(prefix)]
-        link = Link(self.settings, self.topics, self.sender, self._by_topic, self._is_done, also, self._heard)
+    def refresh(self) -> float:
+        """What the broker keeps: whether the station is there, states, problems."""
+        self._connect()
+        late = False
+        for box in self.outboxes:
+            when, what = self._stated.get(box.product, (0.0, None))
+            if what == box.place:
+                continue
+            if time.monotonic() - when < STATE:
+                late = True
+                continue
+            self._stated[box.product] = time.monotonic(), box.place
+            self._retain(f"{box.product}/state", json.dumps(_state(box), ensure_ascii=False))
+        problems = self.problems()
+        text = json.dumps({"count": len(problems), "problems": problems}, ensure_ascii=False)
+        self._retain("problem", text)
+        return STATE if late else LOOK
+
+    def close(self) -> None:
+        with suppress(UndeliveredError):  # else the broker says so itself
+            if self.is_connected:
+                self._retain("status", OFFLINE)
+        if self._client is not None:
+            self._client.disconnect()
+            self._client.loop_stop()
+
+    # ---- messages
+
+    def _retain(self, topic: str, payload: str) -> None:
+        """A message that the broker keeps; nothing where it has it already."""
+        if self._retained.get(topic) != payload:
+            self._publish(f"{self._topic}/{topic}", payload, retain=True)
+            self._retained[topic] = payload
+
+    def _publish(self, topic: str, payload: str, *, retain: bool = False) -> None:
+        """Returns when the broker acknowledged it."""
+        assert self._client is not None
+        ends = time.monotonic() + PATIENCE
         try:
-            link.open()
-            _Session(self, link).run(self._wait)
-            link.close(politely=True)
-        except BaseException:
-            for counts in self.counts.values():
-                counts.failed += 1
-            link.close()
-            raise
+            sent = self._client.publish(topic, payload.encode(), AT_LEAST_ONCE, retain)
+            while not sent.is_published():
+                if time.monotonic() > ends:
+                    self._lost = self._lost or "it does not acknowledge a message"
+                if self._lost is not None:
+                    raise UndeliveredError(self._lost)
+                sent.wait_for_publish(0.5)
+        except (RuntimeError, ValueError) as error:  # of the library: the connection went away meanwhile
+            self._lost = self._lost or one_line(error)
+            raise UndeliveredError(self._lost) from None
 
-    def _is_done(self, topic: str, envelope: dict[str, Any]) -> bool:
-        box = self._by_topic.get(topic)
-        if box is None:
-            return True
-        said = envelope["data"].get("said")
-        if said is not None:
-            return int(said["id"]) <= box.place.verdict
-        return int(envelope["data"]["id"]) <= box.place.inspection
+    # ---- the connection
 
-    def _heard(self, topic: str, data: bytes) -> None:
-        if data == ONLINE.encode():
-            self._born.set()
-            self.wake()
-
-    def born(self) -> bool:
-        """Whether Home Assistant has started since this was asked."""
-        was = self._born.is_set()
-        self._born.clear()
-        return was
-
-    # ---- what a person should know
-
-    def arrived(self) -> None:
-        self.is_connected = True
-        self._say(None)
-
-    def is_behind(self, is_behind: bool) -> None:
-        """There is more than was read at once."""
-        if not is_behind:
-            if self._behind is not None and self.error is None:
-                self.report(None)
-            self._behind = None
-        else:
-            self._behind = self._behind or time.monotonic()
-            if time.monotonic() - self._behind > BEHIND and self.error is None:
-                self.report(waits(self._waiting, self.label, SLOW))
-
-    def _say(self, why: str | None) -> None:
-        self.error = why
-        self.report(None if why is None else waits(self._waiting, self.label, why))
-
-    def _waiting(self) -> int:
-        return sum(box.waiting() for box in self.outboxes.values())
-
-
-class _Session:
-    """What is done while there is a connection."""
-
-    def __init__(self, mqtt: Mqtt, link: Link):
-        self.mqtt, self.link = mqtt, link
-        self.topics = mqtt.topics
-        self._shown: dict[str, str] = {}  # retained topic -> payload
-        self._changed = set(mqtt.outboxes)  # products whose state may be another one
-        self._stated: dict[str, float] = {}  # when, by product
-        self._looked = 0.0
-
-    def run(self, wait: Callable[[float], bool]) -> None:
-        """Until a wait says that the station ends."""
-        self._remove_gone()
-        self._introduce()
-        self._hold(self.topics.status, ONLINE)
-        self.mqtt.arrived()
-        pause = 0.0
-        while not wait(pause):
-            more = [product for product in self.mqtt.outboxes if self._deliver(product)]
-            self.mqtt.is_behind(bool(more))
-            if self.mqtt.born():
-                self._shown = {self.topics.status: ONLINE}
-                self._changed = set(self.mqtt.outboxes)
-                self._introduce()
-            late = self._state()
-            self._look()
-            self.link.check()
-            pause = 0.0 if more else STATE if late else LOOK
-
-    def _deliver(self, product: str) -> bool:
-        """The next messages of a product; whether there are more."""
-        box = self.mqtt.outboxes[product]
-        before = box.place
-        batch = box.batch(TOGETHER)
-        if batch.messages:
-            sent: dict[Key, str] = {
-                (self.topics.of(product, one.type), one.id): json.dumps(
-                    one.envelope(), ensure_ascii=False, separators=(",", ":")
-                )
-                for one in batch.messages
-            }
-            self.link.send(sent)
-            box.move(batch.end, delivered=len(sent))
-            self.link.settle(sent)
-            self.mqtt.counts[product].delivered += len(sent)
-        elif batch.end != before:
-            box.move(batch.end, save=False)
-        if batch.end != before:
-            self._changed.add(product)
-        return not batch.is_last
-
-    # ---- retained
-
-    def _state(self) -> bool:
-        """States that changed; whether there are some for which it is too soon."""
-        now = time.monotonic()
-        for product in list(self._changed):
-            if now - self._stated.get(product, 0.0) >= STATE:
-                self._changed.discard(product)
-                self._stated[product] = now
-                state = self.mqtt.state(self.mqtt.outboxes[product].product_id)
-                self._hold(self.topics.state(product), json.dumps(state, ensure_ascii=False))
-        return bool(self._changed)
-
-    def _look(self) -> None:
-        now = time.monotonic()
-        if now - self._looked >= LOOK:
-            self._looked = now
-            problems = self.mqtt.problems()
-            text = json.dumps({"count": len(problems), "problems": problems}, ensure_ascii=False)
-            self._hold(self.topics.problem, text)
-
-    def _introduce(self) -> None:
-        prefix = self.mqtt.settings.discovery
-        if prefix is None:
+    def _connect(self) -> None:
+        """UndeliveredError where there is none to be had."""
+        if self._lost is None:
             return
-        for product, box in self.mqtt.outboxes.items():
-            about = device(self.topics, product, self.mqtt.sender, box.product_id, self.mqtt.address)
-            topic = device_topic(prefix, self.mqtt.sender, box.product_id)
-            self._hold(topic, json.dumps(about, ensure_ascii=False))
+        if self._client is not None:
+            self._client.on_disconnect = None
+            self._client.disconnect()
+            self._client.loop_stop()
+        answered = threading.Event()
 
-    def _remove_gone(self) -> None:
-        prefix = self.mqtt.settings.discovery
-        for number, product in list(self.mqtt.gone.items()):
-            topics = [self.topics.state(product)]
-            topics += [] if prefix is None else [device_topic(prefix, self.mqtt.sender, number)]
-            for topic in topics:
-                self.link.hold(topic, REMOVED).wait_for_publish(5.0)
-            self.mqtt.forget(number)
-            del self.mqtt.gone[number]
+        def connected(client: paho.Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+            self._lost = f"it refuses the station: {reason}" if reason.is_failure else None
+            answered.set()
 
-    def _hold(self, topic: str, payload: str) -> None:
-        if self._shown.get(topic) != payload:
-            self.link.hold(topic, payload)
-            self._shown[topic] = payload
+        def disconnected(client: paho.Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+            self._lost = self._lost or f"the connection is lost: {reason}"
+
+        self._client = self._made()
+        self._client.on_connect, self._client.on_disconnect = connected, disconnected
+        self._lost = "it does not answer"
+        host, port, _ = self.settings.place
+        try:
+            self._client.connect(host, port, KEEPALIVE)
+        except (OSError, ValueError) as error:
+            self._lost = f"it cannot be reached: {_words_of(error)}"
+            raise UndeliveredError(self._lost) from None
+        self._client.loop_start()
+        answered.wait(PATIENCE)
+        if self._lost is not None:
+            raise UndeliveredError(self._lost)
+        self._retained.clear()  # a broker that was started anew may know nothing
+        self._stated.clear()
+        self._retain("status", ONLINE)
+
+    def _made(self) -> paho.Client:
+        """InputError where password or certificates cannot be read; both may have changed."""
+        settings = self.settings
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2, self._name, protocol=paho.MQTTv311, reconnect_on_failure=False
+        )
+        client.connect_timeout = CONNECTING
+        client.will_set(f"{self._topic}/status", OFFLINE, AT_LEAST_ONCE, retain=True)
+        if settings.user is not None:
+            client.username_pw_set(settings.user, settings.password())
+        if context := _tls(settings):
+            client.tls_set_context(context)
+        return client
+
+
+def _tls(settings: MqttSettings) -> ssl.SSLContext | None:
+    """None where the broker is reached without. InputError where certificates cannot be read."""
+    if not settings.place[2]:
+        return None
+    context = ssl.create_default_context()
+    try:
+        if settings.ca_file is not None:
+            context.load_verify_locations(settings.ca_file)
+        if settings.certificate_file is not None:
+            context.load_cert_chain(settings.certificate_file, settings.key_file)
+    except (OSError, ssl.SSLError) as error:
+        named = settings.ca_file if settings.certificate_file is None else settings.certificate_file
+        raise InputError(f"mqtt: cannot read certificates from {named}: {_words_of(error)}") from None
+    return context
+
+
+def _words_of(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or one_line(error)
+
+
+def _state(box: Outbox) -> dict[str, Any]:
+    """Of a product: its last inspection, and totals."""
+    database: Database = box.database
+    number = box.product_id
+    there, since = hours.c.product_id == number, now() // HOUR - DAY + 1
+    sums = func.coalesce(func.sum(hours.c.inspected), 0), func.coalesce(func.sum(hours.c.anomalous), 0)
+    last = shown().where(inspections.c.product_id == number).order_by(inspections.c.id.desc()).limit(1)
+    active = select(products.c.active_version_id).where(products.c.id == number)
+    with database.reading() as connection:
+        total, anomalous = connection.execute(select(*sums).where(there)).one()
+        day, of_day = connection.execute(select(*sums).where(there, hours.c.hour >= since)).one()
+        found = described(connection, connection.execute(last).all())
+        version = connection.execute(active).scalar_one_or_none()
+    return {
+        **{name: found[0][name] if found else None for name in _STATED},
+        "version": version,
+        "inspections": int(total),
+        "anomalous": int(anomalous),
+        "inspections_24_hours": int(day),
+        "share_24_hours": round(int(of_day) / int(day), 6) if day else None,
+    }

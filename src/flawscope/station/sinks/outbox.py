@@ -17,7 +17,6 @@ from flawscope.station.store.schema import deliveries, inspections, verdicts
 
 INSPECTION, VERDICT = "inspection.created", "verdict.given"  # types of messages
 MOST_COUNTED = 10_000
-SAVED = 60.0  # seconds after which it is written down how many were passed over
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,11 @@ class Outbox:
         sender: begins the ids of messages: stations count alike.
         base: facts that every message has.
         address: of the station's pages, where others can reach them.
+
+    Attributes:
+        place: how far the sink is.
+        delivered, refused: messages, ever.
+        failed: tries, since the start.
     """
 
     def __init__(
@@ -98,9 +102,9 @@ class Outbox:
         self.database, self.product_id, self.product, self.key = database, product_id, product, key
         self.only, self.wants_verdicts = only, verdicts
         self.sender, self.base, self.address = sender, base or {}, address
-        self.delivered = self.refused = 0
-        self.place = self._saved = Place(0, 0)
-        self._saved_at = time.monotonic()
+        self.delivered = self.refused = self.failed = 0
+        self.place = Place(0, 0)
+        self._saved, self._saved_at = (self.place, 0, 0), time.monotonic()
 
     def open(self) -> None:
         """Go on where it ended; a new one begins with what comes from now on. StoreError."""
@@ -116,7 +120,7 @@ class Outbox:
             else:
                 self.place = Place(row.inspection_id, row.verdict_id)
                 self.delivered, self.refused = row.delivered, row.refused
-        self._saved = self.place
+        self._saved = self.place, self.delivered, self.refused
 
     def batch(self, limit: int) -> Batch:
         """What comes next. Verdicts come after the inspection that they are about. StoreError."""
@@ -137,11 +141,11 @@ class Outbox:
                 end = replace(end, verdict=max(start.verdict, self._last_verdict(connection)))
             return Batch(messages, end, len(messages) < limit)
 
-    def after(self, message: Message, start: Place) -> Place:
-        """Where the sink is when it has this one."""
+    def after(self, message: Message) -> Place:
+        """Where the sink is when it has this one, too."""
         if message.verdict is None:
-            return replace(start, inspection=max(start.inspection, message.number))
-        return replace(start, verdict=max(start.verdict, message.verdict))
+            return replace(self.place, inspection=max(self.place.inspection, message.number))
+        return replace(self.place, verdict=max(self.place.verdict, message.verdict))
 
     def waiting(self) -> int:
         """How many messages there are still to be delivered, counted up to 10,000. StoreError."""
@@ -154,26 +158,36 @@ class Outbox:
                 found += int(connection.execute(select(func.count()).select_from(spoken)).scalar_one())
         return min(found, MOST_COUNTED)
 
-    def move(self, place: Place, delivered: int = 0, refused: int = 0, *, save: bool = True) -> None:
+    def move(self, place: Place, within: float = 0.0, delivered: int = 0, refused: int = 0) -> None:
         """It is there now.
 
         Args:
-            save: it survives a power cut when this returns. Else soon, for nothing was sent meanwhile.
+            within: seconds after the last `save` when it is time for the next one.
 
         Raises:
-            StoreError: it could not be written; it stays where it was.
+            StoreError: it could not be written down, and is with the next `save`.
         """
-        due = save or time.monotonic() - self._saved_at > SAVED
-        if (place != self._saved or delivered or refused) and due:
-            totals = {"delivered": self.delivered + delivered, "refused": self.refused + refused}
-            values = {"inspection_id": place.inspection, "verdict_id": place.verdict, **totals}
+        self.place, self.delivered = place, self.delivered + delivered
+        self.refused += refused
+        if time.monotonic() - self._saved_at >= within:
+            self.save()
+
+    def save(self) -> None:
+        """What has changed survives a power cut when this returns. StoreError."""
+        now = self.place, self.delivered, self.refused
+        if now != self._saved:
             with self.database.writing() as connection:
                 connection.execute(
-                    update(deliveries).where(*_row(self.product_id, self.key)).values(**values)
+                    update(deliveries)
+                    .where(*_row(self.product_id, self.key))
+                    .values(
+                        inspection_id=self.place.inspection,
+                        verdict_id=self.place.verdict,
+                        delivered=self.delivered,
+                        refused=self.refused,
+                    )
                 )
-            self._saved, self._saved_at = place, time.monotonic()
-        self.delivered, self.refused = self.delivered + delivered, self.refused + refused
-        self.place = place
+        self._saved, self._saved_at = now, time.monotonic()
 
     # ---- what is wanted
 
@@ -208,15 +222,8 @@ class Outbox:
     def _verdict(self, row: Any, one: dict[str, Any]) -> Message:
         said = {"id": row.id, "verdict": row.verdict, "at": iso(row.at), "by": row.who, "note": row.note}
         data = {**one, **self._more(int(row.of)), "said": {**said, "has_mask": row.mask is not None}}
-        return Message(
-            self._id("verdict", row.id, row.at),
-            VERDICT,
-            row.at,
-            self.product_id,
-            int(row.of),
-            int(row.id),
-            data,
-        )
+        id = self._id("verdict", row.id, row.at)
+        return Message(id, VERDICT, row.at, self.product_id, int(row.of), int(row.id), data)
 
     def _id(self, kind: str, number: int, at: int) -> str:
         """With the time in ms: after a restore, numbers that were given since the backup are given again."""

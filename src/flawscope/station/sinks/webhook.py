@@ -1,13 +1,16 @@
-"""A webhook: each message is a signed POST, as Standard Webhooks has it."""
+"""A webhook: each message is a POST, signed as Standard Webhooks has it (standardwebhooks.com, specification
+1.0.0, "Signature scheme"): HMAC-SHA256 of `id.timestamp.body`."""
 
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 import ssl
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,20 +19,23 @@ from flawscope._version import __version__
 from flawscope.errors import InputError, one_line
 from flawscope.station.settings.secret import hidden
 from flawscope.station.settings.sinks import SinkSettings
-from flawscope.station.sinks.delivery import UndeliveredError
+from flawscope.station.sinks.delivery import Sink, UndeliveredError
 from flawscope.station.sinks.outbox import Message
 from flawscope.station.sinks.pictures import Pictures, lack
-from flawscope.station.sinks.signature import read_secrets, signed
 
 TIMES = httpx.Timeout(15.0, connect=5.0)  # seconds; of reading and writing, between two pieces
 READ, LISTENED = 2048, 5.0  # bytes of an answer that are looked at, and seconds
 LONGEST_WISH = 3600.0  # seconds that Retry-After may ask for
 # The address or the right to use it is wrong for every message, not the message: these wait
 _NOT_THE_MESSAGE = (401, 402, 403, 404, 405, 407, 408, 421, 425, 426, 429)
+PREFIX = "whsec_"  # of a secret
+LEAST, MOST = 24, 64  # bytes of a secret, as the specification says
 
 
-class Webhook:
+class Webhook(Sink):
     """Raises InputError where its files cannot be read."""
+
+    kind = "webhook"
 
     def __init__(self, settings: SinkSettings, pictures: Pictures | None = None):
         assert settings.webhook is not None
@@ -73,7 +79,7 @@ class Webhook:
         for name, read in (("picture", self.pictures.view), ("overlay", self.pictures.overlay)):
             if wanted in (name, "both"):
                 data = read(message)
-                images[name] = None if data is None else "data:image/webp;base64," + _text(data)
+                images[name] = None if data is None else "data:image/webp;base64," + _base64(data)
         return message.envelope(images=images, **lack(message, images))
 
     def _headers(self, id: str, body: bytes) -> dict[str, str]:
@@ -138,5 +144,42 @@ def _trusted(ca_file: str | None) -> ssl.SSLContext:
     return context
 
 
-def _text(data: bytes) -> str:
+def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+# ------------------------------------------------------------------------------------------------- signatures
+
+
+def read_secrets(path: str) -> list[bytes]:
+    """The keys in a file, one a line: while a secret is changed there are two.
+
+    Raises:
+        InputError: it cannot be read, or holds something else. No message shows what it holds.
+    """
+    try:
+        return [_key(line) for line in Path(path).read_text(encoding="ascii").split() or [""]]
+    except OSError as error:
+        raise InputError(f"secret_file: cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        raise InputError(
+            f"secret_file: {path} must hold a line `{PREFIX}` and base64 of {LEAST} to {MOST} random bytes"
+        ) from None
+
+
+def _key(line: str) -> bytes:
+    """ValueError where it is no secret."""
+    key = base64.b64decode(line.removeprefix(PREFIX), validate=True)
+    if not line.startswith(PREFIX) or not LEAST <= len(key) <= MOST:
+        raise ValueError("not as the specification says")
+    return key
+
+
+def signed(keys: list[bytes], id: str, timestamp: int, body: bytes) -> str:
+    """The header `webhook-signature`: `v1,` and base64 for each key, with a space between.
+
+    Args:
+        timestamp: seconds since 1970, the header `webhook-timestamp`.
+    """
+    content = f"{id}.{timestamp}.".encode() + body
+    return " ".join(f"v1,{_base64(hmac.digest(key, content, 'sha256'))}" for key in keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from flawscope.errors import require_installed
@@ -9,8 +10,7 @@ from flawscope.station.settings.sources import DELETE, KEEP, CameraOf, FolderOf
 from flawscope.station.settings.station import Limits, Product
 from flawscope.station.sources.camera import Camera
 from flawscope.station.sources.folder import FolderSource
-from flawscope.station.sources.queue_quota import Share
-from flawscope.station.sources.source import Line, Report, Source, Submit
+from flawscope.station.sources.source import Line, Report, Share, Source, Submit
 from flawscope.station.sources.video import Video
 from flawscope.station.store.records import Store
 
@@ -32,33 +32,20 @@ def sources_of(
         InputError: PyAV is not installed, and a camera is named.
     """
     share = Share(limits)
-    if any(isinstance(one, CameraOf) for product in products.values() for one in product.all_sources):
-        require_installed("a camera or a video file", "av", extras="station")
     given = [one for product in products.values() for one in product.all_sources]
+    if any(isinstance(one, CameraOf) for one in given):
+        require_installed("a camera or a video file", "av", extras="station")
     # what one folder's pictures are moved to is not looked into by another
     apart = [one.then for one in given if isinstance(one, FolderOf) and one.then not in (KEEP, DELETE)]
     made: dict[str, list[Source]] = {}
     for name, product in products.items():
-        line = Line(numbers[name], submit, report, store, share)
-        folders = cameras = 0
+        line, count = Line(numbers[name], submit, report, store, share), Counter[type]()
         made[name] = []
         for one in product.all_sources:
+            count[type(one)] += 1
+            number = count[type(one)]
             if isinstance(one, FolderOf):
-                folders += 1
-                source = FolderSource(
-                    line.product_id,
-                    one.folder,
-                    submit,
-                    report,
-                    store,
-                    share,
-                    then=one.then,
-                    pattern=one.pattern,
-                    number=folders,
-                    apart=apart,
-                )
-                made[name].append(source)
+                made[name].append(FolderSource(line, one, number, apart))
             else:
-                cameras += 1
-                made[name].append((Video if one.is_video else Camera)(line, one, cameras))
+                made[name].append((Video if one.is_video else Camera)(line, one, number))
     return made

@@ -10,17 +10,16 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.station.background import Backoff
 from flawscope.station.inspecting.memory import BusyError
 from flawscope.station.inspecting.worker import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.sources import FRAME, TRIGGER, CameraOf
-from flawscope.station.sources.file_stamp import plain
 from flawscope.station.sources.frames import Frames, encoded
-from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Line, State
+from flawscope.station.sources.source import AWAY, RUNNING, Line, State, plain
 from flawscope.station.store.database import now
 from flawscope.station.store.identity import Request
 from flawscope.station.store.records import iso
@@ -60,25 +59,19 @@ class Camera:
 
     def __init__(self, line: Line, camera: CameraOf, number: int):
         self.line, self.camera, self.number = line, camera, number
-        self.name = f"camera{number}"
-        self._show = partial(line.show, number)
+        self.state = State(SOURCE, f"camera{number}", camera.shown, camera.every)
         self._changed = threading.Condition()
         self._newest: Shot | None = None  # due, and not handed in yet
         self._size = 1  # bytes of a frame
         self._triggers: dict[Future[Shot], object] = {}  # with what asked for it
         self._flying = 0
         self._due = 0.0
-        self._state, self._why = WAITING, ""
         self._seen = time.monotonic()  # when the last frame came, or it was opened
-        self._last: int | None = None
-        self._taken = self._dropped = self._broken = 0
         self._ended = threading.Event()
-        handing = 2 if camera.every == FRAME else 1  # to encode a large frame takes longer than it lasts
-        self._threads = [threading.Thread(target=self._read, name=f"camera-{number}", daemon=True)]
-        self._threads += [
-            threading.Thread(target=self._hand_in, name=f"camera-{number}-frames", daemon=True)
-            for _ in range(handing)
-        ]
+        jobs = [self._read, self._hand_in]
+        if camera.every == FRAME:
+            jobs.append(self._hand_in)  # to encode a large frame takes longer than it lasts
+        self._threads = [threading.Thread(target=job, name=f"camera-{number}", daemon=True) for job in jobs]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -88,31 +81,13 @@ class Camera:
         """Take nothing more; returns when what was taken is answered, or after so long."""
         ends = time.monotonic() + seconds
         self._ended.set()
+        self._disappoint("the station ends")
         with self._changed:
-            waiting, self._triggers = self._triggers, {}
             self._changed.notify_all()
-        for trigger in waiting:
-            if trigger.set_running_or_notify_cancel():
-                trigger.set_exception(AwayError("the station ends"))
-        with self._changed:
             self._changed.wait_for(lambda: not self._flying, max(0.0, ends - time.monotonic()))
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.1, ends - time.monotonic()))
-
-    def state(self) -> State:
-        return State(
-            kind=SOURCE,
-            name=self.name,
-            place=self.camera.shown,
-            takes=self.camera.every,
-            state=self._state,
-            why=self._why or None,
-            last=self._last,
-            taken=self._taken,
-            dropped=self._dropped,
-            broken=self._broken,
-        )
 
     # ---- a trigger
 
@@ -122,8 +97,8 @@ class Camera:
         Args:
             request: what asks for it; one that is sent again counts once.
         """
-        if self._state == AWAY:
-            raise AwayError(f"{self._called} is away: {self._why}; trigger again when it is back")
+        if self.state.state == AWAY:
+            raise AwayError(f"{self._called} is away: {self.state.why}; trigger again when it is back")
         waiting: Future[Shot] = Future()
         with self._changed:
             self._triggers[waiting] = request or waiting
@@ -137,16 +112,26 @@ class Camera:
     def picture(self, shot: Shot, key: str | None) -> Picture:
         """To be handed in. InputError where the frame is too large."""
         data = encoded(shot.frame, self.line.share.limits.pixels)
-        name = f"{self.name}-{_moment(shot.at)}.png"
+        name = f"{self.state.name}-{iso(shot.at).replace(':', '-')}.png"
         return Picture(self.line.product_id, data, name, SOURCE, key, triggers=shot.triggers or None)
+
+    def _take_triggers(self) -> dict[Future[Shot], object]:
+        with self._changed:
+            waiting, self._triggers = self._triggers, {}
+        return {one: request for one, request in waiting.items() if one.set_running_or_notify_cancel()}
+
+    def _disappoint(self, why: str) -> None:
+        """All that wait for a frame."""
+        for trigger in self._take_triggers():
+            trigger.set_exception(AwayError(why))
 
     # ---- frames come
 
     def _read(self) -> None:
         """For ever: open, decode, wait."""
-        pause = SHORTEST
+        pauses = Backoff(SHORTEST, LONGEST)
         while not self._ended.is_set():
-            came, why = False, "the stream ended"
+            why = "the stream ended"
             try:
                 frames = Frames(self.camera, self.line.share.limits.pixels)
                 try:
@@ -154,9 +139,9 @@ class Camera:
                     for frame in frames:
                         if self._ended.is_set():
                             return
-                        self._broken, before = self._broken + frames.broken - before, frames.broken
+                        self.state.broken, before = self.state.broken + frames.broken - before, frames.broken
                         if frame is not None:
-                            came = True
+                            pauses.reset()
                             self._came(frame)
                 finally:
                     frames.close()
@@ -165,24 +150,23 @@ class Camera:
             except Exception as error:  # of the library: another try may go well
                 why = f"{type(error).__name__} in the decoder"
             self._lose(why)
-            pause = SHORTEST if came else min(LONGEST, 2 * pause)
-            self._ended.wait(pause)
+            self._ended.wait(pauses.next())
 
     def _came(self, frame: VideoFrame) -> None:
+        triggers = self._take_triggers()
+        at = max(now(), (self.state.last or 0) + 1)
+        shot = Shot(frame, at, len(set(triggers.values())))
         with self._changed:
-            triggers, self._triggers = self._triggers, {}
-            shot = Shot(frame, max(now(), (self._last or 0) + 1), len(set(triggers.values())))
-            self._seen, self._last = time.monotonic(), shot.at
+            self._seen, self.state.last = time.monotonic(), at
             self._size = 3 * frame.width * frame.height
             if not triggers and self._is_due():
-                self._dropped += self._newest is not None
+                self.state.dropped += self._newest is not None
                 self._newest = shot
                 self._changed.notify()
         for trigger in triggers:
-            if trigger.set_running_or_notify_cancel():
-                trigger.set_result(shot)
-        if self._state != RUNNING:
-            self._state, self._why = RUNNING, ""
+            trigger.set_result(shot)
+        if self.state.state != RUNNING:
+            self.state.state, self.state.why = RUNNING, None
             self._show("camera_away", None)
 
     def _is_due(self) -> bool:
@@ -197,57 +181,48 @@ class Camera:
         return True
 
     def _lose(self, why: str) -> None:
-        self._state, self._why = AWAY, plain(why)
-        with self._changed:
-            waiting, self._triggers = self._triggers, {}
-        said = f"{self._called} is away: {self._why}"
-        for trigger in waiting:
-            if trigger.set_running_or_notify_cancel():
-                trigger.set_exception(AwayError(f"{said}; trigger again when it is back"))
+        self.state.state, self.state.why = AWAY, plain(why)
+        said = f"{self._called} is away: {self.state.why}"
+        self._disappoint(f"{said}; trigger again when it is back")
         self._show("camera_away", f"{said}; it is tried again by itself")
 
     # ---- frames go
 
     def _hand_in(self) -> None:
-        share = self.line.share
         while not self._ended.is_set():
             with self._changed:
-                waits = self._newest is None or self._flying >= AHEAD
-                if waits:
+                if self._newest is None or self._flying >= AHEAD:
                     self._changed.wait(LOOK)
                 size = self._size
                 ready = self._newest is not None and self._flying < AHEAD
                 self._flying += ready
             self._look()
-            if not ready:
-                continue
-            if not share.take(size, self._ended):
-                self._landed()
-                continue
-            with self._changed:
-                shot, self._newest = self._newest, None  # by now perhaps a newer one, or another took it
-            if shot is None or not self._submit(shot, size):
-                share.give(size)
+            if ready and not (self.line.share.take(size, self._ended) and self._submit(size)):
                 self._landed()
 
-    def _submit(self, shot: Shot, size: int) -> bool:
-        """Whether it is on its way."""
+    def _submit(self, size: int) -> bool:
+        """Of the newest frame, for which there is room in the share: whether it is on its way."""
+        with self._changed:
+            shot, self._newest = self._newest, None  # by now perhaps a newer one, or another took it
+        answer = None
         try:
-            picture = self.picture(shot, f"{SOURCE}:{self.number}:{shot.at}")
-            (answer,) = self.line.submit([picture])
+            if shot is not None:
+                picture = self.picture(shot, f"{SOURCE}:{self.number}:{shot.at}")
+                (answer,) = self.line.submit([picture])
         except BusyError:
-            self._dropped += 1
+            self.state.dropped += 1
             self._ended.wait(0.05)
-            return False
         except Exception as error:
             self._refused(error)
+        if answer is None:
+            self.line.share.give(size)
             return False
 
         def answered(done: Future[Recorded]) -> None:
             self.line.share.give(size)
             error = done.exception()
             if error is None:
-                self._taken += 1
+                self.state.taken += 1
                 self._show("camera_refused", None)
             else:
                 self._refused(error)
@@ -261,22 +236,23 @@ class Camera:
             self._flying -= 1
             self._changed.notify_all()
 
+    # ---- what a person should know
+
     def _refused(self, error: BaseException) -> None:
         """The frame is lost, and the next one may go well."""
-        self._broken += 1
+        self.state.broken += 1
         why = str(error) if isinstance(error, FlawscopeError) else f"{type(error).__name__} in the decoder"
         self._show("camera_refused", f"frames of {self._called} are not inspected: {why}")
 
     def _look(self) -> None:
         """Some drivers wait for a frame for ever: who reads cannot say that none comes."""
-        if self._state == RUNNING and time.monotonic() - self._seen > self.camera.patience + LOOK:
-            self._lose(f"it sends nothing for {self.camera.patience:g} s")
+        patience = self.camera.patience
+        if self.state.state == RUNNING and time.monotonic() - self._seen > patience + LOOK:
+            self._lose(f"it sends nothing for {patience:g} s")
+
+    def _show(self, code: str, why: str | None) -> None:
+        self.line.show(code, f"_{self.number}", why)
 
     @property
     def _called(self) -> str:
         return f"camera {self.number} ({self.camera.shown})"
-
-
-def _moment(at: int) -> str:
-    """For the name of a file: 2026-11-22T02-04-51.123Z."""
-    return iso(at).replace(":", "-")

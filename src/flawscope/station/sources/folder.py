@@ -12,58 +12,51 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import select
 
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import InputError, with_kind
 from flawscope.progress import counted
-from flawscope.station.background import Background
+from flawscope.station.background import Background, Backoff
 from flawscope.station.inspecting.worker import Picture
 from flawscope.station.inspecting.writer import Recorded
-from flawscope.station.settings.sources import KEEP
-from flawscope.station.settings.station import Limits
-from flawscope.station.sources.file_stamp import Mark, mark_of, plain, read_as
-from flawscope.station.sources.post_actions import After
-from flawscope.station.sources.queue_quota import Share
-from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Report, State, Submit, handed_in
-from flawscope.station.store.database import StoreError, now
+from flawscope.station.settings.sources import FolderOf
+from flawscope.station.sources.post_actions import After, is_still
+from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Line, State, plain
+from flawscope.station.store.database import now
 from flawscope.station.store.identity import Label, labelled
-from flawscope.station.store.records import Store, iso
+from flawscope.station.store.records import iso
 from flawscope.station.store.schema import inspections
-from flawscope.watch.arrivals import PATIENCE, SETTLE, Arrivals
+from flawscope.watch.arrivals import PATIENCE, REST, SETTLE, Arrivals, Stamp
 
 SOURCE = "folder"  # of an inspection
 UNREADABLE, GONE = "unreadable", "gone"  # events
+WAITS, THEN = "folder_waits", "folder_then"  # problems with pictures that are tried again
 POLL = 5.0  # seconds between two looks where no event comes
 SOON = 0.1  # and while a file is being written
-REST = 4  # times as long as a look takes, at least, comes before the next one: a share is not kept busy
-SHORTEST, LONGEST = (
-    1.0,
-    300.0,
-)  # seconds before a picture is tried again that could be read, but not inspected
+SHORTEST, LONGEST = 1.0, 300.0  # seconds before a picture is tried again that is not to blame
 SHOWN = 3600.0  # seconds for which an unreadable picture is a problem; the event stays
 MOST_KEY = 200  # characters
 TOGETHER = 256  # keys that are looked up at once
 WORK = 20  # times as long as a look takes, at least, until the next one where many pictures wait
 
 
-@dataclass
-class _Later:
-    """Of a picture that could not be inspected through no fault of its own."""
+class _Later(NamedTuple):
+    """Of a picture that is tried again, for ever: it could not be inspected, or its file could not go."""
 
-    again: float
-    delay: float
+    code: str
+    pauses: Backoff
     why: str
 
 
-@dataclass
-class _Spoilt:
-    mark: Mark
+class _Spoilt(NamedTuple):
+    stamp: Stamp
     since: float
     why: str
 
@@ -72,244 +65,199 @@ class FolderSource(Background):
     """Takes the pictures of a folder and its subfolders, the oldest first, those that are there already, too.
 
     Args:
-        submit: the inspector's.
-        report: shows a problem under a code, or ends it with None.
-        store: knows what was taken before.
-        share: of the queue; the same one for all folders of a station.
-        then: what happens to a file that was inspected, as in `FolderOf`.
-        pattern: what the path of a picture says of its part, as in `FolderOf`.
-        number: which one it is of the product's folders.
+        number: which one it is of the product's folders; from 1.
         apart: folders in it that are not looked into: what pictures are moved to.
         poll, patience, settle: seconds; the last two as for `Arrivals`.
     """
 
     def __init__(
         self,
-        product_id: int,
-        folder: str | os.PathLike[str],
-        submit: Submit,
-        report: Report,
-        store: Store,
-        share: Share | None = None,
+        line: Line,
+        settings: FolderOf,
+        number: int,
+        apart: Iterable[str] = (),
         *,
-        then: str = KEEP,
-        pattern: str | None = None,
-        number: int = 1,
-        apart: Iterable[str | os.PathLike[str]] = (),
         poll: float = POLL,
         patience: float = PATIENCE,
         settle: float = SETTLE,
     ):
-        super().__init__(f"folder-{product_id}")
-        self.product_id, self.folder = product_id, Path(os.path.abspath(folder))
-        self.submit, self.report, self.store = submit, report, store
-        self.share = share or Share(Limits())
+        super().__init__(f"folder-{line.product_id}")
+        self.line, self.number = line, number
+        self.folder = Path(os.path.abspath(settings.folder))
         self.poll, self.patience, self.settle = poll, patience, settle
-        self.number, self.after = number, After(self.folder, then)
-        self.pattern = None if pattern is None else re.compile(pattern)
-        self.apart = [Path(os.path.abspath(one)) for one in (*apart, *filter(None, [self.after.target]))]
+        self.after = After(self.folder, settings.then)
+        self.pattern = None if settings.pattern is None else re.compile(settings.pattern)
+        self.apart = [*apart] if self.after.target is None else [*apart, str(self.after.target)]
+        self.state = State(SOURCE, f"folder{number}", plain(str(self.folder)), plain(settings.then))
         # the first one's keys are those of stations that had no other
         own = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
         self._prefix = f"{SOURCE}:" if number == 1 else f"{SOURCE}@{own}:"
-        self._taken, self._away = 0, ""
-        self._last: int | None = None
-        self._arrivals: Arrivals | None = None
+        self._known: Arrivals | None = None
         self._later: dict[Path, _Later] = {}
+        self._is_stuck = False  # this round put off a picture: others may fare as badly
         self._spoilt: dict[Path, _Spoilt] = {}
         self._noted: list[str] | None = None  # texts of earlier events
         self._deaf = threading.Event()
-        self._listener: threading.Thread | None = None
+        self._listener = threading.Thread(target=self._hear, name=f"folder-{number}-events", daemon=True)
+
+    def start(self) -> None:
+        super().start()
+        self._listener.start()
 
     def end(self) -> None:
         super().end()
         self._deaf.set()
 
-    def state(self) -> State:
-        state = AWAY if self._away else RUNNING if self._taken else WAITING
-        return State(
-            kind=SOURCE,
-            name=f"folder{self.number}",
-            place=plain(str(self.folder)),
-            takes=plain(self.after.then),
-            state=state,
-            why=self._away or None,
-            last=self._last,
-            taken=self._taken,
-        )
-
     # ---- again and again
 
     def _work(self) -> None:
         while not self._ended.is_set():
-            took = 0.0
             try:
-                took = self._round()
-                self._away = ""
+                self._round()
+                self.state.state, self.state.why = RUNNING if self.state.taken else WAITING, None
                 self._show("folder_away", None)
             except InputError as error:
-                self._away = f"{error}; pictures are taken when it is back"
-                self._show("folder_away", self._away)
+                self.state.state, self.state.why = AWAY, f"{error}; pictures are taken when it is back"
+                self._show("folder_away", self.state.why)
                 self._deaf.set()  # what comes back is another folder to the listener
-            except StoreError as error:
-                self._show("folder_waits", f"pictures wait in {self.folder}: {error}")
-            except Exception as error:  # one picture more or less: the next round tries again
-                self._show("folder_waits", f"pictures wait in {self.folder}: {type(error).__name__}: {error}")
+            except Exception as error:  # the store is away, say: the next round tries again
+                self._show(WAITS, f"pictures wait in {self.folder}: {with_kind(error)}")
                 self._ended.wait(self.poll)
-            self._pause(took)
+            busy = self._known is not None and self._known.waiting > len(self._later)
+            if not self._ended.wait(max(SOON, REST * self._known.took if self._known else 0.0)):
+                self._wait(0.0 if busy else self.poll)
 
-    def _pause(self, took: float) -> None:
-        """Until something happened; soon while files are being written."""
-        busy = self._arrivals is not None and self._arrivals.waiting > len(self._later)
-        if not self._ended.wait(max(SOON, REST * took)):
-            self._wait(0.0 if busy else self.poll)
+    def _hear(self) -> None:
+        """Wake up when something changes; where no events are to be had, listing goes on."""
+        from watchfiles import watch
 
-    def _round(self) -> float:
-        """Take what is whole by now; the seconds that the look at the folder took."""
-        begun = time.monotonic()
-        if self._arrivals is None:
-            self._arrivals = Arrivals(
+        while not self._ended.wait(self.poll if self._deaf.is_set() else 0.0):
+            self._deaf.clear()
+            with suppress(Exception):
+                changes = watch(
+                    self.folder, watch_filter=None, stop_event=self._deaf, debounce=200, step=20,
+                    force_polling=False, raise_interrupt=False,
+                )  # fmt: skip
+                for _ in changes:
+                    self.wake()
+            self._deaf.set()
+
+    def _round(self) -> None:
+        """Take what is whole by now."""
+        if self._known is None:
+            self._known = Arrivals(
                 self.folder,
                 existing=True,
                 patience=self.patience,
                 settle=self.settle,
                 apart=self.apart,
             )
-        found = self._arrivals.scan(begun)
-        took = time.monotonic() - begun
-        self._listen()
-        self._take(found, time.monotonic() + max(SHORTEST, WORK * took))
-        self._tell()
-        return took
-
-    def _listen(self) -> None:
-        """Wake up when something changes."""
-        if self._listener is None or self._deaf.is_set():
-            self._deaf = threading.Event()
-            self._listener = threading.Thread(
-                target=self._hear, args=(self._deaf,), name="folder-events", daemon=True
-            )
-            self._listener.start()
-        if self._ended.is_set():
-            self._deaf.set()
-
-    def _hear(self, deaf: threading.Event) -> None:
-        from watchfiles import watch
-
-        try:
-            for _ in watch(
-                self.folder,
-                watch_filter=None,
-                stop_event=deaf,
-                debounce=200,
-                step=20,
-                force_polling=False,
-                raise_interrupt=False,
-            ):
-                self.wake()
-        except Exception:
-            return  # no more watches to be had, or no such thing here: listing goes on
+        found = self._known.scan(time.monotonic())
+        self._take(self._known, found, time.monotonic() + max(SHORTEST, WORK * self._known.took))
+        self._tell(self._known)
 
     # ---- pictures
 
-    def _take(self, paths: list[Path], until: float) -> None:
+    def _take(self, arrivals: Arrivals, paths: list[Path], until: float) -> None:
         """Inspect pictures, several at once, and wait for the answers."""
-        assert self._arrivals is not None
-        flying: deque[tuple[Path, Mark, Future[Recorded]]] = deque()
-        before = len(self._later)
-        for path, mark in self._fresh(paths):
-            if self._ended.is_set() or time.monotonic() > until or len(self._later) > before:
+        flying: deque[tuple[Path, Future[Recorded]]] = deque()
+        self._is_stuck = False
+        for path, stamp in self._fresh(arrivals, paths):
+            if self._ended.is_set() or time.monotonic() > until or self._is_stuck:
                 break
-            future = self._send(path, mark)
+            future = self._send(arrivals, path, stamp)
             if future is not None:
-                flying.append((path, mark, future))
-            while flying and flying[0][2].done():
-                self._answered(*flying.popleft())
+                flying.append((path, future))
+            while flying and flying[0][1].done():
+                self._answered(arrivals, *flying.popleft())
         for one in flying:
-            self._answered(*one)
+            self._answered(arrivals, *one)
 
-    def _fresh(self, paths: list[Path]) -> Iterator[tuple[Path, Mark]]:
-        """Those that are not in the store yet, and have not to wait."""
-        assert self._arrivals is not None
-        at = time.monotonic()
-        due = (path for path in paths if path not in self._later or self._later[path].again <= at)
-        while group := list(islice(due, TOGETHER)):
-            marks = {path: mark for path in group if (mark := mark_of(path)) is not None}
-            keys = {path: self._key(path, mark) for path, mark in marks.items()}
-            known = self.store.numbers_of(self.product_id, list(keys.values()))
-            for path, mark in marks.items():
+    def _fresh(self, arrivals: Arrivals, paths: list[Path]) -> Iterator[tuple[Path, Stamp]]:
+        """Those that are not in the store yet."""
+        rest = iter(paths)
+        while group := list(islice(rest, TOGETHER)):
+            keys = {path: self._key(path, arrivals.stamp(path)) for path in group}
+            known = self.line.store.numbers_of(self.line.product_id, list(keys.values()))
+            for path in group:
                 if keys[path] in known:
-                    self._settled(path, mark)
+                    self._settled(arrivals, path)
                 else:
-                    yield path, mark
+                    yield path, arrivals.stamp(path)
 
-    def _send(self, path: Path, mark: Mark) -> Future[Recorded] | None:
+    def _send(self, arrivals: Arrivals, path: Path, stamp: Stamp) -> Future[Recorded] | None:
         """Read a picture and hand it in; None where that is not to be, or not now."""
-        assert self._arrivals is not None
-        limits = self.share.limits
-        if mark.size > limits.upload_bytes:
-            why = f"{path} has {mark.size / 1e6:.0f} MB, {limits.upload} are accepted: raise `limits: upload`"
-            self._cannot(path, mark, InputError(why))
+        limits = self.line.share.limits
+        if stamp.size > limits.upload_bytes:
+            why = (
+                f"{path} has {stamp.size / 1e6:.0f} MB, {limits.upload} are accepted: raise `limits: upload`"
+            )
+            self._cannot(arrivals, path, InputError(why))
             return None
-        if not self.share.take(mark.size, self._ended):
-            return None
-        future = None
         try:
-            data = read_as(path, mark)
-            if data is not None and self._was_moved(data, mark):
-                self._settled(path, mark)
-            elif data is not None:
-                name = self._name(path)
-                key, label = self._key(path, mark), self._label(name)
-                one = Picture(self.product_id, data, name, SOURCE, key, **label._asdict())
-                future = handed_in(one, self.submit, self._ended)
+            data = read_as(path, stamp)
         except OSError as error:
-            self._put_off(path, f"cannot read {path}: {error.strerror}")
-        finally:
-            if future is None:
-                self.share.give(mark.size)
-        if future is not None:
-            future.add_done_callback(lambda _: self.share.give(mark.size))
-        return future
+            self._put_off(arrivals, path, WAITS, f"cannot read {path}: {error.strerror}")
+            return None
+        if data is None:
+            return None
+        if self._was_moved(data, stamp):
+            self._settled(arrivals, path)
+            return None
+        name, key = self._name(path), self._key(path, stamp)
+        one = Picture(self.line.product_id, data, name, SOURCE, key, **self._label(name)._asdict())
+        return self.line.hand_in(one, self._ended)
 
-    def _answered(self, path: Path, mark: Mark, future: Future[Recorded]) -> None:
-        assert self._arrivals is not None
+    def _answered(self, arrivals: Arrivals, path: Path, future: Future[Recorded]) -> None:
         error = future.exception()
         if isinstance(error, InputError):
-            self._cannot(path, mark, error)
+            self._cannot(arrivals, path, error)
         elif error is not None:
-            self._put_off(path, str(error) if isinstance(error, FlawscopeError) else repr(error))
+            self._put_off(arrivals, path, WAITS, with_kind(error))
         else:
-            self._taken, self._last = self._taken + 1, now()
-            self._settled(path, mark)
+            self.state.taken, self.state.last = self.state.taken + 1, now()
+            self._settled(arrivals, path)
 
-    def _settled(self, path: Path, mark: Mark) -> None:
+    def _settled(self, arrivals: Arrivals, path: Path) -> None:
         """Its inspection is on the disk."""
-        assert self._arrivals is not None
-        self._arrivals.done(path)
+        try:
+            self.after.inspected(path, arrivals.stamp(path))
+        except OSError as error:
+            self._put_off(arrivals, path, THEN, error.strerror or type(error).__name__)
+            return
+        arrivals.done(path)
+        if not path.exists():
+            arrivals.removed(path, time.monotonic())
         self._later.pop(path, None)
         self._spoilt.pop(path, None)
-        self.after.inspected(path, mark)
 
-    def _put_off(self, path: Path, why: str) -> None:
+    def _put_off(self, arrivals: Arrivals, path: Path, code: str, why: str) -> None:
         """The picture is not to blame: it is tried for ever, less and less often."""
         before = self._later.get(path)
-        delay = SHORTEST if before is None else min(LONGEST, 2 * before.delay)
-        self._later[path] = _Later(time.monotonic() + delay, delay, why)
+        pauses = before.pauses if before is not None else Backoff(SHORTEST, LONGEST)
+        self._is_stuck = self._is_stuck or (before is None and code == WAITS)
+        self._later[path] = _Later(code, pauses, why)
+        arrivals.later(path, time.monotonic() + pauses.next())
 
-    def _cannot(self, path: Path, mark: Mark, error: InputError) -> None:
+    def _cannot(self, arrivals: Arrivals, path: Path, error: InputError) -> None:
         """The picture cannot be read. It may not be whole yet; else a person is told, once."""
-        assert self._arrivals is not None
         self._later.pop(path, None)
-        if not self._arrivals.failed(path, time.monotonic()):
+        stamp = arrivals.stamp(path)
+        if not arrivals.failed(path, time.monotonic()):
             return
+        try:
+            there = self.after.unreadable(path, stamp)
+        except OSError:
+            arrivals.forget(path)  # and so it is tried again
+            there = path
         why = plain(str(error))
-        there = self.after.unreadable(path, mark)
-        self._spoilt[there] = _Spoilt(mark, time.monotonic(), why)
-        begins = f"{self._name(path)} of {iso(mark.changed // 1000)}, {mark.size} bytes: "
+        self._spoilt[there] = _Spoilt(stamp, time.monotonic(), why)
+        begins = f"{self._name(path)} of {iso(stamp.changed // 1000)}, {stamp.size} bytes: "
+        store, product_id = self.line.store, self.line.product_id
         if self._noted is None:
-            self._noted = [str(row.text) for row in self.store.events(UNREADABLE, self.product_id)]
+            self._noted = [str(row.text) for row in store.events(UNREADABLE, product_id)]
         if not any(text.startswith(begins) for text in self._noted):
-            self.store.note_event(UNREADABLE, SOURCE, begins + why, self.product_id)
+            store.note_event(UNREADABLE, SOURCE, begins + why, product_id)
             self._noted.append(begins + why)
 
     # ---- names
@@ -320,62 +268,73 @@ class FolderSource(Background):
     def _label(self, name: str) -> Label:
         """What a picture's name says of its part; nothing where that could not be kept."""
         found = self.pattern.search(name) if self.pattern is not None else None
-        if found is None:
-            return Label()
-        try:
-            said = found.groupdict()
+        said = {} if found is None else found.groupdict()
+        with suppress(InputError):
             return labelled(said.get("part"), said.get("batch"))
-        except InputError:
-            return Label()
+        return Label()
 
-    def _key(self, path: Path, mark: Mark) -> str:
+    def _key(self, path: Path, stamp: Stamp) -> str:
         name = self._name(path)
         exact = path.relative_to(self.folder).as_posix()
-        key = f"{self._prefix}{name}{mark.ending}"
+        key = f"{self._prefix}{name}{_ending(stamp)}"
         if len(key) <= MOST_KEY and name == exact:
             return key
-        return f"{self._prefix}#{hashlib.sha256(os.fsencode(exact)).hexdigest()}{mark.ending}"
+        return f"{self._prefix}#{hashlib.sha256(os.fsencode(exact)).hexdigest()}{_ending(stamp)}"
 
-    def _was_moved(self, data: bytes, mark: Mark) -> bool:
+    def _was_moved(self, data: bytes, stamp: Stamp) -> bool:
         """Whether this very file was taken under another name, which is not there any more: programs sort
         pictures into subfolders."""
         query = select(inspections.c.key).where(
-            inspections.c.product_id == self.product_id,
+            inspections.c.product_id == self.line.product_id,
             inspections.c.picture == hashlib.sha256(data).hexdigest(),
             inspections.c.source == SOURCE,
         )
-        with self.store.database.reading() as connection:
+        with self.line.store.database.reading() as connection:
             keys = [str(key) for key in connection.execute(query.limit(100)).scalars()]
-        own = [key for key in keys if key.startswith(self._prefix) and key.endswith(mark.ending)]
-        before = [key[len(self._prefix) : -len(mark.ending)] for key in own]
+        begins, ends = self._prefix, _ending(stamp)
+        own = [key for key in keys if key.startswith(begins) and key.endswith(ends)]
+        before = [key[len(begins) : -len(ends)] for key in own]
         return any(not name.startswith("#") and not (self.folder / name).exists() for name in before)
 
     # ---- what a person should know
 
     def _show(self, code: str, why: str | None) -> None:
-        which = "" if self.number == 1 else f"_{self.number}"
-        self.report(f"{code}_{self.product_id}{which}", None if why is None else plain(why))
+        self.line.show(code, "" if self.number == 1 else f"_{self.number}", why)
 
-    def _tell(self) -> None:
-        assert self._arrivals is not None
-        if gone := self._arrivals.gone:
-            names = ", ".join(self._name(path) for path in gone[:3])
+    def _tell(self, arrivals: Arrivals) -> None:
+        gone = [
+            path for path in arrivals.gone if (one := self._later.pop(path, None)) is None or one.code != THEN
+        ]
+        arrivals.gone.clear()
+        if gone:
+            names = ", ".join(self._name(path) for path in gone[:3]) + ("" if len(gone) <= 3 else ", ...")
             text = f"{counted(len(gone), 'picture')} went away before being inspected: {names}"
-            self.store.note_event(GONE, SOURCE, text + ("" if len(gone) <= 3 else ", ..."), self.product_id)
-            for path in gone:
-                self._later.pop(path, None)
-            gone.clear()
-        for path in self.after.gone():
-            self._arrivals.forget(path)
+            self.line.store.note_event(GONE, SOURCE, text, self.line.product_id)
         for path, spoilt in list(self._spoilt.items()):
-            if time.monotonic() - spoilt.since > SHOWN or mark_of(path) != spoilt.mark:
+            if time.monotonic() - spoilt.since > SHOWN or not is_still(path, spoilt.stamp):
                 del self._spoilt[path]
-        self._count("folder_waits", self._later, "could not be inspected yet")
-        self._count("folder_unreadable", self._spoilt, "cannot be read")
-        self.after.again()
-        self._show("folder_then", self.after.problem)
+        later = list(self._later.values())
+        self._count(WAITS, "picture", "could not be inspected yet", [o.why for o in later if o.code == WAITS])
+        self._count("folder_unreadable", "picture", "cannot be read", [o.why for o in self._spoilt.values()])
+        undone = [one.why for one in later if one.code == THEN]
+        self._count(THEN, "inspected picture", f"cannot be {self.after.words}", undone)
 
-    def _count(self, code: str, several: Mapping[Path, _Later | _Spoilt], what: str) -> None:
-        last = next(reversed(list(several.values())), None)
-        many = counted(len(several), "picture")
-        self._show(code, None if last is None else f"{many} in {self.folder} {what}: {last.why}")
+    def _count(self, code: str, thing: str, what: str, reasons: list[str]) -> None:
+        many = counted(len(reasons), thing)
+        self._show(code, f"{many} in {self.folder} {what}: {reasons[-1]}" if reasons else None)
+
+
+def _ending(stamp: Stamp) -> str:
+    """Of a key."""
+    return f":{stamp.changed}:{stamp.size}"
+
+
+def read_as(path: Path, stamp: Stamp) -> bytes | None:
+    """The file, if it is as it was and stays so meanwhile; None where it changes or went away. OSError."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(stamp.size + 1)
+            is_whole = len(data) == stamp.size and Stamp.of(os.fstat(file.fileno()))[:2] == stamp[:2]
+            return data if is_whole else None
+    except FileNotFoundError:
+        return None

@@ -8,22 +8,23 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from flawscope.station.background import Backoff
 from flawscope.station.inspecting.memory import BusyError
 from flawscope.station.inspecting.worker import Picture
 from flawscope.station.inspecting.writer import Recorded
-from flawscope.station.sources.file_stamp import plain
-from flawscope.station.sources.queue_quota import Share
+from flawscope.station.settings.station import Limits
 from flawscope.station.store.records import Store, iso
 
 WAITING, RUNNING, AWAY, ENDED = "waiting", "running", "away", "ended"  # states
+BUSY, BUSIEST = 0.02, 1.0  # seconds before a full queue is tried again
 
 Submit = Callable[[Sequence[Picture]], list[Future[Recorded]]]
 Report = Callable[[str, str | None], None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class State:
-    """How a source is.
+    """How a source is; its threads keep it up to date.
 
     kind: folder, video or camera. name: in names of pictures. place: folder or address, without a password.
     takes: every frame, or when; of a folder what happens to a file then. state: `waiting` for a first
@@ -36,7 +37,7 @@ class State:
     name: str
     place: str
     takes: str
-    state: str
+    state: str = WAITING
     why: str | None = None
     last: int | None = None
     taken: int = 0
@@ -48,7 +49,10 @@ class State:
 
 
 class Source(Protocol):
-    """What the station calls."""
+    """Pictures that come by themselves. It is made of a `Line`, what the settings say of it, and the number
+    that it has among the product's sources of its kind, from 1."""
+
+    state: State
 
     def start(self) -> None:
         """Begin, and return at once: what cannot be reached is a problem, not an error."""
@@ -57,13 +61,37 @@ class Source(Protocol):
         """Take nothing more, and return when what was taken is answered, or after half a minute: a share that
         hangs does not keep the station from ending."""
 
-    def state(self) -> State:
-        """From any thread, without waiting."""
+
+class Share:
+    """Half of the queue, which all sources may take together. So they never make the station refuse those who
+    send pictures themselves."""
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+        self._most, self._most_bytes = max(1, limits.queue // 2), 2 * limits.upload_bytes
+        self._count = self._bytes = 0
+        self._changed = threading.Condition()
+
+    def take(self, size: int, ended: threading.Event) -> bool:
+        """Wait until there is room for a picture of so many bytes; False where all ends before."""
+        with self._changed:
+            while self._count >= self._most or (self._count and self._bytes + size > self._most_bytes):
+                if ended.is_set():
+                    return False
+                self._changed.wait(0.2)
+            self._count, self._bytes = self._count + 1, self._bytes + size
+            return True
+
+    def give(self, size: int) -> None:
+        """It was answered."""
+        with self._changed:
+            self._count, self._bytes = self._count - 1, self._bytes - size
+            self._changed.notify_all()
 
 
 @dataclass(frozen=True)
 class Line:
-    """What every source is given.
+    """What every source of a product is given.
 
     submit: the inspector's. report: shows a problem under a code, or ends it with None. store: knows what was
     taken before. share: of the queue; the same one for all sources of a station.
@@ -75,18 +103,30 @@ class Line:
     store: Store
     share: Share
 
-    def show(self, number: int, code: str, why: str | None) -> None:
-        """A problem of the product's camera of this number; None: it is over."""
-        self.report(f"{code}_{self.product_id}_{number}", None if why is None else plain(why))
+    def show(self, code: str, number: str, why: str | None) -> None:
+        """A problem of the product's source of this number; None: it is over."""
+        self.report(f"{code}_{self.product_id}{number}", None if why is None else plain(why))
 
-
-def handed_in(picture: Picture, submit: Submit, ended: threading.Event) -> Future[Recorded] | None:
-    """When there is room for it; None where all ends before."""
-    pause = 0.02
-    while True:
+    def hand_in(self, picture: Picture, ended: threading.Event) -> Future[Recorded] | None:
+        """As soon as there is room for it; None where all ends before."""
+        size = len(picture.data)
+        if not self.share.take(size, ended):
+            return None
+        answer, pause = None, Backoff(BUSY, BUSIEST)
         try:
-            return submit([picture])[0]
-        except BusyError:
-            if ended.wait(pause):
-                return None
-            pause = min(1.0, 2 * pause)
+            while answer is None:
+                try:
+                    (answer,) = self.submit([picture])
+                except BusyError:
+                    if ended.wait(pause.next()):
+                        return None
+        finally:
+            if answer is None:
+                self.share.give(size)
+        answer.add_done_callback(lambda _: self.share.give(size))
+        return answer
+
+
+def plain(text: str) -> str:
+    """A file's name can hold bytes that are no letters, which a data base does not take."""
+    return text.encode("utf-8", "replace").decode("utf-8")

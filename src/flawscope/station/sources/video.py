@@ -12,19 +12,18 @@ import os
 import time
 from collections import deque
 from concurrent.futures import Future
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import InputError, with_kind
 from flawscope.progress import counted
-from flawscope.station.background import Background
+from flawscope.station.background import Background, Backoff
 from flawscope.station.inspecting.worker import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings import addresses
 from flawscope.station.settings.sources import CameraOf
-from flawscope.station.sources.file_stamp import plain
 from flawscope.station.sources.frames import Frames, LostError, encoded
-from flawscope.station.sources.source import AWAY, ENDED, RUNNING, WAITING, Line, State, handed_in
+from flawscope.station.sources.source import AWAY, ENDED, RUNNING, Line, State, plain
 from flawscope.station.store.database import now
 
 if TYPE_CHECKING:
@@ -48,93 +47,81 @@ class Video(Background):
     def __init__(self, line: Line, camera: CameraOf, number: int):
         super().__init__(f"video-{number}")
         self.line, self.camera, self.number = line, camera, number
-        self.name = plain(addresses.name_of(camera.camera))
-        self._show = partial(line.show, number)
-        self._state, self._why = WAITING, ""
-        self._last: int | None = None
-        self._taken = self._broken = 0
+        name = plain(addresses.name_of(camera.camera))
+        self.state = State(SOURCE, name, plain(camera.shown), camera.every)
         self._flying: deque[tuple[int, Future[Recorded]]] = deque()
-
-    def state(self) -> State:
-        return State(
-            kind=SOURCE,
-            name=self.name,
-            place=plain(self.camera.shown),
-            takes=self.camera.every,
-            state=self._state,
-            why=self._why or None,
-            last=self._last,
-            taken=self._taken,
-            broken=self._broken,
-        )
 
     # ---- again and again
 
     def _work(self) -> None:
-        pause, seen = SHORTEST, None
+        pauses, seen = Backoff(SHORTEST, LONGEST), None
         while not self._ended.is_set():
+            pause = SETTLE
             try:
-                mark = _mark(self.camera.camera)
-                if mark != seen:
+                if _mark(self.camera.camera) != seen:
                     self._wait_until_whole()
                     mark = _mark(self.camera.camera)
                     self._play()
                     seen = mark
-                pause = SETTLE
+                pauses.reset()
             except Exception as error:
                 self._failed(error)
-                pause = min(LONGEST, 2 * pause)
-            finally:
-                self._settle()
+                pause = pauses.next()
+            while self._flying:  # whatever becomes of it: what is not recorded is taken again
+                self.state.taken += self._flying.popleft()[1].exception() is None
             self._ended.wait(pause)
 
     def _wait_until_whole(self) -> None:
-        while not self._ended.is_set():
-            mark = _mark(self.camera.camera)
-            if time.time() - mark[0] / 1e9 > SETTLE or self._ended.wait(SETTLE):
-                return
-            if _mark(self.camera.camera) == mark:
-                return
+        before, mark = None, _mark(self.camera.camera)
+        while mark != before and time.time() - mark[0] / 1e9 <= SETTLE and not self._ended.wait(SETTLE):
+            before, mark = mark, _mark(self.camera.camera)
 
     def _play(self) -> None:
         """From the first frame that was not inspected to the last one."""
+        store, product_id = self.line.store, self.line.product_id
         identity = _identity(self.camera.camera)
         done = f"{identity}, every {self.camera.every}"
-        if any(str(row.text).endswith(done) for row in self.line.store.events(SOURCE, self.line.product_id)):
+        if any(str(row.text).endswith(done) for row in store.events(SOURCE, product_id)):
             self._is(ENDED)
             return
-        frames, number, known, slot = Frames(self.camera, self.line.share.limits.pixels), -1, set[int](), -1
+        frames = Frames(self.camera, self.line.share.limits.pixels)
         try:
-            for number, frame in enumerate(frames):
-                if self._ended.is_set():
-                    return
-                if number % TOGETHER == 0:
-                    known = self._known(identity, number)
-                if frame is None:
-                    continue
-                if (seconds := self.camera.seconds) is not None:
-                    before, slot = slot, int(frames.seconds(frame, number) / seconds)
-                    if slot == before:
-                        continue
-                if number not in known and not self._take(identity, number, frame):
-                    return
-                if self._state != RUNNING:
-                    self._is(RUNNING)
+            count = self._take_all(identity, frames)
         finally:
-            self._broken += frames.broken
+            self.state.broken += frames.broken
             frames.close()
-        if number < 0:
+        if count is None:
+            return
+        if not count:
             raise LostError("it has no frame that can be decoded")
         while self._flying:
             self._answered()
-        text = f"{self.name} was inspected to its end: {counted(number + 1, 'frame')}, "
+        text = f"{self.state.name} was inspected to its end: {counted(count, 'frame')}, "
         text += f"{frames.broken} of them damaged" if frames.broken else "none damaged"
-        self.line.store.note_event(SOURCE, SOURCE, f"{text}; {done}", self.line.product_id)
+        store.note_event(SOURCE, SOURCE, f"{text}; {done}", product_id)
         self._is(ENDED)
 
-    def _known(self, identity: str, first: int) -> set[int]:
-        keys = {_key(identity, number): number for number in range(first, first + TOGETHER)}
-        return {keys[key] for key in self.line.store.numbers_of(self.line.product_id, list(keys))}
+    def _take_all(self, identity: str, frames: Frames) -> int | None:
+        """How many frames there are; None where the station ends before."""
+        number, known, slot = -1, set[int](), -1
+        for number, frame in enumerate(frames):
+            if self._ended.is_set():
+                return None
+            if number % TOGETHER == 0:
+                keys = {_key(identity, one): one for one in range(number, number + TOGETHER)}
+                found = self.line.store.numbers_of(self.line.product_id, list(keys))
+                known = {keys[key] for key in found}
+            if frame is None:
+                continue
+            if (seconds := self.camera.seconds) is not None:
+                before, slot = slot, int(frames.seconds(frame, number) / seconds)
+                if slot == before:
+                    continue
+            if number not in known and not self._take(identity, number, frame):
+                return None
+            if self.state.state != RUNNING:
+                self._is(RUNNING)
+        return number + 1
 
     # ---- a frame
 
@@ -145,29 +132,14 @@ class Video(Background):
         except InputError as error:
             self._spoilt(number, error)
             return True
-        name = f"{os.path.splitext(self.name)[0]}-{number + 1:06d}.png"
-        picture = Picture(self.line.product_id, data, name, SOURCE, _key(identity, number))
+        name = f"{Path(self.state.name).stem}-{number + 1:06d}.png"
         while len(self._flying) >= AHEAD:
             self._answered()
-        future = self._submitted(picture)
-        if future is None:
-            return False
-        self._flying.append((number, future))
-        return True
-
-    def _submitted(self, picture: Picture) -> Future[Recorded] | None:
-        share, size = self.line.share, len(picture.data)
-        if not share.take(size, self._ended):
-            return None
-        future = None
-        try:
-            future = handed_in(picture, self.line.submit, self._ended)
-        finally:
-            if future is None:
-                share.give(size)
+        picture = Picture(self.line.product_id, data, name, SOURCE, _key(identity, number))
+        future = self.line.hand_in(picture, self._ended)
         if future is not None:
-            future.add_done_callback(lambda _: share.give(size))
-        return future
+            self._flying.append((number, future))
+        return future is not None
 
     def _answered(self) -> None:
         """Of the oldest one on its way. What is no fault of the frame's ends this turn: the next one takes it
@@ -179,33 +151,29 @@ class Video(Background):
         elif error is not None:
             raise error
         else:
-            self._taken, self._last = self._taken + 1, now()
-
-    def _settle(self) -> None:
-        """Wait for what is on its way, whatever becomes of it."""
-        while self._flying:
-            _, future = self._flying.popleft()
-            self._taken += future.exception() is None
-
-    def _spoilt(self, number: int, error: InputError) -> None:
-        self._broken += 1
-        self._show("camera_refused", f"frame {number + 1} of {self.name} is not inspected: {error}")
+            self.state.taken, self.state.last = self.state.taken + 1, now()
 
     # ---- what a person should know
 
+    def _spoilt(self, number: int, error: InputError) -> None:
+        self.state.broken += 1
+        self._show("camera_refused", f"frame {number + 1} of {self.state.name} is not inspected: {error}")
+
     def _is(self, state: str) -> None:
-        self._state, self._why = state, ""
+        self.state.state, self.state.why = state, None
         self._show("camera_away", None)
         self._show("camera_waits", None)
 
     def _failed(self, error: Exception) -> None:
-        why = str(error) if isinstance(error, FlawscopeError) else f"{type(error).__name__}: {error}"
         if not isinstance(error, InputError):
-            self._show("camera_waits", f"frames of {self.name} wait: {why}")
-        elif self._state != ENDED:  # else nobody needs it any more
-            self._state, self._why = AWAY, plain(why)
+            self._show("camera_waits", f"frames of {self.state.name} wait: {with_kind(error)}")
+        elif self.state.state != ENDED:  # else nobody needs it any more
+            self.state.state, self.state.why = AWAY, plain(str(error))
             called = f"camera {self.number} ({self.camera.shown})"
-            self._show("camera_away", f"{called} is away: {why}; it is tried again by itself")
+            self._show("camera_away", f"{called} is away: {error}; it is tried again by itself")
+
+    def _show(self, code: str, why: str | None) -> None:
+        self.line.show(code, f"_{self.number}", why)
 
 
 def _key(identity: str, number: int) -> str:
@@ -222,7 +190,7 @@ def _mark(path: str) -> tuple[int, int]:
 
 
 def _identity(path: str) -> str:
-    """What the file is known by, whatever it is called: its size, its beginning and its end."""
+    """By which the file is known, whatever it is called: its size, its beginning and its end."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size

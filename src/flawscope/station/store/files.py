@@ -27,6 +27,16 @@ IDENTITY = ".station"  # file that says in the folder whose it is
 PART = ".part"  # of a file that is being written
 ROOM = 16 * 1024**2  # bytes that the data base and all the rest need to go on
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# of file systems on which a file has one name alone
+_NO_LINKS = (
+    errno.EPERM,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EINVAL,
+    errno.EMLINK,
+    errno.EXDEV,
+)
 
 
 class Files:
@@ -248,3 +258,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def give_name(part: Path, path: Path) -> None:
+    """Rename a file without overwriting another. FileExistsError; OSError."""
+    try:
+        os.link(part, path)  # unlike a renaming, it overwrites nothing
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.rename(part, path)
+        return
+    part.unlink(missing_ok=True)
