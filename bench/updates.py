@@ -156,8 +156,7 @@ def update(args: Args, name: str, kind: str, known: bool, draw: int, work: Path,
     import shutil
 
     from flawscope.cli import main as flawscope
-    from flawscope.review.decisions import COLUMNS
-    from flawscope.review.session import LOG
+    from flawscope.review.session import COLUMNS, LOG
 
     with common.workspace(None) as folder:
         stranger = "plate" if name != "plate" else "fabric"

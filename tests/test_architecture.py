@@ -43,7 +43,7 @@ ALLOWED: dict[str, str] = {
     "station": "machine config pictures artefact results methods runtime predictor export fitting watch",
     "testing": "pictures datasets artefact demo methods runtime predictor export fitting",
     "report": "machine pictures datasets metrics calibration artefact results evaluation",
-    "review": "pictures results report",
+    "review": "pictures results station",
     "benchmark": "config machine datasets metrics artefact methods runtime predictor fitting evaluation",
     "cluster": "machine pictures datasets calibration artefact results methods runtime predictor fitting "
     "benchmark",

@@ -32,7 +32,7 @@ from PIL import Image
 from flawscope.cli import main, serve
 from flawscope.demo import dataset
 from flawscope.demo.dataset import draw_dataset, draw_picture
-from flawscope.review.decisions import DEFECT, FINE
+from flawscope.review import DEFECT, FINE
 from flawscope.station.settings.station import read_settings
 from flawscope.station.web import app
 from flawscope.testing import check_method

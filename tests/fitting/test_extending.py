@@ -17,7 +17,7 @@ from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.fitting.update_evaluation import PowerLostError, is_unlike
 from flawscope.predictor import Predictor, load
-from flawscope.review.decisions import DEFECT, FINE, Decisions
+from flawscope.review import DEFECT, FINE, Decisions
 
 Part = Callable[..., str]
 

@@ -286,32 +286,40 @@ def test_a_review_is_done_by_keys_and_by_buttons(browser: Driver, hostile: Any, 
         browser.get(review.url)
         browser.get_log("browser")
         place = browser.find_element(By.ID, "name")
-        assert place.text == pictures[0].name
         page = browser.find_element(By.TAG_NAME, "body")
 
-        def decided(wanted: dict[int, str]) -> None:
+        def decided(wanted: dict[int, str], shown: int | None = None) -> None:
             WebDriverWait(browser, 5).until(lambda _: session.decided() == wanted)
-            count = f"{len(wanted)} of 4 decided"
-            WebDriverWait(browser, 5).until(lambda d: d.find_element(By.ID, "count").text == count)
+            if shown is not None:
+                seen = "return document.getElementById('layers').dataset.id"
+                WebDriverWait(browser, 5).until(lambda d: d.execute_script(seen) == str(shown + 1))
+                assert place.text == pictures[shown].name
 
+        decided({}, 0)
         page.send_keys("f")
-        decided({0: "good"})
+        decided({0: "good"}, 1)
         page.send_keys("d")
-        decided({0: "good", 1: "defect"})
+        decided({0: "good", 1: "defect"}, 2)
         page.send_keys("u")
-        decided({0: "good"})
-        assert place.text == pictures[1].name
+        decided({0: "good"}, 1)
         browser.find_element(By.ID, "good").click()
-        decided({0: "good", 1: "good"})
+        decided({0: "good", 1: "good"}, 2)
         page.send_keys(Keys.ARROW_LEFT)
-        assert place.text == pictures[1].name
+        decided({0: "good", 1: "good"}, 1)
         assert browser.find_element(By.ID, "good").get_attribute("aria-pressed") == "true"
-        for number in (2, 3):
-            page.send_keys(Keys.ARROW_RIGHT)
-            browser.find_element(By.ID, "defect").click()
-            decided({0: "good", 1: "good"} | dict.fromkeys(range(2, number + 1), "defect"))
-            page.send_keys(Keys.ARROW_LEFT)
-        browser.find_element(By.ID, "finish").click()
+        browser.find_element(By.ID, "defect").click()  # decided otherwise
+        decided({0: "good", 1: "defect"}, 2)
+        page.send_keys(Keys.ARROW_RIGHT)
+        decided({0: "good", 1: "defect"}, 3)
+        page.send_keys("g")
+        decided({0: "good", 1: "defect", 3: "good"}, 2)  # what was passed comes again
+        page.send_keys("d")
+        decided({0: "good", 1: "defect", 2: "defect", 3: "good"})
+        browser.get(review.url)
+        WebDriverWait(browser, 5).until(lambda d: d.find_element(By.ID, "end").is_displayed())
+        browser.find_element(By.TAG_NAME, "body").send_keys(Keys.ARROW_LEFT)
+        assert browser.find_element(By.ID, "name").text == pictures[2].name, "of the session before"
+        browser.find_element(By.CLASS_NAME, "finish").click()
         thread.join(5)
         assert not thread.is_alive()
         assert browser.get_log("browser") == []

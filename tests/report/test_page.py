@@ -17,7 +17,7 @@ import pytest
 from flawscope import report
 from flawscope.cli import main
 from flawscope.errors import InputError
-from flawscope.report.page import for_script
+from flawscope.results.html import for_script
 
 for library in ("matplotlib", "jinja2"):
     pytest.importorskip(library)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
+import io
 import json
+import re
 import socket
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from flawscope.errors import InputError
+from flawscope.pictures.decoding import read_mask
 from flawscope.review import DEFECT, FINE, Session
 from flawscope.review.server import Review
 
@@ -50,25 +57,50 @@ def ask(
     return answer.status, answer.headers, body
 
 
+def verdict(review: Review, number: int, word: str, **more: Any) -> tuple[int, dict[str, Any]]:
+    """Of the picture with this number, from 0; pages count from 1."""
+    sent = {"verdict": word, "mask": None, "note": "", **more}
+    status, _, body = ask(review, f"api/inspections/{number + 1}/verdict", sent)
+    return status, json.loads(body)
+
+
 def test_the_page_has_its_pictures_and_nothing_from_outside(review: Review) -> None:
-    status, headers, body = ask(review, "")
+    status, headers, body = ask(review, "", Accept_Language="de")
     text = body.decode()
     assert status == 200
-    assert "a/part" in text
-    assert "//" not in text.replace("// ", "").replace("</", "").split("<script>")[0]
+    assert '<html lang="de"' in text
+    own = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert len(own) > 4
+    for address in own:
+        if "/static/" in address:
+            assert ask(review, address)[0] == 200
+    assert not [one for one in own if "//" in one or one.startswith("http")]
     assert headers["Referrer-Policy"] == "no-referrer"
-    for kind in ("photo", "found"):
-        status, headers, body = ask(review, f"{kind}/0")
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    waiting = json.loads(ask(review, "api/review?limit=2&reader=x")[2])
+    assert [one["name"] for one in waiting["inspections"]] == ["a/part", "b/part"]
+    assert waiting["waiting"] == 3
+    assert [one["id"] for one in json.loads(ask(review, "api/review?limit=9&after=2")[2])["inspections"]] == [
+        3
+    ]
+    for kind in ("view", "overlay"):
+        status, headers, body = ask(review, f"api/inspections/1/{kind}?side=320")
         assert (status, headers["Content-Type"], body[:4]) == (200, "image/webp", b"RIFF")
+    assert read_mask(ask(review, "api/inspections/1/mask")[2]).shape == (48, 64)
     assert review.server.server_address[0] == "127.0.0.1"
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/wrong/", "/wrong/photo/0", "photo/99", "photo/-1", "photo/x", "../x", "x"]
+    "path",
+    [
+        *("/", "/wrong/", "/wrong/api/review", "api/inspections/99/view", "api/inspections/0/view"),
+        *("api/inspections/-1/view", "api/inspections/x/view", "api/inspections/1/x", "../x", "x"),
+        *("static/", "static/../pages.py", "static/base.html.j2", "api/review?limit=x"),
+    ],
 )
 def test_other_paths_show_nothing(review: Review, path: str) -> None:
     status, _, body = ask(review, path)
-    assert status in (403, 404)
+    assert status in (400, 403, 404)
     assert len(body) < 100
 
 
@@ -83,44 +115,63 @@ def test_other_paths_show_nothing(review: Review, path: str) -> None:
     ],
 )
 def test_other_pages_decide_nothing_even_with_the_token(review: Review, headers: dict[str, str]) -> None:
-    assert ask(review, "decide", {"number": 0, "decision": FINE}, **headers)[0] == 403
-    assert ask(review, "undo", {}, **headers)[0] == 403
-    assert ask(review, "done", {}, **headers)[0] == 403
+    assert ask(review, "api/inspections/1/verdict", {"verdict": FINE}, **headers)[0] == 403
+    assert ask(review, "api/done", {}, **headers)[0] == 403
     assert review.session.decided() == {}
     assert ask(review, "")[0] == 200  # it still runs
 
 
 def test_decisions_are_made_and_taken_back(review: Review) -> None:
-    status, _, body = ask(review, "decide", {"number": 1, "decision": DEFECT})
-    assert (status, json.loads(body)) == (200, {"number": 1, "decided": {"1": DEFECT}})
+    assert verdict(review, 1, DEFECT)[0] == 200
     assert (review.session.out / "defect/b_part.png").is_file()
-    assert json.loads(ask(review, "undo", {})[2]) == {"number": 1, "decided": {}}
-    assert json.loads(ask(review, "undo", {})[2])["number"] is None
+    assert verdict(review, 2, "skip")[0] == 200
+    waiting = json.loads(ask(review, "api/review?limit=9")[2])
+    assert ([one["id"] for one in waiting["inspections"]], waiting["waiting"]) == ([1], 1)
+    assert verdict(review, 1, "undo")[0] == 200
+    assert verdict(review, 1, "undo")[0] == 200
+    assert verdict(review, 2, "undo")[0] == 200
+    assert review.session.decided() == {}
+    assert json.loads(ask(review, "api/review?limit=9")[2])["waiting"] == 3
 
 
-@pytest.mark.parametrize(
-    "sent", [b"", b"{", b"[]", b'{"number": "x"}', b'{"decision": "good"}', b"null", b" " * 2000]
-)
+def test_an_outline_that_is_drawn_is_kept(review: Review) -> None:
+    drawn, file = np.zeros((24, 32), np.uint8), io.BytesIO()  # half as large as the picture
+    drawn[5, 7] = 255
+    Image.fromarray(drawn).save(file, "PNG")
+    sent = base64.b64encode(file.getvalue()).decode()
+    assert verdict(review, 0, DEFECT, mask=sent)[0] == 200
+    mask = read_mask(ask(review, "api/inspections/1/mask")[2])
+    assert mask.shape == (48, 64)
+    assert mask.sum() == 4
+    assert mask[10:12, 14:16].all()
+    assert verdict(review, 1, DEFECT, mask="x")[0] == 400
+    assert verdict(review, 1, DEFECT, mask=base64.b64encode(b"no picture").decode())[0] == 409
+    assert review.session.decided() == {0: DEFECT}
+
+
+@pytest.mark.parametrize("sent", [b"", b"{", b"[]", b"null", b" " * 9_000_000])
 def test_what_no_page_sends_is_refused(review: Review, sent: bytes) -> None:
-    assert ask(review, "decide", sent)[0] == 400
-    assert ask(review, "decide", {"number": 99, "decision": FINE})[0] == 409
-    assert ask(review, "decide", {"number": 0, "decision": "../x"})[0] == 409
+    with suppress(ConnectionError):  # what is too long is not read
+        assert ask(review, "api/inspections/1/verdict", sent)[0] == 400
+    assert verdict(review, 99, FINE)[0] == 404
+    assert verdict(review, 0, "../x")[0] == 409
+    assert ask(review, "api/inspections/1/verdict", {"number": "x"})[0] == 409
     assert review.session.decided() == {}
 
 
 def test_what_cannot_be_kept_is_said_to_the_page(review: Review) -> None:
     review.session.pictures[0].path.unlink()
-    status, _, body = ask(review, "decide", {"number": 0, "decision": FINE})
+    status, said = verdict(review, 0, FINE)
     assert status == 409
-    assert "any more" in json.loads(body)["error"]
-    assert ask(review, "photo/0")[0] == 410
+    assert "any more" in said["error"]
+    assert ask(review, "api/inspections/1/view")[0] == 409
 
 
 def test_the_page_can_end_it(session: Session) -> None:
     review = Review(session, "results")
     thread = threading.Thread(target=review.serve)
     thread.start()
-    assert ask(review, "done", {})[0] == 200
+    assert ask(review, "api/done", {})[0] == 200
     thread.join(5)
     assert not thread.is_alive()
 
@@ -131,7 +182,9 @@ def test_a_browser_that_goes_away_is_no_error(review: Review, capfd: pytest.Capt
     for _ in range(3):
         connection = socket.create_connection(("127.0.0.1", parts.port or 0))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.sendall(f"GET {parts.path}photo/0 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        connection.sendall(
+            f"GET {parts.path}api/inspections/1/view HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+        )
         connection.close()
     assert ask(review, "")[0] == 200
     assert capfd.readouterr().err == ""

@@ -17,7 +17,7 @@ from flawscope.pictures.decoding import read_mask
 from flawscope.results.table import Row
 from flawscope.review import DEFECT, FINE, Decisions, Flagged, Session, read_flagged
 from flawscope.review import session as sessions
-from flawscope.review.folders import proposed_mask
+from flawscope.review.flagged import proposed_mask
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -105,11 +105,12 @@ def test_a_decision_can_be_changed_and_taken_back(session: Session) -> None:
     session.decide(1, FINE)
     session.decide(0, FINE)
     assert set(files(session.out)) == {"review.csv", "good/a_part.png", "good/b_part.png"}
-    assert session.undo() == 0
+    session.undo(0)
     assert session.decided() == {1: FINE}
     assert set(files(session.out)) == {"review.csv", "good/b_part.png"}
-    assert session.undo() == 1
-    assert session.undo() is None
+    session.undo(1)
+    session.undo(1)
+    assert session.decided() == {}
     assert set(files(session.out)) == {"review.csv"}
 
 
@@ -123,18 +124,29 @@ def test_a_later_session_goes_on_and_makes_missing_copies_again(session: Session
     later = again(session)
     assert later.decided() == {0: FINE, 1: DEFECT}
     assert files(session.out) == kept
-    assert later.undo() == 1  # also of the session before
+    later.undo(1)  # also of the session before
+    assert later.decided() == {0: FINE}
 
 
 def test_a_mask_that_a_person_drew_stays(session: Session) -> None:
     session.decide(0, DEFECT)
-    mask = session.folders.mask_path("a_part.png")
+    mask = session.mask_of(0)
     drawn = np.zeros((48, 64), np.uint8)
     drawn[3, 3] = 255
     Image.fromarray(drawn).save(mask)
     (session.out / "defect/a_part.png").unlink()
     again(session)
     assert read_mask(mask).sum() == 1
+
+
+def test_an_outline_that_is_drawn_in_the_page_is_the_mask(session: Session) -> None:
+    session.decide(0, DEFECT)
+    drawn = np.zeros((48, 64), np.bool_)
+    drawn[3, 3] = True
+    session.decide(0, DEFECT, drawn)
+    np.testing.assert_array_equal(read_mask(session.mask_of(0)), drawn)
+    session.undo(0)
+    assert not session.mask_of(0).exists()
 
 
 def test_a_line_that_was_being_written_when_the_power_failed_costs_only_itself(session: Session) -> None:

@@ -17,7 +17,7 @@ import yaml
 
 from flawscope.report import page as report_page
 from flawscope.station import housekeeping
-from flawscope.station.web import pages, texts
+from flawscope.station.web import pages, templates, texts
 
 WEB = Path(str(resources.files("flawscope.station.web") / "assets"))
 TEMPLATES = sorted(WEB.glob("*.j2"))
@@ -171,7 +171,7 @@ def test_the_colours_are_those_of_the_reports() -> None:
 
 
 def test_static_files_are_those_that_are_known(browser: httpx.Client) -> None:
-    for name, (_, digest, kind) in pages._static().items():
+    for name, (_, digest, kind) in templates.static_files().items():
         answer = browser.get(f"/static/{name}?v={digest}")
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith(kind)
@@ -196,7 +196,7 @@ def test_every_page_says_what_it_is(browser: httpx.Client, parts: list[bytes]) -
         assert '<html lang="en"' in answer.text
         assert "<main id=" in answer.text
         shown = answer.text.count('aria-current="page"')
-        assert shown == (1 if name in pages.TABS else 0)
+        assert shown == (1 if name in templates.TABS else 0)
 
 
 def test_german_pages_are_german(browser: httpx.Client, parts: list[bytes]) -> None:

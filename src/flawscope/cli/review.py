@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 def _review(args: argparse.Namespace, session: Session) -> int:
     from flawscope.review.server import Review
 
-    review = Review(session, _title(args.results), args.port)
+    review = Review(session, Path(args.results).resolve().name, args.port)
     common.say(f"review: {review.url}")
     common.say("end it in the page or with Ctrl-C; what is decided is kept, the same call goes on with it")
     if not args.no_browser and _has_screen():
@@ -88,10 +88,6 @@ def _has_screen() -> bool:
     """Without one a browser that runs in the terminal might be opened there."""
     known = sys.platform in ("win32", "darwin")
     return known or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def _title(results: str) -> str:
-    return Path(results).resolve().name
 
 
 def next_steps(results: str, session: Session) -> Iterator[str]:

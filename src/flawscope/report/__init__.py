@@ -46,7 +46,6 @@ class Model(Protocol):
 __all__ = [
     "NAME",
     "require",
-    "review_page",
     "write_again",
     "write_comparison",
     "write_predictions",
@@ -172,25 +171,6 @@ def write_again(
     from flawscope.report.review_comparison import again_page
 
     return _write(path, again_page(model, pictures, seen, white))
-
-
-def review_page(title: str, pictures: Sequence[Mapping[str, Any]], decided: Mapping[int, str]) -> str:
-    """The page of a review, which a server gives out: the pictures come from it.
-
-    Args:
-        pictures: name, severity, p_value, score and the number of regions of each.
-        decided: number of a picture -> good or defect.
-
-    Raises:
-        InputError: Jinja2 or WebP is missing.
-    """
-    require(plots=False)
-    from flawscope.datasets.files import printable
-    from flawscope.report.page import render_served
-
-    shown = [{**one, "name": printable(str(one["name"]))} for one in pictures]
-    data = {"pictures": shown, "decided": dict(decided)}
-    return render_served("review.html.j2", data, "review.js", title=printable(title), pictures=shown)
 
 
 def _write(path: str | os.PathLike[str], text: str) -> Path:

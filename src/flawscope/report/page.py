@@ -13,7 +13,7 @@ from flawscope.progress import counted
 from flawscope.report.operating import operating_points, step_path
 from flawscope.report.thumbnails import FULL
 from flawscope.report.words import headline, percent, rates
-from flawscope.results import drawing
+from flawscope.results import drawing, html
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,50 +152,28 @@ def render(template: str, pictures: Sequence[dict[str, Any]], scripts: Sequence[
         scripts: files that become its one script.
         context: what the template needs; title, parts, toggles and views in any case.
     """
+    from markupsafe import Markup
+
     views = {key: (name, list(layers)) for key, (name, layers) in context.pop("views").items()}
     ramp = ", ".join("rgb({} {} {})".format(*drawing.colour_table()[k]) for k in range(0, 256, 17))
     script = "\n".join(map(text_of, scripts))
-    return _rendered(template, pictures, script, views=json.dumps(views), ramp=ramp, **context)
-
-
-def render_served(template: str, data: Any, script: str, **context: Any) -> str:
-    """A page that a server gives out: `data` and the file `script` are in it, pictures are not."""
-    return _rendered(template, data, text_of(script), **context)
-
-
-def _rendered(template: str, data: Any, script: str, **context: Any) -> str:
-    from markupsafe import Markup
-
-    found = environment().get_template(template)
+    found = _environment().get_template(template)
     text: str = found.render(
         style=Markup(text_of("pages.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        data=Markup(for_script(data)),
+        data=html.for_script(pictures),
+        views=json.dumps(views),
+        ramp=ramp,
         **context,
     )
     return text
 
 
-def environment() -> Any:
-    """Jinja's, for the templates of this folder."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    made = Environment(
-        loader=FunctionLoader(text_of),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _environment() -> Any:
+    made = html.environment(text_of)
     made.globals |= {"rates": rates, "count": counted, "percent": percent}
     return made
-
-
-def for_script(value: Any) -> str:
-    """JSON that can stand inside <script>: nothing in it ends the element or opens a comment."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def text_of(name: str) -> str:

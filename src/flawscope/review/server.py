@@ -1,4 +1,4 @@
-"""The review in a browser on the same machine.
+"""The station's review page for a folder of results, in a browser on the same machine.
 
 Only this machine can connect. The address holds a random token, without which nothing is answered: so other
 pages in the same browser can neither read nor decide anything; and a request must name this machine as its
@@ -7,35 +7,38 @@ host, so that no other name can be made to point here.
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import re
 import secrets
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError, one_line
-from flawscope.pictures.decoding import decode
+from flawscope.pictures.decoding import decode, read_mask, upright_size
 from flawscope.pictures.eight_bits import to_eight_bits
-from flawscope.report import review_page
 from flawscope.results import drawing
-from flawscope.review.flagged import Flagged
-from flawscope.review.folders import proposed_mask
+from flawscope.review.flagged import Flagged, proposed_mask
 from flawscope.review.session import Session
+from flawscope.station.web.templates import HEADERS, WORDS, rendered, static_files
+from flawscope.station.web.texts import chosen, texts
 
 HOSTS = ("127.0.0.1", "localhost")
-MOST_SIDE = 1600  # pixels of a picture as it is shown
+MOST_SIDE = 3200  # pixels of a picture as it is shown
 QUALITY = 88  # of WebP, 0..100
-MOST_BYTES = 1000  # of what a page sends
+MOST_BYTES = 8 * 1024**2  # of what a page sends: a decision, perhaps with a mask
 
-Answer = tuple[HTTPStatus, str, bytes]  # status, media type, body
+Answer = tuple[str, bytes]  # media type, body
 
 
 class Review:
@@ -51,6 +54,7 @@ class Review:
     def __init__(self, session: Session, title: str, port: int = 0):
         self.session, self.title = session, title
         self.token = secrets.token_urlsafe(24)
+        self._skipped: set[int] = set()  # until the review is started again
         try:
             self.server = _Server((HOSTS[0], port), partial(_Handler, self))
         except OSError as error:
@@ -68,45 +72,93 @@ class Review:
         """From another thread than that of `serve`."""
         self.server.shutdown()
 
-    # ---- answers
+    # ---- answers, as a station gives them: inspections are pictures, by their numbers from 1
 
-    def get(self, what: str) -> Answer:
-        """What a path below the token shows."""
-        if what == "":
-            pictures, decided = self.session.pictures, self.session.decided()
-            text = review_page(self.title, [_facts(one) for one in pictures], decided)
-            return HTTPStatus.OK, "text/html; charset=utf-8", text.encode()
-        kind, _, number = what.partition("/")
-        shown: dict[str, Callable[[Flagged], bytes]] = {"photo": photo, "found": found}
-        if kind not in shown or not number.isdecimal() or int(number) >= len(self.session.pictures):
-            return _text(HTTPStatus.NOT_FOUND, "there is no such page")
-        try:
-            return HTTPStatus.OK, "image/webp", shown[kind](self.session.pictures[int(number)])
-        except MemoryError:
-            return _text(HTTPStatus.GONE, "not enough memory")
-        except (FlawscopeError, OSError, ValueError) as error:
-            return _text(HTTPStatus.GONE, one_line(error))
+    def page(self, language: str, theme: str | None) -> Answer:
+        """The page; language: as the browser accepts it."""
+        spoken, root = texts(chosen(None, language)), f"/{self.token}"
+        done = [{"item": self._item(k), "verdict": verdict} for k, verdict in self.session.decided().items()]
+        script = {
+            **{"texts": spoken.sections(*WORDS, "review"), "product": self.title, "person": ""},
+            **{"api": f"{root}/api", "data": {"only": None, "done": done}},
+        }
+        about = {"page": "review", "product": self.title, "person": None, "bar": "", "alone": True}
+        rights = {"may_judge": True, "may_audit": False, "account": False}
+        text = rendered("review", spoken, script, root=root, theme=theme, **about, **rights)
+        return "text/html; charset=utf-8", text.encode(errors="replace")
 
-    def post(self, what: str, sent: dict[str, Any]) -> Answer:
-        """Do what the page asks for, and say what is decided now."""
-        number: int | None = None
-        try:
-            if what == "decide":
-                number = int(sent["number"])
-                self.session.decide(number, str(sent["decision"]))
-            elif what == "undo":
-                number = self.session.undo()
-            elif what == "done":
+    def get(self, path: str, query: Mapping[str, str]) -> Answer:
+        """What a path below the token shows, the page itself excepted. KeyError where there is nothing."""
+        match path.split("/"):
+            case ["static", *name]:
+                data, _, media = static_files()["/".join(name)]
+                return media, data
+            case ["api"] | ["api", "review"]:
+                return _json(self._waiting(int(query.get("limit", "0")), int(query.get("after", "0"))))
+            case ["api", "inspections", number, layer]:
+                return self._layer(self._number(number), layer, int(query.get("side", f"{MOST_SIDE}")))
+        raise KeyError(path)
+
+    def post(self, path: str, sent: dict[str, Any]) -> Answer:
+        """Do what is asked. KeyError where there is nothing, FlawscopeError where it cannot be done."""
+        match path.split("/"):
+            case ["api", "done"]:
                 threading.Thread(target=self.stop).start()  # after this answer
-            else:
-                return _text(HTTPStatus.NOT_FOUND, "there is no such page")
-        except (KeyError, TypeError, ValueError) as error:
-            if not isinstance(error, FlawscopeError):
-                return _text(HTTPStatus.BAD_REQUEST, "this is not what the page sends")
-            return _json(HTTPStatus.CONFLICT, {"error": str(error)})
-        except (FlawscopeError, OSError) as error:
-            return _json(HTTPStatus.CONFLICT, {"error": str(error)})
-        return _json(HTTPStatus.OK, {"number": number, "decided": self.session.decided()})
+                return _json({})
+            case ["api", "inspections", text, "verdict"]:
+                number, verdict, mask = self._number(text), sent.get("verdict"), sent.get("mask")
+                self._skipped.discard(number)
+                if verdict == "undo":
+                    self.session.undo(number)
+                elif verdict == "skip":
+                    self._skipped.add(number)
+                else:
+                    drawn = None if mask is None else _mask_of(str(mask), self._size(number))
+                    self.session.decide(number, str(verdict), drawn)
+                return _json(self._item(number))
+        raise KeyError(path)
+
+    def _number(self, text: str) -> int:
+        """Of a picture, from 0."""
+        if not text.isdecimal() or not 0 < int(text[:20]) <= len(self.session.pictures):
+            raise KeyError(text)
+        return int(text) - 1
+
+    def _waiting(self, limit: int, after: int) -> dict[str, Any]:
+        """What is not decided: some pictures, after a number, and how many there are."""
+        done = self.session.decided().keys() | self._skipped
+        waiting = [number for number in range(len(self.session.pictures)) if number not in done]
+        items = [self._item(number) for number in waiting if number >= after][:limit]
+        return {"inspections": items, "waiting": len(waiting), "problems": []}
+
+    def _item(self, number: int) -> dict[str, Any]:
+        """A picture as the page's script knows it."""
+        one = self.session.pictures[number]
+        height, width = self._size(number)
+        return {
+            **{"id": number + 1, "name": one.name, "picture": one.path.is_file(), "near": False},
+            **{"width": width, "height": height, "note": ""},
+            **{"severity": one.row.severity, "decision": one.row.decision},
+        }
+
+    def _size(self, number: int) -> tuple[int, int]:
+        try:
+            with Image.open(self.session.pictures[number].path) as image:
+                return upright_size(image)
+        except Exception:  # it cannot be shown: nobody draws on it
+            return 1, 1
+
+    def _layer(self, number: int, layer: str, side: int) -> Answer:
+        one, file = self.session.pictures[number], io.BytesIO()
+        if layer == "mask":
+            drawn = self.session.mask_of(number)
+            mask = read_mask(drawn) if drawn.is_file() else proposed_mask(one)
+            drawing.save_png(file, np.zeros(self._size(number), np.bool_) if mask is None else mask)
+            return "image/png", file.getvalue()
+        picture = {"view": _photo, "overlay": _found}[layer](one)
+        most = min(max(side, 1), MOST_SIDE, max(picture.shape[:2]))
+        drawing.fitted(picture, (most, most)).save(file, "WEBP", quality=QUALITY, method=2)
+        return "image/webp", file.getvalue()
 
 
 class _Server(ThreadingHTTPServer):
@@ -127,47 +179,63 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*rest)
 
     def do_GET(self) -> None:
-        what = self._asked()
-        self._answer(_text(HTTPStatus.FORBIDDEN, "not here") if what is None else self.review.get(what))
+        url, path = urlsplit(self.path), self._asked()
+        if path is None:
+            self._refuse(403, "not here")
+        elif path:
+            self._answer(lambda: self.review.get(path, dict(parse_qsl(url.query))))
+        else:
+            theme = re.search(r"\btheme=(\w+)", self.headers.get("Cookie", ""))
+            language = self.headers.get("Accept-Language", "")
+            self._answer(lambda: self.review.page(language, theme and theme[1]))
 
     def do_POST(self) -> None:
-        what = self._asked()
-        length = self.headers.get("Content-Length", "")
-        if what is None or self.headers.get_content_type() != "application/json" or not self._same_origin():
-            self.close_connection = True  # what was sent stays unread
-            return self._answer(_text(HTTPStatus.FORBIDDEN, "not here"))
-        if not length.isdecimal() or int(length) > MOST_BYTES:
-            self.close_connection = True
-            return self._answer(_text(HTTPStatus.BAD_REQUEST, "this is not what the page sends"))
-        try:
-            sent = json.loads(self.rfile.read(int(length)))
-        except ValueError:
-            sent = None
-        if not isinstance(sent, dict):
-            return self._answer(_text(HTTPStatus.BAD_REQUEST, "this is not what the page sends"))
-        self._answer(self.review.post(what, sent))
+        path, length = self._asked(), self.headers.get("Content-Length", "")
+        own = self.headers.get("Origin") in (None, f"http://{self.headers.get('Host')}")
+        self.close_connection = True  # what was sent may stay unread
+        if path is None or not own or self.headers.get_content_type() != "application/json":
+            self._refuse(403, "not here")
+        elif not length.isdecimal() or int(length) > MOST_BYTES:
+            self._refuse(400, "this is not what the page sends")
+        else:
+            sent = self.rfile.read(int(length))
+            self._answer(lambda: self.review.post(path, _object(sent)))
 
     def _asked(self) -> str | None:
-        """What is asked for, without the token; None where the request is not from the page."""
+        """The path without the token; None where the request is not from the page."""
+        token, _, path = urlsplit(self.path).path.removeprefix("/").partition("/")
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-        token, _, what = self.path.removeprefix("/").partition("/")
         known = secrets.compare_digest(token.encode(), self.review.token.encode())
-        return what if known and host in HOSTS else None
+        return path if known and host in HOSTS else None
 
-    def _same_origin(self) -> bool:
-        origin = self.headers.get("Origin")
-        return origin is None or origin == f"http://{self.headers.get('Host')}"
+    def _answer(self, make: Callable[[], Answer]) -> None:
+        try:
+            answer = make()
+        except KeyError:
+            self._refuse(404, "there is no such page")
+        except InputError as error:
+            self._refuse(409, str(error))
+        except ValueError:
+            self._refuse(400, "this is not what the page sends")
+        except (FlawscopeError, OSError, MemoryError) as error:
+            self._refuse(507, one_line(error))
+        else:
+            self._send(200, answer)
 
-    def _answer(self, answer: Answer) -> None:
-        status, media, body = answer
+    def _refuse(self, status: int, text: str) -> None:
+        self._send(status, _json({"error": text}))
+
+    def _send(self, status: int, answer: Answer) -> None:
+        media, body = answer
         self.send_response(status)
         self.send_header("Content-Type", media)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "private, max-age=3600" if media == "image/webp" else "no-store")
-        self.send_header("Referrer-Policy", "no-referrer")  # the address holds the token
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("X-Frame-Options", "DENY")
-        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        is_drawn = media == "image/webp"  # what a picture shows does not change
+        self.send_header("Cache-Control", "private, max-age=3600" if is_drawn else "no-store")
+        for name, value in {**HEADERS, "Referrer-Policy": "no-referrer"}.items():  # the address has the token
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -175,41 +243,34 @@ class _Handler(BaseHTTPRequestHandler):
         """The terminal is for the person."""
 
 
-def photo(one: Flagged) -> bytes:
-    """The picture alone, WebP."""
-    return _webp(to_eight_bits(decode(one.path)))
+def _photo(one: Flagged) -> NDArray[np.uint8]:
+    """The picture alone, [H, W, 3]."""
+    return to_eight_bits(decode(one.path))
 
 
-def found(one: Flagged) -> bytes:
+def _found(one: Flagged) -> NDArray[np.uint8]:
     """The picture with what was found on it, as the run drew it; without a drawing, with its regions."""
     if one.overlay is not None:
-        return _webp(np.asarray(Image.open(one.overlay).convert("RGB")))
-    picture, mask = to_eight_bits(decode(one.path)), proposed_mask(one)
-    return _webp(picture if mask is None else drawing.contour(picture, mask))
+        return np.asarray(Image.open(one.overlay).convert("RGB"))
+    mask = proposed_mask(one)
+    return _photo(one) if mask is None else drawing.contour(_photo(one), mask)
 
 
-def _webp(picture: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    height, width = picture.shape[:2]
-    most = min(MOST_SIDE, max(height, width))
-    buffer = io.BytesIO()
-    drawing.fitted(picture, (most, most)).save(buffer, "WEBP", quality=QUALITY, method=2)
-    return buffer.getvalue()
+def _mask_of(sent: str, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask that a person drew, [H, W]: a PNG in base64, which is enlarged where it is smaller."""
+    mask = read_mask(base64.b64decode(sent, validate=True))
+    if not mask.any():
+        raise InputError("the outline is empty: draw where the defect is, or discard it")
+    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST), np.bool_)
 
 
-def _facts(one: Flagged) -> dict[str, Any]:
-    row = one.row
-    return {
-        "name": one.name,
-        "severity": row.severity or 0.0,
-        "p_value": row.p_value,
-        "score": row.score or 0.0,
-        "regions": len(row.boxes),
-    }
+def _object(sent: bytes) -> dict[str, Any]:
+    """A JSON object. ValueError where it is none."""
+    found = json.loads(sent)
+    if not isinstance(found, dict):
+        raise ValueError
+    return found
 
 
-def _text(status: HTTPStatus, text: str) -> Answer:
-    return status, "text/plain; charset=utf-8", text.encode()
-
-
-def _json(status: HTTPStatus, value: dict[str, Any]) -> Answer:
-    return status, "application/json", json.dumps(value).encode()
+def _json(value: dict[str, Any]) -> Answer:
+    return "application/json", json.dumps(value).encode()

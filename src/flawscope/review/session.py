@@ -1,24 +1,114 @@
-"""A review that goes on: what is to be decided, what was, and the folders that follow from it."""
+"""A review: a file of decisions that is complete after each of them, and the folders that follow from it.
+
+`good/` and `defect/` hold copies of pictures, `masks/defect/` masks of defects. All together are a data set,
+which `fit --update`, `evaluate` and `compare` take; `defect/` with its masks is what `--seen` takes.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
+import os
+import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.review.decisions import DEFECT, FINE, UNDONE, Decisions
-from flawscope.review.flagged import Flagged
-from flawscope.review.folders import Folders
+from flawscope.results import drawing
+from flawscope.results.output_manifest import OwnFiles
+from flawscope.results.table import csv_cell, from_csv_cell
+from flawscope.review.flagged import Flagged, proposed_mask
 
+FINE, DEFECT, UNDONE = "good", "defect", "undone"
 LOG = "review.csv"  # by which `open_dataset` knows the folder
+PART = ".part"  # ends the name of a copy that is being written
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A line of the file. copy: name of the picture's copy. severity, score: when it was judged."""
+
+    time: str
+    path: str
+    decision: str
+    copy: str
+    severity: str = ""
+    score: str = ""
+
+
+COLUMNS = tuple(field.name for field in fields(Decision))
+
+
+class Decisions:
+    """The file `review.csv`: lines are only ever added, and are on the disk when `add` returns. Of several
+    about the same picture the last one holds; `undone` takes the decision back.
+
+    Raises:
+        InputError: the file cannot be read, or is no file of decisions.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.lines: list[Decision] = []
+        if not path.exists():
+            return
+        try:
+            text = path.read_bytes().decode("utf-8", "surrogateescape")
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}; choose another --out") from None
+        rows = list(csv.reader(io.StringIO(text)))
+        if rows and tuple(rows[0]) != COLUMNS:
+            raise InputError(f"{path} is not a file of decisions: move it, or choose another --out")
+        # a line that was being written when the power failed is passed over
+        whole = [row for row in rows[1:] if len(row) == len(COLUMNS) and row[2] in (FINE, DEFECT, UNDONE)]
+        self.lines = [Decision(*map(from_csv_cell, row)) for row in whole]
+
+    @property
+    def current(self) -> dict[str, Decision]:
+        """Path of a picture -> the decision that holds, the latest last."""
+        found: dict[str, Decision] = {}
+        for line in self.lines:
+            found.pop(line.path, None)
+            if line.decision != UNDONE:
+                found[line.path] = line
+        return found
+
+    def add(self, path: str, decision: str, copy: str, severity: str = "", score: str = "") -> None:
+        """Raise FlawscopeError where the line cannot be written: then it does not hold."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        line = Decision(now, path, decision, copy, severity, score)
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        try:
+            with open(self.path, "ab+") as file:
+                size = file.seek(0, os.SEEK_END)
+                if not size:
+                    rows.writerow(COLUMNS)
+                elif file.seek(size - 1) is not None and file.read(1) != b"\n":  # the power failed there
+                    text.write("\n")
+                rows.writerow(map(csv_cell, astuple(line)))
+                file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise FlawscopeError(f"cannot write {self.path}: {error.strerror}; free some space") from None
+        self.lines.append(line)
 
 
 class Session:
-    """Pictures by their numbers; safe to use from several threads.
+    """Pictures by their numbers, their decisions and copies; safe to use from several threads.
 
-    Opening it brings the folders in line with the decisions that were made before.
+    Opening it brings the folders below `out` in line with the decisions that were made before. Only copies
+    that are named here are ever removed; originals are read and nothing else. The copies are listed as
+    flawscope's own, so that a folder above this one does not hold them twice.
 
     Attributes:
         pictures: what is reviewed, in order.
@@ -28,64 +118,123 @@ class Session:
     def __init__(self, pictures: Sequence[Flagged], out: Path):
         self.pictures, self.out = pictures, out
         out.mkdir(parents=True, exist_ok=True)
-        self.log, self.folders = Decisions(out / LOG), Folders(out)
-        self._places = {one.row.path: k for k, one in enumerate(pictures)}
+        self.log, self._own = Decisions(out / LOG), OwnFiles(out)
+        self._numbers = {one.row.path: number for number, one in enumerate(pictures)}
         self._lock = threading.Lock()
         self.problems: list[str] = []
+        for left in (left for folder in (FINE, DEFECT) for left in (out / folder).glob(f"*{PART}")):
+            left.unlink(missing_ok=True)  # of a run that was cut off
         for path, line in self.log.current.items():
-            copy = self.folders.path(line.decision, line.copy)
-            if path in self._places and not copy.exists():
+            if path in self._numbers and not (out / line.decision / line.copy).exists():
+                one = pictures[self._numbers[path]]
                 try:
-                    self._place(self._places[path], line.decision, line.copy)
+                    self._place(one, line.decision, line.copy, self._prepare(one, line.decision, line.copy))
                 except FlawscopeError as error:
                     self.problems.append(str(error))
 
     def decided(self) -> dict[int, str]:
-        """Number of a picture -> good or defect."""
+        """Number of a picture -> good or defect, the latest decision last."""
         with self._lock:
             current = self.log.current
-        return {self._places[path]: one.decision for path, one in current.items() if path in self._places}
-
-    def copies(self) -> list[tuple[Flagged, str, Path]]:
-        """What was decided: the picture, good or defect, and its copy."""
-        decided, current = self.decided(), self.log.current
-        chosen = [(self.pictures[number], decision) for number, decision in decided.items()]
-        return [(one, what, self.folders.path(what, current[one.row.path].copy)) for one, what in chosen]
-
-    def decide(self, number: int, decision: str) -> None:
-        """FlawscopeError where it cannot be kept: then nothing has changed."""
-        if decision not in (FINE, DEFECT) or not 0 <= number < len(self.pictures):
-            raise InputError(f"no decision {decision!r} on picture {number}")
-        one = self.pictures[number]
-        with self._lock:
-            path = one.row.path
-            copy = self.log.copy_of(path) or self.folders.free_name(one, self.log.copies)
-            self._place(number, decision, copy, log=True)
-
-    def undo(self) -> int | None:
-        """Take the latest decision back: the picture's number, None where there is none."""
-        with self._lock:
-            last = self.log.last
-            if last is None or last.path not in self._places:
-                return None
-            self.log.add(last.path, UNDONE, last.copy)
-            self.folders.remove(last.decision, last.copy)
-            return self._places[last.path]
+        return {self._numbers[path]: one.decision for path, one in current.items() if path in self._numbers}
 
     def tally(self) -> Counter[str]:
         """How many are good, how many defect."""
         return Counter(self.decided().values())
 
-    def _place(self, number: int, decision: str, copy: str, *, log: bool = False) -> None:
-        """First a copy beside its place, then the line that holds, then the copy in its place: whatever ends
-        in between, nothing is lost and nothing is there that was not decided."""
+    def copies(self) -> list[tuple[Flagged, str, Path]]:
+        """What was decided: the picture, good or defect, and its copy."""
+        current = self.log.current
+        chosen = [(self.pictures[number], decision) for number, decision in self.decided().items()]
+        return [(one, what, self.out / what / current[one.row.path].copy) for one, what in chosen]
+
+    def decide(self, number: int, decision: str, mask: NDArray[np.bool_] | None = None) -> None:
+        """Keep a decision.
+
+        Args:
+            mask: [H, W] bool at the picture's size: where a person saw the defect; None: what the model
+                outlined, unless there is a mask already.
+
+        Raises:
+            FlawscopeError: it cannot be kept; nothing has changed.
+        """
+        if decision not in (FINE, DEFECT) or not 0 <= number < len(self.pictures):
+            raise InputError(f"no decision {decision!r} on picture {number}")
         one = self.pictures[number]
-        temporary = self.folders.prepare(one, decision, copy)
-        if log:
+        with self._lock:
+            # whatever ends in between, nothing is lost and nothing is there that was not decided
+            copy = self._copy_of(one)
+            temporary = self._prepare(one, decision, copy)
             try:
-                numbers = (f"{one.row.severity:.4g}", f"{one.row.score:.6g}")
-                self.log.add(one.row.path, decision, copy, *numbers)
+                self.log.add(one.row.path, decision, copy, f"{one.row.severity:.4g}", f"{one.row.score:.6g}")
             except FlawscopeError:
                 temporary.unlink(missing_ok=True)
                 raise
-        self.folders.place(one, decision, copy, temporary)
+            self._place(one, decision, copy, temporary, mask)
+
+    def undo(self, number: int) -> None:
+        """Take the decision on a picture back, if there is one."""
+        with self._lock:
+            line = self.log.current.get(self.pictures[number].row.path)
+            if line is not None:
+                self.log.add(line.path, UNDONE, line.copy)
+                self._remove(line.decision, line.copy)
+
+    def mask_of(self, number: int) -> Path:
+        """Where the mask of a picture is, or would be."""
+        return self._mask_path(self._copy_of(self.pictures[number]))
+
+    def _copy_of(self, one: Flagged) -> str:
+        """The name of the picture's copy: as before, else one that no other has, also without its suffix,
+        for masks have none."""
+        copies = {line.path: line.copy for line in self.log.lines}
+        if one.row.path in copies:
+            return copies[one.row.path]
+        flat = "_".join(PurePosixPath(one.name).parts) or "picture"
+        stems = {Path(name).stem.casefold() for name in copies.values()}
+        name, number = flat, 1
+        while name.casefold() in stems:
+            number += 1
+            name = f"{flat}_{number}"
+        return f"{name}{one.path.suffix}"
+
+    def _mask_path(self, copy: str) -> Path:
+        return self.out / "masks" / DEFECT / f"{Path(copy).stem}.png"
+
+    def _prepare(self, one: Flagged, decision: str, copy: str) -> Path:
+        """A copy beside its place. InputError where the picture cannot be read or somebody else's file has
+        its name, FlawscopeError where it cannot be written."""
+        target = self._own.path(f"{decision}/{copy}")
+        temporary = target.with_name(f"{target.name}{PART}")
+        try:
+            shutil.copyfile(one.path, temporary)
+        except FileNotFoundError:
+            raise InputError(f"there is no {one.path} any more: it cannot be copied") from None
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            why = f"cannot copy {one.path} to {target}: {error.strerror}"
+            raise FlawscopeError(f"{why}; free some space or choose another --out") from None
+        return temporary
+
+    def _place(
+        self,
+        one: Flagged,
+        decision: str,
+        copy: str,
+        temporary: Path,
+        mask: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """The prepared copy is what the decision says; of a defect there is a mask, too."""
+        os.replace(temporary, self.out / decision / copy)
+        self._remove(FINE if decision == DEFECT else DEFECT, copy)
+        path = self._mask_path(copy)
+        if decision == DEFECT and (mask is not None or not path.exists()):  # a person may have drawn it
+            found = proposed_mask(one) if mask is None else mask
+            if found is not None:
+                drawing.save_png(self._own.path(path.relative_to(self.out).as_posix()), found)
+
+    def _remove(self, decision: str, copy: str) -> None:
+        (self.out / decision / copy).unlink(missing_ok=True)
+        if decision == DEFECT:
+            self._mask_path(copy).unlink(missing_ok=True)

@@ -26,22 +26,13 @@ from flawscope.station.access.users import LOCAL, SCOPE, SESSION_SECONDS, Access
 from flawscope.station.settings.station import FOLDER, Settings
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.records import ADDRESS
+from flawscope.station.web.templates import HEADERS
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SIGN_IN = "/sign-in"
 CSRF_HEADER, CSRF_FIELD = "X-CSRF-Token", "csrf"
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self' blob: data:; connect-src 'self'; font-src 'self'; form-action 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",  # without any, browsers send forms with `Origin: null`
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 _HERE = frozenset({"127.0.0.1", "localhost", "::1"})
 _EVERYWHERE = frozenset({"", "0.0.0.0", "::"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})

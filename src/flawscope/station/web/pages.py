@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -25,6 +21,7 @@ from flawscope.station.store.records import NotFoundError, holdable, iso
 from flawscope.station.store.search import Filters
 from flawscope.station.store.stations import others
 from flawscope.station.web.middleware import address_of, check_form, drop_cookie, local_path, set_cookie
+from flawscope.station.web.templates import WORDS, part, rendered, static_files
 from flawscope.station.web.texts import LANGUAGES, Texts, chosen, texts
 
 if TYPE_CHECKING:
@@ -32,20 +29,15 @@ if TYPE_CHECKING:
 
 router = APIRouter(include_in_schema=False)
 
-TABS = ("live", "review", "history", "trends", "models")
 PROBLEMS = "problems"  # a page that is no tab: the bar leads there
-WORDS = ("common", "nav", "state", "problems", "wrong")  # sections of the texts that every script needs
 RANGES = {"hour": 3600, "day": 86400, "week": 7 * 86400, "month": 30 * 86400, "all": None}  # seconds
 QUICK = ("hour", "day", "week", "all")  # of them, in the history
-THEMES = ("light", "dark")
 STRIP = 16  # pictures below the live one
 PER_PAGE = 48  # of the history: divides by 2, 3, 4, 6 and 8 columns
 YEAR = 365 * 86400  # seconds that the choice of a language is kept
 ROLES = ("train", "calibration", "defect", "dropped")  # of pictures, with words of their own
 MOST_CANDIDATES, MOST_PICTURES = 12, 24  # that are shown, and small pictures beneath each of them
 SHOWN = ("lost", "weaker", "unsure", "responsible")  # of a judgement: with small pictures
-STATIC = {".css": "text/css", ".js": "text/javascript"}
-WEB = resources.files(__package__) / "assets"
 
 
 class Shown:
@@ -74,39 +66,36 @@ class Shown:
             words: sections of the texts that the page's script needs.
             more: for the template; `data` is for the script.
         """
-        product, theme = self.product, self.request.cookies.get("theme")
+        product, person = self.product, self.person
         facts = self._facts(product) if product else None
-        api = f"/api/v1/products/{_part(product)}" if product else ""
+        api = f"/api/v1/products/{part(product)}" if product else ""
         script = {
             "texts": self.texts.sections(*WORDS, *words) if product else {},
-            "language": self.texts.language,
             "product": product,
-            "person": self.person.name if self.person else "",
+            "person": person.name if person else "",
             "api": api,
             "data": more.pop("data", None),
         }
-        text = (
-            _environment()
-            .get_template(f"{template}.html.j2")
-            .render(
-                t=self.texts,
-                page=self.page,
-                product=product,
-                products=list(self.station.products) if self.person else [],
-                facts=facts,
-                bar=self._bar(facts["problems"]) if facts else "",
-                elsewhere=self._elsewhere() if product and self.person else [],
-                person=self.person,
-                may_judge=may(self.person, "operator"),
-                may_audit=may(self.person, "admin"),
-                account=self.person not in (None, LOCAL),
-                api=api,
-                theme=theme if theme in THEMES else None,
-                here=self.here,
-                script=script,
-                query=self.request.query_params,
-                **more,
-            )
+        text = rendered(
+            template,
+            self.texts,
+            script,
+            theme=self.request.cookies.get("theme"),
+            page=self.page,
+            product=product,
+            products=list(self.station.products) if person else [],
+            facts=facts,
+            bar=self._bar(facts["problems"]) if facts else "",
+            elsewhere=self._elsewhere() if product and person else [],
+            person=person,
+            may_judge=may(person, "operator"),
+            may_audit=may(person, "admin"),
+            account=person not in (None, LOCAL),
+            alone=False,
+            api=api,
+            here=self.here,
+            query=self.request.query_params,
+            **more,
         )
         headers = {
             "Cache-Control": "no-store",
@@ -162,14 +151,14 @@ def _shown(request: Request, page: str, product: str, answer: Callable[[Shown], 
 def first(request: Request) -> Response:
     asked = Shown(request, "problem")
     if products := list(asked.station.products):
-        return RedirectResponse(f"/{_part(products[0])}/live", 303)
+        return RedirectResponse(f"/{part(products[0])}/live", 303)
     return problem_page(request, 404, asked.texts("problem.no_product"))
 
 
 @router.get("/static/{name:path}")
 def static_file(name: str) -> Response:
     """A file of web/: one of those that are known, whatever the address says."""
-    if (found := _static().get(name)) is None:
+    if (found := static_files().get(name)) is None:
         return Response("not found", 404, media_type="text/plain")
     body, _, kind = found
     return Response(body, media_type=kind)
@@ -254,7 +243,7 @@ def history(request: Request, product: str) -> Response:
     def answer(asked: Shown) -> Response:
         given = {key: value for key, value in request.query_params.items() if value.strip()}
         cursor = given.pop("cursor", "")
-        base = f"/{_part(product)}/history"
+        base = f"/{part(product)}/history"
         error, found, older, sought = "", list[dict[str, Any]](), None, dict[str, str]()
         try:
             sought = {key: _zoned(text) if key in ("since", "until") else text for key, text in given.items()}
@@ -279,7 +268,7 @@ def history(request: Request, product: str) -> Response:
             quick=_quick(base, given),
             versions=[(one["id"], one["id"]) for one in _versions(asked)["versions"]],
             may_export=may(asked.person, "engineer") and bool(found),
-            export=f"/api/v1/products/{_part(product)}/export?{urlencode(_named(sought))}",
+            export=f"/api/v1/products/{part(product)}/export?{urlencode(_named(sought))}",
         )
 
     return _shown(request, "history", product, answer)
@@ -425,49 +414,3 @@ def _naive(text: str) -> str:
         return datetime.fromisoformat(text).astimezone().replace(tzinfo=None).isoformat(timespec="minutes")
     except ValueError:
         return ""
-
-
-def _part(name: str | None) -> str:
-    """A name as one part of an address."""
-    return quote(name or "", safe="")
-
-
-@functools.cache
-def _static() -> dict[str, tuple[bytes, str, str]]:
-    """Name -> content, hash and kind of all files that the pages may ask for."""
-    names = [item.name for item in WEB.iterdir()]
-    names += [f"vendored/uPlot/{item.name}" for item in (WEB / "vendored" / "uPlot").iterdir()]
-    found = {}
-    for name in names:
-        if kind := STATIC.get(f".{name.rpartition('.')[2]}"):
-            body = WEB.joinpath(*name.split("/")).read_bytes()
-            found[name] = body, hashlib.sha256(body).hexdigest()[:12], kind
-    return found
-
-
-def _address(name: str) -> str:
-    return f"/static/{name}?v={_static()[name][1]}"
-
-
-def _for_script(value: Any) -> Any:
-    """JSON that can stand inside <script>: nothing in it ends the element."""
-    from markupsafe import Markup
-
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
-
-
-@functools.cache
-def _environment() -> Any:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    made = Environment(
-        loader=FunctionLoader(lambda name: (WEB / name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters["part"] = _part
-    made.globals |= {"tabs": TABS, "languages": LANGUAGES, "static": _address, "for_script": _for_script}
-    return made

@@ -8,13 +8,14 @@
   const only = page.data.only;
 
   let queue = only ? [only] : []; // what waits, oldest first; the first one is shown
-  let history = []; // what was decided here: {item, verdict}
+  let history = page.data.done ?? []; // what was decided here, and what was passed, without a verdict: {item, verdict}
   let left = 0; // of the whole queue, as the station last said
   const DONE = `reviewed ${page.product} by ${page.person} on ${new Date().toDateString()}`; // kept over a reload
-  let done = Number(sessionStorage.getItem(DONE));
+  let done = page.data.done ? history.length : Number(sessionStorage.getItem(DONE));
   let known = false; // what waits
   let asking = false;
-  const seen = new Set(); // ids that were in the queue: none comes twice
+  const seen = new Set(history.map(({ item }) => item.id)); // that were in the queue: none comes twice
+  let newest = 0; // id that came from the station
   const images = new Map(); // id -> {overlay, view}: promises of images
 
   // Pictures, before their turn --------------------------------------------------------------------------
@@ -37,20 +38,24 @@
   }
 
   async function fill() {
-    if (only || asking || queue.length >= ENOUGH) return;
+    if (only || asking || page.over || queue.length >= ENOUGH) return;
     asking = true;
     const before = outbox.empty() ? done : null;
     try {
-      if (!queue.length && outbox.empty()) seen.clear(); // what others put back comes again
-      const after = Math.max(0, ...seen);
-      const { inspections, waiting } = await api(`/review?limit=${ENOUGH}&reader=${READER}${after ? `&after=${after}` : ""}`);
+      if (!queue.length && outbox.empty()) {
+        seen.clear(); // what others put back, and what was passed, comes again
+        newest = 0;
+      }
+      const { inspections, waiting } = await api(`/review?limit=${ENOUGH}&reader=${READER}${newest ? `&after=${newest}` : ""}`);
       if (before === done) left = waiting; // else it was counted before the last verdicts
       known = true;
       const empty = !queue.length;
       for (const item of inspections) {
+        newest = Math.max(newest, item.id);
         if (seen.has(item.id) || outbox.has(item.id)) continue;
         seen.add(item.id);
         queue.push(item);
+        history = history.filter((one) => one.verdict || one.item.id !== item.id);
       }
       if (empty) show();
       else prefetch();
@@ -67,7 +72,9 @@
     leaveOutline();
     byId("work").hidden = !item;
     byId("end").hidden = Boolean(item);
-    for (const id of ["good", "defect", "skip"]) byId(id).setAttribute("aria-disabled", !item);
+    for (const id of ["good", "defect", "skip", "next"]) byId(id).setAttribute("aria-disabled", !item);
+    for (const id of ["good", "defect", "skip"]) byId(id).setAttribute("aria-pressed", item?.said === id);
+    byId("previous").setAttribute("aria-disabled", !history.length);
     if (!item) return finished();
     byId("name").textContent = called(item);
     byId("called").textContent = t("review.called", { decision: t(`common.${item.decision}`) });
@@ -129,12 +136,16 @@
     if (!item) return;
     if (verdict !== "skip" && !seeing()) return say(t("review.loading")); // nobody judges what was not seen
     const edited = verdict === "defect" && brush.changed();
-    outbox.add({ id: item.id, name: item.name, verdict, mask: edited ? brush.mask() : null, note: byId("note").value.trim() });
+    const note = byId("note").value.trim();
+    const before = item.said; // decided already, and turned to again
+    if (before !== verdict || edited || note !== (item.note ?? "")) {
+      if (before) tell(item, "undo");
+      tell(item, verdict, edited ? brush.mask() : null, note);
+    }
     if (byId("note") === document.activeElement) byId("note").blur();
     queue.shift();
-    history.push({ item: { ...item, note: byId("note").value.trim() }, verdict });
-    left = Math.max(0, left - 1);
-    done += 1;
+    history.push({ item: { ...item, note, said: null }, verdict });
+    if (!before) tally(1);
     flash(verdict, item);
     show();
     progress();
@@ -142,15 +153,44 @@
   }
 
   function undo() {
-    const before = history.pop();
-    if (!before) return say(t("review.nothing_to_undo"));
-    outbox.add({ id: before.item.id, name: before.item.name, verdict: "undo", mask: null, note: "" });
-    queue.unshift(before.item);
-    left += 1;
-    done -= 1;
-    flash("undo", before.item);
+    while (!queue[0]?.said && history.length && !history.at(-1).verdict) queue.unshift(history.pop().item);
+    if (!queue[0]?.said) {
+      const before = history.pop();
+      if (!before) return say(t("review.nothing_to_undo"));
+      queue.unshift(before.item);
+    }
+    const item = queue[0];
+    item.said = null;
+    tell(item, "undo");
+    tally(-1);
+    flash("undo", item);
     show();
     progress();
+  }
+
+  function tell({ id, name }, verdict, mask = null, note = "") {
+    outbox.add({ id, name, verdict, mask, note });
+  }
+
+  function tally(more) {
+    left = Math.max(0, left - more);
+    done += more;
+  }
+
+  // Turning pages: nothing is decided --------------------------------------------------------------------
+  function previous() {
+    const before = history.pop();
+    if (!before) return;
+    queue.unshift({ ...before.item, said: before.verdict });
+    show();
+  }
+
+  function next() {
+    if (!queue.length || only) return;
+    const item = queue.shift();
+    history.push({ item: { ...item, said: null }, verdict: item.said ?? null });
+    show();
+    fill();
   }
 
   function flash(id, item) {
@@ -163,6 +203,22 @@
   function say(text, bad = false) {
     byId("said").textContent = text;
     byId("said").classList.toggle("bad", bad);
+  }
+
+  /** Ends `flawscope review`, which shows this page alone, when all is stored. */
+  async function finish() {
+    while (!outbox.empty()) await new Promise((stored) => setTimeout(stored, 50));
+    try {
+      await api("/done", { body: {} });
+    } catch (error) {
+      return say(error.message, true);
+    }
+    page.over = true;
+    queue = history = [];
+    show();
+    byId("end-title").textContent = t("review.ended");
+    byId("end-words").hidden = true;
+    for (const button of document.querySelectorAll(".finish, .choose")) button.hidden = true;
   }
 
   // The outline ------------------------------------------------------------------------------------------
@@ -191,7 +247,8 @@
   }
 
   for (const id of ["good", "defect", "skip"]) byId(id).addEventListener("click", () => decide(id));
-  byId("undo").addEventListener("click", undo);
+  for (const [id, action] of Object.entries({ undo, previous, next })) byId(id).addEventListener("click", action);
+  for (const button of document.querySelectorAll(".finish")) button.addEventListener("click", finish);
   byId("edit").addEventListener("click", () => (byId("brushes").hidden ? outline() : leaveOutline()));
   byId("brush").addEventListener("click", () => outline(false));
   byId("erase").addEventListener("click", () => outline(true));
@@ -202,12 +259,17 @@
   toggle(byId("zoom"), (on) => byId("view").classList.toggle("near", on));
   keys({
     g: () => decide("good"),
+    f: () => decide("good"),
     d: () => decide("defect"),
     s: () => decide("skip"),
     z: undo,
+    u: undo,
+    arrowleft: previous,
+    arrowright: next,
     b: () => outline(false),
     e: () => outline(true),
     o: () => byId("found").click(),
+    h: () => byId("found").click(),
     n: () => byId("note").focus(),
     escape: () => (document.activeElement === byId("note") ? byId("note").blur() : leaveOutline()),
   });
@@ -222,7 +284,7 @@
   fill();
   setInterval(() => {
     fill();
-    if (queue[0]?.picture && !byId("missing").hidden) put(queue[0]);
+    if (!page.over && queue[0]?.picture && !byId("missing").hidden) put(queue[0]);
   }, AGAIN);
   document.documentElement.dataset.ready = "yes";
 })();

@@ -70,6 +70,7 @@ const station = (() => {
 
   /** Shows how many pictures wait for a review. */
   function waits(n) {
+    if (!byId("waiting")) return; // the page stands alone
     byId("waiting").hidden = !n;
     const [short, spoken] = byId("waiting").children;
     short.textContent = n < 1000 ? n : "999+";
@@ -77,6 +78,7 @@ const station = (() => {
   }
 
   async function look() {
+    if (page.over) return;
     try {
       facts(await api("", { seconds: 6 }));
       connected(true);
@@ -121,7 +123,8 @@ const station = (() => {
   /** Keys without a modifier, where nobody is writing; a key that is held counts once. */
   function keys(actions) {
     document.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return;
+      if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing || event.defaultPrevented) return;
+      if (event.key.startsWith("Arrow") && event.target.closest("input")) return;
       const typing = event.target.closest("input:not([type=range], [type=checkbox], [type=radio]), select, textarea, dialog");
       const action = actions[event.key.toLowerCase()];
       if (!action || (typing && event.key !== "Escape")) return;
