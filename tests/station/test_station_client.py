@@ -11,7 +11,6 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,10 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.predictor import Predictor, load
 from flawscope.results.table import read_table
 from flawscope.station.client import client as client_module
-from flawscope.station.client.client import Client
-from flawscope.station.client.models import Inspection, RefusedError
+from flawscope.station.client.client import Client, RefusedError
+from flawscope.station.client.messages import read
 from flawscope.station.settings.station import Product
+from flawscope.station.store.inspection import Inspection
 
 Capture = pytest.CaptureFixture[str]
 
@@ -464,11 +464,12 @@ def test_an_answer_of_another_version(client: Client, parts: list[bytes]) -> Non
     """Fields that are new are passed over, missing ones are said."""
     one = client.inspect(parts[0])
     data = client._http.get(f"products/plate/inspections/{one.id}").json()
-    assert Inspection.from_json({**data, "colour": "red"}) == one
+    assert read(Inspection, {**data, "colour": "red"}) == one
     for name in ("score", "at"):
         with pytest.raises(FlawscopeError, match=f"has no {name}: update"):
-            Inspection.from_json({k: v for k, v in data.items() if k != name})
-    assert replace(one, note="x") != one
+            read(Inspection, {k: v for k, v in data.items() if k != name})
+    with pytest.raises(FlawscopeError, match="has another decision: update"):
+        read(Inspection, {**data, "decision": "perhaps"})
 
 
 # ------------------------------------------------------------------------------------------- predict --server

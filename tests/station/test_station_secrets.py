@@ -14,7 +14,7 @@ pytest.importorskip("sqlalchemy")
 pytest.importorskip("httpx")
 
 from flawscope.errors import FlawscopeError
-from flawscope.station.client.models import address as of_station
+from flawscope.station.client.messages import address as of_station
 from flawscope.station.settings import addresses
 from flawscope.station.settings.secret import hidden, shown
 from flawscope.station.settings.sinks import mqtt_of, sinks_of

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from flawscope.cli.inputs import Asked
     from flawscope.pictures.decoding import Source
     from flawscope.results.prediction import Prediction, Region
-    from flawscope.station.client.client import Client
-    from flawscope.station.client.models import Inspection
+    from flawscope.station import Client
+    from flawscope.station.store.inspection import Inspection
 
 AT_ONCE = 4  # pictures on their way
 ITS_OWN = ("false_alarm_rate", "device", "threads")  # what the station's own settings say
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace, asked: Asked, judge: Callable[..., None]) -> i
     """As `predict` does with a model of its own. judge: its loop over the pictures."""
     from flawscope.cli.output import Output
     from flawscope.results.distribution_shift import Mismatch
-    from flawscope.station.client.client import Client
+    from flawscope.station import Client
 
     with Client(args.server, token=_token(args)) as client:
         product = client.product(args.product)

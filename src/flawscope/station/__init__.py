@@ -12,6 +12,9 @@ __all__ = ["Client"]
 
 def __getattr__(name: str) -> Any:
     if name == "Client":  # a program that only sends pictures does not load the server
+        from flawscope.errors import require_installed
+
+        require_installed("a station's client", "httpx", "pydantic", extras="station")
         from flawscope.station.client.client import Client
 
         return Client

@@ -1,4 +1,4 @@
-"""What sends pictures to a station and asks it what it knows. Needs httpx, nothing of the server.
+"""A station's client. Needs httpx and pydantic, nothing of the server.
 
 with Client("http://line-3:8080", token="fls_...") as station:
     found = station.inspect("part.png")
@@ -20,26 +20,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
+import httpx
+
 from flawscope._version import __version__
-from flawscope.errors import FlawscopeError, InputError, needs, one_line
+from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.pictures.decoding import Source
-from flawscope.station.client.models import (
-    Inspection,
-    Product,
-    RefusedError,
-    Version,
+from flawscope.station.client.messages import (
     address,
-    built,
     encoded,
     mask_png,
+    read,
     read_file,
     time_text,
     token_text,
 )
 from flawscope.station.settings.secret import shown
+from flawscope.station.store.inspection import Inspection
+from flawscope.station.web.schemas import Product, Version
 
 if TYPE_CHECKING:
-    import httpx
     import numpy as np
     from numpy.typing import NDArray
 
@@ -52,6 +51,18 @@ LONGEST = 60.0  # seconds that a station can make us wait before we ask again
 FIRST_WAIT = 0.2  # seconds before the second try; each further one waits twice as long
 _AGAIN = (408, 502, 503, 504)  # it is there, or its proxy is, and could not do it now
 _OF_PICTURE = (413, 415, 422)  # what is wrong is the picture: the next one may be taken
+
+
+class RefusedError(InputError):
+    """The station does not do what was asked.
+
+    Attributes:
+        status: of HTTP. code: the station's word for the reason.
+    """
+
+    def __init__(self, text: str, status: int, code: str):
+        super().__init__(text)
+        self.status, self.code = status, code
 
 
 class Client:
@@ -67,19 +78,13 @@ class Client:
         tries: how often a thing is asked for where the station is not reached or has no room.
 
     Raises:
-        InputError: httpx is not installed, or the address is none. All methods raise `RefusedError` (an
-            InputError) where the station refuses, and FlawscopeError where it cannot be reached.
+        InputError: the address or the token is none. All methods raise `RefusedError` (an InputError) where
+            the station refuses, and FlawscopeError where it cannot be reached.
     """
 
     def __init__(self, url: str, token: str | None = None, timeout: float = 30.0, tries: int = 5):
-        try:
-            import httpx
-        except ImportError:
-            raise needs("a station's client", "httpx", extras="station") from None
         self.url, self.tries = address(url), max(1, tries)
-        self._lost: type[Exception] = httpx.TransportError
-        if token is None:
-            token = os.environ.get(TOKEN) or None
+        token = os.environ.get(TOKEN) or None if token is None else token
         self._has_token = token is not None
         headers = {"User-Agent": f"flawscope/{__version__}"}
         if token is not None:
@@ -128,7 +133,7 @@ class Client:
 
     def _judged(self, path: str, query: Query, deadline: int | None, **request: Any) -> Inspection:
         tries = self.tries if deadline is None else 1
-        return Inspection.from_json(self._json("POST", path, query=query, tries=tries, **request))
+        return read(Inspection, self._json("POST", path, query=query, tries=tries, **request))
 
     def inspect_many(
         self, pictures: Iterable[Source], product: str | None = None, workers: int = 4
@@ -183,7 +188,7 @@ class Client:
     # ---- what it knows
 
     def inspection(self, number: int, product: str | None = None) -> Inspection:
-        return Inspection.from_json(self._json("GET", f"{self._of(product)}/inspections/{number:d}"))
+        return read(Inspection, self._json("GET", f"{self._of(product)}/inspections/{number:d}"))
 
     def search(
         self,
@@ -221,7 +226,7 @@ class Client:
         path = f"{self._of(product)}/inspections"
         while True:
             page = self._json("GET", path, query=query)
-            yield from map(Inspection.from_json, page["inspections"])
+            yield from (read(Inspection, one) for one in page["inspections"])
             if not page["next"]:
                 return
             query["cursor"] = page["next"]
@@ -259,31 +264,31 @@ class Client:
         given = {"verdict": verdict, "mask": None if mask is None else mask_png(mask), "note": note}
         path = f"{self._of(product)}/inspections/{number:d}/verdict"
         headers = {"Idempotency-Key": uuid.uuid4().hex}  # twice would be one verdict more to take back
-        return Inspection.from_json(self._json("POST", path, json=given, headers=headers))
+        return read(Inspection, self._json("POST", path, json=given, headers=headers))
 
     # ---- products and their models
 
     def products(self) -> list[Product]:
-        return [built(Product, one) for one in self._json("GET", "products")["products"]]
+        return [read(Product, one) for one in self._json("GET", "products")["products"]]
 
     def product(self, name: str | None = None) -> Product:
         """One of them; None: the only one."""
-        return built(Product, self._json("GET", self._of(name)))
+        return read(Product, self._json("GET", self._of(name)))
 
     def versions(self, product: str | None = None) -> list[Version]:
         """Its models, the newest first."""
         found = self._json("GET", f"{self._of(product)}/versions")["versions"]
-        return [built(Version, one) for one in found]
+        return [read(Version, one) for one in found]
 
     def add_version(self, model: str | os.PathLike[str], product: str | None = None) -> Version:
         """Upload a model, .safetensors or .onnx. It judges when it is activated."""
         path, headers = f"{self._of(product)}/versions", {"Content-Type": "application/octet-stream"}
         name, data = os.path.basename(model), read_file(Path(model), "model")
-        return built(Version, self._json("POST", path, query={"name": name}, content=data, headers=headers))
+        return read(Version, self._json("POST", path, query={"name": name}, content=data, headers=headers))
 
     def activate(self, product: str | None, number: int) -> Product:
         """This version judges from now on."""
-        return built(Product, self._json("POST", f"{self._of(product)}/versions/{number:d}/activate"))
+        return read(Product, self._json("POST", f"{self._of(product)}/versions/{number:d}/activate"))
 
     # ---- asking
 
@@ -325,7 +330,7 @@ class Client:
         for left in reversed(range(tries)):
             try:
                 response = self._http.request(method, path, params=wanted, **request)
-            except self._lost as error:
+            except httpx.TransportError as error:
                 if self._is_tls(error) or not left:
                     raise self._unreached(error) from None
                 wait = None

@@ -1,10 +1,13 @@
-"""An inspection, as the API, the pages, the sinks and the exports show it."""
+"""The definition of an inspection: what the API answers, the client gets, sinks send and exports list."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+from flawscope.results.prediction import Region
 
 EXAMPLE: dict[str, Any] = {
     "id": 17,
@@ -37,41 +40,45 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
-class Region(BaseModel):
-    """A connected part of what was found, in pixels of the picture; box: x0, y0, x1, y1."""
+def time_text(moment: datetime) -> str:
+    """As 2026-11-22T02:04:51.123Z; without a zone it is UTC."""
+    known = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return known.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-    box: list[float]
-    area: float
-    peak: float
-    centroid: list[float]
+
+Time = Annotated[datetime, PlainSerializer(time_text)]
 
 
 class Inspection(BaseModel):
-    """A picture that was judged."""
+    """A picture that was judged; numbers as in `Prediction`. The fields are the columns of an export."""
 
-    model_config = ConfigDict(json_schema_extra={"example": EXAMPLE})
+    model_config = ConfigDict(frozen=True, json_schema_extra={"example": EXAMPLE})
     id: int
+    at: Time = Field(description="when it arrived, UTC")
     product: str
     version: int = Field(description="the model version that judged")
-    at: str = Field(description="when it arrived, UTC")
     name: str = Field(description="what the sender calls it")
     source: str
-    part: str | None = Field(description="number of the part, as its sender says")
-    batch: str | None = Field(description="that the part belongs to")
-    triggers: int | None = Field(description="how many triggers the frame answers; null: none asked for it")
-    picture: str | None = Field(description="SHA-256 of the file; null when it was removed")
-    width: int
-    height: int
+    decision: Literal["good", "anomalous"]
     score: float
     p_value: float
     severity: float
-    decision: Literal["good", "anomalous"]
-    near: bool = Field(description="good, but near the threshold")
     score_threshold: float
-    regions: list[Region]
-    verdict: Literal["good", "defect"] | None
-    verdict_at: str | None
+    verdict: Literal["good", "defect"] | None = Field(description="what a person said")
+    verdict_at: Time | None
     verdict_by: str | None
     note: str
-    has_mask: bool = Field(description="a person drew where the defect is")
     review: Literal["none", "waiting", "done", "skipped"]
+    width: int
+    height: int
+    picture: str | None = Field(description="SHA-256 of the file; null when it was removed")
+    regions: tuple[Region, ...]
+    part: str | None = Field(description="number of the part, as its sender says")
+    batch: str | None = Field(description="that the part belongs to")
+    triggers: int | None = Field(description="how many triggers the frame answers; null: none asked for it")
+    near: bool = Field(description="good, but near the threshold")
+    has_mask: bool = Field(description="a person drew where the defect is")
+
+    @property
+    def is_anomalous(self) -> bool:
+        return self.decision == "anomalous"

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
 from flawscope._version import __version__
 from flawscope.errors import FlawscopeError, InputError
@@ -154,17 +154,19 @@ _BODY = {
     "/inspections",
     status_code=201,
     response_model=Inspection | schemas.Results,
+    response_model_exclude_unset=True,
     responses={200: {"model": Inspection}},
     openapi_extra=_BODY,
 )
 async def inspect(
     name: str,
     request: Request,
+    response: Response,
     station: Here,
     label: LabelOf,
     file: Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")] = "",
     deadline: Deadline = None,
-) -> Response:
+) -> Any:
     """Judge a picture: the body is the file. A form may hold several, whose results come in its order.
 
     A key names the request: the same bytes, part and batch get the same answer, others 409.
@@ -216,10 +218,11 @@ async def inspect(
     if first is not None and not any("inspection" in result for result in results):
         if not is_form or len(results) == 1:
             return refused(first)  # raised, it would hold this frame, and with it the picture
-        return JSONResponse({"results": results}, said(first)[0])
+        response.status_code = said(first)[0]
+        return {"results": results}
     station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
-    content = {"results": results} if is_form else results[0]["inspection"]
-    return JSONResponse(content, 201 if is_new or is_form else 200)
+    response.status_code = 201 if is_new or is_form else 200
+    return {"results": results} if is_form else results[0]["inspection"]
 
 
 async def in_time(station: Station, product_id: int, answer: Future[Recorded], due: float) -> Recorded:

@@ -10,18 +10,21 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import IO, Any
 
+from pydantic.fields import FieldInfo
+
 from flawscope.artefact.files import csv_cell
 from flawscope.errors import require_installed
 from flawscope.station.store.database import Database
+from flawscope.station.store.inspection import Inspection
 from flawscope.station.store.search import Filters, every
 
-COLUMNS = (
-    *("id", "at", "product", "version", "name", "source", "decision", "score", "p_value", "severity"),
-    *("score_threshold", "verdict", "verdict_at", "verdict_by", "note", "review", "width", "height"),
-    *("picture", "regions", "part", "batch", "triggers"),
-)
-_NUMBERS = {"id": "int64", "version": "int64", "width": "int32", "height": "int32", "triggers": "int32"}
-_REAL = ("score", "p_value", "severity", "score_threshold")
+COLUMNS = tuple(Inspection.model_fields)
+_KINDS: dict[Any, str] = {
+    int: "int64",
+    float: "float64",
+    bool: "bool_",
+}  # of Parquet's columns; others are texts
+_SMALL = ("width", "height", "triggers")  # int32
 ROWS = 10_000  # of a row group
 BLOCK = 1 << 20
 
@@ -39,10 +42,11 @@ def parquet(database: Database, product_id: int, filters: Filters) -> IO[bytes]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def kind(name: str) -> Any:
-        return pa.float64() if name in _REAL else getattr(pa, _NUMBERS.get(name, "string"))()
+    def kind(name: str, field: FieldInfo) -> Any:
+        known = "int32" if name in _SMALL else _KINDS.get(field.annotation, "string")
+        return getattr(pa, known)()
 
-    schema = pa.schema([(name, kind(name)) for name in COLUMNS])
+    schema = pa.schema([(name, kind(name, field)) for name, field in Inspection.model_fields.items()])
     file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by whoever reads it)
     rows = every(database, product_id, filters)
     with pq.ParquetWriter(file, schema) as writer:

@@ -1,4 +1,4 @@
-"""What the API takes and gives, for its description and its checks."""
+"""What the API takes and gives, for its description, its checks and the client. Needs pydantic alone."""
 
 from __future__ import annotations
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query, Request, Response
-from fastapi.responses import JSONResponse
 
 from flawscope.errors import FlawscopeError
 from flawscope.station.access.roles import SENDER
@@ -36,6 +35,7 @@ router = routes(409, 504, 507, role=SENDER)
 async def trigger(
     name: str,
     request: Request,
+    response: Response,
     station: Here,
     label: LabelOf,
     camera: Annotated[
@@ -46,7 +46,7 @@ async def trigger(
         float, Query(gt=0, le=LONGEST, description="in which the frame must come", examples=[5.0])
     ] = 5.0,
     deadline: Deadline = None,
-) -> Response:
+) -> Any:
     """Judge what a camera shows now: the first frame that is decoded after the request.
 
     The answer is sent when the inspection is on the disk, as for a picture that is sent. 503: the camera is
@@ -61,7 +61,8 @@ async def trigger(
         with station.inspector.claimed(product_id, asked) as is_free:
             there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
             if there:
-                return JSONResponse(await asyncio.to_thread(station.inspection, name, there[0]), 200)
+                response.status_code = 200
+                return await asyncio.to_thread(station.inspection, name, there[0])
             if not is_free:
                 raise KeyUsedError(UNANSWERED)
             found = station.camera(name, camera)
@@ -76,7 +77,8 @@ async def trigger(
         count(station, name, error)
         return refused(light(error))  # raised, it would hold this frame, and with it the picture
     station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
-    return JSONResponse(inspection, 201 if recorded.is_new else 200)
+    response.status_code = 201 if recorded.is_new else 200
+    return inspection
 
 
 async def _shot(camera: Camera, seconds: float, asked: identity.Request | None) -> Shot:

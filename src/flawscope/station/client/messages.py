@@ -1,0 +1,98 @@
+"""What goes between a client and a station: addresses, pictures and masks as they are sent, and answers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ValidationError
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures.decoding import Source, decode
+from flawscope.station.settings.secret import shown
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def address(url: str) -> str:
+    """Of a station, without a slash at its end; http:// where it says no more. InputError."""
+    text = url.strip() if "://" in url else f"http://{url.strip()}"
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment or not text.isprintable() or " " in text:
+        raise InputError(f"{shown(text)} is no address of a station: write for example http://127.0.0.1:8080")
+    return text.rstrip("/")
+
+
+def token_text(text: str) -> str:
+    token = text.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise InputError("the token is none: it begins with fls_ and has no spaces")
+    return token
+
+
+def encoded(picture: Source) -> tuple[bytes, str]:
+    """The file that is sent, and a name for it."""
+    if isinstance(picture, str | os.PathLike):
+        return read_file(Path(picture), "picture"), os.path.basename(picture)
+    if isinstance(picture, bytes):
+        return picture, "picture"
+    array, buffer = decode(picture, name="picture"), io.BytesIO()
+    if array.shape[2] == 3 and array.dtype != np.uint8:
+        raise InputError("a deep colour picture has no file format that keeps it: send the file, or 8 bits")
+    single = array[:, :, 0] if array.shape[2] == 1 else array
+    if single.dtype == np.float32:
+        Image.fromarray(single).save(buffer, "TIFF")
+    else:
+        Image.fromarray(single).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue(), "picture"
+
+
+def read_file(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {what} {path}: {error.strerror}; check the path") from None
+
+
+def mask_png(mask: NDArray[np.bool_]) -> str:
+    """8-bit PNG, 0 and 255, in base64."""
+    if mask.ndim != 2 or mask.dtype != np.bool_:
+        raise InputError("a mask is an array [H, W] of bool at the picture's size")
+    buffer = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def read(cls: type[T], answer: Any) -> T:
+    """A record of an answer; fields that a newer station adds are passed over. FlawscopeError where a field
+    is not there, or is another than this version knows."""
+    try:
+        return cls.model_validate(answer)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "JSON object"
+        why = "has no" if first["type"] == "missing" else "has another"
+        raise FlawscopeError(
+            f"the station's answer {why} {field}: update the client or the station"
+        ) from None
+
+
+def time_text(time: datetime | str | None) -> str | None:
+    """For a query; without a zone it is UTC."""
+    if not isinstance(time, datetime):
+        return time
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).isoformat()
