@@ -57,7 +57,7 @@ def measure(product: str, count: int, seed: int, new: int, settings: Settings, t
     shown = [draw(product, 10_000 * seed + k) for k in range(count + new)]
     model = flawscope.fit(shown[:count], samples=0, check=False, device="cpu", **settings)
     scores = np.array([p.score for _, p in model.stream(shown[count:])])
-    return {"p": model.calibration.p_values(scores).tolist(), "refits": model.manifest.facts.get("refits")}
+    return {"p": model.calibration.p_values(scores).tolist()}
 
 
 def main() -> int:

@@ -13,9 +13,9 @@ from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.export.export import export
 from flawscope.fitting.fitting import fit, partial_fit
-from flawscope.methods.patchcore import augmentation, few_shot
+from flawscope.methods.patchcore import few_shot
 from flawscope.methods.patchcore import model as models
-from flawscope.methods.patchcore.selection import Patches
+from flawscope.methods.patchcore.patches import Patches, turned
 from flawscope.predictor import Predictor, load
 
 WAYS = range(1, 8)
@@ -40,10 +40,7 @@ def patterned(count: int) -> list[NDArray[np.uint8]]:
     base = np.full((64, 64, 3), 120, np.uint8)
     base[:32, :32], base[40:, 8:24], base[::4, 40:] = 230, 20, 60
     ways = rng.permutation(8)[:count]
-    return [
-        augmentation.turned(torch.from_numpy(base).permute(2, 0, 1), int(w)).permute(1, 2, 0).numpy()
-        for w in ways
-    ]
+    return [turned(torch.from_numpy(base).permute(2, 0, 1), int(w)).permute(1, 2, 0).numpy() for w in ways]
 
 
 def fitted(images, **options) -> Predictor:
@@ -83,7 +80,7 @@ def test_padding_of_others_brings_no_left_out_picture_nearer():
 
 def test_the_ways_are_the_symmetries_of_a_square():
     image = torch.arange(18.0).view(2, 3, 3)
-    made = {way: augmentation.turned(image, way) for way in WAYS}
+    made = {way: turned(image, way) for way in WAYS}
     assert torch.equal(made[3], image.rot90(2, (1, 2)))
     assert {tuple(made[w].flatten().tolist()) for w in (5, 6)} == {
         tuple(image.rot90(k, (1, 2)).flatten().tolist()) for k in (1, 3)
@@ -95,16 +92,18 @@ def test_the_ways_are_the_symmetries_of_a_square():
 
 def test_a_copy_keeps_the_size_and_the_region():
     square, wide = torch.ones(4, 4, dtype=torch.bool), torch.ones(4, 6, dtype=torch.bool)
-    assert augmentation.possible("all", square) == tuple(WAYS)
-    assert augmentation.possible("all", wide) == (1, 2, 3)
+    assert few_shot.possible("all", square) == tuple(WAYS)
+    assert few_shot.possible("all", wide) == (1, 2, 3)
     left = square.clone()
     left[:, 2:] = False
-    assert augmentation.possible("all", left) == (1,)
+    assert few_shot.possible("all", left) == (1,)
     left[0] = False
-    assert augmentation.possible("all", left) == ()
+    assert few_shot.possible("all", left) == ()
+    region = np.zeros((64, 64), np.uint8)
+    region[1:, :32] = 255
     with pytest.raises(InputError, match="augment: mirror is not possible"):
-        augmentation.asked("mirror", left)
-    assert augmentation.asked("none", left) == ()
+        fitted(parts(2), augment="mirror", roi=region)
+    assert fitted(parts(2), augment="none", roi=region).manifest.facts["augment"] == "none"
 
 
 @pytest.mark.parametrize(("augment", "times"), [("none", 1), ("mirror", 3), ("turn", 4), ("all", 8)])
@@ -115,8 +114,8 @@ def test_asked_for_copies_are_in_the_bank_and_leave_with_their_picture(augment, 
     assert made.calibration.count == len(made.manifest.pictures) == 3
     # with whole banks leaving out is exact: the others and their copies make a model that scores the same
     pixels = [torch.from_numpy(i).permute(2, 0, 1) for i in images[1:]]
-    ways = (0, *augmentation.WAYS[augment])
-    rest = [augmentation.turned(p, w).permute(1, 2, 0).contiguous().numpy() for p in pixels for w in ways]
+    ways = (0, *few_shot.WAYS[augment])
+    rest = [turned(p, w).permute(1, 2, 0).contiguous().numpy() for p in pixels for w in ways]
     other = fitted(rest, augment="none", ratio=1.0)
     assert other.predict(images[0]).score == pytest.approx(made.calibration.scores[0], rel=1e-3)
 

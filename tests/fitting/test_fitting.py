@@ -24,9 +24,10 @@ from flawscope.fitting import training_pictures as sources
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods.detector import device_for
 from flawscope.methods.extract import embed_pictures
-from flawscope.methods.patchcore import memory_plan as memory
 from flawscope.methods.patchcore import model as models
+from flawscope.methods.patchcore import selection as memory
 from flawscope.methods.patchcore.config import Config
+from flawscope.methods.task import Task
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor, load
 
@@ -39,7 +40,7 @@ TWO = "48+64"  # sizes of 36 and 64 patches
 def _sparse_banks():
     """Tiny sets have tiny banks here; the lower bound of the larger sizes has a test of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flawscope.methods.patchcore.memory_plan.FEWEST", 1)
+        patch.setattr("flawscope.methods.patchcore.selection.FEWEST", 1)
         yield
 
 
@@ -205,25 +206,6 @@ def test_p_values_of_new_good_pictures_are_spread_evenly():
     assert np.mean(np.array(found) <= 0.2) > 0.08
 
 
-def test_a_few_left_out_scores_are_compared_with_a_real_refit(monkeypatch):
-    from flawscope.methods.patchcore.loo_bank import Absence, Selection
-
-    agreeing = fit_small(parts(40, seed=30), check=True).manifest
-    refits = agreeing.facts["refits"]
-    assert refits["pictures"] == 2
-    assert refits["left_out"] == pytest.approx(refits["refitted"], rel=0.1)
-    assert not any("real refit" in note for note in agreeing.notes)
-
-    def removed(self, features, group, distances, counted):
-        """Its own elements are gone, and every score is too high."""
-        return Absence((self.groups == group).nonzero().flatten(), self.points[:0]), 2 * distances * counted
-
-    monkeypatch.setattr(Selection, "absence", removed)
-    notes = fit_small(parts(40, seed=30), check=True).manifest.notes
-    assert sum("left-out scores are above those of a real refit" in note for note in notes) == 1
-    assert "refits" not in fit_small(parts(40, seed=30)).manifest.facts
-
-
 def test_pictures_of_one_part_must_not_vouch_for_each_other(tmp_path):
     rng = np.random.default_rng(0)
     for k, part in enumerate(parts(5, seed=6)):
@@ -363,7 +345,7 @@ def test_dropping_a_planted_defect_is_as_if_it_had_never_been_there(size):
 
 # ------------------------------------------------------------------------------------------------ streaming
 
-PER_PICTURE = PATCHES * (WIDTH * 4 + 4 * 3 + 8 + 4 + 8) / 2**30  # GiB, as memory.plan counts
+PER_PICTURE = PATCHES * (WIDTH * 4 + 4 * 3 + 8 + 4 + 8) / 2**30  # GiB, as `selection.plan` counts
 
 
 def test_streaming_keeps_its_promises(fitted):
@@ -409,7 +391,7 @@ def test_memory_plan_follows_what_is_free(monkeypatch, fitted):
     for pictures_free, shards in ((40, 1), (24, 1), (12, 2), (4, 6)):
         free = SimpleNamespace(available=int(pictures_free * PER_PICTURE * 2**30) + 100)
         monkeypatch.setattr(memory.psutil, "virtual_memory", lambda free=free: free)
-        plan = memory.plan(fitted.session.model, 12)
+        plan = memory.plan(fitted.session.model, Task(lambda i: None, 12, rate=0.05), 12)
         assert plan.shards == shards
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     with pytest.raises(InputError, match="raise --set memory=GiB, or choose a smaller --size"):
@@ -422,7 +404,7 @@ def test_nobody_is_given_more_than_two_gib_for_features(monkeypatch, fitted):
     many = int(5 / PER_PICTURE)  # pictures with 5 GiB of features
     for limit, shards in ((None, 3), (4.0, 2), (20.0, 1)):
         monkeypatch.setattr(model, "config", replace(model.config, memory=limit))
-        assert memory.plan(model, many).shards == shards
+        assert memory.plan(model, Task(lambda i: None, many, rate=0.05), many).shards == shards
 
 
 # ---------------------------------------------------------------------------------------------- more pictures
@@ -771,7 +753,7 @@ def test_names_are_relative_to_the_common_folder(tmp_path, monkeypatch):
 
 
 def test_larger_sizes_keep_at_least_a_few_thousand(monkeypatch):
-    monkeypatch.setattr("flawscope.methods.patchcore.memory_plan.FEWEST", 2000)
+    monkeypatch.setattr("flawscope.methods.patchcore.selection.FEWEST", 2000)
     config = Config()
     assert memory.bank_size(config, 1, 10_000) == 2000
     assert memory.bank_size(config, 1, 500) == 500

@@ -14,7 +14,7 @@ from flawscope.fitting import tile_calibration
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.training_pictures import Reader
 from flawscope.fitting.windows import Windows
-from flawscope.methods.patchcore import positions
+from flawscope.methods.patchcore import places
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
 
@@ -117,8 +117,8 @@ def test_a_calibration_score_is_that_of_a_fit_without_the_picture():
 
 
 def test_blocks_of_places_change_nothing(each, monkeypatch):
-    other = positions.fill
-    monkeypatch.setattr(positions, "fill", lambda job, blocks: other(job, 4))
+    other = places.fill
+    monkeypatch.setattr(places, "fill", lambda job, blocks: other(job, 4))
     again = fit(list(still()), **SMALL)
     for name in ("views.0.bank", "views.0.centre", "bank_groups.0"):
         np.testing.assert_array_equal(again.artefact.tensors[name], each.artefact.tensors[name])
@@ -128,8 +128,8 @@ def test_blocks_of_places_change_nothing(each, monkeypatch):
 
 
 def test_a_copy_is_counted_once_in_all_blocks(monkeypatch):
-    other = positions.fill
-    monkeypatch.setattr(positions, "fill", lambda job, blocks: other(job, 4))
+    other = places.fill
+    monkeypatch.setattr(places, "fill", lambda job, blocks: other(job, 4))
     model = fit([*still(), still()[0]], **SMALL)
     assert sorted(p.role for p in model.manifest.pictures) == ["duplicate", *["train"] * 6]
 
@@ -225,7 +225,7 @@ def test_the_search_of_a_batch_is_that_of_each_place(each):
 
 
 def test_places_whose_patches_did_not_stay_are_answered_for_too(monkeypatch):
-    monkeypatch.setattr(positions, "KEPT", 0)
+    monkeypatch.setattr(places, "KEPT", 0)
     model = fit(list(still()), **{**SMALL, "check": True})
     found = model.manifest.facts["simulated_defects"]
     assert sum(size["defects"] for size in found["sizes"].values()) >= 3
@@ -254,7 +254,7 @@ def test_tiles_that_are_spared_are_no_higher_for_it(monkeypatch):
     )
     plates = [draw_picture("plate", np.random.default_rng([6, k]), size=144)[0] for k in range(8)]
     fit(plates, **SMALL)
-    other = positions._left_out
-    monkeypatch.setattr(positions, "_left_out", lambda *given: other(*given[:4], {}))
+    other = places._left_out
+    monkeypatch.setattr(places, "_left_out", lambda *given: other(*given[:4], {}))
     fit(plates, **SMALL)
     np.testing.assert_allclose(found[0], found[1], rtol=0.02)

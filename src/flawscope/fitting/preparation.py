@@ -32,7 +32,7 @@ from flawscope.methods import registry
 from flawscope.methods.detector import Detector, device_for
 from flawscope.methods.method import Method
 from flawscope.methods.settings import AUTO, PictureSettings
-from flawscope.methods.task import SizeTask, Task
+from flawscope.methods.task import Task, Undecided
 from flawscope.pictures.defect_size import pixels_of, remark, tile_for
 from flawscope.pictures.preprocess import Preprocess, roi_from
 from flawscope.progress import Step, silent
@@ -108,17 +108,17 @@ def prepare(
     if min_defect is not None:
         options = {**options, **_tiles_for(min_defect, config, sizes, say)}
         config = replace(registry.configure(method, preset, options), hidden=config.hidden)
-    if config.size == AUTO and method.choose_size is not None:
-        choice = SizeTask(
-            lambda i: decoded_or_none(sources[i]),
-            len(sources),
-            device=where,
-            roi=roi,
-            white_level=white_level,
-            say=say,
-            step=step,
-        )
-        config = replace(config, size=method.choose_size(config, choice))
+    undecided = Undecided(
+        lambda i: decoded_or_none(sources[i]),
+        len(sources),
+        device=where,
+        roi=roi,
+        white_level=white_level,
+        say=say,
+        step=step,
+    )
+    if config.size == AUTO and method.choose is not None:
+        config = method.choose(config, undecided)
     elif config.tile is None and min_defect is None and (line := remark(_known(sizes), config.sizes[-1])):
         say(line)
     if config.tile is not None:
@@ -154,10 +154,9 @@ def prepare(
         step=step,
     )
     model = model.to(where)
-    if config.locates is None and windows is not None and method.prefers_positions is not None:
-        each = method.prefers_positions(model, windows.task(task))
-        config = replace(config, positions="each" if each else "shared")
-        if not each:
+    if config.locates is None and windows is not None and method.choose is not None:
+        config = method.choose(config, replace(undecided, model=model, task=windows.task(task)))
+        if not config.locates:
             reader.preprocess = preprocess_of(config, white_level)
             windows = Windows(reader, sizes, config.seed)
         model.config = config

@@ -56,8 +56,8 @@ def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> Simulate
     answer, scores = Unlearnt(model, fitted, fitted.used, task.groups), {}
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:
-        picture, positions = defects.picture(number), task.positions
-        position = positions[picture] if len(positions) else 0
+        picture = defects.picture(number)
+        position = 0 if task.places is None else task.places.of[picture]
         if (found := answer(picture, features, inside, position=position)) is not None:
             scores[number] = _known(found[0])
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flawscope.calibration.hold_out import LEAST
 from flawscope.fitting.training_pictures import Reader
-from flawscope.methods.task import Fitted, Task
+from flawscope.methods.task import Fitted, Places, Task
 from flawscope.pictures.preprocess import Views
 from flawscope.pictures.tiles import Grid, Region
 
@@ -170,18 +170,18 @@ class Windows:
 
     def task(self, task: Task) -> Task:
         """The task for pictures as one for their views."""
-        count = range(task.count)
+        pictures = [i for i in range(task.count) for _ in self.numbers(i)]
+        shape = self.reader.preprocess.positions
         return replace(
             task,
             load=self.load,
             count=len(self),
-            groups=[task.groups[i] for i in count for _ in self.numbers(i)],
-            pictures=[i for i in count for _ in self.numbers(i)],
+            groups=[task.groups[i] for i in pictures],
             reserved=[number for i in task.reserved for number in self.numbers(i)],
             settle=self._settled,
-            positions=self.positions,
-            alone=self._alone if self.located else None,
-            places=None if (shape := self.reader.preprocess.positions) is None else 1 + math.prod(shape),
+            places=None
+            if shape is None
+            else Places(1 + math.prod(shape), self.positions, pictures, self._alone),
             views=len(self) / max(1, task.count),
             enough=ENOUGH,
         )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flawscope.methods.detector import Detector
-    from flawscope.methods.task import Fitted, SizeTask, Task
+    from flawscope.methods.task import Fitted, Task, Undecided
 
 Origin = dict[str, str]  # name, origin and licence of pretrained weights
 
@@ -47,16 +47,11 @@ class Peak(Protocol):
         """Bytes of the process that fits, at most."""
 
 
-class Prefer(Protocol):
-    """Whether good pictures speak for a setting, without test labels."""
+class Choose(Protocol):
+    """Choose a setting that is `auto` by good pictures, without test labels."""
 
-    def __call__(self, model: Any, task: Task) -> bool: ...
-
-
-class ChooseSize(Protocol):
-    """The best `size` for these good pictures, without test labels."""
-
-    def __call__(self, config: Any, task: SizeTask) -> str: ...
+    def __call__(self, config: Any, undecided: Undecided) -> Any:
+        """The settings with the next one of them decided: `size` before there is a detector, others then."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +97,7 @@ class Method:
         extends: pictures can be added to a fitted model (`--update`).
         fits_in_parts: parts of the work can be done by `Task.workers`, on a cluster.
         peak: predicts a fit's memory before it begins; None: nobody knows it.
-        choose_size: answers `size=auto`; None: the method cannot.
-        prefers_positions: answers `positions=auto`, given tiles told apart; None: it has no such setting.
+        choose: decides settings that are `auto`; None: it has none.
         options: flags of `flawscope fit` for its own settings.
         commands: its own commands.
         operators: gives {torch operator: its ONNX translation} for operators that the exporter does not know.
@@ -124,8 +118,7 @@ class Method:
     extends: bool = False
     fits_in_parts: bool = False
     peak: Peak | None = None
-    choose_size: ChooseSize | None = None
-    prefers_positions: Prefer | None = None
+    choose: Choose | None = None
     options: Sequence[Option] = ()
     commands: Sequence[Command] = ()
     operators: Callable[[], Mapping[Any, Any]] | None = None

@@ -10,7 +10,7 @@ from flawscope.config import convert
 from flawscope.errors import InputError
 from flawscope.pictures.overlap import MOST_OVERLAP, OVERLAP, overlap_of
 
-AUTO = "auto"  # `size`: chosen from the pictures, by a method that declares `choose_size`
+AUTO = "auto"  # `size`: chosen from the pictures, by a method that declares `choose`
 Size = tuple[int, int]  # (H, W)
 Rule = tuple[bool, str]  # what must hold, and what is said where it does not
 

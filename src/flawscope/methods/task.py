@@ -118,6 +118,22 @@ class Defect:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where in their pictures the views lie that a task's numbers are of, if places are learnt apart.
+
+    count: places that are told apart.
+    of: [views], the place of each; 0: the whole picture.
+    pictures: [views], the picture of each.
+    alone: gives the part of a view that no other tile of its picture shows.
+    """
+
+    count: int
+    of: Sequence[int]
+    pictures: Sequence[int]
+    alone: Callable[[int], tuple[slice, slice]]
+
+
+@dataclass(frozen=True)
 class Task:
     """What `fit` is given beside the model.
 
@@ -134,9 +150,7 @@ class Task:
     old: the artefact the model was rebuilt from, if it is being extended.
     decoded: bytes of the largest picture, for predictions of memory.
     views: how many numbers a picture has, where they are of its views; 1: they are of pictures.
-    positions: [count], where in its picture each view lies, 0 for the whole, if places are learnt apart;
-        else empty. places: how many there are. pictures: [count], the picture that each view is of. alone:
-        the part of a view that no other tile of its picture shows.
+    places: of views that are told apart by where they lie; None: none are.
     enough: so many pictures suffice to calibrate on, since the caller does it again; None: take all.
     workers: for methods that fit in parts. In a copy of the task in another process it is that process, and
         nobody is told anything.
@@ -154,10 +168,7 @@ class Task:
     old: Artefact | None = None
     decoded: int = 0
     views: float = 1
-    positions: Sequence[int] = ()
-    places: int | None = None
-    pictures: Sequence[int] = ()
-    alone: Callable[[int], tuple[slice, slice]] | None = None
+    places: Places | None = None
     enough: int | None = None
     budget: Budget = Budget()
     workers: Workers = HERE
@@ -226,13 +237,15 @@ def _unheard(line: str) -> None:
 
 
 @dataclass(frozen=True)
-class SizeTask:
-    """What choosing a picture size is given.
+class Undecided:
+    """What `Method.choose` is given to choose a setting by.
 
     decoded: picture i as `decode` gives it, or None where it cannot be read.
     count: how many good pictures there are.
     roi: region of interest, as `roi_from` reads it.
     white_level: of deep pictures.
+    model, task: an untrained detector and the task of the pictures' tiles, where the settings that make
+        these are known.
     """
 
     decoded: Callable[[int], NDArray[Any] | None]
@@ -240,6 +253,8 @@ class SizeTask:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     roi: str | os.PathLike[str] | NDArray[Any] | None = None
     white_level: float | None = None
+    model: Detector | None = None
+    task: Task | None = None
     say: Callable[[str], None] = lambda line: None
     step: Step = silent
 

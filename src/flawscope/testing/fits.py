@@ -312,17 +312,16 @@ def takes_seen_defects(case: Case) -> None:
 
 def chooses_its_size(case: Case) -> None:
     """`size=auto` becomes a size that the settings take, the same for the same pictures; or it is refused."""
-    from flawscope.methods.task import SizeTask
+    from flawscope.methods.task import Undecided
 
-    choose = case.method.choose_size
+    choose = case.method.choose
     if choose is None:
         must_refuse(lambda: case.method.configure(values={"size": AUTO}), "size=auto")
         return
     config = case.method.configure(values={**case.settings, "size": AUTO})
-    task = SizeTask(lambda i: decode(case.good[i]), len(case.good))
-    chosen = [choose(config, task) for _ in range(2)]
+    pictures = Undecided(lambda i: decode(case.good[i]), len(case.good))
+    chosen = [choose(config, pictures).size for _ in range(2)]
     must(chosen[0] == chosen[1] != AUTO, f"chose {chosen}")
-    replace(config, size=chosen[0])
 
 
 CHECKS: Sequence[Callable[[Case], None]] = (

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from flawscope.errors import InputError
-from flawscope.methods.patchcore import byte_bound, coreset
-from flawscope.methods.patchcore.byte_bound import Batch, ByteBound
+from flawscope.methods.patchcore import coreset, quantized_search
 from flawscope.methods.patchcore.coreset import greedy_k_center, select
+from flawscope.methods.patchcore.quantized_search import Batch, ByteBound
 
 
 def plain_loop(
@@ -60,15 +60,21 @@ def sizes(request, monkeypatch):
     if by_bytes:
         with_bytes(monkeypatch)
     else:
-        monkeypatch.setattr(byte_bound, "pays", lambda: False)
+        monkeypatch.setattr(quantized_search, "pays", lambda: False)
 
 
 def with_bytes(monkeypatch) -> None:
     """However few the points are, and on any processor."""
-    if not byte_bound.exact():
+    if not quantized_search.exact():
         pytest.skip("this torch multiplies no bytes here, or not exactly")
-    for name, value in {"FEWEST": 1, "PICKS": 1, "MANY": 1.0, "PAIRS": 1e9, "pays": lambda: True}.items():
-        monkeypatch.setattr(byte_bound, name, value)
+    for name, value in {
+        "FEWEST_POINTS": 1,
+        "PICKS": 1,
+        "MANY": 1.0,
+        "PAIRS": 1e9,
+        "pays": lambda: True,
+    }.items():
+        monkeypatch.setattr(quantized_search, name, value)
 
 
 @pytest.mark.usefixtures("sizes")
@@ -158,7 +164,7 @@ def test_bytes_miss_no_pair_that_is_nearer(monkeypatch, features):
 
 def test_bytes_change_the_covering_radius_by_rounding_alone(monkeypatch):
     features, groups = real(8, 3000, 64) + 3, torch.arange(3000) // 50
-    monkeypatch.setattr(byte_bound, "pays", lambda: False)
+    monkeypatch.setattr(quantized_search, "pays", lambda: False)
     plain = select(features, 600, groups=groups)
     with_bytes(monkeypatch)
     asked = []
@@ -214,7 +220,7 @@ def test_groups_met_together_are_met_as_one_by_one(monkeypatch, each):
 
 
 def test_bytes_are_left_alone_where_they_would_be_cut_off():
-    ask = "from flawscope.methods.patchcore import byte_bound as b; print(b.pays(), b.exact())"
+    ask = "from flawscope.methods.patchcore import quantized_search as b; print(b.pays(), b.exact())"
     for level in ("SSE41", "AVX2", "AVX512_CORE"):
         told = {**os.environ, "ONEDNN_MAX_CPU_ISA": level}
         said = subprocess.check_output([sys.executable, "-c", ask], env=told, text=True).split()
@@ -225,7 +231,7 @@ def test_where_too_many_pairs_are_near_all_products_are_taken(monkeypatch):
     features, groups = real(9, 2000, 40), torch.arange(2000) // 50
     with_bytes(monkeypatch)
     found = [select(features, 300, groups=groups)]
-    monkeypatch.setattr(byte_bound, "PAIRS", 0)
+    monkeypatch.setattr(quantized_search, "PAIRS", 0)
     monkeypatch.setattr(coreset._Update, "_meet_some", None)
     found.append(select(features, 300, groups=groups))
     assert found[1].radius == pytest.approx(found[0].radius, rel=1e-5)

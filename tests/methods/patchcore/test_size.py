@@ -9,10 +9,10 @@ from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.features.backbone import load_backbone
 from flawscope.fitting.fitting import fit
-from flawscope.methods.patchcore import size
+from flawscope.methods.patchcore import choosing
+from flawscope.methods.patchcore.choosing import Trial
 from flawscope.methods.patchcore.config import Config
-from flawscope.methods.patchcore.size import Trial
-from flawscope.methods.task import SizeTask
+from flawscope.methods.task import Undecided
 
 
 @pytest.fixture(scope="module")
@@ -28,32 +28,33 @@ def backbone():
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch, backbone):
-    monkeypatch.setattr(size, "load_backbone", lambda *_: (backbone, {}))  # built once
-    monkeypatch.setattr(size, "SIZES", (48, 64, 96))
-    monkeypatch.setattr(size, "CANDIDATES", ((48,), (48, 64), (48, 96)))
-    monkeypatch.setattr(size, "BANK", 60)
+    monkeypatch.setattr(choosing, "load_backbone", lambda *_: (backbone, {}))  # built once
+    monkeypatch.setattr(choosing, "SIZES", (48, 64, 96))
+    monkeypatch.setattr(choosing, "CANDIDATES", ((48,), (48, 64), (48, 96)))
+    monkeypatch.setattr(choosing, "BANK", 60)
 
 
 def choose(pictures, **settings) -> tuple[str, list[str]]:
     lines: list[str] = []
     config = Config(size="auto", **settings)
-    return size.choose(config, SizeTask(pictures.__getitem__, len(pictures), say=lines.append)), lines
+    made = choosing.choose(config, Undecided(pictures.__getitem__, len(pictures), say=lines.append))
+    return made.size, lines
 
 
 def test_chooses_by_the_figures_it_names_and_never_enlarges(pictures, monkeypatch):
     seen: list[list[Trial]] = []
-    real = size.compare
+    real = choosing.compare
 
     def spy(*args, **kwargs):
         seen.append(real(*args, **kwargs))
         return seen[-1]
 
-    monkeypatch.setattr(size, "compare", spy)
+    monkeypatch.setattr(choosing, "compare", spy)
     chosen, lines = choose(pictures)
     trials = {trial.name: trial for trial in seen[0]}
     assert set(trials) == {"48", "48+64"}  # the pictures are 72 px: 96 would show nothing more
     best = max(t.auroc for t in trials.values())
-    close = [t for t in trials.values() if t.auroc >= best - size.CLOSE]
+    close = [t for t in trials.values() if t.auroc >= best - choosing.CLOSE]
     assert chosen == min(close, key=lambda t: t.cost).name
     assert len(lines) == 1
     assert lines[0].startswith(f"size {chosen}: image AUROC {trials[chosen].auroc:.3f}")
@@ -70,7 +71,7 @@ def test_same_seed_same_choice(pictures):
 
 def test_a_size_that_sees_the_defects_wins(pictures, monkeypatch):
     trials = [Trial((48,), (0.5, 0.6, 0.7)), Trial((48, 64), (0.9, 0.9, 0.9))]
-    monkeypatch.setattr(size, "compare", lambda *args, **kwargs: trials)
+    monkeypatch.setattr(choosing, "compare", lambda *args, **kwargs: trials)
     assert choose(pictures)[0] == "48+64"
     trials[0] = Trial((48,), (0.895, 0.895, 0.895))  # within 0.01, and cheaper
     assert choose(pictures)[0] == "48"
@@ -88,7 +89,7 @@ def test_unreadable_pictures_do_not_count(pictures):
 
 
 def test_small_pictures_need_no_comparison(pictures, monkeypatch):
-    monkeypatch.setattr(size, "SIZES", (72, 100))
+    monkeypatch.setattr(choosing, "SIZES", (72, 100))
     chosen, lines = choose(pictures)
     assert chosen == "72"
     assert "72 px" in lines[0]
@@ -96,15 +97,15 @@ def test_small_pictures_need_no_comparison(pictures, monkeypatch):
 
 def test_what_it_cannot_see_in_large_pictures_is_said(pictures, monkeypatch):
     """The defects that it judges by grow with the pictures."""
-    monkeypatch.setattr(size, "SIDE", 72)
+    monkeypatch.setattr(choosing, "SIDE", 72)
     masks = []
-    real = size.simulate_defect
+    real = choosing.simulate_defect
 
     def spy(*args, **kwargs):
         masks.append((made := real(*args, **kwargs)).mask)
         return made
 
-    monkeypatch.setattr(size, "simulate_defect", spy)
+    monkeypatch.setattr(choosing, "simulate_defect", spy)
     line = choose([p.repeat(5, 0).repeat(5, 1) for p in pictures])[1][0]
     assert all(mask.shape == (72, 72) for mask in masks)
     smallest = min(max(np.ptp(where) + 1 for where in np.nonzero(mask)) for mask in masks)
@@ -113,8 +114,8 @@ def test_what_it_cannot_see_in_large_pictures_is_said(pictures, monkeypatch):
 
 
 def test_the_shorter_side_is_that_of_the_users_pictures(pictures, monkeypatch):
-    monkeypatch.setattr(size, "SIDE", 36)
-    monkeypatch.setattr(size, "SIZES", (72, 100))
+    monkeypatch.setattr(choosing, "SIDE", 36)
+    monkeypatch.setattr(choosing, "SIZES", (72, 100))
     assert "the pictures are 72 px on their shorter side" in choose(pictures)[1][0]
 
 
@@ -130,7 +131,7 @@ def test_auto_and_crop_exclude_each_other():
 
 
 def test_fit_stores_the_size_that_was_chosen(pictures, monkeypatch):
-    monkeypatch.setattr(size, "choose", lambda *args, **kwargs: "48+64")
+    monkeypatch.setattr(choosing, "best_size", lambda *args, **kwargs: "48+64")
     predictor = fit(list(pictures), size="auto", samples=0)
     assert predictor.manifest.config["size"] == "48+64"
     assert predictor.manifest.preprocess.network_size == (64, 64)

@@ -14,9 +14,8 @@ METHOD = Method(
     finds_suspects=True,
     extends=True,
     fits_in_parts=True,
-    peak=deferred("flawscope.methods.patchcore.peak:peak"),
-    choose_size=deferred("flawscope.methods.patchcore.size:choose"),
-    prefers_positions=deferred("flawscope.methods.patchcore.positions:prefer"),
+    peak=deferred("flawscope.methods.patchcore.selection:peak"),
+    choose=deferred("flawscope.methods.patchcore.choosing:choose"),
     options=(
         Option(
             "--positions",

@@ -7,7 +7,7 @@ textbook's. When the pool is exhausted, all N points meet the whole batch of pic
 which is bound by arithmetic instead.
 
 Where the processor multiplies bytes faster still, a lower bound leaves few pairs of points and picks for fp32
-(`byte_bound.py`).
+(`quantized_search.py`).
 
 Blocks of rows have a fixed size and each runs on one thread, so the result does not depend on how many
 threads there are.
@@ -18,14 +18,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 from flawscope.errors import InputError
-from flawscope.methods.patchcore import byte_bound
-from flawscope.methods.patchcore.byte_bound import Batch, ByteBound
+from flawscope.methods.patchcore import quantized_search
+from flawscope.methods.patchcore.quantized_search import Batch, ByteBound
 from flawscope.methods.threads import Each, alone, workers
 from flawscope.progress import counted
 
@@ -80,14 +79,6 @@ def greedy_k_center(features: Tensor, count: int, first: int = 0) -> Tensor:
     Gonzalez 1985 for the greedy rule.
     """
     return select(features, count, first=first).indices
-
-
-class Beginning(TypedDict, total=False):
-    """What `select` goes on from, where a bank is being extended."""
-
-    start: Tensor
-    start_groups: Tensor
-    until: float
 
 
 def select(
@@ -179,9 +170,9 @@ class _Update:
         self.bound: ByteBound | None = None
         # of one group alone no point can be passed over: all are infinitely far from other groups
         if (
-            (features.device.type == "cpu" and total >= byte_bound.FEWEST)
+            (features.device.type == "cpu" and total >= quantized_search.FEWEST_POINTS)
             and (groups is None or bool((groups != groups[0]).any()))
-            and byte_bound.pays()
+            and quantized_search.pays()
         ):
             self.bound = ByteBound(features, self.rows, each)
 
@@ -198,7 +189,7 @@ class _Update:
             columns = {} if of is None else {g: slice(a, b) for g, a, b in _runs(of)}
             norms, doubled = (batch * batch).sum(1), (batch * -2.0).T
             bound = None
-            if self.bound is not None and len(batch) >= byte_bound.PICKS:
+            if self.bound is not None and len(batch) >= quantized_search.PICKS:
                 bound = self.bound.of(points[k : k + BATCH])
             meet = partial(self._meet, norms, doubled, which, columns, of, bound)
             self.each(meet, range(len(self.rows)))

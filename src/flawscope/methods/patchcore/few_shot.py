@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from flawscope.methods.patchcore.augmentation import asked, possible
+from flawscope.errors import InputError
 from flawscope.methods.patchcore.coreset import Coreset
-from flawscope.methods.patchcore.leave_out import Good, Raw, calibrate, counted_of
-from flawscope.methods.patchcore.selection import Job, Patches
+from flawscope.methods.patchcore.leave_one_out import Good, Raw, calibrate, counted_of
+from flawscope.methods.patchcore.patches import Job, Patches, turned
 from flawscope.methods.threads import workers
 
 METHOD = "compared with itself elsewhere"  # how one part alone is calibrated
@@ -22,20 +22,42 @@ FARTHEST = 64  # of them, whose distances are compared
 NEARER = 0.08
 AROUND = 1 / 8  # of a side: what is nearer to a patch in its own picture shows the same
 ROWS = 512  # patches compared at once
+# A way to turn a picture, 1 to 7: its bits mirror the rows, mirror the columns, and, first, swap both
+WAYS: dict[str, tuple[int, ...]] = {
+    "none": (),
+    "turn": (3, 5, 6),
+    "mirror": (1, 2),
+    "all": (1, 2, 3, 4, 5, 6, 7),
+}
 
 
 # ------------------------------------------------------------------------------------------------- copies
 
 
 def ways(job: Job) -> tuple[int, ...]:
-    """How pictures are turned and mirrored for the bank: as asked; as they were for the model that is
-    extended; or, of few pictures, every way, until `helpful` has looked at them."""
-    old, roi = job.task.old, job.model.roi
-    if job.config.augment != "auto":
-        return asked(job.config.augment, roi)
-    if old is None:
-        return possible("all" if job.task.count <= FEW else "none", roi)
-    return possible("all" if old.manifest.facts.get("augment") == "all" else "none", roi)
+    """How pictures are turned and mirrored for the bank: as the setting says; with `auto` as they were for
+    the model that is extended; or, of few pictures, every way, until `helpful` has looked at them. Only ways
+    after which the sides are as long as they were, and the region of interest is where it was.
+
+    Raises:
+        InputError: the setting names ways, and none is possible.
+    """
+    old, roi, augment = job.task.old, job.model.roi, job.config.augment
+    if augment == "auto":
+        few = job.task.count <= FEW if old is None else old.manifest.facts.get("augment") == "all"
+        return possible("all" if few else "none", roi)
+    found = possible(augment, roi)
+    if not found and augment != "none":
+        raise InputError(
+            f"setting augment: {augment} is not possible: a copy does not fit the picture size or the region "
+            "of interest; take a square --size, a symmetric --roi, or augment: none"
+        )
+    return found
+
+
+def possible(augment: str, roi: Tensor) -> tuple[int, ...]:
+    """The ways that leave a region of interest [H, W] bool as it is."""
+    return tuple(way for way in WAYS[augment] if torch.equal(turned(roi, way), roi))
 
 
 def name(job: Job) -> str:

@@ -17,50 +17,48 @@ from flawscope.calibration.decision import from_values, suspects
 from flawscope.errors import InputError
 from flawscope.machine import peak_memory
 from flawscope.methods.extract import GPU_BATCH, embed_pictures
-from flawscope.methods.patchcore import coreset, few_shot, memory_plan, positions
-from flawscope.methods.patchcore.leave_out import Good, Raw, calibrate, leave_one_out, left_out_of
-from flawscope.methods.patchcore.loo_bank import Selection
-from flawscope.methods.patchcore.loo_check import compared
-from flawscope.methods.patchcore.memory_plan import MAX_CALIBRATION, bank_size
+from flawscope.methods.patchcore import coreset, few_shot, places
+from flawscope.methods.patchcore.leave_one_out import Good, Raw, Selection, calibrate, leave_one_out, left_out
 from flawscope.methods.patchcore.model import Model
-from flawscope.methods.patchcore.selection import Job, Start, collect, install, picks, select, start_of
+from flawscope.methods.patchcore.patches import Job, Start, collect
+from flawscope.methods.patchcore.selection import Plan, bank_size, plan, select, select_view
 from flawscope.methods.task import Fitted, Task
 from flawscope.progress import counted
 
 LeftOut = Callable[[Tensor, int, Tensor | None, int], tuple[Tensor, Tensor]]  # as `Fitted` has it
 NONE = np.zeros(0, np.intp)
+MAX_CALIBRATION = 500  # pictures read again for calibration when the features did not stay in memory
 ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until the first are gone
 
 
 def fit(model: Model, task: Task) -> Fitted:
     """Fill `model` with the memory banks of good pictures and calibrate it: a picture is never compared with
     its own group in calibration."""
-    by_position = task.places is not None
-    job = Job(model, task, None if task.old is None or by_position else Start.of(task.old, model))
-    job.copies = () if by_position else few_shot.ways(job)
-    count = task.count * (1 + len(job.copies))
-    plan = memory_plan.plan(model, count, task.decoded, task.places, task.workers)
-    if plan.shards > 1 and job.copies and job.config.augment == "auto" and task.old is None:
+    by_place = task.places is not None
+    job = Job(model, task, None if task.old is None or by_place else Start.of(task.old, model))
+    job.copies = () if by_place else few_shot.ways(job)
+    planned = plan(model, task, task.count * (1 + len(job.copies)))
+    if planned.shards > 1 and job.copies and job.config.augment == "auto" and task.old is None:
         job.copies = ()  # to look at them they must be in memory
-        plan = memory_plan.plan(model, task.count, task.decoded, None, task.workers)
-    task.say(plan.line())
-    if plan.shards > 1 and task.drop_suspects:
+        planned = plan(model, task, task.count)
+    task.say(planned.line())
+    if planned.shards > 1 and task.drop_suspects:
         raise InputError(
             "--drop-suspects needs all features in memory: raise --set memory=GiB, or leave it out"
         )
     if task.workers.count > 1:
-        if by_position:
+        if by_place:
             raise InputError("--positions each is fitted on one machine: leave out --cluster")
-        model.config = replace(model.config, shards=plan.shards)  # it is part of what decides the bank
-    if by_position:
-        fitted = _by_position(job, plan.shards)
+        model.config = replace(model.config, shards=planned.shards)  # it is part of what decides the bank
+    if by_place:
+        fitted = _by_place(job, planned.shards)
     else:
-        fitted = _in_memory(job) if plan.shards == 1 else _streamed(job, plan)
+        fitted = _in_memory(job) if planned.shards == 1 else _streamed(job, planned)
     fitted.first_group = job.first_group
     if task.old is not None:
         _join(fitted, model, task.old)
     fitted.facts |= {"augment": few_shot.name(job)}
-    fitted.facts |= {"memory_predicted": plan.peak, "memory_peak": peak_memory()}
+    fitted.facts |= {"memory_predicted": planned.peak, "memory_peak": peak_memory()}
     fitted.summary = _summary(fitted.facts)
     return fitted
 
@@ -118,12 +116,6 @@ def _in_memory(job: Job) -> Fitted:
     if alone:
         fitted.calibration = replace(fitted.calibration, promised=False, method=few_shot.METHOD)
     fitted.dropped, fitted.suspects = sorted(dropped), listed
-    whole = len(calibrated) == len(patches.pictures)
-    if job.task.budget.checked and whole and (refits := compared(job, patches, selections[0], good.raw)):
-        fitted.facts["refits"] = refits.to_dict()
-        fitted.notes += [refits.note] if refits.note else []
-        job.tick("refits")
-        fitted.facts["seconds"] = job.seconds()
     return fitted
 
 
@@ -194,9 +186,7 @@ def _left_out(
     inside: Tensor | None,
     position: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    scores, distances = left_out_of(selections, features, group, inside)
-    seen = None if inside is None else inside[None]
-    return job.model.combine([s[None] for s in scores], [d[None] for d in distances], seen)
+    return left_out(selections, features, group, inside).combined(job.model)
 
 
 def _join(fitted: Fitted, model: Model, old: Artefact) -> None:
@@ -219,12 +209,12 @@ def _join(fitted: Fitted, model: Model, old: Artefact) -> None:
         )
 
 
-# --------------------------------------------------------------------------------------------- by position
+# --------------------------------------------------------------------------------------------- by place
 
 
-def _by_position(job: Job, blocks: int) -> Fitted:
+def _by_place(job: Job, blocks: int) -> Fitted:
     """A memory bank for each place in the pictures, one block of places after the other."""
-    found = positions.fill(job, blocks)
+    found = places.fill(job, blocks)
     used = sorted(found.left_out)
     _some(used)
     job.tick("features, coresets and leave-one-out")
@@ -241,14 +231,14 @@ def _by_position(job: Job, blocks: int) -> Fitted:
 
     groups = found.groups_of(job.model)
 
-    def left_out(features: Tensor, group: int, inside: Tensor | None, position: int) -> tuple[Tensor, Tensor]:
+    def answer(features: Tensor, group: int, inside: Tensor | None, position: int) -> tuple[Tensor, Tensor]:
         if position in found.selections:
             return _left_out(job, found.selections[position], features, group, inside)
         kept = {f"bank_groups.{v}": of_view for v, of_view in enumerate(groups)}
         seen = None if inside is None else inside[None]
         return job.model.at(position).left_out(features[None], group, kept, seen)
 
-    fitted = _fitted(job, good, chosen, used, groups, left_out, facts)
+    fitted = _fitted(job, good, chosen, used, groups, answer, facts)
     fitted.answered, fitted.answer = set(found.selections), partial(found.answer, job.model)
     return fitted
 
@@ -256,48 +246,46 @@ def _by_position(job: Job, blocks: int) -> Fitted:
 # -------------------------------------------------------------------------------------------------- streamed
 
 
-def _streamed(job: Job, plan: memory_plan.Plan) -> Fitted:
+def _streamed(job: Job, planned: Plan) -> Fitted:
     """Merge and reduce: a coreset of every shard of pictures, then a coreset of their union.
 
     A point is at most its shard's radius from the union and the union at most the last radius from the
     bank, so their sum bounds the covering radius. The union is twice the bank, however many shards there are:
     another level between them would add a radius and save nothing.
     """
-    shards = plan.shards
-    merged = _merged(job, plan)
-    _some(merged.pictures)
+    work = partial(_shard, job, planned.shards)
+    worked = job.task.workers(work, range(planned.shards), "features and coresets", planned.peak)
+    shards = [shard for shard in worked if shard is not None]
+    used = [picture for shard in shards for picture in shard.pictures]
+    _some(used)
     job.tick("features")
-    selections, radii = [], []
-    for v, view in enumerate(job.views):
-        union, groups = torch.cat(merged.points[v]), torch.cat(merged.groups[v])
-        result = coreset.select(
-            union,
-            min(len(union), picks(job, v, merged.patches[v])),
-            groups=groups,
-            progress=job.progress(job.named("coreset of coresets", view)),
-            **start_of(job, v),
+    selections, radii, total = [], [], 0
+    for v in range(len(job.views)):
+        union, groups = (
+            torch.cat(parts) for parts in zip(*(shard.chosen[v] for shard in shards), strict=True)
         )
-        bank_groups = install(job, v, union, groups, result.indices)
-        selections.append(Selection(view, bank_groups, union, groups, result))
-        radii.append(merged.radii[v] + result.radius)
+        patches = sum(shard.patches[v] for shard in shards)
+        selection, result = select_view(job, v, union, groups, patches, "coreset of coresets")
+        selections.append(selection)
+        radii.append(max(shard.radii[v] for shard in shards) + result.radius)
+        total += patches
     job.tick("coreset")
-    used = merged.pictures
-    chosen, good = _calibrated_again(job, used, selections, plan.peak)
+    calibrated, good = _calibrated_again(job, used, selections, planned.peak)
     job.tick("calibration")
     job.task.say(
-        f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} ({counted(shards, 'shard')})"
+        f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} ({counted(planned.shards, 'shard')})"
     )
     limit = _limit(job, good)
     facts = {
-        "patches": sum(merged.patches),
+        "patches": total,
         "covering_radius": radii,
-        "shards": shards,
+        "shards": planned.shards,
         "suspicious_above": _finite(limit),
     }
-    fitted = _fitted(job, good, chosen, used, *_apart(job, selections), facts)
-    fitted.suspects = {chosen[i]: float(good.scores[i]) for i in suspects(good.scores, limit)}
-    if len(chosen) < len(used):
-        fitted.notes.append(f"{len(chosen)} of {len(used)} pictures were looked at for suspicious ones")
+    fitted = _fitted(job, good, calibrated, used, *_apart(job, selections), facts)
+    fitted.suspects = {calibrated[i]: float(good.scores[i]) for i in suspects(good.scores, limit)}
+    if len(calibrated) < len(used):
+        fitted.notes.append(f"{len(calibrated)} of {len(used)} pictures were looked at for suspicious ones")
     return fitted
 
 
@@ -306,38 +294,10 @@ class _Shard:
     """Of some pictures, per view: the coreset [M, D] and its groups [M], its radius, and how many patches it
     is of."""
 
-    points: list[Tensor]
-    groups: list[Tensor]
-    radii: list[float]
-    patches: list[int]
     pictures: list[int]
-
-
-@dataclass
-class _Merged:
-    """The coresets of all shards, per view, and what they are of."""
-
-    points: list[list[Tensor]]
-    groups: list[list[Tensor]]
-    radii: list[float]
-    patches: list[int]
-    pictures: list[int] = field(default_factory=list)
-
-
-def _merged(job: Job, plan: memory_plan.Plan) -> _Merged:
-    views = len(job.views)
-    merged = _Merged([[] for _ in range(views)], [[] for _ in range(views)], [0.0] * views, [0] * views)
-    work = partial(_shard, job, plan.shards)
-    for found in job.task.workers(work, range(plan.shards), "features and coresets", plan.peak):
-        if found is None:
-            continue  # only copies, or nothing that can be read
-        for v in range(views):
-            merged.points[v].append(found.points[v])
-            merged.groups[v].append(found.groups[v])
-            merged.radii[v] = max(merged.radii[v], found.radii[v])
-            merged.patches[v] += found.patches[v]
-        merged.pictures += found.pictures
-    return merged
+    chosen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    radii: list[float] = field(default_factory=list)
+    patches: list[int] = field(default_factory=list)
 
 
 def _shard(job: Job, shards: int, shard: int) -> _Shard | None:
@@ -347,7 +307,7 @@ def _shard(job: Job, shards: int, shard: int) -> _Shard | None:
     patches = collect(job, indices, f"features {shard + 1}/{shards}")
     if not patches.pictures:
         return None
-    found = _Shard([], [], [], [], patches.pictures)
+    found = _Shard(patches.pictures)
     for v, view in enumerate(job.views):
         points, groups = patches.points(v)
         final = bank_size(job.config, v, count * (1 + len(job.copies)) * patches.features[v].shape[1])
@@ -356,8 +316,7 @@ def _shard(job: Job, shards: int, shard: int) -> _Shard | None:
             min(final, len(points), -(-2 * final // shards)),  # the union holds twice the bank
             progress=job.progress(f"{job.named('coreset', view)} {shard + 1}/{shards}"),
         )
-        found.points.append(points[result.indices])
-        found.groups.append(groups[result.indices])
+        found.chosen.append((points[result.indices], groups[result.indices]))
         found.radii.append(result.radius)
         found.patches.append(len(points))
         del points, groups, result
@@ -386,7 +345,7 @@ def _left_out_again(job: Job, selections: list[Selection], chosen: Sequence[int]
     found: dict[int, Raw] = {}
 
     def store(index: int, one: Tensor, inside: Tensor | None) -> None:
-        found[index] = Raw(*left_out_of(selections, one, groups[index], inside), inside)
+        found[index] = left_out(selections, one, groups[index], inside)
 
     embed_pictures(job.model, job.task.load, chosen, store, job.task.step, "calibration")
     return found

@@ -1,270 +1,207 @@
-"""One fit of PatchCore: its pictures' patches, and the coresets of them."""
+"""What is selected for the memory banks, and how much memory a fit takes, said before it starts."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+import math
+from dataclasses import dataclass
 
+import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
-from flawscope.methods.extract import counting, embed_pictures
-from flawscope.methods.patchcore import coreset
-from flawscope.methods.patchcore.augmentation import turned
+from flawscope.methods.extract import BATCH, GPU_BATCH
+from flawscope.methods.patchcore import coreset, few_shot, quantized_search
 from flawscope.methods.patchcore.config import Config
-from flawscope.methods.patchcore.loo_bank import Selection
-from flawscope.methods.patchcore.memory_bank import View
-from flawscope.methods.patchcore.memory_plan import bank_size
+from flawscope.methods.patchcore.leave_one_out import Selection
+from flawscope.methods.patchcore.memory_bank import BLOCK
 from flawscope.methods.patchcore.model import Model
+from flawscope.methods.patchcore.patches import Job, Patches
 from flawscope.methods.task import Task
+from flawscope.progress import counted
+
+MIB, GIB = 2**20, 2**30
+MOST = 2 * GIB  # of features that are kept in memory if nobody asks for more
+ENGINE = 60 * MIB  # code and buffers that torch's kernels bring in when they are first used
+COPIES = 1.45  # of the widest layer's input and output, as measured (bench/fit.py)
+FEWEST = 2000  # elements at the larger sizes: sparser banks score good pictures of a small set too high
+ALL_PLACES = 400_000  # elements of the banks of all places together: 250 MB with the default backbone
+PLACE = 500  # of a place, however many there are
+KEPT = 1 * GIB  # of patches of some places that stay, to leave pictures out of their banks once more
+PART = 16  # pictures that a part for a worker has at least
 
 
-@dataclass
-class Job:
-    """One fit: the model that is filled, what it is given, and how long each stage took.
+# -------------------------------------------------------------------------------------------------- coresets
 
-    starts: one per view, if a model is being extended.
-    groups: [count], as the model's banks number them.
-    copies: how pictures are turned and mirrored for the bank, beside as they are (`copies.py`).
+
+def bank_size(config: Config, view: int, patches: int, positions: int | None = None) -> int:
+    """How many of so many patches of a view are kept; views are counted from the smallest size.
+
+    Args:
+        positions: the bank is that of one of so many places in the pictures.
     """
-
-    model: Model
-    task: Task
-    starts: list[Start] | None = None
-    copies: Sequence[int] = ()
-    clock: dict[str, float] = field(default_factory=lambda: {"start": time.perf_counter()})
-
-    @property
-    def config(self) -> Config:
-        return self.model.config
-
-    @property
-    def views(self) -> list[View]:
-        return list(self.model.views)
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.roi.device
-
-    @property
-    def first_group(self) -> int:
-        """The first group number that no picture of an extended model has."""
-        old = self.task.old
-        if old is None:
-            return 0
-        banks = (old.tensors[f"bank_groups.{v}"] for v in range(len(self.views)))
-        in_banks = (int(groups.max()) for groups in banks if groups.size)
-        return 1 + max([*in_banks, *old.manifest.facts.get("calibration_groups", {}).values()])
-
-    def at(self, position: int) -> Job:
-        """The same for one position, whose banks are a model of their own."""
-        model, old = self.model.at(position), self.task.old
-        return replace(self, model=model, starts=None if old is None else Start.of(old, model))
-
-    def groups_of(self, pictures: Sequence[int]) -> Tensor:
-        """[N], of the pictures so numbered."""
-        return torch.tensor([self.first_group + self.task.groups[i] for i in pictures], device=self.device)
-
-    def tick(self, stage: str) -> None:
-        self.clock[stage] = time.perf_counter()
-
-    def seconds(self) -> dict[str, float]:
-        names, times = list(self.clock), list(self.clock.values())
-        return {n: round(t - s, 3) for n, s, t in zip(names[1:], times, times[1:], strict=False)}
-
-    def named(self, stage: str, view: View) -> str:
-        """The stage's name, with the size where there are several."""
-        return stage if len(self.views) == 1 else f"{stage} at {view.size[0]}"
-
-    def progress(self, stage: str) -> Callable[[int, int], None]:
-        return partial(self.task.step, stage)
-
-
-@dataclass(frozen=True)
-class Start:
-    """The bank of a view that is being extended: elements [M, D], absolute, the group of each [M] (numbers
-    that the new pictures do not have), and its covering radius: what is closer is nothing new."""
-
-    bank: Tensor
-    groups: Tensor
-    radius: float
-
-    @classmethod
-    def of(cls, old: Artefact, model: Model) -> list[Start]:
-        starts = []
-        for v, view in enumerate(model.views):
-            groups = model.own(torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(view.bank.device))
-            radius = float(old.manifest.facts["covering_radius"][v])
-            starts.append(cls(view.bank + view.centre, groups.long(), radius))
-        return starts
-
-
-@dataclass
-class Patches:
-    """The patches of N pictures, copies included, which come last.
-
-    features: per view [N, P, D], of the patches in the region of interest.
-    counted: per view [N, P] bool, those that are not padding; None: all of them.
-    inside: [N, H, W] bool, the pixels that count; None: those of the region of interest.
-    rows: [N], their numbers; a copy has its picture's. groups: [N], as the banks number them.
-    """
-
-    features: list[Tensor]
-    counted: list[Tensor] | None
-    inside: Tensor | None
-    rows: list[int]
-    groups: Tensor
-
-    @property
-    def pictures(self) -> list[int]:
-        """Without copies."""
-        return list(dict.fromkeys(self.rows))
-
-    def points(self, v: int) -> tuple[Tensor, Tensor]:
-        """The patches [K, D] of a view that count, and the group of each [K]."""
-        own = self.features[v]
-        groups = self.groups.repeat_interleave(own.shape[1])
-        if self.counted is None:
-            return own.flatten(0, 1), groups
-        mask = self.counted[v].flatten()
-        return own.flatten(0, 1)[mask], groups[mask]
-
-    @property
-    def total(self) -> int:
-        """Patches that count, of all views."""
-        if self.counted is None:
-            return sum(own.shape[0] * own.shape[1] for own in self.features)
-        return sum(int(mask.sum()) for mask in self.counted)
-
-    def spread(self, v: int, values: Tensor) -> Tensor:
-        """Values [K] of the points of a view, as [N, P]; 0 for patches that do not count."""
-        shape = self.features[v].shape[:2]
-        if self.counted is None:
-            return values.view(shape)
-        whole = values.new_zeros(shape)
-        whole[self.counted[v]] = values
-        return whole
-
-    def of(self, rows: Sequence[int]) -> Patches:
-        """`rows` alone, copied."""
-        some = list(rows)
-        return Patches(
-            [own[some] for own in self.features],
-            None if self.counted is None else [own[some] for own in self.counted],
-            None if self.inside is None else self.inside[some],
-            [self.rows[i] for i in some],
-            self.groups[some],
-        )
-
-    def keep(self, rows: Sequence[int]) -> Patches:
-        """Those of the pictures `rows`, rising, with their copies. Moved to the front in place: a second copy
-        may not fit."""
-        kept = {self.rows[i] for i in rows}
-        return self.only([row for row, picture in enumerate(self.rows) if picture in kept])
-
-    def only(self, rows: Sequence[int]) -> Patches:
-        """`rows` alone, rising, in place."""
-        for own in (*self.features, *(self.counted or ()), *([] if self.inside is None else [self.inside])):
-            for new, old in enumerate(rows):
-                if new != old:
-                    own[new] = own[old]
-        count = len(rows)
-        return Patches(
-            [own[:count] for own in self.features],
-            None if self.counted is None else [own[:count] for own in self.counted],
-            None if self.inside is None else self.inside[:count],
-            [self.rows[i] for i in rows],
-            self.groups[list(rows)],
-        )
-
-
-def collect(job: Job, indices: Sequence[int], stage: str) -> Patches:
-    """The patches of the pictures that can be used, and of their copies."""
-    model, task = job.model, job.task
-    region = [view.inside.bool() for view in job.views]
-    # a picture's number, and by how many times `task.count` more, the way it is turned
-    numbers = [index + way * task.count for way in (0, *job.copies) for index in indices]
-    rows, count = {number: row for row, number in enumerate(numbers)}, len(numbers)
-    features = [
-        torch.empty(count, int(mask.sum()), view.embedding.width, device=job.device)
-        for view, mask in zip(job.views, region, strict=True)
-    ]
-    counted = [torch.empty(own.shape[:2], dtype=torch.bool, device=job.device) for own in features]
-    roi = model.roi.cpu()
-    inside = torch.empty(count, *model.size, dtype=torch.bool, device=job.device) if job.config.pads else None
-    got: list[int] = []
-
-    def load(number: int) -> Tensor | None:
-        way, index = divmod(number, task.count)
-        image = task.load(index)
-        if job.config.pads:
-            image = counting(image, roi)
-        return image if image is None or not way else turned(image, way)
-
-    def store(number: int, one: Tensor, seen: Tensor | None) -> None:
-        if not bool(one.sum().isfinite()):
-            raise InputError(
-                f"the backbone overflows in {job.config.precision}: choose another --set precision, "
-                "or check its weights"
-            )
-        row = rows[number]
-        for own, part, mask in zip(features, one.split(model.patches), region, strict=True):
-            own[row] = part if own.shape[1] == len(part) else part[mask]
-        if inside is not None and seen is not None:
-            inside[row] = seen
-            for view, own, mask in zip(job.views, counted, region, strict=True):
-                own[row] = view.counted(seen[None])[0].bool()[mask]
-        got.append(number)
-
-    embed_pictures(model, load, numbers, store, task.step, stage)
-    used = set(task.settle(sorted(number for number in got if number < task.count)))
-    pictures = [number % task.count for number in numbers]
-    every = Patches(features, counted if job.config.pads else None, inside, pictures, job.groups_of(pictures))
-    return every.only([rows[number] for number in sorted(got) if number % task.count in used])
+    if config.count is not None:
+        wanted = config.count
+    elif view == 0:
+        wanted = round(config.ratio * patches)
+    else:
+        wanted = max(round(config.fine_ratio * patches), FEWEST)
+    if positions is not None and config.count is None:
+        wanted = min(wanted, max(ALL_PLACES // positions, PLACE))
+    return max(1, min(wanted, config.cap, patches))
 
 
 def select(job: Job, patches: Patches) -> tuple[list[Selection], list[coreset.Coreset]]:
     """Per view a coreset, put into the model as its memory bank."""
-    selections, results = [], []
-    for v, view in enumerate(job.views):
+    found = []
+    for v in range(len(job.views)):
         points, groups = patches.points(v)
+        found.append(select_view(job, v, points, groups, len(points), "coreset"))
+    return [selection for selection, _ in found], [result for _, result in found]
+
+
+def select_view(
+    job: Job, v: int, points: Tensor, groups: Tensor, patches: int, stage: str
+) -> tuple[Selection, coreset.Coreset]:
+    """A coreset of one view's points, put into the model as its memory bank, or added to the bank that is
+    extended.
+
+    Args:
+        points, groups: [N, D], absolute, and [N].
+        patches: how many the points stand for.
+    """
+    view, config, places = job.views[v], job.config, job.task.places
+    positions = None if places is None else places.count
+    progress = job.progress(job.named(stage, view))
+    if job.starts is None:
+        count = bank_size(config, v, patches, positions)
+        result = coreset.select(points, min(count, len(points)), groups=groups, progress=progress)
+        view.set_bank(points[result.indices])
+        of_bank = groups[result.indices]
+    else:
+        start = job.starts[v]
+        count = min(bank_size(config, v, patches), len(points), max(0, config.cap - len(start.bank)))
         result = coreset.select(
             points,
-            picks(job, v, len(points)),
+            count,
             groups=groups,
-            progress=job.progress(job.named("coreset", view)),
-            **start_of(job, v),
+            start=start.bank,
+            start_groups=start.groups,
+            until=start.radius,
+            progress=progress,
         )
-        results.append(result)
-        bank_groups = install(job, v, points, groups, result.indices)
-        selections.append(Selection(view, bank_groups, points, groups, result))
-    return selections, results
+        view.bank = view.bank[: len(start.bank)]  # a second selection starts as the first did
+        view.extend_bank(points[result.indices])
+        of_bank = torch.cat([start.groups, groups[result.indices]])
+    return Selection(view, of_bank, points, groups, result), result
 
 
-def picks(job: Job, v: int, patches: int) -> int:
-    """How many of so many new patches: all of the bank, or what its cap leaves where it is extended."""
-    starts = job.starts
-    most = bank_size(job.config, v, patches, job.task.places if starts is None else None)
-    return most if starts is None else max(0, min(most, job.config.cap - len(starts[v].bank)))
+# ---------------------------------------------------------------------------------------------------- memory
 
 
-def start_of(job: Job, v: int) -> coreset.Beginning:
-    if job.starts is None:
-        return {}
-    start = job.starts[v]
-    return {"start": start.bank, "start_groups": start.groups, "until": start.radius}
+@dataclass(frozen=True)
+class Plan:
+    """Shards the features are split into, and the process's predicted peak in bytes."""
+
+    shards: int
+    peak: int
+    features: int
+    free: int
+
+    def line(self) -> str:
+        how = (
+            "features stay in memory"
+            if self.shards == 1
+            else f"{self.features / GIB:.1f} GiB of features are streamed in {self.shards} shards"
+        )
+        tight = "; that may not fit: close other programs" if self.peak > self.free else ""
+        free = f"{self.free / GIB:.1f} GiB free"
+        return f"memory: about {self.peak / GIB:.2f} GiB at the peak, {free}; {how}{tight}"
 
 
-def install(job: Job, v: int, points: Tensor, groups: Tensor, indices: Tensor) -> Tensor:
-    """Give the view the selected points [N, D]; returns the group of every element of its bank [M]."""
-    if job.starts is None:
-        job.views[v].set_bank(points[indices])
-        return groups[indices]
-    start = job.starts[v]
-    job.views[v].bank = job.views[v].bank[: len(start.bank)]  # a second selection starts as the first did
-    job.views[v].extend_bank(points[indices])
-    return torch.cat([start.groups, groups[indices]])
+def peak(model: Model, task: Task) -> int:
+    """Bytes that the process of `fit` takes at most, as it predicts them when it begins."""
+    copies = () if task.places is not None else few_shot.ways(Job(model, task))
+    return plan(model, task, task.count * (1 + len(copies))).peak
+
+
+def plan(model: Model, task: Task, count: int) -> Plan:
+    """Predict the peak of a process, and split the pictures until it fits.
+
+    Args:
+        count: pictures, with their copies.
+
+    Raises:
+        InputError: not even a single picture's features fit, or the pictures are fewer than the setting
+            `shards`.
+    """
+    config, device, workers = model.config, model.roi.device, task.workers
+    places = None if task.places is None else task.places.count
+    on_cpu = device.type == "cpu"
+    threads = torch.get_num_threads() if on_cpu else 1
+    base = psutil.Process().memory_info().rss if on_cpu else 0
+    free = _free(device) if workers.memory is None else workers.memory
+    width = model.views[0].embedding.width
+    patches = [int(view.inside.sum()) for view in model.views]
+    # features, three distances or norms, a group number, the nearest element, a place in its cell
+    per_picture = sum(patches) * (width * 4 + 4 * 3 + 8 + 4 + 8)
+    if config.pads:  # what counts, of patches and pixels, and the points without the others
+        per_picture += sum(patches) * (1 + width * 4) + model.roi.numel()
+    banks = [bank_size(config, v, n * count // (places or 1), places) for v, n in enumerate(patches)]
+    features = count * per_picture
+    budget = config.memory * GIB if config.memory is not None else min(MOST, 0.5 * free)
+    shards = max(1, math.ceil(features / max(budget, 1)), min(workers.count, count // PART))
+    if config.shards is not None:
+        shards = config.shards
+        if shards > count:
+            raise InputError(
+                f"setting shards: {shards} for {counted(count, 'picture')}: write {count} or less"
+            )
+    elif shards > count:
+        raise InputError(
+            f"one picture's features take {per_picture / MIB:.0f} MiB and only {budget / MIB:.0f} MiB may be "
+            "used: free some memory, raise --set memory=GiB, or choose a smaller --size"
+        )
+    # a thread holds the decoded picture, its upright copy and what the resize reads
+    batch, decoded = (BATCH, 3 * task.decoded) if on_cpu else (GPU_BATCH, 0)
+    embedding = threads * (batch * _activations(model) + decoded) + ENGINE
+    # products of a block with a batch of picks, and the block itself
+    selecting = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
+    # of one view at a time, beside its features
+    rounded = quantized_search.width_of(width) + 4 if on_cpu and quantized_search.pays() else 0
+    selecting += max(patches) * count * rounded
+    # one row block of the neighbours' table against the bank; the bank in its forms
+    installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * (places or 1) * width * 4
+    if places is not None:  # some places' patches, distances of all
+        kept = min(KEPT, features) + 4 * sum(patches) * count
+    else:  # the coresets of the shards
+        kept = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2
+    most = base + features // shards + embedding + selecting + installing + kept
+    return Plan(shards, int(most), features, int(free))
+
+
+def _activations(model: Model) -> int:
+    """Bytes that one picture takes in the backbone at once: the widest layer's input and output, and the
+    copies that convolutions make of them (padding, memory layout)."""
+    widest = 0
+
+    def look(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal widest
+        if isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor):
+            widest = max(widest, (inputs[0].numel() + output.numel()) * 4)
+
+    leaves = [m for m in model.backbone.modules() if not list(m.children())]
+    hooks = [m.register_forward_hook(look) for m in leaves]
+    try:
+        with torch.inference_mode():
+            model.embed(torch.zeros(1, 3, *model.size, device=model.roi.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return int(COPIES * widest)
+
+
+def _free(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)  # MPS shares the machine's memory

@@ -1,7 +1,10 @@
-"""`--size auto`: does a second, finer look at the picture find more defects in this product?
+"""Settings that are `auto`, decided by the good pictures, since test pictures must not decide.
 
-No size serves all products, and test pictures must not decide. So synthetic defects of three scales are put
-on good pictures that were held out, and the sizes are compared by how well they tell them from the good ones.
+`--size auto`: does a second, finer look at the picture find more defects in this product? Synthetic defects
+of three scales are put on good pictures that were held out, and the sizes are compared by how well they tell
+them from the good ones.
+
+`--positions auto`: are left-out tiles nearer to banks of their own places than to a shared one?
 """
 
 from __future__ import annotations
@@ -19,10 +22,15 @@ from torch import Tensor
 from flawscope.errors import InputError
 from flawscope.features.backbone import Backbone, load_backbone
 from flawscope.methods.extract import embed_pictures
+from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.config import Config
 from flawscope.methods.patchcore.fit import fit
+from flawscope.methods.patchcore.leave_one_out import nearest_distance
+from flawscope.methods.patchcore.memory_bank import View
 from flawscope.methods.patchcore.model import Model
-from flawscope.methods.task import SizeTask, Task
+from flawscope.methods.patchcore.patches import Job, Patches, collect, placed
+from flawscope.methods.patchcore.selection import bank_size
+from flawscope.methods.task import Task, Undecided
 from flawscope.metrics import auroc
 from flawscope.pictures.preprocess import Preprocess, roi_from
 from flawscope.progress import Step, counted
@@ -37,6 +45,21 @@ LEARN, HOLD, LEAST = 40, 20, 12  # pictures learnt from and held out at most, an
 SIDE = 1024  # pixels that trial pictures are reduced to
 BANK = 4000  # elements of each size's trial bank
 CLOSE = 0.01  # a cheaper size wins if it is this close to the best
+STREAM = 62  # of random numbers
+PLACES = 8  # that `prefers_places` looks at
+PICTURES = 16  # of which it looks at those places
+
+
+def choose(config: Config, undecided: Undecided) -> Config:
+    """The settings with `size`, or, where there is a detector, with `positions` decided."""
+    if undecided.model is None or undecided.task is None:
+        return replace(config, size=best_size(config, undecided))
+    assert isinstance(undecided.model, Model)
+    each = prefers_places(undecided.model, undecided.task)
+    return replace(config, positions="each" if each else "shared")
+
+
+# ------------------------------------------------------------------------------------------------------ size
 
 
 class Sample(NamedTuple):
@@ -69,7 +92,7 @@ class Trial:
         return sum(size * size for size in self.sizes)
 
 
-def choose(config: Config, task: SizeTask) -> str:
+def best_size(config: Config, task: Undecided) -> str:
     """The best `size` for these good pictures, as `Config` takes it, and one line that explains it. Simulated
     defects are put inside the region of interest, and only it counts."""
     backbone, _ = load_backbone(config.backbone, config.stages, config.sizes[-1], config.weights)
@@ -132,7 +155,7 @@ def compare(
     learnt: Sequence[Sample],
     held: Sequence[Sample],
     candidates: Sequence[tuple[int, ...]],
-    task: SizeTask,
+    task: Undecided,
 ) -> list[Trial]:
     """Fit one model that sees all sizes on `learnt`, and let every candidate tell the `held` pictures from
     the same ones with a synthetic defect. Pictures are uint8."""
@@ -209,3 +232,65 @@ def _defect(
     rng = np.random.default_rng([seed, index, list(DefectScale).index(scale)])
     picture = np.ascontiguousarray(picture)
     return simulate_defect(picture, rng, scale=scale, foreground=within)
+
+
+# ------------------------------------------------------------------------------------------------- positions
+
+
+def prefers_places(model: Model, task: Task) -> bool:
+    """Whether left-out tiles are nearer to banks of their own places than to a shared one.
+
+    What a place's bank is selected from is a part of what a shared one is, so that defects are no nearer to
+    it; what counts is whether good tiles are. At some places half of the pictures are compared with the
+    other half: by the bank of their place, and by one for all these places that is as dense as a shared one.
+    """
+    assert task.places is not None
+    job, where = Job(model, replace(task, settle=list)), np.asarray(task.places.of)
+    rng = np.random.default_rng([job.config.seed, STREAM])
+    tiles, groups = np.unique(where[where > 0]), np.asarray(task.groups)
+    places = np.sort(rng.permutation(tiles)[:PLACES])
+    chosen = rng.permutation(np.unique(groups))[:PICTURES]
+    numbers = np.flatnonzero(np.isin(where, places) & np.isin(groups, chosen)).tolist()
+    patches = collect(job, numbers, "places")
+    lying, group = where[patches.rows], groups[patches.rows]
+    own: list[float] = []
+    shared: list[float] = []
+    for half in (chosen[::2], chosen[1::2]):
+        learnt = np.isin(group, half)
+        for v, view in enumerate(job.views):
+            part = patches.of(np.flatnonzero(learnt).tolist()).points(v)[0]
+            if not len(part):
+                continue
+            whole = bank_size(job.config, v, len(part) * len(tiles) // len(places))
+            common = _bank(part, whole * len(places) // len(tiles))
+            for place in places:
+                here = [np.flatnonzero(rows & (lying == place)).tolist() for rows in (learnt, ~learnt)]
+                if not all(here):
+                    continue
+                part = patches.of(here[0]).points(v)[0]
+                near = _bank(part, bank_size(job.config, v, len(part), len(tiles)))
+                left = [_map_maxima(view, patches.of(here[1]), v, bank) for bank in (near, common)]
+                own += left[0]
+                shared += left[1]
+    if not own:
+        return False
+    of_own, of_shared = float(np.mean(own)), float(np.mean(shared))
+    which, count = "each" if of_own < of_shared else "shared", counted(len(own), "left-out tile")
+    task.say(
+        f"positions: {which}, since {count} are {of_own:.4g} away from banks of their own places, "
+        f"{of_shared:.4g} from a shared one"
+    )
+    return of_own < of_shared
+
+
+def _bank(points: Tensor, count: int) -> Tensor:
+    return points[coreset.select(points, max(1, min(count, len(points)))).indices]
+
+
+def _map_maxima(view: View, patches: Patches, v: int, bank: Tensor) -> list[float]:
+    """The largest value of each tile's map."""
+    centre = bank.mean(0)
+    points = patches.points(v)[0]
+    away = patches.spread(v, nearest_distance(points - centre, bank - centre))
+    region = view.inside.bool()
+    return [float(view.anomaly_map(placed(one, region)[None]).max()) for one in away]

@@ -7,7 +7,7 @@ it is denser and searched faster than one that covers the whole picture.
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -15,20 +15,15 @@ import torch
 from torch import Tensor
 
 from flawscope.errors import InputError
-from flawscope.methods.patchcore import coreset
-from flawscope.methods.patchcore.leave_out import Raw, placed, to_others, without
-from flawscope.methods.patchcore.loo_bank import Selection, nearest_distance
-from flawscope.methods.patchcore.memory_bank import View, filled_up
-from flawscope.methods.patchcore.memory_plan import KEPT, bank_size
+from flawscope.methods.patchcore.coreset import Coreset
+from flawscope.methods.patchcore.leave_one_out import Raw, Selection, to_others, without
+from flawscope.methods.patchcore.memory_bank import filled_up
 from flawscope.methods.patchcore.model import Model
-from flawscope.methods.patchcore.selection import Job, Patches, collect, select
-from flawscope.methods.task import Task
+from flawscope.methods.patchcore.patches import Job, Patches, collect, placed
+from flawscope.methods.patchcore.selection import KEPT, select
 from flawscope.methods.threads import alone
-from flawscope.progress import counted
 
 STREAM = 62  # of random numbers
-PLACES = 8  # that `prefer` looks at
-PICTURES = 16  # of which it looks at those places
 
 
 @dataclass
@@ -63,10 +58,7 @@ class Placed:
     def answer(self, model: Model, number: int) -> tuple[Tensor, Tensor] | None:
         """Score [1] and map [1, H, W] of what was learnt from, as if its group had never been there."""
         raw = self.left_out.get(number)
-        if raw is None:
-            return None
-        inside = None if raw.inside is None else raw.inside[None]
-        return model.combine([], [away[None] for away in raw.distances], inside)
+        return None if raw is None else raw.combined(model)
 
 
 def fill(job: Job, blocks: int) -> Placed:
@@ -75,8 +67,8 @@ def fill(job: Job, blocks: int) -> Placed:
     Args:
         blocks: of positions, whose features are in memory one block after the other.
     """
-    model, where, total = job.model, np.asarray(job.task.positions), job.task.places
-    assert total is not None
+    assert job.task.places is not None
+    model, where, total = job.model, np.asarray(job.task.places.of), job.task.places.count
     order = np.random.default_rng([job.config.seed, STREAM]).permutation(total)
     found, models, room = Placed(radii=[0.0] * len(job.views)), {}, float(KEPT)
     highest: dict[tuple[int, int], float] = {}  # of tiles
@@ -115,7 +107,7 @@ def _left_out(
     job: Job,
     patches: Patches,
     selections: list[Selection],
-    results: list[coreset.Coreset],
+    results: list[Coreset],
     highest: dict[tuple[int, int], float],
 ) -> dict[int, Raw]:
     """The pictures of one position against its banks as if their groups had never been there.
@@ -128,92 +120,24 @@ def _left_out(
         highest: by picture and view, the largest map value so far where a tile is alone, which is in the
             picture's map as it is; kept up to date.
     """
+    others, places = to_others(patches, results), job.task.places
+    assert places is not None
 
-    others = to_others(patches, results)
-
-    def one(k: tuple[int, int]) -> Tensor:
-        i, v = k
-        selection, view = selections[v], selections[v].view
+    def one(i: int, v: int) -> Tensor:
+        number, selection, view = patches.rows[i], selections[v], selections[v].view
         away = placed(others[v][i], view.inside.bool())
-        picture = job.task.pictures[patches.rows[i]], v
+        picture = places.pictures[number], v
         if float(view.anomaly_map(away[None]).max()) > highest.get(picture, -np.inf):
             away = torch.minimum(away, without(patches, i, v, selection, away)[1])
-            assert job.task.alone is not None
-            inner = view.anomaly_map(away[None])[0][job.task.alone(patches.rows[i])]
+            inner = view.anomaly_map(away[None])[0][places.alone(number)]
             if inner.numel():
                 highest[picture] = max(highest.get(picture, -np.inf), float(inner.max()))
         return away
 
-    each_view = [(i, v) for i in range(len(patches.rows)) for v in range(len(selections))]
-    # one after the other: a selection is many small steps, at which threads only wait for each other
-    distances = {k: alone(partial(one, k), job.device) for k in each_view}
     nothing = patches.features[0].new_zeros(())  # the score is the map's
-    return {
-        number: Raw(
-            [nothing] * len(selections),
-            [distances[i, v] for v in range(len(selections))],
-            None if patches.inside is None else patches.inside[i],
-        )
-        for i, number in enumerate(patches.rows)
-    }
-
-
-# ---------------------------------------------------------------------------------------------------- auto
-
-
-def prefer(model: Model, task: Task) -> bool:
-    """Whether left-out tiles are nearer to banks of their own places than to a shared one.
-
-    What a place's bank is selected from is a part of what a shared one is, so that defects are no nearer to
-    it; what counts is whether good tiles are. At some places half of the pictures are compared with the
-    other half: by the bank of their place, and by one for all these places that is as dense as a shared one.
-    """
-    job, where = Job(model, replace(task, settle=list)), np.asarray(task.positions)
-    rng = np.random.default_rng([job.config.seed, STREAM])
-    tiles, groups = np.unique(where[where > 0]), np.asarray(task.groups)
-    places = np.sort(rng.permutation(tiles)[:PLACES])
-    chosen = rng.permutation(np.unique(groups))[:PICTURES]
-    numbers = np.flatnonzero(np.isin(where, places) & np.isin(groups, chosen)).tolist()
-    patches = collect(job, numbers, "places")
-    lying, group = where[patches.rows], groups[patches.rows]
-    own: list[float] = []
-    shared: list[float] = []
-    for half in (chosen[::2], chosen[1::2]):
-        learnt = np.isin(group, half)
-        for v, view in enumerate(job.views):
-            part = patches.of(np.flatnonzero(learnt).tolist()).points(v)[0]
-            if not len(part):
-                continue
-            whole = bank_size(job.config, v, len(part) * len(tiles) // len(places))
-            common = _bank(part, whole * len(places) // len(tiles))
-            for place in places:
-                here = [np.flatnonzero(rows & (lying == place)).tolist() for rows in (learnt, ~learnt)]
-                if not all(here):
-                    continue
-                part = patches.of(here[0]).points(v)[0]
-                near = _bank(part, bank_size(job.config, v, len(part), len(tiles)))
-                left = [_map_maxima(view, patches.of(here[1]), v, bank) for bank in (near, common)]
-                own += left[0]
-                shared += left[1]
-    if not own:
-        return False
-    of_own, of_shared = float(np.mean(own)), float(np.mean(shared))
-    which, count = "each" if of_own < of_shared else "shared", counted(len(own), "left-out tile")
-    task.say(
-        f"positions: {which}, since {count} are {of_own:.4g} away from banks of their own places, "
-        f"{of_shared:.4g} from a shared one"
-    )
-    return of_own < of_shared
-
-
-def _bank(points: Tensor, count: int) -> Tensor:
-    return points[coreset.select(points, max(1, min(count, len(points)))).indices]
-
-
-def _map_maxima(view: View, patches: Patches, v: int, bank: Tensor) -> list[float]:
-    """The largest value of each tile's map."""
-    centre = bank.mean(0)
-    points = patches.points(v)[0]
-    away = patches.spread(v, nearest_distance(points - centre, bank - centre))
-    region = view.inside.bool()
-    return [float(view.anomaly_map(placed(one, region)[None]).max()) for one in away]
+    found = {}
+    for i, number in enumerate(patches.rows):
+        # one after the other: a selection is many small steps, at which threads only wait for each other
+        pairs = [(nothing, alone(partial(one, i, v), job.device)) for v in range(len(selections))]
+        found[number] = Raw.of(pairs, patches.inside_of(i))
+    return found

@@ -1,0 +1,325 @@
+"""Leave-one-out: each good picture against the memory banks as if it had never been there.
+
+To take a picture's own elements out of the bank is not enough. They kept patches of other pictures out, so
+that there are holes where they were, which a picture that was never there does not meet. Therefore the bank
+is selected anew where it matters: around the patches of the left-out picture that are farthest from it. What
+was picked before the picture's own elements would have been picked without them, and stays (decision 0016).
+
+All pictures of one part, a group, are left out together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from flawscope.calibration.decision import fence
+from flawscope.errors import InputError
+from flawscope.methods.patchcore import coreset
+from flawscope.methods.patchcore.memory_bank import ONE_PART, View
+from flawscope.methods.patchcore.model import Model
+from flawscope.methods.patchcore.patches import Job, Patches, placed
+from flawscope.methods.threads import workers
+from flawscope.progress import Advance
+
+FARTHEST = 16  # patches of a picture around which the bank is selected anew; as many more until they suffice
+FREED = 8  # elements nearest to each of them: those picked after the picture's own one nearby are freed
+AROUND = 128  # elements nearest to each of them, which else stay and keep new ones away
+
+
+# ------------------------------------------------------------------------------------ a bank without a group
+
+
+@dataclass(frozen=True)
+class Absence:
+    """What a bank is without a group.
+
+    hidden: [L] int64, its elements that are not there.
+    added: [K, D], patches of other pictures that are there instead, relative to the bank's centre.
+    """
+
+    hidden: Tensor
+    added: Tensor
+
+
+class Selection:
+    """A view's bank, in the order in which its elements were picked, and the patches that it is picked from.
+
+    Every patch belongs to the cell of the element that is nearest to it.
+    """
+
+    def __init__(
+        self, view: View, groups: Tensor, points: Tensor, groups_of_points: Tensor, result: coreset.Coreset
+    ):
+        """
+        Args:
+            groups: [M], of the bank's elements.
+            points, groups_of_points: [N, D], absolute, and [N].
+            result: of selecting the bank from them, with groups.
+        """
+        assert result.nearest is not None
+        self.view, self.groups, self.points, self.groups_of_points = view, groups, points, groups_of_points
+        self.radius = result.radius
+        self.by_cell = result.nearest.argsort()
+        counts = torch.bincount(result.nearest, minlength=len(groups))
+        self.starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).tolist()
+
+    def without(
+        self, features: Tensor, group: int, counted: Tensor, distances: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The image score of one picture, and its patch distances [P], as if its group had never been there.
+
+        Args:
+            features: [P, D], absolute.
+            counted: [P], 1 where a patch counts.
+            distances: [P], to the elements of other groups, if they are known.
+        """
+        if distances is None:
+            distances = self.view.distances_without(features, self.groups == group, counted)
+        absence, distances = self.absence(features, group, distances, counted)
+        hidden = torch.zeros_like(self.groups, dtype=torch.bool).index_fill_(0, absence.hidden, True)
+        return self.view.score_without(features, hidden, counted, distances, absence.added), distances
+
+    def absence(
+        self, features: Tensor, group: int, distances: Tensor, counted: Tensor
+    ) -> tuple[Absence, Tensor]:
+        """The bank without `group`, and what it is away from the patches of one picture of the group [P].
+
+        Args:
+            features: [P, D], absolute.
+            distances: [P], to the elements of other groups.
+            counted: [P], 1 where a patch counts.
+
+        Raises:
+            InputError: there is no other group.
+        """
+        own = (self.groups == group).nonzero().flatten()
+        if len(own) == len(self.groups):
+            raise InputError(ONE_PART)
+        distances = distances * counted
+        absence = Absence(own, self.points[:0])
+        if not len(own) or not self.radius > 0:  # nothing was kept out
+            return absence, distances
+        features, most = features - self.view.centre, int(counted.sum())
+        far = distances.topk(min(FARTHEST, most)).indices
+        while True:
+            absence = self._anew(features[far], group, own)
+            found = self._distances(features, self._with_neighbours(far), absence, distances) * counted
+            deciding = self._deciding(found)
+            if len(far) >= most or torch.isin(deciding, far).all():
+                return absence, found
+            # those that are the farthest now: of the first ones some have come nearer
+            further = found.topk(min(FARTHEST, most)).indices
+            far = torch.cat([far, further, deciding]).unique()
+
+    def _anew(self, far: Tensor, group: int, own: Tensor) -> Absence:
+        """The bank around patches [Q, D] of the group, whose elements are `own`."""
+        bank = self.view.bank
+        square = torch.addmm(self.view.norms, far, bank.T, alpha=-2)  # but for |x|², which changes no order
+        to_own = square[:, own]
+        square[:, own] = torch.inf
+        near = square.topk(min(AROUND, len(bank) - len(own)), largest=False)
+        freed = near.indices[:, :FREED].unique()
+        freed = freed[freed > own[torch.cdist(bank[freed], bank[own]).argmin(1)]]
+        around = near.indices.unique()
+        around = around[~torch.isin(around, freed)]
+        lost = own[(to_own <= near.values[:, -1:]).any(0)]  # those farther off leave no hole here
+        emptied = torch.cat([freed, lost]).tolist()
+        rows = torch.cat([own[:0], *(self.by_cell[self.starts[e] : self.starts[e + 1]] for e in emptied)])
+        rows = rows[self.groups_of_points[rows] != group]
+        # with the elements themselves: those of a model that is extended have no patch here
+        candidates = torch.cat([bank[freed], self.points[rows] - self.view.centre])
+        if not len(candidates):
+            return Absence(own, candidates)
+        start = bank[around] if len(around) else None
+        picked = coreset.select(candidates, len(candidates), start=start, until=self.radius)
+        return Absence(torch.cat([own, freed]), candidates[picked.indices])
+
+    def _with_neighbours(self, patches: Tensor) -> Tensor:
+        """Numbers of these patches and of those beside them, which the map is smoothed over."""
+        mask = torch.zeros(1, *self.view.grid).to(self.view.bank.device)
+        mask.view(-1)[patches] = 1
+        return max_pool2d(mask, 3, stride=1, padding=1).flatten().nonzero().flatten()
+
+    def _distances(self, features: Tensor, exact: Tensor, absence: Absence, distances: Tensor) -> Tensor:
+        """[P], right for the patches `exact`; the others may be farther: freed elements still count there."""
+        view = self.view
+        norms = view.norms.index_fill(0, absence.hidden, torch.inf)
+        found = distances.clone()
+        found[exact] = view.search(features[None, exact], torch.ones(len(exact)).to(distances), norms)[0]
+        if len(absence.added):
+            to_added = nearest_distance(features, absence.added)
+            found = torch.minimum(found, to_added)
+        return found
+
+    def _deciding(self, distances: Tensor) -> Tensor:
+        """Numbers of the patches that decide the score: the farthest one, and the cell with the map's
+        maximum."""
+        drawn = self.view.anomaly_map(distances[None])[0]
+        (height, width), (h, w) = drawn.shape, self.view.grid
+        row, column = divmod(int(drawn.argmax()), width)
+        cell = (row * h // height) * w + column * w // width
+        return torch.stack([distances.argmax(), distances.new_tensor(cell, dtype=torch.long)])
+
+
+def nearest_distance(features: Tensor, elements: Tensor) -> Tensor:
+    """[P] from features [P, D] to the nearest of elements [K, D]."""
+    square = torch.addmm((elements * elements).sum(1), features, elements.T, alpha=-2).amin(1)
+    return (square + (features * features).sum(1)).clamp(min=0).sqrt()
+
+
+# -------------------------------------------------------------------------------------------------- pictures
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A picture that was left out: every view's image score and patch distances [P], and the pixels [H, W]
+    that count (None: the region of interest)."""
+
+    scores: list[Tensor]
+    distances: list[Tensor]
+    inside: Tensor | None
+
+    @classmethod
+    def of(cls, found: Sequence[tuple[Tensor, Tensor]], inside: Tensor | None) -> Raw:
+        """Of every view's score and distances."""
+        return cls([score for score, _ in found], [away for _, away in found], inside)
+
+    def combined(self, model: Model) -> tuple[Tensor, Tensor]:
+        """Score [1] and map [1, H, W]."""
+        scores, distances = ([one[None] for one in part] for part in (self.scores, self.distances))
+        return model.combine(scores, distances, None if self.inside is None else self.inside[None])
+
+
+@dataclass(frozen=True)
+class Good:
+    """What calibration needs of the good pictures, [N] each, and the score beyond which one is suspicious."""
+
+    scores: np.ndarray
+    maxima: np.ndarray
+    medians: np.ndarray
+    fence: float
+
+
+def leave_one_out(
+    job: Job,
+    patches: Patches,
+    selections: list[Selection],
+    results: list[coreset.Coreset],
+    chosen: Sequence[int],
+) -> Good:
+    """Calibrate by these of the pictures, each against the banks as if its group had never been there."""
+    distances = to_others(patches, results)
+    advance = Advance(job.task.step, "leave-one-out", len(chosen))
+
+    def raw(i: int) -> Raw:
+        found = [
+            without(patches, i, v, selection, placed(distances[v][i], selection.view.inside.bool()))
+            for v, selection in enumerate(selections)
+        ]
+        advance()
+        return Raw.of(found, patches.inside_of(i))
+
+    with workers(job.device) as each:
+        return calibrate(job, each(raw, chosen))
+
+
+def to_others(patches: Patches, results: list[coreset.Coreset]) -> list[Tensor]:
+    """Per view the distances [N, P] to the elements of other groups, as selecting has found them."""
+    found = []
+    for v, result in enumerate(results):
+        assert result.leave_out is not None
+        found.append(patches.spread(v, result.leave_out))
+    return found
+
+
+def without(
+    patches: Patches, i: int, v: int, selection: Selection, distances: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`Selection.without` of picture i in one view.
+
+    Args:
+        distances: [P], to the elements of other groups.
+    """
+    view = selection.view
+    features = placed(patches.features[v][i], view.inside.bool())
+    counted = counted_of(view, patches.inside_of(i))
+    return selection.without(features, int(patches.groups[i]), counted, distances)
+
+
+def left_out(selections: list[Selection], features: Tensor, group: int, inside: Tensor | None) -> Raw:
+    """One picture against the banks as if its group had never been there.
+
+    Args:
+        features: [P of all views, D], absolute.
+        inside: [H, W] bool, the pixels that count; None: those of the region of interest.
+    """
+    parts = features.split([selection.view.inside.numel() for selection in selections])
+    found = [
+        selection.without(part, group, counted_of(selection.view, inside))
+        for selection, part in zip(selections, parts, strict=True)
+    ]
+    return Raw.of(found, inside)
+
+
+def counted_of(view: View, inside: Tensor | None) -> Tensor:
+    """The patches [P] of one picture that count."""
+    return view.counted(None if inside is None else inside[None]).view(-1)
+
+
+def calibrate(job: Job, raw: list[Raw]) -> Good:
+    """Bring the views to one scale, unless an earlier fit has done it, and combine them."""
+    model = job.model
+
+    with workers(job.device) as each:
+        if len(job.views) > 1 and job.starts is None:
+            for v, view in enumerate(job.views):
+                moments = each(partial(_moments, model, view, v), raw)
+                mean, square = torch.stack(moments).mean(0).tolist()
+                scores = torch.stack([r.scores[v] for r in raw]).cpu().double()
+                pairs = [
+                    (mean, max(0.0, square - mean * mean) ** 0.5),  # rounding may bring it below 0
+                    (float(scores.mean()), float(scores.std(correction=0))),
+                ]
+                model.normal[v] = torch.tensor(
+                    [x for m, s in pairs for x in (m, max(s, 1e-6 * abs(m) + 1e-12))]
+                )
+
+        def one(picture: Raw) -> list[float]:
+            score, drawn = picture.combined(model)
+            values = drawn[0][model.region(picture.inside)]
+            strengths = [strength(v, picture) for v in range(len(job.views))]
+            return [float(score), float(drawn.max()), float(values.median()), *strengths]
+
+        def strength(v: int, picture: Raw) -> float:
+            """The view's own score, a distance: in those units good pictures spread alike."""
+            if job.config.score != "map":
+                return float(picture.scores[v])
+            drawn = job.views[v].anomaly_map(picture.distances[v][None])[0]
+            return float(drawn[model.region(picture.inside)].max())
+
+        values = np.array(each(one, raw))
+    return Good(values[:, 0], values[:, 1], values[:, 2], _fence(model, values[:, 3:]))
+
+
+def _fence(model: Model, strengths: np.ndarray) -> float:
+    """Every view's fence `[N, views]` brought to the scale of the scores; what passes the highest is far out
+    at any size."""
+    limits = [fence(column) for column in strengths.T]
+    if len(limits) == 1:
+        return limits[0]
+    part = slice(0, 2) if model.config.score == "map" else slice(2, 4)
+    return max((f - float(n[0])) / float(n[1]) for f, n in zip(limits, model.normal[:, part], strict=True))
+
+
+def _moments(model: Model, view: View, v: int, picture: Raw) -> Tensor:
+    """Mean and mean square of the values of a picture's map at one size, inside the region."""
+    drawn = view.anomaly_map(picture.distances[v][None])[0]
+    values = drawn[model.region(picture.inside)].cpu().double()  # not every device has float64
+    return torch.stack([values.mean(), (values * values).mean()])

@@ -1,0 +1,240 @@
+"""One fit of PatchCore, and the patches of its pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from flawscope.artefact.model_file import Artefact
+from flawscope.errors import InputError
+from flawscope.methods.extract import counting, embed_pictures
+from flawscope.methods.patchcore.config import Config
+from flawscope.methods.patchcore.memory_bank import View
+from flawscope.methods.patchcore.model import Model
+from flawscope.methods.task import Task
+
+
+@dataclass
+class Job:
+    """One fit: the model that is filled, what it is given, and how long each stage took.
+
+    starts: one per view, if a model is being extended.
+    groups: [count], as the model's banks number them.
+    copies: how pictures are turned and mirrored for the bank, beside as they are (`few_shot.ways`).
+    """
+
+    model: Model
+    task: Task
+    starts: list[Start] | None = None
+    copies: Sequence[int] = ()
+    clock: dict[str, float] = field(default_factory=lambda: {"start": time.perf_counter()})
+
+    @property
+    def config(self) -> Config:
+        return self.model.config
+
+    @property
+    def views(self) -> list[View]:
+        return list(self.model.views)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.roi.device
+
+    @property
+    def first_group(self) -> int:
+        """The first group number that no picture of an extended model has."""
+        old = self.task.old
+        if old is None:
+            return 0
+        banks = (old.tensors[f"bank_groups.{v}"] for v in range(len(self.views)))
+        in_banks = (int(groups.max()) for groups in banks if groups.size)
+        return 1 + max([*in_banks, *old.manifest.facts.get("calibration_groups", {}).values()])
+
+    def at(self, position: int) -> Job:
+        """The same for one position, whose banks are a model of their own."""
+        model, old = self.model.at(position), self.task.old
+        return replace(self, model=model, starts=None if old is None else Start.of(old, model))
+
+    def groups_of(self, pictures: Sequence[int]) -> Tensor:
+        """[N], of the pictures so numbered."""
+        return torch.tensor([self.first_group + self.task.groups[i] for i in pictures], device=self.device)
+
+    def tick(self, stage: str) -> None:
+        self.clock[stage] = time.perf_counter()
+
+    def seconds(self) -> dict[str, float]:
+        names, times = list(self.clock), list(self.clock.values())
+        return {n: round(t - s, 3) for n, s, t in zip(names[1:], times, times[1:], strict=False)}
+
+    def named(self, stage: str, view: View) -> str:
+        """The stage's name, with the size where there are several."""
+        return stage if len(self.views) == 1 else f"{stage} at {view.size[0]}"
+
+    def progress(self, stage: str) -> Callable[[int, int], None]:
+        return partial(self.task.step, stage)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The bank of a view that is being extended: elements [M, D], absolute, the group of each [M] (numbers
+    that the new pictures do not have), and its covering radius: what is closer is nothing new."""
+
+    bank: Tensor
+    groups: Tensor
+    radius: float
+
+    @classmethod
+    def of(cls, old: Artefact, model: Model) -> list[Start]:
+        starts = []
+        for v, view in enumerate(model.views):
+            groups = model.own(torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(view.bank.device))
+            radius = float(old.manifest.facts["covering_radius"][v])
+            starts.append(cls(view.bank + view.centre, groups.long(), radius))
+        return starts
+
+
+@dataclass
+class Patches:
+    """The patches of N pictures, copies included, which come last.
+
+    features: per view [N, P, D], of the patches in the region of interest.
+    counted: per view [N, P] bool, those that are not padding; None: all of them.
+    inside: [N, H, W] bool, the pixels that count; None: those of the region of interest.
+    rows: [N], their numbers; a copy has its picture's. groups: [N], as the banks number them.
+    """
+
+    features: list[Tensor]
+    counted: list[Tensor] | None
+    inside: Tensor | None
+    rows: list[int]
+    groups: Tensor
+
+    @property
+    def pictures(self) -> list[int]:
+        """Without copies."""
+        return list(dict.fromkeys(self.rows))
+
+    def points(self, v: int) -> tuple[Tensor, Tensor]:
+        """The patches [K, D] of a view that count, and the group of each [K]."""
+        own = self.features[v]
+        groups = self.groups.repeat_interleave(own.shape[1])
+        if self.counted is None:
+            return own.flatten(0, 1), groups
+        mask = self.counted[v].flatten()
+        return own.flatten(0, 1)[mask], groups[mask]
+
+    def inside_of(self, i: int) -> Tensor | None:
+        """The pixels [H, W] of a picture that count; None: those of the region of interest."""
+        return None if self.inside is None else self.inside[i]
+
+    @property
+    def total(self) -> int:
+        """Patches that count, of all views."""
+        if self.counted is None:
+            return sum(own.shape[0] * own.shape[1] for own in self.features)
+        return sum(int(mask.sum()) for mask in self.counted)
+
+    def spread(self, v: int, values: Tensor) -> Tensor:
+        """Values [K] of the points of a view, as [N, P]; 0 for patches that do not count."""
+        shape = self.features[v].shape[:2]
+        if self.counted is None:
+            return values.view(shape)
+        whole = values.new_zeros(shape)
+        whole[self.counted[v]] = values
+        return whole
+
+    def of(self, rows: Sequence[int]) -> Patches:
+        """`rows` alone, copied."""
+        return self._each(lambda own: own[list(rows)], rows)
+
+    def keep(self, rows: Sequence[int]) -> Patches:
+        """Those of the pictures `rows`, rising, with their copies, in place."""
+        kept = {self.rows[i] for i in rows}
+        return self.only([row for row, picture in enumerate(self.rows) if picture in kept])
+
+    def only(self, rows: Sequence[int]) -> Patches:
+        """`rows` alone, rising. Moved to the front in place: a second copy may not fit."""
+
+        def moved(own: Tensor) -> Tensor:
+            for new, old in enumerate(rows):
+                if new != old:
+                    own[new] = own[old]
+            return own[: len(rows)]
+
+        return self._each(moved, rows)
+
+    def _each(self, some: Callable[[Tensor], Tensor], rows: Sequence[int]) -> Patches:
+        return Patches(
+            [some(own) for own in self.features],
+            None if self.counted is None else [some(own) for own in self.counted],
+            None if self.inside is None else some(self.inside),
+            [self.rows[i] for i in rows],
+            self.groups[list(rows)],
+        )
+
+
+def turned(image: Tensor, way: int) -> Tensor:
+    """[..., H, W] turned by quarters and mirrored, in one of the ways of `few_shot.WAYS`."""
+    if way & 4:
+        image = image.transpose(-1, -2)
+    return image.flip([axis for axis, bit in ((-2, 1), (-1, 2)) if way & bit]).contiguous()
+
+
+def placed(values: Tensor, mask: Tensor) -> Tensor:
+    """Values of the patches inside the region, back at their places; 0 elsewhere."""
+    if len(values) == len(mask):
+        return values
+    whole = values.new_zeros(len(mask), *values.shape[1:])
+    whole[mask] = values
+    return whole
+
+
+def collect(job: Job, indices: Sequence[int], stage: str) -> Patches:
+    """The patches of the pictures that can be used, and of their copies."""
+    model, task = job.model, job.task
+    region = [view.inside.bool() for view in job.views]
+    # a picture's number, and by how many times `task.count` more, the way it is turned
+    numbers = [index + way * task.count for way in (0, *job.copies) for index in indices]
+    rows, count = {number: row for row, number in enumerate(numbers)}, len(numbers)
+    features = [
+        torch.empty(count, int(mask.sum()), view.embedding.width, device=job.device)
+        for view, mask in zip(job.views, region, strict=True)
+    ]
+    counted = [torch.empty(own.shape[:2], dtype=torch.bool, device=job.device) for own in features]
+    roi = model.roi.cpu()
+    inside = torch.empty(count, *model.size, dtype=torch.bool, device=job.device) if job.config.pads else None
+    got: list[int] = []
+
+    def load(number: int) -> Tensor | None:
+        way, index = divmod(number, task.count)
+        image = task.load(index)
+        if job.config.pads:
+            image = counting(image, roi)
+        return image if image is None or not way else turned(image, way)
+
+    def store(number: int, one: Tensor, seen: Tensor | None) -> None:
+        if not bool(one.sum().isfinite()):
+            raise InputError(
+                f"the backbone overflows in {job.config.precision}: choose another --set precision, "
+                "or check its weights"
+            )
+        row = rows[number]
+        for own, part, mask in zip(features, one.split(model.patches), region, strict=True):
+            own[row] = part if own.shape[1] == len(part) else part[mask]
+        if inside is not None and seen is not None:
+            inside[row] = seen
+            for view, own, mask in zip(job.views, counted, region, strict=True):
+                own[row] = view.counted(seen[None])[0].bool()[mask]
+        got.append(number)
+
+    embed_pictures(model, load, numbers, store, task.step, stage)
+    used = set(task.settle(sorted(number for number in got if number < task.count)))
+    pictures = [number % task.count for number in numbers]
+    every = Patches(features, counted if job.config.pads else None, inside, pictures, job.groups_of(pictures))
+    return every.only([rows[number] for number in sorted(got) if number % task.count in used])
