@@ -29,7 +29,7 @@ def plain_loop(features: Tensor, count: int) -> Tensor:
 
     points = features - features[0]  # as close to exact as fp32 gets; integers stay integers
     norms = (points * points).sum(1)
-    nearest = torch.full((len(points),), float("inf"))
+    nearest = torch.full((len(points),), float("inf"), device=points.device)
     picks, index = [], 0
     for _ in range(count):
         picks.append(index)
@@ -37,7 +37,7 @@ def plain_loop(features: Tensor, count: int) -> Tensor:
         torch.minimum(nearest, distances, out=nearest)
         nearest[index] = -1.0  # never again
         index = int(nearest.argmax())
-    return torch.tensor(picks)
+    return torch.tensor(picks, device=points.device)
 
 
 def bare_products(features: Tensor, count: int) -> None:
@@ -112,13 +112,14 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=204_800, help="default: %(default)s")
     parser.add_argument("--picks", type=int, default=20_480, help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="default: %(default)s")
     args = common.arguments(parser, points=1000, picks=100, repeats=1)
     record = common.Record(args, "exact greedy k-center: seconds and correctness")
     for category, root in list(common.roots(args))[:1]:
         paths = common.pictures_below(root / "train")
         maps = models.patchcore_features(paths, {"size": "64" if args.quick else "256"})[1][0]  # [N, P, D]
-        features = maps.flatten(0, 1)[: args.points].clone()
-        groups = torch.arange(len(features)) // maps.shape[1]
+        features = maps.flatten(0, 1)[: args.points].clone().to(args.device)
+        groups = torch.arange(len(features), device=args.device) // maps.shape[1]
         given = (features, args.picks, groups, args.repeats)
         name = f"{category}/{len(features)} points, {args.picks} picks"
         cell = record.cell(name, lambda given=given: speed(*given))  # type: ignore[misc]
