@@ -13,7 +13,6 @@ import pytest
 BENCH = Path(__file__).parents[2] / "bench"
 SHARED = (
     "common.py",
-    "lines.py",
     "million.py",
     "models.py",
     "references.py",
