@@ -18,7 +18,8 @@ from flawscope.artefact.certificate import Certificate
 from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.pictures.preprocess import Preprocess, Views
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.pictures.views import Views
 
 pytest.importorskip("torch")
 for needed in ("onnx", "onnxscript"):

@@ -23,10 +23,11 @@ from flawscope.pictures.decoding import (
     pixel_hash,
     read_labels,
     read_mask,
-    upright_size,
 )
+from flawscope.pictures.files import upright_size
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.preprocess import Preprocess, roi_from, unmarked, white_level_for
+from flawscope.pictures.preprocess import Preprocess, roi_from, white_level_for
+from flawscope.pictures.views import unmarked
 
 H, W = 37, 52
 

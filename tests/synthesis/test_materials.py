@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from flawscope.pictures.eight_bits import to_eight_bits
+from flawscope.pictures.decoding import to_eight_bits
 from flawscope.synthesis import foreground_mask
 from flawscope.synthesis.appearance import changed_appearance
 from flawscope.synthesis.materials import ANY_SIZE, Request, displaced, piece, shuffled, surroundings, texture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flawscope.errors import InputError
-from flawscope.pictures.eight_bits import to_eight_bits
+from flawscope.pictures.decoding import to_eight_bits
 from flawscope.synthesis import (
     KINDS,
     PAPER_KINDS,

@@ -263,8 +263,7 @@ def _picture(path: Path, white: float | None, size: int | None) -> NDArray[np.ui
     import numpy as np
     from PIL import Image
 
-    from flawscope.pictures.decoding import decode
-    from flawscope.pictures.eight_bits import to_eight_bits
+    from flawscope.pictures.decoding import decode, to_eight_bits
 
     picture = to_eight_bits(decode(path), white)
     if size is not None:

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.samples import unpack_images
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import Source, decode, name_of, pixel_hash, reason
-from flawscope.pictures.eight_bits import to_eight_bits
-from flawscope.pictures.preprocess import Views, unmarked
+from flawscope.pictures.decoding import Source, decode, name_of, pixel_hash, reason, to_eight_bits
+from flawscope.pictures.views import Views, unmarked
 from flawscope.synthesis import simulate_defect
 
 COMPARED = 32  # views at most, of as many pictures as there can be

@@ -28,7 +28,7 @@ from flawscope.export.engines import Embed, Engine
 from flawscope.export.pictures import Compared, Pictures
 from flawscope.methods.detector import Detector
 from flawscope.methods.threads import workers
-from flawscope.pictures.preprocess import Run, Views
+from flawscope.pictures.views import Run, Views
 from flawscope.progress import Step, counted
 from flawscope.runtime import Session
 

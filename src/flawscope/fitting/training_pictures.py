@@ -24,8 +24,10 @@ from flawscope.methods.method import Method
 from flawscope.methods.picture_cache import packed
 from flawscope.methods.task import Defect
 from flawscope.pictures.appearance import Measures, measure
-from flawscope.pictures.decoding import Source, decode, pixel_hash, reason, upright_size
-from flawscope.pictures.preprocess import Preprocess, Views, hidden, white_level_for
+from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
+from flawscope.pictures.files import upright_size
+from flawscope.pictures.preprocess import Preprocess, white_level_for
+from flawscope.pictures.views import Views, hidden
 from flawscope.progress import counted
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flawscope.errors import InputError
 from flawscope.methods.settings import PictureSettings
-from flawscope.pictures.preprocess import GREY
+from flawscope.pictures.views import GREY
 from flawscope.progress import counted
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

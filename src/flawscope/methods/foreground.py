@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.methods.picture_cache import GoodPictures
-from flawscope.pictures.eight_bits import to_eight_bits
-from flawscope.pictures.preprocess import unmarked
+from flawscope.pictures.decoding import to_eight_bits
+from flawscope.pictures.views import unmarked
 from flawscope.synthesis import Foreground
 from flawscope.synthesis.masks import bounding_box
 

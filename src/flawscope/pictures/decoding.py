@@ -6,13 +6,10 @@ import hashlib
 import io
 import math
 import os
-import struct
 import threading
 import warnings
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -20,6 +17,7 @@ import numpy as np
 from PIL import Image, features
 
 from flawscope.errors import InputError, installing
+from flawscope.pictures.files import TRUNCATED, damage_in, upright
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,20 +47,8 @@ _HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", 
 _COSTLY = frozenset({"WEBP", "JPEG2000"})  # their libraries hold a picture several times
 _ROWS = 256  # of a picture that are made opaque at a time
 _COPY_AGAIN = "copy it again"
-_TRUNCATED = "the file is truncated"
 _WARNINGS = threading.Lock()
 _silenced: list[warnings.catch_warnings[None]] = []  # the same one, as often as somebody decodes
-_ORIENTATION_TAG = 0x0112
-_SIDEWAYS = range(5, 9)  # values that exchange height and width
-_ORIENTATIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def is_picture(path: str | os.PathLike[str]) -> bool:
@@ -114,12 +100,22 @@ def pixel_hash(picture: NDArray[Any]) -> str:
     """SHA-256 (hex) of a decoded picture: of its shape, dtype and pixels, not of its name or encoding."""
     little_endian = picture.dtype.newbyteorder("<")
     digest = hashlib.sha256(f"{picture.shape} {picture.dtype.kind}{picture.dtype.itemsize}".encode())
-    step = max(
-        1, (1 << 20) // max(1, picture[0].nbytes)
-    )  # blocks: repeated channels are never expanded whole
+    step = max(1, (1 << 20) // max(1, picture[0].nbytes))  # rows: repeated channels are not expanded at once
     for start in range(0, len(picture), step):
         digest.update(np.ascontiguousarray(picture[start : start + step], dtype=little_endian).data)
     return digest.hexdigest()
+
+
+def to_eight_bits(picture: NDArray[np.number], white: float | None = None) -> NDArray[np.uint8]:
+    """What `decode` returns (uint8, uint16 or float) -> `[H, W, 3]` uint8 in 0..255, contiguous.
+
+    Deep pictures are divided by `white`; pass one level for a whole data set. None takes the picture's own
+    maximum. Grey is repeated in all three channels.
+    """
+    if picture.dtype != np.uint8:
+        level = float(picture.max()) if white is None else white
+        picture = np.clip(np.rint(picture * (255 / max(level, 1e-6))), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
 
 def load(source: Source, name: str | None) -> Image.Image | NDArray[Any]:
@@ -294,11 +290,10 @@ def header(data: bytes, name: str) -> Header:
 
 def _open_stream(stream: IO[bytes], name: str) -> Image.Image:
     image = _begun(stream, name)
-    upright = _load_upright(image, name)
-    damage = _DAMAGE_OF.get(image.format or "", lambda _: None)(stream)
-    if damage:
+    loaded = _load_upright(image, name)
+    if damage := damage_in(stream, image.format or ""):
         raise cannot(name, damage, _COPY_AGAIN)
-    return upright
+    return loaded
 
 
 def most_pixels() -> int:
@@ -360,71 +355,9 @@ def _load_upright(image: Image.Image, name: str) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, ...
-        reason = _TRUNCATED if "truncated" in str(error).lower() else f"the file is damaged ({error})"
+        reason = TRUNCATED if "truncated" in str(error).lower() else f"the file is damaged ({error})"
         raise cannot(name, reason, _COPY_AGAIN) from None
-    orientation = _orientation(image.getexif)
-    if orientation in _ORIENTATIONS:
-        return image.transpose(_ORIENTATIONS[orientation])
-    return image
-
-
-def _orientation(getexif: Callable[[], Image.Exif]) -> int:
-    try:
-        return int(getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # broken metadata beside good pixels
-        return 1
-
-
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(H, W) of the picture as `decode` gives it, by its header."""
-    stream, getexif = getattr(image, "fp", None), image.getexif
-    if image.format == "PNG" and stream is not None and _pixels_last(stream):
-        getexif = partial(Image.Image.getexif, image)  # that of PNGs decodes all pixels, to look behind them
-    turned = _orientation(getexif) in _SIDEWAYS
-    return (image.width, image.height) if turned else (image.height, image.width)
-
-
-def _pixels_last(stream: IO[bytes]) -> bool:
-    """Whether nothing but the end follows a PNG's pixels: no metadata."""
-    place, kinds = stream.tell(), []
-    try:
-        stream.seek(8)
-        while len(head := stream.read(8)) == 8:
-            kinds.append(head[4:])
-            stream.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
-    finally:
-        stream.seek(place)
-    return kinds[-2:] == [b"IDAT", b"IEND"]
-
-
-def _png_damage(stream: IO[bytes]) -> str | None:
-    """Pillow checks no checksum of the pixel data, and stops reading as soon as it has all rows."""
-    stream.seek(8)
-    while len(head := stream.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", head)
-        body, check = stream.read(length), stream.read(4)
-        if len(check) < 4:
-            break
-        critical = not kind[0] & 0x20  # upper case first letter
-        if critical and zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(check, "big"):
-            return "the file is damaged (a checksum differs)"
-        if kind == b"IEND":
-            return None
-    return _TRUNCATED
-
-
-def _jpeg_damage(stream: IO[bytes]) -> str | None:
-    """A transfer that broke off and left zeros decodes without an error; the end marker is then missing."""
-    stream.seek(2)
-    while len(head := stream.read(4)) == 4:
-        if head[0] != 0xFF or head[1] in (0xDA, 0xFF):  # start of scan, or bytes that only libjpeg skips
-            break
-        stream.seek(int.from_bytes(head[2:], "big") - 2, io.SEEK_CUR)
-    # FF D9 never stands inside the compressed data.
-    return None if b"\xff\xd9" in stream.read() else _TRUNCATED
-
-
-_DAMAGE_OF = {"PNG": _png_damage, "JPEG": _jpeg_damage, "MPO": _jpeg_damage}
+    return upright(image)
 
 
 # ------------------------------------------------------------------------------------------------- masks

@@ -21,8 +21,7 @@ from PIL import Image
 
 from flawscope.datasets.masks import Mask, union
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures.decoding import decode
-from flawscope.pictures.eight_bits import to_eight_bits
+from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.progress import Step, silent
 from flawscope.results import drawing
 from flawscope.results.evaluation_cache import Column, Evaluated

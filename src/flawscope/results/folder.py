@@ -19,8 +19,7 @@ from flawscope.datasets import Item
 from flawscope.datasets.files import natural_key
 from flawscope.datasets.masks import Mask, union
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import Source, decode, name_of
-from flawscope.pictures.eight_bits import to_eight_bits
+from flawscope.pictures.decoding import Source, decode, name_of, to_eight_bits
 from flawscope.progress import counted
 from flawscope.results import animation, drawing
 from flawscope.results.contact_sheet import contact_sheet

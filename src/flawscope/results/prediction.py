@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from flawscope.errors import InputError
 from flawscope.pictures.appearance import FEATURES, Measures
-from flawscope.pictures.decoding import Source, decode
-from flawscope.pictures.eight_bits import to_eight_bits
+from flawscope.pictures.decoding import Source, decode, to_eight_bits
 from flawscope.pictures.geometry import Geometry
 from flawscope.progress import counted
 from flawscope.results import drawing, notebook

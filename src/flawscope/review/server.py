@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError, one_line
-from flawscope.pictures.decoding import decode, read_mask, upright_size
-from flawscope.pictures.eight_bits import to_eight_bits
+from flawscope.pictures.decoding import decode, read_mask, to_eight_bits
+from flawscope.pictures.files import upright_size
 from flawscope.results import drawing
 from flawscope.review.flagged import Flagged, proposed_mask
 from flawscope.review.session import Session

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from flawscope.errors import InputError
-from flawscope.pictures.eight_bits import to_eight_bits
+from flawscope.pictures.decoding import to_eight_bits
 from flawscope.synthesis.noise import Picture
 
 Change = Callable[[Picture, np.random.Generator, float], Picture]

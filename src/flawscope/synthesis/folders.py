@@ -11,8 +11,7 @@ from flawscope.datasets.dataset import Item
 from flawscope.datasets.files import list_pictures
 from flawscope.datasets.masks import union
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import decode
-from flawscope.pictures.eight_bits import to_eight_bits
+from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.synthesis.masks import Mask
 from flawscope.synthesis.noise import Picture
 

@@ -15,7 +15,7 @@ from flawscope.methods.efficientad.model import bordered
 from flawscope.methods.efficientad.recipe import RECEPTIVE_FIELD, STRIDE
 from flawscope.methods.foreground import Parts, pixels_of
 from flawscope.methods.picture_cache import GoodPictures
-from flawscope.pictures.preprocess import unmarked
+from flawscope.pictures.views import unmarked
 from flawscope.synthesis import DefectScale, simulate_defect
 
 SCALES = tuple(DefectScale)

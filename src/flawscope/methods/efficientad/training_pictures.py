@@ -27,8 +27,7 @@ from flawscope.methods.efficientad.model import Model, bordered
 from flawscope.methods.efficientad.networks import normalised
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.threads import workers
-from flawscope.pictures.decoding import decode
-from flawscope.pictures.eight_bits import to_eight_bits
+from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.progress import Step
 from flawscope.synthesis import fractal_noise, generated_texture
 

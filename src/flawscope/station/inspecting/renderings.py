@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import FlawscopeError
-from flawscope.pictures.decoding import decode, load
-from flawscope.pictures.eight_bits import to_eight_bits
+from flawscope.pictures.decoding import decode, load, to_eight_bits
 from flawscope.pictures.geometry import Geometry
 from flawscope.results import drawing
 from flawscope.results.prediction import Prediction

@@ -1,0 +1,98 @@
+"""What the file of a picture says beside its pixels: whether it is whole, and which way is up."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import IO
+
+from PIL import Image
+
+TRUNCATED = "the file is truncated"
+_ORIENTATION_TAG = 0x0112
+_SIDEWAYS = range(5, 9)  # values that exchange height and width
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def damage_in(stream: IO[bytes], kind: str) -> str:
+    """What is wrong with a picture that Pillow decodes without an error; empty where nothing is known to be.
+    `kind`: the format, as Pillow calls it."""
+    if kind == "PNG":
+        return _png(stream)
+    return _jpeg(stream) if kind in ("JPEG", "MPO") else ""
+
+
+def _chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+    """The type of each chunk of a PNG, and the length of its data, at whose begin the stream stands then."""
+    place = stream.seek(8)
+    while len(head := stream.read(8)) == 8:
+        length = int.from_bytes(head[:4], "big")
+        yield head[4:], length
+        place = stream.seek(place + 8 + length + 4)
+
+
+def _png(stream: IO[bytes]) -> str:
+    """Pillow checks no checksum of the pixel data, and stops reading as soon as it has all rows."""
+    for kind, length in _chunks(stream):
+        body, check = stream.read(length), stream.read(4)
+        if len(check) < 4:
+            break
+        critical = not kind[0] & 0x20  # upper case first letter
+        if critical and zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(check, "big"):
+            return "the file is damaged (a checksum differs)"
+        if kind == b"IEND":
+            return ""
+    return TRUNCATED
+
+
+def _jpeg(stream: IO[bytes]) -> str:
+    """A transfer that broke off and left zeros decodes without an error; the end marker is then missing."""
+    stream.seek(2)
+    while len(head := stream.read(4)) == 4:
+        if head[0] != 0xFF or head[1] in (0xDA, 0xFF):  # start of scan, or bytes that only libjpeg skips
+            break
+        stream.seek(int.from_bytes(head[2:], "big") - 2, os.SEEK_CUR)
+    # FF D9 never stands inside the compressed data.
+    return "" if b"\xff\xd9" in stream.read() else TRUNCATED
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A loaded image, turned as its EXIF orientation says."""
+    turn = _ORIENTATIONS.get(_orientation(image.getexif))
+    return image if turn is None else image.transpose(turn)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(H, W) of the picture as `decode` gives it, by its header."""
+    stream, getexif = getattr(image, "fp", None), image.getexif
+    if image.format == "PNG" and stream is not None and _pixels_last(stream):
+        getexif = partial(Image.Image.getexif, image)  # that of PNGs decodes all pixels, to look behind them
+    turned = _orientation(getexif) in _SIDEWAYS
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _orientation(getexif: Callable[[], Image.Exif]) -> int:
+    try:
+        return int(getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # broken metadata beside good pixels
+        return 1
+
+
+def _pixels_last(stream: IO[bytes]) -> bool:
+    """Whether nothing but the end follows a PNG's pixels: no metadata. The stream stays where it is."""
+    place = stream.tell()
+    try:
+        kinds = [kind for kind, _ in _chunks(stream)]
+    finally:
+        stream.seek(place)
+    return kinds[-2:] == [b"IDAT", b"IEND"]
