@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from flawscope.cli import common
 from flawscope.errors import InputError
@@ -25,11 +25,15 @@ if TYPE_CHECKING:
     Make = Callable[[Pixels, NDArray[np.bool_], str, np.random.Generator], SimulatedDefect]
 
 Entry = TypeVar("Entry")
-Usable = TypeVar("Usable")
+Value = TypeVar("Value")
 SEEN = "seen"
 SHEET, FOLDERS = "contact_sheet.png", ("pictures", "masks")  # what is written
 CELL = 176  # pixels a side in the contact sheet
 SHOWN = 60  # defects in the contact sheet at most
+TITLE = (
+    "Simulated defects\neach: the good picture, the object outlined in blue where one was found; "
+    "with the defect; its outline, its share of the picture and its mean difference in grey levels"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,6 +88,30 @@ class Row(NamedTuple):
     captions: list[str]
 
 
+class Readable(Generic[Entry, Value]):
+    """Entries that are read when they are asked for; those that cannot be read are reported and dropped."""
+
+    def __init__(self, entries: list[Entry], read: Callable[[Entry], Value], none: str, failures: list[str]):
+        self.entries, self.read, self.none, self.failures = entries, read, none, failures
+
+    def __getitem__(self, number: int) -> tuple[Entry, Value]:
+        """The entry with this number, counted round, and what is read of it. InputError: none is left."""
+        while self.entries:
+            index = number % len(self.entries)
+            try:
+                return self.entries[index], self.read(self.entries[index])
+            except InputError as error:
+                self.failures.append(str(error))
+                del self.entries[index]
+        raise InputError(f"{self.none} can be used; the last: {self.failures[-1]}")
+
+    def values(self) -> Iterator[Value]:
+        """Everything that can be read; the rest is reported when it is asked for."""
+        for entry in list(self.entries):
+            with suppress(InputError):
+                yield self.read(entry)
+
+
 def run(args: argparse.Namespace) -> int:
     from flawscope.datasets import open_dataset
     from flawscope.results import drawing
@@ -100,23 +128,38 @@ def run(args: argparse.Namespace) -> int:
     sheet = own.path(SHEET)
     drawing.save_png(sheet, _sheet(rows, kinds))
     common.show(_table(rows))
-    if not args.quiet:
-        found = sum(objects.values())
-        of = counted(len(objects), "good picture")
-        common.say(f"object found in {found} of {of}; in the others, everywhere")
-        if textures and textures.left_out:
-            common.say(f"{counted(textures.left_out, 'texture')} left out: {len(textures)} fit into memory")
-        common.say(f"wrote {sheet}: look at it")
+    say, of = common.say_for(args), counted(len(objects), "good picture")
+    say(f"object found in {sum(objects.values())} of {of}; in the others, everywhere")
+    if textures and textures.left_out:
+        say(f"{counted(textures.left_out, 'texture')} left out: {len(textures)} fit into memory")
+    say(f"wrote {sheet}: look at it")
     return common.report_failures(list(dict.fromkeys(failures)))
+
+
+def _kinds(args: argparse.Namespace) -> list[str]:
+    """The kinds of defects to make. InputError for a kind that cannot be made."""
+    from flawscope.synthesis import KINDS, PAPER_KINDS
+
+    known = list(dict.fromkeys([*PAPER_KINDS, SEEN, *KINDS]))
+    kinds = args.kinds or [*PAPER_KINDS, *([SEEN] if args.seen else [])]
+    for kind in kinds:
+        if kind not in known:
+            raise InputError(f"there is no kind of defect {kind!r}: choose of {', '.join(known)}")
+    if SEEN in kinds and not args.seen:
+        raise InputError("--kinds seen needs defects that were seen: add --seen FOLDER")
+    if args.seen and SEEN not in kinds:
+        raise InputError("--seen is of no use to these --kinds: add seen to them, or leave --seen out")
+    return list(dict.fromkeys(kinds))
 
 
 def _refuse_inputs(args: argparse.Namespace, paths: Sequence[Path]) -> None:
     """InputError where `--out` is a folder that is read, or holds one: its pictures would be mixed with those
     that are made, or be removed as an earlier run's."""
     out = Path(args.out).resolve()
-    read = {"data": {Path(args.data), *(path.parent for path in paths)}}
-    for name in ("seen", "textures", "foreground"):
-        read[name] = {Path(given)} if (given := getattr(args, name)) else set()
+    read = {
+        name: [Path(given)] for name in ("seen", "textures", "foreground") if (given := getattr(args, name))
+    }
+    read = {"data": [Path(args.data), *{path.parent for path in paths}], **read}
     for name, places in read.items():
         if any(place.resolve().is_relative_to(out) for place in places):
             raise InputError(f"--out {args.out} holds what --{name} reads: choose another folder")
@@ -129,17 +172,40 @@ def _own_files(args: argparse.Namespace, kinds: Sequence[str]) -> OwnFiles:
 
     own = OwnFiles(common.folder_for_results(args.out))
     own.refuse_foreign(SHEET)
-    for name in FOLDERS:
-        common.folder_for_results(str(own.folder / name))
+    for folder in FOLDERS:
+        common.folder_for_results(str(own.folder / folder))
         for index in range(args.count):
-            for kind in dict.fromkeys((kinds[index % len(kinds)], "spot")):  # a spot, where that fails
-                own.refuse_foreign(f"{name}/{_name(index, kind)}")
+            for kind in {kinds[index % len(kinds)], "spot"}:  # a spot, where that fails
+                own.refuse_foreign(_name(folder, index, kind))
     own.begin(common.say_for(args))
     return own
 
 
-def _name(index: int, kind: str) -> str:
-    return f"{index:03d}_{kind}.png"
+def _name(folder: str, index: int, kind: str) -> str:
+    return f"{folder}/{index:03d}_{kind}.png"
+
+
+def _maker(args: argparse.Namespace, textures: TextureFolder | None, failures: list[str]) -> Make:
+    """A function that puts a defect of a kind on a picture. Seen defects that cannot be read end up in
+    `failures`."""
+    from flawscope.datasets.seen import list_seen
+    from flawscope.synthesis import extend_defect, read_seen, simulate_defect
+
+    items = list_seen(args.seen) if args.seen else []
+    white = _white([item.path for item in items])
+    read = functools.lru_cache(16)(lambda item: read_seen(item, white))
+    seen = Readable(items, read, f"no seen defect in {args.seen}", failures)
+    draw = textures.draw if textures else None
+
+    def make(
+        picture: Pixels, foreground: NDArray[np.bool_], kind: str, rng: np.random.Generator
+    ) -> SimulatedDefect:
+        if kind != SEEN:
+            return simulate_defect(picture, rng, kind=kind, textures=draw, foreground=foreground)
+        _, (pixels, mask) = seen[int(rng.integers(1 << 32))]
+        return extend_defect(picture, pixels, mask, rng, foreground=foreground)
+
+    return make
 
 
 def _simulate(
@@ -158,87 +224,26 @@ def _simulate(
     from flawscope.synthesis import Foreground
 
     step = common.step_for(args)
-    usable = [paths[k] for k in np.random.default_rng(args.seed).permutation(len(paths))]
-    white = _white(usable[: args.count])
-
-    def read(path: Path) -> tuple[Path, Pixels]:
-        return path, _picture(path, white, args.size)
-
+    shuffled = [paths[k] for k in np.random.default_rng(args.seed).permutation(len(paths))]
+    white = _white(shuffled[: args.count])
+    none = f"no good picture in {args.data}"
+    pictures = Readable(shuffled, lambda path: _picture(path, white, args.size), none, failures)
     if args.foreground:
         foregrounds = Foreground(given=read_mask(args.foreground))
     else:
-        foregrounds = Foreground.of(_readable(usable, read))
+        foregrounds = Foreground.of(pictures.values())
     rows: list[Row] = []
     objects: dict[Path, bool] = {}
     for index in range(args.count):
-        path, good = _usable(usable, index, read, failures, f"no good picture in {args.data}")
+        path, good = pictures[index]
         foreground = foregrounds.mask(good)
         objects[path] = not foreground.all()
         defect = make(good, foreground, kinds[index % len(kinds)], np.random.default_rng([args.seed, index]))
         for folder, image in zip(FOLDERS, (defect.picture, defect.mask), strict=True):
-            drawing.save_png(own.path(f"{folder}/{_name(index, defect.kind)}"), image)
+            drawing.save_png(own.path(_name(folder, index, defect.kind)), image)
         rows.append(_row(path.name, good, foreground, defect, index < SHOWN))
         step("simulate", index + 1, args.count)
     return rows, objects
-
-
-def _readable(paths: Sequence[Path], read: Callable[[Path], tuple[Path, Pixels]]) -> Iterator[Pixels]:
-    """Those that can be read; the others are reported when it is their turn."""
-    for path in paths:
-        with contextlib.suppress(InputError):
-            yield read(path)[1]
-
-
-def _usable(
-    entries: list[Entry], number: int, read: Callable[[Entry], Usable], failures: list[str], none: str
-) -> Usable:
-    """What is read of the entry with this number, counted round; those that cannot be read are dropped."""
-    while entries:
-        index = number % len(entries)
-        try:
-            return read(entries[index])
-        except InputError as error:
-            failures.append(str(error))
-            del entries[index]
-    raise InputError(f"{none} can be used; the last: {failures[-1]}")
-
-
-def _kinds(args: argparse.Namespace) -> list[str]:
-    """What is to be made; what cannot be is refused."""
-    from flawscope.synthesis import KINDS, PAPER_KINDS
-
-    known = list(dict.fromkeys([*PAPER_KINDS, SEEN, *KINDS]))
-    kinds = args.kinds or [*PAPER_KINDS, *([SEEN] if args.seen else [])]
-    for kind in kinds:
-        if kind not in known:
-            raise InputError(f"there is no kind of defect {kind!r}: choose of {', '.join(known)}")
-    if SEEN in kinds and not args.seen:
-        raise InputError("--kinds seen needs defects that were seen: add --seen FOLDER")
-    if args.seen and SEEN not in kinds:
-        raise InputError("--seen is of no use to these --kinds: add seen to them, or leave --seen out")
-    return list(dict.fromkeys(kinds))
-
-
-def _maker(args: argparse.Namespace, textures: TextureFolder | None, failures: list[str]) -> Make:
-    """What puts a defect of a kind on a picture. Seen defects that cannot be read end up in `failures`."""
-    from flawscope.datasets.seen import list_seen
-    from flawscope.synthesis import extend_defect, read_seen, simulate_defect
-
-    seen = list_seen(args.seen) if args.seen else []
-    white = _white([item.path for item in seen])
-    read = functools.lru_cache(16)(lambda item: read_seen(item, white))
-    draw = textures.draw if textures else None
-
-    def make(
-        picture: Pixels, foreground: NDArray[np.bool_], kind: str, rng: np.random.Generator
-    ) -> SimulatedDefect:
-        if kind != SEEN:
-            return simulate_defect(picture, rng, kind=kind, textures=draw, foreground=foreground)
-        number = int(rng.integers(1 << 32))
-        pixels, mask = _usable(seen, number, read, failures, f"no seen defect in {args.seen}")
-        return extend_defect(picture, pixels, mask, rng, foreground=foreground)
-
-    return make
 
 
 def _white(paths: list[Path]) -> float | None:
@@ -297,11 +302,7 @@ def _sheet(rows: Sequence[Row], kinds: Sequence[str]) -> Image.Image:
             pair = shown[start : start + 2]
             cells.append(([i for row in pair for i in row.strip], [c for row in pair for c in row.captions]))
             headings.append(None if start else f"{kind} ({sum(row.kind == kind for row in rows)})")
-    title = (
-        "Simulated defects\neach: the good picture, the object outlined in blue where one was found; "
-        "with the defect; its outline, its share of the picture and its mean difference in grey levels"
-    )
-    return contact_sheet(cells, (CELL, CELL), headings=headings, title=title)
+    return contact_sheet(cells, (CELL, CELL), headings=headings, title=TITLE)
 
 
 def _table(rows: Sequence[Row]) -> str:
