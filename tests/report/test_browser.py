@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from flawscope.evaluation.comparison import compare
-from flawscope.report import write_again, write_comparison, write_predictions
+from flawscope.report import write, write_again
 from flawscope.report.collect import figures
+from flawscope.report.compared import comparison_page
 from flawscope.report.facts import facts
 from flawscope.report.page import page
+from flawscope.report.predictions import predictions_page
 from flawscope.report.review_comparison import Reviewed
 from flawscope.report.thumbnails import layers
 from flawscope.report.words import sentences
@@ -254,8 +256,10 @@ def test_the_other_pages_fit_a_phone_and_complain_of_nothing(
     ]
     facts = {"category": "thing", "expected_rate": 0.05, "promise": "score threshold 0.5: 5 % expected"}
     pages = (
-        write_predictions(tmp_path / "predictions.html", [*map(Row.of, predictions)], predictions, facts),
-        write_comparison(tmp_path / "comparison.html", same),
+        write(
+            tmp_path / "predictions.html", predictions_page([*map(Row.of, predictions)], predictions, facts)
+        ),
+        write(tmp_path / "comparison.html", comparison_page(same)),
         write_again(tmp_path / "again.html", "new.safetensors", again, seen),
     )
     metrics = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}

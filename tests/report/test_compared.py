@@ -12,7 +12,6 @@ import pytest
 
 from flawscope.evaluation.comparison import Comparison, compare
 from flawscope.predictor import Predictor
-from flawscope.report import write_comparison
 from flawscope.report.compared import comparison_page
 
 pytest.importorskip("jinja2")
@@ -72,6 +71,6 @@ def test_names_are_no_markup_and_nothing_comes_from_outside(text: str) -> None:
 
 def test_a_model_beside_itself_shows_the_pictures_all_the_same(hostile: Any, tmp_path: Path) -> None:
     same = compare(hostile.predictor, hostile.predictor, hostile.dataset, resamples=20)
-    text = write_comparison(tmp_path / "page.html", same).read_text(encoding="utf-8")
+    text = comparison_page(same)
     assert "No decision differs" in text
     assert 'data-order="changed"' in text

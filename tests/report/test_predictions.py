@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flawscope.report import NAME, write_predictions
+from flawscope.report import NAME, write
 from flawscope.report.predictions import LISTED, predictions_page
 from flawscope.results.table import Row, Unjudged
 
@@ -66,7 +66,7 @@ def test_names_are_those_below_the_folder_that_all_have_in_common(tmp_path: Path
 
 
 def test_a_run_without_a_judged_picture_has_a_page(tmp_path: Path) -> None:
-    path = write_predictions(tmp_path / NAME, [Row("x.png", error="x.png is empty")], [], FACTS)
+    path = write(tmp_path / NAME, predictions_page([Row("x.png", error="x.png is empty")], [], FACTS))
     assert "x.png is empty" in path.read_text(encoding="utf-8")
 
 

@@ -62,6 +62,7 @@ def _write(args: argparse.Namespace, found: Comparison, document: dict[str, Any]
     """Figures and tables first, then the page."""
     from flawscope import report
     from flawscope.artefact.files import atomic
+    from flawscope.report.compared import comparison_page
     from flawscope.results.output_manifest import OwnFiles
     from flawscope.results.run import FACTS
 
@@ -71,7 +72,7 @@ def _write(args: argparse.Namespace, found: Comparison, document: dict[str, Any]
     with atomic(own.path(FACTS)) as file:
         file.write(f"{common.as_json(document)}\n".encode("utf-8", "backslashreplace"))
     common.write_csv(own.path(PICTURES), _rows(document))
-    page = report.write_comparison(own.path(report.NAME), found, step=common.step_for(args))
+    page = report.write(own.path(report.NAME), comparison_page(found, common.step_for(args)))
     say(f"page: {page}")
 
 

@@ -131,6 +131,7 @@ class Output:
         """The page beside the table, where what it needs is installed."""
         from flawscope import report
         from flawscope.errors import InputError
+        from flawscope.report.predictions import predictions_page
         from flawscope.results.run import TABLE
         from flawscope.results.table import read_table
 
@@ -142,7 +143,7 @@ class Output:
             return
         path, table = results.own.path(report.NAME), read_table(results.out / TABLE)
         step = common.step_for(self.args)
-        report.write_predictions(path, table, results.shown, facts, white=white, step=step)
+        report.write(path, predictions_page(table, results.shown, facts, white, step))
         say(f"page: {path}")
 
     @property

@@ -34,7 +34,6 @@ from flawscope.results.prediction import Prediction
 
 RATES = {"false_alarms": "false alarms", "defects_found": "defects found"}  # at each model's score threshold
 LOWER_IS_BETTER = frozenset({"false_alarms"})
-Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 
@@ -260,29 +259,33 @@ def _judged(first: Evaluation, second: Evaluation, dataset: Dataset) -> tuple[Ju
 def _differences(
     evaluations: tuple[Evaluation, Evaluation], pictures: tuple[Judged, ...], resamples: int, seed: int
 ) -> list[Difference]:
+    """Of the rates, and of every metric that one of both has."""
     anomalous = np.array([one.item.anomalous for one in pictures])
-    called = [np.array([getattr(one, which).is_anomalous for one in pictures]) for which in "ab"]
-    scores = [np.array([getattr(one, which).score for one in pictures]) for which in "ab"]
     times = draws(anomalous, resamples, seed)
-    values = [
-        _rates(anomalous, own) | evaluation.metrics
-        for own, evaluation in zip(called, evaluations, strict=True)
+    values: list[dict[str, float | None]] = []
+    drawn: list[dict[str, Floats]] = []
+    for evaluation, predictions in zip(
+        evaluations, ([one.a for one in pictures], [one.b for one in pictures]), strict=True
+    ):
+        called = np.array([prediction.is_anomalous for prediction in predictions])
+        scores = np.array([prediction.score for prediction in predictions])
+        groups = dict(zip(RATES, (~anomalous, anomalous), strict=True))
+        rates = {name: float(called[own].mean()) if own.any() else None for name, own in groups.items()}
+        values.append(rates | evaluation.metrics)
+        found = {  # good and defective pictures are drawn in their own numbers
+            name: times[:, own] @ called[own] / own.sum() for name, own in groups.items() if own.any()
+        }
+        if min(anomalous.sum(), (~anomalous).sum()) >= 2:
+            found |= resampled_images(anomalous, scores, called, times)
+        drawn.append(found | _drawn_pixels(evaluation, times[: resamples // 2]))
+    return [
+        Difference(name, values[0].get(name), values[1].get(name), *_interval(name, drawn))
+        for name in dict.fromkeys([*values[0], *values[1]])
     ]
-    drawn = [_drawn_rates(anomalous, own, times) for own in called]
-    if min(anomalous.sum(), (~anomalous).sum()) >= 2:
-        for own, of_model, decided in zip(drawn, scores, called, strict=True):
-            own |= resampled_images(anomalous, of_model, decided, times)
-    for own, of_pixels in zip(drawn, _drawn_pixels(evaluations, times[: resamples // 2]), strict=True):
-        own |= of_pixels
-    found = []
-    for name in dict.fromkeys([*values[0], *values[1]]):
-        interval, note = _interval(name, drawn)
-        found.append(Difference(name, values[0].get(name), values[1].get(name), interval, note))
-    return found
 
 
 def _interval(name: str, drawn: list[dict[str, Floats]]) -> tuple[tuple[float, float] | None, str]:
-    """Of b - a, and how it was found or why there is none."""
+    """The interval of b - a, and how it was found or why there is none."""
     if name not in NAMES and name not in RATES:
         return None, "no interval: not computed"
     if not all(name in own for own in drawn):
@@ -294,32 +297,10 @@ def _interval(name: str, drawn: list[dict[str, Floats]]) -> tuple[tuple[float, f
     return None, f"no interval: {'the same in every draw' if alike else 'too few pictures'}"
 
 
-def _rates(anomalous: Flags, called: Flags) -> dict[str, float | None]:
-    groups = (~anomalous, anomalous)
-    return {
-        name: float(called[group].mean()) if group.any() else None
-        for name, group in zip(RATES, groups, strict=True)
-    }
-
-
-def _drawn_rates(anomalous: Flags, called: Flags, times: NDArray[np.int64]) -> dict[str, Floats]:
-    """The rates of every resample; the groups are drawn in their own numbers."""
-    groups = (~anomalous, anomalous)
-    return {
-        name: times[:, group] @ called[group] / group.sum()
-        for name, group in zip(RATES, groups, strict=True)
-        if group.any()
-    }
-
-
-def _drawn_pixels(
-    evaluations: tuple[Evaluation, Evaluation], times: NDArray[np.int64]
-) -> list[dict[str, Floats]]:
-    """The pixel metrics of every resample, of both models; each is counted at its own size and thresholds."""
-    known = np.array([seen.truth is not None for seen in evaluations[0].pictures])
-    found: list[dict[str, Floats]] = []
-    for evaluation in evaluations:
-        counts = count_pixels(evaluation.pictures)
-        enough = counts is not None and int((counts.regions > 0).sum()) >= 2
-        found.append(resampled_pixels(counts, times[:, known]) if counts is not None and enough else {})
-    return found
+def _drawn_pixels(evaluation: Evaluation, times: NDArray[np.int64]) -> dict[str, Floats]:
+    """The pixel metrics of every resample; each model's are counted at its own size and thresholds."""
+    known = np.array([seen.truth is not None for seen in evaluation.pictures])
+    counts = count_pixels(evaluation.pictures)
+    if counts is None or int((counts.regions > 0).sum()) < 2:
+        return {}
+    return resampled_pixels(counts, times[:, known])

@@ -85,14 +85,35 @@ class Evaluation:
     def to_dataframe(self) -> pandas.DataFrame:
         """A row for each test picture: path, kind, defective, and the columns of `results.csv`. Needs pandas;
         InputError where it is missing."""
-        return dataframe(self)
+        try:
+            import pandas
+        except ImportError:
+            raise needs("to_dataframe()", "pandas", extras="pandas") from None
+        rows = []
+        for item, outcome in outcomes(self):
+            values = asdict(Row.of(outcome))
+            path = values.pop("path") or str(item.path)
+            rows.append({"path": path, "kind": item.kind, "defective": item.anomalous, **values})
+        return pandas.DataFrame(rows)
 
     def __repr__(self) -> str:
-        return line(self)
+        parts = [f"{self.category}: {self.method}", counted(self.images, "test picture")]
+        for name, label in (("image_auroc", "image AUROC"), ("au_pro", "AU-PRO")):
+            if (value := self.metrics.get(name)) is not None:
+                parts.append(f"{label} {value:.4f}")
+        return f"<Evaluation {', '.join(parts)}, false alarms {_false_alarms(self)}>"
 
     def _repr_html_(self) -> str:
-        """For notebooks."""
-        return html(self)
+        """For notebooks: the metrics, and the worst mistakes with picture, heat map and decision."""
+        metrics = [(NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in self.metrics.items()]
+        kinds = [(kind, str(v["images"]), str(v["anomalous"])) for kind, v in self.kinds.items()]
+        tables = (
+            table([(f"{self.category}: {self.method}", counted(self.images, "test picture"))]),
+            table(metrics, ("metric", "value")),
+            table([("false alarms", _false_alarms(self))]),
+            table(kinds, ("kind", "pictures", "called anomalous")),
+        )
+        return f"<div>{''.join((*tables, *map(_shown, _worst(self))))}</div>"
 
     def to_dict(self) -> dict[str, Any]:
         """What `evaluate --json` prints."""
@@ -123,30 +144,7 @@ def outcomes(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudged]]
         yield item, apart[item] if item in apart else result.pictures[places[item]].prediction
 
 
-def dataframe(result: Evaluation) -> pandas.DataFrame:
-    """A row for each test picture. InputError where pandas is not installed."""
-    try:
-        import pandas
-    except ImportError:
-        raise needs("to_dataframe()", "pandas", extras="pandas") from None
-    rows = []
-    for item, outcome in outcomes(result):
-        values = asdict(Row.of(outcome))
-        path = values.pop("path") or str(item.path)
-        rows.append({"path": path, "kind": item.kind, "defective": item.anomalous, **values})
-    return pandas.DataFrame(rows)
-
-
-def line(result: Evaluation) -> str:
-    """What matters, for `repr`."""
-    parts = [f"{result.category}: {result.method}", counted(result.images, "test picture")]
-    for name, label in (("image_auroc", "image AUROC"), ("au_pro", "AU-PRO")):
-        if (value := result.metrics.get(name)) is not None:
-            parts.append(f"{label} {value:.4f}")
-    return f"<Evaluation {', '.join(parts)}, false alarms {false_alarms(result)}>"
-
-
-def false_alarms(result: Evaluation) -> str:
+def _false_alarms(result: Evaluation) -> str:
     """How many, with the 95 % interval of their rate."""
     known = result.false_alarms
     if known["measured"] is None:
@@ -156,23 +154,10 @@ def false_alarms(result: Evaluation) -> str:
     return f"{count} of {of} ({low:.1%} to {high:.1%}, expected {known['expected']:.1%})"
 
 
-def html(result: Evaluation) -> str:
-    """For notebooks: the metrics, and the worst mistakes with picture, heat map and decision."""
-    metrics = [(NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in result.metrics.items()]
-    kinds = [(kind, str(v["images"]), str(v["anomalous"])) for kind, v in result.kinds.items()]
-    head = table([(f"{result.category}: {result.method}", counted(result.images, "test picture"))])
-    shown = "".join(
-        prediction_html(one.prediction, f"{one.item.kind}{mistake(one)}") for one in _worst(result)
-    )
-    return (
-        f"<div>{head}{table(metrics, ('metric', 'value'))}{table([('false alarms', false_alarms(result))])}"
-        f"{table(kinds, ('kind', 'pictures', 'called anomalous'))}{shown}</div>"
-    )
-
-
-def mistake(one: Evaluated) -> str:
-    """Of a picture that was judged wrongly."""
-    return "" if one.outcome == RIGHT else f", {one.outcome}"
+def _shown(one: Evaluated) -> str:
+    """A picture, and what is wrong with its decision."""
+    mistake = "" if one.outcome == RIGHT else f", {one.outcome}"
+    return prediction_html(one.prediction, f"{one.item.kind}{mistake}")
 
 
 def _worst(result: Evaluation) -> list[Evaluated]:

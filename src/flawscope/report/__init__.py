@@ -19,11 +19,8 @@ if TYPE_CHECKING:
     from flawscope.calibration.decision import Calibration
     from flawscope.datasets import Dataset
     from flawscope.evaluation import Evaluation
-    from flawscope.evaluation.comparison import Comparison
     from flawscope.report.review_comparison import Reviewed
     from flawscope.results.evaluation_cache import Evaluated
-    from flawscope.results.prediction import Prediction
-    from flawscope.results.table import Row
 
 NAME = "report.html"
 
@@ -46,9 +43,8 @@ class Model(Protocol):
 __all__ = [
     "NAME",
     "require",
+    "write",
     "write_again",
-    "write_comparison",
-    "write_predictions",
     "write_report",
 ]
 
@@ -107,46 +103,7 @@ def write_report(
         mismatch=result.mismatch,
         losses=loss_plot("losses", _curve(predictor.manifest.facts)),
     )
-    return _write(path, text)
-
-
-def write_predictions(
-    path: str | os.PathLike[str],
-    table: Sequence[Row],
-    shown: Sequence[Prediction],
-    facts: Mapping[str, Any],
-    *,
-    white: float | None = None,
-    step: Step = silent,
-) -> Path:
-    """Write the page of `predict --out` to `path`, atomically, and return it.
-
-    Args:
-        table: every input of the run. shown: those predictions whose pictures are shown, with their maps.
-        facts: of the run, as in `results.json`.
-        white: the level of a deep picture that is shown white (`Preprocess.white_level`).
-
-    Raises:
-        InputError: Jinja2 or WebP is missing.
-        FlawscopeError: the file cannot be written.
-    """
-    require(plots=False)
-    from flawscope.report.predictions import predictions_page
-
-    return _write(path, predictions_page(table, shown, facts, white, step))
-
-
-def write_comparison(path: str | os.PathLike[str], found: Comparison, *, step: Step = silent) -> Path:
-    """Write the page of two models on the same pictures to `path`, atomically, and return it.
-
-    Raises:
-        InputError: Jinja2 or WebP is missing.
-        FlawscopeError: the file cannot be written.
-    """
-    require(plots=False)
-    from flawscope.report.compared import comparison_page
-
-    return _write(path, comparison_page(found, step))
+    return write(path, text)
 
 
 def write_again(
@@ -170,10 +127,11 @@ def write_again(
     require(plots=False)
     from flawscope.report.review_comparison import again_page
 
-    return _write(path, again_page(model, pictures, seen, white))
+    return write(path, again_page(model, pictures, seen, white))
 
 
-def _write(path: str | os.PathLike[str], text: str) -> Path:
+def write(path: str | os.PathLike[str], text: str) -> Path:
+    """Write a page to `path`, atomically, and return it. FlawscopeError: it cannot be written."""
     from flawscope.artefact.files import atomic
 
     with atomic(path) as file:

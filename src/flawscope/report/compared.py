@@ -8,6 +8,7 @@ from typing import Any
 from flawscope.datasets.files import printable
 from flawscope.evaluation.comparison import Comparison, Difference, Judged, described
 from flawscope.progress import Step, silent
+from flawscope.report import require
 from flawscope.report.page import HEAT, LINE, TRUTH, drawn, render, scale_of
 from flawscope.report.thumbnails import FULL, Layers, thumbnails
 from flawscope.report.words import percent, size_of
@@ -44,7 +45,8 @@ class Both:
 
 
 def comparison_page(found: Comparison, step: Step = silent) -> str:
-    """The whole page."""
+    """The page of two models on the same pictures. InputError: Jinja2 or WebP is missing."""
+    require(plots=False)
     order = _order(found)
     weights = {index: float(len(order) - k) for k, index in enumerate(order)}
     rows = [_both(one, weights[one.index]) for one in found.pictures]

@@ -12,6 +12,7 @@ from typing import Any
 from flawscope.datasets import Item
 from flawscope.datasets.files import printable
 from flawscope.progress import Step, counted, silent
+from flawscope.report import require
 from flawscope.report.page import HEAT, LINE, VIEWS, drawn, figures_of, render, scale_of
 from flawscope.report.thumbnails import FULL, Layers, thumbnails
 from flawscope.report.words import percent, size_of
@@ -43,14 +44,18 @@ def predictions_page(
     white: float | None = None,
     step: Step = silent,
 ) -> str:
-    """The page of a run.
+    """The page of `predict --out`.
 
     Args:
-        table: every input. shown: predictions with their maps, most severe first; pictures of the others are
-            not shown.
-        facts: of the run, as `results.json` has them.
-        white: the level of a deep picture that is shown white.
+        table: every input of the run. shown: predictions with their maps, most severe first; pictures of the
+            others are not shown.
+        facts: of the run, as in `results.json`.
+        white: the level of a deep picture that is shown white (`Preprocess.white_level`).
+
+    Raises:
+        InputError: Jinja2 or WebP is missing.
     """
+    require(plots=False)
     judged = sorted((r for r in table if not r.error), key=lambda r: -(r.severity or 0.0))
     rows, maps = judged[:MOST_ROWS], {str(p.path): p for p in shown}
     names = _names([row.path for row in rows])
