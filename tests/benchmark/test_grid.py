@@ -11,7 +11,7 @@ from PIL import Image
 
 from flawscope.benchmark.grid import Cell, Grid, plan
 from flawscope.benchmark.markdown import methods_and_seeds
-from flawscope.datasets.categories import MVTEC, OBJECTS, TEXTURES
+from flawscope.datasets.layouts import MVTEC, OBJECTS, TEXTURES
 from flawscope.errors import InputError
 
 

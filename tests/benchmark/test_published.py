@@ -8,7 +8,7 @@ import pytest
 
 from flawscope.benchmark import published
 from flawscope.benchmark.tables import METRICS
-from flawscope.datasets.categories import MVTEC
+from flawscope.datasets.layouts import MVTEC
 from flawscope.methods import registry
 
 SOURCES = {source.id: source for source in published.sources(registry.BUILT_IN)}

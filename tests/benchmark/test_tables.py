@@ -14,7 +14,7 @@ import pytest
 from flawscope.benchmark.grid import Cell, Grid
 from flawscope.benchmark.markdown import render
 from flawscope.benchmark.tables import METRICS, Group, Results
-from flawscope.datasets.categories import MVTEC, TEXTURES
+from flawscope.datasets.layouts import MVTEC, TEXTURES
 
 MACHINE = {"cpu": "a processor", "cores": 2, "memory_gib": 8.0, "system": "Linux"}
 

@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 from flawscope.cli import main
 from flawscope.datasets import Dataset
-from flawscope.datasets.categories import means_several, present_categories
+from flawscope.datasets.layouts import means_several, present_categories
 from flawscope.errors import InputError
 from flawscope.predictor import load
 

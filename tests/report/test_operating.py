@@ -11,7 +11,7 @@ import pytest
 
 from flawscope.calibration.decision import Calibration
 from flawscope.report.collect import Row
-from flawscope.report.operating import MOST_POINTS, operating_points, step_path
+from flawscope.report.page import MOST_POINTS, operating_points, step_path
 
 
 def row(score: float, anomalous: bool) -> Row:

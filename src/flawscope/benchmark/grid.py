@@ -14,8 +14,8 @@ from typing import Any
 from flawscope import config as settings
 from flawscope._version import __version__
 from flawscope.datasets import Dataset, open_dataset
-from flawscope.datasets.categories import listed, select_categories
 from flawscope.datasets.files import walked
+from flawscope.datasets.layouts import listed, select_categories
 from flawscope.datasets.published import VISA_TABLE, realiad_table
 from flawscope.datasets.seen import choose_seen
 from flawscope.errors import InputError

@@ -16,7 +16,7 @@ from flawscope.artefact.files import csv_cell
 from flawscope.benchmark import published
 from flawscope.benchmark.grid import Cell, Grid
 from flawscope.benchmark.published import Figure, Source
-from flawscope.datasets.categories import MVTEC, OBJECTS, TEXTURES
+from flawscope.datasets.layouts import MVTEC, OBJECTS, TEXTURES
 
 # key in an evaluation -> how the literature calls it
 METRICS = {

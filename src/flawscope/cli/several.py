@@ -14,14 +14,14 @@ SEVERAL = "; all, objects, textures (MVTec AD's) or names with commas: "  # of `
 
 def are_asked(args: argparse.Namespace) -> bool:
     """Whether `--category` means more than the one of that name."""
-    from flawscope.datasets.categories import means_several
+    from flawscope.datasets.layouts import means_several
 
     return bool(args.category) and means_several(args.data, args.category)
 
 
 def asked(args: argparse.Namespace) -> tuple[str, ...]:
     """The categories that `--category` means, in the order of the tables. InputError if one is missing."""
-    from flawscope.datasets.categories import present_categories
+    from flawscope.datasets.layouts import present_categories
 
     return present_categories(args.data, args.category, "--category")
 

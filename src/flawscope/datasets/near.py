@@ -8,8 +8,8 @@ which different parts do not share however well they are aligned.
 
 Measured on MVTec AD transistor and toothbrush at 512 px: copies (JPEG quality 60, 2 % brighter, one pixel
 aside, resized by 3 %, cropped by 3 %, all together) .999 and above; the most alike different parts .987 and
-.990. On photographs and textures of 256 px: copies .989 and above, others below .7. On the plates that
-`datasets.synthetic` draws, at 320 px: copies .998 and above, other plates up to .9955.
+.990. On photographs and textures of 256 px: copies .989 and above, others below .7. On drawn plates
+(`flawscope.demo`) at 320 px: copies .998 and above, other plates up to .9955.
 
 A texture that repeats fits itself a period aside, and another picture of it as well as itself. So a pair of
 those must also be `APART` times closer than a picture is to itself, shifted (`_repetition`).
@@ -233,18 +233,10 @@ def _smooth(values: Floats, times: int = 1) -> Floats:
 
 def clusters(pairs: list[tuple[int, int, float]]) -> Iterator[list[int]]:
     """Connected pictures, each group sorted, groups by their first member."""
-    parent: dict[int, int] = {}
-
-    def top(i: int) -> int:
-        while parent.setdefault(i, i) != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
+    group_of: dict[int, list[int]] = {}
     for i, j, _ in pairs:
-        low, high = sorted((top(i), top(j)))
-        parent[high] = low
-    groups: dict[int, list[int]] = {}
-    for i in sorted(parent):
-        groups.setdefault(top(i), []).append(i)
-    yield from groups.values()
+        one, other = (group_of.setdefault(k, [k]) for k in (i, j))
+        if one is not other:
+            one += other
+            group_of |= dict.fromkeys(other, one)
+    yield from sorted({id(group): sorted(group) for group in group_of.values()}.values())
