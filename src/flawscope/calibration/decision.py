@@ -40,7 +40,7 @@ def rate_of(value: Rate) -> float:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the good pictures' scores and maps say about a new picture.
+    """Thresholds and scales for new pictures, from the scores and maps of good ones.
 
     scores: raw scores of the good pictures, in the order of `pictures` in the manifest.
     map_maxima: the maximum of each one's map.
@@ -103,7 +103,7 @@ class Calibration:
 
     @property
     def pictures_missing(self) -> int:
-        """How many more good pictures the target rate needs; 0 when it is met."""
+        """The number of further good pictures that the target rate needs; 0 when it is met."""
         return max(0, math.ceil(1.0 / self.rate - 1e-9) - 1 - self.count)
 
     @property
@@ -136,7 +136,7 @@ class Calibration:
 
     @property
     def spread(self) -> float:
-        """How much good pictures' scores differ, in units of the score, above 0: 1.4826 times their median
+        """The spread of good pictures' scores, in units of the score, above 0: 1.4826 times their median
         absolute deviation, which is the standard deviation of normal scores, and which single odd pictures
         hardly change. At least a tenth of the way from good maps' level to their middle maximum, so that
         one picture, or scores that are all alike, have a spread too.
@@ -147,8 +147,8 @@ class Calibration:
         return max(NORMAL_MAD * float(np.median(deviation)), LEAST_SPREAD * reach, least)
 
     def severity(self, scores: NDArray[Any] | float) -> NDArray[np.float64]:
-        """How bad, of raw scores of any shape: (score - score threshold) / spread. Above 0 exactly where a
-        picture is anomalous; comparable between sizes, methods and models, and without the p-value's floor.
+        """The severity of raw scores of any shape: (score - score threshold) / spread. Above 0 exactly where
+        a picture is anomalous; comparable between sizes, methods and models, and without the p-value's floor.
         """
         above = np.asarray(scores, dtype=np.float64) - self.score_threshold
         return np.asarray(above / self.spread, dtype=np.float64)
@@ -184,7 +184,7 @@ class Calibration:
     # ---- words and JSON
 
     def outlined(self) -> str:
-        """What is marked, for a person."""
+        """Says what is marked."""
         text = f"regions where the map is above {self.mask_threshold:.4g}"
         return text + (f", outlined at {self.outline:.0%} of the height nearby" if self.outline else "")
 
@@ -205,7 +205,7 @@ class Calibration:
         return text
 
     def no_promise(self) -> str:
-        """What is said of a model that is not `promised`."""
+        """Says why a model that is not `promised` promises nothing."""
         seen = "one good picture" if self.count == 1 else f"{self.count} good pictures of one part"
         return (
             f"no promise: {seen}, {self.method}; how many other good parts are above it is not known, and no "

@@ -1,4 +1,4 @@
-"""Which good pictures a method that learns in steps does not learn from, so that it can be calibrated."""
+"""The good pictures that a method which learns in steps is calibrated on, not trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model would miss: the share of simulated defects that it finds. Torch-free.
+"""The share of simulated defects that a model finds. Torch-free.
 
 `fit` puts defects of several sizes on good pictures that the model has not learnt from. Their scores stand in
 the model file, so that the shares follow when the threshold changes.
@@ -58,12 +58,12 @@ class Simulated:
         return Simulated(self.scores, self.pictures, self.seconds, rate, threshold, self.precision)
 
     def found(self, size: str) -> tuple[int, int]:
-        """How many of the size are called anomalous, and how many there are."""
+        """The number of defects of a size that are called anomalous, and of all."""
         scores = self.scores[size]
         return sum(not score <= self.threshold for score in scores), len(scores)
 
     def line(self) -> str:
-        """For a person."""
+        """The shares by size, for a person."""
         parts = []
         for size in self.scores:
             found, count = self.found(size)
@@ -75,8 +75,8 @@ class Simulated:
         )
 
     def warning(self) -> str | None:
-        """What is said of a model that surely misses too many: the interval of the share that it finds, small
-        defects aside, ends below `EXPECTED`."""
+        """The warning about a model that surely misses too many: the interval of the share that it finds,
+        small defects aside, ends below `EXPECTED`."""
         sizes = list(self.scores)[1:]
         if not sizes:
             return None
@@ -104,7 +104,7 @@ class Simulated:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Simulated | None:
-        """Those that stand in a model's facts; None where there are none, or they are damaged."""
+        """Reads them from a model's facts; None where there are none, or they are damaged."""
         try:
             kept = facts[KEY]
             scores = {str(size): tuple(map(float, one["scores"])) for size, one in kept["sizes"].items()}
@@ -124,7 +124,7 @@ def recounted(facts: Mapping[str, Any], calibration: Calibration) -> dict[str, A
 
 
 def described(facts: Mapping[str, Any], calibration: Calibration) -> str | None:
-    """What share of simulated defects a model finds, in one line; None where that was not measured."""
+    """Says what share of simulated defects a model finds; None where that was not measured."""
     kept = Simulated.of(facts)
     if kept is None:
         return None

@@ -1,4 +1,4 @@
-"""What several commands share."""
+"""Options, output and checks that several commands share."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def add_group(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pictures(parser: argparse.ArgumentParser, animation: str) -> None:
-    """What `--out DIR` holds; `animation` is what is made unless the user says otherwise."""
+    """Add the options on how `--out DIR` is written; `animation` is the default's name."""
     parser.add_argument(
         "--maps",
         choices=("png16", "tiff", "npy", "none"),
@@ -144,7 +144,7 @@ def check_out(args: argparse.Namespace) -> None:
 
 
 def add_figures(parser: argparse.ArgumentParser, out: str, metavar: str = "DIR") -> None:
-    """What to measure and where the figures go: `out` is the help of `--out`."""
+    """Add the options on what to measure and where the figures go; `out` is the help of `--out`."""
     parser.add_argument(
         "--full-resolution", action="store_true", help="pixel metrics at the pictures' size too"
     )
@@ -187,7 +187,7 @@ def say(line: str) -> None:
 
 
 def say_for(args: argparse.Namespace) -> Callable[[str], None]:
-    """What takes the command's remarks: nothing with `--quiet`."""
+    """A function that prints the command's remarks, with `--quiet` none."""
     return (lambda line: None) if args.quiet else say
 
 
@@ -222,7 +222,7 @@ _progress: list[Terminal] = []  # that of the command
 
 
 def step_for(args: argparse.Namespace) -> Step:
-    """What shows the command's progress from now on, until it ends."""
+    """A function that shows the command's progress from now on, until it ends."""
     if args.quiet:
         return silent
     if not _progress:

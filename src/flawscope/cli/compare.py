@@ -102,7 +102,7 @@ def _names(a: str, b: str) -> tuple[str, str]:
 
 
 def lines(found: Comparison) -> str:
-    """What a person reads."""
+    """The comparison as a person reads it."""
     from flawscope.evaluation.comparison import described
 
     first = found.evaluations[0]

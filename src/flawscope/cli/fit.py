@@ -149,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def summary(predictor: Predictor) -> list[str]:
-    """What a person wants to know after fitting."""
+    """The lines that are printed after fitting."""
     from flawscope.calibration.simulated import described
 
     facts, calibration = predictor.manifest.facts, predictor.calibration

@@ -23,7 +23,7 @@ PIPED = "-"  # the name of a picture on stdin
 
 @dataclass
 class Asked:
-    """What the call wants judged.
+    """The inputs that a call wants judged.
 
     sources: files, or one picture itself. total: how many; 0 where they come one by one.
     wrong: specs that mean nothing, by the number of sources before them. beside: files that are no pictures.
@@ -78,7 +78,7 @@ def _piped(stream: IO[bytes]) -> Asked:
 
 
 def on_training(dataset: Dataset, group: str | None) -> Iterator[str]:
-    """On what is learnt from, before anything is read. InputError: `group` matches no name."""
+    """Remarks on the training pictures, before anything is read. InputError: `group` matches no name."""
     from flawscope.datasets.dataset import remark
     from flawscope.datasets.files import SIDE_SUFFIXES, not_pictures_in
     from flawscope.pictures.decoding import frames

@@ -1,4 +1,4 @@
-"""What `predict` does with each result: a line, a row of the table, and files in the results folder."""
+"""The output of `predict` for each result: a line, a row of the table, and files in the results folder."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class Output:
 def facts_of(
     args: argparse.Namespace, manifest: Manifest, calibration: Calibration, together: Mismatch, unjudged: int
 ) -> dict[str, Any]:
-    """What `results.json` says of the run."""
+    """The document `results.json` on the run."""
     from flawscope._version import __version__
 
     return {
@@ -178,5 +178,5 @@ def facts_of(
 
 
 def all_together(together: Mismatch, calibration: Calibration) -> str:
-    """What came out, for a person."""
+    """Says how many are anomalous, and what was promised."""
     return f"{together.anomalous} of {counted(together.count, 'picture')} anomalous; {calibration.promise()}"

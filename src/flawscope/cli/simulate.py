@@ -292,7 +292,7 @@ def _row(name: str, good: Pixels, foreground: NDArray[np.bool_], defect: Simulat
 
 
 def _sheet(rows: Sequence[Row], kinds: Sequence[str]) -> Image.Image:
-    """By kind, two defects a row: the good picture with its object outlined, the defect, its outline."""
+    """Draw by kind, two defects a row: the good picture with its object outlined, the defect, its outline."""
     from flawscope.results.contact_sheet import contact_sheet
 
     cells, headings = [], []

@@ -54,7 +54,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What a check of a data set found: for people as lines, for machines as a dict."""
+    """The findings of a check: for people as lines, for machines as a dict."""
 
     root: str
     category: str
@@ -113,7 +113,7 @@ class Report:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What is kept of one picture."""
+    """The facts that are kept of a picture."""
 
     split: str
     item: Item

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the program: pictures with a label, where their masks lie, and which of
+"""A data set: pictures with a label, where their masks lie, and which of
 them show the same part."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures, and in what order: the same on every machine."""
+"""The pictures of a folder, in the same order on every machine."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def is_litter(name: str) -> bool:
 
 
 def entries(folder: Path, *, only_folders: bool = False) -> list[os.DirEntry[str]]:
-    """What lies in a folder, without litter, in natural order. InputError if it cannot be read."""
+    """The entries of a folder, without litter, in natural order. InputError if it cannot be read."""
     try:
         with os.scandir(folder) as listing:
             found = (e for e in listing if not (is_litter(e.name) or (only_folders and not _is_folder(e))))
@@ -151,7 +151,7 @@ def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:
 
 
 def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Path]]:
-    """As `list_pictures`, but every file that may show a part, whatever its suffix: reading says what is
+    """List as `list_pictures`, but every file that may show a part, whatever its suffix: reading says what is
     wrong with it. Apart from them what lies beside pictures (`SIDE_SUFFIXES`)."""
     inputs: list[Path] = []
     beside: list[Path] = []
@@ -161,7 +161,7 @@ def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Pat
 
 
 def iter_inputs(spec: StrPath) -> Iterator[tuple[Path, bool]]:
-    """As `list_inputs` of one file, folder or pattern, one by one: a file, and whether it lies beside
+    """List as `list_inputs` one file, folder or pattern, one by one: a file, and whether it lies beside
     pictures. A pattern may name one twice."""
     for path, outright in _expand(spec):
         yield path, _is_beside(path, outright)
@@ -210,7 +210,7 @@ def with_pictures(files: Iterator[AnyPath], text: str) -> Iterator[AnyPath]:
 
 
 def _no_pictures(text: str, others: Sequence[StrPath]) -> InputError:
-    """With what is there instead."""
+    """The error, with the names of the files that are there instead."""
     found = f", only {some([os.path.basename(path) for path in others])}" if others else ""
     return InputError(f"{text}{found}; known formats: {known_formats()}")
 

@@ -334,8 +334,8 @@ def _of_review(folder: Path) -> Path:
 
 
 def _open_review(root: Path) -> Dataset:
-    """What was flagged, and decided since: good pictures to learn from and to test on, and defects. All of
-    the good ones can be learnt from, since evaluation leaves out what a model knows."""
+    """Pictures that were flagged, and decided on since: good pictures to learn from and to test on, and
+    defects. All of the good ones can be learnt from, since evaluation leaves out what a model knows."""
     good, bad = child(root, *GOOD), child(root, *BAD)
     items = [Item(path, "good", False) for path in pictures_in(good)] if good else []
     defects = _bad(root, bad) if bad else []

@@ -28,8 +28,8 @@ Parts = tuple[str, ...]
 
 @dataclass(frozen=True, eq=False)
 class Labels(os.PathLike[str]):
-    """What the label file at `path` marks in one picture of `size` (H, W). Every shape is a defect, whatever
-    its name. `boxes`: how many of the shapes are boxes, which mark more than the defect."""
+    """The marks of the label file at `path` in one picture of `size` (H, W). Every shape is a defect,
+    whatever its name. `boxes`: how many of the shapes are boxes, which mark more than the defect."""
 
     path: Path
     size: tuple[int, int]
@@ -65,7 +65,7 @@ class LabelFiles:
         self._taken: dict[Labels, Path] = {}
 
     def of(self, picture: Path) -> tuple[Labels, ...]:
-        """What is marked in a picture below the folder.
+        """The labels of a picture below the folder.
 
         Raises:
             InputError: a label file is damaged, or means another picture of the same name as well.
@@ -86,7 +86,7 @@ class LabelFiles:
 
     @cached_property
     def _known(self) -> dict[str, list[tuple[Parts, Labels]]]:
-        """By the picture's name without folders and suffix."""
+        """All labels, by the picture's name without folders and suffix."""
         known: dict[str, list[tuple[Parts, Labels]]] = {}
         for path in walked(self.root):
             if path.suffix.lower() != ".json":

@@ -115,7 +115,7 @@ def verify(first: NDArray[np.float16], second: NDArray[np.float16]) -> Floats:
 
 
 def _repetition(thumbnail: NDArray[np.float16]) -> float:
-    """How much the fine structure [64, 64] correlates with itself, shifted by more than `FARTHER` and at most
+    """The correlation of the fine structure [64, 64] with itself, shifted by more than `FARTHER` and at most
     half its side: near 1 only where it repeats. FFTs sum over what overlaps."""
     smooth = _smooth(thumbnail.astype(np.float32))
     fine = _inner((smooth - _smooth(smooth, 3))[None]).reshape(SIDE - 2 * MARGIN, -1).astype(np.float64)

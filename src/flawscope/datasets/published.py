@@ -53,8 +53,8 @@ def realiad_table(root: Path) -> Path | None:
 
 
 def open_visa(root: Path, category: str, seed: int, test_share: float, group: str | None) -> Dataset:
-    """With the authors' split where it is there; else with a seeded split of the normal pictures, and all
-    anomalous ones for testing."""
+    """Open VisA with the authors' split where it is there; else with a seeded split of the normal pictures,
+    and all anomalous ones for testing."""
     table = visa_table(root)
     if table is not None:
         train, test = _visa_by_table(root, category, table)
@@ -69,8 +69,8 @@ def open_visa(root: Path, category: str, seed: int, test_share: float, group: st
 
 
 def open_realiad(root: Path, category: str, seed: int, test_share: float, group: str | None) -> Dataset:
-    """With the authors' split where it is there; else with a seeded split of the good parts, whole parts
-    together, and all defective pictures for testing."""
+    """Open Real-IAD with the authors' split where it is there; else with a seeded split of the good parts,
+    whole parts together, and all defective pictures for testing."""
     table = realiad_table(root)
     if table is not None:
         train, test = _realiad_by_table(root, table)

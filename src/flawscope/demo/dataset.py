@@ -27,7 +27,7 @@ _WEAKEST = 5.0  # mean change over the mask in grey levels below which a defect 
 
 
 class Category(NamedTuple):
-    """What can be drawn: the types of defect, easiest to name first, and the function that draws."""
+    """A category that can be drawn: its types of defect, and the function that draws."""
 
     defects: tuple[str, ...]
     render: Callable[[int, np.random.Generator, scene.Flaw | None], Floats]

@@ -34,7 +34,8 @@ _PRINT_SCALE = 4  # pixels per unit on the printing plate
 
 
 class _Part(NamedTuple):
-    """What varies between good plates, drawn before anything is, so that a flaw does not change it."""
+    """The properties that vary between good plates, drawn before anything is, so that a flaw does not change
+    it."""
 
     frame: Frame
     grain: Floats

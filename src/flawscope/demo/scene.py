@@ -90,7 +90,7 @@ def hexagon(u: Floats, v: Floats, radius: float, angle: float) -> Floats:
 
 
 def cover(distance: NDArray[np.floating], scale: float) -> Floats:
-    """How much of each pixel a shape covers, 0..1, from its signed distance in units."""
+    """The share of each pixel that a shape covers, 0..1, from its signed distance in units."""
     return np.asarray(np.clip(0.5 - distance * np.float32(scale), 0, 1), np.float32)
 
 
@@ -101,7 +101,7 @@ def smooth(value: NDArray[np.floating]) -> Floats:
 
 
 def lit(u: Floats, v: Floats) -> Floats:
-    """How much a slope that faces away from the origin catches the light, -1..1."""
+    """The light on a slope that faces away from the origin, -1..1."""
     radius = np.maximum(np.hypot(u, v), 1e-3)
     return np.asarray((u * LIGHT[0] + v * LIGHT[1]) / radius, np.float32)
 

@@ -49,7 +49,7 @@ class Difference:
 
     @property
     def label(self) -> str:
-        """For a person."""
+        """The metric's name for a person."""
         return RATES.get(self.name) or NAMES.get(self.name) or self.name.replace("_", " ")
 
     @property
@@ -91,7 +91,7 @@ class Judged:
 
     @property
     def right(self) -> str:
-        """Which one is right where they differ, "a" or "b"."""
+        """The model that is right where they differ, "a" or "b"."""
         return "a" if self.a.is_anomalous == self.item.anomalous else "b"
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Comparison:
         return f"<Comparison A {self.names[0]}, B {self.names[1]}: {self.sentence()}>"
 
     def sentence(self) -> str:
-        """What changes from a to b, in one line."""
+        """Says what changes from a to b, in one line."""
         b, a = (sum(one.right == which for one in self.changed) for which in "ba")
         if not self.changed:
             return f"both decide alike on {counted(len(self.pictures), 'picture')}"
@@ -145,7 +145,7 @@ class Comparison:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """What `compare --json` prints."""
+        """The document that `compare --json` prints."""
         models = [
             {
                 "name": name,
@@ -170,7 +170,7 @@ class Comparison:
 
 
 def described(predictor: Predictor) -> dict[str, Any]:
-    """What a model is, as a comparison shows it."""
+    """The facts of a model that a comparison shows."""
     manifest, calibration = predictor.manifest, predictor.calibration
     return {
         "method": manifest.method,
@@ -259,7 +259,7 @@ def _judged(first: Evaluation, second: Evaluation, dataset: Dataset) -> tuple[Ju
 def _differences(
     evaluations: tuple[Evaluation, Evaluation], pictures: tuple[Judged, ...], resamples: int, seed: int
 ) -> list[Difference]:
-    """Of the rates, and of every metric that one of both has."""
+    """Differences of the rates, and of every metric that a or b has."""
     anomalous = np.array([one.item.anomalous for one in pictures])
     times = draws(anomalous, resamples, seed)
     values: list[dict[str, float | None]] = []

@@ -35,7 +35,7 @@ Take = Callable[[Item, Prediction], None]
 
 @dataclass
 class _Seen:
-    """What was predicted, and what was not."""
+    """Pictures that were predicted, and those that were not."""
 
     kept: Kept
     failures: list[str] = field(default_factory=list)
@@ -191,7 +191,7 @@ def _false_alarms(kept: Kept, predictor: Predictor) -> dict[str, Any]:
 
 
 def _mismatch(kept: Kept, predictor: Predictor) -> str:
-    """What is wrong with the pictures together, the good ones if they are enough."""
+    """Says what is wrong with the pictures together, the good ones if they are enough."""
     good = [p for i, p in zip(kept.items, kept.predictions, strict=True) if not i.anomalous]
     rate, enough = predictor.calibration.expected_rate, len(good) >= LEAST
     found = (

@@ -1,4 +1,4 @@
-"""How far a metric may be from the truth: 95 % intervals from the test pictures themselves.
+"""Intervals of 95 % of the metrics, from the test pictures themselves.
 
 A picture is the unit: pixels of one picture are alike and no independent witnesses. Good and defective ones
 are drawn apart, because a test set has them in the numbers that somebody chose.
@@ -81,7 +81,8 @@ def auroc_interval(anomalous: Flags, scores: NDArray[Any]) -> Interval | None:
 
 
 def draws(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.int64]:
-    """How often each picture is drawn in each resample, [resamples, N]: good and defective ones apart."""
+    """The times that each picture is drawn in each resample, [resamples, N]: good and defective ones
+    apart."""
     rng = np.random.default_rng(seed)
     times = np.zeros((resamples, anomalous.size), dtype=np.int64)
     for members in (np.flatnonzero(anomalous), np.flatnonzero(~anomalous)):

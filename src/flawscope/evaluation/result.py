@@ -72,7 +72,7 @@ class Evaluation:
     unjudged: tuple[tuple[Item, str], ...] = field(default=(), repr=False, compare=False)
 
     def outside(self) -> str:
-        """How much of the defects lies where nothing counts, for a person; empty where none does."""
+        """Says how much of the defects lies where nothing counts; empty where none does."""
         pixels = self.defect_pixels
         if not pixels["outside"]:
             return ""
@@ -104,7 +104,7 @@ class Evaluation:
         return f"<Evaluation {', '.join(parts)}, false alarms {_false_alarms(self)}>"
 
     def _repr_html_(self) -> str:
-        """For notebooks: the metrics, and the worst mistakes with picture, heat map and decision."""
+        """HTML for notebooks: the metrics, and the worst mistakes with picture, heat map and decision."""
         metrics = [(NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in self.metrics.items()]
         kinds = [(kind, str(v["images"]), str(v["anomalous"])) for kind, v in self.kinds.items()]
         tables = (
@@ -116,7 +116,7 @@ class Evaluation:
         return f"<div>{''.join((*tables, *map(_shown, _worst(self))))}</div>"
 
     def to_dict(self) -> dict[str, Any]:
-        """What `evaluate --json` prints."""
+        """The document that `evaluate --json` prints."""
         return {
             "category": self.category,
             "method": self.method,
@@ -145,7 +145,7 @@ def outcomes(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudged]]
 
 
 def _false_alarms(result: Evaluation) -> str:
-    """How many, with the 95 % interval of their rate."""
+    """The number of false alarms, with the 95 % interval of their rate."""
     known = result.false_alarms
     if known["measured"] is None:
         return "not measured: no good test pictures"

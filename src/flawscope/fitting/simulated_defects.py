@@ -85,7 +85,7 @@ def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> Simulate
 
 
 def _known(score: Tensor) -> float:
-    """Of one picture [1]; NaN is anomalous, and unknown to JSON."""
+    """The score of one picture [1]; NaN is anomalous, and unknown to JSON."""
     return float(score[0].nan_to_num(torch.finfo(torch.float32).max))
 
 

@@ -1,4 +1,4 @@
-"""What every metric here is made of: counting normal scores below anomalous ones.
+"""Counts of normal scores below anomalous ones, of which every metric here is made.
 
 For an anomalous score a, the threshold "score >= a" raises `negatives - below(a)` false alarms, and a
 threshold just above a raises `negatives - up_to(a)`. These two integers give AUROC, AP, F1 and AU-PRO
@@ -104,7 +104,7 @@ def batches(pieces: Iterable[NDArray[Any]], most: int, dtype: np.dtype[Any]) -> 
 
 
 def false_alarm_counts(normal: Scores, scores: Scores) -> tuple[Counts, Counts]:
-    """How many of the sorted `normal` lie below each of `scores`, and how many below or at; [A] int64 each.
+    """Count the sorted `normal` below each of `scores`, and below or at it; [A] int64 each.
 
     Both arrays must have one dtype, or NumPy would copy `normal`. Sorted `scores` are about ten times as
     fast.

@@ -73,7 +73,7 @@ def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: flo
 
 
 def _count(maps: Pictures, regions: SaturatedRegions, valid: Valid | None) -> tuple[Counted, Regions]:
-    """Of each region the highest scores, up to its saturation, and where they lie among the normal ones."""
+    """The highest scores of each region, up to its saturation, and where they lie among the normal ones."""
     pieces: list[NDArray[Any]] = []
     shares: list[float] = []
     divisors: list[float] = []

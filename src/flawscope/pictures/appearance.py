@@ -1,4 +1,4 @@
-"""What pictures are like as a whole: light, colour, contrast, detail. Torch-free, below a millisecond.
+"""The look of pictures as a whole: light, colour, contrast, detail. Torch-free, below a millisecond.
 
 A model keeps the range of its training pictures. Another product, camera or light lies far outside of it; a
 defect, which covers a small part of a picture, hardly changes what is measured here.
@@ -46,7 +46,7 @@ Measures = tuple[float, ...]
 
 
 def measure(image: NDArray[np.float32], roi: NDArray[np.bool_] | None = None) -> Measures:
-    """Of a network's input [3, H, W], 0..1, padding marked: a number for each of `FEATURES`.
+    """Measure a network's input [3, H, W], 0..1, padding marked: a number for each of `FEATURES`.
 
     Only pixels of the picture inside the region of interest [H, W] count; empty where too few of them do.
     """
@@ -92,14 +92,14 @@ class Appearance:
 
     @classmethod
     def of(cls, measured: Iterable[Measures]) -> Appearance | None:
-        """Of pictures; None where they are too few."""
+        """The range of pictures; None where they are too few."""
         rows = [one for one in measured if one]
         if len(rows) < LEAST_PICTURES:
             return None
         return cls(tuple((min(values), max(values)) for values in zip(*rows, strict=True)), len(rows))
 
     def shifts(self, measured: Measures) -> Measures:
-        """How far outside of the range, in its widths: below 0 under it, 0 within, above 0 over it."""
+        """The distance from the range, in its widths: below 0 under it, 0 within, above 0 over it."""
         found = []
         for value, (low, high), feature in zip(measured, self.ranges, FEATURES, strict=bool(measured)):
             outside = min(value - low, 0.0) + max(value - high, 0.0)
@@ -127,7 +127,7 @@ class Appearance:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Appearance | None:
-        """That which stands in a model's facts; None where there is none, or another kind."""
+        """Reads the range from a model's facts; None where there is none, or another kind."""
         try:
             kept = facts[KEY]
             pairs = [tuple(map(float, kept["ranges"][feature.name])) for feature in FEATURES]
@@ -139,7 +139,7 @@ class Appearance:
 
 
 def words(shifts: Sequence[Measures]) -> str:
-    """In what most of these pictures lie outside of the range, at most three things, the farthest first."""
+    """Says in what most of these pictures lie outside of the range, at most three things, farthest first."""
     middle = np.median(np.asarray(shifts, dtype=np.float64), axis=0)
     order = sorted(range(len(FEATURES)), key=lambda k: -abs(middle[k]))
     chosen = [k for k in order if abs(middle[k]) > 0.5] or order[:1]

@@ -62,7 +62,7 @@ def is_encoded(head: bytes) -> bool:
 
 
 def frames(path: str | os.PathLike[str]) -> int:
-    """How many pictures a file holds, of which the first is read; 1 where it cannot be opened."""
+    """The number of pictures in a file, of which the first is read; 1 where it cannot be opened."""
     if Path(path).suffix.lower() not in FRAME_SUFFIXES:
         return 1
     try:
@@ -107,7 +107,7 @@ def pixel_hash(picture: NDArray[Any]) -> str:
 
 
 def to_eight_bits(picture: NDArray[np.number], white: float | None = None) -> NDArray[np.uint8]:
-    """What `decode` returns (uint8, uint16 or float) -> `[H, W, 3]` uint8 in 0..255, contiguous.
+    """Turn a decoded picture (uint8, uint16 or float) into `[H, W, 3]` uint8 in 0..255, contiguous.
 
     Deep pictures are divided by `white`; pass one level for a whole data set. None takes the picture's own
     maximum. Grey is repeated in all three channels.
@@ -204,7 +204,7 @@ def cannot(name: str, reason: str, remedy: str) -> InputError:
 
 
 def reason(error: Exception, name: str) -> str:
-    """What is wrong with a picture that cannot be decoded, in one line."""
+    """Says what is wrong with a picture that cannot be decoded, in one line."""
     if isinstance(error, MemoryError):
         return f"{name}: not enough memory to decode it; make it smaller"
     return str(error)
@@ -264,7 +264,7 @@ def without_warnings() -> Iterator[None]:
 
 
 class Header(NamedTuple):
-    """What an encoded picture says of itself.
+    """The header of an encoded picture.
 
     kind: as Pillow calls the format. height, width: as stored. memory: bytes that it takes to decode it, at
     most.
@@ -277,7 +277,7 @@ class Header(NamedTuple):
 
 
 def header(data: bytes, name: str) -> Header:
-    """Of an encoded picture; no pixel is decoded.
+    """Read the header of an encoded picture; no pixel is decoded.
 
     Raises:
         InputError: it is none.
@@ -297,7 +297,7 @@ def _open_stream(stream: IO[bytes], name: str) -> Image.Image:
 
 
 def most_pixels() -> int:
-    """Of a picture that is read."""
+    """The most pixels of a picture that is read."""
     return 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
 

@@ -1,4 +1,4 @@
-"""How much of a small defect is left when a picture is scaled to a network's size. Torch-free.
+"""Sizes of small defects in pictures that are scaled to a network's size. Torch-free.
 
 Sizes are (height, width), defects are measured along their longer side, in pixels.
 
@@ -80,8 +80,8 @@ def tile_for(
 def lost(
     pictures: Sequence[Size], network: Size | None = None, defect: float = SMALL
 ) -> tuple[str, str] | None:
-    """What scaling whole pictures does to a defect of `defect` pixels in the largest of them, in words, and
-    what to do about it.
+    """Says what scaling whole pictures does to a defect of `defect` pixels in the largest of them, in words,
+    and what to do about it.
 
     `network` is the size that they are scaled to, of several the largest; None: the default. None where a
     picture is reduced less than `MUCH` times, or the defect keeps `ENOUGH` pixels: nothing need be said.

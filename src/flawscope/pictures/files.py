@@ -1,4 +1,4 @@
-"""What the file of a picture says beside its pixels: whether it is whole, and which way is up."""
+"""Files of pictures beside their pixels: whether a file is whole, and which way is up."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _ORIENTATIONS = {
 
 
 def damage_in(stream: IO[bytes], kind: str) -> str:
-    """What is wrong with a picture that Pillow decodes without an error; empty where nothing is known to be.
-    `kind`: the format, as Pillow calls it."""
+    """Says what is wrong with a picture that Pillow decodes without an error; empty where nothing is known to
+    be. `kind`: the format, as Pillow calls it."""
     if kind == "PNG":
         return _png(stream)
     return _jpeg(stream) if kind in ("JPEG", "MPO") else ""

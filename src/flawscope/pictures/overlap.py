@@ -1,4 +1,5 @@
-"""How much of a tile its neighbour shows, too. Without numpy, so that a wrong setting is told at once."""
+"""The share of a tile that its neighbour shows, too. Without numpy, so that a wrong setting is told at
+once."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class Preprocess:
 
     @cached_property
     def whole(self) -> Preprocess:
-        """How the whole picture is seen, without tiles."""
+        """The preprocessing of the whole picture, without tiles."""
         return self if self.tile is None else replace(self, tile=None, positions=None)
 
     def __call__(self, source: Source, name: str | None = None) -> tuple[Float32, Geometry]:
@@ -182,7 +182,7 @@ class Preprocess:
         return Geometry(picture_size, self.network_size, (sy, sx), (top - y0 * sy, left - x0 * sx))
 
     def described(self) -> str:
-        """How pictures are seen, for a person."""
+        """Says how pictures are seen."""
         (height, width), tile = self.network_size, self.tile
         if tile is None:
             return f"{height}x{width}"
@@ -247,7 +247,7 @@ class Preprocess:
         return tensor, self.whole.geometry(size)
 
     def _divisor(self, picture: Image.Image | NDArray[Any], name: str) -> float:
-        """What pixel values are divided by; floats far off it would show all black or white."""
+        """The divisor of pixel values; floats far off it would show all black or white."""
         if isinstance(picture, Image.Image) or picture.dtype == np.uint8:
             return 255.0
         if picture.dtype == np.uint16:

@@ -24,7 +24,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the tiles lie on a canvas: rows of tiles from the top, from the left in each. The last ones are
+    """Places of tiles on a canvas: rows of tiles from the top, from the left in each. The last ones are
     moved inwards, so that nothing is padded."""
 
     canvas: tuple[int, int]
@@ -81,7 +81,7 @@ class Grid:
 
     @cached_property
     def weights(self) -> tuple[Float32, Float32]:
-        """What the tiles of a row [rows, h], and of a column [columns, w], count for along their side: 1
+        """The weights of the tiles of a row [rows, h], and of a column [columns, w], along their side: 1
         where they are alone, and falling linearly to the edge where a neighbour begins; of all tiles that
         show a pixel the products sum to 1."""
         return self._along(0), self._along(1)
@@ -105,7 +105,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Fusion:
-    """How the maps of a picture's views become its score and its map; stored in the model.
+    """The way from the maps of a picture's views to its score and its map; stored in the model.
 
     score: "map": the score is the map's maximum; "views": the largest score of a view.
     factor, shift: bring the whole view's map, and its score, to the scale of the tiles': value * factor +
@@ -157,7 +157,7 @@ class Region:
         return self.mask[self.rows[y : y + height]][:, self.columns[x : x + width]]
 
     def tiles(self, grid: Grid) -> list[int]:
-        """Those that hold anything of it."""
+        """The tiles that hold anything of it."""
         return [k for k in range(len(grid)) if self.window(*grid.corner(k), *grid.tile).any()]
 
 

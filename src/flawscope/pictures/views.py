@@ -1,4 +1,4 @@
-"""What a network sees of one picture, and its answers put together. Torch-free. Sizes are (height, width)."""
+"""Views of a picture for a network, and its answers put together. Torch-free. Sizes are (height, width)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Run = Callable[[Any, Any], Any]
 
 
 class Views:
-    """What a network sees of one picture: it as a whole, and with tiles these too.
+    """The views of one picture: it as a whole, and with tiles these too.
 
     View 0 is the whole picture, the others are the tiles, row by row. A picture of exactly one tile has
     that one view. Tiles are made when they are asked for.

@@ -30,7 +30,7 @@ class _Session(Protocol):
 
 
 class Model(Protocol):
-    """What a report says of a `Predictor`."""
+    """The parts of a `Predictor` that a report describes."""
 
     @property
     def manifest(self) -> Manifest: ...

@@ -1,4 +1,4 @@
-"""What the report knows of the test pictures: counted once, for every part of the page."""
+"""The report's figures of the test pictures: counted once, for every part of the page."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Figures:
 
     @property
     def mistakes(self) -> list[int]:
-        """Those of them that are wrong."""
+        """Indices of the rows that are wrong, the worst first."""
         return [i for i in self.by_margin if self.rows[i].outcome != RIGHT]
 
 

@@ -112,7 +112,7 @@ def _picture(row: Both, one: Judged, layers: Layers | str) -> dict[str, Any]:
 
 
 def _model(found: Comparison, which: int) -> dict[str, Any]:
-    """How a model is called, what it found, and what it is."""
+    """The name of a model, what it found, and its facts."""
     predictor, letter = found.predictors[which], "ab"[which]
     values = {one.name: getattr(one, letter) for one in found.differences}
 

@@ -111,7 +111,7 @@ def _promised(calibration: Calibration) -> str:
 
 
 def _picture(row: Row, layers: Layers | str) -> dict[str, Any]:
-    """What the script knows of a test picture."""
+    """The facts and layers of a test picture for the page's script."""
     truth = "defective" if row.anomalous else "good"
     facts = [
         ("Result", row.outcome),
@@ -219,7 +219,7 @@ class Point:
 
 
 def operating_points(rows: Sequence[Row], calibration: Calibration) -> list[Point]:
-    """From the fewest alarms to the most; empty where there is only one threshold."""
+    """Thresholds from the fewest alarms to the most; empty where there is only one."""
     ordered = np.sort(calibration.scores)[::-1]
     now = round(calibration.expected_rate * (calibration.count + 1))
     ranks = _ranks(max(now, int(MOST_RATE * (calibration.count + 1))), now, calibration.count)

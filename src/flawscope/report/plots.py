@@ -141,7 +141,7 @@ def bin_edges(low: float, high: float, threshold: float) -> Array:
 
 
 def bin_counts(scores: Array, edges: Array) -> Array:
-    """How many lie in each bin, its upper edge included: a score at the threshold is good."""
+    """The number of scores in each bin, its upper edge included: a score at the threshold is good."""
     return np.histogram(-scores, -edges[::-1])[0][::-1]
 
 

@@ -105,7 +105,7 @@ def _shown(row: Row, name: str, prediction: Prediction | None) -> Shown:
 
 
 def _layers(predictions: Sequence[Prediction | None], white: float | None, step: Step) -> list[Layers | str]:
-    """Of every row, or why there are none."""
+    """The layers of every row, or why there are none."""
     places = [k for k, prediction in enumerate(predictions) if prediction]
     seen = [Evaluated(Item(Path(str(p.path)), "", False), p, None) for p in predictions if p]
     found: list[Layers | str] = [LISTED] * len(predictions)

@@ -160,7 +160,7 @@ def _found(prediction: Prediction, size: tuple[int, int]) -> tuple[str, str, str
 
 
 def layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image.Image:
-    """What `draw` adds to a picture [H, W, 3] of `size`, as RGBA, if it only blends.
+    """The layer that `draw` adds to a picture [H, W, 3] of `size`, as RGBA, if it only blends.
 
     Blending makes `keep * picture + added` of a pixel: on black that shows what is added, on white also how
     much is kept.

@@ -1,4 +1,4 @@
-"""How the report says things: rates, counts, and what a result comes to in plain sentences."""
+"""Rates, counts and results in plain sentences, as the reports say them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Tally(NamedTuple):
 
 
 def size_of(prediction: Prediction) -> str:
-    """Of its picture, width first, as on every page."""
+    """The size of its picture, width first, as on every page."""
     height, width = prediction.geometry.picture_size
     return f"{width} × {height}"
 
@@ -50,7 +50,7 @@ def headline(tally: Tally) -> str:
 
 
 def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0) -> list[str]:
-    """What the score threshold promises, whether the promise was kept, and what was missed."""
+    """Says what the score threshold promises, whether the promise was kept, and what was missed."""
     rate = calibration.expected_rate if calibration.promised else None
     lines = [_promise(calibration), _false_alarms(tally, rate), _missed(tally)]
     if without_mask:

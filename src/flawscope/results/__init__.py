@@ -1,1 +1,1 @@
-"""What a prediction is, and its pictures on disk. Torch-free."""
+"""Predictions, and their pictures on disk. Torch-free."""

@@ -55,7 +55,7 @@ def shot(
 
 
 def room(kinds: int) -> int:
-    """How many pictures of each kind an animation of so many kinds shows."""
+    """The number of pictures of each kind that an animation of so many kinds shows."""
     return min(SHOTS, TURNS * _cells_each(kinds))
 
 
@@ -123,12 +123,12 @@ def save(
 
 
 def _cells_each(kinds: int) -> int:
-    """How many cells a kind has: with few kinds one row is filled."""
+    """The number of cells of a kind: with few kinds one row is filled."""
     return max(1, CELLS // 2 // max(1, kinds))
 
 
 def _cells(kinds: Sequence[Sequence[Shot]]) -> list[Sequence[Shot]]:
-    """What each cell shows in turn."""
+    """The shots that each cell shows in turn."""
     kinds = [shots for shots in kinds if shots][:CELLS]
     cells = []
     for shots in kinds:
@@ -139,7 +139,7 @@ def _cells(kinds: Sequence[Sequence[Shot]]) -> list[Sequence[Shot]]:
 
 
 def _padded(panel: Pixels, size: tuple[int, int]) -> Pixels:
-    """In the middle of a cell (height, width)."""
+    """The panel in the middle of a cell (height, width)."""
     top, left = (size[0] - panel.shape[0]) // 2, (size[1] - panel.shape[1]) // 2
     cell: Pixels = np.empty((*size, 3), np.uint8)
     cell[:] = PAPER

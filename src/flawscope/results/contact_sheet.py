@@ -68,7 +68,7 @@ def contact_sheet(
 
 
 class _Lengths:
-    """Of a contact sheet, in pixels, by the size of its text."""
+    """Lengths on a contact sheet, in pixels, by the size of its text."""
 
     def __init__(self, text: int):
         self.text, self.line, self.heading = text, round(text * 1.35), round(text * 1.4)

@@ -53,7 +53,7 @@ class Mismatch:
             self.shifts.append(prediction.shifts)
 
     def line(self) -> str:
-        """For a person; empty where there is nothing to say."""
+        """A warning for a person; empty where there is nothing to say."""
         if self.count < LEAST:
             return ""
         far = [one for one in self.shifts if max(map(abs, one)) > FAR]

@@ -34,7 +34,7 @@ BAD: Colour = (213, 94, 0)
 
 _OUTLINE: Colour = (0, 255, 255)  # in neither photos of parts nor the colour map
 TRUTH: Colour = (255, 0, 170)
-"""Of the ground truth's outline, which is dashed: told from the other one without its colour."""
+"""The ground truth's outline, which is also dashed, so that no colour is needed to tell it."""
 _DARK = 5  # the rim of an outline is the picture, so many times darker: a line shows on bright metal, too
 _CALM = 0.15  # share of a heat map's scale up to which nothing is drawn: good parts have no veil
 _SEEN_THROUGH = 0.1  # of the opacity, at the peak of a heat map: what is there must be seen
@@ -122,7 +122,7 @@ def overlay(
 
 
 def _veil(share: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How much of the opacity a heat map has at a share 0..1 of its scale."""
+    """The share of the opacity that a heat map has at a share 0..1 of its scale."""
 
     def smooth(x: NDArray[np.float32]) -> NDArray[np.float32]:
         x = np.clip(x, 0, 1)
@@ -186,8 +186,8 @@ def contour(
 
 
 def _dashes(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
-    """Which pixels of a line [H, W] bool are drawn: squares of a chequerboard, turned so that no line along
-    an edge or a diagonal of the picture stays on squares of one kind; of short lines all."""
+    """The pixels of a line [H, W] bool that are drawn: squares of a chequerboard, turned so that no line
+    along an edge or a diagonal of the picture stays on squares of one kind; of short lines all."""
     from scipy import ndimage
 
     rows, columns = np.ogrid[: line.shape[0], : line.shape[1]]

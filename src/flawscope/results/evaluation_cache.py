@@ -97,7 +97,7 @@ class Spool:
 
 
 class Kept:
-    """What was evaluated, in order. `items` and `predictions` are at hand, the latter without maps.
+    """Evaluated pictures, in order. `items` and `predictions` are at hand, the latter without maps.
 
     valid: [H, W] bool at the network's size for a geometry: the pixels that count.
     """

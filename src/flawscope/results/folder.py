@@ -94,7 +94,7 @@ class Kind:
         return falling[: count - low] + falling[len(falling) - low :]
 
     def words(self) -> str:
-        """How many there are, and what became of them."""
+        """The number of pictures, and how they were judged."""
         if self.expected is None:
             return counted(self.count, "picture")
         return f"{self.anomalous} of {self.count} called anomalous"
@@ -287,7 +287,7 @@ class Pictures:
             self.own.path("maps/scale.json").write_text(f"{text}\n", encoding="utf-8")
 
     def name(self, path: Path) -> str:
-        """Where the picture's results go; a.png and a.jpg beside each other keep their suffix apart."""
+        """The name of the picture's results; a.png and a.jpg beside each other keep their suffix apart."""
         name = self._stem(path)
         if self.owners.setdefault(name, path) != path:
             name = f"{name}{path.suffix}"
@@ -317,7 +317,7 @@ def folder_of(paths: Sequence[Path]) -> Path | None:
 
 
 def _absolute(path: Path) -> Path:
-    """Without `..`, links as they are."""
+    """The path without `..`, links as they are."""
     return Path(os.path.abspath(path))
 
 

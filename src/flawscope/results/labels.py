@@ -1,4 +1,4 @@
-"""What a run marked, as label files for other tools: COCO, and FiftyOne's own."""
+"""Label files for other tools of what a run marked: COCO, and FiftyOne's own."""
 
 from __future__ import annotations
 

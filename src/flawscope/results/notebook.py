@@ -1,4 +1,4 @@
-"""How results look in a notebook: HTML that needs nothing else and stays small."""
+"""Results in a notebook: HTML that needs nothing else and stays small."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files of a results folder flawscope wrote: only these are ever replaced or removed."""
+"""The files of a results folder that flawscope wrote: only these are ever replaced or removed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class OwnFiles:
             )
 
     def path(self, name: str) -> Path:
-        """Where a file of this name, with forward slashes, is to be written; its folder is made.
+        """The path to write a file of this name (with forward slashes) to; its folder is made.
 
         Raises:
             InputError: a file is there that flawscope did not write.

@@ -1,4 +1,4 @@
-"""What a detector says about one picture. Numpy only; every runtime makes the same thing."""
+"""The answer of a detector about one picture. Numpy only; the same from every runtime."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ RIGHT, FALSE_ALARM, MISSED = "right", "false alarm", "missed"
 
 
 def outcome(anomalous: bool, called: bool) -> str:
-    """What a decision is, against what the picture is."""
+    """Compares a decision with what the picture is: right, missed or false alarm."""
     if anomalous == called:
         return RIGHT
     return MISSED if anomalous else FALSE_ALARM
@@ -105,7 +105,7 @@ class Prediction:
         return self.outlined(self.map)
 
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """What is marked in this picture's map at any size, NaN where the network does not look.
+        """The regions marked in this picture's map at any size, NaN where the network does not look.
 
         Of each 8-connected region above the mask threshold, the pixels that are at least `outline` of the way
         from the level of good pictures (the dark end of the colours) to the region's peak nearby. A map is
@@ -188,11 +188,11 @@ class Prediction:
         )
 
     def _repr_html_(self) -> str:
-        """For notebooks."""
+        """HTML for notebooks."""
         return prediction_html(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `predict --json` prints."""
+        """The document that `predict --json` prints."""
         return {
             "path": self.path,
             "score": self.score,

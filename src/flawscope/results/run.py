@@ -1,4 +1,4 @@
-"""What a run leaves in its results folder: a table, a JSON file for each input, a summary, and pictures."""
+"""The results folder of a run: a table, a JSON file for each input, a summary, and pictures."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Unjudged(NamedTuple):
     error: str
 
     def to_dict(self) -> dict[str, Any]:
-        """What `predict --json` prints."""
+        """The document that `predict --json` prints."""
         return {"path": self.path, "decision": None, "error": self.error}
 
 

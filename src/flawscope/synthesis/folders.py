@@ -1,4 +1,4 @@
-"""What is simulated from: a folder of textures, and seen defects with their masks."""
+"""Sources of simulated defects: a folder of textures, and seen defects with their masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the object is: from what good pictures have in common, or from one alone; everywhere in a texture."""
+"""The place of the object: by what good pictures have in common, or by one alone; in a texture everywhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FOUND = 0.75  # share of them that must show a part on it, or no part
 
 @dataclass(frozen=True)
 class Foreground:
-    """Where the object is in pictures of one product.
+    """The place of the object in pictures of one product.
 
     `Foreground.of(good_pictures).mask(picture)` is the usual way; `Foreground(given=mask)` takes one mask,
     drawn by hand, for all of them.
@@ -41,7 +41,7 @@ class Foreground:
 
     @classmethod
     def of(cls, pictures: Iterable[Picture]) -> Foreground:
-        """From good pictures `[H, W, 3]` uint8, sizes may differ; the first 40 are used.
+        """Learn it from good pictures `[H, W, 3]` uint8, sizes may differ; the first 40 are used.
 
         From 8 on, what repeats itself along their borders is the ground, plain or patterned, and a part that
         three quarters of them show on it is found in every picture. Where a quarter or fewer show one, they

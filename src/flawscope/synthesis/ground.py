@@ -47,7 +47,7 @@ def shrunk(picture: Picture, side: int = SIDE) -> Picture:
 
 @dataclass(frozen=True)
 class PatternedGround:
-    """What the ground of a product looks like, and which colours are the part's.
+    """The look of a product's ground, and the colours of its part.
 
     Windows are described by `d` numbers in grey levels, and compared after `whitening`.
     """
@@ -61,8 +61,8 @@ class PatternedGround:
 
     @classmethod
     def learn(cls, pictures: Sequence[Picture]) -> PatternedGround | None:
-        """From pictures of at most `SIDE` pixels a side; None where the border is not like itself elsewhere,
-        or the pictures are too narrow or too small."""
+        """Learn from pictures of at most `SIDE` pixels a side; None where the border is not like itself
+        elsewhere, or the pictures are too narrow or too small."""
         if any(min(picture.shape[:2]) < _LEAST for picture in pictures):
             return None
         tone = np.stack([_border_colour(picture) for picture in pictures]).mean(0)
@@ -139,7 +139,7 @@ class PatternedGround:
 
 
 def _without_specks(mask: Mask) -> Mask:
-    """Without the connected areas below a twentieth of the largest."""
+    """Remove the connected areas below a twentieth of the largest."""
     from scipy import ndimage
 
     labels, _ = ndimage.label(mask)
@@ -241,7 +241,7 @@ def _colour_codes(image: Floats) -> NDArray[np.intp]:
 
 
 def _log_odds(codes: Sequence[NDArray[np.intp]], parts: Sequence[Mask]) -> Floats:
-    """How much more common each colour is in the parts than beside them, over all pictures."""
+    """Log-odds of each colour in the parts against beside them, over all pictures."""
     from scipy import ndimage
 
     shares = []

@@ -28,7 +28,7 @@ _SUPERSAMPLING = 4
 
 
 class DefectScale(StrEnum):
-    """How large a defect is, as a share of the picture; the ranges are in `SCALE_AREAS`."""
+    """The size of a defect, as a share of the picture; the ranges are in `SCALE_AREAS`."""
 
     SMALL = "small"
     MEDIUM = "medium"
@@ -202,7 +202,7 @@ def _grow(field: Floats, seed: tuple[int, int], count: int, allowed: Mask) -> Ma
 
 
 def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDArray[np.float64]) -> Floats:
-    """How much of every pixel a line covers, `[H, W]` float32 in 0..1.
+    """The share of every pixel that a line covers, `[H, W]` float32 in 0..1.
 
     `path [N, 2]` holds points (row, column), pixel centres at half integers; `widths [N]` in pixels.
     """

@@ -1,4 +1,4 @@
-"""What a defect is made of.
+"""Materials of defects.
 
 Every function here takes the request, the mask `[H, W]` bool of the defect and a generator, and returns a
 picture `[H, W, 3]` uint8 that shows the defect inside the mask; what it shows outside does not count.
@@ -94,7 +94,7 @@ def piece(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
 
 
 def displaced(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
-    """What the mask shows moves, most in its middle and not at all at its edge, as a bend or a snag."""
+    """Move what the mask shows, most in its middle and not at all at its edge, as a bend or a snag."""
     from scipy import ndimage
 
     box, radius = bounding_box(mask), _radius(mask)
@@ -168,7 +168,7 @@ def _replaced(picture: Picture, box: tuple[slice, slice], values: NDArray[np.flo
 
 
 def _radius(mask: Mask) -> float:
-    """Of a disc as large as the mask."""
+    """The radius of a disc as large as the mask."""
     return math.sqrt(float(mask.sum()) / math.pi)
 
 

@@ -186,7 +186,7 @@ def largest_change(good: Picture, changed: Picture) -> Picture:
 
 
 def visible_part(intended: Mask, difference: NDArray[np.uint8]) -> Mask:
-    """What of a mask lies on, or next to, one of its pixels that changed by at least `VISIBLE_LEVEL`."""
+    """The part of a mask on, or next to, one of its pixels that changed by at least `VISIBLE_LEVEL`."""
     from scipy import ndimage
 
     return np.asarray(
@@ -237,7 +237,7 @@ def _blended(
 
 
 def _grain(picture: Picture, mask: Mask) -> float:
-    """How much the picture's surface varies under the mask within 7 pixels, in grey levels."""
+    """The variation of the picture's surface under the mask within 7 pixels, in grey levels."""
     box = bounding_box(mask, 3)
     grey = Image.fromarray(picture[box]).convert("L")
     smooth = np.asarray(grey.filter(ImageFilter.BoxBlur(3)), np.int16)
@@ -247,7 +247,7 @@ def _grain(picture: Picture, mask: Mask) -> float:
 def _visible(
     good: Picture, changed: Picture, intended: Mask, kind: str, grain: float = 0.0
 ) -> SimulatedDefect | None:
-    """What can be seen of a change, or None where that is too little or too much.
+    """The visible part of a change, or None where that is too little or too much.
 
     Kept is `visible_part` of the pixels that changed, without specks; all else goes back to the good picture.
     The mean change must lie in `VISIBLE`, whose beginning rises by the `grain` of the surface.

@@ -128,7 +128,7 @@ def _parts(cut: Cut) -> list[Cut]:
 
 
 def _placed(part: Cut, places: NDArray[np.intp], frame: tuple[int, ...], rng: np.random.Generator) -> Cut:
-    """With its middle at one of the places, or as near to it as the frame allows."""
+    """Place it with its middle at one of the places, or as near to it as the frame allows."""
     middle = divmod(int(places[rng.integers(len(places))]), frame[1])
     top, left = (
         min(max(0, at - size // 2), whole - size)
