@@ -39,6 +39,12 @@ CATEGORIES: dict[str, Category] = {
 }
 
 
+def _category(name: str) -> Category:
+    if name not in CATEGORIES:
+        raise InputError(f"There is no drawn category {name!r}: choose of {', '.join(CATEGORIES)}.")
+    return CATEGORIES[name]
+
+
 def draw_picture(
     category: str,
     rng: np.random.Generator,
@@ -54,9 +60,7 @@ def draw_picture(
     defective picture show the same part in the same light, equal in every pixel outside the mask. Raises
     `InputError` for an unknown category or defect, a difficulty outside 0..1 or a size below 16.
     """
-    if category not in CATEGORIES:
-        raise InputError(f"There is no drawn category {category!r}: choose of {', '.join(CATEGORIES)}.")
-    known = CATEGORIES[category]
+    known = _category(category)
     if defect is not None and defect not in known.defects:
         raise InputError(f"A {category} has no defect {defect!r}: choose of {', '.join(known.defects)}.")
     if not 0 <= difficulty <= 1:
@@ -110,16 +114,13 @@ def draw_dataset(
     (000) to hard, `ground_truth/<type>/NNN_mask.png` their masks (0 and 255). Existing files of the same
     names are overwritten.
     """
-    if category not in CATEGORIES:
-        raise InputError(f"There is no drawn category {category!r}: choose of {', '.join(CATEGORIES)}.")
+    defects = _category(category).defects
     if min(train, good, bad_per_kind) < 0:
         raise InputError(f"Numbers of pictures are at least 0, not {train}, {good} and {bad_per_kind}.")
     folder = Path(root) / category
     jobs: list[tuple[str, str | None, int]]
     jobs = [(split, None, index) for split, n in (("train", train), ("test", good)) for index in range(n)]
-    jobs += [
-        ("test", defect, index) for defect in CATEGORIES[category].defects for index in range(bad_per_kind)
-    ]
+    jobs += [("test", defect, index) for defect in defects for index in range(bad_per_kind)]
     for split, defect, index in jobs:
         kind = defect or "good"
         difficulty = index / max(1, bad_per_kind - 1) if defect else 0.5

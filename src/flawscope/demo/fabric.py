@@ -22,6 +22,8 @@ _PITCH = 7.6  # units from thread to thread
 _WARP = np.asarray((56, 77, 116), np.float32)
 _WEFT = np.asarray((196, 190, 176), np.float32)
 _WRONG_DYE = np.asarray((128, 62, 80), np.float32)
+_YARNS = ((226, 220, 206), (168, 58, 52), (40, 44, 56))  # of loose threads
+_TINTS = ((0.42, 0.34, 0.22), (0.3, 0.3, 0.32))  # of stains
 _COUNT = 64  # threads either way, more than the picture shows
 _FINE = 2  # drawn at this multiple of the size, then averaged
 
@@ -110,12 +112,9 @@ def _damage(canvas: Floats, flaw: Flaw) -> None:
     if flaw.name == "hole":
         _hole(canvas, draw_centre(inside, flaw.rng), flaw, scale)
     elif flaw.name == "thread":
-        colours = ((226, 220, 206), (168, 58, 52), (40, 44, 56))
-        colour = colours[int(flaw.rng.integers(len(colours)))]
-        scene.draw_thread(canvas, inside, flaw, scale, colour)
+        scene.draw_thread(canvas, inside, flaw, scale, _YARNS)
     elif flaw.name == "stain":
-        tints = ((0.42, 0.34, 0.22), (0.3, 0.3, 0.32))
-        scene.draw_stain(canvas, inside, flaw, scale, tints[int(flaw.rng.integers(len(tints)))])
+        scene.draw_stain(canvas, inside, flaw, scale, _TINTS)
 
 
 def _hole(canvas: Floats, centre: tuple[int, int], flaw: Flaw, scale: float) -> None:

@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flawscope.demo import scene
 from flawscope.demo.scene import Flaw, Frame, cover, lay, lit, rounded_box, smooth
-from flawscope.synthesis.masks import Mask
 from flawscope.synthesis.noise import Floats, fractal_noise
 
 DEFECTS = ("scratch", "dent", "stain", "contamination", "crack", "missing_part", "misprint")
@@ -30,6 +29,12 @@ _BOLT_HOLES = tuple(
 _TAPPED = ((42.0, 66.0), (76.0, 66.0))
 _LABEL, _LABEL_HALF = (76.0, -20.0), (50.0, 46.0)  # centre and half sides of the print
 _INKS = np.asarray([(24, 68, 122), (34, 34, 38), (222, 112, 28)], np.float32)
+_TINTS = ((0.55, 0.42, 0.24), (0.42, 0.4, 0.42), (0.5, 0.52, 0.3))  # of stains
+_SURFACE_FLAWS = {
+    "scratch": scene.draw_scratch,
+    "dent": scene.draw_dent,
+    "contamination": scene.draw_speck,
+}
 _PRINT_SCALE = 4  # pixels per unit on the printing plate
 
 
@@ -250,27 +255,14 @@ def _missing(flaw: Flaw) -> str:
     return f"hole{int(flaw.rng.integers(len(_BOLT_HOLES)))}"
 
 
-def _surface(part: _Part) -> Mask:
-    """The plate without its edge and the bore: where the surface can be hurt."""
-    u, v = part.frame.u, part.frame.v
-    return np.asarray(
-        (rounded_box(u, v, _HALF, _CORNER) < -9)
-        & (np.hypot(u - np.float32(_BOSS[0]), v - np.float32(_BOSS[1])) > _BORE + 4)
-    )
-
-
 def _damage(canvas: Floats, part: _Part, flaw: Flaw) -> None:
-    scale, rng = part.frame.scale, flaw.rng
-    surface = _surface(part)
-    if flaw.name == "scratch":
-        scene.draw_scratch(canvas, surface, flaw, scale)
-    elif flaw.name == "dent":
-        scene.draw_dent(canvas, surface, flaw, scale)
+    scale, rng, (u, v) = part.frame.scale, flaw.rng, (part.frame.u, part.frame.v)
+    bore = np.hypot(u - np.float32(_BOSS[0]), v - np.float32(_BOSS[1])) <= _BORE + 4
+    surface = np.asarray((rounded_box(u, v, _HALF, _CORNER) < -9) & ~bore)  # which can be hurt
+    if flaw.name in _SURFACE_FLAWS:
+        _SURFACE_FLAWS[flaw.name](canvas, surface, flaw, scale)
     elif flaw.name == "stain":
-        tints = ((0.55, 0.42, 0.24), (0.42, 0.4, 0.42), (0.5, 0.52, 0.3))
-        scene.draw_stain(canvas, surface, flaw, scale, tints[int(rng.integers(len(tints)))])
-    elif flaw.name == "contamination":
-        scene.draw_speck(canvas, surface, flaw, scale)
+        scene.draw_stain(canvas, surface, flaw, scale, _TINTS)
     elif flaw.name == "crack":  # from the bore outwards, or from the rim inwards
         heading = float(rng.uniform(0, 2 * np.pi))
         if rng.random() < 0.5:

@@ -8,6 +8,7 @@ smooth without drawing larger and shrinking.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from flawscope.synthesis.masks import Mask, draw_centre, ellipse, line_coverage
 from flawscope.synthesis.noise import Floats, fractal_noise
 
+Colour = tuple[float, float, float]
 UNITS = 320
 LIGHT = (-0.6, -0.8)  # where the light comes from: (right, down)
 
@@ -31,6 +33,10 @@ class Flaw(NamedTuple):
         """The value for this difficulty, on a geometric scale, up to a tenth off."""
         value = easy * (hard / easy) ** self.difficulty
         return float(value * self.rng.uniform(0.92, 1.08))
+
+    def pick(self, choices: Sequence[Colour]) -> Colour:
+        """One of the colours."""
+        return choices[int(self.rng.integers(len(choices)))]
 
 
 class Frame(NamedTuple):
@@ -138,9 +144,9 @@ def _walk(centre: tuple[int, int], heading: NDArray[np.float64], length: float) 
     return np.asarray(path + (np.asarray(centre) + 0.5 - path[len(path) // 2]), np.float64)
 
 
-def draw_stain(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, tint: tuple[float, ...]) -> None:
+def draw_stain(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, tints: Sequence[Colour]) -> None:
     """Something has dried on the surface: a soft tinge, darker at its edge; the surface shows through."""
-    rng = flaw.rng
+    rng, tint = flaw.rng, flaw.pick(tints)
     x, y = about(canvas, draw_centre(allowed, rng))
     radius = flaw.grade(36, 13) * scale
     angle, aspect = rng.uniform(0, np.pi), math.exp(rng.uniform(0, 0.35))
@@ -190,7 +196,7 @@ def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
     turn = rng.uniform(0, np.pi)
     aspect = math.exp(rng.uniform(0.1, 0.6))
     colours = ((38, 30, 26), (92, 54, 30), (150, 44, 36), (236, 232, 222), (46, 84, 60))
-    colour = np.asarray(colours[int(rng.integers(len(colours)))], np.float32)
+    colour = np.asarray(flaw.pick(colours), np.float32)
     for offset, ink, opacity, soft in ((0.45, np.zeros(3), 0.4, 0.8), (0.0, colour, 1.0, 0.0)):
         x, y = about(canvas, centre)
         x, y = x + offset * radius * LIGHT[0], y + offset * radius * LIGHT[1]
@@ -228,9 +234,9 @@ def draw_crack(canvas: Floats, start: tuple[float, float], heading: float, flaw:
     np.maximum(canvas, 8, out=canvas)
 
 
-def draw_thread(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, colour: tuple[float, ...]) -> None:
+def draw_thread(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, colours: Sequence[Colour]) -> None:
     """A loose piece of yarn that lies on the surface and throws a shadow."""
-    rng = flaw.rng
+    rng, colour = flaw.rng, flaw.pick(colours)
     centre = draw_centre(allowed, rng)
     length, width = flaw.grade(150, 42) * scale, flaw.grade(4.2, 1.9) * scale
     along = np.linspace(0, 1, 60)
