@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from flawscope.evaluation.comparison import compare
-from flawscope.report import write, write_again
+from flawscope.report import write
 from flawscope.report.collect import figures
 from flawscope.report.compared import comparison_page
 from flawscope.report.facts import facts
 from flawscope.report.page import page
 from flawscope.report.predictions import predictions_page
-from flawscope.report.review_comparison import Reviewed
+from flawscope.report.review_comparison import Reviewed, again_page
 from flawscope.report.thumbnails import layers
 from flawscope.report.words import sentences
 from flawscope.results.table import Row
@@ -260,7 +260,7 @@ def test_the_other_pages_fit_a_phone_and_complain_of_nothing(
             tmp_path / "predictions.html", predictions_page([*map(Row.of, predictions)], predictions, facts)
         ),
         write(tmp_path / "comparison.html", comparison_page(same)),
-        write_again(tmp_path / "again.html", "new.safetensors", again, seen),
+        write(tmp_path / "again.html", again_page("new.safetensors", again, seen, None)),
     )
     metrics = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)

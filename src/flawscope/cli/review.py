@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import webbrowser
@@ -116,7 +115,7 @@ def _after(args: argparse.Namespace, session: Session) -> int:
     from flawscope import report
     from flawscope.errors import InputError
     from flawscope.predictor import load
-    from flawscope.report.review_comparison import sentences_of
+    from flawscope.report.review_comparison import again_page, sentences_of
     from flawscope.results.evaluation_cache import Kept
 
     if not session.decided():
@@ -128,11 +127,10 @@ def _after(args: argparse.Namespace, session: Session) -> int:
     if not pictures:
         raise InputError(f"none of the reviewed pictures can be judged: {failures[0]}")
     document = {"pictures": [one.to_dict() for one in pictures], "summary": sentences_of(pictures)}
-    text = json.dumps(document, indent=1, allow_nan=False) if args.json else lines(pictures)
-    common.show(text, flush=True)
+    common.show_document(args, document, lambda: lines(pictures))
     white = predictor.manifest.preprocess.white_level
     name = Path(args.after).name
-    page = report.write_again(session.out / AFTER, name, pictures, kept.pictures, white=white)
+    page = report.write(session.out / AFTER, again_page(name, pictures, kept.pictures, white))
     if not args.quiet:
         common.say(f"page: {page}")
     return common.report_failures(failures)

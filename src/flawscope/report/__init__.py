@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from flawscope.calibration.decision import Calibration
     from flawscope.datasets import Dataset
     from flawscope.evaluation import Evaluation
-    from flawscope.report.review_comparison import Reviewed
-    from flawscope.results.evaluation_cache import Evaluated
 
 NAME = "report.html"
 
@@ -44,7 +42,6 @@ __all__ = [
     "NAME",
     "require",
     "write",
-    "write_again",
     "write_report",
 ]
 
@@ -104,30 +101,6 @@ def write_report(
         losses=loss_plot("losses", _curve(predictor.manifest.facts)),
     )
     return write(path, text)
-
-
-def write_again(
-    path: str | os.PathLike[str],
-    model: str,
-    pictures: Sequence[Reviewed],
-    seen: Sequence[Evaluated],
-    *,
-    white: float | None = None,
-) -> Path:
-    """Write the page of a review's before and after to `path`, atomically, and return it.
-
-    Args:
-        model: the new model's name. seen: the same pictures with the maps of the new model.
-        white: the level of a deep picture that is shown white.
-
-    Raises:
-        InputError: Jinja2 or WebP is missing.
-        FlawscopeError: the file cannot be written.
-    """
-    require(plots=False)
-    from flawscope.report.review_comparison import again_page
-
-    return write(path, again_page(model, pictures, seen, white))
 
 
 def write(path: str | os.PathLike[str], text: str) -> Path:
