@@ -31,7 +31,7 @@ from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.tiles import Region
 from flawscope.pictures.views import Views
 from flawscope.progress import Step, counted, silent
-from flawscope.results import notebook
+from flawscope.results import html
 from flawscope.results.prediction import NEARBY, Prediction
 from flawscope.runtime import FORMATS, TRAINED, Run, Session, check_threads, format_of
 
@@ -147,7 +147,7 @@ class Predictor:
         samples = self.artefact.tensors.get("samples")
         pictures = [] if samples is None else [*unpack_images(samples[:SAMPLES])]
         shown = [(255 * p.transpose(1, 2, 0).clip(0, 1)).astype(np.uint8) for p in pictures]
-        return notebook.table(rows) + "".join(notebook.image_tag(notebook.small(one)) for one in shown)
+        return html.table(rows) + "".join(html.image_tag(html.small(one)) for one in shown)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file, atomically."""

@@ -11,7 +11,7 @@ from flawscope.datasets.files import natural_key
 from flawscope.errors import needs
 from flawscope.progress import counted
 from flawscope.results.evaluation_cache import Evaluated
-from flawscope.results.notebook import table
+from flawscope.results.html import table
 from flawscope.results.prediction import RIGHT, Prediction, prediction_html
 from flawscope.results.table import Row, Unjudged
 

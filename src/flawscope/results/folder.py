@@ -114,9 +114,7 @@ class Drawn(NamedTuple):
     def of(cls, source: Source, prediction: Prediction) -> Drawn:
         """InputError or MemoryError where the picture cannot be read again."""
         shown = _scaled(to_eight_bits(decode(source)))
-        values = prediction.picture_map(shown.shape[:2])
-        heat = drawing.overlay(shown, values, *prediction.colour_range)
-        return cls(shown, heat, prediction.outlined(values))
+        return cls(shown, *prediction.over(shown))
 
     @property
     def overlay(self) -> Pixels:

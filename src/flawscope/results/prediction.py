@@ -15,7 +15,7 @@ from flawscope.pictures.appearance import FEATURES, Measures
 from flawscope.pictures.decoding import Source, decode, to_eight_bits
 from flawscope.pictures.geometry import Geometry
 from flawscope.progress import counted
-from flawscope.results import drawing, notebook
+from flawscope.results import drawing, html
 
 SHOWN_REGIONS = 5  # boxes that are named in a notebook
 COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
@@ -162,6 +162,11 @@ class Prediction:
         """The mask at the picture's size; False where the network does not look."""
         return self.outlined(self.picture_map())
 
+    def over(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """The heat map over the picture [H, W, 3] at any size, and what is marked there [H, W] bool."""
+        values = self.picture_map((picture.shape[0], picture.shape[1]))
+        return drawing.overlay(picture, values, *self.colour_range), self.outlined(values)
+
     def draw(self, picture: Source | None = None) -> NDArray[np.uint8]:
         """The picture [H, W, 3] RGB with heat map and outline of the mask; colours fixed by calibration.
 
@@ -174,10 +179,7 @@ class Prediction:
         if picture is None and self.path is None:
             raise InputError("draw() knows only pictures from files: give the picture, draw(picture)")
         shown = to_eight_bits(decode(self.path or "" if picture is None else picture))
-        values = self.picture_map()
-        low, high = self.colour_range
-        heat = drawing.overlay(shown, values, low, high)
-        return drawing.contour(heat, self.outlined(values))
+        return drawing.contour(*self.over(shown))
 
     def __repr__(self) -> str:
         regions = f", {counted(len(self.regions), 'region')}" if self.map.size else ""
@@ -222,13 +224,13 @@ def prediction_html(found: Prediction, caption: str = "", source: Source | None 
         f"p {found.p_value:.3f}",
         f"score {found.score:.4g}, threshold {found.score_threshold:.4g}",
         *([escape(caption)] if caption else []),
-        *([f"<code>{notebook.escaped(name)}</code>"] if name else []),
+        *([f"<code>{html.escaped(name)}</code>"] if name else []),
     ]
     boxes = [f"({', '.join(f'{v:.0f}' for v in region.box)})" for region in found.regions]
     if boxes:
         more = f" and {len(boxes) - SHOWN_REGIONS} more" if len(boxes) > SHOWN_REGIONS else ""
         words.append(f"regions {' '.join(boxes[:SHOWN_REGIONS])}{more}")
-    pictures = "".join(notebook.image_tag(panel) for panel in _panels(found, source))
+    pictures = "".join(html.image_tag(panel) for panel in _panels(found, source))
     return f"<div><div>{pictures}</div><div>{' &nbsp; '.join(words)}</div></div>"
 
 
@@ -238,9 +240,7 @@ def _panels(found: Prediction, source: Source | None) -> list[NDArray[np.uint8]]
     try:
         if given is None:
             raise InputError("not known")
-        picture = notebook.small(to_eight_bits(decode(given)))
-        values = found.picture_map(picture.shape[:2])
-        heat = drawing.overlay(picture, values, *found.colour_range)
-        return [picture, drawing.contour(heat, found.outlined(values))]
+        picture = html.small(to_eight_bits(decode(given)))
+        return [picture, drawing.contour(*found.over(picture))]
     except InputError:  # moved since, or never a file
-        return [notebook.small(drawing.colour_map(found.map, *found.colour_range))] if found.map.size else []
+        return [html.small(drawing.colour_map(found.map, *found.colour_range))] if found.map.size else []

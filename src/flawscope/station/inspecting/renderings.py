@@ -92,11 +92,7 @@ class Shown:
 
         def draw() -> bytes:
             small = self._small(row, side)
-            prediction = self._prediction(product_id, row)
-            height, width = small.shape[:2]
-            values = prediction.picture_map((height, width))
-            heat = drawing.overlay(small, values, *prediction.colour_range)
-            return _webp(drawing.contour(heat, prediction.outlined(values)))
+            return _webp(drawing.contour(*self._prediction(product_id, row).over(small)))
 
         return self._held(("overlay", row.hash, row.version, side), draw)
 
