@@ -87,8 +87,3 @@ def check_mask(mask: ArrayLike, shape: tuple[int, ...], name: str) -> NDArray[np
     if array.shape != shape:
         raise InputError(f"{name} has shape {array.shape}, its map has {shape}; resize it to nearest first")
     return array
-
-
-def score_dtype(dtypes: set[np.dtype[Any]]) -> np.dtype[np.floating[Any]]:
-    """float32, or wider where a map needs it to be kept exactly."""
-    return np.result_type(np.float32, *dtypes)

@@ -12,7 +12,7 @@ on the order of the pictures nor on any strictly increasing transform, to the la
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,26 @@ class Counted:
     below: Counts  # [A], normal scores below it
     up_to: Counts  # [A], normal scores below or at it
     negatives: int  # number of normal scores
+
+
+def gathered(
+    pieces: Sequence[NDArray[Any]],
+    shares: Sequence[float],
+    divisors: Sequence[float],
+    number: int,
+    dtypes: set[np.dtype[Any]],
+) -> Regions:
+    """The anomalous scores of `number` regions, from their pieces; float32, or wider where a map of `dtypes`
+    needs it to be kept exactly."""
+    dtype = np.result_type(np.float32, *dtypes)
+    sizes = np.array([piece.size for piece in pieces], np.int64)
+    return Regions(
+        scores=np.concatenate([*pieces, np.empty(0, dtype)]).astype(dtype, copy=False),
+        starts=np.cumsum(sizes) - sizes,
+        shares=np.array(shares, np.float64),
+        divisors=np.array(divisors, np.float64),
+        count=number,
+    )
 
 
 def count(regions: Regions, normal: Iterable[Scores]) -> Counted:

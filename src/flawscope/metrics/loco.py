@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
-from flawscope.metrics._checks import Pictures, Valid, check_limit, check_mask, checked, score_dtype
-from flawscope.metrics._ranking import Counted, Regions, batches, count, overlap_area
+from flawscope.metrics._checks import Pictures, Valid, check_limit, check_mask, checked
+from flawscope.metrics._ranking import Counted, Regions, batches, count, gathered, overlap_area
 
 # Per picture its regions, each ([H, W] bool, saturation in pixels); [] = good; None = no ground truth
 SaturatedRegions = Sequence[Sequence[tuple[NDArray[np.bool_], float]] | None]
@@ -51,8 +51,8 @@ def au_spro(
     """
     for limit in limits:
         check_limit(limit)
-    counted, gathered = _count(maps, regions, valid)
-    return {float(limit): overlap_area(counted, gathered, limit) for limit in limits}
+    counted, found = _count(maps, regions, valid)
+    return {float(limit): overlap_area(counted, found, limit) for limit in limits}
 
 
 def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: float = 1.0) -> float:
@@ -101,20 +101,12 @@ def _count(maps: Pictures, regions: SaturatedRegions, valid: Valid | None) -> tu
                     pieces.append(piece)
                     shares.append(share)
                     divisors.append(saturation)
-    dtype = score_dtype(dtypes)
-    sizes = np.array([piece.size for piece in pieces], dtype=np.int64)
-    gathered = Regions(
-        scores=np.concatenate([*pieces, np.empty(0, dtype)]).astype(dtype, copy=False),
-        starts=np.cumsum(sizes) - sizes,
-        shares=np.array(shares, dtype=np.float64),
-        divisors=np.array(divisors, dtype=np.float64),
-        count=number,
-    )
+    found = gathered(pieces, shares, divisors, number, dtypes)
     normal = (
         values[_outside(here, values.shape) if keep is None else _outside(here, values.shape) & keep]
         for _, values, here, keep in checked(maps, regions, valid, "lists of regions")
     )
-    return count(gathered, batches(normal, pixels, dtype)), gathered
+    return count(found, batches(normal, pixels, found.scores.dtype)), found
 
 
 def _outside(regions: Sequence[tuple[NDArray[np.bool_], float]], shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.metrics._checks import Pictures, Valid, check_limit, check_mask, checked, score_dtype
-from flawscope.metrics._ranking import Counted, Counts, Regions, batches, count, overlap_area, rank
+from flawscope.metrics._checks import Pictures, Valid, check_limit, check_mask, checked
+from flawscope.metrics._ranking import Counted, Counts, Regions, batches, count, gathered, overlap_area, rank
 
 # [H, W] bool each, None where a picture has no ground truth; or one [N, H, W] array
 Masks = Sequence[NDArray[np.bool_] | None] | NDArray[np.bool_]
@@ -75,7 +75,7 @@ def au_pro(maps: Pictures, masks: Masks, limit: float = 0.3, *, valid: Valid | N
 def _count(maps: Pictures, masks: Masks, valid: Valid | None) -> tuple[Counted, Regions]:
     """The anomalous scores region by region, and where they lie among the normal ones."""
     pieces: list[NDArray[Any]] = []
-    areas: list[Counts] = []
+    areas: list[float] = []
     dtypes: set[np.dtype[Any]] = set()
     normal_pixels = 0
     for i, values, given, keep in checked(maps, masks, valid, "masks"):
@@ -86,22 +86,14 @@ def _count(maps: Pictures, masks: Masks, valid: Valid | None) -> tuple[Counted, 
         normal_pixels += counting - int(np.count_nonzero(inside))
         if inside.any():
             scores, picture_areas = _by_region(values, mask, inside)
-            pieces.append(scores)
-            areas.append(picture_areas)
-    dtype = score_dtype(dtypes)
-    divisors = np.concatenate([*areas, np.empty(0, dtype=np.int64)])
-    regions = Regions(
-        scores=np.concatenate([*pieces, np.empty(0, dtype)]).astype(dtype, copy=False),
-        starts=np.cumsum(divisors) - divisors,
-        shares=np.ones(divisors.size),
-        divisors=divisors.astype(np.float64),
-        count=divisors.size,
-    )
+            pieces += np.split(scores, np.cumsum(picture_areas)[:-1])
+            areas += picture_areas.tolist()
+    regions = gathered(pieces, [1.0] * len(areas), areas, len(areas), dtypes)
     normal = (
         values[~mask if keep is None else ~mask & keep]
         for _, values, mask, keep in checked(maps, masks, valid, "masks")
     )
-    return count(regions, batches(normal, normal_pixels, dtype)), regions
+    return count(regions, batches(normal, normal_pixels, regions.scores.dtype)), regions
 
 
 def _by_region(
