@@ -107,21 +107,13 @@ class Kept:
         self.predictions: list[Prediction] = []
         self._maps, self._truths = Spool(), Spool()
         self._without_mask: set[int] = set()
-
-        @lru_cache(maxsize=16)
-        def of(geometry: Geometry) -> NDArray[np.bool_] | None:
-            found = valid(geometry)
-            return None if found.all() else found
-
-        self._valid = of
+        self._valid = lru_cache(maxsize=16)(lambda geometry: _unless_all(valid(geometry)))
 
     def append(self, item: Item, prediction: Prediction, truth: NDArray[np.bool_] | None) -> None:
         if truth is None:
             self._without_mask.add(len(self.items))
-        if truth is None or not truth.any():  # such as those of good pictures
-            self._truths.append(np.empty(0, np.uint8))
-        else:
-            self._truths.append(np.packbits(truth))
+        nothing = truth is None or not truth.any()  # such as of good pictures
+        self._truths.append(np.empty(0, np.uint8) if truth is None or nothing else np.packbits(truth))
         self._maps.append(prediction.map)
         self.items.append(item)
         self.predictions.append(replace(prediction, map=np.empty((0, 0), np.float32)))
@@ -169,3 +161,7 @@ class Kept:
         if not bits.size:
             return np.zeros(size, np.bool_)
         return np.unpackbits(bits, count=size[0] * size[1]).reshape(size).astype(np.bool_)
+
+
+def _unless_all(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    return None if mask.all() else mask

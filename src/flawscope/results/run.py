@@ -31,7 +31,6 @@ class Results:
     """A results folder. What an earlier run left there is removed; files of others stay.
 
     shown: predictions for a page with their maps, at most `SHOWN` bytes of them, most severe first.
-    unjudged: inputs without a prediction.
 
     Args:
         root: results are named by the pictures' paths below it.
@@ -56,7 +55,6 @@ class Results:
         self.own.begin(say)
         self.own.path(FACTS)  # refused now if it cannot be written
         self.table = Table(self.own.path(TABLE))
-        self.unjudged: list[Unjudged] = []
         self._severe: list[tuple[float, int, Prediction]] = []
         self._count = self._bytes = 0
 
@@ -67,11 +65,9 @@ class Results:
             FlawscopeError: the disk is full.
         """
         self.table.add(Row.of(result))
-        if isinstance(result, Unjudged):
-            self.unjudged.append(result)
-        elif details:
-            self._remember(result)
         if details:
+            if isinstance(result, Prediction):
+                self._remember(result)
             name = self.pictures.name(Path(result.path or "picture"))
             self._write_json(f"{RESULTS}/{name}.json", result.to_dict())
 
