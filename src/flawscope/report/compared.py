@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from flawscope.datasets.files import printable
@@ -28,35 +27,22 @@ PARTS = (
 )
 
 
-@dataclass(frozen=True)
-class Both:
-    """A picture with what both models say of it. `weight`: what is listed first has more."""
-
-    name: str
-    kind: str
-    truth: str
-    changed: str
-    outcome_a: str
-    outcome_b: str
-    severity_a: float
-    severity_b: float
-    weight: float
-    size: str
-
-
 def comparison_page(found: Comparison, step: Step = silent) -> str:
     """The page of two models on the same pictures. InputError: Jinja2 or WebP is missing."""
     require(plots=False)
     order = _order(found)
-    weights = {index: float(len(order) - k) for k, index in enumerate(order)}
-    rows = [_both(one, weights[one.index]) for one in found.pictures]
     first, second = found.evaluations
     white = found.predictors[0].manifest.preprocess.white_level
     layers = thumbnails(first.pictures, order, white, step, others=second.pictures)
+    rank = {index: k for k, index in enumerate(order)}
+    rows = [
+        _picture(one, len(order) - rank[one.index], shown)
+        for one, shown in zip(found.pictures, layers, strict=True)
+    ]
     changed = [one.index for one in found.changed]
     return render(
         "comparison.html.j2",
-        [_picture(row, one, shown) for row, one, shown in zip(rows, found.pictures, layers, strict=True)],
+        rows,
         ("pages.js",),
         title=printable(f"{first.category}: two models"),
         parts=PARTS,
@@ -72,7 +58,7 @@ def comparison_page(found: Comparison, step: Step = silent) -> str:
         changed=changed,
         cards=changed[:CARDS] or order[:NEAREST],
         differences=[_difference(one) for one in found.differences],
-        kinds=list(dict.fromkeys(row.kind for row in rows)),
+        kinds=list(dict.fromkeys(row["kind"] for row in rows)),
         left_out=layers.count(FULL),
         failures=[printable(line) for line in found.failures],
     )
@@ -86,29 +72,30 @@ def _order(found: Comparison) -> list[int]:
     return [*changed, *(one.index for one in others)]
 
 
-def _both(one: Judged, weight: float) -> Both:
-    return Both(
-        name=printable(one.name.removeprefix("test/")),
-        kind=printable(one.item.kind),
-        truth="defective" if one.item.anomalous else "good",
-        changed="differ" if one.changed else "agree",
-        outcome_a=outcome(one.item.anomalous, one.a.is_anomalous),
-        outcome_b=outcome(one.item.anomalous, one.b.is_anomalous),
-        severity_a=one.a.severity,
-        severity_b=one.b.severity,
-        weight=weight,
-        size=size_of(one.a),
-    )
+def _picture(one: Judged, weight: int, layers: Layers | str) -> dict[str, Any]:
+    """A picture with the decisions of both models; pictures are listed by falling `weight`."""
 
-
-def _picture(row: Both, one: Judged, layers: Layers | str) -> dict[str, Any]:
     def said(found: Prediction) -> str:
         numbers = f"severity {found.severity:+.1f}, p {found.p_value:.3f}, score {found.score:.4g}"
         return f"{found.decision}, {numbers}"
 
-    kind = row.truth if row.kind == row.truth else f"{row.kind} ({row.truth})"
-    facts = [("Type", kind), ("A", said(one.a)), ("B", said(one.b)), ("Size", f"{row.size} pixels")]
-    return {**vars(row), "facts": facts, "layers": drawn(layers)}
+    kind, size = printable(one.item.kind), size_of(one.a)
+    truth = "defective" if one.item.anomalous else "good"
+    shown = kind if kind == truth else f"{kind} ({truth})"
+    return {
+        "name": printable(one.name.removeprefix("test/")),
+        "kind": kind,
+        "truth": truth,
+        "changed": "differ" if one.changed else "agree",
+        "outcome_a": outcome(one.item.anomalous, one.a.is_anomalous),
+        "outcome_b": outcome(one.item.anomalous, one.b.is_anomalous),
+        "severity_a": one.a.severity,
+        "severity_b": one.b.severity,
+        "weight": float(weight),
+        "size": size,
+        "facts": [("Type", shown), ("A", said(one.a)), ("B", said(one.b)), ("Size", f"{size} pixels")],
+        "layers": drawn(layers),
+    }
 
 
 def _model(found: Comparison, which: int) -> dict[str, Any]:

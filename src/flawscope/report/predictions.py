@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,6 @@ from flawscope.results.table import Row
 LISTED = "listed without its picture"  # why a picture is not shown
 MOST_ROWS = 2000  # that are listed; the table has all
 PARTS = (("pictures", "Pictures"), ("meaning", "How to read it"), ("run", "Run"))
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A judged picture as the page lists it."""
-
-    name: str
-    verdict: str
-    severity: float
-    p_value: float
-    score: float
-    size: str = ""
 
 
 def predictions_page(
@@ -59,13 +46,16 @@ def predictions_page(
     judged = sorted((r for r in table if not r.error), key=lambda r: -(r.severity or 0.0))
     rows, maps = judged[:MOST_ROWS], {str(p.path): p for p in shown}
     names = _names([row.path for row in rows])
-    listed = [_shown(row, names[row.path], maps.get(row.path)) for row in rows]
     layers = _layers([maps.get(row.path) for row in rows], white, step)
+    pictures = [
+        _picture(row, names[row.path], maps.get(row.path), made)
+        for row, made in zip(rows, layers, strict=True)
+    ]
     anomalous = sum(row.decision == "anomalous" for row in judged)
     some = next(iter(shown), None)
     return render(
         "predictions.html.j2",
-        [_picture(one, pictures) for one, pictures in zip(listed, layers, strict=True)],
+        pictures,
         ("pages.js",),
         title=printable(": ".join(str(facts[k]) for k in ("category", "method") if facts.get(k)))
         or "Pictures",
@@ -79,7 +69,7 @@ def predictions_page(
         unjudged=[printable(row.error) for row in table if row.error],
         expected=percent(facts["expected_rate"]) if facts.get("promised", True) else "not known",
         promise=printable(str(facts.get("promise", ""))),
-        rows=listed,
+        rows=pictures,
         left_out=layers.count(FULL) + layers.count(LISTED),
         more=len(judged) - len(rows),
         scale=scale_of(some) if some else None,
@@ -98,12 +88,6 @@ def _names(paths: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _shown(row: Row, name: str, prediction: Prediction | None) -> Shown:
-    size = size_of(prediction) if prediction else ""
-    numbers = (row.severity or 0.0, row.p_value or 0.0, row.score or 0.0)
-    return Shown(name, row.decision, *numbers, size)
-
-
 def _layers(predictions: Sequence[Prediction | None], white: float | None, step: Step) -> list[Layers | str]:
     """The layers of every row, or why there are none."""
     places = [k for k, prediction in enumerate(predictions) if prediction]
@@ -114,10 +98,14 @@ def _layers(predictions: Sequence[Prediction | None], white: float | None, step:
     return found
 
 
-def _picture(one: Shown, layers: Layers | str) -> dict[str, Any]:
-    facts = [("Decision", one.verdict), *figures_of(one.severity, one.p_value, one.score)]
-    facts += [("Size", f"{one.size} pixels")] if one.size else []
-    return {**vars(one), "facts": facts, "layers": drawn(layers)}
+def _picture(row: Row, name: str, found: Prediction | None, layers: Layers | str) -> dict[str, Any]:
+    """A judged picture as the page lists it."""
+    severity, p_value, score = row.severity or 0.0, row.p_value or 0.0, row.score or 0.0
+    size = size_of(found) if found else ""
+    facts = [("Decision", row.decision), *figures_of(severity, p_value, score)]
+    numbers = {"severity": severity, "p_value": p_value, "score": score, "size": size}
+    facts += [("Size", f"{size} pixels")] if size else []
+    return {"name": name, "verdict": row.decision, **numbers, "facts": facts, "layers": drawn(layers)}
 
 
 def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
