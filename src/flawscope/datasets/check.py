@@ -367,8 +367,9 @@ def _unused_pictures(dataset: Dataset) -> Iterator[Finding]:
         if place is None:
             unused["/".join(parts) or "."] += 1
         elif not set(folders[place + 1 :]) & set(GOOD):  # empty masks of good pictures are usual
-            message, remedy = "a mask, but no defective picture goes with it", "name it like its picture"
-            yield Finding("warning", "mask-stray", dataset.relative(path), message, f"{remedy}, or remove it")
+            message = "a mask, but no defective picture goes with it"
+            remedy = "name it like its picture, or remove it"
+            yield Finding("warning", "mask-stray", dataset.relative(path), message, remedy)
     for folder, number in unused.items():
         message = f"{counted(number, 'picture')} not used"
         yield Finding("note", "unused", folder, message, "move what should take part")
