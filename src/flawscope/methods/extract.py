@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from threading import Lock
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from flawscope.progress import Step, silent
 BATCH = 4  # fixed: the result must not depend on the machine. On two cores the fastest of 1, 2, 4, 8
 GPU_BATCH = 32
 
+T = TypeVar("T")
+R = TypeVar("R")
+W = TypeVar("W")
 # Loads picture i as [3, H, W] float32 in 0..1, or None where it cannot be used
 Load = Callable[[int], Tensor | None]
 # Takes the features of picture i, and the pixels of it that count ([H, W] bool; None: the region of interest)
@@ -43,50 +47,71 @@ def embed_pictures(
     step: Step = silent,
     stage: str = "features",
 ) -> None:
-    """Embed the pictures `indices`; `store` is called once for each that could be loaded, in any order.
-
-    On a CPU every thread decodes and embeds whole batches with one torch thread each, which is faster than
-    sharing a batch among threads and gives the same features whatever their number. On other devices
-    threads decode ahead while the device works.
-    """
+    """Embed the pictures `indices`; `store` is called once for each that could be loaded, in any order."""
     device = model.roi.device
-    done, lock, total = 0, Lock(), len(indices)
 
-    def advance(count: int) -> None:
-        nonlocal done
-        with lock:
-            done += count
-            step(stage, done, total)
-
-    def run(batch: Sequence[int], loaded: list[Tensor | None]) -> None:
+    def embed(batch: Sequence[int], loaded: list[Tensor | None]) -> None:
         used = [(i, image) for i, image in zip(batch, loaded, strict=True) if image is not None]
         if used:
             images = torch.stack([image for _, image in used]).to(device)
             features, inside = model.embed(images), model.inside(images)
             for k, (i, _) in enumerate(used):
                 store(i, features[k], None if inside is None else inside[k])
-        advance(len(batch))
+
+    size = BATCH if device.type == "cpu" else GPU_BATCH
+    in_blocks(indices, size, load, embed, lambda *_: None, device, step, stage)
+
+
+def in_blocks(
+    items: Sequence[T],
+    size: int,
+    load: Callable[[T], R],
+    work: Callable[[Sequence[T], list[R]], W],
+    take: Callable[[Sequence[T], W], None],
+    device: torch.device,
+    step: Step = silent,
+    stage: str = "",
+) -> None:
+    """Call `take(block, work(block, loaded))` for every block of so many items. `take` gets the blocks one at
+    a time and in their order.
+
+    On a CPU every thread loads and works on whole blocks with one torch thread each, which is faster than
+    sharing a block among threads and gives the same result whatever their number. On other devices threads
+    load ahead while the device works.
+    """
+    blocks = [items[k : k + size] for k in range(0, len(items), size)]
+    found: dict[int, W] = {}
+    waiting, done, lock = 0, 0, Lock()
+
+    def run(k: int, loaded: list[R]) -> None:
+        nonlocal waiting, done
+        made = work(blocks[k], loaded)
+        with lock:
+            found[k] = made
+            while waiting in found:
+                take(blocks[waiting], found.pop(waiting))
+                waiting += 1
+            done += len(blocks[k])
+            if stage:
+                step(stage, done, len(items))
 
     if device.type == "cpu":
-        batches = [indices[k : k + BATCH] for k in range(0, total, BATCH)]
         with workers(device) as each:
-            each(lambda batch: run(batch, [load(i) for i in batch]), batches)
+            each(lambda k: run(k, [load(item) for item in blocks[k]]), range(len(blocks)))
         return
-    batches = [indices[k : k + GPU_BATCH] for k in range(0, total, GPU_BATCH)]
     with torch.inference_mode():
-        for batch, loaded in prefetch(batches, lambda batch: [load(i) for i in batch]):
-            run(batch, loaded)
+        ahead = prefetch(blocks, lambda block: [load(item) for item in block])
+        for k, (_, loaded) in enumerate(ahead):
+            run(k, loaded)
 
 
 def prefetch(
-    batches: Sequence[Sequence[int]], load: Callable[[Sequence[int]], list[Tensor | None]], ahead: int = 4
-) -> Iterator[tuple[Sequence[int], list[Tensor | None]]]:
+    batches: Sequence[Sequence[T]], load: Callable[[Sequence[T]], list[R]], ahead: int = 4
+) -> Iterator[tuple[Sequence[T], list[R]]]:
     """Every batch with what `load` made of it, loaded by threads a few batches ahead."""
     waiting = iter(batches)
     with ThreadPoolExecutor(max(2, torch.get_num_threads())) as pool:
-        queue: list[tuple[Sequence[int], Future[list[Tensor | None]]]] = [
-            (batch, pool.submit(load, batch)) for batch in islice(waiting, ahead)
-        ]
+        queue = [(batch, pool.submit(load, batch)) for batch in islice(waiting, ahead)]
         while queue:
             batch, future = queue.pop(0)
             yield batch, future.result()

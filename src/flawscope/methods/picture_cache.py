@@ -1,8 +1,10 @@
-"""Good pictures for methods that see them many times, within bounded memory."""
+"""Good pictures, and features of them, for methods that see them many times, within bounded memory."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from threading import Lock
 
@@ -11,9 +13,13 @@ from torch import Tensor
 
 from flawscope.artefact.samples import pack_images, unpack_images
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.methods.extract import Load
+from flawscope.features.moments import Moments
+from flawscope.methods.extract import Load, in_blocks
 from flawscope.methods.threads import workers
 from flawscope.progress import Step
+
+BLOCK = 4  # pictures a thread sees together: fixed, so that results do not depend on the threads
+CPU = torch.device("cpu")
 
 
 class GoodPictures:
@@ -86,6 +92,81 @@ class GoodPictures:
         if image is None:
             raise InputError("a training picture can no longer be read: leave the folder alone while it fits")
         return image
+
+
+class FeatureCache(ABC):
+    """Feature maps of training pictures in fp16, as many as there is room for; the others are made again when
+    they are wanted. A picture is its place in `learnt`, the numbers of those that are learnt from."""
+
+    def __init__(
+        self,
+        images: GoodPictures,
+        learnt: Sequence[int],
+        device: torch.device,
+        shapes: Sequence[tuple[int, ...]],
+        room: int,
+        where: torch.device = CPU,
+    ):
+        """
+        Args:
+            device: computes them.
+            shapes: [C, H, W] of the maps that are kept, the first of those that `compute` gives.
+            room: bytes.
+            where: they are kept.
+        """
+        self.images, self.learnt, self.device, self.where = images, list(learnt), device, where
+        self.scales = len(shapes)
+        self.room = room // (2 * sum(map(math.prod, shapes)))  # pictures
+        self.kept: dict[int, list[Tensor]] = {}
+
+    @abstractmethod
+    def compute(self, images: Tensor) -> list[Tensor]:
+        """The maps `[B, C, H, W]` float32 of images `[B, 3, H, W]` on the device."""
+
+    @abstractmethod
+    def cells(self, places: Sequence[int], images: Tensor) -> list[Tensor] | None:
+        """The cells of each map `[B, H, W]` bool that count, on the device; None: all of them."""
+
+    def held(self, place: int, maps: list[Tensor]) -> list[Tensor]:
+        """A picture's maps `[C, H, W]` as they are given."""
+        return maps
+
+    def moments(self, step: Step, stage: str) -> list[Moments]:
+        """Of each map's cells that count, in all pictures; as many pictures as there is room for are kept."""
+        found: list[Moments] = []
+
+        def work(places: Sequence[int], images: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+            stacked = torch.stack(images)
+            return stacked, self.compute(stacked.to(self.device))
+
+        def take(places: Sequence[int], made: tuple[Tensor, list[Tensor]]) -> None:
+            images, maps = made
+            found.extend(Moments() for _ in maps[len(found) :])
+            counted = self.cells(places, images)
+            for j, (one, values) in enumerate(zip(found, maps, strict=True)):
+                rows = values.permute(0, 2, 3, 1)
+                one.add(rows.flatten(0, 2) if counted is None else rows[counted[j]])
+            for k, place in enumerate(places):
+                if place < self.room:
+                    self.kept[place] = self._packed(maps, k)
+
+        in_blocks(range(len(self.learnt)), BLOCK, self.image, work, take, self.device, step, stage)
+        return found
+
+    def image(self, place: int) -> Tensor:
+        """[3, H, W] float32 in 0..1, padding marked."""
+        return self.images[self.learnt[place]]
+
+    def __getitem__(self, place: int) -> list[Tensor]:
+        """The maps that are kept, `[C, H, W]` fp16."""
+        maps = self.kept.get(place)
+        if maps is None:
+            with torch.inference_mode():
+                maps = self._packed(self.compute(self.image(place)[None].to(self.device)), 0)
+        return self.held(place, maps)
+
+    def _packed(self, maps: list[Tensor], k: int) -> list[Tensor]:
+        return [values[k].half().to(self.where) for values in maps[: self.scales]]
 
 
 def packed(image: Tensor) -> Tensor:

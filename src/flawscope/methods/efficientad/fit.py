@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.calibration.hold_out import ENOUGH, needed_for
 from flawscope.methods.efficientad.config import GENERATED
 from flawscope.methods.efficientad.differences import spread, weigh
 from flawscope.methods.efficientad.model import Model
-from flawscope.methods.efficientad.quantiles import quantiles
 from flawscope.methods.efficientad.trainer import Trainer
 from flawscope.methods.efficientad.training_pictures import TeacherOutputs, other_pictures
 from flawscope.methods.held_out import Values, values_of
@@ -142,14 +140,11 @@ def calibrate(run: Run, model: Model, held: Held) -> list[Values]:
 
     run.held.embed(model, held.all, store)
     for which in range(2):
-
-        def values(which: int = which) -> Iterable[NDArray[np.float32]]:
-            for index in held.quantiles:
-                features, inside = found[index]
-                drawn = model.enlarged(features[which], inside)
-                yield drawn[model.region(inside)].cpu().numpy()
-
-        low, high = quantiles(values, model.config.quantiles)
+        drawn = []
+        for index in held.quantiles:
+            features, inside = found[index]
+            drawn.append(model.enlarged(features[which], inside)[model.region(inside)].cpu().numpy())
+        low, high = np.quantile(np.concatenate(drawn), model.config.quantiles).tolist()
         # two equal ones would divide by zero: a map that never changes says nothing. Nor does a student that
         # is still the teacher: the differences would be rounding errors
         least = LEAST if which == 0 and model.config.start == "teacher" else 1e-6 * max(abs(low), 1e-6)

@@ -18,7 +18,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
@@ -32,10 +31,10 @@ from flawscope.features.backbone import Backbone
 from flawscope.features.embedding import PatchEmbedding
 from flawscope.features.moments import Moments
 from flawscope.methods.efficientad.recipe import CHANNELS, PICTURE, RECEPTIVE_FIELD, STRIDE, Recipe
-from flawscope.methods.extract import prefetch
+from flawscope.methods.extract import in_blocks
 from flawscope.methods.threads import workers
 from flawscope.pictures.decoding import decode
-from flawscope.progress import Step, silent
+from flawscope.progress import Advance, Step, silent
 
 Pixels = NDArray[np.uint8]
 
@@ -68,10 +67,9 @@ class PictureSet:
     @classmethod
     def find(cls, paths: Sequence[Path], step: Step = silent) -> PictureSet:
         """Open every file once."""
-        done, lock = 0, Lock()
+        advance = Advance(step, "pictures", len(paths))
 
         def look(path: Path) -> tuple[str, tuple[int, int]] | str:
-            nonlocal done
             try:
                 body = path.read_bytes()
                 height, width = _decoded(path, body).shape[:2]
@@ -81,9 +79,7 @@ class PictureSet:
             except OSError as error:
                 return f"cannot read picture {path}: {error.strerror}; check its permissions"
             finally:
-                with lock:
-                    done += 1
-                    step("pictures", done, len(paths))
+                advance()
 
         with workers() as each:
             looked = each(look, paths)
@@ -167,8 +163,7 @@ class Target(nn.Module):
         self.register_buffer("std", torch.ones(self.channels))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        features = (self.features(pixels) - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
-        return features
+        return (self.features(pixels) - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
 
     def features(self, pixels: Tensor) -> Tensor:
         """The same before it is standardised."""
@@ -214,57 +209,40 @@ class Renderer:
         self.pictures, self.target, self.device = pictures, target, device
         self.block = BLOCK if device.type == "cpu" else GPU_BLOCK
 
-    def visit(
+    def _visit(
         self,
         views: Sequence[View],
         compute: Callable[[Tensor], Tensor],
-        store: Callable[[int, Tensor, Tensor], None],
+        take: Callable[[slice, Tensor, Tensor], None],
         step: Step,
         stage: str,
     ) -> None:
-        """`store(k, small, computed)` for every block of views from number k on: small `[n, 3, 252, 252]`
-        uint8 and what `compute` makes of the `[n, 3, 512, 512]` uint8 for the backbone."""
-        done, lock = 0, Lock()
-        blocks = [range(k, min(k + self.block, len(views))) for k in range(0, len(views), self.block)]
+        """`take(which, small, computed)` for every block of views: small `[n, 3, 252, 252]` uint8 and what
+        `compute` makes of the `[n, 3, 512, 512]` uint8 for the backbone."""
 
-        def render(block: Sequence[int]) -> list[Tensor | None]:
-            drawn = [views[k].render(_decoded(self.pictures.paths[views[k].picture])) for k in block]
-            return [torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2) for part in zip(*drawn, strict=True)]
+        def rendered(k: int) -> tuple[Pixels, Pixels]:
+            return views[k].render(_decoded(self.pictures.paths[views[k].picture]))
 
-        def run(block: Sequence[int], rendered: list[Tensor | None]) -> None:
-            nonlocal done
-            large, small = rendered
-            assert large is not None
-            assert small is not None
-            store(block[0], small, compute(large.to(self.device)))
-            with lock:
-                done += len(block)
-                step(stage, done, len(views))
+        def work(block: Sequence[int], drawn: list[tuple[Pixels, Pixels]]) -> tuple[Tensor, Tensor]:
+            large, small = (
+                torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2) for part in zip(*drawn, strict=True)
+            )
+            return small, compute(large.to(self.device))
 
-        if self.device.type == "cpu":
-            with workers(self.device) as each:
-                each(lambda block: run(block, render(block)), blocks)
-            return
-        with torch.inference_mode():
-            for block, rendered in prefetch(blocks, render):
-                run(block, rendered)
+        def store(block: Sequence[int], made: tuple[Tensor, Tensor]) -> None:
+            take(slice(block[0], block[-1] + 1), *made)
+
+        in_blocks(range(len(views)), self.block, rendered, work, store, self.device, step, stage)
 
     def measure(self, chosen: Sequence[int], step: Step) -> None:
         """Set the targets' mean and spread to those of these pictures, whole and with their colours."""
-        found: dict[int, Tensor] = {}
-        moments, waiting, lock = Moments(), 0, Lock()
+        moments = Moments()
 
-        def store(start: int, small: Tensor, features: Tensor) -> None:
-            nonlocal waiting
-            with lock:  # in the pictures' order, whichever thread is first
-                found[start] = features
-                while waiting in found:
-                    ready = found.pop(waiting)
-                    moments.add(ready.permute(0, 2, 3, 1).flatten(0, 2))
-                    waiting += self.block
+        def take(which: slice, small: Tensor, features: Tensor) -> None:
+            moments.add(features.permute(0, 2, 3, 1).flatten(0, 2))
 
         views = [View.whole(i, self.pictures.sizes[i]) for i in chosen]
-        self.visit(views, self.target.features, store, step, "target statistics")
+        self._visit(views, self.target.features, take, step, "target statistics")
         self.target.mean.copy_(moments.mean)
         self.target.std.copy_(moments.spread())
 
@@ -277,12 +255,11 @@ class Renderer:
         )
         used = slice(FIRST, FIRST + USED)
 
-        def store(start: int, small: Tensor, targets: Tensor) -> None:
-            part = slice(start, start + len(small))
-            pool.pictures[part].copy_(small)
-            pool.targets[part].copy_(targets[:, :, used, used])
+        def take(which: slice, small: Tensor, targets: Tensor) -> None:
+            pool.pictures[which].copy_(small)
+            pool.targets[which].copy_(targets[:, :, used, used])
 
-        self.visit(views, self.target, store, step, stage)
+        self._visit(views, self.target, take, step, stage)
         return pool
 
 

@@ -57,7 +57,7 @@ class Trainer(training.Trainer[Batch]):
         self, model: Model, images: GoodPictures, taught: TeacherOutputs, other: Other | None, task: Task
     ):
         self.model, self.images, self.taught, self.other = model, images, taught, other
-        self.config, self.training = model.config, taught.training
+        self.config, self.training = model.config, taught.learnt
         self.window = _window(self.config, model.grid)  # cells
         self.spoiler = None
         if self.config.defects:
@@ -92,8 +92,9 @@ class Trainer(training.Trainer[Batch]):
         images, changed, taught, other, cells, counted, spoilt = [], [], [], [], [], [], []
         for number in range(step * self.config.batch, (step + 1) * self.config.batch):
             order = self.rng(ORDER, number // count).permutation(count)
-            index = self.training[int(order[number % count])]
-            image, mask = plain(self.images[index]), self.taught.counted(index)
+            place = int(order[number % count])
+            index = self.training[place]
+            image, mask = plain(self.images[index]), self.taught.counted(place)
             shown, places = image, mask
             if self.spoiler is not None:
                 shown, defects = self.spoiler(index, rng)
@@ -103,7 +104,7 @@ class Trainer(training.Trainer[Batch]):
             y, x = self._place(places, rng)
             window = (slice(y, y + self.window[0]), slice(x, x + self.window[1]))
             if self.spoiler is None:
-                taught.append(self.taught[index][:, *window])
+                taught.append(self.taught[place][0][:, *window])
             else:
                 spoilt.append((found.anywhere[window], found.within[window]))
             changed.append(recoloured(image, int(rng.integers(3)), float(rng.uniform(0.8, 1.2))))

@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -20,94 +19,55 @@ from torch import Tensor
 
 from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
-from flawscope.features.moments import Moments
 from flawscope.methods.detector import whole_fp32
 from flawscope.methods.efficientad.config import GENERATED, NONE
 from flawscope.methods.efficientad.model import Model, bordered
 from flawscope.methods.efficientad.networks import normalised
-from flawscope.methods.picture_cache import GoodPictures
-from flawscope.methods.threads import workers
+from flawscope.methods.picture_cache import FeatureCache, GoodPictures
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.progress import Step
 from flawscope.synthesis import fractal_noise, generated_texture
 
 Pixels = NDArray[np.uint8]
-BLOCK = 4  # pictures a thread sees together: fixed, so that results do not depend on the threads
 
 
 # --------------------------------------------------------------------------------------- the teacher's words
 
 
-class TeacherOutputs:
-    """The teacher's outputs on training pictures, before they are standardised, in fp16."""
+class TeacherOutputs(FeatureCache):
+    """The teacher's outputs on training pictures, before they are standardised."""
 
     def __init__(self, model: Model, images: GoodPictures, training: Sequence[int], room: int):
-        self.model, self.images, self.training = model, images, list(training)
-        height, width = model.grid
-        self.room = room // (2 * model.channels * height * width)  # pictures kept
-        self.kept: dict[int, Tensor] = {}
+        device = model.mean.device
+        super().__init__(images, training, device, [(model.channels, *model.grid)], room, where=device)
+        self.model = model
         # cells that count: of each picture where pictures are padded, else of all; None: every one
         self.padded: dict[int, Tensor] = {}
         self.region = None if model.config.pads or model.roi.all() else model.counted().cpu()
 
     def measure(self, step: Step) -> None:
         """Set the model's teacher statistics (A.1), and keep what there is room for."""
-        moments, found, waiting, done, lock = Moments(), {}, 0, 0, Lock()
-        blocks = range(0, len(self.training), BLOCK)
-
-        def look(start: int) -> None:
-            nonlocal waiting, done
-            numbers = self.training[start : start + BLOCK]
-            images = torch.stack([self.images[i] for i in numbers])
-            outputs = self.outputs(images.to(self.model.mean.device))
-            with lock:  # in the pictures' order, whichever thread is first
-                found[start] = outputs
-                while waiting in found:
-                    outputs = found.pop(waiting)
-                    moments.add(self._counting(outputs, waiting))
-                    for k, one in enumerate(outputs, waiting):
-                        if k < self.room:
-                            self.kept[self.training[k]] = one.half()
-                    waiting += BLOCK
-                done += len(numbers)
-                step("teacher statistics", done, len(self.training))
-
-        with workers(self.model.mean.device) as each:
-            each(look, blocks)
+        (moments,) = self.moments(step, "teacher statistics")
         self.model.mean.copy_(moments.mean)
         self.model.std.copy_(moments.spread())
 
-    def _counting(self, outputs: Tensor, start: int) -> Tensor:
-        """Outputs [B, C, h, w] of the pictures from place `start` on, where they count: [N, C]."""
-        values = outputs.permute(0, 2, 3, 1)
-        masks = [self.counted(i) for i in self.training[start : start + len(outputs)]]
-        if masks[0] is None:
-            return values.flatten(0, 2)
-        return torch.cat([v[m.to(v.device)] for v, m in zip(values, masks, strict=True) if m is not None])
-
-    def outputs(self, images: Tensor) -> Tensor:
+    def compute(self, images: Tensor) -> list[Tensor]:
         seen = bordered(normalised(self.model.filled(images)), self.model.config.border)
         with whole_fp32(images.device):
-            found: Tensor = self.model.teacher(seen)
-        return found.float()
+            return [self.model.teacher(seen).float()]
 
-    def counted(self, index: int) -> Tensor | None:
+    def cells(self, places: Sequence[int], images: Tensor) -> list[Tensor] | None:
+        masks = [mask for mask in map(self.counted, places) if mask is not None]
+        return [torch.stack(masks).to(self.device)] if masks else None
+
+    def counted(self, place: int) -> Tensor | None:
         """The cells [h, w] bool of a picture that count; None: all of them."""
         if not self.model.config.pads:
             return self.region
-        if index not in self.padded:
-            inside = self.model.inside(self.images[index][None].to(self.model.roi.device))
-            self.padded[index] = self.model.counted(inside)[0].cpu()
-        return self.padded[index]
-
-    def __getitem__(self, index: int) -> Tensor:
-        """[C, h, w] fp16."""
-        kept = self.kept.get(index)
-        if kept is None:
-            with torch.inference_mode():
-                image = self.images[index][None].to(self.model.mean.device)
-                kept = self.outputs(image)[0].half()
-        return kept
+        if place not in self.padded:
+            inside = self.model.inside(self.image(place)[None].to(self.device))
+            self.padded[place] = self.model.counted(inside)[0].cpu()
+        return self.padded[place]
 
 
 # ------------------------------------------------------------------------------------------- other pictures
