@@ -134,6 +134,32 @@ def test_a_checkpoint_holds_running_means_too(tmp_path: Path) -> None:
         assert torch.equal(resumed.networks[0].state_dict()[name], values), name
 
 
+class Dormant(Line):
+    """A layer of its network gets no gradient in the first steps."""
+
+    def __init__(self, step: Callable[[str, int, int], None] = lambda *_: None):
+        super().__init__(step)
+        self.networks = (nn.Sequential(*self.networks, nn.Conv2d(1, 1, 1)),)
+        self.optimiser = self._adam(self.networks)
+        self.initialise(0)
+
+    def losses(self, networks: Any, batch: Tensor, step: int) -> list[Tensor]:
+        used = networks[0] if step >= 4 else networks[0][0]
+        return [(used(batch) - 2 * batch).square().mean()]
+
+    def measured(self) -> dict[str, float]:
+        return {}
+
+
+@pytest.mark.parametrize("stop", [2, 5])
+def test_a_checkpoint_knows_parameters_that_have_had_no_gradient(tmp_path: Path, stop: int) -> None:
+    path, whole = tmp_path / "c.safetensors", run(Dormant())
+    with pytest.raises(KeyboardInterrupt):
+        run(Dormant(step=stop_after(stop + 1)), path)
+    resumed = run(Dormant(), None, read_checkpoint(path))
+    assert resumed.weights() == whole.weights()
+
+
 class Grouped(Line):
     """Its bias learns at a rate of its own."""
 
@@ -267,7 +293,7 @@ class Timed(Line):
 def clock_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Clock]:
     def use(*speeds: tuple[float, float]) -> Clock:
         clock = Clock(*speeds)
-        for module in ("training", "pace"):
+        for module in ("training", "time_budget"):
             monkeypatch.setattr(f"flawscope.methods.{module}.time", clock)
         return clock
 

@@ -120,13 +120,12 @@ def digest_of(network: nn.Module) -> str:
 def adam_state(
     parameters: Iterable[tuple[str, nn.Parameter]], optimiser: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
-    """The parameters and what Adam knows about them, as `restore_adam` takes them; after a step at least."""
+    """The parameters and what Adam knows about them, as `restore_adam` takes them: nothing of a parameter
+    that has not had a gradient yet."""
     tensors: dict[str, Tensor] = {}
     for name, values in parameters:
-        known = optimiser.state[values]
         tensors[f"net.{name}"] = values
-        for key in ("step", *MOMENTS):
-            tensors[f"{key}.{name}"] = known[key]
+        tensors |= {f"{key}.{name}": known for key, known in optimiser.state.get(values, {}).items()}
     return tensors
 
 
@@ -164,6 +163,8 @@ def restore_adam(
     with torch.no_grad():
         for name, values in parameters:
             values.copy_(tensors[f"net.{name}"])
+            if not any(f"{key}.{name}" in tensors for key in ("step", *MOMENTS)):
+                continue  # it has not had a gradient
             count = tensors[f"step.{name}"].clone()
             # in the layout of the parameter, as the optimiser itself makes them
             optimiser.state[values] = {

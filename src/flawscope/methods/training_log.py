@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,27 +56,10 @@ class Thinned:
         return {"step": [self.first + end for end in ends], "loss": [float(f"{m:.6g}") for m in means]}
 
 
-class _Step(NamedTuple):
-    step: int
-    losses: Tensor  # [L], on the device
-    rate: float
-    seconds: float
-    wall: float
-
-
-class Writer(Protocol):
-    """As much of TensorBoard's SummaryWriter as is needed."""
-
-    def add_scalar(
-        self, tag: str, scalar_value: float, global_step: int | None = None, walltime: float | None = None
-    ) -> None: ...
-    def flush(self) -> None: ...
-    def close(self) -> None: ...
-
-
 class TrainingLog:
     """A CSV file with a row for every step: step, loss, its parts if there are several, rate (the learning
-    rate), seconds (of training, without interruptions), and what is measured now and then.
+    rate), seconds (of training, without interruptions), and what is measured now and then. TensorBoard gets
+    the same but for the seconds.
 
     Attributes:
         thinned: the curve so far.
@@ -99,18 +82,22 @@ class TrainingLog:
             measured: names of what is measured now and then.
             tensorboard: folder of TensorBoard's events; None: there are none.
             thinned, done: of the training that goes on, after so many steps. Rows of later steps, which are
-                done again, are removed.
+                done again, are removed, and TensorBoard hides them.
 
         Raises:
             FlawscopeError: the file cannot be written.
         """
-        self.path, self.names, self.measured = path, tuple(losses), tuple(measured)
-        parts = self.names if len(self.names) > 1 else ()
-        self.columns = ("step", "loss", *parts, "rate", "seconds", *self.measured)
+        self.path, self.parts, self.measured = path, tuple(losses) if len(losses) > 1 else (), tuple(measured)
+        self.columns = ("step", "loss", *self.parts, "rate", "seconds", *self.measured)
         self.thinned = thinned or Thinned(first=done)
-        self.writer = None if tensorboard is None else _writer(tensorboard, done)
-        self._waiting: list[_Step] = []
-        self._measured: dict[int, Mapping[str, float]] = {}
+        self.writer: Any = None
+        if tensorboard is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(tensorboard), purge_step=done + 1)
+        self._waiting: list[
+            tuple[Tensor, dict[str, float], float]
+        ] = []  # losses, the row's others, wall time
         self._written = time.monotonic()
         if path is not None:
             self._begin(path, done)
@@ -119,12 +106,12 @@ class TrainingLog:
         """One step; `losses` [L] in the order of their names."""
         if len(self._waiting) >= BLOCK or time.monotonic() - self._written >= PAUSE:
             self.flush()
-        self._waiting.append(_Step(step, losses, rate, seconds, time.time()))
+        self._waiting.append((losses, {"step": step, "rate": rate, "seconds": seconds}, time.time()))
 
     def measure(self, values: Mapping[str, float]) -> None:
         """Measured after the step that was added last."""
-        if self._waiting and values:
-            self._measured[self._waiting[-1].step] = dict(values)
+        if self._waiting:
+            self._waiting[-1][1].update(values)
 
     def flush(self) -> None:
         """Write what waits.
@@ -132,20 +119,20 @@ class TrainingLog:
         Raises:
             FlawscopeError: the disk is full.
         """
-        steps, measured = self._waiting, self._measured
-        self._waiting, self._measured, self._written = [], {}, time.monotonic()
-        if not steps:
+        waiting, self._waiting, self._written = self._waiting, [], time.monotonic()
+        if not waiting:
             return
-        values = torch.stack([one.losses for one in steps]).tolist()
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
-        for one, parts in zip(steps, values, strict=True):
-            loss, found = sum(parts), measured.get(one.step, {})
-            self.thinned.add(loss)
-            own = [f"{v:.6g}" for v in ((loss, *parts) if len(parts) > 1 else (loss,))]
-            other = [f"{found[name]:.6g}" if name in found else "" for name in self.measured]
-            rows.writerow([one.step, *own, f"{one.rate:.6g}", f"{one.seconds:.2f}", *other])
-            self._scalars(one, dict(zip(self.names, parts, strict=True)), loss, found)
+        for parts, (_, row, wall) in zip(torch.stack([w[0] for w in waiting]).tolist(), waiting, strict=True):
+            row |= {"loss": sum(parts), **dict(zip(self.parts, parts, strict=False))}
+            self.thinned.add(row["loss"])
+            rows.writerow([_written(name, row.get(name)) for name in self.columns])
+            if self.writer is not None:
+                for name in ("loss", "rate", *self.parts, *self.measured):
+                    if name in row:
+                        tag = f"parts/{name}" if name in self.parts else name
+                        self.writer.add_scalar(tag, row[name], row["step"], wall)
         if self.writer is not None:
             self.writer.flush()
         if self.path is not None:
@@ -159,17 +146,6 @@ class TrainingLog:
         self.flush()
         if self.writer is not None:
             self.writer.close()
-
-    def _scalars(
-        self, one: _Step, parts: Mapping[str, float], loss: float, found: Mapping[str, float]
-    ) -> None:
-        if self.writer is None:
-            return
-        scalars = {"loss": loss, "rate": one.rate}
-        if len(parts) > 1:
-            scalars |= {f"parts/{name}": value for name, value in parts.items()}
-        for name, value in (scalars | dict(found)).items():
-            self.writer.add_scalar(name, value, one.step, one.wall)
 
     def _begin(self, path: Path, done: int) -> None:
         """The header, and the rows of the steps that are done, as they were."""
@@ -186,16 +162,15 @@ class TrainingLog:
             out.write(text.getvalue().encode())
 
 
+def _written(name: str, value: float | None) -> str:
+    """In the CSV file."""
+    if value is None:
+        return ""
+    return f"{value:.2f}" if name == "seconds" else str(value) if name == "step" else f"{value:.6g}"
+
+
 def board_in(folder: str | os.PathLike[str] | None) -> Path | None:
     """The folder for TensorBoard's events. InputError where TensorBoard is not installed."""
     if folder is not None and importlib.util.find_spec("tensorboard") is None:
         raise needs("--tensorboard", "tensorboard", extras="tensorboard")
     return None if folder is None else Path(folder)
-
-
-def _writer(folder: Path, done: int) -> Writer:
-    """TensorBoard's. What the folder has of these steps, of an interrupted or earlier training, is hidden."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer: Writer = SummaryWriter(str(folder), purge_step=done + 1)
-    return writer

@@ -84,7 +84,7 @@ def test_the_hardest_are_those_at_or_above_the_quantile(shape: tuple[int, ...], 
 
 def whole(trainer: Trainer, image: torch.Tensor, index: int) -> Batch:
     """A batch of one picture, seen whole."""
-    return Batch(image[None], image[None], trainer.taught[index][None], None, [(0, 0)], None)
+    return Batch(image[None], image[None], trainer.taught[index][0][None], None, [(0, 0)], None)
 
 
 def test_windows_say_what_the_whole_picture_says(quick_settings: Settings, shots: list[torch.Tensor]) -> None:
@@ -93,7 +93,7 @@ def test_windows_say_what_the_whole_picture_says(quick_settings: Settings, shots
     assert trainer.window == (28, 28)
     other = recoloured(shots[0], 1, 1.2)
     cells = [(y, x) for y in (0, 28) for x in (0, 28)]
-    taught = torch.stack([trainer.taught[0][:, y : y + 28, x : x + 28] for y, x in cells])
+    taught = torch.stack([trainer.taught[0][0][:, y : y + 28, x : x + 28] for y, x in cells])
     parts = Batch(shots[0].repeat(4, 1, 1, 1), other.repeat(4, 1, 1, 1), taught, None, cells, None)
     with torch.no_grad():
         in_windows = trainer.losses(trainer.networks, parts, 0)
@@ -248,7 +248,7 @@ def test_only_what_counts_is_measured_and_learnt(
     )
     taught, model = trainer.taught, trainer.model
     cells = [taught.counted(i) for i in range(3)]
-    values = torch.cat([taught[i].double()[:, mask] for i, mask in enumerate(cells)], 1)  # [C, N]
+    values = torch.cat([taught[i][0].double()[:, mask] for i, mask in enumerate(cells)], 1)  # [C, N]
     assert 0 < values.shape[1] < 3 * 56 * 56
     torch.testing.assert_close(model.mean.double(), values.mean(1), rtol=2e-3, atol=1e-4)
     torch.testing.assert_close(model.std.double(), values.std(1, correction=0), rtol=2e-3, atol=1e-4)
@@ -308,7 +308,7 @@ def test_teacher_statistics_are_those_of_all_outputs(
 ) -> None:
     five = [*shots, 1 - shots[0], 1 - shots[1]]  # more than a block
     trainer = trainer_of(quick_settings, five)
-    values = torch.stack([trainer.taught[i].double() for i in range(5)])
+    values = torch.stack([trainer.taught[i][0].double() for i in range(5)])
     torch.testing.assert_close(trainer.model.mean.double(), values.mean((0, 2, 3)), rtol=2e-3, atol=1e-4)
     std = values.std((0, 2, 3), correction=0)
     torch.testing.assert_close(trainer.model.std.double(), std, rtol=2e-3, atol=1e-6)
