@@ -162,7 +162,8 @@ class FeatureCache(ABC):
         maps = self.kept.get(place)
         if maps is None:
             with torch.inference_mode():
-                maps = self._packed(self.compute(self.image(place)[None].to(self.device)), 0)
+                images = torch.stack([self.image(place)]).to(self.device)  # in the layout of a batch
+                maps = self._packed(self.compute(images), 0)
         return self.held(place, maps)
 
     def _packed(self, maps: list[Tensor], k: int) -> list[Tensor]:
