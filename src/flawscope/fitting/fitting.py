@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,14 @@ from flawscope.artefact.certificate import STRIDE
 from flawscope.artefact.model_file import Artefact, Manifest, Picture
 from flawscope.artefact.samples import pack_images, unpack_images
 from flawscope.artefact.versions import versions
-from flawscope.calibration.decision import DEFAULT_RATE, Rate
 from flawscope.calibration.simulated import KEY, Simulated
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError
-from flawscope.fitting.preparation import Prepared, Region, Say, prepare, quiet
+from flawscope.fitting.preparation import Prepared, Say, prepare, quiet, taken
 from flawscope.fitting.remote_workers import Elsewhere, Pool
 from flawscope.fitting.simulated_defects import MOST, SIZES, finds
 from flawscope.fitting.tile_calibration import of_pictures
-from flawscope.fitting.training_pictures import Images, Reader, Seen, sources_of, survey
+from flawscope.fitting.training_pictures import Images, Reader, sources_of, survey
 from flawscope.fitting.windows import Windows
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
@@ -41,27 +40,58 @@ from flawscope.progress import Step, counted, silent
 from flawscope.runtime.torch import TorchSession
 
 
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """How long a fit may take, by whom it is done, and what it keeps.
+
+    minutes: after which a method that learns in steps must be done, with all that comes after learning. Wins
+        over `steps`; how many there were stands in the model's settings.
+    checkpoint: file that holds such a method's state while it learns, .safetensors. It stays: remove it when
+        the model is saved.
+    resume: go on where the checkpoint stops.
+    tensorboard: folder that gets the losses as TensorBoard's events. A log of the training as CSV stands
+        beside the checkpoint anyway.
+    together: processes that learn a method that learns in steps together, each by this same call.
+    pool: processes that work on parts of the fit, for methods that are fitted in parts; the pictures must be
+        files that they can read. The model is that of one process with as many `shards`.
+    samples: pictures stored in the model for its self-test.
+    check: measure what share of simulated defects the model finds, in a tenth of the time at most.
+    """
+
+    minutes: float | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+    resume: bool = False
+    tensorboard: str | os.PathLike[str] | None = None
+    together: Together = ALONE
+    pool: Pool | None = None
+    samples: int = 3
+    check: bool = True
+
+    def budget(self, method: Method) -> Budget:
+        """InputError: the method does not learn in steps, or is not fitted in parts."""
+        in_steps = self.minutes is not None or self.resume or self.tensorboard is not None
+        if in_steps and not method.learns_in_steps:
+            raise InputError(
+                f"{method.name} does not learn in steps: leave out --minutes, --resume and --tensorboard"
+            )
+        if self.pool is not None and not method.fits_in_parts:
+            raise InputError(f"{method.name} is not fitted in parts: leave out the pool")
+        return Budget(
+            self.minutes,
+            None if self.checkpoint is None else Path(self.checkpoint),
+            self.resume,
+            later=self.samples,
+            checked=MOST * len(SIZES) * self.check,
+            tensorboard=board_in(self.tensorboard),
+            together=self.together,
+        )
+
+
 def fit(
     images: Images,
     *,
     method: str = "patchcore",
     preset: str = "default",
-    category: str | None = None,
-    false_alarm_rate: Rate = DEFAULT_RATE,
-    roi: Region = None,
-    group: str | None = None,
-    min_defect: str | float | None = None,
-    drop_suspects: bool = False,
-    seen: Seen = 0,
-    minutes: float | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    tensorboard: str | os.PathLike[str] | None = None,
-    device: str = "auto",
-    samples: int = 3,
-    check: bool = True,
-    together: Together = ALONE,
-    pool: Pool | None = None,
     say: Say = quiet,
     step: Step = silent,
     **options: Any,
@@ -73,32 +103,11 @@ def fit(
             PIL images or numpy `[H, W, 3]` uint8.
         method: patchcore, efficientad, prnet, or one of an installed package.
         preset: named settings of the method.
-        category: which one, if the folder holds several.
-        false_alarm_rate: share of good pictures that may be called anomalous, 0.05 or "5%".
-        roi: region of interest, a mask file (white counts) or "x0,y0,x1,y1" in fractions of the picture.
-        group: regular expression on file names; pictures for which it matches the same text show one part.
-        min_defect: the smallest defect that is to be found, in pixels of the pictures, 20 or "20px": chooses
-            `tile` and `scale`.
-        drop_suspects: leave out training pictures that do not look good.
-        seen: defects to learn from too, for methods that do: how many to draw from the test pictures, evenly
-            over their kinds; a folder of defective pictures with masks; a text file that lists such; or pairs
-            of picture and mask. The model remembers them, and evaluation leaves them out.
-        minutes: after which a method that learns in steps must be done, with all that comes after learning.
-            Wins over `steps`; how many there were stands in the model's settings.
-        checkpoint: file that holds such a method's state while it learns, .safetensors. It stays: remove it
-            when the model is saved.
-        resume: go on where the checkpoint stops.
-        tensorboard: folder that gets the losses as TensorBoard's events. A log of the training as CSV stands
-            beside the checkpoint anyway.
-        device: auto, cpu, cuda or mps.
-        samples: pictures stored in the model for its self-test.
-        check: measure what share of simulated defects the model finds, in a tenth of the time at most.
-        together: processes that learn a method that learns in steps together, each by this same call.
-        pool: processes that work on parts of the fit, for methods that are fitted in parts; the pictures must
-            be files that they can read. The model is that of one process with as many `shards`.
         say: gets lines for a person.
         step: gets progress.
-        **options: settings of the method, such as `size=384` or `ratio=0.05`.
+        **options: how the pictures are read, such as `roi="0,0,0.5,1"` or `false_alarm_rate="1%"`
+            (`preparation.Reading`); how long it may take and what is kept, such as `minutes=30`
+            (`Learning`); and settings of the method, such as `size=384` or `ratio=0.05`.
 
     Returns:
         A `Predictor`. `failures` lists pictures that could not be read, `suspects` those that do not look
@@ -107,38 +116,17 @@ def fit(
     Raises:
         InputError: wrong settings, no usable pictures, no weights.
     """
-    budget = Budget(minutes, None if checkpoint is None else Path(checkpoint), resume)
-    budget = replace(budget, together=together, later=samples, checked=MOST * len(SIZES) * check)
-    asked = registry.method(method)
-    if not asked.learns_in_steps and (minutes is not None or resume or tensorboard is not None):
-        raise InputError(f"{method} does not learn in steps: leave out --minutes, --resume and --tensorboard")
-    if pool is not None and not asked.fits_in_parts:
-        raise InputError(f"{method} is not fitted in parts: leave out the pool")
-    budget = replace(budget, tensorboard=board_in(tensorboard))
-    if minutes is not None:
+    how, asked = taken(Learning, options), registry.method(method)
+    budget = how.budget(asked)
+    if how.minutes is not None:
         options["steps"] = None
-    prepared = prepare(
-        images,
-        asked,
-        preset=preset,
-        category=category,
-        false_alarm_rate=false_alarm_rate,
-        roi=roi,
-        group=group,
-        min_defect=min_defect,
-        drop_suspects=drop_suspects,
-        seen=seen,
-        device=device,
-        say=say,
-        step=step,
-        **options,
-    )
+    prepared = prepare(images, asked, preset=preset, say=say, step=step, **options)
     if prepared.windows is not None:
-        budget = replace(budget, later=samples + prepared.windows.judged())
+        budget = replace(budget, later=how.samples + prepared.windows.judged())
     task = replace(prepared.task, budget=budget)
-    if pool is not None:
-        task = replace(task, workers=Elsewhere(pool, prepared.reader, step))
-    return _finished(prepared, task, samples, check)
+    if how.pool is not None:
+        task = replace(task, workers=Elsewhere(how.pool, prepared.reader, step))
+    return _finished(prepared, task, how.samples, how.check)
 
 
 def partial_fit(

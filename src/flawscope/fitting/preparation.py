@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,8 +37,12 @@ from flawscope.pictures.defect_size import pixels_of, remark, tile_for
 from flawscope.pictures.preprocess import Preprocess, roi_from
 from flawscope.progress import Step, silent
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Say = Callable[[str], None]
 Region = str | os.PathLike[str] | NDArray[np.bool_] | None
+R = TypeVar("R", bound="DataclassInstance")
 
 
 def quiet(line: str) -> None:
@@ -64,29 +68,60 @@ class Prepared:
     windows: Windows | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a fit makes of the pictures before its method sees them.
+
+    category: which one, if the folder holds several.
+    false_alarm_rate: share of good pictures that may be called anomalous, 0.05 or "5%".
+    roi: region of interest, a mask file (white counts) or "x0,y0,x1,y1" in fractions of the picture.
+    group: regular expression on file names; pictures for which it matches the same text show one part.
+    min_defect: the smallest defect that is to be found, in pixels of the pictures, 20 or "20px": chooses
+        `tile` and `scale`.
+    drop_suspects: leave out training pictures that do not look good.
+    seen: defects to learn from too, for methods that do: how many to draw from the test pictures, evenly
+        over their kinds; a folder of defective pictures with masks; a text file that lists such; or pairs
+        of picture and mask. The model remembers them, and evaluation leaves them out.
+    device: auto, cpu, cuda or mps.
+    """
+
+    category: str | None = None
+    false_alarm_rate: Rate = DEFAULT_RATE
+    roi: Region = None
+    group: str | None = None
+    min_defect: str | float | None = None
+    drop_suspects: bool = False
+    seen: Seen = 0
+    device: str = "auto"
+
+
+def taken(record: type[R], options: dict[str, Any]) -> R:
+    """The record of those options that are its fields, which are taken out."""
+    return record(**{f.name: options.pop(f.name) for f in fields(record) if f.name in options})
+
+
 def prepare(
     images: Images,
     method: Method,
     *,
     preset: str = "default",
-    category: str | None = None,
-    false_alarm_rate: Rate = DEFAULT_RATE,
-    roi: Region = None,
-    group: str | None = None,
-    min_defect: str | float | None = None,
-    drop_suspects: bool = False,
-    seen: Seen = 0,
-    device: str = "auto",
     say: Say = quiet,
     step: Step = silent,
     **options: Any,
 ) -> Prepared:
-    """Everything that comes before a method's own `fit`; the arguments are those of `fit`."""
-    rate = rate_of(false_alarm_rate)  # a wrong one is reported before the work
+    """Everything that comes before a method's own `fit`.
+
+    Args:
+        **options: of `Reading`, and settings of the method.
+    """
+    how = taken(Reading, options)
+    category, roi, group, seen, drop_suspects = how.category, how.roi, how.group, how.seen, how.drop_suspects
+    rate = rate_of(how.false_alarm_rate)  # a wrong one is reported before the work
     config = registry.configure(method, preset, options)
     config = replace(config, hidden=roi is not None)
-    if min_defect is not None:
-        min_defect = pixels_of(min_defect)
+    min_defect = None
+    if how.min_defect is not None:
+        min_defect = pixels_of(how.min_defect)
         if given := [key for key in ("tile", "scale", "size", "crop") if key in options]:
             raise InputError(f"--min-defect chooses tiles and sizes: leave out --{given[0]}, or --min-defect")
     if drop_suspects and not method.finds_suspects:
@@ -104,7 +139,7 @@ def prepare(
     common = common_folder(sources)
     groups = group_numbers([name_of(source, i, common) for i, source in enumerate(sources)], group)
     white_level, decoded, sizes = survey(sources)
-    where = device_for(device)
+    where = device_for(how.device)
     if min_defect is not None:
         options = {**options, **_tiles_for(min_defect, config, sizes, say)}
         config = replace(registry.configure(method, preset, options), hidden=config.hidden)
