@@ -39,7 +39,7 @@ TOGETHER = 256  # parts whose ranks are found at once
 
 
 def p_values(numbers: Any, first: int, stream: int) -> Any:
-    """Those of the station (`ScoreRanks`, `uniform`), bit for bit, of a stream [parts] at once."""
+    """Those of the station (`Ranks`, `uniform`), bit for bit, of a stream [parts] at once."""
     import numpy as np
 
     found, known = np.empty(len(numbers)), np.empty(0)
@@ -175,7 +175,7 @@ def calm_lights(brightness: Any, quiet: int) -> list[Any]:
             light._steps = float(
                 np.cumsum(np.diff(brightness[run, :quiet], prepend=brightness[run, 0]) ** 2)[-1]
             )
-        fill(light._ranks._ranks, np.sort(brightness[run, :quiet]))
+        fill(light._ranks, np.sort(brightness[run, :quiet]))
         found.append((light, quiet))
     return found
 
@@ -187,8 +187,7 @@ def fill(ranks: Any, ordered: Any) -> None:
     for start in range(0, len(ordered), 512):
         block = array("d", ordered[start : start + 512])
         ranks._blocks.append(block)
-        ranks._highest.append(block[-1])
-        ranks._lengths.append(len(block))
+        ranks._lowest.append(block[0])
     ranks._count = len(ordered)
 
 

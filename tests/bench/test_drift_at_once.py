@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from flawscope.station.drift.martingale import ScoreRanks, uniform
+from flawscope.station.drift.martingale import Ranks, uniform
 from flawscope.station.drift.run import Light
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
@@ -26,8 +26,8 @@ def drift(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("values", [5, 10**9])
 def test_p_values_of_a_whole_stream(drift: Any, values: int) -> None:
     numbers = np.random.default_rng(values).integers(0, values, 700).astype(float)
-    ranks = ScoreRanks()
-    found = [ranks.add(one, uniform(90 + k, 3)) for k, one in enumerate(numbers.tolist())]
+    ranks = Ranks()
+    found = [ranks.p_value(one, uniform(90 + k, 3)) for k, one in enumerate(numbers.tolist())]
     assert drift.p_values(numbers, 90, 3).tolist() == found
 
 

@@ -9,9 +9,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from flawscope.station.drift import martingale, ranks
-from flawscope.station.drift.martingale import SHIFTS, SPREADS, TIMES, Capital, ScoreRanks, uniform
-from flawscope.station.drift.ranks import Ranks
+from flawscope.station.drift import martingale
+from flawscope.station.drift.martingale import SHIFTS, SPREADS, TIMES, Capital, Ranks, uniform
 from flawscope.station.drift.run import ENOUGH, LEAST_LIGHT, Change, Light, Run, described
 
 BETS = len(SHIFTS) + len(SPREADS)
@@ -32,18 +31,18 @@ LINES: dict[str, Draw] = {
 def test_ranks_are_those_that_counting_gives(
     block: int, values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranks, "BLOCK", block)
+    monkeypatch.setattr(martingale, "BLOCK", block)
     numbers = np.random.default_rng(values).integers(0, values, 600).astype(float)
     made = Ranks()
     for n, number in enumerate(numbers):
         before = numbers[: n + 1]
         assert made.add(float(number)) == ((before > number).sum(), (before == number).sum())
-        assert len(made) == n + 1
+        assert made._count == n + 1
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_ranks_of_what_comes_sorted(order: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "BLOCK", 8)
+    monkeypatch.setattr(martingale, "BLOCK", 8)
     made = Ranks()
     found = [made.add(float(order * k)) for k in range(200)]
     assert found == [(0 if order > 0 else k, 1) for k in range(200)]
@@ -53,8 +52,8 @@ def test_ranks_of_what_comes_sorted(order: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def p_values(scores: np.ndarray, first: int = 0, epoch: int = martingale.EPOCH) -> np.ndarray:
-    made = ScoreRanks(epoch)
-    return np.array([made.add(float(s), uniform(first + k, 1)) for k, s in enumerate(scores)])
+    made = Ranks(epoch)
+    return np.array([made.p_value(float(s), uniform(first + k, 1)) for k, s in enumerate(scores)])
 
 
 @pytest.mark.parametrize("kind", LINES)
@@ -262,14 +261,14 @@ def test_many_missed_defects_are_seen() -> None:
 def test_the_same_again_bit_for_bit() -> None:
     share = np.full(3000, 0.05)
     one, two = run_of(*line(3, share)), run_of(*line(3, share))
-    assert one.points() == two.points()
+    assert one.curve == two.curve
     assert (one.scores.value, one.flags.value) == (two.scores.value, two.flags.value)
-    assert one.points()[-1][1] != run_of(*line(4, share)).points()[-1][1]
+    assert one.curve[-1][1] != run_of(*line(4, share)).curve[-1][1]
 
 
 def test_the_curve_is_thinned_and_ends_late() -> None:
     made = run_of(np.random.default_rng(0).standard_normal(5000))
-    times = [at for at, _ in made.points()]
+    times = [at for at, _ in made.curve]
     assert 400 <= len(times) <= 801
     assert times == sorted(times)
     assert times[-1] >= 4980

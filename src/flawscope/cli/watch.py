@@ -140,22 +140,17 @@ def _begins(arrivals: Arrivals, judged: int, existing: bool) -> str:
 @contextmanager
 def ending() -> Iterator[threading.Event]:
     """An event that Ctrl-C and a service manager's SIGTERM set; the second Ctrl-C ends at once."""
-    event = threading.Event()
+    from flawscope.methods.interrupts import noted_interrupts
 
-    def end(number: int, frame: object) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
-        yield event
-        return
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with noted_interrupts("") as end:
+        if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+            yield end
+            return
+        before = signal.signal(signal.SIGTERM, lambda number, frame: end.set())
+        try:
+            yield end
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 @dataclass

@@ -72,9 +72,11 @@ def look(image: Image.Image, white_level: float | None = None) -> Look:
     if factor > 1:
         image = image.reduce(factor)
     grey: Grey = np.asarray(image, np.float32) / np.float32(255)
-    fine = _strongest(grey)
-    coarse = _strongest(_boxed(grey, 4))
-    small = np.asarray(Image.fromarray(grey).resize(_fitted(grey.shape), Image.Resampling.BOX), np.float32)
+    picture = Image.fromarray(grey)
+    fine, coarse = _strongest(grey), _strongest(np.asarray(picture.reduce(4)))
+    scale = min(1.0, GRID / max(picture.size))
+    width, height = (max(2, round(side * scale)) for side in picture.size)
+    small = np.asarray(picture.resize((width, height), Image.Resampling.BOX), np.float32)
     steps = [float(np.abs(np.diff(small, axis=axis)).mean()) for axis in (0, 1) if small.shape[axis] > 1]
     return Look(
         float(grey.mean(dtype=np.float64)),
@@ -94,22 +96,6 @@ def _grey(image: Image.Image, white_level: float | None) -> Image.Image:
     values = np.array(image, np.float32)
     values *= 255 / (white_level or (1.0 if image.mode == "F" else 65535.0))
     return Image.fromarray(np.clip(values, 0, 255, out=values).astype(np.uint8))
-
-
-def _fitted(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(width, height) of the grid."""
-    height, width = shape
-    scale = min(1.0, GRID / max(height, width))
-    return max(2, round(width * scale)), max(2, round(height * scale))
-
-
-def _boxed(grey: Grey, side: int) -> Grey:
-    height, width = (n // side * side for n in grey.shape)
-    if not height or not width:
-        return grey
-    return np.asarray(
-        grey[:height, :width].reshape(height // side, side, width // side, side).mean((1, 3)), np.float32
-    )
 
 
 def _strongest(grey: Grey) -> float:

@@ -203,16 +203,14 @@ class Drifts(Background):
             run = self._runs.get(product_id)
             bound = self.bounds.get(product_id)
             light = {"watched": bound is not None and product_id in self.lights}
+            ready = product_id in self._ready
             if run is None or bound is None:
-                ready = product_id in self._ready
                 return {"watched": bound is not None, "bound": bound, "ready": ready, "light": light}
             good = run.scores.count
-            if run.light:
-                light |= run.light.facts()
             return {
                 "watched": True,
                 "bound": bound,
-                "ready": product_id in self._ready,
+                "ready": ready,
                 "version": run.version,
                 "since": None if run.begun is None else iso(run.begun),
                 "pictures": run.seen,
@@ -222,37 +220,28 @@ class Drifts(Background):
                 "flagged": 1 - good / run.seen if run.seen else None,
                 "alarm": run.alarm.to_dict() if run.alarm else None,
                 "notice": run.notice.to_dict() if run.notice else None,
-                "light": light,
-                "points": run.points(),
+                "light": light | run.light.facts() if run.light else light,
+                "points": [[at, value] for at, value in run.curve],
             }
 
     def gauges(self) -> dict[str, tuple[str, dict[str, float]]]:
         """For Prometheus, by product."""
         with self._lock:
             runs = {self.names[number]: run for number, run in self._runs.items() if run.bound is not None}
-            lights = {name: run.light for name, run in runs.items() if run.light}
-            return {
-                "drift": (
-                    "Evidence that good parts changed: log of the martingale, 1 where it alarms.",
-                    {name: run.scores.value / run.limit for name, run in runs.items()},
-                ),
-                "drift_alarm": (
-                    "1 while the scores of good parts have drifted and nobody said that this is normal.",
-                    {name: float(run.alarm is not None) for name, run in runs.items()},
-                ),
-                "light": (
-                    "Evidence that the light changed: log of the martingale, 1 where it may alarm.",
-                    {name: light.test.value / runs[name].limit for name, light in lights.items()},
-                ),
-                "light_alarm": (
-                    "1 while the brightness of good parts has changed and nobody said that this is normal.",
-                    {name: float(light.alarm is not None) for name, light in lights.items()},
-                ),
-                "share_notice": (
-                    "1 while another share of pictures is anomalous than before.",
-                    {name: float(run.notice is not None) for name, run in runs.items()},
-                ),
-            }
+            lights = {name: (run.light, run.limit) for name, run in runs.items() if run.light}
+            scores = {name: run.scores.value / run.limit for name, run in runs.items()}
+            light = {name: one.test.value / limit for name, (one, limit) in lights.items()}
+            alarms = {name: float(run.alarm is not None) for name, run in runs.items()}
+            light_alarms = {name: float(one.alarm is not None) for name, (one, _) in lights.items()}
+            notices = {name: float(run.notice is not None) for name, run in runs.items()}
+        normal = "and nobody said that this is normal."
+        return {
+            "drift": ("Evidence that good parts changed: log of the martingale, 1 where it alarms.", scores),
+            "drift_alarm": (f"1 while the scores of good parts have drifted {normal}", alarms),
+            "light": ("Evidence that the light changed: log of the martingale, 1 where it may alarm.", light),
+            "light_alarm": (f"1 while the brightness of good parts has changed {normal}", light_alarms),
+            "share_notice": ("1 while another share of pictures is anomalous than before.", notices),
+        }
 
 
 def _kind(change: Change) -> str:

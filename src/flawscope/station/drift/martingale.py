@@ -27,12 +27,13 @@ narrower by the factor c (`SPREADS`), exp(z^2 (1 - 1 / c^2) / 2) / c.
 from __future__ import annotations
 
 import math
+from array import array
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-
-from flawscope.station.drift.ranks import Ranks
 
 SHIFTS = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)  # standard deviations
 SPREADS = (0.5, 0.75, 1.5, 2.5)
@@ -40,6 +41,7 @@ TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0, 16.0)  # as many pictures are flagged 
 CALM = 100  # numbers before which hardly anything is staked: so few say little
 JUMP = 0.01  # of the capital of each bet goes to all of them, each time
 EPOCH = 500_000  # numbers that are remembered, 8 bytes each; then ranks begin anew, and the capital stays
+BLOCK = 4096  # sorted numbers in a block when it is split
 Floats = NDArray[np.float64]
 _MASK = 2**64 - 1
 _normal = NormalDist().inv_cdf
@@ -56,23 +58,44 @@ def uniform(number: int, stream: int) -> float:
     return (((x ^ (x >> 31)) >> 11) + 0.5) / 2**53
 
 
-class ScoreRanks:
-    """Online p-values of scores. After `epoch` of them the earlier ones are forgotten.
+class Ranks:
+    """Online p-values of numbers. After `epoch` of them the earlier ones are forgotten.
 
     The first p-value of an epoch is uniform by itself and independent of all before it: given what came in
-    earlier epochs, the scores of a new one are still exchangeable. So the capital is carried on.
+    earlier epochs, the numbers of a new one are still exchangeable. So the capital is carried on.
     """
 
     def __init__(self, epoch: int = EPOCH):
         self.epoch = epoch
-        self._ranks = Ranks()
+        self._begin()
 
-    def add(self, score: float, u: float) -> float:
-        """p of the next score, in (0, 1); small for a high one. u: in (0, 1)."""
-        if len(self._ranks) >= self.epoch:
-            self._ranks = Ranks()
-        greater, equal = self._ranks.add(score)
-        return min((greater + u * equal) / len(self._ranks), 1 - 2**-53)
+    def _begin(self) -> None:
+        self._blocks, self._lowest, self._count = [array("d")], [-math.inf], 0
+
+    def p_value(self, number: float, u: float) -> float:
+        """p of the next number, in (0, 1); small for a high one. u: in (0, 1)."""
+        if self._count >= self.epoch:
+            self._begin()
+        greater, equal = self.add(number)
+        return min((greater + u * equal) / self._count, 1 - 2**-53)
+
+    def add(self, number: float) -> tuple[int, int]:
+        """Put in a number that is not NaN; how many of all, itself among them, are greater, and how many are
+        equal. Some microseconds, also among hundreds of thousands."""
+        place = bisect_right(self._lowest, number) - 1
+        block = self._blocks[place]
+        insort(block, number)
+        self._count += 1
+        if len(block) > BLOCK:
+            half = len(block) // 2
+            self._blocks[place : place + 1] = [block[:half], block[half:]]
+            self._lowest.insert(place + 1, block[half])
+        not_more = self._below(number, bisect_right)
+        return self._count - not_more, not_more - self._below(number, bisect_left)
+
+    def _below(self, number: float, bisect: Callable[..., int]) -> int:
+        place = max(0, bisect(self._lowest, number) - 1)
+        return sum(map(len, self._blocks[:place])) + bisect(self._blocks[place], number)
 
 
 class Capital:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from flawscope.station.drift.martingale import (
     TIMES,
     Capital,
     Floats,
-    ScoreRanks,
+    Ranks,
     flag_bets,
     score_bets,
     shift_bets,
@@ -77,6 +77,10 @@ class Test:
     """A martingale, and the most likely beginning of a change for each of its bets.
 
     That is the maximum-likelihood estimate: the place after which the bet has won most (Page 1954).
+
+    Args:
+        hows: in which way numbers changed if a bet wins, bet by bet.
+        limit: logarithm to base 10 of the capital at which a change is certain.
     """
 
     def __init__(self, hows: tuple[str, ...], limit: float):
@@ -89,8 +93,13 @@ class Test:
 
     def add(
         self, number: int, at: int, paid: Floats, counted: float, brightness: float | None = None
-    ) -> bool:
-        """Whether the limit is reached. paid: [bets], logarithms. counted: added to `total`."""
+    ) -> Change | None:
+        """The next number; a change while it is certain.
+
+        Args:
+            paid: [bets], logarithms.
+            counted: added to `total`; of a change, `before` and `now` are its means.
+        """
         here = Place(number, at, self.count, self.total, self.light)
         for place in np.flatnonzero(self._won <= 0.0):
             self._since[place] = here
@@ -99,24 +108,23 @@ class Test:
         self.count += 1
         self.total += counted
         self.light += math.nan if brightness is None else brightness
-        return self.value >= self.limit
+        return None if self.value < self.limit else self._change(number, at)
 
     @property
     def value(self) -> float:
         """Logarithm to base 10 of the capital."""
         return float(self.capital.log[0]) / math.log(10)
 
-    def begun(self) -> tuple[Place, str]:
-        """Where the change most likely began, and which it is."""
+    def _change(self, number: int, at: int) -> Change:
         best = int(np.argmax(self._won))
-        return self._since[best], self.hows[best]
-
-    def brighter(self, place: Place) -> float | None:
-        """By how much of their brightness the pictures since a place are brighter than those before it."""
-        if not place.before or not place.light > 0:  # NaN: of some it is not known
-            return None
-        found = (self.light - place.light) / (self.count - place.before) / (place.light / place.before) - 1
-        return found if math.isfinite(found) else None
+        since = self._since[best]
+        pictures = self.count - since.before
+        before, now = since.total / max(1, since.before), (self.total - since.total) / pictures
+        light = None
+        if since.before and since.light > 0:  # NaN: of some it is not known
+            light = (self.light - since.light) / pictures / (since.light / since.before) - 1
+            light = light if math.isfinite(light) else None
+        return Change(at, number, since.at, since.number, pictures, self.hows[best], before, now, light)
 
 
 class Light:
@@ -134,9 +142,9 @@ class Light:
     def __init__(self, limit: float):
         self.test = Test(_LIGHT, limit)
         self.alarm: Change | None = None
-        self._ranks = ScoreRanks()
-        self._normal = 0.0  # brightness before the first change; 0: there was none
         self.pictures = 0
+        self._ranks = Ranks()
+        self._normal = 0.0  # brightness before the first change; 0: there was none
         self._last = 0.0
         self._steps = 0.0  # sum of squares from one picture to the next
 
@@ -147,37 +155,28 @@ class Light:
         self._steps += (brightness - self._last) ** 2 if self.pictures else 0.0
         self._last = brightness
         self.pictures += 1
-        p = self._ranks.add(brightness, uniform(number, 3))
-        test = self.test
-        if not test.add(number, at, shift_bets(np.array(p)), brightness):
-            return False
-        place, how = test.begun()
-        pictures = test.count - place.before
-        if pictures < ENOUGH:
+        p = self._ranks.p_value(brightness, uniform(number, 3))
+        found = self.test.add(number, at, shift_bets(np.array(p)), brightness)
+        if found is None or found.pictures < ENOUGH:
             return False  # if it is no accident, the next ones say so, too
-        now = (test.total - place.total) / pictures
-        if not self._normal:
-            self._normal = place.total / place.before if place.before else now
-        change = now / self._normal - 1 if self._normal else 0.0
-        size = change if how == BRIGHTER else -change
+        normal = self._normal = self._normal or found.before or found.now
+        change = found.now / normal - 1 if normal else 0.0
+        size = change if found.how == BRIGHTER else -change
         # half of the mean square step is the variance between parts (von Neumann 1941), whatever light did
         spread = math.sqrt(self._steps / 2 / max(1, self.pictures - 1))
-        unsure = SURE * spread / math.sqrt(pictures) / self._normal if self._normal else 0.0
-        if abs(size - LEAST_LIGHT) < unsure and pictures < MANY:
+        unsure = SURE * spread / math.sqrt(found.pictures) / normal if normal else 0.0
+        if abs(size - LEAST_LIGHT) < unsure and found.pictures < MANY:
             return False
         if size >= LEAST_LIGHT:
-            self.alarm = Change(at, number, place.at, place.number, pictures, how, self._normal, now, change)
+            self.alarm = replace(found, before=normal, light=change)
             return True
-        self.test = Test(_LIGHT, test.limit)
+        self.test = Test(_LIGHT, self.test.limit)
         return False
 
     def facts(self) -> dict[str, Any]:
         """As the API shows it."""
-        return {
-            "pictures": self.pictures,
-            "value": self.test.value,
-            "alarm": self.alarm.to_dict() if self.alarm else None,
-        }
+        alarm = self.alarm.to_dict() if self.alarm else None
+        return {"pictures": self.pictures, "value": self.test.value, "alarm": alarm}
 
 
 class Run:
@@ -209,8 +208,8 @@ class Run:
         self.scores = Test(_SCORES, self.limit)
         self.flags = Test(_FLAGS, self.limit)
         self.light = Light(self.limit) if light else None
-        self._ranks = ScoreRanks()
-        self.curve: list[tuple[float, float]] = []  # seconds since 1970, value of `scores`
+        self._ranks = Ranks()
+        self.curve: list[tuple[float, float]] = []  # seconds since 1970, log10 of the capital of `scores`
         self._stride = 1
 
     def add(
@@ -231,18 +230,13 @@ class Run:
             self.found.append(self.light.alarm)
 
     def _score(self, number: int, at: int, score: float, brightness: float | None) -> None:
-        p = self._ranks.add(score, uniform(number, 1))
-        test = self.scores
-        reached = test.add(number, at, score_bets(np.array(p)), p, brightness)
-        if reached and self.alarm is None:
-            place, how = test.begun()
-            pictures = test.count - place.before
-            now = 1 - (test.total - place.total) / pictures
-            light = test.brighter(place)
-            self.alarm = Change(at, number, place.at, place.number, pictures, how, 0.5, now, light)
+        p = self._ranks.p_value(score, uniform(number, 1))
+        found = self.scores.add(number, at, score_bets(np.array(p)), p, brightness)
+        if found is not None and self.alarm is None:
+            self.alarm = replace(found, before=0.5, now=1 - found.now)
             self.found.append(self.alarm)
-        if (test.count - 1) % self._stride == 0:
-            self.curve.append((at / 1e6, test.value))
+        if (self.scores.count - 1) % self._stride == 0:
+            self.curve.append((at / 1e6, self.scores.value))
             if len(self.curve) > MOST_POINTS:
                 self.curve, self._stride = self.curve[::2], 2 * self._stride
 
@@ -253,21 +247,11 @@ class Run:
         u = uniform(number, 2)
         p = u * flagged / count if anomalous else (flagged + u * (count - flagged)) / count
         paid = flag_bets(np.array(p), np.array(share))
-        if not test.add(number, at, paid, float(anomalous), brightness):
-            return
-        place, how = test.begun()
-        pictures = test.count - place.before
-        now = (test.total - place.total) / pictures
-        before = place.total / place.before if place.before else 0.0
-        light = test.brighter(place)
-        change = Change(at, number, place.at, place.number, pictures, how, before, now, light)
-        self.found.append(change)
-        self.notice = None if _is_back(self.notice, change) else change
-        self.flags = Test(_FLAGS, self.limit)
-
-    def points(self) -> list[list[float]]:
-        """Of the curve: seconds since 1970, logarithm to base 10 of the capital."""
-        return [[at, value] for at, value in self.curve]
+        change = test.add(number, at, paid, float(anomalous), brightness)
+        if change is not None:
+            self.found.append(change)
+            self.notice = None if _is_back(self.notice, change) else change
+            self.flags = Test(_FLAGS, self.limit)
 
 
 def _is_back(last: Change | None, change: Change) -> bool:

@@ -28,7 +28,7 @@ from flawscope.station.store.schema import HOUR, hours, inspections, products
 ONLINE, OFFLINE = "online", "offline"
 AT_LEAST_ONCE = 1  # quality of service
 KEEPALIVE = 20  # seconds after which a broker that is silent is asked
-CONNECTING, PATIENCE = 5.0, 15.0  # seconds that the broker may take for a connection, for an answer
+CONNECTING, PATIENCE, LEAVING = 5.0, 15.0, 2.0  # seconds that it may take to connect, to answer, at the end
 LOOK = 2.0  # seconds between two looks at the problems
 STATE = 0.5  # seconds between two states of a product, at least
 MOST_ID = 23  # characters of a client's name that every broker takes (MQTT 3.1.1, 3.1.3.1)
@@ -100,7 +100,7 @@ class MqttSink(Sink):
     def close(self) -> None:
         with suppress(UndeliveredError):  # else the broker says so itself
             if self.is_connected:
-                self._retain("status", OFFLINE)
+                self._publish(f"{self._topic}/status", OFFLINE, retain=True, patience=LEAVING)
         if self._client is not None:
             self._client.disconnect()
             self._client.loop_stop()
@@ -113,10 +113,10 @@ class MqttSink(Sink):
             self._publish(f"{self._topic}/{topic}", payload, retain=True)
             self._retained[topic] = payload
 
-    def _publish(self, topic: str, payload: str, *, retain: bool = False) -> None:
+    def _publish(self, topic: str, payload: str, *, retain: bool = False, patience: float = PATIENCE) -> None:
         """Returns when the broker acknowledged it."""
         assert self._client is not None
-        ends = time.monotonic() + PATIENCE
+        ends = time.monotonic() + patience
         try:
             sent = self._client.publish(topic, payload.encode(), AT_LEAST_ONCE, retain)
             while not sent.is_published():

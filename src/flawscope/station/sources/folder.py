@@ -117,7 +117,7 @@ class FolderSource(Background):
                 self.state.state, self.state.why = RUNNING if self.state.taken else WAITING, None
                 self._show("folder_away", None)
             except InputError as error:
-                self.state.state, self.state.why = AWAY, f"{error}; pictures are taken when it is back"
+                self.state.state, self.state.why = AWAY, plain(f"{error}; pictures are taken when it is back")
                 self._show("folder_away", self.state.why)
                 self._deaf.set()  # what comes back is another folder to the listener
             except Exception as error:  # the store is away, say: the next round tries again
@@ -133,6 +133,8 @@ class FolderSource(Background):
 
         while not self._ended.wait(self.poll if self._deaf.is_set() else 0.0):
             self._deaf.clear()
+            if self._ended.is_set():  # it was set for that
+                return
             with suppress(Exception):
                 changes = watch(
                     self.folder, watch_filter=None, stop_event=self._deaf, debounce=200, step=20,
