@@ -228,7 +228,7 @@ class Watch:
         self.first: list[Look] = []  # of the reference, while it is not complete
         self.wrong: dict[str, float] = {}
         self._last: deque[Look] = deque(maxlen=ROW)
-        self._said: dict[str, int] = dict.fromkeys(KINDS, 0)  # pictures in a row that say so; below 0: not
+        self._found: deque[dict[str, float]] = deque(maxlen=ROW)  # what these look like
         self._same = 0
         self._same_since = 0.0
         self._before: bytes | None = None
@@ -242,18 +242,21 @@ class Watch:
             shifts: how far it lies outside of the training pictures (`Prediction.shifts`).
         """
         self._last.append(one)
-        found = self._looks_like(one, shifts)
-        if self._is_same(one, at):
-            found[FROZEN] = 0.0
-        for kind in KINDS:
-            self._said[kind] = max(self._said[kind], 0) + 1 if kind in found else min(self._said[kind], 0) - 1
-            if self._said[kind] >= ROW or (kind == FROZEN and kind in found):
+        found, is_same = self._looks_like(one, shifts), self._is_same(one, at)
+        self._found.append(found)
+        for kind in (DARK, COVERED, BLURRED, MOVED):
+            many = sum(kind in last for last in self._found)
+            if many == ROW:
                 self.wrong[kind] = found[kind]
-            elif self._said[kind] <= -ROW or (kind == FROZEN and kind not in found):
+            elif not many:
                 self.wrong.pop(kind, None)
         if COVERED in self.wrong:
             self.wrong.pop(BLURRED, None)
-        if self.reference is None and good and not found:
+        if is_same:
+            self.wrong[FROZEN] = 0.0
+        else:
+            self.wrong.pop(FROZEN, None)
+        if self.reference is None and good and not found and not is_same:
             self.first.append(one)
             if len(self.first) >= REFERENCE:
                 self.reference, self.first = Reference(self.first), []

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
-from flawscope.station.settings.sinks import Only
+from flawscope.station.settings.sinks import MqttSettings, SinkSettings
 from flawscope.station.store.database import Database, upsert
 from flawscope.station.store.records import described, iso, microseconds, shown
 from flawscope.station.store.schema import deliveries, inspections, verdicts
@@ -73,11 +73,12 @@ def forget_others(database: Database, known: set[tuple[int, str]]) -> None:
 
 
 class Outbox:
-    """Of one product and one sink.
+    """Of one product and one sink. A new one begins with what comes from now on. StoreError.
 
     Args:
+        wanted: says which messages.
+        station: its name, which every message has.
         sender: begins the ids of messages: stations count alike.
-        base: facts that every message has.
         address: of the station's pages, where others can reach them.
 
     Attributes:
@@ -92,35 +93,26 @@ class Outbox:
         product_id: int,
         product: str,
         key: str,
+        wanted: SinkSettings | MqttSettings,
         *,
-        only: Only = "all",
-        verdicts: bool = True,
-        sender: str = "",
-        base: dict[str, Any] | None = None,
-        address: str | None = None,
+        station: str,
+        sender: str,
+        address: str | None,
     ):
         self.database, self.product_id, self.product, self.key = database, product_id, product, key
-        self.only, self.wants_verdicts = only, verdicts
-        self.sender, self.base, self.address = sender, base or {}, address
-        self.delivered = self.refused = self.failed = 0
-        self.place = Place(0, 0)
-        self._saved, self._saved_at = (self.place, 0, 0), time.monotonic()
-
-    def open(self) -> None:
-        """Go on where it ended; a new one begins with what comes from now on. StoreError."""
-        with self.database.writing() as connection:
-            row = connection.execute(select(deliveries).where(*_row(self.product_id, self.key))).one_or_none()
-            if row is None:
-                self.place = Place(self._last(connection), self._last_verdict(connection))
-                values = {"inspection_id": self.place.inspection, "verdict_id": self.place.verdict}
-                new = upsert(connection.dialect.name, deliveries).values(
-                    product_id=self.product_id, sink=self.key, delivered=0, refused=0, **values
-                )
-                connection.execute(new.on_conflict_do_nothing())
-            else:
-                self.place = Place(row.inspection_id, row.verdict_id)
-                self.delivered, self.refused = row.delivered, row.refused
-        self._saved = self.place, self.delivered, self.refused
+        self.only, self.wants_verdicts = wanted.only, wanted.verdicts
+        self.station, self.sender, self.address = station, sender, address
+        self.failed = 0
+        with database.writing() as connection:
+            here = {"inspection_id": self._last(connection), "verdict_id": self._last_verdict(connection)}
+            new = upsert(connection.dialect.name, deliveries).values(
+                product_id=product_id, sink=key, delivered=0, refused=0, **here
+            )
+            connection.execute(new.on_conflict_do_nothing())
+            row = connection.execute(select(deliveries).where(*_row(product_id, key))).one()
+        self.place = Place(row.inspection_id, row.verdict_id)
+        self.delivered, self.refused = row.delivered, row.refused
+        self._saved, self._saved_at = (self.place, self.delivered, self.refused), time.monotonic()
 
     def batch(self, limit: int) -> Batch:
         """What comes next. Verdicts come after the inspection that they are about. StoreError."""
@@ -231,7 +223,7 @@ class Outbox:
 
     def _more(self, number: int) -> dict[str, Any]:
         link = None if self.address is None else f"{self.address}/{self.product}/inspections/{number}"
-        return {**self.base, "link": link}
+        return {"station": self.station, "link": link}
 
 
 def _row(product_id: int, key: str) -> Sequence[ColumnElement[bool]]:

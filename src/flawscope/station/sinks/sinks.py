@@ -131,19 +131,16 @@ class Sinks:
         return Delivery(sink, boxes, lambda why: self.report("mqtt_away", why))
 
     def _outbox(self, name: str, key: str, settings: SinkSettings | MqttSettings) -> Outbox:
-        box = Outbox(
+        return Outbox(
             self.store.database,
             self.products[name],
             name,
             key,
-            only=settings.only,
-            verdicts=settings.verdicts,
+            settings,
+            station=self.settings.name,
             sender=self._sender,
-            base={"station": self.settings.name},
             address=address_of(self.settings),
         )
-        box.open()
-        return box
 
 
 def _facts(delivery: Delivery, box: Outbox) -> dict[str, Any]:
