@@ -133,7 +133,7 @@ def _carry(one: socket.socket, other: socket.socket) -> None:
 
 
 class Listener:
-    """Who subscribes with a session that the broker keeps, with quality of service 2."""
+    """Who subscribes with a session that the broker keeps, with quality of service 1."""
 
     def __init__(self, port: int, *topics: str, name: str = "listener", clean: bool = False):
         self.topics = topics
@@ -151,7 +151,7 @@ class Listener:
         assert self.ready.wait(PATIENCE)
 
     def _connected(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
-        client.subscribe([(topic, 2) for topic in self.topics])
+        client.subscribe([(topic, 1) for topic in self.topics])
 
     def _came(self, client: Any, data: Any, one: Any) -> None:
         text = one.payload.decode()

@@ -252,6 +252,8 @@ class FolderSource(Background):
         except OSError:
             arrivals.forget(path)  # and so it is tried again
             there = path
+        if there != path:
+            arrivals.removed(path, time.monotonic())
         why = plain(str(error))
         self._spoilt[there] = _Spoilt(stamp, time.monotonic(), why)
         begins = f"{self._name(path)} of {iso(stamp.changed // 1000)}, {stamp.size} bytes: "
