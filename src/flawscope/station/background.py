@@ -22,11 +22,11 @@ class Backoff:
         self.reset()
 
     def reset(self) -> None:
-        """It went well."""
+        """Begin with the shortest pause again: it went well."""
         self._next = self.shortest
 
     def next(self) -> float:
-        """Seconds of the next pause."""
+        """Return the seconds of the next pause."""
         pause, self._next = self._next, min(self.longest, 2 * self._next)
         return pause * random.uniform(1 - self.spread, 1 + self.spread)
 

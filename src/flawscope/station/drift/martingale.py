@@ -73,15 +73,15 @@ class Ranks:
         self._blocks, self._lowest, self._count = [array("d")], [-math.inf], 0
 
     def p_value(self, number: float, u: float) -> float:
-        """p of the next number, in (0, 1); small for a high one. u: in (0, 1)."""
+        """Return p of the next number, in (0, 1); small for a high one. u: in (0, 1)."""
         if self._count >= self.epoch:
             self._begin()
         greater, equal = self.add(number)
         return min((greater + u * equal) / self._count, 1 - 2**-53)
 
     def add(self, number: float) -> tuple[int, int]:
-        """Put in a number that is not NaN; how many of all, itself among them, are greater, and how many are
-        equal. Some microseconds, also among hundreds of thousands."""
+        """Put in a number that is not NaN; return how many of all, itself among them, are greater, and how
+        many are equal. It takes some microseconds, also among hundreds of thousands."""
         place = bisect_right(self._lowest, number) - 1
         block = self._blocks[place]
         insort(block, number)

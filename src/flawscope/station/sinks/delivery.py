@@ -46,7 +46,7 @@ class Sink:
     label: str
 
     def send(self, message: Message) -> None:
-        """Returns when the other side has it. UndeliveredError."""
+        """Hand a message over; return when the other side has it. UndeliveredError."""
         raise NotImplementedError
 
     def refresh(self) -> float:
@@ -55,7 +55,7 @@ class Sink:
         return IDLE
 
     def close(self) -> None:
-        """Nothing is sent any more."""
+        """End the connection; nothing is sent any more."""
 
 
 class Delivery(Background):
@@ -85,12 +85,12 @@ class Delivery(Background):
         self._behind: float | None = None  # since when there was always something to do
 
     def stop(self, seconds: float | None = PATIENCE) -> None:
-        """What is being sent may take so long, or is sent again after the next start."""
+        """End; what is being sent may take so long, or is sent again after the next start."""
         super().stop(seconds)
         self.sink.close()
 
     def waiting(self) -> int:
-        """Messages, counted up to 10,000. StoreError."""
+        """Count the messages that wait, up to 10,000. StoreError."""
         return min(MOST_COUNTED, sum(box.waiting() for box in self.outboxes))
 
     # ---- again and again
@@ -112,7 +112,7 @@ class Delivery(Background):
             self._ended.wait(max(wish, self._backoff.next()))
 
     def _round(self) -> float:
-        """A page of each outbox; seconds until the next round, 0 where there is more."""
+        """Deliver a page of each outbox; return the seconds until the next round, 0 where there is more."""
         is_last = True
         for box in self.outboxes:
             batch = box.batch(TOGETHER)
@@ -129,7 +129,7 @@ class Delivery(Background):
         return 0.0
 
     def _deliver(self, box: Outbox, batch: Batch) -> None:
-        """What is not taken is the first one of the next page."""
+        """Hand over a page of messages; the first that is not taken begins the next page."""
         try:
             for message in batch.messages:
                 if self._ended.is_set():
@@ -143,7 +143,7 @@ class Delivery(Background):
                 box.save()
 
     def _send(self, box: Outbox, message: Message) -> bool:
-        """False where it was refused for good. UndeliveredError: to be tried again."""
+        """Hand over a message; return False where it was refused for good. UndeliveredError: try again."""
         try:
             self.sink.send(message)
         except Exception as error:
@@ -168,7 +168,7 @@ class Delivery(Background):
         self.report(None if self.error is None else self._waits(self.error))
 
     def _waits(self, why: str) -> str:
-        """How many messages wait, where the store tells it, and why."""
+        """Say how many messages wait, where the store tells it, and why."""
         try:
             many = self.waiting()
             found = f"{counted(many, 'message')} {'waits' if many == 1 else 'wait'}"

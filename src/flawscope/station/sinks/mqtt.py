@@ -80,7 +80,7 @@ class MqttSink(Sink):
         self._publish(f"{self._topic}/{message.data['product']}/{kind}", text)
 
     def refresh(self) -> float:
-        """What the broker keeps: whether the station is there, states, problems."""
+        """Renew what the broker keeps: states and problems."""
         self._connect()
         late = False
         for box in self.outboxes:
@@ -108,13 +108,13 @@ class MqttSink(Sink):
     # ---- messages
 
     def _retain(self, topic: str, payload: str) -> None:
-        """A message that the broker keeps; nothing where it has it already."""
+        """Publish a message that the broker keeps, unless it has it already."""
         if self._retained.get(topic) != payload:
             self._publish(f"{self._topic}/{topic}", payload, retain=True)
             self._retained[topic] = payload
 
     def _publish(self, topic: str, payload: str, *, retain: bool = False, patience: float = PATIENCE) -> None:
-        """Returns when the broker acknowledged it."""
+        """Publish a message; return when the broker acknowledged it. UndeliveredError."""
         assert self._client is not None
         ends = time.monotonic() + patience
         try:
@@ -132,7 +132,7 @@ class MqttSink(Sink):
     # ---- the connection
 
     def _connect(self) -> None:
-        """UndeliveredError where there is none to be had."""
+        """Connect, unless there is a connection. UndeliveredError where there is none to be had."""
         if self._lost is None:
             return
         if self._client is not None:
@@ -166,7 +166,7 @@ class MqttSink(Sink):
         self._retain("status", ONLINE)
 
     def _made(self) -> paho.Client:
-        """InputError where password or certificates cannot be read; both may have changed."""
+        """Make a client with password and certificates as they are now. InputError."""
         settings = self.settings
         client = paho.Client(
             CallbackAPIVersion.VERSION2, self._name, protocol=paho.MQTTv311, reconnect_on_failure=False
@@ -181,7 +181,7 @@ class MqttSink(Sink):
 
 
 def _tls(settings: MqttSettings) -> ssl.SSLContext | None:
-    """None where the broker is reached without. InputError where certificates cannot be read."""
+    """Read the certificates; None where the broker is reached without TLS. InputError."""
     if not settings.place[2]:
         return None
     context = ssl.create_default_context()
@@ -201,7 +201,7 @@ def _words_of(error: Exception) -> str:
 
 
 def _state(box: Outbox) -> dict[str, Any]:
-    """Of a product: its last inspection, and totals."""
+    """Describe the state of a product: its last inspection, and totals."""
     database: Database = box.database
     number = box.product_id
     there, since = hours.c.product_id == number, now() // HOUR - DAY + 1

@@ -73,7 +73,7 @@ def forget_others(database: Database, known: set[tuple[int, str]]) -> None:
 
 
 class Outbox:
-    """Of one product and one sink. A new one begins with what comes from now on. StoreError.
+    """The messages of one product that one sink has not had. A new one begins with what comes from now on.
 
     Args:
         wanted: says which messages.
@@ -85,6 +85,9 @@ class Outbox:
         place: how far the sink is.
         delivered, refused: messages, ever.
         failed: tries, since the start.
+
+    Raises:
+        StoreError: its place cannot be read.
     """
 
     def __init__(
@@ -134,7 +137,7 @@ class Outbox:
             return Batch(messages, end, len(messages) < limit)
 
     def after(self, message: Message) -> Place:
-        """Where the sink is when it has this one, too."""
+        """Return where the sink is when it has this message, too."""
         if message.verdict is None:
             return replace(self.place, inspection=max(self.place.inspection, message.number))
         return replace(self.place, verdict=max(self.place.verdict, message.verdict))
@@ -151,7 +154,7 @@ class Outbox:
         return min(found, MOST_COUNTED)
 
     def move(self, place: Place, within: float = 0.0, delivered: int = 0, refused: int = 0) -> None:
-        """It is there now.
+        """Note where the sink is now.
 
         Args:
             within: seconds after the last `save` when it is time for the next one.
@@ -165,7 +168,7 @@ class Outbox:
             self.save()
 
     def save(self) -> None:
-        """What has changed survives a power cut when this returns. StoreError."""
+        """Write down what has changed: it survives a power cut when this returns. StoreError."""
         now = self.place, self.delivered, self.refused
         if now != self._saved:
             with self.database.writing() as connection:

@@ -81,7 +81,7 @@ class Sinks:
     # ---- as they are shown
 
     def of(self, name: str) -> list[tuple[Delivery, Outbox]]:
-        """Of a product, in the order of the settings, the broker last."""
+        """List the sinks of a product, in the order of the settings, the broker last."""
         return [(one, box) for one in self.deliveries for box in one.outboxes if box.product == name]
 
     def facts(self, name: str) -> list[dict[str, Any]]:

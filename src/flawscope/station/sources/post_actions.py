@@ -21,7 +21,7 @@ UNREADABLE = "unreadable"  # folder below the one that pictures are moved to
 
 
 class After:
-    """Of one folder; errors of the file system are the caller's.
+    """Deletes or moves the files of one folder; errors of the file system are the caller's.
 
     Args:
         then: as in `FolderOf`.
@@ -33,18 +33,18 @@ class After:
         self.words = "deleted" if self.target is None else f"moved to {self.target}"
 
     def inspected(self, path: Path, stamp: Stamp) -> None:
-        """Its inspection is on the disk. OSError: try again."""
+        """Do what is to be done: the inspection is on the disk. OSError: try again."""
         if self.target is not None:
             self._move(path, stamp, self.target)
         elif self.then == DELETE and is_still(path, stamp):  # else it was written anew: not inspected yet
             path.unlink(missing_ok=True)
 
     def unreadable(self, path: Path, stamp: Stamp) -> Path:
-        """Where the file is from now on: only a folder to move to takes it away. OSError."""
+        """Return where the file is from now on: only a folder to move to takes it away. OSError."""
         return path if self.target is None else self._move(path, stamp, self.target / UNREADABLE) or path
 
     def _move(self, path: Path, stamp: Stamp, target: Path) -> Path | None:
-        """Below the target by its path in the folder; None where it is not as it was any more."""
+        """Move it below the target, by its path in the folder; None where it is not as it was any more."""
         place = target / path.relative_to(self.folder)
         place.parent.mkdir(parents=True, exist_ok=True)
         for number in count():
@@ -64,7 +64,7 @@ class After:
 
 
 def is_still(path: Path, stamp: Stamp) -> bool:
-    """Whether the file is there as it was."""
+    """Say whether the file is there as it was."""
     try:
         return Stamp.of(os.stat(path))[:2] == stamp[:2]
     except OSError:
@@ -78,7 +78,7 @@ def _is_copy(there: Path, path: Path, stamp: Stamp) -> bool:
 
 
 def _place(path: Path, there: Path) -> None:
-    """The file under a second name, which must be free. FileExistsError."""
+    """Give the file a second name, which must be free. FileExistsError."""
     try:
         os.link(path, there)
     except FileExistsError:

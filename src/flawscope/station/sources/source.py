@@ -104,11 +104,15 @@ class Line:
     share: Share
 
     def show(self, code: str, number: str, why: str | None) -> None:
-        """A problem of the product's source of this number; None: it is over."""
+        """Report a problem of one source of the product; None: it is over.
+
+        Args:
+            number: ends the code, such as `_2`.
+        """
         self.report(f"{code}_{self.product_id}{number}", None if why is None else plain(why))
 
     def hand_in(self, picture: Picture, ended: threading.Event) -> Future[Recorded] | None:
-        """As soon as there is room for it; None where all ends before."""
+        """Submit a picture as soon as there is room for it; None where all ends before."""
         size = len(picture.data)
         if not self.share.take(size, ended):
             return None
