@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-import math
 import re
-import time
 from collections.abc import AsyncIterator
-from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.responses import StreamingResponse
 
 from flawscope._version import __version__
-from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.access.roles import ENGINEER, OPERATOR, SENDER, VIEWER, may
+from flawscope.errors import InputError, nearest
+from flawscope.station.access.roles import ENGINEER, OPERATOR, VIEWER, may
 from flawscope.station.access.users import ExpiredError, Person
-from flawscope.station.inspecting.memory import light
-from flawscope.station.inspecting.worker import Picture
-from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.station import Station
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.files import MASK, MASKS
-from flawscope.station.store.identity import SENT, UNANSWERED, KeyUsedError, Label, uploaded
+from flawscope.station.store.identity import SENT
 from flawscope.station.store.inspection import Inspection
-from flawscope.station.store.records import fresh, holdable, microseconds
+from flawscope.station.store.records import holdable, microseconds
 from flawscope.station.store.search import MOST, Filters
 from flawscope.station.web import exports, schemas, uploads
-from flawscope.station.web.error_handlers import count, refused, said
 from flawscope.station.web.middleware import needs
-from flawscope.station.web.queries import check_query
 
 SIDE = 1600  # pixels of the longer side of a picture as it is shown
 MASK_BYTES = 8 * 1024**2  # of a mask in base64
@@ -48,6 +39,24 @@ _TYPES = {
 
 def refusals_of(*codes: int) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": schemas.Refusal} for code in codes}
+
+
+async def check_query(request: Request) -> None:
+    """A dependency of every route: query parameters that it does not declare are refused, since a misspelt
+    filter would find everything. InputError names the nearest right parameter."""
+    known = sorted(_declared(request.scope["route"].dependant))
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if given.count(name) > 1:
+            raise InputError(f"query parameter {name:.60} is given more than once: send one value")
+        if name not in known:
+            raise InputError(f"there is no query parameter {name!r:.60}: {nearest(name, known)}")
+
+
+def _declared(dependant: Dependant) -> set[str]:
+    """Names of the query parameters of a route and of what it depends on."""
+    own = {one.alias for one in dependant.query_params}
+    return own.union(*map(_declared, dependant.dependencies))
 
 
 def routes(*codes: int, prefix: str = "/api/v1/products/{name}", role: str = VIEWER) -> APIRouter:
@@ -75,17 +84,11 @@ def keyed(what: str) -> list[dict[str, Any]]:
     ]
 
 
-Deadline = Annotated[
-    int | None,
-    Query(ge=1, le=600_000, description="milliseconds in which it must be answered", examples=[800]),
-]
 Here = Annotated[Station, Depends(station_of)]
-LabelOf = Annotated[Label, Depends(uploads.label_of)]
 Operator = Annotated[Person, Depends(needs(OPERATOR))]
 Engineer = Annotated[Person, Depends(needs(ENGINEER))]
 
 router = routes(prefix="/api/v1")
-sending = routes(408, 409, 413, 415, 504, 507, role=SENDER)
 product = APIRouter(prefix="/products/{name}")
 
 # --------------------------------------------------------------------------------------------------- products
@@ -128,117 +131,6 @@ def confirm_clock(station: Here, person: Engineer) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------ inspections
-
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["files"],
-                    "properties": {
-                        "files": {"type": "array", "items": {"type": "string", "format": "binary"}}
-                    },
-                }
-            },
-        },
-    },
-    "parameters": keyed("gives the same inspection"),
-}
-
-
-@sending.post(
-    "/inspections",
-    status_code=201,
-    response_model=Inspection | schemas.Results,
-    response_model_exclude_unset=True,
-    responses={200: {"model": Inspection}},
-    openapi_extra=_BODY,
-)
-async def inspect(
-    name: str,
-    request: Request,
-    response: Response,
-    station: Here,
-    label: LabelOf,
-    file: Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")] = "",
-    deadline: Deadline = None,
-) -> Any:
-    """Judge a picture: the body is the file. A form may hold several, whose results come in its order.
-
-    A key names the request: the same bytes, part and batch get the same answer, others 409.
-
-    The answer is sent when the inspection is on the disk. With 503 nothing was taken: try again after the
-    seconds that Retry-After says. 504: it was not judged in time; one that was just being judged is recorded
-    nevertheless.
-    """
-    begun = time.perf_counter()
-    try:
-        product_id, due = station.product_id(name), station.due(name, deadline)
-        station.inspector.check_room(product_id, due)
-        found, is_form = await uploads.read(request, file)
-        key, data = uploads.key_of(request), [one.data for one in found]
-        asked = await asyncio.to_thread(uploaded, key, data, is_form, label) if key else None
-        pictures = [
-            Picture(product_id, one.data, one.name, "http", due=due, **label._asdict()) for one in found
-        ]
-        if asked is not None:
-            pictures = [
-                replace(one, key=asked.key_of(place), request=asked, hash=asked.pictures[place])
-                for place, one in enumerate(pictures)
-            ]
-        with station.inspector.claimed(product_id, asked) as is_free:
-            there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
-            new = [one for place, one in enumerate(pictures) if place not in there]
-            if new and not is_free:
-                raise KeyUsedError(UNANSWERED)
-            answers = iter(station.inspector.submit(new))
-    except FlawscopeError as error:
-        count(station, name, error)
-        raise
-    results: list[dict[str, Any]] = []
-    first: FlawscopeError | None = None
-    is_new = False
-    for place, one in enumerate(found):
-        try:
-            if place in there:
-                inspection = await asyncio.to_thread(station.inspection, name, there[place])
-            else:
-                recorded = await in_time(station, product_id, next(answers), due)
-                is_new |= recorded.is_new
-                inspection = await inspection_of(station, name, recorded)
-            results.append({"inspection": inspection})
-        except FlawscopeError as error:
-            first = first or error
-            code = count(station, name, light(error))
-            results.append({"name": one.name, "error": str(error), "code": code})
-    if first is not None and not any("inspection" in result for result in results):
-        if not is_form or len(results) == 1:
-            return refused(first)  # raised, it would hold this frame, and with it the picture
-        response.status_code = said(first)[0]
-        return {"results": results}
-    station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
-    response.status_code = 201 if is_new or is_form else 200
-    return {"results": results} if is_form else results[0]["inspection"]
-
-
-async def in_time(station: Station, product_id: int, answer: Future[Recorded], due: float) -> Recorded:
-    """What was recorded. LateError where that is not before the time."""
-    try:
-        async with asyncio.timeout(None if due == math.inf else due - time.monotonic()):
-            return await asyncio.wrap_future(answer)
-    except TimeoutError:
-        raise station.inspector.give_up(answer, product_id) from None
-
-
-async def inspection_of(station: Station, name: str, recorded: Recorded) -> dict[str, Any]:
-    """As the API shows it."""
-    if recorded.is_new:
-        return fresh(recorded.number, recorded.taken, name)
-    return await asyncio.to_thread(station.inspection, name, recorded.number)
 
 
 def filters_of(

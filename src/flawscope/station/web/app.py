@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from flawscope._version import __version__
 from flawscope.station.station import Station
-from flawscope.station.web import api, audit_api, error_handlers, learning_api, models_api, pages, triggers
+from flawscope.station.web import api, audit_api, error_handlers, inspect_api, models_api, pages
 from flawscope.station.web.bodies import Bodies
 from flawscope.station.web.connections import BATCH, KEEP_ALIVE, QUEUE, Connection, most_connections
 from flawscope.station.web.middleware import Guard, Refused, answer_refused, check_bind
@@ -37,12 +37,8 @@ def create_app(station: Station) -> Any:
     app.state.station = station
     error_handlers.install(app, pages.problem_page)
     app.add_exception_handler(Refused, answer_refused)
-    app.include_router(api.router)
-    app.include_router(api.sending)
-    app.include_router(models_api.router)
-    app.include_router(triggers.router)
-    app.include_router(learning_api.router)
-    app.include_router(audit_api.router)
+    for module in (api, inspect_api, models_api, audit_api):
+        app.include_router(module.router)
     _health(app, station)
     app.include_router(audit_api.page)
     app.include_router(pages.router)

@@ -73,18 +73,23 @@ def _headers(error: FlawscopeError, status: int) -> dict[str, str]:
     return headers
 
 
-def install(app: FastAPI, page: Callable[[Request, int, str], Response]) -> None:
+def _is_page(request: Request) -> bool:
+    return request.method == "GET" and not request.url.path.startswith("/api/")
+
+
+def install(app: FastAPI, page: Callable[[Request, int, str, FlawscopeError | None], Response]) -> None:
     """Every error becomes one line with a code; outside of /api a page that says it."""
 
     def answered(request: Request, status: int, text: str, code: str, headers: Headers = None) -> Response:
-        if request.method == "GET" and not request.url.path.startswith("/api/"):
-            return page(request, status, text)
+        if _is_page(request):
+            return page(request, status, text, None)
         return JSONResponse({"error": text, "code": code}, status, headers)
 
     async def ours(request: Request, error: Exception) -> Response:
         assert isinstance(error, FlawscopeError)
-        status, code = said(error)
-        return answered(request, status, str(error), code, _headers(error, status))
+        if _is_page(request):
+            return page(request, said(error)[0], str(error), error)
+        return refused(error)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from flawscope.config import known
@@ -125,26 +125,27 @@ class Shown:
         return self.texts.count("problems.bar", len(kinds), what=" · ".join(titles)) if kinds else ""
 
 
-def problem_page(request: Request, status: int, text: str, title: str = "") -> Response:
-    """A page that says in one line what is wrong; for addresses that do not begin with /api."""
+def problem_page(request: Request, status: int, text: str, error: FlawscopeError | None = None) -> Response:
+    """A page that says in one line what is wrong; for addresses that do not begin with /api. The reason of
+    what is the station's own is for engineers."""
     asked = Shown(request, "problem")
-    title = title or asked.texts("problem.title" if status == 404 else "problem.input")
+    if isinstance(error, NotFoundError):
+        text = asked.texts("problem.missing")
+    elif status >= 500 and not may(asked.person, "engineer"):
+        text = asked.texts("wrong.store_unreachable")
+    title = asked.texts("problem.title" if status == 404 else "problem.input")
     return asked.page_of("problem", status, title=title, text=text)
 
 
-def _shown(request: Request, page: str, product: str, answer: Callable[[Shown], Response]) -> Response:
-    """What `answer` makes, else a page that says what is wrong."""
-    asked = Shown(request, page, product)
-    try:
-        asked.station.product_id(product)
-        return answer(asked)
-    except NotFoundError:
-        return problem_page(request, 404, asked.texts("problem.missing"))
-    except InputError as error:
-        return problem_page(request, 422, str(error))
-    except FlawscopeError as error:  # the store is gone for now
-        known = may(asked.person, "engineer")
-        return problem_page(request, 503, str(error) if known else asked.texts("wrong.store_unreachable"))
+def asked_for(page: str) -> Any:
+    """The dependency of a page of a product. NotFoundError where there is no such product."""
+
+    def asked(request: Request, product: str) -> Shown:
+        found = Shown(request, page, product)
+        found.station.product_id(product)
+        return found
+
+    return Depends(asked)
 
 
 @router.get("/")
@@ -214,163 +215,136 @@ def language(request: Request, language: str = Form(""), next: str = Form("/")) 
 
 
 @router.get("/{product}/live")
-def live(request: Request, product: str) -> Response:
-    def answer(asked: Shown) -> Response:
-        number = asked.station.product_id(product)
-        newest = asked.station.search(product, Filters(limit=STRIP)).inspections
-        last = asked.station.search(product, Filters(limit=1, decision="anomalous")).inspections
-        facts = {**asked.station.flow(product), "waiting": asked.station.store.waiting_count(number)}
-        del facts["problem"]  # that is for engineers
-        data = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
-        return asked.page_of("live", words=("live",), data=data)
-
-    return _shown(request, "live", product, answer)
+def live(product: str, asked: Annotated[Shown, asked_for("live")]) -> Response:
+    number = asked.station.product_id(product)
+    newest = asked.station.search(product, Filters(limit=STRIP)).inspections
+    last = asked.station.search(product, Filters(limit=1, decision="anomalous")).inspections
+    facts = {**asked.station.flow(product), "waiting": asked.station.store.waiting_count(number)}
+    del facts["problem"]  # that is for engineers
+    data = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
+    return asked.page_of("live", words=("live",), data=data)
 
 
 @router.get("/{product}/review")
-def review(request: Request, product: str, only: int | None = None) -> Response:
+def review(product: str, asked: Annotated[Shown, asked_for("review")], only: int | None = None) -> Response:
     """`only`: one inspection, whether it waits or not."""
-
-    def answer(asked: Shown) -> Response:
-        one = None if only is None else asked.station.inspection(product, holdable(only))
-        return asked.page_of("review", words=("review",), data={"only": one})
-
-    return _shown(request, "review", product, answer)
+    one = None if only is None else asked.station.inspection(product, holdable(only))
+    return asked.page_of("review", words=("review",), data={"only": one})
 
 
 @router.get("/{product}/history")
-def history(request: Request, product: str) -> Response:
-    def answer(asked: Shown) -> Response:
-        given = {key: value for key, value in request.query_params.items() if value.strip()}
-        cursor = given.pop("cursor", "")
-        base = f"/{part(product)}/history"
-        error, found, older, sought = "", list[dict[str, Any]](), None, dict[str, str]()
-        try:
-            sought = {key: _zoned(text) if key in ("since", "until") else text for key, text in given.items()}
-            sought |= {key: text.replace(",", ".") for key, text in given.items() if key.startswith("score_")}
-            filters = Filters.from_query({**sought, "cursor": cursor, "limit": str(PER_PAGE)})
-            page = asked.station.search(product, filters)
-            found = page.inspections
-            if page.next:
-                older = f"{base}?{urlencode({**given, 'cursor': page.next})}"
-        except InputError as wrong:
-            error = str(wrong)
-        return asked.page_of(
-            "history",
-            422 if error else 200,
-            words=("history",),
-            items=found,
-            error=error,
-            older=older,
-            newest=f"{base}?{urlencode(given)}" if cursor else None,
-            filtered=bool(given.keys() - {"since"}),
-            local={key: _naive(given.get(key, "")) for key in ("since", "until")},
-            quick=_quick(base, given),
-            versions=[(one["id"], one["id"]) for one in _versions(asked)["versions"]],
-            may_export=may(asked.person, "engineer") and bool(found),
-            export=f"/api/v1/products/{part(product)}/export?{urlencode(_named(sought))}",
-        )
-
-    return _shown(request, "history", product, answer)
+def history(product: str, asked: Annotated[Shown, asked_for("history")]) -> Response:
+    given = {key: value for key, value in asked.request.query_params.items() if value.strip()}
+    cursor = given.pop("cursor", "")
+    base = f"/{part(product)}/history"
+    error, found, older, sought = "", list[dict[str, Any]](), None, dict[str, str]()
+    try:
+        sought = {key: _zoned(text) if key in ("since", "until") else text for key, text in given.items()}
+        sought |= {key: text.replace(",", ".") for key, text in given.items() if key.startswith("score_")}
+        filters = Filters.from_query({**sought, "cursor": cursor, "limit": str(PER_PAGE)})
+        page = asked.station.search(product, filters)
+        found = page.inspections
+        if page.next:
+            older = f"{base}?{urlencode({**given, 'cursor': page.next})}"
+    except InputError as wrong:
+        error = str(wrong)
+    return asked.page_of(
+        "history",
+        422 if error else 200,
+        words=("history",),
+        items=found,
+        error=error,
+        older=older,
+        newest=f"{base}?{urlencode(given)}" if cursor else None,
+        filtered=bool(given.keys() - {"since"}),
+        local={key: _naive(given.get(key, "")) for key in ("since", "until")},
+        quick=_quick(base, given),
+        versions=[(one["id"], one["id"]) for one in _versions(asked)["versions"]],
+        may_export=may(asked.person, "engineer") and bool(found),
+        export=f"/api/v1/products/{part(product)}/export?{urlencode(_named(sought))}",
+    )
 
 
 @router.get("/{product}/trends")
-def trends(request: Request, product: str, range: str = "day") -> Response:
-    def answer(asked: Shown) -> Response:
-        chosen_range = range if range in RANGES else "day"
-        data = {"range": chosen_range, "seconds": RANGES[chosen_range]}
-        return asked.page_of(
-            "trends",
-            words=("trends", "drift"),
-            range=chosen_range,
-            ranges=list(RANGES),
-            may_change=may(asked.person, "engineer"),
-            data=data,
-        )
-
-    return _shown(request, "trends", product, answer)
+def trends(product: str, asked: Annotated[Shown, asked_for("trends")], range: str = "day") -> Response:
+    chosen_range = range if range in RANGES else "day"
+    data = {"range": chosen_range, "seconds": RANGES[chosen_range]}
+    return asked.page_of(
+        "trends",
+        words=("trends", "drift"),
+        range=chosen_range,
+        ranges=list(RANGES),
+        may_change=may(asked.person, "engineer"),
+        data=data,
+    )
 
 
 @router.get("/{product}/models")
-def models(request: Request, product: str) -> Response:
-    def answer(asked: Shown) -> Response:
-        found = _versions(asked)
-        active = next((one for one in found["versions"] if one["id"] == found["active"]), None)
-        number = asked.station.product_id(product)
-        learning = asked.station.learning.facts(number)
-        candidates = learning["candidates"][:MOST_CANDIDATES]
-        offered = {one["version"] for one in candidates if one["status"] == "ready"}
-        judgements = [one["judgement"] for one in candidates if one["judgement"]]
-        named = {n for one in judgements for key in SHOWN for n in one.get(key, ())[:MOST_PICTURES]}
-        return asked.page_of(
-            "models",
-            words=("models", "learning"),
-            learning=learning,
-            candidates=candidates,
-            newest=candidates[0]["id"] if candidates else None,
-            trail=trail(asked.station.database, number, 100),
-            active=active,
-            others=[one for one in found["versions"] if one is not active and one["id"] not in offered],
-            advice={one["id"]: advice(one, found["active"]) for one in candidates},
-            known=asked.station.store.several(number, named),
-            MOST=MOST_PICTURES,
-            previous=asked.station.versions.before(number, found["active"]),
-            may_change=may(asked.person, "engineer"),
-            roles=ROLES,
-        )
-
-    return _shown(request, "models", product, answer)
+def models(product: str, asked: Annotated[Shown, asked_for("models")]) -> Response:
+    found = _versions(asked)
+    active = next((one for one in found["versions"] if one["id"] == found["active"]), None)
+    number = asked.station.product_id(product)
+    learning = asked.station.learning.facts(number)
+    candidates = learning["candidates"][:MOST_CANDIDATES]
+    offered = {one["version"] for one in candidates if one["status"] == "ready"}
+    judgements = [one["judgement"] for one in candidates if one["judgement"]]
+    named = {n for one in judgements for key in SHOWN for n in one.get(key, ())[:MOST_PICTURES]}
+    return asked.page_of(
+        "models",
+        words=("models", "learning"),
+        learning=learning,
+        candidates=candidates,
+        newest=candidates[0]["id"] if candidates else None,
+        trail=trail(asked.station.database, number, 100),
+        active=active,
+        others=[one for one in found["versions"] if one is not active and one["id"] not in offered],
+        advice={one["id"]: advice(one, found["active"]) for one in candidates},
+        known=asked.station.store.several(number, named),
+        MOST=MOST_PICTURES,
+        previous=asked.station.versions.before(number, found["active"]),
+        may_change=may(asked.person, "engineer"),
+        roles=ROLES,
+    )
 
 
 @router.get("/{product}/problems")
-def problems(request: Request, product: str) -> Response:
+def problems(product: str, asked: Annotated[Shown, asked_for(PROBLEMS)]) -> Response:
     """All of the station."""
-
-    def answer(asked: Shown) -> Response:
-        found = asked.station.problems()
-        names = {number: name for name, number in asked.station.products.items()}
-        shown = [
-            {
-                **vars(one),
-                "since": iso(one.since),
-                "title": asked.texts.either(f"wrong.{one.kind}", "wrong.other"),
-                "remedy": asked.texts.either(f"remedy.{one.kind}", "remedy.other"),
-                "product": names.get(one.product or 0),
-                "number": one.number,
-            }
-            for one in found
-        ]
-        return asked.page_of(
-            PROBLEMS,
-            problems=shown,
-            may_change=may(asked.person, "engineer"),
-            data=[[one.code, one.acknowledged_by] for one in found],
-        )
-
-    return _shown(request, PROBLEMS, product, answer)
+    found = asked.station.problems()
+    names = {number: name for name, number in asked.station.products.items()}
+    shown = [
+        {
+            **vars(one),
+            "since": iso(one.since),
+            "title": asked.texts.either(f"wrong.{one.kind}", "wrong.other"),
+            "remedy": asked.texts.either(f"remedy.{one.kind}", "remedy.other"),
+            "product": names.get(one.product or 0),
+            "number": one.number,
+        }
+        for one in found
+    ]
+    return asked.page_of(
+        PROBLEMS,
+        problems=shown,
+        may_change=may(asked.person, "engineer"),
+        data=[[one.code, one.acknowledged_by] for one in found],
+    )
 
 
 @router.get("/{product}/inspections/{number}")
-def inspection(request: Request, product: str, number: int) -> Response:
-    def answer(asked: Shown) -> Response:
-        item = asked.station.inspection(product, holdable(number))
-        return asked.page_of("inspection", words=("inspection",), item=item, data={"id": number})
-
-    return _shown(request, "inspection", product, answer)
+def inspection(product: str, number: int, asked: Annotated[Shown, asked_for("inspection")]) -> Response:
+    item = asked.station.inspection(product, holdable(number))
+    return asked.page_of("inspection", words=("inspection",), item=item, data={"id": number})
 
 
 @router.get("/{product}/compare")
-def compare(request: Request, product: str) -> Response:
+def compare(product: str, asked: Annotated[Shown, asked_for("compare")]) -> Response:
     """Two inspections: as a and b, or as `id` twice, which the history's boxes send without a script."""
-
-    def answer(asked: Shown) -> Response:
-        query = request.query_params
-        texts = [query.get("a", ""), query.get("b", ""), *query.getlist("id")]
-        numbers = [holdable(int(text)) for text in texts if text.isdecimal() and len(text) < 20][:2]
-        pair = [asked.station.inspection(product, number) for number in numbers]
-        return asked.page_of("compare", words=("inspection",), pair=pair if len(pair) == 2 else None)
-
-    return _shown(request, "compare", product, answer)
+    query = asked.request.query_params
+    texts = [query.get("a", ""), query.get("b", ""), *query.getlist("id")]
+    numbers = [holdable(int(text)) for text in texts if text.isdecimal() and len(text) < 20][:2]
+    pair = [asked.station.inspection(product, number) for number in numbers]
+    return asked.page_of("compare", words=("inspection",), pair=pair if len(pair) == 2 else None)
 
 
 def _versions(asked: Shown) -> dict[str, Any]:

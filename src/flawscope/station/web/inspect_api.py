@@ -1,0 +1,215 @@
+"""Requests that have something judged: pictures that are sent, and the next frame of a camera."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import Depends, Query, Request, Response
+
+from flawscope.errors import FlawscopeError
+from flawscope.station.access.roles import SENDER
+from flawscope.station.inspecting.memory import light
+from flawscope.station.inspecting.worker import Picture
+from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.sources.camera import Camera, NoFrameError, Shot
+from flawscope.station.station import Station
+from flawscope.station.store import identity
+from flawscope.station.store.identity import UNANSWERED, KeyUsedError, Label, triggered, uploaded
+from flawscope.station.store.inspection import Inspection
+from flawscope.station.store.records import fresh
+from flawscope.station.web import schemas, uploads
+from flawscope.station.web.api import Here, keyed, routes
+from flawscope.station.web.error_handlers import count, refused, said
+
+LONGEST = 60.0  # seconds that a request may wait for a frame
+
+Deadline = Annotated[
+    int | None,
+    Query(ge=1, le=600_000, description="milliseconds in which it must be answered", examples=[800]),
+]
+LabelOf = Annotated[Label, Depends(uploads.label_of)]
+router = routes(408, 409, 413, 415, 504, 507, role=SENDER)
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {
+                        "files": {"type": "array", "items": {"type": "string", "format": "binary"}}
+                    },
+                }
+            },
+        },
+    },
+    "parameters": keyed("gives the same inspection"),
+}
+
+
+@router.post(
+    "/inspections",
+    status_code=201,
+    response_model=Inspection | schemas.Results,
+    response_model_exclude_unset=True,
+    responses={200: {"model": Inspection}},
+    openapi_extra=_BODY,
+)
+async def inspect(
+    name: str,
+    request: Request,
+    response: Response,
+    station: Here,
+    label: LabelOf,
+    file: Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")] = "",
+    deadline: Deadline = None,
+) -> Any:
+    """Judge a picture: the body is the file. A form may hold several, whose results come in its order.
+
+    A key names the request: the same bytes, part and batch get the same answer, others 409.
+
+    The answer is sent when the inspection is on the disk. With 503 nothing was taken: try again after the
+    seconds that Retry-After says. 504: it was not judged in time; one that was just being judged is recorded
+    nevertheless.
+    """
+    begun = time.perf_counter()
+    try:
+        product_id, due = station.product_id(name), station.due(name, deadline)
+        station.inspector.check_room(product_id, due)
+        found, is_form = await uploads.read(request, file)
+        key, data = uploads.key_of(request), [one.data for one in found]
+        asked = await asyncio.to_thread(uploaded, key, data, is_form, label) if key else None
+        pictures = [
+            Picture(product_id, one.data, one.name, "http", due=due, **label._asdict()) for one in found
+        ]
+        if asked is not None:
+            pictures = [
+                replace(one, key=asked.key_of(place), request=asked, hash=asked.pictures[place])
+                for place, one in enumerate(pictures)
+            ]
+        with station.inspector.claimed(product_id, asked) as is_free:
+            there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
+            new = [one for place, one in enumerate(pictures) if place not in there]
+            if new and not is_free:
+                raise KeyUsedError(UNANSWERED)
+            answers = iter(station.inspector.submit(new))
+    except FlawscopeError as error:
+        count(station, name, error)
+        raise
+    results: list[dict[str, Any]] = []
+    first: FlawscopeError | None = None
+    is_new = False
+    for place, one in enumerate(found):
+        try:
+            if place in there:
+                inspection = await asyncio.to_thread(station.inspection, name, there[place])
+            else:
+                recorded = await in_time(station, product_id, next(answers), due)
+                is_new |= recorded.is_new
+                inspection = await inspection_of(station, name, recorded)
+            results.append({"inspection": inspection})
+        except FlawscopeError as error:
+            first = first or error
+            code = count(station, name, light(error))
+            results.append({"name": one.name, "error": str(error), "code": code})
+    if first is not None and not any("inspection" in result for result in results):
+        if not is_form or len(results) == 1:
+            return refused(first)  # raised, it would hold this frame, and with it the picture
+        response.status_code = said(first)[0]
+        return {"results": results}
+    station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
+    response.status_code = 201 if is_new or is_form else 200
+    return {"results": results} if is_form else results[0]["inspection"]
+
+
+async def in_time(station: Station, product_id: int, answer: Future[Recorded], due: float) -> Recorded:
+    """What was recorded. LateError where that is not before the time."""
+    try:
+        async with asyncio.timeout(None if due == math.inf else due - time.monotonic()):
+            return await asyncio.wrap_future(answer)
+    except TimeoutError:
+        raise station.inspector.give_up(answer, product_id) from None
+
+
+async def inspection_of(station: Station, name: str, recorded: Recorded) -> dict[str, Any]:
+    """As the API shows it."""
+    if recorded.is_new:
+        return fresh(recorded.number, recorded.taken, name)
+    return await asyncio.to_thread(station.inspection, name, recorded.number)
+
+
+@router.post(
+    "/trigger",
+    status_code=201,
+    response_model=Inspection,
+    responses={200: {"model": Inspection}},
+    openapi_extra={"parameters": keyed("gives the same inspection")},
+)
+async def trigger(
+    name: str,
+    request: Request,
+    response: Response,
+    station: Here,
+    label: LabelOf,
+    camera: Annotated[
+        int | None,
+        Query(ge=1, le=1000, description="its number among the product's cameras", examples=[1]),
+    ] = None,
+    seconds: Annotated[
+        float, Query(gt=0, le=LONGEST, description="in which the frame must come", examples=[5.0])
+    ] = 5.0,
+    deadline: Deadline = None,
+) -> Any:
+    """Judge what a camera shows now: the first frame that is decoded after the request.
+
+    The answer is sent when the inspection is on the disk, as for a picture that is sent. 503: the camera is
+    away, or there is no room; 504: no frame came in time, or it was not judged in time. Of these nothing was
+    taken, but for a frame that was just being judged. A frame may answer several triggers that came before
+    it: each is an inspection of its own, and `triggers` says how many.
+    """
+    begun = time.perf_counter()
+    try:
+        product_id, due = station.product_id(name), station.due(name, deadline)
+        asked = triggered(key, camera, label) if (key := uploads.key_of(request)) else None
+        with station.inspector.claimed(product_id, asked) as is_free:
+            there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
+            if there:
+                response.status_code = 200
+                return await asyncio.to_thread(station.inspection, name, there[0])
+            if not is_free:
+                raise KeyUsedError(UNANSWERED)
+            found = station.camera(name, camera)
+            station.inspector.check_room(product_id, due)
+            shot = await _shot(found, min(seconds, due - time.monotonic()), asked)
+            picture = await asyncio.to_thread(found.picture, shot, None if asked is None else asked.key_of(0))
+            sent = replace(picture, request=asked, due=due, **label._asdict())
+            (answer,) = station.inspector.submit([sent])
+        recorded = await in_time(station, product_id, answer, due)
+        inspection = await inspection_of(station, name, recorded)
+    except FlawscopeError as error:
+        count(station, name, error)
+        return refused(light(error))  # raised, it would hold this frame, and with it the picture
+    station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
+    response.status_code = 201 if recorded.is_new else 200
+    return inspection
+
+
+async def _shot(camera: Camera, seconds: float, asked: identity.Request | None) -> Shot:
+    waiting = camera.next_shot(asked)
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(waiting), seconds)
+    except TimeoutError:
+        raise NoFrameError(
+            f"camera {camera.number} gave no frame in {seconds:g} s: see that it is on, or allow more seconds"
+        ) from None
+    finally:
+        camera.forget(waiting)
