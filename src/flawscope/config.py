@@ -76,6 +76,8 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
             raise InputError(f"unknown setting {named(key)}; {nearest(str(key), fields)}")
         try:
             kwargs[key] = convert(value, hints[key])
+        except InputError as error:  # of settings below it
+            raise InputError(f"{key}: {error}") from None
         except (TypeError, ValueError, OverflowError):
             given = named(repr(value))
             raise InputError(f"setting {key}: {given} is not {describe(hints[key])}") from None
@@ -107,9 +109,15 @@ def convert(value: Any, hint: Any) -> Any:
         for arg in (a for a in args if a is not type(None)):
             try:
                 return convert(value, arg)
+            except InputError:
+                raise
             except (TypeError, ValueError, OverflowError):
                 continue
         raise TypeError
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise InputError("it is not a list of `key: value` lines")
+        return build(hint, value)
     if origin is typing.Literal:
         if value in args:
             return value

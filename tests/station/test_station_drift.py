@@ -18,7 +18,8 @@ from station_helpers import until
 
 from flawscope.errors import InputError
 from flawscope.station.drift import camera, camera_monitor, drifts
-from flawscope.station.settings.station import Product, Settings, check, read_settings, share_of
+from flawscope.station.settings.station import Product, Settings, check, read_settings
+from flawscope.station.settings.values import share_of
 from flawscope.station.station import Station
 from flawscope.station.store.recording import Taken
 from flawscope.station.store.schema import inspections

@@ -89,7 +89,7 @@ def _list_users(args: argparse.Namespace) -> None:
 
 
 def _add_token(args: argparse.Namespace) -> None:
-    from flawscope.station.settings.station import age_of
+    from flawscope.station.settings.values import age_of
 
     seconds = None if args.expires is None else age_of(args.expires, "--expires")
     with _access(args, make=True) as access:

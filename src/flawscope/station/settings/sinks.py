@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
@@ -12,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from flawscope.config import build
 from flawscope.errors import InputError
 from flawscope.station.settings.secret import secret, shown
+from flawscope.station.settings.values import beside
 
 Only = Literal["all", "anomalous"]
 Pictures = Literal["none", "picture", "overlay", "both"]
@@ -39,6 +39,23 @@ class SinkSettings:
     picture: Pictures | None = None
     secret_file: str | None = None
     ca_file: str | None = None
+
+    def __post_init__(self) -> None:
+        """InputError where the settings do not go together."""
+        if (self.webhook is None) == (self.folder is None):
+            raise InputError("write either `webhook` or `folder` for each")
+        if self.name is not None and not 0 < len(self.name) <= MOST_NAME:
+            raise InputError(f"name: 1 to {MOST_NAME} characters")
+        if self.webhook is None:
+            if self.secret_file or self.ca_file:
+                raise InputError("secret_file and ca_file are a webhook's: leave them out")
+            return
+        parts = _split(self.webhook, "webhook")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(f"webhook: {shown(self.webhook)!r} is not https://host/path")
+        if parts.username is not None or parts.password is not None:
+            why = "leave the password out of the address; `secret_file` signs what is sent"
+            raise InputError(f"webhook: {why}")
 
     @property
     def label(self) -> str:
@@ -69,6 +86,22 @@ class MqttSettings:
     only: Only = "all"
     verdicts: bool = True
 
+    def __post_init__(self) -> None:
+        """InputError where the settings do not go together."""
+        parts = _split(self.broker, "broker")
+        if parts.username is not None or parts.password is not None:
+            raise InputError("broker: write `user` and `password_file` instead of a password in the address")
+        if parts.scheme not in PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
+            raise InputError(f"broker: {shown(self.broker)!r} is not mqtt://host:1883 or mqtts://host:8883")
+        if self.password_file is not None and self.user is None:
+            raise InputError("password_file wants a `user`")
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise InputError("certificate_file and key_file belong together: write both, or none")
+        if parts.scheme == "mqtt" and (self.ca_file or self.certificate_file):
+            raise InputError("certificates are TLS's: write broker as mqtts://, or leave them out")
+        if not _TOPIC.fullmatch(self.topic) or self.topic.endswith("/"):
+            raise InputError(f"topic: {self.topic!r:.60} cannot begin a topic: leave out +, #, $ and outer /")
+
     @property
     def place(self) -> tuple[str, int, bool]:
         """Host, port, whether with TLS."""
@@ -86,36 +119,24 @@ class MqttSettings:
 
 def sinks_of(given: Any, home: Path) -> tuple[SinkSettings, ...]:
     """The `sinks` of a product; paths are relative to `home`. InputError."""
-    if given is None:
-        return ()
-    if not isinstance(given, list):
+    if not isinstance(given or [], list):
         raise InputError("sinks must be a list: write `- webhook: ADDRESS` or `- folder: DIR` below it")
-    found = tuple(_sink(one, home) for one in given)
-    places = [one.name or one.webhook or one.folder for one in found]
-    for one, place in zip(found, places, strict=True):
-        if places.count(place) > 1:
-            raise InputError(f"sinks: {one.label} is there twice: give each its own `name`")
+    try:
+        found = tuple(_sink(one, home) for one in given or ())
+        places = [one.name or one.webhook or one.folder for one in found]
+        for one, place in zip(found, places, strict=True):
+            if places.count(place) > 1:
+                raise InputError(f"{one.label} is there twice: give each its own `name`")
+    except InputError as error:
+        raise InputError(f"sinks: {error}") from None
     return found
 
 
 def _sink(given: Any, home: Path) -> SinkSettings:
     if not isinstance(given, dict):
-        raise InputError("sinks: one is neither: write `- webhook: ADDRESS` or `- folder: DIR`")
-    try:
-        _check_keys(given)
-        sink = build(SinkSettings, given)
-        if (sink.webhook is None) == (sink.folder is None):
-            raise InputError("write either `webhook` or `folder` for each")
-        if sink.name is not None and not 0 < len(sink.name) <= MOST_NAME:
-            raise InputError(f"name: 1 to {MOST_NAME} characters")
-        sink = replace(sink, **_paths(sink, ("folder", "secret_file", "ca_file"), home))
-        if sink.webhook is not None:
-            check_address(sink.webhook)
-        elif sink.secret_file or sink.ca_file:
-            raise InputError("secret_file and ca_file are a webhook's: leave them out")
-    except InputError as error:
-        raise InputError(f"sinks: {error}") from None
-    return sink
+        raise InputError("one is neither: write `- webhook: ADDRESS` or `- folder: DIR`")
+    _check_keys(given)
+    return beside(build(SinkSettings, given), home, "folder", "secret_file", "ca_file")
 
 
 def mqtt_of(given: Any, home: Path) -> MqttSettings | None:
@@ -127,37 +148,10 @@ def mqtt_of(given: Any, home: Path) -> MqttSettings | None:
         raise InputError("mqtt has no broker: write `broker: mqtt://HOST` below it")
     try:
         _check_keys(values)
-        _check_gone(values)
         found = build(MqttSettings, values)
-        _check_broker(found)
     except InputError as error:
         raise InputError(f"mqtt: {error}") from None
-    return replace(found, **_paths(found, ("password_file", "ca_file", "certificate_file", "key_file"), home))
-
-
-def check_address(address: str) -> None:
-    """InputError unless it is one that a webhook can have."""
-    parts = _split(address, "webhook")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"webhook: {shown(address)!r} is not https://host/path")
-    if parts.username is not None or parts.password is not None:
-        raise InputError("webhook: leave the password out of the address; `secret_file` signs what is sent")
-
-
-def _check_broker(found: MqttSettings) -> None:
-    parts = _split(found.broker, "broker")
-    if parts.username is not None or parts.password is not None:
-        raise InputError("broker: write `user` and `password_file` instead of a password in the address")
-    if parts.scheme not in PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
-        raise InputError(f"broker: {shown(found.broker)!r} is not mqtt://host:1883 or mqtts://host:8883")
-    if found.password_file is not None and found.user is None:
-        raise InputError("password_file wants a `user`")
-    if (found.certificate_file is None) != (found.key_file is None):
-        raise InputError("certificate_file and key_file belong together: write both, or none")
-    if parts.scheme == "mqtt" and (found.ca_file or found.certificate_file):
-        raise InputError("certificates are TLS's: write broker as mqtts://, or leave them out")
-    if not _TOPIC.fullmatch(found.topic) or found.topic.endswith("/"):
-        raise InputError(f"topic: {found.topic!r:.60} cannot begin a topic: leave out +, #, $ and outer /")
+    return beside(found, home, "password_file", "ca_file", "certificate_file", "key_file")
 
 
 def _split(address: str, name: str) -> SplitResult:
@@ -170,14 +164,10 @@ def _split(address: str, name: str) -> SplitResult:
 
 
 def _check_keys(values: dict[Any, Any]) -> None:
-    """InputError where a secret stands in the settings."""
+    """InputError where a secret stands in the settings, or what earlier versions could do."""
     for key in ("password", "secret", "token"):
         if key in values:
             raise InputError(f"{key} does not stand here: write it into a file, and name that as {key}_file")
-
-
-def _check_gone(values: dict[Any, Any]) -> None:
-    """InputError where the settings ask for what earlier versions could do."""
     remedies = {
         "discovery": "describe the sensors to Home Assistant, as docs/station-mqtt.md shows",
         "qos": "tell a message that comes twice by its id",
@@ -185,8 +175,3 @@ def _check_gone(values: dict[Any, Any]) -> None:
     for key, remedy in remedies.items():
         if key in values:
             raise InputError(f"{key} is no setting any more: leave it out, and {remedy}")
-
-
-def _paths(settings: Any, names: Sequence[str], home: Path) -> dict[str, Any]:
-    given = {name: getattr(settings, name) for name in names}
-    return {name: str(home / Path(value).expanduser()) for name, value in given.items() if value is not None}

@@ -14,10 +14,10 @@ from flawscope.config import build, named
 from flawscope.errors import InputError
 from flawscope.station.settings import addresses
 from flawscope.station.settings.secret import secret
+from flawscope.station.settings.values import beside, time_of
 
 KEEP, DELETE = "keep", "delete"  # what happens to a file that was inspected
 FRAME, TRIGGER = "frame", "trigger"
-_TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|sec|seconds?|min|minutes?|h|hours?)\s*")
 _OWN = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")  # options that stay ours
 
 
@@ -130,28 +130,23 @@ def _check_pattern(given: FolderOf) -> None:
 
 
 def _camera(value: Mapping[str, Any], home: Path) -> CameraOf:
-    options = value.get("options") or {}
-    plain = isinstance(options, Mapping) and all(
-        isinstance(key, str) and isinstance(text, str | int | float) for key, text in options.items()
-    )
-    address = str(value["camera"] or "")
-    what = f"camera {addresses.shown(address)}"
-    if not plain:
-        raise InputError(f"{what}: options are not `name: value` lines, such as `video_size: 1920x1080`")
-    if own := [name for name in options if name in _OWN]:
-        raise InputError(f"{what}: option {own[0]} is the station's own; leave it out")
+    address, options = str(value["camera"] or ""), value.get("options") or {}
     try:
-        given = build(
-            CameraOf,
-            {key: one for key, one in value.items() if key not in ("options", "camera")}
-            | {"camera": address},
-        )
-        return _checked(given, {key: str(text) for key, text in options.items()}, home)
+        if not isinstance(options, Mapping):
+            raise InputError("options are not `name: value` lines, such as `video_size: 1920x1080`")
+        if own := [name for name in options if name in _OWN]:
+            raise InputError(f"option {own[0]} is the station's own; leave it out")
+        plain = {key: one for key, one in value.items() if key != "options"}
+        given = build(CameraOf, {**plain, "camera": address})
+        _check_camera(given)
     except InputError as error:
-        raise InputError(f"{what}: {error}") from None
+        raise InputError(f"camera {addresses.shown(address)}: {error}") from None
+    pairs = tuple(sorted((str(name), str(text)) for name, text in options.items()))
+    paths = ("camera", "password_file") if given.is_video else ("password_file",)
+    return beside(replace(given, options=pairs), home, *paths)
 
 
-def _checked(given: CameraOf, options: Mapping[str, str], home: Path) -> CameraOf:
+def _check_camera(given: CameraOf) -> None:
     kind = addresses.check(given.camera)
     if given.every not in (FRAME, TRIGGER):
         time_of(given.every, "every", "frame, trigger, or a time such as 1 s")
@@ -160,21 +155,3 @@ def _checked(given: CameraOf, options: Mapping[str, str], home: Path) -> CameraO
         raise InputError("every: a video file waits for no trigger: write frame or a time such as 1 s")
     if given.password_file is not None:
         addresses.with_password(given.camera, "")
-    return CameraOf(
-        str(home / given.camera) if kind == addresses.VIDEO else given.camera,
-        given.every,
-        None if given.password_file is None else str(home / given.password_file),
-        given.lost_after,
-        tuple(sorted(options.items())),
-    )
-
-
-def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
-    """`1 s`, `500 ms`, `2 min` -> seconds. InputError."""
-    found = _TIME.fullmatch(str(text))
-    seconds = float(found[1]) * {"m": 60, "h": 3600, "s": 1}[found[2][0]] if found else 0.0
-    if found and found[2] == "ms":
-        seconds = float(found[1]) / 1000
-    if not seconds:
-        raise InputError(f"{what}: {text!r:.40} is not {right}")
-    return seconds

@@ -6,17 +6,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from urllib.parse import quote
 
-from flawscope.config import build, names, read_config
+from flawscope.config import build, read_config
 from flawscope.errors import InputError
 from flawscope.runtime import suffix_of
 from flawscope.station.settings.secret import secret, shown
 from flawscope.station.settings.sinks import MqttSettings, SinkSettings, mqtt_of, sinks_of
-from flawscope.station.settings.sources import CameraOf, FolderOf, read_source, time_of
-
-T = TypeVar("T")
+from flawscope.station.settings.sources import CameraOf, FolderOf, read_source
+from flawscope.station.settings.values import age_of, beside, share_of, size_of, time_of
 
 NAME = "station"  # of one that was given none
 FOLDER = "station"  # where a station keeps everything unless it is told otherwise
@@ -24,10 +23,6 @@ DATABASE = "station.sqlite"  # in it
 RESERVED = ("static", "api", "sign-in", "sign-out", "language", "healthz", "readyz", "metrics")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LETTERS = "use letters, digits, dot, dash and underscore, 64 at most"
-_SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", re.IGNORECASE)
-_AGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(hours?|days?|weeks?|months?|years?|h|d|w)\s*", re.IGNORECASE)
-_SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 86400}
 
 
 @dataclass(frozen=True)
@@ -47,6 +42,10 @@ class Learn:
     keep: int = 5
     trained: str | None = None
     pictures: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.after < 1 or self.keep < 1:
+            raise InputError("after and keep must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -207,52 +206,18 @@ def read_settings(path: str | Path) -> Settings:
     Raises:
         InputError: it cannot be read, has unknown settings or values of the wrong kind.
     """
-    values = read_config(path)
-    home = Path(path).resolve().parent
+    values, home = read_config(path), Path(path).resolve().parent
     products = values.pop("products", None) or {}
     if not isinstance(products, dict):
         raise InputError(f"{path}: `products` must map a name to its model")
     try:
-        for key in (one for one in values if one not in names(Settings)):
-            build(Settings, {key: values[key]})  # the error names the nearest of all
-        limits = build(Limits, _mapping(values.pop("limits", None), "limits"))
-        keep = build(Keep, _mapping(values.pop("keep", None), "keep"))
         mqtt = mqtt_of(values.pop("mqtt", None), home)
-        settings = build(_Plain, values)
-        secret = settings.password_file
-        known = {check_name(str(name)): _product(name, value, home) for name, value in products.items()}
-        return check(
-            Settings(
-                **{
-                    **vars(settings),
-                    "store": str(home / settings.store),
-                    "password_file": None if secret is None else str(home / secret),
-                },
-                products=known,
-                limits=limits,
-                keep=keep,
-                mqtt=mqtt,
-            )
-        )
+        given = {key: one for key, one in values.items() if one is not None or key not in ("limits", "keep")}
+        settings = beside(build(Settings, given), home, "store", "password_file")
+        known = {check_name(str(name)): _product(name, one, home) for name, one in products.items()}
+        return check(replace(settings, products=known, mqtt=mqtt))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-
-
-@dataclass(frozen=True)
-class _Plain:
-    """The settings of one value each."""
-
-    name: str = Settings.name
-    store: str = Settings.store
-    database: str | None = None
-    password_file: str | None = None
-    host: str = Settings.host
-    port: int = Settings.port
-    public: tuple[str, ...] = ()
-    proxy: bool = False
-    device: str = Settings.device
-    threads: int | None = None
-    near: float = Settings.near
 
 
 def check(settings: Settings) -> Settings:
@@ -302,37 +267,6 @@ def overridden(settings: Settings, **values: Any) -> Settings:
     return check(replace(settings, **{name: value for name, value in values.items() if value is not None}))
 
 
-def size_of(text: str, what: str) -> int:
-    """`100 MB`, `2G` -> bytes, in powers of 1024."""
-    found = _SIZE.fullmatch(str(text))
-    if not found:
-        raise InputError(f"{what}: {text!r} is not a size; write for example 100 MB")
-    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
-
-
-def share_of(text: str, what: str) -> float:
-    """`1 %`, `0.01` -> 0.01: more than 0 and less than a half."""
-    found = _SHARE.fullmatch(str(text))
-    share = float(found[1]) / (100 if found[2] else 1) if found else 0.0
-    if not 0 < share < 0.5:
-        raise InputError(f"{what}: {text!r} is not a share between 0 and 50 %; write 1 %, or null")
-    return share
-
-
-def age_of(text: str, what: str) -> float:
-    """`30 days` -> seconds. A month has 30 days, a year 365."""
-    found = _AGE.fullmatch(str(text))
-    if not found:
-        raise InputError(f"{what}: {text!r} is not a time; write for example 30 days or 1 year, or null")
-    return float(found[1]) * _SECONDS[found[2][0].lower()]
-
-
-def _mapping(values: Any, name: str) -> dict[str, Any]:
-    if not isinstance(values or {}, dict):
-        raise InputError(f"{name} is not a list of `key: value` lines")
-    return dict(values or {})
-
-
 def _product(name: str, value: Any, home: Path) -> Product:
     given = {"model": value} if isinstance(value, str) else value
     if not isinstance(given, dict) or "model" not in given:
@@ -341,26 +275,10 @@ def _product(name: str, value: Any, home: Path) -> Product:
     try:
         if not isinstance(listed, list):
             raise InputError("sources is not a list: write `- folder: DIR` or `- camera: ADDRESS` below it")
-        sinks = sinks_of(given.get("sinks"), home)
-        learn = _learn(given.get("learn"), home)
-        apart = ("sources", "sinks", "learn")
-        product = build(Product, {key: value for key, value in given.items() if key not in apart})
-        sources = tuple(read_source(one, home) for one in listed)
+        plain = {key: one for key, one in given.items() if key not in ("sources", "sinks")}
+        found = beside(build(Product, plain), home, "model", "folder")
+        sinks, sources = sinks_of(given.get("sinks"), home), tuple(read_source(one, home) for one in listed)
     except InputError as error:
         raise InputError(f"product {name}: {error}") from None
-    folder = None if product.folder is None else str(home / product.folder)
-    made = replace(product, sources=sources, sinks=sinks, learn=learn)
-    return replace(made, model=str(home / product.model), folder=folder)
-
-
-def _learn(value: Any, home: Path) -> Learn | None:
-    if value is None:
-        return None
-    try:
-        learn = build(Learn, _mapping(value, "learn"))
-    except InputError as error:
-        raise InputError(f"learn: {error}") from None
-    if learn.after < 1 or learn.keep < 1:
-        raise InputError("learn: after and keep must be 1 or more")
-    trained, pictures = (path and str(home / path) for path in (learn.trained, learn.pictures))
-    return replace(learn, trained=trained, pictures=pictures)
+    learn = found.learn and beside(found.learn, home, "trained", "pictures")
+    return replace(found, sources=sources, sinks=sinks, learn=learn)

@@ -1,0 +1,60 @@
+"""Values of settings: times, ages, sizes and shares with their units, and paths."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flawscope.errors import InputError
+
+T = TypeVar("T")
+
+_TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|sec|seconds?|min|minutes?|h|hours?)\s*")
+_AGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(hours?|days?|weeks?|months?|years?|h|d|w)\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", re.IGNORECASE)
+_SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
+_SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 86400}
+
+
+def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
+    """`1 s`, `500 ms`, `2 min` -> seconds. InputError."""
+    found = _TIME.fullmatch(str(text))
+    unit = {"m": 60, "h": 3600, "s": 1}[found[2][0]] if found else 0
+    seconds = float(found[1]) * (0.001 if found[2] == "ms" else unit) if found else 0.0
+    if not seconds:
+        raise InputError(f"{what}: {text!r:.40} is not {right}")
+    return seconds
+
+
+def age_of(text: str, what: str) -> float:
+    """`30 days` -> seconds. A month has 30 days, a year 365."""
+    found = _AGE.fullmatch(str(text))
+    if not found:
+        raise InputError(f"{what}: {text!r} is not a time; write for example 30 days or 1 year, or null")
+    return float(found[1]) * _SECONDS[found[2][0].lower()]
+
+
+def size_of(text: str, what: str) -> int:
+    """`100 MB`, `2G` -> bytes, in powers of 1024."""
+    found = _SIZE.fullmatch(str(text))
+    if not found:
+        raise InputError(f"{what}: {text!r} is not a size; write for example 100 MB")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+
+
+def share_of(text: str, what: str) -> float:
+    """`1 %`, `0.01` -> 0.01: more than 0 and less than a half."""
+    found = _SHARE.fullmatch(str(text))
+    share = float(found[1]) / (100 if found[2] else 1) if found else 0.0
+    if not 0 < share < 0.5:
+        raise InputError(f"{what}: {text!r} is not a share between 0 and 50 %; write 1 %, or null")
+    return share
+
+
+def beside(settings: T, home: Path, *names: str) -> T:
+    """The dataclass with these settings, paths or None, relative to `home`."""
+    given: dict[str, str | None] = {name: getattr(settings, name) for name in names}
+    found: Any = {n: str(home / Path(path).expanduser()) for n, path in given.items() if path is not None}
+    return replace(settings, **found)  # type: ignore[type-var]
