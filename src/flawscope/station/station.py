@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from sqlalchemy import text
@@ -60,7 +61,15 @@ class Station:
 
     def __init__(self, settings: Settings, say: Callable[[str], None] = lambda line: None):
         self.settings, self.say = settings, say
+        self._problems = Problems(say)
+        self._checked = 0.0
         allow_pixels(settings.limits.pixels)
+        self._open_store()
+        self._wire()
+
+    def _open_store(self) -> None:
+        """The folder and the data base, which from now on are this station's."""
+        settings = self.settings
         self.files = Files(settings.store)
         self.files.claim()
         self.files.sweep()
@@ -70,19 +79,19 @@ class Station:
         note_settings(self.database, settings, STATION)
         self.access = Access(self.database)
         self.store = Store(self.database)
-        # one core is left for what comes in: threads that compute wait for the slowest of them
+        self.products = {name: self.store.add_product(name) for name in settings.products}
+        self._names = {number: name for name, number in self.products.items()}
+
+    def _wire(self) -> None:
+        """The parts above the store, each with those that it calls."""
+        settings = self.settings
+        given = {self.products[name]: product for name, product in settings.products.items()}
+        watched = [number for number, one in given.items() if one.camera_checks]
+        memory = Memory(settings.limits.decoding_bytes)
+        # judging; one core is left for what comes in: threads that compute wait for the slowest of them
         threads = settings.threads or max(1, cores() - 1)
         self.versions = Versions(self.database, self.files, settings.device, threads)
-        self.live = Live()
-        self._handed = Handed()
-        self.sinks: Sinks | None = None
-        self.metrics = Metrics(self._gauges, self._of_sinks)
-        self._problems = Problems(say)
-        self._checked = 0.0
-        self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, self.report)
         self.recorder = Recorder(self.store, self._recorded)
-        self.products = {name: self.store.add_product(name) for name in settings.products}
-        memory = Memory(settings.limits.decoding_bytes)
         self.inspector = Inspector(
             self.versions,
             self.recorder,
@@ -91,13 +100,14 @@ class Station:
             settings.near,
             self.products.values(),
             memory,
-            lambda why: self.report("model_failed", why or None),
+            partial(self.report, "model_failed"),
         )
+        # showing
         self.shown = Shown(self.store, self.versions, self.files, self.inspector)
-        self._names = {number: name for name, number in self.products.items()}
-        self.sources: dict[str, list[Source]] = {name: [] for name in settings.products}
-        given = {self.products[name]: product for name, product in settings.products.items()}
-        looked_at = [number for number, one in given.items() if one.camera_checks]
+        self.live = Live()
+        self._handed = Handed()
+        self.metrics = Metrics(self._gauges, self._of_sinks)
+        # watching for drift
         self.drifts = Drifts(
             self.database,
             self.store,
@@ -108,9 +118,10 @@ class Station:
             lights=[number for number, one in given.items() if one.light],
         )
         self.looks = Looks(
-            self.files, looked_at, self._names, self.drifts.run_of, self.report, memory, self._white_level
+            self.files, watched, self._names, self.drifts.run_of, self.report, memory, self._white_level
         )
         self.drifts.renewed = self.looks.renew
+        # learning, and what is done now and then
         self.learning = Learning(
             self.database,
             self.files,
@@ -119,8 +130,12 @@ class Station:
             {name: product.learn for name, product in settings.products.items()},
             settings.device,
             self.report,
-            say,
+            self.say,
         )
+        self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, self.report)
+        # made at the start, with the models: where pictures come from, and where inspections go
+        self.sources: dict[str, list[Source]] = {name: [] for name in settings.products}
+        self.sinks: Sinks | None = None
 
     def start(self) -> None:
         """Open the models, then take pictures. InputError where a model that the settings name is none."""
@@ -306,8 +321,8 @@ class Station:
     # ---- how it is
 
     def report(self, code: str, why: str | None, action: Action | None = None) -> None:
-        """A problem that is there from now on, or, with None, no longer."""
-        self._problems.report(code, why, action)
+        """A problem that is there from now on, or, with None or nothing to say, no longer."""
+        self._problems.report(code, why or None, action)
 
     def acknowledge(self, code: str, who: str) -> Problem:
         """Somebody knows of a problem: the bar on the pages is silent about it. NotFoundError."""
@@ -362,17 +377,19 @@ class Station:
             **self.drifts.gauges(),
         }
         states = {n: [one.state for one in several] for n, several in self.sources.items() if several}
-
-        def of_sources(what: str, count: Callable[[State], int]) -> tuple[str, dict[str, float]]:
-            return what, {n: float(sum(map(count, several))) for n, several in states.items()}
-
-        if states:
-            what = "Frames that came while others were inspected, since the start."
-            gauges["frames_dropped"] = of_sources(what, lambda state: state.dropped)
-            what = "Frames that could not be decoded or were refused, since the start."
-            gauges["frames_broken"] = of_sources(what, lambda state: state.broken)
-            what = "Folders and cameras that cannot be reached."
-            gauges["sources_away"] = of_sources(what, lambda state: state.state == AWAY)
+        counted: dict[str, tuple[str, Callable[[State], int]]] = {
+            "frames_dropped": ("Frames that came while others were inspected.", lambda state: state.dropped),
+            "frames_broken": (
+                "Frames that could not be decoded or were refused.",
+                lambda state: state.broken,
+            ),
+            "sources_away": (
+                "Folders and cameras that cannot be reached.",
+                lambda state: state.state == AWAY,
+            ),
+        }
+        for name, (what, count) in counted.items() if states else ():
+            gauges[name] = what, {n: float(sum(map(count, several))) for n, several in states.items()}
         with suppress(FlawscopeError):
             waiting = {n: float(self.store.waiting_count(i)) for n, i in names}
             active = {n: float(self.versions.listed(i)["active"] or 0) for n, i in names}
