@@ -247,6 +247,13 @@ def test_help_and_typing_errors_load_no_numpy(argv: list[str]) -> None:
     assert not loaded_after(code) & {"numpy", "PIL", "scipy", "torch", "yaml"}
 
 
+@pytest.mark.parametrize("code", ["from flawscope.station import Client", "import flawscope.review.server"])
+def test_a_client_and_a_review_load_nothing_of_the_server(code: str) -> None:
+    if "Client" in code:
+        pytest.importorskip("httpx")
+    assert not loaded_after(code) & {"fastapi", "starlette", "sqlalchemy", "uvicorn", "torch"}
+
+
 def test_scipy_is_loaded_only_when_it_is_used() -> None:
     """It takes longer than all the rest together."""
     modules = "import flawscope.predictor, flawscope.evaluation, flawscope.results.folder"
