@@ -285,27 +285,14 @@ def listing(args: Args, record: Record, work: Path) -> list[Cell]:
 
 def listed(work: str, count: int, part: int, nodes: int) -> Cell:
     """What the command does, with workers that open no picture."""
-    import numpy as np
-
-    from flawscope.cluster import connect, flow
-    from flawscope.cluster import manifest as lists
-    from flawscope.cluster.model_transfer import Sent
-    from flawscope.cluster.shards import Job, Judge, Told
+    from flawscope.cluster import connect, manifest, predict, shards
+    from flawscope.cluster.shards import Job, Model, Summary
     from flawscope.cluster.store import Store
     from flawscope.machine import peak_memory
 
-    class Reader(Judge):
-        """Tells its memory in MiB as the number of pictures that it judged."""
-
-        def __init__(self, job: Job):
-            self.job, self.store = job, Store(job.out)
-
-        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-            number = int(batch["part"][0])
-            start = number * self.job.size
-            entries = lists.read(self.store, start, min(start + self.job.size, self.job.inputs))
-            told = Told(number, len(entries), peak_memory() // common.MIB)
-            return {key: [value] for key, value in told._asdict().items()}
+    def read(job: Job, shard: int) -> Summary:
+        """In place of `judge`: tells its memory in MiB as the number of pictures that it judged."""
+        return Summary(len(job.entries(Store(job.out), shard)), peak_memory() // common.MIB)
 
     table = Path(work) / f"paths-{count}.parquet"
     common.task(generated, path=table, count=count)
@@ -313,17 +300,18 @@ def listed(work: str, count: int, part: int, nodes: int) -> Cell:
     shutil.rmtree(out, ignore_errors=True)
     store = Store(str(out))
     before, began = peak_memory(), time.perf_counter()
-    made = lists.write([str(table)], store)
+    made = manifest.write([str(table)], store)
     took, after = time.perf_counter() - began, peak_memory()
     size = -(-made.inputs // part)
-    job = Job(str(out), "", Sent((), (), ()), part, made.inputs, "cpu", 1)
+    job = Job(str(out), "", Model("", "", None), part, made.inputs, "cpu", 1)
+    shards.judge = read  # type: ignore[assignment]
     total, worker = 0, 0
     with _cluster(nodes) as address, connect.connected(address):
         began = time.perf_counter()
         busy = time.process_time()
         first = 0.0
         needs = {"num_cpus": 1}
-        for told in flow.judged(job, np.arange(size), needs, nodes, worker=Reader):
+        for _, told in predict.judged(job, range(size), needs):
             first = first or time.perf_counter() - began
             total, worker = total + told.inputs, max(worker, told.judged)
         flowed = time.perf_counter() - began

@@ -122,12 +122,30 @@ def workplace(shared: Shared) -> Path:
     return shared("workplace", draw_pictures)
 
 
+class Here:
+    """A benchmark's cells in this process."""
+
+    most = 1
+
+    def __init__(self, *_: Any):
+        self.over: list[tuple[str, Any]] = []
+
+    def start(self, label: str, _: Any, *given: Any) -> None:
+        from flawscope.benchmark.cell import work_off
+
+        self.over.append((label, work_off(*given, lambda *_: None, lambda _: None)))
+
+    def ended(self, _: float) -> list[tuple[str, Any]]:
+        over, self.over = self.over, []
+        return over
+
+
 @pytest.fixture
 def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes minutes takes seconds."""
     from flawscope import review
     from flawscope.artefact import certificate
-    from flawscope.benchmark import cell, process
+    from flawscope.benchmark import pool
     from flawscope.cli import watch
     from flawscope.export import onnx_graph
     from flawscope.features import backbone
@@ -148,11 +166,7 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     monkeypatch.setattr(
         distill, "distill", lambda paths, recipe, *a, **k: whole(paths, replace(recipe, width=16), *a, **k)
     )
-    monkeypatch.setattr(
-        process.Process,
-        "_run",
-        lambda started: cell.work_off(started.task, lambda *_: None, lambda _: None),
-    )
+    monkeypatch.setattr(pool, "Processes", Here)
     # what is refused is tested elsewhere: models of so few and small pictures find hardly anything
     monkeypatch.setattr("flawscope.fitting.update_evaluation.KEPT", 0.0)
     monkeypatch.setattr("flawscope.fitting.incremental_update.odd_ones", lambda *_: set())

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 GIB = 2**30
+FIT_MEMORY = 4 * GIB  # bytes that a fit may take; those of the methods that come along stay below
+FIT_THREADS = 2  # with fewer, reading pictures and computing wait for each other
 
 
 def machine() -> dict[str, Any]:

@@ -16,6 +16,7 @@ Step = Callable[[str, int, int], None]
 
 LIVE_EVERY, LOG_EVERY = 0.2, 30.0  # seconds between two lines: on a terminal, in a file
 ALIVE_EVERY = 1.0  # seconds of silence on a terminal
+QUIET = 60.0  # seconds of silence elsewhere, of jobs that run side by side
 CLEAR = "\r\x1b[K"  # back to the line's beginning, and remove what is there
 _WRITING = threading.RLock()
 
@@ -113,6 +114,41 @@ class Terminal:
         else:
             self.stream.write(text + "\n")
         self.stream.flush()
+
+
+class Running:
+    """Shows where several jobs are that run side by side: on a terminal one line that is rewritten, elsewhere
+    a line every `QUIET` seconds.
+
+    Args:
+        say: gets lines that may be left out. warn: gets those that may not.
+    """
+
+    def __init__(self, say: Callable[[str], None], warn: Callable[[str], None], terminal: bool):
+        self.say, self.warn, self.terminal = say, warn, terminal
+        self.jobs: dict[str, str] = {}  # where each is, by its label
+        self.said = time.monotonic()
+
+    def tell(self, label: str, text: str) -> None:
+        """Note where a job is."""
+        self.jobs[label] = text
+
+    def show(self) -> None:
+        """Write where they all are, if it is time."""
+        text = "; ".join(f"{label}: {where}" for label, where in self.jobs.items())
+        if text and self.terminal:
+            sys.stderr.write(f"{CLEAR}{text[: shutil.get_terminal_size().columns - 1]}")
+            sys.stderr.flush()
+        elif text and time.monotonic() - self.said >= QUIET:
+            self.said = time.monotonic()
+            self.say(f"      {text}")
+
+    def line(self, text: str, *, failed: bool = False) -> None:
+        """Write a line that stays."""
+        if self.terminal:
+            sys.stderr.write(CLEAR)
+        self.said = time.monotonic()
+        (self.warn if failed else self.say)(text)
 
 
 def _rate(done: int, seconds: float) -> str:

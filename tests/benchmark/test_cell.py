@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from flawscope.benchmark.cell import Task, work_off
-from flawscope.benchmark.grid import plan
+from flawscope.benchmark.cell import Plan, work_off
+from flawscope.benchmark.grid import Cell, plan
 from flawscope.benchmark.store import Store
 from flawscope.errors import CheckpointError, InputError
 
@@ -23,24 +23,32 @@ class Stop(Exception):
     """The process is gone."""
 
 
+class Task(NamedTuple):
+    """A cell, and what its process is given."""
+
+    cell: Cell
+    store: Store
+    plan: Plan
+
+    @property
+    def work(self) -> Path:
+        return self.store.work(self.cell)
+
+    @property
+    def out(self) -> Path:
+        return self.store.cell(self.cell)
+
+
 def task_for(root: Path, out: Path, **call: Any) -> Task:
-    cell = plan(root, categories="grid", **call).cells[0]
     store = Store(out)
     store.prepare()
-    return Task(
-        root=str(root),
-        **vars(cell),
-        threads=1,
-        jobs=1,
-        work=str(store.work(cell)),
-        out=str(store.cell(cell)),
-        keep=None,
-    )
+    return Task(plan(root, categories="grid", **call).cells[0], store, Plan(str(root), 1, 1))
 
 
 def run(task: Task) -> dict[str, Any]:
-    work_off(task, lambda *step: None, lambda line: None)
-    return json.loads(Path(task.out).read_text(encoding="utf-8"))
+    document = work_off(*task, lambda *step: None, lambda line: None)
+    assert json.loads(task.out.read_text(encoding="utf-8")) == json.loads(json.dumps(document))
+    return document
 
 
 def figures(document: dict[str, Any]) -> dict[str, Any]:
@@ -81,22 +89,24 @@ def test_a_training_that_is_interrupted_ends_as_one_that_is_not(
     monkeypatch.setattr(Trainer, "_learn", stopping)
     with pytest.raises(Stop):
         run(task)
-    assert not Path(task.out).exists()
-    assert (Path(task.work) / "model.checkpoint.safetensors").is_file()
-    broken = run(replace(task, threads=7))  # it keeps to the number that it began with
+    assert not task.out.exists()
+    assert (task.work / "model.checkpoint.safetensors").is_file()
+    broken = run(
+        task._replace(plan=replace(task.plan, threads=7))
+    )  # it keeps to the number that it began with
     assert learnt == [0, 1, 2, 2]  # steps 0 and 1 were not done again
     assert figures(broken) == figures(whole)
     assert broken["threads"] == 1
     assert broken["fit"] == {"seconds": None, "resumed": True}
-    assert not Path(task.work).exists()
+    assert not task.work.exists()
 
 
 def test_a_checkpoint_that_cannot_be_used_is_left_aside(
     two: Path, training: dict[str, Any], tmp_path: Path
 ) -> None:
     task = task_for(two, tmp_path, **training)
-    Path(task.work).mkdir(parents=True)
-    (Path(task.work) / "model.checkpoint.safetensors").write_bytes(b"of another version")
+    task.work.mkdir(parents=True)
+    (task.work / "model.checkpoint.safetensors").write_bytes(b"of another version")
     assert run(task)["fit"]["resumed"] is False
 
 
@@ -107,7 +117,7 @@ def test_a_checkpoint_stays_where_something_else_is_wrong(
     from flawscope.fitting import fitting
 
     task = task_for(two, tmp_path, **training)
-    checkpoint = Path(task.work) / "model.checkpoint.safetensors"
+    checkpoint = task.work / "model.checkpoint.safetensors"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"hours")
 
@@ -152,13 +162,12 @@ def test_a_model_that_is_kept_is_not_missing_when_the_cell_cannot_be_written(
     from flawscope.benchmark import cell
     from flawscope.fitting import fitting
 
-    task = replace(
-        task_for(two, tmp_path, sets=["patchcore.size=64"]), keep=str(tmp_path / "models/a.safetensors")
-    )
+    task = task_for(two, tmp_path, sets=["patchcore.size=64"])
+    task = task._replace(plan=replace(task.plan, keep_models=True))
     write = cell.write_json
 
     def full(path: Any, document: Any) -> None:
-        if str(path) == task.out:
+        if path == task.out:
             raise Stop
         write(path, document)
 
@@ -169,14 +178,14 @@ def test_a_model_that_is_kept_is_not_missing_when_the_cell_cannot_be_written(
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "fit", full)  # not called
         document = run(task)
-    assert document["model_bytes"] == Path(task.keep or "").stat().st_size
-    assert not Path(task.work).exists()
+    assert document["model_bytes"] == task.store.model(task.cell).stat().st_size
+    assert not task.work.exists()
 
 
 def test_a_fit_without_its_model_is_made_again(two: Path, tmp_path: Path) -> None:
     task = task_for(two, tmp_path, sets=["patchcore.size=64"])
-    Path(task.work).mkdir(parents=True)
-    (Path(task.work) / "fit.json").write_text("{}", encoding="utf-8")
+    task.work.mkdir(parents=True)
+    (task.work / "fit.json").write_text("{}", encoding="utf-8")
     assert run(task)["fit"]["seconds"] > 0
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from flawscope.benchmark.grid import Cell, Grid, plan
-from flawscope.benchmark.markdown import methods_and_seeds
+from flawscope.benchmark.tables import methods_and_seeds
 from flawscope.datasets.layouts import MVTEC, OBJECTS, TEXTURES
 from flawscope.errors import InputError
 

@@ -40,10 +40,9 @@ def test_a_complete_column_averages_to_the_mean_that_is_printed(name: str) -> No
 
 
 def test_no_source_of_our_methods_gives_a_pixel_f1() -> None:
-    """TNVision announced it and computed none; a column would have to be an invention."""
+    """A column would have to be an invention."""
     ours = [s for s in SOURCES.values() if s.method != published.OTHER]
     assert not any("pixel_f1" in {*s.cells, *s.means} for s in ours)
-    assert [entry["name"] for entry in published.without_figures()] == ["TNVision"]
 
 
 def test_single_figures_as_their_sources_print_them() -> None:
@@ -51,7 +50,6 @@ def test_single_figures_as_their_sources_print_them() -> None:
     assert paper.cells["image_auroc"]["screw"] == published.Figure(0.970, "S")
     assert paper.cells["image_auroc"]["bottle"] == published.Figure(1.0, "M")
     assert paddle.cells["au_pro"]["zipper"] == published.Figure(0.9550, "R")
-    assert "0.997" in SOURCES["prnet-paper"].cells["image_auroc"]["carpet"].note
     assert SOURCES["patchcore-anomalib"].cells["pixel_auroc"]["wood"] == published.Figure(0.933, "S")
     assert SOURCES["musc"].cells["au_pro"]["transistor"].value == pytest.approx(0.7721)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -16,11 +17,13 @@ import pytest
 from flawscope import machine
 from flawscope.benchmark import run as runner
 from flawscope.benchmark import store
-from flawscope.benchmark.process import ended
-from flawscope.benchmark.run import Live, Plan, jobs_and_threads, run
+from flawscope.benchmark.cell import Plan
+from flawscope.benchmark.pool import Processes
+from flawscope.benchmark.run import jobs_and_threads, run
 from flawscope.benchmark.store import Store
 from flawscope.benchmark.tables import Results
-from flawscope.errors import InputError
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.progress import Running
 
 GIB = 2**30
 
@@ -102,13 +105,12 @@ def test_ctrl_c_leaves_a_state_to_go_on_from_and_no_process(two: Path, tmp_path:
     assert "Traceback" not in said
     assert not list(tmp_path.glob("cells/*"))
     assert "seed 0 is not done yet" in (tmp_path / "results.md").read_text(encoding="utf-8")
-    with Store(tmp_path).locked() as lock:  # nobody works there any more
-        assert lock is not None
+    with Store(tmp_path).locked():  # nobody works there any more
+        pass
 
 
-def test_two_benchmarks_do_not_write_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_benchmarks_do_not_write_into_one_folder(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
-    monkeypatch.setattr(store, "PATIENCE", 0.2)
     with (
         Store(tmp_path).locked(),
         pytest.raises(InputError, match="another benchmark works in"),
@@ -146,21 +148,53 @@ def test_no_place_for_a_cells_files_is_that_cells_failure(two: Path, tmp_path: P
     place.work(blocked).write_text("no folder", encoding="utf-8")
     said: list[str] = []
     latest: list[Results] = []
-    run(grid, place, Plan(str(two), 1, 1), None, Live(said.append, said.append, False), latest.append)
-    assert "could not be run: File exists" in latest[-1].failed[blocked.name]
+    live = Running(said.append, said.append, False)
+    run(grid, place, Plan(str(two), 1, 1), Processes(1, 1, live.tell), live, latest.append)
+    assert "cannot be made: File exists" in latest[-1].failed[blocked.name]
     assert "File exists" in said[0]
     assert list(latest[-1].done) == [other.name]
     place.work(other).mkdir()  # as of a process that was killed after it had written its results
-    run(grid, place, Plan(str(two), 1, 1), None, Live(said.append, said.append, False), latest.append)
+    run(grid, place, Plan(str(two), 1, 1), Processes(1, 1, live.tell), live, latest.append)
     assert not place.work(other).exists()
 
 
-def test_how_a_process_ended_is_said_in_words(tmp_path: Path) -> None:
-    log = tmp_path / "log.txt"
-    log.write_text("Traceback\nImportError: no timm\n", encoding="utf-8")
-    assert "as systems do when memory runs out" in ended(-signal.SIGKILL, log)
-    assert "SIGSEGV" in ended(-signal.SIGSEGV, log)
-    assert ended(1, log).endswith("ImportError: no timm")
+def give(number: int, tell: Any) -> int:
+    tell("half of it")
+    return 2 * number
+
+
+def end(how: Any, tell: Any) -> None:
+    if isinstance(how, BaseException):
+        raise how
+    os.kill(os.getpid(), how)
+
+
+def test_a_call_ends_with_its_value_or_with_the_reason() -> None:
+    told: list[tuple[str, str]] = []
+    pool = Processes(9, 1, lambda *given: told.append(given))
+    calls = {
+        "value": (give, 3),
+        "refused": (end, InputError("no pictures")),
+        "memory": (end, MemoryError()),
+        "unforeseen": (end, KeyError("x")),
+        "killed": (end, signal.SIGKILL),
+        "crashed": (end, signal.SIGSEGV),
+        "left": (end, SystemExit(3)),
+    }
+    for label, (function, given) in calls.items():
+        pool.start(label, function, given)
+    found: dict[str, Any] = {}
+    while pool.running:
+        found |= pool.ended(60)
+    assert found.pop("value") == 6
+    assert ("value", "half of it") in told
+    words = {label: str(error) for label, error in found.items() if isinstance(error, FlawscopeError)}
+    assert words["refused"] == "no pictures"
+    assert "not enough memory" in words["memory"]
+    assert words["unforeseen"] == "unexpected KeyError: 'x'"
+    assert "as systems do when memory runs out" in words["killed"]
+    assert "SIGSEGV" in words["crashed"]
+    assert "ended with code 3" in words["left"]
 
 
 @pytest.mark.parametrize(

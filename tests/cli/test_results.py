@@ -271,7 +271,7 @@ def test_a_benchmark_prints_its_figures_where_no_table_can_be_written(
     metrics = {"image_auroc": 0.9, "pixel_auroc": 0.8}
     document = {"evaluation": {"metrics": metrics}, "skipped": []}
 
-    def work_off(grid, store, plan, lock, live, after, workers):  # type: ignore[no-untyped-def]
+    def work_off(grid, store, plan, pool, live, after):  # type: ignore[no-untyped-def]
         for _ in range(2):
             after(Results(grid, {cell.name: document for cell in grid.cells}, {}))
 

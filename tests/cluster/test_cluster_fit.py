@@ -13,7 +13,7 @@ from PIL import Image
 
 from flawscope.cli import main
 from flawscope.cluster import connect
-from flawscope.cluster.fit import Nodes, _run
+from flawscope.cluster.tasks import PartWorkers, _work_on_part
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.predictor import load
 
@@ -65,7 +65,7 @@ def test_the_model_is_that_of_one_machine_though_a_node_is_lost(
     def lose() -> None:
         """A node that works on a part."""
         node = cluster.workers[1]
-        lost.extend(cluster.until(lambda: cluster.processes("ray::_run", node)))
+        lost.extend(cluster.until(lambda: cluster.processes("ray::_work_on_part", node)))
         cluster.lose(node)
 
     thread = threading.Thread(target=lose)
@@ -117,16 +117,15 @@ def test_what_does_not_go_is_said_in_a_line(
     with connect.connected(address), pytest.raises(InputError, match=r"does not see .*nothing: share it"):
         connect.require_shared(tmp_path / "nothing", "share it")
 
-    def starve() -> None:
+    def starve(held: bytes, part: int) -> None:
         raise MemoryError
 
     with connect.connected(address):
         assert [node.cpus for node in connect.nodes()] == [1.0, 1.0]
-        asked = [ray.remote(num_cpus=0)(starve).remote()]
         with pytest.raises(FlawscopeError, match="not enough memory: choose a smaller size"):
-            next(Nodes().answers(asked, lambda: None))
+            next(PartWorkers().map(starve, b"", [0]))
     lost = pytest.raises(FlawscopeError, match="a task of the cluster was lost: ")
     with lost, connect.connected(address):
         raise ray.exceptions.WorkerCrashedError
     with pytest.raises(InputError, match="this command 0: install the same there"):
-        _run(b"", lambda held: held, (), 1, "0")
+        _work_on_part(lambda held, part: held, b"", 0, 1, "0")

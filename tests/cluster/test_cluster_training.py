@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ pytest.importorskip("psutil")
 
 from torch import Tensor, nn  # noqa: E402
 
+from flawscope._version import __version__  # noqa: E402
 from flawscope.artefact import model_file  # noqa: E402
 from flawscope.artefact.state_file import checkpoint_of, read_checkpoint, steps_in  # noqa: E402
 from flawscope.cluster import training  # noqa: E402
@@ -51,7 +52,7 @@ def joined(cluster: Any) -> Iterator[Any]:
         yield cluster
 
 
-# --------------------------------------------------------------------------- two processes, without Ray Train
+# ----------------------------------------------------------------------------- two processes of our own
 
 
 class Process:
@@ -301,7 +302,7 @@ def test_only_the_first_one_goes_on() -> None:
     ALONE.leave()
 
 
-# -------------------------------------------------------------------------------------------------- Ray Train
+# ------------------------------------------------------------------------------------------- on the cluster
 
 
 @pytest.mark.parametrize(
@@ -346,47 +347,53 @@ def assert_same(a: Named, b: Named) -> None:
         assert np.array_equal(values, b[name]), name
 
 
-@pytest.fixture
-def call(joined: Any, drawn: Path, tmp_path: Path) -> Iterator[Callable[..., training.Call]]:
-    """What one worker is told."""
-    desk = ray.remote(num_cpus=0)(training.Desk).remote()
-    out, alone = tmp_path / "plate.safetensors", training.Division(1, 1, False)
-    yield lambda **options: training.Call(drawn, out, tmp_path / "none", alone, os.getcwd(), desk, options)
-    ray.kill(desk)
+class Heard:
+    """News that go nowhere."""
+
+    def put(self, *news: Any) -> None:
+        pass
+
+
+def alone(version: str = __version__) -> Callable[..., Any]:
+    """The work of the only worker, in this process."""
+    worker = training.Worker(training.Division(1, 1, False), 0, version)
+    return lambda images, out, **options: worker.learn("", images, out, os.getcwd(), options, Heard())  # type: ignore[arg-type]
 
 
 def test_one_worker_makes_the_model_of_a_plain_fit(
-    call: Callable[..., training.Call], efficientad_path: Path, quick_settings: Named
+    drawn: Path, tmp_path: Path, efficientad_path: Path, quick_settings: Named
 ) -> None:
-    told = call(method="efficientad", samples=2, **quick_settings)
-    training._work({"call": told})
-    assert ray.get(told.desk.outcome.remote()) == (None, ([], []))
-    assert_same(tensors_of(told.out), tensors_of(efficientad_path))
-    mine, plain = (model_file.read(path).manifest for path in (told.out, efficientad_path))
+    out = tmp_path / "plate.safetensors"
+    assert alone()(drawn, out, method="efficientad", samples=2, **quick_settings) == ([], [])
+    assert_same(tensors_of(out), tensors_of(efficientad_path))
+    mine, plain = (model_file.read(path).manifest for path in (out, efficientad_path))
     assert mine.calibration == plain.calibration
     assert mine.facts["curve"] == plain.facts["curve"]
     assert "workers" not in mine.facts
 
 
-def test_what_a_worker_refuses_ends_the_others(call: Callable[..., training.Call]) -> None:
-    """They wait for it, and are not told."""
-    told = call(**{**PRN, **REST, "batch": 1})
+def test_a_worker_refuses_wrong_settings_and_another_version(drawn: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="batch must be at least 2"):
-        training._work({"call": told})
-    error, made = ray.get(told.desk.outcome.remote())
-    assert isinstance(error, InputError)
-    assert "\n" not in str(error)
-    assert made is None
-    waiting = ray.remote(num_cpus=0)(lambda: time.sleep(1000)).remote()
-    training._listen(waiting, told.desk, told.division, pytest.fail, silent)
-    ray.cancel(waiting, force=True)
-
-
-def test_a_worker_with_another_version_refuses(call: Callable[..., training.Call]) -> None:
-    told = replace(call(**PRN), version="0")
+        alone()(drawn, tmp_path / "m.safetensors", **{**PRN, **REST, "batch": 1})
     with pytest.raises(InputError, match="this command 0: install the same there"):
-        training._work({"call": told})
-    assert isinstance(ray.get(told.desk.outcome.remote())[0], InputError)
+        alone("0")(drawn, tmp_path / "m.safetensors", **PRN)
+
+
+def late(seconds: float, error: Exception) -> None:
+    time.sleep(seconds)
+    raise error
+
+
+@pytest.mark.parametrize("refused", [InputError("no batch"), None])
+def test_the_error_that_explains_the_others_is_told(joined: Any, refused: Exception | None) -> None:
+    """Workers that wait for one that has ended see a broken connection, or see nothing."""
+    task = ray.remote(num_cpus=0)(late)
+    others = [(0.0, RuntimeError("connection closed")), (1000.0, RuntimeError())]
+    asked = [task.remote(*given) for given in others + ([(1.0, refused)] if refused else [])]
+    expected = pytest.raises(InputError, match="no batch") if refused else pytest.raises(training._WorkerLost)
+    with expected:
+        training._answer(asked, training.News(), pytest.fail, silent)
+    ray.cancel(asked[1], force=True)
 
 
 @pytest.mark.slow
@@ -407,7 +414,7 @@ def test_a_killed_worker_costs_time_alone(
 
     def kill(stage: str, done: int, total: int) -> None:
         if stage.startswith("training") and not killed:
-            killed.append(joined.processes("RayTrainWorker")[-1])
+            killed.append(joined.processes("ray::Worker.learn")[-1])
             os.kill(killed[0], signal.SIGKILL)
 
     made = training.fit(drawn, out=broken, resume=True, say=said.append, step=kill, **options)

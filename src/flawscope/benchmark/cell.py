@@ -1,6 +1,6 @@
-"""One cell in a process of its own: `python -m flawscope.benchmark.cell`, with the task as a line of JSON.
+"""Work off one cell: fit, evaluate, write the results.
 
-It can be killed at any time. What is left is a work folder, from which the next try goes on: a checkpoint of
+Its process can be killed at any time. A work folder is left, from which the next try goes on: a checkpoint of
 a method that learns in steps, or the finished model.
 """
 
@@ -10,18 +10,17 @@ import json
 import os
 import shutil
 import sys
-import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from flawscope.artefact.files import atomic
-from flawscope.benchmark.store import FORMAT, write_json
-from flawscope.errors import CheckpointError, FlawscopeError, with_kind
+from flawscope.benchmark.grid import Cell
+from flawscope.benchmark.store import FORMAT, Store, write_json
+from flawscope.errors import CheckpointError, FlawscopeError
 from flawscope.machine import machine, peak_memory
 from flawscope.methods import registry
 from flawscope.progress import Step
@@ -30,49 +29,68 @@ EVERY = 0.5  # seconds between messages about progress
 
 
 @dataclass(frozen=True)
-class Task:
-    """What the process has to do. Paths are those of `Store`; `keep` is where the model goes, or None."""
+class Plan:
+    """How a grid is worked off: `jobs` cells at a time with `threads` threads each. root: of the data."""
 
     root: str
-    category: str
-    method: str
-    seed: int
-    options: dict[str, Any]
-    seen: int | str
-    group: str | None
-    minutes: float | None
-    device: str
-    identity: dict[str, Any]
-    threads: int
     jobs: int
-    work: str
-    out: str
-    keep: str | None
+    threads: int
+    keep_models: bool = False
 
 
-def work_off(task: Task, step: Step, say: Callable[[str], None]) -> None:
+def run_cell(cell: Cell, store: Store, plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Work off a cell in a process of its own, unless it is done: a node may be lost just then. Output of
+    libraries goes to the log in the work folder.
+
+    Args:
+        tell: gets where the cell is, such as "features 3 of 10".
+
+    Returns:
+        The cell's document.
+    """
+    if (document := store.read(cell)) is not None:
+        return document
+    work, sent = store.work(cell), 0.0
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with open(work / "log.txt", "wb") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+    except OSError as error:
+        raise FlawscopeError(f"{work} cannot be made: {error.strerror}; remove it, and try again") from None
+
+    def step(stage: str, done: int, total: int) -> None:
+        nonlocal sent
+        if time.monotonic() - sent >= EVERY:
+            sent = time.monotonic()
+            tell(f"{stage} {done} of {total}")
+
+    return work_off(cell, store, plan, step, lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def work_off(cell: Cell, store: Store, plan: Plan, step: Step, say: Callable[[str], None]) -> dict[str, Any]:
     """Fit, evaluate the model file, write the cell, remove the work folder."""
     from flawscope.datasets import open_dataset
     from flawscope.evaluation import evaluate
     from flawscope.predictor import load
 
-    work = Path(task.work)
-    threads = _begin(work, task.threads)
-    dataset = open_dataset(task.root, task.category, seed=task.seed, group=task.group)
+    work = store.work(cell)
+    threads = _begin(work, plan.threads)
+    dataset = open_dataset(plan.root, cell.category, seed=cell.seed, group=cell.group)
     model, fitted = work / "model.safetensors", work / "fit.json"
     if not (fitted.is_file() and model.is_file()):
-        write_json(fitted, _fit(task, dataset, model, threads, step, say))
+        write_json(fitted, _fit(cell, dataset, model, threads, step, say))
     fit = json.loads(fitted.read_text(encoding="utf-8"))
     began = time.perf_counter()
-    predictor = load(model, device=task.device, threads=threads)
+    predictor = load(model, device=cell.device, threads=threads)
     evaluation = evaluate(predictor, dataset, step=step)
     seconds = time.perf_counter() - began
     manifest = predictor.manifest
     document = {
         "format": FORMAT,
-        "category": task.category,
-        "method": task.method,
-        "seed": task.seed,
+        "category": cell.category,
+        "method": cell.method,
+        "seed": cell.seed,
         "evaluation": evaluation.to_dict(),
         "settings": manifest.config,
         "fit": {k: fit[k] for k in ("seconds", "resumed")},
@@ -84,23 +102,24 @@ def work_off(task: Task, step: Step, say: Callable[[str], None]) -> None:
         "notes": list(manifest.notes),
         "backbone": manifest.backbone,
         "threads": threads,
-        "jobs": task.jobs,
+        "jobs": plan.jobs,
         "device": _device(manifest.facts["device"]),
         "machine": machine(),
         "versions": manifest.versions,
-        "identity": task.identity,
+        "identity": cell.identity,
     }
     try:
-        if task.keep:
-            Path(task.keep).parent.mkdir(exist_ok=True)
-            with open(model, "rb") as source, atomic(task.keep) as kept:
+        if plan.keep_models:
+            store.model(cell).parent.mkdir(exist_ok=True)
+            with open(model, "rb") as source, atomic(store.model(cell)) as kept:
                 shutil.copyfileobj(source, kept)
     finally:
-        _write(task.out, document)  # last: with it the cell is done
+        _write(store.cell(cell), document)  # last: with it the cell is done
     shutil.rmtree(work, ignore_errors=True)
+    return document
 
 
-def _write(out: str, document: dict[str, Any]) -> None:
+def _write(out: Path, document: dict[str, Any]) -> None:
     """The cell's results. Where the disk is full, the error has the figures."""
     try:
         write_json(out, document)
@@ -111,7 +130,7 @@ def _write(out: str, document: dict[str, Any]) -> None:
 
 
 def _fit(
-    task: Task, dataset: Any, model: Path, threads: int, step: Step, say: Callable[[str], None]
+    cell: Cell, dataset: Any, model: Path, threads: int, step: Step, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Fit and write the model; what is known about that."""
     from flawscope.artefact.state_file import checkpoint_of
@@ -124,17 +143,17 @@ def _fit(
     def fit() -> Any:
         return fitting.fit(
             dataset,
-            method=task.method,
-            seen=task.seen,
-            group=task.group,
-            minutes=task.minutes,
+            method=cell.method,
+            seen=cell.seen,
+            group=cell.group,
+            minutes=cell.minutes,
             checkpoint=checkpoint,
-            resume=registry.method(task.method).learns_in_steps,
-            device=task.device,
+            resume=registry.method(cell.method).learns_in_steps,
+            device=cell.device,
             check=False,  # real defects follow
             say=say,
             step=step,
-            **task.options,
+            **cell.options,
         )
 
     resumed, began = checkpoint.exists(), time.perf_counter()
@@ -176,54 +195,3 @@ def _device(name: str) -> str:
     import torch
 
     return f"cuda ({torch.cuda.get_device_name()})"
-
-
-# ------------------------------------------------------------------------------------------------ the process
-
-
-def main() -> int:
-    """The exit code: 0 the cell is done; 1 it failed, and the last message says why."""
-    task = Task(**json.loads(sys.stdin.readline()))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print goes to the log
-    messages = _Messages(channel)
-    try:
-        work_off(task, messages.step, lambda line: print(line, file=sys.stderr, flush=True))
-    except FlawscopeError as error:
-        messages.send(error=str(error))
-    except MemoryError:
-        messages.send(error="not enough memory: choose fewer --jobs or a smaller size")
-    except Exception as error:
-        traceback.print_exc()
-        messages.send(error=f"unexpected {with_kind(error)}")
-    else:
-        return 0
-    return 1
-
-
-class _Messages:
-    """Lines of JSON to the process that waits."""
-
-    def __init__(self, channel: TextIO):
-        self.channel, self.sent = channel, 0.0
-
-    def step(self, stage: str, done: int, total: int) -> None:
-        if time.monotonic() - self.sent >= EVERY:
-            self.sent = time.monotonic()
-            self.send(stage=stage, done=done, total=total)
-
-    def send(self, **message: Any) -> None:
-        self.channel.write(json.dumps(message) + "\n")
-        self.channel.flush()
-
-
-def _end_with_parent() -> None:
-    """The parent holds the other end of stdin as long as it lives: a cell does not outlive its parent."""
-    while sys.stdin.read(1):
-        pass
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,14 +9,14 @@ from string import ascii_lowercase
 from typing import Any
 
 from flawscope.benchmark import published
-from flawscope.benchmark.grid import Grid
 from flawscope.benchmark.published import Figure, Source
-from flawscope.benchmark.tables import METRICS, Group, Results, Value, printed
+from flawscope.benchmark.tables import METRICS, Group, Results, Value, methods_and_seeds, printed
 from flawscope.machine import GIB
 from flawscope.methods import registry
 from flawscope.progress import counted, duration
 
 RAISED = str.maketrans("0123456789RSMU", "⁰¹²³⁴⁵⁶⁷⁸⁹ᴿˢᴹᵁ")
+Document = dict[str, Any]
 
 
 class _Notes:
@@ -27,48 +27,26 @@ class _Notes:
 
     def mark(self, lines: Iterable[str]) -> str:
         numbers = []
-        for line in lines:
+        for line in map(_sentence, lines):
             if line not in self.lines:
                 self.lines.append(line)
             numbers.append(self.lines.index(line) + 1)
-        return " ".join(str(n).translate(RAISED) for n in sorted(set(numbers)))
+        return " ".join(str(n).translate(RAISED) for n in sorted({*numbers}))
+
+    def section(self) -> str:
+        lines = [f"{str(k).translate(RAISED)} {line}" for k, line in enumerate(self.lines, start=1)]
+        return "## Notes\n\n" + "  \n".join(lines) if lines else ""
 
 
 def render(results: Results) -> str:
     """results.md."""
     notes = _Notes()
     letters = {s.id: f"[{ascii_lowercase[k]}]" for k, s in enumerate(s for s in results.sources if s.table)}
-    tables = [_metric(results, metric, letters, notes) for metric in METRICS]
-    costs = _costs(results, notes)
-    return "\n\n".join(
-        part
-        for part in (
-            "# Benchmark",
-            _head(results),
-            *tables,
-            costs,
-            _notes(notes),
-            _published(results, letters),
-            _settings(results),
-            _machines(results),
-        )
-        if part
-    ).rstrip() + ("\n")
-
-
-def methods_and_seeds(grid: Grid) -> str:
-    """`patchcore, prnet; seeds 0, 1`, or by method where they differ."""
-
-    def words(seeds: Sequence[int]) -> str:
-        return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-
-    if len({*grid.seeds.values()}) == 1:
-        return f"{', '.join(grid.methods)}; {words(grid.seeds[grid.methods[0]])}"
-    return ", ".join(f"{method} ({words(grid.seeds[method])})" for method in grid.methods)
-
-
-def _several(grid: Grid) -> bool:
-    return any(len(seeds) > 1 for seeds in grid.seeds.values())
+    parts = ["# Benchmark", _head(results)]
+    parts += [_metric(results, metric, letters, notes) for metric in METRICS]
+    parts += [_costs(results, notes), notes.section(), _published(results, letters)]
+    parts += [_settings(results), _machines(results)]
+    return "\n\n".join(filter(None, parts)).rstrip() + "\n"
 
 
 def _head(results: Results) -> str:
@@ -76,224 +54,154 @@ def _head(results: Results) -> str:
     count = f"{len(results.done)} of {counted(len(grid.cells), 'cell')} done"
     if results.failed:
         count += f", {len(results.failed)} failed"
+    several = any(len(seeds) > 1 for seeds in grid.seeds.values())
     lines = [
         f"{methods_and_seeds(grid)}; {count}.",
         "Shares from 0 to 1, higher is better"
-        + ("; mean ± standard deviation over the seeds" if _several(grid) else "")
+        + ("; mean ± standard deviation over the seeds" if several else "")
         + ". A blank was not measured; an average that does not cover all says how many it covers.",
+        "The page on benchmarks in flawscope's documentation says how each figure is made.",
     ]
     if results.sources:
         lines.append("Columns with a letter in brackets are [published figures](#published-figures).")
     return " ".join(lines)
 
 
-# ------------------------------------------------------------------------------------------- the five metrics
-
-EXPLAINED = {
-    "image_auroc": "Area under the ROC curve of the pictures' scores.",
-    "pixel_auroc": "The same for all pixels of all test pictures.",
-    "pixel_f1": "The best F1 that any one threshold gives, found with the test's own masks: what the maps "
-    "could do, not what a calibrated threshold does.",
-    "au_pro": "Mean overlap with the defects' regions (8-connected, over the whole test set) against the "
-    "rate of false pixels, up to 0.3.",
-    "pixel_ap": "Average precision of all pixels of all test pictures.",
-}
+# ----------------------------------------------------------------------------------------- the five metrics
 
 
 def _metric(results: Results, metric: str, letters: dict[str, str], notes: _Notes) -> str:
     methods, columns = results.grid.methods, results.columns(metric)
-    header = ["category", *methods, *(_heading(s, metric, letters, notes) for s in columns)]
+    header = ["category", *methods, *(f"{letters[source.id]} {source.label}" for source in columns)]
     rows = []
     for category in results.grid.rows:
-        row = [_named(results, category, notes)]
+        missing = ["Not in the data."] if category in results.grid.missing else []
+        unusable = [results.grid.unusable[category]] if category in results.grid.unusable else []
+        row = [f"{category} {notes.mark([*missing, *unusable])}".strip()]
         for method in methods:
             remarks = _remarks(results, method, category, metric)
-            row.append(f"{_value(results.value(metric, method, category))} {notes.mark(remarks)}".strip())
-        row += [_cell(source, metric, category, notes) for source in columns]
+            value = _value(results.value(metric, method, category), " seeds")
+            row.append(f"{value} {notes.mark(remarks)}".strip())
+        cells = (source.cells.get(metric, {}).get(category) for source in columns)
+        row += [_figure(cell, source) for source, cell in zip(columns, cells, strict=True)]
         rows.append(row)
     for group in results.groups:
         row = [f"**{group.label} ({len(group.categories)})**"]
-        row += [_average(results.average(metric, method, group)) for method in methods]
-        row += [_printed(source, metric, group) for source in columns]
-        rows.append(row)
-    return f"## {_title(metric)}\n\n{EXPLAINED[metric]}\n\n{_table(header, rows)}"
-
-
-def _title(metric: str) -> str:
-    return METRICS[metric][0].upper() + METRICS[metric][1:]
-
-
-def _heading(source: Source, metric: str, letters: dict[str, str], notes: _Notes) -> str:
-    note = source.notes.get(metric)
-    remark = [_sentence(f"{source.label}, {METRICS[metric]}: {note}")] if note else []
-    return f"{letters[source.id]} {source.label} {notes.mark(remark)}".strip()
-
-
-def _named(results: Results, category: str, notes: _Notes) -> str:
-    if category in results.grid.missing:
-        return f"{category} {notes.mark(['Not in the data.'])}"
-    if category in results.grid.unusable:
-        return f"{category} {notes.mark([_sentence(results.grid.unusable[category])])}"
-    return category
+        row += [_value(results.average(metric, method, group)) for method in methods]
+        rows.append(row + [_printed(source, metric, group) for source in columns])
+    name = METRICS[metric]
+    return f"## {name[0].upper()}{name[1:]}\n\n{_table(header, rows)}"
 
 
 def _remarks(results: Results, method: str, category: str, metric: str) -> list[str]:
-    """What must be said beside a method's figure of a category."""
+    """Remarks that belong beside a method's figure of a category."""
     lines, absent, without = [], [], []
     for cell in results.cells.get((method, category), []):
         document = results.document(cell)
         if cell.name in results.failed:
-            lines.append(_sentence(f"{cell.label} failed: {results.failed[cell.name]}"))
+            lines.append(f"{cell.label} failed: {results.failed[cell.name]}")
         elif document is None:
             absent.append(str(cell.seed))
         else:
             if document["evaluation"]["metrics"].get(metric) is None:
                 without.append(str(cell.seed))
-            skipped = document["skipped"]
-            if skipped:
-                lines.append(_sentence(f"{cell.label}: {len(skipped)} skipped or without mask: {skipped[0]}"))
-            if document["evaluation"]["left_out"]:
-                count = document["evaluation"]["left_out"]
+            if skipped := document["skipped"]:
+                lines.append(f"{cell.label}: {len(skipped)} skipped or without mask: {skipped[0]}")
+            if count := document["evaluation"]["left_out"]:
                 lines.append(
                     f"{category} {method}: left out of its figures, because it was learnt from: "
-                    f"{counted(count, 'test picture')}."
+                    f"{counted(count, 'test picture')}"
                 )
     if absent:
-        lines.append(f"{category} {method}: seed {', '.join(absent)} is not done yet.")
+        lines.append(f"{category} {method}: seed {', '.join(absent)} is not done yet")
     if without:
-        lines.append(f"{category}: its test pictures do not give every metric, for want of masks or kinds.")
+        lines.append(f"{category}: its test pictures do not give every metric, for want of masks or kinds")
     return lines
 
 
-def _value(value: Value) -> str:
+def _value(value: Value, of: str = "") -> str:
     if value.mean is None:
         return ""
     text = f"{value.mean:.4f}" + ("" if value.deviation is None else f" ± {value.deviation:.4f}")
-    return text if value.count == value.of else f"{text} ({value.count} of {value.of} seeds)"
+    return text if value.count == value.of else f"{text} ({value.count} of {value.of}{of})"
 
 
-def _average(value: Value) -> str:
-    if value.mean is None:
-        return ""
-    text = f"{value.mean:.4f}" + ("" if value.deviation is None else f" ± {value.deviation:.4f}")
-    return text if value.count == value.of else f"{text} ({value.count} of {value.of})"
-
-
-def _figure(figure: Figure, decimals: int) -> str:
-    return f"{figure.value:.{decimals}f}{figure.mark.translate(RAISED)}"
-
-
-def _cell(source: Source, metric: str, category: str, notes: _Notes) -> str:
-    figure = source.cells.get(metric, {}).get(category)
-    if figure is None:
-        return ""
-    remark = [_sentence(f"{source.label}, {category}: {figure.note}")] if figure.note else []
-    return f"{_figure(figure, source.decimals)} {notes.mark(remark)}".strip()
+def _figure(figure: Figure | None, source: Source) -> str:
+    return f"{figure.value:.{source.decimals}f}{figure.mark.translate(RAISED)}" if figure else ""
 
 
 def _printed(source: Source, metric: str, group: Group) -> str:
-    found = printed(source, metric, group)
-    if found is None:
-        return ""
-    text = _figure(found[0], source.decimals)
-    return text if found[1] == len(group.categories) else f"{text} ({found[1]} of {len(group.categories)})"
+    figure, count = printed(source, metric, group) or (None, 0)
+    covers = f" ({count} of {len(group.categories)})" if 0 < count < len(group.categories) else ""
+    return _figure(figure, source) + covers
 
 
-# ---------------------------------------------------------------------------------------- what stands beside
+# --------------------------------------------------------------------------------------- beside the figures
 
 
 def _costs(results: Results, notes: _Notes) -> str:
     rows = []
-    for category in results.grid.rows:
-        for method in results.grid.methods:
-            cells = results.cells.get((method, category), [])
-            documents = [d for d in map(results.document, cells) if d is not None]
-            if not documents:
-                continue
-            resumed = any(d["fit"]["resumed"] for d in documents)
-            remark = ["Interrupted while it learnt, and resumed: that fit's time is not known."] * resumed
-            rows.append(
-                [
-                    category,
-                    method,
-                    f"{_span(documents, _fit_seconds, duration)} {notes.mark(remark)}".strip(),
-                    _span(documents, lambda d: d["evaluate"]["seconds"], duration),
-                    _span(documents, lambda d: d["peak_memory"] / GIB, lambda v: f"{v:.2f} GiB"),
-                    _span(documents, lambda d: d["settings"].get("steps"), lambda v: f"{v:,.0f}"),
-                    _span(documents, lambda d: d["threads"], lambda v: f"{v:.0f}"),
-                    _span(documents, lambda d: d["jobs"], lambda v: f"{v:.0f}"),
-                ]
-            )
+    for (method, category), cells in sorted(
+        results.cells.items(), key=lambda one: results.grid.rows.index(one[0][1])
+    ):
+        documents = [d for d in map(results.document, cells) if d is not None]
+        if not documents:
+            continue
+        resumed = any(d["fit"]["resumed"] for d in documents)
+        remark = ["Interrupted while it learnt, and resumed: that fit's time is not known."] * resumed
+        rows.append(
+            [
+                category,
+                method,
+                f"{_mean(documents, lambda d: d['fit']['seconds'], duration)} {notes.mark(remark)}".strip(),
+                _mean(documents, lambda d: d["evaluate"]["seconds"], duration),
+                _mean(documents, lambda d: d["peak_memory"] / GIB, lambda v: f"{v:.2f} GiB"),
+                _mean(documents, lambda d: d["settings"].get("steps"), lambda v: f"{v:,.0f}"),
+                _mean(documents, lambda d: d["threads"], lambda v: f"{v:.0f}"),
+                _mean(documents, lambda d: d["jobs"], lambda v: f"{v:.0f}"),
+            ]
+        )
     if not rows:
         return ""
     header = ["category", "method", "fit", "evaluate", "peak memory", "steps", "threads", "cells at a time"]
-    kept = [k for k in range(len(header)) if k < 5 or any(row[k] for row in rows)]
     return (
-        "## Time and memory\n\nOf a cell's process"
-        + (", mean over its seeds" if _several(results.grid) else "")
-        + ". Fit: reading, learning, calibrating. Evaluate: opening the model file, scoring all test "
-        "pictures, metrics. Other cells may have run at the same time.\n\n"
-        + _table([header[k] for k in kept], [[row[k] for k in kept] for row in rows], text=2)
+        "## Time and memory\n\nOf a cell's process, mean over its seeds. Fit: reading, learning, "
+        "calibrating. Evaluate: opening the model file, scoring all test pictures, metrics. Other cells may "
+        f"have run at the same time.\n\n{_table(header, rows, text=2)}"
     )
 
 
-def _fit_seconds(document: dict[str, Any]) -> float | None:
-    seconds: float | None = document["fit"]["seconds"]
-    return seconds
-
-
-def _span(
-    documents: Sequence[dict[str, Any]], get: Callable[[dict[str, Any]], Any], show: Callable[[float], str]
-) -> str:
+def _mean(documents: Sequence[Document], get: Callable[[Document], Any], show: Callable[[float], str]) -> str:
     values = [value for value in map(get, documents) if value is not None]
     return show(statistics.fmean(values)) if values else ""
-
-
-def _notes(notes: _Notes) -> str:
-    if not notes.lines:
-        return ""
-    lines = [f"{str(k).translate(RAISED)} {line}" for k, line in enumerate(notes.lines, start=1)]
-    return "## Notes\n\n" + "  \n".join(lines)
 
 
 def _published(results: Results, letters: dict[str, str]) -> str:
     if not results.sources:
         return ""
-    lines = [f"**{letters[s.id]}** {_described(s)}" for s in results.sources if s.table]
-    others = [s for s in results.sources if not s.table]
-    used = {f.mark for s in results.sources for f in (*s.means.values(), *_all_cells(s))}
-    legend = "; ".join(f"{m.translate(RAISED)} {text}" for m, text in published.marks().items() if m in used)
+    others = [source for source in results.sources if not source.table]
+    marks = "; ".join(f"{mark.translate(RAISED)} {text}" for mark, text in published.marks().items())
     parts = [
         "## Published figures",
-        "Copied, not measured here. Their conditions differ from each other and from these runs.",
-        "\n".join(f"- {line}" for line in lines),
-        f"How sure they are: {legend}. An average without such a mark was computed from the column.",
+        "Copied, not measured here. Their conditions differ from each other and from these runs; some "
+        "metrics are not the same ones. The page on benchmarks in flawscope's documentation says which.",
+        "\n".join(f"- **{letters[s.id]}** {_described(s)}" for s in results.sources if s.table),
+        f"How sure they are: {marks}. An average without such a mark was computed from the column.",
     ]
     if others:
-        shown = [m for m in METRICS if any(m in s.means for s in others)]
-        rows = [
-            [s.label, *(_figure(s.means[m], s.decimals) if m in s.means else "" for m in shown)]
-            for s in others
-        ]
+        shown = [metric for metric in METRICS if any(metric in source.means for source in others)]
+        rows = [[s.label, *(_figure(s.means.get(metric), s) for metric in shown)] for s in others]
         parts += [
             "Further ones, means over all 15 categories as printed:",
-            _table(["", *(METRICS[m] for m in shown)], rows),
-            "\n".join(f"- {_described(s)}" for s in others),
+            _table(["", *(METRICS[metric] for metric in shown)], rows),
+            "\n".join(f"- {_described(source)}" for source in others),
         ]
-    absent = "; ".join(f"{entry['name']}: {entry['note']}" for entry in published.without_figures())
-    return "\n\n".join([*parts, f"Without figures: {absent}."])
+    return "\n\n".join(parts)
 
 
 def _described(source: Source) -> str:
-    """Where a source's figures are from, and what must be known about them."""
     conditions = source.conditions[0].upper() + source.conditions[1:]
-    notes = [source.note, *(f"{METRICS[m]} {note}" for m, note in source.notes.items() if not source.table)]
-    words = "; ".join(filter(None, notes))
-    return f"{source.label}: {source.source}. {conditions}." + (f" Note: {words}." if words else "")
-
-
-def _all_cells(source: Source) -> list[Figure]:
-    return [figure for cells in source.cells.values() for figure in cells.values()]
+    return f"{source.label}: {source.source}. {conditions}."
 
 
 def _settings(results: Results) -> str:
@@ -301,12 +209,10 @@ def _settings(results: Results) -> str:
     for method in results.grid.methods:
         found: dict[str, list[str]] = {}
         for category in results.grid.rows:
-            for cell in results.cells.get((method, category), []):
-                document = results.document(cell)
+            for document in map(results.document, results.cells.get((method, category), [])):
                 if document is not None:
-                    text = _changed(method, document["settings"])
-                    if category not in found.setdefault(text, []):
-                        found[text].append(category)
+                    categories = found.setdefault(_changed(method, document["settings"]), [])
+                    categories += [category] * (category not in categories)
         for text, categories in found.items():
             where = "" if len(found) == 1 else f" ({', '.join(categories)})"
             lines.append(f"- {method}{where}: {text}")
@@ -334,21 +240,19 @@ def _listed(value: Any) -> Any:
 def _machines(results: Results) -> str:
     found: dict[str, int] = {}
     for document in results.done.values():
-        machine, versions = document["machine"], document["versions"]
+        machine = document["machine"]
         memory = "" if machine["memory_gib"] is None else f", {machine['memory_gib']:g} GiB"
+        versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
         text = (
             f"{machine['cpu']}, {counted(machine['cores'], 'core')}{memory}, {machine['system']}; "
-            f"computed on {document['device']}; "
-            + ", ".join(f"{name} {version}" for name, version in versions.items())
+            f"computed on {document['device']}; {versions}"
         )
         found[text] = found.get(text, 0) + 1
-    if not found:
-        return ""
     lines = [f"- {text}" + ("" if len(found) == 1 else f" ({n} cells)") for text, n in found.items()]
-    return "## Environment\n\n" + "\n".join(lines)
+    return "## Environment\n\n" + "\n".join(lines) if lines else ""
 
 
-# ------------------------------------------------------------------------------------------------------ text
+# ----------------------------------------------------------------------------------------------------- text
 
 
 def _sentence(text: str) -> str:

@@ -14,11 +14,10 @@ OTHER = "none"  # the `method` of sources about methods that are not implemented
 
 @dataclass(frozen=True)
 class Figure:
-    """A share in 0..1, how sure it is, and what must be known about it."""
+    """A share in 0..1, and how sure it is."""
 
     value: float
     mark: str
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,6 @@ class Source:
     table: stands as a column beside the measured figures.
     decimals: digits that it gives, as a share in 0..1.
     cells: by metric and category. means: by metric, over all 15 categories, as it prints them.
-    notes: what must be known about the figures of a metric.
     """
 
     id: str
@@ -37,12 +35,10 @@ class Source:
     label: str
     source: str
     conditions: str
-    note: str
     decimals: int
     table: bool
     cells: dict[str, dict[str, Figure]]
     means: dict[str, Figure]
-    notes: dict[str, str]
 
 
 def sources(methods: Iterable[str]) -> list[Source]:
@@ -53,11 +49,6 @@ def sources(methods: Iterable[str]) -> list[Source]:
 def marks() -> dict[str, str]:
     """What the marks mean."""
     return dict(_read()["marks"])
-
-
-def without_figures() -> list[dict[str, str]]:
-    """Projects that report none: `name` and `note`."""
-    return list(_read()["without_figures"])
 
 
 @cache
@@ -78,17 +69,12 @@ def _source(entry: dict[str, Any]) -> Source:
     cells: dict[str, dict[str, Figure]] = {}
     means: dict[str, Figure] = {}
     for metric, given in entry["metrics"].items():
-        single, notes = given.get("marks", {}), given.get("notes", {})
+        marks = given.get("marks", {})
         cells[metric] = {
-            category: Figure(value / scale, single.get(category, given["mark"]), notes.get(category, ""))
+            category: Figure(value / scale, marks.get(category, given["mark"]))
             for category, value in given.get("cells", {}).items()
         }
         if "mean" in given:
             means[metric] = Figure(given["mean"] / scale, given.get("mean_mark", given["mark"]))
-    return Source(
-        **{k: entry[k] for k in ("id", "method", "label", "source", "conditions", "decimals", "table")},
-        note=entry.get("note", ""),
-        cells=cells,
-        means=means,
-        notes={metric: given["note"] for metric, given in entry["metrics"].items() if "note" in given},
-    )
+    names = ("id", "method", "label", "source", "conditions", "decimals", "table")
+    return Source(**{name: entry[name] for name in names}, cells=cells, means=means)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,15 +15,14 @@ from flawscope.benchmark.grid import Cell
 from flawscope.errors import InputError
 
 FORMAT = 1
-PATIENCE = 10.0  # seconds that the processes of a benchmark that was killed may take to end
 
 
 class Store:
     """Where the files of a benchmark lie, below the folder `root`."""
 
     def __init__(self, root: Path):
-        self.root = root
-        self.cells = root / "cells"
+        self.root = Path(os.path.abspath(root))
+        self.cells = self.root / "cells"
 
     def cell(self, cell: Cell) -> Path:
         """Its results: there, whole, or not at all."""
@@ -44,51 +42,39 @@ class Store:
     def prepare(self) -> None:
         """Make the folders, and remove what writers that were killed have left."""
         self.cells.mkdir(parents=True, exist_ok=True)
-        for path in [
-            *self.root.glob(".*.part"),
-            *self.root.glob("*/.*.part"),
-            *self.root.glob("*/*/.*.part"),
-        ]:
+        for path in self.root.rglob(".*.part"):
             with suppress(OSError):
                 path.unlink()
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
         """The document of a finished cell; None where it is not done, or was not written by this program."""
-        try:
+        with suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(self.cell(cell).read_text(encoding="utf-8"))
             if document["format"] == FORMAT and document["identity"] == cell.identity:
                 return dict(document)
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
         return None
 
     @contextmanager
-    def locked(self) -> Iterator[int | None]:
-        """One benchmark at a time in this folder. Gives the lock's file number, which the processes of the
-        cells hold too: after a kill the folder is free when the last of them has ended."""
+    def locked(self) -> Iterator[None]:
+        """Keep other benchmarks out of this folder. If this process is killed, its cells end with it."""
         try:
             import fcntl
         except ImportError:  # Windows
-            yield None
+            yield
             return
         with open(self.root / ".lock", "wb") as file:
-            give_up = time.monotonic() + PATIENCE
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > give_up:
-                        raise InputError(
-                            f"another benchmark works in {self.root}: wait for it, or choose another --out"
-                        ) from None
-                    time.sleep(0.1)
-                except OSError:  # a file system without locks
-                    break
-            yield file.fileno()
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"another benchmark works in {self.root}: wait for it, or choose another --out"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            yield
 
 
 def write_json(path: str | os.PathLike[str], document: Any) -> None:
-    """Whole or not at all."""
+    """Write it whole or not at all."""
     with atomic(path) as file:
         file.write(f"{json.dumps(document, indent=1, allow_nan=False)}\n".encode())

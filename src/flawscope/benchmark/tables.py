@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -179,42 +180,48 @@ class Results:
 
     def to_csv(self) -> str:
         """A row a cell; a category that is missing has rows too, with nothing in them."""
-        metrics = list(METRICS)
-        for document in self.done.values():
-            metrics += [k for k in document["evaluation"]["metrics"] if k not in metrics]
+        found = [key for document in self.done.values() for key in document["evaluation"]["metrics"]]
+        names = ["category", "method", "seed", "state", *dict.fromkeys([*METRICS, *found])]
+        names += ["fit_seconds", "evaluate_seconds", "peak_memory_mib", "threads", "jobs", "steps", "reason"]
         file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        more = ["fit_seconds", "evaluate_seconds", "peak_memory_mib", "threads", "jobs", "steps", "reason"]
-        writer.writerow(["category", "method", "seed", "state", *metrics, *more])
-        by_seed = {(cell.method, cell.category, cell.seed): cell for cell in self.grid.cells}
-        for category in self.grid.rows:
-            for method in self.grid.methods:
-                for seed in self.grid.seeds[method]:
-                    cell = by_seed.get((method, category, seed))
-                    row = [category, method, seed, *self._csv_row(category, cell, metrics)]
-                    writer.writerow(map(csv_cell, row))
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        by_seed = {(cell.category, cell.method, cell.seed): cell for cell in self.grid.cells}
+        for category, method in itertools.product(self.grid.rows, self.grid.methods):
+            for seed in self.grid.seeds[method]:
+                row = {"category": category, "method": method, "seed": seed}
+                row |= self._csv_row(category, by_seed.get((category, method, seed)))
+                writer.writerow({name: csv_cell(value) for name, value in row.items()})
         return file.getvalue()
 
-    def _csv_row(self, category: str, cell: Cell | None, metrics: Sequence[str]) -> list[Any]:
-        empty: list[Any] = [None] * (len(metrics) + 6)
+    def _csv_row(self, category: str, cell: Cell | None) -> dict[str, Any]:
         if cell is None:
             reason = self.grid.unusable.get(category)
-            return ["failed" if reason else "missing", *empty, reason]
+            return {"state": "failed" if reason else "missing", "reason": reason}
         document = self.document(cell)
         if document is None:
-            return [self.state(cell), *empty, self.failed.get(cell.name)]
-        found = document["evaluation"]["metrics"]
-        return [
-            "done",
-            *(found.get(metric) for metric in metrics),
-            document["fit"]["seconds"],
-            document["evaluate"]["seconds"],
-            round(document["peak_memory"] / MIB),
-            document["threads"],
-            document["jobs"],
-            document["settings"].get("steps"),
-            None,
-        ]
+            return {"state": self.state(cell), "reason": self.failed.get(cell.name)}
+        return {
+            "state": "done",
+            **document["evaluation"]["metrics"],
+            "fit_seconds": document["fit"]["seconds"],
+            "evaluate_seconds": document["evaluate"]["seconds"],
+            "peak_memory_mib": round(document["peak_memory"] / MIB),
+            "threads": document["threads"],
+            "jobs": document["jobs"],
+            "steps": document["settings"].get("steps"),
+        }
+
+
+def methods_and_seeds(grid: Grid) -> str:
+    """`patchcore, prnet; seeds 0, 1`, or by method where they differ."""
+
+    def words(seeds: Sequence[int]) -> str:
+        return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+    if len({*grid.seeds.values()}) == 1:
+        return f"{', '.join(grid.methods)}; {words(grid.seeds[grid.methods[0]])}"
+    return ", ".join(f"{method} ({words(grid.seeds[method])})" for method in grid.methods)
 
 
 def printed(source: Source, metric: str, group: Group) -> tuple[Figure, int] | None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flawscope.cli import cluster, common
-from flawscope.cluster import connect
-from flawscope.errors import FlawscopeError
-from flawscope.progress import counted
+from flawscope.cli import common
+from flawscope.cluster import connect, tasks
+from flawscope.errors import FlawscopeError, require_installed
+from flawscope.progress import Running, counted
 
 if TYPE_CHECKING:
+    from flawscope.benchmark.cell import Plan
     from flawscope.benchmark.grid import Cell, Grid
-    from flawscope.benchmark.run import Live, Plan, Workers
-    from flawscope.benchmark.store import Store
+    from flawscope.benchmark.pool import Pool
     from flawscope.benchmark.tables import Results
 
 
@@ -72,22 +73,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-models", action="store_true", help="keep the model files, in DIR/models")
     parser.add_argument("--json", action="store_true", help="print one JSON document, as results.json")
     common.add_device(parser)
-    cluster.add_arguments(parser)
+    common.add_cluster(parser)
     common.add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.benchmark.markdown import methods_and_seeds
-    from flawscope.benchmark.run import Live, finished, refuse_without_torch
+    from flawscope.benchmark.run import finished
     from flawscope.benchmark.run import run as work_off
     from flawscope.benchmark.store import Store
-    from flawscope.benchmark.tables import Results
+    from flawscope.benchmark.tables import Results, methods_and_seeds
 
     if args.cluster is not None:
         connect.check(args.cluster)
     grid = _planned(args)
     if args.cluster is None:
-        refuse_without_torch()
+        require_installed("fitting", "torch", "timm", extras="train")
     out = common.folder_for_results(args.out)
     say = common.say_for(args)
     store = Store(out)
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
             if not before:
                 common.say(unwritten)
 
-    with store.locked() as lock:
+    with store.locked():
         store.prepare()
         before = finished(grid, store)
         left = [cell for cell in grid.cells if cell.name not in before]
@@ -116,14 +116,14 @@ def run(args: argparse.Namespace) -> int:
         )
         if not left and args.keep_models and not all(store.model(cell).is_file() for cell in grid.cells):
             say(f"some were done without --keep-models: remove their files in {store.cells} to fit anew")
-        live = Live(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
+        live = Running(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
         try:
-            with _workers(args, left, store, live, say) as (plan, workers):
-                work_off(grid, store, plan, lock, live, after, workers)
+            with _pool(args, left, live) as (plan, pool):
+                work_off(grid, store, plan, pool, live, after)
         except KeyboardInterrupt:
             done = len(finished(grid, store))
             of = counted(len(grid.cells), "cell")
-            live.line(f"stopped with {done} of {of} done; the same call goes on from there", failed=False)
+            live.line(f"stopped with {done} of {of} done; the same call goes on from there")
             raise
     if args.json:
         print(json.dumps(latest.to_dict(), indent=1, allow_nan=False))
@@ -136,26 +136,31 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _workers(
-    args: argparse.Namespace, left: Sequence[Cell], store: Store, live: Live, say: Callable[[str], None]
-) -> Iterator[tuple[Plan, Workers | None]]:
-    """How the cells that are left are worked off, and where; None: here."""
-    from flawscope.benchmark.run import Plan, jobs_and_threads
+def _pool(args: argparse.Namespace, left: Sequence[Cell], live: Running) -> Iterator[tuple[Plan, Pool]]:
+    """How the cells that are left are worked off, and the processes here or on the cluster that do it."""
+    from flawscope.benchmark.cell import Plan
+    from flawscope.benchmark.pool import Processes
+    from flawscope.benchmark.run import jobs_and_threads
 
-    if not left:
-        yield Plan(args.data, 1, 1), None
-    elif args.cluster is None:
-        jobs, threads = jobs_and_threads(len(left), args.jobs, args.threads, args.device, say)
-        yield Plan(args.data, jobs, threads, args.keep_models), None
-    else:
-        from flawscope.cluster import grid
+    if args.cluster is None or not left:
+        jobs, threads = 1, 1
+        if left:
+            jobs, threads = jobs_and_threads(len(left), args.jobs, args.threads, args.device, live.say)
+        yield Plan(args.data, jobs, threads, args.keep_models), Processes(jobs, threads, live.tell)
+        return
+    fits = {cell.label: _fit(cell, args.data) for cell in left}
+    most = min(len(left), args.jobs or len(left))
+    with (
+        connect.connected(args.cluster),
+        tasks.tasks_for("cell", fits, args.data, args.out, live, most, args.threads, args.device) as pool,
+    ):
+        yield Plan(args.data, pool.at_once, pool.share.threads, args.keep_models), pool
 
-        how = {"jobs": args.jobs, "threads": args.threads, "device": args.device}
-        with (
-            connect.connected(args.cluster),
-            grid.workers(left, store, args.data, live, say, **how, keep_models=args.keep_models) as found,
-        ):
-            yield found
+
+def _fit(cell: Cell, root: str) -> dict[str, Any]:
+    """The cell's fit, as `memory_estimate.predicted_peak` takes it."""
+    own = {name: getattr(cell, name) for name in ("category", "method", "group", "seen", "device")}
+    return {"images": os.path.abspath(root), **own, **cell.options}
 
 
 def _planned(args: argparse.Namespace) -> Grid:

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flawscope.cli import common, fit_one, several
-from flawscope.cluster import connect
+from flawscope.cluster import connect, tasks
 from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.methods import registry
-from flawscope.progress import Step, counted, duration, silent, some
+from flawscope.progress import Running, Step, counted, duration, silent, some
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
+
+EVERY = 0.5  # seconds between looks at the cluster's tasks
 
 
 class Done(NamedTuple):
@@ -83,7 +85,7 @@ def _call(args: argparse.Namespace, category: str) -> argparse.Namespace:
     """The call for this category alone."""
     out = str(Path(args.out) / f"{category}.safetensors")
     board = args.tensorboard and str(Path(args.tensorboard) / category)
-    own = {"category": category, "out": out, "tensorboard": board, "cluster": None, "again": False}
+    own = {"category": category, "out": out, "tensorboard": board, "cluster": None}
     return argparse.Namespace(**{**vars(args), **own})
 
 
@@ -122,10 +124,7 @@ def _on_nodes(
     take: Callable[[str, Outcome], None],
     say: fit_one.Say,
 ) -> None:
-    """Each category as a task of the cluster."""
-    from flawscope.benchmark.run import Live
-    from flawscope.cluster import categories
-
+    """Fit each category in a task of the cluster."""
     left = {}
     for name, call in calls.items():
         if _is_kept(call):
@@ -134,19 +133,29 @@ def _on_nodes(
             left[name] = call
     if not left:
         return
-    live = Live(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
-
-    def done(name: str, found: Outcome | FlawscopeError) -> None:
-        if isinstance(found, FlawscopeError):
-            if args.debug and found.__cause__:  # with what the node's process says
-                raise found
-            found = _failed(name, one_line(found))
-        take(name, found)
-
+    live = Running(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
     fits = {name: _predicted(call) for name, call in left.items()}
-    how = {"threads": args.threads, "device": args.device}
-    with connect.connected(args.cluster):
-        categories.fit_each(_one, left, fits, args.data, args.out, live, say, done, **how)
+    how = len(left), args.threads, args.device
+    with (
+        connect.connected(args.cluster),
+        tasks.tasks_for("fit", fits, args.data, args.out, live, *how) as pool,
+    ):
+        for name, call in left.items():
+            call.threads = pool.share.threads
+            pool.start(name, _on_node, call)
+        while pool.running:
+            for name, found in pool.ended(EVERY):
+                live.jobs.pop(name, None)
+                if isinstance(found, FlawscopeError):
+                    if args.debug and found.__cause__:  # with the traceback of the node's process
+                        raise found
+                    found = _failed(name, one_line(found))
+                take(name, found)
+            live.show()
+
+
+def _on_node(call: argparse.Namespace, tell: Callable[[str], None]) -> Outcome:
+    return _one(call, lambda stage, done, total: tell(f"{stage} {done} of {total}"))
 
 
 def _predicted(call: argparse.Namespace) -> dict[str, Any]:
@@ -157,10 +166,9 @@ def _predicted(call: argparse.Namespace) -> dict[str, Any]:
 
 
 def _resuming(call: argparse.Namespace) -> argparse.Namespace:
-    """--resume is for methods that learn in steps; for others a category is the step. Where a node was lost,
-    they go on without being asked."""
+    """--resume is for methods that learn in steps; for others a category is the step."""
     learns = registry.method(fit_one.method_of(call)).learns_in_steps
-    return argparse.Namespace(**{**vars(call), "resume": (call.resume or call.again) and learns})
+    return argparse.Namespace(**{**vars(call), "resume": call.resume and learns})
 
 
 def _step(call: argparse.Namespace) -> Step:

@@ -14,7 +14,7 @@ from flawscope.cli.inputs import on_files
 from flawscope.errors import InputError
 
 if TYPE_CHECKING:
-    from flawscope.cluster.shards import Some
+    from flawscope.cluster.manifest import Some
 
 # Of the plain command, and where the same is found
 NOT_THERE = {
@@ -73,29 +73,30 @@ def run(args: argparse.Namespace) -> int:
         step=common.step_for(args),
         say=common.say_for(args),
     )
-    told = facts_of(args, found.manifest, found.calibration, found.together, found.unjudged.count)
+    summary = found.summary
+    told = facts_of(args, found.manifest, found.calibration, found.together, summary.unjudged.count)
     told |= {"complete": True, "seconds": round(time.monotonic() - began, 3)}
     Store(args.out).write(FACTS, f"{json.dumps(told, indent=1, allow_nan=False)}\n".encode())
     if not args.quiet:
         common.say(f"results in {args.out}: a row for every input in parts, a summary in {FACTS}")
-        if found.judged:
+        if summary.judged:
             common.say(all_together(found.together, found.calibration))
-        for line in on_files(_Named(found.several), _Named(found.beside)):
+        for line in on_files(_Named(summary.several), _Named(found.beside)):
             common.say(line)
         if line := found.together.line():
             common.say(f"warning: {line}")
-    code = common.report_failures(_Named(found.unjudged))
-    if more := found.unjudged.count - len(found.unjudged.first):
+    code = common.report_failures(_Named(summary.unjudged))
+    if more := summary.unjudged.count - len(summary.unjudged.first):
         common.say(f"{more:,} of them are not named here: see the column error of the rows")
-    for text in found.undrawn.first:
+    for text in summary.undrawn.first:
         common.say(f"skipped: {text}")
-    if found.undrawn.count:
+    if summary.undrawn.count:
         code = 1
-    return 3 if args.fail_on_anomaly and found.anomalous else code
+    return 3 if args.fail_on_anomaly and summary.anomalous else code
 
 
 class _Named(Sequence[str]):
-    """Of so many the first ones: what is written of them needs no more."""
+    """The first of many, with the length of all: remarks need no more."""
 
     def __init__(self, some: Some):
         self.some = some

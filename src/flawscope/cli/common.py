@@ -81,6 +81,15 @@ def add_device(parser: argparse.ArgumentParser, threads: str = "all cores") -> N
     )
 
 
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cluster",
+        metavar="WHERE",
+        help="run on a Ray cluster: auto (the one that runs here), local (this machine alone), or an address "
+        "such as ray://HOST:10001 or HOST:6379",
+    )
+
+
 def add_rate(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--false-alarm-rate",

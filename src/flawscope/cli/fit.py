@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from flawscope.cli import categories, cluster, common, fit_one, several
+from flawscope.cli import categories, common, fit_one, several
 from flawscope.cluster import connect
 from flawscope.methods import registry
 from flawscope.progress import counted
@@ -106,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-check", action="store_true", help="do not measure what share of simulated defects it finds"
     )
     common.add_device(parser)
-    cluster.add_arguments(parser)
+    common.add_cluster(parser)
     common.add_quiet(parser)
 
 

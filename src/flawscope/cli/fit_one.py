@@ -159,11 +159,11 @@ def _pool(args: argparse.Namespace, dataset: Dataset) -> Iterator[Pool | None]:
     if args.cluster is None:
         yield None
         return
-    from flawscope.cluster.fit import Nodes
+    from flawscope.cluster.tasks import PartWorkers
 
     with connect.connected(args.cluster):
         _require_shared(dataset)
-        yield Nodes(args.threads)
+        yield PartWorkers(args.threads)
 
 
 def _device(args: argparse.Namespace) -> str:

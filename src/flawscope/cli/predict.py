@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawscope.cli import cluster, clustered, common, inputs, remote
+from flawscope.cli import clustered, common, inputs, remote
 from flawscope.cli.inputs import on_files
 from flawscope.progress import counted, silent
 
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.add_device(parser, threads="all cores; with --cluster 1")
     remote.add_arguments(parser)
-    cluster.add_arguments(parser)
+    common.add_cluster(parser)
     clustered.add_arguments(parser)
     common.add_quiet(parser)
 

@@ -1,7 +1,7 @@
 """Which pictures a run judges, in which order: written once, as Parquet, and read part by part.
 
-Nobody holds it whole. The one who writes it needs the names of what lies in one folder, and 8 bytes for every
-path, to list none twice.
+Nobody holds it whole. Its writer needs the names in one folder, and 8 bytes for every path, to list none
+twice.
 """
 
 from __future__ import annotations
@@ -28,62 +28,65 @@ FOLDER = "listing"
 GROUP = 1_000  # paths that are read at a time
 FILE = 100 * GROUP  # in a file
 PIPED = "-"
-TABLES = (".parquet", ".csv", ".txt")  # what holds paths, where it is named outright
+TABLES = (".parquet", ".csv", ".txt")  # tables of paths, where they are named outright
 COLUMN = "path"  # of a table
-NAMED = 5  # of the files beside the pictures
+FIRST = 20  # names that are remembered for a person
 
 
 class Entry(NamedTuple):
-    """A picture's path or URL; `error`: it stands for what means nothing, and why."""
+    """A picture's path or URL; `error`: it stands for a word that means nothing, and why."""
 
     path: str
     error: str = ""
 
 
 @dataclass
-class Listing:
-    """What is known of a listing.
+class Some:
+    """How many there are, and the first of them."""
 
-    roots: folders on disk in which the pictures lie. beside: how many files lie beside the pictures;
-    named: the first of them. digest: of what came on stdin.
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, *texts: str, count: int | None = None) -> None:
+        """Count them; `count`: where there are more than these."""
+        self.count += len(texts) if count is None else count
+        self.first = [*self.first, *texts][:FIRST]
+
+
+@dataclass
+class Listing:
+    """The facts about a listing.
+
+    roots: folders on disk in which the pictures lie. beside: files beside the pictures. digest: of stdin.
     """
 
     inputs: int = 0
     roots: list[str] = field(default_factory=list)
-    beside: int = 0
-    named: list[str] = field(default_factory=list)
+    beside: Some = field(default_factory=Some)
     digest: str = ""
 
 
 def write(specs: Sequence[str], store: Store, stream: IO[bytes] | None = None) -> Listing:
-    """List what is meant, in the order in which `predict` judges it, below `FOLDER` of the store.
+    """List the pictures, in the order in which `predict` judges them, below `FOLDER` of the store.
 
     Each path stands once, where it comes first; of those on stdin, as with `predict`, each line. Two paths
     are told apart by 64 bits: one of ten million is taken for another, and missing, once in 400,000 runs.
 
     Args:
         specs: files, folders, patterns, tables of paths (`TABLES`), URLs of these, or `-` alone.
-        stream: what comes on stdin.
+        stream: stdin.
 
     Raises:
-        InputError: nothing is meant, or a table cannot be read.
+        InputError: no picture is meant, or a table cannot be read.
         FlawscopeError: the store cannot be written.
     """
-    made = Listing()
-    before = {f"{FOLDER}/{name}" for name in store.names(FOLDER)}  # of a run that was stopped here
-    found = iter(_entries(specs, store, stream, made))
-    wrong = ""
-    pictures = False
-    number = 0
-    while chunk := list(islice(found, FILE)):
+    made, wrong, pictures = Listing(), "", False
+    entries = _entries(specs, store, stream, made)
+    while chunk := list(islice(entries, FILE)):
         wrong = wrong or next((one.error for one in chunk if one.error), "")
         pictures = pictures or not all(one.error for one in chunk)
-        store.write(_name(number), _packed(chunk))
-        before.discard(_name(number))
-        number += 1
+        store.write(_name(made.inputs // FILE), _packed(chunk))
         made.inputs += len(chunk)
-    for name in before:  # last: until then another process of the same call may read them
-        store.remove(name)
     if not pictures:
         raise InputError(wrong or "no pictures given; name a picture, a folder or a table of paths")
     return made
@@ -95,10 +98,9 @@ def read(store: Store, start: int, stop: int) -> list[Entry]:
 
     found: list[Entry] = []
     for number in range(start // FILE, -(-stop // FILE)):
-        first = number * FILE
-        begin, end = max(start - first, 0), min(stop - first, FILE)
+        begin, end = max(start - number * FILE, 0), min(stop - number * FILE, FILE)
+        groups = range(begin // GROUP, -(-end // GROUP))
         with store.open(_name(number)) as file:
-            groups = range(begin // GROUP, -(-end // GROUP))
             table = parquet.ParquetFile(file).read_row_groups([*groups])
         table = table.slice(begin - groups.start * GROUP, end - begin)
         columns = (table.column(name).to_pylist() for name in ("path", "error"))
@@ -107,7 +109,7 @@ def read(store: Store, start: int, stop: int) -> list[Entry]:
 
 
 def digest(stream: IO[bytes]) -> str:
-    """Of what comes on stdin."""
+    """Of the paths on stdin."""
     made = hashlib.sha256()
     for _ in _lines(stream, made):
         pass
@@ -119,7 +121,7 @@ def _lines(stream: IO[bytes], taken: Any) -> Iterator[str]:
     for line in stream:
         taken.update(line)
         if b"\0" in line:
-            raise InputError("what comes on stdin is no list of paths; a picture is judged without --cluster")
+            raise InputError("stdin holds no list of paths; a picture is judged without --cluster")
         if path := line.rstrip(b"\r\n"):
             yield os.fspath(Path(os.fsdecode(path)))
 
@@ -144,7 +146,7 @@ def _packed(chunk: list[Entry]) -> bytes:
     return file.getvalue()
 
 
-# ------------------------------------------------------------------------------------------- what is meant
+# --------------------------------------------------------------------------------------- the meant pictures
 
 
 def _entries(specs: Sequence[str], store: Store, stream: IO[bytes] | None, made: Listing) -> Iterator[Entry]:
@@ -153,32 +155,38 @@ def _entries(specs: Sequence[str], store: Store, stream: IO[bytes] | None, made:
         yield from map(Entry, _rooted(_lines(stream, taken), made))
         made.digest = taken.hexdigest()
         return
-    seen = Seen()
+    seen = np.empty(0, np.int64)
+    found = _meant_or_wrong(specs, store, made)
+    while chunk := list(islice(found, FILE)):
+        new, seen = _new([one.path for one in chunk], seen)
+        yield from (one for one, is_new in zip(chunk, new, strict=True) if is_new or one.error)
+
+
+def _new(paths: Sequence[str], seen: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """For each path whether it was not there before; and the sorted hashes of all."""
+    hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
+    new = np.zeros(len(paths), np.bool_)
+    new[np.unique(hashes, return_index=True)[1]] = True
+    if len(seen):
+        new &= seen[np.minimum(np.searchsorted(seen, hashes), len(seen) - 1)] != hashes
+    return new, np.sort(np.concatenate([seen, hashes[new]]), kind="stable")  # quick: nearly sorted
+
+
+def _meant_or_wrong(specs: Sequence[str], store: Store, made: Listing) -> Iterator[Entry]:
     for spec in specs:
-        paths = _meant(spec, store, made)
-        while True:
-            chunk: list[str] = []
-            wrong = ""
-            try:
-                for path in islice(paths, GROUP * 10):
-                    chunk.append(path)
-            except InputError as error:  # as in `predict`, the others are judged
-                wrong = str(error)
-            yield from (Entry(path) for path, new in zip(chunk, seen.add(chunk), strict=True) if new)
-            if wrong:
-                yield Entry(spec, wrong)
-            if wrong or not chunk:
-                break
+        try:
+            yield from map(Entry, _meant(spec, store, made))
+        except InputError as error:  # as in `predict`, the others are judged
+            yield Entry(spec, str(error))
 
 
 def _meant(spec: str, store: Store, made: Listing) -> Iterator[str]:
-    outright = is_url(spec) or os.path.isfile(spec)
-    if outright and spec.lower().endswith(TABLES):
+    if (is_url(spec) or os.path.isfile(spec)) and spec.lower().endswith(TABLES):
         yield from _rooted(_tabled(spec), made)
         return
+    own = ""
     if is_url(spec):
         inputs: Iterable[tuple[str, bool]] = _remote(spec)
-        own = ""
     else:
         root = os.path.abspath(_root(spec))
         if root not in made.roots:
@@ -186,14 +194,12 @@ def _meant(spec: str, store: Store, made: Listing) -> Iterator[str]:
         own = store.root + os.sep if store.lies_in(root) else ""
         inputs = ((os.fspath(path), beside) for path, beside in iter_inputs(spec))
     for path, beside in inputs:
-        if own and os.path.abspath(path).startswith(own):  # what this run writes
+        if own and os.path.abspath(path).startswith(own):  # written by this run
             continue
-        if not beside:
+        if beside:
+            made.beside.add(path)
+        else:
             yield path
-            continue
-        made.beside += 1
-        if len(made.named) < NAMED:
-            made.named.append(path)
 
 
 def _rooted(paths: Iterator[str], made: Listing) -> Iterator[str]:
@@ -210,7 +216,7 @@ def _rooted(paths: Iterator[str], made: Listing) -> Iterator[str]:
 
 
 def _common(paths: list[str]) -> str:
-    """What absolute paths begin with: all others lie between the first and the last of them."""
+    """The folder above absolute paths: all others lie between the first and the last of them."""
     return os.path.commonpath([min(paths), max(paths)])
 
 
@@ -222,38 +228,9 @@ def _root(spec: str) -> str:
     return os.fspath(path)
 
 
-class Seen:
-    """Which paths were there before: 8 bytes for each, in sorted arrays, each at least twice as long as the
-    next."""
-
-    def __init__(self) -> None:
-        self.runs: list[NDArray[np.int64]] = []
-
-    def add(self, paths: Sequence[str]) -> NDArray[np.bool_]:
-        """For each, whether it is new."""
-        hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
-        new = np.zeros(len(paths), np.bool_)
-        new[np.unique(hashes, return_index=True)[1]] = True
-        for run in self.runs:
-            place = np.searchsorted(run, hashes)
-            new &= run[np.minimum(place, len(run) - 1)] != hashes
-        run = np.sort(hashes[new])
-        while self.runs and len(self.runs[-1]) < 2 * len(run):
-            run = np.sort(np.concatenate([self.runs.pop(), run]), kind="stable")
-        if len(run):
-            self.runs.append(run)
-        return new
-
-
-# -------------------------------------------------------------------------------------------------- tables
-
-
 def _tabled(spec: str) -> Iterator[str]:
     """The paths in a table, as they stand there; a relative one begins where the command is run."""
-    if is_url(spec):
-        files, path = filesystem(spec)
-    else:
-        files, path = filesystem(os.path.abspath(spec))
+    files, path = filesystem(spec if is_url(spec) else os.path.abspath(spec))
     try:
         with files.open(path, "rb") as file:
             if spec.lower().endswith(".txt"):
@@ -282,15 +259,11 @@ def _column(spec: str, file: IO[bytes]) -> Iterator[str]:
     if COLUMN not in names:
         raise InputError(f"{spec}: it has no column {COLUMN}, only {', '.join(names)[:200]}; name one so")
     for batch in batches:
-        values = batch.column(names.index(COLUMN) if batch.num_columns > 1 else 0)
+        values = batch.column(COLUMN)
         if not (pyarrow.types.is_binary(values.type) or pyarrow.types.is_large_binary(values.type)):
             values = values.cast(pyarrow.large_string())
-        for path in values.to_pylist():
-            if path:
-                yield from_csv_cell(os.fsdecode(path)) if is_csv else os.fsdecode(path)
-
-
-# ---------------------------------------------------------------------------------------------------- URLs
+        for path in filter(None, values.to_pylist()):
+            yield from_csv_cell(os.fsdecode(path)) if is_csv else os.fsdecode(path)
 
 
 def _remote(spec: str) -> Iterator[tuple[str, bool]]:
@@ -317,7 +290,7 @@ def _remote(spec: str) -> Iterator[tuple[str, bool]]:
 
 
 def _below(files: Any, folder: str) -> Iterator[str]:
-    """Every file below a folder, in natural order; of one folder at a time the names are held."""
+    """Every file below a folder, in natural order; the names of one folder at a time are held."""
     inside = [(str(one["name"]).rstrip("/"), one["type"]) for one in files.ls(folder, detail=True)]
     inside = [(name, kind) for name, kind in inside if not is_litter(_last(name)) and name != folder]
     for name, kind in sorted(inside, key=lambda one: natural_key(_last(one[0]))):

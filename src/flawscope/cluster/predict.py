@@ -1,68 +1,52 @@
-"""`predict` on a Ray cluster: a listing, parts of it judged by actors, and what they say together.
+"""`predict` on a Ray cluster: shards of a listing are judged by tasks.
 
 Below the folder of results: `run.json`, the call; `listing/`, which pictures, in which order; `parts/`, the
 results, a row for every input; `overlays/`, if asked for. Each file is written once and whole, so that a run
-that was stopped, or that lost its workers, goes on with the parts that are missing.
+that was stopped, or that lost its workers, goes on with the shards that are missing.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import IO, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.decision import Calibration, Rate, rate_of
-from flawscope.cluster import connect, flow, jobs
-from flawscope.cluster import manifest as listing
-from flawscope.cluster import shards as parts
-from flawscope.cluster.model_transfer import digest_of, files_of, send
-from flawscope.cluster.run_file import RUN, RunFile
-from flawscope.cluster.shards import Job, Some, Summary, Told
+from flawscope.cluster import connect, manifest, shards, tasks
+from flawscope.cluster.manifest import Listing, Some
+from flawscope.cluster.shards import Job, Model, Summary
 from flawscope.cluster.store import Store, is_url
+from flawscope.datasets.files import printable
 from flawscope.errors import FlawscopeError, InputError, require_installed
 from flawscope.progress import Step, counted, silent
 from flawscope.results import distribution_shift
 from flawscope.results.distribution_shift import Mismatch
+from flawscope.results.run import FACTS
 
-PART = 1_000  # pictures
-EACH = 24  # parts a worker, where there are few pictures: at the end all have something to do
-MOST = 2_000  # parts, about: this process hands out some 70 a second; beyond it they are larger
-NAMED = 20  # inputs that were not judged, by name
-READERS = 16  # parts that are read at a time, of a run that goes on
+RUN = "run.json"
+PART = 1_000  # pictures of a shard
+EACH = 24  # shards a worker, where there are few pictures: at the end all have something to do
+MOST = 2_000  # shards, about: beyond it they are larger
+RETRIES = 5  # of a shard whose process was lost
+READERS = 16  # shards that are read at a time, of a run that goes on
 MIB = 2**20
 PROCESS = 512 * MIB  # a worker with its engine (measured: 373 to 516 MiB with torch, 87 with ONNX Runtime)
 GPU_PROCESS = 3 * 1024 * MIB  # with CUDA's libraries
-A_PIXEL = 512  # bytes of a network's input pixel, with what the network computes of it
-
-# What is counted of a part, in the order of `Told`; a part without inputs is missing
-COUNTS = slice(1, 6)
-INPUTS, JUDGED, ANOMALOUS, SEVERAL, UNDRAWN = range(5)
+A_PIXEL = 512  # bytes of a network's input pixel, with all that the network computes of it
 
 Say = Callable[[str], None]
 
 
 @dataclass
 class Results:
-    """What became of a run.
+    """The outcome of a run: counts, the files beside the pictures, and how unlike the training pictures the
+    latest pictures are."""
 
-    inputs, judged, anomalous: how many. unjudged: the reasons why inputs were not judged. several: files
-    with several pictures. undrawn: pictures without the overlay that was asked for. beside: files beside the
-    pictures. together: what the latest pictures say of the model.
-    """
-
-    inputs: int
-    judged: int
-    anomalous: int
-    unjudged: Some
-    several: Some
-    undrawn: Some
+    summary: Summary
     beside: Some
     together: Mismatch
     manifest: Manifest
@@ -89,38 +73,38 @@ def predict(
     height and width and its `shifts` beside them.
 
     Called again with the same arguments it goes on where it stopped: with the listing that is there, and the
-    parts that are not. Neither this process nor a worker holds more than a part of the listing.
+    shards that are not. Neither this process nor a worker holds more than a part of the listing.
 
     Args:
-        model: .safetensors, .onnx or .xml. Nodes need not see it.
+        model: a model file. Nodes need not see it.
         pictures: files, folders, patterns, tables with a column `path` (.parquet, .csv) or a path a line
-            (.txt), URLs of these, or `-` alone. All nodes must reach what they name.
+            (.txt), URLs of these, or `-` alone. All nodes must reach the pictures.
         where: auto, local, or an address, as `--cluster` takes it.
         out: folder or URL of the results, which all nodes reach under this name.
         false_alarm_rate: another target than the model's, 0.05 or "5%".
         device: auto, cpu or cuda; with GPUs each worker has one.
         threads: of a worker, which has as many cores. One scales best.
         overlays: write overlays of anomalous pictures, too.
-        size: pictures of a part; None: as many as suit the workers. A run keeps it.
-        stdin: what `-` reads.
+        size: pictures of a shard; None: as many as suit the workers. A run keeps it.
+        stdin: read where the pictures are `-`.
         step: told how many pictures are done. say: gets lines for a person.
 
     Raises:
-        InputError: the call is wrong, the folder holds another run, or a node does not see what it must.
-        FlawscopeError: something could not be read or written, or the cluster was lost.
+        InputError: the call is wrong, the folder holds another run, or a node does not see a folder.
+        FlawscopeError: a file could not be read or written, or the cluster was lost.
     """
     from flawscope.predictor import read_manifest
 
     connect.check(where)
     require_installed("--cluster", "pyarrow", "fsspec", extras="cluster")
-    manifest = read_manifest(model)
+    facts = read_manifest(model)
     rate = None if false_alarm_rate is None else rate_of(false_alarm_rate)
-    calibration = manifest.calibration if rate is None else manifest.calibration.with_rate(rate)
+    calibration = facts.calibration if rate is None else facts.calibration.with_rate(rate)
     store = Store(out)
     if overlays:
         _refuse_among_pictures(store, pictures)
     call = {
-        "model": [digest_of(path) for path in files_of(model)],
+        "model": [shards.digest_of(model)],
         "pictures": list(pictures),
         "folder": os.getcwd() if any(map(_may_be_relative, pictures)) else "",
         "false-alarm-rate": rate,
@@ -128,49 +112,51 @@ def predict(
         "threads": threads,
         "overlays": overlays,
     }
-    run = RunFile.begun(store, call)
-    run.list(pictures, stdin)
-    tally = _Tally(run, step)
-    tally.begin(say)
-    if not run.size or len(tally.missing):
+    run = Run.opened(store, call, pictures, stdin)
+    done = _written(run, say)
+    if not run.size or len(done) < run.shards:
         with connect.connected(where):
-            share = jobs.share(connect.nodes(), 1, threads, _device(model, device))
-            need = min(_memory(manifest, files_of(model), bool(share.gpus)), share.most)
-            workers = max(1, share.at_once(need))
-            if not run.size:
-                chosen = size or _size(manifest, model, run.listing.inputs, workers, bool(share.gpus))
-                run.fix(chosen, share.gpus)
-                tally = _Tally(run, step)
-            run.check(share.gpus)
+            exported = not os.fspath(model).lower().endswith(".safetensors")  # `auto` is then the CPU
+            asked = "cpu" if device == "auto" and exported else device
+            each = tasks.share(connect.nodes(), 1, threads, asked)
+            need = min(_memory(facts, os.path.getsize(model), bool(each.gpus)), each.most)
+            workers = max(1, each.at_once(need))
+            batch = _batch(facts, on_gpu=bool(each.gpus) and not exported)
+            run.fix(size or shard_size(run.listing.inputs, workers, batch), each.gpus)
+            missing = [shard for shard in range(run.shards) if shard not in done]
             say(
-                f"{counted(workers, 'worker')} on {counted(len(share.nodes), 'node')}, "
-                f"{counted(threads, 'thread')} each{' and a GPU' if share.gpus else ''}; "
-                f"{counted(len(tally.missing), 'part')} of up to {counted(run.size, 'picture')}"
+                f"{counted(workers, 'worker')} on {counted(len(each.nodes), 'node')}, "
+                f"{counted(threads, 'thread')} each{' and a GPU' if each.gpus else ''}; "
+                f"{counted(len(missing), 'part')} of up to {counted(run.size, 'picture')}"
             )
             job = Job(
                 out=store.root if store.on_disk else store.url,
                 marker=RUN,
-                model=send(model),
+                model=Model.sent(model),
                 size=run.size,
                 inputs=run.listing.inputs,
-                device="cuda" if share.gpus else device,
+                device="cuda" if each.gpus else asked,
                 threads=threads,
                 false_alarm_rate=rate,
                 overlays=overlays,
                 roots=tuple(run.listing.roots),
                 folder=os.getcwd(),
             )
-            tally.follow(job, {"num_cpus": threads, "num_gpus": share.gpus, "memory": need}, workers)
-    return tally.results(manifest, calibration)
+            needs = {"num_cpus": threads, "num_gpus": each.gpus, "memory": need}
+            _follow(judged(job, missing, needs), done, job.inputs, step)
+    total = Summary()
+    for shard in sorted(done):
+        total.add(done[shard])
+    return Results(total, run.listing.beside, _together(run, total, calibration), facts, calibration)
 
 
 def _may_be_relative(spec: str) -> bool:
     """Whether it depends on the working folder which pictures are meant."""
-    return spec.lower().endswith(listing.TABLES) or not (is_url(spec) or os.path.isabs(spec))
+    return spec.lower().endswith(manifest.TABLES) or not (is_url(spec) or os.path.isabs(spec))
 
 
 def _refuse_among_pictures(store: Store, pictures: Sequence[str]) -> None:
-    """Overlays there would be pictures of the next run."""
+    """Raise an InputError where the overlays would be pictures of the next run."""
     for spec in pictures:
         if not is_url(spec) and os.path.isdir(spec) and store.lies_in(spec):
             raise InputError(
@@ -179,37 +165,169 @@ def _refuse_among_pictures(store: Store, pictures: Sequence[str]) -> None:
             )
 
 
-def _device(model: str | os.PathLike[str], device: str) -> str:
-    """`auto` is the CPU for an exported model, as in `flawscope.load`."""
-    exported = os.path.splitext(os.fspath(model))[1].lower() != ".safetensors"
-    return "cpu" if device == "auto" and exported else device
+# ----------------------------------------------------------------------------------------------- the run file
 
 
-def _memory(manifest: Manifest, files: Sequence[os.PathLike[str]], gpu: bool) -> int:
+@dataclass
+class Run:
+    """`run.json` in a folder of results: the call that wrote there, so that the same one goes on.
+
+    call: by the names of its parts. size: pictures of a shard; 0: nothing has been judged. device: cpu or
+    cuda.
+    """
+
+    store: Store
+    call: dict[str, Any]
+    listing: Listing = field(default_factory=Listing)
+    size: int = 0
+    device: str = ""
+
+    @classmethod
+    def opened(
+        cls, store: Store, call: dict[str, Any], pictures: Sequence[str], stdin: IO[bytes] | None
+    ) -> Run:
+        """The run of this call that goes on in the folder, or a new one with its listing. InputError where
+        the folder holds another one."""
+        run = cls._found(store, call)
+        if not run.size:
+            run._write()
+            run.listing = manifest.write(pictures, store, stdin)
+        elif run.listing.digest and stdin and manifest.digest(stdin) != run.listing.digest:
+            raise InputError(
+                f"--out {store.url} holds a run with other paths on stdin: give the same again, or choose "
+                "another --out"
+            )
+        return run
+
+    @classmethod
+    def _found(cls, store: Store, call: dict[str, Any]) -> Run:
+        if not store.exists(RUN):
+            for name in (shards.FOLDER, manifest.FOLDER, shards.OVERLAYS, FACTS):
+                if store.exists(name):
+                    raise InputError(
+                        f"{store.url}/{name} is there already, and not of a run on a cluster: choose another "
+                        "--out"
+                    )
+            return cls(store, call)
+        try:
+            document = json.loads(store.read(RUN))
+            document["listing"]["beside"] = Some(**document["listing"]["beside"])
+            run = cls(store, **{**document, "listing": Listing(**document["listing"])})
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{store.url}/{RUN} is not of a run on a cluster: choose another --out"
+            ) from None
+        if not run.size:
+            return cls(store, call)
+        for name, value in call.items():
+            if run.call.get(name) != value:
+                raise InputError(
+                    f"--out {store.url} holds a run with another {name}: give the same call, which goes on "
+                    "there, or choose another --out"
+                )
+        return run
+
+    def _write(self) -> None:
+        document = {key: getattr(self, key) for key in ("call", "size", "device")}
+        document["listing"] = asdict(self.listing)
+        self.store.write(RUN, f"{json.dumps(document, indent=1)}\n".encode())
+
+    def fix(self, size: int, gpus: int) -> None:
+        """Set the pictures of a shard, unless they are. InputError where workers now have GPUs and had none,
+        or the other way round: the last digits of scores would differ."""
+        device = "cuda" if gpus else "cpu"
+        if not self.size:
+            self.size, self.device = size, device
+            self._write()
+        elif self.device != device:
+            raise InputError(
+                f"--out {self.store.url} holds a run that was begun on {self.device}, and this cluster's "
+                f"workers have {device}: go on with workers as before, or choose another --out"
+            )
+
+    @property
+    def shards(self) -> int:
+        """How many; 0: not known yet."""
+        return -(-self.listing.inputs // self.size) if self.size else 0
+
+
+def _written(run: Run, say: Say) -> dict[int, Summary]:
+    """The shards that are there, by their number."""
+    numbers = map(shards.number, run.store.names(shards.FOLDER))
+    there = sorted(shard for shard in numbers if 0 <= shard < run.shards)
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(lambda shard: shards.read(run.store, shard)[0], there)
+        done = dict(zip(there, found, strict=True))
+    if done:
+        left = "the others are judged" if len(done) < run.shards else "nothing is left to do"
+        say(f"{len(done):,} of {counted(run.shards, 'part')} are there: {left}")
+    return done
+
+
+# ------------------------------------------------------------------------------------------- on the cluster
+
+
+def judged(job: Job, missing: Sequence[int], needs: Mapping[str, Any]) -> Iterator[tuple[int, Summary]]:
+    """Have shards judged by tasks, all of which wait for the nodes that are there, and for those that join.
+
+    Args:
+        needs: of a task: num_cpus, num_gpus, memory in bytes.
+
+    Yields:
+        Each shard with its summary, in the order in which they end.
+    """
+    import ray
+
+    task = ray.remote(max_calls=0)(shards.judge).options(max_retries=RETRIES, **needs)
+    waiting = {task.remote(job, shard): shard for shard in missing}
+    while waiting:
+        for ref in ray.wait([*waiting])[0]:
+            shard = waiting.pop(ref)
+            try:
+                yield shard, connect.value_of(ref)
+            except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+                entries = job.entries(Store(job.out), shard)
+                first, last = printable(entries[0].path), printable(entries[-1].path)
+                raise FlawscopeError(
+                    f"processes that judge part {shard} end again and again: a picture from {first} to "
+                    f"{last} does so, or the node has not enough memory; look for it with `flawscope "
+                    "predict` there"
+                ) from None
+
+
+def _follow(found: Iterator[tuple[int, Summary]], done: dict[int, Summary], inputs: int, step: Step) -> None:
+    """Collect what is judged into `done`."""
+    before = sum(summary.inputs for summary in done.values())
+    now = 0
+    try:
+        for shard, summary in found:
+            done[shard] = summary
+            now += summary.inputs
+            step("prediction", now, inputs - before)  # of what was left, so that the time left is right
+    except KeyboardInterrupt:
+        of = f"{before + now:,} of {counted(inputs, 'input')}"
+        raise KeyboardInterrupt(f"interrupted after {of}; {connect.REPEAT}") from None
+
+
+def _memory(facts: Manifest, held: int, gpu: bool) -> int:
     """Bytes that a worker is expected to need: its process, the model as it is read, checked and held, and
-    what is computed of a batch."""
-    from flawscope.runtime import FEW, together
-
-    height, width = manifest.preprocess.network_size
-    batch = together((height, width), FEW) * height * width * A_PIXEL
-    held = 3 * sum(os.path.getsize(path) for path in files)
-    return (GPU_PROCESS if gpu else PROCESS) + held + batch
+    the computation of a batch. held: bytes of the model file."""
+    height, width = facts.preprocess.network_size
+    return (GPU_PROCESS if gpu else PROCESS) + 3 * held + _batch(facts) * height * width * A_PIXEL
 
 
-def _size(manifest: Manifest, model: str | os.PathLike[str], inputs: int, workers: int, gpu: bool) -> int:
-    """Pictures of a part, for this model."""
+def _batch(facts: Manifest, *, on_gpu: bool = False) -> int:
+    """Pictures that are computed together."""
     from flawscope.runtime import FEW, MANY, together
 
-    on_torch = os.fspath(model).lower().endswith(".safetensors")
-    batch = together(manifest.preprocess.network_size, MANY if gpu and on_torch else FEW)
-    return part_size(inputs, workers, batch)
+    return together(facts.preprocess.network_size, MANY if on_gpu else FEW)
 
 
-def part_size(inputs: int, workers: int, batch: int = 1) -> int:
-    """Pictures of a part: `PART`, fewer where each worker would not get `EACH` parts then, more where there
-    would be more than `MOST` parts. No worker is without one, unless there are too few batches.
+def shard_size(inputs: int, workers: int, batch: int = 1) -> int:
+    """Pictures of a shard: `PART`, fewer where each worker would not get `EACH` shards then, more where there
+    would be more than `MOST` shards. No worker is without one, unless there are too few batches.
 
-    A part ends where a batch of `flawscope predict` ends, so that the same pictures are computed together:
+    A shard ends where a batch of `flawscope predict` ends, so that the same pictures are computed together:
     else the last digits of a score may differ.
     """
     rounds = max(1, round(MOST / workers))  # whole ones: in a broken one some workers would only wait
@@ -218,114 +336,17 @@ def part_size(inputs: int, workers: int, batch: int = 1) -> int:
     return min(-(-wanted // batch), max(inputs // workers // batch, 1)) * batch
 
 
-# ---------------------------------------------------------------------------------------- what they have told
-
-
-class _Tally:
-    """What is known of each part."""
-
-    def __init__(self, run: RunFile, step: Step):
-        self.run, self.store, self.step = run, run.store, step
-        self.counts = np.zeros((run.parts, UNDRAWN + 1), np.int32)
-
-    @property
-    def missing(self) -> NDArray[np.int64]:
-        return np.flatnonzero(self.counts[:, INPUTS] == 0)
-
-    def begin(self, say: Say) -> None:
-        """Count what is there."""
-        numbers = map(parts.number, self.store.names(parts.FOLDER))
-        there = [part for part in numbers if 0 <= part < len(self.counts)]
-        with ThreadPoolExecutor(READERS) as pool:
-            for part, found in zip(there, pool.map(self._read, there), strict=True):
-                self.counts[part] = Told.of(part, found[0])[COUNTS]
-        if there:
-            left = "the others are judged" if len(self.missing) else "nothing is left to do"
-            say(f"{len(there):,} of {counted(len(self.counts), 'part')} are there: {left}")
-
-    def follow(self, job: Job, needs: Mapping[str, Any], workers: int) -> None:
-        """Have the missing parts judged."""
-        before = self._sum(INPUTS)
-        done, left, rate = 0, job.inputs - before, _Rate()
-        try:
-            for told in flow.judged(job, self.missing, needs, workers):
-                if told.error:
-                    raise (InputError if told.wrong else FlawscopeError)(told.error)
-                self.counts[told.part] = told[COUNTS]
-                done += told.inputs
-                # of what is left, and not before workers have started: else the time left would be wrong
-                self.step(f"prediction{rate.words(told.inputs)}", done, left)
-        except KeyboardInterrupt:
-            of = f"{before + done:,} of {counted(job.inputs, 'input')}"
-            raise KeyboardInterrupt(f"interrupted after {of}; {connect.REPEAT}") from None
-        if lost := len(self.missing):
-            raise FlawscopeError(f"{counted(lost, 'part')} came to nothing: {connect.REPEAT}")
-
-    def results(self, manifest: Manifest, calibration: Calibration) -> Results:
-        """What is said at the end, from the few parts that are needed for it."""
-        inputs, judged, anomalous = map(self._sum, (INPUTS, JUDGED, ANOMALOUS))
-        unjudged = Some(inputs - judged)
-        for part in np.flatnonzero(self.counts[:, INPUTS] > self.counts[:, JUDGED]):
-            errors = self._read(int(part), "error")[1].column("error").to_pylist()
-            unjudged.first += [error for error in errors if error]
-            if len(unjudged.first) >= NAMED:
-                break
-        del unjudged.first[NAMED:]
-        return Results(
-            inputs=inputs,
-            judged=judged,
-            anomalous=anomalous,
-            unjudged=unjudged,
-            several=self._named(SEVERAL, "several"),
-            undrawn=self._named(UNDRAWN, "undrawn"),
-            beside=Some(self.run.listing.beside, self.run.listing.named),
-            together=self._together(calibration),
-            manifest=manifest,
-            calibration=calibration,
-        )
-
-    def _named(self, column: int, name: str) -> Some:
-        made = Some(self._sum(column))
-        for part in np.flatnonzero(self.counts[:, column]):
-            made.first += getattr(self._read(int(part))[0], name).first
-            if len(made.first) >= parts.NAMED:
-                break
-        del made.first[parts.NAMED :]
-        return made
-
-    def _together(self, calibration: Calibration) -> Mismatch:
-        """Of the last pictures, as when one process has judged them all."""
-        severities: list[float] = []
-        shifts: list[tuple[float, ...]] = []
-        for part in np.flatnonzero(self.counts[:, JUDGED])[::-1]:
-            table = self._read(int(part), "severity", "shifts")[1]
-            severities[:0] = [value for value in table.column("severity").to_pylist() if value is not None]
-            shifts[:0] = [tuple(value) for value in table.column("shifts").to_pylist() if value]
-            if len(severities) >= distribution_shift.KEPT:
-                break
-        made = Mismatch(calibration.expected_rate, count=self._sum(JUDGED), anomalous=self._sum(ANOMALOUS))
-        made.severities.extend(severities)
-        made.shifts.extend(shifts)
-        return made
-
-    def _sum(self, column: int) -> int:
-        return int(self.counts[:, column].sum(dtype=np.int64))
-
-    def _read(self, part: int, *columns: str) -> tuple[Summary, Any]:
-        return parts.read(self.store, part, self.run.size, columns)
-
-
-class _Rate:
-    """Inputs a second, from the first part on: until then workers start."""
-
-    def __init__(self) -> None:
-        self.began, self.count = 0.0, 0
-
-    def words(self, more: int) -> str:
-        """To follow the stage, when so many more are done."""
-        now = time.monotonic()
-        if not self.began:
-            self.began = now
-            return ""
-        self.count += more
-        return f", {self.count / max(now - self.began, 1e-3):,.1f} a second"
+def _together(run: Run, total: Summary, calibration: Calibration) -> Mismatch:
+    """How unlike the training pictures the last pictures are, as if one process had judged them all."""
+    severities: list[float] = []
+    shifts: list[tuple[float, ...]] = []
+    for shard in reversed(range(run.shards)):
+        table = shards.read(run.store, shard, ("severity", "shifts"))[1]
+        severities[:0] = [value for value in table.column("severity").to_pylist() if value is not None]
+        shifts[:0] = [tuple(value) for value in table.column("shifts").to_pylist() if value]
+        if len(severities) >= distribution_shift.KEPT:
+            break
+    made = Mismatch(calibration.expected_rate, count=total.judged, anomalous=total.anomalous)
+    made.severities.extend(severities)
+    made.shifts.extend(shifts)
+    return made

@@ -1,30 +1,31 @@
-"""Parts of a run: pieces of its listing, each judged by one worker and written as one Parquet file, whole."""
+"""Shards of a run: pieces of its listing, each judged by one task and written as one Parquet file, whole."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import re
-import secrets
 import socket
+import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from flawscope._version import __version__
-from flawscope.cluster import manifest as listing
+from flawscope.artefact.files import atomic
+from flawscope.cluster import manifest
 from flawscope.cluster.connect import require_version
-from flawscope.cluster.manifest import Entry
-from flawscope.cluster.model_transfer import Sent
+from flawscope.cluster.manifest import Entry, Some
 from flawscope.cluster.store import Store, filesystem, is_url, reason
 from flawscope.datasets.files import printable
-from flawscope.errors import FlawscopeError, InputError, one_line
+from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import cannot, frames, name_of
 from flawscope.results.drawing import save_png
 from flawscope.results.folder import Drawn
@@ -34,25 +35,62 @@ from flawscope.results.table import Row, Unjudged, parquet_schema
 if TYPE_CHECKING:
     from flawscope.pictures.decoding import Source
 
-FOLDER, OVERLAYS, TRIES = "parts", "overlays", "tries"
-RETRIES = 5  # of a part that may have ended the process that judged it; Ray would go on forever
-SUMMARY = b"flawscope"  # where the summary lies in a part's metadata
-NAMED = 5  # of what a person is told
+FOLDER, OVERLAYS = "parts", "overlays"
+SUMMARY = b"flawscope"  # key of the summary in a shard's metadata
 FETCHED = 16  # pictures of an object store that are on their way at a time
 
 
 @dataclass(frozen=True)
+class Model:
+    """A model file in Ray's object store, so that no node needs to see the file. digest: SHA-256, hex."""
+
+    name: str
+    digest: str
+    ref: Any
+
+    @classmethod
+    def sent(cls, path: str | os.PathLike[str]) -> Model:
+        """Put it into the object store of the cluster that this process is connected to."""
+        import numpy as np
+        import ray
+
+        return cls(Path(path).name, digest_of(path), ray.put(np.fromfile(path, np.uint8)))
+
+    def placed(self) -> Path:
+        """The model on this node's disk, written once for each model and user."""
+        import ray
+
+        user = getattr(os, "getuid", lambda: "")()
+        folder = Path(tempfile.gettempdir()) / f"flawscope-{user}" / self.digest[:32]
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = folder / self.name
+        if not path.is_file() or digest_of(path) != self.digest:
+            with atomic(path) as file:
+                file.write(ray.get(self.ref))
+        return path
+
+
+def digest_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 (hex) of a model file."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read model {path}: {error.strerror}; check the path") from None
+
+
+@dataclass(frozen=True)
 class Job:
-    """What a worker needs to know of the run.
+    """A run, as its tasks need to know it.
 
     out: folder or URL of the results. marker: a file there, by which a node sees that it is the same place.
-    size: pictures of a part. inputs: of the listing. roots: folders on disk that the pictures lie in.
+    size: pictures of a shard. inputs: of the listing. roots: folders on disk that the pictures lie in.
     folder: where relative paths begin.
     """
 
     out: str
     marker: str
-    model: Sent
+    model: Model
     size: int
     inputs: int
     device: str
@@ -63,128 +101,94 @@ class Job:
     folder: str = ""
     version: str = __version__
 
-
-@dataclass
-class Some:
-    """How many there are, and the first of them."""
-
-    count: int = 0
-    first: list[str] = field(default_factory=list)
-
-    def add(self, text: str) -> None:
-        self.count += 1
-        if len(self.first) < NAMED:
-            self.first.append(text)
+    def entries(self, store: Store, shard: int) -> list[Entry]:
+        """The shard's part of the listing."""
+        start = shard * self.size
+        return manifest.read(store, start, min(start + self.size, self.inputs))
 
 
 @dataclass
 class Summary:
-    """Of a part. size: pictures of a part in its run. several: files with several pictures. undrawn:
-    pictures that were judged, but not drawn."""
+    """Counts of one shard or of several. unjudged: the reasons why inputs were not judged. several: files
+    with several pictures. undrawn: judged pictures that were not drawn."""
 
-    size: int
     inputs: int = 0
     judged: int = 0
     anomalous: int = 0
+    unjudged: Some = field(default_factory=Some)
     several: Some = field(default_factory=Some)
     undrawn: Some = field(default_factory=Some)
 
-
-class Told(NamedTuple):
-    """What a worker tells of a part: how many of each. error: why it could not be done; wrong: because of
-    the call."""
-
-    part: int
-    inputs: int = 0
-    judged: int = 0
-    anomalous: int = 0
-    several: int = 0
-    undrawn: int = 0
-    error: str = ""
-    wrong: bool = False
-
-    @classmethod
-    def of(cls, part: int, found: Summary) -> Told:
-        counts = found.inputs, found.judged, found.anomalous
-        return cls(part, *counts, found.several.count, found.undrawn.count)
+    def add(self, other: Summary) -> None:
+        for name in ("inputs", "judged", "anomalous"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("unjudged", "several", "undrawn"):
+            more: Some = getattr(other, name)
+            getattr(self, name).add(*more.first, count=more.count)
 
 
-def name(part: int) -> str:
-    return f"{FOLDER}/part-{part:06}.parquet"
+def name(shard: int) -> str:
+    return f"{FOLDER}/part-{shard:06}.parquet"
 
 
 def number(file: str) -> int:
-    """The part that a file in `FOLDER` is, by its name; -1: it is none."""
+    """The shard that a file in `FOLDER` is, by its name; -1: it is none."""
     found = re.fullmatch(r"part-(\d{6,})\.parquet", file)
     return int(found[1]) if found else -1
 
 
-def read(store: Store, part: int, size: int, columns: Sequence[str] = ()) -> tuple[Summary, Any]:
-    """A part that is there: its summary, and these columns of it as a pyarrow table.
-
-    Args:
-        size: pictures of a part.
+def read(store: Store, shard: int, columns: Sequence[str] = ()) -> tuple[Summary, Any]:
+    """The summary of a written shard, and these columns of it as a pyarrow table.
 
     Raises:
-        FlawscopeError: it cannot be read, or parts were of another size when it was written.
+        FlawscopeError: it cannot be read.
     """
     from pyarrow import ArrowException, parquet
 
-    where = f"{store.url}/{name(part)}"
+    data = store.read(name(shard))
     try:
-        file = parquet.ParquetFile(io.BytesIO(store.read(name(part))))
+        file = parquet.ParquetFile(io.BytesIO(data))
         facts = json.loads(file.schema_arrow.metadata[SUMMARY])
-        several, undrawn = (Some(**facts.pop(key)) for key in ("several", "undrawn"))
-        found, table = Summary(**facts, several=several, undrawn=undrawn), file.read([*columns])
+        facts |= {key: Some(**value) for key, value in facts.items() if isinstance(value, dict)}
+        return Summary(**facts), file.read([*columns])
     except (ArrowException, KeyError, TypeError, ValueError) as error:
-        text = f"{where} is damaged ({reason(error)}): remove it, and the same call judges it again"
-        raise FlawscopeError(text) from None
-    if found.size != size:  # two commands that began in the same moment
         raise FlawscopeError(
-            f"{where} is of parts of {found.size:,} pictures, and this run's have {size:,}: remove "
-            f"{store.url}/{FOLDER}, and the same call begins anew"
-        )
-    return found, table
+            f"{store.url}/{name(shard)} is damaged ({reason(error)}): remove it, and the same call judges it "
+            "again"
+        ) from None
 
 
-# ------------------------------------------------------------------------------------------------- a worker
+# --------------------------------------------------------------------------------------------------- a task
 
 
-class Judge:
-    """An actor: holds the model, and judges parts. It raises nothing: what is wrong it tells."""
+def judge(job: Job, shard: int) -> Summary:
+    """Judge and write a shard, unless a process that was lost has written it. Called as a task; the process
+    keeps the model for the next one."""
+    try:
+        judging = _judging(job)
+        if judging.store.exists(name(shard)):
+            return read(judging.store, shard)[0]
+        return judging.judge(shard)
+    except MemoryError:
+        raise FlawscopeError("a worker has not enough memory for this model") from None
+
+
+@lru_cache(maxsize=1)
+def _judging(job: Job) -> Judging:
+    return Judging(job)
+
+
+class Judging:
+    """A run in a process of a node, with its model.
+
+    Raises:
+        InputError: the node has another version, or does not see what it has to.
+    """
 
     def __init__(self, job: Job):
-        self.job = job
-        self.unfit: Exception | None = None
-        try:
-            self._begin()
-        except Exception as error:
-            self.unfit = error
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """`part` [1] int64, the number, to `Told`, each of its fields [1]."""
-        part = int(batch["part"][0])
-        try:
-            if self.unfit is not None:
-                raise self.unfit
-            if self.store.exists(name(part)):  # by a worker that was lost after it had written
-                summary, _ = read(self.store, part, self.job.size)
-            else:
-                summary = self._tried(part)
-            told = Told.of(part, summary)
-        except Exception as error:
-            text = one_line(error)
-            if isinstance(error, MemoryError):
-                text = "a worker has not enough memory for this model"
-            elif not isinstance(error, FlawscopeError):
-                text = f"unexpected {type(error).__name__} on {socket.gethostname()}: {text}"
-            told = Told(part, error=text, wrong=isinstance(error, InputError))
-        return {key: [value] for key, value in told._asdict().items()}
-
-    def _begin(self) -> None:
         from flawscope.predictor import load
 
-        job, node = self.job, socket.gethostname()
+        self.job, node = job, socket.gethostname()
         require_version(job.version)
         self.store = Store(job.out)
         if not self.store.exists(job.marker):
@@ -200,37 +204,14 @@ class Judge:
         self.placed = os.path.isdir(job.folder)
         if self.placed:
             os.chdir(job.folder)
-        self.again = _takes_over()
-        path = job.model.placed()
         self.predictor = load(
-            path, device=job.device, threads=job.threads, false_alarm_rate=job.false_alarm_rate
+            job.model.placed(), device=job.device, threads=job.threads, false_alarm_rate=job.false_alarm_rate
         )
 
-    def _tried(self, part: int) -> Summary:
-        """`_judge`. Where this process takes the place of one that was lost, the part may be why: files in
-        `TRIES` count how often it was begun then."""
-        if not self.again:
-            return self._judge(part)
-        stem = f"part-{part:06}-"
-        before = [one for one in self.store.names(TRIES) if one.startswith(stem)]
-        if len(before) >= RETRIES:
-            entries = self._entries(part)
-            first, last = printable(entries[0].path), printable(entries[-1].path)
-            raise FlawscopeError(
-                f"processes that judge part {part} end again and again: a picture from {first} to {last} "
-                "does so, or the node has not enough memory; look for it with `flawscope predict` there"
-            )
-        before.append(f"{stem}{secrets.token_hex(4)}")
-        self.store.write(f"{TRIES}/{before[-1]}", b"")
-        summary = self._judge(part)
-        for one in before:
-            with suppress(FlawscopeError):  # another process may have done the part, too
-                self.store.remove(f"{TRIES}/{one}")
-        return summary
-
-    def _entries(self, part: int) -> list[Entry]:
-        start = part * self.job.size
-        found = listing.read(self.store, start, min(start + self.job.size, self.job.inputs))
+    def entries(self, shard: int) -> list[Entry]:
+        """The inputs of a shard. InputError where they are relative and this node does not see their
+        folder."""
+        found = self.job.entries(self.store, shard)
         own = (one.path for one in found if not one.error and not is_url(one.path))
         if not self.placed and not all(map(os.path.isabs, own)):
             raise InputError(
@@ -239,27 +220,28 @@ class Judge:
             )
         return found
 
-    def _judge(self, part: int) -> Summary:
-        """Judge a part and write it."""
-        job, summary, entries = self.job, Summary(self.job.size), self._entries(part)
-        rows: list[dict[str, Any]] = []
-        for entry, source, result in self._results(entries):
-            if isinstance(result, Prediction):
+    def judge(self, shard: int) -> Summary:
+        """Judge a shard and write it."""
+        summary, rows = Summary(), list[dict[str, Any]]()
+        for entry, source, result in self._results(self.entries(shard)):
+            summary.inputs += 1
+            if isinstance(result, Unjudged):
+                summary.unjudged.add(printable(result.error))
+            else:
                 summary.judged += 1
                 summary.anomalous += result.is_anomalous
                 if not is_url(entry.path) and (held := frames(entry.path)) > 1:
                     summary.several.add(f"{printable(entry.path)} ({held})")
-                if job.overlays and result.is_anomalous:
-                    self._draw(part, len(rows), entry, source, result, summary)
+                if self.job.overlays and result.is_anomalous:
+                    self._draw(shard, len(rows), entry, source, result, summary)
             rows.append(_row(result))
-        summary.inputs = len(rows)
-        self.store.write(name(part), _packed(rows, summary))
+        self.store.write(name(shard), packed(rows, summary))
         return summary
 
     def _results(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Source, Prediction | Unjudged]]:
         """As `predict` has them: each path with its prediction, or the reason why there is none."""
         failed: dict[int, str] = {}
-        judged = self.predictor.stream(self._sources([e for e in entries if not e.error], failed))
+        judged = self.predictor.stream(_sources([e for e in entries if not e.error], failed))
         number = 0
         for entry in entries:
             if entry.error:
@@ -275,25 +257,10 @@ class Judge:
                 yield entry, source, Unjudged(entry.path, text)
             number += 1
 
-    def _sources(self, entries: Sequence[Entry], failed: dict[int, str]) -> Iterator[Source]:
-        """Paths as they are; what lies in an object store is fetched ahead. `failed`: why one was not, by
-        its number; it is empty then."""
-        if not any(is_url(entry.path) for entry in entries):
-            yield from (Path(entry.path) for entry in entries)
-            return
-        left = iter(enumerate(entries))
-        with ThreadPoolExecutor(FETCHED) as pool:
-            coming: deque[Future[Source]] = deque(
-                pool.submit(_fetch, *one, failed) for one in islice(left, FETCHED)
-            )
-            while coming:
-                yield coming.popleft().result()
-                coming += (pool.submit(_fetch, *one, failed) for one in islice(left, 1))
-
     def _draw(
-        self, part: int, row: int, entry: Entry, source: Source, result: Prediction, summary: Summary
+        self, shard: int, row: int, entry: Entry, source: Source, result: Prediction, summary: Summary
     ) -> None:
-        """The overlay, named by part, row and file."""
+        """Write the overlay, named by shard, row and file."""
         file = io.BytesIO()
         try:
             save_png(file, Drawn.of(source, result).overlay)
@@ -301,14 +268,21 @@ class Judge:
             summary.undrawn.add(f"{printable(entry.path)}: {error} (scored, but not drawn)")
             return
         stem = re.sub(r"[^\w.-]+", "_", printable(Path(entry.path).stem))[:80]
-        self.store.write(f"{OVERLAYS}/part-{part:06}/{row:04}-{stem}.png", file.getvalue())
+        self.store.write(f"{OVERLAYS}/part-{shard:06}/{row:04}-{stem}.png", file.getvalue())
 
 
-def _takes_over() -> bool:
-    """Whether this actor has lost its process before."""
-    import ray
-
-    return ray.is_initialized() and bool(ray.get_runtime_context().was_current_actor_reconstructed)
+def _sources(entries: Sequence[Entry], failed: dict[int, str]) -> Iterator[Source]:
+    """Paths as they are; pictures in an object store are fetched ahead. `failed`: why one was not, by its
+    number; it is empty then."""
+    if not any(is_url(entry.path) for entry in entries):
+        yield from (Path(entry.path) for entry in entries)
+        return
+    with ThreadPoolExecutor(FETCHED) as pool:
+        asked = (pool.submit(_fetch, number, entry, failed) for number, entry in enumerate(entries))
+        coming: deque[Future[Source]] = deque(islice(asked, FETCHED))
+        while coming:
+            yield coming.popleft().result()
+            coming += islice(asked, 1)
 
 
 def _fetch(number: int, entry: Entry, failed: dict[int, str]) -> Source:
@@ -333,23 +307,17 @@ def _row(result: Prediction | Unjudged) -> dict[str, Any]:
     return made
 
 
-def schema() -> Any:
-    """pyarrow's, of a part: the columns of `predict --out FILE.parquet`, the picture's size in pixels, and
-    how far it lies outside of the training pictures as a whole (`appearance.FEATURES`)."""
-    import pyarrow
-
-    made = parquet_schema()
-    for column in ("height", "width"):
-        made = made.append(pyarrow.field(column, pyarrow.int32()))
-    return made.append(pyarrow.field("shifts", pyarrow.list_(pyarrow.float64())))
-
-
-def _packed(rows: Sequence[dict[str, Any]], summary: Summary) -> bytes:
+def packed(rows: Sequence[dict[str, Any]], summary: Summary) -> bytes:
+    """A shard's file: the columns of `predict --out FILE.parquet`, the picture's size in pixels, and how far
+    it lies outside of the training pictures as a whole (`appearance.FEATURES`)."""
     import pyarrow
     from pyarrow import parquet
 
+    schema = parquet_schema()
+    for column in ("height", "width"):
+        schema = schema.append(pyarrow.field(column, pyarrow.int32()))
+    schema = schema.append(pyarrow.field("shifts", pyarrow.list_(pyarrow.float64())))
     facts = {SUMMARY: json.dumps(asdict(summary)).encode()}
-    table = pyarrow.Table.from_pylist(list(rows), schema=schema().with_metadata(facts))
     file = io.BytesIO()
-    parquet.write_table(table, file)
+    parquet.write_table(pyarrow.Table.from_pylist([*rows], schema=schema.with_metadata(facts)), file)
     return file.getvalue()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-import secrets
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar
 
 from flawscope.artefact.files import atomic
 from flawscope.errors import FlawscopeError, InputError
 
-# Where a file is there only when all of it is; elsewhere it is renamed when it is whole
-OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory"})
+T = TypeVar("T")
+REMEDIES = {
+    "read": "check the path, and that it can be reached",
+    "write": "free some space, or choose another --out",
+}
 
 
 def is_url(text: str) -> bool:
@@ -31,7 +33,7 @@ def filesystem(url: str) -> tuple[Any, str]:
         files, path = url_to_fs(url, use_listings_cache=False)
     except ImportError as error:  # "Install s3fs to access S3"
         raise InputError(f"{url}: {reason(error)}") from None
-    except ValueError as error:  # of a kind that nobody knows
+    except ValueError as error:  # an unknown kind
         raise InputError(
             f"{url}: {reason(error)}; name a folder, or a URL such as s3://BUCKET/PATH"
         ) from None
@@ -45,7 +47,8 @@ def reason(error: BaseException) -> str:
 
 
 class Store:
-    """Files below a folder or URL, by names with forward slashes; each is written whole or not at all.
+    """Files below a folder or URL, by names with forward slashes; each is written whole or not at all: on
+    disk it is renamed when it is whole, in an object store it appears so.
 
     on_disk: it is a folder, `root`, of this machine or one that is mounted here.
     """
@@ -54,72 +57,48 @@ class Store:
         self.url = url.rstrip("/") or url
         self.files, self.root = filesystem(self.url)
         kinds = self.files.protocol
-        self.kinds = {kinds} if isinstance(kinds, str) else set(kinds)
-        self.on_disk = "file" in self.kinds
+        self.on_disk = "file" in ({kinds} if isinstance(kinds, str) else {*kinds})
 
-    def path(self, name: str) -> str:
-        return f"{self.root}/{name}"
-
-    def exists(self, name: str = "") -> bool:
+    def exists(self, name: str) -> bool:
         """FlawscopeError where that cannot be told."""
-        return bool(self._try("read", name, lambda: self.files.exists(self.path(name).rstrip("/"))))
+        return self._try("read", name, lambda: bool(self.files.exists(f"{self.root}/{name}")))
 
     def names(self, folder: str) -> list[str]:
-        """What lies in a folder, without order; nothing where it is not there."""
+        """Names of the files in a folder, without order; none where it is not there."""
 
         def found() -> list[str]:
             try:
-                inside = self.files.ls(self.path(folder), detail=False)
+                inside = self.files.ls(f"{self.root}/{folder}", detail=False)
             except FileNotFoundError:
                 return []
             return [str(path).rstrip("/").rpartition("/")[2] for path in inside]
 
-        return cast("list[str]", self._try("read", folder, found))
+        return self._try("read", folder, found)
 
     def read(self, name: str) -> bytes:
-        return cast(bytes, self._try("read", name, lambda: self.files.cat_file(self.path(name))))
+        return self._try("read", name, lambda: bytes(self.files.cat_file(f"{self.root}/{name}")))
 
     def open(self, name: str) -> IO[bytes]:
-        return cast("IO[bytes]", self._try("read", name, lambda: self.files.open(self.path(name), "rb")))
+        opened: IO[bytes] = self._try("read", name, lambda: self.files.open(f"{self.root}/{name}", "rb"))
+        return opened
 
     def write(self, name: str, data: bytes) -> None:
-        """FlawscopeError where it cannot be written; what was there before is then still there."""
-        path = self.path(name)
+        """FlawscopeError where it cannot be written; an earlier file of this name is then still there."""
+        path = f"{self.root}/{name}"
         if self.on_disk:
             self._try("write", name, lambda: Path(path).parent.mkdir(parents=True, exist_ok=True))
             with atomic(path) as file:
                 file.write(data)
-        elif self.kinds & OBJECT_STORES:
-            self._try("write", name, lambda: self.files.pipe_file(path, data))
         else:
-            self._try("write", name, lambda: self._rename(path, data))
+            self._try("write", name, lambda: self.files.pipe_file(path, data))
 
-    def _rename(self, path: str, data: bytes) -> None:
-        folder, _, last = path.rpartition("/")
-        temporary = f"{folder}/.{last}.{secrets.token_hex(4)}.part"
-        self.files.makedirs(folder, exist_ok=True)
-        try:
-            self.files.pipe_file(temporary, data)
-            self.files.mv(temporary, path)
-        except Exception:
-            with suppress(Exception):
-                self.files.rm_file(temporary)
-            raise
-
-    def remove(self, name: str) -> None:
-        self._try("write", name, lambda: self.files.rm_file(self.path(name)))
-
-    def _try(self, what: str, name: str, work: Any) -> Any:
+    def _try(self, what: str, name: str, work: Callable[[], T]) -> T:
         try:
             return work()
         except Exception as error:  # each library has its own
-            where = f"{self.url}/{name}".rstrip("/")
-            remedy = (
-                "check the path, and that it can be reached"
-                if what == "read"
-                else ("free some space, or choose another --out")
-            )
-            raise FlawscopeError(f"cannot {what} {where}: {reason(error)}; {remedy}") from None
+            raise FlawscopeError(
+                f"cannot {what} {self.url}/{name}: {reason(error)}; {REMEDIES[what]}"
+            ) from None
 
     def lies_in(self, folder: str | os.PathLike[str]) -> bool:
         """Whether it is a folder of the disk, or lies in it."""

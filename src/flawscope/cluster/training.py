@@ -1,52 +1,54 @@
-"""One training by several workers: data-parallel, with Ray Train.
+"""One training by several workers: data-parallel, by torch.distributed in Ray actors.
 
 Every worker makes the same fit of the same pictures, which all nodes see under the same paths. While it
-learns the workers average their gradients (`methods.training.Trainer` says what that computes), and so all of
-them hold the same networks after every step. Then the first one goes on alone, and writes the model. It is
-also the one that has the checkpoint, the training log and the TensorBoard.
+learns the workers average their gradients (`methods.training.Trainer` says how), and so all of them hold the
+same networks after every step. Then the first one goes on alone, and writes the model. It alone has the
+checkpoint, the training log and the TensorBoard.
 
-A lost worker ends them all. Ray Train starts as many anew, and they go on from the checkpoint.
+A lost worker ends them all. As many are started anew, and go on from the checkpoint.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flawscope._version import __version__
 from flawscope.artefact.state_file import checkpoint_of
-from flawscope.cluster.connect import REPEAT, Node, last_line, nodes, require_version
+from flawscope.cluster.connect import REPEAT, News, Node, cause_of, last_line, nodes, require_version
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import Step, counted, silent
 
 FAILURES = 3  # lost workers that are replaced
-WAIT = 7 * 24 * 3600  # seconds that a worker waits for the others: who dies is noticed at once, otherwise
-LOOK = 0.25  # seconds between looks for what the workers say
+WAIT = timedelta(days=7)  # that a worker waits for the others: a death is noticed at once, otherwise
+LOOK = 0.25  # seconds between looks at the workers' news
 OFTEN = 0.5  # seconds between two lines of progress of a worker
-SHORT = 20.0  # seconds between looks whether something keeps the workers from going on
-OF_TRAIN = {  # seconds
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # instead of 2: small trainings take no longer
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # instead of 60: busy machines import torch slowly
-}
+SHORT = 20.0  # seconds until a person is told that the cluster has no room
+GRACE = 5.0  # seconds for the others to say why they ended, too
+DIED = "a process or its machine ended, often for want of memory"
 
 
 class Division(NamedTuple):
-    """Who learns: so many workers with so many cores each; `gpu`: and a GPU."""
+    """The workers: so many with so many cores each; `gpu`: and a GPU."""
 
     workers: int
     threads: int
     gpu: bool
 
+    def __str__(self) -> str:
+        each = f"{counted(self.threads, 'core')}{' and a GPU' if self.gpu else ''}"
+        return f"{counted(self.workers, 'worker')} of {each}"
+
 
 class Trained(NamedTuple):
-    """What was made: the model's file; pictures that could not be read, a line each; those that do not look
-    good, with their scores."""
+    """The model's file; pictures that could not be read, a line each; those that do not look good, with their
+    scores."""
 
     model: Path
     failures: list[str]
@@ -77,46 +79,23 @@ def fit(
         tries: workers that may be lost.
         say: gets lines for a person.
         step: gets progress.
-        **options: what `fitting.fit` takes else, except `device` and `checkpoint`.
+        **options: as `fitting.fit` takes them, except `device` and `checkpoint`.
 
     Raises:
-        InputError: the cluster has no room for them, or what `fitting.fit` refuses.
-        FlawscopeError: workers were lost more often, or what `fitting.fit` raises.
+        InputError: the cluster has no room for them, or `fitting.fit` refuses.
+        FlawscopeError: workers were lost more often, or `fitting.fit` raises it.
     """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    division = divided(nodes(), workers, threads, gpu)
+    division, news = divided(nodes(), workers, threads, gpu), News()
     out = Path(os.path.abspath(out))
-    # with this connection, and not on a node that may be lost
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    remote: Any = ray.remote  # its annotations want a class with methods of its own
-    desk = remote(num_cpus=0, scheduling_strategy=here)(Desk).remote()
-    call = Call(images, out, out.with_name(f".{out.stem}.ray"), division, os.getcwd(), desk, options)
-    say(f"{counted(division.workers, 'worker')} of {_each(division)}")
-    # in a process of the cluster: Ray Train takes no connection by ray://, and takes Ctrl-C away
-    drive = remote(num_cpus=0, max_retries=tries, scheduling_strategy=here)(_drive)
-    running = drive.remote(call, tries)
-    try:
-        _listen(running, desk, division, say, step)
-        error, made = ray.get(desk.outcome.remote())
-        if error is None:
-            ray.get(running)  # of one that has ended
-    except ray.exceptions.RayTaskError as lost:
-        raise FlawscopeError(f"the workers were lost for good: {_cause(lost)}; {REPEAT}") from None
-    finally:
-        with suppress(Exception):  # who has ended cannot be stopped
-            ray.cancel(running, force=True)
-        ray.kill(desk)
-        shutil.rmtree(call.storage, ignore_errors=True)
-    if error is not None:
-        raise error
-    if made is None:
-        raise FlawscopeError(f"the workers ended without a model; {REPEAT}")
-    return Trained(out, *made)
-
-
-# ------------------------------------------------------------------------------------------------- who learns
+    say(str(division))
+    for left in reversed(range(tries + 1)):
+        try:
+            return Trained(out, *_together(division, news, (images, out, os.getcwd(), options), say, step))
+        except _WorkerLost as lost:
+            if not left:
+                raise FlawscopeError(f"the workers were lost for good: {lost}; {REPEAT}") from None
+            say("a worker was lost: others take over from the last checkpoint")
+    raise AssertionError
 
 
 def divided(found: Sequence[Node], workers: int | None, threads: int | None, gpu: bool | None) -> Division:
@@ -130,216 +109,172 @@ def divided(found: Sequence[Node], workers: int | None, threads: int | None, gpu
     count = workers or (gpus if gpu else len(found))
     least, most = threads or 1, threads or int(max((node.cpus for node in found), default=0))
     for each in range(most, least - 1, -1):
-        if count and _room(found, each, gpu) >= count:
+        if count and sum(node.room(each, gpu) for node in found) >= count:
             return Division(count, each, gpu)
-    room, one = _room(found, least, gpu), _each(Division(1, least, gpu))
+    room = Division(sum(node.room(least, gpu) for node in found), least, gpu)
     raise InputError(
-        f"the cluster has room for {counted(room, 'worker')} of {one}, not for {max(count, 1)}: take fewer, "
-        "with fewer threads, or add nodes"
+        f"the cluster has room for {room}, not for {max(count, 1)}: take fewer, with fewer threads, or add "
+        "nodes"
     )
 
 
-def _room(found: Sequence[Node], threads: int, gpu: bool) -> int:
-    """Workers that the nodes have room for."""
-    return sum(int(min(node.cpus // threads, node.gpus if gpu else node.cpus)) for node in found)
+# ---------------------------------------------------------------------------------------------- the workers
 
 
-def _each(division: Division) -> str:
-    return f"{counted(division.threads, 'core')}{' and a GPU' if division.gpu else ''}"
+class _WorkerLost(Exception):
+    """A process of the training, or its node, ended; why, in words."""
 
 
-# ---------------------------------------------------------------------------------------------- what they say
-
-
-class News(NamedTuple):
-    """Lines and progress since the last time; whether the workers have begun, and whether one has refused."""
-
-    lines: list[str]
-    stage: tuple[str, int, int] | None
-    begun: bool
-    refused: bool
-
-
-class Desk:
-    """An actor where the workers leave what the caller is to know."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.stage: tuple[str, int, int] | None = None
-        self.error: FlawscopeError | None = None
-        self.made: tuple[list[str], list[tuple[str, float]]] | None = None
-        self.begun = 0
-
-    def begin(self) -> None:
-        """The first worker is there, perhaps not for the first time."""
-        self.begun += 1
-        if self.begun > 1:
-            self.lines.append("a worker was lost: others take over from the last checkpoint")
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def step(self, stage: str, done: int, total: int) -> None:
-        self.stage = stage, done, total
-
-    def news(self) -> News:
-        found = News(self.lines, self.stage, self.begun > 0, self.error is not None)
-        self.lines, self.stage = [], None
-        return found
-
-    def refuse(self, error: FlawscopeError) -> None:
-        """Nothing becomes better by another try."""
-        self.error = self.error or error
-
-    def finish(self, failures: list[str], suspects: list[tuple[str, float]]) -> None:
-        self.made = failures, suspects
-
-    def outcome(self) -> tuple[FlawscopeError | None, tuple[list[str], list[tuple[str, float]]] | None]:
-        return self.error, self.made
-
-
-def _listen(running: Any, desk: Any, division: Division, say: Callable[[str], None], step: Step) -> None:
-    """Pass on what the workers say until they have ended, or one has refused."""
+def _together(
+    division: Division,
+    news: News,
+    call: tuple[Any, Path, str, dict[str, Any]],
+    say: Callable[[str], None],
+    step: Step,
+) -> tuple[list[str], list[tuple[str, float]]]:
+    """The first worker's answer; none of them is left."""
     import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    over, looked, trouble = False, time.monotonic(), ""
-    while not over:
-        ended = bool(ray.wait([running], timeout=LOOK)[0])
-        news: News = ray.get(desk.news.remote())
-        over = ended or news.refused
-        for line in news.lines:
-            say(line)
-        if news.stage is not None:
-            step(*news.stage)
-        if time.monotonic() - looked > SHORT:
-            looked, before = time.monotonic(), trouble
-            trouble = _trouble(division, news.begun)
-            if trouble and trouble != before:
-                say(trouble)
-
-
-def _trouble(division: Division, begun: bool) -> str:
-    """Why nothing goes on, if so."""
-    wanted = f"{counted(division.workers, 'worker')} of {_each(division)}"
-    if _room(nodes(), division.threads, division.gpu) < division.workers:
-        return f"the cluster has lost nodes, and has no room for {wanted}: waits for others"
-    return "" if begun else f"waits for {wanted}: the cluster is busy, or slow to start them"
-
-
-class Told:
-    """Progress of a worker, on its way to the desk: not every step."""
-
-    def __init__(self, desk: Any):
-        self.desk, self.stage, self.last = desk, "", 0.0
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        name, now = stage.partition(",")[0], time.monotonic()
-        if name != self.stage or done == total or now - self.last >= OFTEN:
-            self.stage, self.last = name, now
-            self.desk.step.remote(stage, done, total)
-
-
-# --------------------------------------------------------------------------------------------- on the cluster
-
-
-@dataclass(frozen=True)
-class Call:
-    """What every worker is told."""
-
-    images: Any
-    out: Path
-    storage: Path  # a folder that Ray Train wants all to see; nothing of ours goes into it
-    division: Division
-    folder: str  # that paths are relative to
-    desk: Any
-    options: dict[str, Any]
-    version: str = __version__
-
-
-def _drive(call: Call, tries: int) -> None:
-    """Ray Train's part, in a process of its own."""
-    for name, value in OF_TRAIN.items():
-        os.environ.setdefault(name, value)
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    workers, threads, gpu = call.division
-    shutil.rmtree(call.storage, ignore_errors=True)  # a stopped run's
+    workers, threads, gpu = division
+    room = placement_group([{"CPU": threads, **({"GPU": 1} if gpu else {})}] * workers)
     try:
-        TorchTrainer(
-            _work,
-            train_loop_config={"call": call},
-            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo", timeout_s=WAIT),
-            scaling_config=ScalingConfig(
-                num_workers=workers,
-                use_gpu=gpu,
-                resources_per_worker={"CPU": threads, **({"GPU": 1} if gpu else {})},
-            ),
-            run_config=RunConfig(
-                name="training",
-                storage_path=str(call.storage),
-                failure_config=FailureConfig(max_failures=tries),
-            ),
-        ).fit()
+        ready = room.ready()
+        if not ray.wait([ready], timeout=SHORT)[0]:
+            say(f"waits for {division}: the cluster is busy, or has lost nodes")
+            ray.get(ready)
+        actor: Any = ray.remote(Worker)
+        there = PlacementGroupSchedulingStrategy(room)
+        options = {"num_cpus": threads, "num_gpus": int(gpu), "scheduling_strategy": there}
+        every = [actor.options(**options).remote(division, rank, __version__) for rank in range(workers)]
+        try:
+            address = ray.get(every[0].address.remote())
+            answers = [worker.learn.remote(address, *call, news) for worker in every]
+            return _answer(answers, news, say, step)
+        finally:
+            for worker in every:
+                ray.kill(worker)
+    except ray.exceptions.RayActorError:
+        raise _WorkerLost(DIED) from None
     finally:
-        shutil.rmtree(call.storage, ignore_errors=True)
+        remove_placement_group(room)
 
 
-def _work(config: dict[str, Any]) -> None:
-    """A worker."""
-    import ray
-    import torch
+def _answer(
+    answers: list[Any], news: News, say: Callable[[str], None], step: Step
+) -> tuple[list[str], list[tuple[str, float]]]:
+    """Pass on the workers' news until the first of them has the model, or one has failed.
 
-    from flawscope.fitting import fitting
-    from flawscope.methods.distributed import ALONE, Group, Left
-    from flawscope.runtime.torch import use_threads
-
-    call: Call = config["call"]
-    workers, threads, gpu = call.division
-    with suppress(OSError):  # Ray Train has put us elsewhere
-        os.chdir(call.folder)
-    use_threads(threads)
-    together = Group() if workers > 1 else ALONE
-    first = together.rank == 0
-    if first:
-        call.desk.begin.remote()
-    own: dict[str, Any] = {"checkpoint": None, "tensorboard": None}
-    if first:
-        own = {"checkpoint": checkpoint_of(call.out), "say": call.desk.say.remote, "step": Told(call.desk)}
-    try:
-        require_version(call.version)
-        predictor = fitting.fit(
-            call.images,
-            **{**call.options, **own},
-            together=together,
-            device="cuda" if gpu else "cpu",
-        )
-        if first:
-            predictor.save(call.out)
-            ray.get(call.desk.finish.remote(predictor.failures, predictor.suspects))
-    except Left:
-        return
-    except FlawscopeError as error:
-        ray.get(call.desk.refuse.remote(_plain(error)))
-        raise
-    except (MemoryError, torch.OutOfMemoryError):
-        text = "a worker has not enough memory: choose a smaller --size or --set batch"
-        ray.get(call.desk.refuse.remote(FlawscopeError(text)))
-        raise
-
-
-def _plain(error: FlawscopeError) -> FlawscopeError:
-    """As it can be sent."""
-    kind = InputError if isinstance(error, InputError) else FlawscopeError
-    return kind(str(error))
-
-
-def _cause(error: Any) -> str:
-    """Why Ray Train gave up."""
+    Raises:
+        FlawscopeError: one has refused. _WorkerLost: one has failed.
+    """
     import ray
 
-    lost = getattr(getattr(error, "cause", None), "worker_failures", {})
-    found = [getattr(one, "health_check_failure", one) for one in lost.values()]
-    if any(isinstance(one, ray.exceptions.RayActorError) for one in found):
-        return "a process or its machine ended, often for want of memory"
-    return last_line(next(iter(found), error))
+    left, found = answers, None
+    while left and not found:
+        ended, left = ray.wait(left, timeout=LOOK)
+        for one in ended:
+            try:
+                found = ray.get(one) or found
+            except ray.exceptions.RayError:
+                raise _failure(answers) from None
+        for line, progress in news.get():
+            if line:
+                say(line)
+            else:
+                step(*progress)
+    if found is None:
+        raise _WorkerLost("the workers ended without a model")
+    failures, suspects = found
+    return failures, suspects
+
+
+def _failure(answers: list[Any]) -> Exception:
+    """The error that explains the others: a refusal, else a lost process. Workers that wait for one that has
+    ended see a broken connection, or see nothing."""
+    import ray
+
+    found: list[str] = []
+    for one in ray.wait(answers, num_returns=len(answers), timeout=GRACE)[0]:
+        try:
+            ray.get(one)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, FlawscopeError | ImportError):
+                return cause_of(error)
+            found.append(last_line(error))
+        except ray.exceptions.RayError:
+            found.insert(0, DIED)
+    return _WorkerLost(found[0])
+
+
+class Worker:
+    """An actor: one of the processes that learn."""
+
+    def __init__(self, division: Division, rank: int, version: str):
+        self.division, self.rank, self.version = division, rank, version
+
+    def address(self) -> str:
+        """Where the workers meet, if this is the first one."""
+        import ray
+
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return f"tcp://{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
+
+    def learn(
+        self, address: str, images: Any, out: Path, folder: str, options: dict[str, Any], news: News
+    ) -> tuple[list[str], list[tuple[str, float]]] | None:
+        """Fit and, as the first one, save the model: pictures that could not be read, and suspects. None of
+        the others."""
+        import torch
+        from torch import distributed
+
+        from flawscope.fitting import fitting
+        from flawscope.methods.distributed import ALONE, Group, Left
+        from flawscope.runtime.torch import use_threads
+
+        require_version(self.version)
+        workers, threads, gpu = self.division
+        with suppress(OSError):  # absolute paths are enough
+            os.chdir(folder)
+        use_threads(threads)
+        if workers > 1:
+            distributed.init_process_group(
+                "cpu:gloo,cuda:nccl" if gpu else "gloo", address, WAIT, workers, self.rank
+            )
+        own: dict[str, Any] = {"checkpoint": None, "tensorboard": None}
+        if self.rank == 0:
+            own = {
+                "checkpoint": checkpoint_of(out),
+                "say": lambda line: news.put(line, None),
+                "step": _at_times(lambda *progress: news.put("", progress)),
+            }
+        try:
+            predictor = fitting.fit(
+                images,
+                **{**options, **own},
+                together=Group() if workers > 1 else ALONE,
+                device="cuda" if gpu else "cpu",
+            )
+        except Left:
+            return None
+        except (MemoryError, torch.OutOfMemoryError):
+            text = "a worker has not enough memory: choose a smaller --size or --set batch"
+            raise FlawscopeError(text) from None
+        predictor.save(out)
+        return predictor.failures, predictor.suspects
+
+
+def _at_times(step: Step) -> Step:
+    """Not every step."""
+    shown, last = "", 0.0
+
+    def told(stage: str, done: int, total: int) -> None:
+        nonlocal shown, last
+        name, now = stage.partition(",")[0], time.monotonic()
+        if name != shown or done == total or now - last >= OFTEN:
+            shown, last = name, now
+            step(stage, done, total)
+
+    return told

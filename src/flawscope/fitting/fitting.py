@@ -21,7 +21,7 @@ from flawscope.calibration.simulated import KEY, Simulated
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting.preparation import Prepared, Say, prepare, quiet, taken
-from flawscope.fitting.remote_workers import Elsewhere, Pool
+from flawscope.fitting.remote_workers import Pool, RemoteWorkers
 from flawscope.fitting.simulated_defects import MOST, SIZES, finds
 from flawscope.fitting.tile_calibration import of_pictures
 from flawscope.fitting.training_pictures import Images, Reader, sources_of, survey
@@ -125,7 +125,7 @@ def fit(
         budget = replace(budget, later=how.samples + prepared.windows.judged())
     task = replace(prepared.task, budget=budget)
     if how.pool is not None:
-        task = replace(task, workers=Elsewhere(how.pool, prepared.reader, step))
+        task = replace(task, workers=RemoteWorkers(how.pool, prepared.reader, step))
     return _finished(prepared, task, how.samples, how.check)
 
 
@@ -189,7 +189,7 @@ def partial_fit(
         step=step,
     )
     if pool is not None:
-        task = replace(task, workers=Elsewhere(pool, reader, step))
+        task = replace(task, workers=RemoteWorkers(pool, reader, step))
     windows = None
     if manifest.preprocess.tile is not None:
         reader.roi = old.tensors.get("region")

@@ -1,8 +1,8 @@
-"""Parts of a fit that other processes work on: what they learn about the pictures comes back with the result.
+"""Work on parts of a fit in other processes: their findings about the pictures come back with the result.
 
-A part is worked on as if it were the only one. What that gets wrong is found here: a picture whose pixels an
-earlier part has too. The part is then worked on once more, told of them. So the result is that of one process
-that takes the parts one after the other.
+A part is worked on as if it were the only one. That gets one thing wrong, which is found here: a picture
+whose pixels an earlier part has too. The part is then worked on once more, told of them. So the result is
+that of one process that takes the parts one after the other.
 """
 
 from __future__ import annotations
@@ -29,20 +29,16 @@ class Pool(Protocol):
     count: int
     memory: int | None
 
-    def keep(self, data: bytes) -> Any:
-        """Have every process know some data; gives what stands for them."""
-
-    def submit(self, work: Callable[..., Any], held: Any, *values: Any, peak: int | None) -> Any:
-        """Have `work(data, *values)` done, where `held` stands for the data. peak: bytes that it takes at
-        most. Gives what stands for the answer."""
-
-    def answers(self, asked: Sequence[Any], done: Callable[[], None]) -> Iterator[Any]:
-        """The answers in order; `done` is called for each as it is there."""
+    def map(
+        self, work: Callable[..., Any], held: bytes, parts: Sequence[Any], peak: int | None = None
+    ) -> Iterator[Any]:
+        """Call `work(held, part)` for every part, all at once, and give the answers in order. peak: bytes
+        that a part takes at most."""
 
 
 @dataclass(frozen=True)
 class Notes:
-    """What one part has found out about pictures, by their number, as `Reader` has it."""
+    """The findings of one part about its pictures, by their number, as `Reader` has them."""
 
     hashes: dict[int, str]
     measured: dict[int, Measures]
@@ -50,7 +46,7 @@ class Notes:
     copies: list[int]
 
 
-class Elsewhere:
+class RemoteWorkers:
     """`Task.workers` of a pool."""
 
     def __init__(self, pool: Pool, reader: Reader, step: Step):
@@ -61,47 +57,38 @@ class Elsewhere:
     def __call__(
         self, work: Callable[[T], R], parts: Sequence[T], stage: str, peak: int | None = None
     ) -> Iterator[R]:
-        held = self.pool.keep(pickle.dumps((self.reader, work)))
-        asked = [self.pool.submit(_part, held, part, (), peak=peak) for part in parts]
+        held = pickle.dumps((self.reader, work))
         advance = Advance(self.step, stage, len(parts))
-        for part, (found, notes) in zip(parts, self.pool.answers(asked, advance), strict=True):
+        answers = self.pool.map(_work_on, held, [(part, ()) for part in parts], peak)
+        for part, (found, notes) in zip(parts, answers, strict=True):
             if known := self._of_others(notes):
-                again = [self.pool.submit(_part, held, part, known, peak=peak)]
-                found, notes = next(iter(self.pool.answers(again, _nothing)))
+                found, notes = next(self.pool.map(_work_on, held, [(part, known)], peak))
             self._take(notes)
+            advance()
             yield found
 
     def _of_others(self, notes: Notes) -> list[str]:
         """Pixels that other pictures had first, if this part has taken one of them for the first."""
-        copies = {*notes.copies}
-        if not any(
-            self.first.get(digest, index) != index
-            for index, digest in notes.hashes.items()
-            if index not in copies
-        ):
+        firsts = notes.hashes.keys() - {*notes.copies}
+        if all(self.first.get(notes.hashes[index], index) == index for index in firsts):
             return []
         return [digest for digest, index in self.first.items() if index not in notes.hashes]
 
     def _take(self, notes: Notes) -> None:
-        reader, copies = self.reader, {*notes.copies}
+        reader = self.reader
         reader.hashes |= notes.hashes
         reader.measured |= notes.measured
         reader.failures |= notes.failures
         reader.copies += [index for index in notes.copies if index not in reader.copies]
-        for index, digest in notes.hashes.items():
-            if index not in copies:
-                self.first.setdefault(digest, index)
-                reader.known.add(digest)
+        for index in notes.hashes.keys() - {*notes.copies}:
+            self.first.setdefault(notes.hashes[index], index)
+            reader.known.add(notes.hashes[index])
 
 
-def _part(held: bytes, part: Any, known: Sequence[str]) -> tuple[Any, Notes]:
-    """In a pool's process."""
+def _work_on(held: bytes, part: tuple[Any, Sequence[str]]) -> tuple[Any, Notes]:
+    """In a process of the pool. part: and pixels that earlier parts have."""
     reader, work = pickle.loads(held)
     reader.hashes, reader.measured, reader.failures, reader.copies = {}, {}, {}, []
-    reader.known |= {*known}
-    found = work(part)
+    reader.known |= {*part[1]}
+    found = work(part[0])
     return found, Notes(reader.hashes, reader.measured, reader.failures, reader.copies)
-
-
-def _nothing() -> None:
-    """The part was counted before."""

@@ -1,10 +1,10 @@
-"""Several processes that learn one model together: each learns from a part of what a step learns from, and
-all take the same step."""
+"""Several processes that learn one model: each learns from a part of a step's pictures, and all take the same
+step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -16,48 +16,33 @@ class Left(Exception):
     """All has been learnt, and this process is not the first: nothing is left for it to do. No error."""
 
 
-class Together(Protocol):
-    """The processes that learn one model, as one of them sees them. All call `mean` and `first` in the same
-    order. One that raises an error leaves the others waiting: whoever started them ends them all."""
+class Together:
+    """The processes that learn one model, as one of them sees them; here the only one. All call `mean` and
+    `first` in the same order. One that raises an error leaves the others waiting: whoever started them ends
+    them all.
 
-    @property
-    def rank(self) -> int:
-        """This process's number. The first one, 0, keeps checkpoints and logs, and gets the model."""
+    rank: this process's number. The first one, 0, keeps checkpoints and logs, and gets the model.
+    world: how many there are.
+    """
 
-    @property
-    def world(self) -> int:
-        """How many there are."""
+    rank, world = 0, 1
 
     def mean(self, tensors: Sequence[Tensor], weight: float) -> None:
         """Replace the tensors, in place, by their means over all processes, each with its own weight, 0 or
         more: the same bytes everywhere."""
 
     def first(self, make: Callable[[], T]) -> T:
-        """What `make` gives in the first process, in all of them; it is called in no other."""
+        """Call `make` in the first process alone, and give its value in all of them."""
+        return make()
 
     def leave(self) -> None:
         """All has been learnt: the first process goes on alone. Raises `Left` in the others."""
 
 
-class Alone:
-    """The only process."""
-
-    rank, world = 0, 1
-
-    def mean(self, tensors: Sequence[Tensor], weight: float) -> None:
-        """They are it."""
-
-    def first(self, make: Callable[[], T]) -> T:
-        return make()
-
-    def leave(self) -> None:
-        """Nobody does."""
+ALONE = Together()
 
 
-ALONE = Alone()
-
-
-class Group:
+class Group(Together):
     """The processes of torch.distributed's default group, which has been set up."""
 
     def __init__(self) -> None:
@@ -66,7 +51,7 @@ class Group:
     def mean(self, tensors: Sequence[Tensor], weight: float) -> None:
         """In fp32, by one reduction of all of them in a row, with the weight at the end."""
         flat = torch.cat([*(one.flatten().float() for one in tensors), tensors[0].new_ones(1).float()])
-        # what weighs nothing may be the mean of nothing, which is NaN
+        # a weight of nothing may belong to the mean of nothing, which is NaN
         flat = flat * weight if weight else torch.zeros_like(flat)
         distributed.all_reduce(flat)
         flat /= flat[-1].clone()
