@@ -400,7 +400,7 @@ def test_the_error_that_explains_the_others_is_told(joined: Any, refused: Except
 def test_a_killed_worker_costs_time_alone(
     joined: Any, pair: Callable[..., list[Any]], drawn: Path, tmp_path: Path
 ) -> None:
-    """A run that is stopped, goes on with Ray Train and loses a worker makes the model of one that nothing
+    """A run that is stopped, goes on on the cluster and loses a worker makes the model of one that nothing
     happens to."""
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
     options = {**PRN, **REST}

@@ -1,4 +1,4 @@
-"""Which cells a benchmark has, each named by everything that decides its result."""
+"""The cells of a benchmark, each named by everything that decides its result."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What its files are called: other settings, other name."""
+        """The stem of its files' names: other settings, other name."""
         return f"{self.category}-{self.method}-seed{self.seed}-{_digest(self.identity)[:12]}"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What was asked for.
+    """The cells of a call.
 
     rows: categories in the order of the tables.
     seeds: by method.
@@ -265,7 +265,7 @@ def _open(
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
+    """The value as JSON gives it back."""
     return json.loads(json.dumps(value, allow_nan=False))
 
 
@@ -306,7 +306,7 @@ def _content(value: Any, known: dict[str, str]) -> Any:
 
 
 def _folder(path: Path, known: dict[str, str]) -> str:
-    """Of what lies in a folder; of very many files their names and sizes."""
+    """A digest of the files in a folder; of very many files their names and sizes."""
     files = list(walked(path))
     by_size = len(files) > MANY
     return _digest(
@@ -334,7 +334,7 @@ def _seen(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) 
 
 
 def _hash(path: str | os.PathLike[str], known: dict[str, str]) -> str:
-    """Of a file's content; of one that cannot be read, why: that is reported when it is needed."""
+    """A digest of a file's content; where it cannot be read, the reason: it is reported when it is needed."""
     key = str(path)
     if key not in known:
         try:

@@ -83,7 +83,7 @@ class Processes:
 
 @contextmanager
 def _started_for(threads: int) -> Iterator[None]:
-    """What a process inherits: the number of threads, and no Ctrl-C, which comes to this process alone."""
+    """Let a process inherit the number of threads, and no Ctrl-C, which comes to this process alone."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, str(threads)))

@@ -1,4 +1,4 @@
-"""What others have published for MVTec AD, as data: `published.yaml` says what its fields mean."""
+"""Figures that others have published for MVTec AD: `published.yaml` explains its fields."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Source:
 
 
 def sources(methods: Iterable[str]) -> list[Source]:
-    """Those about these methods, in their order, then those about methods that are not implemented here."""
+    """Sources about these methods, in their order, then those about methods that are not implemented here."""
     return [source for method in (*methods, OTHER) for source in _all() if source.method == method]
 
 
 def marks() -> dict[str, str]:
-    """What the marks mean."""
+    """The meaning of each mark."""
     return dict(_read()["marks"])
 
 

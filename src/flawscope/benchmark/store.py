@@ -29,7 +29,7 @@ class Store:
         return self.cells / f"{cell.name}.json"
 
     def work(self, cell: Cell) -> Path:
-        """What has been begun; removed when the cell is done."""
+        """The folder of a cell that has begun; removed when the cell is done."""
         return self.root / "work" / cell.name
 
     def clear(self, cell: Cell) -> None:

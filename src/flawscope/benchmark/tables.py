@@ -113,7 +113,7 @@ class Results:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """Those of the rows, and where MVTec AD is not complete, what was measured of it, so that published
+        """Groups of the rows, and where MVTec AD is not complete, its measured categories, so that published
         figures can be averaged over the same."""
         found = groups(self.grid.rows)
         measured = tuple(c for c in MVTEC if any(self.seeds("image_auroc", m, c) for m in self.grid.methods))
@@ -135,7 +135,7 @@ class Results:
     # ---- on disk
 
     def to_dict(self) -> dict[str, Any]:
-        """What results.json holds and `--json` prints."""
+        """The document of results.json and `--json`."""
         return {
             "format": 1,
             "flawscope": __version__,

@@ -199,7 +199,7 @@ def _write(results: Results, out: Path) -> None:
 
 
 def _summary(results: Results) -> str:
-    """What is measured, on a terminal: a row a category and method; averages are in results.md."""
+    """The figures for a terminal: a row a category and method; averages are in results.md."""
     from flawscope.benchmark.tables import METRICS
 
     rows = []

@@ -23,7 +23,7 @@ EVERY = 0.5  # seconds between looks at the cluster's tasks
 
 
 class Done(NamedTuple):
-    """What became of a category, a row of the table."""
+    """A row of the table: the outcome of a category."""
 
     category: str
     model: str = ""
@@ -34,7 +34,7 @@ class Done(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Of a category: `lines` for a person, the line that names a failure, pictures that were skipped."""
+    """The outcome of a category: `lines` for a person, the line that names a failure, skipped pictures."""
 
     done: Done
     lines: Sequence[str] = ()

@@ -53,7 +53,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """As `predict`, without a line for every picture."""
+    """Judge the pictures as `predict` does, without a line for every picture."""
     from flawscope.cli.output import all_together, facts_of
     from flawscope.cluster.predict import predict
     from flawscope.cluster.store import Store

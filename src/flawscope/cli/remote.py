@@ -69,7 +69,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace, asked: Asked, judge: Callable[..., None]) -> int:
-    """As `predict` does with a model of its own. judge: its loop over the pictures."""
+    """Have the station judge the pictures. judge: the loop of `predict` over them."""
     from flawscope.cli.output import Output
     from flawscope.results.distribution_shift import Mismatch
     from flawscope.station import Client
@@ -119,7 +119,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is printed of a prediction, as far as a station tells it; `shifts` it does not tell."""
+    """A prediction as far as it is printed and a station tells it; `shifts` it does not tell."""
 
     id: int
     product: str
@@ -143,7 +143,7 @@ class Answer:
         return "anomalous" if self.is_anomalous else "good"
 
     def to_dict(self) -> dict[str, Any]:
-        """What `predict --json` prints."""
+        """The record that `predict --json` prints."""
         return {
             **{name: getattr(self, name) for name in ("path", "score", "p_value", "severity", "decision")},
             **{name: getattr(self, name) for name in ("is_anomalous", "score_threshold")},

@@ -13,7 +13,7 @@ SEVERAL = "; all, objects, textures (MVTec AD's) or names with commas: "  # of `
 
 
 def are_asked(args: argparse.Namespace) -> bool:
-    """Whether `--category` means more than the one of that name."""
+    """Tell whether `--category` means more than the category of that name."""
     from flawscope.datasets.layouts import means_several
 
     return bool(args.category) and means_several(args.data, args.category)

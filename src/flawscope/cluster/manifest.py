@@ -1,4 +1,4 @@
-"""Which pictures a run judges, in which order: written once, as Parquet, and read part by part.
+"""List the pictures that a run judges, in order: the list is written once, as Parquet, and read part by part.
 
 Nobody holds it whole. Its writer needs the names in one folder, and 8 bytes for every path, to list none
 twice.
@@ -109,7 +109,7 @@ def read(store: Store, start: int, stop: int) -> list[Entry]:
 
 
 def digest(stream: IO[bytes]) -> str:
-    """Of the paths on stdin."""
+    """SHA-256 (hex) of the paths on stdin."""
     made = hashlib.sha256()
     for _ in _lines(stream, made):
         pass
@@ -267,7 +267,7 @@ def _column(spec: str, file: IO[bytes]) -> Iterator[str]:
 
 
 def _remote(spec: str) -> Iterator[tuple[str, bool]]:
-    """As `iter_inputs`, of a file, folder or pattern of an object store."""
+    """List the inputs, as `iter_inputs`, of a file, folder or pattern of an object store."""
     files, path = filesystem(spec)
     try:
         if files.isdir(path):

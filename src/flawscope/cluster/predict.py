@@ -151,7 +151,7 @@ def predict(
 
 
 def _may_be_relative(spec: str) -> bool:
-    """Whether it depends on the working folder which pictures are meant."""
+    """Tell whether other pictures would be meant in another working folder."""
     return spec.lower().endswith(manifest.TABLES) or not (is_url(spec) or os.path.isabs(spec))
 
 

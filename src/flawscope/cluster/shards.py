@@ -239,7 +239,7 @@ class Judging:
         return summary
 
     def _results(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Source, Prediction | Unjudged]]:
-        """As `predict` has them: each path with its prediction, or the reason why there is none."""
+        """Each path with its prediction, or the reason why there is none, in the order of `predict`."""
         failed: dict[int, str] = {}
         judged = self.predictor.stream(_sources([e for e in entries if not e.error], failed))
         number = 0

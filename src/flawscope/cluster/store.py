@@ -41,7 +41,7 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def reason(error: BaseException) -> str:
-    """What is wrong, in one line."""
+    """The reason of an error, in one line."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return " ".join(text.split())[:300]
 
@@ -101,7 +101,7 @@ class Store:
             ) from None
 
     def lies_in(self, folder: str | os.PathLike[str]) -> bool:
-        """Whether it is a folder of the disk, or lies in it."""
+        """Tell whether it is a folder of the disk, or lies in it."""
         if not self.on_disk:
             return False
         top = os.path.realpath(folder)

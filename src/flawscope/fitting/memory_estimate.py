@@ -1,4 +1,4 @@
-"""What a fit would take, before it is begun."""
+"""Predict the memory of a fit before it is begun."""
 
 from __future__ import annotations
 
