@@ -275,7 +275,7 @@ def teacher_path(shared: Shared) -> Path:
     torch = pytest.importorskip("torch")
     from flawscope.methods.efficientad.networks import narrowed, pdn
     from flawscope.methods.efficientad.teacher import expanded, write_teacher
-    from flawscope.methods.training import initialise
+    from flawscope.methods.training_state import initialise
 
     network = narrowed(pdn("s", width=16), 8)
     initialise(network, torch.Generator().manual_seed(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_a_training_that_is_interrupted_ends_as_one_that_is_not(
         learnt.append(step)
         return learn(self, networks, optimiser, batch, step)
 
-    monkeypatch.setattr("flawscope.fitting.fitting.Budget", lambda *given: Budget(*given, every=0.0))
+    monkeypatch.setattr("flawscope.fitting.fitting.Budget", functools.partial(Budget, every=0.0))
     monkeypatch.setattr(Trainer, "_learn", stopping)
     with pytest.raises(Stop):
         run(task)
@@ -135,7 +136,8 @@ def test_every_refusal_of_a_checkpoint_is_told_apart(tmp_path: Path) -> None:
     from torch import nn
 
     from flawscope.artefact.state_file import pack, read_checkpoint
-    from flawscope.methods.training import Trainer, restoring
+    from flawscope.methods.training import Trainer
+    from flawscope.methods.training_state import restoring
 
     path = tmp_path / "a.safetensors"
     pack(path, {"a": torch.ones(1)}, "teacher", {})

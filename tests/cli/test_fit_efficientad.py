@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def test_a_model_is_written_and_its_checkpoint_removed(
 ) -> None:
     from flawscope.methods.task import Budget
 
-    monkeypatch.setattr("flawscope.fitting.fitting.Budget", lambda *given: Budget(*given, every=0.0))
+    monkeypatch.setattr("flawscope.fitting.fitting.Budget", functools.partial(Budget, every=0.0))
     out, folder = tmp_path / "m.safetensors", data / "train/good"
     said = ["--teacher", teacher_path, "--natural", folder, "--steps", "3", "--out", out]
     code, printed, err = run(capsys, "fit", "--data", data, *FAST, *said)
@@ -82,7 +83,7 @@ def test_a_run_that_was_stopped_says_what_is_kept_and_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("flawscope.fitting.fitting.Budget", lambda *given: Budget(*given, every=0.0))
+        patch.setattr("flawscope.fitting.fitting.Budget", functools.partial(Budget, every=0.0))
         patch.setattr(Trainer, "_learn", stopping)
         code, _, err = run(capsys, *call)
     assert code == 130

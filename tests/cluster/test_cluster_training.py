@@ -33,7 +33,8 @@ from flawscope.methods.distributed import ALONE, Group, Left  # noqa: E402
 from flawscope.methods.picture_cache import GoodPictures  # noqa: E402
 from flawscope.methods.settings import TrainingSettings  # noqa: E402
 from flawscope.methods.task import Budget, Task  # noqa: E402
-from flawscope.methods.training import Trainer, digest_of  # noqa: E402
+from flawscope.methods.training import Trainer  # noqa: E402
+from flawscope.methods.training_state import digest_of  # noqa: E402
 from flawscope.progress import silent  # noqa: E402
 
 CLOSE = 1e-5  # of the largest gradient of a parameter: rounding of fp32 sums in another order

@@ -28,7 +28,8 @@ from flawscope.methods.prnet.model import create as create_prnet
 from flawscope.methods.prnet.trainer import Trainer as PrnTrainer
 from flawscope.methods.prnet.training_pictures import TrainingPictures
 from flawscope.methods.task import Task
-from flawscope.methods.training import Trainer, restore_adam
+from flawscope.methods.training import Trainer
+from flawscope.methods.training_state import restore_adam
 from flawscope.predictor import load
 from flawscope.progress import silent
 

@@ -24,8 +24,9 @@ from flawscope.artefact.state_file import (  # noqa: E402
 from flawscope.errors import CheckpointError, FlawscopeError, InputError  # noqa: E402
 from flawscope.methods.settings import TrainingSettings  # noqa: E402
 from flawscope.methods.task import Budget  # noqa: E402
-from flawscope.methods.time_budget import Pace  # noqa: E402
-from flawscope.methods.training import Trainer, initialise, one_cycle, precision_for  # noqa: E402
+from flawscope.methods.time_budget import Pace, one_cycle  # noqa: E402
+from flawscope.methods.training import Trainer  # noqa: E402
+from flawscope.methods.training_state import initialise, precision_for  # noqa: E402
 
 CPU = torch.device("cpu")
 

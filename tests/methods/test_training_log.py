@@ -19,7 +19,7 @@ from test_training import Line, run, stop_after  # noqa: E402
 from flawscope.artefact.state_file import read_checkpoint  # noqa: E402
 from flawscope.errors import InputError  # noqa: E402
 from flawscope.methods.task import Budget  # noqa: E402
-from flawscope.methods.training import rate_share  # noqa: E402
+from flawscope.methods.time_budget import rate_share  # noqa: E402
 from flawscope.methods.training_log import MOST, Thinned, TrainingLog, board_in  # noqa: E402
 
 

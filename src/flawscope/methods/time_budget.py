@@ -1,10 +1,14 @@
-"""How far a training is that ends at a time, whatever the machine's speed does meanwhile."""
+"""How far a training is, also one that ends at a time, whatever the machine's speed does meanwhile; and the
+learning rate that follows from it."""
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_left
 
+WARM_UP, FIRST, LAST = 0.3, 1 / 25, 1 / 25 / 1e4  # one cycle: share of the steps, and of the largest rate
+DROP_AT, DROP = 0.95, 0.1  # Batzner et al., A.1
 RECENT = 8  # steps, at least, that say how fast the machine is
 
 
@@ -62,3 +66,34 @@ class Pace:
     def state(self) -> dict[str, float]:
         """For a checkpoint: seconds of training, so far and to come."""
         return {"used": self.used + time.monotonic() - self.begun, "left": max(self.left(), 0.0)}
+
+
+def pace_until(
+    until: float | None, after: float, aside: float, per_step: float, kept: dict[str, float] | None
+) -> Pace:
+    """Of a training that ends then; of one that goes on, in the time that it had left."""
+    if kept is None:
+        assert until is not None
+        return Pace(until - aside, after, per_step)
+    return Pace(time.monotonic() + kept["left"] + after, after, per_step, kept["used"])
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """The share of the largest learning rate in step 0, 1, ... of `steps`: torch's `OneCycleLR`, a cosine up
+    over 30 % of the steps and one down. Adam's momentum is left alone."""
+    top, last = WARM_UP * steps - 1, steps - 1
+
+    def between(a: float, b: float, share: float) -> float:
+        return b + (a - b) / 2 * (1 + math.cos(math.pi * share))
+
+    if step <= top:
+        return between(FIRST, 1.0, step / top if top else 1.0)
+    return between(1.0, LAST, (step - top) / (last - top) if last > top else 1.0)
+
+
+def rate_share(schedule: str, step: int, steps: int) -> float:
+    """The share of the largest learning rate in a step: `one_cycle`, `drop` (a tenth after 95 %) or
+    `constant`."""
+    if schedule == "one_cycle":
+        return one_cycle(step, steps)
+    return DROP if schedule == "drop" and step >= DROP_AT * steps else 1.0

@@ -18,7 +18,8 @@ from flawscope.methods.held_out import HeldOut
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.settings import TrainingSettings
 from flawscope.methods.task import Defect, Fitted, Task
-from flawscope.methods.training import Trainer, arrays, as_json, tensors_of
+from flawscope.methods.training import Trainer
+from flawscope.methods.training_state import arrays, as_json, tensors_of
 from flawscope.progress import counted, duration, silent
 
 CHECK = 0.1  # share of the minutes that is set aside for the check, at most

@@ -1,16 +1,15 @@
-"""What trainings share: fresh weights, learning rate, precision, steps that fit into a time, checkpoints."""
+"""The loop that trainings share: steps that fit into a time, checkpoints, several processes."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NoReturn, Protocol, TypeVar
 
@@ -23,161 +22,24 @@ from flawscope.errors import CheckpointError, FlawscopeError, InputError
 from flawscope.methods.distributed import ALONE, Together
 from flawscope.methods.interrupts import noted_interrupts
 from flawscope.methods.task import Budget
-from flawscope.methods.time_budget import Pace
+from flawscope.methods.time_budget import Pace, pace_until, rate_share
 from flawscope.methods.training_log import Thinned, TrainingLog
+from flawscope.methods.training_state import (
+    WORKERS,
+    adam_state,
+    another,
+    arrays,
+    digest_of,
+    initialise,
+    precision_for,
+    restore_adam,
+    restoring,
+    tensors_of,
+)
 from flawscope.progress import Step, counted, duration
-
-WARM_UP, FIRST, LAST = 0.3, 1 / 25, 1 / 25 / 1e4  # one cycle: share of the steps, and of the largest rate
-DROP_AT, DROP = 0.95, 0.1  # Batzner et al., A.1
-MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, of every parameter
-
-
-def one_cycle(step: int, steps: int) -> float:
-    """The share of the largest learning rate in step 0, 1, ... of `steps`: torch's `OneCycleLR`, a cosine up
-    over 30 % of the steps and one down. Adam's momentum is left alone."""
-    top, last = WARM_UP * steps - 1, steps - 1
-
-    def between(a: float, b: float, share: float) -> float:
-        return b + (a - b) / 2 * (1 + math.cos(math.pi * share))
-
-    if step <= top:
-        return between(FIRST, 1.0, step / top if top else 1.0)
-    return between(1.0, LAST, (step - top) / (last - top) if last > top else 1.0)
-
-
-def rate_share(schedule: str, step: int, steps: int) -> float:
-    """The share of the largest learning rate in a step: `one_cycle`, `drop` (a tenth after 95 %) or
-    `constant`."""
-    if schedule == "one_cycle":
-        return one_cycle(step, steps)
-    return DROP if schedule == "drop" and step >= DROP_AT * steps else 1.0
-
-
-def precision_for(asked: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
-    """bf16 where the device computes with it, unless something was asked for."""
-    if asked != "auto":
-        return asked
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:  # elsewhere on a CPU bf16 is imitated, and slower
-        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        native = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
-    return "bf16" if native else "fp32"
-
-
-def on_device(network: nn.Module, device: torch.device) -> None:
-    """With the channels last in memory, which is faster everywhere."""
-    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def uploaded(values: Tensor, device: torch.device) -> Tensor:
-    """The values on the device. A GPU is not waited for, as it is for a copy from ordinary memory, which
-    begins when everything before it is done."""
-    if device.type != "cuda" or values.device.type != "cpu":
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
-
-
-LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
-
-
-def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Fresh weights as torch draws them, from `generator`, which is the CPU's, instead of the process's.
-    Norms scale by 1. A module with parameters of another kind has a method `initialise(generator)` itself.
-
-    Raises:
-        TypeError: a module has none.
-    """
-    for name, layer in network.named_modules():
-        if isinstance(layer, LAYERS):
-            bound = layer.weight[0].numel() ** -0.5  # kaiming_uniform_ with a = sqrt(5), and the bias's
-            for values in (layer.weight, layer.bias):
-                if values is not None:
-                    drawn = torch.empty_like(values, device="cpu")
-                    drawn.uniform_(-bound, bound, generator=generator)
-                    with torch.no_grad():
-                        values.copy_(drawn)
-        elif isinstance(layer, NORMS):
-            layer.reset_parameters()
-        elif callable(own := getattr(layer, "initialise", None)):
-            own(generator)
-        elif any(True for _ in layer.parameters(recurse=False)):
-            kind = type(layer).__name__
-            raise TypeError(
-                f"no fresh weights for {name or 'the network'} ({kind}): give {kind} a method `initialise`"
-            )
-
-
-def digest_of(network: nn.Module) -> str:
-    """SHA-256 of a network's weights."""
-    digest = hashlib.sha256()
-    for values in network.state_dict().values():
-        digest.update(values.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def adam_state(
-    parameters: Iterable[tuple[str, nn.Parameter]], optimiser: torch.optim.Optimizer
-) -> dict[str, Tensor]:
-    """The parameters and what Adam knows about them, as `restore_adam` takes them: nothing of a parameter
-    that has not had a gradient yet."""
-    tensors: dict[str, Tensor] = {}
-    for name, values in parameters:
-        tensors[f"net.{name}"] = values
-        tensors |= {f"{key}.{name}": known for key, known in optimiser.state.get(values, {}).items()}
-    return tensors
-
-
-def arrays(tensors: Mapping[str, Tensor]) -> Arrays:
-    """Tensors as `state_file` writes them."""
-    return {k: v.detach().cpu().contiguous().numpy() for k, v in tensors.items()}
-
-
-def tensors_of(found: Arrays) -> dict[str, Tensor]:
-    """What `state_file` has read."""
-    return {k: torch.from_numpy(v) for k, v in found.items()}
-
-
-@contextmanager
-def restoring() -> Iterator[None]:
-    """Whatever does not fit while a checkpoint is restored becomes one line."""
-    try:
-        yield
-    except (InputError, torch.OutOfMemoryError):
-        raise
-    except (KeyError, TypeError, ValueError, RuntimeError):
-        raise CheckpointError(
-            "the checkpoint does not fit this version of flawscope: remove it and begin anew"
-        ) from None
-
-
-def restore_adam(
-    parameters: Iterable[tuple[str, nn.Parameter]],
-    optimiser: torch.optim.Optimizer,
-    tensors: Mapping[str, Tensor],
-) -> None:
-    """Undo `adam_state`. KeyError or RuntimeError where the tensors are of other networks."""
-    # Adam in one kernel counts its steps on the device, else on the CPU
-    fused = bool(optimiser.param_groups[0].get("fused"))
-    with torch.no_grad():
-        for name, values in parameters:
-            values.copy_(tensors[f"net.{name}"])
-            if not any(f"{key}.{name}" in tensors for key in ("step", *MOMENTS)):
-                continue  # it has not had a gradient
-            count = tensors[f"step.{name}"].clone()
-            # in the layout of the parameter, as the optimiser itself makes them
-            optimiser.state[values] = {
-                "step": count.to(values.device) if fused else count,
-                **{key: torch.empty_like(values).copy_(tensors[f"{key}.{name}"]) for key in MOMENTS},
-            }
-
-
-# --------------------------------------------------------------------------------------------------- training
 
 CHECKS = 20  # points of the loss curve
 TRIALS, FEWER = 8, 3  # steps that are timed before the first; where every minute counts
-WORKERS = "number of workers"  # in a checkpoint's identity
 B = TypeVar("B")
 
 
@@ -416,7 +278,7 @@ class Trainer(ABC, Generic[B]):
             self.say(f"goes on after step {self.done:,} of {self._expected():,}{anew}")
         self.prepare(found is not None)
         if self.steps is None or kept is not None:
-            self.fix_steps(self.minutes, lambda per_step: _pace(budget.until, *after(), per_step, kept))
+            self.fix_steps(self.minutes, lambda per_step: pace_until(budget.until, *after(), per_step, kept))
         self.say(self.plan())
         self._run(budget, {**identity, "steps": self.steps, "minutes": self.minutes})
 
@@ -625,31 +487,3 @@ class Trainer(ABC, Generic[B]):
                 return None
             self.planned = self.steps
             return {key: float(kept[key]) for key in ("used", "left")}
-
-
-def another(facts: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
-    """What a checkpoint's run has that this one has otherwise, "another rate 0.1, this one has 0.2"; empty
-    where nothing differs. Steps and minutes that are not given are the checkpoint's."""
-    with restoring():
-        theirs = {WORKERS: 1, **facts["identity"]}  # earlier versions knew one alone
-    for key, mine in identity.items():
-        if theirs.get(key) != mine and not (key in ("steps", "minutes") and mine is None):
-            shown = "" if len(str(mine)) > 60 else f" {theirs.get(key)}, this one has {mine}"
-            return f"another {key}{shown}"
-    return ""
-
-
-def _pace(
-    until: float | None, after: float, aside: float, per_step: float, kept: dict[str, float] | None
-) -> Pace:
-    """Of a training that ends then; of one that goes on, in the time that it had left."""
-    if kept is None:
-        assert until is not None
-        return Pace(until - aside, after, per_step)
-    return Pace(time.monotonic() + kept["left"] + after, after, per_step, kept["used"])
-
-
-def as_json(settings: Mapping[str, Any], without: Iterable[str]) -> dict[str, Any]:
-    """Settings that decide a run, as JSON gives them back."""
-    left_out = {*without}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if k not in left_out}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -273,7 +274,7 @@ def stopped(
     """The checkpoint of a run that was stopped after step 1 of 3. Copy it."""
     path = tmp_path_factory.mktemp("stopped") / "c.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flawscope.fitting.fitting.Budget", lambda *given: Budget(*given, every=0.0))
+        patch.setattr("flawscope.fitting.fitting.Budget", functools.partial(Budget, every=0.0))
         with pytest.raises(KeyboardInterrupt):
             fit_small(few[:3], quick_settings, checkpoint=path, step=stop_after(2))
     assert read_checkpoint(path)[1]["done"] == 1

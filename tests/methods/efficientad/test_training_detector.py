@@ -27,7 +27,7 @@ from flawscope.methods.efficientad.training_pictures import (
 )
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.task import Budget, Task
-from flawscope.methods.training import rate_share
+from flawscope.methods.time_budget import rate_share
 from flawscope.progress import silent
 
 PLENTY = 2**30

@@ -19,7 +19,7 @@ from flawscope.methods.prnet.model import Model, create
 from flawscope.methods.prnet.prototypes import residual
 from flawscope.methods.prnet.trainer import Trainer
 from flawscope.methods.task import Budget
-from flawscope.methods.training import initialise
+from flawscope.methods.training_state import initialise
 from flawscope.runtime.torch import TorchSession
 
 

@@ -29,8 +29,9 @@ from flawscope.methods.efficientad.recipe import CHANNELS, DEFAULT_STEPS, Recipe
 from flawscope.methods.efficientad.targets import SIDE, PictureSet, Pool, Renderer, Target, View, widened
 from flawscope.methods.efficientad.teacher import compact, expanded, read_teacher, write_teacher
 from flawscope.methods.task import EVERY, Budget
-from flawscope.methods.training import Trainer, as_json, on_device, precision_for
+from flawscope.methods.training import Trainer
 from flawscope.methods.training_log import board_in
+from flawscope.methods.training_state import as_json, on_device, precision_for
 from flawscope.progress import Step, counted, duration, silent
 
 FEWEST = 20  # pictures: one of them is held out

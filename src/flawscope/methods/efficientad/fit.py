@@ -19,7 +19,7 @@ from flawscope.methods.held_out import Values, values_of
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
 from flawscope.methods.trained_fit import Run
-from flawscope.methods.training import digest_of
+from flawscope.methods.training_state import digest_of
 
 WEIGHED = 24  # pictures at most by which differences are weighed
 LEAST = 1e-3  # between the quantiles of the local map, in spreads of the teacher's outputs

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flawscope.methods import training
+from flawscope.methods import training, training_state
 from flawscope.methods.efficientad.config import PAPER_STEPS, Config
 from flawscope.methods.efficientad.model import Model, bordered
 from flawscope.methods.efficientad.networks import normalised
@@ -152,12 +152,12 @@ class Trainer(training.Trainer[Batch]):
         """The hard-feature loss, the penalty, the autoencoder's loss, and the student's against it."""
         student, autoencoder = cast(nn.Sequential, networks[0]), networks[1]
         count = len(batch.images)
-        images = normalised(training.uploaded(batch.images, self.device))
-        changed = normalised(training.uploaded(batch.recoloured, self.device))
+        images = normalised(training_state.uploaded(batch.images, self.device))
+        changed = normalised(training_state.uploaded(batch.recoloured, self.device))
         windows, changed_windows = (self._cut(part, batch.cells) for part in (images, changed))
         seen = [windows]
         if batch.other is not None:
-            seen.append(normalised(training.uploaded(batch.other, self.device).float() / 255))
+            seen.append(normalised(training_state.uploaded(batch.other, self.device).float() / 255))
         together = torch.cat([*seen, changed_windows]).contiguous(memory_format=torch.channels_last)
         with self.autocast():
             first, second, taught, changed_taught = self._described(student, together, batch)
@@ -193,7 +193,7 @@ class Trainer(training.Trainer[Batch]):
             asked = begun[-count:] if batch.taught is not None else torch.cat([begun[:count], begun[-count:]])
             answers = teacher[same:](asked).float()
         if batch.taught is not None:
-            answers = torch.cat([training.uploaded(batch.taught, self.device).float(), answers])
+            answers = torch.cat([training_state.uploaded(batch.taught, self.device).float(), answers])
         taught = self.model.standardised(answers)
         # the last layer's two halves are needed of different pictures
         last, described = _last(student), student[same:-1](begun)
@@ -218,7 +218,7 @@ class Trainer(training.Trainer[Batch]):
         has, it would have to be waited for."""
         if counted is None or self.device.type != "cuda":
             return None if counted is None else counted.to(self.device)
-        return tuple(training.uploaded(part, self.device) for part in counted.nonzero(as_tuple=True))
+        return tuple(training_state.uploaded(part, self.device) for part in counted.nonzero(as_tuple=True))
 
     def _rebuilt(self, autoencoder: nn.Module, images: Tensor, step: int) -> Tensor:
         """With a dropout that depends on the step alone."""

@@ -17,7 +17,7 @@ from flawscope.methods.prnet.trainer import Trainer
 from flawscope.methods.prnet.training_pictures import TrainingPictures
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.trained_fit import Run
-from flawscope.methods.training import arrays, digest_of, tensors_of
+from flawscope.methods.training_state import arrays, digest_of, tensors_of
 from flawscope.progress import Step, counted
 
 LATER = ("top",)  # settings that training does not depend on

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from flawscope.methods import training
+from flawscope.methods import training, training_state
 from flawscope.methods.prnet.feature_cache import FeatureCache
 from flawscope.methods.prnet.losses import loss
 from flawscope.methods.prnet.model import Model
@@ -103,7 +103,7 @@ class Trainer(training.Trainer[Batch]):
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
         """3.5."""
         (network,) = networks
-        images, masks = (training.uploaded(part, self.device) for part in (batch.images, batch.masks))
+        images, masks = (training_state.uploaded(part, self.device) for part in (batch.images, batch.masks))
         inside = self.model.inside(images)
         with self.autocast():
             with torch.no_grad():
@@ -145,14 +145,14 @@ class Trainer(training.Trainer[Batch]):
                 mine = clusters >= 0
                 if mine.any():
                     originals = batch.originals[scale][mine[based >= 0]]
-                    rows = training.uploaded(mine.nonzero()[:, 0], self.device)
+                    rows = training_state.uploaded(mine.nonzero()[:, 0], self.device)
                     plain[rows] = residual_without(
                         maps[scale][rows],
                         prototypes.prototypes,
                         prototypes.std,
-                        training.uploaded(originals, self.device).float(),
-                        training.uploaded(clusters[mine], self.device),
-                        training.uploaded(self.sizes[scale], self.device),
+                        training_state.uploaded(originals, self.device).float(),
+                        training_state.uploaded(clusters[mine], self.device),
+                        training_state.uploaded(self.sizes[scale], self.device),
                         counted=None if cells is None else cells[rows],
                     )
                 found.append(plain)
