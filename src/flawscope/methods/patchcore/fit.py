@@ -99,8 +99,8 @@ def _in_memory(job: Job) -> Fitted:
             break
         dropped += [patches.pictures[i] for i in found]
         patches = patches.keep(sorted(set(range(len(patches.pictures))) - set(found.tolist())))
-        left_out = counted(len(found), "suspicious picture")
-        job.task.say(f"round {round_ + 1}: left out {left_out}; selecting again")
+        without = counted(len(found), "suspicious picture")
+        job.task.say(f"round {round_ + 1}: left out {without}; selecting again")
         selections, results = select(job, patches)
         chosen = range(len(patches.pictures))
         good = leave_one_out(job, patches, selections, results, chosen)
