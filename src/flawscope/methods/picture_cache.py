@@ -6,7 +6,6 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from threading import Lock
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.features.moments import Moments
 from flawscope.methods.extract import Load, in_blocks
 from flawscope.methods.threads import workers
-from flawscope.progress import Step
+from flawscope.progress import Advance, Step
 
 BLOCK = 4  # pictures a thread sees together: fixed, so that results do not depend on the threads
 CPU = torch.device("cpu")
@@ -43,20 +42,16 @@ class GoodPictures:
 
     def read(self, step: Step) -> list[int]:
         """Read all of them once; the numbers of those that can be used."""
-        done, lock = 0, Lock()
+        advance = Advance(step, "pictures", self.count)
 
         def look(index: int) -> None:
-            nonlocal done
             image = self.load(index)
-            kept = None if image is None else packed(image)
-            digest = b"" if kept is None else hashlib.sha256(kept.numpy().tobytes()).digest()
-            with lock:
-                done += 1
-                if kept is not None:
-                    self._hashes[index] = digest
-                    if (index + 1) * kept.nbytes <= self.room:  # the first ones, whichever thread is first
-                        self.kept[index] = kept
-                step("pictures", done, self.count)
+            if image is not None:
+                kept = packed(image)
+                self._hashes[index] = hashlib.sha256(kept.numpy().tobytes()).digest()
+                if (index + 1) * kept.nbytes <= self.room:  # the first ones, whichever thread is first
+                    self.kept[index] = kept
+            advance()
 
         with workers() as each:
             each(look, range(self.count))
