@@ -20,12 +20,11 @@ from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
 from flawscope.station.client.client import Client
 from flawscope.station.settings.station import Keep, Product, Settings, read_settings
-from flawscope.station.store.backup import backup
+from flawscope.station.store.backup import backup, restore
 from flawscope.station.store.database import Database
 from flawscope.station.store.files import PICTURES, Files
 from flawscope.station.store.model_registry import Versions
 from flawscope.station.store.records import Store, Taken
-from flawscope.station.store.restore import restore
 from flawscope.station.store.retention import Retention
 from flawscope.station.store.schema import pictures, products, stations
 from flawscope.station.store.stations import address_of, claim, others

@@ -25,13 +25,11 @@ from flawscope.station.access.users import Access
 from flawscope.station.settings.station import Settings
 from flawscope.station.store import backup as module
 from flawscope.station.store import dump
-from flawscope.station.store import restore as restoring
-from flawscope.station.store.backup import FACTS, LIST, backup
+from flawscope.station.store.backup import FACTS, LIST, backup, restore
 from flawscope.station.store.database import Database
 from flawscope.station.store.files import MASKS, PICTURES, Files
 from flawscope.station.store.model_registry import Versions
 from flawscope.station.store.records import DEFECT, Store, Taken
-from flawscope.station.store.restore import restore
 from flawscope.station.store.schema import inspections, metadata, pictures, verdicts
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/models-97f7321"
@@ -236,7 +234,7 @@ def test_a_restore_that_fails_late_leaves_nothing(
         raise FlawscopeError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(restoring, "_opened_again", fails)
+        patch.setattr(module, "_opened_again", fails)
         with pytest.raises(FlawscopeError, match="full"):
             restore(made, other)
     assert not Path(other.store).exists()

@@ -31,8 +31,7 @@ from flawscope.station.settings.station import Keep, Product, Settings, read_set
 from flawscope.station.sinks import delivery, webhook
 from flawscope.station.sinks.outbox import Message
 from flawscope.station.sinks.sinks import UNDELIVERED
-from flawscope.station.store.backup import backup
-from flawscope.station.store.restore import restore
+from flawscope.station.store.backup import backup, restore
 from flawscope.station.store.retention import Retention
 
 ROOT = Path(__file__).parents[2]

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
 
+PART = ".part"  # of a file that is being written
 # A cell that begins so is computed by a spreadsheet; some read full-width signs as the plain ones
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
@@ -29,27 +30,46 @@ def from_csv_cell(text: str) -> str:
 
 
 @contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file that appears under `path` only when the block ends well."""
-    path = Path(path)
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
+def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A binary file that appears under `path` only when the block ends well. OSError.
+
+    durable: its content is on the disk then; `sync_folder` does so for its name.
+    """
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{PART}"
     try:
-        file = open(temporary, "xb")  # noqa: SIM115 - closed below; with the rights that the umask leaves
-    except OSError as error:
-        raise FlawscopeError(f"cannot write {path}: {error.strerror}; choose another --out") from None
-    try:
-        with file:
+        with open(temporary, "xb") as file:  # with the rights that the umask leaves
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def sync_folder(folder: Path) -> None:
+    """A new name in a folder is on the disk after this; Windows does so by itself."""
+    if os.name == "nt":
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+@contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A binary file that appears under `path` only when the block ends well. FlawscopeError."""
+    path = Path(path)
+    try:
+        with replacing(path) as file:
+            yield file
     except OSError as error:
         raise FlawscopeError(
             f"cannot write {path}: {error.strerror}; free some space or choose another --out"
         ) from None
-    finally:
-        with suppress(OSError):
-            os.unlink(temporary)
 
 
 def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> Path:

@@ -178,7 +178,7 @@ def _backup(args: argparse.Namespace) -> int:
 
 
 def _restore(args: argparse.Namespace) -> None:
-    from flawscope.station.store.restore import restore
+    from flawscope.station.store.backup import restore
 
     settings = settings_of(args)
     held = restore(args.file, settings)

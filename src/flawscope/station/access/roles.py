@@ -9,16 +9,14 @@ SENDER, VIEWER, OPERATOR, ENGINEER, ADMIN = ROLES = ("sender", "viewer", "operat
 
 @dataclass(frozen=True)
 class Person:
-    """Who sends a request.
-
-    csrf: of the session, to be sent with what changes something; empty for tokens and on an open station.
-    """
+    """Who sends a request. has_token: a program, which no other site can make send anything."""
 
     name: str
     role: str
-    csrf: str = ""
+    has_token: bool = False
 
 
+SCOPE = "flawscope.person"  # of an ASGI scope: what the middleware found
 LOCAL = Person("local", "admin")  # everybody, on an open station
 
 

@@ -7,14 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from flawscope.station.store.database import StoreError
-
 T = TypeVar("T")
 
 FRESH = 3.0  # seconds that something is taken for true without another look
-STALE = (
-    600.0  # seconds that it still is while the data base cannot be asked: nobody can change it there, either
-)
 MOST = 4096
 
 
@@ -29,26 +24,19 @@ class Recall(Generic[T]):
 
     def at_hand(self, key: tuple[str, str]) -> T:
         """KeyError where it has to be read."""
-        return self._younger(FRESH, key)
+        with self._lock:
+            value, at = self._known[key]
+        if self._clock() - at > FRESH:
+            raise KeyError(key)
+        return value
 
     def ask(self, key: tuple[str, str], read: Callable[[], T | None]) -> T | None:
-        """From memory, else what `read` finds.
-
-        Raises:
-            StoreError: of `read`, where nothing is known from before.
-        """
+        """From memory, else what `read` finds."""
+        before = self._cleared
         try:
-            return self._younger(FRESH, key)
+            return self.at_hand(key)
         except KeyError:
-            before = self._cleared
-        try:
             found = read()
-        except StoreError:
-            try:
-                return self._younger(STALE, key)
-            except KeyError:
-                pass
-            raise
         with self._lock:
             self._known.pop(key, None)
             if found is not None and before == self._cleared:  # else it may be what was there before a change
@@ -61,10 +49,3 @@ class Recall(Generic[T]):
         with self._lock:
             self._known.clear()
             self._cleared += 1
-
-    def _younger(self, seconds: float, key: tuple[str, str]) -> T:
-        with self._lock:
-            value, at = self._known[key]
-        if self._clock() - at > seconds:
-            raise KeyError(key)
-        return value

@@ -10,28 +10,18 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-import threading
-import time
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import ColumnElement, Connection, Row, Table, delete, exists, or_, select, update
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.progress import counted
 from flawscope.station.access.login_throttle import Attempts, SignInError, subnet
-from flawscope.station.access.roles import LOCAL as LOCAL
-from flawscope.station.access.roles import ROLES as ROLES
-from flawscope.station.access.roles import SENDER
-from flawscope.station.access.roles import Person as Person
-from flawscope.station.access.roles import may as may
+from flawscope.station.access.passwords import LONGEST, Passwords, checked
+from flawscope.station.access.roles import LOCAL, ROLES, SCOPE, SENDER, Person
 from flawscope.station.access.ttl_cache import MOST, Recall
 from flawscope.station.store.database import Database, StoreError, now, upsert
 from flawscope.station.store.records import ADDRESS, add_event, iso
@@ -40,7 +30,6 @@ from flawscope.station.store.schema import sessions, tokens, users
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
 
-SHORTEST, LONGEST = 10, 1000  # characters of a password
 SESSION_SECONDS = 12 * 3600
 _LONGEST_SESSION = (SESSION_SECONDS + 3600) * 1_000_000  # microseconds; an hour is for clocks that are set
 COMMAND_LINE = "command line"  # who did it; no user is called so
@@ -48,10 +37,7 @@ FAILED = "sign_in_failed"  # event
 _NAME = re.compile(r"\w[\w.@+-]{0,63}")
 _TOKEN = "fls_"  # where one is found, people and scanners can tell what it is
 _USED = 60_000_000  # microseconds between two notes that a token was used
-_AT_ONCE, _IN_LINE = 2, 8  # passwords hashed at the same time, 64 MB each; and these with those that wait
-_OF_ADDRESS = 4  # of these
 LONGEST_TOKEN = 100 * 365 * 86400.0  # seconds
-SCOPE = "flawscope.person"  # of an ASGI scope: what the guard found
 
 
 @dataclass(frozen=True)
@@ -83,10 +69,10 @@ class _Known:
 
     def now(self) -> Person | None:
         """Of a session that ended None; ExpiredError of a token."""
-        if self.until is None or self.person is None or (self.person.csrf and _lasts(self.until)):
+        if self.until is None or self.person is None:
             return self.person
-        if self.person.csrf:
-            return None
+        if not self.person.has_token:
+            return self.person if _lasts(self.until) else None
         if now() < self.until:
             return self.person
         text = f"token {self.person.name} expired on {iso(self.until)[:10]}: ask for a new one, of "
@@ -107,13 +93,9 @@ class Access:
         self.database = database
         # Browsers do not tell ports apart: two stations on a machine need two names
         self.cookie = f"flawscope_{_digest(database.engine.url.render_as_string())[:8]}"
-        self._hasher = PasswordHasher()
-        self._turn, self._counting = threading.Semaphore(_AT_ONCE), threading.Lock()
-        self._line: Counter[str] = Counter()  # by address
-        self._attempts, self._sleep = Attempts(), time.sleep
+        self.passwords, self._attempts = Passwords(), Attempts()
         self._recall: Recall[_Known] = Recall()
         self._used: dict[int | str, int] = {}  # token, or address of an unknown one -> when it was noted
-        self._nobodys = ""  # hash of no password, for names that do not exist
 
     # ---- users
 
@@ -125,7 +107,7 @@ class Access:
     def add_user(self, name: str, password: str, role: str, *, who: str = COMMAND_LINE) -> None:
         if role == SENDER:
             raise InputError("a sender is no person: `flawscope station token add` makes one for a program")
-        name, hashed = _name(name), self._hash(_password(password))
+        name, hashed = _name(name), self.passwords.hash(checked(password))
         row = {"name": name, "password": hashed, "role": _role(role), "created_at": now()}
         with self.database.writing() as connection:
             _insert(connection, users, row)
@@ -134,7 +116,7 @@ class Access:
 
     def set_password(self, name: str, password: str, *, who: str = COMMAND_LINE) -> None:
         """Ends the user's sessions."""
-        name, hashed = _name(name), self._hash(_password(password))
+        name, hashed = _name(name), self.passwords.hash(checked(password))
         with self.database.writing() as connection:
             change = update(users).where(users.c.name == name).values(password=hashed).returning(users.c.id)
             user = connection.scalar(change)
@@ -199,7 +181,8 @@ class Access:
         user = self._user(name)
         place = "" if self._attempts.is_home(name, address) else address
         try:
-            right = self._is_right(user, password, place, rest)
+            hashed = None if user is None else user.password
+            right = self.passwords.is_right(hashed, password, place, rest)
         except SignInError:
             self._attempts.take_back(name, address)
             raise
@@ -237,11 +220,11 @@ class Access:
         row = {
             "hash": _digest(cookie),
             "user_id": user.id,
-            "csrf": secrets.token_urlsafe(32),
             "created_at": at,
             "expires_at": at + SESSION_SECONDS * 1_000_000,
         }
-        newer = self._hash(password, address) if self._hasher.check_needs_rehash(user.password) else None
+        is_old = self.passwords.hasher.check_needs_rehash(user.password)
+        newer = self.passwords.hash(password, address) if is_old else None
         same = (users.c.id == user.id) & (users.c.password == user.password)
         with self.database.writing() as connection:
             if connection.scalar(select(users.c.id).where(same).with_for_update()) is None:
@@ -253,40 +236,6 @@ class Access:
             add_event(connection, "sign_in", user.name, f"signed in as {user.role}", address=address)
         return True
 
-    # ---- passwords
-
-    @contextmanager
-    def _in_turn(self, address: str, rest: float = 0.0) -> Iterator[None]:
-        """Hashing takes memory and all cores: a flood of sign-ins must not take the station's, and one that
-        comes from an address not the turns of all others. address: "": of those who are known at theirs."""
-        address = subnet(address)
-        with self._counting:
-            if self._line[address] >= _OF_ADDRESS or self._line.total() >= _IN_LINE:
-                raise SignInError("too many people are signing in: try again in 2 seconds", 2)
-            self._line[address] += 1
-        try:
-            if rest:
-                self._sleep(rest)
-            with self._turn:
-                yield
-        finally:
-            with self._counting:
-                self._line[address] -= 1
-                self._line += Counter()  # removes those that have none
-
-    def _hash(self, password: str, address: str = "") -> str:
-        with self._in_turn(address):
-            return self._hasher.hash(_bytes(password))
-
-    def _is_right(self, user: Row[Any] | None, password: str, address: str = "", rest: float = 0.0) -> bool:
-        """As long where there is no such user."""
-        self._nobodys = self._nobodys or self._hash(secrets.token_urlsafe(32), address)
-        with self._in_turn(address, rest):
-            try:
-                return self._hasher.verify(self._nobodys if user is None else user.password, _bytes(password))
-            except (VerificationError, InvalidHashError):
-                return False
-
     # ---- requests
 
     @property
@@ -295,7 +244,7 @@ class Access:
         return self._find([_OPEN]) is not None
 
     def person(self, request: HTTPConnection) -> Person | None:
-        """Who sent the request, as the guard found when it came, else as `find` does; None: somebody who has
+        """Who sent the request, as the middleware found when it came, else as `find` does; None: whoever has
         to sign in."""
         if SCOPE in request.scope:
             found: Person | None = request.scope[SCOPE]
@@ -306,7 +255,7 @@ class Access:
         """Who sent the request, as of now or of a few seconds ago. A stream that goes on for long asks again.
 
         A token wins over a cookie; ExpiredError where it held until some time ago. On an open station
-        everybody is LOCAL: that they are on this machine is for the guard to see.
+        everybody is LOCAL: that they are on this machine is for the middleware to see.
         """
         return self._find(self._brought(request))
 
@@ -342,7 +291,7 @@ class Access:
             return _Known(None if connection.scalar(select(anybody)) else LOCAL)
 
     def _session(self, digest: str) -> _Known | None:
-        query = select(users.c.name, users.c.role, sessions.c.csrf, sessions.c.expires_at)
+        query = select(users.c.name, users.c.role, sessions.c.expires_at)
         query = query.join_from(sessions, users).where(sessions.c.hash == digest)
         with self.database.reading() as connection:
             row = connection.execute(query).one_or_none()
@@ -352,7 +301,7 @@ class Access:
             with suppress(StoreError):
                 self.remove_ended()
             return None
-        return _Known(Person(row.name, row.role, row.csrf), row.expires_at)
+        return _Known(Person(row.name, row.role), row.expires_at)
 
     def _token(self, digest: str) -> _Known | None:
         with self.database.reading() as connection:
@@ -364,7 +313,7 @@ class Access:
             self._used[row.id] = at  # also where it cannot be written: that is tried once a minute, too
             with suppress(StoreError), self.database.writing() as connection:
                 connection.execute(update(tokens).where(tokens.c.id == row.id).values(used_at=at))
-        return None if row is None else _Known(Person(row.name, row.role), row.expires_at)
+        return None if row is None else _Known(Person(row.name, row.role, has_token=True), row.expires_at)
 
     def _note_refused(self, name: str, at: int) -> None:
         """An unknown or expired token, once a minute from an address."""
@@ -391,11 +340,6 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _bytes(password: str) -> bytes:
-    """Keyboards write the same letter in several ways."""
-    return unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")
-
-
 def _folded(name: str) -> str:
     """Tablets like to begin with a capital letter."""
     return unicodedata.normalize("NFC", name.strip().lower())
@@ -417,14 +361,6 @@ def _role(role: str) -> str:
     if role not in ROLES:
         raise InputError(f"there is no role {role!r:.80}: choose {', '.join(ROLES[:-1])} or {ROLES[-1]}")
     return role
-
-
-def _password(password: str) -> str:
-    if not SHORTEST <= len(password) <= LONGEST:
-        raise InputError(
-            f"the password has {counted(len(password), 'character')}: use {SHORTEST} to {LONGEST}"
-        )
-    return password
 
 
 def _insert(connection: Connection, table: Table, row: dict[str, Any]) -> None:

@@ -13,8 +13,9 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+from flawscope.artefact.files import PART, sync_folder
 from flawscope.station.settings.sources import DELETE, KEEP
-from flawscope.station.store.files import PART, give_name, sync_folder
+from flawscope.station.store.files import give_name
 from flawscope.watch.arrivals import Stamp
 
 UNREADABLE = "unreadable"  # folder below the one that pictures are moved to

@@ -1,7 +1,8 @@
-"""A station in one file: the data base as it was at one moment, then the files that it names.
+"""A station in one file, and a station from it: the data base as it was at one moment, then the files that it
+names.
 
 Files are known by their content and never change, so the station goes on meanwhile. The end of a backup lists
-all its parts with sizes and hashes, in their order: what is restored is what was kept, or it is refused.
+all its parts with sizes and hashes, in their order: what is restored is what was kept, or nothing is.
 """
 
 from __future__ import annotations
@@ -11,32 +12,39 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, func, select, update
 
 from flawscope._version import __version__
-from flawscope.artefact.files import atomic
+from flawscope.artefact.files import atomic, sync_folder
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import counted
 from flawscope.station.settings.station import DATABASE, Settings
 from flawscope.station.store import dump
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.files import MASK, MASKS, MODELS, PART, PICTURES, Files, sync_folder
+from flawscope.station.store.files import MASK, MASKS, MODELS, PART, PICTURES, Files
 from flawscope.station.store.records import iso
 from flawscope.station.store.schema import inspections, pictures, products, users, verdicts, versions
+from flawscope.station.store.stations import taken_over
 
 FORMAT = 1
 LIST, FACTS = "list.jsonl", "backup.json"  # the last two parts
+MOST_FACTS = 1 << 20  # bytes
 BLOCK = 1 << 20
 TOGETHER = 500
 CONTENT = re.compile(rf"(?:{PICTURES}|{MASKS})/([0-9a-f]{{3}})/(\1[0-9a-f]{{61}})\.[a-z0-9]{{1,7}}")
-MODEL = re.compile(rf"{MODELS}/[0-9a-f]{{16}}/([^/\\\0]{{1,255}})")
+MODEL = re.compile(rf"{MODELS}/[0-9a-f]{{16}}/(?!\.{{1,2}}$)[^/\\\0]{{1,255}}")
+IGNORED = {"lost+found"}  # in a folder that is empty
+
+Own = Select[Any]  # numbers of the products of this station
 
 
 @dataclass
@@ -44,7 +52,7 @@ class Held:
     """What a backup holds.
 
     Attributes:
-        files: pictures that are there.
+        pictures: that are there.
         left_out: files that the data base names and that are not in the backup: their pictures were removed
             meanwhile, as `keep` says.
         damaged: those that are missing, or not what they were.
@@ -65,7 +73,7 @@ class Held:
         return f"{', '.join(counted(n, thing) for thing, n in counts.items())}; {self.bytes / 1e6:.1f} MB"
 
 
-# ----------------------------------------------------------------------------------------------------- making
+# ----------------------------------------------------------------------------------------------------- backup
 
 
 def backup(settings: Settings, target: str | os.PathLike[str]) -> Held:
@@ -103,9 +111,8 @@ def _check_new(path: Path) -> None:
 
 
 def _write(file: BinaryIO, settings: Settings, copy: Path, connection: Connection, own: Own) -> Held:
-    held = counted_in(connection, own)
+    held, home = counted_in(connection, own), Path(settings.store)
     held.pictures, missing = 0, list[tuple[str, str]]()
-    files = Files(settings.store)
     with tempfile.TemporaryFile() as lines, tarfile.open(fileobj=file, mode="w") as tar:
 
         def add(source: Path, name: str, digest: str | None = None) -> bool:
@@ -120,45 +127,34 @@ def _write(file: BinaryIO, settings: Settings, copy: Path, connection: Connectio
                     tar.addfile(_part(name, size), data)
             except FileNotFoundError:
                 return False
-            lines.write(json.dumps([name, size, found]).encode() + b"\n")
+            lines.write(_line(name, size, found))
             held.bytes += size
             return True
 
         add(copy, copy.name)
         for model, digest in _models(connection, own):
-            parts = [files.folder / model]
-            if parts[0].suffix.lower() == ".xml":
-                parts.append(parts[0].with_suffix(".bin"))
+            parts = [home / model] + [(home / model).with_suffix(".bin")] * model.lower().endswith(".xml")
             if _hash_of(parts) != digest:
                 held.damaged.append(model)
                 continue
             for part in parts:
-                add(part, part.relative_to(files.folder).as_posix())
-        for kind, digest, suffix in _contents(connection, own):
-            source = files.path(kind, digest, suffix)
-            name = source.relative_to(files.folder).as_posix()
-            if not add(source, name, digest):
-                missing.append((digest, name))
-            elif kind == PICTURES:
+                add(part, part.relative_to(home).as_posix())
+        for name, digest in _contents(connection, own, Files(home)):
+            if not add(home / name, name, digest):
+                missing.append((name, digest))
+            elif name.startswith(PICTURES):
                 held.pictures += 1
-        removed = _removed(settings, [digest for digest, _ in missing])
-        held.left_out = sum(digest in removed for digest, _ in missing)
-        held.damaged += [name for digest, name in missing if digest not in removed]
-        _finish(tar, lines, held)
+        gone = _gone(settings, {digest for _, digest in missing})
+        held.left_out = sum(digest in gone for _, digest in missing)
+        held.damaged += [name for name, digest in missing if digest not in gone]
+        size = lines.tell()
+        lines.seek(0)
+        facts = {"format": FORMAT, "flawscope": __version__, "made_at": iso(now())}
+        text = json.dumps({**facts, "list": _hash(lines), "holds": asdict(held)}).encode()
+        lines.seek(0)
+        tar.addfile(_part(LIST, size), lines)
+        tar.addfile(_part(FACTS, len(text)), io.BytesIO(text))
     return held
-
-
-def _finish(tar: tarfile.TarFile, lines: IO[bytes], held: Held) -> None:
-    size = lines.tell()
-    lines.seek(0)
-    digest = hashlib.sha256()
-    while block := lines.read(BLOCK):
-        digest.update(block)
-    lines.seek(0)
-    tar.addfile(_part(LIST, size), lines)
-    facts = {"format": FORMAT, "flawscope": __version__, "made_at": iso(now()), "list": digest.hexdigest()}
-    text = json.dumps({**facts, "holds": asdict(held)}).encode()
-    tar.addfile(_part(FACTS, len(text)), io.BytesIO(text))
 
 
 def _part(name: str, size: int) -> tarfile.TarInfo:
@@ -167,8 +163,13 @@ def _part(name: str, size: int) -> tarfile.TarInfo:
     return part
 
 
+def _line(name: str, size: int, digest: str) -> bytes:
+    """Of the list, for a part."""
+    return json.dumps([name, size, digest]).encode() + b"\n"
+
+
 def _hash_of(parts: list[Path]) -> str | None:
-    """Of files one after the other, as `versions` has it."""
+    """Of files one after the other, as `versions` has it; None where one is missing."""
     digest = hashlib.sha256()
     try:
         for part in parts:
@@ -180,10 +181,17 @@ def _hash_of(parts: list[Path]) -> str | None:
     return digest.hexdigest()
 
 
+def _hash(source: IO[bytes], target: IO[bytes] | None = None) -> str:
+    """Of a file from here on, which is copied to the target."""
+    digest = hashlib.sha256()
+    while block := source.read(BLOCK):
+        digest.update(block)
+        if target is not None:
+            target.write(block)
+    return digest.hexdigest()
+
+
 # ------------------------------------------------------------------------------------- what a data base names
-
-
-Own = Select[Any]  # numbers of the products of this station
 
 
 def counted_in(connection: Connection, own: Own) -> Held:
@@ -209,7 +217,8 @@ def _there(own: Own) -> ColumnElement[bool]:
 
 def _drawn(own: Own) -> Select[Any]:
     """Masks that this station has."""
-    return select(verdicts.c.mask).join(inspections).where(inspections.c.product_id.in_(own)).distinct()
+    drawn = select(verdicts.c.mask).join(inspections).distinct()
+    return drawn.where(inspections.c.product_id.in_(own), verdicts.c.mask.is_not(None))
 
 
 def _models(connection: Connection, own: Own) -> list[tuple[str, str]]:
@@ -218,29 +227,169 @@ def _models(connection: Connection, own: Own) -> list[tuple[str, str]]:
     return [(row.file, row.hash) for row in connection.execute(query.order_by(versions.c.file))]
 
 
-def _contents(connection: Connection, own: Own) -> Iterator[tuple[str, str, str]]:
-    """Kind, hash and ending of pictures and masks."""
+def _contents(connection: Connection, own: Own, files: Files) -> Iterator[tuple[str, str]]:
+    """Name and hash of pictures and masks."""
     there = select(pictures.c.hash, pictures.c.suffix).distinct().where(_there(own))
     streamed = connection.execution_options(yield_per=TOGETHER)
     for row in streamed.execute(there.order_by(pictures.c.hash)):
-        yield PICTURES, row.hash, row.suffix
-    drawn = _drawn(own).where(verdicts.c.mask.is_not(None)).order_by(verdicts.c.mask)
-    for mask in connection.execute(drawn).scalars().all():
-        yield MASKS, mask, MASK
+        yield files.path(PICTURES, row.hash, row.suffix).relative_to(files.folder).as_posix(), row.hash
+    for mask in connection.execute(_drawn(own).order_by(verdicts.c.mask)).scalars().all():
+        yield files.path(MASKS, mask, MASK).relative_to(files.folder).as_posix(), mask
 
 
-def _removed(settings: Settings, hashes: list[str]) -> set[str]:
+def _gone(settings: Settings, hashes: set[str]) -> set[str]:
     """Of pictures and masks that the copy names, those that the station does not name any more."""
-    named: set[str] = set()
+    if not hashes:
+        return set()
     database = Database(settings.url, settings.name)
     own = database.own()
     try:
-        for start in range(0, len(hashes), TOGETHER):
-            some = hashes[start : start + TOGETHER]
-            there = select(pictures.c.hash).where(pictures.c.hash.in_(some), _there(own))
-            drawn = _drawn(own).where(verdicts.c.mask.in_(some))
-            with database.reading() as connection:
-                named |= {*connection.execute(there).scalars(), *connection.execute(drawn).scalars()}
+        with database.reading() as connection:
+            streamed = connection.execution_options(yield_per=TOGETHER)
+            for query in (select(pictures.c.hash).where(_there(own)), _drawn(own)):
+                hashes = hashes - {one for one in streamed.execute(query).scalars() if one in hashes}
+            return hashes
     finally:
         database.close()
-    return set(hashes) - named
+
+
+# ---------------------------------------------------------------------------------------------------- restore
+
+
+def restore(source: str | os.PathLike[str], settings: Settings) -> Held:
+    """Make a station from a backup, in a folder and a data base that are empty; what it holds.
+
+    Raises:
+        InputError: the file is no backup or damaged, or the station's place is not empty. Nothing is left.
+        FlawscopeError: the place cannot be written. Nothing is left.
+    """
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"there is no backup {path}: check the path")
+    with _new_folder(Path(settings.store)) as folder:
+        there = replace(settings, store=str(folder))
+        copy, size = _unpacked(path, there)
+        dump.restored(there, copy)
+        try:
+            held = _opened_again(there)
+        except BaseException:
+            dump.emptied(settings)
+            raise
+    held.bytes = size
+    return held
+
+
+@contextmanager
+def _new_folder(home: Path) -> Iterator[Path]:
+    """A folder in one that is empty, or not there yet. When the block ends well all that is in it moves up,
+    else all is as it was before."""
+    is_new = not home.exists()
+    folder = home / f".restored{PART}"
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if {entry.name for entry in home.iterdir()} - IGNORED:
+            raise InputError(f"{home} is not empty: nothing is overwritten, choose another folder")
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise InputError(f"{home} cannot be made: {error.strerror}; choose another folder") from None
+    try:
+        yield folder
+        for one in list(folder.iterdir()):
+            one.rename(home / one.name)
+        if hasattr(os, "sync"):
+            os.sync()
+    except OSError as error:
+        raise FlawscopeError(f"cannot write {home}: {error.strerror}; nothing was restored") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # it is not empty
+                home.rmdir()
+
+
+def _unpacked(path: Path, there: Settings) -> tuple[Path, int]:
+    """Copy of the data base, and bytes of all parts, which are in the station's folder from now on."""
+    home = Path(there.store)
+    if shutil.disk_usage(home).free < (size := path.stat().st_size):
+        raise InputError(f"{path} needs {size / 1e6:.0f} MB, and the disk of {home.parent} has less")
+    try:
+        with tarfile.open(path, "r:") as tar:
+            return _unpack(path, tar, there)
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise _damaged(path, "it ends early, or is no backup") from None
+
+
+def _unpack(path: Path, tar: tarfile.TarFile, there: Settings) -> tuple[Path, int]:
+    listed, size = hashlib.sha256(), 0
+    copy: Path | None = None
+    parts = _parts(path, tar)
+    for part, data in parts:
+        if part.name == LIST:
+            break
+        target = Path(there.store, part.name)
+        content = CONTENT.fullmatch(part.name)
+        if copy is None:
+            if part.name not in dump.COPIES:
+                raise _damaged(path, "it begins with no data base")
+            dump.check_empty(there, part.name)
+            copy = target = target.with_suffix(PART)
+        elif not (content or MODEL.fullmatch(part.name)):  # only names that a station itself gives
+            raise _damaged(path, f"{part.name!r:.60} is no part of a station")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "xb") as file:
+            digest = _hash(data, file)
+        if content and content[2] != digest:
+            raise _damaged(path, f"{part.name!r:.60} is not what it was")
+        listed.update(_line(part.name, part.size, digest))
+        size += part.size
+    else:
+        raise _damaged(path, "its end is missing")
+    kept = _hash(data)
+    part, data = next(parts, (part, data))
+    if copy is None or part.name != FACTS or part.size > MOST_FACTS:
+        raise _damaged(path, "its end is missing")
+    try:
+        facts = json.loads(data.read())
+        made, expected, by = facts["format"], facts["list"], facts["flawscope"]
+    except (ValueError, KeyError, TypeError):
+        raise _damaged(path, "its end is not what it was") from None
+    if made != FORMAT:
+        raise InputError(f"{path} was made by flawscope {by!s:.20}: restore it with that one")
+    if not listed.hexdigest() == kept == expected or next(parts, None):
+        raise _damaged(path, "its parts are not what they were")
+    return copy, size
+
+
+def _parts(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
+    """Plain files: no links, devices or holes."""
+    while (part := tar.next()) is not None:
+        tar.members = []  # type: ignore[attr-defined]  # there may be millions
+        data = tar.extractfile(part) if part.isreg() and not part.issparse() else None
+        if data is None:
+            raise _damaged(path, f"{part.name!r:.60} is no part of a station")
+        yield part, data
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"{path} is damaged ({why}): copy it again, or take another one; nothing was restored")
+
+
+def _opened_again(settings: Settings) -> Held:
+    """What the new station holds. Pictures that the backup does not have are written down as removed."""
+    files, database = Files(settings.store), Database(settings.url, settings.name)
+    try:
+        database.migrate()
+        taken_over(database, files)
+        own = database.own()
+        with database.writing() as connection:
+            query = select(pictures.c.hash, pictures.c.suffix).distinct().where(_there(own))
+            rows = connection.execute(query, execution_options={"yield_per": TOGETHER})
+            gone = [row.hash for row in rows if not files.path(PICTURES, *row).exists()]
+            for start in range(0, len(gone), TOGETHER):
+                theirs = pictures.c.hash.in_(gone[start : start + TOGETHER]), pictures.c.product_id.in_(own)
+                connection.execute(update(pictures).where(*theirs).values(removed_at=now()))
+            return counted_in(connection, own)
+    finally:
+        database.close()

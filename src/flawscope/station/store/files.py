@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from flawscope.artefact.files import PART as PART
+from flawscope.artefact.files import replacing, sync_folder
 from flawscope.errors import InputError
 from flawscope.station.store.database import StoreError
 
@@ -24,7 +26,6 @@ MASK = ".png"  # ending of a mask
 SHORT = 16  # digits of a hash that name the folder of a model
 LOCK = ".lock"  # of the station that runs
 IDENTITY = ".station"  # file that says in the folder whose it is
-PART = ".part"  # of a file that is being written
 ROOM = 16 * 1024**2  # bytes that the data base and all the rest need to go on
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # of file systems on which a file has one name alone
@@ -173,20 +174,13 @@ class Files:
 
     def write(self, path: Path, data: bytes, *, durable: bool = True) -> None:
         """durable: it is on the disk when this returns. StoreError where it cannot be written."""
-        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{PART}"
         try:
             _make(path.parent, durable)
-            with open(temporary, "xb") as file:
+            with replacing(path, durable=durable) as file:
                 file.write(data)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.replace(temporary, path)
             if durable:
                 sync_folder(path.parent)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
             raise unwritable(path, error) from None
 
     def read(self, kind: str, digest: str, suffix: str) -> bytes:
@@ -247,17 +241,6 @@ def _make(folder: Path, durable: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if durable:
         sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """A new name in a folder is on the disk after this; Windows does so by itself."""
-    if os.name == "nt":
-        return
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def give_name(part: Path, path: Path) -> None:

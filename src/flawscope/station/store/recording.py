@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, case, select
+from sqlalchemy import Connection, Row, bindparam, select, text
+from sqlalchemy.dialects import postgresql
 
-from flawscope.station.store.bulk_recording import record_at_once
 from flawscope.station.store.database import upsert
-from flawscope.station.store.schema import HOUR, hours, inspections, pictures
+from flawscope.station.store.schema import HOUR, inspections, pictures
 
 NONE, WAITING = "none", "waiting"  # for a review, while nobody has spoken
 MOST_NAME = 300  # characters
@@ -57,59 +56,120 @@ _OF_PICTURE, _OF_INSPECTION = (
     tuple(field.name for field in fields(Taken) if field.name in table.c) for table in (pictures, inspections)
 )
 
+# Adds inspections, which `new` are, to their hours
+COUNT = f"""
+INSERT INTO hours (product_id, version_id, hour, inspected, anomalous, score_sum, score_min,
+    score_max, reviewed, defects, false_alarms, misses)
+SELECT product_id, version_id, at / {HOUR}, count(*), count(*) FILTER (WHERE anomalous), sum(score),
+    min(score), max(score), 0, 0, 0, 0
+FROM new GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+ON CONFLICT (product_id, version_id, hour) DO UPDATE SET
+    inspected = hours.inspected + excluded.inspected, anomalous = hours.anomalous + excluded.anomalous,
+    score_sum = hours.score_sum + excluded.score_sum,
+    score_min = CASE WHEN excluded.score_min < hours.score_min
+        THEN excluded.score_min ELSE hours.score_min END,
+    score_max = CASE WHEN excluded.score_max > hours.score_max
+        THEN excluded.score_max ELSE hours.score_max END
+"""
+COUNT_FROM = text(f"WITH new AS (SELECT * FROM inspections WHERE id >= :first) {COUNT}")
 
-class Statements(NamedTuple):
-    """Made once: to put such a statement together costs more than to run it."""
+# All in one statement of PostgreSQL, which is a transaction by itself: with several, BEGIN and COMMIT among
+# them, waiting for the answers takes as long as what they do. Rows are locked in one order everywhere, so
+# that two stations never wait for each other in a circle. What is given under a key that another one takes at
+# this moment has no number in the end.
+RECORD = """
+WITH given AS MATERIALIZED (
+    SELECT one.*, CASE WHEN one.key IS NOT NULL THEN (
+        SELECT there.id FROM inspections there
+        WHERE there.product_id = one.product_id AND there.key = one.key
+    ) END AS known
+    FROM ROWS FROM (json_to_recordset(%(rows)s::json) AS ({types})) WITH ORDINALITY
+        AS one ({names}, place)
+), fresh AS MATERIALIZED (
+    SELECT given.*, nextval(pg_get_serial_sequence('inspections', 'id')) AS id
+    FROM given WHERE known IS NULL ORDER BY place
+), kept AS (
+    INSERT INTO pictures (product_id, hash, suffix, bytes, width, height, created_at)
+    SELECT DISTINCT ON (product_id, picture) product_id, picture, suffix, bytes, width, height, at
+    FROM fresh ORDER BY product_id, picture, place DESC
+    ON CONFLICT (product_id, hash) DO UPDATE SET removed_at = NULL
+), new AS (
+    INSERT INTO inspections (id, {taken})
+    SELECT id, {taken} FROM fresh ORDER BY product_id, key, place
+    ON CONFLICT (product_id, key) DO NOTHING
+    RETURNING id, product_id, version_id, at, anomalous, score
+), counted AS ({count})
+SELECT coalesce(given.known, new.id), given.known IS NULL
+FROM given LEFT JOIN fresh USING (place) LEFT JOIN new ON new.id = fresh.id
+ORDER BY place
+"""
 
-    keep_picture: Any
-    insert: Any
-    count: Any
-    by_key: Any
-
-
-@cache
-def _statements() -> Statements:
-    """Of SQLite; the last one is anybody's."""
-    picture, inspection, hour = (upsert("sqlite", table) for table in (pictures, inspections, hours))
-    old, given = hours.c, hour.excluded
-    changes = {name: old[name] + given[name] for name in ("inspected", "anomalous", "score_sum")}
-    changes["score_min"] = case((given.score_min < old.score_min, given.score_min), else_=old.score_min)
-    changes["score_max"] = case((given.score_max > old.score_max, given.score_max), else_=old.score_max)
-    return Statements(
-        picture.on_conflict_do_update(index_elements=["product_id", "hash"], set_={"removed_at": None}),
-        inspection.on_conflict_do_nothing(index_elements=["product_id", "key"]).returning(inspections.c.id),
-        hour.on_conflict_do_update(index_elements=["product_id", "version_id", "hour"], set_=changes),
-        select(inspections.c.id).where(
-            inspections.c.product_id == bindparam("product"), inspections.c.key == bindparam("key")
-        ),
-    )
+# Made once: to put such a statement together costs more than to run it
+BY_KEY = select(inspections.c.id).where(
+    inspections.c.product_id == bindparam("product"), inspections.c.key == bindparam("key")
+)
+KEEP_PICTURE = upsert("sqlite", pictures).on_conflict_do_update(
+    index_elements=["product_id", "hash"], set_={"removed_at": None}
+)
+INSERT = (
+    upsert("sqlite", inspections)
+    .on_conflict_do_nothing(index_elements=["product_id", "key"])
+    .returning(inspections.c.id)
+)
 
 
 def record(connection: Connection, several: Sequence[Taken]) -> list[tuple[int, bool]]:
     """As `Store.record`: in a transaction, of PostgreSQL without one."""
-    if connection.dialect.name == "postgresql":
-        found = record_at_once(connection, [_picture(one) | _inspection(one) for one in several])
-        return [
-            (number, new) if number is not None else (_there(connection, one), False)
-            for (number, new), one in zip(found, several, strict=True)
-        ]
-    made = _statements()
-    there = [one.key and by_key(connection, one.product_id, one.key) for one in several]
-    fresh = [_picture(one) for one, number in zip(several, there, strict=True) if not number]
+    together = _record_together if connection.dialect.name == "postgresql" else _record_each
+    numbers = together(connection, several)
+    found = []
+    for (number, new), one in zip(numbers, several, strict=True):
+        there = number or by_key(connection, one.product_id, one.key or "")
+        assert there is not None, "what is in the way is there"
+        found.append((there, new and number is not None))
+    return found
+
+
+def _record_together(connection: Connection, several: Sequence[Taken]) -> list[tuple[int | None, bool]]:
+    """In PostgreSQL: number of each, None where its key was taken meanwhile, and whether it is new."""
+    rows = [_picture(one) | _inspection(one) for one in several]
+    given = {"rows": json.dumps(rows)}  # one value: arrays take longer to put together
+    statement = _statement(tuple(rows[0]))
+    return [(number, bool(new)) for number, new in connection.exec_driver_sql(statement, given)]
+
+
+@cache
+def _statement(names: tuple[str, ...]) -> str:
+    columns = {**pictures.c, **inspections.c}
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    types = {name: columns[name].type.compile(dialect) for name in names}
+    return RECORD.format(
+        types=", ".join(f"{name} {kind}" for name, kind in types.items()),
+        names=", ".join(names),
+        taken=", ".join(name for name in names if name in inspections.c),
+        count=COUNT,
+    )
+
+
+def _record_each(connection: Connection, several: Sequence[Taken]) -> list[tuple[int | None, bool]]:
+    """In SQLite, which one process alone writes to meanwhile; the same."""
+    known = [one.key and by_key(connection, one.product_id, one.key) for one in several]
+    fresh = [_picture(one) for one, number in zip(several, known, strict=True) if not number]
     if fresh:
-        connection.execute(made.keep_picture, fresh)
-    numbers = [
-        (number, False) if number else _insert(connection, one)
-        for one, number in zip(several, there, strict=True)
+        connection.execute(KEEP_PICTURE, fresh)
+    made = [
+        (int(number), False) if number else (connection.scalar(INSERT, _inspection(one)), True)
+        for one, number in zip(several, known, strict=True)
     ]
-    _count(connection, [one for one, (_, new) in zip(several, numbers, strict=True) if new])
-    return numbers
+    new = [number for number, is_new in made if is_new and number is not None]
+    if new:
+        connection.execute(COUNT_FROM, {"first": min(new)})
+    return made
 
 
 def by_key(connection: Connection, product_id: int, key: str) -> int | None:
     """Number of the inspection that was taken under a key."""
-    query = _statements().by_key
-    number = connection.execute(query, {"product": product_id, "key": key}).scalar_one_or_none()
+    number = connection.execute(BY_KEY, {"product": product_id, "key": key}).scalar_one_or_none()
     return None if number is None else int(number)
 
 
@@ -129,32 +189,3 @@ def _inspection(one: Taken) -> dict[str, Any]:
         "regions": json.dumps(one.regions),
         "review": review_of(one),
     }
-
-
-def _insert(connection: Connection, one: Taken) -> tuple[int, bool]:
-    number = connection.execute(_statements().insert, _inspection(one)).scalar_one_or_none()
-    return (_there(connection, one), False) if number is None else (int(number), True)
-
-
-def _there(connection: Connection, one: Taken) -> int:
-    """Number of the one whose key is in the way."""
-    number = by_key(connection, one.product_id, one.key or "")
-    assert number is not None, "what is in the way is there"
-    return number
-
-
-def _count(connection: Connection, several: Iterable[Taken]) -> None:
-    """The hours that these fall into."""
-    grouped: dict[tuple[int, int, int], list[Taken]] = defaultdict(list)
-    for one in several:
-        grouped[one.product_id, one.version_id, one.at // HOUR].append(one)
-    count = _statements().count
-    for place, group in sorted(grouped.items()):
-        scores = [one.score for one in group]
-        values = {
-            **dict(zip(("product_id", "version_id", "hour"), place, strict=True)),
-            **{"inspected": len(group), "anomalous": sum(one.anomalous for one in group)},
-            **{"score_sum": sum(scores), "score_min": min(scores), "score_max": max(scores)},
-            **dict.fromkeys(("reviewed", "defects", "false_alarms", "misses"), 0),
-        }
-        connection.execute(count, values)

@@ -252,7 +252,6 @@ sessions = Table(
     metadata,
     Column("hash", Hash, primary_key=True),  # of the cookie
     Column("user_id", Key, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
-    Column("csrf", String(64), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
 )

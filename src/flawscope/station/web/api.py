@@ -16,8 +16,8 @@ from fastapi.responses import StreamingResponse
 
 from flawscope._version import __version__
 from flawscope.errors import InputError, nearest
-from flawscope.station.access.roles import ENGINEER, OPERATOR, VIEWER, may
-from flawscope.station.access.users import ExpiredError, Person
+from flawscope.station.access.roles import ENGINEER, OPERATOR, VIEWER, Person, may
+from flawscope.station.access.users import ExpiredError
 from flawscope.station.station import Station
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.files import MASK, MASKS

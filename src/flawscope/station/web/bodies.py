@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi import HTTPException
 
 from flawscope.errors import InputError
-from flawscope.station.access.users import SCOPE
+from flawscope.station.access.roles import SCOPE
 from flawscope.station.settings.station import Limits
 
 if TYPE_CHECKING:

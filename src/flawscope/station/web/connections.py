@@ -15,7 +15,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from flawscope.station.access.users import SCOPE
+from flawscope.station.access.roles import SCOPE
 
 KEEP_ALIVE = 75  # seconds between two requests of a connection
 BATCH = 64  # connections that are accepted before the next look at those that are open

@@ -5,7 +5,6 @@ It stands around the whole application and touches neither bodies nor streams.
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,8 +20,8 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from flawscope.errors import InputError
-from flawscope.station.access.roles import VIEWER
-from flawscope.station.access.users import LOCAL, SCOPE, SESSION_SECONDS, Access, ExpiredError, Person, may
+from flawscope.station.access.roles import LOCAL, SCOPE, VIEWER, Person, may
+from flawscope.station.access.users import SESSION_SECONDS, Access, ExpiredError
 from flawscope.station.settings.station import FOLDER, Settings
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.records import ADDRESS
@@ -32,14 +31,12 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SIGN_IN = "/sign-in"
-CSRF_HEADER, CSRF_FIELD = "X-CSRF-Token", "csrf"
 _HERE = frozenset({"127.0.0.1", "localhost", "::1"})
 _EVERYWHERE = frozenset({"", "0.0.0.0", "::"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _HEALTH = frozenset({"/healthz", "/readyz"})  # for whoever watches the station, also when its store is gone
 _FOR_ALL = frozenset({SIGN_IN, "/language"})
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")
-_FORM = "application/x-www-form-urlencoded"
 _PORTS = {"http": "80", "https": "443"}
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 _READERS = 4  # threads that look up who somebody is: not those of inspections, which may all be waiting
@@ -88,12 +85,6 @@ def needs(role: str) -> Callable[[Request], Awaitable[Person]]:
 def check_role(person: Person, role: str) -> None:
     if not may(person, role):
         raise Refused(403, f"{person.name} is {person.role}; this needs {role}", "role_too_small")
-
-
-def check_form(person: Person | None, csrf: object) -> None:
-    """That a form came from the station's own page; `csrf`: the form's hidden field of that name."""
-    if person is not None and person.csrf and not _same(str(csrf or ""), person.csrf):
-        raise _foreign("the form is of another session: open the page again")
 
 
 def set_cookie(response: Response, request: HTTPConnection, access: Access, value: str) -> None:
@@ -170,12 +161,8 @@ class Guard:
         person = scope[SCOPE] = await self._person(request)
         if person == LOCAL:
             self._check_here(request)
-        if scope["method"] not in _READING:
-            by_token = person is not None and person != LOCAL and not person.csrf
-            if not by_token:  # other sites cannot make a browser send one
-                self._check_origin(request)
-            if person is not None and person.csrf:
-                _check_csrf(request, person)
+        if scope["method"] not in _READING and not (person is not None and person.has_token):
+            self._check_origin(request)
         if person is not None and (scope["method"] in _READING or not scope["path"].startswith("/api/")):
             check_role(person, VIEWER)  # whoever may only send reads no more than the answers
         if person is not None or scope["path"] in _FOR_ALL:
@@ -214,17 +201,17 @@ class Guard:
         raise Refused(403, f"{text}`flawscope station user add NAME --role admin`", "no_users")
 
     def _check_origin(self, request: HTTPConnection) -> None:
-        """A browser says which site makes it send something; other programs say nothing."""
-        if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            raise _foreign("another site made the browser send this")
-        origin = request.headers.get("origin")
-        if origin is None:
-            return
-        scheme = origin.partition("://")[0]
-        secure = scheme == "https" or request.scope["scheme"] == "http"  # a proxy may have ended TLS
-        own = {_address(request.headers["host"], scheme), *self._public}
-        if scheme not in _PORTS or not secure or _address(origin) not in own:
-            raise _foreign("another site made the browser send this")
+        """A browser says which site makes it send something; other programs say nothing. Browsers say it by
+        `Sec-Fetch-Site` where they trust the connection, else by `Origin`."""
+        site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+        if site is None and origin is not None:
+            scheme = origin.partition("://")[0]
+            secure = scheme == "https" or request.scope["scheme"] == "http"  # a proxy may have ended TLS
+            own = {_address(request.headers["host"], scheme), *self._public}
+            site = "same-origin" if scheme in _PORTS and secure and _address(origin) in own else "cross-site"
+        if site not in (None, "none", "same-origin"):
+            text = "another site made the browser send this: open the page again"
+            raise Refused(403, text, "foreign_request")
 
 
 def _careful(scope: Scope, send: Send) -> Send:
@@ -245,27 +232,10 @@ def _careful(scope: Scope, send: Send) -> Send:
     return sent
 
 
-def _check_csrf(request: HTTPConnection, person: Person) -> None:
-    """Also of forms outside the API: there `check_form` looks, who reads the body."""
-    sent = request.headers.get(CSRF_HEADER)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_form = kind == _FORM and not request.scope["path"].startswith("/api/")
-    if not (is_form and sent is None) and not _same(sent or "", person.csrf):
-        raise _foreign(f"{CSRF_HEADER} is missing or of another session: open the page again")
-
-
 def _unknown(
     text: str = "sign in, or send a token: Authorization: Bearer fls_...", code: str = "not_signed_in"
 ) -> Refused:
     return Refused(401, text, code, {"WWW-Authenticate": "Bearer"})
-
-
-def _foreign(text: str) -> Refused:
-    return Refused(403, text, "foreign_request")
-
-
-def _same(one: str, other: str) -> bool:
-    return hmac.compare_digest(one.encode("utf-8", "replace"), other.encode())
 
 
 def _is_here(host: str) -> bool:

@@ -20,7 +20,7 @@ from flawscope.station.store.database import StoreError
 from flawscope.station.store.records import NotFoundError, holdable, iso
 from flawscope.station.store.search import Filters
 from flawscope.station.store.stations import others
-from flawscope.station.web.middleware import address_of, check_form, drop_cookie, local_path, set_cookie
+from flawscope.station.web.middleware import address_of, drop_cookie, local_path, set_cookie
 from flawscope.station.web.templates import WORDS, part, rendered, static_files
 from flawscope.station.web.texts import LANGUAGES, Texts, chosen, texts
 
@@ -195,9 +195,8 @@ def sign_in(
 
 
 @router.post("/sign-out")
-def sign_out(request: Request, csrf: str = Form("")) -> Response:
+def sign_out(request: Request) -> Response:
     access = Shown(request, "sign-in").station.access
-    check_form(access.person(request), csrf)
     access.sign_out(request)
     answer = RedirectResponse("/sign-in", 303)
     drop_cookie(answer, request, access)

@@ -16,8 +16,7 @@ from starlette.requests import Request
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import read_mask
-from flawscope.station.access.roles import SENDER
-from flawscope.station.access.users import SCOPE
+from flawscope.station.access.roles import SCOPE, SENDER
 from flawscope.station.inspecting.renderings import png
 from flawscope.station.inspecting.worker import checked
 from flawscope.station.settings.station import Limits

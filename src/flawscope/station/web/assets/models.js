@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { byId, page, csrf, t, api } = station;
+  const { byId, page, t, api } = station;
 
   function say(text, bad = false) {
     byId("said").textContent = text;
@@ -89,7 +89,6 @@
       byId("bar").hidden = true;
     };
     request.open("POST", `${page.api}/versions?name=${encodeURIComponent(file.name)}`);
-    request.setRequestHeader("X-CSRF-Token", csrf);
     request.setRequestHeader("Content-Type", "application/octet-stream");
     request.upload.addEventListener("progress", ({ loaded, total }) => {
       byId("bar").value = (100 * loaded) / total;

@@ -3,7 +3,6 @@
 const station = (() => {
   const byId = (id) => document.getElementById(id);
   const page = JSON.parse(byId("page").textContent);
-  const csrf = document.querySelector('meta[name="csrf"]')?.content ?? "";
   const EVERY = 8000; // ms between two looks at the station
 
   const t = (key, values = {}) => page.texts[key].replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
@@ -23,7 +22,7 @@ const station = (() => {
 
   /** Asks the API of the product, or of the station where the path begins with /api/; the answer's JSON, or Refused with the one line that says why. */
   async function api(path, { body, key, method = body === undefined ? "GET" : "POST", seconds = 20 } = {}) {
-    const headers = method === "GET" ? {} : { "Content-Type": "application/json", "X-CSRF-Token": csrf };
+    const headers = method === "GET" ? {} : { "Content-Type": "application/json" };
     if (key) headers["Idempotency-Key"] = key; // sent again, it is taken once
     const stop = new AbortController();
     const late = setTimeout(() => stop.abort(), 1000 * seconds);
@@ -153,5 +152,5 @@ const station = (() => {
   });
   if (page.product && !document.body.classList.contains("live")) setTimeout(look, EVERY);
 
-  return { byId, page, csrf, locale, t, count, number, time, api, Refused, connected, signedOut, facts, waits, picture, called, loaded, pressed, toggle, keys };
+  return { byId, page, locale, t, count, number, time, api, Refused, connected, signedOut, facts, waits, picture, called, loaded, pressed, toggle, keys };
 })();
