@@ -565,7 +565,8 @@ def test_errors_of_the_application_pass(access: Access) -> None:
 def test_refusals_are_json_below_the_api_and_a_line_elsewhere(client: Client) -> None:
     foreign = {"Origin": "null"}
     assert set(json.loads(client.post("/api/v1/x", headers=foreign).text)) == {"error", "code"}
-    assert client.post("/x", headers=foreign).text == "another site made the browser send this: open the page again\n"
+    text = "another site made the browser send this: open the page again"
+    assert client.post("/x", headers=foreign).text == f"{text}\n"
 
 
 # ------------------------------------------------------------------------------------------ where it listens
