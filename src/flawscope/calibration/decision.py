@@ -257,7 +257,7 @@ def from_values(
 
 # Suspects are far out, not merely the last few percent. Where the logarithms of good scores spread normally,
 # 4 lets about one good picture in 3,000 pass the fence; the quartile of few pictures is uncertain, so that of
-# 200 it is one in 1,000 and of 20 one in 130 (simulated, tests/test_calibration.py).
+# 200 it is one in 1,000 and of 20 one in 130 (simulated, tests/calibration/test_decision.py).
 FENCE = 4.0
 
 

@@ -257,53 +257,44 @@ def _exact_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
     for one in seen:
         groups.setdefault(one.digest, []).append(one)
     for group in groups.values():
-        if len(group) < 2:
-            continue
-        splits = list(dict.fromkeys(one.split for one in group))
-        if len(splits) > 1:
-            code, message = "in-two-splits", f"the same picture is in {' and in '.join(splits)}"
-            remedy = "remove it from one of them, or every figure is too good"
-        elif len({one.item.anomalous for one in group}) > 1:
-            code, message = "good-and-bad", "the same picture is good and defective"
-            remedy = "remove the wrong one"
-        else:
-            code, remedy = "copy", "keep one"
-            message = f"the same picture is {len(group)} times in {_place(dataset, splits[0])}"
-        yield _alike(dataset, "warning" if code == "copy" else "error", code, group, message, remedy)
+        if len(group) > 1:
+            yield _alike(dataset, group, near=False)
 
 
 def _near_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
     """Groups with at least one picture that is learnt from; exact copies count once, in the first split."""
     once = list({one.digest: one for one in reversed(seen)}.values())[::-1]
     smalls = [one.small for one in once if one.small is not None]
-    if len(smalls) < 2:
-        return
-    bank = np.flatnonzero([one.split != "test" for one in once])
-    for numbers in clusters(near_duplicates(np.stack(smalls), bank)):
-        group = [once[k] for k in numbers]
-        splits = list(dict.fromkeys(one.split for one in group))
-        if len(splits) > 1:
-            severity, code = "warning", "nearly-in-two-splits"
-            message = f"nearly the same picture is in {' and in '.join(splits)}"
-            remedy = "keep pictures of one part in one split"
-        else:
-            severity, code = "note", "nearly-copy"
-            message = f"{counted(len(group), 'picture')} in {_place(dataset, splits[0])} are nearly the same"
-            remedy = "if they show one part, keep one of them or group them for calibration"
-        yield _alike(dataset, severity, code, group, message, remedy)
+    if len(smalls) > 1:
+        bank = np.flatnonzero([one.split != "test" for one in once])
+        for numbers in clusters(near_duplicates(np.stack(smalls), bank)):
+            yield _alike(dataset, [once[k] for k in numbers], near=True)
 
 
-def _alike(
-    dataset: Dataset, severity: str, code: str, group: Sequence[_Seen], message: str, remedy: str
-) -> Finding:
-    """The finding of a group of pictures: the first is its subject, the others are named."""
+def _alike(dataset: Dataset, group: Sequence[_Seen], *, near: bool) -> Finding:
+    """The finding of pictures that are (nearly) the same: the first is its subject, the others are named."""
+    splits = list(dict.fromkeys(one.split for one in group))
+    place = splits[0] if dataset.test else "the folder"  # good pictures alone have no splits
+    if len(splits) > 1 and near:
+        severity, code = "warning", "nearly-in-two-splits"
+        message = f"nearly the same picture is in {' and in '.join(splits)}"
+        remedy = "keep pictures of one part in one split"
+    elif near:
+        severity, code = "note", "nearly-copy"
+        message = f"{counted(len(group), 'picture')} in {place} are nearly the same"
+        remedy = "if they show one part, keep one of them or group them for calibration"
+    elif len(splits) > 1:
+        severity, code = "error", "in-two-splits"
+        message = f"the same picture is in {' and in '.join(splits)}"
+        remedy = "remove it from one of them, or every figure is too good"
+    elif len({one.item.anomalous for one in group}) > 1:
+        severity, code = "error", "good-and-bad"
+        message, remedy = "the same picture is good and defective", "remove the wrong one"
+    else:
+        severity, code = "warning", "copy"
+        message, remedy = f"the same picture is {len(group)} times in {place}", "keep one"
     first, *others = (dataset.relative(one.item.path) for one in group)
     return Finding(severity, code, first, f"{message} ({some(others, 3)})", remedy, tuple(others))
-
-
-def _place(dataset: Dataset, split: str) -> str:
-    """A split's name for a person, to whom a folder of good pictures alone has none."""
-    return split if dataset.test else "the folder"
 
 
 # ---------------------------------------------------------------------------------------- the set as a whole

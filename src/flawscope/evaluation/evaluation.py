@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,6 @@ from flawscope.progress import Step, counted, silent
 from flawscope.results.distribution_shift import LEAST, Mismatch
 from flawscope.results.evaluation_cache import Column, Kept
 from flawscope.results.prediction import Prediction
-
-if TYPE_CHECKING:
-    pass
 
 Take = Callable[[Item, Prediction], None]
 
@@ -63,7 +60,7 @@ def evaluate(
 
     Pictures that the model was fitted or calibrated on are left out, found by their decoded pixels, whatever
     their name. A defective picture without a mask counts for image metrics only. For pixel metrics only
-    `valid_pixels` count. Maps beyond `kept.MEMORY` bytes are kept in a temporary file (in TMPDIR).
+    `valid_pixels` count. Maps beyond `evaluation_cache.MEMORY` bytes lie in a temporary file (in TMPDIR).
 
     Args:
         full_resolution: pixel metrics at the pictures' own size too, labelled `full_*`. Slower.
