@@ -107,16 +107,17 @@ def numbers(text: str) -> list[int]:
     return [int(n) for n in text.split(",")]
 
 
-def add_runtimes(made: Any, precisions: str = "fp32,bf16,fp16,int8") -> None:
+def add_runtimes(made: Any, precisions: str = "fp32,bf16,int8") -> None:
     made.add_argument("--runtimes", default=",".join(RUNTIMES), help="default: %(default)s")
     made.add_argument("--precisions", default=precisions, help="default: %(default)s")
 
 
-RUNTIMES = {"torch": ".safetensors", "onnxruntime": ".onnx", "openvino": ".xml"}
+# name: how the files end that a script opens in it
+RUNTIMES = {"torch": ".safetensors", "onnxruntime": ".onnx", "openvino": ".openvino.onnx"}
 PRECISIONS = {
     "torch": ("fp32", "bf16"),  # torch imitates fp16 on a CPU, minutes a batch
-    "onnxruntime": ("fp32", "fp16", "int8"),
-    "openvino": ("fp32", "bf16", "fp16", "int8"),
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
 }
 
 

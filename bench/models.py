@@ -234,15 +234,16 @@ def exported(model: Path, runtime: str, precision: str, root: Path) -> Path:
 
 
 def open_model(path: Path | str, device: str = "cpu", threads: int | None = None) -> Predictor:
+    """A model, in OpenVINO where its name says so (`common.RUNTIMES`)."""
     import flawscope
 
-    return flawscope.load(path, device=device, threads=threads)
+    engine = "openvino" if str(path).endswith(common.RUNTIMES["openvino"]) else None
+    return flawscope.load(path, engine=engine, device=device, threads=threads)
 
 
 def file_size(model: Path) -> int:
-    """Bytes; OpenVINO's weights lie in a second file."""
-    beside = model.with_suffix(".bin")
-    return model.stat().st_size + (beside.stat().st_size if model.suffix == ".xml" else 0)
+    """Bytes."""
+    return model.stat().st_size
 
 
 def unseen(predictor: Predictor, dataset: Dataset) -> list[Path]:

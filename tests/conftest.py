@@ -148,16 +148,14 @@ def trace_once(shared: Shared) -> Trace:
 
 
 @pytest.fixture(scope="session")
-def exported(model_path: Path, drawn: Path, trace_once: Trace, shared: Shared) -> Callable[[str, str], Path]:
-    """The same model by kind of file and precision, made when it is first asked for. Read only.
+def exported(model_path: Path, drawn: Path, trace_once: Trace, shared: Shared) -> Callable[[str], Path]:
+    """The same model by precision, made when it is first asked for. Read only.
 
     Of reduced precision it is calibrated on all its training pictures and on the good test pictures.
     """
 
     @functools.cache
-    def made(suffix: str, precision: str) -> Path:
-        if suffix == ".xml":
-            pytest.importorskip("openvino")
+    def made(precision: str) -> Path:
         from flawscope.datasets import list_pictures
         from flawscope.export import onnx_graph
         from flawscope.export.export import export
@@ -166,24 +164,27 @@ def exported(model_path: Path, drawn: Path, trace_once: Trace, shared: Shared) -
             pictures = [] if precision == "fp32" else list_pictures(folders)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(onnx_graph, "trace", trace_once)
-                export(model_path, folder / f"plate{suffix}", precision=precision, pictures=pictures)
+                export(model_path, folder / "plate.onnx", precision=precision, pictures=pictures)
 
         folders = [drawn / "plate/train/good", drawn / "plate/test/good"]
-        return shared(f"{suffix[1:]}-{precision}", fill) / f"plate{suffix}"
+        return shared(f"onnx-{precision}", fill) / "plate.onnx"
 
     return made
 
 
+@pytest.fixture
+def int8_in_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export in int8 reduces nothing: what is left is its calibration anew, which takes seconds."""
+    from flawscope.export import eight_bits
+
+    monkeypatch.setattr(eight_bits, "Evidence", lambda *_: None)
+    monkeypatch.setattr(eight_bits, "reduced", lambda embed, *_: (embed, eight_bits.Reduction(1, 1, 0.0)))
+
+
 @pytest.fixture(scope="session")
-def onnx_path(exported: Callable[[str, str], Path]) -> Path:
+def onnx_path(exported: Callable[[str], Path]) -> Path:
     """The same model, exported. Read only."""
-    return exported(".onnx", "fp32")
-
-
-@pytest.fixture(scope="session")
-def openvino_path(exported: Callable[[str, str], Path]) -> Path:
-    """The same model for OpenVINO, with its weights beside it. Read only."""
-    return exported(".xml", "fp32")
+    return exported("fp32")
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from flawscope.pictures.decoding import decode
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.tiles import Fusion
 from flawscope.predictor import Predictor
-from flawscope.runtime import onnx as runtime
+from flawscope.runtime import onnx_file as runtime
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SIZE = 64  # of the small model

@@ -23,9 +23,15 @@ def pictures(root: Path) -> list[Path]:
     return sorted((root / "test").rglob("*.png"))
 
 
+def opened(path: Path, **how: Any) -> flawscope.Predictor:
+    """A model, in OpenVINO where its name says so."""
+    engine = "openvino" if path.name.endswith(".openvino.onnx") else None
+    return flawscope.load(path, engine=engine, **how)
+
+
 def predict(args: argparse.Namespace) -> dict[str, Any]:
     """Scores, maps and decisions of the test pictures into raw.npz beside the model."""
-    model = flawscope.load(args.source)
+    model = opened(args.source)
     found = [model.predict(path) for path in pictures(args.data)]
     np.savez(
         args.source.with_name("raw.npz"),
@@ -72,7 +78,7 @@ def judge(args: argparse.Namespace) -> dict[str, Any]:
 
 def parity(args: argparse.Namespace) -> dict[str, Any]:
     """The trained model and its export on every test picture."""
-    trained, exported = (flawscope.load(path) for path in (args.source, args.exported))
+    trained, exported = (opened(path) for path in (args.source, args.exported))
     rows = [(trained.predict(p), exported.predict(p)) for p in pictures(args.data)]
     scores = [a.score for a, _ in rows]
     return {
@@ -87,7 +93,7 @@ def parity(args: argparse.Namespace) -> dict[str, Any]:
 
 def timed(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of `predict(path)` for the listed pictures in turn, after a first round of five."""
-    model = flawscope.load(args.source, device="cpu", threads=args.threads)
+    model = opened(args.source, device="cpu", threads=args.threads)
     paths = json.loads(args.pictures.read_text())
     times = []
     for k in range(5 + args.repeats):

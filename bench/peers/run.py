@@ -119,7 +119,7 @@ class Place:
         if not note.is_file():
             common.say(f"exporting {program}'s model ...")
             if program == "flawscope":
-                out = trained.with_name("part.xml")
+                out = trained.with_name("part.openvino.onnx")
                 measured([self.python(program), "-m", "flawscope", "export", trained, "--out", out])
                 made: dict[str, Any] = {"made": {"openvino": str(out), "torch": str(trained)}, "failed": {}}
             else:
@@ -304,17 +304,18 @@ def export(args: Args, record: Record, place: Place) -> None:
         for program in BOTH:
             made = place.exported(category, program)
             folder = place.trained(category, program).parent
-            xml = Path(made["made"]["openvino"])
-            size = sum(xml.with_suffix(s).stat().st_size for s in (".xml", ".bin"))
+            file = Path(made["made"]["openvino"])
+            parts = [file] if file.suffix == ".onnx" else [file, file.with_suffix(".bin")]
+            size = sum(part.stat().st_size for part in parts)
             result[program] = {"file_mib": common.sig(size / common.MIB, 4), "failed": made["failed"]}
             result[program]["way"] = made.get("way", "as shipped")
             if program == "flawscope":
                 data = place.data() / category
-                found = measured([*script, "parity", place.trained(category, program), xml, "--data", data])
+                found = measured([*script, "parity", place.trained(category, program), file, "--data", data])
                 result[program]["as shipped"] = found.json
                 continue
             for name, more in (("as shipped", ()), ("f32", ("--precision", "f32"))):
-                words = ("parity", folder / "model.ckpt", "--exported", xml, "--data", place.data())
+                words = ("parity", folder / "model.ckpt", "--exported", file, "--data", place.data())
                 result[program][name] = place.side(*words, "--category", category, *more).json
         return result
 
@@ -374,7 +375,10 @@ def latency(args: Args, record: Record, place: Place) -> None:
             "print(I(sys.argv[1], device='CPU').predict(sys.argv[2]).pred_score)"
         )
         commands = {
-            "flawscope": [place.python("flawscope").with_name("flawscope"), "predict", ours, picture],
+            "flawscope": [
+                place.python("flawscope").with_name("flawscope"),
+                *("predict", ours, picture, "--engine", "openvino"),
+            ],
             "anomalib": [place.python("anomalib"), "-c", code, theirs, picture],
         }
         turns = [{k: measured(v, place.folder) for k, v in commands.items()} for _ in range(args.repeats + 1)]
@@ -403,7 +407,7 @@ def beside(args: Args, record: Record, place: Place, method: str, given: Path) -
         made = {"torch": given}
         if (half := given.with_name(f"{given.stem}-bf16.safetensors")).is_file():  # fitted in bf16
             made["torch bf16"] = half
-        for suffix, engine in ((".onnx", "onnxruntime"), (".xml", "openvino")):
+        for suffix, engine in ((".onnx", "onnxruntime"), (".openvino.onnx", "openvino")):
             for precision in ("fp32", "int8"):
                 path = given.with_name(f"{given.stem}-{precision}{suffix}")
                 if not path.is_file():

@@ -6,11 +6,12 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,16 @@ from flawscope.pictures.views import Views
 from flawscope.progress import Step, counted, silent
 from flawscope.results import html
 from flawscope.results.prediction import NEARBY, Prediction
-from flawscope.runtime import FORMATS, TRAINED, Run, Session, check_threads, format_of
+from flawscope.runtime import (
+    SUFFIXES,
+    TRAINED,
+    Run,
+    Session,
+    check_threads,
+    open_session,
+    read,
+    read_manifest,
+)
 
 SAMPLES = 3  # stored pictures that a notebook shows
 AHEAD = 4  # batches decoded while one is being computed
@@ -43,14 +53,17 @@ LARGE = 50_000_000  # pixels of a picture beside which no other one is held
 def load(
     path: str | os.PathLike[str],
     *,
+    engine: str | None = None,
     device: str = "auto",
     threads: int | None = None,
     false_alarm_rate: Rate | None = None,
 ) -> Predictor:
-    """Open a model file: .safetensors, .onnx or .xml.
+    """Open a model file, .safetensors or .onnx.
 
     Args:
-        device: auto, cpu, cuda or mps; an .xml model runs on cpu, gpu or npu.
+        engine: that runs an .onnx model, onnxruntime or openvino; None: ONNX Runtime, or OpenVINO where the
+            model's precision is bf16. A .safetensors model runs in torch.
+        device: auto, cpu, cuda or mps; in OpenVINO cpu, gpu or npu.
         threads: that compute one batch on a CPU, 1 or more; None leaves it to the engine. torch has one
             number for the whole process, so that of a .safetensors model holds for all that torch does.
         false_alarm_rate: another target than the one stored, 0.05 or "5%".
@@ -64,9 +77,8 @@ def load(
             installed.
     """
     check_threads(threads)
-    files = format_of(path)
-    artefact = files.read(path)
-    predictor = Predictor(artefact, files.open_session(artefact, path, device, threads))
+    artefact = read(path)
+    predictor = Predictor(artefact, open_session(artefact, path, engine, device, threads))
     if false_alarm_rate is None:
         return predictor
     predictor = predictor.with_rate(false_alarm_rate)
@@ -84,15 +96,10 @@ def trained(model: str | os.PathLike[str] | Artefact | Predictor) -> Artefact:
     if isinstance(model, Artefact):
         return model
     suffix = model.session.suffix if isinstance(model, Predictor) else os.path.splitext(model)[1].lower()
-    if suffix in FORMATS and suffix != TRAINED:
+    if suffix in SUFFIXES and suffix != TRAINED:
         name = "this" if isinstance(model, Predictor) else os.fspath(model)
         raise InputError(f"{name} is an exported model: name the {TRAINED} file that it was made from")
     return model.artefact if isinstance(model, Predictor) else model_file.read(model)
-
-
-def read_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """What is known about a model file of any kind, without its weights."""
-    return format_of(path).read_manifest(path)
 
 
 class Predictor:
@@ -174,15 +181,11 @@ class Predictor:
         """
         if isinstance(pictures, np.ndarray) and pictures.ndim == 4:
             pictures = list(pictures)
-        several = isinstance(pictures, list | tuple)
+        if isinstance(pictures, list | tuple):
+            return [_given(result) for _, result in self.stream(pictures, bgr=bgr)]
         if isinstance(pictures, str | os.PathLike) and os.path.isdir(pictures):
             raise InputError(f"{pictures} is a folder: stream({str(pictures)!r}) judges the pictures in it")
-        found = []
-        for _, result in self.stream(cast(list[Source], pictures if several else [pictures]), bgr=bgr):
-            if isinstance(result, InputError):
-                raise result
-            found.append(result)
-        return found if several else found[0]
+        return _given(self._judged([self._load(pictures, bgr)], self.session.run)[0][1])
 
     def stream(
         self,
@@ -191,7 +194,7 @@ class Predictor:
         *,
         bgr: bool = False,
         leave_out: Collection[str] = (),
-    ) -> Iterator[tuple[Source, Prediction | InputError]]:
+    ) -> Iterator[Judged]:
         """Every picture with its prediction, or with the reason why there is none, in order.
 
         On a CPU several pictures are judged side by side, one core each, unless they are seen in tiles or
@@ -212,27 +215,29 @@ class Predictor:
 
     def _stream(
         self, pictures: Iterable[Source], batch: int | None, bgr: bool, leave_out: Collection[str]
-    ) -> Iterator[tuple[Source, Prediction | InputError]]:
-        waiting = iter(pictures)
-        first: list[Source] = []
-        lanes = self.session.lanes if batch is None and self.manifest.preprocess.tile is None else 1
-        if lanes > 1:
-            first = list(islice(waiting, lanes))
+    ) -> Iterator[Judged]:
+        load = partial(self._load, bgr=bgr, leave_out=leave_out)
+        waiting, lanes = iter(pictures), 1
+        if batch is None and self.manifest.preprocess.tile is None:
+            lanes = self.session.lanes
+        first = list(islice(waiting, 1 if batch == 1 else max(2, lanes)))
+        if len(first) > 1:
             waiting = chain(first, waiting)
-        if 1 < lanes == len(first):
-            yield from self._side_by_side(waiting, lanes, bgr, leave_out)
-        else:
-            yield from self._in_batches(waiting, batch, bgr, leave_out)
+            if 1 < lanes == len(first):
+                yield from self._side_by_side(waiting, lanes, load)
+            else:
+                yield from self._in_batches(waiting, batch, load)
+            return
+        for source in chain(first, waiting):  # a single picture, or each as soon as it is given
+            yield from self._judged([load(source)], self.session.run)
 
-    def _side_by_side(
-        self, waiting: Iterator[Source], lanes: int, bgr: bool, leave_out: Collection[str]
-    ) -> Iterator[tuple[Source, Prediction | InputError]]:
+    def _side_by_side(self, waiting: Iterator[Source], lanes: int, load: Load) -> Iterator[Judged]:
         """Each picture from its path to its answer on one core, as many at once as there are cores: no core
         waits for another."""
 
-        def answer(source: Source) -> tuple[bool, list[tuple[Source, Prediction | InputError]]]:
-            loaded = [self._load(source, bgr, leave_out)]
-            return _light(loaded), list(self._run(loaded, self.session.run_alone))
+        def answer(source: Source) -> tuple[bool, list[Judged]]:
+            loaded = [load(source)]
+            return _light(loaded), self._judged(loaded, self.session.run_alone)
 
         with ThreadPoolExecutor(lanes) as pool:
             queue = [pool.submit(answer, source) for source in islice(waiting, 2 * lanes)]
@@ -246,28 +251,22 @@ class Predictor:
                 for future in queue:
                     future.cancel()
 
-    def _in_batches(
-        self, waiting: Iterator[Source], batch: int | None, bgr: bool, leave_out: Collection[str]
-    ) -> Iterator[tuple[Source, Prediction | InputError]]:
+    def _in_batches(self, waiting: Iterator[Source], batch: int | None, load: Load) -> Iterator[Judged]:
         """So many pictures together on all that the engine has, or one after the other. Threads decode
         ahead."""
         tiled = self.manifest.preprocess.tile is not None
         size = 1 if tiled else batch or self.session.batch
-        ahead = 1 if tiled or batch == 1 else size * AHEAD
+        ahead = 1 if tiled else size * AHEAD
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-
-            def load(count: int) -> list[Future[tuple[Source, Loaded]]]:
-                return [pool.submit(self._load, p, bgr, leave_out) for p in islice(waiting, count)]
-
-            queue = load(ahead)
+            queue = [pool.submit(load, source) for source in islice(waiting, ahead)]
             while queue:
                 ready = [future.result() for future in queue[:size]]
                 del queue[:size]
-                if ahead > 1 or (batch != 1 and _light(ready)):
-                    queue += load(len(ready))
-                yield from self._run(ready, self.session.run)
+                if not tiled or _light(ready):
+                    queue += [pool.submit(load, source) for source in islice(waiting, len(ready))]
+                yield from self._judged(ready, self.session.run)
                 if not queue:  # the next one may not exist yet
-                    queue += load(1)
+                    queue += [pool.submit(load, source) for source in islice(waiting, 1)]
 
     def prepare(self, picture: Source) -> Prepared:
         """Decode a picture, to be judged later: this predictor's `stream` takes it in the picture's place.
@@ -275,12 +274,14 @@ class Predictor:
         Raises:
             InputError: it cannot be read.
         """
-        source, loaded = self._load(picture, False, ())
+        source, loaded = self._load(picture)
         if isinstance(loaded, InputError):
             raise loaded
         return Prepared(source, loaded)
 
-    def _load(self, source: Source, bgr: bool, leave_out: Collection[str]) -> tuple[Source, Loaded]:
+    def _load(
+        self, source: Source, bgr: bool = False, leave_out: Collection[str] = ()
+    ) -> tuple[Source, Loaded]:
         if isinstance(source, Prepared):
             return source.source, source.seen
         try:
@@ -314,54 +315,59 @@ class Predictor:
         scores, maps = zip(*answers, strict=True)
         return np.array(scores), maps
 
-    def _run(
-        self, batch: list[tuple[Source, Loaded]], run: Run
-    ) -> Iterator[tuple[Source, Prediction | InputError]]:
-        good = [loaded[0] for _, loaded in batch if not isinstance(loaded, InputError)]
-        if good:
-            try:
-                scores, maps = self._answers(good, run)
-            except MemoryError as error:
-                for source, loaded in batch:
-                    said = InputError(reason(error, f"{source!s:.200}"))
-                    yield source, loaded if isinstance(loaded, InputError) else said
-                return
-            p_values = self.calibration.p_values(scores)
-            severities = self.calibration.severity(scores)
-            anomalous = self.calibration.is_anomalous(scores)
-        k = 0
-        for source, loaded in batch:
-            if isinstance(loaded, InputError):
-                yield source, loaded
-                continue
-            name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
-            i, k = k, k + 1
-            if not math.isfinite(scores[i]):
-                what = name or "a picture"
-                yield (
-                    source,
-                    InputError(f"{what}: its score is not a number; fit with --set precision=fp32"),
-                )
-                continue
-            yield (
+    def _judged(self, batch: Sequence[tuple[Source, Loaded]], run: Run) -> list[Judged]:
+        """Pictures that are computed together."""
+        good = [loaded for _, loaded in batch if not isinstance(loaded, InputError)]
+        try:
+            scores, maps = self._answers([views for views, _, _ in good], run) if good else (np.empty(0), [])
+        except MemoryError as error:
+            return [
+                (s, loaded if isinstance(loaded, InputError) else InputError(reason(error, f"{s!s:.200}")))
+                for s, loaded in batch
+            ]
+        c = self.calibration
+        answers = zip(
+            scores, maps, c.p_values(scores), c.severity(scores), c.is_anomalous(scores), strict=True
+        )
+        return [
+            (
                 source,
-                Prediction(
-                    score=float(scores[i]),
-                    p_value=float(p_values[i]),
-                    severity=float(severities[i]),
-                    is_anomalous=bool(anomalous[i]),
-                    map=maps[i],
-                    geometry=loaded[0].geometry,
-                    score_threshold=self.calibration.score_threshold,
-                    mask_threshold=self.calibration.mask_threshold,
-                    colour_range=self.calibration.colour_range,
-                    path=name,
-                    shifts=loaded[1],
-                    outline=self.calibration.outline,
-                    nearby=NEARBY * max(self.session.size) / max(maps[i].shape),
-                    brightness=loaded[2],
-                ),
+                loaded if isinstance(loaded, InputError) else self._judgement(source, loaded, *next(answers)),
             )
+            for source, loaded in batch
+        ]
+
+    def _judgement(
+        self,
+        source: Source,
+        seen: Seen,
+        score: float,
+        map_: Any,
+        p_value: float,
+        severity: float,
+        anomalous: Any,
+    ) -> Prediction | InputError:
+        views, shifts, brightness = seen
+        name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+        if not math.isfinite(score):
+            what = name or "a picture"
+            return InputError(f"{what}: its score is not a number; fit with --set precision=fp32")
+        return Prediction(
+            score=float(score),
+            p_value=float(p_value),
+            severity=float(severity),
+            is_anomalous=bool(anomalous),
+            map=map_,
+            geometry=views.geometry,
+            score_threshold=self.calibration.score_threshold,
+            mask_threshold=self.calibration.mask_threshold,
+            colour_range=self.calibration.colour_range,
+            path=name,
+            shifts=shifts,
+            outline=self.calibration.outline,
+            nearby=NEARBY * max(self.session.size) / max(map_.shape),
+            brightness=brightness,
+        )
 
     # ---- calibration
 
@@ -478,6 +484,12 @@ class Predictor:
         )
 
 
+def _given(result: Prediction | InputError) -> Prediction:
+    if isinstance(result, InputError):
+        raise result
+    return result
+
+
 def _several(pictures: Iterable[Source] | Source) -> Iterable[Source]:
     """The pictures that are meant by what `stream` is given."""
     if isinstance(pictures, str | os.PathLike):
@@ -525,6 +537,8 @@ def _light(loaded: Sequence[tuple[Source, Loaded]]) -> bool:
 
 Seen = tuple[Views, Measures, float | None]
 Loaded = Seen | InputError
+Load = Callable[[Source], tuple[Source, Loaded]]
+Judged = tuple[Source, Prediction | InputError]
 
 
 @dataclass(frozen=True)

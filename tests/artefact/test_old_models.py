@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import flawscope
+from flawscope.runtime import ENGINES
 
 torch = pytest.importorskip("torch")
 
@@ -30,17 +31,21 @@ def efficientad(shared: Callable[[str, Callable[[Path], Any]], Path]) -> Path:
     return shared("old-efficientad", fill) / "efficientad.safetensors"
 
 
-@pytest.mark.parametrize("name", EXPECTED["models"])
-def test_an_old_model_scores_as_it_did(name: str, request: pytest.FixtureRequest) -> None:
-    if name.endswith(".xml"):
-        pytest.importorskip("openvino")
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [(name, engine) for name in EXPECTED["models"] for engine in (ENGINES if ".onnx" in name else [None])],
+)
+def test_an_old_model_scores_as_it_did(name: str, engine: str | None, request: pytest.FixtureRequest) -> None:
+    if engine:
+        pytest.importorskip(engine)
     path = request.getfixturevalue("efficientad") if name == "efficientad.safetensors" else OLD / name
-    model = flawscope.load(path, device="cpu")
+    model = flawscope.load(path, engine=engine, device="cpu")
     some = slice(None, None, 3 if "efficientad" in name else 1)  # it is slow
     found = model.predict([str(OLD / "pictures" / picture) for picture in EXPECTED["pictures"][some]])
     expected = {key: values[some] for key, values in EXPECTED["models"][name].items()}
-    # another processor adds in another order, and scores of several sizes are brought to one scale
-    near = 1e-6 if torch.backends.cpu.get_cpu_capability() == EXPECTED["processor"] else 1e-4
+    # another processor or engine adds in another order, and scores of several sizes are brought to one scale
+    same = torch.backends.cpu.get_cpu_capability() == EXPECTED["processor"] and engine != "openvino"
+    near = 1e-6 if same else 1e-4
     np.testing.assert_allclose([p.score for p in found], expected["scores"], rtol=near, atol=near)
     maxima = [np.nanmax(p.map) for p in found]
     np.testing.assert_allclose(maxima, expected["map_maxima"], rtol=near, atol=near)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flawscope.artefact import embedded
 from flawscope.artefact.certificate import STRIDE
 from flawscope.artefact.model_file import Artefact, Manifest
 from flawscope.artefact.samples import pack_images, unpack_images
 from flawscope.calibration.decision import Calibration
 from flawscope.pictures.preprocess import Preprocess
+from flawscope.runtime import onnx_file
 
 RNG = np.random.default_rng(0)
 LEVELS = np.arange(256, dtype=np.float32).reshape(1, 16, 16) / np.float32(255)
@@ -58,8 +58,8 @@ def test_exported_models_carry_them(kind: type) -> None:
     maps = np.zeros((2, 16 // STRIDE, 24 // STRIDE), np.float32)
     calibration = Calibration((1.0,), (1.0,), 0.0)
     manifest = Manifest("none", {}, Preprocess((16, 24)), calibration, samples=({}, {}))
-    entries = embedded.pack(Artefact(manifest, {"samples": samples, "sample_maps": maps}), {})
-    found = embedded.tensors(entries, embedded.manifest(entries, "model"), "model")
+    entries = onnx_file._packed(Artefact(manifest, {"samples": samples, "sample_maps": maps}), "")
+    found = onnx_file._tensors(entries, onnx_file._manifest(entries, "model"), "model")
     assert found["samples"].dtype == kind
     np.testing.assert_array_equal(found["samples"], samples)
-    assert len(embedded.manifest(entries, "model").samples) == 2
+    assert len(onnx_file._manifest(entries, "model").samples) == 2

@@ -22,10 +22,10 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from flawscope.export import eight_bits, onnx_graph  # noqa: E402
 from flawscope.export.eight_bits import Evidence, Maker, reduced  # noqa: E402
-from flawscope.export.engines import open_embed  # noqa: E402
-from flawscope.export.export import export  # noqa: E402
+from flawscope.export.export import export, open_embed  # noqa: E402
 from flawscope.export.onnx_graph import IR, OPSET  # noqa: E402
 from flawscope.export.pictures import Compared  # noqa: E402
+from flawscope.runtime import ENGINES  # noqa: E402
 
 
 def pictures(count: int, seed: int = 0) -> Any:
@@ -144,15 +144,14 @@ def test_layers_that_8_bits_ruin_stay_in_fp32() -> None:
     assert told[-1] == ("8-bit layers", 4, 4)
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
-def test_layers_left_in_fp32_are_computed_in_fp32(suffix: str) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_layers_left_in_fp32_are_computed_in_fp32(engine: str) -> None:
     """Beside a weight of 1000, 1 is 0 in 8 bits: an engine that rounds these weights, too, is found."""
-    if suffix == ".xml":
-        pytest.importorskip("openvino")
+    pytest.importorskip(engine)
     embed = network([diagonal(1e-3, 1, 1), diagonal(1e3, 1, 1), diagonal(1, 1, 1)])
     proto = Maker(embed, [pictures(4)]).made(["w1"])
     assert in_fp32(proto) == {"conv0.1"}
-    found = open_embed(proto, suffix, "int8")(pictures(1))
+    found = open_embed(proto, engine, "int8")(pictures(1))
     np.testing.assert_allclose(found[:, 1:], pictures(1)[:, 1:], atol=0.02)
 
 
@@ -202,11 +201,10 @@ def test_a_network_that_cuts_defects_off_gets_no_certificate(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
-def test_several_threads_may_ask_for_features_at_once(suffix: str) -> None:
-    if suffix == ".xml":
-        pytest.importorskip("openvino")
-    embed = open_embed(network([np.ones((64, 3, 5, 5)), np.ones((64, 64, 5, 5))]), suffix, "int8")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_several_threads_may_ask_for_features_at_once(engine: str) -> None:
+    pytest.importorskip(engine)
+    embed = open_embed(network([np.ones((64, 3, 5, 5)), np.ones((64, 64, 5, 5))]), engine, "int8")
     shown = [pictures(1, seed=k) for k in range(8)]
     alone = [embed(picture) for picture in shown]
     with ThreadPoolExecutor(4) as pool:

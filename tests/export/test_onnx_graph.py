@@ -20,7 +20,6 @@ import torch  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from flawscope.export import eight_bits, onnx_graph  # noqa: E402
-from flawscope.runtime.onnx import OnnxSession  # noqa: E402
 from flawscope.runtime.torch import TorchSession  # noqa: E402
 
 ROOT = Path(flawscope.__file__).parents[2]
@@ -89,15 +88,12 @@ def test_the_steps_are_the_detector_s(batch: int, steps: tuple[Any, Any], traine
 
 def test_names_operators_and_versions(steps: tuple[Any, Any], quantised: Any) -> None:
     embed, score = steps
-    halved = onnx_graph.join(embed, score)
-    onnx_graph.halve(halved)
     for proto, given, results in (
         (embed, "images", ["features"]),
         (score, "features", ["scores", "maps"]),
         (quantised, "images", ["features"]),
         (onnx_graph.join(embed, score), "images", ["scores", "maps"]),
         (onnx_graph.join(quantised, score), "images", ["scores", "maps"]),
-        (halved, "images", ["scores", "maps"]),
     ):
         onnx.checker.check_model(proto, full_check=True)
         assert [i.name for i in proto.graph.input] == [given]
@@ -148,66 +144,6 @@ def test_the_same_name_in_both_steps_means_two_things() -> None:
     onnx.checker.check_model(joined, full_check=True)
     for found in run(joined, images=np.float32([0, 5])):
         assert found.tolist() == [11.0, 16.0]
-
-
-# ---------------------------------------------------------------------------------------------------- halving
-
-
-def test_halving_takes_large_tensors_that_lose_nothing_and_no_others() -> None:
-    many, few = onnx_graph.WORTH_HALVING, onnx_graph.WORTH_HALVING - 1
-    tensors = {
-        "whole": np.arange(many, dtype=np.float32) % 2048,
-        "few": np.ones(few, np.float32),
-        "fine": np.ones(many, np.float32) + np.float32(1e-4),
-        "large": np.full(many, 1e5, np.float32),
-        "none": np.full(many, np.nan, np.float32),
-        "numbers": np.ones(many, np.int64),
-        "double": np.ones(many, np.float64),
-    }
-    nodes = [helper.make_node("Identity", [name], [f"{name}.out"]) for name in tensors]
-    outputs = [onnx.ValueInfoProto(name=f"{name}.out") for name in tensors]
-    kept = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
-    proto = helper.make_model(
-        helper.make_graph(nodes, "g", [], outputs, kept),
-        opset_imports=[helper.make_opsetid("", onnx_graph.OPSET)],
-        ir_version=onnx_graph.IR,
-    )
-    for output, value in zip(proto.graph.output, tensors.values(), strict=True):
-        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-        output.CopyFrom(helper.make_tensor_value_info(output.name, kind, value.shape))
-    onnx_graph.halve(proto)
-    onnx.checker.check_model(proto, full_check=True)
-    after = stored(proto)
-    assert set(after) == {"whole.fp16", *tensors} - {"whole"}
-    assert after["whole.fp16"].dtype == np.float16
-    for (name, value), found in zip(tensors.items(), run(proto), strict=True):
-        np.testing.assert_array_equal(found, value, err_msg=name)
-
-
-def test_halving_changes_no_answer(steps: tuple[Any, Any]) -> None:
-    joined = onnx_graph.join(*steps)
-    for tensor in joined.graph.initializer:  # rounded, as the exporter does before it traces
-        values = numpy_helper.to_array(tensor)
-        if values.dtype == np.float32 and values.size >= onnx_graph.WORTH_HALVING:
-            tensor.CopyFrom(
-                numpy_helper.from_array(values.astype(np.float16).astype(np.float32), tensor.name)
-            )
-    halved = copied(joined)
-    onnx_graph.halve(halved)
-    assert halved.ByteSize() < 0.6 * joined.ByteSize()
-    expected, found = (OnnxSession(p.SerializeToString(), "cpu").run(pictures(3)) for p in (joined, halved))
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_as_halves() -> None:
-    whole = np.arange(onnx_graph.WORTH_HALVING, dtype=np.float32).reshape(64, -1) % 100
-    found = onnx_graph.as_halves(whole)
-    assert found is not None
-    assert found.dtype == np.float16
-    np.testing.assert_array_equal(found, whole)
-    for wrong in (whole[:, 1:], whole + np.float32(1e-3), whole * 1e4, whole * np.float32(np.nan)):
-        assert onnx_graph.as_halves(wrong) is None
 
 
 # ------------------------------------------------------------------------------------------------- 8 bits

@@ -237,7 +237,7 @@ def test_onnx_runtime_that_cannot_load_cuda_says_so(onnx_path: Path, monkeypatch
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
     monkeypatch.setattr(
-        "flawscope.runtime.onnx.onnxruntime.get_available_providers",
+        "flawscope.runtime.onnxruntime.onnxruntime.get_available_providers",
         lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
     )
     with (

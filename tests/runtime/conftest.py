@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from flawscope.runtime import ENGINES
 
-@pytest.fixture(params=[".onnx", ".xml"])
-def suffix(request: pytest.FixtureRequest) -> str:
-    """Of every kind of exported model whose engine is here."""
-    if request.param == ".xml":
-        pytest.importorskip("openvino")
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Every engine of exported models that is here."""
+    pytest.importorskip(request.param)
     return str(request.param)

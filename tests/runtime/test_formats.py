@@ -1,10 +1,11 @@
-"""The three kinds of model file do the same, and each is known by its suffix."""
+"""Both kinds of model file do the same in every engine, and each is known by its suffix."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -21,18 +22,24 @@ from flawscope.errors import InputError
 from flawscope.pictures.preprocess import Preprocess
 
 pytest.importorskip("torch")
-FIXTURES = {".safetensors": "model_path", ".onnx": "onnx_path", ".xml": "openvino_path"}
+FIXTURES = {".safetensors": "model_path", ".onnx": "onnx_path"}
 
 
-@pytest.fixture(params=FIXTURES)
-def path(request: pytest.FixtureRequest) -> Path:
-    """The same model in each kind of file."""
-    found: Path = request.getfixturevalue(FIXTURES[request.param])
-    return found
+@pytest.fixture(params=["torch", *runtime.ENGINES])
+def engine(request: pytest.FixtureRequest) -> str | None:
+    """Every engine that is here; None for torch, which is not asked for."""
+    pytest.importorskip(request.param)
+    return None if request.param == "torch" else str(request.param)
+
+
+@pytest.fixture
+def path(engine: str | None, model_path: Path, onnx_path: Path) -> Path:
+    """The same model, for this engine."""
+    return model_path if engine is None else onnx_path
 
 
 def test_every_format_is_tried_here() -> None:
-    assert set(FIXTURES) == set(runtime.FORMATS)
+    assert set(FIXTURES) == set(runtime.SUFFIXES)
 
 
 def test_a_rate_that_cannot_be_had_is_said_by_python_and_the_command(
@@ -48,34 +55,70 @@ def test_a_rate_that_cannot_be_had_is_said_by_python_and_the_command(
 
 
 def test_every_command_takes_it(
-    path: Path, model_path: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    path: Path,
+    engine: str | None,
+    model_path: Path,
+    drawn: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def run(*argv: str) -> Any:
-        assert main([*argv, "--json", "--threads", "1"]) == 0
+    def how(model: Path) -> list[str]:
+        return ["--threads", "1", *(["--engine", engine] if engine and model.suffix == ".onnx" else [])]
+
+    def run(command: str, model: Path, *argv: str) -> Any:
+        given = ["check", "--model", str(model)] if command == "data" else [str(model)]
+        assert main([command, *given, *argv, "--json", *how(model)]) == 0
         return json.loads(capsys.readouterr().out)
 
     def calibrated(model: Path) -> Path:
         new = tmp_path / f"new{model.suffix}"
         argv = ["calibrate", str(model), "--good", str(drawn / "plate/test/good"), "--out", str(new)]
-        assert main([*argv, "--threads", "1", "--quiet"]) == 0
+        assert main([*argv, *how(model), "--quiet"]) == 0
         return new
 
     picture = sorted((drawn / "plate/test").glob("*/*.png"))[-1]
     new, origin = calibrated(path), calibrated(model_path)
     for model, trained in ((path, model_path), (new, origin)):
-        found, expected = (run("predict", str(m), str(picture)) for m in (model, trained))
+        found, expected = (run("predict", m, str(picture)) for m in (model, trained))
         assert found["score"] == pytest.approx(expected["score"], rel=1e-4)
         assert found["severity"] == pytest.approx(expected["severity"], rel=1e-3)
         assert found["shifts"] == expected["shifts"] != {}
         assert found["is_anomalous"] == expected["is_anomalous"]
-    found, expected = (run("evaluate", str(m), "--data", str(drawn)) for m in (path, model_path))
+    found, expected = (run("evaluate", m, "--data", str(drawn)) for m in (path, model_path))
     assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-3)
-    found, expected = (run("info", str(m)) for m in (new, origin))
+    found, expected = (run("info", m) for m in (new, origin))
     assert found["calibration"]["scores"] == pytest.approx(expected["calibration"]["scores"], rel=1e-4)
     assert found["pictures"] == expected["pictures"]
-    run("info", str(new), "--self-test")
-    found = run("data", "check", "--data", str(drawn / "plate"), "--model", str(path), "--no-near")
+    run("info", new, "--self-test")
+    found = run("data", path, "--data", str(drawn / "plate"), "--no-near")
     assert found["suspects"] is not None
+
+
+def test_an_engine_that_does_not_run_such_a_file_is_one_line(
+    model_path: Path, onnx_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(drawn / "plate/test/good/000.png")
+    assert main(["predict", str(model_path), picture, "--engine", "openvino"]) == 2
+    err = capsys.readouterr().err
+    assert f"cannot run model {model_path} with engine openvino: torch runs it; export it as .onnx" in err
+    assert err.count("\n") == 1
+    assert main(["predict", str(onnx_path), picture, "--engine", "tensorrt"]) == 2
+    with pytest.raises(InputError, match="use one of onnxruntime, openvino"):
+        flawscope.load(onnx_path, engine="torch")
+
+
+def test_a_model_in_bf16_is_openvino_s(onnx_path: Path) -> None:
+    artefact = runtime.read(onnx_path)
+    calibration = replace(artefact.manifest.calibration, precision="bf16")
+    artefact = replace(artefact, manifest=replace(artefact.manifest, calibration=calibration))
+    with pytest.raises(InputError, match="its bf16 is OpenVINO's alone"):
+        runtime.open_session(artefact, onnx_path, "onnxruntime")
+    pytest.importorskip("openvino")
+    asked: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flawscope.runtime.openvino._hint", lambda *how: asked.append(how[2]) or "f32")
+        assert runtime.open_session(artefact, onnx_path).runtime == "openvino"
+    assert asked == ["bf16"]
 
 
 def test_calibrate_writes_the_kind_it_was_given(
@@ -92,8 +135,6 @@ def test_calibrate_writes_the_kind_it_was_given(
 
 def test_the_suffix_may_be_in_capitals(path: Path, tmp_path: Path) -> None:
     (tmp_path / f"M{path.suffix.upper()}").symlink_to(path)
-    if path.suffix == ".xml":
-        (tmp_path / "M.bin").symlink_to(path.with_suffix(".bin"))
     assert predictor.read_manifest(tmp_path / f"M{path.suffix.upper()}") == predictor.read_manifest(path)
 
 
@@ -105,12 +146,28 @@ def test_another_suffix_is_one_line_with_the_kinds(
         flawscope.load(wrong)
     wrong.write_bytes(model_path.read_bytes())
     for read in (flawscope.load, predictor.read_manifest):
-        with pytest.raises(InputError, match=r"\.safetensors, \.onnx or \.xml"):
+        with pytest.raises(InputError, match=r"\.safetensors or \.onnx files"):
             read(wrong)
     with pytest.raises(InputError, match="is a folder"):
         flawscope.load(tmp_path)
     assert main(["info", str(wrong)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_xml_file_of_an_older_version_is_one_line_with_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "part.xml"
+    with pytest.raises(InputError, match="there is no model"):
+        flawscope.load(old)
+    old.write_text("<net/>")
+    for argv in (["info", str(old)], ["predict", str(old), str(old)]):
+        assert main(argv) == 2
+        err = capsys.readouterr().err
+        assert err == (
+            f"flawscope: cannot use model {old}: OpenVINO runs .onnx models now; "
+            "export the .safetensors model as .onnx\n"
+        )
 
 
 @pytest.mark.parametrize("threads", [0, -1])
@@ -125,14 +182,14 @@ def test_threads_that_make_no_sense_in_a_call(text: str, capsys: pytest.CaptureF
     assert "is not a number of threads" in capsys.readouterr().err
 
 
-def test_many_threads_may_predict_at_once(path: Path, drawn: Path) -> None:
+def test_many_threads_may_predict_at_once(path: Path, engine: str | None, drawn: Path) -> None:
     """A server's do. Same numbers, and every thread's and torch's thread count stays what it was."""
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        model = flawscope.load(path, device="cpu")
+        model = flawscope.load(path, engine=engine, device="cpu")
         pictures = sorted((drawn / "plate/test").glob("*/*.png"))[:5]
         images = np.concatenate([model.manifest.preprocess(picture)[0] for picture in pictures])
         expected, meeting = model.session.run(images)[0], Barrier(8, timeout=30)
@@ -155,12 +212,12 @@ def test_many_threads_may_predict_at_once(path: Path, drawn: Path) -> None:
         torch.set_num_threads(before)
 
 
-def test_the_engine_computes_with_so_many_threads(path: Path) -> None:
+def test_the_engine_computes_with_so_many_threads(path: Path, engine: str | None) -> None:
     import torch
 
     before = torch.get_num_threads()
     try:
-        session: Any = flawscope.load(path, device="cpu", threads=2).session
+        session: Any = flawscope.load(path, engine=engine, device="cpu", threads=2).session
         count: int = {
             "torch": torch.get_num_threads,
             "onnxruntime": lambda: session.engine.get_session_options().intra_op_num_threads,
@@ -174,17 +231,19 @@ def test_the_engine_computes_with_so_many_threads(path: Path) -> None:
         torch.set_num_threads(before)
 
 
-def test_many_pictures_are_judged_side_by_side_as_one_by_one(path: Path, drawn: Path) -> None:
+def test_many_pictures_are_judged_side_by_side_as_one_by_one(
+    path: Path, engine: str | None, drawn: Path
+) -> None:
     import torch
 
     before = torch.get_num_threads()
     try:
         pictures = sorted((drawn / "plate/test").glob("*/*.png"))[:7]
-        single = flawscope.load(path, device="cpu", threads=1)
+        single = flawscope.load(path, engine=engine, device="cpu", threads=1)
         assert single.session.lanes == 1
         expected = [single.predict(picture) for picture in pictures]
-        model = flawscope.load(path, device="cpu", threads=3)
-        assert model.session.lanes == (6 if path.suffix == ".xml" else 3)
+        model = flawscope.load(path, engine=engine, device="cpu", threads=3)
+        assert model.session.lanes == (6 if engine == "openvino" else 3)
         calls, run_alone = [], model.session.run_alone
         model.session.run_alone = lambda images: calls.append(len(images)) or run_alone(images)  # type: ignore
         found = [result for _, result in model.stream(pictures)]

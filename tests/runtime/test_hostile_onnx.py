@@ -15,8 +15,8 @@ import pytest
 
 import flawscope
 from flawscope.errors import InputError
-from flawscope.runtime import onnx as runtime
 from flawscope.runtime import onnx_check, onnx_metadata
+from flawscope.runtime import onnx_file as runtime
 
 onnx = pytest.importorskip("onnx")
 node: Callable[..., Any] = onnx.helper.make_node
@@ -150,6 +150,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a graph for an operator that has none": (
         lambda: network([node("Neg", ["peak"], ["scores"], x=network().graph)]),
         "an attribute with parts that are not allowed",
+    ),
+    "a step that 32 bits do not hold": (  # with it OpenVINO divides by 0, which ends the process
+        lambda: network([node("MaxPool", ["images"], ["x"], kernel_shape=[2, 2], strides=[1, 2**32])]),
+        "settings beyond all measure, 'strides'",
+    ),
+    "a negative one": (
+        lambda: network([node("ReduceMax", ["mean"], ["x"], keepdims=-(2**40))]),
+        "settings beyond all measure, 'keepdims'",
     ),
     "very many nodes": (
         lambda: network([node("Neg", ["peak"], [f"x{k}"]) for k in range(onnx_check.MOST_NODES)]),

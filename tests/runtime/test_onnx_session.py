@@ -13,12 +13,11 @@ import pytest
 
 import flawscope
 from flawscope import predictor
-from flawscope.artefact import embedded as carried
 from flawscope.cli import main
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.runtime import onnx as runtime
+from flawscope.runtime import onnx_file as runtime
 from flawscope.runtime import onnx_metadata as metadata
-from flawscope.runtime.onnx import OnnxSession
+from flawscope.runtime.onnxruntime import OnnxSession
 
 onnx = pytest.importorskip("onnx")
 
@@ -41,7 +40,8 @@ def test_the_manifest_comes_along(onnx_path: Path, model_path: Path) -> None:
     found, origin = (predictor.read_manifest(p).to_dict() for p in (onnx_path, model_path))
     assert "certificate" in found["facts"]
     for manifest in (found, origin):
-        manifest["facts"].pop("certificate", None)
+        for name in ("certificate", "certificate_openvino"):
+            manifest["facts"].pop(name, None)
         manifest.pop("versions")
     assert found == origin
 
@@ -122,7 +122,7 @@ def with_manifest(data: bytes, **changes: object) -> bytes:
 
     entries = metadata.read(data, "flawscope")
     entries["flawscope"] = json.dumps({**json.loads(entries["flawscope"]), **changes})
-    entries[carried.METADATA_SHA256] = carried.metadata_hash(entries)
+    entries[runtime.METADATA_SHA256] = runtime.metadata_hash(entries)
     file = io.BytesIO()
     metadata.write(file, metadata.body(data, "flawscope"), entries)
     return file.getvalue()
@@ -213,7 +213,9 @@ def test_a_device_it_does_not_have(onnx_path: Path, device: str) -> None:
 
 
 def test_cuda_without_its_provider(onnx_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(
+        "flawscope.runtime.onnxruntime.onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"]
+    )
     with pytest.raises(InputError, match="no CUDA"):
         flawscope.load(onnx_path, device="cuda")
 

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 import flawscope
-from flawscope.artefact import embedded
 from flawscope.artefact.model_file import Artefact
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.pictures.preprocess import Preprocess
+from flawscope.runtime import onnx_file
 from flawscope.runtime import onnx_metadata as metadata
 
 pytest.importorskip("torch")
@@ -38,10 +38,10 @@ def pictures(tiled_pictures: Path) -> list[Path]:
 
 @pytest.mark.parametrize("roi", [None, ROI], ids=["everywhere", "region"])
 def test_every_engine_gives_the_same_answer(
-    suffix: str, roi: str | None, tiled: Tiled, pictures: list[Path]
+    engine: str, roi: str | None, tiled: Tiled, pictures: list[Path]
 ) -> None:
     trained = flawscope.load(tiled(roi=roi, positions="each"), device="cpu")
-    exported = flawscope.load(tiled(suffix, roi=roi, positions="each"))
+    exported = flawscope.load(tiled(".onnx", roi=roi, positions="each"), engine=engine)
     for one, other in zip(trained.predict([*pictures]), exported.predict([*pictures]), strict=True):
         assert other.score == pytest.approx(one.score, rel=1e-4)
         np.testing.assert_allclose(other.map, one.map, rtol=1e-3, atol=1e-3)
@@ -49,9 +49,9 @@ def test_every_engine_gives_the_same_answer(
     assert exported.self_test().passed
 
 
-def test_a_tile_is_compared_with_its_own_place_alone(suffix: str, tiled: Tiled, tiled_pictures: Path) -> None:
+def test_a_tile_is_compared_with_its_own_place_alone(engine: str, tiled: Tiled, tiled_pictures: Path) -> None:
     """Both engines, each tile by the bank of every place: its own is the one that was used."""
-    model = flawscope.load(tiled(suffix, positions="each"))
+    model = flawscope.load(tiled(".onnx", positions="each"), engine=engine)
     views = model.manifest.preprocess.views(tiled_pictures / "good/0.png")
     count = len(views)
     images = views.images(range(count))
@@ -75,13 +75,13 @@ def _split(images: np.ndarray) -> list:
     return list(torch.from_numpy(images).split(1))
 
 
-def test_the_file_says_which_tiles_it_knows(suffix: str, tiled: Tiled, tiled_pictures: Path) -> None:
-    model = flawscope.load(tiled(suffix, positions="each"))
+def test_the_file_says_which_tiles_it_knows(engine: str, tiled: Tiled, tiled_pictures: Path) -> None:
+    model = flawscope.load(tiled(".onnx", positions="each"), engine=engine)
     how = model.manifest.preprocess
     assert how.to_dict()["positions"] == [2, 3]
     assert "told apart by where they lie (2 rows of 3)" in how.described()
     assert Preprocess.from_dict(how.to_dict()) == how
-    shared = flawscope.load(tiled(suffix)).manifest.preprocess
+    shared = flawscope.load(tiled(".onnx"), engine=engine).manifest.preprocess
     assert "positions" not in shared.to_dict()
     for name in ("tile", "small"):
         with pytest.raises(InputError, match=r"0\.png: "):
@@ -114,7 +114,7 @@ def test_what_the_manifest_says_must_be_what_the_network_does(tiled: Tiled, tmp_
         said["preprocess"] = {k: v for k, v in said["preprocess"].items() if k != "positions"}
         said["preprocess"] |= {} if positions is None else {"positions": positions}
         entries["flawscope"] = json.dumps(said)
-        entries[embedded.METADATA_SHA256] = embedded.metadata_hash(entries)
+        entries[onnx_file.METADATA_SHA256] = onnx_file.metadata_hash(entries)
         with changed.open("wb") as file:
             metadata.write(file, metadata.body(data, "flawscope"), entries)
         with pytest.raises(InputError, match="its tiles are not its manifest's"):
@@ -134,13 +134,13 @@ def test_positions_that_make_no_sense_are_one_line(value: object) -> None:
 
 
 def test_reduced_precisions_leave_a_picture_out_at_its_places(
-    tiled: Tiled, tiled_pictures: Path, tmp_path: Path
+    int8_in_name: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path
 ) -> None:
     from flawscope.datasets import list_pictures
 
     good = list_pictures(tiled_pictures / "train")
     trained = flawscope.load(tiled(positions="each"), device="cpu")
-    export(tiled(positions="each"), tmp_path / "m.onnx", precision="fp16", pictures=good)
+    export(tiled(positions="each"), tmp_path / "m.onnx", precision="int8", pictures=good)
     model = flawscope.load(tmp_path / "m.onnx")
     np.testing.assert_allclose(model.calibration.scores, trained.calibration.scores, rtol=0.01)
     assert model.calibration.count == len(good)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +17,13 @@ from PIL import Image
 
 import flawscope
 from flawscope import predictor
-from flawscope.artefact import embedded
 from flawscope.artefact.model_file import Artefact
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.pictures import preprocess
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
+from flawscope.runtime import onnx_file
 from flawscope.runtime import onnx_metadata as metadata
 
 pytest.importorskip("torch")
@@ -40,9 +42,12 @@ def pictures(tiled_pictures: Path) -> list[Path]:
 
 @pytest.mark.parametrize("roi", [None, ROI], ids=["everywhere", "region"])
 def test_every_engine_gives_the_same_answer(
-    suffix: str, roi: str | None, tiled: Tiled, pictures: list[Path]
+    engine: str, roi: str | None, tiled: Tiled, pictures: list[Path]
 ) -> None:
-    trained, exported = flawscope.load(tiled(roi=roi), device="cpu"), flawscope.load(tiled(suffix, roi=roi))
+    trained, exported = (
+        flawscope.load(tiled(roi=roi), device="cpu"),
+        flawscope.load(tiled(".onnx", roi=roi), engine=engine),
+    )
     expected, found = trained.predict([*pictures]), exported.predict([*pictures])
     worst = 0.0
     for one, other in zip(expected, found, strict=True):
@@ -59,9 +64,10 @@ def test_every_engine_gives_the_same_answer(
     assert expected[0].map.shape == (107, 149)  # 160x224 at 2/3
 
 
-def test_the_file_says_how_to_tile(suffix: str, tiled: Tiled) -> None:
+def test_the_file_says_how_to_tile(engine: str, tiled: Tiled) -> None:
     trained, exported = (
-        flawscope.load(tiled(kind, roi=ROI), device="cpu") for kind in (".safetensors", suffix)
+        flawscope.load(tiled(kind, roi=ROI), engine=by, device="cpu")
+        for kind, by in ((".safetensors", None), (".onnx", engine))
     )
     found, origin = exported.manifest, trained.manifest
     assert found.preprocess == origin.preprocess
@@ -161,10 +167,10 @@ def test_a_view_without_a_number_makes_the_picture_have_none(
 
 
 def test_a_picture_smaller_than_a_tile_is_one_line_and_the_others_are_done(
-    suffix: str, tiled: Tiled, tiled_pictures: Path, capsys: pytest.CaptureFixture[str]
+    engine: str, tiled: Tiled, tiled_pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small, good = str(tiled_pictures / "small/0.png"), str(tiled_pictures / "good/0.png")
-    model = flawscope.load(tiled(suffix))
+    model = flawscope.load(tiled(".onnx"), engine=engine)
     with pytest.raises(InputError) as caught:
         model.predict(small)
     assert str(caught.value) == (
@@ -176,21 +182,21 @@ def test_a_picture_smaller_than_a_tile_is_one_line_and_the_others_are_done(
         True,
         False,
     ]
-    assert main(["predict", str(tiled(suffix)), small, good, "--json"]) == 1
+    assert main(["predict", str(tiled(".onnx")), small, good, "--json", "--engine", engine]) == 1
     printed, said = capsys.readouterr()
     assert [json.loads(line)["path"] for line in printed.splitlines()][-1] == good
     assert said.count("less than a tile") == 1
 
 
 def test_a_tiled_model_is_calibrated_anew_by_pictures(
-    suffix: str, tiled: Tiled, tiled_pictures: Path, tmp_path: Path
+    engine: str, tiled: Tiled, tiled_pictures: Path, tmp_path: Path
 ) -> None:
     good = sorted((tiled_pictures / "good").iterdir())
-    model = flawscope.load(tiled(suffix, roi=ROI))
+    model = flawscope.load(tiled(".onnx", roi=ROI), engine=engine)
     again = model.calibrate([*good])
     assert list(again.calibration.scores) == [found.score for found in model.predict([*good])]
-    again.save(tmp_path / f"m{suffix}")
-    found = flawscope.load(tmp_path / f"m{suffix}")
+    again.save(tmp_path / "m.onnx")
+    found = flawscope.load(tmp_path / "m.onnx", engine=engine)
     assert found.manifest.fusion == model.manifest.fusion
     assert found.predict(good[0]).score == pytest.approx(again.calibration.scores[0], rel=1e-6)
 
@@ -203,7 +209,7 @@ def rewritten(source: Path, path: Path, change: Callable[[dict[str, str]], None]
     data, file = source.read_bytes(), io.BytesIO()
     entries = metadata.read(data, "flawscope")
     change(entries)
-    entries[embedded.METADATA_SHA256] = embedded.metadata_hash(entries)
+    entries[onnx_file.METADATA_SHA256] = onnx_file.metadata_hash(entries)
     metadata.write(file, metadata.body(data, "flawscope"), entries)
     path.write_bytes(file.getvalue())
     return path
@@ -226,7 +232,9 @@ def manifest(**changes: Any) -> Callable[[dict[str, str]], None]:
 
 
 def region(mask: Any) -> Callable[[dict[str, str]], None]:
-    return lambda entries: entries.update({"flawscope.region": embedded._pack(np.asarray(mask))})
+    return lambda entries: entries.update(
+        {"flawscope.region": base64.b64encode(zlib.compress(np.asarray(mask).tobytes())).decode()}
+    )
 
 
 BAD: dict[str, tuple[Callable[[dict[str, str]], None], str]] = {

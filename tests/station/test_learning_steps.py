@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,8 @@ from sqlalchemy import create_engine, select
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.learning import candidates as of
-from flawscope.station.learning import corrections, learning, process
+from flawscope.station.learning import learning, process
+from flawscope.station.learning import plan as plans
 from flawscope.station.learning.candidates import Candidates
 from flawscope.station.learning.learning import Learning
 from flawscope.station.learning.process import StoppedError, Worker
@@ -78,6 +80,11 @@ def filled(database: Database) -> None:
 class Versions:
     """Of each product version 1 is active, and 2 is what is made."""
 
+    device = "cpu"
+
+    def engine_for(self, path: Path) -> str | None:
+        return None
+
     def __init__(self) -> None:
         self.now = {1: 1, 2: 1}
         self.cannot: Exception | None = None
@@ -121,7 +128,6 @@ class Made:
             *given,
             {"one": 1, "two": 2},
             {"one": learn, "two": learn},
-            "cpu",
             self.reported.__setitem__,
             self.said.append,
         )
@@ -315,42 +321,33 @@ def no_step(stage: str, done: int, total: int) -> None:
     raise AssertionError("there is none")
 
 
-def test_a_job_that_comes_as_the_idle_timer_fires_is_done(worker: Worker) -> None:
-    """`Timer.cancel` does nothing any more then."""
+def test_a_process_stays_for_the_next_job(worker: Worker) -> None:
     assert worker.run({"number": 1}, no_step) == {"job": {"number": 1}}
-    first, asked = worker.pid, worker._asked
-    fired, go = threading.Event(), threading.Event()
-    usual = worker._timer
-    assert usual is not None
-    usual.cancel()
-
-    def late() -> None:
-        fired.set()
-        assert go.wait(10)
-        usual.function()
-
-    late_one = worker._timer = threading.Timer(0, late)
-    late_one.start()
-    assert fired.wait(10)
-
-    def asked_late(*told: Any) -> dict[str, Any]:
-        go.set()
-        late_one.join(10)  # the timer's thread is the quicker one
-        return asked(*told)
-
-    worker._asked = asked_late  # type: ignore[method-assign]
+    first = worker.pid
+    assert first is not None
     assert worker.run({"number": 2}, no_step) == {"job": {"number": 2}}
     assert worker.pid == first
 
 
-def test_an_idle_process_ends_by_itself(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "IDLE", 0.0)
-    worker.run({}, no_step)
-    timer = worker._timer
-    if timer is not None:  # else it has ended already
-        timer.join(10)
-    assert worker.pid is None
-    assert worker.run({"number": 2}, no_step) == {"job": {"number": 2}}, "and another one is started"
+def test_a_job_that_comes_as_an_idle_process_ends_is_done(worker: Worker) -> None:
+    """It is there when it is asked, and ends without having read the job."""
+    first, asked = worker._started(), worker._asked
+
+    def asked_late(process: Any, *told: Any) -> Any:
+        if process is first:
+            process.stdin.close()  # the echo ends with 0 then, as an idle process does
+            process.wait(10)
+        return asked(process, *told)
+
+    worker._asked = asked_late  # type: ignore[method-assign]
+    assert worker.run({"number": 2}, no_step) == {"job": {"number": 2}}
+    assert worker.pid not in (None, first.pid), "another one was started"
+
+
+def test_an_idle_process_ends_by_itself() -> None:
+    code = "import sys; from flawscope.station.learning import worker; worker.IDLE = 0.1; worker.main()"
+    with subprocess.Popen([sys.executable, "-c", code, "1000"], stdin=subprocess.PIPE) as idle:
+        assert idle.wait(60) == 0  # although its input is open
 
 
 def test_an_end_before_the_job_is_written_is_an_end(worker: Worker) -> None:
@@ -379,7 +376,7 @@ def test_more_corrections_than_a_question_may_name() -> None:
         row = {"at": 0, "who": "anna", "note": ""}
         for number, verdict in said:
             connection.execute(verdicts.insert().values(inspection_id=number, verdict=verdict, **row))
-        found = corrections._said(connection, range(1, 40_001))
+        found = plans._said(connection, range(1, 40_001))
     assert len(found) == 40_000
     assert {number: [one.verdict for one in stack] for number, stack in found.items() if stack} == {
         40_000: ["good", "defect"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flawscope.station.learning.advice import advice
+from flawscope.station.learning.promotion_policy import advice
 from flawscope.station.web.texts import LANGUAGES, texts
 
 

@@ -38,7 +38,7 @@ on_sqlite = pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
 
 @pytest.fixture
 def filled(database_url: str | None, tmp_path: Path) -> Settings:
-    """The settings of a store with two products, a model in two files, pictures, a mask and a user."""
+    """The settings of a store with two products, two models, pictures, a mask and a user."""
     settings = Settings(store=str(tmp_path / "here"), database=database_url)
     files = Files(settings.store)
     database = Database(settings.url)
@@ -46,7 +46,7 @@ def filled(database_url: str | None, tmp_path: Path) -> Settings:
     store, kept = Store(database), Versions(database, files)
     plate, board = store.add_product("plate"), store.add_product("board")
     one = kept.add(plate, FIXTURES / "patchcore.safetensors", "by hand", "anna")
-    kept.add(board, FIXTURES / "patchcore-two-sizes.xml", "by hand", "anna")
+    kept.add(board, FIXTURES / "patchcore-two-sizes.onnx", "by hand", "anna")
     for k in range(6):
         add(store, files, plate, one, f"picture {k}".encode(), k)
     store.decide(plate, 1, DEFECT, "anna", files.keep(MASKS, b"a mask", ".png"))

@@ -19,7 +19,7 @@ from station_helpers import Load, everything, until
 pytest.importorskip("torch")
 
 from flawscope.predictor import load, read_manifest
-from flawscope.station.learning.corrections import drawn as drawn_of_line
+from flawscope.station.learning.plan import drawn as drawn_of_line
 from flawscope.station.learning.promotion_policy import waits
 from flawscope.station.settings.station import Learn, Product
 from flawscope.station.store.recording import Taken

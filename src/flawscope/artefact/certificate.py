@@ -113,6 +113,20 @@ class Certificate:
         )
 
 
+CERTIFICATE, BESIDE = "certificate", "certificate_openvino"  # among a manifest's facts
+
+
+def to_facts(certificates: Sequence[Certificate]) -> dict[str, Any]:
+    """The certificates of a file's first engine and, if there is one, of OpenVINO beside it."""
+    return {key: one.to_dict() for key, one in zip((CERTIFICATE, BESIDE), certificates, strict=False)}
+
+
+def of_facts(facts: Mapping[str, Any]) -> list[Certificate]:
+    """What `to_facts` wrote; none of a model that was not exported. KeyError, TypeError or ValueError if a
+    certificate is damaged."""
+    return [Certificate.from_dict(facts[key]) for key in (CERTIFICATE, BESIDE) if key in facts]
+
+
 def compare(
     session: Runs,
     images: NDArray[np.float32],

@@ -30,7 +30,7 @@ COMMANDS: dict[str, str] = {
     "serve": "a station: a page and an API that inspect and remember",
     "review": "sort flagged pictures into good and defective",
     "calibrate": "new thresholds from new good pictures",
-    "export": "a copy that needs no torch, .onnx or .xml",
+    "export": "a copy that needs no torch, .onnx",
     "simulate": "put defects on good pictures, to look at them",
     "info": "what a model is and where it came from",
     "backbones": "feature extractors at hand",

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, metavar="MODEL2", help="model file to write, of the same kind"
     )
     common.add_rate(parser, "the model's")
-    common.add_device(parser)
+    common.add_engine(parser)
     common.add_quiet(parser)
 
 

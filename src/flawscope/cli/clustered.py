@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         where=args.cluster,
         out=args.out,
         false_alarm_rate=args.false_alarm_rate,
+        engine=args.engine,
         device=args.device,
         threads=args.threads or 1,
         overlays=args.overlays,

@@ -90,6 +90,16 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_engine(parser: argparse.ArgumentParser, threads: str = "all cores") -> None:
+    """How a model is run: engine, device, threads."""
+    parser.add_argument(
+        "--engine",
+        choices=("onnxruntime", "openvino"),
+        help="runs an .onnx model (default: onnxruntime; openvino for a model in bf16)",
+    )
+    add_device(parser, threads)
+
+
 def add_rate(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--false-alarm-rate",
@@ -249,7 +259,7 @@ def load_model(args: argparse.Namespace, path: str) -> Predictor:
     """The model, as the command's `--device`, `--threads` and `--false-alarm-rate` ask for it."""
     from flawscope.predictor import load
 
-    model = load(path, device=args.device, threads=args.threads)
+    model = load(path, engine=args.engine, device=args.device, threads=args.threads)
     return model if args.false_alarm_rate is None else model.with_rate(args.false_alarm_rate)
 
 

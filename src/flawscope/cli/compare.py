@@ -14,6 +14,7 @@ from flawscope.progress import counted
 if TYPE_CHECKING:
     from flawscope.datasets import Dataset
     from flawscope.evaluation.comparison import Comparison, Difference, Judged
+    from flawscope.predictor import Predictor
 
 PICTURES = "pictures.csv"
 SHOWN = 20  # changed decisions that are printed; --json and --out have all
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_rate(parser, "each model's own")
     common.add_figures(parser, "write a page with both side by side, and the results")
     common.add_json(parser)
-    common.add_device(parser)
+    common.add_engine(parser)
     common.add_quiet(parser)
 
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     from flawscope.evaluation.comparison import compare
 
-    a, b = (common.load_model(args, path) for path in (args.a, args.b))
+    a, b = (_opened(args, path) for path in (args.a, args.b))
     found = compare(
         *(a, b, dataset),
         names=_names(args.a, args.b),
@@ -93,6 +94,14 @@ def _dataset(args: argparse.Namespace) -> Dataset:
     first, _ = (read_manifest(path) for path in (args.a, args.b))
     seed, group = common.seed_and_group(first)
     return open_dataset(args.data, args.category, seed=seed, group=group)
+
+
+def _opened(args: argparse.Namespace, path: str) -> Predictor:
+    """A model; `--engine` is for those that are exported."""
+    from flawscope.runtime import EXPORTED, suffix_of
+
+    engine = args.engine if suffix_of(path) == EXPORTED else None
+    return common.load_model(argparse.Namespace(**{**vars(args), "engine": engine}), path)
 
 
 def _names(a: str, b: str) -> tuple[str, str]:

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_group(parser)
     parser.add_argument("--no-near", action="store_true", help="skip the search for near-duplicates")
     common.add_json(parser)
-    common.add_device(parser)
+    common.add_engine(parser)
     common.add_quiet(parser)
 
 
@@ -106,7 +106,7 @@ def _suspects(
     from flawscope.pictures.decoding import decode, pixel_hash
     from flawscope.predictor import load
 
-    predictor = load(args.model, device=args.device, threads=args.threads)
+    predictor = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
     manifest, calibration = predictor.manifest, predictor.calibration
     limit = manifest.suspicious_above
     own = dict(zip(manifest.facts.get("calibration_pictures", []), calibration.scores, strict=False))

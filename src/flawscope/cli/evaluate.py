@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.add_pictures(parser, animation="webp")
     common.add_json(parser)
-    common.add_device(parser)
+    common.add_engine(parser)
     common.add_quiet(parser)
 
 
@@ -208,9 +208,9 @@ def _check_several(args: argparse.Namespace) -> None:
 
 def _model(folder: str, category: str) -> Path:
     """The category's model file, the trained one first."""
-    from flawscope.runtime import FORMATS
+    from flawscope.runtime import SUFFIXES
 
-    every = [Path(folder) / f"{category}{suffix}" for suffix in FORMATS]
+    every = [Path(folder) / f"{category}{suffix}" for suffix in SUFFIXES]
     for path in every:
         if path.is_file():
             return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model file")
     parser.add_argument("--self-test", action="store_true", help="run the stored samples on this machine")
     parser.add_argument("--json", action="store_true", help="print the whole manifest")
-    common.add_device(parser)
+    common.add_engine(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from flawscope.predictor import load
 
-    result = load(args.model, device=args.device, threads=args.threads).self_test()
+    result = load(args.model, engine=args.engine, device=args.device, threads=args.threads).self_test()
     common.say(f"self-test {'passed' if result.passed else 'FAILED'}: {result.line()}")
     return 0 if result.passed else 1
 
@@ -67,7 +68,7 @@ def lines(manifest: Manifest) -> list[str]:
         *[("fitted", line) for line in facts.get("summary", ())],
         *([("time of the fit", duration(facts["seconds_total"]))] if "seconds_total" in facts else []),
         ("made with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items())),
-        *([("exported", exported(facts["certificate"]))] if "certificate" in facts else []),
+        *[("exported", line) for line in exported(facts)],
         *[("note", note) for note in manifest.notes],
         *[(f"test {k}", f"{v:.4f}") for k, v in manifest.metrics.items() if isinstance(v, float)],
         ("samples", f"{len(manifest.samples)} for --self-test"),
@@ -77,10 +78,11 @@ def lines(manifest: Manifest) -> list[str]:
     return [f"{k:<{pad}}{v}" for k, v in rows]
 
 
-def exported(certificate: Any) -> str:
-    from flawscope.artefact.certificate import Certificate
+def exported(facts: Mapping[str, Any]) -> list[str]:
+    """Its certificates, by engine."""
+    from flawscope.artefact.certificate import of_facts
 
     try:
-        return Certificate.from_dict(certificate).line()
+        return [certificate.line() for certificate in of_facts(facts)]
     except (KeyError, TypeError, ValueError, OverflowError):
-        return "its certificate is damaged"
+        return ["its certificate is damaged"]

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fail-on-anomaly", action="store_true", help="exit with 3 if any picture is anomalous"
     )
-    common.add_device(parser, threads="all cores; with --cluster 1")
+    common.add_engine(parser, threads="all cores; with --cluster 1")
     remote.add_arguments(parser)
     common.add_cluster(parser)
     clustered.add_arguments(parser)

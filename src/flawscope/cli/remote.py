@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flawscope.station.store.inspection import Inspection
 
 AT_ONCE = 4  # pictures on their way
-ITS_OWN = ("false_alarm_rate", "device", "threads")  # what the station's own settings say
+ITS_OWN = ("false_alarm_rate", "engine", "device", "threads")  # what the station's own settings say
 
 
 class _Server(argparse.Action):

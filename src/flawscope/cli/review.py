@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="with --after: print one JSON document")
     parser.add_argument("--port", type=port, default=0, metavar="N", help="of the page (default: a free one)")
     parser.add_argument("--no-browser", action="store_true", help="print the page's address, open nothing")
-    common.add_device(parser)
+    common.add_engine(parser)
     common.add_quiet(parser)
 
 
@@ -120,7 +120,7 @@ def _after(args: argparse.Namespace, session: Session) -> int:
 
     if not session.decided():
         raise InputError(f"nothing in {session.out} is decided yet: review first, without --after")
-    predictor = load(args.after, device=args.device, threads=args.threads)
+    predictor = load(args.after, engine=args.engine, device=args.device, threads=args.threads)
     kept = Kept(lambda geometry: geometry.inside())
     failures: list[str] = []
     pictures = list(_judged(session, predictor, kept, failures, common.step_for(args)))

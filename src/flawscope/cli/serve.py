@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", metavar="ADDRESS", help="listen there; other machines need users (default: 127.0.0.1)"
     )
     parser.add_argument("--port", type=_port, metavar="N", help="default: 8080")
-    common.add_device(parser, "all cores but one")
+    common.add_engine(parser, "all cores but one")
     common.add_quiet(parser)
 
 
@@ -97,6 +97,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         database=args.database,
         host=args.host,
         port=args.port,
+        engine=args.engine,
         device=None if args.device == "auto" else args.device,
         threads=args.threads,
     )

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.add_rate(parser, "the model's")
     parser.add_argument("--json", action="store_true", help="one JSON line a picture")
-    common.add_device(parser)
+    common.add_engine(parser)
     common.add_quiet(parser)
 
 

@@ -60,6 +60,7 @@ def predict(
     where: str = "auto",
     out: str,
     false_alarm_rate: Rate | None = None,
+    engine: str | None = None,
     device: str = "auto",
     threads: int = 1,
     overlays: bool = False,
@@ -82,6 +83,7 @@ def predict(
         where: auto, local, or an address, as `--cluster` takes it.
         out: folder or URL of the results, which all nodes reach under this name.
         false_alarm_rate: another target than the model's, 0.05 or "5%".
+        engine: that runs an .onnx model, as `flawscope.load` takes it.
         device: auto, cpu or cuda; with GPUs each worker has one.
         threads: of a worker, which has as many cores. One scales best.
         overlays: write overlays of anomalous pictures, too.
@@ -108,6 +110,7 @@ def predict(
         "pictures": list(pictures),
         "folder": os.getcwd() if any(map(_may_be_relative, pictures)) else "",
         "false-alarm-rate": rate,
+        "engine": engine,
         "device": device,
         "threads": threads,
         "overlays": overlays,
@@ -135,6 +138,7 @@ def predict(
                 model=Model.sent(model),
                 size=run.size,
                 inputs=run.listing.inputs,
+                engine=engine,
                 device="cuda" if each.gpus else asked,
                 threads=threads,
                 false_alarm_rate=rate,
@@ -318,7 +322,7 @@ def _memory(facts: Manifest, held: int, gpu: bool) -> int:
 
 def _batch(facts: Manifest, *, on_gpu: bool = False) -> int:
     """Pictures that are computed together."""
-    from flawscope.runtime import FEW, MANY, together
+    from flawscope.runtime.session import FEW, MANY, together
 
     return together(facts.preprocess.network_size, MANY if on_gpu else FEW)
 

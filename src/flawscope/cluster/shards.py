@@ -93,6 +93,7 @@ class Job:
     model: Model
     size: int
     inputs: int
+    engine: str | None
     device: str
     threads: int
     false_alarm_rate: float | None = None
@@ -205,7 +206,11 @@ class Judging:
         if self.placed:
             os.chdir(job.folder)
         self.predictor = load(
-            job.model.placed(), device=job.device, threads=job.threads, false_alarm_rate=job.false_alarm_rate
+            job.model.placed(),
+            engine=job.engine,
+            device=job.device,
+            threads=job.threads,
+            false_alarm_rate=job.false_alarm_rate,
         )
 
     def entries(self, shard: int) -> list[Entry]:

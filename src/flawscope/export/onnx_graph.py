@@ -14,9 +14,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flawscope.errors import FlawscopeError, InputError, one_line
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 OPSET, IR = 18, 8  # the file format that came with the operators: ONNX Runtime 1.18 reads it
-WORTH_HALVING = 4096  # numbers of a tensor
 
 
 class Embed(nn.Module):
@@ -139,35 +136,6 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(before)
-
-
-# ------------------------------------------------------------------------------------------------- reduction
-
-
-def halve(proto: ModelProto) -> None:
-    """Store in fp16 every large tensor that loses nothing by it; computing stays in fp32."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    casts = []
-    for i, tensor in enumerate(proto.graph.initializer):
-        if tensor.data_type != TensorProto.FLOAT:
-            continue
-        halves = as_halves(numpy_helper.to_array(tensor))
-        if halves is not None:
-            casts.append(
-                helper.make_node("Cast", [f"{tensor.name}.fp16"], [tensor.name], to=TensorProto.FLOAT)
-            )
-            proto.graph.initializer[i].CopyFrom(numpy_helper.from_array(halves, f"{tensor.name}.fp16"))
-    nodes = [*casts, *proto.graph.node]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
-
-
-def as_halves(values: NDArray[np.float32]) -> NDArray[np.float16] | None:
-    """The same numbers in fp16, or None where that would lose something, or gain nothing."""
-    with np.errstate(over="ignore"):
-        halves = values.astype(np.float16)
-    return halves if values.size >= WORTH_HALVING and np.array_equal(halves, values) else None
 
 
 # --------------------------------------------------------------------------------------------------- joining

@@ -1,5 +1,4 @@
-"""A model of reduced precision is another detector: it is calibrated anew, and compared with the trained
-one.
+"""A model of reduced precision is another detector: it is calibrated anew, and compared with the trained one.
 
 A picture that was learnt from is left out by both, and the difference is added to what `fit` found. `fit` had
 the other pictures' features at hand, so that it could leave a picture out more truly (`Fitted.left_out`).
@@ -7,9 +6,10 @@ the other pictures' features at hand, so that it could leave a picture out more 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from importlib import import_module
 from itertools import islice
 from math import isqrt
 from typing import Any, NamedTuple
@@ -24,13 +24,32 @@ from flawscope.artefact.model_file import Artefact, Manifest, Picture
 from flawscope.calibration.decision import Calibration, from_values
 from flawscope.errors import InputError
 from flawscope.export.eight_bits import Reduction
-from flawscope.export.engines import Embed, Engine
 from flawscope.export.pictures import Compared, Pictures
 from flawscope.methods.detector import Detector
 from flawscope.methods.threads import workers
 from flawscope.pictures.views import Run, Views
 from flawscope.progress import Step, counted
 from flawscope.runtime import Session
+from flawscope.runtime.torch import TorchSession
+
+Embed = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # images to features
+Embedding = Callable[[NDArray[np.float32]], Tensor]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine with the exported network in it."""
+
+    session: Session
+
+    @property
+    def version(self) -> str:
+        """Of the engine itself: packages of several names bring it. OpenVINO's goes on with its commit."""
+        return str(import_module(self.session.runtime).__version__).partition("-")[0]
+
+    @property
+    def name(self) -> str:
+        return f"{self.session.runtime} {self.version}"
 
 
 class Answer(NamedTuple):
@@ -43,24 +62,14 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Reduced:
-    """The exported network: whole in its engine, and as `embed`, whose features `model` scores."""
+    """The exported network in its engines, and its first step `embed` in the first of them: the trained model
+    scores its features where a picture is left out."""
 
     precision: str
-    engine: Engine
+    engines: Sequence[Engine]
     embed: Embed
-    model: Detector
+    trained: TorchSession
     layers: Reduction | None = None  # of int8
-
-    def left_out(
-        self,
-        image: NDArray[np.float32],
-        position: NDArray[np.int64] | None = None,
-        *,
-        group: int,
-        kept: Mapping[str, Tensor],
-    ) -> tuple[NDArray[Any], NDArray[Any]] | None:
-        """Score and map of a picture as if its group had not been learnt from; None where that cannot be."""
-        return _left_out(_at(self.model, position), torch.from_numpy(self.embed(image)), image, group, kept)
 
 
 @dataclass
@@ -78,26 +87,28 @@ class Answers:
 
 
 def recalibrated(
-    trained: Session, model: Detector, reduced: Reduced, pictures: Pictures, shown: Compared, step: Step
-) -> tuple[Artefact, Certificate]:
-    """The artefact with the calibration of another precision, and how far that is from its own: pictures that
-    it was fitted on are left out one by one, others are simply scored.
+    reduced: Reduced, pictures: Pictures, shown: Compared, step: Step
+) -> tuple[Artefact, list[Certificate]]:
+    """The artefact with the calibration of another precision, and how far that is from its own, by engine:
+    pictures that it was fitted on are left out one by one, others are simply scored.
+
+    The first engine calibrates, and every one is compared with its answers in batches; the larger difference
+    counts.
 
     Args:
-        trained, model: the trained model.
-        shown: what both are compared on.
+        shown: what the engines are compared on.
 
     Raises:
         InputError: no picture can be used.
     """
     artefact = pictures.artefact
-    answers = _answers(trained, model, reduced, pictures, step)
+    answers = _answers(reduced, pictures, step)
     if not answers.hashes:
         raise InputError(
             f"none of the pictures can calibrate {reduced.precision}: the model was fitted on them and "
             "cannot leave them out, or they cannot be read; give good pictures that it has not seen"
         )
-    session, before = reduced.engine.session, artefact.manifest.calibration
+    session, before = reduced.engines[0].session, artefact.manifest.calibration
     calibration = from_values(
         *zip(*answers.now, strict=True),
         rate=before.rate,
@@ -107,19 +118,22 @@ def recalibrated(
         outline=before.outline,
     )
     scores, maps = one_by_one(session, shown)
-    consistency = compare(
-        session,
-        shown.images,
-        scores,
-        maps,
-        calibration=calibration,
-        runtime=reduced.engine.name,
-        positions=shown.positions,
-    )
-    certificate = _certificate(consistency, before, calibration, answers)
-    certificate = replace(certificate, simulated=_of_defects(trained, session, before, shown.spoilt()))
+    defective, certificates = shown.spoilt(), list[Certificate]()
+    for engine in reduced.engines:
+        apart = compare(
+            engine.session,
+            shown.images,
+            scores,
+            maps,
+            calibration=calibration,
+            runtime=engine.name,
+            positions=shown.positions,
+        )
+        found = _certificate(apart, before, calibration, answers)
+        simulated = _of_defects(reduced.trained, engine.session, before, defective)
+        certificates.append(replace(found, simulated=simulated))
     manifest = _manifest(artefact.manifest, calibration, answers, reduced)
-    return _with_samples(replace(artefact, manifest=manifest), session), certificate
+    return _with_samples(replace(artefact, manifest=manifest), session), certificates
 
 
 def one_by_one(session: Session, shown: Compared) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -131,40 +145,44 @@ def one_by_one(session: Session, shown: Compared) -> tuple[NDArray[Any], NDArray
     return scores, maps
 
 
-def _answers(trained: Session, model: Detector, reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
-    artefact, answers = pictures.artefact, Answers()
+def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
+    artefact, answers, model = pictures.artefact, Answers(), reduced.trained.model
     groups: dict[str, int] = artefact.manifest.facts.get("calibration_groups", {})
     fitted = {p.hash for p in artefact.manifest.pictures if p.role != "calibration"}
     kept = {k: torch.from_numpy(v) for k, v in artefact.tensors.items() if k != "samples"}
     places = {digest: i for i, digest in enumerate(artefact.manifest.facts.get("calibration_pictures", []))}
-    fit = artefact.manifest.calibration
-    fusion = artefact.manifest.fusion
+    fit, fusion = artefact.manifest.calibration, artefact.manifest.fusion
+    sessions: tuple[Session, ...] = reduced.engines[0].session, reduced.trained
+    embeds: tuple[Embedding, ...] = (
+        lambda images: torch.from_numpy(reduced.embed(images)),
+        lambda images: model.embed(torch.from_numpy(images)),
+    )
 
     def answer(picture: tuple[str, Views]) -> tuple[Answer, Answer, bool] | None:
         """The reduced model's and the trained one's, and whether the picture is fresh; None where it cannot
         be used."""
         digest, views = picture
-        now: tuple[Run, int]  # and how many views at a time
-        then: tuple[Run, int]
-        known = digest in groups
-        first = reduced.left_out(views.images([0]), group=groups[digest], kept=kept) if known else None
-        if first is not None:
-            group = groups[digest]
-            now = _resumed(first, partial(reduced.left_out, group=group, kept=kept)), 1
-            then = partial(_trained, model, group=group, kept=kept), 1
-        elif digest in fitted:
-            return None
-        else:
-            now, then = ((one.run, one.batch) for one in (reduced.engine.session, trained))
         inside = views.counted()
         if views.grid is None:
             inside = inside & model.roi.numpy()
-        new, old = (_answer(*views.answer(run, fusion, batch), inside) for run, batch in (now, then))
-        if known and digest in places:
-            score, maximum = fit.scores[places[digest]], fit.map_maxima[places[digest]]
-            new = Answer(score + new.score - old.score, maximum + new.maximum - old.maximum, new.median)
-            old = Answer(score, maximum, old.median)
-        return new, old, first is None
+
+        def answered(*runs: tuple[Run, int]) -> tuple[Answer, Answer]:
+            new, old = (_answer(*views.answer(run, fusion, batch), inside) for run, batch in runs)
+            return new, old
+
+        if digest in groups:
+            with suppress(_CannotLeaveOutError):
+                new, old = answered(*((_left_out(model, e, groups[digest], kept), 1) for e in embeds))
+                if digest in places:
+                    score, maximum = fit.scores[places[digest]], fit.map_maxima[places[digest]]
+                    new = Answer(
+                        score + new.score - old.score, maximum + new.maximum - old.maximum, new.median
+                    )
+                    old = Answer(score, maximum, old.median)
+                return new, old, False
+        if digest in fitted:
+            return None
+        return *answered(*((session.run, session.batch) for session in sessions)), True
 
     done, seen = 0, pictures.read()
     # several at once, one core each; of large pictures one, whose tiles take what memory there is
@@ -187,37 +205,24 @@ def _answers(trained: Session, model: Detector, reduced: Reduced, pictures: Pict
     return answers
 
 
-def _resumed(first: Any, run: Run) -> Run:
-    """`run`, whose answer for what comes first is known."""
-    known = [first]
-    return lambda images, positions: known.pop() if known else run(images, positions)
+class _CannotLeaveOutError(Exception):
+    """The method cannot say what it would without this picture."""
 
 
-def _left_out(
-    model: Detector, features: Tensor, image: NDArray[np.float32], group: int, kept: Mapping[str, Tensor]
-) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    with torch.inference_mode():
-        found = model.left_out(features, group, kept, model.inside(torch.from_numpy(image)))
-    return None if found is None else (found[0].numpy(), found[1].numpy())
+def _left_out(model: Detector, embed: Embedding, group: int, kept: Mapping[str, Tensor]) -> Run:
+    """Scores and maps of a picture's views, one at a time, as if its group had not been learnt from."""
 
+    def run(
+        images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        there = model if positions is None else model.at(int(positions[0]))
+        with torch.inference_mode():
+            found = there.left_out(embed(images), group, kept, there.inside(torch.from_numpy(images)))
+        if found is None:
+            raise _CannotLeaveOutError
+        return found[0].numpy(), found[1].numpy()
 
-def _trained(
-    model: Detector,
-    image: NDArray[np.float32],
-    position: NDArray[np.int64] | None,
-    *,
-    group: int,
-    kept: Mapping[str, Tensor],
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    with torch.inference_mode():
-        features = model.embed(torch.from_numpy(image))
-    found = _left_out(_at(model, position), features, image, group, kept)
-    assert found is not None
-    return found
-
-
-def _at(model: Detector, position: NDArray[np.int64] | None) -> Detector:
-    return model if position is None else model.at(int(position[0]))
+    return run
 
 
 def _answer(score: float, drawn: NDArray[Any], inside: NDArray[np.bool_]) -> Answer:

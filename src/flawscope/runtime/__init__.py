@@ -1,123 +1,100 @@
-"""Sessions and the model files they run: each imports only its own engine, and only when it is needed."""
+"""Model files and the engines that run them. An engine is imported when a session is opened in it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from importlib import import_module
-from typing import Any, Protocol, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from flawscope.artefact import files
+from flawscope.artefact import files, model_file
 from flawscope.artefact.model_file import Artefact, Manifest
-from flawscope.errors import InputError
+from flawscope.errors import InputError, needs
+from flawscope.runtime import onnx_file
+from flawscope.runtime.session import Run, Session
 
-FEW, MANY = 8, 64  # pictures of 256 x 256 pixels: `MANY` for torch on a GPU
-
-
-def together(size: tuple[int, int], most: int) -> int:
-    """Pictures of this height and width that are fastest together, where those of 256 x 256 pixels are
-    `most`."""
-    return max(1, min(most, most * 256 * 256 // (size[0] * size[1])))
-
-
-Run = Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]]
-
-
-class Session(Protocol):
-    """What a `Predictor` needs of an engine."""
-
-    runtime: str
-    suffix: str  # of the model files it runs
-    size: tuple[int, int]
-
-    @property
-    def batch(self) -> int: ...
-
-    @property
-    def lanes(self) -> int:
-        """Calls of `run_alone` that are fastest under way at once; 1: `run` is as fast."""
-
-    def run_alone(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """As `run`, on one core."""
-
-    def run(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`, float32.
-
-        Args:
-            positions: `[B]`, which views of their pictures they are, where the model tells them apart; None:
-                whole pictures.
-        """
-
-    def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-        """Write the model file, atomically."""
-
-
-def inputs(
-    images: NDArray[np.float32], positions: NDArray[np.int64] | None, located: bool
-) -> dict[str, NDArray[Any]]:
-    """What an exported network is given, by name.
-
-    Args:
-        located: it is told where in their pictures images lie.
-    """
-    if not located:
-        return {"images": images}
-    return {
-        "images": images,
-        "positions": np.zeros(len(images), np.int64) if positions is None else positions,
-    }
-
-
-class Format(Protocol):
-    """A module for one kind of model file."""
-
-    def read_manifest(self, path: str | os.PathLike[str]) -> Manifest:
-        """The manifest alone. Weights are neither read nor checked."""
-
-    def read(self, path: str | os.PathLike[str]) -> Artefact:
-        """Everything that is checked and held in memory. InputError: one line on what is wrong."""
-
-    def open_session(
-        self,
-        artefact: Artefact,
-        path: str | os.PathLike[str],
-        device: str = "auto",
-        threads: int | None = None,
-    ) -> Session:
-        """The session of the artefact that was read from `path`."""
-
-
-FORMATS = {
-    ".safetensors": "flawscope.runtime.safetensors",
-    ".onnx": "flawscope.runtime.onnx",
-    ".xml": "flawscope.runtime.openvino",
-}
-TRAINED = ".safetensors"  # of what was fitted; the others are made from it
+TRAINED, EXPORTED = ".safetensors", ".onnx"
+SUFFIXES = (TRAINED, EXPORTED)  # of model files
+ENGINES = ("onnxruntime", "openvino")  # that run exported files; torch runs the others
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:
-    """Which of `FORMATS` a model file is, from its name. InputError if it is none."""
+    """Which of `SUFFIXES` a model file has. InputError if it has none of them."""
     suffix = os.path.splitext(os.fspath(path))[1].lower()
-    if suffix not in FORMATS:
+    if suffix not in SUFFIXES:
         with files.opened(path):  # that there is no such file, or that it is a folder, says more
             pass
-        *others, last = FORMATS
-        raise files.refused(path, f"models are {', '.join(others)} or {last} files; name one of these")
+        if suffix == ".xml":
+            raise files.refused(
+                path, "OpenVINO runs .onnx models now; export the .safetensors model as .onnx"
+            )
+        raise files.refused(path, f"models are {' or '.join(SUFFIXES)} files; name one of these")
     return suffix
 
 
-def format_of(path: str | os.PathLike[str]) -> Format:
-    """The module that reads this model file."""
-    return cast(Format, import_module(FORMATS[suffix_of(path)]))
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """What is known about a model file of either kind. Weights are neither read nor checked."""
+    return model_file.read_manifest(path) if suffix_of(path) == TRAINED else onnx_file.read_manifest(path)
+
+
+def read(path: str | os.PathLike[str]) -> Artefact:
+    """A model file, checked; of an .onnx file the network stays where it is.
+
+    Raises:
+        InputError: one line that says what is wrong with the file.
+    """
+    return model_file.read(path) if suffix_of(path) == TRAINED else onnx_file.read(path)
+
+
+def open_session(
+    artefact: Artefact,
+    path: str | os.PathLike[str],
+    engine: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Session:
+    """The session of the artefact that was read from `path`.
+
+    Args:
+        engine: one of `ENGINES` for an .onnx model; None: ONNX Runtime, or OpenVINO for a model in bf16.
+
+    Raises:
+        InputError: the engine does not run such a file or is not installed, or it cannot use this model.
+    """
+    trained, precision = suffix_of(path) == TRAINED, artefact.manifest.calibration.precision
+    if engine not in (None, *(["torch"] if trained else ENGINES)):
+        runs = "torch runs it; export it as .onnx" if trained else f"use one of {', '.join(ENGINES)}"
+        raise InputError(f"cannot run model {path} with engine {engine!s:.20}: {runs}")
+    if trained:
+        try:
+            from flawscope.runtime.torch import TorchSession
+        except ImportError:
+            raise needs("running a .safetensors model", "torch", extras="train") from None
+        return TorchSession.open(artefact, device, threads)
+    if (engine or ("openvino" if precision == "bf16" else None)) == "openvino":
+        from flawscope.runtime.openvino import OpenVinoSession
+
+        return OpenVinoSession.open(artefact, path, device, threads)
+    if precision == "bf16":
+        raise InputError(f"cannot run model {path} with engine onnxruntime: its bf16 is OpenVINO's alone")
+    from flawscope.runtime.onnxruntime import OnnxSession
+
+    return OnnxSession.open(artefact, path, device, threads)
 
 
 def check_threads(threads: int | None) -> None:
+    """InputError if nothing can be computed with so many threads."""
     if threads is not None and threads < 1:
         raise InputError(f"cannot compute with {threads} threads: give 1 or more")
+
+
+__all__ = [
+    "ENGINES",
+    "EXPORTED",
+    "SUFFIXES",
+    "TRAINED",
+    "Run",
+    "Session",
+    "check_threads",
+    "open_session",
+    "read",
+    "read_manifest",
+    "suffix_of",
+]

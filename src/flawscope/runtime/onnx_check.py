@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flawscope.runtime.onnx_metadata import METADATA, Buffer, fields
+from flawscope.runtime.onnx_metadata import METADATA, Buffer, fields, varint
 
 MOST_NODES = 20_000  # ours have some hundred; loading this many takes one or two seconds
 
@@ -47,7 +47,7 @@ OPERATORS = {
 
 # Numbers of the fields that may occur, message by message: onnx.proto of ONNX 1.23
 GRAPH, NODE, INITIALIZER, OP_TYPE, ATTRIBUTE, DOMAIN = 7, 1, 5, 4, 5, 7
-NAME, NUMBER, TENSOR = 1, 3, 5
+NAME, NUMBER, TENSOR, NUMBERS = 1, 3, 5, 8
 DATA_TYPE, EXTERNAL_DATA, DATA_LOCATION = 2, 13, 14
 # not: training, functions, devices
 _MODEL = {*range(1, 9), METADATA}
@@ -56,7 +56,7 @@ _GRAPH = {NODE, 2, INITIALIZER, 10, 11, 12, 13, 14, 16}
 # not: overloads, devices
 _NODE = {1, 2, 3, OP_TYPE, ATTRIBUTE, 6, DOMAIN, 9}
 # not: graphs, sparse tensors, lists of texts or tensors, references
-_ATTRIBUTE = {NAME, 2, NUMBER, 4, TENSOR, 7, 8, 13, 20}
+_ATTRIBUTE = {NAME, 2, NUMBER, 4, TENSOR, 7, NUMBERS, 13, 20}
 # not: text, segments
 _TENSOR = {1, DATA_TYPE, 4, 5, 7, 8, 9, 10, 11, 12, EXTERNAL_DATA, DATA_LOCATION, 16}
 # Of data. Not: text, which may be of any length; complex numbers
@@ -105,6 +105,9 @@ def _check_attribute(data: Buffer, begin: int, end: int) -> None:
             and _number(data, start, stop) not in {0, *_TYPES}
         ):
             raise ValueError("its network makes text, or another type of data that is not allowed")
+        elif number in (NUMBER, NUMBERS) and not name.startswith("value_") and _beyond(data, start, stop):
+            # OpenVINO takes the lower half: a stride of 2^32 is then a division by 0, which ends the process
+            raise ValueError(f"its network has settings beyond all measure, {name!r:.80}")
 
 
 def _check_tensor(data: Buffer, begin: int, end: int) -> None:
@@ -133,3 +136,12 @@ def _text(data: Buffer, parts: list[Part], wanted: int) -> str:
 def _number(data: Buffer, begin: int, end: int) -> int:
     """An integer, not cut to any width, so that one that wraps around is none of the small ones."""
     return sum((data[k] & 127) << 7 * (k - begin) for k in range(begin, min(end, begin + 10)))
+
+
+def _beyond(data: Buffer, begin: int, end: int) -> bool:
+    """Whether one of the integers there is beyond 32 bits; a negative one is written as 2^64 less."""
+    while begin < end:
+        value, begin = varint(data, begin, end)
+        if 2**31 <= value % 2**64 < 2**64 - 2**31:
+            return True
+    return False

@@ -25,12 +25,12 @@ def fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterator[Fie
     for _ in range(MOST_FIELDS):
         if begin == end:
             return
-        tag, content = _varint(data, begin, end)
+        tag, content = varint(data, begin, end)
         kind = tag & 7
         if kind == 0:
-            after = _varint(data, content, end)[1]
+            after = varint(data, content, end)[1]
         elif kind == 2:
-            length, content = _varint(data, content, end)
+            length, content = varint(data, content, end)
             after = content + length
         elif kind in (1, 5):
             after = content + (8 if kind == 1 else 4)
@@ -74,7 +74,7 @@ def _entries(data: Buffer) -> Iterator[tuple[str, str, int, int]]:
             yield parts.get(1, ""), parts.get(2, ""), start, after
 
 
-def _varint(data: Buffer, begin: int, end: int) -> tuple[int, int]:
+def varint(data: Buffer, begin: int, end: int) -> tuple[int, int]:
     """A number of seven bits a byte, lowest first, and where it ends."""
     value = 0
     for k in range(min(10, end - begin)):

@@ -1,155 +1,32 @@
-"""The OpenVINO session, and the .xml model file with its weights in a .bin beside it: neither needs torch.
-
-The .xml's runtime info holds what a .safetensors model holds in its header: the manifest, the sample
-pictures, and hashes of both, of the network and of the .bin. Reading it does not need OpenVINO.
-"""
+"""The OpenVINO session: runs .onnx models, which OpenVINO converts when it reads them."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from io import BufferedReader
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact import embedded, files
-from flawscope.artefact.embedded import SHA256
-from flawscope.artefact.model_file import KEY, Artefact, Manifest
+from flawscope.artefact import files
+from flawscope.artefact.model_file import Artefact
 from flawscope.errors import FlawscopeError, InputError, needs, one_line
 from flawscope.machine import all_threads
-from flawscope.runtime import FEW, inputs, together
-from flawscope.runtime import openvino_xml as metadata
+from flawscope.runtime import onnx_file
+from flawscope.runtime.onnx_file import Network
+from flawscope.runtime.session import FEW, Answers, checked, inputs, together
 
-WEIGHTS_SHA256 = f"{KEY}.weights_sha256"
-# What OpenVINO computes with, asked for by name: left to itself it takes bf16 where the processor has it.
-# Of fp16 only the stored weights are half as long; of int8 whatever the network does not say itself is f32.
-STEPS = ("images", "features", "positions")  # what the network's two steps, embed and score, are given
+STEPS = ("images", "features", "positions")  # inputs of the network's two steps, embed and score
+# The arithmetic of the features, asked for by name: left to itself OpenVINO takes bf16 where the processor
+# has it. A network in int8, or with weights in fp16 (older files), says by itself where it is.
 HINTS = {"fp32": "f32", "fp16": "f32", "int8": "f32", "bf16": "bf16"}
 
-
-# ------------------------------------------------------------------------------------------------- the file
-
-
-def read_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """The manifest alone. Weights have to be there; they are neither read nor checked."""
-    return embedded.manifest(_entries(_network(path), path), path)
-
-
-def read(path: str | os.PathLike[str]) -> Artefact:
-    """Manifest, sample pictures and region of interest. Weights are checked, and stay where they are.
-
-    Raises:
-        InputError: one line that says what is wrong with the file.
-    """
-    data = _network(path)
-    entries = _entries(data, path)
-    manifest = embedded.manifest(entries, path)
-    try:
-        if embedded.digest([metadata.body(data, KEY)]) != entries.get(SHA256):
-            raise ValueError
-    except ValueError:
-        raise files.bad(path, "its network was altered or damaged") from None
-    weights = weights_of(path)
-    with files.opened(weights) as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != entries.get(WEIGHTS_SHA256):
-            raise files.bad(path, f"its weights {weights.name} are of another model, or damaged")
-    if odd := metadata.odd(data, KEY):
-        raise files.refused(path, f"its network has {odd}; export it anew")
-    return Artefact(manifest, embedded.tensors(entries, manifest, path))
-
-
-def write(artefact: Artefact, model: Any, path: str | os.PathLike[str]) -> None:
-    """A network (an `openvino.Model`) with this artefact's manifest and samples: the .xml and, beside it, the
-    .bin. Each is written atomically, the .bin first; a pair that does not belong together is not read.
-    """
-    path = Path(path)
-    try:
-        with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as folder:
-            made = Path(folder) / "model.xml"
-            engine().save_model(model, made, compress_to_fp16=False)
-            with open(weights_of(made), "rb") as weights:
-                body = metadata.prepared(made.read_bytes(), KEY)
-                if odd := metadata.odd(body, KEY):  # `read` would refuse it
-                    raise ValueError(f"its network has {odd}")
-                _write(artefact, body, weights, _hashes(body, weights), path)
-    except OSError as error:
-        raise FlawscopeError(f"cannot write {path}: {error.strerror}; choose another --out") from None
-    except (RuntimeError, ValueError) as error:
-        raise FlawscopeError(f"OpenVINO cannot write {path}: {one_line(error)}") from None
-
-
-def open_session(
-    artefact: Artefact, path: str | os.PathLike[str], device: str = "auto", threads: int | None = None
-) -> OpenVinoSession:
-    """The session of the artefact that was read from `path`."""
-    return OpenVinoSession.open(artefact, path, device, threads)
-
-
-def weights_of(path: str | os.PathLike[str]) -> Path:
-    """Where the weights of an .xml model lie."""
-    return Path(path).with_suffix(".bin")
-
-
-def _hashes(body: bytes, weights: BufferedReader) -> dict[str, str]:
-    return {
-        SHA256: embedded.digest([body]),
-        WEIGHTS_SHA256: hashlib.file_digest(weights, "sha256").hexdigest(),
-    }
-
-
-def _write(
-    artefact: Artefact,
-    body: bytes,
-    weights: BufferedReader,
-    hashes: dict[str, str],
-    path: str | os.PathLike[str],
-) -> None:
-    data = metadata.written(body, embedded.pack(artefact, hashes), KEY)
-    if len(data) > metadata.LIMIT:
-        raise FlawscopeError(
-            f"cannot write {path}: its network and manifest take more than an .xml model may, "
-            f"{metadata.LIMIT >> 20} MiB; fit with fewer pictures"
-        )
-    target = weights_of(path)
-    with files.atomic(path) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())  # it has its place on the disk before the old weights go
-        if not (target.exists() and os.path.samestat(os.fstat(weights.fileno()), os.stat(target))):
-            weights.seek(0)
-            with files.atomic(target) as copy:
-                shutil.copyfileobj(weights, copy)
-
-
-def _network(path: str | os.PathLike[str]) -> bytes:
-    with files.opened(path) as file:
-        if not 0 < os.fstat(file.fileno()).st_size <= metadata.LIMIT:
-            raise files.bad(path, "it is empty, or larger than an .xml model can be")
-        data = file.read(metadata.LIMIT)
-    weights = weights_of(path)
-    if not os.path.isfile(weights):
-        raise files.refused(path, f"its weights {weights.name} are not beside it; copy both files")
-    return data
-
-
-def _entries(data: bytes, path: Any) -> dict[str, str]:
-    try:
-        return metadata.read(data, KEY)
-    except ValueError:
-        raise files.bad(path, embedded.FOREIGN) from None
-
-
-# ---------------------------------------------------------------------------------------------- the session
+# -------------------------------------------------------------------------------------------- OpenVINO itself
 
 _importing, _making = Lock(), Lock()
 _core: Any = None
@@ -182,7 +59,7 @@ def engine() -> Any:
             with without_telemetry():
                 import openvino
     except ImportError:
-        raise needs("running an .xml model", "openvino", extras="openvino") from None
+        raise needs("running a model in OpenVINO", "openvino", extras="openvino") from None
     return openvino
 
 
@@ -224,11 +101,23 @@ def _run_once(core: Any) -> None:
         np.array(value)
 
 
+def read_network(model: str | os.PathLike[str] | bytes) -> Any:
+    """An .onnx file, or its bytes, as an `openvino.Model`. It is read, not converted: converting makes
+    constants of what is made of the memory bank, too. FlawscopeError if OpenVINO has no way to run it."""
+    try:
+        return core().read_model(model if isinstance(model, bytes) else os.fspath(model))
+    except Exception as error:
+        raise FlawscopeError(f"OpenVINO cannot convert this model: {one_line(error)}") from None
+
+
+# ---------------------------------------------------------------------------------------------- the session
+
+
 class OpenVinoSession:
     """Images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, on the CPU or what OpenVINO has."""
 
     runtime = "openvino"
-    suffix = ".xml"
+    suffix = ".onnx"
 
     def __init__(self, model: Any, device: str = "auto", threads: int | None = None, precision: str = "fp32"):
         """
@@ -236,11 +125,9 @@ class OpenVinoSession:
             model: an `openvino.Model` with any number of pictures a batch.
             device: auto (the CPU), cpu, gpu, npu.
             threads: of the CPU; None: as many as there are cores.
-            precision: what the model was made for, one of `HINTS`.
+            precision: one of `HINTS`.
         """
-        self.model = model
-        self.path: Path | None = None
-        self.digests: tuple[str | None, str | None] = (None, None)  # of network and weights, as opened
+        self.network: Network | None = None  # of the file that it was opened from
         self.size, self.located = _size(model)
         device = _device(core(), device)
         self.on_cpu = device == "CPU"
@@ -276,20 +163,15 @@ class OpenVinoSession:
         threads: int | None = None,
     ) -> OpenVinoSession:
         """The session of the artefact that was read from `path`."""
-        path, reading = Path(path), core()
+        core()  # whether it is here at all is no matter of this model
         try:
-            model = reading.read_model(str(path), str(weights_of(path)))
-        except Exception as error:
-            raise files.refused(path, f"OpenVINO cannot read it: {one_line(error)}") from None
-        try:
-            how = artefact.manifest.preprocess
+            model, how = read_network(path), artefact.manifest.preprocess
             if _size(model) != (tuple(how.network_size), how.positions is not None):
                 raise InputError("its size or its tiles are not its manifest's; export it anew")
             session = cls(model, device, threads, artefact.manifest.calibration.precision)
-        except InputError as error:
+        except FlawscopeError as error:
             raise files.refused(path, str(error)) from None
-        entries = _entries(_network(path), path)  # `read` has compared them
-        session.path, session.digests = path, (entries.get(SHA256), entries.get(WEIGHTS_SHA256))
+        session.network = Network.of(path)
         return session
 
     @property
@@ -303,9 +185,10 @@ class OpenVinoSession:
         """Two a thread: while one waits for OpenVINO's thread to end a picture, that has the next one."""
         return 2 * self.threads if self.on_cpu and self.threads > 1 else 1
 
-    def run_alone(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
+        return self._run(self.parts, images, positions)
+
+    def run_alone(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
         if not self.on_cpu:
             return self.run(images, positions)
         with self._compiling:
@@ -314,14 +197,9 @@ class OpenVinoSession:
                 self._beside = self._compile(count)
         return self._run(self._beside, images, positions)
 
-    def run(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return self._run(self.parts, images, positions)
-
     def _run(
         self, parts: list[Any], images: NDArray[np.float32], positions: NDArray[np.int64] | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    ) -> Answers:
         found = inputs(images, positions, self.located)
         try:
             # One of its own for each call: several threads may call at once
@@ -332,25 +210,11 @@ class OpenVinoSession:
             scores, maps = (np.array(found[name], np.float32) for name in ("scores", "maps"))
         except Exception as error:
             raise FlawscopeError(f"OpenVINO failed: {one_line(error)}") from None
-        count = len(images)
-        if (scores.shape, maps.shape) != ((count,), (count, *self.size)):
-            raise FlawscopeError("the model's results have other shapes than they should: export it anew")
-        return scores, maps
+        return checked(scores, maps, len(images), self.size)
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-        """This network with the artefact's manifest: weights are copied byte by byte."""
-        if self.path is None:
-            write(artefact, self.model, path)
-            return
-        try:
-            body = metadata.body(_network(self.path), KEY)
-        except ValueError:
-            raise files.bad(self.path, "its network was altered or damaged") from None
-        with files.opened(weights_of(self.path)) as weights:
-            hashes = _hashes(body, weights)
-            if tuple(hashes.values()) != self.digests:
-                raise files.refused(self.path, "it has changed since it was opened; open it again")
-            _write(artefact, body, weights, hashes, path)
+        """This network with the artefact's manifest."""
+        onnx_file.save(self.network, artefact, path)
 
 
 def _size(model: Any) -> tuple[tuple[int, int], bool]:
@@ -423,5 +287,5 @@ def _hint(core: Any, device: str, precision: str) -> str:
     if precision not in HINTS:
         raise InputError(f"it is of precision {precision!s:.20}, and OpenVINO has {', '.join(HINTS)}")
     if precision == "bf16" and "BF16" not in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
-        raise InputError(f"it is of precision bf16, which this {device} lacks; export it with another")
+        raise InputError(f"it is of precision bf16, which this {device} lacks; export it in another one")
     return HINTS[precision]

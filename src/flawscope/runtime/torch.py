@@ -16,7 +16,7 @@ from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector, device_for
 from flawscope.methods.threads import workers
-from flawscope.runtime import FEW, MANY, together
+from flawscope.runtime.session import FEW, MANY, Answers, together
 
 
 class TorchSession:
@@ -57,9 +57,7 @@ class TorchSession:
         """One a thread of torch."""
         return torch.get_num_threads() if self.device.type == "cpu" else 1
 
-    def run_alone(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run_alone(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
         if self.device.type != "cpu":
             return self.run(images, positions)
         given = torch.from_numpy(images), None if positions is None else torch.from_numpy(positions)
@@ -67,9 +65,7 @@ class TorchSession:
             [(scores, maps)] = each(lambda pair: self.model(*pair), [given])
         return scores.float().numpy(), maps.float().numpy()
 
-    def run(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def run(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
         batch = torch.from_numpy(images)
         where = None if positions is None else torch.from_numpy(positions)
         if self.device.type == "cpu" and len(batch) > 1:

@@ -90,7 +90,7 @@ class Station:
         memory = Memory(settings.limits.decoding_bytes)
         # judging; one core is left for what comes in: threads that compute wait for the slowest of them
         threads = settings.threads or max(1, cores() - 1)
-        self.versions = Versions(self.database, self.files, settings.device, threads)
+        self.versions = Versions(self.database, self.files, settings.device, threads, settings.engine)
         self.recorder = Recorder(self.store, self._recorded)
         self.inspector = Inspector(
             self.versions,
@@ -128,7 +128,6 @@ class Station:
             self.versions,
             self.products,
             {name: product.learn for name, product in settings.products.items()},
-            settings.device,
             self.report,
             self.say,
         )

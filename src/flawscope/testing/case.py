@@ -178,13 +178,13 @@ class Case:
 
         return self.kept(variant, fill) / "model.safetensors"
 
-    def exported(self, variant: str, suffix: str) -> Path:
+    def exported(self, variant: str) -> Path:
         def fill(folder: Path) -> None:
             from flawscope.export.export import export
 
-            export(self.fitted(variant).artefact, folder / f"model{suffix}")
+            export(self.fitted(variant).artefact, folder / "model.onnx")
 
-        return self.kept(f"{variant}{suffix}", fill) / f"model{suffix}"
+        return self.kept(f"{variant}.onnx", fill) / "model.onnx"
 
 
 def strip(source: Source) -> NDArray[np.uint8]:

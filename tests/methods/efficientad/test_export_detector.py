@@ -29,8 +29,7 @@ def _traced_once(trace_once: Callable[[Any], Any]):
 def test_of_reduced_precision_it_is_calibrated_on_what_it_has_not_learnt(
     cases: Callable[[str], Case], tmp_path: Path
 ) -> None:
-    pytest.importorskip("openvino")
-    out, precision = tmp_path / "plate.xml", "int8"
+    out, precision = tmp_path / "plate.onnx", "int8"
     case = cases("efficientad")
     model = case.fitted()  # the contract's, which is traced once
     of = {p.name: p.role for p in model.manifest.pictures}

@@ -462,13 +462,13 @@ def exported(model: Model, shared: Callable[[str, Any], Path]) -> Path:
 def session(request: pytest.FixtureRequest, exported: Path) -> Session:
     """The exported graph in an engine: compiled once, which takes seconds."""
     if request.param == "onnx":
-        from flawscope.runtime.onnx import OnnxSession
+        from flawscope.runtime.onnxruntime import OnnxSession
 
         return OnnxSession(exported.read_bytes(), "cpu")
     pytest.importorskip("openvino")
     from flawscope.runtime import openvino
 
-    return openvino.OpenVinoSession(openvino.engine().convert_model(exported), "cpu")
+    return openvino.OpenVinoSession(openvino.read_network(exported), "cpu")
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 9])

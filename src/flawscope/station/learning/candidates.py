@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.records import add_event, iso, row_of
-from flawscope.station.store.schema import candidates, products
+from flawscope.station.store.records import VERDICT, add_event, iso, row_of
+from flawscope.station.store.schema import candidates, events, inspections, products, verdicts
 
 QUEUED, RUNNING, READY, LIVE = "queued", "running", "ready", "live"
 REJECTED, FAILED, REMOVED = "rejected", "failed", "removed"
@@ -160,3 +162,30 @@ def shown(row: Row[Any], step: tuple[str, int, int] | None = None) -> dict[str, 
         "seconds": facts.get("seconds"),
         "step": None if step is None else {"stage": step[0], "done": step[1], "total": step[2]},
     }
+
+
+def trail(database: Database, product_id: int, limit: int) -> list[dict[str, Any]]:
+    """Who did what to a product's models, and said what of its pictures: the latest first."""
+    own = events.c.product_id == product_id, events.c.kind != VERDICT  # which are below, with more
+    happened = select(events).where(*own).order_by(events.c.id.desc())
+    said = (
+        select(verdicts, inspections.c.name)
+        .select_from(verdicts.join(inspections))
+        .where(inspections.c.product_id == product_id)
+        .order_by(verdicts.c.id.desc())
+    )
+    with database.reading() as connection:
+        changes = [
+            (row.at, {"kind": row.kind, "by": row.who, "text": row.text, "inspection": None})
+            for row in connection.execute(happened.limit(limit))
+        ]
+        words = [
+            (
+                row.at,
+                {"kind": "verdict", "by": row.who, "text": row.verdict, "inspection": row.inspection_id},
+            )
+            for row in connection.execute(said.limit(limit))
+        ]
+    # each kind stays in its order, whatever clocks did
+    entries = heapq.merge(changes, words, key=lambda entry: entry[0], reverse=True)
+    return [{"at": iso(at), **one} for at, one in islice(entries, limit)]

@@ -17,7 +17,7 @@ from flawscope.station.background import Background
 from flawscope.station.learning import candidates as of
 from flawscope.station.learning import plan as plans
 from flawscope.station.learning.candidates import Candidates, at_risk
-from flawscope.station.learning.corrections import Words, latest_verdict, words_of
+from flawscope.station.learning.plan import Words, latest_verdict, words_of
 from flawscope.station.learning.process import StoppedError, Worker
 from flawscope.station.learning.promotion_policy import NOT_OPENED, SWITCHED
 from flawscope.station.learning.promotion_policy import waits as waits_for
@@ -64,14 +64,13 @@ class Learning(Background):
         versions: Versions,
         products: Mapping[str, int],
         settings: Mapping[str, Learn | None],
-        device: str,
         report: Callable[[str, str | None], None],
         say: Callable[[str], None],
     ):
         super().__init__("learning")
         self.database, self.files, self.versions = database, files, versions
         self.settings = {products[name]: learn for name, learn in settings.items()}
-        self.device, self.report, self.say = device, report, say
+        self.report, self.say = report, say
         self.candidates = Candidates(database)
         self.worker = Worker()
         self._steps: dict[int, tuple[str, int, int]] = {}  # by candidate
@@ -272,9 +271,9 @@ class Learning(Background):
                 learn,
                 self.files,
                 json.loads(row.facts).get("asked", ""),
-                self.device,
                 out,
             )
+            job |= {"engine": self.versions.engine_for(active.file), "device": self.versions.device}
             found = self.worker.run(job, lambda *step: self._steps.__setitem__(number, step))
             self._ready(row, plan, active, learn, found, out, begun)
         except StoppedError:

@@ -1,11 +1,10 @@
-"""The worker's process, as the station sees it: it is started when it is needed, and ends when it was not for
-a while, because it holds a few hundred megabytes."""
+"""The worker's process, as the station sees it. It is started when it is needed, stays for the next job, and
+ends by itself when there was none for a while (`worker.IDLE`), because it holds a few hundred megabytes."""
 
 from __future__ import annotations
 
 import json
 import os
-import queue
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,6 @@ from flawscope.errors import FlawscopeError
 from flawscope.pictures.decoding import most_pixels
 from flawscope.station.store.database import StoreError
 
-IDLE = 600.0  # seconds after which the process ends
 PATIENCE = 10.0  # seconds that it has to end
 MODULE = "flawscope.station.learning.worker"
 
@@ -36,9 +34,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
-        self._said: IO[bytes] | None = None
-        self._answers: queue.Queue[str | None] = queue.Queue()
-        self._timer: threading.Timer | None = None
+        self._said: IO[bytes] | None = None  # its standard error
         self._lock = threading.Lock()
         self._closed = False
 
@@ -55,28 +51,25 @@ class Worker:
             WorkerError: it cannot be done, or the process ended; why.
             StoreError: the disk is full.
         """
-        with self._lock:
-            if self._closed:
-                raise StoppedError("the station ends")
-            self._rest(None)
-            process = self._started()
-        try:
-            return self._asked(process, job, step)
-        finally:
+        while True:
             with self._lock:
-                if not self._closed:
-                    self._rest(IDLE)
+                if self._closed:
+                    raise StoppedError("the station ends")
+                process = self._started()
+            done = self._asked(process, job, step)
+            if done is not None:
+                return done
 
     def _asked(
         self, process: subprocess.Popen[str], job: dict[str, Any], step: Callable[[str, int, int], None]
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | None:
+        """What became of a job; None where the process, idle for so long, ended just before it came."""
         assert process.stdin is not None
-        try:
+        assert process.stdout is not None
+        with suppress(OSError, ValueError):  # it has ended, or was ended by `close`
             process.stdin.write(json.dumps(job) + "\n")
             process.stdin.flush()
-        except (OSError, ValueError):  # it ended, or was ended by `close`
-            pass  # its end is in the queue
-        while (line := self._answers.get()) is not None:
+        for line in process.stdout:
             word = json.loads(line)
             if "step" in word:
                 step(*word["step"])
@@ -88,6 +81,8 @@ class Worker:
         code = process.wait()
         if self._closed:
             raise StoppedError("the station ends")
+        if code == 0:
+            return None
         killed = code == -9
         why = "it was killed, perhaps for want of memory" if killed else f"it ended with {code}"
         raise WorkerError(f"the process that learns did not finish: {why}{self._last_words()}; learn again")
@@ -96,22 +91,16 @@ class Worker:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process)
-        self._answers = queue.Queue()
-        process = subprocess.Popen(
+        self._process = subprocess.Popen(
             [sys.executable, "-m", MODULE, str(most_pixels())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
             text=True,
             encoding="utf-8",
-            env={
-                **os.environ,
-                "OMP_WAIT_POLICY": "PASSIVE",
-            },  # threads that wait leave the processor to others
+            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},  # waiting threads leave the processor to others
         )
-        threading.Thread(target=_hear, args=(process, self._answers), daemon=True).start()
-        self._process = process
-        return process
+        return self._process
 
     def _last_words(self) -> str:
         if self._said is None:
@@ -120,27 +109,11 @@ class Worker:
         lines = self._said.read().decode(errors="replace").strip().splitlines()
         return f" ({lines[-1][:200]})" if lines else ""
 
-    def _rest(self, seconds: float | None) -> None:
-        """End after so long, unless there is a job again; None: not any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if seconds is not None:
-            self._timer = threading.Timer(seconds, self._rested)
-            self._timer.daemon = True
-            self._timer.start()
-
-    def _rested(self) -> None:
-        """What the timer calls."""
+    def close(self) -> None:
+        """End the process, in the middle of a job too."""
         with self._lock:
-            if self._timer is not threading.current_thread():
-                return  # a job came at the moment when it fired: the process is that job's
-            self._timer = None
+            self._closed = True
             process, self._process = self._process, None
-        self._end(process)
-
-    @staticmethod
-    def _end(process: subprocess.Popen[str] | None) -> None:
         if process is None:
             return
         with suppress(OSError):
@@ -151,19 +124,3 @@ class Worker:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-    def close(self) -> None:
-        """End the process, in the middle of a job too."""
-        with self._lock:
-            self._closed = True
-            self._rest(None)
-            process, self._process = self._process, None
-        self._end(process)
-
-
-def _hear(process: subprocess.Popen[str], answers: queue.Queue[str | None]) -> None:
-    assert process.stdout is not None
-    with process.stdout:
-        for line in process.stdout:
-            answers.put(line)
-    answers.put(None)

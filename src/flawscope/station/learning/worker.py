@@ -3,7 +3,8 @@ many as a picture may have.
 
 A line of JSON on its standard input is a job; lines on its standard output say how far it is, and what came
 of it. It has the lowest priority, so that inspections go on, and stays for the next job: torch is loaded
-then. It ends when its input does, in the middle of a job too: whoever asked is gone.
+then. It ends when no job comes for a while, and when its input does, in the middle of a job too: whoever
+asked is gone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from flawscope.errors import FlawscopeError, InputError, with_kind
 from flawscope.pictures.decoding import allow_pixels
 
 Tell = Callable[[dict[str, Any]], None]
+IDLE = 600.0  # seconds after which it ends
 OFTEN = 0.25  # seconds between two words on how far it is
 
 
@@ -32,14 +34,18 @@ def main() -> None:
     # what libraries print must not be taken for an answer
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    jobs: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    jobs: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
 
     def tell(word: dict[str, Any]) -> None:
         answers.write(json.dumps(word) + "\n")
         answers.flush()
 
-    while (job := jobs.get()) is not None:
+    while True:
+        try:
+            job = jobs.get(timeout=IDLE)
+        except queue.Empty:
+            os._exit(0)  # as `_listen`, which waits for the input, does
         try:
             tell({"done": work(job, tell)})
         except FlawscopeError as error:
@@ -52,7 +58,7 @@ def main() -> None:
             tell({"error": f"it failed: {with_kind(error)}"})
 
 
-def _listen(jobs: queue.Queue[dict[str, Any] | None]) -> None:
+def _listen(jobs: queue.Queue[dict[str, Any]]) -> None:
     for line in sys.stdin:
         jobs.put(json.loads(line))
     os._exit(0)  # nobody waits for an answer
@@ -70,7 +76,7 @@ def work(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
 
     Args:
         job: `active`, `trained` (None: the same) and `out`, files of models; `how`, `strict`; `pictures`,
-            each as `Reviewed` has it; `good`, a folder; `device`, `threads`.
+            each as `Reviewed` has it; `good`, a folder; `engine`, `device`, `threads`.
 
     Returns:
         The judgement, with the seconds that each step took.
@@ -88,7 +94,7 @@ def work(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
 
     use_threads(job["threads"])
     loaded = time.perf_counter()
-    active = load(job["active"], device=job["device"], threads=job["threads"])
+    active = load(job["active"], engine=job["engine"], device=job["device"], threads=job["threads"])
     old = active.artefact if job["trained"] is None else model_file.read(job["trained"])
     pictures = [
         Reviewed(**{**one, "before": None if one["before"] is None else tuple(one["before"])})

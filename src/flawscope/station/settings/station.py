@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from flawscope.config import build, read_config
 from flawscope.errors import InputError
-from flawscope.runtime import suffix_of
+from flawscope.runtime import ENGINES, suffix_of
 from flawscope.station.settings.secret import secret, shown
 from flawscope.station.settings.sinks import MqttSettings, SinkSettings, mqtt_of, sinks_of
 from flawscope.station.settings.sources import CameraOf, FolderOf, read_source
@@ -150,7 +150,7 @@ class Settings:
     host, port: where it listens; another host than this machine wants users or tokens.
     public: names and addresses under which it is reached, beside this machine's.
     proxy: a proxy on this machine stands in front and says who asks (X-Forwarded-For, X-Forwarded-Proto).
-    device, threads: what computes, as for `predict`; None: all cores but one.
+    engine, device, threads: what computes, as for `predict`; None: ONNX Runtime, all cores but one.
     near: good pictures that are reviewed, too: those whose p-value is at most so many times the model's
     false-alarm rate.
     mqtt: the broker that gets all inspections.
@@ -165,6 +165,7 @@ class Settings:
     port: int = 8080
     public: tuple[str, ...] = ()
     proxy: bool = False
+    engine: str | None = None
     device: str = "auto"
     threads: int | None = None
     near: float = 1.5
@@ -236,6 +237,8 @@ def check(settings: Settings) -> Settings:
         raise InputError(f"port {settings.port} is not one: choose 1 to 65535, or 0 for a free one")
     if settings.limits.queue < 1 or settings.limits.pixels < 1:
         raise InputError("limits: queue and pixels must be 1 or more")
+    if settings.engine not in (None, *ENGINES):
+        raise InputError(f"engine {settings.engine!r:.40} is none: choose {' or '.join(ENGINES)}")
     if settings.near < 0:
         raise InputError("near must be 0 or more")
     return settings

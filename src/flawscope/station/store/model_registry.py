@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, delete, exists, func, or_, select, updat
 from flawscope.artefact.model_file import Manifest
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.predictor import Predictor, load, read_manifest
-from flawscope.runtime import suffix_of
+from flawscope.runtime import EXPORTED
 from flawscope.station.store.database import Database, now, upsert
 from flawscope.station.store.files import MODELS, Files
 from flawscope.station.store.records import REMOVED, add_event, iso, row_of
@@ -34,12 +34,19 @@ class Versions:
     """What is known of the models of all products, and those that are open.
 
     Args:
-        device, threads: that models are opened with.
+        device, threads, engine: that models are opened with.
     """
 
-    def __init__(self, database: Database, files: Files, device: str = "auto", threads: int | None = None):
+    def __init__(
+        self,
+        database: Database,
+        files: Files,
+        device: str = "auto",
+        threads: int | None = None,
+        engine: str | None = None,
+    ):
         self.database, self.files = database, files
-        self.device, self.threads = device, threads
+        self.device, self.threads, self.engine = device, threads, engine
         self._lock = threading.RLock()
         self._switching = threading.Lock()  # one switch after another, in the data base and here
         self._active: dict[int, tuple[int, Predictor]] = {}  # by product
@@ -56,15 +63,13 @@ class Versions:
         """
         path = Path(model)
         manifest = read_manifest(path)
-        parts = [path, path.with_suffix(".bin")] if suffix_of(path) == ".xml" else [path]
-        digest = _digest(parts)
+        digest = _digest(path)
         there = self._by_hash(product_id, digest)
         if there is not None:
             return there
         self.files.hold(digest)
         try:
-            for part in parts:
-                self.files.write(self.files.model_folder(digest) / part.name, part.read_bytes())
+            self.files.write(self.files.model_folder(digest) / path.name, path.read_bytes())
             self._insert(product_id, digest, path.name, origin, manifest, who)
         finally:
             self.files.release(digest)
@@ -198,10 +203,15 @@ class Versions:
             if number in self._spare:
                 self._spare.move_to_end(number)
                 return self._spare[number]
-        predictor = load(self.path(product_id, number), device=self.device, threads=self.threads)
+        path = self.path(product_id, number)
+        predictor = load(path, engine=self.engine_for(path), device=self.device, threads=self.threads)
         with self._lock:
             self._put_by(number, predictor)
         return predictor
+
+    def engine_for(self, path: Path) -> str | None:
+        """That opens this model."""
+        return self.engine if path.suffix.lower() == EXPORTED else None
 
     def _put_by(self, number: int, predictor: Predictor) -> None:
         self._spare[number] = predictor
@@ -250,16 +260,12 @@ class Versions:
         return row_of(self.database, versions, product_id, number)
 
 
-def _digest(parts: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        try:
-            with open(part, "rb") as file:
-                while block := file.read(_BLOCK):
-                    digest.update(block)
-        except OSError as error:
-            raise InputError(f"cannot read model {part}: {error.strerror}; check the path") from None
-    return digest.hexdigest()
+def _digest(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read model {path}: {error.strerror}; check the path") from None
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:

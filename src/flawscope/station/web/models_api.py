@@ -11,9 +11,8 @@ from fastapi import Query, Request
 from fastapi.responses import FileResponse
 
 from flawscope.errors import InputError
-from flawscope.runtime import FORMATS
-from flawscope.station.learning.audit_log import trail
-from flawscope.station.learning.candidates import shown
+from flawscope.runtime import SUFFIXES
+from flawscope.station.learning.candidates import shown, trail
 from flawscope.station.store.files import unwritable
 from flawscope.station.store.records import holdable
 from flawscope.station.web import schemas, uploads
@@ -53,9 +52,8 @@ async def add_version(
     """Add a model file. It judges nothing until it is activated."""
     product_id = station.product_id(name)
     called = uploads.clean(file)
-    one_file = [suffix for suffix in FORMATS if suffix != ".xml"]
-    if PurePosixPath(called).suffix.lower() not in one_file or not re.fullmatch(r"\w[\w. -]*", called):
-        raise InputError(f"name={file:.60} is not a model's: send {' or '.join(one_file)}")
+    if PurePosixPath(called).suffix.lower() not in SUFFIXES or not re.fullmatch(r"\w[\w. -]*", called):
+        raise InputError(f"name={file:.60} is not a model's: send {' or '.join(SUFFIXES)}")
     temporary = station.files.temporary(called)
     try:
         await _receive(request, temporary)

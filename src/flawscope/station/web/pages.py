@@ -14,8 +14,8 @@ from flawscope.config import known
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.access.login_throttle import SignInError
 from flawscope.station.access.roles import LOCAL, may
-from flawscope.station.learning.advice import advice
-from flawscope.station.learning.audit_log import trail
+from flawscope.station.learning.candidates import trail
+from flawscope.station.learning.promotion_policy import advice
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.records import NotFoundError, holdable, iso
 from flawscope.station.store.search import Filters

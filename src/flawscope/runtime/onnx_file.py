@@ -1,0 +1,201 @@
+"""The .onnx model file: a network and, in its metadata, what a .safetensors model holds in its header: the
+manifest, the sample pictures, the region of interest, and hashes of all this and of the network.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import mmap
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.artefact import files
+from flawscope.artefact.certificate import STRIDE
+from flawscope.artefact.model_file import KEY, Artefact, Manifest
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.runtime import onnx_check
+from flawscope.runtime import onnx_metadata as metadata
+
+SHA256, METADATA_SHA256 = f"{KEY}.sha256", f"{KEY}.metadata_sha256"
+# Of the artefact's tensors only what is needed beside the network: self-test, new calibration
+KEPT: dict[str, tuple[str, np.dtype[Any]]] = {  # entry: tensor and type
+    "samples": ("samples", np.dtype(np.uint8)),
+    "samples_int16": ("samples", np.dtype(np.int16)),  # some of them are padded
+    "sample_maps": ("sample_maps", np.dtype(np.float32)),
+    "roi": ("roi", np.dtype(np.bool_)),
+    "region": ("region", np.dtype(np.bool_)),
+}
+MOST_BYTES = 32 * 2**20  # of one of them; larger ones stay in the .safetensors file
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """The manifest alone. Weights are neither read nor checked."""
+    with _mapped(path) as data:
+        return _manifest(_entries(data, path), path)
+
+
+def read(path: str | os.PathLike[str]) -> Artefact:
+    """Manifest, sample pictures and region of interest. Weights are checked, and stay where they are.
+
+    Raises:
+        InputError: one line that says what is wrong with the file.
+    """
+    with _mapped(path) as data:
+        entries = _entries(data, path)
+        manifest = _manifest(entries, path)
+        if digest(metadata.body(data, KEY)) != entries.get(SHA256):
+            raise files.bad(path, "its network was altered or damaged")
+        try:
+            onnx_check.check(data)
+        except ValueError as error:
+            raise files.refused(path, f"{error}; export it anew") from None
+        return Artefact(manifest, _tensors(entries, manifest, path))
+
+
+def write(artefact: Artefact, network: metadata.Buffer, path: str | os.PathLike[str]) -> None:
+    """Write a network (an .onnx file's bytes) with this artefact's manifest and samples, atomically."""
+    entries = _packed(artefact, digest(metadata.body(network, KEY)))
+    with files.atomic(path) as file:
+        metadata.write(file, metadata.body(network, KEY), entries)
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network of a file, as a session opened it. `digest`: its SHA-256, which `read` has compared."""
+
+    path: str
+    digest: str | None
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> Network:
+        with _mapped(path) as data:
+            return cls(os.fspath(path), _entries(data, path).get(SHA256))
+
+    def is_unchanged(self) -> bool:
+        """Whether the file still holds it."""
+        try:
+            with _mapped(self.path) as data:
+                return digest(metadata.body(data, KEY)) == self.digest
+        except (InputError, ValueError):
+            return False
+
+    def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
+        """Write it with another manifest; weights are copied byte by byte."""
+        with _mapped(self.path) as data:
+            if digest(metadata.body(data, KEY)) != self.digest:
+                raise files.refused(self.path, "it has changed since it was opened; open it again")
+            write(artefact, data, path)
+
+
+def save(network: Network | None, artefact: Artefact, path: str | os.PathLike[str]) -> None:
+    """`Network.save`. FlawscopeError where a session's network came from no file."""
+    if network is None:
+        raise FlawscopeError("a network without a file cannot be saved")
+    network.save(artefact, path)
+
+
+def digest(pieces: Iterable[bytes | memoryview]) -> str:
+    """SHA-256 (hex)."""
+    found = hashlib.sha256()
+    for piece in pieces:
+        found.update(piece)
+    return found.hexdigest()
+
+
+def metadata_hash(entries: Mapping[str, str]) -> str:
+    """SHA-256 (hex) of all entries but its own."""
+    ours = {k: v for k, v in entries.items() if k != METADATA_SHA256}
+    return digest([json.dumps(ours, sort_keys=True).encode()])
+
+
+@contextmanager
+def _mapped(path: str | os.PathLike[str]) -> Iterator[memoryview]:
+    with files.opened(path) as file:
+        if not 0 < os.fstat(file.fileno()).st_size <= metadata.LIMIT:
+            raise files.bad(path, "it is empty, or larger than an .onnx file can be")
+        with (
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as view,
+        ):
+            yield view
+
+
+# ---------------------------------------------------------------------------------------------- the entries
+
+
+def _packed(artefact: Artefact, network: str) -> dict[str, str]:
+    """The metadata, for a network of this digest. ASCII only."""
+    tensors = {
+        f"{KEY}.{entry}": base64.b64encode(zlib.compress(tensor.tobytes())).decode("ascii")
+        for entry, (name, kind) in KEPT.items()
+        if (tensor := artefact.tensors.get(name)) is not None
+        and tensor.dtype == kind
+        and tensor.nbytes <= MOST_BYTES
+    }
+    manifest = artefact.manifest
+    if not {f"{KEY}.samples", f"{KEY}.samples_int16"} & tensors.keys():  # then nothing is compared with them
+        manifest = replace(manifest, samples=())
+        tensors.pop(f"{KEY}.sample_maps", None)
+    entries = {KEY: json.dumps(manifest.to_dict(), allow_nan=False), **tensors, SHA256: network}
+    return entries | {METADATA_SHA256: metadata_hash(entries)}
+
+
+def _entries(data: memoryview, path: Any) -> dict[str, str]:
+    try:
+        return metadata.read(data, KEY)
+    except ValueError:
+        raise files.bad(path, "it is not a flawscope model, or damaged") from None
+
+
+def _manifest(entries: Mapping[str, str], path: Any) -> Manifest:
+    """InputError, naming the file, if there is none or it was altered."""
+    try:
+        content = json.loads(entries[KEY], parse_constant=files.no_constant)
+        if not isinstance(content, dict):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise files.bad(path, "it is not a flawscope model, or damaged") from None
+    try:
+        found = Manifest.from_dict(content)
+    except InputError as error:
+        raise files.refused(path, str(error)) from None
+    if metadata_hash(entries) != entries.get(METADATA_SHA256):
+        raise files.bad(path, "its manifest was altered or damaged")
+    return found
+
+
+def _tensors(entries: Mapping[str, str], manifest: Manifest, path: Any) -> dict[str, NDArray[Any]]:
+    """Sample pictures and region of interest, where they are kept."""
+    size = manifest.preprocess.network_size
+    count, grid = len(manifest.samples), tuple(-(-side // STRIDE) for side in size)
+    shapes = {"samples": (count, 3, *size), "sample_maps": (count, *grid), "roi": size, "region": size}
+    try:
+        return {
+            name: _unpacked(entries[f"{KEY}.{entry}"], shapes[name], kind)
+            for entry, (name, kind) in KEPT.items()
+            if f"{KEY}.{entry}" in entries
+        }
+    except (ValueError, zlib.error):
+        raise files.bad(path, "its sample pictures or its region of interest are damaged") from None
+
+
+def _unpacked(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
+    """ValueError or zlib.error if it has another size; no more is unpacked than that."""
+    size = math.prod(shape) * kind.itemsize
+    if size > MOST_BYTES:
+        raise ValueError
+    data = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size + 1)
+    if kind == np.bool_:  # any other byte than 0 and 1 would be no bool
+        data = (np.frombuffer(data, np.uint8) != 0).tobytes()
+    found: NDArray[Any] = np.frombuffer(data, kind).reshape(shape)
+    return found
