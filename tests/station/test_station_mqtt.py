@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -410,7 +409,7 @@ def test_paths_are_relative_to_the_file_and_a_text_is_the_broker(tmp_path: Path)
     assert found is not None
     assert found.ca_file == str(tmp_path / "ca.pem")
     assert found.place == ("host", 8883, True)
-    assert replace(found, broker="mqtt://host").place == ("host", 1883, False)
+    assert MqttSettings("mqtt://host").place == ("host", 1883, False)
 
 
 # ------------------------------------------------------------------------------------------------- containers
