@@ -135,10 +135,12 @@ class Review:
         """A picture as the page's script knows it."""
         one = self.session.pictures[number]
         height, width = self._size(number)
+        p_value = "" if one.row.p_value is None else f"p {one.row.p_value:.3f} · "
         return {
             **{"id": number + 1, "name": one.name, "picture": one.path.is_file(), "near": False},
             **{"width": width, "height": height, "note": ""},
             **{"severity": one.row.severity, "decision": one.row.decision},
+            "detail": f"{p_value}score {one.row.score:.4g}",
         }
 
     def _size(self, number: int) -> tuple[int, int]:
