@@ -79,6 +79,7 @@ def test_the_page_has_its_pictures_and_nothing_from_outside(review: Review) -> N
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     waiting = json.loads(ask(review, "api/review?limit=2&reader=x")[2])
     assert [one["name"] for one in waiting["inspections"]] == ["a/part", "b/part"]
+    assert waiting["inspections"][0]["detail"] == "p 0.100 · score 0.9"
     assert waiting["waiting"] == 3
     assert [one["id"] for one in json.loads(ask(review, "api/review?limit=9&after=2")[2])["inspections"]] == [
         3
