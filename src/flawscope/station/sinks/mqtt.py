@@ -147,6 +147,7 @@ class MqttSink(Sink):
 
         def disconnected(client: paho.Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
             self._lost = self._lost or f"the connection is lost: {reason}"
+            answered.set()
 
         self._client = self._made()
         self._client.on_connect, self._client.on_disconnect = connected, disconnected

@@ -28,16 +28,6 @@ LOCK = ".lock"  # of the station that runs
 IDENTITY = ".station"  # file that says in the folder whose it is
 ROOM = 16 * 1024**2  # bytes that the data base and all the rest need to go on
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# of file systems on which a file has one name alone
-_NO_LINKS = (
-    errno.EPERM,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-    errno.ENOSYS,
-    errno.EINVAL,
-    errno.EMLINK,
-    errno.EXDEV,
-)
 
 
 class Files:
@@ -249,9 +239,7 @@ def give_name(part: Path, path: Path) -> None:
         os.link(part, path)  # unlike a renaming, it overwrites nothing
     except FileExistsError:
         raise
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
+    except OSError:  # on many shares a file has one name alone; what else is wrong, the renaming says
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         os.rename(part, path)
