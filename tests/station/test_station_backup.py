@@ -115,7 +115,7 @@ def test_what_comes_back_is_what_was_there(filled: Settings, other: Settings, tm
     assert restore(path, other) == held
     assert rows(other) == rows(filled)
     assert contents(other) == contents(filled)
-    assert len(contents(other)) == 6 + 1 + 3
+    assert len(contents(other)) == 6 + 1 + 2
     kept = Versions(Database(other.url), Files(other.store))
     assert read_manifest(kept.path(1, 1)).method == "patchcore"
     database = Database(other.url)
