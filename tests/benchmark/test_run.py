@@ -197,6 +197,18 @@ def test_a_call_ends_with_its_value_or_with_the_reason() -> None:
     assert "ended with code 3" in words["left"]
 
 
+def test_a_process_that_cannot_be_started_is_that_calls_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(process: Any) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", full)
+    pool = Processes(1, 1, lambda label, text: None)
+    pool.start("a", give, 1)
+    ((label, error),) = pool.ended(60)
+    assert label == "a"
+    assert "could not be run: Cannot allocate memory; try again" in str(error)
+
+
 @pytest.mark.parametrize(
     ("cells", "threads", "free", "device", "jobs", "reason"),
     [

@@ -46,19 +46,25 @@ class Processes:
     def __init__(self, most: int, threads: int, tell: Callable[[str, str], None]):
         self.most, self.threads, self.tell = most, threads, tell
         self.running: dict[Connection, tuple[str, BaseProcess]] = {}
+        self.refused: list[tuple[str, Any]] = []  # calls that no process could be started for
 
     def start(self, label: str, function: Callable[..., Any], *given: Any) -> None:
         ours, theirs = SPAWN.Pipe(duplex=False)
         process = SPAWN.Process(target=_call, args=(theirs, function, given), name=label)
-        with _started_for(self.threads):
-            process.start()
+        try:
+            with _started_for(self.threads):
+                process.start()
+        except OSError as error:  # such as too little memory
+            text = f"its process could not be run: {error.strerror or error}; try again"
+            self.refused.append((label, FlawscopeError(text)))
+            return
         theirs.close()
         self.running[ours] = label, process
         self.tell(label, "starts")
 
     def ended(self, seconds: float) -> list[tuple[str, Any]]:
-        found = []
-        for connection in wait([*self.running], seconds):
+        found, self.refused = self.refused, []
+        for connection in wait([*self.running], 0 if found else seconds):
             assert isinstance(connection, Connection)
             label, process = self.running[connection]
             try:
