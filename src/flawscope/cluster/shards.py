@@ -93,9 +93,9 @@ class Job:
     model: Model
     size: int
     inputs: int
-    engine: str | None
     device: str
     threads: int
+    engine: str | None = None
     false_alarm_rate: float | None = None
     overlays: bool = False
     roots: tuple[str, ...] = ()
