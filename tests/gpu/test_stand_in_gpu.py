@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flawscope.errors import InputError
-from flawscope.methods import registry, training
+from flawscope.methods import registry, training_state
 from flawscope.methods.efficientad.model import create as create_efficientad
 from flawscope.methods.efficientad.networks import _channels
 from flawscope.methods.efficientad.trainer import Trainer as EfficientAdTrainer
@@ -143,7 +143,7 @@ def test_a_gpu_gets_the_numbers_of_places_and_learns_the_same(
     of_cpu = [v.grad.clone() for v in trainer.networks[0].parameters() if v.grad is not None]
     trainer.networks[0].zero_grad()
     asked = []
-    monkeypatch.setattr(training, "uploaded", lambda values, device: asked.append(device) or values)
+    monkeypatch.setattr(training_state, "uploaded", lambda values, device: asked.append(device) or values)
     monkeypatch.setattr(trainer, "autocast", contextlib.nullcontext)
     monkeypatch.setattr(torch.random, "fork_rng", lambda devices: contextlib.nullcontext())
     trainer.device = torch.device("cuda")
