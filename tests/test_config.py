@@ -24,6 +24,7 @@ class Example:
     flag: bool = False
     name: str = ""
     weights: str | None = None
+    hosts: tuple[str, ...] = ()
 
 
 def yaml(tmp_path: Path, text: str | bytes) -> Path:
@@ -237,3 +238,7 @@ def test_a_stored_configuration_builds_the_same_again(method: str) -> None:
 def test_an_unknown_method_names_the_known_ones() -> None:
     with pytest.raises(InputError, match="no method called pathcore: did you mean patchcore"):
         registry.method("pathcore")
+
+
+def test_a_size_is_divided_at_its_x_and_a_name_is_not() -> None:
+    assert build(Example, {"size": "256x384", "hosts": "box.example"}).hosts == ("box.example",)

@@ -124,7 +124,7 @@ def convert(value: Any, hint: Any) -> Any:
         raise ValueError
     if origin is tuple:
         if isinstance(value, str):
-            value = value.replace("x", ",").split(",")
+            value = (value if args[0] is str else value.replace("x", ",")).split(",")
         elif not isinstance(value, list | tuple):
             value = [value]
         if len(args) == 2 and args[1] is Ellipsis:
