@@ -1,0 +1,205 @@
+"""Store, retention and outbox do what a dictionary says, in any order of events, on both data bases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import select
+from test_station_retention import DAY, Ages, World
+
+from flawscope.errors import InputError
+from flawscope.station.settings.sinks import SinkSettings
+from flawscope.station.settings.station import Keep
+from flawscope.station.sinks.outbox import Outbox
+from flawscope.station.store import retention
+from flawscope.station.store.database import Database
+from flawscope.station.store.files import Files
+from flawscope.station.store.records import DEFECT, GOOD, SKIP, UNDO, Store, Taken
+from flawscope.station.store.retention import Retention
+from flawscope.station.store.schema import versions
+from flawscope.station.store.search import Filters, search
+
+KEYS, NAMES, WORDS = ("a", "b", None), ("x", "y", "z"), (GOOD, DEFECT, SKIP, UNDO)
+AGES = st.integers(1, 60)  # days
+
+
+@dataclass
+class Known:
+    """An inspection, as the dictionary has it. since: days on the clock. words: verdicts that stand."""
+
+    picture: str
+    anomalous: bool
+    since: int
+    words: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str | None:
+        return self.words[-1] if self.words and self.words[-1] != SKIP else None
+
+    @property
+    def review(self) -> str:
+        if self.words:
+            return "skipped" if self.words[-1] == SKIP else "done"
+        return "waiting" if self.anomalous else "none"
+
+    @property
+    def kind(self) -> str:
+        return "reviewed" if self.verdict else "anomalous" if self.anomalous else "good"
+
+
+class Machine(RuleBasedStateMachine):
+    """A product of its own in each run."""
+
+    url: ClassVar[str]
+    folder: ClassVar[Path]
+    numbers: ClassVar[Any] = count()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = f"p{next(self.numbers)}"
+        self.clock = Ages()
+        self.days = 0
+        self.inspections: dict[int, Known] = {}
+        self.keys: dict[str | None, tuple[int, Taken]] = {}
+        self.there: set[str] = set()  # pictures whose file is kept
+        self.said = 0  # verdicts, ever
+        self.delivered: list[tuple[int, bool]] = []
+        self.open()
+
+    def open(self) -> None:
+        self.database = Database(self.url)
+        self.database.migrate()
+        store = Store(self.database)
+        product = store.add_product(self.name)
+        row = {"product_id": product, "hash": "0" * 64, "file": "none", "origin": "", "facts": "{}"}
+        with self.database.writing() as connection:
+            known = connection.execute(select(versions.c.id).filter_by(product_id=product)).scalar()
+            new = versions.insert().values(**row, created_at=0).returning(versions.c.id)
+            version = int(known or connection.execute(new).scalar_one())
+        self.world = World(self.database, store, Files(self.folder), product, version, self.clock)
+        given = {"station": "s", "sender": "s", "address": None}
+        self.outbox = Outbox(self.database, product, self.name, "folder:x", SinkSettings(folder="x"), **given)
+
+    def teardown(self) -> None:
+        self.database.close()
+
+    # ---- what happens
+
+    @rule(key=st.sampled_from(KEYS), name=st.sampled_from(NAMES), anomalous=st.booleans())
+    def record(self, key: str | None, name: str, anomalous: bool) -> None:
+        if key in self.keys:
+            number, one = self.keys[key]
+            assert self.world.store.record([one]) == [(number, False)]
+            return
+        picture = f"{self.name}/{name}"
+        one = replace(self.world.taken(0, picture, anomalous), key=key)
+        ((number, is_new),) = self.world.store.record([one])
+        assert is_new
+        assert number > max(self.inspections, default=0)
+        self.clock.note(self.clock.age, number)
+        self.inspections[number] = Known(picture, anomalous, self.days)
+        self.there.add(picture)
+        if key is not None:
+            self.keys[key] = number, one
+
+    @precondition(lambda self: self.inspections)
+    @rule(data=st.data(), word=st.sampled_from(WORDS))
+    def decide(self, data: st.DataObject, word: str) -> None:
+        number = data.draw(st.sampled_from(sorted(self.inspections)))
+        words = self.inspections[number].words
+        if word == UNDO and not words:
+            with pytest.raises(InputError, match="no verdict to take back"):
+                self.world.decide(number, word)
+            return
+        self.world.decide(number, word)
+        self.said += 1
+        if word == UNDO:
+            words.pop()
+        else:
+            words.append(word)
+
+    @rule(days=st.integers(1, 40))
+    def wait(self, days: int) -> None:
+        self.days += days
+        self.clock.age += days * DAY
+
+    @rule(
+        good=st.integers(1, 60),
+        anomalous=st.integers(1, 60),
+        reviewed=st.one_of(st.none(), st.integers(1, 60)),
+    )
+    def retain(self, good: int, anomalous: int, reviewed: int | None) -> None:
+        limits = {"good": good, "anomalous": anomalous, "reviewed": reviewed}
+        given = {kind: None if days is None else f"{days} days" for kind, days in limits.items()}
+        self.world.run(Keep(**given, records=None))
+        for picture in list(self.there):
+            of = [one for one in self.inspections.values() if one.picture == picture]
+            ages = [(limits[one.kind], self.days - one.since) for one in of]
+            if all(limit is not None and age >= limit for limit, age in ages):
+                self.there.remove(picture)
+
+    @rule()
+    def restart(self) -> None:
+        self.database.close()
+        self.open()
+
+    @rule(limit=st.integers(1, 4), is_kept=st.booleans())
+    def deliver(self, limit: int, is_kept: bool) -> None:
+        """What is not noted comes again."""
+        batch = self.outbox.batch(limit)
+        if is_kept:
+            self.delivered += [(one.verdict or one.number, one.verdict is not None) for one in batch.messages]
+            self.outbox.move(batch.end)
+
+    # ---- what holds
+
+    @invariant()
+    def everything_is_as_it_was_said(self) -> None:
+        world, known = self.world, self.inspections
+        shown = {
+            one["id"]: one for one in search(self.database, world.product, Filters(limit=200)).inspections
+        }
+        assert list(shown) == sorted(known, reverse=True)
+        for number, one in known.items():
+            facts = shown[number]
+            assert (facts["verdict"], facts["review"]) == (one.verdict, one.review)
+            assert facts["decision"] == ("anomalous" if one.anomalous else "good")
+            assert (facts["picture"] is not None) == (one.picture in self.there)
+            assert world.path(one.picture).exists() == (one.picture in self.there)
+        waiting = sum(one.review == "waiting" for one in known.values())
+        assert world.store.totals(world.product) == {"inspections": len(known), "waiting": waiting}
+        sent = [number for number, is_verdict in self.delivered if not is_verdict]
+        assert sent == sorted(known)[: len(sent)], "each once, in their order"
+        assert self.outbox.waiting() == len(known) + self.said - len(self.delivered)
+
+
+def test_store_retention_and_outbox_keep_what_they_were_told(
+    database_url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Retention, "_rest", lambda self, seconds: None)
+    monkeypatch.setattr(retention.Learnt, "knows", lambda self, digest, suffix: False)
+    monkeypatch.setattr(
+        Machine, "url", database_url or f"sqlite:///{tmp_path / 'station.sqlite'}", raising=False
+    )
+    monkeypatch.setattr(Machine, "folder", tmp_path / "files", raising=False)
+    given = settings(
+        max_examples=12,
+        stateful_step_count=25,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(Machine, settings=given)
