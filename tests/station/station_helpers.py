@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 NAME = "plate"  # the product
 INSPECTIONS = f"products/{NAME}/inspections"
-PATIENCE = 120.0  # seconds that a test waits: a busy machine needs them, others do not
+PATIENCE = 240.0  # seconds that a test waits: a busy machine needs them, others do not
 _numbers = count()
 
 
