@@ -118,7 +118,7 @@ def settings(database_url: str | None, model_file: Path, tmp_path: Path) -> Sett
         port=0,
         device="cpu",
         threads=1,
-        limits=Limits(upload="8 MB", pixels=4_000_000, stalled=2.0),
+        limits=Limits(upload="8 MB", pixels=4_000_000, stalled=10.0),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
@@ -13,8 +14,10 @@ import httpx
 import pytest
 from station_helpers import INSPECTIONS, Running, until
 
+from flawscope.station.access.roles import SCOPE
 from flawscope.station.settings.station import Limits
 from flawscope.station.web import app as app_module
+from flawscope.station.web.bodies import Bodies
 from flawscope.station.web.connections import RateLimit
 
 HALF = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: "
@@ -128,6 +131,27 @@ def test_a_body_that_trickles_is_let_go(open_station: Callable[..., Running]) ->
             except BlockingIOError:
                 continue
         assert b" 408 " in answer.split(b"\r\n")[0]
+
+
+def test_a_client_is_not_blamed_for_what_held_up_the_station() -> None:
+    """The event loop is blocked for longer than a client may be silent, while the client's bytes wait."""
+
+    calls = []
+
+    async def receive() -> dict[str, Any]:
+        calls.append(True)
+        if len(calls) == 1:
+            asyncio.get_running_loop().call_later(0.01, time.sleep, 0.5)  # blocks the loop
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": b"whole"}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["body"] == b"whole"
+
+    bodies = Bodies(app, Limits(stalled=0.1))
+    scope = {"type": "http", "headers": [], SCOPE: "inspect"}
+    asyncio.run(bodies(scope, receive, None))  # type: ignore[arg-type]
+    assert len(calls) == 2
 
 
 def test_who_has_not_signed_in_sends_little(open_station: Callable[..., Running]) -> None:

@@ -110,7 +110,8 @@ class Connection(H11Protocol):
 
     @property
     def _limit(self) -> float:
-        return KEEP_ALIVE if self.is_idle else self.patience
+        is_idle = self.is_idle and not self.flow.write_paused  # its last answer is read, too
+        return KEEP_ALIVE if is_idle else self.patience
 
 
 class RateLimit(logging.Filter):
