@@ -93,7 +93,7 @@ def arguments(made: Any, **quick: Any) -> Args:
 
 def draw(folder: Path, *, train: int, good: int = 0, bad: int = 0, size: int = 256) -> Path:
     """A drawn data set, made once; its root."""
-    from flawscope.demo.dataset import draw_dataset
+    from flawscope.synthesis.demo.dataset import draw_dataset
 
     if not (folder / "plate").is_dir():
         draft = folder / ".draft"

@@ -310,7 +310,7 @@ def scored(product: str, train: int, count: int, settings: Settings, threads: in
     import torch
 
     import flawscope
-    from flawscope.demo.dataset import draw_picture
+    from flawscope.synthesis.demo.dataset import draw_picture
 
     torch.set_num_threads(threads)
     shown = [

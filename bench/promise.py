@@ -24,7 +24,7 @@ def draw(product: str, seed: int):
     import numpy as np
     from PIL import Image, ImageDraw
 
-    from flawscope.demo.dataset import CATEGORIES, draw_picture
+    from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 
     rng = np.random.default_rng([7, seed])
     if product in CATEGORIES:

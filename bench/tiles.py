@@ -28,7 +28,7 @@ def draw(path: Path, pixels: int) -> None:
     import numpy as np
     from PIL import Image
 
-    from flawscope.demo.dataset import draw_picture
+    from flawscope.synthesis.demo.dataset import draw_picture
 
     picture = draw_picture("fabric", np.random.default_rng(1), size=pixels)[0]
     draft = path.with_suffix(".tmp.png")
@@ -68,7 +68,7 @@ def learn(path: str, tile: int, elements: int, threads: int) -> Cell:
     import torch
 
     import flawscope
-    from flawscope.demo.dataset import draw_picture
+    from flawscope.synthesis.demo.dataset import draw_picture
 
     torch.set_num_threads(threads)
     shown = [draw_picture("fabric", np.random.default_rng(k), size=2 * tile)[0] for k in range(3)]
@@ -126,7 +126,7 @@ def cost(args: Args, record: Record, work: Path) -> list[Cell]:
 def anomalib(args: Args, picture: Path) -> Cell:
     """Its own tiler in its own environment."""
     side = Path(__file__).with_name("peers") / "anomalib_side.py"
-    from flawscope.features.weights import DEFAULT_BACKBONE, locate
+    from flawscope.methods.features.weights import DEFAULT_BACKBONE, locate
 
     words = ["tiles", picture, "--tile", args.tile, "--stride", round(args.tile * (1 - OVERLAP))]
     words += ["--elements", args.elements, "--threads", args.threads]

@@ -39,7 +39,7 @@ def draw(root: Path) -> Path:
     import numpy as np
     from PIL import Image
 
-    from flawscope.demo.dataset import draw_dataset
+    from flawscope.synthesis.demo.dataset import draw_dataset
 
     def save(pixels: Any, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -77,8 +77,8 @@ def _drawn(folder: Path, name: str, number: int, defective: bool) -> Path:
     import numpy as np
     from PIL import Image
 
-    from flawscope.demo.dataset import CATEGORIES, draw_picture
     from flawscope.synthesis import DefectScale, simulate_defect
+    from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 
     path = folder / f"{number:03d}.png"
     if path.is_file():
@@ -156,7 +156,7 @@ def update(args: Args, name: str, kind: str, known: bool, draw: int, work: Path,
     import shutil
 
     from flawscope.cli import main as flawscope
-    from flawscope.review.session import COLUMNS, LOG
+    from flawscope.station.review.session import COLUMNS, LOG
 
     with common.workspace(None) as folder:
         stranger = "plate" if name != "plate" else "fabric"

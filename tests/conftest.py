@@ -22,7 +22,7 @@ from filelock import FileLock
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from flawscope.demo.dataset import draw_dataset
+from flawscope.synthesis.demo.dataset import draw_dataset
 
 # Before OpenVINO is loaded: without this package it reports nothing of these runs to its makers
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -194,7 +194,7 @@ def small_backbone(shared: Shared) -> dict[str, str]:
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
 
-    from flawscope.features.backbone import import_timm
+    from flawscope.methods.features.backbone import import_timm
 
     def fill(folder: Path) -> None:
         with torch.random.fork_rng():
@@ -212,7 +212,7 @@ def tiled_pictures(shared: Shared) -> Path:
     import numpy as np
     from PIL import Image
 
-    from flawscope.demo.dataset import draw_picture
+    from flawscope.synthesis.demo.dataset import draw_picture
 
     def fill(folder: Path) -> None:
         rng = np.random.default_rng(3)

@@ -27,13 +27,11 @@ ALLOWED: dict[str, str] = {
     "pictures": "",
     "metrics": "",
     "calibration": "",
-    "features": "",
     "datasets": "pictures",
     "artefact": "pictures calibration",
     "synthesis": "pictures datasets",
     "results": "pictures datasets artefact",
-    "demo": "synthesis",
-    "methods": "config machine pictures datasets metrics calibration features artefact synthesis",
+    "methods": "config machine pictures datasets metrics calibration artefact synthesis",
     "runtime": "machine artefact methods",
     "predictor": "pictures datasets calibration artefact results runtime",
     "export": "pictures calibration artefact synthesis methods runtime",
@@ -41,26 +39,30 @@ ALLOWED: dict[str, str] = {
     "evaluation": "pictures datasets metrics calibration results predictor",
     "watch": "pictures datasets results predictor",
     "station": "machine config pictures artefact results methods runtime predictor export fitting watch",
-    "testing": "pictures datasets artefact demo methods runtime predictor export fitting",
+    "testing": "pictures datasets artefact synthesis methods runtime predictor export fitting",
     "report": "machine pictures datasets metrics calibration artefact results evaluation",
-    "review": "pictures results station",
     "benchmark": "config machine datasets metrics artefact methods runtime predictor fitting evaluation",
     "cluster": "machine pictures datasets calibration artefact results methods runtime predictor fitting",
-    "cli": "config pictures datasets calibration features artefact synthesis results demo methods runtime "
-    "predictor export fitting evaluation watch report review benchmark "
-    "station cluster",
+    "cli": "config pictures datasets calibration artefact synthesis results methods runtime predictor "
+    "export fitting evaluation watch report benchmark station cluster",
 }
 FOR_ALL = {"errors", "progress"}
 # Packages with networks. All others predict, calibrate and read files without torch, as do these modules.
-WITH_TORCH = {"features", "methods", "fitting", "export"}
-WITHOUT_TORCH = {"features", "features.weights", "methods", "methods.registry", "methods.method"} | {
+WITH_TORCH = {"methods", "fitting", "export"}
+WITHOUT_TORCH = {
+    "methods",
+    "methods.features",
+    "methods.features.weights",
+    "methods.registry",
+    "methods.method",
+} | {
     "methods.settings",
     "fitting",
     "export",
 }
 # `cluster` runs what the commands run, elsewhere: it stands on as many packages as they do. `station` learns
 # from corrections: its own process fits and exports, and `methods.registry` says what the method can do
-MOST_PACKAGES, MOST_ARROWS = 27, 162
+MOST_PACKAGES, MOST_ARROWS = 24, 150
 
 
 def module_name(path: Path) -> str:
@@ -152,6 +154,7 @@ STATION: dict[str, str] = {
     "drift",
     "web": "store settings access inspecting sources learning station",
     "client": "settings store web",
+    "review": "web",
 }
 
 
@@ -246,7 +249,9 @@ def test_help_and_typing_errors_load_no_numpy(argv: list[str]) -> None:
     assert not loaded_after(code) & {"numpy", "PIL", "scipy", "torch", "yaml"}
 
 
-@pytest.mark.parametrize("code", ["from flawscope.station import Client", "import flawscope.review.server"])
+@pytest.mark.parametrize(
+    "code", ["from flawscope.station import Client", "import flawscope.station.review.server"]
+)
 def test_a_client_and_a_review_load_nothing_of_the_server(code: str) -> None:
     if "Client" in code:
         pytest.importorskip("httpx")

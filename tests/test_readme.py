@@ -30,11 +30,11 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main, serve
-from flawscope.demo import dataset
-from flawscope.demo.dataset import draw_dataset, draw_picture
-from flawscope.review import DEFECT, FINE
+from flawscope.station.review import DEFECT, FINE
 from flawscope.station.settings.station import read_settings
 from flawscope.station.web import app
+from flawscope.synthesis.demo import dataset
+from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
 from flawscope.testing import check_method
 
 ROOT = Path(__file__).parents[1]
@@ -143,16 +143,16 @@ class Here:
 @pytest.fixture
 def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes minutes takes seconds."""
-    from flawscope import review
     from flawscope.artefact import certificate
     from flawscope.benchmark import pool
     from flawscope.cli import watch
     from flawscope.export import onnx_graph
-    from flawscope.features import backbone
     from flawscope.methods import patchcore, prnet, training
     from flawscope.methods.efficientad import distill
+    from flawscope.methods.features import backbone
     from flawscope.methods.settings import PictureSettings
-    from flawscope.review import server
+    from flawscope.station import review
+    from flawscope.station.review import server
 
     sizes = PictureSettings.sizes.fget
     assert sizes is not None

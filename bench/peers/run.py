@@ -74,7 +74,7 @@ class Place:
 
     def weights(self) -> Path:
         """The packaged weights, where flawscope finds them."""
-        code = "from flawscope.features.weights import *; print(locate(DEFAULT_BACKBONE).path)"
+        code = "from flawscope.methods.features.weights import *; print(locate(DEFAULT_BACKBONE).path)"
         found = subprocess.run(
             [self.python("flawscope"), "-c", code], check=True, capture_output=True, text=True, env=clean()
         )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flawscope.artefact.files import csv_cell, from_csv_cell
 from flawscope.results.table import Row, Table, read_table
-from flawscope.review import DEFECT, Decisions
+from flawscope.station.review import DEFECT, Decisions
 
 SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flawscope.demo.dataset import draw_dataset
+from flawscope.synthesis.demo.dataset import draw_dataset
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from flawscope.artefact.model_file import read_manifest
 from flawscope.cli import main
-from flawscope.demo.dataset import draw_dataset
+from flawscope.synthesis.demo.dataset import draw_dataset
 
 pytest.importorskip("torch")
 
@@ -499,7 +499,7 @@ def test_a_failing_self_test_is_exit_code_1(capsys: Capture, model: str, tmp_pat
 
 
 def test_backbones_lists_the_default_and_what_is_at_hand(capsys: Capture) -> None:
-    from flawscope.features.weights import DEFAULT_BACKBONE
+    from flawscope.methods.features.weights import DEFAULT_BACKBONE
 
     code, out, _ = run(capsys, "backbones", "--json")
     rows = {row["name"]: row for row in json.loads(out)}

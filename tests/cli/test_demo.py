@@ -8,7 +8,7 @@ import pytest
 
 from flawscope.cli import main
 from flawscope.datasets import open_dataset
-from flawscope.demo import dataset
+from flawscope.synthesis.demo import dataset
 
 
 def test_only_drawn_and_nothing_fitted(

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main
-from flawscope.demo.dataset import draw_picture
-from flawscope.features.weights import PACKAGED
+from flawscope.methods.features.weights import PACKAGED
+from flawscope.synthesis.demo.dataset import draw_picture
 
 pytest.importorskip("torch")
 

@@ -12,7 +12,7 @@ import pytest
 
 from flawscope.artefact.model_file import read_manifest
 from flawscope.cli import main
-from flawscope.demo.dataset import draw_dataset
+from flawscope.synthesis.demo.dataset import draw_dataset
 
 pytest.importorskip("torch")
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main
-from flawscope.review import DEFECT, FINE
-from flawscope.review.server import Review
+from flawscope.station.review import DEFECT, FINE
+from flawscope.station.review.server import Review
 
 pytest.importorskip("jinja2")
 

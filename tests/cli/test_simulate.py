@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main
-from flawscope.demo.dataset import draw_picture
 from flawscope.synthesis import KINDS
+from flawscope.synthesis.demo.dataset import draw_picture
 
 Capture = pytest.CaptureFixture[str]
 

@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 from flawscope.artefact import model_file
 from flawscope.artefact.model_file import Artefact
 from flawscope.cli import main
-from flawscope.demo.dataset import draw_dataset
+from flawscope.synthesis.demo.dataset import draw_dataset
 
 # of a manifest's facts, what depends on when and where a model was fitted
 PASSING = {"seconds", "seconds_total", "memory_peak", "memory_predicted", "summary"}

@@ -25,8 +25,8 @@ from flawscope.benchmark.store import FORMAT, Store, write_json
 from flawscope.cli import main
 from flawscope.cluster.connect import Node
 from flawscope.cluster.tasks import share
-from flawscope.demo.dataset import draw_dataset
 from flawscope.errors import InputError
+from flawscope.synthesis.demo.dataset import draw_dataset
 
 # what depends on when and where a cell ran
 PASSING = {"fit_seconds", "evaluate_seconds", "peak_memory_mib", "jobs"}

@@ -26,7 +26,6 @@ from flawscope.artefact import model_file  # noqa: E402
 from flawscope.artefact.state_file import checkpoint_of, read_checkpoint, steps_in  # noqa: E402
 from flawscope.cluster import training  # noqa: E402
 from flawscope.cluster.connect import Node, connected  # noqa: E402
-from flawscope.demo.dataset import draw_picture  # noqa: E402
 from flawscope.errors import FlawscopeError, InputError  # noqa: E402
 from flawscope.fitting import fitting  # noqa: E402
 from flawscope.methods.distributed import ALONE, Group, Left  # noqa: E402
@@ -36,6 +35,7 @@ from flawscope.methods.task import Budget, Task  # noqa: E402
 from flawscope.methods.training import Trainer  # noqa: E402
 from flawscope.methods.training_state import digest_of  # noqa: E402
 from flawscope.progress import silent  # noqa: E402
+from flawscope.synthesis.demo.dataset import draw_picture  # noqa: E402
 
 CLOSE = 1e-5  # of the largest gradient of a parameter: rounding of fp32 sums in another order
 PLENTY = 2**30

@@ -12,8 +12,8 @@ from PIL import Image, ImageFilter
 
 from flawscope.datasets.check import check
 from flawscope.datasets.near import SAME, clusters, near_duplicates, thumbnail, verify
-from flawscope.demo.dataset import draw_dataset
 from flawscope.pictures.decoding import decode
+from flawscope.synthesis.demo.dataset import draw_dataset
 
 BICUBIC = Image.Resampling.BICUBIC
 

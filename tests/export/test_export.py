@@ -19,10 +19,10 @@ from flawscope.artefact import model_file
 from flawscope.artefact.certificate import BATCHES, Certificate, of_facts
 from flawscope.cli import main
 from flawscope.datasets import list_pictures
-from flawscope.demo.dataset import draw_picture
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor, read_manifest
+from flawscope.synthesis.demo.dataset import draw_picture
 
 pytest.importorskip("torch")
 for needed in ("onnx", "onnxscript"):

@@ -13,11 +13,11 @@ pytest.importorskip("torch")
 
 import flawscope
 from flawscope.calibration.decision import Calibration
-from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.fitting.update_evaluation import PowerLostError, is_unlike
 from flawscope.predictor import Predictor, load
-from flawscope.review import DEFECT, FINE, Decisions
+from flawscope.station.review import DEFECT, FINE, Decisions
+from flawscope.synthesis.demo.dataset import draw_picture
 
 Part = Callable[..., str]
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.export.export import export
 from flawscope.fitting.fitting import fit, partial_fit
@@ -17,6 +16,7 @@ from flawscope.methods.patchcore import few_shot
 from flawscope.methods.patchcore import model as models
 from flawscope.methods.patchcore.patches import Patches, turned
 from flawscope.predictor import Predictor, load
+from flawscope.synthesis.demo.dataset import draw_picture
 
 WAYS = range(1, 8)
 

@@ -18,7 +18,6 @@ from PIL import Image
 
 import flawscope
 from flawscope.artefact.model_file import read
-from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.fitting import training_pictures as sources
 from flawscope.fitting.fitting import fit, partial_fit
@@ -30,6 +29,7 @@ from flawscope.methods.patchcore.config import Config
 from flawscope.methods.task import Task
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor, load
+from flawscope.synthesis.demo.dataset import draw_picture
 
 PATCHES = 64  # of a picture at 64 px: stride 8
 WIDTH = 152  # EfficientNet-Lite0, stages 2 and 3
@@ -600,7 +600,7 @@ def test_region_of_interest_limits_both_banks():
 def test_a_transformer_with_two_sizes_is_one_line(tmp_path):
     from safetensors.torch import save_file
 
-    from flawscope.features.backbone import import_timm
+    from flawscope.methods.features.backbone import import_timm
 
     name = "vit_tiny_patch16_224"
     save_file(import_timm().create_model(name, pretrained=False).state_dict(), tmp_path / "vit.safetensors")

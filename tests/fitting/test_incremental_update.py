@@ -13,7 +13,6 @@ from PIL import Image
 pytest.importorskip("torch")
 
 from flawscope.calibration.simulated import wilson
-from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.incremental_update import update
@@ -22,6 +21,7 @@ from flawscope.fitting.update_evaluation import judgement
 from flawscope.fitting.updated_models import ROOM
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor, load
+from flawscope.synthesis.demo.dataset import draw_picture
 
 Part = Any
 

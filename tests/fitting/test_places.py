@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.fitting import tile_calibration
 from flawscope.fitting.fitting import fit, partial_fit
@@ -17,6 +16,7 @@ from flawscope.fitting.windows import Windows
 from flawscope.methods.patchcore import places
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
+from flawscope.synthesis.demo.dataset import draw_picture
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
 SMALL = {"samples": 1, "check": False, "device": "cpu", "count": 100, "tile": 64, "positions": "each"}

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from flawscope.calibration.decision import Calibration
-from flawscope.demo.dataset import draw_picture
 from flawscope.fitting import simulated_defects
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.simulated_defects import SIZES, finds
@@ -19,6 +18,7 @@ from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, Task
 from flawscope.predictor import Predictor
 from flawscope.synthesis import SCALE_AREAS, Foreground, SimulatedDefect
+from flawscope.synthesis.demo.dataset import draw_picture
 
 SIDE = 64
 MOST = simulated_defects.MOST

@@ -7,13 +7,13 @@ import functools
 import numpy as np
 import pytest
 
-from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.training_pictures import Reader
 from flawscope.fitting.windows import Windows
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
+from flawscope.synthesis.demo.dataset import draw_picture
 
 pytestmark = pytest.mark.usefixtures("one_backbone")
 SMALL = {"samples": 1, "check": False, "device": "cpu", "count": 300}

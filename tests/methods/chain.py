@@ -20,10 +20,10 @@ import flawscope
 from flawscope import cli
 from flawscope.artefact.certificate import TOLERANCE, of_facts, way, ways
 from flawscope.datasets import list_pictures
-from flawscope.demo.dataset import draw_dataset
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
 from flawscope.runtime import ENGINES
+from flawscope.synthesis.demo.dataset import draw_dataset
 
 for needed in ("torch", "onnx", "onnxscript", "openvino"):
     pytest.importorskip(needed)

@@ -17,7 +17,7 @@ CHECKS = [(name, check) for name in registry.BUILT_IN for check in checks_for(re
 @pytest.fixture(scope="module", autouse=True)
 def _quick(trace_once: Callable, small_backbone: dict[str, str]) -> Iterator[None]:
     """Building a backbone is most of the time of a fit this small; frozen, one can serve all models."""
-    from flawscope.features import backbone
+    from flawscope.methods.features import backbone
 
     load, weights = functools.cache(backbone.load_backbone), small_backbone["weights"]
     with pytest.MonkeyPatch.context() as patch:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from flawscope.demo.dataset import draw_picture
 from flawscope.pictures.appearance import FEATURES, KEY, LEAST_PICTURES, Appearance, measure, words
 from flawscope.pictures.preprocess import Preprocess
+from flawscope.synthesis.demo.dataset import draw_picture
 
 NAMES = [feature.name for feature in FEATURES]
 

@@ -22,8 +22,8 @@ from flawscope.report.review_comparison import Reviewed, again_page
 from flawscope.report.thumbnails import layers
 from flawscope.report.words import sentences
 from flawscope.results.table import Row
-from flawscope.review import Flagged, Session
-from flawscope.review.server import Review
+from flawscope.station.review import Flagged, Session
+from flawscope.station.review.server import Review
 
 webdriver = pytest.importorskip("selenium.webdriver")
 for library in ("matplotlib", "jinja2"):

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from station_helpers import until
 
-from flawscope.demo.dataset import draw_picture
+from flawscope.synthesis.demo.dataset import draw_picture
 
 NAME = "plate"
 API = f"/api/v1/products/{NAME}"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from flawscope.demo.dataset import CATEGORIES, draw_picture
 from flawscope.station.drift import camera
 from flawscope.station.drift.camera import Look, Reference, Watch, look, shift_of
+from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 
 SIZE = 192
 Picture = Image.Image

@@ -37,7 +37,7 @@ from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.files import PICTURES, Files
 from flawscope.station.store.records import Store, Taken
 from flawscope.station.store.schema import inspections, versions
-from flawscope.watch.arrivals import Stamp
+from flawscope.watch import Stamp
 
 FRESH = 0.3  # seconds that a file may be unreadable
 SIZE = 100  # bytes of a picture

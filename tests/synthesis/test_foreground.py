@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.synthesis import Foreground, foreground_mask
+from flawscope.synthesis.demo.dataset import draw_picture
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 SIDE = 256

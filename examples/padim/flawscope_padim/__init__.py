@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from flawscope.features.weights import DEFAULT_BACKBONE
+from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.methods.method import Method, deferred
 from flawscope.methods.settings import PictureSettings, Rule
 

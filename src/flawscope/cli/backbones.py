@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.features.weights import DEFAULT_BACKBONE, PACKAGED, cached_models
+    from flawscope.methods.features.weights import DEFAULT_BACKBONE, PACKAGED, cached_models
 
     rows = []
     for name, packaged in PACKAGED.items():

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flawscope import report
     from flawscope.cli import main
-    from flawscope.demo import dataset
+    from flawscope.synthesis.demo import dataset
 
     if args.category not in dataset.CATEGORIES:
         known = ", ".join(dataset.CATEGORIES)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flawscope.progress import Step
     from flawscope.report.review_comparison import Reviewed
     from flawscope.results.evaluation_cache import Kept
-    from flawscope.review import Session
+    from flawscope.station.review import Session
 
 FOLDER, AFTER = "review", "after.html"
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json and not args.after:
         raise InputError("--json prints what --after finds: add --after MODEL")
     report.require(plots=False)
-    from flawscope.review import Session, read_flagged
+    from flawscope.station.review import Session, read_flagged
 
     results = Path(args.results)
     pictures = read_flagged(results, every=args.all or bool(args.after))
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _review(args: argparse.Namespace, session: Session) -> int:
-    from flawscope.review.server import Review
+    from flawscope.station.review.server import Review
 
     review = Review(session, Path(args.results).resolve().name, args.port)
     common.say(f"review: {review.url}")
@@ -92,7 +92,7 @@ def _has_screen() -> bool:
 def next_steps(results: str, session: Session) -> Iterator[str]:
     """What was decided, and how to go on."""
     from flawscope.progress import counted
-    from flawscope.review import DEFECT, FINE
+    from flawscope.station.review import DEFECT, FINE
 
     tally, out = session.tally(), session.out
     done, every = sum(tally.values()), len(session.pictures)
@@ -144,7 +144,7 @@ def _judged(
     from flawscope.errors import InputError
     from flawscope.pictures.decoding import decode, pixel_hash
     from flawscope.report.review_comparison import Reviewed
-    from flawscope.review import DEFECT
+    from flawscope.station.review import DEFECT
 
     known = {picture.hash for picture in predictor.manifest.pictures}
     copies = session.copies()

@@ -172,7 +172,7 @@ class Watching:
 
     def until(self, end: threading.Event, interval: float) -> None:
         """Round after round."""
-        from flawscope.watch.arrivals import REST
+        from flawscope.watch import REST
 
         while not end.is_set():
             self._round(end)

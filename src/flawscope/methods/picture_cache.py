@@ -12,8 +12,8 @@ from torch import Tensor
 
 from flawscope.artefact.samples import pack_images, unpack_images
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.features.moments import Moments
 from flawscope.methods.extract import Load, in_blocks
+from flawscope.methods.features.moments import Moments
 from flawscope.methods.threads import workers
 from flawscope.progress import Advance, Step
 

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.datasets import Dataset, open_dataset
-from flawscope.demo.dataset import draw_dataset
 from flawscope.errors import InputError
 from flawscope.methods.method import Method
 from flawscope.pictures.decoding import Source, decode
 from flawscope.predictor import Predictor, load
+from flawscope.synthesis.demo.dataset import draw_dataset
 
 if TYPE_CHECKING:
     from flawscope.methods.detector import Detector

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.demo.dataset import CATEGORIES, draw_picture
 from flawscope.methods import registry
 from flawscope.methods.settings import AUTO, PictureSettings, TrainingSettings
 from flawscope.pictures.decoding import Source, decode, pixel_hash
 from flawscope.predictor import Predictor
+from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 from flawscope.testing.case import (
     Case,
     detector_of,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.demo.dataset import CATEGORIES, draw_picture
+from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 
 
 @pytest.fixture(scope="session")

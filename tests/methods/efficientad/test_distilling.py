@@ -13,12 +13,12 @@ from torch import nn
 
 from flawscope.artefact.state_file import checkpoint_of, read_checkpoint
 from flawscope.errors import InputError
-from flawscope.features.weights import PACKAGED
 from flawscope.methods.efficientad.distill import distill
 from flawscope.methods.efficientad.networks import normalised, pdn
 from flawscope.methods.efficientad.recipe import Recipe
 from flawscope.methods.efficientad.targets import widened
 from flawscope.methods.efficientad.teacher import read_teacher
+from flawscope.methods.features.weights import PACKAGED
 
 with_lite0 = pytest.mark.skipif(
     PACKAGED["tf_efficientnet_lite0"].find() is None,

@@ -17,7 +17,6 @@ import flawscope
 from flawscope.artefact.state_file import read_checkpoint
 from flawscope.calibration.hold_out import hold_out
 from flawscope.datasets import list_pictures
-from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.methods.efficientad.config import Config
@@ -26,6 +25,7 @@ from flawscope.methods.efficientad.teacher import read_teacher, write_teacher
 from flawscope.methods.task import Budget
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor
+from flawscope.synthesis.demo.dataset import draw_picture
 
 Settings = dict[str, Any]
 

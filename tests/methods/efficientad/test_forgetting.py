@@ -12,7 +12,6 @@ import torch
 
 import flawscope
 from flawscope.artefact.state_file import read_checkpoint
-from flawscope.demo.dataset import draw_picture
 from flawscope.fitting.fitting import fit
 from flawscope.methods.efficientad.config import PRESETS, Config
 from flawscope.methods.efficientad.differences import EVEN, _differences, spread, weigh
@@ -24,6 +23,7 @@ from flawscope.methods.efficientad.training_pictures import TeacherOutputs
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.task import Budget, Task
 from flawscope.progress import silent
+from flawscope.synthesis.demo.dataset import draw_picture
 
 FORGETTING = {**PRESETS["quick"], "border": 0}
 

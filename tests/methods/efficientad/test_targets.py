@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from flawscope.features.backbone import Backbone, load_backbone
-from flawscope.features.weights import PACKAGED
 from flawscope.methods.efficientad.recipe import Recipe
 from flawscope.methods.efficientad.targets import (
     USED,
@@ -27,6 +25,8 @@ from flawscope.methods.efficientad.targets import (
     outputs_of,
     widened,
 )
+from flawscope.methods.features.backbone import Backbone, load_backbone
+from flawscope.methods.features.weights import PACKAGED
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
 from flawscope.methods.efficientad.config import Config
 from flawscope.methods.efficientad.model import Model, create
@@ -29,6 +28,7 @@ from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.task import Budget, Task
 from flawscope.methods.time_budget import rate_share
 from flawscope.progress import silent
+from flawscope.synthesis.demo.dataset import draw_picture
 
 PLENTY = 2**30
 Settings = dict[str, Any]

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 from flawscope.errors import InputError
-from flawscope.features.backbone import load_backbone
-from flawscope.features.smoothing import smoothing_matrix
+from flawscope.methods.features.backbone import load_backbone
+from flawscope.methods.features.smoothing import smoothing_matrix
 from flawscope.methods.patchcore.config import Config
 from flawscope.methods.patchcore.memory_bank import (
     BLOCK,

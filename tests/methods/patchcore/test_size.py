@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flawscope.demo.dataset import draw_picture
 from flawscope.errors import InputError
-from flawscope.features.backbone import load_backbone
 from flawscope.fitting.fitting import fit
+from flawscope.methods.features.backbone import load_backbone
 from flawscope.methods.patchcore import choosing
 from flawscope.methods.patchcore.choosing import Trial
 from flawscope.methods.patchcore.config import Config
 from flawscope.methods.task import Undecided
+from flawscope.synthesis.demo.dataset import draw_picture
 
 
 @pytest.fixture(scope="module")

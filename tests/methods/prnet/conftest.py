@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from flawscope.demo.dataset import CATEGORIES, draw_picture
-from flawscope.features.backbone import empty_backbone, load_backbone
 from flawscope.fitting.fitting import fit
+from flawscope.methods.features.backbone import empty_backbone, load_backbone
 from flawscope.methods.picture_cache import GoodPictures
 from flawscope.methods.prnet.config import Config
 from flawscope.methods.prnet.feature_cache import FeatureCache
@@ -24,6 +23,7 @@ from flawscope.methods.prnet.training_pictures import TrainingPictures
 from flawscope.methods.task import Defect, Task
 from flawscope.predictor import Predictor
 from flawscope.progress import silent
+from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 
 Settings = dict[str, Any]
 Shared = Callable[[str, Callable[[Path], Any]], Path]

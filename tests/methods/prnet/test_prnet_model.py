@@ -158,7 +158,7 @@ def test_stages_of_other_strides_are_refused(stages: tuple[int, ...]) -> None:
 
 def test_a_backbone_of_other_strides_is_refused() -> None:
     """A vision transformer's blocks all have stride 16."""
-    from flawscope.features.backbone import empty_backbone
+    from flawscope.methods.features.backbone import empty_backbone
 
     enough = {"backbone.x": torch.empty(2**40, 2, device="meta")}
     backbone = empty_backbone("deit_tiny_patch16_224", (2, 5, 8, 11), (64, 64), enough)

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from flawscope.artefact.state_file import checkpoint_of, found_checkpoint
 from flawscope.artefact.versions import versions
 from flawscope.errors import InputError
-from flawscope.features.backbone import Backbone, load_backbone
 from flawscope.methods.detector import device_for
 from flawscope.methods.efficientad.networks import narrowed, normalised, pdn
 from flawscope.methods.efficientad.recipe import CHANNELS, DEFAULT_STEPS, Recipe
 from flawscope.methods.efficientad.targets import SIDE, PictureSet, Pool, Renderer, Target, View, widened
 from flawscope.methods.efficientad.teacher import compact, expanded, read_teacher, write_teacher
+from flawscope.methods.features.backbone import Backbone, load_backbone
 from flawscope.methods.task import EVERY, Budget
 from flawscope.methods.training import Trainer
 from flawscope.methods.training_log import board_in

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flawscope.errors import InputError
-from flawscope.features.weights import DEFAULT_BACKBONE
+from flawscope.methods.features.weights import DEFAULT_BACKBONE
 
 Size = Literal["xs", "s", "m"]  # of a PDN
 # channels of a PDN's first layer: s and m as in the paper, xs a PDN-S with a fifth of its operations

@@ -27,11 +27,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flawscope.errors import InputError
-from flawscope.features.backbone import Backbone
-from flawscope.features.embedding import PatchEmbedding
-from flawscope.features.moments import Moments
 from flawscope.methods.efficientad.recipe import CHANNELS, PICTURE, RECEPTIVE_FIELD, STRIDE, Recipe
 from flawscope.methods.extract import in_blocks
+from flawscope.methods.features.backbone import Backbone
+from flawscope.methods.features.embedding import PatchEmbedding
+from flawscope.methods.features.moments import Moments
 from flawscope.methods.threads import workers
 from flawscope.pictures.decoding import decode
 from flawscope.progress import Advance, Step, silent

@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from flawscope.errors import InputError
-from flawscope.features.backbone import Backbone, load_backbone
 from flawscope.methods.extract import embed_pictures
+from flawscope.methods.features.backbone import Backbone, load_backbone
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.config import Config
 from flawscope.methods.patchcore.fit import fit

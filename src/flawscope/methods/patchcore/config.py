@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from flawscope.errors import InputError
-from flawscope.features.weights import DEFAULT_BACKBONE
+from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.methods.settings import AUTO, PictureSettings, Rule, Size
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from flawscope.features.weights import DEFAULT_BACKBONE
+from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.methods.settings import Rule, TrainingSettings
 
 STRIDES = (4, 8, 16, 32)  # of the backbone's stages; the last has no prototypes

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flawscope.errors import InputError
-from flawscope.features.backbone import Backbone, empty_backbone, load_backbone
 from flawscope.methods.detector import Detector, autocast, region_of
+from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
 from flawscope.methods.prnet import METHOD
 from flawscope.methods.prnet.config import STRIDES, Config
 from flawscope.methods.prnet.losses import image_score

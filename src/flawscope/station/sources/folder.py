@@ -33,7 +33,7 @@ from flawscope.station.store.database import now
 from flawscope.station.store.identity import Label, labelled
 from flawscope.station.store.records import iso
 from flawscope.station.store.schema import inspections
-from flawscope.watch.arrivals import PATIENCE, REST, SETTLE, Arrivals, Stamp
+from flawscope.watch import PATIENCE, REST, SETTLE, Arrivals, Stamp
 
 SOURCE = "folder"  # of an inspection
 UNREADABLE, GONE = "unreadable", "gone"  # events

@@ -16,7 +16,7 @@ from pathlib import Path
 from flawscope.artefact.files import PART, sync_folder
 from flawscope.station.settings.sources import DELETE, KEEP
 from flawscope.station.store.files import give_name
-from flawscope.watch.arrivals import Stamp
+from flawscope.watch import Stamp
 
 UNREADABLE = "unreadable"  # folder below the one that pictures are moved to
 

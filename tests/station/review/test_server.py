@@ -21,8 +21,8 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import read_mask
-from flawscope.review import DEFECT, FINE, Session
-from flawscope.review.server import Review
+from flawscope.station.review import DEFECT, FINE, Session
+from flawscope.station.review.server import Review
 
 pytest.importorskip("jinja2")
 

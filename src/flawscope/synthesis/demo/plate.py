@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from flawscope.demo import scene
-from flawscope.demo.scene import Flaw, Frame, cover, lay, lit, rounded_box, smooth
+from flawscope.synthesis.demo import scene
+from flawscope.synthesis.demo.scene import Flaw, Frame, cover, lay, lit, rounded_box, smooth
 from flawscope.synthesis.noise import Floats, fractal_noise
 
 DEFECTS = ("scratch", "dent", "stain", "contamination", "crack", "missing_part", "misprint")

@@ -11,8 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.demo import scene
-from flawscope.demo.scene import Flaw, smooth
+from flawscope.synthesis.demo import scene
+from flawscope.synthesis.demo.scene import Flaw, smooth
 from flawscope.synthesis.masks import Mask, draw_centre, line_coverage
 from flawscope.synthesis.noise import Floats, fractal_noise, perlin_noise
 

@@ -28,8 +28,8 @@ from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.pictures.decoding import decode, read_mask, to_eight_bits
 from flawscope.pictures.files import upright_size
 from flawscope.results import drawing
-from flawscope.review.flagged import Flagged, proposed_mask
-from flawscope.review.session import Session
+from flawscope.station.review.flagged import Flagged, proposed_mask
+from flawscope.station.review.session import Session
 from flawscope.station.web.templates import HEADERS, WORDS, rendered, static_files
 from flawscope.station.web.texts import chosen, texts
 

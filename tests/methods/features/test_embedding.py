@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flawscope.features.embedding import PatchEmbedding, adaptive_windows, pooling_kernels
+from flawscope.methods.features.embedding import PatchEmbedding, adaptive_windows, pooling_kernels
 
 
 def authors(maps: list[torch.Tensor], p: int, dimensions: int, grid: tuple[int, int]) -> torch.Tensor:

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from flawscope.demo import fabric, plate, scene
 from flawscope.errors import InputError
+from flawscope.synthesis.demo import fabric, plate, scene
 from flawscope.synthesis.masks import Mask
 from flawscope.synthesis.noise import Floats, Picture
 from flawscope.synthesis.simulate import largest_change, visible_part

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from flawscope.datasets import open_dataset
-from flawscope.demo.dataset import CATEGORIES, draw_dataset, draw_picture
 from flawscope.errors import InputError
+from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_picture
 
 ALL = [(c, d) for c, known in CATEGORIES.items() for d in known.defects]
 

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from flawscope.errors import InputError
-from flawscope.features import backbone as backbones
-from flawscope.features import weights
-from flawscope.features.backbone import empty_backbone, fold_batch_norm, import_timm, load_backbone
+from flawscope.methods.features import backbone as backbones
+from flawscope.methods.features import weights
+from flawscope.methods.features.backbone import empty_backbone, fold_batch_norm, import_timm, load_backbone
 
 ENOUGH = {"backbone.x": torch.empty(2**40, 2, device="meta")}  # tensors of a file for any backbone
 SIZE = (64, 96)
@@ -403,7 +403,8 @@ def test_timm_imports_beside_a_broken_torchvision():
         "    assert 'torchvision::' in str(error)\n"
         "for name in [m for m in sys.modules if m.split('.')[0] == 'torchvision']:\n"
         "    del sys.modules[name]\n"
-        "from flawscope.features.backbone import import_timm; print(import_timm().is_model('resnet18'))\n"
+        "from flawscope.methods.features.backbone import import_timm\n"
+        "print(import_timm().is_model('resnet18'))\n"
         "import torchvision.transforms"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ from flawscope.pictures.preprocess import Preprocess
 from flawscope.results.prediction import Prediction
 from flawscope.results.run import Results
 from flawscope.results.table import Unjudged
-from flawscope.review import Session, read_flagged
+from flawscope.station.review import Session, read_flagged
 
 SIZE = (48, 64)  # of a picture
 NAMES = {"a/part.png": 0.9, "b/part.png": 0.8, "b/part.jpg": 0.7, "fine.png": 0.2}  # name -> score

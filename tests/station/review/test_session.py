@@ -15,9 +15,9 @@ from flawscope.datasets.seen import choose_seen
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import read_mask
 from flawscope.results.table import Row
-from flawscope.review import DEFECT, FINE, Decisions, Flagged, Session, read_flagged
-from flawscope.review import session as sessions
-from flawscope.review.flagged import proposed_mask
+from flawscope.station.review import DEFECT, FINE, Decisions, Flagged, Session, read_flagged
+from flawscope.station.review import session as sessions
+from flawscope.station.review.flagged import proposed_mask
 
 
 def files(folder: Path) -> dict[str, bytes]:

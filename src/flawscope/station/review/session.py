@@ -25,7 +25,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.results import drawing
 from flawscope.results.output_manifest import OwnFiles
 from flawscope.results.table import csv_cell, from_csv_cell
-from flawscope.review.flagged import Flagged, proposed_mask
+from flawscope.station.review.flagged import Flagged, proposed_mask
 
 FINE, DEFECT, UNDONE = "good", "defect", "undone"
 LOG = "review.csv"  # by which `open_dataset` knows the folder

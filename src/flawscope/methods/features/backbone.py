@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flawscope.errors import InputError
-from flawscope.features.weights import locate
+from flawscope.methods.features.weights import locate
 from flawscope.progress import counted
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
