@@ -1,4 +1,5 @@
-"""Stations to test: on SQLite, and on a PostgreSQL of the distribution that the tests start themselves."""
+"""Stations to test: on SQLite, and, where a test is marked `both_databases`, also on a PostgreSQL of the
+distribution that the tests start themselves."""
 
 from __future__ import annotations
 
@@ -57,10 +58,16 @@ def own_postgres() -> Iterator[Postgres]:
     yield from _or_skip()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marked = metafunc.definition.get_closest_marker("both_databases")
+    if marked and "database_url" in metafunc.fixturenames:
+        metafunc.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
 def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
     """Of an empty data base, as the setting `database` takes it; None: SQLite in the station's folder."""
-    if request.param == "sqlite":
+    if getattr(request, "param", "sqlite") == "sqlite":
         yield None
     else:
         with request.getfixturevalue("postgres").database() as url:
@@ -139,7 +146,7 @@ def open_station(settings: Settings) -> Iterator[Opener]:
 
 @pytest.fixture
 def running(open_station: Opener) -> Running:
-    """A station on either data base."""
+    """A station that listens."""
     return open_station()
 
 

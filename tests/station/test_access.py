@@ -278,6 +278,7 @@ def test_signing_in_removes_the_sessions_that_have_ended(
     assert len(rows(access, sessions)) == 1
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("change", ["remove", "password"])
 def test_removing_a_user_or_changing_the_password_ends_the_sessions_at_once(
     access: Access, other: Access, clock: Clock, change: str
@@ -298,6 +299,7 @@ def test_removing_a_user_or_changing_the_password_ends_the_sessions_at_once(
     assert len(rows(access, sessions)) == 1
 
 
+@pytest.mark.both_databases
 def test_a_password_that_changes_while_it_is_checked_signs_nobody_in(
     access: Access, other: Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -507,6 +509,7 @@ def test_a_flood_of_sign_ins_does_not_take_every_thread(
 # ----------------------------------------------------------------------------------------------------- tokens
 
 
+@pytest.mark.both_databases
 def test_a_token_is_known_and_not_after_it_was_removed(access: Access, other: Access, clock: Clock) -> None:
     secret = access.add_token("line", "operator")
     assert secret.startswith("fls_")

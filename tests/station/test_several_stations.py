@@ -264,6 +264,7 @@ def test_products_of_others_are_known_by_their_address(lines: Any) -> None:
     assert others(first) == []
 
 
+@pytest.mark.both_databases
 def test_a_name_goes_with_the_folder(database: Database, database_url: str | None, tmp_path: Path) -> None:
     files = Files(tmp_path / "files")
     claim(database, files)

@@ -25,7 +25,6 @@ from flawscope.station.store.retention import Summary
 from flawscope.station.store.schema import events
 
 PASSWORD = "a long pass phrase"
-on_sqlite = pytest.mark.parametrize("database_url", [None])
 
 Signed = Callable[[str], httpx.Client]
 
@@ -58,7 +57,6 @@ def browser(running: Running) -> Callable[[str], httpx.Client]:
 # ------------------------------------------------------------------------------------------------------ roles
 
 
-@on_sqlite
 def test_a_sender_gets_the_answers_to_what_it_sends_and_nothing_else(
     running: Running, by_token: Signed, parts: list[bytes]
 ) -> None:
@@ -85,7 +83,6 @@ def test_a_sender_gets_the_answers_to_what_it_sends_and_nothing_else(
         assert "p_value" not in answer.text
 
 
-@on_sqlite
 def test_a_viewer_looks_and_changes_nothing(
     running: Running, by_token: Signed, browser: Signed, parts: list[bytes]
 ) -> None:
@@ -106,7 +103,6 @@ def test_a_viewer_looks_and_changes_nothing(
     assert viewer.get("/-/audit").status_code == viewer.get("/api/v1/audit").status_code == 403
 
 
-@on_sqlite
 def test_a_stream_ends_with_the_right_to_look(running: Running, browser: Signed) -> None:
     viewer = browser("viewer")
     running.station.access.add_token("other", "admin")
@@ -118,7 +114,6 @@ def test_a_stream_ends_with_the_right_to_look(running: Running, browser: Signed)
     assert viewer.get(f"/{NAME}/live").headers["location"].startswith("/sign-in")
 
 
-@on_sqlite
 def test_a_token_that_expired_is_told_so(running: Running, parts: list[bytes]) -> None:
     token = running.station.access.add_token("camera1", "sender", expires=2.0)
     camera = httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {token}"})
@@ -201,6 +196,7 @@ ODD = [
 ]
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("query", [query for query in ODD if "text" in query or "about" in query])
 def test_an_odd_search_is_answered(database: Database, query: dict[str, str]) -> None:
     Store(database).note_event("verdict", "anna", "good on inspection 1")
@@ -208,7 +204,6 @@ def test_an_odd_search_is_answered(database: Database, query: dict[str, str]) ->
         assert search(database, text=query.get("text", ""), about=query.get("about", "")) == []
 
 
-@on_sqlite
 def test_odd_queries_over_http(running: Running, browser: Signed) -> None:
     admin = browser("admin")
     for query in ODD:
@@ -218,6 +213,7 @@ def test_odd_queries_over_http(running: Running, browser: Signed) -> None:
             assert "<script>alert" not in answer.text.replace("\\u003c", "")
 
 
+@pytest.mark.both_databases
 def test_a_hundred_thousand_records_are_searched_paged_and_bounded(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,7 +250,6 @@ def test_a_hundred_thousand_records_are_searched_paged_and_bounded(
     ], "guesses push out guesses alone"
 
 
-@on_sqlite
 def test_changed_settings_are_named_when_the_station_starts(
     open_station: Opener, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,7 +33,6 @@ from flawscope.station.store.records import DEFECT, Store, Taken
 from flawscope.station.store.schema import inspections, metadata, pictures, verdicts
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/models-97f7321"
-on_sqlite = pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
 
 
 @pytest.fixture
@@ -105,6 +104,7 @@ def made(filled: Settings, tmp_path: Path) -> Path:
 # --------------------------------------------------------------------------------------------- there and back
 
 
+@pytest.mark.both_databases
 def test_what_comes_back_is_what_was_there(filled: Settings, other: Settings, tmp_path: Path) -> None:
     path = tmp_path / "b.tar"
     held = backup(filled, path)
@@ -123,6 +123,7 @@ def test_what_comes_back_is_what_was_there(filled: Settings, other: Settings, tm
     database.close()
 
 
+@pytest.mark.both_databases
 def test_a_backup_of_a_busy_station_is_of_one_moment(
     filled: Settings, other: Settings, tmp_path: Path
 ) -> None:
@@ -156,7 +157,6 @@ def test_a_backup_of_a_busy_station_is_of_one_moment(
     assert {row[1] for row in there["pictures"]} <= names
 
 
-@on_sqlite
 def test_pictures_that_go_meanwhile_are_noted_and_missing_ones_are_a_warning(
     filled: Settings, other: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +191,6 @@ def test_pictures_that_go_meanwhile_are_noted_and_missing_ones_are_a_warning(
 # ------------------------------------------------------------------------------------------- never overwrites
 
 
-@on_sqlite
 def test_nothing_is_overwritten(made: Path, filled: Settings, other: Settings, tmp_path: Path) -> None:
     before = made.read_bytes()
     with pytest.raises(InputError, match="never overwritten"):
@@ -210,6 +209,7 @@ def test_nothing_is_overwritten(made: Path, filled: Settings, other: Settings, t
     restore(made, other)
 
 
+@pytest.mark.both_databases
 def test_a_data_base_that_is_not_empty_stays(
     made: Path, filled: Settings, other: Settings, database_url: str | None
 ) -> None:
@@ -227,6 +227,7 @@ def test_a_data_base_that_is_not_empty_stays(
     assert not Path(other.store).exists()
 
 
+@pytest.mark.both_databases
 def test_a_restore_that_fails_late_leaves_nothing(
     made: Path, filled: Settings, other: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,7 +290,6 @@ HOSTILE = {
 }
 
 
-@on_sqlite
 @pytest.mark.parametrize("what", HOSTILE)
 def test_no_part_leaves_the_folder(made: Path, other: Settings, tmp_path: Path, what: str) -> None:
     part = HOSTILE[what]
@@ -304,13 +304,11 @@ def test_no_part_leaves_the_folder(made: Path, other: Settings, tmp_path: Path, 
     assert not Path("/tmp/flawscope-out.txt").exists()
 
 
-@on_sqlite
 def test_a_whole_copy_is_taken(made: Path, other: Settings, tmp_path: Path) -> None:
     """What the test above changes is what is refused."""
     restore(rewritten(made, tmp_path / "good.tar", lambda parts: None), other)
 
 
-@on_sqlite
 def test_every_cut_and_every_changed_byte_is_one_line(
     made: Path, other: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -334,7 +332,6 @@ def test_every_cut_and_every_changed_byte_is_one_line(
         assert not Path(other.store).exists()
 
 
-@on_sqlite
 def test_a_damaged_data_base_is_refused(made: Path, other: Settings, tmp_path: Path) -> None:
     def spoil(parts: list[tuple[tarfile.TarInfo, bytes]]) -> None:
         part, data = parts[0]
@@ -370,7 +367,6 @@ def test_the_commands(
     assert "1 file missing or damaged" in capsys.readouterr().err
 
 
-@on_sqlite
 def test_errors_name_the_remedy(
     filled: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,6 +387,7 @@ def test_errors_name_the_remedy(
     assert not list(tmp_path.glob("*.tar"))
 
 
+@pytest.mark.both_databases
 def test_a_missing_program_of_postgresql_is_named(
     filled: Settings, database_url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

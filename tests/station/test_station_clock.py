@@ -172,6 +172,7 @@ def test_a_counter_that_jumps_is_not_believed_either(computer: Computer) -> None
     assert (clock.problem, clock.age) == ("", 2 * HOUR)
 
 
+@pytest.mark.both_databases
 def test_two_stations_of_a_data_base_have_their_own_ages(database: Database, computer: Computer) -> None:
     computer.run(computer.start(), HOUR)
     computer.database = Database(database.url, "line2")
@@ -231,7 +232,6 @@ def under(served: Served, shift: str) -> Iterator[str]:
 
 
 @pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed")
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("shifts", [("", "+400d"), ("-9000d", ""), ("+400d", "")])
 def test_no_picture_goes_by_a_wrong_clock(
     served: Served, parts: list[bytes], tmp_path: Path, shifts: tuple[str, str]

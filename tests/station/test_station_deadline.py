@@ -27,11 +27,6 @@ from flawscope.station.settings.station import Limits, Product, Settings
 Open = Callable[..., Running]
 
 
-@pytest.fixture
-def database_url() -> None:
-    """SQLite: nothing here is the data base's."""
-
-
 @contextmanager
 def held(running: Running) -> Iterator[None]:
     """Nothing is judged meanwhile."""

@@ -58,7 +58,6 @@ def parts_left(running: Any) -> list[Path]:
 # ---------------------------------------------------------------------------------------------- the data base
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_data_base_that_goes_and_comes_back(
     open_station: Any, parts: list[bytes], own_postgres: Any
 ) -> None:
@@ -85,7 +84,6 @@ def test_a_data_base_that_goes_and_comes_back(
         running.close()
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_an_open_page_whose_data_base_goes_is_told_to_ask(
     open_station: Any, own_postgres: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -112,7 +110,6 @@ def sqlite_station(open_station: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return open_station(database=None)
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_data_base_that_another_program_holds(sqlite_station: Any, parts: list[bytes]) -> None:
     url, store = sqlite_station.url, Path(sqlite_station.station.settings.store)
     assert send(url, parts[0]).status_code == 201
@@ -130,7 +127,6 @@ def test_a_data_base_that_another_program_holds(sqlite_station: Any, parts: list
 # --------------------------------------------------------------------------------------------------- the disk
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_full_disk_is_said_and_nothing_is_half_taken(
     sqlite_station: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +168,6 @@ def fill(disk: Path, free: int = 0) -> None:
     os.truncate(disk / "ballast", max(0, (disk / "ballast").stat().st_size - free))
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_pictures_are_refused_just_when_the_station_is_not_ready(
     open_station: Any, parts: list[bytes], tmp_path: Path
 ) -> None:
@@ -195,7 +190,6 @@ def test_pictures_are_refused_just_when_the_station_is_not_ready(
         running.close()
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_station_that_was_killed_on_a_full_disk_says_so_until_there_is_room(
     served: Any, parts: list[bytes], tmp_path: Path
 ) -> None:
@@ -242,7 +236,6 @@ def httpx_status(url: str) -> int:
     return 0
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_data_base_without_room_is_as_full_as_a_disk(running: Any, parts: list[bytes]) -> None:
     """It may be on a disk of its own."""
     database = running.station.database
@@ -259,7 +252,6 @@ def test_a_data_base_without_room_is_as_full_as_a_disk(running: Any, parts: list
     assert send(running.url, parts[0]).status_code == 201
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_space_that_pictures_may_take_is_looked_at_while_they_come(
     open_station: Any, parts: list[bytes]
 ) -> None:
@@ -279,7 +271,6 @@ def test_the_space_that_pictures_may_take_is_looked_at_while_they_come(
 # ------------------------------------------------------------------------------------------------ the picture
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("limits", [Limits(), Limits(pixels=300_000_000)])
 def test_a_picture_may_have_as_many_pixels_as_the_settings_say(
     open_station: Any, monkeypatch: pytest.MonkeyPatch, limits: Limits
@@ -408,6 +399,7 @@ def check_all_there(url: str, load: Load) -> None:
     assert trends["totals"]["inspections"] == len(names(url)) >= len(load.taken)
 
 
+@pytest.mark.both_databases
 def test_nothing_that_was_acknowledged_is_lost_by_kill_9(served: Any, parts: list[bytes]) -> None:
     load, rng = Load(served.url, parts), random.Random(1)
     served.start()
@@ -443,7 +435,6 @@ def test_a_graceful_end_answers_what_was_taken(served: Any, parts: list[bytes]) 
     check_all_there(served.url, load)
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_start_that_cannot_be_is_one_line(served: Any, settings: Any, tmp_path: Path) -> None:
     """A port that is taken, and a data base that is not there."""
     with socket.socket() as taken:

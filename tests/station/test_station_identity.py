@@ -29,7 +29,6 @@ from flawscope.station.store.schema import inspections
 
 PRODUCT = "products/plate"
 INSPECTIONS = f"{PRODUCT}/inspections"
-SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 SLOW = "lavfi:testsrc2=size=96x64:rate=1,realtime"
 
 
@@ -122,6 +121,7 @@ def test_while_the_first_one_is_judged_others_are_refused(
     assert count(api) == 3
 
 
+@pytest.mark.both_databases
 def test_of_two_pictures_at_once_with_one_key_one_is_judged(api: httpx.Client, parts: list[bytes]) -> None:
     """Whoever sent it gets its answer, however often, and never the other one's refusal."""
     for turn in range(8):
@@ -245,7 +245,6 @@ def test_a_number_goes_where_inspections_go(
     assert (data["part"], data["batch"], data["triggers"]) == ("4711", "47", None)
 
 
-@SQLITE
 def test_a_folder_reads_parts_from_names(
     open_station: Any, settings: Settings, parts: list[bytes], tmp_path: Path
 ) -> None:
@@ -279,7 +278,6 @@ def test_patterns_are_checked(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------- triggers
 
 
-@SQLITE
 def test_a_frame_says_how_many_triggers_it_answers(open_station: Any, settings: Settings) -> None:
     """Each has a part of its own; one that is sent again counts once."""
     pytest.importorskip("av")

@@ -41,7 +41,6 @@ def line(running: Any) -> Iterator[Line]:
     made.http.close()
 
 
-only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 AUTO = {NAME: Learn(rule="auto", after=3)}
 
 
@@ -93,7 +92,6 @@ def test_corrections_become_a_version_and_going_back_is_the_old_one(
     assert line.http.get(f"{API}/candidates/{candidate['id']}").json()["status"] == "live"
 
 
-@only_sqlite
 def test_by_the_rule_it_goes_live_and_what_is_taken_back_is_forgotten(
     open_station: Any, settings: Any
 ) -> None:
@@ -119,7 +117,6 @@ def test_by_the_rule_it_goes_live_and_what_is_taken_back_is_forgotten(
     assert len(trained) == 12 + len(learnt)
 
 
-@only_sqlite
 def test_what_looks_like_a_defect_is_asked_for_again_and_contradictions_are_left_out(line: Line) -> None:
     for seed in (300, 301, 302):
         one = line.send(drawn_part(seed, "missing_part", stained=True), f"{seed}.png")
@@ -147,7 +144,6 @@ def test_what_looks_like_a_defect_is_asked_for_again_and_contradictions_are_left
     assert again["judgement"]["unsure"] == []
 
 
-@only_sqlite
 def test_a_version_that_loses_a_known_defect_wants_them_named(line: Line, running: Any) -> None:
     line.shift()
     candidate = line.learn()
@@ -168,7 +164,6 @@ def test_a_version_that_loses_a_known_defect_wants_them_named(line: Line, runnin
     assert (line.use(1).status_code, line.use(2).status_code) == (200, 200), "it was agreed to once"
 
 
-@only_sqlite
 def test_a_process_that_is_killed_and_one_that_begins_again(line: Line, running: Any) -> None:
     line.shift()
     learning = running.station.learning
@@ -185,7 +180,6 @@ def test_a_process_that_is_killed_and_one_that_begins_again(line: Line, running:
     assert not list(running.station.files.folder.rglob("*.part"))
 
 
-@only_sqlite
 def test_a_station_that_ends_meanwhile_makes_it_when_it_starts(open_station: Any) -> None:
     first = open_station()
     line = Line(first.url)
@@ -198,7 +192,6 @@ def test_a_station_that_ends_meanwhile_makes_it_when_it_starts(open_station: Any
     assert (candidate["status"], candidate["version"]) == ("ready", 2)
 
 
-@only_sqlite
 def test_a_data_base_that_goes_meanwhile(open_station: Any, own_postgres: Any) -> None:
     with own_postgres.database() as url:
         running = open_station(database=url)
@@ -215,7 +208,6 @@ def test_a_data_base_that_goes_meanwhile(open_station: Any, own_postgres: Any) -
         running.close()
 
 
-@only_sqlite
 def test_why_nothing_can_be_learnt(
     open_station: Any, settings: Any, onnx_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -242,7 +234,6 @@ def test_why_nothing_can_be_learnt(
     assert "learning needs torch" in line.http.get(f"{API}/learning").json()["why_not"]
 
 
-@only_sqlite
 def test_an_export_is_learnt_by_its_trained_model_and_exported(
     open_station: Any, onnx_path: Path, model_path: Path
 ) -> None:
@@ -259,7 +250,6 @@ def test_an_export_is_learnt_by_its_trained_model_and_exported(
     assert line.send(drawn_part(251, stained=True))["version"] == 2
 
 
-@only_sqlite
 def test_versions_that_were_never_used_do_not_pile_up(open_station: Any, settings: Any) -> None:
     product = replace(settings.products[NAME], learn=Learn(after=1000, keep=1))
     running = open_station(products={NAME: product})
@@ -284,7 +274,6 @@ def test_versions_that_were_never_used_do_not_pile_up(open_station: Any, setting
     assert line.http.post(f"{API}/candidates/{first['id']}/reject").status_code == 422
 
 
-@only_sqlite
 def test_a_switch_under_load_of_eight_clients(
     open_station: Any, other_trained: Path, parts: list[bytes]
 ) -> None:
@@ -326,7 +315,6 @@ def other_trained(model_path: Path, drawn: Path, shared: Callable[..., Path]) ->
 # ----------------------------------------------------------------------------------------- what it is made of
 
 
-@only_sqlite
 def test_the_drawn_pictures_are_a_fair_sample(database: Any) -> None:
     """False alarms have their share of the line among them, also while some wait for a review."""
     store = Store(database)

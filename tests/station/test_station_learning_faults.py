@@ -21,8 +21,6 @@ from flawscope.predictor import load
 from flawscope.station.learning import learning as learning_module
 from flawscope.station.settings.station import Learn
 
-only_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
 
 @pytest.fixture(scope="module")
 def model_file(model_path: Path) -> Path:
@@ -68,7 +66,6 @@ def other_version(line: Line, model: Path, folder: Path, rate: str = "2%") -> in
 # --------------------------------------------------------------------------------------------------- the disk
 
 
-@only_sqlite
 @pytest.mark.parametrize("left", [1_000_000, 0], ids=["no room for a model", "no room at all"])
 def test_a_full_disk_while_a_version_is_made(open_station: Any, tmp_path: Path, left: int) -> None:
     """It waits, says so in a line, and is made when there is room: also where not even the data base could
@@ -133,7 +130,6 @@ def newest(line: Line, after: int) -> int | None:
     return number if number > after else None
 
 
-@only_sqlite
 def test_the_rule_never_replaces_what_it_was_not_compared_with(
     open_station: Any, settings: Any, model_file: Path, tmp_path: Path
 ) -> None:
@@ -151,7 +147,6 @@ def test_the_rule_never_replaces_what_it_was_not_compared_with(
     line.http.close()
 
 
-@only_sqlite
 def test_a_version_judges_instead_of_the_one_that_is_named_alone(
     running: Any, model_file: Path, tmp_path: Path
 ) -> None:

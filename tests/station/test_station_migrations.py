@@ -36,6 +36,7 @@ from flawscope.station.store.schema import (
 )
 from flawscope.station.store.stations import claim
 
+pytestmark = pytest.mark.both_databases
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 WRITTEN = FIXTURES / "station-19cecfd"
 MODEL = FIXTURES / "models-97f7321/patchcore-two-sizes.onnx"

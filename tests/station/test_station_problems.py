@@ -71,12 +71,6 @@ def test_every_kind_has_a_title_and_says_who_does_what() -> None:
 # ---- on the page
 
 
-@pytest.fixture
-def database_url() -> None:
-    """The page does not know which data base it is: SQLite."""
-    return
-
-
 @pytest.fixture(name="two")
 def two_fixture(running: Any) -> Iterator[dict[str, httpx.Client]]:
     """An operator and an engineer."""

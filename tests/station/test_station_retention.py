@@ -28,8 +28,6 @@ from flawscope.station.store.schema import hours, inspections, learnt, pictures,
 
 DAY = 86_400_000_000
 NOW = now()
-# what does not depend on the data base
-on_sqlite = pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
 FOR_EVER = Keep(good=None, anomalous=None, reviewed=None)
 
 
@@ -180,7 +178,6 @@ def test_each_kind_has_its_age(world: World) -> None:
     assert world.run(Keep()).pictures == 0
 
 
-@on_sqlite
 def test_reviewed_ones_go_when_the_settings_say_so(world: World) -> None:
     number = world.add(50, "a")
     world.decide(number, DEFECT, mask="m")
@@ -204,14 +201,12 @@ def test_a_shared_picture_stays_as_long_as_the_longest_of_them(world: World) -> 
         assert world.kept("again", "flagged", "old") == kept, days
 
 
-@on_sqlite
 def test_for_ever_is_for_ever(world: World) -> None:
     world.add(100_000 / 30, "a")
     assert world.run(FOR_EVER).pictures == 0
     assert world.kept("a") == "a"
 
 
-@on_sqlite
 def test_many_are_removed_in_several_transactions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TOGETHER", 3)
     monkeypatch.setattr(module, "PAGE", 5)
@@ -228,6 +223,7 @@ def test_many_are_removed_in_several_transactions(world: World, monkeypatch: pyt
 # --------------------------------------------------------------------------------------------------- by space
 
 
+@pytest.mark.both_databases
 def test_space_takes_the_oldest_good_ones_first_and_reviewed_ones_last(world: World) -> None:
     other = world.store.add_product("other")
     size = 1000
@@ -271,7 +267,6 @@ def test_a_picture_of_two_products_takes_its_space_once(world: World) -> None:
 # --------------------------------------------------------------------------------------- what was learnt from
 
 
-@on_sqlite
 def test_what_the_table_names_stays(world: World) -> None:
     for name in "abc":
         world.add(9999, name)
@@ -283,7 +278,6 @@ def test_what_the_table_names_stays(world: World) -> None:
     assert world.count(inspections) == 2, "that of the picture, and the last one"
 
 
-@on_sqlite
 @pytest.mark.usefixtures("learning")
 def test_what_a_model_names_stays_whoever_sent_it(world: World, drawn: Path, model_file: Path) -> None:
     """Copies of training pictures, one of them encoded otherwise."""
@@ -310,6 +304,7 @@ def test_what_a_model_names_stays_whoever_sent_it(world: World, drawn: Path, mod
 # ---------------------------------------------------------------------------------------------------- records
 
 
+@pytest.mark.both_databases
 def test_records_go_with_verdicts_and_masks_and_hours_stay(world: World) -> None:
     gone, reviewed = world.add(400, "a"), world.add(400, "b")
     late, fresh, last = world.add(399, "c", anomalous=True), world.add(1, "a"), world.add(0.5, "last")
@@ -368,7 +363,6 @@ def test_what_was_cut_off_is_finished_by_the_next_run(
     assert world.kept("a", "b") == "b"
 
 
-@on_sqlite
 def test_orphans_go_after_an_hour_and_only_then(world: World, model_file: Path) -> None:
     named, at = world.add(1, "named"), now()
     world.decide(named, DEFECT, mask="mask")
@@ -398,7 +392,6 @@ def test_orphans_go_after_an_hour_and_only_then(world: World, model_file: Path) 
     }
 
 
-@on_sqlite
 def test_a_model_that_is_just_being_added_again_is_no_orphan(
     world: World, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,7 +423,6 @@ def test_a_model_that_is_just_being_added_again_is_no_orphan(
     assert made.add(world.store.add_product("other"), model_file, "by hand", "anna")
 
 
-@on_sqlite
 def test_a_picture_without_a_record_leaves_no_row(world: World) -> None:
     digest = world.files.keep(PICTURES, b"alone", ".png")
     row = {"hash": digest, "suffix": ".png", "bytes": 5, "width": 1, "height": 1, "created_at": 0}
@@ -442,7 +434,6 @@ def test_a_picture_without_a_record_leaves_no_row(world: World) -> None:
     assert world.count(pictures) == 0
 
 
-@on_sqlite
 def test_a_picture_that_is_being_recorded_again_stays(world: World) -> None:
     world.add(99, "a")
     digest = world.files.keep(PICTURES, b"a", ".png", hold=True)
@@ -453,7 +444,6 @@ def test_a_picture_that_is_being_recorded_again_stays(world: World) -> None:
     assert world.kept("a") == "a"
 
 
-@on_sqlite
 def test_a_picture_that_was_recorded_again_before_its_file_goes_stays(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -470,6 +460,7 @@ def test_a_picture_that_was_recorded_again_before_its_file_goes_stays(
     assert world.kept("a") == "a"
 
 
+@pytest.mark.both_databases
 def test_a_record_that_is_being_written_is_waited_for(world: World) -> None:
     world.add(99, "a")
     with ThreadPoolExecutor(1) as pool:
@@ -485,6 +476,7 @@ def test_a_record_that_is_being_written_is_waited_for(world: World) -> None:
     assert world.kept("a") == "a"
 
 
+@pytest.mark.both_databases
 def test_nothing_is_missing_while_the_same_pictures_come_again_and_again(world: World) -> None:
     """What a record of today names has its file, whatever is removed at the same moment."""
     names = [f"p{k}" for k in range(12)]
@@ -527,7 +519,6 @@ def test_nothing_is_missing_while_the_same_pictures_come_again_and_again(world: 
         assert set(connection.execute(fresh).scalars()) == {None}
 
 
-@on_sqlite
 def test_it_leaves_off_when_the_station_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     world.add(99, "a")
@@ -537,7 +528,6 @@ def test_it_leaves_off_when_the_station_ends(world: World, monkeypatch: pytest.M
     assert retention.run().pictures == 0
 
 
-@on_sqlite
 def test_a_lost_data_base_is_an_error_that_the_station_knows(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

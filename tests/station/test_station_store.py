@@ -24,6 +24,7 @@ from flawscope.station.store.schema import hours, inspections, metadata, product
 from flawscope.station.store.search import Filters, every, search
 from flawscope.station.store.trends import trends
 
+pytestmark = pytest.mark.both_databases
 BEGIN = microseconds("2026-11-20T22:17:00Z")
 MINUTE, DAY = HOUR // 60, 24 * HOUR
 NAMES = ("a12.png", "A12.png", "A120.png", "A1_.png", "A1%.png", "Ä9.png", "A", "B7.jpg", "ab.png", "Aa.png")

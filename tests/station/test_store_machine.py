@@ -32,6 +32,7 @@ from flawscope.station.store.retention import Retention
 from flawscope.station.store.schema import versions
 from flawscope.station.store.search import Filters, search
 
+pytestmark = pytest.mark.both_databases
 KEYS, NAMES, WORDS = ("a", "b", None), ("x", "y", "z"), (GOOD, DEFECT, SKIP, UNDO)
 AGES = st.integers(1, 60)  # days
 
