@@ -11,11 +11,11 @@ from PIL import Image
 
 import flawscope
 from flawscope.datasets import open_dataset
-from flawscope.demo.dataset import draw_dataset
 from flawscope.predictor import Predictor
 from flawscope.results import drawing
 from flawscope.results.contact_sheet import contact_sheet
 from flawscope.results.folder import Pictures
+from flawscope.synthesis.demo.dataset import draw_dataset
 
 HERE = Path(__file__).parent
 SHOWN = {"plate": ("good/001", "scratch/001", "missing_part/006"), "fabric": ("hole/001", "missing_pick/000")}

@@ -18,12 +18,12 @@ from PIL import Image, ImageDraw
 from selenium import webdriver
 
 import flawscope
-from flawscope.demo.dataset import draw_dataset, draw_picture
 from flawscope.station.client.client import Client
 from flawscope.station.inspecting import worker as inspector
 from flawscope.station.settings.station import overridden, single
 from flawscope.station.station import Station
 from flawscope.station.web.app import Server
+from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
 
 IMAGES = Path(__file__).parent / "images"
 PRODUCT = "plate"
