@@ -1,9 +1,8 @@
-"""Fitted models for the measurements: one training a process, its exports, what is kept from it."""
+"""Fitted models for the measurements: one training a process, and its exports."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,6 @@ from common import Args, Cell, Record, Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flawscope.datasets import Dataset, Item
     from flawscope.predictor import Predictor
 
 OF_PICTURES = ("calibration_pictures", "calibration_groups", "summary")  # facts that no result needs
@@ -51,7 +49,6 @@ class Job:
     seen: int = 0
     seed: int = 0
     good: int | None = None  # the first good pictures only; None: all
-    kept: float = 0.0  # share of the good pictures, and half of the defects, kept for a judge
     device: str = "cpu"
     false_alarm_rate: float | None = None
 
@@ -61,7 +58,6 @@ class Job:
         words = [self.method, common.label(self.settings, self.preset)]
         words += [f"{self.minutes:g} minutes"] if self.minutes else []
         words += [f"{self.good} good"] if self.good else []
-        words += [f"{self.kept:g} kept"] if self.kept else []
         words += [f"false alarms {self.false_alarm_rate:g}"] if self.false_alarm_rate else []
         return ", ".join(words + ([] if self.device == "cpu" else [self.device]))
 
@@ -70,8 +66,7 @@ class Job:
         """Of its cell; what was drawn as seen decides nothing for a method that learns from good parts."""
         from flawscope.methods import registry
 
-        learns = registry.method(self.method).takes_seen_defects or self.kept
-        drawn = f"{self.seen} seen, " if learns else ""
+        drawn = f"{self.seen} seen, " if registry.method(self.method).takes_seen_defects else ""
         return f"{self.category}/{self.described}/{drawn}seed {self.seed}"
 
 
@@ -97,22 +92,16 @@ def fit_job(job: dict[str, Any], model: str, threads: int) -> Cell:
     torch.set_num_threads(threads)
     from flawscope import fit, open_dataset
     from flawscope.methods import registry
-    from flawscope.synthesis import read_seen
 
     of = Job(**job)
     asked, dataset = registry.method(of.method), open_dataset(of.root)
     dataset = dataclasses.replace(dataset, train=dataset.train[: of.good])
     options: dict[str, Any] = {"seed": of.seed, **of.settings}
-    seen: Any = of.seen
-    if of.kept:
-        split = divided(dataset, of.kept, of.seed, of.seen)
-        dataset = dataclasses.replace(dataset, train=split.learnt)
-        seen = [(item.path, read_seen(item)[1]) for item in split.defects]
     checkpoint = Path(model).with_suffix(".checkpoint.safetensors")
     if asked.learns_in_steps:
         options |= {"minutes": of.minutes, "checkpoint": checkpoint, "resume": True}
     if asked.takes_seen_defects:
-        options |= {"seen": seen}
+        options |= {"seen": of.seen}
     if of.false_alarm_rate is not None:
         options |= {"false_alarm_rate": of.false_alarm_rate}
     resumed, start = checkpoint.is_file(), time.perf_counter()
@@ -171,35 +160,6 @@ def plain_model(args: Args, folder: Path, category: str, root: Path, method: str
     return model
 
 
-# ------------------------------------------------------------------------------- what is kept from a training
-
-
-@dataclass(frozen=True)
-class Split:
-    """What a fit learns from, and what it is judged with; no picture is in both."""
-
-    learnt: tuple[Item, ...]
-    kept: tuple[Item, ...]  # good
-    defects: list[Item]
-    other: list[Item]  # defects for the judge
-
-
-def divided(dataset: Dataset, share: float, seed: int, seen: int) -> Split:
-    """Good pictures by a hash of their names, defects as `draw_seen` draws them, every other one."""
-    from flawscope.datasets.seen import draw_seen
-
-    names = [dataset.relative(item.path) for item in dataset.train]
-    order = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
-    kept = {*order[: max(1, round(share * len(names)))]}
-    drawn = draw_seen(dataset, seen, seed)  # sorted by kind: both halves have all that are drawn twice
-    return Split(
-        tuple(i for i, name in zip(dataset.train, names, strict=True) if name not in kept),
-        tuple(i for i, name in zip(dataset.train, names, strict=True) if name in kept),
-        drawn[::2],
-        drawn[1::2],
-    )
-
-
 # ------------------------------------------------------------------------------------- models and runtimes
 
 
@@ -244,15 +204,6 @@ def open_model(path: Path | str, device: str = "cpu", threads: int | None = None
 def file_size(model: Path) -> int:
     """Bytes."""
     return model.stat().st_size
-
-
-def unseen(predictor: Predictor, dataset: Dataset) -> list[Path]:
-    """Good test pictures that the model has neither learnt from nor been calibrated on."""
-    from flawscope.pictures.decoding import decode, pixel_hash
-
-    known = {picture.hash for picture in predictor.manifest.pictures}
-    good = [item.path for item in dataset.test if not item.anomalous]
-    return [path for path in good if pixel_hash(decode(path)) not in known]
 
 
 def patchcore_features(paths: list[Path], settings: Settings) -> tuple[Any, list[Tensor]]:
