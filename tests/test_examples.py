@@ -21,7 +21,7 @@ from PIL import Image
 import flawscope
 from flawscope.pictures.decoding import decode
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.tiles import Fusion
+from flawscope.pictures.views import Fusion
 from flawscope.predictor import Predictor
 from flawscope.runtime import onnx_file as runtime
 

@@ -29,8 +29,7 @@ from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.appearance import Appearance, Measures, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.tiles import Region
-from flawscope.pictures.views import Views
+from flawscope.pictures.views import Region, Views
 from flawscope.progress import Step, counted, silent
 from flawscope.results import html
 from flawscope.results.prediction import NEARBY, Prediction

@@ -26,7 +26,7 @@ from flawscope.artefact.model_file import FORMAT, KEY, Artefact, Manifest, Pictu
 from flawscope.calibration.decision import Calibration
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.tiles import Fusion
+from flawscope.pictures.views import Fusion
 
 
 def example(**changes: Any) -> Artefact:

@@ -76,7 +76,7 @@ assert main(["evaluate", {str(onnx_path)!r}, "--data", {str(drawn)!r}, "--quiet"
 def test_the_report_is_loaded_only_when_it_is_written() -> None:
     code = (
         "import sys\nimport flawscope.report, flawscope.report.page, flawscope.report.collect\n"
-        "import flawscope.report.facts, flawscope.cli.evaluate, flawscope.cli.demo\n"
+        "import flawscope.report.words, flawscope.cli.evaluate, flawscope.cli.demo\n"
         "assert not {'matplotlib', 'jinja2', 'torch', 'scipy'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

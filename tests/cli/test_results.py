@@ -16,8 +16,8 @@ from flawscope.cli import main, output
 from flawscope.datasets.dataset import remark
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.predictor import Predictor
-from flawscope.results.distribution_shift import Mismatch
 from flawscope.results.folder import Pictures
+from flawscope.results.prediction import Mismatch
 from flawscope.results.table import Row, read_table
 
 pytest.importorskip("torch")

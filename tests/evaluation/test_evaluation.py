@@ -443,7 +443,7 @@ def test_what_a_crop_cuts_away_counts_nowhere(root: Path) -> None:
 def test_maps_on_disk_make_no_difference(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "ground_truth/dent/d1_mask.png").unlink()
     before = evaluate(make_predictor(), open_dataset(root), full_resolution=True)
-    monkeypatch.setattr("flawscope.results.evaluation_cache.MEMORY", 3 * 4 * SIDE * SIDE)
+    monkeypatch.setattr("flawscope.evaluation.result.MEMORY", 3 * 4 * SIDE * SIDE)
     after = evaluate(make_predictor(), open_dataset(root), full_resolution=True)
     assert after.metrics == before.metrics
     for one, other in zip(after.pictures, before.pictures, strict=True):
@@ -455,7 +455,7 @@ def test_maps_on_disk_make_no_difference(root: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_full_disk_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flawscope.results.evaluation_cache.MEMORY", 0)
+    monkeypatch.setattr("flawscope.evaluation.result.MEMORY", 0)
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: open("/dev/full", "wb", 0))  # noqa: SIM115
     with pytest.raises(FlawscopeError, match=r"cannot keep anomaly maps in .*: No space left.*TMPDIR"):
         evaluate(make_predictor(), open_dataset(root))

@@ -18,8 +18,8 @@ from flawscope.evaluation.intervals import (
     image_intervals,
     pixel_intervals,
 )
+from flawscope.evaluation.result import Evaluated
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.results.evaluation_cache import Evaluated
 from flawscope.results.prediction import Prediction
 
 

@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from flawscope.errors import InputError
+from flawscope.pictures import overlap_of
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.overlap import overlap_of
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.tiles import Blended, Fusion, Grid
+from flawscope.pictures.views import Blended, Fusion, Grid
 
 SIZES = [((64, 64), (64, 64)), ((65, 64), (64, 64)), ((100, 257), (32, 48)), ((300, 310), (64, 64))]
 

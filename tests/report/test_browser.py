@@ -14,13 +14,10 @@ import pytest
 from flawscope.evaluation.comparison import compare
 from flawscope.report import write
 from flawscope.report.collect import figures
-from flawscope.report.compared import comparison_page
-from flawscope.report.facts import facts
 from flawscope.report.page import page
-from flawscope.report.predictions import predictions_page
-from flawscope.report.review_comparison import Reviewed, again_page
+from flawscope.report.pages import Reviewed, again_page, comparison_page, predictions_page
 from flawscope.report.thumbnails import layers
-from flawscope.report.words import sentences
+from flawscope.report.words import facts, sentences
 from flawscope.results.table import Row
 from flawscope.station.review import Flagged, Session
 from flawscope.station.review.server import Review

@@ -12,7 +12,7 @@ import pytest
 
 from flawscope.evaluation.comparison import Comparison, compare
 from flawscope.predictor import Predictor
-from flawscope.report.compared import comparison_page
+from flawscope.report.pages import comparison_page
 
 pytest.importorskip("jinja2")
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flawscope.report import NAME, write
-from flawscope.report.predictions import LISTED, predictions_page
+from flawscope.report.pages import LISTED, predictions_page
 from flawscope.results.table import Row, Unjudged
 
 pytest.importorskip("jinja2")
@@ -71,7 +71,7 @@ def test_a_run_without_a_judged_picture_has_a_page(tmp_path: Path) -> None:
 
 
 def test_what_is_too_much_for_a_page_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flawscope.report.predictions.MOST_ROWS", 2)
+    monkeypatch.setattr("flawscope.report.pages.MOST_ROWS", 2)
     rows = [Row(f"{k}.png", 1.0, 0.5, 0.1 * k, "good", 0.5) for k in range(5)]
     text = " ".join(predictions_page(rows, [], FACTS).split())
     assert "3 more pictures stand only in" in text

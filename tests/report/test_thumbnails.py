@@ -12,10 +12,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from flawscope.datasets import Item
+from flawscope.evaluation.result import Evaluated
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.report.thumbnails import FULL, LEAST_SIDE, MOST_SIDE, Layers, layer, layers, thumbnails
 from flawscope.results import drawing
-from flawscope.results.evaluation_cache import Evaluated
 from flawscope.results.prediction import Prediction
 
 

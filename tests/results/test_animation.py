@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, features
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.results import animation, drawing
+from flawscope.results import contact_sheet as animation
+from flawscope.results import drawing
 
 SCALE = (0.0, 1.0, 0.5)
 GREYS = (60, 120, 180)  # of the three panels
@@ -26,7 +27,7 @@ def share(image: Image.Image, colour: tuple[int, int, int]) -> int:
 
 def test_picture_heat_map_and_outline_follow_each_other_in_frames_of_one_size() -> None:
     kinds = [[shot(), shot(size=(30, 60))], [shot(bad=True)], [shot()]]
-    pictures, times = animation.frames(kinds, "title", SCALE)
+    pictures, times = animation.animate(kinds, "title", SCALE)
     assert len(pictures) == len(times) == 2 * 3  # two turns, because one kind has two pictures
     assert len({picture.size for picture in pictures}) == 1
     assert all(500 <= time <= 5000 for time in times)
@@ -42,11 +43,11 @@ def test_picture_heat_map_and_outline_follow_each_other_in_frames_of_one_size() 
 def test_every_kind_is_shown_and_few_kinds_fill_a_row(kinds: int) -> None:
     room = animation.room(kinds)
     shots = [[shot(f"{kind} {k}") for k in range(room)] for kind in range(kinds)]
-    cells = animation._cells(shots)
+    cells = animation._shown(shots)
     assert min(kinds, 4) <= len(cells) <= animation.CELLS
     shown = {one.name for cell in cells for one in cell[: animation.TURNS]}
     assert shown == {f"{kind} {k}" for kind in range(min(kinds, animation.CELLS)) for k in range(room)}
-    pictures, _ = animation.frames(shots, "", SCALE)
+    pictures, _ = animation.animate(shots, "", SCALE)
     assert len(pictures) <= 3 * animation.TURNS
 
 
@@ -67,9 +68,9 @@ def test_a_shot_is_small_outlined_and_keeps_its_proportions() -> None:
 def test_files_loop_and_show_every_frame_as_long_as_asked(tmp_path: Path, suffix: str) -> None:
     if suffix == ".webp" and not features.check("webp"):
         pytest.skip("this Pillow has no WebP")
-    pictures, times = animation.frames([[shot(), shot(bad=True)]], "title", SCALE)
+    pictures, times = animation.animate([[shot(), shot(bad=True)]], "title", SCALE)
     path = tmp_path / f"a{suffix}"
-    animation.save(path, pictures, times)
+    animation.save_animation(path, pictures, times)
     with Image.open(path) as image:
         assert image.is_animated
         assert image.n_frames == len(pictures)
@@ -89,22 +90,22 @@ def test_a_file_that_would_be_too_large_gets_smaller_frames(tmp_path: Path, suff
     rng = np.random.default_rng(0)  # noise: nothing is harder to store
     pictures = [Image.fromarray(rng.integers(0, 256, (150, 200, 3), dtype=np.uint8)) for _ in range(3)]
     free, bounded = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
-    animation.save(free, pictures, [100] * 3)
+    animation.save_animation(free, pictures, [100] * 3)
     most = free.stat().st_size // 3
-    animation.save(bounded, pictures, [100] * 3, most)
+    animation.save_animation(bounded, pictures, [100] * 3, most)
     assert most / 3 < bounded.stat().st_size <= most
     with Image.open(bounded) as image:
         assert image.n_frames == 3
         assert image.width / image.height == pytest.approx(4 / 3, abs=0.03)
     with pytest.raises(FlawscopeError, match="fewer pictures"):
-        animation.save(bounded, pictures, [100] * 3, 500)
+        animation.save_animation(bounded, pictures, [100] * 3, 500)
 
 
 def test_what_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one"):
-        animation.frames([[], []], "", SCALE)
-    pictures, times = animation.frames([[shot()]], "", SCALE)
+        animation.animate([[], []], "", SCALE)
+    pictures, times = animation.animate([[shot()]], "", SCALE)
     with pytest.raises(InputError, match=r"\.gif or \.webp"):
-        animation.save(tmp_path / "a.png", pictures, times)
+        animation.save_animation(tmp_path / "a.png", pictures, times)
     with pytest.raises(FlawscopeError, match="cannot write"):
-        animation.save(tmp_path / "none" / "a.gif", pictures, times)
+        animation.save_animation(tmp_path / "none" / "a.gif", pictures, times)

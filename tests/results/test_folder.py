@@ -18,7 +18,7 @@ from flawscope.datasets.files import OWN_LIST
 from flawscope.errors import FlawscopeError
 from flawscope.pictures.decoding import read_mask
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.results import animation
+from flawscope.results import contact_sheet as animation
 from flawscope.results.folder import MAPS, Pictures
 from flawscope.results.prediction import Prediction
 

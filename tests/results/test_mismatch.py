@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from flawscope.pictures.geometry import Geometry
-from flawscope.results.distribution_shift import KEPT, LEAST, Mismatch
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import KEPT, LEAST, Mismatch, Prediction
 
 AS_TRAINED = (0.0, 0.0, 0.1, 0.0, -0.2, 0.0)
 DARKER = (-3.0, 0.0, 0.0, -1.5, 0.0, 0.0)

@@ -13,10 +13,9 @@ from flawscope.datasets.files import OWN_LIST, pictures_in
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.results import run as runs
-from flawscope.results.output_manifest import OwnFiles
 from flawscope.results.prediction import Prediction
 from flawscope.results.run import Results
-from flawscope.results.table import COLUMNS, Row, Table, Unjudged, read_table
+from flawscope.results.table import COLUMNS, OwnFiles, Row, Table, Unjudged, read_table
 
 
 def predicted(path: str, height: float = 0.9) -> Prediction:

@@ -9,8 +9,16 @@ import pytest
 
 from flawscope.pictures.decoding import to_eight_bits
 from flawscope.synthesis import foreground_mask
-from flawscope.synthesis.appearance import changed_appearance
-from flawscope.synthesis.materials import ANY_SIZE, Request, displaced, piece, shuffled, surroundings, texture
+from flawscope.synthesis.materials import (
+    ANY_SIZE,
+    Request,
+    changed_appearance,
+    displaced,
+    piece,
+    shuffled,
+    surroundings,
+    texture,
+)
 
 
 def scene(height: int = 96, width: int = 128) -> np.ndarray:

@@ -15,8 +15,8 @@ from flawscope.synthesis.masks import (
     islands_mask,
     line_mask,
     perlin_mask,
+    perlin_noise,
 )
-from flawscope.synthesis.noise import perlin_noise
 
 SIZES = [(64, 64), (37, 91), (100, 16), (16, 16)]
 

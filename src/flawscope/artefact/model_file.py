@@ -20,7 +20,7 @@ from flawscope.artefact.files import atomic, bad, no_constant, opened, refused
 from flawscope.calibration.decision import Calibration
 from flawscope.errors import InputError
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.tiles import Fusion
+from flawscope.pictures.views import Fusion
 
 FORMAT = 2  # raised when an older flawscope could not read the file. 2: padding is marked
 KEY = "flawscope"

@@ -63,9 +63,9 @@ def _write(args: argparse.Namespace, found: Comparison, document: dict[str, Any]
     """Figures and tables first, then the page."""
     from flawscope import report
     from flawscope.artefact.files import atomic
-    from flawscope.report.compared import comparison_page
-    from flawscope.results.output_manifest import OwnFiles
+    from flawscope.report.pages import comparison_page
     from flawscope.results.run import FACTS
+    from flawscope.results.table import OwnFiles
 
     say = common.say_for(args)
     own = OwnFiles(Path(args.out))

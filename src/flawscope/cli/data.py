@@ -138,7 +138,7 @@ def _export(args: argparse.Namespace) -> int:
 
     from flawscope.artefact.files import atomic, check_writable
     from flawscope.pictures.decoding import decode
-    from flawscope.results import labels
+    from flawscope.results.table import ANOMALOUS, Marked, coco, fiftyone
     from flawscope.station.review.flagged import proposed_mask, read_flagged
 
     if not args.out:
@@ -152,13 +152,13 @@ def _export(args: argparse.Namespace) -> int:
     every = read_flagged(args.data, every=True)
     step = common.step_for(args)
 
-    def marked() -> Iterator[labels.Marked]:
+    def marked() -> Iterator[Marked]:
         for done, one in enumerate(every, start=1):
             try:
-                mask = proposed_mask(one) if one.row.decision == labels.ANOMALOUS else None
+                mask = proposed_mask(one) if one.row.decision == ANOMALOUS else None
                 if mask is None:
                     mask = np.zeros(decode(one.path).shape[:2], np.bool_)
-                yield labels.Marked(one.name, one.path, one.row, mask)
+                yield Marked(one.name, one.path, one.row, mask)
             except InputError as error:
                 lost.append(str(error))
             step("labels", done, len(every))
@@ -168,10 +168,10 @@ def _export(args: argparse.Namespace) -> int:
             file.write(f"{json.dumps(document, allow_nan=False)}\n".encode())
 
     if args.format == "coco":
-        write(out, labels.coco(marked()))
+        write(out, coco(marked()))
     else:
-        boxes, places = labels.fiftyone(marked())
-        write(out / "labels.json", boxes)
+        boxes, places = fiftyone(marked())
+        write(out / "json", boxes)
         write(out / "data.json", places)
     if not args.quiet:
         common.say(f"wrote {out}: {counted(len(every) - len(lost), 'picture')}")

@@ -162,8 +162,8 @@ def lines(result: Evaluation) -> str:
 def _run_several(args: argparse.Namespace) -> int:
     """Evaluate the model of each category; one table, averages last, is printed at the end and written to
     `--out`."""
-    from flawscope.results.output_manifest import OwnFiles
     from flawscope.results.run import TABLE
+    from flawscope.results.table import OwnFiles
 
     names = several.asked(args)
     _check_several(args)

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.calibration.decision import Calibration
     from flawscope.pictures.decoding import Source
-    from flawscope.results.distribution_shift import Mismatch
-    from flawscope.results.prediction import Prediction
+    from flawscope.results.prediction import Mismatch, Prediction
     from flawscope.results.run import Results
     from flawscope.results.table import Table, Unjudged
 
@@ -131,7 +130,7 @@ class Output:
         """The page beside the table, where what it needs is installed."""
         from flawscope import report
         from flawscope.errors import InputError
-        from flawscope.report.predictions import predictions_page
+        from flawscope.report.pages import predictions_page
         from flawscope.results.run import TABLE
         from flawscope.results.table import read_table
 

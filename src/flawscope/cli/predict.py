@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flawscope.cli.output import Output
     from flawscope.predictor import Predictor
     from flawscope.progress import Step
-    from flawscope.results.distribution_shift import Mismatch
+    from flawscope.results.prediction import Mismatch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.cli.output import Output, all_together, facts_of
-    from flawscope.results.distribution_shift import Mismatch
     from flawscope.results.folder import folder_of
+    from flawscope.results.prediction import Mismatch
 
     remote.check(args)
     clustered.check(args)

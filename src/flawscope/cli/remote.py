@@ -71,7 +71,7 @@ def check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace, asked: Asked, judge: Callable[..., None]) -> int:
     """Have the station judge the pictures. judge: the loop of `predict` over them."""
     from flawscope.cli.output import Output
-    from flawscope.results.distribution_shift import Mismatch
+    from flawscope.results.prediction import Mismatch
     from flawscope.station import Client
 
     with Client(args.server, token=_token(args)) as client:

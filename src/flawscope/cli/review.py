@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from flawscope.cli import common
 
 if TYPE_CHECKING:
+    from flawscope.evaluation.result import Kept
     from flawscope.predictor import Predictor
     from flawscope.progress import Step
-    from flawscope.report.review_comparison import Reviewed
-    from flawscope.results.evaluation_cache import Kept
+    from flawscope.report.pages import Reviewed
     from flawscope.station.review import Session
 
 FOLDER, AFTER = "review", "after.html"
@@ -114,9 +114,9 @@ def _after(args: argparse.Namespace, session: Session) -> int:
     """Judge what was decided, from the copies, with a new model."""
     from flawscope import report
     from flawscope.errors import InputError
+    from flawscope.evaluation.result import Kept
     from flawscope.predictor import load
-    from flawscope.report.review_comparison import again_page, sentences_of
-    from flawscope.results.evaluation_cache import Kept
+    from flawscope.report.pages import again_page, sentences_of
 
     if not session.decided():
         raise InputError(f"nothing in {session.out} is decided yet: review first, without --after")
@@ -143,7 +143,7 @@ def _judged(
     from flawscope.datasets import Item
     from flawscope.errors import InputError
     from flawscope.pictures.decoding import decode, pixel_hash
-    from flawscope.report.review_comparison import Reviewed
+    from flawscope.report.pages import Reviewed
     from flawscope.station.review import DEFECT
 
     known = {picture.hash for picture in predictor.manifest.pictures}
@@ -169,7 +169,7 @@ def _judged(
 
 def lines(pictures: Sequence[Reviewed]) -> str:
     """What a person reads."""
-    from flawscope.report.review_comparison import count_of, sentences_of
+    from flawscope.report.pages import count_of, sentences_of
 
     rows = [
         ("good", *count_of(pictures, defective=False, learnt=False)),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from flawscope.results.output_manifest import OwnFiles
+    from flawscope.results.table import OwnFiles
     from flawscope.synthesis import SimulatedDefect, TextureFolder
 
     Pixels = NDArray[np.uint8]
@@ -168,7 +168,7 @@ def _refuse_inputs(args: argparse.Namespace, paths: Sequence[Path]) -> None:
 def _own_files(args: argparse.Namespace, kinds: Sequence[str]) -> OwnFiles:
     """The folder for results without those of an earlier run. InputError where a file of somebody else has a
     name that may be needed; nothing is removed then."""
-    from flawscope.results.output_manifest import OwnFiles
+    from flawscope.results.table import OwnFiles
 
     own = OwnFiles(common.folder_for_results(args.out))
     own.refuse_foreign(SHEET)

@@ -17,8 +17,7 @@ from flawscope.cli import common
 
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor
-    from flawscope.results.distribution_shift import Mismatch
-    from flawscope.results.prediction import Prediction
+    from flawscope.results.prediction import Mismatch, Prediction
     from flawscope.results.table import Table, Unjudged
     from flawscope.watch import Arrivals, Commands
 
@@ -71,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.errors import InputError
-    from flawscope.results.distribution_shift import Mismatch
+    from flawscope.results.prediction import Mismatch
     from flawscope.results.table import Table
     from flawscope.watch import Arrivals, Commands
 

@@ -23,8 +23,7 @@ from flawscope.cluster.store import Store, is_url
 from flawscope.datasets.files import printable
 from flawscope.errors import FlawscopeError, InputError, require_installed
 from flawscope.progress import Step, counted, silent
-from flawscope.results import distribution_shift
-from flawscope.results.distribution_shift import Mismatch
+from flawscope.results.prediction import REMEMBERED, Mismatch
 from flawscope.results.run import FACTS
 
 RUN = "run.json"
@@ -348,7 +347,7 @@ def _together(run: Run, total: Summary, calibration: Calibration) -> Mismatch:
         table = shards.read(run.store, shard, ("severity", "shifts"))[1]
         severities[:0] = [value for value in table.column("severity").to_pylist() if value is not None]
         shifts[:0] = [tuple(value) for value in table.column("shifts").to_pylist() if value]
-        if len(severities) >= distribution_shift.KEPT:
+        if len(severities) >= REMEMBERED:
             break
     made = Mismatch(calibration.expected_rate, count=total.judged, anomalous=total.anomalous)
     made.severities.extend(severities)

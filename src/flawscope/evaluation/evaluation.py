@@ -18,14 +18,12 @@ from flawscope import metrics
 from flawscope.datasets import Dataset, Item
 from flawscope.datasets.masks import Labels, sized, union
 from flawscope.errors import InputError, LeftOut
-from flawscope.evaluation.result import Evaluation
+from flawscope.evaluation.result import Column, Evaluation, Kept
 from flawscope.pictures.decoding import read_labels
 from flawscope.pictures.geometry import Geometry
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, counted, silent
-from flawscope.results.distribution_shift import LEAST, Mismatch
-from flawscope.results.evaluation_cache import Column, Kept
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import LEAST, Mismatch, Prediction
 
 Take = Callable[[Item, Prediction], None]
 

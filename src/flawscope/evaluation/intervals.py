@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from flawscope import metrics
 from flawscope.calibration.simulated import NORMAL_QUANTILE
+from flawscope.evaluation.result import Evaluated
 from flawscope.progress import counted
-from flawscope.results.evaluation_cache import Evaluated
 
 RESAMPLES = 1000
 TAIL = 0.025  # on either side

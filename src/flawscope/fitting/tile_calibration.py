@@ -19,8 +19,7 @@ from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
-from flawscope.pictures.tiles import Blended, Fusion
-from flawscope.pictures.views import Views
+from flawscope.pictures.views import Blended, Fusion, Views
 from flawscope.progress import Advance
 
 STREAM = 61  # of random numbers

@@ -16,8 +16,7 @@ from torch import Tensor
 from flawscope.calibration.hold_out import LEAST
 from flawscope.fitting.training_pictures import Reader
 from flawscope.methods.task import Fitted, Places, Task
-from flawscope.pictures.tiles import Grid, Region
-from flawscope.pictures.views import Views
+from flawscope.pictures.views import Grid, Region, Views
 
 STREAM = 60  # of random numbers
 MOST = 500_000_000  # pixels of views that are learnt from; of as many pictures as there are

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from flawscope.config import convert
 from flawscope.errors import InputError
-from flawscope.pictures.overlap import MOST_OVERLAP, OVERLAP, overlap_of
+from flawscope.pictures import MOST_OVERLAP, OVERLAP, overlap_of
 
 AUTO = "auto"  # `size`: chosen from the pictures, by a method that declares `choose`
 Size = tuple[int, int]  # (H, W)

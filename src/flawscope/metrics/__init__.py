@@ -12,8 +12,14 @@ from flawscope.metrics.image import (
     f1_max,
     image_metrics,
 )
-from flawscope.metrics.loco import SATURATION_FILE, au_spro, saturation_pixels
-from flawscope.metrics.pixel import PixelMetrics, au_pro, pixel_metrics
+from flawscope.metrics.pixel import (
+    SATURATION_FILE,
+    PixelMetrics,
+    au_pro,
+    au_spro,
+    pixel_metrics,
+    saturation_pixels,
+)
 
 __all__ = [
     "SATURATION_FILE",

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flawscope.errors import InputError
-from flawscope.metrics._checks import check_flags, check_scores
-from flawscope.metrics._ranking import Ranking, Regions, count, rank
+from flawscope.metrics._ranking import Ranking, Regions, check_flags, check_scores, count, rank
 
 
 @dataclass(frozen=True, slots=True)

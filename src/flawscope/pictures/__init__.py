@@ -1,1 +1,25 @@
-"""From a file to the network's input and back. Torch-free."""
+"""From a file to the network's input and back. Torch-free.
+
+Here stands the share of a tile that its neighbour shows too, without numpy, so that a wrong setting is told
+at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+OVERLAP = 0.25  # of a tile
+MOST_OVERLAP = 0.75
+
+
+def overlap_of(text: str, tile: Sequence[int]) -> float | None:
+    """ "0.25", "25%" or "128px" as a share of a tile; None where it is none of them, or too large."""
+    text = text.strip().lower()
+    try:
+        if text.endswith("px"):
+            share = float(text[:-2]) / min(tile)
+        else:
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None
+    return share if 0 <= share <= MOST_OVERLAP else None

@@ -18,11 +18,10 @@ import numpy as np
 from PIL import Image
 
 from flawscope.errors import InputError, nearest
+from flawscope.pictures import MOST_OVERLAP, OVERLAP
 from flawscope.pictures.decoding import Source, cannot, load, name_of, read_mask
 from flawscope.pictures.geometry import Geometry, whole_number
-from flawscope.pictures.overlap import MOST_OVERLAP, OVERLAP
-from flawscope.pictures.tiles import Grid
-from flawscope.pictures.views import Views, put
+from flawscope.pictures.views import Grid, Views, put
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray

@@ -77,11 +77,10 @@ def write_report(
     require()
     from flawscope.datasets.files import printable
     from flawscope.report.collect import figures
-    from flawscope.report.facts import facts
     from flawscope.report.page import page
     from flawscope.report.plots import loss_plot
     from flawscope.report.thumbnails import thumbnails
-    from flawscope.report.words import sentences
+    from flawscope.report.words import facts, sentences
 
     calibration = predictor.calibration
     found = figures(result, calibration, dataset)

@@ -21,8 +21,8 @@ from flawscope.results import drawing, html
 
 if TYPE_CHECKING:
     from flawscope.report.collect import Figures, Row
-    from flawscope.report.facts import Facts
     from flawscope.report.thumbnails import Layers
+    from flawscope.report.words import Facts
     from flawscope.results.prediction import Prediction
 
 WORST = 12  # mistakes that are shown by themselves

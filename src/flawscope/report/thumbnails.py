@@ -21,10 +21,10 @@ from PIL import Image
 
 from flawscope.datasets.masks import Mask, union
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.evaluation.result import Column, Evaluated
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.progress import Step, silent
 from flawscope.results import drawing
-from flawscope.results.evaluation_cache import Column, Evaluated
 from flawscope.results.prediction import Prediction
 
 MOST_SIDE, LEAST_SIDE = 288, 96  # of a square picture, pixels

@@ -1,13 +1,20 @@
-"""A contact sheet: pictures in rows, with captions, on one large picture. Torch-free."""
+"""Contact sheets, pictures in rows with captions on one large picture, and animations of them. Torch-free."""
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from flawscope.errors import InputError
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.results import drawing
 from flawscope.results.drawing import INK, PALE, PAPER, Colour, Drawable, fitted, font_of
 
 
@@ -125,3 +132,161 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wi
     while keep and font.getlength(text[:keep] + "…") > width:
         keep -= 1
     return text[:keep] + "…"
+
+
+Pixels = NDArray[np.uint8]
+
+SHOTS = 8  # pictures of a kind that are shown at most
+BOX = (220, 330)  # pixels that one may be high and wide
+LINE = 2  # pixels; a finer one is lost on a busy picture
+CELLS = 8  # pictures at a time
+WIDTH = 960  # pixels that a row of them may take
+TURNS = 4  # how often the pictures change, at most
+MOST_BYTES = 3 * 2**20  # what a web page can bear; beyond it the frames are made smaller
+LEAST_SCALE = 0.2
+
+STEPS = (  # what is shown, and for how many milliseconds
+    ("the picture", 1000),
+    ("heat map, its colours the same for every picture", 1300),
+    ("outlined: regions of the map above the mask threshold", 2000),
+)
+AROUND = (244, 244, 246)  # around a picture of another shape than its cell
+
+
+class Shot(NamedTuple):
+    """One picture as it takes part; its panels are those of `STEPS`, [H, W, 3] each, fitted into `BOX`."""
+
+    name: str
+    panels: tuple[Pixels, Pixels, Pixels]
+    verdict: str
+    is_anomalous: bool
+
+
+def shot(
+    name: str, picture: Pixels, heat: Pixels, found: NDArray[np.bool_], verdict: str, *, is_anomalous: bool
+) -> Shot:
+    """A picture [H, W, 3], its heat map likewise and what is marked [H, W] bool."""
+    small, warm = (np.asarray(fitted(image, BOX)) for image in (picture, heat))
+    panels = (small, warm, drawing.contour(small, found, width=LINE))
+    return Shot(name, panels, verdict, is_anomalous)
+
+
+def room(kinds: int) -> int:
+    """The number of pictures of each kind that an animation of so many kinds shows."""
+    return min(SHOTS, TURNS * _cells_each(kinds))
+
+
+def animate(
+    kinds: Sequence[Sequence[Shot]], title: str, scale: tuple[float, float, float]
+) -> tuple[list[Image.Image], list[int]]:
+    """The pictures of an animation, all of one size, and how long each is shown in milliseconds.
+
+    `kinds`: the shots of each (`room` says how many); the first `CELLS` kinds are shown, few of them in
+    several cells each. `scale`: the map's values at both ends of the colours, and the mask threshold.
+    """
+    cells = _shown(kinds)
+    if not cells:
+        raise InputError("no pictures to animate; give at least one")
+    shots = [one for cell in cells for one in cell]
+    size = (
+        max(panel.shape[0] for one in shots for panel in one.panels),
+        max(panel.shape[1] for one in shots for panel in one.panels),
+    )
+    wide = max(1, min(len(cells), WIDTH // size[1]))
+    columns = math.ceil(len(cells) / math.ceil(len(cells) / wide))  # rows of about the same length
+    bar = drawing.colour_bar(*scale, height=round(size[0] * 0.8), label="map")
+    pictures, times = [], []
+    for turn in range(min(TURNS, max(map(len, cells)))):
+        now = [cell[turn % len(cell)] for cell in cells]
+        for step, (words, milliseconds) in enumerate(STEPS):
+            last = step == len(STEPS) - 1
+            images = [_padded(one.panels[step], size) for one in now]
+            # the second line keeps its place while it is empty, or the frames would differ in height
+            captions = [f"{one.name}\n{one.verdict if last else ' '}" for one in now]
+            colours = [(drawing.BAD if one.is_anomalous else drawing.GOOD) if last else None for one in now]
+            parts = [slice(start, start + columns) for start in range(0, len(now), columns)]
+            sheet = contact_sheet(
+                [(images[part], captions[part]) for part in parts],
+                size,
+                frames=[colours[part] for part in parts],
+                title=f"{title}\n{words}",
+                bar=bar,
+            )
+            pictures.append(sheet)
+            times.append(milliseconds)
+    return pictures, times
+
+
+def save_animation(
+    path: Path, pictures: Sequence[Image.Image], milliseconds: Sequence[int], most: int = MOST_BYTES
+) -> None:
+    """Write an endless .gif or .webp of at most `most` bytes: frames that take more are scaled down.
+
+    Raises FlawscopeError where the file cannot be written, or not that small.
+    """
+    scale = 1.0
+    while True:
+        data = _encoded(path.suffix, pictures, milliseconds, scale)
+        if len(data) <= most:
+            break
+        # half the area takes about half the bytes; a little less, so that few rounds are needed
+        scale *= min(0.9, 0.95 * math.sqrt(most / len(data)))
+        if scale < LEAST_SCALE:
+            raise FlawscopeError(f"cannot write {path} in {most} bytes; show fewer pictures")
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise FlawscopeError(f"cannot write {path}: {error.strerror}; free some space") from None
+
+
+def _cells_each(kinds: int) -> int:
+    """The number of cells of a kind: with few kinds one row is filled."""
+    return max(1, CELLS // 2 // max(1, kinds))
+
+
+def _shown(kinds: Sequence[Sequence[Shot]]) -> list[Sequence[Shot]]:
+    """The shots that each cell shows in turn."""
+    kinds = [shots for shots in kinds if shots][:CELLS]
+    cells = []
+    for shots in kinds:
+        count = min(_cells_each(len(kinds)), len(shots))
+        bounds = [round(k * len(shots) / count) for k in range(count + 1)]
+        cells += [shots[start:end] for start, end in pairwise(bounds)]
+    return cells
+
+
+def _padded(panel: Pixels, size: tuple[int, int]) -> Pixels:
+    """The panel in the middle of a cell (height, width)."""
+    top, left = (size[0] - panel.shape[0]) // 2, (size[1] - panel.shape[1]) // 2
+    cell: Pixels = np.empty((*size, 3), np.uint8)
+    cell[:] = AROUND
+    cell[top : top + panel.shape[0], left : left + panel.shape[1]] = panel
+    return cell
+
+
+def _encoded(
+    suffix: str, pictures: Sequence[Image.Image], milliseconds: Sequence[int], scale: float
+) -> bytes:
+    images = list(pictures)
+    if scale < 1:
+        width, height = (max(1, round(side * scale)) for side in images[0].size)
+        images = [image.resize((width, height), Image.Resampling.LANCZOS) for image in images]
+    options: dict[str, Any]
+    if suffix == ".gif":
+        # 256 colours a frame; those that cover few pixels, such as the outline's, are kept, too
+        images = [
+            image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE) for image in images
+        ]
+        options = {"format": "GIF", "disposal": 1, "optimize": False}
+    elif suffix == ".webp":
+        options = {"format": "WEBP", "quality": 82, "method": 4}
+    else:
+        raise InputError(f"{suffix} is not a kind of animation: choose .gif or .webp")
+    file = io.BytesIO()
+    try:
+        images[0].save(
+            file, save_all=True, append_images=images[1:], duration=list(milliseconds), loop=0, **options
+        )
+    except (OSError, KeyError) as error:  # KeyError: a Pillow that was built without WebP
+        raise FlawscopeError(f"this Pillow cannot write {suffix}: {error}; choose another kind") from None
+    return file.getvalue()

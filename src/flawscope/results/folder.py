@@ -21,10 +21,10 @@ from flawscope.datasets.masks import Mask, union
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Source, decode, name_of, to_eight_bits
 from flawscope.progress import counted
-from flawscope.results import animation, drawing
-from flawscope.results.contact_sheet import contact_sheet
-from flawscope.results.output_manifest import OwnFiles, cannot_write
+from flawscope.results import drawing
+from flawscope.results.contact_sheet import SHOTS, Shot, animate, contact_sheet, room, save_animation, shot
 from flawscope.results.prediction import Prediction, outcome
+from flawscope.results.table import OwnFiles, cannot_write
 
 MAX_SIDE = 2048  # overlays of larger pictures are scaled down; maps and masks are at the network's size
 
@@ -60,7 +60,7 @@ class Example(NamedTuple):
     strip: Pixels
     verdict: str
     is_anomalous: bool
-    shot: animation.Shot | None = None  # for the animation, while the picture is among those it shows
+    shot: Shot | None = None  # for the animation, while the picture is among those it shows
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Kind:
         if len(self.examples) > 2 * KEPT:
             del self.examples[KEPT]
         # A picture that has left the extremes never returns to them. Shots are large: let theirs go.
-        shown = animation.SHOTS // 2
+        shown = SHOTS // 2
         for k in range(shown, len(self.examples) - shown):
             self.examples[k] = self.examples[k]._replace(shot=None)
 
@@ -180,10 +180,10 @@ class Pictures:
             return None
         shown, left = names[:ROWS], names[ROWS:]
         if self.animation != "none":
-            room = animation.room(len(shown))
-            shots = [[e.shot for e in self.kinds[name].extremes(room) if e.shot] for name in shown]
+            most = room(len(shown))
+            shots = [[e.shot for e in self.kinds[name].extremes(most) if e.shot] for name in shown]
             moving = self.own.path(f"animation.{self.animation}")
-            animation.save(moving, *animation.frames(shots, title, self.scale))
+            save_animation(moving, *animate(shots, title, self.scale))
         known = any(kind.expected is not None for kind in self.kinds.values())
         lines = [title, LEGEND + (DASHED if known else ""), CHOSEN]
         if left:
@@ -244,11 +244,11 @@ class Pictures:
                 truth = drawing.shrunk(union(masks, prediction.geometry.picture_size), small.shape[:2])
                 small = drawing.contour(small, truth, drawing.TRUTH, dashed=True)
         panels: list[drawing.Drawable] = [drawn.picture, small]
-        shot = None
+        taken = None
         if self.animation != "none":
-            shot = animation.shot(caption, *drawn, f"{remark or verdict}, {severity}", is_anomalous=bad)
+            taken = shot(caption, *drawn, f"{remark or verdict}, {severity}", is_anomalous=bad)
         words = f"{verdict}, {remark}\n{how}" if remark else f"{verdict}\n{how}"
-        return Example(name, prediction.score, _strip(panels), words, bad, shot)
+        return Example(name, prediction.score, _strip(panels), words, bad, taken)
 
     def _write(self, name: str, prediction: Prediction, drawn: Drawn | None) -> None:
         """The files of one picture."""

@@ -1,7 +1,9 @@
-"""The answer of a detector about one picture. Numpy only; the same from every runtime."""
+"""The answer of a detector about one picture. Numpy only; the same from every runtime. And
+whether many pictures are what a model was made for: another product, camera or light is said in one line."""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
-from flawscope.pictures.appearance import FEATURES, Measures
+from flawscope.pictures.appearance import FEATURES, Measures, words
 from flawscope.pictures.decoding import Source, decode, to_eight_bits
 from flawscope.pictures.geometry import Geometry
 from flawscope.progress import counted
@@ -244,3 +246,77 @@ def _panels(found: Prediction, source: Source | None) -> list[NDArray[np.uint8]]
         return [picture, drawing.contour(*found.over(picture))]
     except InputError:  # moved since, or never a file
         return [html.small(drawing.colour_map(found.map, *found.colour_range))] if found.map.size else []
+
+
+LEAST = 4  # pictures from which on anything is said
+REMEMBERED = 1000  # pictures that are remembered, the latest: a stream may have no end
+FAR = 1.0  # widths of the training pictures' range that a picture lies outside of it
+MOST = 0.5  # share of such pictures from which on they are the rule
+NEARLY_ALL = 0.9  # share of anomalous pictures
+SEVERE = 10.0  # severity of most
+ALIKE = 0.5  # of the middle severity, which nearly all have: defects differ more
+ANEW = "set the score threshold anew with `flawscope calibrate`, or fit anew"
+REMEDY = (
+    "is the model of another product, camera or light? Take this product's model, or fit anew with good "
+    "pictures like these; where maps of good pictures still look right, `flawscope calibrate` is enough"
+)
+RENEW = (
+    "has the camera or the light changed? The false-alarm rate is promised for pictures like those of the "
+    "fit; `flawscope calibrate` with new good pictures renews the promise"
+)
+
+
+@dataclass
+class Mismatch:
+    """Collects predictions; `line` says what is wrong with them together.
+
+    rate: share of good pictures that is expected to be called anomalous.
+    what: the pictures are called that.
+    defective: some are known to be, so it is expected that all are anomalous.
+    """
+
+    rate: float
+    what: str = "pictures"
+    defective: bool = False
+    count: int = 0
+    anomalous: int = 0
+    severities: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    shifts: deque[Measures] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+
+    def add(self, prediction: Prediction) -> None:
+        self.count += 1
+        self.anomalous += prediction.is_anomalous
+        self.severities.append(prediction.severity)
+        if prediction.shifts:
+            self.shifts.append(prediction.shifts)
+
+    def line(self) -> str:
+        """A warning for a person; empty where there is nothing to say."""
+        if self.count < LEAST:
+            return ""
+        far = [one for one in self.shifts if max(map(abs, one)) > FAR]
+        if self.shifts and len(far) >= MOST * len(self.shifts):
+            remedy = REMEDY if self.anomalous >= MOST * self.count else RENEW
+            return (
+                f"{len(far)} of {len(self.shifts)} {self.what} look unlike the training pictures as a whole "
+                f"({words(far)}), {self.anomalous} of {self.count} are anomalous: {remedy}"
+            )
+        if self.anomalous < NEARLY_ALL * self.count or self.rate > MOST:
+            return ""
+        every = f"{self.anomalous} of {self.count} {self.what} are anomalous"
+        low, middle, high = np.quantile(np.asarray(self.severities), [0.1, 0.5, 0.9])
+        alike = middle >= SEVERE and low >= ALIKE * middle
+        if alike:
+            every += f", all of about the same severity ({low:.0f} to {high:.0f})"
+        if alike and not self.shifts:
+            return f"{every}: {REMEDY}"
+        if self.defective:
+            return ""
+        if self.shifts:
+            every += ", although light, colour and detail are as in the training pictures"
+        asked = (
+            "is it the same product, in the same place and position? Look at some"
+            if alike
+            else "look at some"
+        )
+        return f"{every}: {asked}. If they are good, {ANEW}"

@@ -11,9 +11,8 @@ from typing import Any
 
 from flawscope.artefact.files import atomic
 from flawscope.results.folder import Pictures
-from flawscope.results.output_manifest import OwnFiles, cannot_write
 from flawscope.results.prediction import Prediction
-from flawscope.results.table import Row, Table, Unjudged
+from flawscope.results.table import OwnFiles, Row, Table, Unjudged, cannot_write
 
 RESULTS, TABLE, FACTS = "predictions", "results.csv", "results.json"
 SHOWN = 256 << 20  # bytes of maps that are kept for a page, of the most severe predictions

@@ -1,19 +1,28 @@
-"""The table of a run, `results.csv` or a Parquet file: a row for every input, judged or not."""
+"""Files of a run's results: the table, `results.csv` or Parquet, with a row for every input, judged or not;
+label files of what is marked for other tools, COCO and FiftyOne's own; and the list of what flawscope wrote:
+only these files are ever replaced or removed."""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flawscope.artefact.files import atomic
 from flawscope.artefact.files import csv_cell as csv_cell
 from flawscope.artefact.files import from_csv_cell as from_csv_cell
+from flawscope.datasets.files import OWN_LIST, own_files
+from flawscope.datasets.masks import to_runs
 from flawscope.errors import FlawscopeError, InputError, needs
+from flawscope.progress import counted
 from flawscope.results.prediction import Prediction
 
 TABLES = (".csv", ".parquet")  # what `--out` may end in for a table alone
@@ -182,3 +191,153 @@ def _row(values: dict[str, str | None]) -> Row:
     numbers = {name: float(text) if (text := values[name]) else None for name in NUMBERS}
     texts = {name: from_csv_cell(values[name] or "") for name in COLUMNS if name not in NUMBERS}
     return Row(**texts, **numbers)  # type: ignore[arg-type]
+
+
+ANOMALOUS = "anomalous"
+
+
+class Marked(NamedTuple):
+    """A judged picture, and what is marked in it: [H, W] bool of the picture's size."""
+
+    name: str  # without suffix, unlike any other
+    path: Path
+    row: Row
+    mask: NDArray[np.bool_]
+
+    def parts(self) -> Iterator[tuple[list[int], NDArray[np.bool_]]]:
+        """Box (x, y, width, height) and mask [H, W] of every connected part, where it is anomalous."""
+        from scipy import ndimage
+
+        if self.row.decision != ANOMALOUS:
+            return
+        numbers, _ = ndimage.label(self.mask, structure=np.ones((3, 3)))
+        for number, (rows, columns) in enumerate(ndimage.find_objects(numbers), start=1):
+            box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
+            yield box, numbers == number
+
+    @property
+    def facts(self) -> dict[str, float | None]:
+        return {"score": self.row.score, "p_value": self.row.p_value, "severity": self.row.severity}
+
+
+def coco(pictures: Iterable[Marked]) -> dict[str, Any]:
+    """A COCO data set: every judged picture, and of the anomalous ones each part that is marked, as run
+    lengths."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for picture in pictures:
+        height, width = picture.mask.shape
+        images.append(
+            {"id": len(images) + 1, "file_name": str(picture.path), "width": width, "height": height}
+        )
+        for box, part in picture.parts():
+            runs = {"size": [height, width], "counts": to_runs(part).tolist()}
+            annotations.append(
+                {
+                    **{"id": len(annotations) + 1, "image_id": len(images), "category_id": 1},
+                    **{"bbox": box, "segmentation": runs, "area": int(part.sum()), "iscrowd": 0},
+                    **picture.facts,
+                }
+            )
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": ANOMALOUS, "supercategory": ""}],
+    }
+
+
+def fiftyone(pictures: Iterable[Marked]) -> tuple[dict[str, Any], dict[str, str]]:
+    """`labels.json` and `data.json` of a `FiftyOneImageDetectionDataset`: boxes as fractions of the picture,
+    and where the pictures lie. The confidence is 1 less the p-value."""
+    labels: dict[str, list[dict[str, Any]]] = {}
+    places: dict[str, str] = {}
+    for picture in pictures:
+        height, width = picture.mask.shape
+        places[picture.name] = str(picture.path.absolute())
+        labels[picture.name] = [
+            {
+                "label": ANOMALOUS,
+                "bounding_box": [x / width, y / height, w / width, h / height],
+                "confidence": 1 - (picture.row.p_value or 0.0),
+                "attributes": picture.facts,
+            }
+            for (x, y, w, h), _ in picture.parts()
+        ]
+    return {"classes": [ANOMALOUS], "labels": labels}, places
+
+
+class OwnFiles:
+    """The files of a folder, by the list `OWN_LIST` in it. A file is listed before it is written, so that the
+    next run also knows those of a run that was interrupted. Pictures that are listed are nobody's input:
+    `datasets.files.walked` passes them over."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.known = set(own_files(folder))
+
+    def begin(self, say: Callable[[str], None]) -> None:
+        """Remove what an earlier run wrote; `say` gets a line where the folder is not empty."""
+        removed, others = self.clear()
+        if removed:
+            say(f"{self.folder}: {counted(removed, 'file')} of an earlier run removed")
+        if others:
+            say(f"{self.folder}: {counted(others, 'other file')} left alone")
+
+    def clear(self) -> tuple[int, int]:
+        """Remove what an earlier run wrote: how many files, and how many others are there.
+
+        Raises:
+            InputError: they cannot be removed.
+        """
+        removed = 0
+        for name in sorted(self.known):
+            try:
+                (self.folder / name).unlink()
+                removed += 1
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise InputError(
+                    f"cannot remove {self.folder / name} of an earlier run: {error.strerror}; "
+                    "choose another --out"
+                ) from None
+        folders = {parent for name in self.known for parent in Path(name).parents} - {Path()}
+        for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+            with suppress(OSError):  # something else lies in it
+                (self.folder / folder).rmdir()
+        with suppress(FileNotFoundError):
+            (self.folder / OWN_LIST).unlink()
+        self.known = set()
+        others = sum(len(files) for _, _, files in os.walk(self.folder))
+        return removed, others
+
+    def refuse_foreign(self, name: str) -> None:
+        """InputError if a file of this name is there that flawscope did not write."""
+        if name not in self.known and os.path.lexists(self.folder / name):
+            raise InputError(
+                f"{self.folder / name} is there already, and no list says that flawscope wrote it: move it, "
+                "or choose another --out"
+            )
+
+    def path(self, name: str) -> Path:
+        """The path to write a file of this name (with forward slashes) to; its folder is made.
+
+        Raises:
+            InputError: a file is there that flawscope did not write.
+            FlawscopeError: the disk is full, or the folder cannot be written.
+        """
+        path = self.folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if name not in self.known:
+                self.refuse_foreign(name)
+                with open(self.folder / OWN_LIST, "a", encoding="ascii") as file:
+                    file.write(json.dumps(name) + "\n")
+                self.known.add(name)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from None
+        return path
+
+
+def cannot_write(folder: Path, error: OSError) -> FlawscopeError:
+    return FlawscopeError(f"cannot write to {folder}: {error.strerror}; free some space")

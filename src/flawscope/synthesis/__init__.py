@@ -5,11 +5,17 @@ chosen with them. Pictures are `[H, W, 3]` uint8, RGB, in one intensity scale th
 takes its `numpy.random.Generator` and touches no global state.
 """
 
-from flawscope.synthesis.folders import TextureFolder, read_seen
 from flawscope.synthesis.foreground import Foreground, foreground_mask
-from flawscope.synthesis.masks import SCALE_AREAS, DefectScale
-from flawscope.synthesis.noise import fractal_noise, generated_texture
-from flawscope.synthesis.simulate import KINDS, PAPER_KINDS, SimulatedDefect, extend_defect, simulate_defect
+from flawscope.synthesis.masks import SCALE_AREAS, DefectScale, fractal_noise, generated_texture
+from flawscope.synthesis.simulate import (
+    KINDS,
+    PAPER_KINDS,
+    SimulatedDefect,
+    TextureFolder,
+    extend_defect,
+    read_seen,
+    simulate_defect,
+)
 
 __all__ = [
     "KINDS",

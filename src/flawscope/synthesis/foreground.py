@@ -1,19 +1,259 @@
-"""The place of the object: by what good pictures have in common, or by one alone; in a texture everywhere."""
+"""The place of the object: by what good pictures have in common, or by one alone; in a texture everywhere.
+
+A patterned ground, such as a perforated board, repeats itself, and the part on it does not. What touches the
+border in all good pictures is the ground: its windows, of an eighth of the picture, are kept. A window is
+new where no window of the ground is like it, and a pixel belongs to the part where every window over it is
+new; the windows of the border, each held against those far from it, say what is new. Colours that are common
+on the part and rare on the ground then draw the outline.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from flawscope.errors import InputError
-from flawscope.synthesis.appearance import check_picture
-from flawscope.synthesis.ground import PatternedGround, shrunk
-from flawscope.synthesis.masks import Mask
-from flawscope.synthesis.noise import Floats, Picture
+from flawscope.synthesis.masks import Floats, Mask, Picture
+from flawscope.synthesis.materials import check_picture
+
+SIDE = 128  # pixels of the longer side: of colours and outlines; windows have half as many
+_WINDOW = 8  # pixels at half of `SIDE`
+_CELLS = 4  # a side of a window, each with its mean colour
+_LEAST = 9 * _WINDOW  # pixels of the shorter side: below, the border leaves no middle
+_RING = 3  # windows from the border that count as ground
+_BANK = 2000  # windows kept
+_FAR = 0.5  # of the picture: a ground is like itself at this distance
+_FLOOR = 6.0  # grey levels: directions in which the ground varies less count as if it varied by this
+_NEW, _CERTAIN = (
+    1.1,
+    1.3,
+)  # times the ground's usual distance; new areas hold a certain one
+_UNLIKE_ITSELF = 1.0  # from the median of these to the upper quartile: above, the border is no pattern
+_BINS = 32  # of a channel in the tables of colours
+_ROUNDS = 2  # of colours and outlines in turn
+_LOG_ODDS = 3.0  # of a colour at most
+_PRIOR = 0.35  # log-odds of what the windows say
+_STEPS, _COUPLING, _EDGE = 20, 2.0, 10.0  # smoothing: rounds, weight of a neighbour, grey levels of an edge
+
+
+def shrunk(picture: Picture, side: int = SIDE) -> Picture:
+    """`[h, w, 3]` uint8, its longer side `side` pixels at most."""
+    scale = min(1.0, side / max(picture.shape[:2]))
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+
+
+@dataclass(frozen=True)
+class PatternedGround:
+    """The look of a product's ground, and the colours of its part.
+
+    Windows are described by `d` numbers in grey levels, and compared after `whitening`.
+    """
+
+    tone: Floats  # [3]: mean colour of the border, to which every picture's is brought
+    mean: Floats  # [d]
+    whitening: Floats  # [d, d]
+    bank: Floats  # [n, d]: windows of the ground, whitened
+    usual: float  # the upper quartile of the ground's distances to itself
+    log_odds: Floats  # [_BINS ** 3]: of part against ground, by colour
+
+    @classmethod
+    def learn(cls, pictures: Sequence[Picture]) -> PatternedGround | None:
+        """Learn from pictures of at most `SIDE` pixels a side; None where the border is not like itself
+        elsewhere, or the pictures are too narrow or too small."""
+        if any(min(picture.shape[:2]) < _LEAST for picture in pictures):
+            return None
+        tone = np.stack([_border_colour(picture) for picture in pictures]).mean(0)
+        toned = [_toned(picture, tone) for picture in pictures]
+        found = _learn_windows(toned)
+        if found is None:
+            return None
+        ground = cls(tone, *found, np.zeros(_BINS**3, np.float32))
+        areas = [ground._new(image) for image in toned]
+        if not any(area.any() for area in areas):
+            return ground
+        codes = [_colour_codes(image) for image in toned]
+        parts = areas
+        for _ in range(_ROUNDS):
+            ground = cls(tone, *found, _log_odds(codes, parts))
+            parts = [ground._outlined(*both) for both in zip(toned, areas, strict=True)]
+        return cls(tone, *found, _log_odds(codes, parts))
+
+    def part(self, picture: Picture) -> Mask:
+        """Where the part is in a picture `[h, w, 3]` uint8 of at most `SIDE` pixels, `[h, w]` bool."""
+        if min(picture.shape[:2]) < _LEAST:
+            return np.zeros(picture.shape[:2], np.bool_)
+        image = _toned(picture, self.tone)
+        return self._outlined(image, self._new(image))
+
+    def _new(self, image: Floats) -> Mask:
+        """The areas `[h, w]` in which every window is unlike the ground."""
+        from scipy import ndimage
+
+        windows = _described(image)
+        rows = windows.reshape(-1, windows.shape[-1]) - self.mean
+        flat = np.asarray(rows @ self.whitening, np.float32)
+        distance = _to_nearest(flat, self.bank).reshape(windows.shape[:2])
+        # a pixel lies in up to _WINDOW x _WINDOW windows; the most ordinary of them counts
+        padded = ndimage.minimum_filter(np.pad(distance, _WINDOW - 1, mode="edge"), _WINDOW)
+        start, (height, width) = _WINDOW // 2, (side // 2 for side in image.shape[:2])
+        least = padded[start : start + height, start : start + width]
+        labels, count = ndimage.label(least > _NEW * self.usual)
+        certain = np.zeros(count + 1, np.bool_)
+        certain[np.unique(labels[least > _CERTAIN * self.usual])] = True
+        certain[0] = False
+        areas = Image.fromarray(certain[labels].astype(np.float32))
+        return np.asarray(areas.resize(image.shape[1::-1], Image.Resampling.BILINEAR)) > 0.5
+
+    def _outlined(self, image: Floats, area: Mask) -> Mask:
+        """The part within an area of new windows: by its colours, along the edges of the picture.
+
+        The mean field of a pairwise model with the area as prior, whose neighbours are coupled where their
+        colours are alike, as in GrabCut (Rother et al., 2004).
+        """
+        from scipy import ndimage
+
+        if not area.any():
+            return area
+        zone = ndimage.binary_dilation(area, iterations=2)
+        own = np.where(
+            zone, self.log_odds[_colour_codes(image)] + np.where(area, _PRIOR, -_PRIOR), -_LOG_ODDS
+        )
+        smooth = ndimage.uniform_filter(image, (3, 3, 0))
+        down, right = (np.exp(-np.abs(np.diff(smooth, axis=axis)).max(-1) / _EDGE) for axis in (0, 1))
+        belief = np.tanh(own / 2)
+        for _ in range(_STEPS):
+            pull = np.zeros_like(belief)
+            pull[1:] += down * belief[:-1]
+            pull[:-1] += down * belief[1:]
+            pull[:, 1:] += right * belief[:, :-1]
+            pull[:, :-1] += right * belief[:, 1:]
+            belief = np.where(zone, np.tanh((own + _COUPLING * pull) / 2), -1)
+        part = ndimage.binary_opening(belief > 0)
+        # gaps and holes of the part that the windows give to it: marks in the ground's colours
+        part |= ndimage.binary_closing(np.pad(part, 4), iterations=2)[4:-4, 4:-4] & area
+        part |= ndimage.binary_fill_holes(part) & area
+        return _without_specks(part)
+
+
+def _without_specks(mask: Mask) -> Mask:
+    """Remove the connected areas below a twentieth of the largest."""
+    from scipy import ndimage
+
+    labels, _ = ndimage.label(mask)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.asarray((sizes >= max(1, 0.05 * sizes.max()))[labels])
+
+
+def _border_colour(picture: Picture) -> Floats:
+    edge = max(1, min(picture.shape[:2]) // 8)
+    ring = np.ones(picture.shape[:2], np.bool_)
+    ring[edge:-edge, edge:-edge] = False
+    return np.asarray(picture[ring].mean(0), np.float32)
+
+
+def _toned(picture: Picture, tone: Floats) -> Floats:
+    """float32, the border's mean colour brought to `tone`: pictures in other light become comparable."""
+    gain = tone / np.maximum(_border_colour(picture), 8)
+    return np.clip(picture * gain, 0, 255).astype(np.float32)
+
+
+def _box_mean(image: Floats, side: int) -> Floats:
+    """The mean of every window of `side` x `side` pixels that lies in the image."""
+    total = np.cumsum(np.cumsum(image, 0, dtype=np.float64), 1)
+    total = np.pad(total, ((1, 0), (1, 0)) + ((0, 0),) * (image.ndim - 2))
+    inside = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+    return (inside / side**2).astype(np.float32)
+
+
+def _halved(image: Floats) -> Floats:
+    height, width = (side // 2 * 2 for side in image.shape[:2])
+    even = image[:height, :width]
+    total = even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
+    return np.asarray(total / 4, np.float32)
+
+
+def _described(image: Floats) -> Floats:
+    """Every window `[H, W, d]`: the colours of its cells, and how rough its quarters are."""
+    from scipy import ndimage
+
+    rough = np.abs(image - ndimage.uniform_filter(image, (3, 3, 0))).mean(-1)
+    colours, half, cell = _halved(image), _WINDOW // 2, _WINDOW // _CELLS
+    height, width = (side - _WINDOW + 1 for side in colours.shape[:2])
+    cells, quarters = _box_mean(colours, cell), 3 * _box_mean(_halved(rough), half)[..., None]
+    return np.concatenate(
+        [
+            values[row * step : row * step + height, column * step : column * step + width]
+            for values, step in ((cells, cell), (quarters, half))
+            for row in range(_WINDOW // step)
+            for column in range(_WINDOW // step)
+        ],
+        -1,
+    )
+
+
+def _less_own_square(rows: Floats, others: Floats) -> Floats:
+    """`[n, m]`: squared distances less the squared length of each row. One product, for speed."""
+    one = np.ones((len(rows), 1), np.float32)
+    return np.asarray(np.hstack([rows, one]) @ np.hstack([-2 * others, (others**2).sum(1)[:, None]]).T)
+
+
+def _to_nearest(rows: Floats, others: Floats) -> Floats:
+    """Each row's distance to the nearest of the others."""
+    squared = _less_own_square(rows, others).min(1) + (rows**2).sum(1)
+    return np.asarray(np.sqrt(np.maximum(squared, 0)), np.float32)
+
+
+def _learn_windows(images: Sequence[Floats]) -> tuple[Floats, Floats, Floats, float] | None:
+    """Mean, whitening, bank and usual distance of the border's windows; None where they do not repeat."""
+    windows, places = [], []
+    for image in images:
+        described = _described(image)
+        ring = np.ones(described.shape[:2], np.bool_)
+        ring[_RING:-_RING, _RING:-_RING] = False
+        windows.append(described[ring])
+        places.append(np.argwhere(ring) / np.asarray(ring.shape))
+    every, place = np.concatenate(windows), np.concatenate(places).astype(np.float32)
+    mean = every.mean(0)
+    variances, axes = np.linalg.eigh(np.cov(every, rowvar=False))
+    whitening = (axes / np.sqrt(np.maximum(variances, 0) + _FLOOR**2)).astype(np.float32)
+    kept = np.random.default_rng(0).permutation(len(every))[:_BANK]
+    bank, where = (every[kept] - mean) @ whitening, place[kept]
+    squared = _less_own_square(bank, bank) + (bank**2).sum(1)[:, None]
+    gap = _less_own_square(where, where) + (where**2).sum(1)[:, None]
+    own = np.sqrt(np.maximum(np.where(gap >= _FAR**2, squared, np.inf).min(1), 0))
+    median, upper = np.quantile(own, [0.5, 0.75])
+    if upper - median > _UNLIKE_ITSELF:
+        return None
+    # what touches the border and is like nothing far from it is a piece of the part
+    return mean, whitening, bank[own <= _CERTAIN * upper], float(upper)
+
+
+def _colour_codes(image: Floats) -> NDArray[np.intp]:
+    from scipy import ndimage
+
+    # by the root: dark colours differ by few grey levels
+    levels = (np.sqrt(ndimage.uniform_filter(image, (3, 3, 0)) / 256) * _BINS).astype(np.intp)
+    return np.asarray((levels[..., 0] * _BINS + levels[..., 1]) * _BINS + levels[..., 2])
+
+
+def _log_odds(codes: Sequence[NDArray[np.intp]], parts: Sequence[Mask]) -> Floats:
+    """Log-odds of each colour in the parts against beside them, over all pictures."""
+    from scipy import ndimage
+
+    shares = []
+    for chosen in (parts, [~part for part in parts]):
+        every = np.concatenate([code[where] for code, where in zip(codes, chosen, strict=True)])
+        counts = np.bincount(every, minlength=_BINS**3).reshape((_BINS,) * 3).astype(np.float32)
+        shares.append(ndimage.gaussian_filter(counts, 0.7).ravel() / max(1, len(every)) + 1e-6)
+    return np.asarray(np.clip(np.log(shares[0] / shares[1]), -_LOG_ODDS, _LOG_ODDS), np.float32)
+
 
 _SIDE = 128  # the estimate is made at this size
 _BORDER_IS_BACKGROUND = 0.9  # share of the border that must look like background

@@ -1,4 +1,5 @@
-"""The simulator: a good picture in, the same picture with a defect and its exact mask out.
+"""The simulator: a good picture in, the same picture with a defect and its exact mask out; and its sources, a
+folder of textures and seen defects with their masks.
 
 All kinds follow one recipe: a shape within the foreground, filled with a material and blended; then one rule
 of what is visible, and a plain spot where nothing is. `KINDS` names the shape and the material of each kind.
@@ -8,6 +9,7 @@ MemSeg's), and so are the seen defects that `extend_defect` puts on other good p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -16,23 +18,36 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from flawscope.datasets.dataset import Item
+from flawscope.datasets.files import list_pictures
+from flawscope.datasets.masks import union
 from flawscope.errors import InputError
+from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.synthesis import materials
-from flawscope.synthesis.appearance import changed_appearance, check_picture, is_grey, without_colour
 from flawscope.synthesis.masks import (
     MIN_PIXELS,
     SCALE_AREAS,
     Area,
     DefectScale,
+    Floats,
     Mask,
+    Picture,
     blob_mask,
     bounding_box,
     everywhere,
+    generated_texture,
     islands_mask,
     line_mask,
 )
-from flawscope.synthesis.materials import ANY_SIZE, Request, Textures
-from flawscope.synthesis.noise import Floats, Picture, generated_texture
+from flawscope.synthesis.materials import (
+    ANY_SIZE,
+    Request,
+    Textures,
+    changed_appearance,
+    check_picture,
+    is_grey,
+    without_colour,
+)
 from flawscope.synthesis.transform import blend, moved_cut, pasted
 
 OPACITY = (0.15, 1.0)  # of MemSeg and PRN
@@ -287,3 +302,56 @@ def _stretched(picture: Picture, mask: Mask, shape: tuple[int, ...]) -> tuple[Pi
     resized = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
     share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
     return resized, share >= min(0.5, float(share.max()))
+
+
+class TextureFolder:
+    """The textures of a folder and its subfolders, read once and kept in memory; `draw` gives one.
+
+    Any format that `decode` reads. Larger ones are reduced to `side` pixels. Of more than fit into
+    `memory` bytes, every n-th in natural order is kept, so that all subfolders are represented.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, side: int = 512, memory: int = 256 << 20):
+        """Raises `InputError` where there is no picture or none can be read."""
+        paths = list_pictures(folder)
+        room = max(1, memory // (3 * side * side))
+        chosen = paths[:: -(-len(paths) // room)]
+        pictures, skipped = [], []
+        for path in chosen:
+            try:
+                pictures.append(_reduced(to_eight_bits(decode(path)), side))
+            except InputError as error:
+                skipped.append(str(error))
+        if not pictures:
+            raise InputError(f"no texture in {folder} can be read; the first: {skipped[0]}")
+        self.pictures: tuple[Picture, ...] = tuple(pictures)
+        self.skipped: tuple[str, ...] = tuple(skipped)  # one line for each file that cannot be read
+        self.left_out = len(paths) - len(chosen)  # for want of memory
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def draw(self, rng: np.random.Generator) -> Picture:
+        """One of them, `[h, w, 3]` uint8. Not a copy: do not write into it."""
+        return self.pictures[int(rng.integers(len(self.pictures)))]
+
+
+def _reduced(picture: Picture, side: int) -> Picture:
+    """At most `side` pixels high and wide, proportions kept."""
+    image = Image.fromarray(picture)
+    image.thumbnail((side, side), Image.Resampling.BICUBIC)
+    reduced: Picture = np.asarray(image)
+    reduced.flags.writeable = False
+    return reduced
+
+
+def read_seen(item: Item, white: float | None = None) -> tuple[Picture, Mask]:
+    """A defective picture `[H, W, 3]` uint8 and its mask `[H, W]` bool; `white` as for `to_eight_bits`.
+
+    Raises `InputError` where one of the files cannot be read, the sizes differ or the mask is empty.
+    """
+    picture = to_eight_bits(decode(item.path), white)
+    mask = union(item.masks, picture.shape[:2])
+    if not mask.any():
+        raise InputError(f"cannot use mask {item.masks[0]}: it is empty; mark the defect or leave it out")
+    return picture, mask

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.synthesis.masks import Mask, bounding_box
-from flawscope.synthesis.noise import Floats, Picture
+from flawscope.synthesis.masks import Floats, Mask, Picture, bounding_box
 
 IN_PLACE = 2 / 3  # share in the foreground above which a cut stays where it is
 _QUADS = 4  # a side, whose corners are shaken

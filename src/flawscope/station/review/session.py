@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.results import drawing
-from flawscope.results.output_manifest import OwnFiles
-from flawscope.results.table import csv_cell, from_csv_cell
+from flawscope.results.table import OwnFiles, csv_cell, from_csv_cell
 from flawscope.station.review.flagged import Flagged, proposed_mask
 
 FINE, DEFECT, UNDONE = "good", "defect", "undone"

@@ -17,8 +17,7 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.synthesis.demo import fabric, plate, scene
-from flawscope.synthesis.masks import Mask
-from flawscope.synthesis.noise import Floats, Picture
+from flawscope.synthesis.masks import Floats, Mask, Picture
 from flawscope.synthesis.simulate import largest_change, visible_part
 
 _SMALLEST_SIDE = 16

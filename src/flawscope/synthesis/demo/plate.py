@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flawscope.synthesis.demo import scene
 from flawscope.synthesis.demo.scene import Flaw, Frame, cover, lay, lit, rounded_box, smooth
-from flawscope.synthesis.noise import Floats, fractal_noise
+from flawscope.synthesis.masks import Floats, fractal_noise
 
 DEFECTS = ("scratch", "dent", "stain", "contamination", "crack", "missing_part", "misprint")
 

@@ -1,0 +1,375 @@
+"""The pages beside the report: of `predict --out`, of two models on the same pictures, and of a review before
+and after another fit."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from flawscope.datasets import Item
+from flawscope.datasets.files import printable
+from flawscope.evaluation.comparison import Comparison, Difference, Judged, described
+from flawscope.evaluation.result import Evaluated
+from flawscope.progress import Step, counted, silent
+from flawscope.report import require
+from flawscope.report.page import HEAT, LINE, TRUTH, VIEWS, drawn, figures_of, render, scale_of
+from flawscope.report.thumbnails import FULL, MOST_SIDE, Layers, flattened, thumbnails
+from flawscope.report.words import percent, size_of
+from flawscope.results.prediction import RIGHT, Prediction, outcome
+from flawscope.results.table import Row
+
+CARDS, NEAREST = 24, 6  # changed decisions that are shown by themselves; pictures in their place
+MOST_BEFORE = 300  # pictures with a drawing of before: the page stays below 20 MB
+LISTED = "listed without its picture"  # why a picture is not shown
+MOST_ROWS = 2000  # that are listed; the table has all
+
+
+def predictions_page(
+    table: Sequence[Row],
+    shown: Sequence[Prediction],
+    facts: Mapping[str, Any],
+    white: float | None = None,
+    step: Step = silent,
+) -> str:
+    """The page of `predict --out`.
+
+    Args:
+        table: every input of the run. shown: predictions with their maps, most severe first; pictures of the
+            others are not shown.
+        facts: of the run, as in `results.json`.
+        white: the level of a deep picture that is shown white (`Preprocess.white_level`).
+
+    Raises:
+        InputError: Jinja2 or WebP is missing.
+    """
+    require(plots=False)
+    judged = sorted((r for r in table if not r.error), key=lambda r: -(r.severity or 0.0))
+    rows, maps = judged[:MOST_ROWS], {str(p.path): p for p in shown}
+    names = _names([row.path for row in rows])
+    layers = _layers([maps.get(row.path) for row in rows], white, step)
+    pictures = [
+        _predicted(row, names[row.path], maps.get(row.path), made)
+        for row, made in zip(rows, layers, strict=True)
+    ]
+    anomalous = sum(row.decision == "anomalous" for row in judged)
+    some = next(iter(shown), None)
+    return render(
+        "predictions.html.j2",
+        pictures,
+        ("pages.js",),
+        title=printable(": ".join(str(facts[k]) for k in ("category", "method") if facts.get(k)))
+        or "Pictures",
+        parts=(("pictures", "Pictures"), ("meaning", "How to read it"), ("run", "Run")),
+        toggles=(HEAT, LINE),
+        views=VIEWS,
+        headline=f"{anomalous} of {counted(len(judged), 'picture')} anomalous",
+        warning=printable(str(facts.get("warning") or "")),
+        anomalous=anomalous,
+        judged=len(judged),
+        unjudged=[printable(row.error) for row in table if row.error],
+        expected=percent(facts["expected_rate"]) if facts.get("promised", True) else "not known",
+        promise=printable(str(facts.get("promise", ""))),
+        rows=pictures,
+        left_out=layers.count(FULL) + layers.count(LISTED),
+        more=len(judged) - len(rows),
+        scale=scale_of(some) if some else None,
+        facts=_facts(facts),
+    )
+
+
+def _names(paths: Sequence[str]) -> dict[str, str]:
+    """Paths without the folder that all have in common."""
+    try:
+        common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    except ValueError:  # none, or on several drives
+        return {path: printable(path) for path in paths}
+    return {
+        path: printable(Path(os.path.relpath(os.path.abspath(path), common)).as_posix()) for path in paths
+    }
+
+
+def _layers(predictions: Sequence[Prediction | None], white: float | None, step: Step) -> list[Layers | str]:
+    """The layers of every row, or why there are none."""
+    places = [k for k, prediction in enumerate(predictions) if prediction]
+    seen = [Evaluated(Item(Path(str(p.path)), "", False), p, None) for p in predictions if p]
+    found: list[Layers | str] = [LISTED] * len(predictions)
+    for place, layers in zip(places, thumbnails(seen, range(len(seen)), white, step), strict=True):
+        found[place] = layers
+    return found
+
+
+def _predicted(row: Row, name: str, found: Prediction | None, layers: Layers | str) -> dict[str, Any]:
+    """A judged picture as the page lists it."""
+    severity, p_value, score = row.severity or 0.0, row.p_value or 0.0, row.score or 0.0
+    size = size_of(found) if found else ""
+    facts = [("Decision", row.decision), *figures_of(severity, p_value, score)]
+    numbers = {"severity": severity, "p_value": p_value, "score": score, "size": size}
+    facts += [("Size", f"{size} pixels")] if size else []
+    return {"name": name, "verdict": row.decision, **numbers, "facts": facts, "layers": drawn(layers)}
+
+
+def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    made = ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))
+    keys = ("model", "method", "category", "score_threshold", "mask_threshold", "seconds", "flawscope")
+    return [made, *((key.replace("_", " "), printable(str(facts[key]))) for key in keys if facts.get(key))]
+
+
+# ----------------------------------------------------------------------------------------------- two models
+
+
+def comparison_page(found: Comparison, step: Step = silent) -> str:
+    """The page of two models on the same pictures. InputError: Jinja2 or WebP is missing."""
+    require(plots=False)
+    order = _order(found)
+    (first, second), said = found.evaluations, found.sentence()
+    white = found.predictors[0].manifest.preprocess.white_level
+    layers = thumbnails(first.pictures, order, white, step, others=second.pictures)
+    rank = {index: k for k, index in enumerate(order)}
+    rows = [
+        _compared(one, len(order) - rank[one.index], shown)
+        for one, shown in zip(found.pictures, layers, strict=True)
+    ]
+    changed = [one.index for one in found.changed]
+    return render(
+        "comparison.html.j2",
+        rows,
+        ("pages.js",),
+        title=printable(f"{first.category}: two models"),
+        parts=(
+            ("changed", "Changed"),
+            ("differences", "Differences"),
+            ("pictures", "Pictures"),
+            ("run", "Models"),
+        ),
+        toggles=(HEAT, LINE, TRUTH),
+        views={
+            "picture": VIEWS["picture"],
+            "a": ("A", ("photo", "heat", "line", "truth")),
+            "b": ("B", ("photo", "heat_b", "line_b", "truth")),
+        },
+        headline=said[:1].upper() + said[1:],
+        mismatches=[
+            f"{which}: {e.mismatch}" for which, e in zip("AB", found.evaluations, strict=True) if e.mismatch
+        ],
+        models=[_model(found, k) for k in (0, 1)],
+        rows=rows,
+        order=order,
+        changed=changed,
+        cards=changed[:CARDS] or order[:NEAREST],
+        differences=[_difference(one) for one in found.differences],
+        kinds=list(dict.fromkeys(row["kind"] for row in rows)),
+        left_out=layers.count(FULL),
+        failures=[printable(line) for line in found.failures],
+    )
+
+
+def _order(found: Comparison) -> list[int]:
+    """Indices of the pictures: decided differently first, then by how far the severities are apart."""
+    changed = [one.index for one in found.changed]
+    others = [one for one in found.pictures if not one.changed]
+    others.sort(key=lambda one: -abs(one.a.severity - one.b.severity))
+    return [*changed, *(one.index for one in others)]
+
+
+def _compared(one: Judged, weight: int, layers: Layers | str) -> dict[str, Any]:
+    """A picture with the decisions of both models; pictures are listed by falling `weight`."""
+
+    def said(found: Prediction) -> str:
+        numbers = f"severity {found.severity:+.1f}, p {found.p_value:.3f}, score {found.score:.4g}"
+        return f"{found.decision}, {numbers}"
+
+    kind, size = printable(one.item.kind), size_of(one.a)
+    truth = "defective" if one.item.anomalous else "good"
+    shown = kind if kind == truth else f"{kind} ({truth})"
+    return {
+        "name": printable(one.name.removeprefix("test/")),
+        "kind": kind,
+        "truth": truth,
+        "changed": "differ" if one.changed else "agree",
+        "outcome_a": outcome(one.item.anomalous, one.a.is_anomalous),
+        "outcome_b": outcome(one.item.anomalous, one.b.is_anomalous),
+        "severity_a": one.a.severity,
+        "severity_b": one.b.severity,
+        "weight": float(weight),
+        "size": size,
+        "facts": [("Type", shown), ("A", said(one.a)), ("B", said(one.b)), ("Size", f"{size} pixels")],
+        "layers": drawn(layers),
+    }
+
+
+def _model(found: Comparison, which: int) -> dict[str, Any]:
+    """The name of a model, what it found, and its facts."""
+    predictor, letter = found.predictors[which], "ab"[which]
+    values = {one.name: getattr(one, letter) for one in found.differences}
+
+    def share(name: str) -> str:
+        value = values.get(name)
+        return "not measured" if value is None else percent(value)
+
+    known = {key.replace("_", " "): value for key, value in described(predictor).items()}
+    known["size"] = f"{known['size'][1]} × {known['size'][0]} pixels"
+    return {
+        "title": printable(f"{letter.upper()}: {found.names[which]}"),
+        "found": share("defects_found"),
+        "small": f"of defects found; {share('false_alarms')} false alarms",
+        "scale": scale_of(predictor.calibration),
+        "facts": [
+            ("file", printable(found.names[which])),
+            *(
+                (key, printable(f"{value:.4g}" if isinstance(value, float) else str(value)))
+                for key, value in known.items()
+            ),
+        ],
+    }
+
+
+def _difference(one: Difference) -> dict[str, str]:
+    def number(value: float | None, form: str) -> str:
+        return "–" if value is None else f"{value:{form}}"
+
+    interval = "–" if one.interval is None else f"{one.interval[0]:+.3f} to {one.interval[1]:+.3f}"
+    return {
+        "label": one.label,
+        "note": one.note,
+        "a": number(one.a, ".4f"),
+        "b": number(one.b, ".4f"),
+        "apart": number(one.difference, "+.4f"),
+        "interval": interval,
+        "better": one.better.upper(),
+    }
+
+
+# --------------------------------------------------------------------------------- a review before and after
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """A picture that a person judged, and what two models say of it.
+
+    before: the drawing that the earlier run left, if it did. after: without its map. learnt: the new model
+    was fitted or calibrated on it, so that what it says of it shows nothing about new pictures.
+    """
+
+    name: str
+    defective: bool
+    learnt: bool
+    called_before: bool
+    severity_before: float
+    score_before: float
+    before: Path | None
+    after: Prediction
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `review --after --json` prints of it."""
+
+        def said(called: bool, severity: float, score: float) -> dict[str, Any]:
+            return {"decision": "anomalous" if called else "good", "severity": severity, "score": score}
+
+        return {
+            "name": self.name,
+            "reviewed": "defect" if self.defective else "good",
+            "learnt": self.learnt,
+            "before": said(self.called_before, self.severity_before, self.score_before),
+            "after": said(self.after.is_anomalous, self.after.severity, self.after.score),
+        }
+
+
+class Count(NamedTuple):
+    """Of some pictures, how many each model called anomalous."""
+
+    pictures: int
+    before: int
+    after: int
+
+
+def count_of(pictures: Iterable[Reviewed], *, defective: bool, learnt: bool | None = None) -> Count:
+    """`learnt`: only pictures that the new model has learnt from, or only the others."""
+    own = [one for one in pictures if one.defective == defective and learnt in (None, one.learnt)]
+    return Count(len(own), sum(p.called_before for p in own), sum(p.after.is_anomalous for p in own))
+
+
+def sentences_of(pictures: Sequence[Reviewed]) -> list[str]:
+    """What came of it, for a person."""
+    good = [one for one in pictures if not one.defective]
+    alarms = count_of(pictures, defective=False).before
+    gone = sum(one.called_before and not one.after.is_anomalous for one in good)
+    new = sum(one.after.is_anomalous and not one.called_before for one in good)
+    found = count_of(pictures, defective=True)
+    lines = [
+        f"{gone} of {counted(alarms, 'false alarm')} gone" + (f", {new} new" if new else ""),
+        f"{found.after} of {counted(found.pictures, 'defect')} found, {found.before} before",
+    ]
+    for what, defective in (("good pictures", False), ("defects", True)):
+        if learnt := count_of(pictures, defective=defective, learnt=True).pictures:
+            lines.append(
+                f"the new model has learnt from {learnt} of the {what}: that it is right about these "
+                "says little about new ones"
+            )
+    return lines
+
+
+def again_page(
+    model: str, pictures: Sequence[Reviewed], seen: Sequence[Evaluated], white: float | None = None
+) -> str:
+    """The page: where the new model is wrong first. `seen`: the same pictures with their maps."""
+    layers = thumbnails(seen, range(len(seen)), white)
+    sentences = sentences_of(pictures)
+    shown = [
+        _reviewed(one, made, with_before=k < MOST_BEFORE)
+        for k, (one, made) in enumerate(zip(pictures, layers, strict=True))
+    ]
+    order = sorted(range(len(shown)), key=lambda k: -shown[k]["weight"])
+    return render(
+        "again.html.j2",
+        shown,
+        ("pages.js",),
+        title=f"{printable(model)}: before and after",
+        parts=(("pictures", "Pictures"), ("meaning", "What this means")),
+        toggles=(HEAT, LINE),
+        views={
+            "picture": VIEWS["picture"],
+            "before": ("Before", ("before",)),
+            "after": ("After", ("photo", "heat", "line")),
+        },
+        headline="; ".join(sentences[:2]),
+        sentences=sentences,
+        good=count_of(pictures, defective=False),
+        defects=count_of(pictures, defective=True),
+        rows=shown,
+        order=order,
+        left_out=layers.count(FULL),
+    )
+
+
+def _reviewed(one: Reviewed, layers: Layers | str, *, with_before: bool) -> dict[str, Any]:
+    before, after = (outcome(one.defective, called) for called in (one.called_before, one.after.is_anomalous))
+    made = drawn(layers)
+    if isinstance(made, dict) and one.before is not None and with_before:
+        made["before"] = flattened(np.asarray(Image.open(one.before).convert("RGB")), MOST_SIDE)
+    facts = [
+        ("Reviewed as", "defect" if one.defective else "fine"),
+        ("Before", f"{before}, severity {one.severity_before:+.1f}"),
+        ("After", f"{after}, severity {one.after.severity:+.1f}"),
+        *([("Note", "the new model has learnt from this picture")] if one.learnt else []),
+    ]
+    return {
+        "name": printable(one.name),
+        "size": size_of(one.after),
+        "reviewed": "defect" if one.defective else "fine",
+        "before": before,
+        "after": after,
+        "severity_before": one.severity_before,
+        "severity_after": one.after.severity,
+        "learnt": one.learnt,
+        # wrong now is first, then what has changed, then the rest by its severity
+        "weight": 1e9 * (after != RIGHT) + 1e6 * (before != after) + one.after.severity,
+        "facts": facts,
+        "layers": made,
+    }
