@@ -158,7 +158,7 @@ def prnet_network(model: Any, images: Tensor) -> dict[str, Work]:
 
 def prnet_step(trainer: Any) -> Work:
     """The same network and loss, features expanded against all prototypes, Adam not fused."""
-    from flawscope.methods.prnet.losses import loss
+    from flawscope.methods.prnet.network import loss
 
     model, config = _contiguous(trainer.model), trainer.config
     optimiser = torch.optim.Adam(model.network.parameters(), config.rate, weight_decay=config.decay)

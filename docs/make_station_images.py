@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from flawscope.demo.dataset import draw_dataset, draw_picture
 from PIL import Image, ImageDraw
 from selenium import webdriver
 

@@ -274,8 +274,7 @@ def tiled(tiled_pictures: Path, trace_once: Trace, shared: Shared) -> Callable[.
 def teacher_path(shared: Shared) -> Path:
     """A narrow teacher for EfficientAD with drawn weights, whose 384 outputs span 8 dimensions. Read only."""
     torch = pytest.importorskip("torch")
-    from flawscope.methods.efficientad.networks import narrowed, pdn
-    from flawscope.methods.efficientad.teacher import expanded, write_teacher
+    from flawscope.methods.efficientad.networks import expanded, narrowed, pdn, write_teacher
     from flawscope.methods.training_state import initialise
 
     network = narrowed(pdn("s", width=16), 8)

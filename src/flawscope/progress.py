@@ -1,15 +1,19 @@
 """Telling a person how far a long job is. A job calls `step(stage, done, total)`; what happens then is the
 caller's choice: nothing in a library, a line with the remaining time on a terminal. What follows a comma in
-the stage may change from call to call, such as a loss: it is still the same stage.
+the stage may change from call to call, such as a loss: it is still the same stage. And `noted_interrupts`,
+Ctrl-C for what must not be cut in two.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 Step = Callable[[str, int, int], None]
@@ -180,3 +184,32 @@ def some(names: Sequence[str], most: int = 5) -> str:
     """a, b, c and 12 more."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+@contextmanager
+def noted_interrupts(said: str = "stops after this step, and keeps it") -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets instead of raising KeyboardInterrupt; the second one raises it. Nothing is
+    changed in other threads than the main one, and where somebody else handles Ctrl-C.
+
+    Args:
+        said: on a terminal; empty: nothing.
+    """
+    noted = threading.Event()
+
+    def note(number: int, frame: object) -> None:
+        if noted.is_set():
+            raise KeyboardInterrupt
+        noted.set()
+        with suppress(OSError, ValueError):
+            if said and sys.stderr.isatty():  # not by way of a stream that may be writing right now
+                os.write(sys.stderr.fileno(), f"\r\x1b[K{said}\n".encode())
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield noted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -40,7 +40,7 @@ def run(capsys: Capture, *argv: str | Path) -> tuple[int, str, str]:
 def test_a_teacher_is_made_and_what_cannot_be_read_is_named(
     capsys: Capture, folder: Path, tmp_path: Path
 ) -> None:
-    from flawscope.methods.efficientad.teacher import read_teacher
+    from flawscope.methods.efficientad.networks import read_teacher
 
     out = tmp_path / "t.safetensors"
     code, printed, err = run(capsys, "distill", "--images", folder, "--steps", "2", *FAST, "--out", out)
@@ -97,8 +97,8 @@ def test_wrong_places_are_told(capsys: Capture, folder: Path, tmp_path: Path) ->
 
 def test_the_papers_settings_are_a_preset() -> None:
     from flawscope import config
-    from flawscope.methods.efficientad.recipe import PRESETS, Recipe
+    from flawscope.methods.efficientad import RECIPES, Recipe
 
-    paper = config.build(Recipe, PRESETS["paper"])
+    paper = config.build(Recipe, RECIPES["paper"])
     assert (paper.backbone, paper.steps, paper.batch) == ("wide_resnet101_2", 60_000, 16)
     assert (paper.rate, paper.decay, paper.grey, paper.schedule) == (1e-4, 1e-5, 0.1, "constant")

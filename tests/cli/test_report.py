@@ -88,7 +88,7 @@ def test_the_demo_ends_with_the_path_of_a_report(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the pictures that a user gets, which the network sees smaller."""
-    from flawscope.methods.patchcore.config import Config
+    from flawscope.methods.patchcore import Config
 
     monkeypatch.setattr(Config, "sizes", ((64, 64),))
     assert main(["demo", "--out", str(tmp_path), "--train", "6", "--quiet"]) == 0

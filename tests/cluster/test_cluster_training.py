@@ -28,10 +28,9 @@ from flawscope.cluster import training  # noqa: E402
 from flawscope.cluster.connect import Node, connected  # noqa: E402
 from flawscope.errors import FlawscopeError, InputError  # noqa: E402
 from flawscope.fitting import fitting  # noqa: E402
-from flawscope.methods.distributed import ALONE, Group, Left  # noqa: E402
-from flawscope.methods.picture_cache import GoodPictures  # noqa: E402
+from flawscope.methods.good_pictures import GoodPictures  # noqa: E402
 from flawscope.methods.settings import TrainingSettings  # noqa: E402
-from flawscope.methods.task import Budget, Task  # noqa: E402
+from flawscope.methods.task import ALONE, Budget, Group, Left, Task  # noqa: E402  # noqa: E402
 from flawscope.methods.training import Trainer  # noqa: E402
 from flawscope.methods.training_state import digest_of  # noqa: E402
 from flawscope.progress import silent  # noqa: E402
@@ -125,7 +124,7 @@ def shots(count: int, size: int) -> list[Tensor]:
 
 
 def efficientad_trainer(teacher: str, **settings: Any) -> Trainer[Any]:
-    from flawscope.methods.efficientad.config import Config
+    from flawscope.methods.efficientad import Config
     from flawscope.methods.efficientad.model import create
     from flawscope.methods.efficientad.trainer import Trainer
     from flawscope.methods.efficientad.training_pictures import TeacherOutputs, other_pictures
@@ -141,12 +140,11 @@ def efficientad_trainer(teacher: str, **settings: Any) -> Trainer[Any]:
 
 def prnet_trainer(**settings: Any) -> Trainer[Any]:
     """Of pictures that are padded, each in another way: pixels count where pictures do not."""
-    from flawscope.methods.prnet.config import Config
-    from flawscope.methods.prnet.feature_cache import FeatureCache
+    from flawscope.methods.prnet import Config
     from flawscope.methods.prnet.fit import find_prototypes
     from flawscope.methods.prnet.model import create
     from flawscope.methods.prnet.trainer import Trainer
-    from flawscope.methods.prnet.training_pictures import TrainingPictures
+    from flawscope.methods.prnet.training_pictures import FeatureCache, TrainingPictures
 
     found = shots(6, 64)
     for k, image in enumerate(found):

@@ -23,9 +23,9 @@ from flawscope.fitting import training_pictures as sources
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods.detector import device_for
 from flawscope.methods.extract import embed_pictures
+from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore import model as models
 from flawscope.methods.patchcore import selection as memory
-from flawscope.methods.patchcore.config import Config
 from flawscope.methods.task import Task
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor, load

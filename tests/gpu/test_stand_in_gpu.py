@@ -20,13 +20,12 @@ from flawscope.methods.efficientad.model import create as create_efficientad
 from flawscope.methods.efficientad.networks import _channels
 from flawscope.methods.efficientad.trainer import Trainer as EfficientAdTrainer
 from flawscope.methods.efficientad.training_pictures import TeacherOutputs, other_pictures
+from flawscope.methods.good_pictures import GoodPictures
 from flawscope.methods.patchcore import coreset
-from flawscope.methods.picture_cache import GoodPictures
-from flawscope.methods.prnet.feature_cache import FeatureCache
 from flawscope.methods.prnet.fit import find_prototypes
 from flawscope.methods.prnet.model import create as create_prnet
 from flawscope.methods.prnet.trainer import Trainer as PrnTrainer
-from flawscope.methods.prnet.training_pictures import TrainingPictures
+from flawscope.methods.prnet.training_pictures import FeatureCache, TrainingPictures
 from flawscope.methods.task import Task
 from flawscope.methods.training import Trainer
 from flawscope.methods.training_state import restore_adam

@@ -70,7 +70,7 @@ def test_a_broken_package_is_one_line_and_the_others_work(site: Path, code: str,
 def test_no_package_takes_a_built_in_methods_place(site: Path) -> None:
     install(site, ANOTHER.format(name="patchcore"), "patchcore = other_methods:METHOD")
     assert registry.names() == list(registry.BUILT_IN)
-    assert registry.method("patchcore").config.__module__ == "flawscope.methods.patchcore.config"
+    assert registry.method("patchcore").config.__module__ == "flawscope.methods.patchcore"
 
 
 def of_method(model_path: Path, name: str, out: Path) -> Path:

@@ -11,8 +11,7 @@ from torch import Tensor
 from flawscope.errors import InputError
 from flawscope.methods.detector import Detector, region_of
 from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
-from flawscope.methods.features.embedding import PatchEmbedding
-from flawscope.methods.features.smoothing import smoothing_matrix, windows
+from flawscope.methods.features.embedding import PatchEmbedding, smoothing_matrix, windows
 from flawscope_padim import METHOD, Config
 
 

@@ -47,13 +47,13 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.artefact.state_file import checkpoint_of, log_of
     from flawscope.datasets import list_pictures
     from flawscope.errors import InputError, require_installed
-    from flawscope.methods.efficientad.recipe import PRESETS, Recipe
+    from flawscope.methods.efficientad import RECIPES, Recipe
 
     step = common.step_for(args)
     out = files.check_writable(args.out, ".safetensors")
-    if args.preset not in PRESETS:
-        raise InputError(f"there is no preset {args.preset}: choose of {', '.join(PRESETS)}")
-    recipe = config.build(Recipe, {**PRESETS[args.preset], **_options(args)})
+    if args.preset not in RECIPES:
+        raise InputError(f"there is no preset {args.preset}: choose of {', '.join(RECIPES)}")
+    recipe = config.build(Recipe, {**RECIPES[args.preset], **_options(args)})
     paths = list_pictures(args.images)
     require_installed("distilling", "torch", "timm", extras="train")
     from flawscope.methods.efficientad.distill import distill

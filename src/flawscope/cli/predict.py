@@ -131,7 +131,7 @@ def _judge(
 @contextmanager
 def _whole() -> Iterator[None]:
     """Ctrl-C does not come between counting an input and writing its row and files, but after them."""
-    from flawscope.methods.interrupts import noted_interrupts
+    from flawscope.progress import noted_interrupts
 
     with noted_interrupts("") as interrupted:
         yield

@@ -139,7 +139,7 @@ def _begins(arrivals: Arrivals, judged: int, existing: bool) -> str:
 @contextmanager
 def ending() -> Iterator[threading.Event]:
     """An event that Ctrl-C and a service manager's SIGTERM set; the second Ctrl-C ends at once."""
-    from flawscope.methods.interrupts import noted_interrupts
+    from flawscope.progress import noted_interrupts
 
     with noted_interrupts("") as end:
         if threading.current_thread() is not threading.main_thread():  # signals are the main thread's

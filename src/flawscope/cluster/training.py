@@ -231,7 +231,7 @@ class Worker:
         from torch import distributed
 
         from flawscope.fitting import fitting
-        from flawscope.methods.distributed import ALONE, Group, Left
+        from flawscope.methods.task import ALONE, Group, Left
         from flawscope.runtime.torch import use_threads
 
         require_version(self.version)

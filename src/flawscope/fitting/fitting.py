@@ -28,10 +28,9 @@ from flawscope.fitting.training_pictures import Images, Reader, sources_of, surv
 from flawscope.fitting.windows import Windows
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
-from flawscope.methods.distributed import ALONE, Together
 from flawscope.methods.method import Method
 from flawscope.methods.settings import PictureSettings
-from flawscope.methods.task import Budget, Fitted, Task
+from flawscope.methods.task import ALONE, Budget, Fitted, Task, Together
 from flawscope.methods.training_log import board_in
 from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.appearance import Appearance

@@ -17,7 +17,7 @@ from flawscope.calibration.simulated import Simulated
 from flawscope.fitting.leave_one_out import Unlearnt
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH, GPU_BATCH, Load, embed_pictures
-from flawscope.methods.foreground import unpadded
+from flawscope.methods.good_pictures import unpadded
 from flawscope.methods.task import Fitted, Task
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, silent

@@ -20,8 +20,8 @@ from flawscope.datasets import Dataset
 from flawscope.datasets.masks import union
 from flawscope.datasets.seen import choose_seen
 from flawscope.errors import InputError
+from flawscope.methods.good_pictures import packed
 from flawscope.methods.method import Method
-from flawscope.methods.picture_cache import packed
 from flawscope.methods.task import Defect
 from flawscope.pictures.appearance import Measures, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason

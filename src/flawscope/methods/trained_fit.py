@@ -14,8 +14,7 @@ from torch import Tensor
 from flawscope.artefact.state_file import found_checkpoint
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH
-from flawscope.methods.held_out import HeldOut
-from flawscope.methods.picture_cache import GoodPictures
+from flawscope.methods.good_pictures import GoodPictures, HeldOut
 from flawscope.methods.settings import TrainingSettings
 from flawscope.methods.task import Defect, Fitted, Task
 from flawscope.methods.training import Trainer

@@ -19,9 +19,7 @@ from torch import Tensor, nn
 
 from flawscope.artefact.state_file import Arrays, pack, put_aside
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
-from flawscope.methods.distributed import ALONE, Together
-from flawscope.methods.interrupts import noted_interrupts
-from flawscope.methods.task import Budget
+from flawscope.methods.task import ALONE, Budget, Together
 from flawscope.methods.time_budget import Pace, pace_until, rate_share
 from flawscope.methods.training_log import Thinned, TrainingLog
 from flawscope.methods.training_state import (
@@ -36,7 +34,7 @@ from flawscope.methods.training_state import (
     restoring,
     tensors_of,
 )
-from flawscope.progress import Step, counted, duration
+from flawscope.progress import Step, counted, duration, noted_interrupts
 
 CHECKS = 20  # points of the loss curve
 TRIALS, FEWER = 8, 3  # steps that are timed before the first; where every minute counts

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.methods.method import Method
-from flawscope.testing import fits, leakage, models
+from flawscope.testing import fits, models
 from flawscope.testing.case import Case
 
 __all__ = ["Case", "Check", "check_method", "checks_for"]
@@ -51,10 +51,7 @@ def checks_for(method: Method) -> list[Check]:
     """What the method declares is checked; what it does not declare must be refused. Exports are checked for
     the engines that are installed."""
     again = [] if method.learns_in_steps else [fits.same_again]  # else `resumes` says as much
-    return [
-        Check(run.__name__, run)
-        for run in (*fits.CHECKS, *leakage.CHECKS, *again, *models.CHECKS, *models.exports())
-    ]
+    return [Check(run.__name__, run) for run in (*fits.CHECKS, *again, *models.CHECKS, *models.exports())]
 
 
 def check_method(

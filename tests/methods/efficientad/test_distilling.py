@@ -13,11 +13,9 @@ from torch import nn
 
 from flawscope.artefact.state_file import checkpoint_of, read_checkpoint
 from flawscope.errors import InputError
+from flawscope.methods.efficientad import Recipe
 from flawscope.methods.efficientad.distill import distill
-from flawscope.methods.efficientad.networks import normalised, pdn
-from flawscope.methods.efficientad.recipe import Recipe
-from flawscope.methods.efficientad.targets import widened
-from flawscope.methods.efficientad.teacher import read_teacher
+from flawscope.methods.efficientad.networks import normalised, pdn, read_teacher, widened
 from flawscope.methods.features.weights import PACKAGED
 
 with_lite0 = pytest.mark.skipif(

@@ -19,9 +19,9 @@ from flawscope.calibration.hold_out import hold_out
 from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
-from flawscope.methods.efficientad.config import Config
+from flawscope.methods.efficientad import Config
 from flawscope.methods.efficientad.fit import FOR_QUANTILES, Held, divided
-from flawscope.methods.efficientad.teacher import read_teacher, write_teacher
+from flawscope.methods.efficientad.networks import read_teacher, write_teacher
 from flawscope.methods.task import Budget
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor

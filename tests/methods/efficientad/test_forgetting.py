@@ -13,14 +13,18 @@ import torch
 import flawscope
 from flawscope.artefact.state_file import read_checkpoint
 from flawscope.fitting.fitting import fit
-from flawscope.methods.efficientad.config import PRESETS, Config
-from flawscope.methods.efficientad.differences import EVEN, _differences, spread, weigh
+from flawscope.methods.efficientad import FIRST_LAYERS, PRESETS, RECEPTIVE_FIELD, STRIDE, Config
+from flawscope.methods.efficientad.fit import EVEN, _differences, spread, weigh
 from flawscope.methods.efficientad.model import Model, create
-from flawscope.methods.efficientad.recipe import FIRST_LAYERS, RECEPTIVE_FIELD, STRIDE
-from flawscope.methods.efficientad.spoiling import MIDDLE, Spoiler, Spoilt, outputs_on
 from flawscope.methods.efficientad.trainer import Trainer
-from flawscope.methods.efficientad.training_pictures import TeacherOutputs
-from flawscope.methods.picture_cache import GoodPictures
+from flawscope.methods.efficientad.training_pictures import (
+    MIDDLE,
+    Spoiler,
+    Spoilt,
+    TeacherOutputs,
+    outputs_on,
+)
+from flawscope.methods.good_pictures import GoodPictures
 from flawscope.methods.task import Budget, Task
 from flawscope.progress import silent
 from flawscope.synthesis.demo.dataset import draw_picture

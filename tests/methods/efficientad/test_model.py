@@ -16,11 +16,17 @@ from torch import nn
 from flawscope.artefact.model_file import read
 from flawscope.config import build, parse_assignments
 from flawscope.errors import InputError
-from flawscope.methods.efficientad.config import PRESETS, Config
+from flawscope.methods.efficientad import PRESETS, Config
 from flawscope.methods.efficientad.model import CENTRE, Model, compact, create, interpolation
-from flawscope.methods.efficientad.networks import narrowed, normalised, pdn, pdn_grid
-from flawscope.methods.efficientad.targets import widened
-from flawscope.methods.efficientad.teacher import read_teacher, write_teacher
+from flawscope.methods.efficientad.networks import (
+    narrowed,
+    normalised,
+    pdn,
+    pdn_grid,
+    read_teacher,
+    widened,
+    write_teacher,
+)
 from flawscope.runtime.torch import TorchSession
 
 RANK = 8

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from flawscope.errors import InputError
+from flawscope.methods.efficientad import WIDTHS
 from flawscope.methods.efficientad.networks import (
     Autoencoder,
     decoder_sizes,
@@ -15,7 +16,6 @@ from flawscope.methods.efficientad.networks import (
     pdn,
     pdn_grid,
 )
-from flawscope.methods.efficientad.recipe import WIDTHS
 
 # kernel, outputs, padding for distillation (convolutions); kernel, stride, padding (pools)
 TABLE = {

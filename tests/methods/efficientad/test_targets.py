@@ -13,20 +13,19 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from flawscope.methods.efficientad.recipe import Recipe
+from flawscope.methods.efficientad import Recipe
+from flawscope.methods.efficientad.networks import outputs_of, widened
 from flawscope.methods.efficientad.targets import (
     USED,
-    Moments,
     PictureSet,
     Pool,
     Renderer,
     Target,
     View,
-    outputs_of,
-    widened,
 )
 from flawscope.methods.features.backbone import Backbone, load_backbone
 from flawscope.methods.features.weights import PACKAGED
+from flawscope.methods.good_pictures import Moments
 
 CPU = torch.device("cpu")
 

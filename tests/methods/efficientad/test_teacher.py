@@ -14,11 +14,9 @@ from torch import nn
 
 from flawscope.artefact.state_file import pack, read_checkpoint
 from flawscope.errors import InputError
-from flawscope.methods.efficientad.config import Config
+from flawscope.methods.efficientad import WIDTHS, Config, Size
 from flawscope.methods.efficientad.model import create
-from flawscope.methods.efficientad.networks import pdn
-from flawscope.methods.efficientad.recipe import WIDTHS, Size
-from flawscope.methods.efficientad.teacher import packaged, read_teacher, write_teacher
+from flawscope.methods.efficientad.networks import packaged, pdn, read_teacher, write_teacher
 
 FACTS = {"size": "s", "channels": 384, "backbone": {"name": "b", "origin": "o", "licence": "l"}, "steps": 3}
 

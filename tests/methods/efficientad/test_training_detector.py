@@ -13,9 +13,8 @@ import torch
 from PIL import Image, ImageEnhance
 
 from flawscope.errors import InputError
-from flawscope.methods.efficientad.config import Config
+from flawscope.methods.efficientad import RECEPTIVE_FIELD, STRIDE, Config
 from flawscope.methods.efficientad.model import Model, create
-from flawscope.methods.efficientad.recipe import RECEPTIVE_FIELD, STRIDE
 from flawscope.methods.efficientad.trainer import Batch, Trainer, _hardest, _starts
 from flawscope.methods.efficientad.training_pictures import (
     Generated,
@@ -24,7 +23,7 @@ from flawscope.methods.efficientad.training_pictures import (
     other_pictures,
     recoloured,
 )
-from flawscope.methods.picture_cache import GoodPictures
+from flawscope.methods.good_pictures import GoodPictures
 from flawscope.methods.task import Budget, Task
 from flawscope.methods.time_budget import rate_share
 from flawscope.progress import silent

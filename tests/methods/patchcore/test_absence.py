@@ -8,7 +8,7 @@ import torch
 from tests.methods.patchcore.test_patchcore_model import Pixels
 
 from flawscope.errors import InputError
-from flawscope.methods.patchcore.config import Config
+from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.coreset import select
 from flawscope.methods.patchcore.leave_one_out import Selection
 from flawscope.methods.patchcore.memory_bank import View

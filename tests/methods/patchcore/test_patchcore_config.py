@@ -8,7 +8,7 @@ import pytest
 
 from flawscope.config import build, parse_assignments, read_config
 from flawscope.errors import InputError
-from flawscope.methods.patchcore.config import Config
+from flawscope.methods.patchcore import Config
 
 
 @pytest.mark.parametrize(

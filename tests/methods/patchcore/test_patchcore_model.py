@@ -13,8 +13,8 @@ from torch import nn
 
 from flawscope.errors import InputError
 from flawscope.methods.features.backbone import load_backbone
-from flawscope.methods.features.smoothing import smoothing_matrix
-from flawscope.methods.patchcore.config import Config
+from flawscope.methods.features.embedding import smoothing_matrix
+from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.memory_bank import (
     BLOCK,
     eq7,

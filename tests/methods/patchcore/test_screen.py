@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flawscope.methods.patchcore.config import Config
+from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.quantized_search import (
     BLOCK,
@@ -449,7 +449,7 @@ def exported(model: Model, shared: Callable[[str, Any], Path]) -> Path:
     for name in ("onnx", "onnxscript"):
         pytest.importorskip(name)
     from flawscope.export import onnx_graph
-    from flawscope.methods.patchcore.onnx_operators import translations
+    from flawscope.methods.patchcore.quantized_search import translations
 
     def fill(folder: Path) -> None:
         steps = onnx_graph.trace(model, translations())
@@ -534,7 +534,7 @@ def test_engines_multiply_the_largest_bytes_exactly() -> None:
     """On every processor: those without VNNI add two products in 16 bits."""
     onnxruntime, _ = pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
     from flawscope.export import onnx_graph
-    from flawscope.methods.patchcore.onnx_operators import translations
+    from flawscope.methods.patchcore.quantized_search import translations
 
     weights = WEIGHT_TOP * (2 * torch.randint(0, 2, (2, 32, 64), generator=generator(62)) - 1)
     weights[:, :, 0], weights[:, :, 1] = WEIGHT_TOP, -WEIGHT_TOP

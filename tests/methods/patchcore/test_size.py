@@ -8,9 +8,8 @@ import pytest
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.methods.features.backbone import load_backbone
-from flawscope.methods.patchcore import choosing
+from flawscope.methods.patchcore import Config, choosing
 from flawscope.methods.patchcore.choosing import Trial
-from flawscope.methods.patchcore.config import Config
 from flawscope.methods.task import Undecided
 from flawscope.synthesis.demo.dataset import draw_picture
 

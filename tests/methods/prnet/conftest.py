@@ -13,13 +13,12 @@ import torch
 
 from flawscope.fitting.fitting import fit
 from flawscope.methods.features.backbone import empty_backbone, load_backbone
-from flawscope.methods.picture_cache import GoodPictures
-from flawscope.methods.prnet.config import Config
-from flawscope.methods.prnet.feature_cache import FeatureCache
+from flawscope.methods.good_pictures import GoodPictures
+from flawscope.methods.prnet import Config
 from flawscope.methods.prnet.fit import find_prototypes
 from flawscope.methods.prnet.model import create
 from flawscope.methods.prnet.trainer import Trainer
-from flawscope.methods.prnet.training_pictures import TrainingPictures
+from flawscope.methods.prnet.training_pictures import FeatureCache, TrainingPictures
 from flawscope.methods.task import Defect, Task
 from flawscope.predictor import Predictor
 from flawscope.progress import silent

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from flawscope.methods.prnet.losses import focal, image_score, loss
+from flawscope.methods.prnet.network import focal, image_score, loss
 
 
 def literal(logits, masks) -> tuple[float, float]:

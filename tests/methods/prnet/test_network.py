@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from flawscope.errors import InputError
-from flawscope.methods.prnet.losses import image_score, loss
-from flawscope.methods.prnet.network import Attention, Network, Up, grids_for, parts_for
+from flawscope.methods.prnet.network import Attention, Network, Up, grids_for, image_score, loss, parts_for
 from flawscope.methods.training_state import initialise
 
 LITE0, RESNET18, SMALL = (24, 40, 112, 320), (64, 128, 256, 512), (8, 8, 16, 24)

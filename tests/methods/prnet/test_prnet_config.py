@@ -6,7 +6,7 @@ import pytest
 
 from flawscope.config import build, parse_assignments
 from flawscope.errors import InputError
-from flawscope.methods.prnet.config import PRESETS, Config
+from flawscope.methods.prnet import PRESETS, Config
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import torch
 
 from flawscope.artefact.model_file import read
 from flawscope.errors import InputError
-from flawscope.methods.prnet.config import Config
-from flawscope.methods.prnet.losses import image_score
+from flawscope.methods.prnet import Config
 from flawscope.methods.prnet.model import Model, create
+from flawscope.methods.prnet.network import image_score
 from flawscope.methods.prnet.prototypes import residual
 from flawscope.methods.prnet.trainer import Trainer
 from flawscope.methods.task import Budget

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from flawscope.methods.picture_cache import GoodPictures
-from flawscope.methods.prnet.config import Config
-from flawscope.methods.prnet.feature_cache import FeatureCache
-from flawscope.methods.prnet.losses import loss
+from flawscope.methods.good_pictures import GoodPictures
+from flawscope.methods.prnet import Config
 from flawscope.methods.prnet.model import Model, create
+from flawscope.methods.prnet.network import loss
 from flawscope.methods.prnet.prototypes import residual_without
 from flawscope.methods.prnet.trainer import Batch, Trainer
+from flawscope.methods.prnet.training_pictures import FeatureCache
 from flawscope.methods.task import Budget
 from flawscope.progress import silent
 

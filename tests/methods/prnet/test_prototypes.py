@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flawscope.errors import InputError
-from flawscope.methods.features.moments import Moments
+from flawscope.methods.good_pictures import Moments
 from flawscope.methods.prnet import prototypes
 from flawscope.methods.prnet.prototypes import (
     Prototypes,

@@ -23,10 +23,18 @@ from flawscope.artefact.state_file import checkpoint_of, found_checkpoint
 from flawscope.artefact.versions import versions
 from flawscope.errors import InputError
 from flawscope.methods.detector import device_for
-from flawscope.methods.efficientad.networks import narrowed, normalised, pdn
-from flawscope.methods.efficientad.recipe import CHANNELS, DEFAULT_STEPS, Recipe
-from flawscope.methods.efficientad.targets import SIDE, PictureSet, Pool, Renderer, Target, View, widened
-from flawscope.methods.efficientad.teacher import compact, expanded, read_teacher, write_teacher
+from flawscope.methods.efficientad import CHANNELS, DEFAULT_STEPS, Recipe
+from flawscope.methods.efficientad.networks import (
+    compact,
+    expanded,
+    narrowed,
+    normalised,
+    pdn,
+    read_teacher,
+    widened,
+    write_teacher,
+)
+from flawscope.methods.efficientad.targets import SIDE, PictureSet, Pool, Renderer, Target, View
 from flawscope.methods.features.backbone import Backbone, load_backbone
 from flawscope.methods.task import EVERY, Budget
 from flawscope.methods.training import Trainer

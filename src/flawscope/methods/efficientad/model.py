@@ -13,19 +13,19 @@ from torch import Tensor
 
 from flawscope.errors import InputError
 from flawscope.methods.detector import Detector, region_of
-from flawscope.methods.efficientad import METHOD
-from flawscope.methods.efficientad.config import Config
+from flawscope.methods.efficientad import CHANNELS, FIRST_LAYERS, METHOD, STRIDE, Config, Size
 from flawscope.methods.efficientad.networks import (
     Autoencoder,
+    compact,
     narrowed,
     normalised,
+    packaged,
     pdn,
     pdn_grid,
+    read_teacher,
     width_of,
 )
-from flawscope.methods.efficientad.recipe import CHANNELS, FIRST_LAYERS, STRIDE, Size
-from flawscope.methods.efficientad.teacher import compact, packaged, read_teacher
-from flawscope.methods.features.smoothing import smoothed
+from flawscope.methods.features.embedding import smoothed
 
 SMALL = 1e-6  # for pixels in which no cell has a part
 CENTRE = 16  # pixels from where a PDN's output begins to see to the middle of what it sees

@@ -1,22 +1,29 @@
-"""The three networks of EfficientAD: the patch description network (PDN) as teacher and as student, and the
-autoencoder (Batzner, Heckler, König, EfficientAD, WACV 2024, appendix A.1, tables 5 to 7).
+"""EfficientAD's networks: the patch description network (PDN) as teacher and as student, and the autoencoder
+(Batzner, Heckler, König, EfficientAD, WACV 2024, appendix A.1, tables 5 to 7); and the file of a teacher.
 
-All of them take pictures as `normalised` returns them, as the published teachers do.
+All networks take pictures as `normalised` returns them, as the published teachers do.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
 from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from flawscope.artefact import files
+from flawscope.artefact import state_file as packed
 from flawscope.errors import InputError
-from flawscope.methods.efficientad.config import Config
-from flawscope.methods.efficientad.recipe import CHANNELS, STRIDE, WIDTHS, Size
+from flawscope.methods.efficientad import CHANNELS, RECEPTIVE_FIELD, STRIDE, WIDTHS, Config, Size
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, whatever the teacher was made from
 
@@ -111,6 +118,11 @@ def pdn_grid(size: tuple[int, int], *, padding: bool = False) -> tuple[int, int]
     return height, width
 
 
+def outputs_of(crop: int) -> int:
+    """Outputs a side of an unpadded PDN for `crop` pixels."""
+    return (crop - RECEPTIVE_FIELD) // STRIDE + 1
+
+
 class Autoencoder(nn.Module):
     """`[B, 3, H, W]` normalised to `[B, 384, h, w]` on the grid of a PDN; sees the whole picture at once.
 
@@ -170,3 +182,132 @@ def _halved(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+REMEDY = "copy it again or distil anew"
+
+
+def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A teacher's weights and the facts about it.
+
+    Reads what `write_teacher` made, and published state dicts (.pth, .pt) in the layout of nelson1425's
+    EfficientAD: these are opened without unpickling any code, and their tensors are matched by order and
+    shape.
+
+    Returns:
+        The state of `pdn(facts["size"])`, float32, and facts with at least `size` ("xs", "s" or "m"),
+        `channels`, `backbone` (name, origin, licence) and `origin` (file and hash).
+
+    Raises:
+        InputError: one line that says what is wrong with the file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"there is no teacher {path}: check the path, or make one with `flawscope distill`")
+    body = packed.read(path, "teacher")
+    origin = f"file {path.name} sha256 {hashlib.sha256(body).hexdigest()}"
+    if path.suffix in (".pth", ".pt"):
+        state, size = _published(path, body)
+        unknown = {"name": "unknown", "origin": "unknown", "licence": "as the file's owner says"}
+        return state, {"size": size, "channels": CHANNELS, "backbone": unknown, "origin": origin}
+    tensors, facts = packed.unpack(path, body, "teacher", REMEDY)
+    kind = facts.get("size")
+    wanted = {}
+    if kind in WIDTHS and (width := width_of(tensors.get("conv1.weight"), kind)):
+        wanted = pdn(kind, width=width).state_dict()
+    if not wanted or {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in wanted.items()}:
+        raise _bad(path, "its tensors are not those of a teacher")
+    rank = facts.get("rank", CHANNELS)
+    if not isinstance(facts.get("backbone"), dict) or not isinstance(rank, int) or not 1 <= rank <= CHANNELS:
+        raise _bad(path, "it does not say what it was made from")
+    state = {k: torch.from_numpy(tensors[k]).float() for k in wanted}  # safetensors has its own order
+    if not all(bool(v.isfinite().all()) for v in state.values()):
+        raise _bad(path, "some of its weights are not finite")
+    return state, {**facts, "origin": origin}
+
+
+def packaged(size: Size) -> Path:
+    """The teacher that comes with flawscope."""
+    path = Path(__file__).parent / "weights" / f"pdn_{size}.safetensors"
+    if not path.exists():
+        raise InputError(
+            f"no teacher PDN-{size.upper()} comes with flawscope: make one with `flawscope distill`, or name "
+            "one with --set teacher=FILE"
+        )
+    return path
+
+
+def write_teacher(
+    path: str | os.PathLike[str], state: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> None:
+    """Write a teacher atomically: fp16 tensors and `facts` as JSON in one safetensors file."""
+    packed.pack(path, {k: v.half().cpu().numpy() for k, v in state.items()}, "teacher", facts)
+
+
+def widened(channels: int, outputs: int = CHANNELS) -> Tensor:
+    """`[outputs, channels]`: makes 384 numbers of fewer; the identity where there are as many.
+
+    The columns are orthogonal and of length sqrt(outputs / channels), directions drawn once and for all. So
+    mean squared differences of the 384 numbers are those of the standardised channels, exactly: no channel
+    weighs more than another, which repeating some of them (384 is no multiple of 152) would bring, and
+    nothing is told apart that the backbone does not. Pooling 3 x 3 neighbourhoods upwards to 384, as
+    PatchCore's code would, takes each channel at single places of the neighbourhood, more in the layers with
+    few channels.
+
+    A matrix commutes with the last layer of a PDN. So the teacher is distilled with one output a channel,
+    which costs less, and its last layer is multiplied afterwards: the same function, and the same loss.
+    """
+    if channels == outputs:
+        return torch.eye(outputs)
+    rng = np.random.default_rng(outputs)
+    basis, triangle = np.linalg.qr(rng.standard_normal((outputs, channels)))
+    basis *= np.sign(np.diagonal(triangle))  # LAPACKs differ in their signs
+    return torch.from_numpy(basis * (outputs / channels) ** 0.5).float()
+
+
+def compact(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
+    """The same teacher without the outputs that are sums of others, and how many are left.
+
+    A teacher of a backbone with fewer than 384 channels was widened (`widened`): turned back, mean
+    squared differences stay what they are, and the last layers cost less.
+    """
+    channels = facts.get("rank", CHANNELS)
+    state = dict(state)
+    if channels < CHANNELS:
+        back = widened(channels).T * (channels / CHANNELS)
+        weight, bias = list(state)[-2:]
+        state[weight] = torch.einsum("co,oikl->cikl", back, state[weight])
+        state[bias] = back @ state[bias]
+    return state, channels
+
+
+def expanded(state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
+    """Undo `compact`: 384 outputs of a network with fewer, on the CPU."""
+    widen, wide = widened(channels), {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    weight, bias = list(wide)[-2:]
+    wide[weight] = torch.einsum("oc,cikl->oikl", widen, wide[weight])
+    wide[bias] = widen @ wide[bias]
+    return wide
+
+
+# ------------------------------------------------------------------------------------- published checkpoints
+
+
+def _published(path: Path, body: bytes) -> tuple[dict[str, Tensor], Size]:
+    try:
+        found = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+        values = [v for v in found.values() if isinstance(v, Tensor)]
+    except Exception:  # pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ...
+        raise files.refused(
+            path, "it holds more than tensors, or is damaged: give the state dict of a PDN", "teacher"
+        ) from None
+    sizes: tuple[Size, ...] = ("s", "m")
+    for size in sizes:
+        wanted = pdn(size).state_dict()
+        if [v.shape for v in values] == [v.shape for v in wanted.values()]:
+            return {k: v.float() for k, v in zip(wanted, values, strict=True)}, size
+    raise files.refused(path, "its tensors are not those of a PDN-S or PDN-M with 384 channels", "teacher")
+
+
+def _bad(path: Path, reason: str) -> InputError:
+    return files.refused(path, f"{reason}; {REMEDY}", "teacher")

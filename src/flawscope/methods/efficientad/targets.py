@@ -27,11 +27,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flawscope.errors import InputError
-from flawscope.methods.efficientad.recipe import CHANNELS, PICTURE, RECEPTIVE_FIELD, STRIDE, Recipe
+from flawscope.methods.efficientad import CHANNELS, PICTURE, RECEPTIVE_FIELD, STRIDE, Recipe
+from flawscope.methods.efficientad.networks import outputs_of
 from flawscope.methods.extract import in_blocks
 from flawscope.methods.features.backbone import Backbone
 from flawscope.methods.features.embedding import PatchEmbedding
-from flawscope.methods.features.moments import Moments
+from flawscope.methods.good_pictures import Moments
 from flawscope.methods.threads import workers
 from flawscope.pictures.decoding import decode
 from flawscope.progress import Advance, Step, silent
@@ -45,11 +46,6 @@ FIRST = 4  # the cell under output 0
 USED = (PICTURE - RECEPTIVE_FIELD) // STRIDE + 1  # 55 cells a side, from FIRST on
 BLOCK = 4  # views a thread computes together: fixed, so that results do not depend on the threads
 GPU_BLOCK = 32
-
-
-def outputs_of(crop: int) -> int:
-    """Outputs a side of an unpadded PDN for `crop` pixels."""
-    return (crop - RECEPTIVE_FIELD) // STRIDE + 1
 
 
 # -------------------------------------------------------------------------------------------------- pictures
@@ -176,27 +172,6 @@ class Target(nn.Module):
         if self.embedding.grid != (CELLS, CELLS):
             grid = F.interpolate(grid, size=(CELLS, CELLS), mode="bilinear", align_corners=False)
         return grid
-
-
-def widened(channels: int, outputs: int = CHANNELS) -> Tensor:
-    """`[outputs, channels]`: makes 384 numbers of fewer; the identity where there are as many.
-
-    The columns are orthogonal and of length sqrt(outputs / channels), directions drawn once and for all. So
-    mean squared differences of the 384 numbers are those of the standardised channels, exactly: no channel
-    weighs more than another, which repeating some of them (384 is no multiple of 152) would bring, and
-    nothing is told apart that the backbone does not. Pooling 3 x 3 neighbourhoods upwards to 384, as
-    PatchCore's code would, takes each channel at single places of the neighbourhood, more in the layers with
-    few channels.
-
-    A matrix commutes with the last layer of a PDN. So the teacher is distilled with one output a channel,
-    which costs less, and its last layer is multiplied afterwards: the same function, and the same loss.
-    """
-    if channels == outputs:
-        return torch.eye(outputs)
-    rng = np.random.default_rng(outputs)
-    basis, triangle = np.linalg.qr(rng.standard_normal((outputs, channels)))
-    basis *= np.sign(np.diagonal(triangle))  # LAPACKs differ in their signs
-    return torch.from_numpy(basis * (outputs / channels) ** 0.5).float()
 
 
 # ----------------------------------------------------------------------------------------------------- views

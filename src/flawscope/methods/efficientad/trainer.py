@@ -13,14 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flawscope.methods import training, training_state
-from flawscope.methods.efficientad.config import PAPER_STEPS, Config
+from flawscope.methods.efficientad import FIRST_LAYERS, PAPER_STEPS, RECEPTIVE_FIELD, STRIDE, Config
 from flawscope.methods.efficientad.model import Model, bordered
-from flawscope.methods.efficientad.networks import normalised
-from flawscope.methods.efficientad.recipe import FIRST_LAYERS, RECEPTIVE_FIELD, STRIDE
-from flawscope.methods.efficientad.spoiling import Spoiler, Spoilt, outputs_on
-from flawscope.methods.efficientad.targets import outputs_of
-from flawscope.methods.efficientad.training_pictures import Other, TeacherOutputs, recoloured
-from flawscope.methods.picture_cache import GoodPictures, plain
+from flawscope.methods.efficientad.networks import normalised, outputs_of
+from flawscope.methods.efficientad.training_pictures import (
+    Other,
+    Spoiler,
+    Spoilt,
+    TeacherOutputs,
+    outputs_on,
+    recoloured,
+)
+from flawscope.methods.good_pictures import GoodPictures, plain
 from flawscope.methods.task import Task
 
 FIRST_WEIGHTS, ORDER, STEP, DROPOUT = range(10, 14)  # RNG streams, one for each purpose

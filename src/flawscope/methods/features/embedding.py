@@ -1,4 +1,5 @@
-"""From the backbone's feature maps to one vector per patch (PatchCore, 3.1)."""
+"""From the backbone's feature maps to one vector per patch (PatchCore, 3.1), and from values of cells back to
+pixels."""
 
 from __future__ import annotations
 
@@ -95,3 +96,32 @@ def pack_groups(kernel: Tensor, groups: int) -> Tensor:
 
 def _common_divisors(a: int, b: int) -> list[int]:
     return [d for d in range(1, min(a, b) + 1) if a % d == 0 and b % d == 0]
+
+
+def smoothed(matrix: Tensor, sigma: float) -> Tensor:
+    """`[size, cells]` float64, which makes pixels of cells, followed by a Gaussian of `sigma` pixels.
+
+    Both are linear and separable, so one matrix a side holds them exactly. The kernel reaches four sigma and
+    is mirrored at the border.
+    """
+    if sigma <= 0:
+        return matrix
+    reach = min(int(4 * sigma + 0.5), len(matrix) - 1)
+    x = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * (x / sigma) ** 2)
+    padded = F.pad(matrix.T[:, None], (reach, reach), mode="reflect")
+    return F.conv1d(padded, (kernel / kernel.sum()).view(1, 1, -1))[:, 0].T
+
+
+def smoothing_matrix(size: int, grid: int, sigma: float) -> Tensor:
+    """[size, grid]: bilinear resize from `grid` to `size`, then a Gaussian of `sigma` pixels."""
+    identity = torch.eye(grid, dtype=torch.float64)[None]  # one column a grid cell
+    resized = F.interpolate(identity, size=size, mode="linear", align_corners=False)[0]  # [grid, size]
+    return smoothed(resized.T, sigma).float().contiguous()
+
+
+def windows(size: int, grid: int) -> Tensor:
+    """[grid, size]: 1 where a cell sees a pixel, as adaptive pooling divides them."""
+    pixels, cells = torch.arange(size), torch.arange(grid)[:, None]
+    first, end = cells * size // grid, -(-(cells + 1) * size // grid)
+    return ((pixels >= first) & (pixels < end)).float()

@@ -1,7 +1,105 @@
 """PatchCore (Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022)."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from flawscope.errors import InputError
+from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.methods.method import Method, Option, deferred
-from flawscope.methods.patchcore.config import PRESETS, Config
+from flawscope.methods.settings import AUTO, PictureSettings, Rule, Size
+
+
+@dataclass(frozen=True)
+class Config(PictureSettings):
+    """Everything that decides what `fit` makes.
+
+    Section numbers are those of Roth et al., Towards Total Recall in Industrial Anomaly Detection.
+    """
+
+    size: str = (
+        "256+384"  # the picture is scaled to: N, HxW, several joined by + and seen one by one, or auto
+    )
+    backbone: str = DEFAULT_BACKBONE
+    stages: tuple[int, ...] = (2, 3)  # strides 8 and 16 (3.1)
+    weights: str | None = None
+    neighbourhood: int = 3  # p (3.1)
+    dimensions: int | None = None  # pool each patch to so many numbers; None: plain concatenation
+    ratio: float = 0.1  # of all patches kept in the memory bank (3.2)
+    fine_ratio: float = 0.03  # the same for the larger ones of several sizes
+    count: int | None = None  # that many instead of a ratio
+    cap: int = 30_000  # never more, at each size
+    # turned and mirrored copies of good pictures in the bank; auto: of few, where it brings others nearer
+    augment: Literal["none", "turn", "mirror", "all", "auto"] = "auto"
+    neighbours: int = 9  # b of Eq. 7; 1 turns the re-weighting off
+    # the map's maximum, Eq. 7, or the farthest patch's distance
+    score: Literal["reweighted", "maximum", "map"] = "map"
+    # of tiles: a memory bank that all share, or each has its own, for parts that lie still; auto: as left-out
+    # pictures say
+    positions: Literal["shared", "each", "auto"] = "shared"
+    sigma: float = 4.0  # pixels (3.3)
+    memory: float | None = None  # GiB of features before they are streamed; None: 2, or half of what is free
+    shards: int | None = None  # that pictures are streamed in; None: as memory asks, or one a worker
+
+    PATHS: ClassVar[tuple[str, ...]] = ("weights",)
+    SIZES: ClassVar[int] = 4
+
+    def __post_init__(self) -> None:
+        if self.size.strip().lower() == AUTO:
+            object.__setattr__(self, "size", AUTO)
+            if self.crop is not None:
+                raise InputError("setting size: auto and crop do not go together: name the size")
+        super().__post_init__()
+
+    def rules(self) -> Iterable[Rule]:
+        yield bool(self.stages) and min(self.stages) >= 0, "stages must be feature indices such as 2,3"
+        yield 0 < self.fine_ratio <= 1, "fine_ratio must be above 0 and at most 1"
+        yield (
+            self.neighbourhood >= 1 and self.neighbourhood % 2 == 1,
+            "neighbourhood must be odd: 1, 3, 5",
+        )
+        yield self.dimensions is None or self.dimensions >= 1, "dimensions must be at least 1"
+        yield 0 < self.ratio <= 1, "ratio must be above 0 and at most 1"
+        yield self.count is None or self.count >= 1, "count must be at least 1"
+        yield self.cap >= 1, "cap must be at least 1"
+        if self.positions != "shared":
+            yield self.score == "map", f"positions goes with score: map, not with {self.score}"
+            yield (
+                self.augment in ("none", "auto"),
+                f"positions and augment: {self.augment} do not go together, turned tiles show other places",
+            )
+        yield self.neighbours >= 1, "neighbours must be at least 1"
+        yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"
+        yield self.memory is None or self.memory > 0, "memory must be a number of GiB above 0"
+        yield self.shards is None or self.shards >= 1, "shards must be at least 1"
+
+    @property
+    def locates(self) -> bool | None:
+        return {"shared": False, "each": True, "auto": None}[self.positions]
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """(H, W) of each size, smallest first; of `auto`, which is still to be chosen, the default's."""
+        return Config().sizes if self.size == AUTO else super().sizes
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "small": {"ratio": 0.03, "fine_ratio": 0.01},  # a third of the memory bank
+    # 3.1 and the authors' code: resize 256, centre crop 224, 1024 numbers a patch
+    "paper": {
+        "backbone": "wide_resnet50_2",
+        "size": "256",
+        "keep_aspect": True,
+        "crop": 224,
+        "dimensions": 1024,
+        "score": "reweighted",
+        "augment": "none",
+    },
+}
+
 
 METHOD = Method(
     name="patchcore",
@@ -24,5 +122,5 @@ METHOD = Method(
         ),
         Option("--augment", "none|turn|mirror|all|auto", "copies of the good pictures in the memory bank"),
     ),
-    operators=deferred("flawscope.methods.patchcore.onnx_operators:translations"),
+    operators=deferred("flawscope.methods.patchcore.quantized_search:translations"),
 )

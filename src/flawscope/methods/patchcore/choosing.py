@@ -22,8 +22,7 @@ from torch import Tensor
 from flawscope.errors import InputError
 from flawscope.methods.extract import embed_pictures
 from flawscope.methods.features.backbone import Backbone, load_backbone
-from flawscope.methods.patchcore import coreset
-from flawscope.methods.patchcore.config import Config
+from flawscope.methods.patchcore import Config, coreset
 from flawscope.methods.patchcore.fit import fit
 from flawscope.methods.patchcore.leave_one_out import nearest_distance
 from flawscope.methods.patchcore.memory_bank import View

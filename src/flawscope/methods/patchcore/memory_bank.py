@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from flawscope.errors import InputError
 from flawscope.methods.features.backbone import Backbone
-from flawscope.methods.features.embedding import PatchEmbedding
-from flawscope.methods.features.smoothing import smoothing_matrix, windows
-from flawscope.methods.patchcore.config import Config
+from flawscope.methods.features.embedding import PatchEmbedding, smoothing_matrix, windows
+from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.quantized_search import GROUP, KEEP, SMALLEST, Screen
 from flawscope.methods.threads import workers
 

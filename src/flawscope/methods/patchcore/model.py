@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from flawscope.methods.detector import Detector, region_of
 from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
-from flawscope.methods.patchcore import METHOD
-from flawscope.methods.patchcore.config import Config
+from flawscope.methods.patchcore import METHOD, Config
 from flawscope.methods.patchcore.memory_bank import View, shallow
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
 from flawscope.methods.extract import counting, embed_pictures
-from flawscope.methods.patchcore.config import Config
+from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.memory_bank import View
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.task import Task

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from flawscope.errors import InputError
 from flawscope.methods.extract import BATCH, GPU_BATCH
-from flawscope.methods.patchcore import coreset, few_shot, quantized_search
-from flawscope.methods.patchcore.config import Config
+from flawscope.methods.patchcore import Config, coreset, few_shot, quantized_search
 from flawscope.methods.patchcore.leave_one_out import Selection
 from flawscope.methods.patchcore.memory_bank import BLOCK
 from flawscope.methods.patchcore.model import Model

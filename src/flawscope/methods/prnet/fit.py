@@ -9,12 +9,11 @@ from torch import Tensor
 
 from flawscope.artefact.state_file import pack, read, unpack
 from flawscope.errors import InputError
-from flawscope.methods.prnet.config import Config
-from flawscope.methods.prnet.feature_cache import FeatureCache
+from flawscope.methods.prnet import Config
 from flawscope.methods.prnet.model import Model
 from flawscope.methods.prnet.prototypes import Clusters, cluster
 from flawscope.methods.prnet.trainer import Trainer
-from flawscope.methods.prnet.training_pictures import TrainingPictures
+from flawscope.methods.prnet.training_pictures import FeatureCache, TrainingPictures
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.trained_fit import Run
 from flawscope.methods.training_state import arrays, digest_of, tensors_of

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from flawscope.errors import InputError
 from flawscope.methods.detector import Detector, autocast, region_of
 from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
-from flawscope.methods.prnet import METHOD
-from flawscope.methods.prnet.config import STRIDES, Config
-from flawscope.methods.prnet.losses import image_score
-from flawscope.methods.prnet.network import Network, grids_for
+from flawscope.methods.prnet import METHOD, STRIDES, Config
+from flawscope.methods.prnet.network import Network, grids_for, image_score
 from flawscope.methods.prnet.prototypes import Prototypes, Standard
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.errors import InputError
-from flawscope.methods.features.moments import Moments
+from flawscope.methods.good_pictures import Moments
 from flawscope.methods.threads import workers
 
 SHARE = 0.1  # prototypes per good picture

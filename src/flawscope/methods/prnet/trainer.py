@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.methods import training, training_state
-from flawscope.methods.prnet.feature_cache import FeatureCache
-from flawscope.methods.prnet.losses import loss
 from flawscope.methods.prnet.model import Model
+from flawscope.methods.prnet.network import loss
 from flawscope.methods.prnet.prototypes import Clusters, residual_without
-from flawscope.methods.prnet.training_pictures import Shown, TrainingPictures
+from flawscope.methods.prnet.training_pictures import FeatureCache, Shown, TrainingPictures
 from flawscope.methods.task import Task
 
 FIRST_WEIGHTS, ORDER, BASE, DRAW, NOISE = range(30, 35)  # RNG streams, one for each purpose

@@ -1,4 +1,5 @@
-"""Good pictures, and features of them, for methods that see them many times, within bounded memory."""
+"""Good pictures in a fit, within bounded memory: those that are learnt from and features of them, those held
+out for calibration, and where the part is on them."""
 
 from __future__ import annotations
 
@@ -6,16 +7,25 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.artefact.samples import pack_images, unpack_images
+from flawscope.calibration.decision import Calibration, from_values
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.methods.extract import Load, in_blocks
-from flawscope.methods.features.moments import Moments
+from flawscope.methods.detector import Detector
+from flawscope.methods.extract import Load, Store, embed_pictures, in_blocks
 from flawscope.methods.threads import workers
+from flawscope.pictures.decoding import to_eight_bits
+from flawscope.pictures.views import unmarked
 from flawscope.progress import Advance, Step
+from flawscope.synthesis import Foreground
+from flawscope.synthesis.masks import bounding_box
 
 BLOCK = 4  # pictures a thread sees together: fixed, so that results do not depend on the threads
 CPU = torch.device("cpu")
@@ -87,6 +97,100 @@ class GoodPictures:
         if image is None:
             raise InputError("a training picture can no longer be read: leave the folder alone while it fits")
         return image
+
+
+@dataclass
+class HeldOut:
+    """Pictures held out. Their pixels are not to be had, only what a detector says of them.
+
+    parts: their numbers, by group, in the order drawn. rate: target false-alarm rate. step: gets progress.
+    """
+
+    parts: list[list[int]]
+    rate: float
+    step: Step
+    _load: Load
+
+    @property
+    def numbers(self) -> list[int]:
+        """All of them, in rising order."""
+        return sorted(i for part in self.parts for i in part)
+
+    def embed(self, model: Detector, numbers: Sequence[int], store: Store) -> None:
+        """Features of some of the pictures. InputError where they overflow in the model's precision."""
+
+        def checked(index: int, features: Tensor, inside: Tensor | None) -> None:
+            if not bool(features.isfinite().all()):
+                raise InputError(
+                    f"the networks overflow in {model.config.precision}: choose another --set precision, or "
+                    "other pretrained weights"
+                )
+            store(index, features, inside)
+
+        embed_pictures(model, self._load, numbers, checked, self.step, "calibration")
+
+    def values(self, model: Detector, numbers: Sequence[int] | None = None) -> list[Values]:
+        """Of some of the pictures, in their order; None: of all."""
+        numbers = self.numbers if numbers is None else numbers
+        found: dict[int, Values] = {}
+
+        def store(index: int, features: Tensor, inside: Tensor | None) -> None:
+            found[index] = values_of(model, features, inside)
+
+        self.embed(model, numbers, store)
+        return [found[i] for i in numbers]
+
+    def calibration(self, model: Detector, values: Sequence[Values] | None = None) -> Calibration:
+        """By what the fitted detector says of the pictures; `values`, if they are known, are of all or some
+        of them."""
+        rows = self.values(model) if values is None else values
+        precision = model.config.precision
+        return from_values(*zip(*rows, strict=True), rate=self.rate, method="held out", precision=precision)
+
+
+def values_of(model: Detector, features: Tensor, inside: Tensor | None) -> Values:
+    """Of one picture's features; the median is that of the pixels that count."""
+    scores, maps = model.score(features[None], None if inside is None else inside[None])
+    counted = maps[0][model.region(inside)]
+    return float(scores[0]), float(maps.max()), float(counted.median())
+
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+class Moments:
+    """Mean and spread of every channel in one pass: Chan, Golub and LeVeque's pairwise update, in float64.
+
+    Sums of squares would cancel where a channel's mean is large beside its spread.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Any = 0.0  # [C]
+        self.squares: Any = 0.0  # of deviations from the mean
+
+    def add(self, values: Tensor) -> None:
+        """`[N, C]`."""
+        count = len(values)
+        values = (values.cpu() if values.device.type == "mps" else values).double()  # MPS has no float64
+        mean = values.mean(0)
+        squares = (values - mean).square().sum(0)
+        total = self.count + count
+        delta = mean - self.mean
+        self.squares = self.squares + squares + delta.square() * (self.count * count / total)
+        self.mean = self.mean + delta * (count / total)
+        self.count = total
+
+    def std(self) -> Tensor:
+        found: Tensor = (self.squares / self.count).sqrt()
+        return found
+
+    def spread(self) -> Tensor:
+        """The deviations, infinite for a channel that never changes: standardised it says nothing, which is
+        zero, not noise."""
+        std = self.std()
+        return torch.where(std > 1e-6 * self.mean.abs() + 1e-12, std, torch.inf)
 
 
 class FeatureCache(ABC):
@@ -178,3 +282,49 @@ def unpacked(image: Tensor) -> Tensor:
 def plain(image: Tensor) -> Tensor:
     """An image without marks, as it is learnt from: what lies outside of the region is hidden already."""
     return torch.where(image < 0, -1 - image, image)
+
+
+Values = tuple[float, float, float]  # a picture's score, its map's maximum and median
+
+
+class Parts:
+    """The part on each picture, found when it is asked for."""
+
+    def __init__(self, images: GoodPictures, learnt: Sequence[int], most: int, region: Mask | None = None):
+        """
+        Args:
+            learnt: numbers of the pictures that are learnt from.
+            most: of these, that show where the part is; 0: each picture shows it by itself, since they show
+                different places.
+            region: [H, W], where anything counts; None: everywhere.
+        """
+        self.images, self.region = images, region
+        self.shape = (0, 0)  # of the pictures, all alike
+        few = learnt[:: -(-len(learnt) // most)] if most else ()
+        self.foreground = Foreground.of(unpadded(images[i])[0] for i in few) if few else Foreground()
+        self.kept: dict[int, Pixels] = {}  # eight pixels a byte
+
+    def __getitem__(self, index: int) -> Mask:
+        """[H, W]: the part where it counts; all that counts, where none of the part does."""
+        if index not in self.kept:
+            pixels, inside = pixels_of(self.images[index])
+            box, found = bounding_box(inside), np.zeros_like(inside)
+            found[box] = self.foreground.mask(np.ascontiguousarray(pixels[box]))
+            counted = inside if self.region is None else inside & self.region
+            self.shape = inside.shape
+            self.kept[index] = np.packbits(found & counted if (found & counted).any() else counted)
+        height, width = self.shape
+        return np.unpackbits(self.kept[index], count=height * width).reshape(height, width).astype(bool)
+
+
+def pixels_of(image: Tensor) -> tuple[Pixels, Mask]:
+    """An image `[3, H, W]` as `[H, W, 3]` uint8, and `[H, W]` bool: what is not padding."""
+    plain, inside = unmarked(image.numpy())
+    return to_eight_bits(plain.transpose(1, 2, 0), white=1.0), inside
+
+
+def unpadded(image: Tensor) -> tuple[Pixels, tuple[slice, slice]]:
+    """An image `[3, H, W]` without its padding as `[h, w, 3]` uint8, and where that lies in it."""
+    pixels, inside = pixels_of(image)
+    box = bounding_box(inside)
+    return np.ascontiguousarray(pixels[box]), box
