@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from flawscope.artefact.certificate import STRIDE
-from flawscope.artefact.model_file import Artefact, Manifest
-from flawscope.artefact.samples import pack_images, unpack_images
+from flawscope.artefact.model_file import Artefact, Manifest, pack_images, unpack_images
 from flawscope.calibration.decision import Calibration
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.runtime import onnx_file

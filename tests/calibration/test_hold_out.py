@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flawscope.calibration.hold_out import hold_out, needed_for
+from flawscope.calibration import hold_out, needed_for
 from flawscope.errors import InputError
 
 

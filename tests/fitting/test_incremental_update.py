@@ -16,8 +16,7 @@ from flawscope.calibration.simulated import wilson
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.incremental_update import update
-from flawscope.fitting.reviewed import Judge, Reviewed, Score
-from flawscope.fitting.update_evaluation import judgement
+from flawscope.fitting.update_evaluation import Judge, Reviewed, Score, judgement
 from flawscope.fitting.updated_models import ROOM
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor, load
@@ -121,7 +120,9 @@ def test_same_pixels_and_unreadable_pictures(model: Predictor, part: Part, tmp_p
     twice = update(model.artefact, model, [third, replace(third, number=9)], device="cpu")
     assert list(twice.after) == [4], "copies count once"
     known = next(iter(model.manifest.pictures)).hash
-    assert Judge(model)("not read", known) is not None, "its left-out score stands in the model"
+    assert Judge(model)(Reviewed(0, "not read", True, digest=known)) is not None, (
+        "its left-out score stands in the model"
+    )
 
 
 def test_the_judgement(model: Predictor, part: Part) -> None:

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.artefact.model_file import Artefact, unpack_images
 from flawscope.calibration.decision import Calibration
+from flawscope.errors import InputError
 from flawscope.progress import counted
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -24,13 +26,20 @@ STRIDE = 8  # of the maps that are kept for the self-test
 
 
 class Runs(Protocol):
-    """What is compared: a session of any engine."""
+    """Runs pictures, as a session of any engine does."""
 
     def run(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Images `[B, 3, H, W]` float32 in 0..1, at places `[B]` of their pictures, to scores `[B]` and maps
         `[B, H, W]`."""
+
+
+class Session(Runs, Protocol):
+    """One that knows its engine's name and the network's height and width."""
+
+    runtime: str
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -182,6 +191,37 @@ def compare(
         ties=tuple(np.flatnonzero(ties).tolist()),
         runtime=runtime,
         precision=calibration.precision,
+    )
+
+
+def of_samples(session: Session, artefact: Artefact) -> Certificate:
+    """The session's answers for the artefact's sample pictures against its manifest. InputError if it
+    has none, or they do not fit."""
+    manifest, samples = artefact.manifest, artefact.tensors.get("samples")
+    if samples is None or not len(samples):
+        raise InputError(
+            "the model holds no sample pictures: it was fitted with --no-samples, or they are too many "
+            "or too deep for this kind of file"
+        )
+    images, maps = unpack_images(samples), artefact.tensors.get("sample_maps")
+    wrong = InputError("the model's sample pictures do not fit its manifest: fit anew")
+    try:
+        scores = np.array([s["score"] for s in manifest.samples], np.float64)
+    except (KeyError, TypeError, ValueError):
+        raise wrong from None
+    height, width = session.size
+    grid = (len(images), -(-height // STRIDE), -(-width // STRIDE))
+    if images.shape != (len(scores), 3, height, width) or (maps is not None and maps.shape != grid):
+        raise wrong
+    return compare(
+        session,
+        images,
+        scores,
+        maps,
+        calibration=manifest.calibration,
+        runtime=session.runtime,
+        ties=np.array([s.get("tie") is True for s in manifest.samples]),
+        stride=STRIDE,
     )
 
 

@@ -8,14 +8,18 @@ import hashlib
 import io
 import json
 import os
+import platform
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope._version import __version__
 from flawscope.artefact.files import atomic, bad, no_constant, opened, refused
 from flawscope.calibration.decision import Calibration
 from flawscope.errors import InputError
@@ -31,11 +35,21 @@ TIMES, MEMORY = ("seconds", "seconds_total"), ("memory_peak", "memory_predicted"
 RUN = ("summary", *TIMES, *MEMORY, "shards", "device", "threads")
 NO_RUN = hashlib.sha256(b"{}").hexdigest()
 MAX_HEADER = 64 * 2**20
+PACKAGES = ("torch", "timm", "numpy", "pillow")  # whose versions decide a score
 MAX_DIMENSIONS = 32  # numpy 1.26 can have no more
 DTYPES = {
     **{"F16": 2, "F32": 4, "F64": 8, "BOOL": 1},
     **{f"{sign}{8 * size}": size for sign in "IU" for size in (1, 2, 4, 8)},
 }
+
+
+def versions() -> dict[str, str]:
+    """flawscope, Python and the packages that are installed."""
+    found = {"flawscope": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 @dataclass(frozen=True)
@@ -305,3 +319,34 @@ def _entry(value: Mapping[str, Any]) -> Entry:
 def _numpy_dtype(name: str) -> np.dtype[Any]:
     names = {"F": "float", "I": "int", "U": "uint"}
     return np.dtype("bool") if name == "BOOL" else np.dtype(names[name[0]] + name[1:])
+
+
+# ------------------------------------------------------------------------------------------ sample pictures
+
+
+def pack_images(images: NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.int16] | NDArray[np.float32]:
+    """Images of any shape, float32 in 0..1, a value v of padding marked as -1 - v.
+
+    k/255 becomes k, padding -1 - k: uint8, or int16 where something is padded. Where that would lose
+    something, the images themselves.
+    """
+    padded = images < 0
+    levels = np.rint(np.where(padded, -1 - images, images) * np.float32(255))
+    if not np.all((levels >= 0) & (levels <= 255)):  # NaN too
+        return images
+    if padded.any():
+        packed: NDArray[Any] = np.where(padded, -1 - levels, levels).astype(np.int16)
+    else:
+        packed = levels.astype(np.uint8)
+    return packed if np.array_equal(unpack_images(packed), images) else images
+
+
+def unpack_images(packed: NDArray[Any]) -> NDArray[np.float32]:
+    """Undo `pack_images`."""
+    if packed.dtype == np.uint8:
+        return packed.astype(np.float32) / np.float32(255)
+    if packed.dtype != np.int16:
+        return packed.astype(np.float32, copy=False)
+    padded = packed < 0
+    images = np.where(padded, -1 - packed, packed).astype(np.float32) / np.float32(255)
+    return np.where(padded, -1 - images, images)

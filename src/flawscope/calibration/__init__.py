@@ -1,1 +1,86 @@
-"""From scores to p-values, thresholds and decisions. Torch-free."""
+"""Calibration: thresholds from good pictures, and which good pictures a method that learns in steps holds out
+for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from flawscope.errors import InputError
+
+LEAST = 10  # pictures, where a quarter of all are as many
+ENOUGH = 120  # pictures from which on the threshold gets as many as its rate needs
+SPLIT = 20  # RNG stream
+
+
+def needed_for(rate: float) -> int:
+    """Calibration scores that a false-alarm rate needs (design.md: 1 / (n + 1) is the smallest one)."""
+    return math.ceil(1 / rate - 1e-9) - 1
+
+
+def hold_out(
+    used: Sequence[int],
+    groups: Sequence[int],
+    *,
+    share: float,
+    rate: float,
+    seed: int,
+    method: str,
+    reserved: Collection[int] = (),
+    more: int = 0,
+    views: float = 1,
+) -> list[list[int]]:
+    """Pictures to hold out, by group, in the order drawn: those that the data set keeps apart; where it keeps
+    none, a share, 10 at least where a quarter of all are as many, and from 120 pictures on as many as the
+    false-alarm rate needs and `more`. Whole groups, drawn by the seed.
+
+    Args:
+        used: numbers of the pictures.
+        groups: of each of them.
+        views: what a picture counts as, where the numbers are of views of pictures: this many, on average.
+        reserved: numbers of those that are kept apart.
+
+    Raises:
+        InputError: fewer than two pictures, or all of one group.
+    """
+    own = sorted(set(reserved) & set(used))
+    if own and len(own) < len(used):
+        order = np.random.default_rng([seed, SPLIT]).permutation(own).tolist()
+        of = dict(zip(used, groups, strict=True))
+        return list(_by_group(order, [of[i] for i in order]).values())
+    total = len(used)
+    if total < 2:
+        raise InputError(
+            f"too few usable pictures for {method} ({total}): it learns from some and holds out others"
+        )
+    pictures = round(total / views)
+    number = max(round(share * pictures), min(LEAST, pictures // 4), 1)
+    if pictures >= ENOUGH:
+        number = max(number, min(needed_for(rate) + more, pictures // 5))
+    wanted = round(number * views)
+    order = np.random.default_rng([seed, SPLIT]).permutation(sorted(set(groups)))
+    members = _by_group(used, groups)
+    taken: list[list[int]] = []
+    for group in order.tolist():
+        held = sum(map(len, taken))
+        if held >= wanted or len(taken) == len(members) - 1:
+            break
+        if held + len(members[group]) <= max(2 * wanted, total // 3):  # no large part for a few pictures
+            taken.append(members[group])
+    if not taken and len(members) > 1:
+        taken = [min(members.values(), key=len)]
+    if not taken:
+        raise InputError(
+            f"all pictures show one part (--group), and {method} holds out whole parts: give others too"
+        )
+    return taken
+
+
+def _by_group(pictures: Sequence[int], groups: Sequence[int]) -> dict[int, list[int]]:
+    """The pictures of each group, both in the order in which they come."""
+    members: dict[int, list[int]] = {}
+    for picture, group in zip(pictures, groups, strict=True):
+        members.setdefault(group, []).append(picture)
+    return members

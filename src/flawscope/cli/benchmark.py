@@ -158,7 +158,7 @@ def _pool(args: argparse.Namespace, left: Sequence[Cell], live: Running) -> Iter
 
 
 def _fit(cell: Cell, root: str) -> dict[str, Any]:
-    """The cell's fit, as `memory_estimate.predicted_peak` takes it."""
+    """The cell's fit, as `preparation.predicted_peak` takes it."""
     own = {name: getattr(cell, name) for name in ("category", "method", "group", "seen", "device")}
     return {"images": os.path.abspath(root), **own, **cell.options}
 

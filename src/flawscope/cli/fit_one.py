@@ -17,7 +17,7 @@ from flawscope.progress import counted
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
     from flawscope.datasets import Dataset
-    from flawscope.fitting.remote_workers import Pool
+    from flawscope.fitting.training_pictures import Pool
     from flawscope.predictor import Predictor
     from flawscope.progress import Step
 

@@ -91,7 +91,7 @@ def predicted_memory(fits: Sequence[Mapping[str, Any]], each: Share) -> list[int
     and on graphics cards, whose own memory is the predicted one.
 
     Args:
-        fits: arguments of `memory_estimate.predicted_peak`.
+        fits: arguments of `preparation.predicted_peak`.
     """
     import ray
 
@@ -105,7 +105,7 @@ def predicted_memory(fits: Sequence[Mapping[str, Any]], each: Share) -> list[int
 
 
 def _predicted(fits: Sequence[Mapping[str, Any]]) -> list[int]:
-    from flawscope.fitting.memory_estimate import predicted_peak
+    from flawscope.fitting.preparation import predicted_peak
 
     found: list[int] = []
     for fit in fits:

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact.model_file import Artefact
-from flawscope.artefact.samples import unpack_images
+from flawscope.artefact.model_file import Artefact, unpack_images
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Source, decode, name_of, pixel_hash, reason, to_eight_bits
 from flawscope.pictures.views import Views, unmarked

@@ -13,10 +13,8 @@ from flawscope.datasets.layouts import called_good_twice
 from flawscope.errors import InputError
 from flawscope.fitting.incremental_update import update
 from flawscope.fitting.preparation import Say, quiet
-from flawscope.fitting.remote_workers import Pool
-from flawscope.fitting.reviewed import Reviewed
-from flawscope.fitting.training_pictures import Images, common_folder, name_of, sources_of
-from flawscope.fitting.update_evaluation import PowerLostError, Update
+from flawscope.fitting.training_pictures import Images, Pool, names_of, sources_of
+from flawscope.fitting.update_evaluation import PowerLostError, Reviewed, Update
 from flawscope.methods import registry
 from flawscope.pictures.decoding import Source
 from flawscope.predictor import Predictor, trained
@@ -88,25 +86,23 @@ def extend(
     if len(defects) > MOST_KNOWN:
         defects = [defects[k * len(defects) // MOST_KNOWN] for k in range(MOST_KNOWN)]
     if group is not None:  # a picture that it does not match is an error before the work
-        group_numbers(_names(sources), group)
+        group_numbers(names_of(sources), group)
         old = replace(old, manifest=replace(old.manifest, facts={**old.manifest.facts, "group": group}))
     active = Predictor(old, TorchSession.open(old, device))
-    names = [*_names(sources), *_names(defects)]
-    pictures = [
-        Reviewed(
-            k,
-            source,
-            good,
-            name,
-            good,
-            force or (isinstance(source, Path) and source in twice),
-            fair and good,
-        )
-        for k, (source, name) in enumerate(zip([*sources, *defects], names, strict=True))
-        for good in [k < len(sources)]
-    ]
-    pictures, failures = _judged(active, pictures, step)
-    if len(failures) == len(names):
+    given = [(source, name, True) for source, name in zip(sources, names_of(sources), strict=True)]
+    given += [(source, name, False) for source, name in zip(defects, names_of(defects), strict=True)]
+    names, pictures, failures = [name for _, name, _ in given], list[Reviewed](), list[str]()
+    for k, (_, result) in enumerate(active.stream([source for source, _, _ in given])):
+        step("judging", k + 1, len(given))
+        if isinstance(result, InputError):
+            failures.append(str(result))
+            continue
+        source, name, good = given[k]
+        sure = force or (isinstance(source, Path) and source in twice)
+        before = result.score, active.calibration.score_threshold
+        drawn = fair and good
+        pictures.append(Reviewed(k, source, good, name, learn=good, sure=sure, drawn=drawn, before=before))
+    if not pictures:
         raise InputError(
             f"none of the {counted(len(names), 'picture')} can be used; the first: {failures[0]}"
         )
@@ -139,24 +135,6 @@ def extend(
     made.predictor.failures = [*failures, *made.predictor.failures]
     made.predictor.suspects = [(names[number], made.before[number].score) for number in made.unsure]
     return made.predictor
-
-
-def _names(sources: Sequence[Source]) -> list[str]:
-    common = common_folder(sources)
-    return [name_of(source, k, common) for k, source in enumerate(sources)]
-
-
-def _judged(active: Predictor, pictures: Sequence[Reviewed], step: Step) -> tuple[list[Reviewed], list[str]]:
-    """Those that can be read, with what the model says of them; and what is wrong with the others."""
-    found, failures = [], []
-    said = active.stream([one.source for one in pictures])
-    for done, (one, (_, result)) in enumerate(zip(pictures, said, strict=True), start=1):
-        step("judging", done, len(pictures))
-        if isinstance(result, InputError):
-            failures.append(str(result))
-        else:
-            found.append(replace(one, before=(result.score, active.calibration.score_threshold)))
-    return found, failures
 
 
 def _tell(made: Update, say: Say) -> None:

@@ -14,17 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from flawscope.artefact.certificate import STRIDE
-from flawscope.artefact.model_file import Artefact, Manifest, Picture
-from flawscope.artefact.samples import pack_images, unpack_images
-from flawscope.artefact.versions import versions
+from flawscope.artefact.model_file import Artefact, Manifest, Picture, pack_images, unpack_images, versions
 from flawscope.calibration.simulated import KEY, Simulated
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting.preparation import Prepared, Say, prepare, quiet, taken
-from flawscope.fitting.remote_workers import Pool, RemoteWorkers
 from flawscope.fitting.simulated_defects import MOST, SIZES, finds
 from flawscope.fitting.tile_calibration import of_pictures
-from flawscope.fitting.training_pictures import Images, Reader, sources_of, survey
+from flawscope.fitting.training_pictures import Images, Pool, Reader, RemoteWorkers, sources_of, survey
 from flawscope.fitting.windows import Windows
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector

@@ -19,9 +19,8 @@ from flawscope.fitting.training_pictures import (
     Images,
     Reader,
     Seen,
-    common_folder,
     decoded_or_none,
-    name_of,
+    names_of,
     pairs_of,
     read_defects,
     sources_of,
@@ -136,8 +135,7 @@ def prepare(
     if not method.holds_out:
         reserved = []  # calibrated on what is learnt from
     sources = [*sources, *reserved]
-    common = common_folder(sources)
-    groups = group_numbers([name_of(source, i, common) for i, source in enumerate(sources)], group)
+    groups = group_numbers(names_of(sources), group)
     white_level, decoded, sizes = survey(sources)
     where = device_for(how.device)
     if min_defect is not None:
@@ -196,6 +194,30 @@ def prepare(
             windows = Windows(reader, sizes, config.seed)
         model.config = config
     return Prepared(method, model, origin, category, reader, task, group, unusable=unusable, windows=windows)
+
+
+def predicted_peak(
+    images: Images, *, method: str = "patchcore", preset: str = "default", **call: Any
+) -> int | None:
+    """Bytes of memory that the process of such a fit takes at its peak; None where its method does not say,
+    or where what it depends on is chosen by looking at the pictures.
+
+    Args:
+        images, method, preset, **call: as `prepare` takes them, which reads the sizes of the pictures.
+
+    Raises:
+        InputError: the fit cannot be begun.
+    """
+    asked = registry.method(method)
+    if asked.peak is None:
+        return None
+    options = {k: v for k, v in call.items() if k in asked.config.__dataclass_fields__ or k == "scale"}
+    config = registry.configure(asked, preset, options)
+    if config.size == AUTO or config.locates is None:
+        return None
+    prepared = prepare(images, asked, preset=preset, **call)
+    task, windows = prepared.task, prepared.windows
+    return asked.peak(prepared.model, task if windows is None else windows.task(task))
 
 
 def _known(sizes: Sequence[tuple[int, int] | None]) -> list[tuple[int, int]]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flawscope.artefact.model_file import Artefact
-from flawscope.artefact.samples import unpack_images
+from flawscope.artefact.model_file import Artefact, unpack_images
 from flawscope.calibration.decision import Calibration
 from flawscope.calibration.simulated import Simulated
-from flawscope.fitting.leave_one_out import Unlearnt
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH, GPU_BATCH, Load, embed_pictures
 from flawscope.methods.good_pictures import unpadded
@@ -33,6 +31,46 @@ MARGIN = 1.25  # what a block may take, in times of the one before
 LEARN, TIMES = 8, 3  # pictures that the part is learnt from, and how much longer each takes than finding it
 SMALLEST = 16  # pixels a side that a defect needs
 Box = tuple[slice, slice]
+
+
+class Unlearnt:
+    """The model without the group of the picture that it is asked about; of others, as it is."""
+
+    def __init__(self, model: Detector, fitted: Fitted, learnt: Collection[int], groups: Sequence[int]):
+        """
+        Args:
+            learnt: numbers that the model has learnt from.
+            groups: of every number, as the method's `fit` was given them.
+        """
+        self.model, self.fitted, self.learnt, self.groups = model, fitted, set(learnt), groups
+        self.kept = {k: v.to(model.roi.device) for k, v in {**model.state_dict(), **fitted.extra}.items()}
+
+    def __call__(
+        self,
+        number: int,
+        features: Tensor,
+        inside: Tensor | None,
+        *,
+        position: int = 0,
+        fast: bool = False,
+    ) -> tuple[Tensor, Tensor] | None:
+        """Score [1] and map [1, H, W] of an image; None where the method cannot leave out what it has learnt
+        from.
+
+        Args:
+            features: of one image, as `embed` gives them, without the batch.
+            inside: [H, W], the pixels that count.
+            position: where in its picture the image lies.
+            fast: by what is stored with the model alone, although the fit knows better (`Fitted.left_out`).
+        """
+        model = self.model.at(position)
+        one, counted = features[None], None if inside is None else inside[None]
+        if number not in self.learnt:
+            return model.score(one, counted)
+        group = self.fitted.first_group + self.groups[number]
+        if self.fitted.left_out is not None and not fast:
+            return self.fitted.left_out(features, group, inside, position)
+        return model.left_out(one, group, self.kept, counted)
 
 
 def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> Simulated | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flawscope.calibration.decision import from_values
 from flawscope.errors import InputError
-from flawscope.fitting.leave_one_out import Unlearnt
+from flawscope.fitting.simulated_defects import Unlearnt
 from flawscope.fitting.windows import Windows
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH

@@ -1,14 +1,15 @@
-"""The pictures that a method is fitted on: which they are, and reading them once."""
+"""The pictures that a method is fitted on: which they are, and reading them once, also in other processes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import pickle
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.files import upright_size
 from flawscope.pictures.preprocess import Preprocess, white_level_for
 from flawscope.pictures.views import Views, hidden
-from flawscope.progress import counted
+from flawscope.progress import Advance, Step, counted
 
 
 @dataclass
@@ -50,8 +51,7 @@ class Reader:
 
     def __post_init__(self) -> None:
         self._lock = Lock()
-        common = common_folder(self.sources)
-        self.names = [name_of(source, i, common) for i, source in enumerate(self.sources)]
+        self.names = names_of(self.sources)
 
     def __getstate__(self) -> dict[str, Any]:
         sources = [os.path.abspath(s) if isinstance(s, str | os.PathLike) else s for s in self.sources]
@@ -136,9 +136,8 @@ def read_defects(
     hash, and what is wrong with the others."""
     found: dict[str, list[Defect]] = {}
     unusable = []
-    common = common_folder([picture for picture, _ in pairs])
-    for number, (source, masks) in enumerate(pairs):
-        name = name_of(source, number, common)
+    names = names_of([picture for picture, _ in pairs])
+    for (source, masks), name in zip(pairs, names, strict=True):
         try:
             picture = decode(source, name=name)
             marked = union(masks, picture.shape[:2], name)
@@ -234,15 +233,13 @@ def survey(sources: Sequence[Source]) -> Survey:
     return Survey(white_level_for(highest, kind) if highest >= 0 else None, largest, sizes)
 
 
-def common_folder(sources: Sequence[Source]) -> Path | None:
-    paths = [Path(s) for s in sources if isinstance(s, str | os.PathLike)]
-    return Path(os.path.commonpath([p.absolute().parent for p in paths])) if paths else None
-
-
-def name_of(source: Source, index: int, common: Path | None) -> str:
-    if isinstance(source, str | os.PathLike) and common is not None:
-        return Path(source).absolute().relative_to(common).as_posix()
-    return f"picture {index}"
+def names_of(sources: Sequence[Source]) -> list[str]:
+    """Paths of files, from the folder that all are in; "picture 3" of what is no file."""
+    paths = {k: Path(s).absolute() for k, s in enumerate(sources) if isinstance(s, str | os.PathLike)}
+    common = os.path.commonpath([path.parent for path in paths.values()]) if paths else ""
+    return [
+        paths[k].relative_to(common).as_posix() if k in paths else f"picture {k}" for k in range(len(sources))
+    ]
 
 
 def decoded_or_none(source: Source) -> NDArray[Any] | None:
@@ -250,3 +247,88 @@ def decoded_or_none(source: Source) -> NDArray[Any] | None:
         return decode(source)
     except (InputError, MemoryError):
         return None  # reported when it is loaded for fitting
+
+
+# ------------------------------------------------------------------------------------------ other processes
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Pool(Protocol):
+    """Processes that work on calls.
+
+    count: how many at once. memory: bytes that each may take; None: not known.
+    """
+
+    count: int
+    memory: int | None
+
+    def map(
+        self, work: Callable[..., Any], held: bytes, parts: Sequence[Any], peak: int | None = None
+    ) -> Iterator[Any]:
+        """Call `work(held, part)` for every part, all at once, and give the answers in order. peak: bytes
+        that a part takes at most."""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """The findings of one part about its pictures, by their number, as `Reader` has them."""
+
+    hashes: dict[int, str]
+    measured: dict[int, Measures]
+    failures: dict[int, str]
+    copies: list[int]
+
+
+class RemoteWorkers:
+    """`Task.workers` of a pool: their findings about the pictures come back with the result.
+
+    A part is worked on as if it were the only one. That gets one thing wrong, which is found here: a picture
+    whose pixels an earlier part has too. The part is then worked on once more, told of them. So the result is
+    that of one process that takes the parts one after the other.
+    """
+
+    def __init__(self, pool: Pool, reader: Reader, step: Step):
+        self.pool, self.reader, self.step = pool, reader, step
+        self.count, self.memory = pool.count, pool.memory
+        self.first: dict[str, int] = {}  # the first picture with these pixels
+
+    def __call__(
+        self, work: Callable[[T], R], parts: Sequence[T], stage: str, peak: int | None = None
+    ) -> Iterator[R]:
+        held = pickle.dumps((self.reader, work))
+        advance = Advance(self.step, stage, len(parts))
+        answers = self.pool.map(_work_on, held, [(part, ()) for part in parts], peak)
+        for part, (found, notes) in zip(parts, answers, strict=True):
+            if known := self._of_others(notes):
+                found, notes = next(self.pool.map(_work_on, held, [(part, known)], peak))
+            self._take(notes)
+            advance()
+            yield found
+
+    def _of_others(self, notes: Notes) -> list[str]:
+        """Pixels that other pictures had first, if this part has taken one of them for the first."""
+        firsts = notes.hashes.keys() - {*notes.copies}
+        if all(self.first.get(notes.hashes[index], index) == index for index in firsts):
+            return []
+        return [digest for digest, index in self.first.items() if index not in notes.hashes]
+
+    def _take(self, notes: Notes) -> None:
+        reader = self.reader
+        reader.hashes |= notes.hashes
+        reader.measured |= notes.measured
+        reader.failures |= notes.failures
+        reader.copies += [index for index in notes.copies if index not in reader.copies]
+        for index in notes.hashes.keys() - {*notes.copies}:
+            self.first.setdefault(notes.hashes[index], index)
+            reader.known.add(notes.hashes[index])
+
+
+def _work_on(held: bytes, part: tuple[Any, Sequence[str]]) -> tuple[Any, Notes]:
+    """In a process of the pool. part: and pixels that earlier parts have."""
+    reader, work = pickle.loads(held)
+    reader.hashes, reader.measured, reader.failures, reader.copies = {}, {}, {}, []
+    reader.known |= {*part[1]}
+    found = work(part[0])
+    return found, Notes(reader.hashes, reader.measured, reader.failures, reader.copies)

@@ -1,25 +1,138 @@
-"""What an updated model gains and loses, beside the model before.
-
-It is judged on reviewed pictures as if it had not learnt from them, and on simulated defects.
+"""What an updated model gains and loses: on simulated defects, and on pictures that people judged, as if it
+had never learnt from them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.decision import Calibration
 from flawscope.calibration.simulated import wilson
+from flawscope.datasets import group_numbers
 from flawscope.errors import InputError
-from flawscope.fitting.reviewed import Reviewed, Score
+from flawscope.pictures.decoding import Source
 from flawscope.predictor import Predictor
 from flawscope.progress import some
 
+KEY = "corrections"  # among a model's facts
 STAYS = 0.5  # of a known defect's severity: with less, it is said that it stands out less
 KEPT = 0.98  # of the defects that the model before finds: with less, the update has lost power
 CHANCE = 0.01  # of a fair sample: with fewer chances, its pictures are not like those of the calibration
 KNOWN, SIMULATED, THRESHOLD = "known", "simulated", "threshold"
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """A picture, and what a person said of it.
+
+    number: of the inspection. source: the picture's file. name: as its sender calls it, for groups.
+    learn: a false alarm, from which the model is to learn. sure: it was looked at twice.
+    drawn: one of the line's good pictures, drawn by chance, whatever the model said of them.
+    judged: somebody said what it is; else it is only drawn.
+    mask: a file that marks the defect; for methods that learn from defects.
+    before: score and threshold of the active model, where it has said so; None: it is asked.
+    digest: hash of its decoded pixels, which `update` finds.
+    """
+
+    number: int
+    source: Source
+    good: bool
+    name: str = ""
+    learn: bool = False
+    sure: bool = False
+    drawn: bool = False
+    judged: bool = True
+    mask: str | None = None
+    before: tuple[float, float] | None = None
+    digest: str = ""
+
+
+def parts(old: Artefact, pictures: Sequence[Reviewed]) -> tuple[str | None, list[int]]:
+    """The model's pattern for pictures that show one part, None where it does not fit all their names; and a
+    number for each picture, which those of one part share."""
+    names, group = [one.name for one in pictures], old.manifest.facts.get("group")
+    try:
+        return group, group_numbers(names, group)
+    except InputError:
+        return None, group_numbers(names, None)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of a picture as if the model had never learnt from it, beside the threshold that the other pictures
+    give. p_value: the least false-alarm rate at which it is called anomalous. learnt: it was left out."""
+
+    score: float
+    threshold: float
+    p_value: float
+    severity: float
+    learnt: bool = False
+
+    @classmethod
+    def of(cls, calibration: Calibration, score: float, learnt: bool = False) -> Score:
+        p_value, severity = float(calibration.p_values(score)), float(calibration.severity(score))
+        return cls(float(score), calibration.score_threshold, p_value, severity, learnt)
+
+    @property
+    def anomalous(self) -> bool:
+        return not self.score <= self.threshold
+
+
+class Judge:
+    """What a model says of pictures as if it had never learnt from them.
+
+    A picture of the calibration is compared with the threshold that the others give.
+
+    Args:
+        known: scores by hash that the network gave before; new ones are added.
+    """
+
+    def __init__(self, predictor: Predictor, known: dict[str, float] | None = None):
+        self.predictor, self.known = predictor, {} if known is None else known
+        manifest = predictor.manifest
+        listed = manifest.facts.get("calibration_pictures", ())
+        self._places = {digest: place for place, digest in enumerate(listed)}
+        self._kept = manifest.facts.get(KEY, {}).get("left_out", {})
+        self._inside = {picture.hash for picture in manifest.pictures if picture.role != "calibration"}
+
+    def __call__(self, one: Reviewed) -> Score | None:
+        """None where it cannot say so."""
+        calibration, digest = self.predictor.calibration, one.digest
+        if (at := self._places.get(digest)) is not None and at < calibration.count:
+            return Score.of(_without(calibration, at), calibration.scores[at], learnt=True)
+        if digest in self._kept:
+            return Score.of(calibration, self._kept[digest][0], learnt=True)
+        if digest in self._inside:
+            return None
+        if digest not in self.known:
+            self.known[digest] = self.predictor.predict(one.source).score
+        return Score.of(calibration, self.known[digest])
+
+    def when_it_came(self, one: Reviewed) -> Score | None:
+        """What the model said of a picture when it came, where that is known and it has not learnt from it
+        since; None where nobody judged it, too."""
+        if not one.judged:
+            return None
+        if one.before is None or one.digest in self._inside:
+            return self(one)
+        score, threshold = one.before
+        return replace(Score.of(self.predictor.calibration, score), threshold=threshold)
+
+
+def _without(calibration: Calibration, place: int) -> Calibration:
+    """The calibration of the other pictures; itself where there is no other."""
+    if calibration.count == 1:
+        return calibration
+    scores, maxima = (
+        values[:place] + values[place + 1 :] for values in (calibration.scores, calibration.map_maxima)
+    )
+    return replace(calibration, scores=scores, map_maxima=maxima)
+
+
+# ------------------------------------------------------------------------------------------ before and after
 
 
 class PowerLostError(InputError):
@@ -60,21 +173,23 @@ class Power:
         before, after = self.thresholds
         found = [f"score threshold: {before:.4g} before, {after:.4g} after"]
         for name, of in ((SIMULATED, self.simulated), (KNOWN, self.known)):
-            if of is None or not of[2]:
-                found.append(f"{name} defects found: not measured")
-            else:
-                found.append(f"{name} defects found: {of[0]} of {of[2]} before, {of[1]} of {of[2]} after")
+            measured = of is not None and of[2]
+            said = (
+                f"{of[0]} of {of[2]} before, {of[1]} of {of[2]} after" if of and measured else "not measured"
+            )
+            found.append(f"{name} defects found: {said}")
         return found
 
     def why(self) -> str:
         """Why it is refused, in a sentence without an end."""
-        parts = []
-        for name, of in ((KNOWN, self.known), (SIMULATED, self.simulated)):
-            if name in self.lost and of is not None:
-                parts.append(f"it would find {of[1]} instead of {of[0]} of {of[2]} {name} defects")
+        said = [
+            f"it would find {of[1]} instead of {of[0]} of {of[2]} {name} defects"
+            for name, of in ((KNOWN, self.known), (SIMULATED, self.simulated))
+            if name in self.lost and of is not None
+        ]
         if self.unlike:
-            parts.append("these are no fair sample of pictures like those that it was calibrated on")
-        return " and ".join(parts)
+            said.append("these are no fair sample of pictures like those that it was calibrated on")
+        return " and ".join(said)
 
 
 @dataclass
@@ -95,17 +210,17 @@ class Update:
     predictor: Predictor
     how: str
     power: Power
-    before: dict[int, Score] = field(default_factory=dict)
-    after: dict[int, Score] = field(default_factory=dict)
+    before: dict[int, Score]
+    after: dict[int, Score]
+    learnt: list[int]
+    unsure: list[int]
+    contradictory: list[int]
+    unreadable: list[int]
+    inside: list[int]
+    drawn: int
+    kept: bool
+    clear: float | None
     responsible: list[int] = field(default_factory=list)
-    learnt: list[int] = field(default_factory=list)
-    unsure: list[int] = field(default_factory=list)
-    contradictory: list[int] = field(default_factory=list)
-    unreadable: list[int] = field(default_factory=list)
-    inside: list[int] = field(default_factory=list)
-    drawn: int = 0
-    kept: bool = False
-    clear: float | None = None
 
 
 def is_unlike(before: Calibration, scores: Sequence[float]) -> bool:
@@ -133,15 +248,12 @@ def judgement(pictures: Sequence[Reviewed], made: Update) -> dict[str, Any]:
     of all that changed, before and after, each as [score, threshold]. simulated: defects as [found before,
     after, how many]. refused: what is lost (`Power.lost`), by what is `responsible`.
     """
-    good = [one for one in pictures if one.good and one.number in made.after]
-    defects = [one for one in pictures if not one.good and one.number in made.after]
+    before, after = made.before, made.after
+    good = [one.number for one in pictures if one.good and one.number in after]
+    defects = [one.number for one in pictures if not one.good and one.number in after]
 
-    def those(of: Sequence[Reviewed], was: bool, becomes: bool) -> list[int]:
-        return [
-            one.number
-            for one in of
-            if (made.before[one.number].anomalous, made.after[one.number].anomalous) == (was, becomes)
-        ]
+    def those(of: Sequence[int], *verdicts: bool) -> list[int]:
+        return [n for n in of if (before[n].anomalous, after[n].anomalous) == verdicts]
 
     lists = {
         "gained": those(good, True, False),
@@ -149,48 +261,44 @@ def judgement(pictures: Sequence[Reviewed], made: Update) -> dict[str, Any]:
         "lost": those(defects, True, False),
         "found": those(defects, False, True),
         "weaker": [
-            number
-            for number in those(defects, True, True)
-            if made.after[number].severity < STAYS * made.before[number].severity
-            and (made.clear is None or made.after[number].severity <= made.clear)
+            n
+            for n in those(defects, True, True)
+            if after[n].severity < STAYS * before[n].severity
+            and (made.clear is None or after[n].severity <= made.clear)
         ],
     }
+
+    def pair(score: Score) -> list[float]:
+        return [score.score, score.threshold]
+
     changed = sorted({number for several in lists.values() for number in several})
+    named = (
+        "how",
+        "learnt",
+        "unsure",
+        "contradictory",
+        "unreadable",
+        "inside",
+        "drawn",
+        "kept",
+        "responsible",
+    )
     return {
-        "how": made.how,
+        **{name: getattr(made, name) for name in named},
         "good": _counts(good, made),
         "defects": _counts(defects, made),
         **lists,
-        "missed": [
-            {"id": one.number, "rate": made.after[one.number].p_value}
-            for one in defects
-            if not made.after[one.number].anomalous
-        ],
-        "scores": {
-            str(number): {"before": _pair(made.before[number]), "after": _pair(made.after[number])}
-            for number in changed
-        },
-        "cross_fitted": sum(score.learnt for score in made.after.values()),
-        "learnt": made.learnt,
-        "unsure": made.unsure,
-        "contradictory": made.contradictory,
-        "unreadable": made.unreadable,
-        "inside": made.inside,
-        "drawn": made.drawn,
-        "kept": made.kept,
+        "missed": [{"id": n, "rate": after[n].p_value} for n in defects if not after[n].anomalous],
+        "scores": {str(n): {"before": pair(before[n]), "after": pair(after[n])} for n in changed},
+        "cross_fitted": sum(score.learnt for score in after.values()),
         "simulated": made.power.simulated,
         "refused": made.power.lost,
-        "responsible": made.responsible,
     }
 
 
-def _counts(of: Sequence[Reviewed], made: Update) -> dict[str, Any]:
+def _counts(of: Sequence[int], made: Update) -> dict[str, Any]:
     found: dict[str, Any] = {"count": len(of)}
     for when, scores in (("before", made.before), ("after", made.after)):
-        anomalous = sum(scores[one.number].anomalous for one in of)
+        anomalous = sum(scores[number].anomalous for number in of)
         found[when] = [anomalous, *(round(end, 4) for end in wilson(anomalous, len(of)))]
     return found
-
-
-def _pair(score: Score) -> list[float]:
-    return [score.score, score.threshold]

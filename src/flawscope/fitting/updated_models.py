@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flawscope.artefact.model_file import Artefact, Picture
+from flawscope.calibration import needed_for
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.preparation import Say
-from flawscope.fitting.remote_workers import Pool
-from flawscope.fitting.reviewed import KEY, Judge, Reviewed, Score, group_of, parts
+from flawscope.fitting.training_pictures import Pool
+from flawscope.fitting.update_evaluation import KEY, Judge, Reviewed, Score, parts
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, counted
@@ -27,85 +28,72 @@ RATIOS = ("ratio", "fine_ratio")  # settings that say what share of the patches 
 FOLDS = 2  # of corrections, where a method is trained anew
 OURS = ("learnt from ", "extended by ")  # notes that only the last of several says
 
-Known = Callable[[Reviewed], Score | None]
-Made = list[tuple[Predictor, Known]]  # the first choice first
+# Models, the first choice first, and what each says of a picture as if it had never learnt from it
+Candidates = Sequence[tuple[Predictor, Callable[[Reviewed], Score | None]]]
 
 
-def extended(
-    old: Artefact,
-    active: Predictor,
-    wanted: Sequence[Reviewed],
-    rest: Sequence[Reviewed],
-    hashes: Mapping[int, str],
-    *,
-    before: Mapping[int, Score],
-    check: bool = False,
-    pool: Pool | None = None,
-    device: str,
-    step: Step,
-    **_: Any,
-) -> Made:
-    """A larger memory bank, and the earlier calibration, first with the drawn pictures, then without.
+@dataclass(frozen=True)
+class Wanted:
+    """What the next model is made of.
 
-    Args:
-        before: what the active model says of the pictures, by number.
-        check: measure on the new pictures what is found of simulated defects.
+    wanted: pictures to learn from, which are among the `rest`: all that can be used.
+    before: what the active model says of the pictures, by number. The others are `update`'s arguments.
     """
-    roles = {picture.hash: picture.role for picture in old.manifest.pictures}
-    chosen = {
-        hashes[one.number]: one
-        for one in wanted
-        if roles.get(hashes[one.number], "calibration") == "calibration"
-    }
-    calibration = old.manifest.calibration
-    listed = [str(one) for one in old.manifest.facts.get("calibration_pictures", ())]
-    values = {
-        digest: (score, maximum)
-        for digest, score, maximum in zip(listed, calibration.scores, calibration.map_maxima, strict=True)
-    }
-    kept = dict(old.manifest.facts.get(KEY, {}).get("left_out", {}))
+
+    old: Artefact
+    active: Predictor
+    wanted: Sequence[Reviewed]
+    rest: Sequence[Reviewed]
+    before: Mapping[int, Score]
+    good: Sequence[str]
+    device: str
+    check: bool
+    pool: Pool | None
+    say: Say
+    step: Step
+
+
+def extended(job: Wanted) -> Candidates:
+    """A larger memory bank, and the earlier calibration, first with the drawn pictures, then without."""
+    old, facts, calibration = job.old, job.old.manifest.facts, job.old.manifest.calibration
+    listed = map(str, facts.get("calibration_pictures", ()))
+    pairs = list(zip(calibration.scores, calibration.map_maxima, strict=True))
+    values = dict(zip(listed, pairs, strict=True))
+    kept = dict(facts.get(KEY, {}).get("left_out", {}))
+    elsewhere = {picture.hash for picture in old.manifest.pictures if picture.role != "calibration"}
+    chosen = {one.digest: one for one in job.wanted if one.digest not in elsewhere}
     if not chosen:
-        predictor = Predictor(old, TorchSession.open(old, device))
+        predictor = Predictor(old, TorchSession.open(old, job.device))
     else:
-        corrected = sum(one.number in before and before[one.number].anomalous for one in chosen.values())
-        predictor = learnt_from(
-            with_room(old, closely=2 * corrected >= len(chosen)),  # else they are more of the same
-            list(chosen.values()),
-            check=check,
-            pool=pool,
-            device=device,
-            step=step,
-        )
+        known = [job.before[one.number] for one in chosen.values() if one.number in job.before]
+        closely = 2 * sum(score.anomalous for score in known) >= len(chosen)  # else they are more of the same
+        how = {"check": job.check, "pool": job.pool, "device": job.device, "step": job.step}
+        predictor = learnt_from(with_room(old, closely), list(chosen.values()), **how)
         new, whole = predictor.manifest.facts["calibration_pictures"], predictor.calibration
         for place in range(calibration.count, whole.count):
             kept[new[place]] = (whole.scores[place], whole.map_maxima[place])
     drawn: dict[str, tuple[float, float]] = {}
-    for one in rest:
-        digest = hashes[one.number]
+    for one in job.rest:
+        digest = one.digest
         if not one.drawn or not one.good or digest in values or digest in drawn:
             continue
         if digest in kept:
             drawn[digest] = kept[digest]
-        elif roles.get(digest, "calibration") == "calibration":
+        elif digest not in elsewhere:
             said = predictor.predict(one.source)
             drawn[digest] = said.score, float(said.map.max())
     scores: dict[str, float] = {}
-    if not chosen and active.artefact is old:  # the network says what it said
-        scores = {hashes[one.number]: one.before[0] for one in rest if one.before is not None}
-
-    def made(chosen_values: dict[str, tuple[float, float]], count: int) -> tuple[Predictor, Known]:
-        model = _calibrated(predictor, old, chosen_values, kept, count, len(chosen))
-        judge = Judge(model, scores)
-        return model, lambda one: judge(one.source, hashes[one.number])
-
-    found = [made({**values, **drawn}, len(drawn))]
-    return [*found, made(values, 0)] if drawn else found
+    if not chosen and job.active.artefact is old:  # the network says what it said
+        scores = {one.digest: one.before[0] for one in job.rest if one.before is not None}
+    choices = [({**values, **drawn}, len(drawn)), (values, 0)][: 2 if drawn else 1]
+    models = [_calibrated(predictor, old, some, kept, count, len(chosen)) for some, count in choices]
+    return [(model, Judge(model, scores)) for model in models]
 
 
 def learnt_from(old: Artefact, pictures: Sequence[Reviewed], **how: Any) -> Predictor:
     """The model with these pictures in its bank, and in its calibration."""
     sources, names = [one.source for one in pictures], [one.name for one in pictures]
-    return partial_fit(old, sources, group=group_of(old, pictures), names=names, **how)
+    return partial_fit(old, sources, group=parts(old, pictures)[0], names=names, **how)
 
 
 def _calibrated(
@@ -183,87 +171,66 @@ def with_room(old: Artefact, closely: bool = True) -> Artefact:
     return replace(old, manifest=manifest)
 
 
-def recalibrated(
-    old: Artefact,
-    active: Predictor,
-    wanted: Sequence[Reviewed],
-    rest: Sequence[Reviewed],
-    hashes: Mapping[int, str],
-    *,
-    step: Step,
-    **_: Any,
-) -> Made:
+def recalibrated(job: Wanted) -> Candidates:
     """Thresholds from the drawn pictures alone: the network says of them what it would say of any."""
-    drawn = [one.source for one in rest if one.drawn and one.good]
-    needed = math.ceil(1 / old.manifest.calibration.rate - 1e-9) - 1
+    drawn = [one.source for one in job.rest if one.drawn and one.good]
+    rate = job.old.manifest.calibration.rate
+    needed = needed_for(rate)
     if len(drawn) < needed:
         raise InputError(
             f"{counted(len(drawn), 'good picture')} of the line can calibrate, {needed} are needed for "
-            f"{old.manifest.calibration.rate:.1%}: inspect and review more"
+            f"{rate:.1%}: inspect and review more"
         )
-    model = active.calibrate(drawn, step)
+    model = job.active.calibrate(drawn, job.step)
     if model.calibration.count < needed:
         raise InputError(
             f"only {counted(model.calibration.count, 'drawn picture')} can calibrate, the others are copies "
             f"or were learnt from; {needed} are needed: inspect and review more"
         )
-    judge = Judge(model)
-    return [(model, lambda one: judge(one.source, hashes[one.number]))]
+    return [(model, Judge(model))]
 
 
-def retrained(
-    old: Artefact,
-    active: Predictor,
-    wanted: Sequence[Reviewed],
-    rest: Sequence[Reviewed],
-    hashes: Mapping[int, str],
-    *,
-    good: Sequence[str],
-    device: str,
-    say: Say,
-    step: Step,
-    **_: Any,
-) -> Made:
+def retrained(job: Wanted) -> Candidates:
     """A new training; what it learnt from is judged by trainings that did not see it, one for each fold."""
-    if not good:
+    if not job.good:
         raise InputError(
             "a training needs the pictures that the model was fitted on: name their folder as "
             "`learn: pictures` of the product"
         )
-    method = registry.method(old.manifest.method)
-    defects = [one for one in rest if not one.good and one.mask] if method.takes_seen_defects else []
-    taught = list({hashes[one.number]: one for one in (*wanted, *defects)}.values())
-    numbered = zip(taught, parts(old, taught), strict=True)
-    folds = {hashes[one.number]: part % FOLDS for one, part in numbered}
+    manifest = job.old.manifest
+    method = registry.method(manifest.method)
+    defects = [one for one in job.rest if not one.good and one.mask] if method.takes_seen_defects else []
+    taught = list({one.digest: one for one in (*job.wanted, *defects)}.values())
+    numbered = zip(taught, parts(job.old, taught)[1], strict=True)
+    folds = {one.digest: part % FOLDS for one, part in numbered}
 
-    def trained(leave: int | None, name: str) -> Predictor:
-        seen = [(d.source, d.mask) for d in defects if d.mask and folds[hashes[d.number]] != leave]
-        more = [one.source for one in wanted if folds[hashes[one.number]] != leave]
-        say(f"training {name}")
-        return fit(
-            [*good, *more],
+    def trained(leave: int | None, name: str) -> Judge:
+        seen = [(d.source, d.mask) for d in defects if d.mask and folds[d.digest] != leave]
+        more = [one.source for one in job.wanted if folds[one.digest] != leave]
+        job.say(f"training {name}")
+        predictor = fit(
+            [*job.good, *more],
             method=method.name,
-            category=old.manifest.category or None,
-            false_alarm_rate=old.manifest.calibration.rate,
+            category=manifest.category or None,
+            false_alarm_rate=manifest.calibration.rate,
             seen=seen if seen else 0,
-            device=device,
+            device=job.device,
             check=False,
-            say=say,
-            step=lambda stage, done, total: step(f"{name}: {stage}", done, total),
-            **{k: v for k, v in old.manifest.config.items() if v is not None},
+            say=job.say,
+            step=lambda stage, done, total: job.step(f"{name}: {stage}", done, total),
+            **{k: v for k, v in manifest.config.items() if v is not None},
         )
+        return Judge(predictor)
 
-    model = Judge(trained(None, "the model"))
+    model = trained(None, "the model")
     others = {
-        fold: Judge(trained(fold, f"without part {fold + 1} of {FOLDS}"))
-        for fold in sorted(set(folds.values()))
+        fold: trained(fold, f"without part {fold + 1} of {FOLDS}") for fold in sorted(set(folds.values()))
     }
 
     def known(one: Reviewed) -> Score | None:
-        digest = hashes[one.number]
-        if digest not in folds:
-            return model(one.source, digest)
-        score = others[folds[digest]](one.source, digest)
+        if one.digest not in folds:
+            return model(one)
+        score = others[folds[one.digest]](one)
         return None if score is None else replace(score, learnt=True)
 
     return [(model.predictor, known)]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from flawscope.calibration.hold_out import LEAST
+from flawscope.calibration import LEAST
 from flawscope.fitting.training_pictures import Reader
 from flawscope.methods.task import Fitted, Places, Task
 from flawscope.pictures.views import Grid, Region, Views

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flawscope.artefact.samples import pack_images, unpack_images
+from flawscope.artefact.model_file import pack_images, unpack_images
 from flawscope.calibration.decision import Calibration, from_values
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods.detector import Detector

@@ -16,8 +16,8 @@ from torch import Tensor, distributed
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.state_file import log_of
+from flawscope.calibration import hold_out
 from flawscope.calibration.decision import Calibration
-from flawscope.calibration.hold_out import hold_out
 from flawscope.errors import FlawscopeError
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import Load, counting

@@ -15,7 +15,7 @@ from PIL import Image
 
 import flawscope
 from flawscope.artefact.state_file import read_checkpoint
-from flawscope.calibration.hold_out import hold_out
+from flawscope.calibration import hold_out
 from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flawscope.artefact.model_file import versions
 from flawscope.artefact.state_file import checkpoint_of, found_checkpoint
-from flawscope.artefact.versions import versions
 from flawscope.errors import InputError
 from flawscope.methods.detector import device_for
 from flawscope.methods.efficientad import CHANNELS, DEFAULT_STEPS, Recipe

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flawscope.calibration.hold_out import ENOUGH, needed_for
+from flawscope.calibration import ENOUGH, needed_for
 from flawscope.methods.efficientad import GENERATED
 from flawscope.methods.efficientad.model import Model, bordered
 from flawscope.methods.efficientad.networks import normalised

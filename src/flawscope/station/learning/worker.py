@@ -87,8 +87,7 @@ def work(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     begun = time.perf_counter()
     from flawscope.artefact import model_file
     from flawscope.fitting.incremental_update import files_in, update
-    from flawscope.fitting.reviewed import Reviewed
-    from flawscope.fitting.update_evaluation import judgement
+    from flawscope.fitting.update_evaluation import Reviewed, judgement
     from flawscope.predictor import load
     from flawscope.runtime.torch import use_threads
 

@@ -6,30 +6,26 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from flawscope.artefact import model_file
-from flawscope.artefact.certificate import STRIDE, Certificate, compare
-from flawscope.artefact.model_file import Artefact, Manifest, Picture
-from flawscope.artefact.samples import unpack_images
+from flawscope.artefact.certificate import Certificate, of_samples
+from flawscope.artefact.model_file import Artefact, Manifest, Picture, unpack_images
 from flawscope.calibration.decision import Calibration, Rate, from_values
 from flawscope.calibration.simulated import described, recounted
-from flawscope.datasets import list_pictures
 from flawscope.errors import InputError, LeftOut
 from flawscope.pictures.appearance import KEY as APPEARANCE
-from flawscope.pictures.appearance import Appearance, Measures, measure
+from flawscope.pictures.appearance import Appearance, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.views import Region, Views
+from flawscope.predictor.streaming import Judged, Loaded, Prepared, Seen, from_bgr, given_pictures, streamed
 from flawscope.progress import Step, counted, silent
 from flawscope.results import html
 from flawscope.results.prediction import NEARBY, Prediction
@@ -45,8 +41,6 @@ from flawscope.runtime import (
 )
 
 SAMPLES = 3  # stored pictures that a notebook shows
-AHEAD = 4  # batches decoded while one is being computed
-LARGE = 50_000_000  # pixels of a picture beside which no other one is held
 
 
 def load(
@@ -210,62 +204,9 @@ class Predictor:
         Raises:
             InputError: there is no such folder, or no picture in it.
         """
-        return self._stream(_several(pictures), batch, bgr, leave_out)
-
-    def _stream(
-        self, pictures: Iterable[Source], batch: int | None, bgr: bool, leave_out: Collection[str]
-    ) -> Iterator[Judged]:
         load = partial(self._load, bgr=bgr, leave_out=leave_out)
-        waiting, lanes = iter(pictures), 1
-        if batch is None and self.manifest.preprocess.tile is None:
-            lanes = self.session.lanes
-        first = list(islice(waiting, 1 if batch == 1 else max(2, lanes)))
-        if len(first) > 1:
-            waiting = chain(first, waiting)
-            if 1 < lanes == len(first):
-                yield from self._side_by_side(waiting, lanes, load)
-            else:
-                yield from self._in_batches(waiting, batch, load)
-            return
-        for source in chain(first, waiting):  # a single picture, or each as soon as it is given
-            yield from self._judged([load(source)], self.session.run)
-
-    def _side_by_side(self, waiting: Iterator[Source], lanes: int, load: Load) -> Iterator[Judged]:
-        """Each picture from its path to its answer on one core, as many at once as there are cores: no core
-        waits for another."""
-
-        def answer(source: Source) -> tuple[bool, list[Judged]]:
-            loaded = [load(source)]
-            return _light(loaded), self._judged(loaded, self.session.run_alone)
-
-        with ThreadPoolExecutor(lanes) as pool:
-            queue = [pool.submit(answer, source) for source in islice(waiting, 2 * lanes)]
-            try:
-                while queue:
-                    light, found = queue.pop(0).result()
-                    wanted = 2 * lanes - len(queue) if light else 0 if queue else 1
-                    queue += [pool.submit(answer, source) for source in islice(waiting, wanted)]
-                    yield from found
-            finally:  # nobody asks for these any more
-                for future in queue:
-                    future.cancel()
-
-    def _in_batches(self, waiting: Iterator[Source], batch: int | None, load: Load) -> Iterator[Judged]:
-        """So many pictures together on all that the engine has, or one after the other. Threads decode
-        ahead."""
         tiled = self.manifest.preprocess.tile is not None
-        size = 1 if tiled else batch or self.session.batch
-        ahead = 1 if tiled else size * AHEAD
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            queue = [pool.submit(load, source) for source in islice(waiting, ahead)]
-            while queue:
-                ready = [future.result() for future in queue[:size]]
-                del queue[:size]
-                if not tiled or _light(ready):
-                    queue += [pool.submit(load, source) for source in islice(waiting, len(ready))]
-                yield from self._judged(ready, self.session.run)
-                if not queue:  # the next one may not exist yet
-                    queue += [pool.submit(load, source) for source in islice(waiting, 1)]
+        return streamed(given_pictures(pictures), load, self._judged, self.session, batch, tiled)
 
     def prepare(self, picture: Source) -> Prepared:
         """Decode a picture, to be judged later: this predictor's `stream` takes it in the picture's place.
@@ -284,7 +225,7 @@ class Predictor:
         if isinstance(source, Prepared):
             return source.source, source.seen
         try:
-            given = _rgb(source) if bgr else source
+            given = from_bgr(source) if bgr else source
             if not leave_out:
                 return source, self._seen(given, None)
             picture = decode(given)
@@ -320,31 +261,19 @@ class Predictor:
         try:
             scores, maps = self._answers([views for views, _, _ in good], run) if good else (np.empty(0), [])
         except MemoryError as error:
-            return [
-                (s, loaded if isinstance(loaded, InputError) else InputError(reason(error, f"{s!s:.200}")))
-                for s, loaded in batch
-            ]
+            failed = [(source, InputError(reason(error, f"{source!s:.200}"))) for source, _ in batch]
+            pairs = zip(batch, failed, strict=True)
+            return [(s, one) if isinstance(one, InputError) else other for (s, one), other in pairs]
         c = self.calibration
-        answers = zip(
-            scores, maps, c.p_values(scores), c.severity(scores), c.is_anomalous(scores), strict=True
-        )
+        values = c.p_values(scores), c.severity(scores), c.is_anomalous(scores)
+        answers = zip(scores, maps, *values, strict=True)
         return [
-            (
-                source,
-                loaded if isinstance(loaded, InputError) else self._judgement(source, loaded, *next(answers)),
-            )
-            for source, loaded in batch
+            (source, one if isinstance(one, InputError) else self._prediction(source, one, *next(answers)))
+            for source, one in batch
         ]
 
-    def _judgement(
-        self,
-        source: Source,
-        seen: Seen,
-        score: float,
-        map_: Any,
-        p_value: float,
-        severity: float,
-        anomalous: Any,
+    def _prediction(
+        self, source: Source, seen: Seen, score: Any, map_: Any, p_value: Any, severity: Any, anomalous: Any
     ) -> Prediction | InputError:
         views, shifts, brightness = seen
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
@@ -392,11 +321,23 @@ class Predictor:
         Raises:
             InputError: there are none, or none could be read. Single failures are collected in `failures`.
         """
-        good = list(_several(good))
+        good = list(given_pictures(good))
         kept = tuple(p for p in self.manifest.pictures if p.role != "calibration")
-        fresh = _Fresh(good, {p.hash for p in kept})
+        known, hashes = {p.hash for p in kept}, list[str]()
+
+        def fresh() -> Iterator[Source]:
+            for source in good:
+                try:
+                    digest = pixel_hash(decode(source))
+                except (InputError, MemoryError):
+                    digest = f"unreadable {len(hashes)}"  # `stream` says why
+                if digest not in known:
+                    known.add(digest)
+                    hashes.append(digest)
+                    yield source
+
         values, pictures, shifts, failures = [], [], [], []
-        for done, (_, result) in enumerate(self.stream(fresh), start=1):
+        for done, (_, result) in enumerate(self.stream(fresh()), start=1):
             if done < len(good):
                 step("calibration", done, len(good))
             if isinstance(result, InputError):
@@ -405,16 +346,17 @@ class Predictor:
             counts = result.map[self.counted(result.geometry)]
             values.append((result.score, float(result.map.max()), float(np.median(counts))))
             name = os.path.basename(result.path) if result.path else f"picture {done - 1}"
-            pictures.append(Picture(fresh.hashes[done - 1], "calibration", name))
+            pictures.append(Picture(hashes[done - 1], "calibration", name))
             shifts.append(result.shifts)
         step("calibration", len(good), len(good))
         if not values:
-            reason = "the model was fitted on all of them: give good pictures it has not seen"
-            raise InputError(failures[0] if failures else reason if good else "no good pictures given")
+            why = "the model was fitted on all of them: give good pictures it has not seen"
+            raise InputError(failures[0] if failures else why if good else "no good pictures given")
         notes = [f"calibrated anew on {counted(len(values), 'good picture')}"]
         if left_out := len(good) - len(values) - len(failures):
-            known = counted(left_out, "picture")
-            notes.append(f"not calibrated with {known} that the model was fitted on, or copies")
+            notes.append(
+                f"not calibrated with {counted(left_out, 'picture')} that the model was fitted on, or copies"
+            )
         calibration = from_values(
             *zip(*values, strict=True),
             rate=self.calibration.rate,
@@ -423,7 +365,14 @@ class Predictor:
             precision=self.calibration.precision,
             outline=self.calibration.outline,
         )
-        new = self.with_calibration(calibration, *notes)._calibrated_on((*kept, *pictures), shifts)
+        new = self.with_calibration(calibration, *notes)
+        # groups are of pictures that were left out; these were not
+        facts = {k: v for k, v in new.manifest.facts.items() if k != "calibration_groups"}
+        facts["calibration_pictures"] = [picture.hash for picture in pictures]
+        if self.appearance is not None:  # pictures like these are expected from now on
+            facts[APPEARANCE] = self.appearance.widened(shifts).to_dict()
+        manifest = replace(new.manifest, pictures=(*kept, *pictures), facts=facts)
+        new = Predictor(replace(self.artefact, manifest=manifest), self.session)
         new.failures = failures
         return new
 
@@ -440,47 +389,10 @@ class Predictor:
         whole = how.whole.geometry(geometry.picture_size)
         return Region(region, whole, geometry.size).window(0, 0, *geometry.size)
 
-    def _calibrated_on(self, pictures: tuple[Picture, ...], shifts: Sequence[Measures]) -> Predictor:
-        # groups are of pictures that were left out; these were not
-        facts = {k: v for k, v in self.manifest.facts.items() if k != "calibration_groups"}
-        facts["calibration_pictures"] = [p.hash for p in pictures if p.role == "calibration"]
-        if self.appearance is not None:  # pictures like these are expected from now on
-            facts[APPEARANCE] = self.appearance.widened(shifts).to_dict()
-        manifest = replace(self.manifest, pictures=pictures, facts=facts)
-        return Predictor(replace(self.artefact, manifest=manifest), self.session)
-
-    # ---- self-test
-
     def self_test(self) -> Certificate:
         """Run the artefact's sample pictures on this machine and compare with what the trained model said of
         them, or with what a model of reduced precision said where it was exported."""
-        samples = self.artefact.tensors.get("samples")
-        if samples is None or not len(samples):
-            raise InputError(
-                "the model holds no sample pictures: it was fitted with --no-samples, or they are too many "
-                "or too deep for this kind of file"
-            )
-        images = unpack_images(samples)
-        wrong = InputError("the model's sample pictures do not fit its manifest: fit anew")
-        try:
-            scores = np.array([s["score"] for s in self.manifest.samples], np.float64)
-        except (KeyError, TypeError, ValueError):
-            raise wrong from None
-        maps = self.artefact.tensors.get("sample_maps")
-        height, width = self.session.size
-        grid = (len(images), -(-height // STRIDE), -(-width // STRIDE))
-        if images.shape != (len(scores), 3, height, width) or (maps is not None and maps.shape != grid):
-            raise wrong
-        return compare(
-            self.session,
-            images,
-            scores,
-            maps,
-            calibration=self.calibration,
-            runtime=self.session.runtime,
-            ties=np.array([s.get("tie") is True for s in self.manifest.samples]),
-            stride=STRIDE,
-        )
+        return of_samples(self.session, self.artefact)
 
 
 def _given(result: Prediction | InputError) -> Prediction:
@@ -489,63 +401,4 @@ def _given(result: Prediction | InputError) -> Prediction:
     return result
 
 
-def _several(pictures: Iterable[Source] | Source) -> Iterable[Source]:
-    """The pictures that are meant by what `stream` is given."""
-    if isinstance(pictures, str | os.PathLike):
-        return list_pictures(pictures)
-    if isinstance(pictures, bytes | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
-        return [pictures]
-    return pictures
-
-
-def _rgb(source: Source) -> NDArray[Any]:
-    """A picture of OpenCV, [H, W], [H, W, 3] BGR or [H, W, 4] BGRA, with its channels in our order."""
-    if not isinstance(source, np.ndarray):
-        raise InputError(f"bgr=True is for numpy arrays, not for {type(source).__name__}: leave it out")
-    if source.ndim != 3 or source.shape[2] not in (3, 4):
-        return source
-    return source[:, :, [2, 1, 0, 3][: source.shape[2]]]
-
-
-class _Fresh:
-    """The pictures whose pixels are not known yet, each once; `hashes` of those given out so far."""
-
-    def __init__(self, pictures: Iterable[Source], known: set[str]):
-        self.pictures, self.known = pictures, known
-        self.hashes: list[str] = []
-
-    def __iter__(self) -> Iterator[Source]:
-        for source in self.pictures:
-            try:
-                digest = pixel_hash(decode(source))
-            except (InputError, MemoryError):
-                digest = f"unreadable {len(self.hashes)}"  # `stream` says why
-            if digest not in self.known:
-                self.known.add(digest)
-                self.hashes.append(digest)
-                yield source
-
-
-def _light(loaded: Sequence[tuple[Source, Loaded]]) -> bool:
-    """Whether another picture may be held beside these."""
-    for _, one in loaded:
-        if not isinstance(one, InputError) and math.prod(one[0].geometry.picture_size) > LARGE:
-            return False
-    return True
-
-
-Seen = tuple[Views, Measures, float | None]
-Loaded = Seen | InputError
-Load = Callable[[Source], tuple[Source, Loaded]]
-Judged = tuple[Source, Prediction | InputError]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A picture as the network sees it."""
-
-    source: Source = field(repr=False)
-    seen: Seen = field(repr=False)
-
-
-__all__ = ["Predictor", "load", "read_manifest"]
+__all__ = ["Predictor", "Prepared", "load", "read_manifest"]

@@ -1,0 +1,125 @@
+"""Many pictures through a session, in order: decoded ahead, and side by side where that is faster."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.datasets import list_pictures
+from flawscope.errors import InputError
+from flawscope.pictures.appearance import Measures
+from flawscope.pictures.decoding import Source
+from flawscope.pictures.views import Views
+from flawscope.results.prediction import Prediction
+from flawscope.runtime import Run, Session
+
+AHEAD = 4  # batches decoded while one is being computed
+LARGE = 50_000_000  # pixels of a picture beside which no other one is held
+
+T = TypeVar("T")
+
+Seen = tuple[Views, Measures, float | None]
+Loaded = Seen | InputError
+Judged = tuple[Source, Prediction | InputError]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture as the network sees it."""
+
+    source: Source = field(repr=False)
+    seen: Seen = field(repr=False)
+
+
+def streamed(
+    pictures: Iterable[Source],
+    load: Callable[[Source], tuple[Source, Loaded]],
+    judge: Callable[[Sequence[tuple[Source, Loaded]], Run], list[Judged]],
+    session: Session,
+    batch: int | None,
+    tiled: bool,
+) -> Iterator[Judged]:
+    """Every picture with its prediction, or with the reason why there is none (`Predictor.stream`)."""
+    lanes = session.lanes if batch is None and not tiled else 1
+    waiting = iter(pictures)
+    first = list(islice(waiting, 1 if batch == 1 else max(2, lanes)))
+    waiting = chain(first, waiting)
+    if len(first) < 2:  # a single picture, or each as soon as it is given
+        for source in waiting:
+            yield from judge([load(source)], session.run)
+    elif 1 < lanes == len(first):  # each on one core, from its path to its answer: none waits for another
+
+        def answer(source: Source) -> tuple[bool, list[Judged]]:
+            loaded = load(source)
+            return _light(loaded), judge([loaded], session.run_alone)
+
+        for _, found in _ahead(waiting, answer, lanes, 2 * lanes, light=lambda done: done[0]):
+            yield from found
+    else:  # several together on all that the engine has; large pictures with their tiles one by one
+        size = 1 if tiled else batch or session.batch
+        most, light = (1, _light) if tiled else (size * AHEAD, _always)
+        several = _ahead(waiting, load, min(4, os.cpu_count() or 1), most, light)
+        while together := list(islice(several, size)):
+            yield from judge(together, session.run)
+
+
+def _ahead(
+    waiting: Iterator[Source],
+    work: Callable[[Source], T],
+    threads: int,
+    most: int,
+    light: Callable[[T], bool],
+) -> Iterator[T]:
+    """Results of `work` in order, of `most` sources at once; where one is not `light`, none is begun beside
+    it and those under way."""
+    with ThreadPoolExecutor(threads) as pool:
+        queue = deque(pool.submit(work, source) for source in islice(waiting, most))
+        try:
+            while queue:
+                done = queue.popleft().result()
+                if light(done):
+                    queue.extend(pool.submit(work, source) for source in islice(waiting, most - len(queue)))
+                yield done
+                if not queue:  # the next one may not exist before this one is answered
+                    queue.extend(pool.submit(work, source) for source in islice(waiting, 1))
+        finally:  # nobody asks for these any more
+            for future in queue:
+                future.cancel()
+
+
+def _light(loaded: tuple[Source, Loaded]) -> bool:
+    """Whether another picture may be held beside this one."""
+    one = loaded[1]
+    return isinstance(one, InputError) or math.prod(one[0].geometry.picture_size) <= LARGE
+
+
+def _always(loaded: tuple[Source, Loaded]) -> bool:
+    return True
+
+
+def given_pictures(pictures: Iterable[Source] | Source) -> Iterable[Source]:
+    """The pictures that are meant by what `stream` is given."""
+    if isinstance(pictures, str | os.PathLike):
+        return list_pictures(pictures)
+    if isinstance(pictures, bytes | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
+        return [pictures]
+    return pictures
+
+
+def from_bgr(source: Source) -> NDArray[Any]:
+    """A picture of OpenCV, [H, W], [H, W, 3] BGR or [H, W, 4] BGRA, with its channels in our order."""
+    if not isinstance(source, np.ndarray):
+        raise InputError(f"bgr=True is for numpy arrays, not for {type(source).__name__}: leave it out")
+    if source.ndim != 3 or source.shape[2] not in (3, 4):
+        return source
+    return source[:, :, [2, 1, 0, 3][: source.shape[2]]]
