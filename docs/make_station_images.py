@@ -14,11 +14,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+from flawscope.demo.dataset import draw_dataset, draw_picture
 from PIL import Image, ImageDraw
 from selenium import webdriver
 
 import flawscope
-from flawscope.station.client.client import Client
+from flawscope.station.client import Client
 from flawscope.station.inspecting import worker as inspector
 from flawscope.station.settings.station import overridden, single
 from flawscope.station.station import Station

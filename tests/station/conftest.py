@@ -22,7 +22,7 @@ from station_helpers import (
     running_postgres,
 )
 
-from flawscope.station.client.client import Client
+from flawscope.station.client import Client
 from flawscope.station.settings.station import Limits, Product, Settings
 
 if TYPE_CHECKING:

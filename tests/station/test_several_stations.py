@@ -18,7 +18,7 @@ from station_helpers import INSPECTIONS, Load, Served, aged, everything, free_po
 
 from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
-from flawscope.station.client.client import Client
+from flawscope.station.client import Client
 from flawscope.station.settings.station import Keep, Product, Settings, read_settings
 from flawscope.station.store.backup import backup, restore
 from flawscope.station.store.database import Database

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flawscope.station.learning.promotion_policy import advice
-from flawscope.station.web.texts import LANGUAGES, texts
+from flawscope.station.web.templates import LANGUAGES, texts
 
 
 def candidate(status: str = "ready", **judged: Any) -> dict[str, Any]:

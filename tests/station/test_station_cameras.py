@@ -24,7 +24,7 @@ from PIL import Image
 from station_helpers import Served, everything, until
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.client.client import Client
+from flawscope.station.client import Client
 from flawscope.station.inspecting.worker import TooLargeError
 from flawscope.station.settings import addresses
 from flawscope.station.settings.sources import CameraOf, FolderOf, read_source

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import select
 from station_helpers import INSPECTIONS, Served, everything
 
-from flawscope.station.client.client import Client
+from flawscope.station.client import Client
 from flawscope.station.store.clock import DAY, PAUSE, SETTLING, Clock
 from flawscope.station.store.database import Database, now
 from flawscope.station.store.recording import Taken

@@ -17,8 +17,8 @@ from station_helpers import INSPECTIONS, Running, until
 from flawscope.station.access.roles import SCOPE
 from flawscope.station.settings.station import Limits
 from flawscope.station.web import app as app_module
-from flawscope.station.web.bodies import Bodies
-from flawscope.station.web.connections import RateLimit
+from flawscope.station.web.app import RateLimit
+from flawscope.station.web.uploads import Bodies
 
 HALF = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: "
 BODY = b"POST /%s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\nx"

@@ -18,7 +18,7 @@ from station_helpers import INSPECTIONS, NAME, Running, until
 
 from flawscope import load
 from flawscope.errors import FlawscopeError
-from flawscope.station.client.client import Client
+from flawscope.station.client import Client
 from flawscope.station.inspecting import memory as memory_module
 from flawscope.station.inspecting.fair_queue import TURN, FairQueue
 from flawscope.station.inspecting.memory import BusyError, Memory

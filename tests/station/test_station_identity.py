@@ -20,7 +20,7 @@ from sqlalchemy import update
 from station_helpers import until
 
 from flawscope.errors import InputError
-from flawscope.station.client.client import Client
+from flawscope.station.client import Client
 from flawscope.station.inspecting.worker import Picture
 from flawscope.station.settings.sources import CameraOf, FolderOf, read_source
 from flawscope.station.settings.station import Product, Settings

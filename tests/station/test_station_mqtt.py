@@ -20,7 +20,7 @@ from sink_helpers import Cable, Listener, Mosquitto, listens, new_folder
 from station_helpers import NAME, Load, Opener, Running, Served, free_port, until
 
 from flawscope.errors import InputError
-from flawscope.station.client.client import Client
+from flawscope.station.client import Client
 from flawscope.station.settings.sinks import MqttSettings, mqtt_of
 from flawscope.station.settings.station import Settings, read_settings
 from flawscope.station.sinks.mqtt import MqttSink

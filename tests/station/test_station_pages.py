@@ -17,7 +17,7 @@ import yaml
 
 from flawscope.report import page as report_page
 from flawscope.station import housekeeping
-from flawscope.station.web import pages, templates, texts
+from flawscope.station.web import pages, templates
 
 WEB = Path(str(resources.files("flawscope.station.web") / "assets"))
 TEMPLATES = sorted(WEB.glob("*.j2"))
@@ -54,12 +54,12 @@ def post(browser: httpx.Client, data: bytes, name: str = "part.png") -> dict[str
 
 
 def texts_of(language: str) -> dict[str, str]:
-    return texts.texts(language).flat
+    return templates.texts(language).flat
 
 
 def test_every_language_has_every_text_with_the_same_names_in_braces() -> None:
     languages = {path.stem for path in (WEB / "texts").iterdir()}
-    assert languages == set(texts.LANGUAGES)
+    assert languages == set(templates.LANGUAGES)
     names = {
         language: {
             key: {name for _, name, _, _ in string.Formatter().parse(text) if name}
@@ -78,9 +78,9 @@ def test_no_key_is_a_word_that_yaml_takes_for_something_else() -> None:
 
 
 def test_a_language_that_lacks_a_text_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "_flat", lambda name: {"a.b": "x"} if name == "en" else {})
+    monkeypatch.setattr(templates, "_flat", lambda name: {"a.b": "x"} if name == "en" else {})
     with pytest.raises(Exception, match=r"a\.b is not in every language"):
-        texts.texts.__wrapped__("en")
+        templates.texts.__wrapped__("en")
 
 
 def test_every_text_is_used_and_every_text_that_is_used_exists() -> None:
@@ -118,14 +118,14 @@ def test_every_text_is_used_and_every_text_that_is_used_exists() -> None:
 def test_the_language_is_the_chosen_one_else_the_browsers(
     cookie: str | None, accepted: str, language: str
 ) -> None:
-    assert texts.chosen(cookie, accepted) == language
+    assert templates.chosen(cookie, accepted) == language
 
 
 def test_numbers_are_written_as_the_language_writes_them() -> None:
-    assert texts.texts("en").number(1.2345) == "1.23"
-    assert texts.texts("de").number(1.2345) == "1,23"
-    assert texts.texts("de").number(None) == "–"
-    assert texts.texts("en").count("review.left", 1) == texts_of("en")["review.left_one"].format(n=1)
+    assert templates.texts("en").number(1.2345) == "1.23"
+    assert templates.texts("de").number(1.2345) == "1,23"
+    assert templates.texts("de").number(None) == "–"
+    assert templates.texts("en").count("review.left", 1) == texts_of("en")["review.left_one"].format(n=1)
 
 
 # ---------------------------------------------------------------------------------------- files of the pages
@@ -282,7 +282,7 @@ def test_two_that_are_ticked_are_compared_without_a_script(browser: httpx.Client
     one, two = post(browser, parts[0], "one.png"), post(browser, parts[-1], "two.png")
     text = browser.get(f"/plate/compare?id={one['id']}&id={two['id']}").text
     assert text.index("one.png") < text.index("two.png")
-    difference = texts.texts("en").number(two["score"] - one["score"])
+    difference = templates.texts("en").number(two["score"] - one["score"])
     assert f"<strong>{difference}</strong>" in text
     assert "Choose two pictures" in browser.get(f"/plate/compare?id={one['id']}").text
 

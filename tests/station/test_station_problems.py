@@ -16,7 +16,7 @@ from flawscope.station.drift.camera import KINDS
 from flawscope.station.problems import Action, Problem, Problems
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.records import NotFoundError
-from flawscope.station.web.texts import LANGUAGES, texts
+from flawscope.station.web.templates import LANGUAGES, texts
 
 PASSWORD = "correct horse battery"
 PATH = "/srv/line3/incoming"

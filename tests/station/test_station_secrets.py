@@ -16,10 +16,10 @@ pytest.importorskip("httpx")
 from flawscope.errors import FlawscopeError
 from flawscope.station.client.messages import address as of_station
 from flawscope.station.settings import addresses
-from flawscope.station.settings.secret import hidden, shown
 from flawscope.station.settings.sinks import mqtt_of, sinks_of
 from flawscope.station.settings.sources import CameraOf, read_source
 from flawscope.station.settings.station import Settings, read_settings
+from flawscope.station.settings.values import hidden, shown
 from flawscope.station.store.database import Database
 
 words = st.from_regex(r"Q[A-Z0-9]{6,12}Q", fullmatch=True)  # no other text has them

@@ -24,13 +24,12 @@ from sink_helpers import Receiver
 from station_helpers import NAME, Load, Opener, Served, aged, free_port, until
 
 from flawscope.errors import InputError
-from flawscope.station.client.client import Client
-from flawscope.station.settings.secret import shown as hiding
+from flawscope.station.client import Client
 from flawscope.station.settings.sinks import MqttSettings, SinkSettings, sinks_of
 from flawscope.station.settings.station import Keep, Product, Settings, read_settings
-from flawscope.station.sinks import delivery, webhook
+from flawscope.station.settings.values import shown as hiding
+from flawscope.station.sinks import UNDELIVERED, delivery, webhook
 from flawscope.station.sinks.outbox import Message
-from flawscope.station.sinks.sinks import UNDELIVERED
 from flawscope.station.store.backup import backup, restore
 from flawscope.station.store.retention import Retention
 

@@ -51,9 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     give_back()  # before anything starts threads
     from flawscope.station.station import Station
-    from flawscope.station.web.app import Server
-    from flawscope.station.web.connections import limit_logs
-    from flawscope.station.web.waiting import wait_for_room
+    from flawscope.station.web.app import Server, limit_logs, wait_for_room
 
     sys.setswitchinterval(0.0005)  # a picture passes through five threads, and Python's 5 ms are for each
     limit_logs()

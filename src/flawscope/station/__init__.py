@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flawscope.station.client.client import Client as Client
+    from flawscope.station.client import Client as Client
 
 __all__ = ["Client"]
 
@@ -15,7 +15,7 @@ def __getattr__(name: str) -> Any:
         from flawscope.errors import require_installed
 
         require_installed("a station's client", "httpx", "pydantic", extras="station")
-        from flawscope.station.client.client import Client
+        from flawscope.station.client import Client
 
         return Client
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -30,8 +30,8 @@ from flawscope.station.live import Live
 from flawscope.station.metrics import Gauges, Metrics, OfSinks
 from flawscope.station.problems import ACKNOWLEDGED, Action, Problem, Problems
 from flawscope.station.settings.station import Product, Settings
-from flawscope.station.sinks.sinks import Sinks
-from flawscope.station.sources.build import sources_of
+from flawscope.station.sinks import Sinks
+from flawscope.station.sources import sources_of
 from flawscope.station.sources.camera import Camera
 from flawscope.station.sources.source import AWAY, Source, State
 from flawscope.station.store import trends as trends_of

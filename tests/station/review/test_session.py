@@ -17,7 +17,7 @@ from flawscope.pictures.decoding import read_mask
 from flawscope.results.table import Row
 from flawscope.station.review import DEFECT, FINE, Decisions, Flagged, Session, read_flagged
 from flawscope.station.review import session as sessions
-from flawscope.station.review.flagged import proposed_mask
+from flawscope.station.review.session import proposed_mask
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,401 @@
+"""A station's client. Needs httpx and pydantic, nothing of the server.
+
+with Client("http://line-3:8080", token="fls_...") as station:
+    found = station.inspect("part.png")
+    print(found.decision, found.severity)
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import ssl
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
+
+import httpx
+
+from flawscope._version import __version__
+from flawscope.errors import FlawscopeError, InputError, one_line
+from flawscope.pictures.decoding import Source
+from flawscope.station.client.messages import (
+    address,
+    encoded,
+    mask_png,
+    read,
+    read_file,
+    time_text,
+    token_text,
+)
+from flawscope.station.settings.values import shown
+from flawscope.station.store.inspection import Inspection
+from flawscope.station.web.schemas import Product, Version
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Verdict = Literal["good", "defect", "skip", "undo"]
+Query = Mapping[str, str | int | float | None]
+
+TOKEN = "FLAWSCOPE_TOKEN"  # the environment's
+PAGE = 500  # inspections that are fetched at once
+LONGEST = 60.0  # seconds that a station can make us wait before we ask again
+FIRST_WAIT = 0.2  # seconds before the second try; each further one waits twice as long
+_AGAIN = (408, 502, 503, 504)  # it is there, or its proxy is, and could not do it now
+_OF_PICTURE = (413, 415, 422)  # what is wrong is the picture: the next one may be taken
+
+
+class RefusedError(InputError):
+    """The station does not do what was asked.
+
+    Attributes:
+        status: of HTTP. code: the station's word for the reason.
+    """
+
+    def __init__(self, text: str, status: int, code: str):
+        super().__init__(text)
+        self.status, self.code = status, code
+
+
+class Client:
+    """A station, as a program uses it. Threads may share one; `with` closes its connections.
+
+    A picture that was sent is inspected once, however often the connection breaks, and a verdict taken once:
+    they are sent again under the same key. `product` can be left out wherever the station has only one.
+
+    Args:
+        url: https://station.example, http://127.0.0.1:8080.
+        token: of `flawscope station token add`; None: that of the environment, FLAWSCOPE_TOKEN, if it is set.
+        timeout: seconds without a word from the station.
+        tries: how often a thing is asked for where the station is not reached or has no room.
+
+    Raises:
+        InputError: the address or the token is none. All methods raise `RefusedError` (an InputError) where
+            the station refuses, and FlawscopeError where it cannot be reached.
+    """
+
+    def __init__(self, url: str, token: str | None = None, timeout: float = 30.0, tries: int = 5):
+        self.url, self.tries = address(url), max(1, tries)
+        token = os.environ.get(TOKEN) or None if token is None else token
+        self._has_token = token is not None
+        headers = {"User-Agent": f"flawscope/{__version__}"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token_text(token)}"
+        self._http = httpx.Client(base_url=f"{self.url}/api/v1/", headers=headers, timeout=timeout)
+        self._only: str | None = None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # ---- inspecting
+
+    def inspect(
+        self,
+        picture: Source,
+        product: str | None = None,
+        name: str | None = None,
+        key: str | None = None,
+        *,
+        part: str | None = None,
+        batch: str | None = None,
+        deadline: int | None = None,
+    ) -> Inspection:
+        """Have a picture judged and recorded.
+
+        Args:
+            picture: a file, an encoded picture, a PIL image, or an array as `Predictor.predict` takes it.
+            name: what the station calls it; by default the file's name.
+            key: names this request, of your own making; 184 characters at most. Sent again it gets the same
+                answer; another picture or part under it is refused.
+            part, batch: of which part it is, 100 characters each; a part may be inspected many times.
+            deadline: milliseconds in which the station must answer. It is asked once, and where it does not,
+                FlawscopeError: the part was not judged in time.
+        """
+        data, known = encoded(picture)
+        headers = {"Content-Type": "application/octet-stream", "Idempotency-Key": key or uuid.uuid4().hex}
+        path = f"{self._of(product)}/inspections"
+        query = {"name": name or known, "part": part, "batch": batch, "deadline": deadline}
+        return self._judged(path, query, deadline, content=data, headers=headers)
+
+    def _judged(self, path: str, query: Query, deadline: int | None, **request: Any) -> Inspection:
+        tries = self.tries if deadline is None else 1
+        return read(Inspection, self._json("POST", path, query=query, tries=tries, **request))
+
+    def inspect_many(
+        self, pictures: Iterable[Source], product: str | None = None, workers: int = 4
+    ) -> Iterator[tuple[Source, Inspection | InputError]]:
+        """Each picture with what was found, in order; with an InputError where the picture is none or is
+        refused. `workers` pictures are on their way at a time; no more are taken from `pictures` before."""
+        product = self._named(product)
+        waiting: deque[tuple[Source, Future[Inspection | InputError]]] = deque()
+        pool = ThreadPoolExecutor(max(1, workers), "send")
+        try:
+            for picture in pictures:
+                waiting.append((picture, pool.submit(self._try, picture, product)))
+                if len(waiting) >= workers:
+                    yield waiting[0][0], waiting.popleft()[1].result()
+            while waiting:
+                yield waiting[0][0], waiting.popleft()[1].result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _try(self, picture: Source, product: str) -> Inspection | InputError:
+        try:
+            return self.inspect(picture, product)
+        except RefusedError as error:
+            if error.status in _OF_PICTURE:
+                return error
+            raise
+        except InputError as error:
+            return error
+
+    def trigger(
+        self,
+        product: str | None = None,
+        camera: int | None = None,
+        seconds: float = 5.0,
+        key: str | None = None,
+        *,
+        part: str | None = None,
+        batch: str | None = None,
+        deadline: int | None = None,
+    ) -> Inspection:
+        """Have the next frame of a camera judged and recorded: the first one that is decoded from now on.
+
+        Args:
+            camera: its number among the product's; can be left out where there is one.
+            seconds: in which the frame must come, 60 at most.
+            key, part, batch, deadline: as for `inspect`.
+        """
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+        query = {"camera": camera, "seconds": seconds, "part": part, "batch": batch, "deadline": deadline}
+        return self._judged(f"{self._of(product)}/trigger", query, deadline, headers=headers)
+
+    # ---- what it knows
+
+    def inspection(self, number: int, product: str | None = None) -> Inspection:
+        return read(Inspection, self._json("GET", f"{self._of(product)}/inspections/{number:d}"))
+
+    def search(
+        self,
+        product: str | None = None,
+        *,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        decision: str | None = None,
+        verdict: str | None = None,
+        review: str | None = None,
+        score_min: float | None = None,
+        score_max: float | None = None,
+        version: int | None = None,
+        name: str | None = None,
+        part: str | None = None,
+        batch: str | None = None,
+    ) -> Iterator[Inspection]:
+        """All inspections that match, newest first, fetched as they are asked for.
+
+        Args:
+            since, until: times; `until` itself is not in it. Without a zone they are UTC.
+            verdict: good, defect or none. name: of the picture; A12* is any that begins with A12, also of
+                part and batch.
+        """
+        query: dict[str, str | int | float | None] = {
+            **{
+                "since": time_text(since),
+                "until": time_text(until),
+                "decision": decision,
+                "verdict": verdict,
+            },
+            **{"review": review, "score_min": score_min, "score_max": score_max, "version": version},
+            **{"file": name, "part": part, "batch": batch, "limit": PAGE, "cursor": None},
+        }
+        path = f"{self._of(product)}/inspections"
+        while True:
+            page = self._json("GET", path, query=query)
+            yield from (read(Inspection, one) for one in page["inspections"])
+            if not page["next"]:
+                return
+            query["cursor"] = page["next"]
+
+    def overlay(self, number: int, product: str | None = None, side: int = 1600) -> bytes:
+        """WebP of the picture with heat map and outlines, the longer side at most `side` pixels."""
+        path = f"{self._of(product)}/inspections/{number:d}/overlay"
+        return self._send("GET", path, query={"side": side}).content
+
+    def trends(
+        self,
+        product: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+    ) -> dict[str, Any]:
+        """What happened between two times, as the API says it."""
+        query = {"since": time_text(since), "until": time_text(until)}
+        return dict(self._json("GET", f"{self._of(product)}/trends", query=query))
+
+    # ---- what a person says
+
+    def verdict(
+        self,
+        number: int,
+        verdict: Verdict,
+        mask: NDArray[np.bool_] | None = None,
+        note: str = "",
+        product: str | None = None,
+    ) -> Inspection:
+        """Say what an inspection's picture is.
+
+        Args:
+            mask: [H, W] bool at the picture's size, True where the defect is.
+        """
+        given = {"verdict": verdict, "mask": None if mask is None else mask_png(mask), "note": note}
+        path = f"{self._of(product)}/inspections/{number:d}/verdict"
+        headers = {"Idempotency-Key": uuid.uuid4().hex}  # twice would be one verdict more to take back
+        return read(Inspection, self._json("POST", path, json=given, headers=headers))
+
+    # ---- products and their models
+
+    def products(self) -> list[Product]:
+        return [read(Product, one) for one in self._json("GET", "products")["products"]]
+
+    def product(self, name: str | None = None) -> Product:
+        """One of them; None: the only one."""
+        return read(Product, self._json("GET", self._of(name)))
+
+    def versions(self, product: str | None = None) -> list[Version]:
+        """Its models, the newest first."""
+        found = self._json("GET", f"{self._of(product)}/versions")["versions"]
+        return [read(Version, one) for one in found]
+
+    def add_version(self, model: str | os.PathLike[str], product: str | None = None) -> Version:
+        """Upload a model, .safetensors or .onnx. It judges when it is activated."""
+        path, headers = f"{self._of(product)}/versions", {"Content-Type": "application/octet-stream"}
+        name, data = os.path.basename(model), read_file(Path(model), "model")
+        return read(Version, self._json("POST", path, query={"name": name}, content=data, headers=headers))
+
+    def activate(self, product: str | None, number: int) -> Product:
+        """This version judges from now on."""
+        return read(Product, self._json("POST", f"{self._of(product)}/versions/{number:d}/activate"))
+
+    # ---- asking
+
+    def _named(self, product: str | None) -> str:
+        if product is not None:
+            return product
+        if self._only is None:
+            names = [one.name for one in self.products()]
+            if len(names) != 1:
+                several = f"several products: name one of {', '.join(names)}" if names else "no product yet"
+                raise InputError(f"{shown(self.url)} has {several}")
+            self._only = names[0]
+        return self._only
+
+    def _of(self, product: str | None) -> str:
+        return f"products/{quote(self._named(product), safe='')}"
+
+    def _json(self, method: str, path: str, **request: Any) -> Any:
+        response = self._send(method, path, **request)
+        try:
+            return response.json()
+        except ValueError:
+            raise FlawscopeError(
+                f"{shown(self.url)} answers otherwise than a station: check the address"
+            ) from None
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        tries: int | None = None,
+        **request: Any,
+    ) -> httpx.Response:
+        """Nothing that is sent does harm if the station gets it twice."""
+        wanted = {key: value for key, value in (query or {}).items() if value is not None}
+        tries = tries or self.tries
+        for left in reversed(range(tries)):
+            try:
+                response = self._http.request(method, path, params=wanted, **request)
+            except httpx.TransportError as error:
+                if self._is_tls(error) or not left:
+                    raise self._unreached(error) from None
+                wait = None
+            else:
+                if response.status_code not in _AGAIN or not left:
+                    break
+                wait = response.headers.get("Retry-After", "")
+            time.sleep(_pause(wait, tries - 1 - left))
+        if response.is_success:
+            return response
+        raise self._refused(response, path)
+
+    def _unreached(self, error: Exception) -> FlawscopeError:
+        if tls := self._is_tls(error):
+            return FlawscopeError(f"{shown(self.url)}: {tls}")
+        said = one_line(error)
+        remedy = "check the address, and that `flawscope serve` runs"
+        return FlawscopeError(f"{shown(self.url)} cannot be reached ({said[:160]}): {remedy}")
+
+    @staticmethod
+    def _is_tls(error: BaseException | None) -> str:
+        """What is wrong with the encryption; empty where it is something else."""
+        while error is not None and not isinstance(error, ssl.SSLError):
+            error = error.__cause__ or error.__context__
+        if error is None:
+            return ""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            why = error.verify_message or "it cannot be verified"
+            return f"its certificate is not trusted ({why}): set SSL_CERT_FILE to the file of who signed it"
+        return f"no TLS connection ({error.reason or 'it failed'}): is it http:// and not https://?"
+
+    def _refused(self, response: httpx.Response, path: str) -> FlawscopeError:
+        status = response.status_code
+        try:
+            said, code = str(response.json()["error"]), str(response.json().get("code", ""))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            said, code = f"it answers {status} {response.reason_phrase}".strip(), ""
+            if response.is_redirect:
+                said += f": use the address {response.headers.get('Location', '')[:200]}"
+        if status == 401:
+            known = "it does not know this token" if self._has_token else "it wants a token"
+            said = f"{known}: `flawscope station token add NAME --role operator` there makes one"
+        elif status == 404:
+            said = self._missing(path) or said
+        text = f"{shown(self.url)}: {' '.join(said.split())}"
+        return FlawscopeError(text) if status >= 500 else RefusedError(text, status, code)
+
+    def _missing(self, path: str) -> str:
+        """Whether it is the product that there is none of."""
+        parts = path.split("/")
+        if parts[0] != "products" or len(parts) < 2:
+            return "there is no station at this address"
+        try:
+            names = [one.name for one in self.products()]
+        except FlawscopeError:
+            return ""
+        if parts[1] in [quote(name, safe="") for name in names]:
+            return ""
+        return f"there is no such product: it has {', '.join(names) or 'none'}"
+
+
+def _pause(wait: str | None, failures: int) -> float:
+    """Seconds: as long as the station says, else longer every time; never all clients at once."""
+    try:
+        least = min(LONGEST, max(0.0, float(wait or "")))
+    except ValueError:
+        least = min(LONGEST, FIRST_WAIT * 2.0**failures)
+    return least * (1 + random.random() / 4)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import Source, decode
-from flawscope.station.settings.secret import shown
+from flawscope.station.settings.values import shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

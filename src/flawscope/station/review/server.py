@@ -28,10 +28,8 @@ from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.pictures.decoding import decode, read_mask, to_eight_bits
 from flawscope.pictures.files import upright_size
 from flawscope.results import drawing
-from flawscope.station.review.flagged import Flagged, proposed_mask
-from flawscope.station.review.session import Session
-from flawscope.station.web.templates import HEADERS, WORDS, rendered, static_files
-from flawscope.station.web.texts import chosen, texts
+from flawscope.station.review.session import Flagged, Session, proposed_mask
+from flawscope.station.web.templates import HEADERS, WORDS, chosen, rendered, static_files, texts
 
 HOSTS = ("127.0.0.1", "localhost")
 MOST_SIDE = 3200  # pixels of a picture as it is shown

@@ -10,8 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from flawscope.config import build
 from flawscope.errors import InputError
-from flawscope.station.settings.secret import secret, shown
-from flawscope.station.settings.values import beside
+from flawscope.station.settings.values import beside, secret, shown
 
 Only = Literal["all", "anomalous"]
 Pictures = Literal["none", "picture", "overlay", "both"]

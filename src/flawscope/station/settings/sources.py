@@ -1,20 +1,110 @@
-"""What a file of settings says of sources."""
+"""What a file of settings says of sources, and addresses of cameras.
+
+Addresses come from the settings alone. FFmpeg can follow what a stream names to other protocols and files, so
+for each kind of address only those are open that it needs."""
 
 from __future__ import annotations
 
 import difflib
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from flawscope.config import build, named
 from flawscope.errors import InputError
-from flawscope.station.settings import addresses
-from flawscope.station.settings.secret import secret
-from flawscope.station.settings.values import beside, time_of
+from flawscope.station.settings.values import beside, secret, shown, time_of, with_password
+
+RIGHT = "rtsp://USER@HOST/PATH"  # an address whose password stands in a file
+STREAM, DEVICE, VIDEO = "stream", "device", "video"  # kinds
+PROTOCOLS = {  # scheme -> what FFmpeg may use for it
+    "rtsp": "rtsp,rtp,tcp,udp",
+    "rtsps": "rtsps,rtsp,rtp,tls,tcp,udp",
+    "http": "http,tcp",
+    "https": "https,tls,http,tcp",
+    "udp": "udp,rtp",
+    "rtp": "rtp,udp",
+}
+DEVICES = ("v4l2", "avfoundation", "dshow", "lavfi")  # FFmpeg's input devices; the last one draws pictures
+# Containers and bare streams. Not those that name other files: playlists, concat, SDP.
+FORMATS = (
+    "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,ivf,obu,flv,asf,ogg,mxf,nut,mjpeg,"
+    "yuv4mpegpipe,gif,apng,dv,wtv,3gp"
+)
+
+
+def kind_of(address: str) -> str:
+    if "://" in address:
+        return STREAM
+    return DEVICE if _device(address) else VIDEO
+
+
+def _device(address: str) -> tuple[str, str] | None:
+    """FFmpeg's name of the input device, and what is opened with it."""
+    name, found, rest = address.partition(":")
+    if found and name in DEVICES:
+        return name, rest
+    return ("v4l2", address) if re.match(r"/dev/(video|v4l/)", address) else None
+
+
+def check_address(address: str) -> str:
+    """Its kind. InputError where it cannot be one."""
+    kind = kind_of(address)
+    if not address or not address.isprintable():
+        raise InputError("camera has no address: write rtsp://HOST/PATH, /dev/video0 or a video file")
+    if kind != STREAM:
+        device = _device(address)
+        if device is not None and not device[1]:
+            raise InputError(f"{address} names no device: write for example /dev/video0")
+        return kind
+    try:
+        parts = urlsplit(address)
+        right = bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        right = False
+    if right and parts.scheme not in PROTOCOLS:
+        raise InputError(
+            f"{parts.scheme}:// is not understood: write one of {', '.join(PROTOCOLS)}, or a file without any"
+        )
+    if not right:
+        raise InputError("it is no address: write for example rtsp://192.0.2.20/stream")
+    return kind
+
+
+def shown_address(address: str) -> str:
+    """For pages, problems and the log: a device's or file's name; of a stream only the host."""
+    is_stream = kind_of(address) == STREAM or re.search(r":[^@]*@", address)  # a stream without its rtsp://
+    return shown(address) if is_stream else address
+
+
+def opening(address: str, patience: float) -> tuple[str, str | None, dict[str, str]]:
+    """What FFmpeg opens: name, format where it has to be said, and options.
+
+    Args:
+        address: with the password.
+        patience: seconds without a word after which a connection is lost.
+    """
+    device = _device(address) if "://" not in address else None
+    if device is not None:
+        return device[1], device[0], {}
+    if kind_of(address) == VIDEO:
+        name = address if sys.platform == "win32" else f"file:{address}"  # a colon in it is a part of it
+        return name, None, {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+    scheme = urlsplit(address).scheme
+    micro = str(int(patience * 1e6))
+    options = {"protocol_whitelist": PROTOCOLS[scheme], "fflags": "nobuffer"}
+    if scheme in ("rtsp", "rtsps"):
+        options |= {"rtsp_transport": "tcp", "timeout": micro}
+    elif scheme in ("http", "https"):
+        options |= {"rw_timeout": micro}
+    else:
+        options |= {"timeout": micro}
+    return address, None, options
+
 
 KEEP, DELETE = "keep", "delete"  # what happens to a file that was inspected
 FRAME, TRIGGER = "frame", "trigger"
@@ -54,7 +144,7 @@ class CameraOf:
     @property
     def is_video(self) -> bool:
         """A file, of which no frame is left out."""
-        return addresses.kind_of(self.camera) == addresses.VIDEO
+        return kind_of(self.camera) == VIDEO
 
     @property
     def seconds(self) -> float | None:
@@ -68,7 +158,7 @@ class CameraOf:
     @property
     def shown(self) -> str:
         """The address as anybody may see it."""
-        return addresses.shown(self.camera)
+        return shown_address(self.camera)
 
     @property
     def url(self) -> str:
@@ -76,7 +166,7 @@ class CameraOf:
         if self.password_file is None:
             return self.camera
         password = secret(self.password_file, f"camera {self.shown}: password_file")
-        return addresses.with_password(self.camera, password)
+        return with_password(self.camera, password, RIGHT)
 
 
 def read_source(value: Any, home: Path) -> FolderOf | CameraOf:
@@ -140,18 +230,18 @@ def _camera(value: Mapping[str, Any], home: Path) -> CameraOf:
         given = build(CameraOf, {**plain, "camera": address})
         _check_camera(given)
     except InputError as error:
-        raise InputError(f"camera {addresses.shown(address)}: {error}") from None
+        raise InputError(f"camera {shown_address(address)}: {error}") from None
     pairs = tuple(sorted((str(name), str(text)) for name, text in options.items()))
     paths = ("camera", "password_file") if given.is_video else ("password_file",)
     return beside(replace(given, options=pairs), home, *paths)
 
 
 def _check_camera(given: CameraOf) -> None:
-    kind = addresses.check(given.camera)
+    kind = check_address(given.camera)
     if given.every not in (FRAME, TRIGGER):
         time_of(given.every, "every", "frame, trigger, or a time such as 1 s")
     time_of(given.lost_after, "lost_after")
-    if kind == addresses.VIDEO and given.every == TRIGGER:
+    if kind == VIDEO and given.every == TRIGGER:
         raise InputError("every: a video file waits for no trigger: write frame or a time such as 1 s")
     if given.password_file is not None:
-        addresses.with_password(given.camera, "")
+        with_password(given.camera, "", RIGHT)

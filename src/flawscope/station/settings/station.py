@@ -7,15 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 from flawscope.config import build, read_config
 from flawscope.errors import InputError
 from flawscope.runtime import ENGINES, suffix_of
-from flawscope.station.settings.secret import secret, shown
 from flawscope.station.settings.sinks import MqttSettings, SinkSettings, mqtt_of, sinks_of
 from flawscope.station.settings.sources import CameraOf, FolderOf, read_source
-from flawscope.station.settings.values import age_of, beside, share_of, size_of, time_of
+from flawscope.station.settings.values import (
+    age_of,
+    beside,
+    secret,
+    share_of,
+    shown,
+    size_of,
+    time_of,
+    with_password,
+)
 
 NAME = "station"  # of one that was given none
 FOLDER = "station"  # where a station keeps everything unless it is told otherwise
@@ -185,20 +192,11 @@ class Settings:
         scheme, found, rest = self.database.partition("://")
         if not found or scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
             raise InputError(f"setting database: {shown(self.database)!r} is not postgresql://user@host/name")
-        if self.password_file is not None:
-            rest = _with_password(rest, self.password_file)
-        return f"postgresql+psycopg://{rest}"
-
-
-def _with_password(rest: str, path: str) -> str:
-    """`user@host/name` with what stands in the file, which is read anew each time: passwords change."""
-    user = re.match(r"([^:/@?]+)@", rest)
-    if user is None:
-        raise InputError(
-            "setting password_file: write `database` as postgresql://user@host/name: a user and no password"
-        )
-    password = secret(path, "setting password_file")
-    return f"{user[1]}:{quote(password, safe='')}@{rest[user.end() :]}"
+        url = f"postgresql+psycopg://{rest}"
+        if self.password_file is None:
+            return url
+        password = secret(self.password_file, "setting password_file")
+        return with_password(url, password, "postgresql://user@host/name")
 
 
 def read_settings(path: str | Path) -> Settings:

@@ -1,2 +1,158 @@
-"""Where inspections go: webhooks, folders, an MQTT broker. Each has a thread and a place in the store of its
-own, so that a slow or dead one harms nothing else."""
+"""All sinks of a station: threads that deliver its inspections, each from its place in the data base."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flawscope.station.inspecting.renderings import Shown
+from flawscope.station.settings.sinks import MqttSettings, SinkSettings
+from flawscope.station.settings.station import Settings
+from flawscope.station.sinks.delivery import Delivery, Pictures
+from flawscope.station.sinks.folder import FolderSink
+from flawscope.station.sinks.mqtt import MqttSink
+from flawscope.station.sinks.outbox import Message, Outbox, forget_others, key_of
+from flawscope.station.sinks.webhook import Webhook
+from flawscope.station.store.database import StoreError
+from flawscope.station.store.records import Store
+from flawscope.station.store.stations import address_of
+
+UNDELIVERED = "undelivered"  # event
+STATION = "station"  # who noted it
+SENDER = 12  # digits of the station in the ids of messages
+PATIENCE = 10.0  # seconds that all sinks together may take to end
+
+
+class Sinks:
+    """Threads that deliver; nobody waits for them.
+
+    Args:
+        identity: of the station's folder; begins the ids of messages.
+        products: name -> number.
+        report: shows a problem under a code, or ends it with None.
+        problems: as they are shown.
+
+    Raises:
+        InputError: a file or folder that the settings name cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: str,
+        products: dict[str, int],
+        store: Store,
+        pictures: Shown,
+        report: Callable[[str, str | None], None],
+        problems: Callable[[], list[Any]],
+    ):
+        self.settings, self.products, self.store, self.report = settings, products, store, report
+        self._sender, self._pictures = identity[:SENDER], Pictures(pictures)
+        self.deliveries = [
+            self._delivery(name, place, one)
+            for name, product in settings.products.items()
+            for place, one in enumerate(product.sinks, 1)
+        ]
+        if settings.mqtt is not None:
+            self.deliveries.append(self._mqtt(settings.mqtt, problems))
+        boxes = [box for one in self.deliveries for box in one.outboxes]
+        forget_others(store.database, {(box.product_id, box.key) for box in boxes})
+
+    def start(self) -> None:
+        for one in self.deliveries:
+            one.start()
+
+    def wake(self, product_id: int) -> None:
+        """Something new is in the store."""
+        for one in self.deliveries:
+            if any(box.product_id == product_id for box in one.outboxes):
+                one.wake()
+
+    def stop(self) -> None:
+        """What is not delivered yet is delivered after the next start."""
+        for one in self.deliveries:
+            one.end()
+        ends = time.monotonic() + PATIENCE
+        for one in self.deliveries:
+            one.stop(max(0.0, ends - time.monotonic()))
+
+    # ---- as they are shown
+
+    def of(self, name: str) -> list[tuple[Delivery, Outbox]]:
+        """List the sinks of a product, in the order of the settings, the broker last."""
+        return [(one, box) for one in self.deliveries for box in one.outboxes if box.product == name]
+
+    def facts(self, name: str) -> list[dict[str, Any]]:
+        """Sinks of a product, as the API shows them."""
+        return [_facts(one, box) for one, box in self.of(name)]
+
+    def gauges(self) -> dict[str, tuple[str, dict[tuple[str, str], float]]]:
+        """For Prometheus: name -> what it is, value by product and sink."""
+        every = {(box.product, one.sink.label): box for one in self.deliveries for box in one.outboxes}
+        delivered = {place: float(box.delivered) for place, box in every.items()}
+        failed = {place: float(box.failed) for place, box in every.items()}
+        refused = {place: float(box.refused) for place, box in every.items()}
+        backlog = {place: float(box.waiting()) for place, box in every.items()}
+        return {
+            "delivered_total": ("Messages that a sink took.", delivered),
+            "delivery_failures_total": ("Tries that failed.", failed),
+            "undelivered_total": ("Messages that a sink refused for good.", refused),
+            "sink_backlog": ("Messages that wait for a sink, counted up to 10,000.", backlog),
+        }
+
+    # ---- made from the settings
+
+    def _delivery(self, name: str, place: int, settings: SinkSettings) -> Delivery:
+        number = self.products[name]
+        sink = Webhook(settings, self._pictures) if settings.webhook else FolderSink(settings, self._pictures)
+        key = key_of(sink.kind, settings.name or settings.webhook or str(settings.folder))
+        if isinstance(sink, Webhook):
+            before = self.settings.products[name].sinks[: place - 1]
+            if alike := sum(one.label == settings.label for one in before):  # on one host
+                sink.label += f" ({alike + 1})"
+        box = self._outbox(name, key, settings)
+        if isinstance(sink, FolderSink) and not box.delivered:
+            sink.make()
+
+        def refused(message: Message, why: str) -> None:
+            text = f"{sink.label} did not take {message.type} {message.number} ({message.id}): {why}"
+            self.store.note_event(UNDELIVERED, STATION, text, number)
+
+        return Delivery(sink, [box], lambda why: self.report(f"sink_{number}_{place}", why), refused)
+
+    def _mqtt(self, settings: MqttSettings, problems: Callable[[], list[Any]]) -> Delivery:
+        key = key_of(MqttSink.kind, settings.broker)
+        boxes = [self._outbox(name, key, settings) for name in self.products]
+        sink = MqttSink(
+            settings, self.settings.name, self._sender, boxes, lambda: [one.to_dict() for one in problems()]
+        )
+        return Delivery(sink, boxes, lambda why: self.report("mqtt_away", why))
+
+    def _outbox(self, name: str, key: str, settings: SinkSettings | MqttSettings) -> Outbox:
+        return Outbox(
+            self.store.database,
+            self.products[name],
+            name,
+            key,
+            settings,
+            station=self.settings.name,
+            sender=self._sender,
+            address=address_of(self.settings),
+        )
+
+
+def _facts(delivery: Delivery, box: Outbox) -> dict[str, Any]:
+    waiting, error = 0, delivery.error
+    try:
+        waiting = box.waiting()
+    except StoreError as away:
+        error = str(away)
+    return {
+        "name": delivery.sink.label,
+        "kind": delivery.sink.kind,
+        "delivered": box.delivered,
+        "refused": box.refused,
+        "waiting": waiting,
+        "error": error,
+    }

@@ -14,9 +14,8 @@ from typing import Any
 from flawscope.artefact.files import PART, sync_folder
 from flawscope.errors import InputError
 from flawscope.station.settings.sinks import SinkSettings
-from flawscope.station.sinks.delivery import Sink, UndeliveredError
+from flawscope.station.sinks.delivery import Pictures, Sink, UndeliveredError, lack
 from flawscope.station.sinks.outbox import Message
-from flawscope.station.sinks.pictures import Pictures, lack
 from flawscope.station.store.files import give_name
 from flawscope.station.store.records import iso
 

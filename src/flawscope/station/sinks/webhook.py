@@ -17,11 +17,10 @@ import httpx
 
 from flawscope._version import __version__
 from flawscope.errors import InputError, one_line
-from flawscope.station.settings.secret import hidden
 from flawscope.station.settings.sinks import SinkSettings
-from flawscope.station.sinks.delivery import Sink, UndeliveredError
+from flawscope.station.settings.values import hidden
+from flawscope.station.sinks.delivery import Pictures, Sink, UndeliveredError, lack
 from flawscope.station.sinks.outbox import Message
-from flawscope.station.sinks.pictures import Pictures, lack
 
 TIMES = httpx.Timeout(15.0, connect=5.0)  # seconds; of reading and writing, between two pieces
 READ, LISTENED = 2048, 5.0  # bytes of an answer that are looked at, and seconds

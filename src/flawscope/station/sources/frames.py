@@ -11,8 +11,7 @@ import numpy as np
 
 from flawscope.errors import InputError, needs
 from flawscope.station.inspecting.worker import TooLargeError
-from flawscope.station.settings import addresses
-from flawscope.station.settings.sources import CameraOf
+from flawscope.station.settings.sources import CameraOf, opening
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -48,7 +47,7 @@ class Frames:
         self.camera, self.pixels, self.broken = camera, pixels, 0
         self._lost: tuple[type[Exception], ...] = (av.FFmpegError, OSError)
         patience = camera.patience
-        url, kind, options = addresses.opening(camera.url, patience)
+        url, kind, options = opening(camera.url, patience)
         if camera.is_video:
             _check_file(camera.camera)
         try:

@@ -20,7 +20,6 @@ from flawscope.progress import counted
 from flawscope.station.background import Background, Backoff
 from flawscope.station.inspecting.worker import Picture
 from flawscope.station.inspecting.writer import Recorded
-from flawscope.station.settings import addresses
 from flawscope.station.settings.sources import CameraOf
 from flawscope.station.sources.frames import Frames, LostError, encoded
 from flawscope.station.sources.source import AWAY, ENDED, RUNNING, Line, State, plain
@@ -47,7 +46,7 @@ class Video(Background):
     def __init__(self, line: Line, camera: CameraOf, number: int):
         super().__init__(f"video-{number}")
         self.line, self.camera, self.number = line, camera, number
-        name = plain(addresses.name_of(camera.camera))
+        name = plain(Path(camera.shown).name)
         self.state = State(SOURCE, name, plain(camera.shown), camera.every)
         self._flying: deque[tuple[int, Future[Recorded]]] = deque()
 

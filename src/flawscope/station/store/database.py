@@ -16,8 +16,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
 from flawscope.errors import FlawscopeError, InputError, one_line
-from flawscope.station.settings.secret import shown
 from flawscope.station.settings.station import NAME
+from flawscope.station.settings.values import shown
 from flawscope.station.store import migrations
 from flawscope.station.store.schema import products, stations
 

@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import Connection, MetaData, Select, inspect, make_url, text
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.settings.secret import shown
 from flawscope.station.settings.station import DATABASE, Settings
+from flawscope.station.settings.values import shown
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.stations import check_there
 

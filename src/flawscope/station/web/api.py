@@ -25,7 +25,7 @@ from flawscope.station.store.identity import SENT
 from flawscope.station.store.inspection import Inspection
 from flawscope.station.store.records import holdable, microseconds
 from flawscope.station.store.search import MOST, Filters
-from flawscope.station.web import exports, schemas, uploads
+from flawscope.station.web import schemas, uploads
 from flawscope.station.web.middleware import needs
 
 SIDE = 1600  # pixels of the longer side of a picture as it is shown
@@ -170,29 +170,6 @@ def one_inspection(name: str, number: int, station: Here) -> Any:
     return station.inspection(name, holdable(number))
 
 
-@product.get(
-    "/export",
-    response_class=Response,
-    responses={200: {"content": {"text/csv": {}, "application/vnd.apache.parquet": {}}}},
-)
-def export(
-    name: str, station: Here, wanted: Wanted, person: Engineer, format: Literal["csv", "parquet"] = "csv"
-) -> Response:
-    """What the search finds, as a table."""
-    product_id = station.product_id(name)
-    file = f"{name}-inspections.{format}"
-    if format == "csv":
-        return StreamingResponse(
-            exports.csv_lines(station.database, product_id, wanted),
-            media_type="text/csv; charset=utf-8",
-            headers=_attachment(file),
-        )
-    made = exports.parquet(station.database, product_id, wanted)
-    return StreamingResponse(
-        exports.blocks(made), media_type="application/vnd.apache.parquet", headers=_attachment(file)
-    )
-
-
 # --------------------------------------------------------------------------------------------------- pictures
 
 
@@ -201,7 +178,7 @@ def picture(name: str, number: int, station: Here) -> Response:
     """The file as it came."""
     data, suffix, called = station.shown.picture(station.product_id(name), holdable(number))
     stem = PurePosixPath(called).stem or str(number)
-    headers = {**_attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
+    headers = {**attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
     return Response(data, media_type=_TYPES.get(suffix, "application/octet-stream"), headers=headers)
 
 
@@ -339,6 +316,6 @@ async def live(name: str, request: Request, station: Here) -> StreamingResponse:
 router.include_router(product)
 
 
-def _attachment(name: str) -> dict[str, str]:
+def attachment(name: str) -> dict[str, str]:
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
     return {"Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"}

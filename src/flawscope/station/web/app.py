@@ -1,23 +1,163 @@
-"""The application: API, pages, health, and what stands around them."""
+"""The application and its HTTP server: API, pages, health; connections, of which none keeps the station
+waiting for long; and a page in the place of a station whose disk is too full to start.
+
+uvicorn lets go of a connection that is idle between two requests. It waits for ever for the head of a request
+and for a client that does not read its answer, and accepts connections until the process has no files left.
+Bodies are timed where they are read (`uploads`)."""
 
 from __future__ import annotations
 
+import html
+import logging
+import shutil
 import socket
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from flawscope._version import __version__
+from flawscope.errors import InputError
+from flawscope.station.access.roles import SCOPE
+from flawscope.station.settings.station import Settings
 from flawscope.station.station import Station
-from flawscope.station.web import api, audit_api, error_handlers, inspect_api, models_api, pages
-from flawscope.station.web.bodies import Bodies
-from flawscope.station.web.connections import BATCH, KEEP_ALIVE, QUEUE, Connection, most_connections
+from flawscope.station.store.files import ROOM
+from flawscope.station.web import api, error_handlers, inspect_api, models_api, pages, records_api
 from flawscope.station.web.middleware import Guard, Refused, answer_refused, check_bind
-from flawscope.station.web.waiting import taken
+from flawscope.station.web.templates import chosen, texts
+from flawscope.station.web.uploads import Bodies
+
+KEEP_ALIVE = 75  # seconds between two requests of a connection
+BATCH = 64  # connections that are accepted before the next look at those that are open
+QUEUE = 1024  # of those that the system holds until they are accepted: further ones try again after seconds
+MOST = 1000  # connections, however many files the process may open
+LINES, EACH = 10, 60.0  # so many lines of a logger in so many seconds
+
+
+def most_connections() -> int:
+    """Half of the files that the process may open: the others are the store's, the models' and cameras'."""
+    if sys.platform == "win32":
+        return MOST
+    import resource
+
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST if files == resource.RLIM_INFINITY else max(1, min(MOST, files // 2))
+
+
+class Connection(H11Protocol):
+    """A client's connection. Where there are too many, the one goes that has kept the station waiting for the
+    longest time, those of signed-in people last; never one whose request is being answered.
+
+    Args:
+        most: connections that may be open.
+        patience: seconds for the head of a request, for a body that nobody reads, and for a client to go on
+            reading its answer.
+    """
+
+    def __init__(self, *args: Any, most: int, patience: float, **named: Any):
+        super().__init__(*args, **named)
+        self.most, self.patience = most, patience
+        self.is_idle = False  # between two requests
+        self.since = self.loop.time()  # when it began to wait for what it waits for now
+
+    @property
+    def is_busy(self) -> bool:
+        """A request is being received or answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def is_signed_in(self) -> bool:
+        """The last request came from a person or program that the station knows."""
+        return self.scope is not None and self.scope.get(SCOPE) is not None
+
+    @property
+    def _may_go(self) -> bool:
+        waits = not self.is_busy or self.flow.write_paused
+        return waits or (self.cycle.more_body and not self.is_signed_in)
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > self.most:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """An eighth at once: under a flood, to look through all for each new one would take its time."""
+        waiting = [one for one in self.connections if isinstance(one, Connection) and one._may_go]
+        waiting.sort(key=lambda one: (one is self, one.is_signed_in, one.since))
+        strangers = (one for one in waiting[1 : self.most // 8] if not (one is self or one.is_signed_in))
+        for last in (waiting[0], *strangers):
+            last.transport.abort()
+            self.connections.discard(last)  # at once: the next ones are accepted before it is gone
+
+    def data_received(self, data: bytes) -> None:
+        before = self.cycle
+        if self.is_idle:
+            self.is_idle, self.since = False, self.loop.time()
+        super().data_received(data)
+        if self.cycle is not before:
+            self.since = self.loop.time()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self.since = self.loop.time()
+        state = self.conn.their_state.__name__
+        self.is_idle = not self.is_busy and state == "IDLE" and not self.conn.trailing_data[0]
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.since = self.loop.time()
+
+    def expire(self) -> None:
+        """Close the connection if it has kept the station waiting for too long."""
+        waited = self.loop.time() - self.since
+        if (self.is_busy and not self.flow.write_paused) or waited < self._limit:
+            return
+        if self.transport.is_closing():
+            self.transport.abort()  # what is still to be written finds no reader
+        else:
+            self.transport.close()
+            self.since = self.loop.time()
+
+    @property
+    def _limit(self) -> float:
+        is_idle = self.is_idle and not self.flow.write_paused  # its last answer is read, too
+        return KEEP_ALIVE if is_idle else self.patience
+
+
+class RateLimit(logging.Filter):
+    """Lets so many lines pass in a while, and says in the next one how many it held back.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, most: int = LINES, each: float = EACH, clock: Callable[[], float] = time.monotonic):
+        super().__init__()
+        self.most, self.each, self.clock = most, each, clock
+        self._since, self._count = clock(), 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self.clock() - self._since >= self.each:
+            held = self._count - self.most
+            self._since, self._count = self.clock(), 0
+            if held > 0:
+                record.msg, record.args = f"{record.getMessage()} ({held} lines before are left out)", ()
+        self._count += 1
+        return self._count <= self.most
+
+
+def limit_logs() -> None:
+    """Whoever connects cannot fill the log: not with requests that are none, nor where files run out."""
+    for name in ("asyncio", "uvicorn.error"):
+        logging.getLogger(name).addFilter(RateLimit())
+
 
 GRACE = 30  # seconds that requests may take to end when the station stops
 UNFIT = ("store_unreachable", "no_model", "disk_full")  # problems with which nothing can be inspected
@@ -37,10 +177,11 @@ def create_app(station: Station) -> Any:
     app.state.station = station
     error_handlers.install(app, pages.problem_page)
     app.add_exception_handler(Refused, answer_refused)
-    for module in (api, inspect_api, models_api, audit_api):
-        app.include_router(module.router)
+    exports, audits = records_api.export_router, records_api.audit_router
+    for router in (api.router, inspect_api.router, models_api.router, exports, audits):
+        app.include_router(router)
     _health(app, station)
-    app.include_router(audit_api.page)
+    app.include_router(records_api.page)
     app.include_router(pages.router)
     return Guard(Bodies(app, station.settings.limits), station.access, station.settings)
 
@@ -116,3 +257,96 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: Any = None) -> None:
         self.station.live.close()
         await super().shutdown(sockets)
+
+
+FULL = "disk_full"  # code of the problem
+HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'", "Retry-After": "10"}
+
+
+def wait_for_room(settings: Settings, say: Callable[[str], None]) -> None:
+    """Return when there is room for a station to start, at once where there is.
+
+    Raises:
+        KeyboardInterrupt: a person, or a service manager, ends it.
+        InputError: nobody can listen there.
+    """
+    if has_room(settings):
+        return
+    say(f"{why(settings)}; the station starts when there is room")
+    Waiting(settings).run()
+    if not has_room(settings):
+        raise KeyboardInterrupt
+    say("there is room: the station starts")
+
+
+def has_room(settings: Settings) -> bool:
+    folder = Path(settings.store).absolute()
+    there = next(one for one in (folder, *folder.parents) if one.is_dir())
+    return shutil.disk_usage(there).free >= ROOM
+
+
+def why(settings: Settings) -> str:
+    return f"less than {ROOM // 1024**2} MB are free on the disk of {settings.store}; free some space"
+
+
+class Waiting(uvicorn.Server):
+    """Listens where the station will, until there is room."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        super().__init__(
+            uvicorn.Config(
+                self.answer,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                interface="asgi3",
+                server_header=False,
+                limit_concurrency=50,
+                timeout_keep_alive=1,
+                timeout_graceful_shutdown=1,
+            )
+        )
+
+    async def on_tick(self, counter: int) -> bool:
+        enough = counter % 10 == 0 and has_room(self.settings)  # ten are a second
+        return enough or await super().on_tick(counter)
+
+    async def startup(self, sockets: Any = None) -> None:
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            raise taken(self.settings) from None
+
+    async def answer(self, scope: Any, receive: Any, send: Any) -> None:
+        """The ASGI application. Who asks is not known: nothing is told of the machine."""
+        await self._answer(Request(scope))(scope, receive, send)
+
+    def _answer(self, request: Request) -> Response:
+        path, text = request.url.path, "the disk is full; free some space"
+        if path == "/healthz":
+            return PlainTextResponse("ok\n")
+        if path == "/readyz":
+            problem = {"code": FULL, "kind": FULL, "text": text}
+            return JSONResponse({"ready": False, "problems": [problem]}, 503, HEADERS)
+        if path.startswith("/api/"):
+            return JSONResponse({"error": text, "code": FULL}, 507, HEADERS)
+        t = texts(chosen(request.cookies.get("language"), request.headers.get("accept-language", "")))
+        title = html.escape(t(f"wrong.{FULL}"))
+        lines = "".join(f"<p>{html.escape(line)}</p>" for line in t(f"remedy.{FULL}").splitlines())
+        page = (
+            f'<!doctype html><html lang="{t.language}"><meta name="viewport" content="width=device-width">'
+            f'<meta http-equiv="refresh" content="5"><title>{title}</title><h1>{title}</h1>{lines}</html>'
+        )
+        return HTMLResponse(page, 507, HEADERS)
+
+
+def taken(settings: Settings) -> InputError:
+    """The address is another program's."""
+    return InputError(
+        f"{settings.host}:{settings.port} cannot be used: another program may listen there; choose "
+        "another --port"
+    )

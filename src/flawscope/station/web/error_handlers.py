@@ -20,7 +20,7 @@ from flawscope.station.store.database import StoreError
 from flawscope.station.store.identity import KeyUsedError
 from flawscope.station.store.model_registry import NoModelError
 from flawscope.station.store.records import NotFoundError
-from flawscope.station.web.bodies import UploadError
+from flawscope.station.web.uploads import UploadError
 
 if TYPE_CHECKING:
     from flawscope.station.station import Station

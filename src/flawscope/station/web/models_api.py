@@ -17,7 +17,7 @@ from flawscope.station.store.files import unwritable
 from flawscope.station.store.records import holdable
 from flawscope.station.web import schemas, uploads
 from flawscope.station.web.api import Engineer, Here, refusals_of, routes
-from flawscope.station.web.bodies import UploadError, body_of
+from flawscope.station.web.uploads import UploadError, body_of
 
 MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
 

@@ -21,8 +21,16 @@ from flawscope.station.store.records import NotFoundError, holdable, iso
 from flawscope.station.store.search import Filters
 from flawscope.station.store.stations import others
 from flawscope.station.web.middleware import address_of, drop_cookie, local_path, set_cookie
-from flawscope.station.web.templates import WORDS, part, rendered, static_files
-from flawscope.station.web.texts import LANGUAGES, Texts, chosen, texts
+from flawscope.station.web.templates import (
+    LANGUAGES,
+    WORDS,
+    Texts,
+    chosen,
+    part,
+    rendered,
+    static_files,
+    texts,
+)
 
 if TYPE_CHECKING:
     from flawscope.station.station import Station
