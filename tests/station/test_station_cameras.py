@@ -26,8 +26,14 @@ from station_helpers import Served, everything, until
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.client import Client
 from flawscope.station.inspecting.worker import TooLargeError
-from flawscope.station.settings import addresses
-from flawscope.station.settings.sources import CameraOf, FolderOf, read_source
+from flawscope.station.settings.sources import (
+    PROTOCOLS,
+    CameraOf,
+    FolderOf,
+    opening,
+    read_source,
+    shown_address,
+)
 from flawscope.station.settings.station import Limits, Settings, read_settings
 from flawscope.station.sources import camera as camera_module
 from flawscope.station.sources.frames import Frames, LostError, encoded
@@ -136,23 +142,23 @@ def test_a_source_that_cannot_be_is_one_line(source: Any, why: str, tmp_path: Pa
     ],
 )
 def test_no_address_shows_a_password(address: str, shown: str) -> None:
-    assert addresses.shown(address) == shown
+    assert shown_address(address) == shown
     assert "secret" not in repr(CameraOf(address))
 
 
 def test_what_ffmpeg_may_open() -> None:
     """Each address only with the protocols that it needs, and a local camera by its system's name."""
-    assert addresses.opening("/dev/video0", 5) == ("/dev/video0", "v4l2", {})
-    assert addresses.opening("v4l2:/dev/v4l/by-id/usb-1", 5)[:2] == ("/dev/v4l/by-id/usb-1", "v4l2")
-    assert addresses.opening("avfoundation:0", 5)[:2] == ("0", "avfoundation")
-    assert addresses.opening("dshow:video=HD Camera", 5)[:2] == ("video=HD Camera", "dshow")
-    _, _, options = addresses.opening("rtsp://h/s", 2)
+    assert opening("/dev/video0", 5) == ("/dev/video0", "v4l2", {})
+    assert opening("v4l2:/dev/v4l/by-id/usb-1", 5)[:2] == ("/dev/v4l/by-id/usb-1", "v4l2")
+    assert opening("avfoundation:0", 5)[:2] == ("0", "avfoundation")
+    assert opening("dshow:video=HD Camera", 5)[:2] == ("video=HD Camera", "dshow")
+    _, _, options = opening("rtsp://h/s", 2)
     assert (options["rtsp_transport"], options["timeout"]) == ("tcp", "2000000")
-    for scheme, allowed in addresses.PROTOCOLS.items():
-        options = addresses.opening(f"{scheme}://h/s", 2)[2]
+    for scheme, allowed in PROTOCOLS.items():
+        options = opening(f"{scheme}://h/s", 2)[2]
         assert options["protocol_whitelist"] == allowed
         assert "file" not in allowed
-    assert addresses.opening("film.mp4", 5)[2]["protocol_whitelist"] == "file"
+    assert opening("film.mp4", 5)[2]["protocol_whitelist"] == "file"
 
 
 def test_a_local_camera_that_is_not_there() -> None:

@@ -23,8 +23,8 @@ from flawscope.cli import main
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.predictor import Predictor, load
 from flawscope.results.table import read_table
+from flawscope.station import client as client_module
 from flawscope.station.client import Client, RefusedError
-from flawscope.station.client import client as client_module
 from flawscope.station.client.messages import read
 from flawscope.station.settings.station import Product
 from flawscope.station.store.inspection import Inspection

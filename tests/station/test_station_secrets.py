@@ -15,9 +15,8 @@ pytest.importorskip("httpx")
 
 from flawscope.errors import FlawscopeError
 from flawscope.station.client.messages import address as of_station
-from flawscope.station.settings import addresses
 from flawscope.station.settings.sinks import mqtt_of, sinks_of
-from flawscope.station.settings.sources import CameraOf, read_source
+from flawscope.station.settings.sources import CameraOf, read_source, shown_address
 from flawscope.station.settings.station import Settings, read_settings
 from flawscope.station.settings.values import hidden, shown
 from flawscope.station.store.database import Database
@@ -66,7 +65,7 @@ def test_no_place_of_an_address_gives_a_secret_away(parts: list[str], mark: str,
     def of_database(one: str) -> list[str]:
         return [Database(Settings(database=one).url).name]
 
-    texts = [shown(address("https")), addresses.shown(address("rtsp")), addresses.name_of(address("rtsp"))]
+    texts = [shown(address("https")), shown_address(address("rtsp"))]
     texts += [said(of_sinks, address(scheme)) for scheme in ("https", "ftp")]
     texts += [said(sinks_of, sinks, Path()) for sinks in ([address("https")], [{"webhook": [address("x")]}])]
     texts.append(said(sinks_of, [{"webhook": address("https")}] * 2, Path()))
