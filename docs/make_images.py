@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from flawscope.demo.dataset import draw_dataset
 from PIL import Image
 
 import flawscope

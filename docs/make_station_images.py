@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from flawscope.demo.dataset import draw_dataset, draw_picture
 from PIL import Image, ImageDraw
 from selenium import webdriver
 
