@@ -38,10 +38,6 @@ def path(engine: str | None, model_path: Path, onnx_path: Path) -> Path:
     return model_path if engine is None else onnx_path
 
 
-def test_every_format_is_tried_here() -> None:
-    assert set(FIXTURES) == set(runtime.SUFFIXES)
-
-
 def test_a_rate_that_cannot_be_had_is_said_by_python_and_the_command(
     model_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

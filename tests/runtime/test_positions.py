@@ -17,7 +17,6 @@ from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.runtime import onnx_file
-from flawscope.runtime import onnx_metadata as metadata
 
 pytest.importorskip("torch")
 for needed in ("onnx", "onnxscript"):
@@ -109,14 +108,14 @@ def test_what_the_manifest_says_must_be_what_the_network_does(tiled: Tiled, tmp_
     for name, positions in (("each", None), ("shared", [2, 3])):
         source, changed = tiled(".onnx", positions=name), tmp_path / f"{name}.onnx"
         data = source.read_bytes()
-        entries = metadata.read(data, "flawscope")
+        entries = onnx_file.entries_of(data)
         said = json.loads(entries["flawscope"])
         said["preprocess"] = {k: v for k, v in said["preprocess"].items() if k != "positions"}
         said["preprocess"] |= {} if positions is None else {"positions": positions}
         entries["flawscope"] = json.dumps(said)
         entries[onnx_file.METADATA_SHA256] = onnx_file.metadata_hash(entries)
         with changed.open("wb") as file:
-            metadata.write(file, metadata.body(data, "flawscope"), entries)
+            onnx_file.write_entries(file, onnx_file.body(data), entries)
         with pytest.raises(InputError, match="its tiles are not its manifest's"):
             flawscope.load(changed)
     how = replace(each.manifest.preprocess, positions=(3, 3))

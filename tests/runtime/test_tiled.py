@@ -24,7 +24,6 @@ from flawscope.pictures import preprocess
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 from flawscope.runtime import onnx_file
-from flawscope.runtime import onnx_metadata as metadata
 
 pytest.importorskip("torch")
 for needed in ("onnx", "onnxscript"):
@@ -207,10 +206,10 @@ def test_a_tiled_model_is_calibrated_anew_by_pictures(
 def rewritten(source: Path, path: Path, change: Callable[[dict[str, str]], None]) -> Path:
     """An .onnx model whose entries are changed and whose hashes are right."""
     data, file = source.read_bytes(), io.BytesIO()
-    entries = metadata.read(data, "flawscope")
+    entries = onnx_file.entries_of(data)
     change(entries)
     entries[onnx_file.METADATA_SHA256] = onnx_file.metadata_hash(entries)
-    metadata.write(file, metadata.body(data, "flawscope"), entries)
+    onnx_file.write_entries(file, onnx_file.body(data), entries)
     path.write_bytes(file.getvalue())
     return path
 

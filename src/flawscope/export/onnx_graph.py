@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.methods.detector import Detector
-from flawscope.runtime import onnx_metadata
+from flawscope.runtime import onnx_file
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -66,7 +66,7 @@ def trace(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> tuple[M
         if "inplace" in vars(part):
             vars(part)["inplace"] = False
     held = {id(t): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
-    if sum(held.values()) > onnx_metadata.LIMIT * 0.9:
+    if sum(held.values()) > onnx_file.LIMIT * 0.9:
         raise InputError(
             f"the model has {sum(held.values()) / 2**30:.1f} GiB and an .onnx file holds 2: "
             "fit with a smaller memory bank"

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flawscope.runtime.onnx_metadata import METADATA, Buffer, fields, varint
-
+METADATA = 14  # field of ModelProto
+MOST_FIELDS = 1_000_000  # a real model has a few thousand
 MOST_NODES = 20_000  # ours have some hundred; loading this many takes one or two seconds
 
 # All that networks, their search and their quantisation need, and nothing that holds a graph, draws random
@@ -62,6 +62,8 @@ _TENSOR = {1, DATA_TYPE, 4, 5, 7, 8, 9, 10, 11, 12, EXTERNAL_DATA, DATA_LOCATION
 # Of data. Not: text, which may be of any length; complex numbers
 _TYPES = {*range(1, 8), *range(9, 14), *range(16, 23)}
 
+Buffer = bytes | memoryview
+Field = tuple[int, int, int, int]  # number, where it begins, where its content begins, where it ends
 Part = tuple[int, int, int]  # a field's number, where its content begins, where it ends
 
 
@@ -145,3 +147,43 @@ def _beyond(data: Buffer, begin: int, end: int) -> bool:
         if 2**31 <= value % 2**64 < 2**64 - 2**31:
             return True
     return False
+
+
+# ------------------------------------------------------------------------------------------ protocol buffers
+# A message is fields one after the other, each a tag, for most of them a length, and the content.
+# https://protobuf.dev/programming-guides/encoding
+
+
+def fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterator[Field]:
+    """The fields of one message. ValueError if it is none."""
+    end = len(data) if end is None else end
+    for _ in range(MOST_FIELDS):
+        if begin == end:
+            return
+        tag, content = varint(data, begin, end)
+        kind = tag & 7
+        if kind == 0:
+            after = varint(data, content, end)[1]
+        elif kind == 2:
+            length, content = varint(data, content, end)
+            after = content + length
+        elif kind in (1, 5):
+            after = content + (8 if kind == 1 else 4)
+        else:
+            raise ValueError("a field of no known kind")
+        if after > end or not tag >> 3:
+            raise ValueError("a field that reaches beyond its message")
+        yield tag >> 3, begin, content, after
+        begin = after
+    raise ValueError("too many fields")
+
+
+def varint(data: Buffer, begin: int, end: int) -> tuple[int, int]:
+    """A number of seven bits a byte, lowest first, and where it ends."""
+    value = 0
+    for k in range(min(10, end - begin)):
+        byte = data[begin + k]
+        value |= (byte & 127) << 7 * k
+        if byte < 128:
+            return value, begin + k + 1
+    raise ValueError("a number that does not end")

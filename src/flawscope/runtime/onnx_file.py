@@ -1,5 +1,9 @@
 """The .onnx model file: a network and, in its metadata, what a .safetensors model holds in its header: the
 manifest, the sample pictures, the region of interest, and hashes of all this and of the network.
+
+An .onnx file is one protobuf message, ModelProto. Metadata are its fields 14, each a key (1) and a value (2):
+they are read by skipping the rest, and exchanged while every other byte, the weights above all, stays as it
+is, without the onnx package. https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +26,9 @@ from numpy.typing import NDArray
 from flawscope.artefact import files
 from flawscope.artefact.certificate import STRIDE
 from flawscope.artefact.model_file import KEY, Artefact, Manifest
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import InputError
 from flawscope.runtime import onnx_check
-from flawscope.runtime import onnx_metadata as metadata
+from flawscope.runtime.onnx_check import METADATA, Buffer, fields
 
 SHA256, METADATA_SHA256 = f"{KEY}.sha256", f"{KEY}.metadata_sha256"
 # Of the artefact's tensors only what is needed beside the network: self-test, new calibration
@@ -35,6 +39,7 @@ KEPT: dict[str, tuple[str, np.dtype[Any]]] = {  # entry: tensor and type
     "roi": ("roi", np.dtype(np.bool_)),
     "region": ("region", np.dtype(np.bool_)),
 }
+LIMIT = 2**31 - 1  # bytes of a protobuf message
 MOST_BYTES = 32 * 2**20  # of one of them; larger ones stay in the .safetensors file
 
 
@@ -53,7 +58,7 @@ def read(path: str | os.PathLike[str]) -> Artefact:
     with _mapped(path) as data:
         entries = _entries(data, path)
         manifest = _manifest(entries, path)
-        if digest(metadata.body(data, KEY)) != entries.get(SHA256):
+        if digest(body(data)) != entries.get(SHA256):
             raise files.bad(path, "its network was altered or damaged")
         try:
             onnx_check.check(data)
@@ -62,11 +67,11 @@ def read(path: str | os.PathLike[str]) -> Artefact:
         return Artefact(manifest, _tensors(entries, manifest, path))
 
 
-def write(artefact: Artefact, network: metadata.Buffer, path: str | os.PathLike[str]) -> None:
+def write(artefact: Artefact, network: Buffer, path: str | os.PathLike[str]) -> None:
     """Write a network (an .onnx file's bytes) with this artefact's manifest and samples, atomically."""
-    entries = _packed(artefact, digest(metadata.body(network, KEY)))
+    entries = _packed(artefact, digest(body(network)))
     with files.atomic(path) as file:
-        metadata.write(file, metadata.body(network, KEY), entries)
+        write_entries(file, body(network), entries)
 
 
 @dataclass(frozen=True)
@@ -85,23 +90,16 @@ class Network:
         """Whether the file still holds it."""
         try:
             with _mapped(self.path) as data:
-                return digest(metadata.body(data, KEY)) == self.digest
+                return digest(body(data)) == self.digest
         except (InputError, ValueError):
             return False
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Write it with another manifest; weights are copied byte by byte."""
         with _mapped(self.path) as data:
-            if digest(metadata.body(data, KEY)) != self.digest:
+            if digest(body(data)) != self.digest:
                 raise files.refused(self.path, "it has changed since it was opened; open it again")
             write(artefact, data, path)
-
-
-def save(network: Network | None, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-    """`Network.save`. FlawscopeError where a session's network came from no file."""
-    if network is None:
-        raise FlawscopeError("a network without a file cannot be saved")
-    network.save(artefact, path)
 
 
 def digest(pieces: Iterable[bytes | memoryview]) -> str:
@@ -121,7 +119,7 @@ def metadata_hash(entries: Mapping[str, str]) -> str:
 @contextmanager
 def _mapped(path: str | os.PathLike[str]) -> Iterator[memoryview]:
     with files.opened(path) as file:
-        if not 0 < os.fstat(file.fileno()).st_size <= metadata.LIMIT:
+        if not 0 < os.fstat(file.fileno()).st_size <= LIMIT:
             raise files.bad(path, "it is empty, or larger than an .onnx file can be")
         with (
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
@@ -152,7 +150,7 @@ def _packed(artefact: Artefact, network: str) -> dict[str, str]:
 
 def _entries(data: memoryview, path: Any) -> dict[str, str]:
     try:
-        return metadata.read(data, KEY)
+        return entries_of(data)
     except ValueError:
         raise files.bad(path, "it is not a flawscope model, or damaged") from None
 
@@ -199,3 +197,45 @@ def _unpacked(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray
         data = (np.frombuffer(data, np.uint8) != 0).tobytes()
     found: NDArray[Any] = np.frombuffer(data, kind).reshape(shape)
     return found
+
+
+# ------------------------------------------------------------------------------------- metadata of the format
+
+
+def entries_of(data: Buffer) -> dict[str, str]:
+    """Our metadata. ValueError if the file is damaged."""
+    return {key: value for key, value, _, _ in _metadata(data) if key.startswith(KEY)}
+
+
+def body(data: Buffer) -> Iterator[Buffer]:
+    """The file without our metadata, in pieces."""
+    begin = 0
+    for key, _, start, after in _metadata(data):
+        if key.startswith(KEY):
+            yield data[begin:start]
+            begin = after
+    yield data[begin:]
+
+
+def write_entries(file: BinaryIO, pieces: Iterable[Buffer], entries: Mapping[str, str]) -> None:
+    """Write a body, and metadata behind it."""
+    for piece in pieces:
+        file.write(piece)
+    for key, value in entries.items():
+        file.write(_message(METADATA, _message(1, key.encode()) + _message(2, value.encode())))
+
+
+def _metadata(data: Buffer) -> Iterator[tuple[str, str, int, int]]:
+    """Key, value, and where the entry begins and ends."""
+    for number, start, content, after in fields(data):
+        if number == METADATA:
+            parts = {n: bytes(data[a:b]).decode() for n, _, a, b in fields(data, content, after)}
+            yield parts.get(1, ""), parts.get(2, ""), start, after
+
+
+def _message(number: int, content: bytes) -> bytes:
+    length, size = len(content), b""
+    while length > 127:
+        size += bytes([length & 127 | 128])
+        length >>= 7
+    return bytes([number << 3 | 2]) + size + bytes([length]) + content

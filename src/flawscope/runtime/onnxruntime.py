@@ -6,23 +6,18 @@ import os
 from threading import Lock
 from typing import Any
 
-import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.errors import FlawscopeError, InputError, one_line
-from flawscope.machine import all_threads
-from flawscope.runtime import onnx_file
-from flawscope.runtime.onnx_file import Network
-from flawscope.runtime.session import FEW, Answers, checked, inputs, together
+from flawscope.errors import InputError, one_line
+from flawscope.runtime.session import ExportedSession
 
 
-class OnnxSession:
+class OnnxSession(ExportedSession):
     """Images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, on the CPU or with CUDA."""
 
-    runtime = "onnxruntime"
-    suffix = ".onnx"
+    runtime, name = "onnxruntime", "ONNX Runtime"
 
     def __init__(
         self, model: str | os.PathLike[str] | bytes, device: str = "auto", threads: int | None = None
@@ -34,27 +29,22 @@ class OnnxSession:
             threads: that compute one picture; None: as many as there are cores.
         """
         name = "the exported network" if isinstance(model, bytes) else os.fspath(model)
-        self.network: Network | None = None  # of the file that it was opened from
-        self.threads = threads or all_threads()
         try:
-            self.engine = _engine(model if isinstance(model, bytes) else name, device, threads)
+            self.engine = _opened(model if isinstance(model, bytes) else name, device, threads)
         except InputError:
             raise
         except Exception as error:  # its exceptions have no common class of their own
             raise InputError(f"ONNX Runtime cannot use model {name}: {one_line(error)}") from None
         images = {i.name: (i.type, i.shape) for i in self.engine.get_inputs()}
-        outputs = [o.name for o in self.engine.get_outputs()]
+        located = images.pop("positions", ("", []))[0] == "tensor(int64)"
         kind, shape = images.get("images", ("", []))
         height, width = shape[2:] if len(shape) == 4 else (None, None)
-        self.located = images.pop("positions", ("", []))[0] == "tensor(int64)"
         right = len(images) == 1 and kind == "tensor(float)" and shape[1:2] == [3]
-        if not (right and isinstance(height, int) and isinstance(width, int)) or outputs != [
-            "scores",
-            "maps",
-        ]:
+        right = right and [o.name for o in self.engine.get_outputs()] == ["scores", "maps"]
+        if not (right and isinstance(height, int) and isinstance(width, int)):
             raise InputError(f"cannot use model {name}: it has other inputs and outputs; export it anew")
-        self.size = (height, width)
-        self.on_cpu = self.engine.get_providers()[0] == "CPUExecutionProvider"
+        on_cpu = self.engine.get_providers()[0] == "CPUExecutionProvider"
+        super().__init__((height, width), located, on_cpu, threads)
         self._single: onnxruntime.InferenceSession | None = None  # computes with one thread; when it is asked
         self._opening = Lock()
 
@@ -67,60 +57,30 @@ class OnnxSession:
         threads: int | None = None,
     ) -> OnnxSession:
         """The session of the artefact that was read from `path`."""
-        session, how = cls(path, device, threads), artefact.manifest.preprocess
-        if (session.size, session.located) != (tuple(how.network_size), how.positions is not None):
-            raise InputError(
-                f"cannot use model {path}: its size or its tiles are not its manifest's; export it anew"
-            )
-        session.network = Network.of(path)
-        return session
-
-    @property
-    def batch(self) -> int:
-        """Pictures that are fastest together here. On a CPU one keeps all threads busy, and more of them only
-        take memory (bench/latency.py)."""
-        return 1 if self.on_cpu else together(self.size, FEW)
+        return cls(path, device, threads).of_file(artefact, path)
 
     @property
     def lanes(self) -> int:
         """One a thread, where a file holds the network."""
         return self.threads if self.on_cpu and self.network is not None else 1
 
-    def run(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        return self._run(self.engine, images, positions)
-
-    def run_alone(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        return self._run(self._alone(), images, positions)
-
-    def _alone(self) -> onnxruntime.InferenceSession:
-        """The network once more, with one thread: all calls share the threads of a session, and wait for each
-        other's. They do where the file has another network by now."""
-        if not self.on_cpu or self.network is None:
+    def _engine(self, alone: bool) -> onnxruntime.InferenceSession:
+        """`alone`: the network once more, with one thread, as all calls share the threads of a session and
+        wait for each other's. They do where the file has another network by now."""
+        if not alone or not self.on_cpu or self.network is None:
             return self.engine
         with self._opening:
             if self._single is None:
                 unchanged = self.network.is_unchanged()
-                self._single = _engine(self.network.path, "cpu", 1) if unchanged else self.engine
+                self._single = _opened(self.network.path, "cpu", 1) if unchanged else self.engine
             return self._single
 
-    def _run(
-        self,
-        engine: onnxruntime.InferenceSession,
-        images: NDArray[np.float32],
-        positions: NDArray[np.int64] | None,
-    ) -> Answers:
-        try:
-            scores, maps = engine.run(["scores", "maps"], inputs(images, positions, self.located))
-        except Exception as error:
-            raise FlawscopeError(f"ONNX Runtime failed: {one_line(error)}") from None
-        return checked(scores, maps, len(images), self.size)
-
-    def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-        """This network with the artefact's manifest."""
-        onnx_file.save(self.network, artefact, path)
+    def _computed(self, engine: Any, given: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        found: list[NDArray[Any]] = engine.run(["scores", "maps"], given)
+        return found
 
 
-def _engine(model: str | bytes, device: str, threads: int | None) -> onnxruntime.InferenceSession:
+def _opened(model: str | bytes, device: str, threads: int | None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions; they need not be printed too
     if threads is not None:

@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 from flawscope.artefact import files
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import FlawscopeError, InputError, needs, one_line
-from flawscope.machine import all_threads
-from flawscope.runtime import onnx_file
-from flawscope.runtime.onnx_file import Network
-from flawscope.runtime.session import FEW, Answers, checked, inputs, together
+from flawscope.runtime.session import ExportedSession
 
 STEPS = ("images", "features", "positions")  # inputs of the network's two steps, embed and score
 # The arithmetic of the features, asked for by name: left to itself OpenVINO takes bf16 where the processor
@@ -113,11 +110,10 @@ def read_network(model: str | os.PathLike[str] | bytes) -> Any:
 # ---------------------------------------------------------------------------------------------- the session
 
 
-class OpenVinoSession:
+class OpenVinoSession(ExportedSession):
     """Images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, on the CPU or what OpenVINO has."""
 
-    runtime = "openvino"
-    suffix = ".onnx"
+    runtime, name = "openvino", "OpenVINO"
 
     def __init__(self, model: Any, device: str = "auto", threads: int | None = None, precision: str = "fp32"):
         """
@@ -127,26 +123,19 @@ class OpenVinoSession:
             threads: of the CPU; None: as many as there are cores.
             precision: one of `HINTS`.
         """
-        self.network: Network | None = None  # of the file that it was opened from
-        self.size, self.located = _size(model)
         device = _device(core(), device)
-        self.on_cpu = device == "CPU"
-        self.threads = threads or all_threads()
+        super().__init__(*_size(model), device == "CPU", threads)
         self._beside: list[Any] = []  # the same for `run_alone`; when it is asked
         self._compiling = Lock()
-        options: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": _hint(core(), device, precision),
-        }
-        if device == "CPU":
+        hint = _hint(core(), device, precision)
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        if self.on_cpu:
             # Pinned, two processes of one thread each would share the first core
             options["ENABLE_CPU_PINNING"] = False
             if threads is not None:
                 options["INFERENCE_NUM_THREADS"] = threads
         try:
-            parts = [model]
-            if options["INFERENCE_PRECISION_HINT"] == "bf16":  # of the features alone, as it was exported
-                parts = _halves(model)
+            parts = _halves(model) if hint == "bf16" else [model]  # of the features alone, as it was exported
             self._compile = partial(_compiled, core(), parts, device, options)
             self.parts = self._compile()
         except InputError:
@@ -165,56 +154,32 @@ class OpenVinoSession:
         """The session of the artefact that was read from `path`."""
         core()  # whether it is here at all is no matter of this model
         try:
-            model, how = read_network(path), artefact.manifest.preprocess
-            if _size(model) != (tuple(how.network_size), how.positions is not None):
-                raise InputError("its size or its tiles are not its manifest's; export it anew")
-            session = cls(model, device, threads, artefact.manifest.calibration.precision)
+            session = cls(read_network(path), device, threads, artefact.manifest.calibration.precision)
         except FlawscopeError as error:
             raise files.refused(path, str(error)) from None
-        session.network = Network.of(path)
-        return session
-
-    @property
-    def batch(self) -> int:
-        """Pictures that are fastest together here. On a CPU one keeps all threads busy, and more of them only
-        take memory (bench/latency.py)."""
-        return 1 if self.on_cpu else together(self.size, FEW)
+        return session.of_file(artefact, path)
 
     @property
     def lanes(self) -> int:
         """Two a thread: while one waits for OpenVINO's thread to end a picture, that has the next one."""
         return 2 * self.threads if self.on_cpu and self.threads > 1 else 1
 
-    def run(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        return self._run(self.parts, images, positions)
-
-    def run_alone(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        if not self.on_cpu:
-            return self.run(images, positions)
+    def _engine(self, alone: bool) -> list[Any]:
+        if not alone or not self.on_cpu:
+            return self.parts
         with self._compiling:
             if not self._beside:  # as many streams as threads: each has one
                 count = {"NUM_STREAMS": self.threads, "INFERENCE_NUM_THREADS": self.threads}
                 self._beside = self._compile(count)
-        return self._run(self._beside, images, positions)
+        return self._beside
 
-    def _run(
-        self, parts: list[Any], images: NDArray[np.float32], positions: NDArray[np.int64] | None
-    ) -> Answers:
-        found = inputs(images, positions, self.located)
-        try:
-            # One of its own for each call: several threads may call at once
-            for part in parts:
-                given = {name: found[name] for i in part.inputs for name in i.names if name in STEPS}
-                results = part.create_infer_request().infer(given)
-                found |= {name: value for output, value in results.items() for name in output.names}
-            scores, maps = (np.array(found[name], np.float32) for name in ("scores", "maps"))
-        except Exception as error:
-            raise FlawscopeError(f"OpenVINO failed: {one_line(error)}") from None
-        return checked(scores, maps, len(images), self.size)
-
-    def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-        """This network with the artefact's manifest."""
-        onnx_file.save(self.network, artefact, path)
+    def _computed(self, engine: Any, given: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        found = dict(given)
+        for part in engine:  # a request of its own for each call: several threads may call at once
+            inputs = {name: found[name] for i in part.inputs for name in i.names if name in STEPS}
+            results = part.create_infer_request().infer(inputs)
+            found |= {name: value for output, value in results.items() for name in output.names}
+        return [np.array(found[name], np.float32) for name in ("scores", "maps")]
 
 
 def _size(model: Any) -> tuple[tuple[int, int], bool]:

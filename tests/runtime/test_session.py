@@ -1,0 +1,235 @@
+"""Engines: the same numbers from the same file, and one line where a file or a machine does not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import flawscope
+from flawscope import predictor
+from flawscope.artefact import model_file
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.runtime import onnx_file, open_session
+
+onnx = pytest.importorskip("onnx")
+NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+EXAMPLE = Path(flawscope.__file__).parents[2] / "examples" / "predict.py"
+
+
+@pytest.fixture
+def session(engine: str, onnx_path: Path) -> Any:
+    return flawscope.load(onnx_path, engine=engine, device="cpu").session
+
+
+def pictures(count: int) -> Any:
+    return np.random.default_rng(0).random((count, 3, 64, 64), dtype=np.float32)
+
+
+def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **env}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
+
+
+# ---------------------------------------------------------------------------------------------------- numbers
+
+
+def test_numpy_in_and_out_as_with_torch(session: Any, model_path: Path) -> None:
+    trained = flawscope.load(model_path, device="cpu").session
+    for batch in (1, 3, 8):
+        images = pictures(batch)
+        scores, maps = session.run(images)
+        assert (scores.shape, maps.shape) == ((batch,), (batch, *session.size))
+        assert scores.dtype == maps.dtype == np.float32
+        for found, expected in zip((scores, maps), trained.run(images), strict=True):
+            assert expected.dtype == np.float32
+            np.testing.assert_allclose(found, expected, rtol=1e-4)
+        one = [session.run(image[None])[0][0] for image in images]
+        np.testing.assert_allclose(scores, one, rtol=1e-5)  # whatever is beside it in the batch
+    kept = scores.copy(), maps.copy()
+    session.run(1 - images)
+    np.testing.assert_array_equal(scores, kept[0])
+    np.testing.assert_array_equal(maps, kept[1])
+
+
+def test_manifest_samples_and_region_come_along(onnx_path: Path, model_path: Path) -> None:
+    found, origin = (predictor.read_manifest(p).to_dict() for p in (onnx_path, model_path))
+    assert "certificate" in found["facts"]
+    for manifest in (found, origin):
+        for name in ("certificate", "certificate_openvino"):
+            manifest["facts"].pop(name, None)
+        manifest.pop("versions")
+    assert found == origin
+    tensors, before = (flawscope.load(p, device="cpu").artefact.tensors for p in (onnx_path, model_path))
+    assert set(tensors) == {"samples", "sample_maps", "roi"}
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(tensor, before[name], strict=True)
+
+
+def test_saving_changes_metadata_only(engine: str, session: Any, onnx_path: Path, tmp_path: Path) -> None:
+    model, copy = flawscope.load(onnx_path, engine=engine).with_rate(0.25), tmp_path / "copy.onnx"
+    model.save(copy)
+    assert {p.name for p in tmp_path.iterdir()} == {"copy.onnx"}
+    bodies = [b"".join(onnx_file.body(p.read_bytes())) for p in (onnx_path, copy)]
+    assert bodies[0] == bodies[1]
+    onnx.checker.check_model(onnx.load(copy))
+    again = flawscope.load(copy, engine=engine)
+    assert again.calibration.rate == 0.25
+    again.with_rate(0.5).save(copy)  # over the file that it runs from
+    assert flawscope.load(copy).calibration.rate == 0.5
+    assert again.self_test().passed
+    session.network = None
+    with pytest.raises(FlawscopeError, match="without a file"):
+        session.save(again.artefact, copy)
+
+
+def test_a_file_that_changed_since_it_was_opened_is_not_saved_anew(onnx_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(onnx_path.read_bytes())
+    model = flawscope.load(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="it has changed since it was opened"):
+        model.save(tmp_path / "other.onnx")
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_without_torch_it_is_calibrated_and_predicts(
+    engine: str, onnx_path: Path, model_path: Path, drawn: Path, tmp_path: Path
+) -> None:
+    new, folder, home = tmp_path / "new.onnx", drawn / "plate/test", tmp_path / "home"
+    home.mkdir()
+    unused = {"timm", "onnx", "openvino_telemetry"} | ({"onnxruntime"} if engine == "openvino" else set())
+    code = f"""
+import sys
+sys.modules["torch"] = None  # importing it raises
+from flawscope.cli import main
+good = {str(folder / "good")!r}
+how = ["--engine", {engine!r}]
+assert main(["calibrate", {str(onnx_path)!r}, "--good", good, "--out", {str(new)!r}, *how]) == 0
+assert main(["info", {str(new)!r}, "--self-test", *how]) == 0
+assert main(["evaluate", {str(new)!r}, "--data", {str(drawn)!r}, "--quiet", *how]) == 0
+print("predictions:")
+assert main(["predict", {str(new)!r}, {str(folder)!r}, "--json", "--threads", "1", *how]) == 0
+assert not {unused!r} & {{m.split(".")[0] for m in sys.modules}}
+"""
+    done = run_python(code, HOME=str(home))
+    assert done.returncode == 0, done.stderr
+    assert engine == "onnxruntime" or not list(home.iterdir())  # OpenVINO's telemetry would leave its number
+    found = [json.loads(line) for line in done.stdout.split("predictions:\n")[1].splitlines()]
+    origin = flawscope.load(model_path, device="cpu").calibrate(sorted((folder / "good").iterdir()))
+    expected = origin.predict([line["path"] for line in found])
+    assert len(found) > 5
+    for line, one in zip(found, expected, strict=True):
+        assert line["score"] == pytest.approx(one.score, rel=1e-4)
+        assert line["p_value"] == one.p_value
+        assert line["is_anomalous"] == one.is_anomalous
+    calibration = predictor.read_manifest(new).calibration
+    assert (calibration.runtime, calibration.precision) == (engine, "fp32")
+    assert calibration.map_level == pytest.approx(origin.calibration.map_level, rel=1e-4)
+
+
+# -------------------------------------------------------------------------------------------------- misfits
+
+
+def test_a_network_of_another_size_than_its_manifest(engine: str, onnx_path: Path) -> None:
+    artefact = onnx_file.read(onnx_path)
+    other = replace(artefact.manifest.preprocess, size=(32, 32))
+    artefact = replace(artefact, manifest=replace(artefact.manifest, preprocess=other))
+    with pytest.raises(InputError, match=f"cannot use model {onnx_path}: its size"):
+        open_session(artefact, onnx_path, engine)
+
+
+def test_pictures_of_another_size_are_one_line(engine: str, session: Any) -> None:
+    with pytest.raises(FlawscopeError, match=f"{NAMES[engine]} failed") as error:
+        session.run(np.zeros((1, 3, 8, 8), np.float32))
+    assert "\n" not in str(error.value)
+
+
+def renamed(proto: Any) -> None:
+    for node in proto.graph.node:
+        node.output[:] = ["masks" if name == "maps" else name for name in node.output]
+    proto.graph.output[1].name = "masks"
+
+
+def dimension(proto: Any, number: int) -> Any:
+    return proto.graph.input[0].type.tensor_type.shape.dim[number]
+
+
+NETWORKS: dict[str, Callable[[Any], Any]] = {
+    "no graph": lambda proto: proto.ClearField("graph"),
+    "nonsense": lambda proto: setattr(proto.graph.node[0], "op_type", "Nonsense"),
+    "one channel": lambda proto: setattr(dimension(proto, 1), "dim_value", 1),
+    "any size": lambda proto: setattr(dimension(proto, 2), "dim_param", "height"),
+    "other outputs": renamed,
+}
+
+
+@pytest.mark.parametrize("what", NETWORKS)
+def test_another_network_with_right_hashes_is_one_line(
+    what: str, engine: str, onnx_path: Path, tmp_path: Path
+) -> None:
+    proto, path = onnx.load(onnx_path), tmp_path / "bad.onnx"
+    NETWORKS[what](proto)
+    onnx_file.write(onnx_file.read(onnx_path), proto.SerializeToString(), path)
+    with pytest.raises(InputError, match=str(path)) as error:
+        flawscope.load(path, engine=engine)
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_tensors_are_one_line(model_path: Path) -> None:
+    artefact = model_file.read(model_path)
+    for name, change in {
+        "views.0.bank": lambda t: t[:, :-1],
+        "views.0.centre": lambda t: t[:-1],
+        "roi": lambda t: t[:-1],
+        "normal": lambda t: t[:, :-1],
+    }.items():
+        tensors = {**artefact.tensors, name: change(artefact.tensors[name])}
+        with pytest.raises(InputError, match="fit anew") as error:
+            open_session(replace(artefact, tensors=tensors), "m.safetensors", device="cpu")
+        assert "\n" not in str(error.value)
+    missing = {k: v for k, v in artefact.tensors.items() if k != "views.0.bank"}
+    with pytest.raises(InputError, match=r"bank.*fit anew"):
+        open_session(replace(artefact, tensors=missing), "m.safetensors", device="cpu")
+
+
+def test_without_torch_the_remedy_is_told(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flawscope.runtime.torch", None)
+    with pytest.raises(InputError, match="needs torch: pip install"):
+        open_session(model_file.read(model_path), model_path, device="cpu")
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda:x", "cpu:1", "npu:x"])
+def test_a_device_it_does_not_have(engine: str, onnx_path: Path, device: str) -> None:
+    with pytest.raises(InputError, match="no device"):
+        flawscope.load(onnx_path, engine=engine, device=device)
+
+
+def test_cuda_without_its_provider(onnx_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "flawscope.runtime.onnxruntime.onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"]
+    )
+    with pytest.raises(InputError, match="no CUDA"):
+        flawscope.load(onnx_path, device="cuda")
+
+
+@pytest.mark.parametrize("whose", ["flawscope", "example"])
+def test_nothing_is_told_to_the_makers_of_the_engine(whose: str, onnx_path: Path, tmp_path: Path) -> None:
+    """What would tell keeps a number of this machine in the home folder, but not where it takes itself to be
+    in a test."""
+    code = "from flawscope import load; import sys; load(sys.argv[1])"
+    words = ["-c", code, str(onnx_path)] if whose == "flawscope" else [str(EXAMPLE), str(onnx_path)]
+    names = "ORT_DISABLE_TELEMETRY", "CI", "GITHUB_ACTIONS", "ORT_RUNNING_UNIT_TESTS", "XDG_CACHE_HOME"
+    home = {key: value for key, value in os.environ.items() if key not in names} | {"HOME": str(tmp_path)}
+    subprocess.run([sys.executable, *words], env=home, check=True, timeout=120)
+    assert not list(tmp_path.rglob("*onnxruntime*"))
