@@ -285,9 +285,9 @@ def listing(args: Args, record: Record, work: Path) -> list[Cell]:
 
 def listed(work: str, count: int, part: int, nodes: int) -> Cell:
     """What the command does, with workers that open no picture."""
-    from flawscope.cluster import connect, manifest, predict, shards
+    from flawscope.cluster import connect, listing, predict, shards
+    from flawscope.cluster.listing import Store
     from flawscope.cluster.shards import Job, Model, Summary
-    from flawscope.cluster.store import Store
     from flawscope.machine import peak_memory
 
     def read(job: Job, shard: int) -> Summary:
@@ -300,7 +300,7 @@ def listed(work: str, count: int, part: int, nodes: int) -> Cell:
     shutil.rmtree(out, ignore_errors=True)
     store = Store(str(out))
     before, began = peak_memory(), time.perf_counter()
-    made = manifest.write([str(table)], store)
+    made = listing.write([str(table)], store)
     took, after = time.perf_counter() - began, peak_memory()
     size = -(-made.inputs // part)
     job = Job(str(out), "", Model("", "", None), part, made.inputs, "cpu", 1)

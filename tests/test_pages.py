@@ -22,7 +22,7 @@ import yaml
 
 import flawscope
 from flawscope import config
-from flawscope.cli import Parser, commands
+from flawscope.cli import commands, opened
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
 
@@ -34,9 +34,7 @@ LINK = re.compile(r"\]\(([^()\s#]*)(?:#([^()\s]*))?\)")
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
-    parser = Parser(prog=command)
-    importlib.import_module(commands()[command].module).add_arguments(parser)
-    return parser
+    return opened(commands()[command])[0]
 
 
 def calls(text: str) -> Iterator[list[str]]:

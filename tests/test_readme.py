@@ -144,7 +144,7 @@ class Here:
 def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes minutes takes seconds."""
     from flawscope.artefact import certificate
-    from flawscope.benchmark import pool
+    from flawscope.benchmark import run as runs
     from flawscope.cli import watch
     from flawscope.export import onnx_graph
     from flawscope.methods import patchcore, prnet, training
@@ -166,7 +166,7 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     monkeypatch.setattr(
         distill, "distill", lambda paths, recipe, *a, **k: whole(paths, replace(recipe, width=16), *a, **k)
     )
-    monkeypatch.setattr(pool, "Processes", Here)
+    monkeypatch.setattr(runs, "Processes", Here)
     # what is refused is tested elsewhere: models of so few and small pictures find hardly anything
     monkeypatch.setattr("flawscope.fitting.update_evaluation.KEPT", 0.0)
     monkeypatch.setattr("flawscope.fitting.incremental_update.odd_ones", lambda *_: set())

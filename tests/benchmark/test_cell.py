@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from flawscope.benchmark.cell import Plan, work_off
+from flawscope.benchmark.cell import Plan, Store, work_off
 from flawscope.benchmark.grid import Cell, plan
-from flawscope.benchmark.store import Store
 from flawscope.errors import CheckpointError, InputError
 
 pytest.importorskip("torch")

@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from flawscope.benchmark import published
+from flawscope.benchmark import tables as published
 from flawscope.benchmark.tables import METRICS
 from flawscope.datasets.layouts import MVTEC
 from flawscope.methods import registry

@@ -15,12 +15,10 @@ from typing import Any
 import pytest
 
 from flawscope import machine
+from flawscope.benchmark import cell as store
 from flawscope.benchmark import run as runner
-from flawscope.benchmark import store
-from flawscope.benchmark.cell import Plan
-from flawscope.benchmark.pool import Processes
-from flawscope.benchmark.run import jobs_and_threads, run
-from flawscope.benchmark.store import Store
+from flawscope.benchmark.cell import Plan, Store
+from flawscope.benchmark.run import Processes, jobs_and_threads, run
 from flawscope.benchmark.tables import Results
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.progress import Running

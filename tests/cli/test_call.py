@@ -161,13 +161,14 @@ def test_rates_are_shares_or_percent(text: str, value: float) -> None:
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
     """failing(error): `flawscope info` raises it."""
-    from flawscope.cli import info
+    from flawscope.cli import models
 
     def make(error: BaseException) -> None:
         def run(args: Any) -> int:
+            """Fail."""
             raise error
 
-        monkeypatch.setattr(info, "run", run)
+        monkeypatch.setattr(models, "info", run)
 
     return make
 
@@ -207,8 +208,8 @@ def test_debug_adds_the_traceback_and_keeps_the_line(
 
 def test_an_interrupt_on_a_real_terminal_ends_with_130() -> None:
     code = """
-import sys, flawscope.cli as cli, flawscope.cli.info as info
-info.run = lambda args: (_ for _ in ()).throw(KeyboardInterrupt())
+import sys, flawscope.cli as cli, flawscope.cli.models as models
+models.info = lambda args: (_ for _ in ()).throw(KeyboardInterrupt())
 sys.exit(cli.main(["info", "m"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

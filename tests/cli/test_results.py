@@ -265,7 +265,7 @@ def test_a_benchmark_prints_its_figures_where_no_table_can_be_written(
     capsys: Capture, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flawscope.benchmark import run as runs
-    from flawscope.benchmark.store import Store
+    from flawscope.benchmark.cell import Store
     from flawscope.benchmark.tables import Results
 
     metrics = {"image_auroc": 0.9, "pixel_auroc": 0.8}

@@ -19,9 +19,8 @@ pytest.importorskip("torch")
 
 import psutil
 
-from flawscope.benchmark.cell import Plan, run_cell
+from flawscope.benchmark.cell import FORMAT, Plan, Store, run_cell, write_json
 from flawscope.benchmark.grid import plan
-from flawscope.benchmark.store import FORMAT, Store, write_json
 from flawscope.cli import main
 from flawscope.cluster.connect import Node
 from flawscope.cluster.tasks import share

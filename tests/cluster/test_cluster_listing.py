@@ -15,9 +15,8 @@ import pytest
 pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
 
-from flawscope.cluster import manifest as listing
-from flawscope.cluster.manifest import Entry
-from flawscope.cluster.store import Store
+from flawscope.cluster import listing
+from flawscope.cluster.listing import Entry, Store
 from flawscope.datasets.files import list_inputs
 from flawscope.errors import FlawscopeError, InputError
 

@@ -282,7 +282,7 @@ def test_the_folder_of_results_must_be_its_own(
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     from flawscope.cluster import shards
-    from flawscope.cluster.store import Store
+    from flawscope.cluster.listing import Store
 
     store = Store(str(tmp_path))
     store.write(shards.name(7), b"PAR1 and no more")

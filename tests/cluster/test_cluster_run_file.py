@@ -17,9 +17,9 @@ pytest.importorskip("fsspec")
 
 from flawscope.cluster import shards
 from flawscope.cluster.connect import connected
+from flawscope.cluster.listing import Store
 from flawscope.cluster.predict import EACH, MOST, PART, Run, _follow, _written, judged, shard_size
 from flawscope.cluster.shards import Job, Judging, Model, Summary
-from flawscope.cluster.store import Store
 from flawscope.errors import FlawscopeError, InputError
 
 CALL = {"model": ["0"], "pictures": ["pictures"], "device": "auto"}

@@ -8,9 +8,17 @@ from dataclasses import MISSING, fields
 from string import ascii_lowercase
 from typing import Any
 
-from flawscope.benchmark import published
-from flawscope.benchmark.published import Figure, Source
-from flawscope.benchmark.tables import METRICS, Group, Results, Value, methods_and_seeds, printed
+from flawscope.benchmark.tables import (
+    METRICS,
+    Figure,
+    Group,
+    Results,
+    Source,
+    Value,
+    marks,
+    methods_and_seeds,
+    printed,
+)
 from flawscope.machine import GIB
 from flawscope.methods import registry
 from flawscope.progress import counted, duration
@@ -180,13 +188,13 @@ def _published(results: Results, letters: dict[str, str]) -> str:
     if not results.sources:
         return ""
     others = [source for source in results.sources if not source.table]
-    marks = "; ".join(f"{mark.translate(RAISED)} {text}" for mark, text in published.marks().items())
+    meanings = "; ".join(f"{mark.translate(RAISED)} {text}" for mark, text in marks().items())
     parts = [
         "## Published figures",
         "Copied, not measured here. Their conditions differ from each other and from these runs; some "
         "metrics are not the same ones. The page on benchmarks in flawscope's documentation says which.",
         "\n".join(f"- **{letters[s.id]}** {_described(s)}" for s in results.sources if s.table),
-        f"How sure they are: {marks}. An average without such a mark was computed from the column.",
+        f"How sure they are: {meanings}. An average without such a mark was computed from the column.",
     ]
     if others:
         shown = [metric for metric in METRICS if any(metric in source.means for source in others)]

@@ -7,16 +7,15 @@ import csv
 import io
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 from flawscope._version import __version__
 from flawscope.artefact.files import csv_cell
-from flawscope.benchmark import published
 from flawscope.benchmark.grid import Cell, Grid
-from flawscope.benchmark.published import Figure, Source
 from flawscope.datasets.layouts import MVTEC, OBJECTS, TEXTURES
 
 # key in an evaluation -> how the literature calls it
@@ -28,6 +27,8 @@ METRICS = {
     "pixel_ap": "pixel AP",
 }
 MIB = 2**20
+PUBLISHED = Path(__file__).with_name("published.yaml")  # which explains its fields
+OTHER = "none"  # the `method` of sources about methods that are not implemented here
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Results:
     @cached_property
     def sources(self) -> list[Source]:
         """Published results that stand beside these: of these methods, if any category is MVTec AD's."""
-        return published.sources(self.grid.methods) if set(self.grid.rows) & set(MVTEC) else []
+        return sources(self.grid.methods) if set(self.grid.rows) & set(MVTEC) else []
 
     def columns(self, metric: str) -> list[Source]:
         """The sources that have something to say of a metric and stand in its table."""
@@ -155,7 +156,7 @@ class Results:
             ],
             "tables": {metric: self._table(metric) for metric in METRICS},
             "published": [asdict(source) for source in self.sources],
-            "marks": published.marks(),
+            "marks": marks(),
         }
 
     def state(self, cell: Cell) -> str:
@@ -244,3 +245,74 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
+
+
+# ------------------------------------------------------------------------------------------ published figures
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A share in 0..1, and how sure it is."""
+
+    value: float
+    mark: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """One set of results.
+
+    method: the one it is about, "none" if that is not implemented here.
+    table: stands as a column beside the measured figures.
+    decimals: digits that it gives, as a share in 0..1.
+    cells: by metric and category. means: by metric, over all 15 categories, as it prints them.
+    """
+
+    id: str
+    method: str
+    label: str
+    source: str
+    conditions: str
+    decimals: int
+    table: bool
+    cells: dict[str, dict[str, Figure]]
+    means: dict[str, Figure]
+
+
+def sources(methods: Iterable[str]) -> list[Source]:
+    """Sources about these methods, in their order, then those about methods that are not implemented here."""
+    return [source for method in (*methods, OTHER) for source in _all() if source.method == method]
+
+
+def marks() -> dict[str, str]:
+    """The meaning of each mark."""
+    return dict(_read()["marks"])
+
+
+@cache
+def _read() -> dict[str, Any]:
+    import yaml
+
+    data: dict[str, Any] = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    return data
+
+
+@cache
+def _all() -> tuple[Source, ...]:
+    return tuple(_source(entry) for entry in _read()["sources"])
+
+
+def _source(entry: dict[str, Any]) -> Source:
+    scale = {"percent": 100.0, "fraction": 1.0}[entry["unit"]]
+    cells: dict[str, dict[str, Figure]] = {}
+    means: dict[str, Figure] = {}
+    for metric, given in entry["metrics"].items():
+        marks = given.get("marks", {})
+        cells[metric] = {
+            category: Figure(value / scale, marks.get(category, given["mark"]))
+            for category, value in given.get("cells", {}).items()
+        }
+        if "mean" in given:
+            means[metric] = Figure(given["mean"] / scale, given.get("mean_mark", given["mark"]))
+    names = ("id", "method", "label", "source", "conditions", "decimals", "table")
+    return Source(**{name: entry[name] for name in names}, cells=cells, means=means)

@@ -8,7 +8,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, TypeGuard
 
@@ -19,7 +19,7 @@ from flawscope.methods import registry
 from flawscope.methods.method import Command
 from flawscope.progress import write_line
 
-# command -> one line of help; each is a module in this package
+# command -> one line of help; each is a module in this package, or a function in `models`
 COMMANDS: dict[str, str] = {
     "fit": "learn what good parts look like",
     "evaluate": "measure a model on test pictures",
@@ -40,6 +40,7 @@ COMMANDS: dict[str, str] = {
 }
 
 
+OF_MODELS = ("calibrate", "export", "info", "backbones")
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # a disk, or a person's share
 
 
@@ -83,22 +84,38 @@ def _run(arguments: list[str]) -> int:
     _never_fail_to_print()
     name, *rest = arguments
     if name in COMMANDS:  # other packages are not asked: that takes time
-        path = f"flawscope.cli.{name}"
+        command = _own(name)
     elif name in (known := commands()):
-        path = known[name].module
+        command = known[name]
     else:
         raise InputError(f"there is no command {name}{_nearest(name, known)}; see `flawscope --help`")
-    module = importlib.import_module(path)
-    parser = Parser(prog=f"flawscope {name}", description=module.__doc__, formatter_class=Help)
-    module.add_arguments(parser)
+    parser, run = opened(command)
+    return int(run(parser.parse_args(rest)))
+
+
+def opened(command: Command) -> tuple[Parser, Callable[[argparse.Namespace], int]]:
+    """A command's parser, and the function that runs it."""
+    module = importlib.import_module(command.module)
+    if add := getattr(module, f"{command.name}_arguments", None):  # of a module with several
+        run = getattr(module, command.name)
+        text = run.__doc__
+    else:
+        add, run, text = module.add_arguments, module.run, module.__doc__
+    parser = Parser(prog=f"flawscope {command.name}", description=text, formatter_class=Help)
+    add(parser)
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
-    return int(module.run(parser.parse_args(rest)))
+    return parser, run
+
+
+def _own(name: str) -> Command:
+    module = "models" if name in OF_MODELS else name
+    return Command(name, COMMANDS[name], f"flawscope.cli.{module}")
 
 
 def commands() -> dict[str, Command]:
     """All commands by name: those of every method, then those that methods bring."""
-    known = {name: Command(name, text, f"flawscope.cli.{name}") for name, text in COMMANDS.items()}
-    return known | {c.name: c for method in registry.loadable() for c in method.commands}
+    own = {name: _own(name) for name in COMMANDS}
+    return own | {c.name: c for method in registry.loadable() for c in method.commands}
 
 
 def overview() -> str:

@@ -19,7 +19,7 @@ from flawscope.progress import Running, counted
 if TYPE_CHECKING:
     from flawscope.benchmark.cell import Plan
     from flawscope.benchmark.grid import Cell, Grid
-    from flawscope.benchmark.pool import Pool
+    from flawscope.benchmark.run import Pool
     from flawscope.benchmark.tables import Results
 
 
@@ -78,9 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from flawscope.benchmark.cell import Store
     from flawscope.benchmark.run import finished
     from flawscope.benchmark.run import run as work_off
-    from flawscope.benchmark.store import Store
     from flawscope.benchmark.tables import Results, methods_and_seeds
 
     if args.cluster is not None:
@@ -139,8 +139,7 @@ def run(args: argparse.Namespace) -> int:
 def _pool(args: argparse.Namespace, left: Sequence[Cell], live: Running) -> Iterator[tuple[Plan, Pool]]:
     """How the cells that are left are worked off, and the processes here or on the cluster that do it."""
     from flawscope.benchmark.cell import Plan
-    from flawscope.benchmark.pool import Processes
-    from flawscope.benchmark.run import jobs_and_threads
+    from flawscope.benchmark.run import Processes, jobs_and_threads
 
     if args.cluster is None or not left:
         jobs, threads = 1, 1
@@ -189,8 +188,8 @@ def _planned(args: argparse.Namespace) -> Grid:
 
 def _write(results: Results, out: Path) -> None:
     from flawscope.artefact.files import atomic
+    from flawscope.benchmark.cell import write_json
     from flawscope.benchmark.markdown import render
-    from flawscope.benchmark.store import write_json
 
     write_json(out / "results.json", results.to_dict())
     for name, text in (("results.csv", results.to_csv()), ("results.md", render(results))):

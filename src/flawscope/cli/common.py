@@ -7,13 +7,13 @@ import csv
 import io
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawscope.errors import InputError
+from flawscope.errors import FlawscopeError, InputError, one_line, with_kind
 from flawscope.progress import Step, Terminal, counted, silent, write_line
 
 if TYPE_CHECKING:
@@ -32,22 +32,20 @@ def rate(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def count(of: str, least: int = 1) -> Callable[[str], int]:
-    """A parser of whole numbers from `least` on; `of`: what is counted, for the error."""
+def whole(what: str, least: int, most: int | None = None) -> Callable[[str], int]:
+    """A parser of whole numbers from `least` to `most`; `what` they are, for the error."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {of}: write {least} or more")
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            to = "or more" if most is None else f"to {most}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}: write {least} {to}")
         return int(text)
 
     return parse
 
 
-def seed(text: str) -> int:
-    """0 or more."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a seed: write a whole number, 0 or more")
-    return int(text)
+def count(of: str, least: int = 1) -> Callable[[str], int]:
+    return whole(f"a number of {of}", least)
 
 
 def time_in(unit: str, such_as: str) -> Callable[[str], float]:
@@ -66,6 +64,8 @@ def time_in(unit: str, such_as: str) -> Callable[[str], float]:
 
 
 minutes = time_in("minutes", "30 or 0.5")
+seed = whole("a seed", 0)
+port = whole("a port", 0, 65535)  # 0: a free one
 
 
 def add_device(parser: argparse.ArgumentParser, threads: str = "all cores") -> None:
@@ -121,6 +121,38 @@ def add_group(parser: argparse.ArgumentParser) -> None:
         "--group",
         metavar="PATTERN",
         help="regular expression; file names that match the same text show one part",
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser, presets: str, default: str | None = None) -> None:
+    """Add the options that `settings` reads; `presets` is the help of `--preset`."""
+    parser.add_argument("--preset", default=default, help=presets)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over the file"
+    )
+
+
+def settings(args: argparse.Namespace, flags: Iterable[str], category: str | None = None) -> dict[str, Any]:
+    """Settings from the file, then those of `flags` that were given, then --set, each winning over those
+    before it."""
+    from flawscope import config
+
+    values = config.read_config(args.config, category) if args.config else {}
+    values |= {name: value for name in flags if (value := getattr(args, name)) is not None}
+    return {**values, **config.parse_assignments(args.set)}
+
+
+def add_backbone(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", metavar="NAME", help="any timm model; see `flawscope backbones`")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="the backbone's weights: safetensors or a checkpoint"
+    )
+
+
+def add_roi(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--roi", metavar="MASK.png|x0,y0,x1,y1", help="region of interest; a box is in fractions"
     )
 
 
@@ -193,11 +225,6 @@ def seed_and_group(manifest: Manifest) -> tuple[int, str | None]:
     group = manifest.facts.get("group")
     seed = int(registry.method(manifest.method).stored(manifest.config).seed)
     return seed, group if isinstance(group, str) else None
-
-
-def numbers(values: float | Sequence[float]) -> str:
-    """A number, or several with commas."""
-    return ", ".join(f"{v:.6g}" for v in (values if isinstance(values, Sequence) else [values]))
 
 
 def say(line: str) -> None:
@@ -285,22 +312,6 @@ def report_failures(failures: Sequence[str], *, named: bool = False) -> int:
     return 1 if failures else 0
 
 
-@contextmanager
-def kept_if_interrupted(checkpoint: Path | None) -> Iterator[None]:
-    """Ctrl-C while a model is made says how much of its training is kept, whenever it comes."""
-    from flawscope.artefact.state_file import steps_in
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        steps = None if checkpoint is None else steps_in(checkpoint)
-        if steps is None:
-            raise
-        done, total = steps
-        text = f"interrupted: step {done:,} of {total:,} kept; go on with --resume"
-        raise KeyboardInterrupt(text) from None
-
-
 def left_out(result: Evaluation, by: str) -> str:
     which = ", ".join(f"{n} {kind}" for kind, n in result.left_out.items())
     return f"left out, because {by} was fitted or calibrated on them: {which}"
@@ -310,7 +321,7 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
     """Columns aligned for reading; numbers to the right."""
     cells = [list(map(str, header)), *[["" if c is None else str(c) for c in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    right = [all(_numeric(row[i]) for row in cells[1:]) for i in range(len(header))]
+    right = [all(re.match(r"$|n/a$|[+\-0-9]", row[i]) for row in cells[1:]) for i in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
         return "  ".join(
@@ -320,5 +331,56 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
     return "\n".join([line(cells[0]), line(["-" * w for w in widths]), *map(line, cells[1:])])
 
 
-def _numeric(text: str) -> bool:
-    return not text or text[0] in "+-0123456789" or text == "n/a"
+# --------------------------------------------------- --category all|objects|textures|a,b: one after the other
+
+SEVERAL = "; all, objects, textures (MVTec AD's) or names with commas: "  # of `--category`'s help
+
+
+def several_asked(args: argparse.Namespace) -> bool:
+    """Tell whether `--category` means more than the category of that name."""
+    from flawscope.datasets.layouts import means_several
+
+    return bool(args.category) and means_several(args.data, args.category)
+
+
+def categories_asked(args: argparse.Namespace, files: str = "") -> tuple[str, ...]:
+    """The categories that `--category` means, in the order of the tables; `files`: what is written to the
+    folder `--out` for each. InputError where a category is missing, or `--out` is a file's name."""
+    from flawscope.datasets.layouts import present_categories
+
+    if files and args.out.endswith(".safetensors"):
+        raise InputError(
+            f"--category {args.category} makes several {files}: give --out a folder instead of {args.out}; "
+            "it gets CATEGORY.safetensors"
+        )
+    return present_categories(args.data, args.category, "--category")
+
+
+def each_category(
+    names: Sequence[str], work: Callable[[str], int], *, debug: bool
+) -> tuple[int, dict[str, str]]:
+    """Call `work` with each name. One that fails is reported and does not stop the others.
+
+    Returns:
+        The highest exit code that `work` returned, 1 where one failed; and by name why it failed.
+    """
+    codes, failed = [], {}
+    for name in names:
+        try:
+            codes.append(work(name))
+        except Exception as error:
+            failed[name] = reason_of(error, debug=debug)
+            say(f"{name}: failed: {failed[name]}")
+            codes.append(1)
+    return max(codes), failed
+
+
+def reason_of(error: Exception, *, debug: bool) -> str:
+    """Why a category failed, in one line. With `debug` an error that nobody foresaw is raised."""
+    if isinstance(error, FlawscopeError):
+        return one_line(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory: choose a smaller --size"
+    if debug:
+        raise error
+    return f"unexpected {with_kind(error)}; --debug shows where"

@@ -171,7 +171,7 @@ def _export(args: argparse.Namespace) -> int:
         write(out, coco(marked()))
     else:
         boxes, places = fiftyone(marked())
-        write(out / "json", boxes)
+        write(out / "labels.json", boxes)
         write(out / "data.json", places)
     if not args.quiet:
         common.say(f"wrote {out}: {counted(len(every) - len(lost), 'picture')}")

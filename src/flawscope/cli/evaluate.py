@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawscope.cli import common, several
+from flawscope.cli import common
 from flawscope.errors import InputError
 from flawscope.progress import counted, duration
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="model file; for several categories the folder of CATEGORY.safetensors"
     )
-    common.add_data(parser, several=f"{several.SEVERAL}each by its own model")
+    common.add_data(parser, several=f"{common.SEVERAL}each by its own model")
     common.add_rate(parser, "the model's")
     common.add_figures(
         parser,
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if several.are_asked(args):
+    if common.several_asked(args):
         return _run_several(args)
 
     def show(result: Evaluation) -> None:
@@ -165,7 +165,7 @@ def _run_several(args: argparse.Namespace) -> int:
     from flawscope.results.run import TABLE
     from flawscope.results.table import OwnFiles
 
-    names = several.asked(args)
+    names = common.categories_asked(args)
     _check_several(args)
     say = common.say_for(args)
     folder = Path(args.out) if args.out and not common.is_table(args.out) else None
@@ -183,7 +183,7 @@ def _run_several(args: argparse.Namespace) -> int:
         say(f"{name}: {counted(result.images, 'test picture')} in {duration(result.seconds)}")
         return common.report_failures(failures)
 
-    code, failed = several.each(names, work, debug=args.debug)
+    code, failed = common.each_category(names, work, debug=args.debug)
     if not found:
         return code
     averages = _averages(found)

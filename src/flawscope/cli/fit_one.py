@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
-from flawscope.cli.inputs import on_training
+from flawscope.cli.output import on_files
 from flawscope.cluster import connect
 from flawscope.errors import InputError
 from flawscope.methods import registry
-from flawscope.progress import counted
+from flawscope.progress import counted, some
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
 
 
 Say = Callable[[str], None]
+# Settings that have a flag with every method
+FLAGS = (
+    *("method", "preset", "size", "tile", "overlap", "scale", "crop", "keep_aspect", "backbone", "stages"),
+    *("weights", "seed", "seen", "steps"),
+)
 
 
 def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
@@ -46,7 +53,7 @@ def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
     say(f"{dataset.category}: {counted(len(dataset.train), 'good picture')} ({dataset.layout} layout)")
     for line in on_training(dataset, group):
         say(line)
-    with common.kept_if_interrupted(checkpoint):
+    with kept_if_interrupted(checkpoint):
         if args.update:
             predictor = _extended(args, old, dataset, say, step)
         else:
@@ -83,8 +90,6 @@ def _settings_of(options: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
 
 def _refuse_settings(args: argparse.Namespace, options: dict[str, Any]) -> None:
     """An extended model keeps its own."""
-    from flawscope.errors import InputError
-
     asked = (*options, "roi", "min_defect")
     given = [k for k in asked if (options.get(k) or getattr(args, k, None)) is not None]
     flags = ("no-samples", "minutes", "resume", "tensorboard")
@@ -202,21 +207,25 @@ def _extended(args: argparse.Namespace, old: Artefact, dataset: Dataset, say: Sa
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """Settings from the file, then the flags, then --set."""
-    from flawscope import config
+    own = sorted({option.setting for method in registry.loadable() for option in method.options})
+    category = (args.category or only_category(args.data)) if args.config else None
+    return common.settings(args, (*FLAGS, *own), category)
 
-    values: dict[str, Any] = {}
-    if args.config:
-        values = config.read_config(args.config, args.category or only_category(args.data))
-    own = {option.setting for method in registry.loadable() for option in method.options}
-    pictures = ("size", "tile", "overlap", "scale", "crop")
-    network = ("method", "preset", "backbone", "stages", "weights", "seed", "seen", "steps")
-    for key in (*pictures, *network, *sorted(own)):
-        if getattr(args, key) is not None:
-            values[key] = getattr(args, key)
-    if args.keep_aspect:
-        values["keep_aspect"] = True
-    return {**values, **config.parse_assignments(args.set)}
+
+@contextmanager
+def kept_if_interrupted(checkpoint: Path | None) -> Iterator[None]:
+    """Ctrl-C while a model is made says how much of its training is kept, whenever it comes."""
+    from flawscope.artefact.state_file import steps_in
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        steps = None if checkpoint is None else steps_in(checkpoint)
+        if steps is None:
+            raise
+        done, total = steps
+        text = f"interrupted: step {done:,} of {total:,} kept; go on with --resume"
+        raise KeyboardInterrupt(text) from None
 
 
 def only_category(root: str) -> str | None:
@@ -224,3 +233,26 @@ def only_category(root: str) -> str | None:
 
     found = find_categories(root)
     return found[0] if len(found) == 1 else None
+
+
+def on_training(dataset: Dataset, group: str | None) -> Iterator[str]:
+    """Remarks on the training pictures, before anything is read. InputError: `group` matches no name."""
+    from flawscope.datasets.dataset import remark
+    from flawscope.datasets.files import SIDE_SUFFIXES, not_pictures_in
+    from flawscope.pictures.decoding import frames
+
+    paths = [item.path for item in (*dataset.train, *dataset.validation)]
+    if not paths:
+        return
+    if found := remark(paths, group):
+        yield found
+    folder = Path(os.path.commonpath([path.parent for path in paths]))
+    others = not_pictures_in(folder)
+    unread = [
+        path.relative_to(folder).as_posix() for path in others if path.suffix.lower() not in SIDE_SUFFIXES
+    ]
+    beside = [path.relative_to(folder).as_posix() for path in others if path.suffix.lower() in SIDE_SUFFIXES]
+    if unread:
+        yield f"not learnt from: {counted(len(unread), 'file')} of formats that are not read: {some(unread)}"
+    several = [(path.relative_to(folder).as_posix(), count) for path in paths if (count := frames(path)) > 1]
+    yield from on_files([f"{name} ({count})" for name, count in several], beside)

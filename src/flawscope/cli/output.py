@@ -1,17 +1,21 @@
-"""The output of `predict` for each result: a line, a row of the table, and files in the results folder."""
+"""The pictures that a call wants judged, and what is printed and written of each: a line, a row of the table,
+files in the results folder."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from flawscope.cli import common
-from flawscope.errors import FlawscopeError
-from flawscope.progress import counted
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.progress import counted, some
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -20,6 +24,75 @@ if TYPE_CHECKING:
     from flawscope.results.prediction import Mismatch, Prediction
     from flawscope.results.run import Results
     from flawscope.results.table import Table, Unjudged
+
+
+PIPED = "-"  # the name of a picture on stdin
+
+
+@dataclass
+class Asked:
+    """The inputs that a call wants judged.
+
+    sources: files, or one picture itself. total: how many; 0 where they come one by one.
+    wrong: specs that mean nothing, by the number of sources before them. beside: files that are no pictures.
+    several: files that turned out to hold more than the one picture that is judged.
+    """
+
+    sources: Iterable[Source]
+    total: int = 0
+    wrong: dict[int, list[Unjudged]] = field(default_factory=dict)
+    beside: list[str] = field(default_factory=list)
+    several: list[str] = field(default_factory=list)
+
+
+def asked_inputs(specs: list[str]) -> Asked:
+    """InputError if nothing is meant."""
+    from flawscope.datasets.files import list_inputs
+    from flawscope.results.table import Unjudged
+
+    if specs == [PIPED]:
+        return _piped(sys.stdin.buffer)
+    if PIPED in specs:
+        raise InputError("- stands alone: leave out the other pictures, or -; a file of this name is ./-")
+    found: dict[Path, None] = {}  # each once
+    asked = Asked(found)
+    for spec in specs:
+        try:
+            inputs, beside = list_inputs(spec)
+        except InputError as error:
+            asked.wrong.setdefault(len(found), []).append(Unjudged(spec, str(error)))
+        else:
+            found |= dict.fromkeys(inputs)
+            asked.beside += map(os.fspath, beside)
+    if not found:
+        raise InputError(asked.wrong[0][0].error)
+    asked.total = len(found)
+    return asked
+
+
+def _piped(stream: IO[bytes]) -> Asked:
+    """A picture, or a path a line."""
+    from flawscope.pictures.decoding import is_encoded
+
+    head = stream.peek(64)[:64] if isinstance(stream, io.BufferedReader) else b""
+    if b"\0" not in head:
+        lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in stream)
+        return Asked(Path(line) for line in lines if line.strip())
+    if not is_encoded(head):
+        raise InputError("what comes on stdin is neither a picture that can be read nor a list of paths")
+    return Asked([stream.read()], 1)
+
+
+def on_files(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]:
+    """several: files with more than one picture, and how many. beside: files that show nothing."""
+    if several:
+        files = counted(len(several), "file")
+        yield f"{files} with several pictures; the first of each is taken: {some(several)}"
+    if beside:
+        yield f"{counted(len(beside), 'file')} beside the pictures not looked at: {some(beside)}"
+
+
+# ------------------------------------------------------------------------------------------------- results
 
 
 def line_of(found: Prediction) -> str:
@@ -129,7 +202,6 @@ class Output:
     def _write_page(self, results: Results, facts: dict[str, Any], white: float | None) -> None:
         """The page beside the table, where what it needs is installed."""
         from flawscope import report
-        from flawscope.errors import InputError
         from flawscope.report.pages import predictions_page
         from flawscope.results.run import TABLE
         from flawscope.results.table import read_table
@@ -179,3 +251,11 @@ def facts_of(
 def all_together(together: Mismatch, calibration: Calibration) -> str:
     """Says how many are anomalous, and what was promised."""
     return f"{together.anomalous} of {counted(together.count, 'picture')} anomalous; {calibration.promise()}"
+
+
+def remarks(several: Sequence[str], beside: Sequence[str], together: Mismatch) -> None:
+    """Say which files were not looked at, or not wholly, and where the pictures are unlike those learnt."""
+    for line in on_files(several, beside):
+        common.say(line)
+    if line := together.line():
+        common.say(f"warning: {line}")

@@ -12,12 +12,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawscope.cli import clustered, common, inputs, remote
-from flawscope.cli.inputs import on_files
+from flawscope.cli import common, elsewhere, output
 from flawscope.progress import counted, silent
 
 if TYPE_CHECKING:
-    from flawscope.cli.output import Output
     from flawscope.predictor import Predictor
     from flawscope.progress import Step
     from flawscope.results.prediction import Mismatch
@@ -49,56 +47,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fail-on-anomaly", action="store_true", help="exit with 3 if any picture is anomalous"
     )
     common.add_engine(parser, threads="all cores; with --cluster 1")
-    remote.add_arguments(parser)
-    common.add_cluster(parser)
-    clustered.add_arguments(parser)
+    elsewhere.add_arguments(parser)
     common.add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.cli.output import Output, all_together, facts_of
     from flawscope.results.folder import folder_of
     from flawscope.results.prediction import Mismatch
 
-    remote.check(args)
-    clustered.check(args)
+    elsewhere.check(args)
     if args.cluster is not None:
-        return clustered.run(args)
+        return elsewhere.on_cluster(args)
     common.check_out(args)
     if args.server is not None:
-        return remote.run(args, inputs.asked_inputs([args.model, *(args.pictures or [])]), _judge)
-    asked = inputs.asked_inputs(args.pictures)
+        return elsewhere.on_station(args, output.asked_inputs([args.model, *(args.pictures or [])]), _judge)
+    asked = output.asked_inputs(args.pictures)
     step = common.step_for(args) if asked.total else silent
     predictor = common.load_model(args, args.model)
     root = folder_of([path for path in asked.sources if isinstance(path, Path)]) if asked.total else None
-    output = Output(args, root, at_once=not asked.total)
+    results = output.Output(args, root, at_once=not asked.total)
     together = Mismatch(predictor.calibration.expected_rate)
     began, complete = time.monotonic(), False
     try:
-        _judge(asked, predictor, output, together, step)
+        _judge(asked, predictor, results, together, step)
         complete = True
     except KeyboardInterrupt:
         of = f" of {asked.total:,}" if asked.total else ""
         kept = f"; their results are in {args.out}" if args.out else ""
-        judged = counted(together.count + len(output.failures), "input")
+        judged = counted(together.count + len(results.failures), "input")
         raise KeyboardInterrupt(f"interrupted after {judged}{of}{kept}") from None
     finally:
-        told = facts_of(args, predictor.manifest, predictor.calibration, together, len(output.failures))
+        unjudged = len(results.failures)
+        told = output.facts_of(args, predictor.manifest, predictor.calibration, together, unjudged)
         told |= {"complete": complete, "seconds": round(time.monotonic() - began, 3)}
-        output.finish(told, predictor.manifest.preprocess.white_level)
+        results.finish(told, predictor.manifest.preprocess.white_level)
     if not args.quiet:
         if not args.json and together.count:
-            common.say(all_together(together, predictor.calibration))
-        for line in on_files(asked.several, [os.fspath(path) for path in asked.beside]):
-            common.say(line)
-        if line := together.line():
-            common.say(f"warning: {line}")
-    code = output.code
+            common.say(output.all_together(together, predictor.calibration))
+        output.remarks(asked.several, asked.beside, together)
+    code = results.code
     return 3 if args.fail_on_anomaly and together.anomalous else code
 
 
 def _judge(
-    asked: inputs.Asked, predictor: Predictor | remote.Served, output: Output, together: Mismatch, step: Step
+    asked: output.Asked,
+    predictor: Predictor | elsewhere.Served,
+    results: output.Output,
+    together: Mismatch,
+    step: Step,
 ) -> None:
     """Each input in its turn."""
     from flawscope.errors import InputError, one_line
@@ -110,22 +106,22 @@ def _judge(
     ):
         for one in asked.wrong.pop(done - 1, ()):
             with _whole():
-                output.add(one, one.path)
-        name = os.fspath(source) if isinstance(source, str | os.PathLike) else inputs.PIPED
+                results.add(one, one.path)
+        name = os.fspath(source) if isinstance(source, str | os.PathLike) else output.PIPED
         if isinstance(result, InputError):
             with _whole():
-                output.add(Unjudged(name, one_line(result)), source)
+                results.add(Unjudged(name, one_line(result)), source)
         else:
             with _whole():
-                output.add(replace(result, path=name), source)
+                results.add(replace(result, path=name), source)
                 together.add(result)  # not what could not be printed: it has no row either
-            if name != inputs.PIPED and (held := frames(name)) > 1:
+            if name != output.PIPED and (held := frames(name)) > 1:
                 asked.several.append(f"{name} ({held})")
         if asked.total:
             step("prediction", done, asked.total)
     for one in chain.from_iterable(asked.wrong.values()):
         with _whole():
-            output.add(one, one.path)
+            results.add(one, one.path)
 
 
 @contextmanager

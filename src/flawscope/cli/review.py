@@ -36,16 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="judge the reviewed pictures with this model and show before and after, instead of reviewing",
     )
     parser.add_argument("--json", action="store_true", help="with --after: print one JSON document")
-    parser.add_argument("--port", type=port, default=0, metavar="N", help="of the page (default: a free one)")
+    parser.add_argument(
+        "--port", type=common.port, default=0, metavar="N", help="of the page (default: a free one)"
+    )
     parser.add_argument("--no-browser", action="store_true", help="print the page's address, open nothing")
     common.add_engine(parser)
     common.add_quiet(parser)
-
-
-def port(text: str) -> int:
-    if not text.isdecimal() or not 0 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: write 1024 to 65535, or 0 for a free one")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

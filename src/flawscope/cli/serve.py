@@ -27,15 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host", metavar="ADDRESS", help="listen there; other machines need users (default: 127.0.0.1)"
     )
-    parser.add_argument("--port", type=_port, metavar="N", help="default: 8080")
+    parser.add_argument("--port", type=common.port, metavar="N", help="default: 8080")
     common.add_engine(parser, "all cores but one")
     common.add_quiet(parser)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: write 1 to 65535, or 0 for a free one")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,10 +16,9 @@ from typing import IO, Any
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.decision import Calibration, Rate, rate_of
-from flawscope.cluster import connect, manifest, shards, tasks
-from flawscope.cluster.manifest import Listing, Some
+from flawscope.cluster import connect, listing, shards, tasks
+from flawscope.cluster.listing import Listing, Some, Store, is_url
 from flawscope.cluster.shards import Job, Model, Summary
-from flawscope.cluster.store import Store, is_url
 from flawscope.datasets.files import printable
 from flawscope.errors import FlawscopeError, InputError, require_installed
 from flawscope.progress import Step, counted, silent
@@ -155,7 +154,7 @@ def predict(
 
 def _may_be_relative(spec: str) -> bool:
     """Tell whether other pictures would be meant in another working folder."""
-    return spec.lower().endswith(manifest.TABLES) or not (is_url(spec) or os.path.isabs(spec))
+    return spec.lower().endswith(listing.TABLES) or not (is_url(spec) or os.path.isabs(spec))
 
 
 def _refuse_among_pictures(store: Store, pictures: Sequence[str]) -> None:
@@ -194,8 +193,8 @@ class Run:
         run = cls._found(store, call)
         if not run.size:
             run._write()
-            run.listing = manifest.write(pictures, store, stdin)
-        elif run.listing.digest and stdin and manifest.digest(stdin) != run.listing.digest:
+            run.listing = listing.write(pictures, store, stdin)
+        elif run.listing.digest and stdin and listing.digest(stdin) != run.listing.digest:
             raise InputError(
                 f"--out {store.url} holds a run with other paths on stdin: give the same again, or choose "
                 "another --out"
@@ -205,7 +204,7 @@ class Run:
     @classmethod
     def _found(cls, store: Store, call: dict[str, Any]) -> Run:
         if not store.exists(RUN):
-            for name in (shards.FOLDER, manifest.FOLDER, shards.OVERLAYS, FACTS):
+            for name in (shards.FOLDER, listing.FOLDER, shards.OVERLAYS, FACTS):
                 if store.exists(name):
                     raise InputError(
                         f"{store.url}/{name} is there already, and not of a run on a cluster: choose another "

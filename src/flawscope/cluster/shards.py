@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope._version import __version__
 from flawscope.artefact.files import atomic
-from flawscope.cluster import manifest
+from flawscope.cluster import listing
 from flawscope.cluster.connect import require_version
-from flawscope.cluster.manifest import Entry, Some
-from flawscope.cluster.store import Store, filesystem, is_url, reason
+from flawscope.cluster.listing import Entry, Some, Store, filesystem, is_url, reason
 from flawscope.datasets.files import printable
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import cannot, frames, name_of
@@ -105,7 +104,7 @@ class Job:
     def entries(self, store: Store, shard: int) -> list[Entry]:
         """The shard's part of the listing."""
         start = shard * self.size
-        return manifest.read(store, start, min(start + self.size, self.inputs))
+        return listing.read(store, start, min(start + self.size, self.inputs))
 
 
 @dataclass

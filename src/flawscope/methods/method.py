@@ -69,7 +69,8 @@ class Option:
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the method's own: a module with `add_arguments(parser)` and `run(args) -> exit code`."""
+    """A command of the method's own: a module with `add_arguments(parser)` and `run(args) -> exit code`; or
+    with `NAME_arguments` and `NAME`, where it has several."""
 
     name: str
     help: str

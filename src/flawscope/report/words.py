@@ -144,7 +144,7 @@ class Facts:
 def facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runtime: str, model: str) -> Facts:
     """`runtime`: what computed the scores; `model`: the name of the model's file."""
     return Facts(
-        model=[(what, printable(str(value))) for what, value in _model(manifest, model)],
+        model=[(what, printable(value)) for what, value in [("file", model), *of_model(manifest)]],
         run=_run(result, dataset, runtime),
         config=[(key, printable(_plain(value))) for key, value in manifest.config.items()],
         notes=[printable(note) for note in manifest.notes],
@@ -153,28 +153,36 @@ def facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runtime: str
     )
 
 
-def _model(manifest: Manifest, model: str) -> list[tuple[str, Any]]:
-    c, facts, backbone = manifest.calibration, manifest.facts, manifest.backbone
+def of_model(manifest: Manifest) -> Pairs:
+    """What a model is and where it came from."""
+    c, facts, backbone, p = manifest.calibration, manifest.facts, manifest.backbone, manifest.preprocess
     roles = Counter(picture.role for picture in manifest.pictures)
-    rows: list[tuple[str, Any]] = [
-        ("file", model),
-        ("method", f"{manifest.method}" + (f", fitted for {manifest.category}" if manifest.category else "")),
+    sizes = str(manifest.config.get("size", ""))
+    seen = [
+        p.described(),
+        *([f"seen at {sizes}"] if "+" in sizes else []),
+        "aspect ratio kept" if p.keep_aspect else "stretched",
+        *([f"centre of {p.size[0]}x{p.size[1]}"] if p.crop else []),
+        *([f"white level {p.white_level:g}"] if p.white_level else []),
+    ]
+    rows = [
+        ("method", f"{manifest.method}" + (f" for {manifest.category}" if manifest.category else "")),
         ("network", f"{backbone.get('name', '?')}, {backbone.get('origin', '?')}"),
-        ("licence of its weights", backbone.get("licence", "?")),
-        ("picture seen as", manifest.preprocess.described()),
-        ("seed", manifest.config.get("seed", "?")),
+        ("licence of its weights", str(backbone.get("licence", "?"))),
+        ("picture", ", ".join(seen)),
+        ("seed", str(manifest.config.get("seed", "?"))),
         ("pictures", ", ".join(f"{n} {role}" for role, n in roles.items()) or "not known"),
-        ("score threshold", c.promise()),
+        ("decision", c.promise()),
         ("severity", f"1 is {c.spread:.3g} above the score threshold, the spread of good pictures"),
         ("mask threshold", c.outlined()),
         ("calibrated for", f"{c.runtime}, {c.precision}"),
-        *[("fit", line) for line in facts.get("summary", ())],
+        *[("fitted", line) for line in facts.get("summary", ())],
     ]
     if found := described(facts, c):
         rows.append(("simulated defects found", found))
     if "seconds_total" in facts:
         rows.append(("time of the fit", duration(facts["seconds_total"])))
-    rows.append(("fitted with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) or "not known"))
+    rows.append(("made with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) or "not known"))
     return rows
 
 

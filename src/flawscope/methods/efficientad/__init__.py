@@ -176,5 +176,5 @@ METHOD = Method(
             "--natural", "FOLDER|generated|none", "pictures of anything else, which must stay unknown to it"
         ),
     ),
-    commands=(Command("distill", "make a teacher for EfficientAD", "flawscope.cli.distill"),),
+    commands=(Command("distill", "make a teacher for EfficientAD", "flawscope.cli.method_steps"),),
 )

@@ -1,26 +1,36 @@
-"""`predict --server`: a running station judges, and remembers."""
+"""`predict` elsewhere: on a Ray cluster, or by a running station, which remembers."""
 
 from __future__ import annotations
 
 import argparse
-import os
+import json
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from flawscope.cli import common
-from flawscope.cli.inputs import on_files
+from flawscope.cli.output import Asked, Output, all_together, facts_of, remarks
 from flawscope.errors import InputError
 from flawscope.progress import counted, silent
 
 if TYPE_CHECKING:
-    from flawscope.cli.inputs import Asked
+    from flawscope.cluster.listing import Some
     from flawscope.pictures.decoding import Source
     from flawscope.results.prediction import Prediction, Region
     from flawscope.station import Client
     from flawscope.station.store.inspection import Inspection
 
+# Of the plain command, and where the same is found
+NOT_THERE = {
+    "json": "the rows are in the Parquet files below --out",
+    "only_anomalous": "nothing is printed for a picture, and --overlays draws the anomalous ones only",
+    "maps": "no maps are written",
+    "animation": "no contact sheet is made",
+    "server": "the nodes judge by themselves",
+}
 AT_ONCE = 4  # pictures on their way
 ITS_OWN = ("false_alarm_rate", "engine", "device", "threads")  # what the station's own settings say
 
@@ -49,28 +59,113 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="holds the station's token (default: $FLAWSCOPE_TOKEN, if it is set)",
     )
+    common.add_cluster(parser)
+    parser.add_argument(
+        "--overlays",
+        action="store_true",
+        help="with --cluster: overlays of anomalous pictures, too; else --out DIR has them anyway",
+    )
 
 
 def check(args: argparse.Namespace) -> None:
-    """InputError for options that mean nothing with, or without, a station."""
+    """InputError for options that mean nothing where the pictures are judged."""
     if args.server is None:
         for name in ("product", "token_file"):
             if getattr(args, name):
-                raise InputError(f"--{name.replace('_', '-')} is for --server: leave it out")
+                raise InputError(f"{_option(name)} is for --server: leave it out")
+    else:
+        for name in ITS_OWN:
+            if getattr(args, name) not in (None, "auto"):
+                raise InputError(f"{_option(name)} is the station's own with --server: leave it out")
+        if args.out and not common.is_table(args.out):
+            raise InputError(
+                f"--out {args.out}: with --server only a table is written, FILE.csv or FILE.parquet; the "
+                "station keeps the rest"
+            )
+    if args.cluster is None:
+        if args.overlays:
+            raise InputError("--overlays is for --cluster: leave it out, --out DIR holds overlays anyway")
         return
-    for name in ITS_OWN:
-        if getattr(args, name) not in (None, "auto"):
-            raise InputError(f"--{name.replace('_', '-')} is the station's own with --server: leave it out")
-    if args.out and not common.is_table(args.out):
+    for name, instead in NOT_THERE.items():
+        if getattr(args, name):
+            raise InputError(f"{_option(name)} is not for --cluster, {instead}: leave it out")
+    if not args.out:
+        raise InputError("--cluster needs --out, a folder or URL that all nodes reach: add it")
+    if args.out.lower().endswith((".csv", ".parquet")):
         raise InputError(
-            f"--out {args.out}: with --server only a table is written, FILE.csv or FILE.parquet; the station "
-            "keeps the rest"
+            f"--out {args.out}: with --cluster the results are a folder of Parquet files: name a folder"
         )
 
 
-def run(args: argparse.Namespace, asked: Asked, judge: Callable[..., None]) -> int:
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+# ----------------------------------------------------------------------------------------------- on a cluster
+
+
+def on_cluster(args: argparse.Namespace) -> int:
+    """Judge the pictures as `predict` does, without a line for every picture."""
+    from flawscope.cluster.listing import Store
+    from flawscope.cluster.predict import predict
+    from flawscope.results.run import FACTS
+
+    began = time.monotonic()
+    found = predict(
+        args.model,
+        args.pictures,
+        where=args.cluster,
+        out=args.out,
+        false_alarm_rate=args.false_alarm_rate,
+        engine=args.engine,
+        device=args.device,
+        threads=args.threads or 1,
+        overlays=args.overlays,
+        stdin=sys.stdin.buffer,
+        step=common.step_for(args),
+        say=common.say_for(args),
+    )
+    summary = found.summary
+    told = facts_of(args, found.manifest, found.calibration, found.together, summary.unjudged.count)
+    told |= {"complete": True, "seconds": round(time.monotonic() - began, 3)}
+    Store(args.out).write(FACTS, f"{json.dumps(told, indent=1, allow_nan=False)}\n".encode())
+    if not args.quiet:
+        common.say(f"results in {args.out}: a row for every input in parts, a summary in {FACTS}")
+        if summary.judged:
+            common.say(all_together(found.together, found.calibration))
+        remarks(_Named(summary.several), _Named(found.beside), found.together)
+    code = common.report_failures(_Named(summary.unjudged))
+    if more := summary.unjudged.count - len(summary.unjudged.first):
+        common.say(f"{more:,} of them are not named here: see the column error of the rows")
+    for text in summary.undrawn.first:
+        common.say(f"skipped: {text}")
+    if summary.undrawn.count:
+        code = 1
+    return 3 if args.fail_on_anomaly and summary.anomalous else code
+
+
+class _Named(Sequence[str]):
+    """The first of many, with the length of all: remarks need no more."""
+
+    def __init__(self, some: Some):
+        self.some = some
+
+    def __len__(self) -> int:
+        return self.some.count
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        return self.some.first[index]
+
+
+# ---------------------------------------------------------------------------------------------- by a station
+
+
+def on_station(args: argparse.Namespace, asked: Asked, judge: Callable[..., None]) -> int:
     """Have the station judge the pictures. judge: the loop of `predict` over them."""
-    from flawscope.cli.output import Output
     from flawscope.results.prediction import Mismatch
     from flawscope.station import Client
 
@@ -89,10 +184,7 @@ def run(args: argparse.Namespace, asked: Asked, judge: Callable[..., None]) -> i
     if not args.quiet:
         if not args.json and together.count:
             common.say(f"{together.anomalous} of {counted(together.count, 'picture')} anomalous")
-        for line in on_files(asked.several, [os.fspath(path) for path in asked.beside]):
-            common.say(line)
-        if line := together.line():
-            common.say(f"warning: {line}")
+        remarks(asked.several, asked.beside, together)
     code = output.code
     return 3 if args.fail_on_anomaly and together.anomalous else code
 

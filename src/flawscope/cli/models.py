@@ -1,0 +1,184 @@
+"""Commands on a model file, each a function of its name: `info`, `calibrate`, `export`; and `backbones`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from flawscope.cli import common
+from flawscope.errors import InputError, require_installed
+
+if TYPE_CHECKING:
+    from flawscope.artefact.model_file import Manifest
+
+
+def info_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="model file")
+    parser.add_argument("--self-test", action="store_true", help="run the stored samples on this machine")
+    parser.add_argument("--json", action="store_true", help="print the whole manifest")
+    common.add_engine(parser)
+
+
+def info(args: argparse.Namespace) -> int:
+    """Tell what a model is: method, settings, threshold, where its weights and pictures came from."""
+    from flawscope.predictor import read_manifest
+
+    manifest = read_manifest(args.model)
+    if args.json:
+        print(json.dumps(manifest.to_dict(), indent=1, allow_nan=False))
+    else:
+        print("\n".join(lines(manifest)))
+    if not args.self_test:
+        return 0
+    from flawscope.predictor import load
+
+    result = load(args.model, engine=args.engine, device=args.device, threads=args.threads).self_test()
+    common.say(f"self-test {'passed' if result.passed else 'FAILED'}: {result.line()}")
+    return 0 if result.passed else 1
+
+
+def lines(manifest: Manifest) -> list[str]:
+    """The manifest in words."""
+    from flawscope.report.words import of_model
+
+    rows = [
+        *of_model(manifest),
+        *[("exported", line) for line in exported(manifest.facts)],
+        *[("note", note) for note in manifest.notes],
+        *[(f"test {k}", f"{v:.4f}") for k, v in manifest.metrics.items() if isinstance(v, float)],
+        ("samples", f"{len(manifest.samples)} for --self-test"),
+        ("format", str(manifest.format)),
+    ]
+    pad = max(len(k) for k, _ in rows) + 2
+    return [f"{k:<{pad}}{v}" for k, v in rows]
+
+
+def exported(facts: Mapping[str, Any]) -> list[str]:
+    """Its certificates, by engine."""
+    from flawscope.artefact.certificate import of_facts
+
+    try:
+        return [certificate.line() for certificate in of_facts(facts)]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return ["its certificate is damaged"]
+
+
+def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="model file")
+    parser.add_argument(
+        "--good", required=True, metavar="FOLDER", help="good pictures the model has not seen"
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="MODEL2", help="model file to write, of the same kind"
+    )
+    common.add_rate(parser, "the model's")
+    common.add_engine(parser)
+    common.add_quiet(parser)
+
+
+def calibrate(args: argparse.Namespace) -> int:
+    """Make new thresholds from new good pictures: the camera or the light has changed. The network stays."""
+    from flawscope.artefact import files
+    from flawscope.datasets import list_pictures
+    from flawscope.datasets.layouts import of_review
+    from flawscope.predictor import read_manifest
+    from flawscope.runtime import suffix_of
+
+    step = common.step_for(args)
+    out = files.check_writable(args.out, suffix_of(args.model))
+    if of_review(args.good):
+        raise InputError(
+            f"{args.good} holds pictures that were flagged, which would set the threshold far too high: give "
+            "good pictures as they come"
+        )
+    pictures = list_pictures(args.good)
+    before = read_manifest(args.model).calibration  # `load_model` sets the rate that is asked for
+    predictor = common.load_model(args, args.model)
+    new = predictor.calibrate(pictures, step=step)
+    new.save(out)
+    if not args.quiet:
+        common.say(f"before: {before.promise()}")
+        common.say(f"now:    {new.calibration.promise()}")
+        for note in new.manifest.notes[len(predictor.manifest.notes) :]:
+            common.say(note)
+        common.say(f"wrote {out}")
+    return common.report_failures(new.failures)
+
+
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="model file, .safetensors")
+    parser.add_argument("--out", required=True, metavar="FILE", help="model file to write, .onnx")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        choices=["fp32", "bf16", "int8"],
+        help="of the features; bf16 is OpenVINO's alone (default: fp32)",
+    )
+    parser.add_argument(
+        "--pictures",
+        metavar="FOLDER",
+        help="good pictures to compare on (default: the samples in the model), and to calibrate on for a "
+        "precision other than fp32; the training pictures will do",
+    )
+    common.add_quiet(parser)
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write a fitted model for ONNX Runtime and OpenVINO, which need no torch, and prove that it answers as
+    before."""
+    from flawscope.artefact import files
+    from flawscope.artefact.certificate import of_facts
+    from flawscope.datasets import list_pictures
+    from flawscope.predictor import read_manifest, trained
+
+    out = files.check_writable(args.out)
+    step = common.step_for(args)
+    artefact = trained(args.model)
+    pictures = list_pictures(args.pictures) if args.pictures else []
+    require_installed("export", "torch", extras="train,export")
+    from flawscope.export import export as exporting
+
+    failures: list[str] = []
+    exporting.export(artefact, out, precision=args.precision, pictures=pictures, failures=failures, step=step)
+    manifest = read_manifest(out)
+    certificates = of_facts(manifest.facts)
+    for certificate in certificates:
+        common.show(certificate.line())
+    if not args.quiet:
+        if not any("openvino" in certificate.runtime for certificate in certificates):
+            common.say("OpenVINO is not installed here: not compared with it")
+        common.say(f"wrote {out}")
+        if args.precision != "fp32":
+            common.say(manifest.calibration.promise())
+    return common.report_failures(failures)
+
+
+def backbones_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_json(parser)
+
+
+def backbones(args: argparse.Namespace) -> int:
+    """List the feature extractors whose weights are on this machine, and how to get the others."""
+    from flawscope.methods.features.weights import DEFAULT_BACKBONE, PACKAGED, cached_models
+
+    rows = []
+    for name, packaged in PACKAGED.items():
+        at_hand = packaged.find() is not None
+        rows.append((name, "yes" if at_hand else "no", packaged.licence, packaged.install))
+    rows += [(name, "yes", "see the model's page", "in the local hub cache") for name in cached_models()]
+    if args.json:
+        keys = ("name", "at_hand", "licence", "from")
+        print(
+            json.dumps(
+                [{**dict(zip(keys, r, strict=True)), "at_hand": r[1] == "yes"} for r in rows], indent=1
+            )
+        )
+        return 0
+    print(common.table(rows, ("backbone", "at hand", "licence", "from")))
+    print(f"\nThe default is {DEFAULT_BACKBONE}. Any other timm model works with --backbone NAME:")
+    print(
+        "its weights are downloaded once, or given with --weights FILE (safetensors or a torch checkpoint)."
+    )
+    return 0
