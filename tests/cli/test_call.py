@@ -289,17 +289,6 @@ def test_an_empty_table_is_its_header() -> None:
     assert table([], ("a", "b")).splitlines()[0] == "a  b"
 
 
-def test_every_command_is_a_module_with_the_two_functions() -> None:
-    import importlib
-
-    assert {"fit", "predict", "distill"} <= set(commands())  # methods bring theirs
-    for command in commands().values():
-        found = importlib.import_module(command.module)
-        assert callable(found.run)
-        assert callable(found.add_arguments)
-        assert found.__doc__
-
-
 # ------------------------------------------------------------------------------------- a core installation
 
 
