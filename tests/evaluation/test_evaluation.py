@@ -227,7 +227,7 @@ def copy_recompressed(source: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("copy", [copy_renamed, copy_as_bmp, copy_recompressed])
-@pytest.mark.parametrize("role", ["train", "calibration", "duplicate", "dropped"])
+@pytest.mark.parametrize("role", ["train", "calibration", "duplicate", "dropped", "seen"])
 def test_what_the_model_has_seen_is_left_out_whatever_its_name(
     root: Path, role: str, copy: Callable[[Path, Path], None]
 ) -> None:

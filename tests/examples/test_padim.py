@@ -70,14 +70,3 @@ def test_it_fits_from_the_command_line(drawn: Path, tmp_path: Path) -> None:
     out = tmp_path / "plate.safetensors"
     assert main(f"fit --method padim --size 64 --data {drawn} --out {out}".split()) == 0
     assert read_manifest(out).method == "padim"
-
-
-def test_tiles_are_refused_before_any_work(
-    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "padim.safetensors"
-    call = ["fit", "--data", drawn, "--category", "plate", "--method", "padim", "--tile", 64, "--out", out]
-    assert main([*map(str, call)]) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert "leave out --tile" in last
-    assert not out.exists()

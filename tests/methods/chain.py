@@ -7,7 +7,6 @@ makes right, and with the answers of the command line.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -185,28 +184,3 @@ def test_every_export_agrees(
     fine = [p.prediction.score for p in result.pictures if not p.item.anomalous]
     pairs = np.subtract.outer(bad, fine)
     assert result.metrics["image_auroc"] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_the_command_line_gives_the_same(
-    method: str, fitted: Fitted, root: Path, pictures: list[Path], tmp_path: Path, capsys: Any
-) -> None:
-    (model, trained), out = fitted(method), tmp_path / "model.onnx"
-    assert cli.main(["export", str(model), "--out", str(out), "--quiet"]) == 0
-    capsys.readouterr()
-    given = ["--data", str(root), "--device", "cpu", "--quiet"]
-    assert cli.main(["evaluate", str(out), *given, "--json"]) == 0
-    evaluated = json.loads(capsys.readouterr().out)
-    named = list(map(str, pictures))
-    assert cli.main(["predict", str(out), *named, "--device", "cpu", "--quiet", "--json"]) == 0
-    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-
-    assert [one["path"] for one in said] == named
-    wanted, _, decided = answers(trained, pictures)
-    counted = without_ties(trained, pictures)
-    unit = np.maximum(np.abs(wanted), 1.0)
-    assert (np.abs([one["score"] for one in said] - wanted) <= TOLERANCE["fp32"] * unit)[counted].all()
-    sure = counted & (np.abs(wanted - trained.calibration.threshold) > TOLERANCE["fp32"] * unit)
-    assert (np.array([one["is_anomalous"] for one in said]) == decided)[sure].all()
-    result = flawscope.evaluate(flawscope.load(out, device="cpu"), flawscope.open_dataset(root))
-    assert evaluated["metrics"]["image_auroc"] == result.metrics["image_auroc"]

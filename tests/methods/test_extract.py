@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flawscope.methods.extract import BATCH, embed_pictures, prefetch
+from flawscope.methods.extract import embed_pictures, prefetch
 
 
 class Rows(nn.Module):
@@ -27,29 +27,6 @@ class Rows(nn.Module):
 
 def picture(i: int) -> Tensor | None:
     return None if i % 5 == 4 else torch.full((3, 2, 2), float(i))
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_every_loadable_picture_is_stored_once(threads):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        model, stored, seen = Rows(), [], []
-        embed_pictures(
-            model,
-            picture,
-            [9, 3, 14, 5, 0, 11, 4],
-            lambda i, f, inside: stored.append((i, f)),
-            lambda *s: seen.append(s),
-        )
-    finally:
-        torch.set_num_threads(before)
-    assert sorted(i for i, _ in stored) == [0, 3, 5, 11]
-    assert all(torch.equal(f, torch.full((2, 2), float(i))) for i, f in stored)
-    # batches follow the list alone, so that thread counts change no feature
-    assert sorted(model.batches) == sorted([2, 2])
-    assert seen[-1] == ("features", 7, 7)
-    assert BATCH == 4
 
 
 def test_an_error_while_loading_comes_through():

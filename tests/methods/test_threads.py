@@ -28,19 +28,6 @@ def test_results_keep_their_order_and_every_thread_is_in_inference_mode(threads)
     assert found == [(i, True, 1) for i in range(20)]
 
 
-def test_as_many_threads_as_torch_was_given(threads):
-    meeting = threading.Barrier(threads, timeout=20)  # passes only when so many run at once
-    with workers() as each:
-        each(lambda _: meeting.wait(), range(threads))
-
-
-def test_other_devices_work_serially_and_torch_keeps_its_threads(threads):
-    with workers("meta") as each:
-        found = each(lambda _: (threading.get_ident(), torch.is_inference_mode_enabled()), range(3))
-        assert torch.get_num_threads() == threads
-    assert set(found) == {(threading.get_ident(), True)}
-
-
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_thread_count_and_threads_after_an_error(threads, error):
     with workers() as each:
@@ -80,24 +67,6 @@ def test_a_thread_that_first_uses_torch_while_others_work_has_all_threads(thread
         assert in_fresh_thread(torch.get_num_threads) == threads
         assert torch.get_num_threads() == threads
     assert in_fresh_thread(torch.get_num_threads) == threads
-
-
-def test_eight_threads_at_once_get_their_own_results_and_keep_their_thread_count(threads):
-    meeting = threading.Barrier(8, timeout=20)
-
-    def caller(number):
-        meeting.wait()
-        found = []
-        for _ in range(20):
-            with workers() as each:
-                found.append(each(lambda i: (number, i, torch.get_num_threads()), range(5)))
-        return found, torch.get_num_threads()
-
-    with ThreadPoolExecutor(8) as callers:
-        for number, (found, count) in enumerate(callers.map(caller, range(8))):
-            assert found == [[(number, i, 1) for i in range(5)]] * 20
-            assert count == threads
-    assert torch.get_num_threads() == in_fresh_thread(torch.get_num_threads) == threads
 
 
 def test_after_an_error_nothing_goes_on_behind_the_callers_back(threads):

@@ -24,9 +24,9 @@ from flawscope.artefact.state_file import (  # noqa: E402
 from flawscope.errors import CheckpointError, FlawscopeError, InputError  # noqa: E402
 from flawscope.methods.settings import TrainingSettings  # noqa: E402
 from flawscope.methods.task import Budget  # noqa: E402
-from flawscope.methods.time_budget import Pace, one_cycle  # noqa: E402
+from flawscope.methods.time_budget import Pace, one_cycle, rate_share  # noqa: E402
 from flawscope.methods.training import Trainer  # noqa: E402
-from flawscope.methods.training_state import initialise, precision_for  # noqa: E402
+from flawscope.methods.training_state import initialise  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -80,40 +80,6 @@ def stop_after(count: int) -> Callable[[str, int, int], None]:
     return step
 
 
-def test_it_learns_and_draws_its_curve() -> None:
-    trainer = run(Line(steps=200))
-    assert [point["step"] for point in trainer.curve] == list(range(10, 201, 10))
-    assert trainer.curve[-1]["loss"] < 0.1 * trainer.curve[0]["loss"]
-    assert trainer.curve[-1]["weight"] == pytest.approx(trainer.weights()[0])
-    assert not trainer.networks[0].training
-
-
-def test_the_seed_alone_decides() -> None:
-    """Whatever else draws random numbers in the process."""
-    found = []
-    for seed, noise in ((0, 1), (0, 2), (1, 1)):
-        torch.manual_seed(noise)
-        trainer, before = Line(seed=seed), torch.random.get_rng_state()
-        found.append(run(trainer).weights())
-        assert torch.equal(torch.random.get_rng_state(), before)
-    assert found[0] == found[1] != found[2]
-
-
-@pytest.mark.parametrize("stop", [1, 4])
-def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path, stop: int) -> None:
-    path, whole = tmp_path / "c.safetensors", run(Line())
-    with pytest.raises(KeyboardInterrupt):
-        run(Line(step=stop_after(stop + 1)), path, seed=0)  # the step that is stopped is lost
-    found = read_checkpoint(path)
-    assert found[1]["done"] == stop
-    resumed = run(Line(), None, found, seed=0)
-    assert f"goes on after step {stop} of 6" in resumed.said
-    assert resumed.weights() == whole.weights()
-    assert resumed.curve == whole.curve
-    assert resumed.beside.tolist() == [1.0, 1.0]  # prepared once, and restored
-    assert resumed.seconds > 0
-
-
 class Normed(Line):
     """Its network has running means, which are no parameters."""
 
@@ -126,21 +92,12 @@ class Normed(Line):
         return {}
 
 
-def test_a_checkpoint_holds_running_means_too(tmp_path: Path) -> None:
-    path, whole = tmp_path / "c.safetensors", run(Normed())
-    with pytest.raises(KeyboardInterrupt):
-        run(Normed(step=stop_after(4)), path)
-    resumed = run(Normed(), None, read_checkpoint(path))
-    for name, values in whole.networks[0].state_dict().items():
-        assert torch.equal(resumed.networks[0].state_dict()[name], values), name
-
-
-class Dormant(Line):
+class Dormant(Normed):
     """A layer of its network gets no gradient in the first steps."""
 
     def __init__(self, step: Callable[[str, int, int], None] = lambda *_: None):
         super().__init__(step)
-        self.networks = (nn.Sequential(*self.networks, nn.Conv2d(1, 1, 1)),)
+        self.networks = (nn.Sequential(self.networks[0][0], nn.Conv2d(1, 1, 1)),)
         self.optimiser = self._adam(self.networks)
         self.initialise(0)
 
@@ -148,17 +105,28 @@ class Dormant(Line):
         used = networks[0] if step >= 4 else networks[0][0]
         return [(used(batch) - 2 * batch).square().mean()]
 
-    def measured(self) -> dict[str, float]:
-        return {}
 
-
-@pytest.mark.parametrize("stop", [2, 5])
-def test_a_checkpoint_knows_parameters_that_have_had_no_gradient(tmp_path: Path, stop: int) -> None:
-    path, whole = tmp_path / "c.safetensors", run(Dormant())
+@pytest.mark.parametrize(
+    ("kind", "stop"), [(Line, 1), (Line, 4), (Normed, 3), (Dormant, 2), (Dormant, 5)], ids=str
+)
+def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path, kind: type[Line], stop: int) -> None:
+    path = tmp_path / "c.safetensors"
+    torch.manual_seed(1)  # which decides nothing
+    whole = run(kind())
     with pytest.raises(KeyboardInterrupt):
-        run(Dormant(step=stop_after(stop + 1)), path)
-    resumed = run(Dormant(), None, read_checkpoint(path))
-    assert resumed.weights() == whole.weights()
+        run(kind(step=stop_after(stop + 1)), path, seed=0)  # the step that is stopped is lost
+    found = read_checkpoint(path)
+    assert found[1]["done"] == stop
+    torch.manual_seed(2)
+    resumed = run(kind(), None, found, seed=0)
+    assert f"goes on after step {stop} of 6" in resumed.said
+    for name, values in whole.networks[0].state_dict().items():
+        assert torch.equal(resumed.networks[0].state_dict()[name], values), name
+    assert resumed.curve == whole.curve
+    assert resumed.curve[-1]["step"] == 6
+    assert resumed.curve[-1]["loss"] < resumed.curve[0]["loss"]
+    assert resumed.beside.tolist() == [1.0, 1.0]  # prepared once, and restored
+    assert resumed.seconds > 0
 
 
 class Grouped(Line):
@@ -294,7 +262,7 @@ class Timed(Line):
 def clock_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Clock]:
     def use(*speeds: tuple[float, float]) -> Clock:
         clock = Clock(*speeds)
-        for module in ("training", "time_budget"):
+        for module in ("training", "training_state", "time_budget"):
             monkeypatch.setattr(f"flawscope.methods.{module}.time", clock)
         return clock
 
@@ -435,17 +403,12 @@ def test_one_cycle_is_torchs(steps: int) -> None:
         assert one_cycle(k, steps) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9, abs=1e-12)
         optimiser.step()
         schedule.step()
+    assert [rate_share("drop", k, steps) for k in range(steps)].count(0.1) == steps // 20
 
 
-def test_one_cycle_of_very_few_steps_is_a_rate() -> None:
-    for steps in (1, 2, 3, 4):
-        assert all(0 < one_cycle(k, steps) <= 1 for k in range(steps))
-
-
-def test_a_precision_that_is_asked_for_wins() -> None:
-    assert precision_for("fp32", CPU) == "fp32"
-    assert precision_for("bf16", CPU) == "bf16"
-    assert precision_for("auto", CPU) in ("fp32", "bf16")
+def test_schedules_of_very_few_steps_are_rates() -> None:
+    assert all(0 < one_cycle(k, steps) <= 1 for steps in (1, 2, 3, 4) for k in range(steps))
+    assert {rate_share("constant", step, 9) for step in range(9)} == {1.0}
 
 
 # ------------------------------------------------------------------------------------------------- Ctrl-C

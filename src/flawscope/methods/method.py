@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from flawscope import config as settings
 from flawscope.errors import InputError
@@ -18,40 +18,6 @@ if TYPE_CHECKING:
     from flawscope.methods.task import Fitted, Task, Undecided
 
 Origin = dict[str, str]  # name, origin and licence of pretrained weights
-
-
-class Create(Protocol):
-    """Build an untrained detector, and say where its pretrained weights came from."""
-
-    def __call__(self, config: Any, roi: Tensor | None = None) -> tuple[Detector, Origin]:
-        """`roi`: [H, W] bool at the network's size; None: everywhere."""
-
-
-class Rebuild(Protocol):
-    """Build the detector that a model file describes, from its settings and its tensors."""
-
-    def __call__(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> Detector:
-        """InputError: the tensors do not fit the settings."""
-
-
-class Fit(Protocol):
-    """Fit a detector in place and calibrate it."""
-
-    def __call__(self, model: Any, task: Task) -> Fitted: ...
-
-
-class Peak(Protocol):
-    """How much memory a fit takes."""
-
-    def __call__(self, model: Any, task: Task) -> int:
-        """Bytes of the process that fits, at most."""
-
-
-class Choose(Protocol):
-    """Choose a setting that is `auto` by good pictures, without test labels."""
-
-    def __call__(self, config: Any, undecided: Undecided) -> Any:
-        """The settings with the next one of them decided: `size` before there is a detector, others then."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +51,12 @@ class Method:
         name: as `--method` takes it and as model files store it.
         paper: where it was published.
         config: its settings, a frozen dataclass; importing it loads no torch.
-        create, rebuild, fit: see the protocols. Use `deferred`, so that declaring a method costs nothing.
+        create: builds an untrained detector of settings and `roi`, [H, W] bool at the network's size or None,
+            and says where its pretrained weights came from. Use `deferred` for this and all other functions,
+            so that declaring a method costs nothing.
+        rebuild: builds the detector that a model file describes, of its settings and its tensors. InputError
+            where they do not fit each other.
+        fit: fits a detector in place and calibrates it.
         presets: named sets of settings. `default` must be among them.
         learns_in_steps: takes `--steps`, `--minutes` and `--resume`, and keeps a checkpoint. Its settings are
             a `TrainingSettings`.
@@ -97,8 +68,9 @@ class Method:
         finds_suspects: points out training pictures that do not look good, and can drop them.
         extends: pictures can be added to a fitted model (`--update`).
         fits_in_parts: parts of the work can be done by `Task.workers`, on a cluster.
-        peak: predicts a fit's memory before it begins; None: nobody knows it.
-        choose: decides settings that are `auto`; None: it has none.
+        peak: predicts the bytes of the process that fits, at most; None: nobody knows them.
+        choose: gives the settings with the next one that is `auto` decided by good pictures, `size` before
+            there is a detector, others then; None: it has none.
         options: flags of `flawscope fit` for its own settings.
         commands: its own commands.
         operators: gives {torch operator: its ONNX translation} for operators that the exporter does not know.
@@ -107,9 +79,9 @@ class Method:
     name: str
     paper: str
     config: type[PictureSettings]
-    create: Create
-    rebuild: Rebuild
-    fit: Fit
+    create: Callable[..., tuple[Detector, Origin]]
+    rebuild: Callable[[dict[str, Any], dict[str, Tensor]], Detector]
+    fit: Callable[[Any, Task], Fitted]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"default": {}})
     learns_in_steps: bool = False
     holds_out: bool = False
@@ -118,8 +90,8 @@ class Method:
     finds_suspects: bool = False
     extends: bool = False
     fits_in_parts: bool = False
-    peak: Peak | None = None
-    choose: Choose | None = None
+    peak: Callable[[Any, Task], int] | None = None
+    choose: Callable[[Any, Undecided], Any] | None = None
     options: Sequence[Option] = ()
     commands: Sequence[Command] = ()
     operators: Callable[[], Mapping[Any, Any]] | None = None

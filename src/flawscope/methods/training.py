@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import copy
-import math
 import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, NoReturn, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flawscope.artefact.state_file import Arrays, pack, put_aside
-from flawscope.errors import CheckpointError, FlawscopeError, InputError
+from flawscope.artefact.state_file import Arrays, put_aside
+from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods.task import ALONE, Budget, Together
 from flawscope.methods.time_budget import Pace, pace_until, rate_share
-from flawscope.methods.training_log import Thinned, TrainingLog
-from flawscope.methods.training_state import (
-    WORKERS,
-    adam_state,
-    another,
-    arrays,
-    digest_of,
-    initialise,
-    precision_for,
-    restore_adam,
-    restoring,
-    tensors_of,
-)
+from flawscope.methods.training_log import TrainingLog
+from flawscope.methods.training_state import WORKERS, State, another, digest_of
 from flawscope.progress import Step, counted, duration, noted_interrupts
 
 CHECKS = 20  # points of the loss curve
@@ -41,26 +27,7 @@ TRIALS, FEWER = 8, 3  # steps that are timed before the first; where every minut
 B = TypeVar("B")
 
 
-class Settings(Protocol):
-    """What a training reads of its settings."""
-
-    @property
-    def steps(self) -> int | None: ...
-    @property
-    def rate(self) -> float: ...
-    @property
-    def schedule(self) -> str: ...
-    @property
-    def decay(self) -> float: ...
-    @property
-    def training(self) -> Literal["auto", "fp32", "bf16"]: ...
-    @property
-    def batch(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-
-
-class Trainer(ABC, Generic[B]):
+class Trainer(State, ABC, Generic[B]):
     """Some networks learn for a number of steps. Each use of random numbers has an RNG stream of its own,
     made of the seed, its purpose and numbers such as the step's: so a resumed run needs no generator's state,
     and batches are made ahead.
@@ -77,13 +44,9 @@ class Trainer(ABC, Generic[B]):
       step sees W times as many samples, and steps and learning rate are what was set.
     """
 
-    NETWORKS: ClassVar[tuple[str, ...]]  # their names in a checkpoint
-    LOSSES: ClassVar[tuple[str, ...]]
     MEASURED: ClassVar[tuple[str, ...]] = ()  # names of what `measured` gives
     CPU_STEPS: ClassVar[int]  # the devices' defaults
     GPU_STEPS: ClassVar[int]
-    DECOUPLED: ClassVar[bool] = False  # weight decay apart from the gradients, as AdamW has it
-    FUSED: ClassVar[bool] = True  # Adam in one kernel, where the device has it
     STAGE: ClassVar[str] = "training"  # in the progress
     DIVIDED: ClassVar[bool | None] = None  # how processes learn together; None: they cannot
 
@@ -92,27 +55,14 @@ class Trainer(ABC, Generic[B]):
     def __init__(
         self,
         networks: Sequence[nn.Module],
-        settings: Settings,
+        settings: Any,
         device: torch.device,
         say: Callable[[str], None],
         step: Step,
     ):
-        self.networks, self.settings, self.device = tuple(networks), settings, device
+        super().__init__(networks, settings, device)
         self.say, self.step = say, step
         self.together: Together = ALONE
-        self.precision = precision_for(settings.training, device)
-        self.optimiser = self._adam(self.networks)
-        self.steps = settings.steps
-        self.pace: Pace | None = None  # of a training that ends at a time
-        self.minutes: float | None = None  # asked for
-        self.planned: int | None = None  # steps that would have fitted by the first ones' time
-        self.done, self.seconds = 0, 0.0
-        self.curve: list[dict[str, float]] = []
-        self.log = TrainingLog(None, self.LOSSES)
-        # since the last check; MPS has no float64
-        kind = torch.float32 if device.type == "mps" else torch.float64
-        self.total = torch.zeros(len(self.LOSSES), dtype=kind, device=device)
-        self.since = 0
 
     # ---- what a training is
 
@@ -136,58 +86,15 @@ class Trainer(ABC, Generic[B]):
         """Measured at every check, for the curve."""
         return {}
 
-    def state(self) -> Mapping[str, Tensor]:
-        """What a checkpoint holds beside the networks; restored in place."""
-        return {}
-
     # ---- their tools
 
     def autocast(self) -> torch.autocast:
         """Within it networks compute in the precision of training."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
-    def rng(self, purpose: int, *numbers: int) -> np.random.Generator:
-        return np.random.default_rng([self.settings.seed, purpose, *numbers])
-
-    def torch_seed(self, purpose: int, *numbers: int) -> int:
-        return int(self.rng(purpose, *numbers).integers(2**62))
-
     def mine(self, size: int) -> range:
         """The samples of a step's batch that are this process's, where batches are divided."""
         return range(self.together.rank, size, self.together.world)
-
-    def initialise(self, purpose: int) -> None:
-        """Give the networks fresh weights."""
-        generator = torch.Generator().manual_seed(self.torch_seed(purpose))
-        for network in self.networks:
-            initialise(network, generator)
-
-    def groups(self, networks: Sequence[nn.Module]) -> list[dict[str, Any]]:
-        """Parameter groups of these networks, or copies, as `torch.optim` takes them. A group's `lr`
-        is its largest learning rate; without it the settings' rate is."""
-        return [{"params": [v for network in networks for v in network.parameters()]}]
-
-    def _adam(self, networks: Sequence[nn.Module]) -> torch.optim.Optimizer:
-        fused = (self.FUSED and self.device.type in ("cpu", "cuda")) or None
-        kind = torch.optim.AdamW if self.DECOUPLED else torch.optim.Adam
-        groups, rate = self.groups(networks), self.settings.rate
-        groups = [{"initial_lr": group.get("lr", rate), **group} for group in groups]
-        return kind(groups, rate, weight_decay=self.settings.decay, fused=fused)
-
-    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for name, network in zip(self.NETWORKS, self.networks, strict=True):
-            for key, values in network.named_parameters():
-                if values.requires_grad:
-                    yield f"{name}.{key}", values
-
-    def _beside(self) -> dict[str, Tensor]:
-        """What a checkpoint holds beside the parameters: buffers such as running means, and `state`."""
-        found = dict(self.state())
-        for name, network in zip(self.NETWORKS, self.networks, strict=True):
-            parameters = dict(network.named_parameters())
-            kept = network.state_dict(keep_vars=True).items()
-            found |= {f"buffer.{name}.{key}": values for key, values in kept if key not in parameters}
-        return found
 
     # ---- how many steps
 
@@ -428,60 +335,7 @@ class Trainer(ABC, Generic[B]):
         self.total.zero_()
         self.since = 0
 
-    def _finite(self, losses: Iterable[float]) -> None:
-        if not all(map(math.isfinite, losses)):
-            after = counted(self.done, "step")
-            raise FlawscopeError(f"NaN loss after {after}: begin anew with a lower --set rate")
-
     def _loss(self) -> str:
         if self.device.type == "cpu" and self.since:
             return f", loss {float(self.total.sum()) / self.since:.3f}"
         return f", loss {sum(self.curve[-1][k] for k in self.LOSSES):.3f}" if self.curve else ""
-
-    # ---- checkpoints
-
-    def save(self, path: Path, identity: dict[str, Any], *, over: bool = False) -> None:
-        """over: the last step is done."""
-        total = self.total.tolist()
-        self._finite(total)
-        self.log.flush()
-        facts = {
-            "identity": identity,
-            "steps": self.done if over else self.steps,
-            "planned": self.planned,
-            "done": self.done,
-            "since": self.since,
-            "total": total,
-            "curve": self.curve,
-            "thinned": self.log.thinned.state(),
-            "seconds": self.seconds + time.monotonic(),
-            "pace": None if self.pace is None or over else self.pace.state(),
-        }
-        tensors = {**adam_state(self._parameters(), self.optimiser), **self._beside()}
-        pack(path, arrays(tensors), "checkpoint", facts)
-
-    def restore(
-        self, found: Arrays, facts: dict[str, Any], identity: dict[str, Any]
-    ) -> dict[str, float] | None:
-        """Go on from what `save` wrote, if it belongs to this run. Gives the state of a training's pace."""
-        with restoring():
-            if other := another(facts, identity):
-                raise CheckpointError(
-                    f"the checkpoint is of a run with {other}: give the same, or remove the checkpoint"
-                )
-            theirs = dict(facts["identity"])
-            tensors = tensors_of(found)
-            restore_adam(self._parameters(), self.optimiser, tensors)
-            for name, values in self._beside().items():
-                values.copy_(tensors[name])
-            self.steps, self.done, self.since = int(facts["steps"]), int(facts["done"]), int(facts["since"])
-            self.total.copy_(torch.tensor(facts["total"], dtype=self.total.dtype))
-            self.curve, self.seconds = list(facts["curve"]), float(facts["seconds"])
-            known = facts.get("thinned") or {"first": self.done}  # of earlier versions
-            self.log = TrainingLog(None, self.LOSSES, thinned=Thinned(**known))
-            self.minutes, kept = theirs.get("minutes"), facts.get("pace")
-            self.planned = facts.get("planned")
-            if kept is None:
-                return None
-            self.planned = self.steps
-            return {key: float(kept[key]) for key in ("used", "left")}

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flawscope.artefact.state_file import Arrays
-from flawscope.errors import CheckpointError, InputError
+from flawscope.artefact.state_file import Arrays, pack
+from flawscope.errors import CheckpointError, FlawscopeError, InputError
+from flawscope.methods.time_budget import Pace
+from flawscope.methods.training_log import Thinned, TrainingLog
+from flawscope.progress import counted
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, of every parameter
 WORKERS = "number of workers"  # in a checkpoint's identity
@@ -81,18 +88,6 @@ def digest_of(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def adam_state(
-    parameters: Iterable[tuple[str, nn.Parameter]], optimiser: torch.optim.Optimizer
-) -> dict[str, Tensor]:
-    """The parameters and what Adam knows about them, as `restore_adam` takes them: nothing of a parameter
-    that has not had a gradient yet."""
-    tensors: dict[str, Tensor] = {}
-    for name, values in parameters:
-        tensors[f"net.{name}"] = values
-        tensors |= {f"{key}.{name}": known for key, known in optimiser.state.get(values, {}).items()}
-    return tensors
-
-
 def arrays(tensors: Mapping[str, Tensor]) -> Arrays:
     """Tensors as `state_file` writes them."""
     return {k: v.detach().cpu().contiguous().numpy() for k, v in tensors.items()}
@@ -121,7 +116,8 @@ def restore_adam(
     optimiser: torch.optim.Optimizer,
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Undo `adam_state`. KeyError or RuntimeError where the tensors are of other networks."""
+    """Take over parameters and what Adam knew of them, as `State.save` writes them. KeyError or RuntimeError
+    where they are of other networks."""
     # Adam in one kernel counts its steps on the device, else on the CPU
     fused = bool(optimiser.param_groups[0].get("fused"))
     with torch.no_grad():
@@ -153,3 +149,137 @@ def as_json(settings: Mapping[str, Any], without: Iterable[str]) -> dict[str, An
     """Settings that decide a run, as JSON gives them back."""
     left_out = {*without}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if k not in left_out}
+
+
+class State:
+    """How far a training is: its networks, what the optimiser knows of them, and the losses so far, as a
+    checkpoint holds them."""
+
+    NETWORKS: ClassVar[tuple[str, ...]]  # their names in a checkpoint
+    LOSSES: ClassVar[tuple[str, ...]]
+    DECOUPLED: ClassVar[bool] = False  # weight decay apart from the gradients, as AdamW has it
+    FUSED: ClassVar[bool] = True  # Adam in one kernel, where the device has it
+
+    def __init__(self, networks: Sequence[nn.Module], settings: Any, device: torch.device):
+        """
+        Args:
+            settings: a `TrainingSettings`, or what has the same fields for training.
+        """
+        self.networks, self.settings, self.device = tuple(networks), settings, device
+        self.precision = precision_for(settings.training, device)
+        self.optimiser = self._adam(self.networks)
+        self.steps: int | None = settings.steps
+        self.pace: Pace | None = None  # of a training that ends at a time
+        self.minutes: float | None = None  # asked for
+        self.planned: int | None = None  # steps that would have fitted by the first ones' time
+        self.done, self.seconds = 0, 0.0
+        self.curve: list[dict[str, float]] = []
+        self.log = TrainingLog(None, self.LOSSES)
+        # since the last check; MPS has no float64
+        kind = torch.float32 if device.type == "mps" else torch.float64
+        self.total = torch.zeros(len(self.LOSSES), dtype=kind, device=device)
+        self.since = 0
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What a checkpoint holds beside the networks; restored in place."""
+        return {}
+
+    def rng(self, purpose: int, *numbers: int) -> np.random.Generator:
+        return np.random.default_rng([self.settings.seed, purpose, *numbers])
+
+    def drawn(self, purpose: int, number: int, count: int) -> int:
+        """Of `count` things that are shown again and again the one that is shown as number so and so: each
+        once, in random order, before any comes again."""
+        return int(self.rng(purpose, number // count).permutation(count)[number % count])
+
+    def torch_seed(self, purpose: int, *numbers: int) -> int:
+        return int(self.rng(purpose, *numbers).integers(2**62))
+
+    def initialise(self, purpose: int) -> None:
+        """Give the networks fresh weights."""
+        generator = torch.Generator().manual_seed(self.torch_seed(purpose))
+        for network in self.networks:
+            initialise(network, generator)
+
+    def groups(self, networks: Sequence[nn.Module]) -> list[dict[str, Any]]:
+        """Parameter groups of these networks, or copies, as `torch.optim` takes them. A group's `lr`
+        is its largest learning rate; without it the settings' rate is."""
+        return [{"params": [v for network in networks for v in network.parameters()]}]
+
+    def _adam(self, networks: Sequence[nn.Module]) -> torch.optim.Optimizer:
+        fused = (self.FUSED and self.device.type in ("cpu", "cuda")) or None
+        kind = torch.optim.AdamW if self.DECOUPLED else torch.optim.Adam
+        groups, rate = self.groups(networks), self.settings.rate
+        groups = [{"initial_lr": group.get("lr", rate), **group} for group in groups]
+        return kind(groups, rate, weight_decay=self.settings.decay, fused=fused)
+
+    def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, network in zip(self.NETWORKS, self.networks, strict=True):
+            for key, values in network.named_parameters():
+                if values.requires_grad:
+                    yield f"{name}.{key}", values
+
+    def _beside(self) -> dict[str, Tensor]:
+        """What a checkpoint holds beside the parameters: buffers such as running means, and `state`."""
+        found = dict(self.state())
+        for name, network in zip(self.NETWORKS, self.networks, strict=True):
+            parameters = dict(network.named_parameters())
+            kept = network.state_dict(keep_vars=True).items()
+            found |= {f"buffer.{name}.{key}": values for key, values in kept if key not in parameters}
+        return found
+
+    def _finite(self, losses: Iterable[float]) -> None:
+        if not all(map(math.isfinite, losses)):
+            after = counted(self.done, "step")
+            raise FlawscopeError(f"NaN loss after {after}: begin anew with a lower --set rate")
+
+    # ---- checkpoints
+
+    def save(self, path: Path, identity: dict[str, Any], *, over: bool = False) -> None:
+        """over: the last step is done."""
+        total = self.total.tolist()
+        self._finite(total)
+        self.log.flush()
+        facts = {
+            "identity": identity,
+            "steps": self.done if over else self.steps,
+            "planned": self.planned,
+            "done": self.done,
+            "since": self.since,
+            "total": total,
+            "curve": self.curve,
+            "thinned": self.log.thinned.state(),
+            "seconds": self.seconds + time.monotonic(),
+            "pace": None if self.pace is None or over else self.pace.state(),
+        }
+        tensors: dict[str, Tensor] = self._beside()
+        for name, values in self._parameters():  # and what Adam knows: nothing before their first gradient
+            tensors[f"net.{name}"] = values
+            known = self.optimiser.state.get(values, {})
+            tensors |= {f"{key}.{name}": of_adam for key, of_adam in known.items()}
+        pack(path, arrays(tensors), "checkpoint", facts)
+
+    def restore(
+        self, found: Arrays, facts: dict[str, Any], identity: dict[str, Any]
+    ) -> dict[str, float] | None:
+        """Go on from what `save` wrote, if it belongs to this run. Gives the state of a training's pace."""
+        with restoring():
+            if other := another(facts, identity):
+                raise CheckpointError(
+                    f"the checkpoint is of a run with {other}: give the same, or remove the checkpoint"
+                )
+            theirs = dict(facts["identity"])
+            tensors = tensors_of(found)
+            restore_adam(self._parameters(), self.optimiser, tensors)
+            for name, values in self._beside().items():
+                values.copy_(tensors[name])
+            self.steps, self.done, self.since = int(facts["steps"]), int(facts["done"]), int(facts["since"])
+            self.total.copy_(torch.tensor(facts["total"], dtype=self.total.dtype))
+            self.curve, self.seconds = list(facts["curve"]), float(facts["seconds"])
+            self.log = TrainingLog(None, self.LOSSES, thinned=Thinned(**facts["thinned"]))
+            self.minutes, kept = theirs.get("minutes"), facts.get("pace")
+            self.planned = facts.get("planned")
+            if kept is None:
+                return None
+            self.planned = self.steps
+            return {key: float(kept[key]) for key in ("used", "left")}

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import flawscope
-from flawscope.artefact.state_file import read_checkpoint
 from flawscope.fitting.fitting import fit
 from flawscope.methods.efficientad import FIRST_LAYERS, PRESETS, RECEPTIVE_FIELD, STRIDE, Config
 from flawscope.methods.efficientad.fit import EVEN, _differences, spread, weigh
@@ -62,20 +61,6 @@ def test_the_student_begins_as_the_teacher_and_keeps_its_first_layers(
         assert torch.equal(values, before[name]) == (name in kept), name
         if name in kept:
             assert torch.equal(values, model.teacher.state_dict()[name])
-
-
-def test_without_defects_the_loss_is_that_of_the_whole_networks(
-    quick_settings: dict[str, Any], shots: list[torch.Tensor]
-) -> None:
-    """Sharing the first layers changes nothing."""
-    shared, alone = (trainer_of(quick_settings, shots, start=start) for start in ("teacher", "random"))
-    for mine, theirs in zip(shared.networks, alone.networks, strict=True):
-        theirs.load_state_dict(mine.state_dict())
-    batch = shared.batch(0)
-    with torch.no_grad():
-        a, b = (torch.stack(t.losses(t.networks, batch, 0)) for t in (shared, alone))
-    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
-    assert float(a[1]) > 0
 
 
 def test_defects_are_unlearnt_and_the_rest_is_learnt(
@@ -159,40 +144,6 @@ def test_weighed_differences_are_those_times_a_matrix_that_makes_them_even(
         maps = model.embed(shots[0][None])[0].flatten(1)
     for one, new in zip(maps, after, strict=True):
         torch.testing.assert_close(one, new.square().mean(1), rtol=1e-4, atol=1e-6)
-
-
-def test_differences_where_nothing_counts_have_no_weight(
-    quick_settings: dict[str, Any], shots: list[torch.Tensor]
-) -> None:
-    roi = torch.zeros(256, 256, dtype=torch.bool)
-    roi[:100, :120] = True
-    model, _ = create(Config(**{**quick_settings, **FORGETTING}), roi)
-    other = shots[0].clone()
-    other[:, 160:] = 0.5
-    assert len(_differences(model, shots[0])[0]) < 56 * 56 / 3
-    torch.testing.assert_close(
-        _differences(model, shots[0])[0], _differences(model, other)[0], rtol=1e-4, atol=1e-5
-    )
-
-
-def test_a_resumed_training_ends_with_the_same_weights(
-    quick_settings: dict[str, Any], shots: list[torch.Tensor], tmp_path: Path
-) -> None:
-    """The first layers are not in the checkpoint: they are the teacher's."""
-    whole, stopped, resumed = (trainer_of(quick_settings, shots) for _ in range(3))
-    path = tmp_path / "c.safetensors"
-
-    def stop(stage: str, done: int, total: int) -> None:
-        if done == 3:
-            raise KeyboardInterrupt
-
-    whole.learn(Budget(), None, {})
-    stopped.step = stop
-    with pytest.raises(KeyboardInterrupt):
-        stopped.learn(Budget(checkpoint=path, every=0.0), None, {})
-    resumed.learn(Budget(), read_checkpoint(path), {"steps": 3, "minutes": None})
-    for name, values in whole.model.state_dict().items():
-        assert torch.equal(values, resumed.model.state_dict()[name]), name
 
 
 @pytest.mark.parametrize("seen", ["parts", "blank"])

@@ -16,7 +16,6 @@ from torch import nn
 from flawscope.methods.efficientad import Recipe
 from flawscope.methods.efficientad.networks import outputs_of, widened
 from flawscope.methods.efficientad.targets import (
-    USED,
     PictureSet,
     Pool,
     Renderer,
@@ -74,14 +73,6 @@ def test_what_an_output_sees_is_centred_on_its_target(tmp_path, crop, box, mirro
         # the mean of 33 pixels of a ramp is its value in the middle
         assert float((seen - targets).abs().max()) < 0.35
         assert float((seen - targets).mean(dim=(0, 2, 3)).abs().max()) < 0.2
-
-
-def test_crops_reach_every_place_that_they_fit():
-    rows = torch.arange(USED, dtype=torch.float16)[:, None].expand(1, 1, USED, USED)
-    pool = Pool(torch.zeros(1, 3, 252, 252, dtype=torch.uint8), rows)
-    rng = np.random.default_rng(0)
-    tops = {top for _ in range(60) for top in pool.crops(8, 157, rng)[1][:, 0, 0, 0].tolist()}
-    assert tops == set(range(24))  # 4 * 23 + 157 = 249
 
 
 def test_pictures_and_targets_are_of_one_view(tmp_path):
@@ -158,22 +149,6 @@ def test_targets_of_the_measured_pictures_are_standardised(photographs, backbone
     assert float((found.std(dim=(0, 2, 3), correction=0) - 1).abs().max()) < 1e-3
 
 
-def test_a_channel_that_never_changes_says_nothing(tmp_path):
-    class Constant(CellMeans):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("mean", torch.zeros(3))
-            self.register_buffer("std", torch.ones(3))
-
-        features = CellMeans.forward
-
-    ramp(tmp_path / "ramp.png")
-    target = Constant()
-    Renderer(PictureSet.find([tmp_path / "ramp.png"]), target, CPU).measure([0], lambda *_: None)
-    assert target.std[2] == torch.inf  # blue
-    assert float(target.std[0]) == pytest.approx(256 / 12**0.5, rel=0.05)
-
-
 @pytest.mark.parametrize("channels", [40, 152, 384])
 def test_widening_keeps_every_distance(channels):
     matrix = widened(channels)
@@ -184,32 +159,6 @@ def test_widening_keeps_every_distance(channels):
     if channels == 384:
         assert torch.equal(matrix, torch.eye(384))
     assert torch.equal(matrix, widened(channels))
-
-
-def test_wide_backbones_are_pooled_to_384_channels():
-    class Wide(nn.Module):
-        def shapes_at(self, size):
-            return [(256, 64, 64), (512, 32, 32)]
-
-        def forward(self, images):
-            return [torch.rand(len(images), 256, 64, 64), torch.rand(len(images), 512, 32, 32)]
-
-    target = Target(Wide(), 3, torch.float32)
-    assert target.channels == 384
-    assert target(torch.zeros(1, 3, 512, 512, dtype=torch.uint8)).shape == (1, 384, 64, 64)
-
-
-def test_other_grids_come_to_64_cells():
-    class Coarse(nn.Module):
-        def shapes_at(self, size):
-            return [(6, 32, 32)]
-
-        def forward(self, images):
-            return [torch.ones(len(images), 6, 32, 32)]
-
-    target = Target(Coarse(), 1, torch.float32)
-    found = target(torch.zeros(2, 3, 512, 512, dtype=torch.uint8))
-    torch.testing.assert_close(found, torch.ones(2, 6, 64, 64))
 
 
 # -------------------------------------------------------------------------------------------------- contracts

@@ -148,12 +148,6 @@ def test_only_the_chosen_stages_must_be_in_the_file(resnet, tmp_path):
         load_backbone("resnet18", (3, 4), SIZE, tmp_path / "part.safetensors")
 
 
-def test_weights_of_another_network_are_refused(resnet):
-    with pytest.raises(InputError, match="lacks") as error:
-        load_backbone("resnet34", (2, 3), SIZE, resnet[0])
-    assert "\n" not in str(error.value)
-
-
 @pytest.mark.parametrize("name", ["cut.safetensors", "cut.pth", "text.pth", "empty.pt"])
 def test_damaged_weights_are_one_line(resnet, tmp_path, name):
     path = tmp_path / name
@@ -182,23 +176,12 @@ def test_a_pickle_bomb_is_refused(tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_file_without_tensors(tmp_path):
-    torch.save({"epoch": 3}, tmp_path / "w.pth")
-    with pytest.raises(InputError, match="holds no tensors"):
-        load_backbone("resnet18", (2, 3), SIZE, tmp_path / "w.pth")
-
-
 # --------------------------------------------------------------------------------------- names and stages
 
 
 def test_unknown_backbone_names_near_ones():
     with pytest.raises(InputError, match=r"no backbone called resnet19; near: .*resnet18"):
         load_backbone("resnet19", (2, 3), SIZE)
-
-
-def test_a_model_file_that_needs_an_unknown_backbone():
-    with pytest.raises(InputError, match="upgrade timm"):
-        empty_backbone("resnet_of_tomorrow", (2, 3), SIZE, ENOUGH)
 
 
 @pytest.mark.parametrize("tensors", [{}, {"backbone.x": torch.zeros(10**6)}, {"x": torch.zeros(10**5, 10)}])
@@ -303,21 +286,19 @@ def test_without_network_the_remedy_is_told(monkeypatch, name, remedy):
     assert "\n" not in str(error.value)
 
 
-def test_hub_offline_opens_no_connection(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(weights.socket, "create_connection", lambda *_, **__: pytest.fail("no connection"))
-    assert not weights.hub_reachable()
-
-
-def test_unreachable_hub_is_one_attempt(monkeypatch):
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+def test_the_hub_is_asked_once_and_not_at_all_offline(monkeypatch):
+    asked = []
 
     def refuse(address, timeout):
-        assert timeout <= 5
+        asked.append(timeout)
         raise TimeoutError
 
     monkeypatch.setattr(weights.socket, "create_connection", refuse)
-    assert not weights.hub_reachable()
+    for offline, count in (("1", 0), ("0", 1)):
+        monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+        assert not weights.hub_reachable()
+        assert len(asked) == count
+    assert asked[0] <= 5
 
 
 def test_the_cache_of_another_model_is_not_this_ones(no_packages):
@@ -341,11 +322,6 @@ def test_a_download_that_breaks_off_is_one_line(monkeypatch):
         load_backbone("resnet50", (2, 3), SIZE)
 
 
-def test_missing_weights_file():
-    with pytest.raises(InputError, match=r"no weights at /no/such\.pth: name"):
-        load_backbone("resnet18", (2, 3), SIZE, "/no/such.pth")
-
-
 # ------------------------------------------------------------------------------------------- transformers
 
 
@@ -365,14 +341,6 @@ def test_vision_transformer_from_a_file(tmp_path):
     rebuilt = empty_backbone(name, (3, 9), size, ENOUGH)
     rebuilt.load_state_dict(backbone.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(rebuilt(images), found, strict=True))
-
-
-def test_position_embeddings_of_another_size_are_resampled(tmp_path):
-    whole = import_timm().create_model("vit_tiny_patch16_224", pretrained=False)
-    save_file(whole.state_dict(), tmp_path / "vit.safetensors")  # for 14 x 14 patches
-    backbone, _ = load_backbone("vit_tiny_patch16_224", (2,), (64, 96), tmp_path / "vit.safetensors")
-    assert backbone.shapes_at((64, 96)) == [(192, 4, 6)]
-    assert bool(backbone(pictures((64, 96)))[0].isfinite().all())
 
 
 def test_swin_gives_channels_first():

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flawscope.methods.features.embedding import PatchEmbedding, adaptive_windows, pooling_kernels
+from flawscope.methods.features.embedding import PatchEmbedding, pooling_kernels
 
 
 def authors(maps: list[torch.Tensor], p: int, dimensions: int, grid: tuple[int, int]) -> torch.Tensor:
@@ -80,18 +80,3 @@ def test_default_is_average_resize_concatenate(p):
     for row in range(6):
         for column in range(8):
             torch.testing.assert_close(found[:, row * 8 + column], expected[:, :, row, column])
-
-
-def test_the_finest_grid_is_used_wherever_it_stands():
-    shapes = [(4, 2, 2), (6, 4, 4)]
-    embedding = PatchEmbedding(shapes, 3, None)
-    assert embedding.grid == (4, 4)
-    assert embedding(random_maps(shapes)).shape == (2, 16, 10)
-
-
-@pytest.mark.parametrize(("length", "outputs"), [(10, 3), (3, 10), (12, 4), (9, 9), (1, 5)])
-def test_windows_are_torchs(length, outputs):
-    values = torch.rand(1, 1, length, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    expected = F.adaptive_avg_pool1d(values, outputs)[0, 0]
-    found = [float(values[0, 0, a:b].mean()) for a, b in adaptive_windows(length, outputs)]
-    assert found == pytest.approx(expected.tolist())

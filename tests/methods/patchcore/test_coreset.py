@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -99,11 +98,6 @@ def test_same_picks_as_the_plain_loop(points, width, values, count, first):
     result = select(features, count, first=first)
     np.testing.assert_allclose(result.distances.numpy(), distance, rtol=1e-6)
     assert result.radius == result.distances.max()
-
-
-def test_same_picks_with_more_points_than_a_pool():
-    features = whole(0, 6000, 4, 12)
-    assert greedy_k_center(features, 500).tolist() == plain_loop(features, 500)[0]
 
 
 def test_far_first_point_and_duplicates_never_pick_twice():
@@ -237,13 +231,6 @@ def test_where_too_many_pairs_are_near_all_products_are_taken(monkeypatch):
     assert found[1].radius == pytest.approx(found[0].radius, rel=1e-5)
 
 
-def test_of_one_group_bytes_say_nothing(monkeypatch):
-    with_bytes(monkeypatch)
-    features, each = real(3, 100, 8), lambda work, items: [work(item) for item in items]
-    assert coreset._Update(features, torch.zeros(100), each).bound is None
-    assert coreset._Update(features, torch.arange(100) // 50, each).bound is not None
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_features_that_are_not_finite_are_refused(value):
     features = real(3, 50, 8)
@@ -289,11 +276,6 @@ def test_until_stops_as_soon_as_everything_is_that_close(until):
     assert select(features, 1, until=until).indices.tolist() == picks[:1]
 
 
-def test_until_adds_nothing_that_start_covers():
-    features = whole(12, 50, 3, 9)
-    assert len(select(features, 50, start=features[:25], until=100.0).indices) == 0
-
-
 def test_thread_count_changes_no_bit(monkeypatch):
     monkeypatch.setattr(coreset, "ROWS", 64)
     features, groups = real(13, 700, 33) + 5, torch.arange(700) // 70
@@ -311,41 +293,7 @@ def test_thread_count_changes_no_bit(monkeypatch):
         assert torch.equal(results[0].leave_out, other.leave_out)
 
 
-def others() -> int:
-    """How many threads there are, less those that stay."""
-    return sum(not thread.name.startswith("flawscope") for thread in threading.enumerate())
-
-
-def test_interrupting_leaves_no_thread_and_the_thread_count(monkeypatch):
-    monkeypatch.setattr(coreset, "POOL", 16)
-    before, running = torch.get_num_threads(), others()
-
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        select(real(14, 500, 4), 100, progress=stop)
-    assert torch.get_num_threads() == before
-    assert others() == running
-
-
-def test_progress_rises_to_the_end(monkeypatch):
-    monkeypatch.setattr(coreset, "POOL", 16)
-    seen: list[tuple[int, int]] = []
-    select(real(15, 300, 4), 90, progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (90, 90)
-    assert [d for d, _ in seen] == sorted({d for d, _ in seen})
-    assert len(seen) > 3
-
-
 @pytest.mark.parametrize(("count", "first"), [(0, 0), (11, 0), (3, 10), (3, -1)])
 def test_senseless_requests(count, first):
     with pytest.raises(InputError):
         greedy_k_center(whole(16, 10, 2, 5), count, first)
-
-
-def test_features_stay_as_they_are():
-    features = real(17, 100, 5)
-    copy = features.clone()
-    greedy_k_center(features, 30)
-    assert torch.equal(features, copy)

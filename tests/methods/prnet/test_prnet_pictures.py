@@ -52,14 +52,6 @@ def test_a_good_picture_changes_inside_the_mask_and_nowhere_else(
         assert 0 <= float(shown.image.min()) <= float(shown.image.max()) <= 1
 
 
-def test_a_good_picture_is_shown_as_it_is(pictures_of: Draw, few: list[np.ndarray]) -> None:
-    for shots in ((), deep(few)):
-        pictures = pictures_of(shots)
-        shown = pictures.good(4)
-        assert torch.equal(shown.image, pictures.images[4])
-        assert (float(shown.mask.sum()), shown.place, shown.kind) == (0.0, 4, GOOD)
-
-
 def test_a_seen_picture_is_shown_as_it_is(pictures_of: Draw, defects: Pairs) -> None:
     pictures = pictures_of(original=1.0)
     found = set()
@@ -70,15 +62,6 @@ def test_a_seen_picture_is_shown_as_it_is(pictures_of: Draw, defects: Pairs) -> 
         assert np.array_equal(shown.mask[0].numpy(), defects[which][1])
         found.add(which)
     assert found == {0, 1, 2}
-
-
-def test_places_are_numbers_among_the_learnt(pictures_of: Draw) -> None:
-    pictures = pictures_of()
-    pictures.learnt = [5, 2]
-    assert torch.equal(pictures.good(0).image, pictures.images[5])
-    shown = pictures.defective(1, False, np.random.default_rng(0))
-    mask = shown.mask[0] > 0
-    assert torch.equal(shown.image[:, ~mask], pictures.images[2][:, ~mask])
 
 
 def test_defects_lie_on_the_object(pictures_of: Draw) -> None:
@@ -200,19 +183,6 @@ def test_half_of_a_batch_is_good_and_the_rest_as_set(
         assert kinds[SIMULATED] == 6  # spread evenly, not drawn
 
 
-@pytest.mark.parametrize(("extended", "batch"), [(0.25, 4), (0.75, 2), (0.5, 3), (0.4, 6)])
-def test_shares_are_kept_in_every_stretch(trainer_of: Make, extended: float, batch: int) -> None:
-    trainer = trainer_of(pictures=2, batch=batch, extended=extended, original=0.0)
-    seen = watched(trainer)
-    bad, steps = batch - batch // 2, 20 // batch * 2
-    for step in range(steps):
-        trainer.batch(step)
-    of_seen = [kind == EXTENDED for kind, _ in seen if kind != GOOD]
-    assert len(of_seen) == bad * steps
-    for n in range(1, len(of_seen) + 1):
-        assert sum(of_seen[:n]) == int(n * extended + 1e-9)
-
-
 def test_every_good_picture_comes_once_before_any_comes_again(trainer_of: Make) -> None:
     """Good ones, and those under the defects; in another order each time."""
     trainer = trainer_of(pictures=5, batch=2, original=0.0)
@@ -236,17 +206,3 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(trainer_of: Make) -> Non
         assert batch.places == first[step].places
     assert not torch.equal(first[0].images, first[1].images)
     assert not torch.equal(other.batch(0).images, first[0].images)
-
-
-def test_maps_that_are_not_kept_are_made_again(trainer_of: Make) -> None:
-    """What fits into the memory changes nothing but the time."""
-    plenty, none = (trainer_of(pictures=5, batch=6, room=room) for room in (2**30, 0))
-    assert len(plenty.features.kept) == 5
-    assert len(none.features.kept) == 0
-    for scale in range(3):
-        wanted, found = (t.model.scales[scale] for t in (plenty, none))
-        torch.testing.assert_close(found.prototypes, wanted.prototypes, rtol=1e-3, atol=1e-4)
-    a, b = plenty.batch(0), none.batch(0)
-    assert a.places == b.places
-    for kept, made in zip(a.originals, b.originals, strict=True):
-        torch.testing.assert_close(made, kept, rtol=2e-3, atol=2e-3)  # fp16, one by one or four at a time

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,14 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import flawscope
-from flawscope.datasets import open_dataset
-from flawscope.datasets.seen import draw_seen
 from flawscope.errors import InputError
-from flawscope.evaluation import evaluate
-from flawscope.fitting.fitting import fit
 from flawscope.fitting.training_pictures import read_defects
-from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 
@@ -46,53 +40,6 @@ def saved(tmp_path: Path) -> Saved:
         return tmp_path / "bad"
 
     return write
-
-
-# --------------------------------------------------------------------------------------- in evaluation
-
-
-def re_encode(source: Path, target: Path, index: int) -> None:
-    """The same pixels under another name, in another format or with another compression."""
-    suffix = (".png", ".bmp", ".tif")[index % 3]
-    path = target / f"camera 2 {99 - index}{suffix}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    options = {".png": {"compress_level": 9, "optimize": True}, ".tif": {"compression": "tiff_lzw"}}
-    with Image.open(source) as picture:
-        picture.save(path, **options.get(suffix, {}))
-    assert path.read_bytes() != source.read_bytes()
-    assert np.array_equal(decode(path), decode(source))
-
-
-def test_evaluation_leaves_them_out_by_their_pixels(prnet_path: Path, drawn: Path, tmp_path: Path) -> None:
-    """Whatever they are called and however they are encoded; the others stay."""
-    model = flawscope.load(prnet_path, device="cpu")
-    data = open_dataset(drawn, "plate")
-    chosen = draw_seen(data, 2, 0)
-    assert seen_by(model).keys() == {pixel_hash(decode(item.path)) for item in chosen}
-    found = evaluate(model, data)
-    assert found.left_out == {item.kind: 1 for item in chosen}
-    assert found.images == len(data.test) - 2
-    assert {item.path for item in found.left_out_items} == {item.path for item in chosen}
-
-    for index, item in enumerate(data.test):
-        re_encode(item.path, tmp_path / "plate/test" / item.kind, index)
-    shutil.copytree(drawn / "plate/train/good", tmp_path / "plate/train/good")
-    renamed = evaluate(model, open_dataset(tmp_path / "plate"))
-    assert renamed.left_out == found.left_out
-    assert renamed.to_dict()["left_out"] == 2
-    assert renamed.images == found.images
-    assert renamed.metrics["image_auroc"] == found.metrics["image_auroc"]
-
-
-def test_one_grey_level_makes_another_picture(prnet_path: Path, drawn: Path, tmp_path: Path) -> None:
-    model = flawscope.load(prnet_path, device="cpu")
-    data = open_dataset(drawn, "plate")
-    shutil.copytree(drawn / "plate", tmp_path / "plate")
-    path = tmp_path / "plate" / data.relative(draw_seen(data, 2, 0)[0].path)
-    pixels = decode(path).copy()
-    pixels[0, 0, 0] ^= 1
-    Image.fromarray(pixels).save(path)
-    assert evaluate(model, open_dataset(tmp_path / "plate")).to_dict()["left_out"] == 1
 
 
 # ------------------------------------------------------------------------------------- what they may be
@@ -134,21 +81,6 @@ def test_they_are_seen_as_good_pictures_are(defects: Pairs) -> None:
     assert unusable == ["cannot use the mask of picture 1: it is 64x64, its picture 128x256; make them agree"]
 
 
-def test_several_masks_of_one_picture_are_one(defects: Pairs) -> None:
-    picture, _ = defects[0]
-    halves = [np.zeros((64, 64), bool) for _ in range(2)]
-    halves[0][:8], halves[1][-8:] = True, True
-    ((defect,),) = read_defects([(picture, halves)], Preprocess((64, 64)))[0].values()
-    assert np.array_equal(defect.mask, halves[0] | halves[1])
-
-
-@pytest.mark.parametrize("shape", [(5,), (64, 64, 3), (64, 64, 1), (32, 64)])
-def test_a_mask_of_another_shape_is_one_line(defects: Pairs, shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="its picture 64x64; make them agree") as told:
-        read_defects([(defects[0][0], [np.ones(shape, bool)])], Preprocess((64, 64)))
-    assert "\n" not in str(told.value)
-
-
 # ------------------------------------------------------------------------------------- what cannot be used
 
 
@@ -168,17 +100,6 @@ def test_what_cannot_be_used_is_told_and_the_others_are_learnt_from(
         assert "\n" not in line
     assert "its mask is empty, cut away, or less than a pixel at 64x64" in made.failures[2]
     assert any("2 seen defects" in line for line in said)
-
-
-def test_a_mask_of_less_than_a_pixel_is_told(fit_small: Fit, defects: Pairs) -> None:
-    large = np.asarray(Image.fromarray(defects[0][0]).resize((640, 640)))
-    speck = np.zeros((640, 640), bool)
-    speck[0, 0] = True
-    made = fit_small(steps=1, seen=[(large, speck), defects[1]])
-    (line,) = made.failures
-    assert line.startswith(
-        "cannot use picture 0 as a defect: its mask is empty, cut away, or less than a pixel at 64x64"
-    )
 
 
 def test_where_none_can_be_used_it_is_one_error(fit_small: Fit, defects: Pairs, saved: Saved) -> None:
@@ -216,10 +137,3 @@ def test_what_seen_cannot_be_is_one_line(fit_small: Fit, seen: object, text: str
     with pytest.raises(InputError, match=text) as told:
         fit_small(seen=seen)
     assert "\n" not in str(told.value)
-
-
-@pytest.mark.parametrize("method", ["patchcore", "efficientad"])
-@pytest.mark.parametrize("seen", [1, "1", 1000, "folder", [(0, 0)]])
-def test_other_methods_learn_from_good_pictures_only(drawn: Path, method: str, seen: object) -> None:
-    with pytest.raises(InputError, match=f"{method} learns from good pictures only: leave out --seen"):
-        fit(drawn, method=method, device="cpu", seen=seen)  # type: ignore[arg-type]

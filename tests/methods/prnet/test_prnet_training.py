@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -80,57 +79,6 @@ def test_pictures_that_made_the_prototypes_are_learnt_as_if_they_had_not(trainer
             assert not torch.allclose(residuals[row], plain[row], rtol=1e-2)
 
 
-def test_their_residuals_are_larger_and_those_of_others_the_same(trainer_of: Make) -> None:
-    """Good pictures: plainly they are nearer to the mean that they are part of."""
-    trainer = trainer_of(batch=12, original=0.0)
-    two_prototypes(trainer)
-    batch = trainer.batch(0)
-    good = [k for k in range(6) if batch.places[k] != 5]
-    with torch.no_grad():
-        maps = trainer.model.features(batch.images)
-        found = trainer._residuals(maps, [None] * 4, batch)
-        for scale, own, residuals in zip(trainer.model.scales, maps, found, strict=False):
-            plain = scale.residuals(own)
-            ratio = residuals.flatten(1).sum(1) / plain.flatten(1).sum(1)
-            # of a mean of n: the mean of the others is n / (n - 1) times as far, unless another is nearer
-            assert all(1.05 < float(ratio[k]) <= 4.0 + 1e-3 for k in good)
-            assert float(ratio[batch.places.index(5)]) == pytest.approx(1.0, rel=1e-5)
-
-
-def test_clusters_of_the_fit_are_those_that_are_left_out(trainer_of: Make) -> None:
-    """Six pictures make one prototype at each scale: without one of them it is the mean of five."""
-    trainer = trainer_of(batch=2)
-    assert [own.tolist() for own in trainer.belongs] == [[0] * 6] * 3
-    assert [sizes.tolist() for sizes in trainer.sizes] == [[6]] * 3
-    batch = trainer.batch(0)
-    with torch.no_grad():
-        maps = trainer.model.features(batch.images)
-        found = trainer._residuals(maps, [None] * 4, batch)
-    for k, scale in enumerate(trainer.model.scales):
-        others = [i for i in range(6) if i != batch.places[0]]
-        mean = trainer.features.maps(torch.tensor(others), k).float().mean(0)
-        wanted = ((maps[k][0] - mean) / scale.std[:, None, None]).square()
-        torch.testing.assert_close(found[k][0], wanted, rtol=1e-2, atol=1e-2)  # kept in fp16
-        torch.testing.assert_close(
-            scale.prototypes[0],
-            trainer.features.maps(torch.arange(6), k).float().mean(0),
-            rtol=1e-4,
-            atol=1e-4,
-        )
-
-
-def test_spreads_are_those_of_the_learnt_pictures(trainer_of: Make) -> None:
-    trainer = trainer_of(pictures=5)
-    shots = torch.stack([trainer.pictures.images[k] for k in range(5)])
-    with torch.inference_mode():
-        maps = [m.double() for m in trainer.model.features(shots)]
-    for part, own in zip([*trainer.model.scales, trainer.model.last], maps, strict=True):
-        torch.testing.assert_close(part.mean.double(), own.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
-        std = own.std((0, 2, 3), correction=0)
-        wanted = std.clamp(min=float(std.mean()) * 1e-3)
-        torch.testing.assert_close(part.std.double(), wanted, rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize("limit", ["padding", "region"])
 def test_only_what_counts_is_measured(few: list[np.ndarray], limit: str) -> None:
     """Means and spreads are of the cells that count; elsewhere the kept maps, of which prototypes are made,
@@ -191,15 +139,6 @@ def test_features_are_never_twice_the_same(trainer_of: Make) -> None:
         assert abs(float((added * others).mean())) < 0.25 * 0.15
 
 
-def test_without_residuals_none_are_made(trainer_of: Make) -> None:
-    trainer = trainer_of(pictures=2, residuals=False)
-    batch = trainer.batch(0)
-    assert trainer._residuals(trainer.model.features(batch.images), [None] * 4, batch) == []
-    (found,) = trainer.losses(trainer.networks, batch, 0)
-    found.backward()
-    assert all(p.grad is not None for p in trainer.model.network.parameters())
-
-
 def test_weights_decay_apart_from_the_gradients(trainer_of: Make) -> None:
     """AdamW: where there is no gradient a weight shrinks by rate times decay in a step."""
     trainer = trainer_of(pictures=2, steps=1, rate=0.1, decay=0.5, schedule="constant")
@@ -232,15 +171,3 @@ def test_it_learns_to_find_defects(trainer_of: Make) -> None:
     losses = [point["loss"] for point in trainer.curve]
     assert np.mean(losses[-6:]) < 0.6 * np.mean(losses[:3])
     assert auroc() > 0.7
-
-
-def test_in_bf16_it_learns_about_the_same(trainer_of: Make) -> None:
-    losses: list[Any] = []
-    for precision in ("fp32", "bf16"):
-        trainer = trainer_of(pictures=2, training=precision)
-        trainer.learn(Budget(), None, {})
-        assert trainer.precision == precision
-        assert all(v.dtype == torch.float32 for k, v in weights(trainer.model).items() if "network" in k)
-        losses.append([point["loss"] for point in trainer.curve])
-    assert losses[0] != losses[1]
-    assert losses[1] == pytest.approx(losses[0], rel=0.1)

@@ -12,15 +12,11 @@ from flawscope.errors import InputError
 from flawscope.methods.good_pictures import Moments
 from flawscope.methods.prnet import prototypes
 from flawscope.methods.prnet.prototypes import (
-    Prototypes,
-    Standard,
     cluster,
     gram,
     lloyd,
     nearest,
-    offsets,
     plus_plus,
-    prototypes_for,
     residual,
     residual_without,
     spread_of,
@@ -38,11 +34,6 @@ def products_of(maps: torch.Tensor) -> torch.Tensor:
     flat = maps.double().flatten(1)
     flat = flat - flat.mean(0)
     return flat @ flat.T
-
-
-@pytest.mark.parametrize(("pictures", "count"), [(1, 1), (4, 1), (14, 1), (60, 6), (213, 21), (1000, 100)])
-def test_a_tenth_of_the_pictures(pictures, count):
-    assert prototypes_for(pictures) == count
 
 
 @pytest.mark.parametrize("apart", [3.0, 0.1])
@@ -84,20 +75,6 @@ def test_the_objective_never_rises(seed):
     _, history = lloyd(products, picks, 100)
     assert len(history) > 2
     assert all(b <= a * (1 + 1e-12) for a, b in pairwise(history))
-
-
-def test_restarts_do_not_make_it_worse_than_scikit_learn():
-    cluster_module = pytest.importorskip("sklearn.cluster")
-    maps = groups(100, kinds=14, apart=1.0)
-    ours = cluster(maps.__getitem__, len(maps)).objective
-    theirs = cluster_module.KMeans(10, n_init=10, random_state=0).fit(maps.flatten(1).numpy()).inertia_
-    assert ours <= theirs * 1.01
-
-
-def test_clear_groups_are_found():
-    maps = groups(60, kinds=6, apart=30.0)
-    found = cluster(maps.__getitem__, len(maps), restarts=3)
-    assert len({(int(i) % 6, int(k)) for i, k in enumerate(found.assignment)}) == 6
 
 
 def test_plus_plus_never_draws_a_point_twice_while_others_differ():
@@ -187,19 +164,6 @@ def test_bad_features_are_refused():
         cluster(maps.__getitem__, 0)
 
 
-def test_nearest_against_brute_force():
-    maps, few = groups(40, apart=0.2), groups(7, apart=0.2, seed=0)
-    apart = (maps[:, None].double() - few.double()).square().flatten(2).sum(2)
-    assert torch.equal(nearest(maps, few), apart.argmin(1))
-    found = offsets(maps, few).double()
-    torch.testing.assert_close(found - found[:, :1], apart - apart[:, :1], rtol=1e-4, atol=1e-2)
-
-
-def test_of_equal_prototypes_the_first():
-    few = groups(2)[[0, 0, 1]]
-    assert nearest(few, few).tolist() == [0, 0, 2]
-
-
 def test_residuals_against_brute_force():
     maps, few = groups(9, seed=1), groups(4, seed=0)
     std = torch.tensor([0.5, 1.0, 4.0])
@@ -253,23 +217,6 @@ def test_what_does_not_count_decides_nothing() -> None:
     assert float((without[0] * (1 - counted)).abs().max()) == 0
 
 
-def test_residuals_of_training_pictures_look_like_those_of_new_ones():
-    maps = groups(200)
-    first, new = maps[:100], maps[100:]
-    members = cluster(first.__getitem__, 100, restarts=3)
-    few, std, sizes = members.prototypes, torch.ones(3), members.assignment.bincount()
-    fair = residual_without(first, few, std, first, members.assignment, sizes).mean()
-    naive, truth = residual(first, few, std).mean(), residual(new, few, std).mean()
-    assert naive < 0.9 * truth
-    assert float(fair) == pytest.approx(float(truth), rel=0.05)
-
-
-def test_the_only_picture_has_nothing_else_to_be_compared_with():
-    maps = groups(1)
-    one = torch.zeros(1, dtype=torch.long)
-    assert not residual_without(maps, maps, torch.ones(3), maps, one, one + 1).any()
-
-
 def moments_of(maps):
     moments = Moments()
     moments.add(maps.transpose(0, 1).flatten(1).T)
@@ -282,18 +229,3 @@ def test_a_channel_that_never_moves_does_not_divide_by_zero():
     spread = spread_of(moments_of(maps))
     assert 0 < spread[1] < 0.01 * spread[0]
     assert spread_of(moments_of(torch.ones(2, 3, 4, 4))).tolist() == [1, 1, 1]
-
-
-def test_the_module_standardises_and_keeps_its_tensors():
-    maps = groups(30)
-    moments = moments_of(maps)
-    found = cluster(maps.__getitem__, 30)
-    scale = Prototypes(3, (3, 4, 6))
-    scale.set_spread(moments)
-    scale.prototypes.copy_(found.prototypes)
-    standard = scale(maps).transpose(0, 1).flatten(1)
-    torch.testing.assert_close(standard.mean(1), torch.zeros(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(standard.std(1, correction=0), torch.ones(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(scale.residuals(maps), residual(maps, found.prototypes, spread_of(moments)))
-    assert set(scale.state_dict()) == {"mean", "std", "prototypes"}
-    assert set(Standard(5).state_dict()) == {"mean", "std"}

@@ -95,8 +95,7 @@ class Trainer(training.Trainer[Batch]):
         rng, count = self.rng(STEP, step), len(self.training)
         images, changed, taught, other, cells, counted, spoilt = [], [], [], [], [], [], []
         for number in range(step * self.config.batch, (step + 1) * self.config.batch):
-            order = self.rng(ORDER, number // count).permutation(count)
-            place = int(order[number % count])
+            place = self.drawn(ORDER, number, count)
             index = self.training[place]
             image, mask = plain(self.images[index]), self.taught.counted(place)
             shown, places = image, mask

@@ -90,14 +90,13 @@ class Trainer(training.Trainer[Batch]):
         count = len(self.features.learnt)
         if k < good:
             number = step * good + k
-            order = self.rng(ORDER, number // count).permutation(count)
-            return self.pictures.good(int(order[number % count]))
+            return self.pictures.good(self.drawn(ORDER, number, count))
         number = step * (self.config.batch - good) + k - good
-        order = self.rng(BASE, number // count).permutation(count)
         # spread evenly: of the first n defective pictures, n times the share
         share = self.config.extended if self.pictures.seen else 0.0
         extended = int((number + 1) * share) > int(number * share)
-        return self.pictures.defective(int(order[number % count]), extended, self.rng(DRAW, number))
+        place = self.drawn(BASE, number, count)
+        return self.pictures.defective(place, extended, self.rng(DRAW, number))
 
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
         """3.5."""

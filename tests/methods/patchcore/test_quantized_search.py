@@ -148,18 +148,6 @@ def test_it_finds_the_nearest_at_any_width(width: int) -> None:
     assert searched.screen.weights(bank).shape[1] % 16 == 0
 
 
-@pytest.mark.parametrize("count", [SMALLEST, SMALLEST + 1, SMALLEST + BLOCK - 1, SMALLEST + BLOCK])
-def test_it_finds_the_nearest_in_any_number_of_elements(count: int) -> None:
-    """Every element is found where it lies, the last one too."""
-    bank = normal(count, WIDTH, seed=30)
-    searched = Searched(bank)
-    queries = bank[torch.tensor([0, 1, BLOCK - 1, BLOCK, count - 2, count - 1])] * 1.001
-    assert_exact(searched(queries), queries, bank)
-    members = searched.screen.members
-    assert members.shape[1] == GROUP
-    assert members.unique().tolist() == list(range(count))
-
-
 def test_with_whole_numbers_it_is_the_plain_search_bit_for_bit() -> None:
     """fp32 is exact there."""
     bank = BANKS["whole numbers"](COUNT, WIDTH)
@@ -182,16 +170,6 @@ def test_what_is_no_number_is_what_the_plain_search_makes_of_it(value: float) ->
     assert_exact(found[others], queries[others], bank)
 
 
-def test_one_by_one_it_finds_the_same() -> None:
-    bank = clustered(COUNT, WIDTH)
-    queries = queries_for(bank)
-    searched = Searched(bank)
-    together = searched(queries)
-    alone = torch.cat([searched(query[None]) for query in queries])
-    reach = queries.square().sum(1) + bank.square().sum(1).max()
-    assert bool(((together - alone).abs() <= 1e-6 * reach).all())
-
-
 # ------------------------------------------------------------------------------------------- what is unsure
 
 
@@ -202,13 +180,6 @@ def test_few_queries_like_the_bank_are_left_to_the_plain_search() -> None:
     searched = Searched(bank)
     searched(bank[:400] + 0.05 * normal(400, 48, seed=41) * spread)
     assert searched.left < 40
-
-
-def test_what_bytes_cannot_tell_is_left_to_the_plain_search() -> None:
-    bank = alike(COUNT, WIDTH)
-    searched = Searched(bank)
-    searched(bank[:50])
-    assert searched.left == 50
 
 
 def test_what_lies_beyond_the_largest_byte_is_left_to_the_plain_search() -> None:
@@ -320,22 +291,6 @@ def test_two_products_of_bytes_fit_16_bits(name: str, width: int) -> None:
     lowest, highest = ends.amin(0), ends.amax(0)
     assert int((highest[:, :-1] + highest[:, 1:]).max()) <= 2**15 - 1
     assert int((lowest[:, :-1] + lowest[:, 1:]).min()) >= -(2**15)
-
-
-def test_the_tail_is_bytes_too() -> None:
-    for name, make in BANKS.items():
-        tail = Searched(make(COUNT, WIDTH)).screen.tail
-        assert bool((tail == tail.round()).all()), name
-        assert 0 <= float(tail.min()) <= float(tail.max()) <= TOP, name
-
-
-def test_what_fills_the_last_block_is_no_element() -> None:
-    """A query that all elements are far from still finds one of them."""
-    bank = normal(COUNT, WIDTH, seed=50) + 100
-    searched = Searched(bank)
-    assert int(searched.screen.members.max()) == COUNT - 1
-    queries = -bank[:20]
-    assert_exact(searched(queries), queries, bank)
 
 
 # ----------------------------------------------------------------------------------------------- the operator
