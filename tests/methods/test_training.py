@@ -124,9 +124,16 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path, kind: type[L
         assert torch.equal(resumed.networks[0].state_dict()[name], values), name
     assert resumed.curve == whole.curve
     assert resumed.curve[-1]["step"] == 6
-    assert resumed.curve[-1]["loss"] < resumed.curve[0]["loss"]
     assert resumed.beside.tolist() == [1.0, 1.0]  # prepared once, and restored
     assert resumed.seconds > 0
+
+
+def test_it_learns_and_draws_its_curve() -> None:
+    trainer = run(Line(steps=200))
+    assert [point["step"] for point in trainer.curve] == list(range(10, 201, 10))
+    assert trainer.curve[-1]["loss"] < 0.1 * trainer.curve[0]["loss"]
+    assert trainer.curve[-1]["weight"] == pytest.approx(trainer.weights()[0])
+    assert not trainer.networks[0].training
 
 
 class Grouped(Line):
