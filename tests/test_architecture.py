@@ -139,7 +139,6 @@ def test_every_package_stands_above_those_that_it_imports() -> None:
 STATION: dict[str, str] = {
     "background": "",
     "settings": "",
-    "metrics": "",
     "live": "",
     "store": "settings",
     "problems": "store",
@@ -150,8 +149,7 @@ STATION: dict[str, str] = {
     "sinks": "background settings store inspecting",
     "learning": "background settings store",
     "drift": "background store inspecting",
-    "station": "metrics live settings store problems access inspecting housekeeping sources sinks learning "
-    "drift",
+    "station": "live settings store problems access inspecting housekeeping sources sinks learning drift",
     "web": "store settings access inspecting sources learning station",
     "client": "settings store web",
     "review": "web",

@@ -30,8 +30,9 @@ from flawscope.station.settings.station import Settings
 
 if TYPE_CHECKING:
     from flawscope.station.station import Station
-    from flawscope.station.store.clock import Clock
     from flawscope.station.store.database import Database
+    from flawscope.station.store.recording import Taken
+    from flawscope.station.store.stations import Clock
 
 NAME = "plate"  # the product
 INSPECTIONS = f"products/{NAME}/inspections"
@@ -272,11 +273,34 @@ def missing(url: str, load: Load) -> tuple[list[str], int]:
     return lost, len(found) - len({one["name"] for one in found})
 
 
+def taken(product: int, version: int, **given: Any) -> Taken:
+    """An inspection to record, of a good part; `given` says what is otherwise."""
+    from flawscope.station.store.recording import Taken
+
+    usual = {"picture": "0" * 64, "suffix": ".png", "bytes": 1, "width": 4, "height": 4, "at": 0}
+    usual |= {"name": "part.png", "source": "http", "score": 1.0, "p_value": 0.5, "severity": -1.0}
+    usual |= {"score_threshold": 2.0, "anomalous": False, "near": False}
+    return Taken(**{"product_id": product, "version_id": version, **usual, **given})
+
+
+def add_version(database: Database, product: str = NAME, content: str = "0" * 64) -> tuple[int, int]:
+    """A product and a version of it that has no file: their numbers."""
+    from flawscope.station.store.records import Store
+    from flawscope.station.store.schema import versions
+
+    number = Store(database).add_product(product)
+    row = {"product_id": number, "hash": content, "file": "none", "origin": "", "created_at": 0}
+    row["facts"] = '{"score_threshold": 1.0}'
+    with database.writing() as connection:
+        new = versions.insert().values(**row).returning(versions.c.id)
+        return number, int(connection.execute(new).scalar_one())
+
+
 def aged(database: Database) -> Clock:
     """The clock of a station, two hours after all that it has was recorded."""
-    from flawscope.station.store.clock import Clock
     from flawscope.station.store.database import now
     from flawscope.station.store.schema import HOUR
+    from flawscope.station.store.stations import Clock
 
     passed = [0]
     clock = Clock(database, lambda: now() + passed[0], lambda: passed[0])

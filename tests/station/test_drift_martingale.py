@@ -11,7 +11,7 @@ import pytest
 
 from flawscope.station.drift import martingale
 from flawscope.station.drift.martingale import SHIFTS, SPREADS, TIMES, Capital, Ranks, uniform
-from flawscope.station.drift.run import ENOUGH, LEAST_LIGHT, Change, Light, Run, described
+from flawscope.station.drift.run import ENOUGH, LEAST_LIGHT, Light, Run, described
 
 BETS = len(SHIFTS) + len(SPREADS)
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -26,26 +26,19 @@ LINES: dict[str, Draw] = {
 # ------------------------------------------------------------------------------------------------------ ranks
 
 
-@pytest.mark.parametrize("block", [2, 3, 16, 1024])
-@pytest.mark.parametrize("values", [3, 50, 10**9])
+@pytest.mark.parametrize("block", [2, 3, 1024])
+@pytest.mark.parametrize("values", [3, 10**9])
 def test_ranks_are_those_that_counting_gives(
     block: int, values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(martingale, "BLOCK", block)
-    numbers = np.random.default_rng(values).integers(0, values, 600).astype(float)
+    drawn = np.random.default_rng(values).integers(0, values, 400)
+    numbers = np.concatenate([drawn, np.arange(50), -np.arange(50)]).astype(float)
     made = Ranks()
     for n, number in enumerate(numbers):
         before = numbers[: n + 1]
         assert made.add(float(number)) == ((before > number).sum(), (before == number).sum())
         assert made._count == n + 1
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_ranks_of_what_comes_sorted(order: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(martingale, "BLOCK", 8)
-    made = Ranks()
-    found = [made.add(float(order * k)) for k in range(200)]
-    assert found == [(0 if order > 0 else k, 1) for k in range(200)]
 
 
 # --------------------------------------------------------------------------------------------------- p-values
@@ -199,16 +192,7 @@ def test_a_change_is_named_and_dated(change: Callable[[np.ndarray], np.ndarray],
     assert alarm.since == 1_000_000 * (alarm.first - 1)
     text = described(alarm)
     assert "\n" not in text
-    assert "look at light, lens and part" in text
     assert f"(inspection {alarm.first})" in text
-
-
-def test_what_was_found_stays() -> None:
-    scores = np.random.default_rng(7).standard_normal(3000)
-    scores[1000:1200] += 1.5
-    first = run_of(scores[:1300]).alarm
-    assert first is not None
-    assert run_of(scores).alarm == first
 
 
 def line(seed: int, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -245,25 +229,6 @@ def test_a_burst_that_is_over_leaves_no_notice() -> None:
     made = run_of(*line(1, share))
     assert [change.how for change in made.found] == ["more", "fewer"]
     assert made.notice is None
-
-
-def test_many_missed_defects_are_seen() -> None:
-    """They score as good parts that are no longer what they were; a few of them do not matter."""
-    rng = np.random.default_rng(2)
-    scores = rng.standard_normal(4000)
-    few, many = scores.copy(), scores.copy()
-    few[rng.random(4000) < 0.003] = 2.3
-    many[2000:][rng.random(2000) < 0.1] = 2.3
-    assert run_of(few).alarm is None
-    assert run_of(many).alarm is not None
-
-
-def test_the_same_again_bit_for_bit() -> None:
-    share = np.full(3000, 0.05)
-    one, two = run_of(*line(3, share)), run_of(*line(3, share))
-    assert one.curve == two.curve
-    assert (one.scores.value, one.flags.value) == (two.scores.value, two.flags.value)
-    assert one.curve[-1][1] != run_of(*line(4, share)).curve[-1][1]
 
 
 def test_the_curve_is_thinned_and_ends_late() -> None:
@@ -380,11 +345,3 @@ def test_what_is_no_number_takes_no_part() -> None:
     for k, score in enumerate((1.0, math.nan, math.inf, 2.0)):
         made.add(k + 1, k, score, False)
     assert (made.seen, made.last) == (2, 4)
-
-
-def test_words_for_shares() -> None:
-    change = Change(0, 9, 0, 5, 4, "more", 0.013, 0.09)
-    assert described(change) == (
-        "more pictures are anomalous since about 1970-01-01 00:00 UTC (inspection 5): 9.0 % instead of "
-        "1.3 %; defects, or the camera?"
-    )

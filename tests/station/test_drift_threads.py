@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,12 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.pictures import decoding
-from flawscope.station.drift import camera_monitor
 from flawscope.station.drift.camera_monitor import Looks
 from flawscope.station.drift.drifts import Drifts
 from flawscope.station.drift.run import Change, Run
-from flawscope.station.inspecting.memory import Memory
+from flawscope.station.inspecting.capacity import Memory
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.store.database import StoreError
 
@@ -169,34 +166,3 @@ def test_deep_pictures_are_as_bright_as_the_model_sees_them() -> None:
     watch = camera.looks._watches[1][1]
     assert watch.wrong == {}
     assert watch.first[0].brightness == pytest.approx(1400 / 4095, abs=0.01)
-
-
-def test_a_station_knows_the_white_level_of_its_model(running: Any) -> None:
-    station = running.station
-    preprocess = station.versions.active(1)[1].manifest.preprocess
-    object.__setattr__(preprocess, "white_level", 4095.0)
-    assert station.looks.white_of(1) == 4095.0
-
-
-def test_filters_of_warnings_are_as_they_were_after_both_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are the whole process's: a thread that restores them late would leave `ignore` for good."""
-    before = list(warnings.filters)
-    opening, opened = threading.Event(), threading.Event()
-    usual = Image.open
-
-    def slow(*told: Any, **named: Any) -> Any:
-        opening.set()
-        opened.wait(0.3)  # until the other thread has begun, if it can
-        return usual(*told, **named)
-
-    monkeypatch.setattr(camera_monitor.Image, "open", slow)
-    camera = Camera()
-    thread = threading.Thread(target=camera.show, args=(1, GOOD))
-    thread.start()
-    assert opening.wait(10)
-    with decoding.without_warnings():
-        opened.set()
-        thread.join(0.3)
-    thread.join(10)
-    assert camera.unknown == []
-    assert list(warnings.filters) == before

@@ -21,8 +21,8 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from flawscope.errors import InputError
-from flawscope.station.access.login_throttle import Attempts, SignInError
 from flawscope.station.access.roles import LOCAL, Person
+from flawscope.station.access.sign_in import Attempts, SignInError
 from flawscope.station.access.users import Access
 from flawscope.station.settings.station import Settings
 from flawscope.station.store.database import Database, StoreError

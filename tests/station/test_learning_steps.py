@@ -13,26 +13,27 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, select
+from station_helpers import add_version, taken
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.learning import candidates as of
 from flawscope.station.learning import learning, process
 from flawscope.station.learning import plan as plans
-from flawscope.station.learning.candidates import Candidates
+from flawscope.station.learning.candidates import Candidates, advice, waits
 from flawscope.station.learning.learning import Learning
 from flawscope.station.learning.process import StoppedError, Worker
 from flawscope.station.settings.station import Learn
 from flawscope.station.store.database import Database, StoreError
-from flawscope.station.store.records import Store
+from flawscope.station.store.records import Store, said_of
 from flawscope.station.store.schema import (
     candidates,
     events,
     metadata,
+    pictures,
     products,
-    stations,
     verdicts,
-    versions,
 )
+from flawscope.station.web.templates import LANGUAGES, texts
 
 FOUND = {
     **{"how": "extended", "learnt": [5], "lost": [], "weaker": [], "contradictory": [], "seconds": {}},
@@ -64,17 +65,6 @@ class Kept(Candidates):
         query = select(events.c.kind, events.c.text).where(events.c.kind != of.ASKED).order_by(events.c.id)
         with self.database.reading() as connection:
             return [(row.kind, row.text) for row in connection.execute(query)]
-
-
-def filled(database: Database) -> None:
-    """Two products, and two versions."""
-    with database.writing() as connection:
-        connection.execute(stations.insert().values(name="station"))
-    for name in ("one", "two"):
-        product = Store(database).add_product(name)
-        with database.writing() as connection:
-            row = {"product_id": product, "hash": name, "file": "f", "origin": "o", "facts": "{}"}
-            connection.execute(versions.insert().values(**row, created_at=1))
 
 
 class Versions:
@@ -121,7 +111,8 @@ class Made:
         self.why_not: str | None = None
         self.versions, self.candidates = Versions(), Kept(database)
         files = SimpleNamespace(temporary=lambda name: tmp_path / ".part" / name, drop=lambda path: None)
-        filled(database)
+        for name in ("one", "two"):
+            add_version(database, name)
         given: Any = database, files, self.versions
         learn = Learn(rule="auto", after=1)
         self.learning = Learning(
@@ -208,18 +199,6 @@ def test_a_fault_that_nobody_foresaw_ends_its_candidate_alone(
     assert made.reported["learning_1"] == "no version could be made from corrections: KeyError: 'learnt'"
 
 
-def test_a_room_that_cannot_be_looked_for_ends_its_candidate_alone(
-    made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def check(product_id: int) -> None:
-        if product_id == 1:
-            raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(made.learning, "_check_room", check)
-    made.look()
-    assert [row.status for row in made.candidates.rows()] == [of.FAILED, of.LIVE]
-
-
 def test_a_full_disk_keeps_it_queued(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     full = [StoreError("the disk is full; free some space", "disk_full")]
 
@@ -266,10 +245,9 @@ def test_a_store_that_is_away_after_the_switch_does_not_unsay_it(made: Made) -> 
     assert [kind for kind, _ in made.candidates.events()] == [of.MADE], "once, and nothing waits"
 
 
-@pytest.mark.parametrize("kind", [InputError, FlawscopeError])
-def test_a_version_that_cannot_be_opened_waits(made: Made, kind: type[Exception]) -> None:
+def test_a_version_that_cannot_be_opened_waits(made: Made) -> None:
     """It was made and is kept: it has not failed, and is forgotten with the others that are not used."""
-    made.versions.cannot = kind("cannot open it")
+    made.versions.cannot = FlawscopeError("cannot open it")
     made.learning.settings[2] = None
     made.look()
     row = made.candidates.rows()[0]
@@ -345,7 +323,7 @@ def test_a_job_that_comes_as_an_idle_process_ends_is_done(worker: Worker) -> Non
 
 
 def test_an_idle_process_ends_by_itself() -> None:
-    code = "import sys; from flawscope.station.learning import worker; worker.IDLE = 0.1; worker.main()"
+    code = "import sys; from flawscope.station.learning import process; process.IDLE = 0.1; process.main()"
     with subprocess.Popen([sys.executable, "-c", code, "1000"], stdin=subprocess.PIPE) as idle:
         assert idle.wait(60) == 0  # although its input is open
 
@@ -365,6 +343,31 @@ def test_an_end_before_the_job_is_written_is_an_end(worker: Worker) -> None:
 # -------------------------------------------------------------------------------------------------- verdicts
 
 
+def test_words_are_what_holds(database: Database) -> None:
+    """What is said twice is sure; what was taken back, is gone or contradicts itself is left out."""
+    product, version = add_version(database)
+    store = Store(database)
+    flags = {"a": True, "b": True, "c": True, "d": False, "e": True, "f": True}
+    made = [taken(product, version, picture=name * 64, anomalous=bad) for name, bad in flags.items()]
+    a, b, c, d, e, f = (number for number, _ in store.record(made))
+    ((again, _),) = store.record([taken(product, version, picture="c" * 64, anomalous=True)])
+    said = {a: "good good", b: "good undo", c: "good", again: "defect", d: "defect", e: "defect", f: "good"}
+    for number, several in said.items():
+        for word in several.split():
+            store.decide(product, number, word, "anna")
+    with database.writing() as connection:
+        gone = pictures.update().where(pictures.c.hash == "f" * 64)
+        connection.execute(gone.values(removed_at=1))
+        words = plans.words_of(connection, product)
+    assert [(word.number, word.sure, word.wrong) for word in words.judged] == [
+        (a, True, True),
+        (d, False, True),
+        (e, False, False),
+    ]
+    assert [word.number for word in words.corrections] == [a, d]
+    assert (words.gone, words.contradictory) == ([f], [c, again])
+
+
 def test_more_corrections_than_a_question_may_name() -> None:
     """SQLite ends at 32,766, where nobody built it with more."""
     engine = create_engine("sqlite://")
@@ -376,8 +379,62 @@ def test_more_corrections_than_a_question_may_name() -> None:
         row = {"at": 0, "who": "anna", "note": ""}
         for number, verdict in said:
             connection.execute(verdicts.insert().values(inspection_id=number, verdict=verdict, **row))
-        found = plans._said(connection, range(1, 40_001))
-    assert len(found) == 40_000
-    assert {number: [one.verdict for one in stack] for number, stack in found.items() if stack} == {
+        found = said_of(connection, range(1, 40_001))
+    assert {number: [one.verdict for one in stack] for number, stack in found.items()} == {
         40_000: ["good", "defect"]
     }
+
+
+# --------------------------------------------------------------------------------------- the rule, and advice
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, []),
+        ({"lost": [3]}, ["lost"]),
+        ({"weaker": [3]}, ["weaker"]),
+        ({"refused": ["simulated"], "responsible": [4]}, ["simulated"]),
+        ({"good": {"before": [2], "after": [2]}}, ["no_gain"]),
+        ({"good": {"before": [2], "after": [3]}, "lost": [1]}, ["lost", "no_gain"]),
+    ],
+)
+def test_the_rule(changes: dict[str, Any], why: list[str]) -> None:
+    judgement = {"lost": [], "weaker": [], "good": {"before": [2], "after": [1]}, **changes}
+    assert waits(judgement, 5, 5) == why
+    assert waits(judgement, 4, 5) == [*why, "few"]
+    assert waits(judgement, 5, 5, is_active=False) == [*why, "switched"]
+
+
+def candidate(status: str = "ready", **judged: Any) -> dict[str, Any]:
+    none: dict[str, list[int]] = {"lost": [], "weaker": [], "found": []}
+    good = {"before": [7, 0.6, 1.0], "after": [1, 0.0, 0.5], "count": 9}
+    return {"status": status, "compared_with": 1, "judgement": {**none, "good": good, **judged}}
+
+
+@pytest.mark.parametrize(
+    ("judged", "use", "reason"),
+    [
+        ({}, True, "fewer"),
+        ({"found": [4]}, True, "finds"),
+        ({"good": {"before": [1, 0, 1], "after": [1, 0, 1], "count": 9}}, False, "no_gain"),
+        ({"lost": [3, 4], "found": [5]}, False, "lost"),
+        ({"weaker": [3], "found": [5]}, False, "weaker"),
+        ({"refused": ["simulated"], "simulated": [90, 60, 100], "responsible": [3]}, False, "simulated"),
+    ],
+)
+def test_a_version_that_loses_something_is_not_advised(
+    judged: dict[str, Any], use: bool, reason: str
+) -> None:
+    found = advice(candidate(**judged), active=1)
+    assert found is not None
+    assert found[:2] == (use, reason)
+    for language in LANGUAGES:
+        assert texts(language)(f"advice.{reason}", **found.values)
+
+
+def test_what_was_compared_with_another_version_is_learnt_again() -> None:
+    found = advice(candidate(), active=2)
+    assert found is not None
+    assert found[:2] == (False, "old")
+    assert advice({"status": "running", "judgement": None}, active=2) is None

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import yaml
 from sqlalchemy import func, select
-from station_helpers import INSPECTIONS, Load, Served, aged, everything, free_port, missing
+from station_helpers import INSPECTIONS, Load, Served, aged, everything, free_port, missing, taken
 
 from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
@@ -27,7 +27,7 @@ from flawscope.station.store.model_registry import Versions
 from flawscope.station.store.records import Store, Taken
 from flawscope.station.store.retention import Retention
 from flawscope.station.store.schema import pictures, products, stations
-from flawscope.station.store.stations import address_of, claim, others
+from flawscope.station.store.stations import address_of, claim
 
 # learnt from nothing that is drawn here
 UNRELATED = Path(__file__).parents[1] / "fixtures/models-97f7321/patchcore.safetensors"
@@ -173,13 +173,8 @@ def test_a_name_or_a_folder_that_is_taken_is_one_line(make: Make) -> None:
 # ---------------------------------------------------------------------------------------------- in the tables
 
 
-def taken(files: Files, product: int, version: int, data: bytes, at: int) -> Taken:
-    return Taken(
-        **{"product_id": product, "version_id": version, "picture": files.keep(PICTURES, data, ".png")},
-        **{"suffix": ".png", "bytes": len(data), "width": 4, "height": 4, "at": at, "name": f"{at}.png"},
-        **{"source": "http", "score": 1.0, "p_value": 0.1, "severity": 0.0, "score_threshold": 2.0},
-        **{"anomalous": False, "near": False},
-    )
+def part(files: Files, product: int, version: int, data: bytes, at: int) -> Taken:
+    return taken(product, version, picture=files.keep(PICTURES, data, ".png"), bytes=len(data), at=at)
 
 
 @pytest.fixture
@@ -210,7 +205,7 @@ def test_what_a_model_of_another_station_was_learnt_from_stays(
     Versions(second, other_files).add(other, model_file, "by hand", "anna")
     train = sorted((drawn / "plate" / "train" / "good").iterdir())[0].read_bytes()
     new = sorted(good.iterdir())[0].read_bytes()
-    Store(first).record([taken(files, product, here, data, at) for at, data in enumerate((train, new))])
+    Store(first).record([part(files, product, here, data, at) for at, data in enumerate((train, new))])
     retention = Retention(first, files, Keep(good="1 hour"), aged(first))
     retention._rest = lambda seconds: None  # type: ignore[method-assign]
     summary = retention.run()
@@ -223,7 +218,7 @@ def test_each_backs_up_its_own_and_is_restored_alone(lines: Any, postgres: Any, 
         product = Store(database).add_product("plate")
         version = Versions(database, files).add(product, UNRELATED, "by hand", "anna")
         store = Store(database)
-        store.record([taken(files, product, version, f"{place} {k}".encode(), k) for k in range(3 + place)])
+        store.record([part(files, product, version, f"{place} {k}".encode(), k) for k in range(3 + place)])
     settings = lines[0][0]
     held = backup(settings, tmp_path / "one.tar")
     assert (held.products, held.versions, held.inspections, held.pictures) == (1, 1, 3, 3)
@@ -250,18 +245,6 @@ def test_each_backs_up_its_own_and_is_restored_alone(lines: Any, postgres: Any, 
         with pytest.raises(InputError, match="this backup has the stations line1, line2"):
             restore(tmp_path / "one.tar", nameless)
         assert not Path(nameless.store).exists()
-
-
-def test_products_of_others_are_known_by_their_address(lines: Any) -> None:
-    (_, first, _), (_, second, _) = lines
-    for name in ("board", "plate"):
-        Store(second).add_product(name)
-    Store(first).add_product("plate")
-    shown = [{"name": n, "station": "line2", "address": "http://line2.example"} for n in ("board", "plate")]
-    assert others(first) == shown
-    with second.writing() as connection:
-        connection.execute(stations.update().values(address=None))
-    assert others(first) == []
 
 
 @pytest.mark.both_databases
@@ -321,12 +304,10 @@ def test_stations_that_come_at_once_are_each_one(shared_url: str, tmp_path: Path
     ("given", "expected"),
     [
         ({}, None),
-        ({"host": "0.0.0.0"}, None),
         ({"host": "10.0.0.7"}, "http://10.0.0.7:8080"),
         ({"host": "fd00::7", "port": 81}, "http://[fd00::7]:81"),
         ({"public": ("line.example:8080", "other")}, "http://line.example:8080"),
         ({"public": ("line.example",), "proxy": True}, "https://line.example"),
-        ({"public": ("http://line.example/",), "proxy": True}, "http://line.example"),
     ],
 )
 def test_the_address_is_where_others_reach_it(given: dict[str, Any], expected: str | None) -> None:

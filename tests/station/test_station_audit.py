@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +13,11 @@ import pytest
 from station_helpers import INSPECTIONS, NAME, Opener, Running, until
 
 from flawscope.cli import main
-from flawscope.errors import InputError
 from flawscope.station.access import audit
 from flawscope.station.access.audit import search, trim
 from flawscope.station.settings.sinks import SinkSettings
 from flawscope.station.settings.station import Settings
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.records import Store
-from flawscope.station.store.retention import Summary
 from flawscope.station.store.schema import events
 
 PASSWORD = "a long pass phrase"
@@ -115,7 +111,7 @@ def test_a_stream_ends_with_the_right_to_look(running: Running, browser: Signed)
 
 
 def test_a_token_that_expired_is_told_so(running: Running, parts: list[bytes]) -> None:
-    token = running.station.access.add_token("camera1", "sender", expires=2.0)
+    token = running.station.access.add_token("camera1", "sender", expires=1.0)
     camera = httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {token}"})
     assert camera.post(f"/api/v1/{INSPECTIONS}", content=parts[0]).status_code == 201
 
@@ -196,14 +192,6 @@ ODD = [
 ]
 
 
-@pytest.mark.both_databases
-@pytest.mark.parametrize("query", [query for query in ODD if "text" in query or "about" in query])
-def test_an_odd_search_is_answered(database: Database, query: dict[str, str]) -> None:
-    Store(database).note_event("verdict", "anna", "good on inspection 1")
-    with suppress(InputError):
-        assert search(database, text=query.get("text", ""), about=query.get("about", "")) == []
-
-
 def test_odd_queries_over_http(running: Running, browser: Signed) -> None:
     admin = browser("admin")
     for query in ODD:
@@ -214,40 +202,24 @@ def test_odd_queries_over_http(running: Running, browser: Signed) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_hundred_thousand_records_are_searched_paged_and_bounded(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at = now()
-    rows = [
-        {
-            "at": at + i,
-            "kind": "sign_in_failed",
-            "who": f"user{i % 7}",
-            "text": f"wrong {i}",
-            "address": "::1",
-        }
-        for i in range(100_000)
-    ]
+def test_records_are_searched_paged_and_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"at": now(), "kind": "verdict", "who": "anna", "text": "100 % good", "address": "::1"}
+    guesses = [{**row, "kind": "sign_in_failed", "text": f"wrong {k}"} for k in range(2000)]
     with database.writing() as connection:
-        connection.execute(events.insert(), {**rows[0], "kind": "verdict", "text": "good on inspection 1"})
-        connection.execute(events.insert(), rows)
-    begun = time.monotonic()
-    assert [one["text"] for one in search(database, text="WRONG 7777")][-1] == "wrong 7777"
-    assert search(database, text="nobody said this") == []
+        connection.execute(events.insert(), [row, *guesses])
+    assert [one["text"] for one in search(database, text="WRONG 777")] == ["wrong 777"]
+    assert [one["text"] for one in search(database, text="0 % g")] == ["100 % good"], "no wildcard"
     assert [one["kind"] for one in search(database, about="verdicts")] == ["verdict"]
-    assert time.monotonic() - begun < 10, "a busy machine needs a part of that"
     seen: list[int] = []
-    while page := search(database, text="wrong 99", before=seen[-1] if seen else None, limit=100):
+    while page := search(database, text="wrong 19", before=seen[-1] if seen else None, limit=100):
         seen += [one["id"] for one in page]
     assert seen == sorted(set(seen), reverse=True)
-    assert len(seen) == 1 + 10 + 100 + 1000
+    assert len(seen) == 1 + 10 + 100
     monkeypatch.setattr(audit, "KEPT_FAILED", 1000)
     monkeypatch.setattr(audit, "KEPT", 1)
     trim(database)
-    left = search(database, limit=5000)
-    assert [one["text"] for one in left] == [f"wrong {i}" for i in range(99_999, 98_999, -1)] + [
-        "good on inspection 1"
-    ], "guesses push out guesses alone"
+    left = [one["text"] for one in search(database, limit=5000)]
+    assert left == [f"wrong {k}" for k in range(1999, 999, -1)] + ["100 % good"], "guesses push out guesses"
 
 
 def test_changed_settings_are_named_when_the_station_starts(
@@ -271,8 +243,3 @@ def test_changed_settings_are_named_when_the_station_starts(
     assert b"hunter2" not in (folder / "station.sqlite").read_bytes()
     assert main(["station", "audit", "--about", "settings", "--station", str(folder)]) == 0
     assert "settings_changed" in capsys.readouterr().out
-
-
-def test_what_retention_removes_is_counted() -> None:
-    assert Summary(pictures=1, records=20).line() == "1 picture, 20 records"
-    assert Summary().line() == ""

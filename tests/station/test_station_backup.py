@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, update
+from station_helpers import taken
 
 from flawscope.cli import main
 from flawscope.errors import FlawscopeError, InputError
@@ -47,21 +48,16 @@ def filled(database_url: str | None, tmp_path: Path) -> Settings:
     one = kept.add(plate, FIXTURES / "patchcore.safetensors", "by hand", "anna")
     kept.add(board, FIXTURES / "patchcore-two-sizes.onnx", "by hand", "anna")
     for k in range(6):
-        add(store, files, plate, one, f"picture {k}".encode(), k)
+        store.record([part(files, plate, one, f"picture {k}".encode(), k)])
     store.decide(plate, 1, DEFECT, "anna", files.keep(MASKS, b"a mask", ".png"))
     Access(database).add_user("anna", "a long password", "admin")
     database.close()
     return settings
 
 
-def add(store: Store, files: Files, product: int, version: int, data: bytes, at: int) -> None:
-    taken = Taken(
-        **{"product_id": product, "version_id": version, "picture": files.keep(PICTURES, data, ".png")},
-        **{"suffix": ".png", "bytes": len(data), "width": 4, "height": 4, "at": at, "name": f"{at}.png"},
-        **{"source": "http", "score": 1.0, "p_value": 0.1, "severity": 0.0, "score_threshold": 2.0},
-        **{"anomalous": bool(at % 2), "near": False, "key": f"key {at}"},
-    )
-    store.record([taken])
+def part(files: Files, product: int, version: int, data: bytes, at: int) -> Taken:
+    facts = {"picture": files.keep(PICTURES, data, ".png"), "bytes": len(data), "at": at, "key": f"key {at}"}
+    return taken(product, version, **facts, anomalous=bool(at % 2))
 
 
 @pytest.fixture
@@ -119,7 +115,7 @@ def test_what_comes_back_is_what_was_there(filled: Settings, other: Settings, tm
     kept = Versions(Database(other.url), Files(other.store))
     assert read_manifest(kept.path(1, 1)).method == "patchcore"
     database = Database(other.url)
-    add(Store(database), Files(other.store), 1, 1, b"the station goes on", 99)
+    Store(database).record([part(Files(other.store), 1, 1, b"the station goes on", 99)])
     database.close()
 
 
@@ -134,7 +130,7 @@ def test_a_backup_of_a_busy_station_is_of_one_moment(
     def work() -> None:
         while not ended.is_set():
             answered[0] += 1
-            add(store, files, 1, 1, f"more {answered[0]}".encode(), 10 + answered[0])
+            store.record([part(files, 1, 1, f"more {answered[0]}".encode(), 10 + answered[0])])
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -294,6 +290,7 @@ HOSTILE = {
 def test_no_part_leaves_the_folder(made: Path, other: Settings, tmp_path: Path, what: str) -> None:
     part = HOSTILE[what]
     data = b"x" if part.isreg() else b""
+    restore(rewritten(made, tmp_path / "good.tar", lambda parts: None), replace(other, store=f"{tmp_path}/x"))
     path = rewritten(made, tmp_path / "bad.tar", lambda parts: parts.insert(3, (part, data)))
     with pytest.raises(InputError, match="is damaged") as caught:
         restore(path, other)
@@ -304,16 +301,19 @@ def test_no_part_leaves_the_folder(made: Path, other: Settings, tmp_path: Path, 
     assert not Path("/tmp/flawscope-out.txt").exists()
 
 
-def test_a_whole_copy_is_taken(made: Path, other: Settings, tmp_path: Path) -> None:
-    """What the test above changes is what is refused."""
-    restore(rewritten(made, tmp_path / "good.tar", lambda parts: None), other)
-
-
 def test_every_cut_and_every_changed_byte_is_one_line(
     made: Path, other: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = made.read_bytes()
     path = tmp_path / "bad.tar"
+
+    def spoil(parts: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+        part, data = parts[0]
+        parts[0] = part, data[:4096] + b"\xff" * (len(data) - 4096)
+
+    with pytest.raises(InputError, match="data base is damaged"):
+        restore(rewritten(made, path, spoil), other)
+    assert not Path(other.store).exists()
     with tarfile.open(made) as tar:
         last = tar.getmembers()[-1]
         ends = last.offset_data + last.size  # zeros follow
@@ -330,17 +330,6 @@ def test_every_cut_and_every_changed_byte_is_one_line(
         assert len(said.err.strip().splitlines()) == 1, said.err
         assert "bad.tar" in said.err
         assert not Path(other.store).exists()
-
-
-def test_a_damaged_data_base_is_refused(made: Path, other: Settings, tmp_path: Path) -> None:
-    def spoil(parts: list[tuple[tarfile.TarInfo, bytes]]) -> None:
-        part, data = parts[0]
-        parts[0] = part, data[:4096] + b"\xff" * (len(data) - 4096)
-
-    path = rewritten(made, tmp_path / "bad.tar", spoil)
-    with pytest.raises(InputError, match="data base is damaged"):
-        restore(path, other)
-    assert not Path(other.store).exists()
 
 
 # ------------------------------------------------------------------------------------------- the command line

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import select
-from station_helpers import INSPECTIONS, Served, everything
+from station_helpers import add_version, taken
 
 from flawscope.station.client import Client
-from flawscope.station.store.clock import DAY, PAUSE, SETTLING, Clock
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.recording import Taken
 from flawscope.station.store.records import Store
-from flawscope.station.store.schema import HOUR, marks, versions
+from flawscope.station.store.schema import HOUR, marks
+from flawscope.station.store.stations import DAY, PAUSE, SETTLING, Clock
 
+Record = Callable[[int], int]
 MINUTE = HOUR // 60
 BEGUN = now()
 
@@ -52,34 +47,13 @@ def computer(database: Database) -> Computer:
 
 
 @pytest.fixture
-def record(database: Database) -> Any:
-    """Adds an inspection, its time that of the computer."""
-    store = Store(database)
-    product = store.add_product("plate")
-    row = {"product_id": product, "hash": "0" * 64, "file": "none", "origin": "", "facts": "{}"}
-    with database.writing() as connection:
-        new = versions.insert().values(**row, created_at=0).returning(versions.c.id)
-        version = int(connection.execute(new).scalar_one())
-
-    def add(at: int) -> int:
-        facts: dict[str, Any] = {"picture": f"{at:064}", "suffix": ".png"}
-        facts |= {
-            "bytes": 1,
-            "width": 1,
-            "height": 1,
-            "score": 1.0,
-            "p_value": 0.5,
-            "severity": 0.0,
-            "score_threshold": 2.0,
-            "anomalous": False,
-        }
-        taken = Taken(product, version, at=at, name="a", source="http", near=False, **facts)
-        return store.record([taken])[0][0]
-
-    return add
+def record(database: Database) -> Record:
+    """Adds an inspection of this time; its number."""
+    numbers = add_version(database)
+    return lambda at: Store(database).record([taken(*numbers, at=at, picture=f"{at:064}")])[0][0]
 
 
-def test_ages_are_those_of_the_counter_whatever_the_clock_does(computer: Computer, record: Any) -> None:
+def test_ages_are_those_of_the_counter_whatever_the_clock_does(computer: Computer, record: Record) -> None:
     clock = computer.start()
     first = record(computer.wall)
     computer.run(clock, 3 * HOUR)
@@ -100,7 +74,7 @@ def test_ages_are_those_of_the_counter_whatever_the_clock_does(computer: Compute
 
 @pytest.mark.parametrize("days", [400, -9000, 22])
 def test_a_clock_that_is_wrong_at_the_start_counts_as_nothing(
-    computer: Computer, record: Any, days: int
+    computer: Computer, record: Record, days: int
 ) -> None:
     clock = computer.run(computer.start(), HOUR)
     record(computer.wall)
@@ -110,24 +84,14 @@ def test_a_clock_that_is_wrong_at_the_start_counts_as_nothing(
         assert f"{abs(days)} days {'ahead' if days > 0 else 'behind'}" in clock.problem
     assert clock.age == 4 * HOUR
     assert clock.newest_before(DAY) == 0
+    computer.wall -= days * DAY
+    assert computer.run(clock, MINUTE).problem == "", "it was set right"
+    computer.wall += days * DAY
     clock.confirm()
     assert clock.problem == ""
     assert computer.run(clock, HOUR).problem == ""
     assert computer.run(computer.start(), HOUR).problem == "", "it was confirmed"
     assert clock.newest_before(DAY) == 0
-
-
-def test_a_clock_that_was_wrong_and_is_right_takes_nothing_with_it(computer: Computer, record: Any) -> None:
-    """The first run is under a dead battery, and nobody can know it."""
-    computer.wall -= 9000 * DAY
-    clock = computer.run(computer.start(), HOUR)
-    record(computer.wall)
-    computer.wall += 9000 * DAY
-    clock = computer.run(computer.start(), HOUR)
-    assert "ahead" in clock.problem
-    assert clock.newest_before(DAY) == 0
-    computer.wall -= 9000 * DAY
-    assert computer.run(clock, MINUTE).problem == ""
 
 
 def test_honest_pauses_count_a_day_at_most_and_bother_nobody(computer: Computer) -> None:
@@ -210,50 +174,3 @@ def test_a_jump_is_told_everywhere_and_ends_when_an_engineer_confirms(
     status = httpx.post(f"{running.url}/api/v1/clock/confirm").json()
     assert status["problems"] == []
     assert said[-1] == "clock: over"
-
-
-# -------------------------------------------------------------------------------- a real clock, in a process
-
-
-@contextmanager
-def under(served: Served, shift: str) -> Iterator[str]:
-    """It runs while the computer's clock is wrong by so much; the store and what it keeps are of before."""
-    served.environment = {}
-    if shift:
-        said = subprocess.run(
-            ["faketime", "-m", "-f", shift, "env"], capture_output=True, text=True, check=True
-        )
-        lines = [line.partition("=") for line in said.stdout.splitlines()]
-        served.environment = {name: text for name, _, text in lines if name in ("LD_PRELOAD", "FAKETIME")}
-    served.start()
-    yield served.url
-    time.sleep(3)  # until it looked at what is too old, a second after its start
-    served.kill()
-
-
-@pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed")
-@pytest.mark.parametrize("shifts", [("", "+400d"), ("-9000d", ""), ("+400d", "")])
-def test_no_picture_goes_by_a_wrong_clock(
-    served: Served, parts: list[bytes], tmp_path: Path, shifts: tuple[str, str]
-) -> None:
-    model, store = served.words[0], served.words[2]
-    settings = tmp_path / "station.yaml"
-    settings.write_text(
-        f"products:\n  plate: {model}\nstore: {store}\ndevice: cpu\nthreads: 1\n"
-        "keep: {good: 1 hour, anomalous: 1 hour, records: 1 hour}\n"
-    )
-    served.words = [str(settings)]
-    with under(served, shifts[0]) as url:
-        for place, data in enumerate(parts[:5]):
-            there = f"{url}/api/v1/{INSPECTIONS}"
-            assert httpx.post(there, params={"name": f"{place}"}, content=data, timeout=60).status_code == 201
-    for _ in range(2):
-        with under(served, shifts[1]) as url:
-            found = everything(url)
-            assert [one["name"] for one in found] == list("43210")
-            assert all(one["picture"] for one in found)
-            assert [one["code"] for one in httpx.get(f"{url}/readyz").json()["problems"]] == ["clock"]
-    with under(served, shifts[1]) as url:
-        assert httpx.post(f"{url}/api/v1/clock/confirm").json()["problems"] == []
-        assert all(one["picture"] for one in everything(url))
-    assert len(list(Path(store, "pictures").rglob("*.png"))) == 5

@@ -19,9 +19,8 @@ from station_helpers import INSPECTIONS, NAME, Running, until
 from flawscope import load
 from flawscope.errors import FlawscopeError
 from flawscope.station.client import Client
-from flawscope.station.inspecting import memory as memory_module
-from flawscope.station.inspecting.fair_queue import TURN, FairQueue
-from flawscope.station.inspecting.memory import BusyError, Memory
+from flawscope.station.inspecting import capacity as memory_module
+from flawscope.station.inspecting.capacity import TURN, BusyError, FairQueue, Memory
 from flawscope.station.settings.station import Limits, Product, Settings
 
 Open = Callable[..., Running]

@@ -14,14 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from sqlalchemy import select
-from station_helpers import until
+from station_helpers import taken, until
 
 from flawscope.errors import InputError
 from flawscope.station.drift import camera, camera_monitor, drifts
 from flawscope.station.settings.station import Product, Settings, check, read_settings
-from flawscope.station.settings.values import share_of
 from flawscope.station.station import Station
-from flawscope.station.store.recording import Taken
 from flawscope.station.store.schema import inspections
 from flawscope.station.store.search import Filters
 
@@ -53,18 +51,20 @@ def record(
     number = station.products["plate"]
     version = station.versions.active(number)[0]
     flags = np.zeros(len(scores), bool) if flagged is None else flagged
-    taken = [
-        Taken(
-            **{"product_id": number, "version_id": version, "picture": f"{first + k:064x}", "suffix": ".png"},
-            **{"bytes": 9, "width": 9, "height": 9, "at": 1_790_000_000_000_000 + 1_000_000 * (first + k)},
-            **{"name": f"{first + k}.png", "source": "http", "score": float(score), "p_value": 0.5},
-            **{"severity": 0.0, "score_threshold": 5.0, "anomalous": bool(bad), "near": False},
+    made = [
+        taken(
+            number,
+            version,
+            picture=f"{first + k:064x}",
+            at=1_790_000_000_000_000 + 1_000_000 * (first + k),
+            score=float(score),
+            anomalous=bool(bad),
             brightness=None if brightness is None else float(brightness[k]),
         )
         for k, (score, bad) in enumerate(zip(scores, flags, strict=True))
     ]
-    for start in range(0, len(taken), 64):
-        station.store.record(taken[start : start + 64])
+    for start in range(0, len(made), 64):
+        station.store.record(made[start : start + 64])
     station.drifts.note(number)
 
 
@@ -132,59 +132,34 @@ def test_drift_is_reported_counted_and_acknowledged(running: Any, http: httpx.Cl
     assert drift(http, 300)["alarm"] is None
 
 
-def test_another_share_of_defects_is_a_notice_and_no_problem(running: Any, http: httpx.Client) -> None:
-    rng = np.random.default_rng(3)
-    flagged = rng.random(1500) < np.where(np.arange(1500) < 900, 0.01, 0.15)
-    record(running.station, np.where(flagged, 9.0, rng.standard_normal(1500)), flagged)
-    facts = drift(http, 1500)
-    assert facts["alarm"] is None
-    assert facts["notice"]["how"] == "more"
-    assert facts["notice"]["before"] < 0.03 < 0.08 < facts["notice"]["now"]
-    assert codes(running.station) == set()
-    until(lambda: running.station.store.events("share of anomalous changed", 1))
-    assert 'flawscope_share_notice{product="plate"} 1.0' in http.get("/metrics").text
-
-
-def test_darker_light_is_reported_though_no_score_moves(open_station: Any) -> None:
-    """And again after a restart, told once; what was recorded without its brightness takes no part."""
-    first = open_station()
-    station = first.station
+def test_darker_light_is_reported_though_no_score_moves(running: Any, http: httpx.Client) -> None:
+    """What was recorded without its brightness takes no part."""
+    station = running.station
     rng = np.random.default_rng(8)
     brightness = 0.45 * rng.uniform(0.95, 1.05, 800)
     brightness[600:] *= 0.95
     record(station, rng.standard_normal(100))
     record(station, rng.standard_normal(600), first=100, brightness=brightness[:600])
-    with httpx.Client(base_url=first.url, timeout=30) as http:
-        calm = drift(http, 700)
-        assert (calm["light"]["watched"], calm["light"]["pictures"]) == (True, 600)
-        assert (calm["light"]["alarm"], codes(station)) == (None, set())
-        record(station, rng.standard_normal(200), first=700, brightness=brightness[600:])
-        facts = drift(http, 900)
-        assert facts["alarm"] is facts["notice"] is None
-        alarm = facts["light"]["alarm"]
-        assert alarm["how"] == "darker"
-        assert alarm["light"] == pytest.approx(-0.05, abs=0.015)
-        assert (alarm["before"], alarm["now"]) == pytest.approx((0.45, 0.4275), abs=0.01)
-        assert 700 < alarm["inspection"] <= 740
-        assert abs(alarm["first"] - 700) <= 10
-        until(lambda: codes(station) == {"light_1"})
-        text = next(one.text for one in station.problems() if one.code == "light_1")
-        percent = f"{-100 * alarm['light']:.1f} %"
-        assert text.startswith(f"plate: pictures of good parts are {percent} darker since about 2026-09-21 ")
-        metrics = http.get("/metrics").text
-        assert 'flawscope_light_alarm{product="plate"} 1.0' in metrics
-        assert 'flawscope_drift_alarm{product="plate"} 0.0' in metrics
-        assert len(until(lambda: station.store.events("light changed", 1))) == 1
-    first.close()
-    second = open_station()
-    with httpx.Client(base_url=second.url, timeout=30) as http:
-        assert drift(http, 900) == facts
-        until(lambda: codes(second.station) == {"light_1"})
-        assert len(second.station.store.events("light changed", 1)) == 1
-        http.post(f"{API}/drift/acknowledge")
-        record(second.station, rng.standard_normal(300), first=900, brightness=0.95 * brightness[:300])
-        facts = drift(http, 300)
-        assert (facts["light"]["alarm"], codes(second.station)) == (None, set())
+    calm = drift(http, 700)
+    assert (calm["light"]["watched"], calm["light"]["pictures"]) == (True, 600)
+    assert (calm["light"]["alarm"], codes(station)) == (None, set())
+    record(station, rng.standard_normal(200), first=700, brightness=brightness[600:])
+    facts = drift(http, 900)
+    assert facts["alarm"] is facts["notice"] is None
+    alarm = facts["light"]["alarm"]
+    assert alarm["how"] == "darker"
+    assert alarm["light"] == pytest.approx(-0.05, abs=0.015)
+    assert (alarm["before"], alarm["now"]) == pytest.approx((0.45, 0.4275), abs=0.01)
+    assert 700 < alarm["inspection"] <= 740
+    assert abs(alarm["first"] - 700) <= 10
+    until(lambda: codes(station) == {"light_1"})
+    text = next(one.text for one in station.problems() if one.code == "light_1")
+    percent = f"{-100 * alarm['light']:.1f} %"
+    assert text.startswith(f"plate: pictures of good parts are {percent} darker since about 2026-09-21 ")
+    metrics = http.get("/metrics").text
+    assert 'flawscope_light_alarm{product="plate"} 1.0' in metrics
+    assert 'flawscope_drift_alarm{product="plate"} 0.0' in metrics
+    assert len(until(lambda: station.store.events("light changed", 1))) == 1
 
 
 def test_a_judged_picture_is_recorded_with_its_brightness(
@@ -205,21 +180,6 @@ def test_a_judged_picture_is_recorded_with_its_brightness(
     assert found["darker"] / found["as it is"] == pytest.approx(0.95, abs=0.005)
 
 
-def test_light_that_falls_in_can_be_left_out(open_station: Any, settings: Settings) -> None:
-    running = open_station(products={"plate": Product(settings.products["plate"].model, light=False)})
-    with httpx.Client(base_url=running.url, timeout=30) as http:
-        brightness = np.where(np.arange(900) < 600, 0.4, 0.5)
-        record(running.station, shifted(), brightness=brightness)
-        facts = drift(http, 900)
-        assert facts["limit"] == pytest.approx(np.log10(200))
-        assert (facts["light"]["watched"], facts["light"]["alarm"]) == (False, None)
-        assert facts["alarm"]["light"] == pytest.approx(0.25, abs=0.01)
-        until(lambda: codes(running.station) == {"drift_1"})
-        text = next(one.text for one in running.station.problems() if one.code == "drift_1")
-        assert ", and pictures are brighter; look at light" in text
-        assert "flawscope_light{" not in http.get("/metrics").text
-
-
 # ---------------------------------------------------------------------------------------- restarts, versions
 
 
@@ -227,18 +187,21 @@ def test_a_restart_computes_the_same_again(open_station: Any) -> None:
     first = open_station()
     scores = shifted(1200, 1000)
     flagged = np.random.default_rng(1).random(1200) < 0.03
+    brightness = np.where(np.arange(1200) < 900, 0.4, 0.3)
     with httpx.Client(base_url=first.url, timeout=30) as http:
         for start in range(0, 1200, 300):  # as they come, and later all at once
-            record(first.station, scores[start : start + 300], flagged[start : start + 300], start)
+            part = slice(start, start + 300)
+            record(first.station, scores[part], flagged[part], start, brightness[part])
             before = drift(http, start + 300)
     events = len(until(lambda: first.station.store.events("drift", 1)))
     first.close()
     second = open_station()
     with httpx.Client(base_url=second.url, timeout=30) as http:
         after = drift(http, 1200)
-        until(lambda: codes(second.station) == {"drift_1"})
+        until(lambda: codes(second.station) == {"drift_1", "light_1"})
         assert after == before
-        assert before["alarm"] is not None
+        assert None not in (before["alarm"], before["light"]["alarm"])
+        assert len(second.station.store.events("light changed", 1)) == 1
         assert len(second.station.store.events("drift", 1)) == events == 1
         http.post(f"{API}/drift/acknowledge")
         record(second.station, scores[:200], first=2000)
@@ -311,17 +274,13 @@ def test_null_means_that_nobody_looks(open_station: Any, settings: Settings) -> 
         assert "flawscope_drift{" not in http.get("/metrics").text
 
 
-@pytest.mark.parametrize(("text", "share"), [("1 %", 0.01), ("0.5%", 0.005), ("0.02", 0.02), ("20 %", 0.2)])
-def test_a_bound_is_a_share(text: str, share: float) -> None:
-    assert share_of(text, "drift") == pytest.approx(share)
-    assert Product("x.onnx", drift=text).drift_bound == pytest.approx(share)
-
-
-@pytest.mark.parametrize("text", ["often", "0 %", "60 %", "1", "-1 %", ""])
-def test_what_is_no_bound_is_one_line(text: str, settings: Settings) -> None:
-    products = {"plate": replace(settings.products["plate"], drift=text)}
-    with pytest.raises(InputError, match=r"product plate: drift: .* is not a share between 0 and 50 %"):
-        check(replace(settings, products=products))
+def test_a_bound_is_a_share(settings: Settings) -> None:
+    for text, share in (("1 %", 0.01), ("0.5%", 0.005), ("0.02", 0.02)):
+        assert Product("x.onnx", drift=text).drift_bound == pytest.approx(share)
+    for text in ("often", "0 %", "60 %", "1", "-1 %", ""):
+        products = {"plate": replace(settings.products["plate"], drift=text)}
+        with pytest.raises(InputError, match=r"product plate: drift: .* is not a share between 0 and 50 %"):
+            check(replace(settings, products=products))
 
 
 def test_the_settings_file_has_it_for_each_product(tmp_path: Path) -> None:
@@ -353,20 +312,18 @@ def test_engineers_alone_say_what_is_normal(running: Any, http: httpx.Client) ->
 # ------------------------------------------------------------------------------------------------- the camera
 
 
-@pytest.mark.parametrize("drift", ["1 %", None])
 def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
     open_station: Any,
     settings: Settings,
     judged_parts: list[bytes],
     monkeypatch: pytest.MonkeyPatch,
-    drift: str | None,
 ) -> None:
-    """Whether anybody looks for drift or not."""
+    """Also where nobody looks for drift."""
     monkeypatch.setattr(camera, "REFERENCE", 12)
     monkeypatch.setattr(camera_monitor, "REFERENCE", 12)
     monkeypatch.setattr(camera_monitor, "OFTEN", 0.0)
     monkeypatch.setattr(camera_monitor, "SHARE", 1.0)
-    products = {"plate": replace(settings.products["plate"], drift=drift)}
+    products = {"plate": replace(settings.products["plate"], drift=None)}
     running = open_station(products=products)
     black = io.BytesIO()
     with Image.open(io.BytesIO(judged_parts[0])) as image:
@@ -412,9 +369,8 @@ def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
                 break
         until(lambda: "camera_dark_1" not in codes(again.station))
         facts = http.get(f"{API}/drift").json()
-        assert (facts["watched"], facts["alarm"]) == (drift is not None, None)
+        assert (facts["watched"], facts["alarm"]) == (False, None)
         newest = again.station.search("plate", Filters()).inspections[0]["id"]
-        until(lambda: drift is None or again.station.drifts.run_of(1).last == newest)
         assert http.post(f"{API}/drift/acknowledge").json()["camera"]["first_pictures"] == 0
         assert again.station.store.events("drift acknowledged", 1)[0].text == f"after inspection {newest}"
 
@@ -423,14 +379,19 @@ def test_camera_checks_can_be_left_out(
     open_station: Any, settings: Settings, judged_parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(camera_monitor, "OFTEN", 0.0)
-    products = {"plate": replace(settings.products["plate"], camera_checks=False)}
+    products = {"plate": replace(settings.products["plate"], camera_checks=False, light=False)}
     running = open_station(products=products)
     with httpx.Client(base_url=running.url, timeout=30) as http:
         until(lambda: http.get(f"{API}/drift").json()["ready"])
         for k in range(3):
             assert http.post(f"{API}/inspections", content=judged_parts[0] + b"%d" % k).status_code == 201
         facts = drift(http, 3)
-        assert (facts["watched"], facts["camera"]["watched"]) == (True, False)
+        assert (facts["watched"], facts["camera"]["watched"], facts["light"]["watched"]) == (
+            True,
+            False,
+            False,
+        )
+        assert facts["limit"] == pytest.approx(np.log10(200)), "two tests share the bound"
         time.sleep(0.2)
         assert http.get(f"{API}/drift").json()["camera"]["first_pictures"] == 0
 

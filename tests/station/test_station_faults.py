@@ -59,13 +59,21 @@ def parts_left(running: Any) -> list[Path]:
 
 
 def test_a_data_base_that_goes_and_comes_back(
-    open_station: Any, parts: list[bytes], own_postgres: Any
+    open_station: Any, parts: list[bytes], own_postgres: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The stream of an open page ends without a noise; what it asks then says what is wrong."""
     cluster = own_postgres
     with cluster.database() as url:
         running = open_station(database=url)
         assert send(running.url, parts[0], "before").status_code == 201
-        cluster.stop("immediate")
+        with httpx.stream("GET", f"{running.url}/api/v1/products/plate/live", timeout=30) as stream:
+            lines = stream.iter_lines()
+            assert next(lines) == "event: state"
+            cluster.stop("immediate")
+            assert all(not line.startswith("event: error") for line in lines)
+        said = httpx.get(f"{running.url}/api/v1/products/plate", timeout=30)
+        assert (said.status_code, said.json()["code"]) == (503, "store_unreachable")
+        assert caplog.records == []
         begun = time.monotonic()
         refused = send(running.url, parts[1], "meanwhile")
         assert time.monotonic() - begun < 15
@@ -81,25 +89,6 @@ def test_a_data_base_that_goes_and_comes_back(
         again = send(running.url, parts[0], "before")
         assert (again.status_code, again.json()["id"]) == (200, 1)
         assert len(names(running.url)) == 2
-        running.close()
-
-
-def test_an_open_page_whose_data_base_goes_is_told_to_ask(
-    open_station: Any, own_postgres: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its stream ends without a noise, and what it asks then says what is wrong."""
-    with own_postgres.database() as url:
-        running = open_station(database=url)
-        with httpx.stream("GET", f"{running.url}/api/v1/products/plate/live", timeout=30) as stream:
-            lines = stream.iter_lines()
-            assert next(lines) == "event: state"
-            own_postgres.stop("immediate")
-            assert all(not line.startswith("event: error") for line in lines)
-        said = httpx.get(f"{running.url}/api/v1/products/plate", timeout=30)
-        assert (said.status_code, said.json()["code"]) == (503, "store_unreachable")
-        assert caplog.records == []
-        own_postgres.start()
-        until(lambda: httpx.get(f"{running.url}/api/v1/products/plate").status_code == 200)
         running.close()
 
 
@@ -271,11 +260,11 @@ def test_the_space_that_pictures_may_take_is_looked_at_while_they_come(
 # ------------------------------------------------------------------------------------------------ the picture
 
 
-@pytest.mark.parametrize("limits", [Limits(), Limits(pixels=300_000_000)])
 def test_a_picture_may_have_as_many_pixels_as_the_settings_say(
-    open_station: Any, monkeypatch: pytest.MonkeyPatch, limits: Limits
+    open_station: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pillow alone stands for 178 million."""
+    limits = Limits(pixels=300_000_000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89_478_485)
     open_station(limits=limits)
     buffer = io.BytesIO()

@@ -24,7 +24,7 @@ from sqlalchemy import select
 from station_helpers import PATIENCE, everything, until
 
 from flawscope.errors import InputError
-from flawscope.station.inspecting.memory import BusyError
+from flawscope.station.inspecting.capacity import BusyError
 from flawscope.station.inspecting.worker import ModelError, Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.sources import FolderOf

@@ -99,12 +99,22 @@ def test_a_full_disk_while_a_version_is_made(open_station: Any, tmp_path: Path, 
 # -------------------------------------------------------------------------------------------- another version
 
 
-def test_another_version_is_put_to_use_meanwhile(running: Any, model_file: Path, tmp_path: Path) -> None:
-    """What was made from version 1 is shown as that; another one is made from the version that judges."""
+@pytest.mark.parametrize("rule", ["click", "auto"])
+def test_another_version_is_put_to_use_meanwhile(
+    open_station: Any, settings: Any, model_file: Path, tmp_path: Path, rule: str
+) -> None:
+    """What was made from version 1 is shown as that, and does not go live by the rule; another one is made
+    from the version that judges."""
+    product = replace(settings.products[NAME], learn=Learn(rule=rule, after=1000))
+    running = open_station(products={NAME: product})
     line = Line(running.url)
     other, first = switched_meanwhile(running, line, model_file, tmp_path)
     assert (first["status"], first["start"], first["compared_with"]) == ("ready", 1, 1)
     assert "switched" in first["waits"]
+    trail = line.http.get(f"{API}/trail").json()["entries"]
+    said = f"candidate {first['id']}: version {first['version']} does not go live by the rule ("
+    assert any(one["text"].startswith(said) for one in trail) is (rule == "auto")
+    assert ("version activated", "rule") not in [(one["kind"], one["by"]) for one in trail]
     assert line.active() == other
     second = line.ended(until(lambda: newest(line, first["id"])))
     assert (second["status"], second["start"], second["compared_with"]) == ("ready", other, other)
@@ -128,23 +138,6 @@ def newest(line: Line, after: int) -> int | None:
     """Of the candidates, if there is one after this."""
     number = int(line.http.get(f"{API}/learning").json()["candidates"][0]["id"])
     return number if number > after else None
-
-
-def test_the_rule_never_replaces_what_it_was_not_compared_with(
-    open_station: Any, settings: Any, model_file: Path, tmp_path: Path
-) -> None:
-    product = replace(settings.products[NAME], learn=Learn(rule="auto", after=1000))
-    running = open_station(products={NAME: product})
-    line = Line(running.url)
-    other, first = switched_meanwhile(running, line, model_file, tmp_path)
-    assert (first["status"], "switched" in first["waits"]) == ("ready", True)
-    trail = line.http.get(f"{API}/trail").json()["entries"]
-    said = f"candidate {first['id']}: version {first['version']} does not go live by the rule ("
-    assert any(one["kind"] == "candidate waits" and one["text"].startswith(said) for one in trail)
-    assert ("version activated", "rule") not in [(one["kind"], one["by"]) for one in trail]
-    second = line.ended(until(lambda: newest(line, first["id"])))
-    assert second["compared_with"] == line.active() == other
-    line.http.close()
 
 
 def test_a_version_judges_instead_of_the_one_that_is_named_alone(

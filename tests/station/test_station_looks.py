@@ -95,80 +95,6 @@ def test_trends_draw_every_point(tablet: Tablet, judged: tuple[bytes, bytes]) ->
     assert tablet.complaints() == []
 
 
-def test_a_minute_in_an_empty_day_is_no_stripe(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
-    for _ in range(2):
-        tablet.post(judged[0])
-    tablet.open("trends?range=day")
-    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.drawn") == "1")
-    share = tablet.js("""
-    const canvas = document.querySelector("#chart canvas");
-    const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-    const columns = [];
-    for (let k = 0; k < pixels.length; k += 4)
-      if (pixels[k + 3] > 200 && [0, 105, 75].every((c, i) => Math.abs(pixels[k + i] - c) < 30))
-        columns.push((k / 4) % canvas.width);
-    return (Math.max(...columns) - Math.min(...columns)) / canvas.width;""")
-    assert share > 0.5
-
-
-def test_a_finding_has_no_excuse_above_it_and_the_mathematics_is_for_engineers(
-    tablet: Tablet, running: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = running.station.drift("plate")
-    change = {"at": "2026-11-23T10:00:00Z", "since": "2026-11-23T09:00:00Z", "inspection": 46, "first": 40}
-    change |= {"pictures": 6, "how": "more", "before": 0.01, "now": 0.5, "light": None}
-    few = {"good": 46, "ready": True, "notice": change, "points": [[1.0, 0.0], [2.0, 0.1]], "limit": 2.5}
-    monkeypatch.setattr(running.station, "drift", lambda name: {**found, **few})
-    for role in ("engineer", "operator"):
-        running.station.access.add_user(role, PASSWORD, role)
-        tablet.driver.get(f"{tablet.url}/sign-in")
-        tablet.find("[name=name]").send_keys(role)
-        tablet.find("[name=password]").send_keys(PASSWORD + Keys.ENTER)
-        tablet.wait(lambda: not tablet.driver.current_url.endswith("/sign-in"))
-        tablet.open("trends")
-        tablet.wait(lambda: tablet.text("#drift-notice"))
-        assert "enough pictures" not in tablet.text(".drift")
-        assert not tablet.find("#drift-said").is_displayed()
-        assert ("martingale" in tablet.text(".drift")) is (role == "engineer")
-        tablet.driver.delete_all_cookies()
-
-
-def test_signing_in_has_a_header_as_wide_as_the_window(tablet: Tablet, running: Any) -> None:
-    running.station.access.add_user("anna", PASSWORD, "operator")
-    tablet.driver.get(f"{tablet.url}/sign-in")
-    box = (
-        "const {x, y, width} = document.querySelector('header').getBoundingClientRect(); return [x, y, width]"
-    )
-    assert tablet.js(box) == [0, 0, 1024]
-
-
-def test_a_model_is_added_activated_and_taken_back(
-    tablet: Tablet, model_path: Path, judged: tuple[bytes, bytes]
-) -> None:
-    tablet.open("models")
-    assert not tablet.all("#back")
-    tablet.find("#file").send_keys(str(model_path))
-    tablet.click("#upload button")
-    tablet.wait(lambda: tablet.all("[data-activate='2']"))
-    assert tablet.text("#said") == "Version 2 was added."
-    assert tablet.text("#in-use") == "Version 1"
-    tablet.click("[data-activate='2']")
-    tablet.click("#sure [value=no]")
-    assert tablet.http.get(API).json()["version"] == 1
-    tablet.click("[data-activate='2']")
-    tablet.click("#yes")
-    tablet.wait(lambda: tablet.text("#in-use") == "Version 2", 60)
-    assert tablet.post(judged[0])["version"] == 2
-    assert tablet.text("#back") == "Go back to version 1"
-    tablet.click("#back")
-    tablet.click("#yes")
-    tablet.wait(lambda: tablet.text("#in-use") == "Version 1")
-    assert tablet.post(judged[0])["version"] == 1
-    tablet.find("#file").send_keys(str(Path(__file__)))
-    tablet.click("#upload button")
-    tablet.wait(lambda: "did not work" in tablet.text("#sent"))
-
-
 # -------------------------------------------------------------------------------------- users, looks, rights
 
 
@@ -258,30 +184,6 @@ def test_every_page_fits_is_accessible_and_keeps_to_the_policy(
             assert axe(tablet) == []
     if not script:
         pytest.skip("axe-core is not installed: pip install axe-core-python")
-
-
-def test_keys_alone_reach_everything(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
-    tablet.post(judged[1])
-    tablet.open("history")
-    tablet.press(Keys.TAB)
-    assert tablet.driver.switch_to.active_element.text == "Skip to the content"
-    assert tablet.js("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    tablet.press(Keys.ENTER)
-    assert tablet.js("return document.activeElement.id") == "main"
-    tablet.open("live")
-    names = set()
-    for _ in range(30):
-        tablet.press(Keys.TAB)
-        names.add(tablet.js("return document.activeElement.id || document.activeElement.className"))
-    assert {"hold", "found", "sound", "name"} <= names
-
-
-def test_nothing_is_asked_of_another_server(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
-    tablet.post(judged[1])
-    for page in PAGES[:5]:
-        tablet.open(page)
-        asked = tablet.js("return performance.getEntriesByType('resource').map((one) => one.name)")
-        assert [name for name in asked if not name.startswith((tablet.url, "data:", "blob:"))] == []
 
 
 def test_trends_show_drift_and_an_engineer_says_what_is_normal(tablet: Tablet, running: Any) -> None:

@@ -17,10 +17,8 @@ from sqlalchemy.exc import IntegrityError
 from station_helpers import Opener
 
 from flawscope.errors import InputError
-from flawscope.predictor import read_manifest
 from flawscope.station.settings.station import Product, Settings
 from flawscope.station.store import dump
-from flawscope.station.store.clock import DAY
 from flawscope.station.store.database import Database
 from flawscope.station.store.files import PICTURES, Files
 from flawscope.station.store.schema import (
@@ -34,7 +32,7 @@ from flawscope.station.store.schema import (
     users,
     verdicts,
 )
-from flawscope.station.store.stations import claim
+from flawscope.station.store.stations import DAY, claim
 
 pytestmark = pytest.mark.both_databases
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -144,12 +142,6 @@ def test_the_tables_are_those_of_this_version_and_hold_what_they_promise(old: Da
     before = everything(old, stations), everything(old, events)
     old.migrate()
     assert (everything(old, stations), everything(old, events)) == before
-
-
-def test_what_its_versions_were_learnt_from_is_known(old: Database) -> None:
-    old.migrate()
-    named = {picture.hash for picture in read_manifest(MODEL).pictures}
-    assert {row[1] for row in everything(old, learnt_pixels)} == named
 
 
 def test_the_station_whose_it_was_takes_it_over_whatever_it_is_called(

@@ -67,28 +67,3 @@ def test_learn_look_use_and_go_back(tablet: Tablet) -> None:
     tablet.click("#yes")
     tablet.wait(lambda: line.active() == 1)
     assert tablet.complaints() == []
-
-
-def test_what_would_be_lost_is_asked(tablet: Tablet, running: object) -> None:
-    line = Line(tablet.url)
-    line.shift(1)
-    candidate = line.learn()
-    learning = running.station.learning  # type: ignore[attr-defined]
-    judgement = {**candidate["judgement"], "lost": [6, 7]}
-    learning.candidates.change(candidate["id"], "ready", facts={"judgement": judgement})
-    tablet.open("models")
-    text = tablet.text("[data-status=ready]")
-    assert "Do not use it: 2 known defects would not be found any more." in text
-    names = [one.text for one in tablet.all("[data-status=ready] .thumbs bdi")]
-    assert names == [tablet.known(number)["name"] for number in (6, 7)]
-    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
-    tablet.click("[data-status=ready] [data-activate]")
-    tablet.wait(lambda: tablet.find("#sure").is_displayed())
-    assert "inspections 6, 7" in tablet.text("#question")
-    tablet.click("#yes")
-    tablet.wait(lambda: line.active() == 2)
-    tablet.js("document.cookie = 'language=de; path=/'")
-    tablet.open("models")
-    assert "Aus Korrekturen lernen" in tablet.text("main")
-    tablet.js("document.cookie = 'language=; max-age=0; path=/'")
-    assert tablet.complaints() == []

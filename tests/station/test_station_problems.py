@@ -13,7 +13,7 @@ from station_helpers import until
 
 import flawscope.station
 from flawscope.station.drift.camera import KINDS
-from flawscope.station.problems import Action, Problem, Problems
+from flawscope.station.problems import Problem, Problems
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.records import NotFoundError
 from flawscope.station.web.templates import LANGUAGES, texts
@@ -122,13 +122,6 @@ def test_engineers_acknowledge_and_operators_may_not(running: Any, two: dict[str
     assert two["engineer"].post(address, json={}).status_code == 404
     running.station.report("camera_away_1_1", "away")
     assert bar(two["operator"]).startswith("2 problems")
-
-
-def test_an_action_is_a_button_for_engineers(running: Any, two: dict[str, Any]) -> None:
-    running.station.report("test", "why", Action("/api/v1/test/confirm", "common.apply"))
-    button = 'data-post="/api/v1/test/confirm"'
-    assert button in two["engineer"].get("/plate/problems").text
-    assert button not in two["operator"].get("/plate/problems").text
 
 
 def test_problems_are_shown_while_the_store_is_away(

@@ -18,7 +18,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import select
-from test_station_retention import DAY, Ages, World
+from station_helpers import add_version
+from test_station_retention import DAY, NOW, Ages, World
 
 from flawscope.errors import InputError
 from flawscope.station.settings.sinks import SinkSettings
@@ -29,12 +30,13 @@ from flawscope.station.store.database import Database
 from flawscope.station.store.files import Files
 from flawscope.station.store.records import DEFECT, GOOD, SKIP, UNDO, Store, Taken
 from flawscope.station.store.retention import Retention
-from flawscope.station.store.schema import versions
+from flawscope.station.store.schema import HOUR, hours, versions
 from flawscope.station.store.search import Filters, search
 
 pytestmark = pytest.mark.both_databases
 KEYS, NAMES, WORDS = ("a", "b", None), ("x", "y", "z"), (GOOD, DEFECT, SKIP, UNDO)
-AGES = st.integers(1, 60)  # days
+COUNTED = ("inspected", "anomalous", "score_sum", "score_min", "score_max")
+COUNTED += ("reviewed", "defects", "false_alarms", "misses")
 
 
 @dataclass
@@ -43,6 +45,8 @@ class Known:
 
     picture: str
     anomalous: bool
+    score: float
+    hour: int
     since: int
     words: list[str] = field(default_factory=list)
 
@@ -85,11 +89,9 @@ class Machine(RuleBasedStateMachine):
         self.database.migrate()
         store = Store(self.database)
         product = store.add_product(self.name)
-        row = {"product_id": product, "hash": "0" * 64, "file": "none", "origin": "", "facts": "{}"}
-        with self.database.writing() as connection:
-            known = connection.execute(select(versions.c.id).filter_by(product_id=product)).scalar()
-            new = versions.insert().values(**row, created_at=0).returning(versions.c.id)
-            version = int(known or connection.execute(new).scalar_one())
+        with self.database.reading() as connection:
+            version = connection.scalar(select(versions.c.id).filter_by(product_id=product))
+        version = version or add_version(self.database, self.name)[1]
         self.world = World(self.database, store, Files(self.folder), product, version, self.clock)
         given = {"station": "s", "sender": "s", "address": None}
         self.outbox = Outbox(self.database, product, self.name, "folder:x", SinkSettings(folder="x"), **given)
@@ -99,19 +101,25 @@ class Machine(RuleBasedStateMachine):
 
     # ---- what happens
 
-    @rule(key=st.sampled_from(KEYS), name=st.sampled_from(NAMES), anomalous=st.booleans())
-    def record(self, key: str | None, name: str, anomalous: bool) -> None:
+    @rule(
+        key=st.sampled_from(KEYS),
+        name=st.sampled_from(NAMES),
+        score=st.sampled_from([0.5, 1.0, 2.0]),
+        hours_ago=st.integers(0, 1),
+    )
+    def record(self, key: str | None, name: str, score: float, hours_ago: int) -> None:
         if key in self.keys:
             number, one = self.keys[key]
             assert self.world.store.record([one]) == [(number, False)]
             return
         picture = f"{self.name}/{name}"
-        one = replace(self.world.taken(0, picture, anomalous), key=key)
+        anomalous, at = score > 1, NOW - hours_ago * HOUR
+        one = replace(self.world.taken(0, picture, anomalous), key=key, score=score, at=at)
         ((number, is_new),) = self.world.store.record([one])
         assert is_new
         assert number > max(self.inspections, default=0)
         self.clock.note(self.clock.age, number)
-        self.inspections[number] = Known(picture, anomalous, self.days)
+        self.inspections[number] = Known(picture, anomalous, score, at // HOUR, self.days)
         self.there.add(picture)
         if key is not None:
             self.keys[key] = number, one
@@ -167,6 +175,21 @@ class Machine(RuleBasedStateMachine):
 
     # ---- what holds
 
+    def recounted(self) -> list[tuple[float, ...]]:
+        """What `hours` must hold."""
+        found = []
+        for hour in sorted({one.hour for one in self.inspections.values()}):
+            here = [one for one in self.inspections.values() if one.hour == hour]
+            bad = [one for one in here if one.anomalous]
+            scores = [one.score for one in here]
+            defects = sum(one.verdict == DEFECT for one in here)
+            alarms = sum(one.verdict == GOOD for one in bad)
+            misses = defects - sum(one.verdict == DEFECT for one in bad)
+            reviewed = sum(one.verdict is not None for one in here)
+            counts = (len(here), len(bad), sum(scores), min(scores), max(scores))
+            found.append((hour, *counts, reviewed, defects, alarms, misses))
+        return found
+
     @invariant()
     def everything_is_as_it_was_said(self) -> None:
         world, known = self.world, self.inspections
@@ -182,6 +205,9 @@ class Machine(RuleBasedStateMachine):
             assert world.path(one.picture).exists() == (one.picture in self.there)
         waiting = sum(one.review == "waiting" for one in known.values())
         assert world.store.totals(world.product) == {"inspections": len(known), "waiting": waiting}
+        with self.database.reading() as connection:
+            rows = connection.execute(select(hours).filter_by(product_id=world.product)).mappings().all()
+        assert sorted((row["hour"], *(row[name] for name in COUNTED)) for row in rows) == self.recounted()
         sent = [number for number, is_verdict in self.delivered if not is_verdict]
         assert sent == sorted(known)[: len(sent)], "each once, in their order"
         assert self.outbox.waiting() == len(known) + self.said - len(self.delivered)

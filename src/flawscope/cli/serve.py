@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         *("multipart", "jinja2", "httpx", "paho"),
         extras="station",
     )
-    from flawscope.station.inspecting.memory import give_back
+    from flawscope.station.inspecting.capacity import give_back
 
     give_back()  # before anything starts threads
     from flawscope.station.station import Station

@@ -13,10 +13,10 @@ from flawscope.station.background import Background
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.problems import Action
 from flawscope.station.settings.station import Keep
-from flawscope.station.store.clock import Clock
 from flawscope.station.store.files import Files
 from flawscope.station.store.records import REMOVED, Store
 from flawscope.station.store.retention import Retention
+from flawscope.station.store.stations import Clock
 
 LOOK = 60.0  # seconds between two looks at the clock
 RETAIN = 3600.0  # seconds between two looks at what is kept too long

@@ -1,12 +1,18 @@
-"""What happens, told to every page that is open."""
+"""Who looks at a running station: open pages, reviewers, Prometheus."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 BEHIND = 50  # messages that a slow page may be behind; then the oldest are dropped
 SECOND = 1.0  # between two messages about the state
@@ -72,3 +78,95 @@ def _put_soon(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[str | None],
 
 def _message(event: str, data: dict[str, Any]) -> str:
     return f"event: {event}\ndata: {json.dumps(data)}\n\n"
+
+
+# -------------------------------------------------------------------------------------------------- reviewers
+
+LATELY = 300.0  # seconds for which a picture that somebody was given is left to them
+MOST = 5000  # pictures that are remembered
+
+
+class Handed:
+    """Which pictures reviewers have before them, so that two do not judge the same ones. Thread-safe.
+
+    A reader is a page that is open: somebody may have two.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._given: dict[int, tuple[str, float]] = {}  # number -> reader and time, the oldest first
+
+    def to_others(self, reader: str) -> list[int]:
+        """What other readers were given lately."""
+        with self._lock:
+            self._forget()
+            return [number for number, (who, _) in self._given.items() if who != reader]
+
+    def note(self, reader: str, numbers: Iterable[int]) -> None:
+        """They were given to a reader now."""
+        with self._lock:
+            for number in numbers:
+                self._given.pop(number, None)
+                self._given[number] = reader, self._clock()
+            self._forget()
+
+    def _forget(self) -> None:
+        since = self._clock() - LATELY
+        for number, (_, at) in list(self._given.items()):
+            if at >= since and len(self._given) <= MOST:
+                return
+            del self._given[number]
+
+
+# ------------------------------------------------------------------------------------------------- Prometheus
+
+_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+# Name -> what it is, and values by product, "": of the station, or by product and sink; _total: counted
+Gauges = dict[str, tuple[str, dict[str, float]]]
+OfSinks = dict[str, tuple[str, dict[tuple[str, str], float]]]
+
+
+class Metrics(Collector):
+    """Of one station.
+
+    Args:
+        gauges, sinks: what is measured when somebody asks.
+    """
+
+    def __init__(self, gauges: Callable[[], Gauges], sinks: Callable[[], OfSinks] = dict):
+        self.registry, self.gauges, self.sinks = CollectorRegistry(), gauges, sinks
+
+        def counter(name: str, what: str, label: str) -> Counter:
+            return Counter(f"flawscope_{name}", what, ("product", label), registry=self.registry)
+
+        self.inspections = counter("inspections", "Pictures judged.", "decision")
+        self.refused = counter("refused", "Pictures not taken, by reason.", "reason")
+        self.verdicts = counter("verdicts", "What people said.", "verdict")
+        self.seconds = Histogram(
+            "flawscope_inspection_seconds",
+            "From the whole picture received to the answer.",
+            ("product",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.registry.register(self)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """What is measured now, as the registry asks for it."""
+        for name, (what, values) in self.gauges().items():
+            yield _family(name, what, [((product,) if product else (), n) for product, n in values.items()])
+        for name, (what, of_sinks) in self.sinks().items():
+            yield _family(name, what, list(of_sinks.items()))
+
+
+def _family(name: str, what: str, values: Sequence[tuple[tuple[str, ...], float]]) -> Metric:
+    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+    labels = ("product", "sink")[: max((len(names) for names, _ in values), default=0)]
+    family = kind(f"flawscope_{name}", what, labels=labels)
+    for names, value in values:
+        family.add_metric(names, value)
+    return family

@@ -21,28 +21,24 @@ from flawscope.station.access.users import Access
 from flawscope.station.drift.camera_monitor import Looks
 from flawscope.station.drift.drifts import Drifts
 from flawscope.station.housekeeping import Housekeeping
-from flawscope.station.inspecting.memory import Memory
+from flawscope.station.inspecting.capacity import Memory
 from flawscope.station.inspecting.renderings import Shown
 from flawscope.station.inspecting.worker import Inspector
 from flawscope.station.inspecting.writer import Recorded, Recorder
 from flawscope.station.learning.learning import Learning
-from flawscope.station.live import Live
-from flawscope.station.metrics import Gauges, Metrics, OfSinks
+from flawscope.station.live import Gauges, Handed, Live, Metrics, OfSinks
 from flawscope.station.problems import ACKNOWLEDGED, Action, Problem, Problems
 from flawscope.station.settings.station import Product, Settings
 from flawscope.station.sinks import Sinks
 from flawscope.station.sources import sources_of
 from flawscope.station.sources.camera import Camera
 from flawscope.station.sources.source import AWAY, Source, State
-from flawscope.station.store import trends as trends_of
-from flawscope.station.store.clock import CONFIRMED
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.files import Files
 from flawscope.station.store.model_registry import Versions
 from flawscope.station.store.records import NotFoundError, Store, fresh
-from flawscope.station.store.review_leases import Handed
-from flawscope.station.store.search import Filters, Page, search
-from flawscope.station.store.stations import address_of, claim
+from flawscope.station.store.search import Filters, Page, search, trends
+from flawscope.station.store.stations import CONFIRMED, address_of, claim
 
 STATION = "station"  # who did it, where nobody did
 LATE = 600.0  # seconds for which a picture that was not judged in time is a problem
@@ -286,7 +282,7 @@ class Station:
             self.sinks.wake(product_id)
 
     def trends(self, name: str, since: int | None = None, until: int | None = None) -> dict[str, Any]:
-        return trends_of.trends(self.database, self.product_id(name), since, until)
+        return trends(self.database, self.product_id(name), since, until)
 
     def drift(self, name: str) -> dict[str, Any]:
         """Whether good parts, or the camera, are no longer what they were."""

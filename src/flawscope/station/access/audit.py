@@ -17,11 +17,11 @@ from sqlalchemy import delete, or_, select, update
 from flawscope.errors import InputError
 from flawscope.station.access.users import FAILED
 from flawscope.station.settings.station import Settings
-from flawscope.station.store.clock import CONFIRMED
 from flawscope.station.store.database import Database
 from flawscope.station.store.model_registry import ACTIVATED, ADDED
 from flawscope.station.store.records import REMOVED, VERDICT, add_event, iso
 from flawscope.station.store.schema import events, products, stations
+from flawscope.station.store.stations import CONFIRMED
 
 CHANGED = "settings_changed"  # event
 ABOUT = {  # what a search can be about -> kinds of events

@@ -1,8 +1,12 @@
-"""Who somebody is to the station, and what that allows."""
+"""Who somebody is to the station, what that allows, and for how long it is believed."""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 SENDER, VIEWER, OPERATOR, ENGINEER, ADMIN = ROLES = ("sender", "viewer", "operator", "engineer", "admin")
 
@@ -26,3 +30,47 @@ def may(person: Person | None, role: str) -> bool:
     if person is None or person.role not in ROLES:
         return False
     return person.role == role or ROLES.index(person.role) >= max(ROLES.index(role), ROLES.index(OPERATOR))
+
+
+T = TypeVar("T")
+
+FRESH = 3.0  # seconds that something is taken for true without another look
+MOST = 4096
+
+
+class Recall(Generic[T]):
+    """Thread-safe. Only what was found is kept: guesses take no room."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, str], tuple[T, float]] = {}
+        self._cleared = 0  # times
+
+    def at_hand(self, key: tuple[str, str]) -> T:
+        """KeyError where it has to be read."""
+        with self._lock:
+            value, at = self._known[key]
+        if self._clock() - at > FRESH:
+            raise KeyError(key)
+        return value
+
+    def ask(self, key: tuple[str, str], read: Callable[[], T | None]) -> T | None:
+        """From memory, else what `read` finds."""
+        before = self._cleared
+        try:
+            return self.at_hand(key)
+        except KeyError:
+            found = read()
+        with self._lock:
+            self._known.pop(key, None)
+            if found is not None and before == self._cleared:  # else it may be what was there before a change
+                while len(self._known) >= MOST:
+                    del self._known[next(iter(self._known))]
+                self._known[key] = found, self._clock()
+        return found
+
+    def clear(self) -> None:
+        with self._lock:
+            self._known.clear()
+            self._cleared += 1

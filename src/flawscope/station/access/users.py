@@ -11,7 +11,8 @@ import hashlib
 import re
 import secrets
 import unicodedata
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Connection, Row, Table, delete, exists, or_, select, update
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.access.login_throttle import Attempts, SignInError, subnet
-from flawscope.station.access.passwords import LONGEST, Passwords, checked
-from flawscope.station.access.roles import LOCAL, ROLES, SCOPE, SENDER, Person
-from flawscope.station.access.ttl_cache import MOST, Recall
+from flawscope.station.access.roles import LOCAL, MOST, ROLES, SCOPE, SENDER, Person, Recall
+from flawscope.station.access.sign_in import LONGEST, Attempts, Passwords, SignInError, checked, subnet
 from flawscope.station.store.database import Database, StoreError, now, upsert
 from flawscope.station.store.records import ADDRESS, add_event, iso
 from flawscope.station.store.schema import sessions, tokens, users
@@ -38,22 +37,6 @@ _NAME = re.compile(r"\w[\w.@+-]{0,63}")
 _TOKEN = "fls_"  # where one is found, people and scanners can tell what it is
 _USED = 60_000_000  # microseconds between two notes that a token was used
 LONGEST_TOKEN = 100 * 365 * 86400.0  # seconds
-
-
-@dataclass(frozen=True)
-class User:
-    name: str
-    role: str
-    created_at: int
-
-
-@dataclass(frozen=True)
-class Token:
-    name: str
-    role: str
-    created_at: int
-    used_at: int | None
-    expires_at: int | None
 
 
 class ExpiredError(FlawscopeError):
@@ -99,49 +82,37 @@ class Access:
 
     # ---- users
 
-    def users(self) -> list[User]:
-        query = select(users.c.name, users.c.role, users.c.created_at).order_by(users.c.name)
-        with self.database.reading() as connection:
-            return [User(*row) for row in connection.execute(query)]
+    def users(self) -> list[Row[Any]]:
+        """Name, role and created_at of each, by name."""
+        return self._listed(users, "name", "role", "created_at")
 
     def add_user(self, name: str, password: str, role: str, *, who: str = COMMAND_LINE) -> None:
         if role == SENDER:
             raise InputError("a sender is no person: `flawscope station token add` makes one for a program")
         name, hashed = _name(name), self.passwords.hash(checked(password))
         row = {"name": name, "password": hashed, "role": _role(role), "created_at": now()}
-        with self.database.writing() as connection:
+        with self._changing("user_added", who, f"user {name} added as {role}") as connection:
             _insert(connection, users, row)
-            add_event(connection, "user_added", who, f"user {name} added as {role}")
-        self._recall.clear()
 
     def set_password(self, name: str, password: str, *, who: str = COMMAND_LINE) -> None:
         """Ends the user's sessions."""
         name, hashed = _name(name), self.passwords.hash(checked(password))
-        with self.database.writing() as connection:
+        with self._changing("password_changed", who, f"password of user {name} changed") as connection:
             change = update(users).where(users.c.name == name).values(password=hashed).returning(users.c.id)
             user = connection.scalar(change)
             if user is None:
                 raise InputError(_unknown(users, name))
             connection.execute(delete(sessions).where(sessions.c.user_id == user))
-            add_event(connection, "password_changed", who, f"password of user {name} changed")
-        self._recall.clear()
 
     def remove_user(self, name: str, *, who: str = COMMAND_LINE) -> None:
         """Ends the user's sessions."""
-        name = _name(name)
-        with self.database.writing() as connection:
-            if connection.scalar(delete(users).where(users.c.name == name).returning(users.c.id)) is None:
-                raise InputError(_unknown(users, name))
-            add_event(connection, "user_removed", who, f"user {name} removed")
-        self._recall.clear()
+        self._remove(users, name, who)
 
     # ---- tokens
 
-    def tokens(self) -> list[Token]:
-        columns = ("name", "role", "created_at", "used_at", "expires_at")
-        query = select(*(tokens.c[name] for name in columns))
-        with self.database.reading() as connection:
-            return [Token(*row) for row in connection.execute(query.order_by(tokens.c.name))]
+    def tokens(self) -> list[Row[Any]]:
+        """Name, role, created_at, used_at and expires_at of each, by name."""
+        return self._listed(tokens, "name", "role", "created_at", "used_at", "expires_at")
 
     def add_token(
         self, name: str, role: str, *, expires: float | None = None, who: str = COMMAND_LINE
@@ -153,19 +124,33 @@ class Access:
         until = None if expires is None else at + round(expires * 1e6)
         row = {"name": name, "hash": _digest(secret), "role": _role(role), "created_at": at}
         text = f"token {name} added as {role}" + ("" if until is None else f" until {iso(until)[:10]}")
-        with self.database.writing() as connection:
+        with self._changing("token_added", who, text) as connection:
             _insert(connection, tokens, {**row, "expires_at": until})
-            add_event(connection, "token_added", who, text)
-        self._recall.clear()
         return secret
 
     def remove_token(self, name: str, *, who: str = COMMAND_LINE) -> None:
-        name = _name(name)
+        self._remove(tokens, name, who)
+
+    def _listed(self, table: Table, *names: str) -> list[Row[Any]]:
+        query = select(*(table.c[name] for name in names)).order_by(table.c.name)
+        with self.database.reading() as connection:
+            return list(connection.execute(query))
+
+    @contextmanager
+    def _changing(self, kind: str, who: str, text: str) -> Iterator[Connection]:
+        """A transaction with its event; after it nothing that was read before is believed."""
         with self.database.writing() as connection:
-            if connection.scalar(delete(tokens).where(tokens.c.name == name).returning(tokens.c.id)) is None:
-                raise InputError(_unknown(tokens, name))
-            add_event(connection, "token_removed", who, f"token {name} removed")
+            yield connection
+            add_event(connection, kind, who, text)
         self._recall.clear()
+
+    def _remove(self, table: Table, name: str, who: str) -> None:
+        """A user or token."""
+        name, kind = _name(name), table.name[:-1]
+        with self._changing(f"{kind}_removed", who, f"{kind} {name} removed") as connection:
+            gone = delete(table).where(table.c.name == name).returning(table.c.id)
+            if connection.scalar(gone) is None:
+                raise InputError(_unknown(table, name))
 
     # ---- sessions
 

@@ -18,7 +18,7 @@ from flawscope.pictures.decoding import without_warnings
 from flawscope.station.background import Background
 from flawscope.station.drift.camera import KINDS, REFERENCE, Look, Reference, Watch, described, look
 from flawscope.station.drift.run import Run
-from flawscope.station.inspecting.memory import BusyError, Memory
+from flawscope.station.inspecting.capacity import BusyError, Memory
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.files import PICTURES, Files

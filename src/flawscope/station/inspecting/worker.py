@@ -20,13 +20,12 @@ from flawscope.errors import FlawscopeError, InputError, with_kind
 from flawscope.pictures.decoding import Header, Source, header
 from flawscope.predictor import Predictor, Prepared
 from flawscope.results.prediction import Prediction
-from flawscope.station.inspecting.fair_queue import FairQueue, share
-from flawscope.station.inspecting.memory import BusyError, Memory, large, light
+from flawscope.station.inspecting.capacity import BusyError, FairQueue, Memory, large, light, share
 from flawscope.station.inspecting.writer import Judged, Recorded, Recorder
 from flawscope.station.settings.station import Limits
 from flawscope.station.store.database import StoreError, now
 from flawscope.station.store.files import PICTURES, Files
-from flawscope.station.store.identity import Request
+from flawscope.station.store.inspection import Request
 from flawscope.station.store.model_registry import Versions
 from flawscope.station.store.recording import Taken
 

@@ -11,8 +11,8 @@ from queue import Empty, SimpleQueue
 
 from flawscope.errors import FlawscopeError
 from flawscope.results.prediction import Prediction
-from flawscope.station.inspecting.memory import light
-from flawscope.station.store.identity import KeyUsedError
+from flawscope.station.inspecting.capacity import light
+from flawscope.station.store.inspection import KeyUsedError
 from flawscope.station.store.recording import Taken
 from flawscope.station.store.records import Store
 

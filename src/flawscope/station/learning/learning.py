@@ -16,11 +16,10 @@ from flawscope.progress import counted
 from flawscope.station.background import Background
 from flawscope.station.learning import candidates as of
 from flawscope.station.learning import plan as plans
-from flawscope.station.learning.candidates import Candidates, at_risk
+from flawscope.station.learning.candidates import NOT_OPENED, SWITCHED, Candidates, at_risk
+from flawscope.station.learning.candidates import waits as waits_for
 from flawscope.station.learning.plan import Words, latest_verdict, words_of
 from flawscope.station.learning.process import StoppedError, Worker
-from flawscope.station.learning.promotion_policy import NOT_OPENED, SWITCHED
-from flawscope.station.learning.promotion_policy import waits as waits_for
 from flawscope.station.settings.station import Learn
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.files import Files

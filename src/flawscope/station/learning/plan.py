@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,12 @@ from flawscope.runtime import TRAINED
 from flawscope.station.learning.candidates import of_version
 from flawscope.station.settings.station import Learn
 from flawscope.station.store.files import MASK, MASKS, PICTURES, Files
-from flawscope.station.store.records import DEFECT, GOOD, UNDO
+from flawscope.station.store.records import DEFECT, GOOD, said_of
 from flawscope.station.store.schema import inspections, pictures, verdicts
 
 FEW, MANY = 24, 200  # good pictures of the line that are drawn: where a model is extended, else
 LATELY = 5000  # inspections that the line's good pictures are drawn from
 MOST = 500  # reviewed pictures that are judged, where there are not more corrections: all of these are
-AT_ONCE = 10_000  # inspections that are named in one question; SQLite takes 32,766
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def words_of(connection: Connection, product_id: int) -> Words:
     rest = [row for row in rows if bool(row.anomalous) == (row.verdict == DEFECT)]
     room = max(0, MOST - len(wrong))
     chosen = sorted([*wrong, *(rest[-room:] if room else [])], key=lambda row: row.id)
-    said = _said(connection, [row.id for row in chosen])
+    said = said_of(connection, [row.id for row in chosen])
     found = Words()
     kinds: dict[str, set[str]] = {}
     for row in rows:
@@ -142,20 +140,6 @@ def drawn(connection: Connection, product_id: int, count: int, seed: int) -> lis
         .order_by(inspections.c.id)
     )
     return list(connection.execute(query))
-
-
-def _said(connection: Connection, numbers: Sequence[int]) -> dict[int, list[Row[Any]]]:
-    """What holds of each inspection, oldest first: what was taken back is not there."""
-    found: dict[int, list[Row[Any]]] = {number: [] for number in numbers}
-    for start in range(0, len(numbers), AT_ONCE):
-        here = verdicts.c.inspection_id.in_(numbers[start : start + AT_ONCE])
-        for row in connection.execute(select(verdicts).where(here).order_by(verdicts.c.id)):
-            stack = found[row.inspection_id]
-            if row.verdict != UNDO:
-                stack.append(row)
-            elif stack:
-                stack.pop()
-    return found
 
 
 # -------------------------------------------------------------------------------------------------- the plan
@@ -233,25 +217,12 @@ def job_of(
     """As the worker takes it, but for engine and device."""
     exported = active.file.suffix != TRAINED
     trained = learn.trained if exported else str(start_file)
-    if exported and not active.extends and learn.trained is None:
-        trained = None
     already = set() if exported else set(plan.learnt)
     line = {row.id for row in plan.line}
     pictures = [_of_word(word, active, files, word.number in line, already) for word in plan.words.judged]
     judged = {word.number for word in plan.words.judged}
-    for row in plan.line:
-        if row.id not in judged:
-            pictures.append(
-                {
-                    "number": row.id,
-                    "source": str(files.path(PICTURES, row.picture, row.suffix)),
-                    "good": True,
-                    "name": row.name,
-                    "drawn": True,
-                    "judged": False,
-                    "before": None,
-                }
-            )
+    drawn_alone = {"good": True, "drawn": True, "judged": False, "before": None}
+    pictures += [_named(row, files) | drawn_alone for row in plan.line if row.id not in judged]
     same = trained is not None and Path(trained) == active.file
     return {
         "active": str(active.file),
@@ -269,17 +240,20 @@ def job_of(
 def _of_word(word: Word, active: Active, files: Files, is_drawn: bool, already: set[int]) -> dict[str, Any]:
     row = word.inspection
     is_good = word.verdict == GOOD
-    return {
-        "number": word.number,
-        "source": str(files.path(PICTURES, row.picture, row.suffix)),
+    return _named(row, files) | {
         "good": is_good,
-        "name": row.name,
         "learn": is_good and word.wrong and word.number not in already,
         "sure": word.sure,
         "drawn": is_drawn and is_good,
         "mask": None if word.mask is None else str(files.path(MASKS, word.mask, MASK)),
         "before": [row.score, row.score_threshold] if row.version_id == active.number else None,
     }
+
+
+def _named(row: Row[Any], files: Files) -> dict[str, Any]:
+    """Which picture it is."""
+    source = str(files.path(PICTURES, row.picture, row.suffix))
+    return {"number": int(row.id), "name": row.name, "source": source}
 
 
 def active_of(number: int, file: Path) -> Active:

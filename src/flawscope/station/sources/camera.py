@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.background import Backoff
-from flawscope.station.inspecting.memory import BusyError
+from flawscope.station.inspecting.capacity import BusyError
 from flawscope.station.inspecting.worker import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.sources import FRAME, TRIGGER, CameraOf
 from flawscope.station.sources.frames import Frames, encoded
 from flawscope.station.sources.source import AWAY, RUNNING, Line, State, plain
 from flawscope.station.store.database import now
-from flawscope.station.store.identity import Request
+from flawscope.station.store.inspection import Request
 from flawscope.station.store.records import iso
 
 if TYPE_CHECKING:

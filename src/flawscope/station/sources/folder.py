@@ -30,7 +30,7 @@ from flawscope.station.settings.sources import FolderOf
 from flawscope.station.sources.post_actions import After, is_still
 from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Line, State, plain
 from flawscope.station.store.database import now
-from flawscope.station.store.identity import Label, labelled
+from flawscope.station.store.inspection import Label, labelled
 from flawscope.station.store.records import iso
 from flawscope.station.store.schema import inspections
 from flawscope.watch import PATIENCE, REST, SETTLE, Arrivals, Stamp

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flawscope.station.background import Backoff
-from flawscope.station.inspecting.memory import BusyError
+from flawscope.station.inspecting.capacity import BusyError
 from flawscope.station.inspecting.worker import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.station import Limits

@@ -162,27 +162,23 @@ class Versions:
                     update(products).where(products.c.id == product_id).values(active_version_id=number)
                 )
                 add_event(connection, ACTIVATED, who, str(number), product_id)
-            self._replace(product_id, number, predictor)
+            with self._lock:
+                before = self._active.get(product_id)
+                self._active[product_id] = number, predictor
+                self._spare.pop(number, None)
+                if before is not None and before[0] != number:
+                    self._put_by(*before)
         return True
-
-    def _replace(self, product_id: int, number: int, predictor: Predictor) -> None:
-        with self._lock:
-            before = self._active.get(product_id)
-            self._active[product_id] = number, predictor
-            self._spare.pop(number, None)
-            if before is not None and before[0] != number:
-                self._put_by(*before)
 
     def resume(self, product_id: int) -> int | None:
         """Open the version that was active when the station ended; None where there was none."""
-        query = select(products.c.active_version_id).where(products.c.id == product_id)
         with self.database.reading() as connection:
-            number = connection.execute(query).scalar_one()
+            number = _active(connection, product_id)
         if number is not None:
-            predictor = self.open(product_id, int(number))
+            predictor = self.open(product_id, number)
             with self._lock:
-                self._active[product_id] = int(number), predictor
-        return None if number is None else int(number)
+                self._active[product_id] = number, predictor
+        return number
 
     def active(self, product_id: int) -> tuple[int, Predictor]:
         """Number and model. NoModelError where none could be opened."""

@@ -16,8 +16,7 @@ from sqlalchemy import Connection, Row, Select, Table, func, literal_column, sel
 
 from flawscope.errors import InputError
 from flawscope.station.store.database import Database, now, upsert
-from flawscope.station.store.identity import KeyUsedError, Request
-from flawscope.station.store.inspection import Inspection
+from flawscope.station.store.inspection import Inspection, KeyUsedError, Request
 from flawscope.station.store.recording import MOST_NAME, WAITING, Taken, record, review_of
 from flawscope.station.store.schema import HOUR, events, hours, inspections, pictures, products, verdicts
 from flawscope.station.store.stations import place_of, station_id
@@ -28,6 +27,7 @@ IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
 VERDICT, REMOVED = "verdict", "removed"  # events
 DONE, SKIPPED = "done", "skipped"  # of a review, beside what `recording` has
 MOST_NOTE = 2000  # characters
+AT_ONCE = 10_000  # inspections that are named in one question; SQLite takes 32,766
 _SHOWN = tuple(Inspection.model_fields)
 
 
@@ -310,17 +310,22 @@ def _was_said(connection: Connection, number: int, key: str, said: dict[str, Any
     return True
 
 
+def said_of(connection: Connection, numbers: Sequence[int]) -> dict[int, list[Row[Any]]]:
+    """What holds of each inspection that has a verdict, oldest first; what was taken back is not there."""
+    stacks: dict[int, list[Row[Any]]] = defaultdict(list)
+    for start in range(0, len(numbers), AT_ONCE):
+        here = verdicts.c.inspection_id.in_(numbers[start : start + AT_ONCE])
+        for row in connection.execute(select(verdicts).where(here).order_by(verdicts.c.id)):
+            if row.verdict != UNDO:
+                stacks[row.inspection_id].append(row)
+            elif stacks[row.inspection_id]:
+                stacks[row.inspection_id].pop()
+    return {number: stack for number, stack in stacks.items() if stack}
+
+
 def held(connection: Connection, numbers: Sequence[int]) -> dict[int, Row[Any]]:
     """The last word on each inspection that has one, by its number."""
-    query = select(verdicts).where(verdicts.c.inspection_id.in_(numbers)).order_by(verdicts.c.id)
-    stacks: dict[int, list[Row[Any]]] = defaultdict(list)
-    for row in connection.execute(query):
-        stack = stacks[row.inspection_id]
-        if row.verdict != UNDO:
-            stack.append(row)
-        elif stack:
-            stack.pop()
-    return {number: stack[-1] for number, stack in stacks.items() if stack}
+    return {number: stack[-1] for number, stack in said_of(connection, numbers).items()}
 
 
 def _settle(connection: Connection, before: Row[Any]) -> None:

@@ -33,11 +33,10 @@ from flawscope.errors import InputError
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.progress import counted
 from flawscope.station.settings.station import Keep
-from flawscope.station.store.clock import Clock
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.files import MASK, MASKS, PICTURES, Files
-from flawscope.station.store.orphan_files import Orphans, named
+from flawscope.station.store.files import MASK, MASKS, PICTURES, Files, Orphans, named
 from flawscope.station.store.schema import deliveries, inspections, learnt, learnt_pixels, pictures, verdicts
+from flawscope.station.store.stations import Clock
 
 GOOD, ANOMALOUS, REVIEWED = KINDS = "good", "anomalous", "reviewed"  # as they go for want of space
 RECORDS = "records"

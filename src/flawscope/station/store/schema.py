@@ -1,6 +1,6 @@
 """The tables. Times are microseconds since 1970 in UTC: they sort, and both data bases count them alike.
 
-Whoever changes a table adds a step to `migrations`; a test compares what the steps lead to with this.
+Whoever changes a table adds a step to `database.STEPS`; a test compares what the steps lead to with this.
 """
 
 from __future__ import annotations
@@ -293,5 +293,5 @@ deliveries = Table(
     Column("refused", BigInteger, nullable=False),  # messages that the other side did not want
 )
 
-# Which version of the tables a data base has: a key of `migrations.STEPS`
+# Which version of the tables a data base has: a key of `database.STEPS`
 revision = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))

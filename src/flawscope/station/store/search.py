@@ -1,21 +1,32 @@
-"""Inspections by time, decision, verdict, score: page after page, newest first. Their numbers say which came
-later; times may be those of a wrong clock."""
+"""What is asked of inspections: lists, page after page, and scores over time."""
 
 from __future__ import annotations
 
 import base64
-import binascii
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Text, func, literal_column, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    Subquery,
+    Text,
+    case,
+    func,
+    literal_column,
+    select,
+    true,
+)
 
 from flawscope.errors import InputError
-from flawscope.station.store.database import Database
-from flawscope.station.store.records import described, microseconds, shown
-from flawscope.station.store.schema import inspections
+from flawscope.station.store.database import Database, now
+from flawscope.station.store.records import DEFECT, GOOD, described, holdable, iso, microseconds, shown
+from flawscope.station.store.schema import HOUR, hours, inspections, versions
 
 MOST = 500  # inspections of a page
 MANY = 2000  # names or times, beyond which they are not sorted
@@ -54,11 +65,8 @@ class Filters:
     def from_query(cls, query: Mapping[str, str]) -> Filters:
         """From the texts of an address; empty ones are as if they were not there, others than the fields
         above are passed over. InputError, one line."""
-        values: dict[str, Any] = {}
-        for name in (field.name for field in fields(cls)):
-            if text := query.get(name, "").strip():
-                values[name] = _read(name, text)
-        return cls(**values)
+        texts = {field.name: query.get(field.name, "").strip() for field in fields(cls)}
+        return cls(**{name: _read(name, text) for name, text in texts.items() if text})
 
 
 @dataclass(frozen=True)
@@ -120,26 +128,21 @@ def _within(filters: Filters, at: ColumnElement[int]) -> list[ColumnElement[bool
 
 
 def _query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
-    column = inspections.c
-    wanted: list[ColumnElement[bool]] = [column.product_id == product_id]
-    if filters.decision is not None:
-        wanted.append(column.anomalous.is_(filters.decision == "anomalous"))
-    if filters.verdict is not None:
-        wanted.append(
-            column.verdict.is_(None) if filters.verdict == "none" else column.verdict == filters.verdict
-        )
-    if filters.review is not None:
-        wanted.append(column.review == filters.review)
-    if filters.score_min is not None:
-        wanted.append(column.score >= filters.score_min)
-    if filters.score_max is not None:
-        wanted.append(column.score <= filters.score_max)
-    if filters.version is not None:
-        wanted.append(column.version_id == filters.version)
+    column, asked = inspections.c, filters
+    compared = (
+        (None if asked.decision is None else asked.decision == "anomalous", column.anomalous.is_),
+        (None if asked.verdict == "none" else asked.verdict, column.verdict.__eq__),
+        (asked.review, column.review.__eq__),
+        (asked.score_min, column.score.__ge__),
+        (asked.score_max, column.score.__le__),
+        (asked.version, column.version_id.__eq__),
+        (None if asked.cursor is None else _place(asked.cursor), column.id.__lt__),
+    )
+    wanted = [compare(value) for value, compare in compared if value is not None]
+    if asked.verdict == "none":
+        wanted.append(column.verdict.is_(None))
     wanted += [_named(name, text, walk) for name, text in _texts(filters)]
-    if filters.cursor is not None:
-        wanted.append(column.id < _place(filters.cursor))
-    return shown().where(*wanted).order_by(column.id.desc())
+    return shown().where(column.product_id == product_id, *wanted).order_by(column.id.desc())
 
 
 def _named(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
@@ -171,32 +174,22 @@ def _read(name: str, text: str) -> Any:
     if name in ("since", "until"):
         return microseconds(text)
     try:
-        if name in ("score_min", "score_max"):
-            number = float(text)
-            if math.isfinite(number):
-                return number
-            raise ValueError
-        if name == "limit":
-            if 1 <= int(text) <= MOST:
-                return int(text)
-            raise ValueError
-        if name == "version":
-            return _small(int(text))
+        if name in ("score_min", "score_max") and math.isfinite(score := float(text)):
+            return score
+        if name == "version" and 0 <= int(text) < 2**63:
+            return int(text)
+        if name == "limit" and 1 <= int(text) <= MOST:
+            return int(text)
     except (ValueError, OverflowError):
+        pass
+    if name in ("score_min", "score_max", "version", "limit"):
         kind = f"a number from 1 to {MOST}" if name == "limit" else "a number"
-        raise InputError(f"{name}={text:.40} is not {kind}") from None
+        raise InputError(f"{name}={text:.40} is not {kind}")
     if "\0" in text:
         raise InputError(f"{name} holds a character that no name has")
     if name == "cursor":
         _place(text)  # now: an export has begun when it is used
     return text
-
-
-def _small(number: int) -> int:
-    """What a column can hold."""
-    if not 0 <= number < 2**63:
-        raise ValueError
-    return number
 
 
 def _cursor(number: int) -> str:
@@ -205,6 +198,130 @@ def _cursor(number: int) -> str:
 
 def _place(cursor: str) -> int:
     try:
-        return _small(int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")))
-    except (ValueError, binascii.Error):
+        number = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii"))
+        if holdable(number) != number:
+            raise ValueError
+        return number
+    except ValueError:  # also `binascii.Error`
         raise InputError(f"cursor {cursor:.40} is none: take `next` of the page before") from None
+
+
+# ------------------------------------------------------------------------------------------- scores over time
+
+MOST_POINTS = 2000  # inspections that are shown one by one
+BY_MINUTES = 3 * HOUR  # up to here inspections are counted, beyond it there are the hours
+BY_HOURS = 15 * 24 * HOUR
+_SUMS = ("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses")
+
+
+def trends(
+    database: Database, product_id: int, since: int | None = None, until: int | None = None
+) -> dict[str, Any]:
+    """What happened between two times, in microseconds since 1970; None: from the beginning, until now.
+
+    Returns:
+        unit: inspection, minute, hour or day. points: of inspections [seconds, score, anomalous 0 or 1,
+        verdict, id]. buckets: of longer units [seconds, inspected, anomalous, lowest, mean and highest score,
+        false alarms, misses]. totals; versions with their thresholds. Beyond three hours, hours are whole at
+        both ends.
+    """
+    until = now() if until is None else until
+    with database.reading() as connection:
+        begun = connection.execute(
+            select(func.min(hours.c.hour)).where(hours.c.product_id == product_id)
+        ).scalar_one()
+        first = until if begun is None else max(int(begun) * HOUR, since or 0)
+        span = until - first
+        unit, length, rows = "minute", HOUR // 60, _each(product_id)
+        if span > BY_MINUTES:
+            first, until = first // HOUR * HOUR, -(-until // HOUR) * HOUR
+            unit, length = ("hour", HOUR) if span <= BY_HOURS else ("day", 24 * HOUR)
+            rows = _by_hour(product_id)
+        rows = rows.where(rows.selected_columns.at >= first, rows.selected_columns.at < until)
+        counted = rows.subquery()
+        totals = _totals(connection, counted)
+        if totals["inspections"] <= MOST_POINTS:
+            points = _points(connection, product_id, first, until)
+            answer: dict[str, Any] = {"unit": "inspection", "points": points, "buckets": []}
+        else:
+            answer = {"unit": unit, "points": [], "buckets": _buckets(connection, counted, length)}
+        shown_versions = _versions(connection, product_id)
+    thresholds = {version["threshold"] for version in shown_versions}
+    threshold = thresholds.pop() if len(thresholds) == 1 else None
+    return {**answer, "totals": totals, "versions": shown_versions, "threshold": threshold}
+
+
+def _by_hour(product_id: int) -> Select[Any]:
+    """What `hours` has: `at`, microseconds, and its columns."""
+    return select((hours.c.hour * HOUR).label("at"), hours).where(hours.c.product_id == product_id)
+
+
+def _each(product_id: int) -> Select[Any]:
+    """The same of single inspections."""
+    column = inspections.c
+    counts = {
+        "inspected": true(),
+        "anomalous": column.anomalous,
+        "reviewed": column.verdict.is_not(None),
+        "defects": column.verdict == DEFECT,
+        "false_alarms": column.anomalous & (column.verdict == GOOD),
+        "misses": ~column.anomalous & (column.verdict == DEFECT),
+    }
+    scores = (column.score.label(f"score_{name}") for name in ("sum", "min", "max"))
+    ones = (case((holds, 1), else_=0).label(name) for name, holds in counts.items())
+    return select(column.at, *scores, *ones).where(column.product_id == product_id)
+
+
+def _totals(connection: Connection, counted: Subquery) -> dict[str, int]:
+    sums = (func.coalesce(func.sum(counted.c[name]), 0) for name in _SUMS)
+    row = connection.execute(select(*sums)).one()
+    return dict(zip(("inspections", *_SUMS[1:]), map(int, row), strict=True))
+
+
+def _buckets(connection: Connection, counted: Subquery, length: int) -> list[list[float | int]]:
+    column = counted.c
+    unit = column.at.op("/")(length).label("unit")  # of whole numbers, as both data bases divide them
+    inspected = func.sum(column.inspected)
+    query = (
+        select(
+            *(unit, inspected, func.sum(column.anomalous)),
+            *(func.min(column.score_min), func.sum(column.score_sum) / inspected, func.max(column.score_max)),
+            *(func.sum(column.false_alarms), func.sum(column.misses)),
+        )
+        .group_by("unit")
+        .order_by("unit")
+    )
+    kinds = (int, int, float, float, float, int, int)
+    return [
+        [at * length / 1e6, *(kind(value) for kind, value in zip(kinds, row, strict=True))]
+        for at, *row in connection.execute(query)
+    ]
+
+
+def _points(connection: Connection, product_id: int, first: int, until: int) -> list[list[Any]]:
+    column = inspections.c
+    query = (
+        select(column.at, column.score, column.anomalous, column.verdict, column.id)
+        .where(column.product_id == product_id, column.at >= first, column.at < until)
+        .order_by(column.at.desc(), column.id.desc())
+        .limit(MOST_POINTS)
+    )
+    rows = connection.execute(query).all()
+    return [
+        [at / 1e6, score, int(bad), verdict, number] for at, score, bad, verdict, number in reversed(rows)
+    ]
+
+
+def _versions(connection: Connection, product_id: int) -> list[dict[str, Any]]:
+    """Those that have judged something, with the threshold and since when."""
+    query = (
+        select(versions.c.id, versions.c.facts, func.min(hours.c.hour))
+        .join_from(versions, hours, hours.c.version_id == versions.c.id)
+        .where(versions.c.product_id == product_id)
+        .group_by(versions.c.id, versions.c.facts)
+        .order_by(versions.c.id)
+    )
+    return [
+        {"id": number, "threshold": json.loads(facts)["score_threshold"], "since": iso(int(hour) * HOUR)}
+        for number, facts, hour in connection.execute(query)
+    ]

@@ -21,8 +21,7 @@ from flawscope.station.access.users import ExpiredError
 from flawscope.station.station import Station
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.files import MASK, MASKS
-from flawscope.station.store.identity import SENT
-from flawscope.station.store.inspection import Inspection
+from flawscope.station.store.inspection import SENT, Inspection
 from flawscope.station.store.records import holdable, microseconds
 from flawscope.station.store.search import MOST, Filters
 from flawscope.station.web import schemas, uploads

@@ -12,12 +12,12 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.inspecting.memory import BusyError
+from flawscope.station.inspecting.capacity import BusyError
 from flawscope.station.inspecting.worker import LateError, ModelError, TooLargeError
 from flawscope.station.learning.learning import LosesError
 from flawscope.station.sources.camera import AwayError, NoFrameError
 from flawscope.station.store.database import StoreError
-from flawscope.station.store.identity import KeyUsedError
+from flawscope.station.store.inspection import KeyUsedError
 from flawscope.station.store.model_registry import NoModelError
 from flawscope.station.store.records import NotFoundError
 from flawscope.station.web.uploads import UploadError

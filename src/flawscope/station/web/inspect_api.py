@@ -13,14 +13,22 @@ from fastapi import Depends, Query, Request, Response
 
 from flawscope.errors import FlawscopeError
 from flawscope.station.access.roles import SENDER
-from flawscope.station.inspecting.memory import light
+from flawscope.station.inspecting.capacity import light
 from flawscope.station.inspecting.worker import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.sources.camera import Camera, NoFrameError, Shot
 from flawscope.station.station import Station
-from flawscope.station.store import identity
-from flawscope.station.store.identity import UNANSWERED, KeyUsedError, Label, triggered, uploaded
-from flawscope.station.store.inspection import Inspection
+from flawscope.station.store.inspection import (
+    UNANSWERED,
+    Inspection,
+    KeyUsedError,
+    Label,
+    triggered,
+    uploaded,
+)
+from flawscope.station.store.inspection import (
+    Request as Asked,
+)
 from flawscope.station.store.records import fresh
 from flawscope.station.web import schemas, uploads
 from flawscope.station.web.api import Here, keyed, routes
@@ -203,7 +211,7 @@ async def trigger(
     return inspection
 
 
-async def _shot(camera: Camera, seconds: float, asked: identity.Request | None) -> Shot:
+async def _shot(camera: Camera, seconds: float, asked: Asked | None) -> Shot:
     waiting = camera.next_shot(asked)
     try:
         return await asyncio.wait_for(asyncio.wrap_future(waiting), seconds)

@@ -12,10 +12,9 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from flawscope.config import known
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.access.login_throttle import SignInError
 from flawscope.station.access.roles import LOCAL, may
-from flawscope.station.learning.candidates import trail
-from flawscope.station.learning.promotion_policy import advice
+from flawscope.station.access.sign_in import SignInError
+from flawscope.station.learning.candidates import advice, trail
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.records import NotFoundError, holdable, iso
 from flawscope.station.store.search import Filters

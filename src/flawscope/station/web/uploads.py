@@ -23,7 +23,7 @@ from flawscope.station.access.roles import SCOPE, SENDER
 from flawscope.station.inspecting.renderings import png
 from flawscope.station.inspecting.worker import checked
 from flawscope.station.settings.station import Limits
-from flawscope.station.store.identity import MOST_FILES, MOST_LABEL, Label, labelled
+from flawscope.station.store.inspection import MOST_FILES, MOST_LABEL, Label, labelled
 
 if TYPE_CHECKING:
     from starlette.requests import Request

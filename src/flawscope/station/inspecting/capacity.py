@@ -1,0 +1,207 @@
+"""What a station can hold: turns of products in the queue, and memory for large pictures."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import statistics
+import sys
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from flawscope.errors import FlawscopeError
+from flawscope.pictures.decoding import Header, header
+
+J = TypeVar("J")
+E = TypeVar("E", bound=BaseException)
+
+TURN = 2  # pictures of a product while others wait
+LATELY = 16  # turns whose times are remembered
+
+
+class FairQueue(Generic[J]):
+    """Jobs by product, judged in turns (round robin), and how long each takes. Not safe by itself where
+    several threads use it."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[int, deque[J]] = OrderedDict()  # the next product first; none is empty
+        self._seconds: dict[int, deque[float]] = {}
+        self._latencies: dict[int, deque[float]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def put(self, product: int, job: J) -> None:
+        self._waiting.setdefault(product, deque()).append(job)
+
+    def pop(self) -> J:
+        """The oldest one of the product whose turn it is; then it is the next one's."""
+        product = next(iter(self._waiting))
+        self._waiting.move_to_end(product)
+        return self._take(product)
+
+    def pop_of(self, product: int, taken: int) -> J | None:
+        """The next one of the same turn, of which so many were taken; None: it is over."""
+        if product not in self._waiting or (len(self._waiting) > 1 and taken >= TURN):
+            return None
+        return self._take(product)
+
+    def remove(self, matches: Callable[[J], bool]) -> list[J]:
+        """Take out what nobody waits for any more."""
+        found = [job for jobs in self._waiting.values() for job in jobs if matches(job)]
+        for product, jobs in list(self._waiting.items()):
+            left = deque(job for job in jobs if not matches(job))
+            if left:
+                self._waiting[product] = left
+            else:
+                del self._waiting[product]
+        return found
+
+    def _take(self, product: int) -> J:
+        jobs = self._waiting[product]
+        job = jobs.popleft()
+        if not jobs:
+            del self._waiting[product]
+        return job
+
+    # ---- how long it takes
+
+    def took(self, product: int, seconds: float) -> None:
+        """A picture of a turn, on average."""
+        self._seconds.setdefault(product, deque(maxlen=LATELY)).append(seconds)
+
+    def seconds(self, product: int) -> float:
+        """That a picture takes: the median of late, so that a single long one counts for nothing; 0: nobody
+        knows yet."""
+        known = self._seconds.get(product)
+        return statistics.median(known) if known else 0.0
+
+    def answered(self, product: int, seconds: float) -> None:
+        """A picture, from its turn until its answer was recorded."""
+        self._latencies.setdefault(product, deque(maxlen=LATELY)).append(seconds)
+
+    def latency(self, product: int) -> float:
+        """Seconds from a picture's turn to its answer: the longest of late, for several are on their way at
+        once; 0: nobody knows yet."""
+        return max(tuple(self._latencies.get(product, ())), default=0.0)
+
+    def delay(self, product: int, taken: dict[int, int]) -> float:
+        """Seconds until a further picture is judged; taken: pictures by product that are not judged yet. 0
+        where none is: then only trying shows how long it takes."""
+        own = taken.get(product, 0)
+        others = sum(
+            min(count, (own // TURN + 1) * TURN) * self.seconds(other)
+            for other, count in taken.items()
+            if other != product
+        )
+        ahead = own * self.seconds(product) + others
+        return ahead + self.seconds(product) if ahead else 0.0
+
+
+def share(places: int, products: Collection[int]) -> int:
+    """The places that are each product's own, whoever floods the others: half of them, divided."""
+    return places // (2 * len(products)) if len(products) > 1 else 0
+
+
+# ----------------------------------------------------------------------------------------------------- memory
+
+MIB = 1 << 20
+PATIENCE = 5.0  # seconds for which somebody waits who wants to see a picture
+LARGE = 8_000_000  # pixels; smaller ones are decoded as they come, a few at a time
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # numbers of malloc.h
+
+
+def give_back() -> bool:
+    """Let glibc keep little of what is free; False where there is no glibc, or its environment says how.
+
+    By default it has up to eight heaps for each core, each of which keeps up to 64 MiB once a large picture
+    was decoded there: every thread that does so adds its share, and memory grows for days. To be called
+    before threads are started.
+    """
+    asked = any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ
+    if sys.platform != "linux" or asked:
+        return False
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return False
+    # fixed, they do not grow with what was freed; smaller ones cost time, which the system needs to clear;
+    # Pillow's blocks of a large picture, a little less than 16 MiB, go back at once
+    wanted = {_ARENA_MAX: 2, _MMAP_THRESHOLD: 12 * MIB, _TRIM_THRESHOLD: 32 * MIB}
+    return all(libc.mallopt(name, value) for name, value in wanted.items())
+
+
+class BusyError(FlawscopeError):
+    """There is no room: nothing was taken.
+
+    Attributes:
+        seconds: after which there should be room.
+    """
+
+    def __init__(self, seconds: float, why: str = "the queue is full"):
+        super().__init__(f"{why}; try again in {seconds:.0f} s")
+        self.seconds = seconds
+
+
+class Memory:
+    """Bytes for decoding large pictures, all together. Where too little is left a picture waits for its turn,
+    in the order in which they came. One that needs more than all of it is decoded alone.
+
+    Args:
+        most: bytes.
+    """
+
+    def __init__(self, most: int):
+        self.most, self.used = most, 0
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    def take(self, count: int, seconds: float | None = None) -> bool:
+        """Wait until there is room; then they are to be given back. False where there is none in so many
+        seconds."""
+        mine = object()
+        with self._changed:
+            self._waiting.append(mine)
+            has_room = self._changed.wait_for(
+                lambda: self._waiting[0] is mine and self.used + count <= max(self.most, count), seconds
+            )
+            self._waiting.remove(mine)
+            self.used += count if has_room else 0
+            self._changed.notify_all()
+            return has_room
+
+    def give(self, count: int) -> None:
+        with self._changed:
+            self.used -= count
+            self._changed.notify_all()
+
+    @contextmanager
+    def hold(self, data: bytes, name: str) -> Iterator[None]:
+        """While an encoded picture is decoded. Small ones do not wait. BusyError where it would take long."""
+        count = large(header(data, name))
+        if not count:
+            yield
+            return
+        if not self.take(count, PATIENCE):
+            raise BusyError(PATIENCE, "other large pictures are being decoded")
+        try:
+            yield
+        finally:
+            self.give(count)
+
+
+def large(picture: Header) -> int:
+    """The bytes that it takes to decode a picture that is large; 0: it is not."""
+    return picture.memory if picture.height * picture.width > LARGE else 0
+
+
+def light(error: E) -> E:
+    """The error without the frames that it came through, to be kept: they hold the picture, and often what
+    holds the error, and Python looks for such circles only now and then, thousands of pictures later."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
