@@ -368,6 +368,25 @@ def test_words_are_what_holds(database: Database) -> None:
     assert (words.gone, words.contradictory) == ([f], [c, again])
 
 
+def test_the_drawn_pictures_are_a_fair_sample(database: Database) -> None:
+    """False alarms have their share of the line among them, also while some wait for a review."""
+    store = Store(database)
+    product_id, version = add_version(database)
+    made = [taken(product_id, version, picture=f"{k:064}", anomalous=k % 10 == 0) for k in range(1000)]
+    numbers = [number for number, _ in store.record(made)]
+    flagged = numbers[::10]
+    for number in flagged[:50]:  # half of them are reviewed yet
+        store.decide(product_id, number, "good", "anna")
+    store.decide(product_id, numbers[1], "defect", "anna")
+    with database.reading() as connection:
+        rows = [row for seed in range(20) for row in plans.drawn(connection, product_id, 200, seed)]
+    assert len(rows) == 20 * 200
+    share = sum(row.anomalous for row in rows) / len(rows)
+    assert 0.08 < share < 0.12
+    assert numbers[1] not in {row.id for row in rows}
+    assert not {row.id for row in rows} & set(flagged[50:])
+
+
 def test_more_corrections_than_a_question_may_name() -> None:
     """SQLite ends at 32,766, where nobody built it with more."""
     engine = create_engine("sqlite://")

@@ -23,7 +23,6 @@ from flawscope.station.store.schema import candidates, events, inspections, lear
 
 ADDED, ACTIVATED = "version added", "version activated"  # events
 _SPARE = 1  # models of versions that are not active which are held open: somebody looks at their overlays
-_BLOCK = 1 << 20
 
 
 class NoModelError(FlawscopeError):
