@@ -6,8 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import resource
-import signal
 import struct
 import sys
 import threading
@@ -21,12 +19,24 @@ import numpy as np
 import pytest
 
 from flawscope.artefact import model_file
+from flawscope.artefact.certificate import STRIDE
 from flawscope.artefact.files import atomic, check_writable
-from flawscope.artefact.model_file import FORMAT, KEY, Artefact, Manifest, Picture, read, write
+from flawscope.artefact.model_file import (
+    FORMAT,
+    KEY,
+    Artefact,
+    Manifest,
+    Picture,
+    pack_images,
+    read,
+    unpack_images,
+    write,
+)
 from flawscope.calibration.decision import Calibration
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.views import Fusion
+from flawscope.runtime import onnx_file
 
 
 def example(**changes: Any) -> Artefact:
@@ -121,11 +131,6 @@ def test_the_same_model_is_the_same_file(path: Path, tmp_path: Path) -> None:
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
-def test_a_model_without_tensors_is_possible(tmp_path: Path) -> None:
-    write(replace(example(), tensors={}), tmp_path / "m.safetensors")
-    assert read(tmp_path / "m.safetensors").tensors == {}
-
-
 def test_the_manifest_is_read_without_the_tensors(tmp_path: Path) -> None:
     """A sparse file that claims 200 GB of tensors: reading those would be noticed."""
     header = {
@@ -210,24 +215,6 @@ def test_an_altered_run_is_refused(tmp_path: Path) -> None:
     header, data = split(tmp_path / "m.safetensors")
     header["__metadata__"][model_file.RUN_KEY] = '{"seconds_total": 0.5}'
     refused(join(header, data, tmp_path / "m.safetensors"), "altered")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no limits on file sizes")
-def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
-    file = tmp_path / "m.safetensors"
-    file.write_bytes(b"old")
-    big = replace(example(), tensors={"bank": np.zeros(300_000, np.float32)})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
-    try:
-        with pytest.raises(FlawscopeError, match="cannot write"):
-            write(big, file)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert file.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["m.safetensors"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
@@ -573,39 +560,23 @@ TILES: dict[str, tuple[dict[str, Any], str]] = {
     "tiles without fusion": ({"fusion": None}, "a model with tiles has a fusion"),
     "tiles and crop": ({"crop": [16, 16]}, "crop and tile"),
     "tile as text": ({"tile": "96"}, "two whole numbers"),
-    "tile of texts": ({"tile": ["64", "96"]}, "two whole numbers"),
-    "tile of long texts": ({"tile": ["6" * 10**6, "9"]}, "two whole numbers"),
-    "one side": ({"tile": [64]}, "two whole numbers"),
     "tile of fractions": ({"tile": [64.5, 96]}, "two whole numbers"),
-    "tile of truths": ({"tile": [True, True]}, "two whole numbers"),
-    "empty tile": ({"tile": [0, 96]}, "two whole numbers"),
     "negative tile": ({"tile": [-64, 96]}, "two whole numbers"),
     "tile of one pixel": ({"tile": [1, 1]}, "choose 1/8 to 1024 times"),
-    "narrow tile": ({"tile": [32, 5]}, "choose 1/8 to 1024 times"),
-    "tile of a million": ({"tile": [32 * 10**6, 48 * 10**6]}, "choose 1/8 to 1024 times"),
     "tile beyond floats": ({"tile": [HUGE, HUGE]}, "tile is"),
     "overlap of two": ({"overlap": 2}, "share of a tile"),
-    "overlap below nothing": ({"overlap": -0.1}, "share of a tile"),
     "overlap as text": ({"overlap": "0.25"}, "share of a tile"),
-    "overlap as truth": ({"overlap": True}, "share of a tile"),
     "overlap beyond floats": ({"overlap": HUGE}, "share of a tile"),
-    "infinite overlap": ({"overlap": float("inf")}, "share of a tile"),
     "overlap that is no number": ({"overlap": float("nan")}, "share of a tile"),
     "factor of zero": ({"factor": 0}, "factor above 0"),
-    "factor below zero": ({"factor": -1.0}, "factor above 0"),
-    "infinite factor": ({"factor": float("inf")}, "factor above 0"),
     "factor that is no number": ({"factor": float("nan")}, "factor above 0"),
     "factor that float32 does not have": ({"factor": 1e300}, "factor above 0"),
     "factor that is zero in float32": ({"factor": 1e-300}, "factor above 0"),
     "factor beyond floats": ({"factor": HUGE}, "too large"),
     "factor as text": ({"factor": "1"}, "are numbers"),
-    "factor as truth": ({"factor": True}, "are numbers"),
     "shift that float32 does not have": ({"shift": -1e300}, "both finite"),
-    "shift as text": ({"shift": "nan"}, "are numbers"),
     "another score": ({"score": "sum"}, "fusion by 'sum'"),
-    "score as list": ({"score": ["map"]}, "fusion by"),
     "fusion as list": ({"fusion": [1, 2]}, "score, factor and shift"),
-    "fusion of nothing": ({"fusion": {}}, "score, factor and shift"),
     "fusion of more": ({"fusion": {"score": "map", "factor": 1, "shift": 0, "rule": 1}}, "nothing else"),
 }
 
@@ -699,3 +670,58 @@ def test_a_config_that_makes_no_sense_is_one_line(model_path: Path, tmp_path: Pa
     with pytest.raises(InputError, match=match) as caught:
         load(tmp_path / "m.safetensors")
     assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------ sample pictures
+
+RNG = np.random.default_rng(0)
+LEVELS = np.arange(256, dtype=np.float32).reshape(1, 16, 16) / np.float32(255)
+
+
+def test_eight_bits_come_back_exactly() -> None:
+    packed = pack_images(LEVELS)
+    assert packed.dtype == np.uint8
+    np.testing.assert_array_equal(packed.ravel(), np.arange(256))
+    np.testing.assert_array_equal(unpack_images(packed), LEVELS)
+
+
+def test_marked_padding_comes_back_exactly() -> None:
+    """The value v of a padded pixel stands as -1 - v: also 0, and also 1."""
+    marked = np.stack([LEVELS, -1 - LEVELS])
+    packed = pack_images(marked)
+    assert packed.dtype == np.int16
+    np.testing.assert_array_equal(packed[1].ravel(), -1 - np.arange(256))
+    found = unpack_images(packed)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, marked)
+
+
+def test_a_letterboxed_picture_comes_back_exactly() -> None:
+    picture = RNG.integers(0, 256, (20, 80, 3), dtype=np.uint8)
+    images, _ = Preprocess((32, 32), keep_aspect=True).from_array(picture)
+    assert (images < 0).any()
+    packed = pack_images(images)
+    assert packed.dtype == np.int16
+    np.testing.assert_array_equal(unpack_images(packed), images)
+
+
+@pytest.mark.parametrize("value", [0.5, -1.3, 1 / 7, -0.25, 2.0, np.nan, -np.inf])
+def test_what_eight_bits_would_change_stays_float(value: float) -> None:
+    images = np.full((2, 3, 4, 4), value, np.float32)
+    images[0] = 0
+    packed = pack_images(images)
+    assert packed.dtype == np.float32
+    np.testing.assert_array_equal(unpack_images(packed), images)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16])
+def test_exported_models_carry_them(kind: type) -> None:
+    samples = RNG.integers(0, 128, (2, 3, 16, 24)).astype(kind)
+    maps = np.zeros((2, 16 // STRIDE, 24 // STRIDE), np.float32)
+    calibration = Calibration((1.0,), (1.0,), 0.0)
+    manifest = Manifest("none", {}, Preprocess((16, 24)), calibration, samples=({}, {}))
+    entries = onnx_file._packed(Artefact(manifest, {"samples": samples, "sample_maps": maps}), "")
+    found = onnx_file._tensors(entries, onnx_file._manifest(entries, "model"), "model")
+    assert found["samples"].dtype == kind
+    np.testing.assert_array_equal(found["samples"], samples)
+    assert len(onnx_file._manifest(entries, "model").samples) == 2

@@ -15,22 +15,7 @@ from flawscope.calibration.decision import Calibration, fence, from_values, susp
 from flawscope.errors import InputError
 
 # 0.29 * 100 is 28.999999999999996
-RATES = [
-    "0.5",
-    "0.3",
-    "0.29",
-    "0.25",
-    "0.2",
-    "0.1",
-    "0.07",
-    "0.05",
-    "0.03",
-    "0.02",
-    "0.01",
-    "0.001",
-    "0.9",
-    "0.999",
-]
+RATES = "0.5 0.3 0.29 0.25 0.2 0.1 0.07 0.05 0.03 0.02 0.01 0.001 0.9 0.999".split()  # noqa: SIM905
 
 
 def calibration(scores, rate: float = 0.05, maxima=None) -> Calibration:

@@ -24,7 +24,7 @@ from flawscope.export import eight_bits, onnx_graph  # noqa: E402
 from flawscope.export.eight_bits import Evidence, Maker, reduced  # noqa: E402
 from flawscope.export.export import export, open_embed  # noqa: E402
 from flawscope.export.onnx_graph import IR, OPSET  # noqa: E402
-from flawscope.export.pictures import Compared  # noqa: E402
+from flawscope.export.recalibrate import Compared  # noqa: E402
 from flawscope.runtime import ENGINES  # noqa: E402
 
 

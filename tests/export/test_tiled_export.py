@@ -16,7 +16,6 @@ import flawscope
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import Certificate
 from flawscope.datasets import list_pictures
-from flawscope.errors import InputError
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.views import Views
@@ -27,7 +26,7 @@ for needed in ("onnx", "onnxscript"):
 
 from flawscope.export import onnx_graph  # noqa: E402
 from flawscope.export.export import export  # noqa: E402
-from flawscope.export.pictures import Pictures  # noqa: E402
+from flawscope.export.recalibrate import Pictures  # noqa: E402
 from flawscope.methods.patchcore.model import Model  # noqa: E402
 
 Tiled = Callable[..., Path]
@@ -87,13 +86,6 @@ def test_pictures_that_it_has_not_seen_are_scored_as_they_are(
     np.testing.assert_allclose(model.calibration.scores, scores, rtol=1e-5)
     assert len(failures) == 1
     assert "less than a tile" in failures[0]
-
-
-def test_pictures_that_are_all_too_small_are_one_line(tiled: Tiled, tiled_pictures: Path) -> None:
-    artefact, small = model_file.read(tiled()), decode(tiled_pictures / "small/0.png")
-    with pytest.raises(InputError, match="less than a tile of 96 x 96") as caught:
-        Pictures(artefact, [small, small]).compared()
-    assert "\n" not in str(caught.value)
 
 
 def test_pictures_are_held_one_after_the_other(

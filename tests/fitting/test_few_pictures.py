@@ -10,11 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
-from flawscope.export.export import export
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods.patchcore import few_shot
 from flawscope.methods.patchcore import model as models
-from flawscope.methods.patchcore.patches import Patches, turned
+from flawscope.methods.patchcore.patches import turned
 from flawscope.predictor import Predictor, load
 from flawscope.synthesis.demo.dataset import draw_picture
 
@@ -62,32 +61,6 @@ def test_a_region_in_the_padding_of_a_picture_is_refused(count):
     region[:8] = 255
     with pytest.raises(InputError, match="lies in the padding"):
         fitted(images, keep_aspect=True, roi=region)
-
-
-def test_padding_of_others_brings_no_left_out_picture_nearer():
-    features = torch.randn(4, 16, 3, generator=torch.Generator().manual_seed(0))
-    features[1, 8:] = features[0, :8]  # of padding, which looks like another picture
-    counted = torch.ones(4, 16, dtype=torch.bool)
-    counted[1, 8:] = counted[3, 8:] = False
-    groups = torch.tensor([0, 1, 0, 1])
-    cut = features.clone()
-    cut[1, 8:] = 1e6
-    found = [
-        few_shot.nearer(Patches([own], [counted], None, [0, 1, 0, 1], groups)) for own in (features, cut)
-    ]
-    assert found[0] == found[1]
-
-
-def test_the_ways_are_the_symmetries_of_a_square():
-    image = torch.arange(18.0).view(2, 3, 3)
-    made = {way: turned(image, way) for way in WAYS}
-    assert torch.equal(made[3], image.rot90(2, (1, 2)))
-    assert {tuple(made[w].flatten().tolist()) for w in (5, 6)} == {
-        tuple(image.rot90(k, (1, 2)).flatten().tolist()) for k in (1, 3)
-    }
-    assert torch.equal(made[1], image.flip(1))
-    assert torch.equal(made[2], image.flip(2))
-    assert len({tuple(m.flatten().tolist()) for m in (image, *made.values())}) == 8
 
 
 def test_a_copy_keeps_the_size_and_the_region():
@@ -171,16 +144,6 @@ def test_one_picture_makes_a_model_without_a_promise(one, tmp_path):
     assert loaded.predict(spoilt).p_value == 0.5
 
 
-def test_one_picture_is_exported(small_backbone, trace_once, tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime")
-    monkeypatch.setattr("flawscope.export.onnx_graph.trace", trace_once)
-    one = fitted(parts(1), **small_backbone)
-    export(one.artefact, tmp_path / "m.onnx")
-    exported = load(tmp_path / "m.onnx")
-    assert not exported.calibration.promised
-    assert exported.predict(parts(1)[0]).score == pytest.approx(one.predict(parts(1)[0]).score, abs=1e-3)
-
-
 def test_pictures_of_one_part_promise_nothing_and_those_of_two_do(one):
     images = parts(3)
     alone = fitted(images, group="picture", augment="none")
@@ -188,12 +151,6 @@ def test_pictures_of_one_part_promise_nothing_and_those_of_two_do(one):
     assert alone.calibration.count == 3
     assert "3 good pictures of one part" in alone.calibration.promise()
     assert fitted(images[:2]).calibration.promised
-
-
-def test_calibrating_with_other_parts_makes_a_promise(one):
-    new = one.calibrate(parts(3, seed=4))
-    assert new.calibration.promised
-    assert "no promise" not in new.calibration.promise()
 
 
 def test_an_extended_model_of_one_part_still_promises_nothing(one):

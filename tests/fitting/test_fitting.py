@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import flawscope
-from flawscope.artefact.model_file import read
+from flawscope.artefact.model_file import read, write
 from flawscope.errors import InputError
 from flawscope.fitting import training_pictures as sources
 from flawscope.fitting.fitting import fit, partial_fit
@@ -27,6 +27,7 @@ from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore import model as models
 from flawscope.methods.patchcore import selection as memory
 from flawscope.methods.task import Task
+from flawscope.pictures.appearance import KEY, Appearance, measure
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor, load
 from flawscope.synthesis.demo.dataset import draw_picture
@@ -129,23 +130,6 @@ def test_two_sizes_have_the_same_bytes_with_any_number_of_threads():
         assert other.calibration == models_[0].calibration
 
 
-def test_a_saved_model_of_two_sizes_scores_the_same_and_passes_its_self_test(fitted_two, tmp_path):
-    fitted_two.save(tmp_path / "m.safetensors")
-    loaded = load(tmp_path / "m.safetensors", device="cpu")
-    assert loaded.self_test().passed
-    assert loaded.self_test().pictures == 3
-    pictures = parts(3, seed=1) + parts(2, seed=2, defect="stain")
-    for a, b in zip(fitted_two.predict(pictures), loaded.predict(pictures), strict=True):
-        assert a.score == b.score
-        assert np.array_equal(a.map, b.map)
-
-
-def test_a_defect_scores_above_the_good_parts(fitted):
-    other = [p.score for p in fitted.predict(parts(4, seed=3))]
-    defective = [p.score for p in fitted.predict(parts(4, seed=3, defect="stain"))]
-    assert np.median(defective) > max(other)
-
-
 def test_folder_and_list_of_its_pictures_give_the_same_model(tmp_path):
     for k, image in enumerate(good()[:5]):
         Image.fromarray(image).save(tmp_path / f"{k}.png")
@@ -179,9 +163,10 @@ def removed(predictor: Predictor, images: Sequence[np.ndarray], groups: Sequence
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"memory": 4}, {"score": "reweighted"}], ids=str)
-@pytest.mark.parametrize("group", [None, r"([0-4])$"])
-def test_a_picture_is_left_out_as_if_it_had_never_been_there(group, options):
+@pytest.mark.parametrize(
+    ("options", "group"), [({}, None), ({"score": "reweighted"}, None), ({"memory": 4}, r"([0-4])$")], ids=str
+)
+def test_a_picture_is_left_out_as_if_it_had_never_been_there(options, group):
     options = {k: v * PER_PICTURE if k == "memory" else v for k, v in options.items()}
     images = [*good()[:10], *parts(3, seed=5)]
     predictor = fit_small(images, group=group, **options)
@@ -206,46 +191,10 @@ def test_p_values_of_new_good_pictures_are_spread_evenly():
     assert np.mean(np.array(found) <= 0.2) > 0.08
 
 
-def test_pictures_of_one_part_must_not_vouch_for_each_other(tmp_path):
-    rng = np.random.default_rng(0)
-    for k, part in enumerate(parts(5, seed=6)):
-        for shot in range(3):
-            noisy = np.clip(part + rng.normal(0, 2, part.shape), 0, 255).astype(np.uint8)
-            Image.fromarray(noisy).save(tmp_path / f"part{k}_{shot}.png")
-    alone, grouped = (fit_small(tmp_path, ratio=0.5, group=group) for group in (None, r"part\d+"))
-    assert torch.equal(bank_of(alone), bank_of(grouped))
-    maxima = (p.calibration.map_maxima for p in (grouped, alone))
-    assert all(g > a for g, a in zip(*maxima, strict=True))
-    assert grouped.calibration.map_level > 2 * alone.calibration.map_level
-    assert np.median(grouped.calibration.scores) > 1.05 * np.median(alone.calibration.scores)
-    assert grouped.calibration.method == "leave-one-group-out"
-
-
 # ----------------------------------------------------------------------------- copies, damage, deep pictures
 
 
-def test_copies_count_once(tmp_path):
-    Image.fromarray(good()[0]).save(tmp_path / "other name.bmp")
-    predictor = fit_small([*good(), good()[3], tmp_path / "other name.bmp"])
-    assert predictor.calibration.count == 12
-    assert roles(predictor) == ["train"] * 12 + ["duplicate"] * 2
-    copies = "counted once: 2 pictures that are copies"
-    assert any(note.startswith(copies) for note in predictor.manifest.notes)
-    np.testing.assert_allclose(bank_of(predictor), bank_of(fit_small()), rtol=1e-4, atol=1e-4)
-
-
-def test_unreadable_pictures_are_told_and_the_others_used(tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"\x89PNG no")
-    predictor = fit_small([tmp_path / "broken.png", *good(), tmp_path / "gone.png"])
-    assert len(predictor.failures) == 2
-    assert "broken.png" in predictor.failures[0]
-    assert "gone.png" in predictor.failures[1]
-    assert roles(predictor) == ["train"] * 12
-    assert predictor.manifest.facts["patches"] == 12 * PATCHES
-
-
-@pytest.mark.parametrize("method", ["patchcore", "efficientad", "prnet"])
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(("method", "count"), [("patchcore", 1), ("efficientad", 3), ("prnet", 3)])
 def test_where_no_picture_can_be_read_the_reason_is_told(method, count, tmp_path):
     paths = [tmp_path / f"{k}.png" for k in range(count)]
     for path in paths:
@@ -258,34 +207,10 @@ def test_where_no_picture_can_be_read_the_reason_is_told(method, count, tmp_path
     assert "\n" not in said
 
 
-def test_pictures_smaller_than_a_tile_say_so():
-    with pytest.raises(InputError, match="less than a tile of 128 x 128; fit with a smaller --tile"):
-        fit_small(tile=128)
-
-
-@pytest.mark.parametrize(("key", "others"), [("steps", "efficientad or prnet"), ("teacher", "efficientad")])
-def test_settings_of_other_methods_are_told(key, others):
-    with pytest.raises(InputError, match=f"^patchcore has no {key}: leave it out, or take {others}$"):
-        fit_small(**{key: 5})
-
-
-def test_an_open_model_can_be_extended(fitted, tmp_path):
-    new = parts(3, seed=7)
-    extended = partial_fit(fitted, new, device="cpu")
-    fitted.save(tmp_path / "m.safetensors")
-    assert extended.calibration == partial_fit(tmp_path / "m.safetensors", new, device="cpu").calibration
-
-
 def test_an_exported_model_cannot_be_extended(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"onnx")
     with pytest.raises(InputError, match=r"m\.onnx is an exported model: name the \.safetensors file"):
         partial_fit(tmp_path / "m.onnx", parts(2))
-
-
-def test_calibrating_on_a_folder(fitted, tmp_path):
-    for k, picture in enumerate(parts(4, seed=8)):
-        Image.fromarray(picture).save(tmp_path / f"{k}.png")
-    assert fitted.calibrate(tmp_path).calibration.count == 4
 
 
 def test_evaluating_a_path_says_what_to_do(fitted):
@@ -410,35 +335,6 @@ def test_nobody_is_given_more_than_two_gib_for_features(monkeypatch, fitted):
 # ---------------------------------------------------------------------------------------------- more pictures
 
 
-def test_extending_keeps_the_old_and_adds_what_is_new(fitted):
-    more = parts(5, seed=8)
-    new = partial_fit(fitted.artefact, more, device="cpu")
-    old_bank, bank = (p.artefact.tensors["views.0.bank"] for p in (fitted, new))
-    assert bank[: len(old_bank)].tobytes() == old_bank.tobytes()
-    for name in ("views.0.centre", "normal"):
-        assert new.artefact.tensors[name].tobytes() == fitted.artefact.tensors[name].tobytes()
-    assert len(bank) - len(old_bank) < 0.05 * 5 * PATCHES  # the same product: little is new
-    assert new.calibration.scores[:12] == fitted.calibration.scores
-    assert new.calibration.count == 17
-    assert new.manifest.facts["calibration_pictures"] == [pixel_hash(i) for i in (*good(), *more)]
-    assert any(note.startswith("extended by 5 pictures") for note in new.manifest.notes)
-    assert roles(new) == ["train"] * 17
-    radius = radius_of(features_of(new, [*good(), *more]), bank_of(new))
-    assert radius <= new.manifest.facts["covering_radius"][0] * (1 + 1e-5)
-    unseen = [partial_fit(fitted.artefact, [*more[:k], *more[k + 1 :]], device="cpu") for k in range(5)]
-    real = [model.predict(picture).score for model, picture in zip(unseen, more, strict=True)]
-    np.testing.assert_allclose(new.calibration.scores[12:], real, rtol=0.15)
-    assert new.self_test().passed
-
-
-def test_extending_with_something_new_learns_it(fitted):
-    strange = [255 - image for image in parts(4, seed=9)]
-    before = fitted.predict(strange[0])
-    new = partial_fit(fitted.artefact, strange[1:], device="cpu")
-    assert len(bank_of(new)) > len(bank_of(fitted)) + 5
-    assert new.predict(strange[0]).score < 0.8 * before.score
-
-
 def test_extending_twice(fitted, tmp_path):
     partial_fit(fitted.artefact, parts(4, seed=8), device="cpu").save(tmp_path / "a.safetensors")
     once = read(tmp_path / "a.safetensors")
@@ -522,23 +418,6 @@ def test_maps_of_good_pictures_have_one_scale_at_every_size(fitted_two):
         assert spread == pytest.approx(float(values.std(correction=0)), rel=0.2)
 
 
-def test_a_picture_scores_the_same_in_any_batch_and_with_any_number_of_threads(fitted_two):
-    pictures = parts(5, seed=1)
-    alone = [fitted_two.predict(picture) for picture in pictures]
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            for batch in (2, 5):
-                results = [r for _, r in fitted_two.stream(pictures, batch=batch)]
-                for a, b in zip(alone, results, strict=True):
-                    assert b.score == pytest.approx(a.score, rel=1e-4, abs=1e-4)
-                    np.testing.assert_allclose(b.map, a.map, rtol=1e-4, atol=1e-4)
-            assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
-
-
 def test_extending_two_sizes_keeps_the_old_of_both(fitted_two):
     more = parts(5, seed=8)
     new = partial_fit(fitted_two.artefact, more, device="cpu")
@@ -562,23 +441,6 @@ def test_extending_two_sizes_keeps_the_old_of_both(fitted_two):
     learnt = partial_fit(new.artefact, strange[1:], device="cpu")
     assert all(len(bank_of(learnt, v)) > len(bank_of(new, v)) for v in (0, 1))
     assert learnt.predict(strange[0]).score < 0.8 * new.predict(strange[0]).score
-
-
-def test_streaming_two_sizes(fitted_two):
-    per_picture = (36 + PATCHES) * (WIDTH * 4 + 4 * 3 + 8 + 4 + 8) / 2**30
-    streamed = fit_small(size=TWO, memory=4 * per_picture)
-    facts = streamed.manifest.facts
-    assert facts["shards"] == 3
-    assert facts["patches"] == 12 * (36 + PATCHES)
-    features = views_of(features_of(streamed, good()))
-    for v, bound in enumerate(facts["covering_radius"]):
-        assert len(bank_of(streamed, v)) == len(bank_of(fitted_two, v))
-        assert radius_of(features[v], bank_of(streamed, v)) <= bound
-    other = parts(1, seed=3)[0]
-    assert streamed.predict(with_block(other)).score > 0.5 + streamed.predict(other).score
-    np.testing.assert_allclose(
-        streamed.artefact.tensors["normal"], fitted_two.artefact.tensors["normal"], rtol=0.5
-    )
 
 
 def test_region_of_interest_limits_both_banks():
@@ -629,16 +491,6 @@ def test_paper_preset_end_to_end():
     assert min(defective) > max(p.score for p in predictor.predict(parts(3, seed=3)))
 
 
-def test_score_map_is_the_maximum_of_the_map(tmp_path):
-    predictor = fit_small(score="map", samples=2)
-    assert predictor.calibration.scores == predictor.calibration.map_maxima
-    predictor.save(tmp_path / "m.safetensors")
-    loaded = load(tmp_path / "m.safetensors", device="cpu")
-    assert loaded.self_test().passed
-    for found in loaded.predict(parts(3, seed=1)):
-        assert found.score == float(found.map.max())
-
-
 @pytest.mark.parametrize("options", [{"score": "maximum"}, {"score": "reweighted", "neighbours": 1}])
 def test_without_reweighting_the_score_is_the_farthest_patch(options, tmp_path):
     predictor = fit_small(sigma=0, samples=2, **options)
@@ -660,16 +512,6 @@ def test_reduced_precision_is_close_to_fp32(fitted, precision):
     assert 0.9 < np.median(ratio) < 1.1
 
 
-def test_region_of_interest_limits_the_bank():
-    whole, half = fit_small(), fit_small(roi="0,0,0.5,1")
-    assert half.manifest.facts["patches"] == whole.manifest.facts["patches"] // 2
-    left = features_of(half, good()).view(12, 8, 8, WIDTH)[:, :, :4].reshape(-1, WIDTH)
-    nearest = torch.cdist(bank_of(half).double(), left.double()).amin(1)
-    assert float(nearest.max()) < 1e-3
-    assert half.predict(good()[0]).map[:, 32:].max() == 0
-    assert np.isfinite(half.calibration.scores).all()
-
-
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -679,6 +521,7 @@ def test_region_of_interest_limits_the_bank():
         ({"false_alarm_rate": 1.5}, "is not a rate: write 0.05 or 5%"),
         ({"device": "tpu"}, "use auto, cpu, cuda or mps"),
         ({"group": "("}, "not a regular expression"),
+        ({"steps": 5}, "^patchcore has no steps: leave it out, or take efficientad or prnet$"),
     ],
 )
 def test_wrong_settings_are_told_before_the_work(options, text, monkeypatch):
@@ -692,7 +535,6 @@ def test_wrong_settings_are_told_before_the_work(options, text, monkeypatch):
     [
         ([], "at least one good picture"),
         (np.zeros((64, 64, 3), np.uint8), "a list"),
-        ([b"no picture", b""], "none of the 2 pictures can be used; the first: cannot read picture"),
     ],
 )
 def test_pictures_that_make_no_model(images, text):
@@ -727,16 +569,6 @@ def test_device_names():
     else:
         with pytest.raises(InputError, match="sees no cuda device here: use --device cpu"):
             device_for("cuda")
-
-
-def test_progress_reaches_the_end_of_every_stage():
-    seen: dict[str, tuple[int, int]] = {}
-    fit_small(step=lambda stage, done, total: seen.update({stage: (done, total)}))
-    assert seen == {"features": (12, 12), "coreset": (77, 77), "leave-one-out": (12, 12)}
-    seen.clear()
-    fit_small(size=TWO, step=lambda stage, done, total: seen.update({stage: (done, total)}))
-    of_each = {"coreset at 48": (43, 43), "coreset at 64": (23, 23)}
-    assert seen == {"features": (12, 12), **of_each, "leave-one-out": (12, 12)}
 
 
 def test_names_are_relative_to_the_common_folder(tmp_path, monkeypatch):
@@ -775,3 +607,66 @@ def test_a_picture_that_goes_while_it_is_fitted_costs_a_sample_and_not_the_model
     assert not first.exists()
     assert len(predictor.manifest.samples) == 2
     assert predictor.self_test().passed
+
+
+# ------------------------------------------------------------- what is kept of the pictures as a whole
+
+
+def measured(paths: list[Path], preprocess: object, roi: np.ndarray | None = None) -> list[tuple[float, ...]]:
+    return [measure(preprocess(path)[0][0], roi) for path in paths]  # type: ignore[operator]
+
+
+def test_the_range_is_that_of_the_training_pictures(model_path: Path, drawn: Path) -> None:
+    artefact = read(model_path)
+    train = sorted((drawn / "plate/train/good").glob("*.png"))
+    wanted = Appearance.of(measured(train, artefact.manifest.preprocess))
+    found = Appearance.from_facts(artefact.manifest.facts)
+    assert wanted is not None
+    assert found is not None
+    assert found.pictures == len(train) == 12
+    np.testing.assert_allclose(found.ranges, wanted.ranges, atol=1e-6)
+    model = load(model_path, device="cpu", threads=1)
+    assert all(abs(shift) < 1e-3 for path in train for shift in model.predict(path).shifts)
+
+
+def test_outside_the_region_anything_may_be(drawn: Path) -> None:
+    train = sorted((drawn / "plate/train/good").glob("*.png"))
+    model = fit(
+        list(map(str, train)), size=64, device="cpu", roi="0.25,0.25,0.75,0.75", samples=0, check=False
+    )
+    roi = model.artefact.tensors["roi"]
+    found = Appearance.from_facts(model.manifest.facts)
+    wanted = Appearance.of(measured(train, model.manifest.preprocess, roi))
+    assert found is not None
+    assert wanted is not None
+    np.testing.assert_allclose(found.ranges, wanted.ranges, atol=1e-6)
+
+
+def test_an_extended_model_expects_the_new_pictures_too(model_path: Path, drawn: Path) -> None:
+    old = read(model_path)
+    before = Appearance.from_facts(old.manifest.facts)
+    more = sorted((drawn / "plate/test/good").glob("*.png"))
+    new = partial_fit(old, list(map(str, more)), device="cpu", check=False)
+    assert before is not None
+    assert new.appearance is not None
+    assert new.appearance.pictures == 16
+    for row in measured(more, old.manifest.preprocess):
+        assert max(map(abs, new.appearance.shifts(row))) < 1e-3
+    assert all(
+        a[0] <= b[0] <= b[1] <= a[1] for a, b in zip(new.appearance.ranges, before.ranges, strict=True)
+    )
+
+
+def test_a_model_from_before_opens_and_says_nothing_of_it(
+    model_path: Path, drawn: Path, tmp_path: Path
+) -> None:
+    old = read(model_path)
+    del old.manifest.facts[KEY]
+    path = tmp_path / "old.safetensors"
+    write(old, path)
+    picture = min((drawn / "plate/test/good").glob("*.png"))
+    now, then = (load(p, device="cpu", threads=1).predict(picture) for p in (model_path, path))
+    assert then.shifts == ()
+    assert (then.score, then.severity, then.to_dict()["shifts"]) == (now.score, now.severity, {})
+    again = load(path, device="cpu", threads=1).calibrate([shutil.copy(picture, tmp_path / "new.png")])
+    assert KEY not in again.manifest.facts

@@ -19,30 +19,9 @@ from flawscope.fitting.incremental_update import update
 from flawscope.fitting.update_evaluation import Judge, Reviewed, Score, judgement
 from flawscope.fitting.updated_models import ROOM
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.predictor import Predictor, load
-from flawscope.synthesis.demo.dataset import draw_picture
+from flawscope.predictor import Predictor
 
 Part = Any
-
-
-@pytest.fixture
-def model(model_path: Path) -> Predictor:
-    return load(model_path, device="cpu")
-
-
-@pytest.fixture
-def part(tmp_path: Path) -> Part:
-    """`part(seed, defect, stained)` is the file of a drawn plate; stained: with a mark that is new."""
-
-    def made(seed: int, defect: str | None = None, stained: bool = False) -> str:
-        picture = draw_picture("plate", np.random.default_rng(seed), defect, 0.4, size=96)[0].copy()
-        if stained:
-            picture[30:46, 30:46] = (20, 120, 40)
-        path = tmp_path / f"{seed}-{defect}-{stained}.png"
-        Image.fromarray(picture).save(path)
-        return str(path)
-
-    return made
 
 
 def reviewed(model: Predictor, number: int, source: str, good: bool, **more: Any) -> Reviewed:
@@ -219,14 +198,3 @@ def test_a_correction_that_hides_a_known_defect_is_responsible(
     assert (found["lost"], found["responsible"], found["refused"]) == ([2], [1], ["known"])
     harmless = update(model.artefact, model, [pictures[0], pictures[2]], device="cpu", check=False)
     assert (harmless.power.known, harmless.power.lost, harmless.responsible) == ((1, 1, 1), [], [])
-
-
-def test_simulated_defects_are_the_same_before_and_after(model: Predictor, part: Part) -> None:
-    stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(2)]
-    made = update(model.artefact, model, stained, device="cpu")
-    assert made.power.simulated is not None
-    before, after, count = made.power.simulated
-    assert 0 < after <= before <= count == 60
-    unchecked = update(model.artefact, model, stained, device="cpu", check=False)
-    assert unchecked.power.simulated is None
-    assert unchecked.predictor.calibration == made.predictor.calibration

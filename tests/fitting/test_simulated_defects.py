@@ -17,7 +17,7 @@ from flawscope.methods.detector import Detector
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, Task
 from flawscope.predictor import Predictor
-from flawscope.synthesis import SCALE_AREAS, Foreground, SimulatedDefect
+from flawscope.synthesis import SCALE_AREAS, SimulatedDefect
 from flawscope.synthesis.demo.dataset import draw_picture
 
 SIDE = 64
@@ -144,28 +144,6 @@ def test_a_picture_that_is_nearly_all_padding_carries_none(good: Tensor) -> None
     assert checked(Difference(padded, keep_aspect=True)) is None
 
 
-@pytest.mark.parametrize(("pictures", "fit_took", "learnt"), [(9, 1e5, 8), (9, 1e-3, 0), (8, 1e5, 0)])
-def test_the_part_is_learnt_from_several_pictures_if_there_is_time(
-    good: Tensor, monkeypatch: pytest.MonkeyPatch, pictures: int, fit_took: float, learnt: int
-) -> None:
-    """Of 9 pictures, the one at the threshold carries no defect: 8 are left."""
-    given: list[int] = []
-    top = np.zeros((SIDE, SIDE), bool)
-    top[: SIDE // 2] = True
-
-    def of(shown: Any) -> Foreground:
-        given.append(len([*shown]))
-        return Foreground(given=top)
-
-    monkeypatch.setattr(Foreground, "of", of)
-    model, scores = Difference(good), (*np.linspace(0, 0.5, pictures),)
-    fitted = Fitted(Calibration(scores, scores, 0.0), [*range(pictures)], [])
-    finds(model, fitted, Task(lambda i: good, pictures, 0.05), simulated_defects.time.monotonic() - fit_took)
-    assert given == [learnt] * bool(learnt)
-    below = [not torch.equal(image[:, SIDE // 2 :], good[:, SIDE // 2 :]) for image in model.seen]
-    assert any(below) != bool(learnt)
-
-
 class Clock:
     """Instead of the time module: every picture takes a second."""
 
@@ -249,15 +227,6 @@ def test_an_extended_model_is_checked_anew_or_says_that_it_is_not(fitted: Predic
     bare = partial_fit(fitted.artefact, more, device="cpu", check=False)
     assert "simulated_defects" not in bare.manifest.facts
     assert any("was not measured after the model was extended" in note for note in bare.manifest.notes)
-
-
-def test_another_rate_counts_anew(fitted: Predictor) -> None:
-    other = fitted.with_rate(0.5)
-    now, before = (p.manifest.facts["simulated_defects"] for p in (other, fitted))
-    assert now["score_threshold"] == other.calibration.threshold < before["score_threshold"]
-    for size, one in now["sizes"].items():
-        assert one["scores"] == before["sizes"][size]["scores"]
-        assert one["found"] >= before["sizes"][size]["found"]
 
 
 def test_who_misses_too_many_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

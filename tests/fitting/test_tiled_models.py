@@ -132,12 +132,6 @@ def test_a_small_picture_is_told_and_the_others_are_learnt_from():
         model.predict(np.zeros((144, 20, 3), np.uint8))
 
 
-def test_one_picture_is_enough_for_scores_but_not_for_a_promise():
-    model = fit([parts()[0]], tile=64, **SMALL)
-    assert not model.calibration.promised
-    assert np.isfinite(model.predict(parts(1, seed=1)[0]).score)
-
-
 def test_what_tiles_show_outside_of_the_region_decides_nothing():
     """Neither what is learnt nor what is said, though a tile shows what is inside as well."""
     pictures = [picture.copy() for picture in parts()[:4]]

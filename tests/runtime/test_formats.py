@@ -172,12 +172,6 @@ def test_threads_that_make_no_sense_are_told_before_the_file_is_read(threads: in
         flawscope.load("no.safetensors", threads=threads)
 
 
-@pytest.mark.parametrize("text", ["0", "-2", "two", "1.5"])
-def test_threads_that_make_no_sense_in_a_call(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", "no.onnx", "no.png", f"--threads={text}"]) == 2
-    assert "is not a number of threads" in capsys.readouterr().err
-
-
 def test_many_threads_may_predict_at_once(path: Path, engine: str | None, drawn: Path) -> None:
     """A server's do. Same numbers, and every thread's and torch's thread count stays what it was."""
     import torch

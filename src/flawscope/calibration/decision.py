@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.calibration import needed_for
 from flawscope.errors import InputError
 from flawscope.progress import counted
 
@@ -104,7 +105,7 @@ class Calibration:
     @property
     def pictures_missing(self) -> int:
         """The number of further good pictures that the target rate needs; 0 when it is met."""
-        return max(0, math.ceil(1.0 / self.rate - 1e-9) - 1 - self.count)
+        return max(0, needed_for(self.rate) - self.count)
 
     @property
     def _rank(self) -> int:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from flawscope.artefact.certificate import ways
 from flawscope.calibration.decision import Calibration
 from flawscope.export.onnx_graph import IR, quiet
-from flawscope.export.pictures import SPOILT, Compared
+from flawscope.export.recalibrate import SPOILT, Compared
 from flawscope.progress import Advance, Step, counted, silent
 
 if TYPE_CHECKING:

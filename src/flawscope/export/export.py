@@ -18,8 +18,7 @@ from flawscope.artefact.certificate import Certificate, compare, to_facts
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import FlawscopeError, InputError, require_installed
 from flawscope.export import eight_bits, onnx_graph
-from flawscope.export.pictures import Compared, Pictures
-from flawscope.export.recalibrate import Embed, Engine, Reduced, one_by_one, recalibrated
+from flawscope.export.recalibrate import Compared, Embed, Engine, Pictures, Reduced, one_by_one, recalibrated
 from flawscope.methods import registry
 from flawscope.pictures.decoding import Source
 from flawscope.progress import Step, silent

@@ -217,14 +217,10 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
     if windows is not None and reader.roi is not None:
         tensors["region"] = reader.roi
     old = task.old
-    kept = (
-        _samples(model, tensors, reader, fitted, samples)
-        if old is None
-        else _old_samples(model, tensors, old)
-    )
+    kept = _samples(model, tensors, reader, fitted, samples if old is None else old)
     # where all pictures show one part there is none that can be left out
     found = finds(model, checked, shown, began) if check and fitted.calibration.promised else None
-    for note in (notes := [*_notes(fitted, reader), *_missed(found, prepared.method, old)]):
+    for note in (notes := _notes(fitted, reader, found, prepared.method, old)):
         task.say(note)
     manifest = Manifest(
         method=prepared.method.name,
@@ -256,7 +252,10 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
     return predictor
 
 
-def _notes(fitted: Fitted, reader: Reader) -> list[str]:
+def _notes(
+    fitted: Fitted, reader: Reader, found: Simulated | None, method: Method, old: Artefact | None
+) -> list[str]:
+    """What was left out, and warnings about what the model would miss."""
     notes = list(fitted.notes)
     if fitted.dropped:
         notes.append(
@@ -265,18 +264,12 @@ def _notes(fitted: Fitted, reader: Reader) -> list[str]:
         )
     if reader.copies:
         notes.append(f"counted once: {counted(len(reader.copies), 'picture')} that are copies of others")
+    if found is None and old is not None and KEY in old.manifest.facts:
+        notes.append("what it finds of simulated defects was not measured after the model was extended")
+    if found is not None and (warning := found.warning()) is not None:
+        steps = "more --steps or --minutes, " if method.learns_in_steps else ""
+        notes.append(f"{warning}: give {steps}more good pictures, or a larger --size")
     return notes
-
-
-def _missed(found: Simulated | None, method: Method, old: Artefact | None) -> list[str]:
-    """Warnings about what the model would miss."""
-    if found is None:
-        known = old is not None and KEY in old.manifest.facts
-        return ["what it finds of simulated defects was not measured after the model was extended"] * known
-    if (warning := found.warning()) is None:
-        return []
-    steps = "more --steps or --minutes, " if method.learns_in_steps else ""
-    return [f"{warning}: give {steps}more good pictures, or a larger --size"]
 
 
 def _pictures(fitted: Fitted, reader: Reader) -> list[Picture]:
@@ -321,41 +314,33 @@ Samples = tuple[dict[str, Any], ...]
 
 
 def _samples(
-    model: Detector, tensors: dict[str, NDArray[Any]], reader: Reader, fitted: Fitted, count: int
+    model: Detector, tensors: dict[str, NDArray[Any]], reader: Reader, fitted: Fitted, kept: int | Artefact
 ) -> Samples:
-    """A few of the pictures learnt from, put among the tensors, and the scores the model gives them; without
-    those that can no longer be read."""
-    if not count:
+    """What `Predictor.self_test` compares with: the samples' scores, and among the tensors the samples and
+    their maps.
+
+    Args:
+        kept: how many of the pictures learnt from, less those that can no longer be read; or a model that was
+            extended, whose samples stay.
+    """
+    if isinstance(kept, Artefact):
+        names, packed = [one["name"] for one in kept.manifest.samples], kept.tensors.get("samples")
+    else:
+        chosen = fitted.used[:: max(1, len(fitted.used) // kept)][:kept] if kept else []
+        images = {reader.names[i]: image.numpy() for i in chosen if (image := reader.load(i)) is not None}
+        names, packed = [*images], pack_images(np.stack([*images.values()])) if images else None
+    if packed is None:
         return ()
-    chosen = fitted.used[:: max(1, len(fitted.used) // count)][:count]
-    found = [(reader.names[i], image) for i in chosen if (image := reader.load(i)) is not None]
-    if not found:
-        return ()
-    tensors["samples"] = pack_images(np.stack([image.numpy() for _, image in found]))
-    return _expected(model, tensors, [name for name, _ in found])
-
-
-def _old_samples(model: Detector, tensors: dict[str, NDArray[Any]], old: Artefact) -> Samples:
-    """Those of the model that was extended, with what it says of them now."""
-    if "samples" not in old.tensors:
-        return ()
-    tensors["samples"] = old.tensors["samples"]
-    return _expected(model, tensors, [sample["name"] for sample in old.manifest.samples])
-
-
-def _expected(model: Detector, tensors: dict[str, NDArray[Any]], names: Sequence[str]) -> Samples:
-    """What `Predictor.self_test` compares with: the samples' scores, and their maps among the tensors."""
     found, maps = [], []
     with torch.inference_mode():
-        for image, name in zip(tensors["samples"], names, strict=True):
+        for image, name in zip(packed, names, strict=True):
             given = torch.from_numpy(unpack_images(image))[None].to(model.roi.device)
             features, inside = model.embed(given), model.inside(given)
             score, drawn = model.score(features, inside)
-            tie = bool(model.ties(features, inside)[0])
-            of_map = float(drawn.max())
+            tie, of_map = bool(model.ties(features, inside)[0]), float(drawn.max())
             found.append({"name": name, "score": float(score[0]), "map_maximum": of_map, "tie": tie})
             maps.append(drawn[0, ::STRIDE, ::STRIDE].float().cpu().numpy())
-    tensors["sample_maps"] = np.stack(maps)
+    tensors["samples"], tensors["sample_maps"] = packed, np.stack(maps)
     return tuple(found)
 
 

@@ -29,16 +29,7 @@ from flawscope.predictor.streaming import Judged, Loaded, Prepared, Seen, from_b
 from flawscope.progress import Step, counted, silent
 from flawscope.results import html
 from flawscope.results.prediction import NEARBY, Prediction
-from flawscope.runtime import (
-    SUFFIXES,
-    TRAINED,
-    Run,
-    Session,
-    check_threads,
-    open_session,
-    read,
-    read_manifest,
-)
+from flawscope.runtime import EXPORTED, Run, Session, check_threads, open_session, read, read_manifest
 
 SAMPLES = 3  # stored pictures that a notebook shows
 
@@ -89,9 +80,9 @@ def trained(model: str | os.PathLike[str] | Artefact | Predictor) -> Artefact:
     if isinstance(model, Artefact):
         return model
     suffix = model.session.suffix if isinstance(model, Predictor) else os.path.splitext(model)[1].lower()
-    if suffix in SUFFIXES and suffix != TRAINED:
+    if suffix == EXPORTED:
         name = "this" if isinstance(model, Predictor) else os.fspath(model)
-        raise InputError(f"{name} is an exported model: name the {TRAINED} file that it was made from")
+        raise InputError(f"{name} is an exported model: name the .safetensors file that it was made from")
     return model.artefact if isinstance(model, Predictor) else model_file.read(model)
 
 

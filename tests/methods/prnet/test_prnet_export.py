@@ -19,7 +19,7 @@ from onnx import numpy_helper  # noqa: E402
 from flawscope.artefact import model_file  # noqa: E402
 from flawscope.datasets import list_pictures  # noqa: E402
 from flawscope.export import eight_bits, onnx_graph  # noqa: E402
-from flawscope.export.pictures import Pictures  # noqa: E402
+from flawscope.export.recalibrate import Pictures  # noqa: E402
 from flawscope.runtime.torch import TorchSession  # noqa: E402
 from flawscope.testing import Case  # noqa: E402
 
