@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import struct
@@ -78,9 +79,7 @@ def steps_in(checkpoint: Path) -> tuple[int, int] | None:
     """Of how many steps how many are done in a checkpoint; None where that cannot be read."""
     try:
         with open(checkpoint, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, model_file.MAX_HEADER)))
-        facts = json.loads(header["__metadata__"][KEY])
+            facts = json.loads(_header(file)["__metadata__"][KEY])
         return int(facts["done"]), int(facts["steps"])
     except (OSError, struct.error, ValueError, KeyError, TypeError):
         return None
@@ -103,17 +102,22 @@ def read(path: Path, kind: str) -> bytes:
         return file.read()
 
 
-def _declared(file: BinaryIO) -> int | None:
-    """Bytes that a safetensors file has by its header, None where there is no such header."""
+def _header(file: BinaryIO) -> Any:
+    """The header of a safetensors file, which is read up to its end. ValueError or struct.error if it has
+    none."""
     (length,) = struct.unpack("<Q", file.read(8))
     if length > model_file.MAX_HEADER:
-        return None
+        raise ValueError("a header larger than any")
+    return json.loads(file.read(length))
+
+
+def _declared(file: BinaryIO) -> int | None:
+    """Bytes that a safetensors file has by its header, None where there is no such header."""
     try:
-        header = json.loads(file.read(length))
-        ends = [int(one["data_offsets"][1]) for name, one in header.items() if name != "__metadata__"]
+        tensors = [one for name, one in _header(file).items() if name != "__metadata__"]
+        return file.tell() + max([int(one["data_offsets"][1]) for one in tensors], default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
         return None
-    return 8 + int(length) + max(ends, default=0)
 
 
 def unpack(path: Path, body: bytes, kind: str, remedy: str) -> tuple[Arrays, dict[str, Any]]:
@@ -122,12 +126,10 @@ def unpack(path: Path, body: bytes, kind: str, remedy: str) -> tuple[Arrays, dic
 
     try:
         tensors = load(body)  # checks header, offsets and sizes; no code
-        (length,) = struct.unpack("<Q", body[:8])
-        meta = json.loads(body[8 : 8 + length])["__metadata__"]
+        meta = _header(io.BytesIO(body))["__metadata__"]
         text, digest = meta[KEY], meta["sha256"]
         facts = json.loads(text, parse_constant=files.no_constant)
-        version = facts["format"]
-        found = facts["kind"]
+        version, found = facts["format"], facts["kind"]
     except MemoryError:
         raise
     except Exception:  # safetensors raises its own errors for damaged files
