@@ -87,7 +87,7 @@ def export(
         exported, certificates = artefact, _compared(artefact, engines, trained, shown)
     else:
         as_embed = open_embed(embed, engines[0].session.runtime, precision)
-        reduced = Reduced(precision, engines, as_embed, trained, how)
+        reduced = Reduced(precision, engines, as_embed, trained, None if how is None else how.line())
         exported, certificates = recalibrated(reduced, given, shown, step)
     for certificate in certificates:
         if not certificate.passed:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,9 +32,6 @@ from flawscope.progress import Step, counted
 from flawscope.runtime import Session
 from flawscope.runtime.torch import TorchSession
 from flawscope.synthesis import simulate_defect
-
-if TYPE_CHECKING:
-    from flawscope.export.eight_bits import Reduction
 
 COMPARED = 32  # views at most, of as many pictures as there can be
 SPOILT = 8  # of them that are compared with a simulated defect, too
@@ -190,7 +187,7 @@ class Reduced:
     engines: Sequence[Engine]
     embed: Embed
     trained: TorchSession
-    layers: Reduction | None = None  # of int8
+    layers: str | None = None  # what of an int8 network is in 8 bits, for a person
 
 
 @dataclass
@@ -373,7 +370,7 @@ def _manifest(manifest: Manifest, calibration: Calibration, answers: Answers, re
         others = counted(len(answers.fresh), "other")
         note += f", {answers.left_out} that it was fitted on and left out one by one, {others}"
     if reduced.layers is not None:
-        note += f"; some of them also gave the ranges of its 8-bit numbers: {reduced.layers.line()}"
+        note += f"; some of them also gave the ranges of its 8-bit numbers: {reduced.layers}"
     facts = {k: v for k, v in manifest.facts.items() if k != "calibration_groups"}
     return replace(
         manifest,
