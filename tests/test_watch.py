@@ -77,22 +77,6 @@ def put(path: Path, content: bytes, changed: float) -> Path:
 # ------------------------------------------------------------------------------------------------- arrivals
 
 
-def test_a_picture_is_given_out_once_when_it_was_the_same_twice(tmp_path: Path) -> None:
-    put(tmp_path / "old.png", b"old", 1)
-    arrivals = Arrivals(tmp_path)
-    assert arrivals.skipped == 1
-    path = put(tmp_path / "sub/new.png", b"n", 2)
-    assert arrivals.scan(0.0) == []
-    put(path, b"new", 2)  # it grows
-    assert arrivals.scan(0.5) == []
-    assert arrivals.scan(1.0) == [path]
-    arrivals.done(path)
-    assert arrivals.scan(1.5) == []
-    put(path, b"another of that name", 3)
-    arrivals.scan(2.0)
-    assert arrivals.scan(2.5) == [path]
-
-
 def test_a_format_that_does_not_show_whether_it_is_whole_must_settle(tmp_path: Path) -> None:
     arrivals = Arrivals(tmp_path, settle=2.0)
     raw, checked = put(tmp_path / "a.BMP", b"a" * 9, 1), put(tmp_path / "b.png", b"b", 1)
@@ -106,18 +90,22 @@ def test_a_format_that_does_not_show_whether_it_is_whole_must_settle(tmp_path: P
     assert given == [(checked.name, 0.5), (raw.name, 3.5)]
 
 
-def test_existing_pictures_are_new_where_asked_for_but_not_those_judged_before(tmp_path: Path) -> None:
-    a, b = put(tmp_path / "a.png", b"a", 2), put(tmp_path / "b.png", b"b", 1)
-    arrivals = Arrivals(tmp_path, existing=True, judged=[a])
-    assert (arrivals.scan(0), arrivals.scan(1)) == ([], [b])
+def test_each_is_given_out_once_when_it_was_the_same_twice_in_the_order_of_writing(tmp_path: Path) -> None:
+    old = put(tmp_path / "old.png", b"old", 1)
+    assert Arrivals(tmp_path).skipped == 1
+    arrivals = Arrivals(tmp_path, existing=True, judged=[old])
     assert arrivals.skipped == 0
-
-
-def test_pictures_come_in_the_order_in_which_they_were_written(tmp_path: Path) -> None:
-    arrivals = Arrivals(tmp_path)
-    third, first, second = (put(tmp_path / f"{k}.png", b"x", when) for k, when in enumerate((9, 7, 8)))
-    arrivals.scan(0)
-    assert arrivals.scan(1) == [first, second, third]
+    path, first = put(tmp_path / "sub/new.png", b"n", 9), put(tmp_path / "z.png", b"z", 8)
+    assert arrivals.scan(0.0) == []
+    put(path, b"new", 9)  # it grows
+    assert arrivals.scan(0.5) == [first]
+    assert arrivals.scan(1.0) == [first, path]
+    arrivals.done(first)
+    arrivals.done(path)
+    assert arrivals.scan(1.5) == []
+    put(path, b"another of that name", 10)
+    arrivals.scan(2.0)
+    assert arrivals.scan(2.5) == [path]
 
 
 def test_what_cannot_be_read_is_tried_less_and_less_often_and_then_given_up(tmp_path: Path) -> None:
@@ -186,11 +174,6 @@ def test_what_flawscope_wrote_and_other_files_are_no_arrivals(tmp_path: Path) ->
     (tmp_path / "loop").symlink_to(tmp_path)
     assert (arrivals.scan(0), arrivals.scan(1)) == ([], [])
     assert arrivals.others == [note]
-
-
-def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such folder"):
-        Arrivals(tmp_path / "none")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -268,7 +251,9 @@ def noting(folder: Path) -> Path:
 
 
 @posix
-def test_a_command_gets_path_and_decision(prediction: Prediction, tmp_path: Path) -> None:
+def test_a_command_gets_path_and_decision_and_its_failure_is_reported(
+    prediction: Prediction, tmp_path: Path
+) -> None:
     said: list[str] = []
     commands = Commands(f"'{noting(tmp_path)}'", said.append)
     commands.run(prediction)
@@ -276,11 +261,6 @@ def test_a_command_gets_path_and_decision(prediction: Prediction, tmp_path: Path
     told = [str(prediction.path), "anomalous"] * 2 + [str(prediction.severity)]
     assert (tmp_path / "noted").read_text(encoding="utf-8") == "".join(f"{word}|" for word in told)
     assert (said, commands.failures) == ([], 0)
-
-
-@posix
-def test_failing_and_endless_commands_are_reported(prediction: Prediction) -> None:
-    said: list[str] = []
     for line, timeout in (("false", 9.0), ("sh -c 'sleep 60'", 0.01)):
         commands = Commands(line, said.append, timeout)
         commands.run(prediction)
@@ -305,12 +285,6 @@ def test_a_slow_command_does_not_hold_up_and_the_excess_is_reported(
     assert all("not run" in line for line in said)
     free.set()
     commands.close()
-
-
-@pytest.mark.parametrize("line", ["", "there-is-no-such-program --x", "sh 'unclosed"])
-def test_a_command_that_cannot_be_run_is_refused_at_once(line: str) -> None:
-    with pytest.raises(InputError, match="--on-anomaly"):
-        Commands(line, print)
 
 
 # ------------------------------------------------------------------------------------------------ the command
@@ -378,38 +352,31 @@ def test_the_command_prints_writes_and_goes_on_without_judging_twice(
     assert [Path(row.path).name for row in read_table(table)] == ["old.png", "good.png", "bad.png", "cut.png"]
 
 
-def test_a_broken_picture_is_a_row_with_the_reason(
+@posix
+def test_a_broken_picture_is_a_row_with_the_reason_and_the_command_runs_for_anomalies_alone(
     scripted: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, table = tmp_path / "in", tmp_path / "seen.csv"
     folder.mkdir()
-    scripted(lambda: put(folder / "broken.png", encoded(9)[:30], 2))
+    levels = {"broken.png": encoded(9)[:30], "good.png": encoded(20), "bad.png": encoded(200)}
+    scripted(*(functools.partial(put, folder / name, data, 2) for name, data in levels.items()))
     call = ["watch", str(folder), "m.safetensors", "--csv", str(table), "--patience", "1e-9", "--json"]
-    assert main(call) == 0
+    assert main([*call, "--on-anomaly", f"'{noting(tmp_path)}'"]) == 0
     out, err = capsys.readouterr()
-    assert "broken.png" in json.loads(out)["error"]
-    assert "skipped: " in err
+    assert "broken.png" in json.loads(out.splitlines()[0])["error"]
     assert "could not be judged: 1 picture" in err
-    (row,) = read_table(table)
-    assert (row.decision, row.score) == ("", None)
-    assert "broken.png" in row.error
+    rows = read_table(table)
+    assert [(row.decision, bool(row.error)) for row in rows] == [
+        ("", True),
+        ("good", False),
+        ("anomalous", False),
+    ]
+    noted = (tmp_path / "noted").read_text(encoding="utf-8")
+    assert (noted.count("good.png"), noted.count("bad.png")) == (0, 2)
     put(folder / "broken.png", encoded(9), 3)  # mended while nobody watched
     scripted()
     assert main([*call, "--existing"]) == 0
-    assert [row.decision for row in read_table(table)] == ["", "good"]
-
-
-@posix
-def test_the_command_runs_for_anomalies_alone(scripted: Callable[..., None], tmp_path: Path) -> None:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    scripted(
-        lambda: put(folder / "good.png", encoded(20), 2),
-        lambda: put(folder / "bad.png", encoded(200), 3),
-    )
-    assert main(["watch", str(folder), "m.safetensors", "--on-anomaly", f"'{noting(tmp_path)}'"]) == 0
-    assert (tmp_path / "noted").read_text(encoding="utf-8").count("good.png") == 0
-    assert (tmp_path / "noted").read_text(encoding="utf-8").count("bad.png") == 2
+    assert [row.decision for row in read_table(table)] == ["", "good", "anomalous", "good"]
 
 
 def test_a_folder_that_goes_away_is_reported_once_and_waited_for(
@@ -442,9 +409,13 @@ def test_ctrl_c_ends_after_the_picture_at_hand_and_a_second_one_at_once() -> Non
 
 def test_wrong_calls_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = put(tmp_path / "part.safetensors", b"x", 1)
-    assert main(["watch", str(model), str(tmp_path)]) == 2
-    assert "the folder comes first" in capsys.readouterr().err
-    assert main(["watch", str(tmp_path), str(model), "--csv", "x.txt"]) == 2
-    assert "should end in .csv" in capsys.readouterr().err
-    assert main(["watch", str(tmp_path), str(model), "--interval", "0"]) == 2
-    assert "write 0.5 or 30" in capsys.readouterr().err
+    for words in (
+        [model, tmp_path],
+        [tmp_path, model, "--csv", "x.txt"],
+        [tmp_path, model, "--interval", "0"],
+    ):
+        assert main(["watch", *map(str, words)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    for line in ("", "there-is-no-such-program --x", "sh 'unclosed"):
+        with pytest.raises(InputError, match="--on-anomaly"):
+            Commands(line, print)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ needs_chromium = pytest.mark.skipif(
 
 API = "/api/v1/products/plate"
 PATIENCE = 60  # seconds
+AXE = """
+const done = arguments[0];
+const grave = ({impact}) => ["serious", "critical"].includes(impact);
+const where = (node) => node.target.join(" ");
+axe.run().then(({violations}) =>
+  done(violations.filter(grave).map((one) => `${one.id}: ${one.nodes.map(where).join(", ")}`)));
+"""
+PHONE, SLATE = (390, 844, False), (820, 1180, True)
 
 
 @pytest.fixture(scope="module", name="driver")
@@ -102,6 +111,22 @@ class Tablet:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", sizes)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+    def unfit(self, *screens: tuple[int, int, bool]) -> list[str]:
+        """On these screens (width, height, dark): what stands outside of the page, and violations of
+        accessibility that are serious or worse, when colours do not fade into others any more."""
+        spec = find_spec("axe_core_python")
+        script = (Path(str(spec.origin)).parent / "axe.min.js").read_text(encoding="utf-8") if spec else ""
+        wrong: list[str] = []
+        for width, height, dark in screens:
+            self.screen(width, height, dark)
+            self.wait(lambda: self.js("return document.getAnimations().length") == 0)
+            if self.js("return document.documentElement.scrollWidth") > width:
+                wrong.append(f"it scrolls sideways at {width}")
+            if script:
+                self.js(script)
+                wrong += self.driver.execute_async_script(AXE)
+        return wrong
 
     def complaints(self) -> list[str]:
         return [entry["message"] for entry in self.driver.get_log("browser")]

@@ -12,13 +12,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 pytest.importorskip("selenium.webdriver")
+from camera_helpers import with_sources
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
-from tablet import API, Tablet, needs_chromium
+from tablet import API, PHONE, SLATE, Tablet, needs_chromium
 from tablet import database_url_fixture as database_url_fixture
 from tablet import driver_fixture as driver_fixture
 from tablet import judged_fixture as judged_fixture
 from tablet import tablet_fixture as tablet_fixture
+
+from flawscope.station.settings.sources import CameraOf
+from flawscope.station.settings.station import Settings
 
 pytestmark = needs_chromium
 
@@ -105,6 +109,27 @@ def test_a_lost_station_is_shown_and_what_was_missed_comes(
         second.station.report("camera_away_1_1", "rtsp://10.0.0.7 is away")
         tablet.wait(lambda: "A camera sends no pictures" in tablet.text("#problem"))
         assert tablet.find("#problem").is_displayed()
+        driver.get("about:blank")
+    driver.get_log("browser")
+
+
+def test_a_camera_that_is_away_is_seen_from_afar(
+    open_station: Any, settings: Settings, driver: Any, judged: tuple[bytes, bytes]
+) -> None:
+    """In the band, in the problem line and in the list; other pictures do not hide it."""
+    pytest.importorskip("av")
+    running = open_station(products=with_sources(settings, CameraOf("rtsp://127.0.0.1:9/stream")))
+    with httpx.Client(base_url=running.url, timeout=30) as http:
+        tablet = Tablet(driver, running.url, http)
+        tablet.open("live")
+        tablet.wait(lambda: tablet.find("#band").get_attribute("data-state") == "away")
+        assert tablet.text("#word") == "Camera away"
+        assert "camera1 is away" in tablet.text("#sources")
+        tablet.wait(lambda: "A camera sends no pictures" in tablet.text("#problem"))
+        tablet.post(judged[0], "sent.png")
+        tablet.wait(lambda: tablet.text("#name") == "sent.png")
+        assert tablet.find("#band").get_attribute("data-state") == "away"
+        assert tablet.unfit(PHONE, SLATE) == []
         driver.get("about:blank")
     driver.get_log("browser")
 
@@ -263,40 +288,6 @@ def test_a_finger_and_keys_paint_too(tablet: Tablet, judged: tuple[bytes, bytes]
     assert mask[height // 4 + 1, width // 2]  # the finger's
     assert mask[height // 2, width // 2]  # the key's
     assert 0 < mask.mean() < 0.2
-
-
-def test_five_verdicts_a_second(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
-    """Each after its picture was seen."""
-    count = 15
-    numbers = [tablet.post(judged[1], f"{k}.png")["id"] for k in range(count)]
-    tablet.open("review")
-    ready(tablet, "0.png")
-    quick = """
-    const [count, done] = [arguments[0], arguments[1]];
-    const begun = performance.now();
-    let given = 0;
-    const step = () => {
-      if (given === count) return done((performance.now() - begun) / 1000);
-      const seen = document.querySelector("#layers img");
-      if (seen && document.querySelector("#name").textContent === `${given}.png`) {
-        document.dispatchEvent(new KeyboardEvent("keydown", {key: given % 2 ? "g" : "d", bubbles: true}));
-        given += 1;
-      }
-      setTimeout(step, 5);
-    };
-    document.body.addEventListener("keydown", () => {});
-    step();
-    """
-    tablet.driver.set_script_timeout(30)
-    seconds = tablet.driver.execute_async_script(
-        quick.replace("document.dispatch", "document.body.dispatch"), count
-    )
-    stored(tablet)
-    assert count / seconds >= 5
-    assert [tablet.known(n)["verdict"] for n in numbers] == [
-        "defect" if k % 2 == 0 else "good" for k in range(count)
-    ]
-    assert tablet.text("#done") == f"{count} done"
 
 
 def test_no_verdict_is_lost_with_the_connection(

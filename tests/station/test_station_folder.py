@@ -28,7 +28,7 @@ from flawscope.station.inspecting.capacity import BusyError
 from flawscope.station.inspecting.worker import ModelError, Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.sources import FolderOf
-from flawscope.station.settings.station import Limits, Product, Settings
+from flawscope.station.settings.station import Limits, Settings
 from flawscope.station.sources import folder as module
 from flawscope.station.sources.folder import GONE, UNREADABLE, FolderSource
 from flawscope.station.sources.source import Line as SourceLine
@@ -221,20 +221,6 @@ def test_a_restart_takes_nothing_twice_and_loses_nothing(line: Line) -> None:
     assert len(line.names()) == 6
 
 
-def test_a_file_that_is_written_slowly_is_taken_once_and_whole(line: Line) -> None:
-    line.open(patience=30.0)
-    data = picture(1).rstrip(b"\0")  # it is whole with its last byte, not before
-    with open(line.folder / "slow.png", "wb", buffering=0) as file:
-        for start in range(0, len(data), 20):
-            file.write(data[start : start + 20])
-            time.sleep(0.1)
-    until(lambda: line.names() == ["slow.png"])
-    with line.store.database.reading() as connection:
-        (digest,) = connection.execute(select(inspections.c.picture)).scalars()
-    assert line.files.path(PICTURES, digest, ".png").read_bytes() == data
-    assert line.texts(UNREADABLE) == []
-
-
 def test_a_file_that_changes_before_it_is_read_waits(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     path, anew, read = line.put("a.png", picture(1)), picture(7) + b"more", module.read_as
     once = [True]
@@ -320,9 +306,7 @@ def test_a_folder_that_is_away_is_a_problem_until_it_is_back(line: Line) -> None
     until(lambda: line.names() == ["a.png", "b.png", "c.png"])
 
 
-@pytest.mark.parametrize(
-    "error", [StoreError("the disk is full", "disk_full"), ModelError("the model failed"), OSError("odd")]
-)
+@pytest.mark.parametrize("error", [StoreError("full", "disk_full"), ModelError("it failed"), OSError("odd")])
 def test_what_is_not_the_pictures_fault_is_tried_until_it_works(
     line: Line, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,19 +334,6 @@ def test_one_that_always_fails_keeps_no_other_waiting(line: Line, monkeypatch: p
     line.open()
     until(lambda: len(line.names()) == 5)
     assert "1 picture in" in line.problems["folder_waits"]
-
-
-def test_a_lost_data_base_is_shown_and_nothing_is_lost(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(*_: object) -> dict[str, int]:
-        raise StoreError("it cannot be used", "store_unreachable")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "numbers_of", lost)
-        line.put("a.png", picture(1))
-        line.open()
-        until(lambda: "cannot be used" in line.problems.get("folder_waits", ""))
-    until(lambda: line.names() == ["a.png"])
-    until(lambda: line.problems == {})
 
 
 def test_pictures_that_go_away_untaken_are_noted(line: Line) -> None:
@@ -397,27 +368,17 @@ def test_files_are_deleted_when_they_were_inspected(line: Line) -> None:
     assert (state.taken, state.takes, state.state) == (3, "delete", "running")
 
 
-def test_a_file_goes_only_when_its_inspection_is_on_the_disk(line: Line) -> None:
+def test_a_file_goes_only_when_its_inspection_is_on_the_disk_and_it_is_as_it_was(line: Line) -> None:
     line.gate = threading.Event()
-    path = line.put("a.png", picture(1))
+    path, anew = line.put("a.png", picture(1)), line.put("b.png", picture(3))
     line.open(then="delete")
-    until(lambda: line.flying == 1)
-    time.sleep(0.4)
+    until(lambda: line.flying == 2)
+    line.put("b.png", picture(2) + b"anew")
+    time.sleep(0.3)
     assert path.exists()
     line.gate.set()
-    until(lambda: not path.exists())
-    assert line.names() == ["a.png"]
-
-
-def test_a_file_that_is_written_anew_meanwhile_stays_and_is_taken_too(line: Line) -> None:
-    line.gate = threading.Event()
-    path = line.put("a.png", picture(1))
-    line.open(then="delete")
-    until(lambda: line.flying == 1)
-    line.put("a.png", picture(2) + b"anew")
-    line.gate.set()
-    until(lambda: line.names() == ["a.png", "a.png"])
-    until(lambda: not path.exists())
+    until(lambda: sorted(line.names()) == ["a.png", "b.png", "b.png"])
+    until(lambda: not path.exists() and not anew.exists())
 
 
 def test_files_are_moved_and_none_takes_the_place_of_another(line: Line, tmp_path: Path) -> None:
@@ -507,7 +468,7 @@ def test_files_that_cannot_be_moved_are_a_problem_and_inspections_go_on(
     (tmp_path / "done").write_text("a file where the folder should be")
     line.put("a.png", picture(1))
     line.open(then=str(tmp_path / "done"))
-    text = until_text(lambda: line.problems.get("folder_then"))
+    text = until(lambda: line.problems.get("folder_then"))
     assert f"1 inspected picture in {line.folder} cannot be moved to {tmp_path / 'done'}: " in text
     line.put("b.png", picture(2))
     until(lambda: line.names() == ["a.png", "b.png"])
@@ -517,35 +478,6 @@ def test_files_that_cannot_be_moved_are_a_problem_and_inspections_go_on(
     until(lambda: files_of(tmp_path / "done") == ["a.png", "b.png"])
     until(lambda: line.problems == {})
     assert len(line.names()) == 2
-
-
-def until_text(found: Callable[[], str | None]) -> str:
-    until(lambda: found() is not None)
-    return str(found())
-
-
-def test_a_folder_that_can_only_be_read(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real one, which not even root may change: inspected once, and told."""
-    line.put("a.png", picture(1))
-    bind = ["mount", "--bind", "-o", "ro", str(line.folder), str(line.folder)]
-    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(bind, capture_output=True).returncode:
-        pytest.skip("a folder can be mounted by root alone, and not in every container")
-    try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(line.folder)], check=True)
-        line.open(then="delete")
-        assert "cannot be deleted: Read-only file system" in until_text(
-            lambda: line.problems.get("folder_then")
-        )
-        line.sources.pop().stop()
-        line.open(then="delete")
-        time.sleep(0.5)
-        assert line.tried == ["a.png"]
-        line.sources.pop().stop()
-    finally:
-        subprocess.run(["umount", "-l", str(line.folder)], check=True)
-    line.open(then="delete")
-    until(lambda: files_of(line.folder) == [])
-    assert line.names() == ["a.png"]
 
 
 def test_two_folders_of_a_product_do_not_know_each_others_files(line: Line) -> None:
@@ -617,24 +549,6 @@ def test_it_ends_while_it_waits_for_room(line: Line) -> None:
 # ------------------------------------------------------------------------------------------ in a real station
 
 
-@pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
-def test_a_station_takes_pictures_from_a_folder(
-    open_station: Callable[..., Any], settings: Settings, parts: list[bytes], tmp_path: Path
-) -> None:
-    folder = tmp_path / "camera"
-    folder.mkdir()
-    for k, data in enumerate(parts):
-        (folder / f"{k}.png").write_bytes(data)
-    (folder / "cut.png").write_bytes(parts[0][:-20])
-    products = {"plate": Product(settings.products["plate"].model, str(folder))}
-    running = open_station(products=products)
-    until(lambda: running.station.product_facts("plate")["inspections"] == len(parts))
-    running.close()
-    again = open_station(products=products)
-    (folder / "new.png").write_bytes(parts[0] + b"\0")
-    until(lambda: again.station.product_facts("plate")["inspections"] == len(parts) + 1)
-
-
 WRITER = """
 import os, pathlib, sys, time
 folder, source, count = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]).read_bytes(), int(sys.argv[3])
@@ -660,18 +574,17 @@ with open(folder / "half.png", "wb", buffering=0) as file:
 
 
 @pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
-@pytest.mark.parametrize("then", ["delete", "./done"])
 def test_another_process_writes_while_the_station_is_killed(
-    served: Any, settings: Settings, parts: list[bytes], tmp_path: Path, then: str
+    served: Any, settings: Settings, parts: list[bytes], tmp_path: Path
 ) -> None:
     """It writes slowly, renames, and is killed half-way: nothing is lost, nothing is twice, and no file goes
     that was not inspected."""
-    folder, count = tmp_path / "camera", 150
+    folder, count = tmp_path / "camera", 100
     folder.mkdir()
     (tmp_path / "part").write_bytes(parts[0])
     (tmp_path / "station.yaml").write_text(
         f"products:\n  plate:\n    model: {settings.products['plate'].model}\n    sources:\n"
-        f"      - folder: camera\n        then: {then}\nstore: {settings.store}\n"
+        f"      - folder: camera\n        then: ./done\nstore: {settings.store}\n"
     )
     served.words[:] = [str(tmp_path / "station.yaml"), "--device", "cpu", "--threads", "1"]
     command = [sys.executable, "-c", WRITER, str(folder), str(tmp_path / "part"), str(count)]
@@ -694,5 +607,4 @@ def test_another_process_writes_while_the_station_is_killed(
     for number in range(count):
         data = parts[0] + b"%d" % number
         assert found[f"{number:04d}.png"] == hashlib.sha256(data).hexdigest()
-    if then != "delete":
-        assert files_of(tmp_path / "done") == [f"{number:04d}.png" for number in range(count)]
+    assert files_of(tmp_path / "done") == [f"{number:04d}.png" for number in range(count)]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("selenium.webdriver")
 pytest.importorskip("torch")
-from tablet import Tablet, needs_chromium
+from tablet import PHONE, SLATE, Tablet, needs_chromium
 from tablet import database_url_fixture as database_url_fixture
 from tablet import driver_fixture as driver_fixture
 from tablet import tablet_fixture as tablet_fixture
 from test_station_learning import Line
-from test_station_looks import axe
 
 pytestmark = needs_chromium
 
@@ -47,13 +45,7 @@ def test_learn_look_use_and_go_back(tablet: Tablet) -> None:
     assert {str(number) for number in found["stained"]} <= links
     tablet.js("document.querySelector('[aria-labelledby=trail] details').open = true")
     assert "candidate ready" in tablet.text("[aria-labelledby=trail]")
-    if spec := find_spec("axe_core_python"):
-        script = (Path(str(spec.origin)).parent / "axe.min.js").read_text(encoding="utf-8")
-        for width, height, dark in ((390, 844, False), (1024, 768, True)):
-            tablet.screen(width, height, dark)
-            tablet.js(script)
-            assert axe(tablet) == []
-            assert tablet.js("return document.documentElement.scrollWidth") <= width
+    assert tablet.unfit(PHONE, SLATE) == []
     tablet.click(f"{card} [data-activate]")
     tablet.wait(lambda: tablet.find("#sure").is_displayed())
     assert tablet.text("#question") == "Use version 2 from now on?"

@@ -17,12 +17,12 @@ import yaml
 
 pytest.importorskip("paho.mqtt.client")
 from sink_helpers import Cable, Listener, Mosquitto, listens, new_folder
-from station_helpers import NAME, Load, Opener, Running, Served, free_port, until
+from station_helpers import NAME, Load, Opener, Running, free_port, until
 
 from flawscope.errors import InputError
 from flawscope.station.client import Client
 from flawscope.station.settings.sinks import MqttSettings, mqtt_of
-from flawscope.station.settings.station import Settings, read_settings
+from flawscope.station.settings.station import read_settings
 from flawscope.station.sinks.mqtt import MqttSink
 
 ROOT = Path(__file__).parents[2]
@@ -111,13 +111,10 @@ def test_inspections_verdicts_states_and_problems_are_there(
         verdicts = f"flawscope/station/{NAME}/verdict"
         until(lambda: len(listener.of(verdicts)) == 2)
         shown = httpx.get(f"{running.url}/api/v1/products/{NAME}/inspections/{bad.id}").json()
-    assert took < 2.0
+    assert took < 2.0, "it was woken"
     sent = listener.of(TOPIC)[1]
-    assert sent["type"] == "inspection.created"
-    assert sent["timestamp"] == shown["at"]
+    assert (sent["type"], sent["timestamp"]) == ("inspection.created", shown["at"])
     assert {name: sent["data"][name] for name in shown} == shown
-    assert sent["data"]["station"] == "station"
-    assert sent["data"]["link"] == f"http://line3.example/{NAME}/inspections/{bad.id}"
     assert [one["data"]["said"]["verdict"] for one in listener.of(verdicts)] == ["defect", "undo"]
     assert [one["data"]["id"] for one in listener.of(TOPIC)] == [good.id, bad.id]
     until(lambda: (listener.last(STATE) or {}).get("inspections") == 2)
@@ -129,10 +126,8 @@ def test_inspections_verdicts_states_and_problems_are_there(
     running.station.report("camera_lost_1", "no picture for 10 s")
     until(lambda: listener.last(PROBLEM)["count"] == 1)
     assert listener.last(PROBLEM)["problems"][0]["code"] == "camera_lost_1"
-    facts = httpx.get(f"{running.url}/api/v1/products/{NAME}").json()["sinks"]
-    assert facts == [
-        {"name": broker.url, "kind": "mqtt", "delivered": 4, "refused": 0, "waiting": 0, "error": None}
-    ]
+    (facts,) = running.station.sinks.facts(NAME)
+    assert (facts["name"], facts["kind"], facts["delivered"]) == (broker.url, "mqtt", 4)
     late = listen(broker.port, "flawscope/#", name="late", clean=True)
     until(lambda: online(late) and late.last(STATE), "states are retained")
     assert late.of(TOPIC) == [], "inspections are not"
@@ -190,6 +185,7 @@ def test_a_cable_that_is_cut_again_and_again(
         time.sleep(pause)
         cable.cut()
         until(lambda: any(one.code == "mqtt_away" for one in running.station.problems()))
+        until(lambda: listener.last(STATUS) == "offline", "the broker says so")
         cable.plug()
         until(lambda: broker_of(running).is_connected)
     load.end()
@@ -200,82 +196,6 @@ def test_a_cable_that_is_cut_again_and_again(
     until(lambda: not [one for one in running.station.problems() if one.code == "mqtt_away"])
     assert not load.odd
     cable.close()
-
-
-@pytest.fixture
-def with_broker(settings: Settings, model_file: Path, tmp_path: Path) -> Iterator[Callable[[str], Served]]:
-    """A station in a process of its own."""
-    made: list[Served] = []
-
-    def one(url: str) -> Served:
-        path = tmp_path / "station.yaml"
-        values = {
-            "products": {NAME: str(model_file)},
-            "store": settings.store,
-            "mqtt": {"broker": url},
-            **({} if settings.database is None else {"database": settings.database}),
-        }
-        path.write_text(yaml.safe_dump(values))
-        made.append(Served([str(path), "--device", "cpu", "--threads", "1"], free_port()))
-        return made[-1]
-
-    yield one
-    for served in made:
-        if served.process is not None and served.process.poll() is None:
-            served.kill()
-
-
-@needs_mosquitto
-def test_a_station_that_is_killed_in_the_middle(
-    broker: Mosquitto,
-    with_broker: Callable[[str], Served],
-    listen: Callable[..., Listener],
-    parts: list[bytes],
-) -> None:
-    """Every inspection comes, in order, also those whose acknowledgement the dead station did not hear; what
-    comes twice has the same id."""
-    served = with_broker(broker.url)
-    listener = listen(broker.port, TOPIC, STATUS)
-    served.start()
-    load = Load(served.url, parts, clients=4)
-    load.start()
-    for _ in range(2):
-        before = len(load.taken)
-        until(lambda before=before: len(load.taken) > before + 15)
-        served.kill()
-        until(lambda: listener.last(STATUS) == "offline", "the broker says so")
-        served.start()
-    until(lambda: online(listener))
-    load.end()
-    numbers = sorted(number for number, _ in load.taken.values())
-    until(lambda: len(listener.numbers(TOPIC)) >= len(numbers))
-    time.sleep(0.3)
-    came = first_ones(listener)
-    assert set(numbers) <= set(came), "lost"
-    assert came == sorted(came)
-
-
-@needs_mosquitto
-@on_sqlite
-def test_a_broker_that_is_killed_comes_back(
-    broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
-) -> None:
-    """Inspections go on meanwhile; afterwards everything is there."""
-    running = open_station(mqtt=MqttSettings(broker.url))
-    listener = listen(broker.port, TOPIC, STATUS)
-    until(lambda: online(listener))
-    numbers = send(running.url, parts, range(10))
-    until(lambda: len(listener.numbers(TOPIC)) == 10)
-    time.sleep(0.5)  # Mosquitto writes down what it has a moment later
-    broker.kill()
-    until(lambda: any(one.code == "mqtt_away" for one in running.station.problems()))
-    numbers += send(running.url, parts, range(10, 40))
-    until(lambda: any("30 messages wait" in one.text for one in running.station.problems()))
-    broker.start()
-    until(lambda: len(listener.numbers(TOPIC)) == 40)
-    time.sleep(0.3)
-    assert first_ones(listener) == numbers
-    until(lambda: not [one for one in running.station.problems() if one.code == "mqtt_away"])
 
 
 @needs_mosquitto

@@ -91,33 +91,29 @@ def test_the_page_has_its_pictures_and_nothing_from_outside(review: Review) -> N
     assert review.server.server_address[0] == "127.0.0.1"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        *("/", "/wrong/", "/wrong/api/review", "api/inspections/99/view", "api/inspections/0/view"),
-        *("api/inspections/-1/view", "api/inspections/x/view", "api/inspections/1/x", "../x", "x"),
-        *("static/", "static/../pages.py", "static/base.html.j2", "api/review?limit=x"),
-    ],
-)
-def test_other_paths_show_nothing(review: Review, path: str) -> None:
-    status, _, body = ask(review, path)
-    assert status in (400, 403, 404)
-    assert len(body) < 100
+def test_other_paths_show_nothing(review: Review) -> None:
+    inspections = ("99/view", "0/view", "-1/view", "x/view", "1/x")
+    paths = [
+        "/",
+        "/wrong/",
+        "/wrong/api/review",
+        *(f"api/inspections/{one}" for one in inspections),
+        "../x",
+        "x",
+    ]
+    for path in (*paths, "static/", "static/../pages.py", "static/base.html.j2", "api/review?limit=x"):
+        status, _, body = ask(review, path)
+        assert status in (400, 403, 404), path
+        assert len(body) < 100
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Host": "evil.example"},  # a name that was made to point here
-        {"Host": "evil.example:80"},
-        {"Origin": "http://evil.example"},
-        {"Content_Type": "text/plain"},  # what a form of another page could send without being asked
-        {"Content_Type": "application/x-www-form-urlencoded"},
-    ],
-)
-def test_other_pages_decide_nothing_even_with_the_token(review: Review, headers: dict[str, str]) -> None:
-    assert ask(review, "api/inspections/1/verdict", {"verdict": FINE}, **headers)[0] == 403
-    assert ask(review, "api/done", {}, **headers)[0] == 403
+def test_other_pages_decide_nothing_even_with_the_token(review: Review) -> None:
+    """A name that was made to point here, another page, and what its form could send without being asked."""
+    kinds = [{"Content_Type": kind} for kind in ("text/plain", "application/x-www-form-urlencoded")]
+    hosts = [{"Host": host} for host in ("evil.example", "evil.example:80")]
+    for headers in (*kinds, *hosts, {"Origin": "http://evil.example"}):
+        assert ask(review, "api/inspections/1/verdict", {"verdict": FINE}, **headers)[0] == 403
+        assert ask(review, "api/done", {}, **headers)[0] == 403
     assert review.session.decided() == {}
     assert ask(review, "")[0] == 200  # it still runs
 
@@ -150,10 +146,10 @@ def test_an_outline_that_is_drawn_is_kept(review: Review) -> None:
     assert review.session.decided() == {0: DEFECT}
 
 
-@pytest.mark.parametrize("sent", [b"", b"{", b"[]", b"null", b" " * 9_000_000])
-def test_what_no_page_sends_is_refused(review: Review, sent: bytes) -> None:
-    with suppress(ConnectionError):  # what is too long is not read
-        assert ask(review, "api/inspections/1/verdict", sent)[0] == 400
+def test_what_no_page_sends_is_refused(review: Review) -> None:
+    for sent in (b"", b"{", b"[]", b"null", b" " * 9_000_000):
+        with suppress(ConnectionError):  # what is too long is not read
+            assert ask(review, "api/inspections/1/verdict", sent)[0] == 400
     assert verdict(review, 99, FINE)[0] == 404
     assert verdict(review, 0, "../x")[0] == 409
     assert ask(review, "api/inspections/1/verdict", {"number": "x"})[0] == 409
@@ -168,8 +164,10 @@ def test_what_cannot_be_kept_is_said_to_the_page(review: Review) -> None:
     assert ask(review, "api/inspections/1/view")[0] == 409
 
 
-def test_the_page_can_end_it(session: Session) -> None:
+def test_the_page_can_end_it_and_a_port_that_is_taken_is_said(session: Session) -> None:
     review = Review(session, "results")
+    with pytest.raises(InputError, match="--port"):
+        Review(session, "results", int(review.server.server_address[1]))
     thread = threading.Thread(target=review.serve)
     thread.start()
     assert ask(review, "api/done", {})[0] == 200
@@ -189,8 +187,3 @@ def test_a_browser_that_goes_away_is_no_error(review: Review, capfd: pytest.Capt
         connection.close()
     assert ask(review, "")[0] == 200
     assert capfd.readouterr().err == ""
-
-
-def test_a_port_that_is_taken_is_one_line(review: Review, session: Session) -> None:
-    with pytest.raises(InputError, match="--port"):
-        Review(session, "results", int(review.server.server_address[1]))

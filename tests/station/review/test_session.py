@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -41,18 +42,14 @@ def test_the_anomalous_pictures_are_reviewed_most_severe_first(run: Path) -> Non
     assert [one.name for one in found] == ["a/part", "b/part", "b/part.jpg"]
     assert all(one.path.is_file() and one.overlay and one.mask for one in found)
     assert [one.name for one in read_flagged(run / "results", every=True)][-1] == "fine"
+    alone = read_flagged(run / "results/results.csv")
+    assert [(one.name, one.overlay) for one in alone] == [("part", None)] * 3
 
 
-def test_a_table_alone_can_be_reviewed(run: Path) -> None:
-    found = read_flagged(run / "results/results.csv")
-    assert [(one.name, one.overlay) for one in found] == [("part", None)] * 3
-
-
-def test_nothing_to_review_is_one_line(run: Path, tmp_path: Path) -> None:
+def test_nothing_to_review_is_said(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no"):
         read_flagged(tmp_path / "elsewhere")
-    for path in (run / "in").rglob("*.*"):
-        path.unlink()
+    shutil.rmtree(run / "in")
     with pytest.raises(InputError, match=r"none of the pictures of .* is there"):
         read_flagged(run / "results")
     table = run / "results/results.csv"
@@ -61,14 +58,21 @@ def test_nothing_to_review_is_one_line(run: Path, tmp_path: Path) -> None:
         read_flagged(run / "results")
 
 
+def test_names_that_are_no_text_are_kept(tmp_path: Path) -> None:
+    name = os.fsdecode(b'odd\xff,"x"\n.png')
+    Decisions(tmp_path / "review.csv").add(name, FINE, "copy.png")
+    assert Decisions(tmp_path / "review.csv").current[name].decision == FINE
+
+
 # ------------------------------------------------------------------------------------------------- decisions
 
 
 def test_decisions_become_folders_that_fit_takes(session: Session, run: Path) -> None:
-    before = files(run / "in")
+    before, above = files(run / "in"), pictures_in(run)
     for number, decision in enumerate((FINE, DEFECT, DEFECT)):
         session.decide(number, decision)
     assert files(run / "in") == before  # originals stay as they are
+    assert pictures_in(run) == above, "or the next `predict` would judge the copies"
     good = open_dataset(session.out / "good")
     assert [item.path.name for item in good.train] == ["a_part.png"]
     assert good.train[0].path.read_bytes() == before["a/part.png"]
@@ -82,22 +86,17 @@ def test_decisions_become_folders_that_fit_takes(session: Session, run: Path) ->
     assert sum(item.anomalous for item in whole.test) == 2
 
 
-def test_copies_are_no_pictures_of_a_folder_above(session: Session, run: Path) -> None:
-    """Or the next `predict` would judge them again."""
-    before = pictures_in(run)
-    session.decide(0, FINE)
-    session.decide(1, DEFECT)
-    assert pictures_in(run) == before
-    assert len(pictures_in(session.out / "good")) == 1
-
-
-def test_a_file_of_somebody_else_is_not_replaced(session: Session) -> None:
+def test_files_of_somebody_else_are_not_replaced(session: Session) -> None:
     (session.out / "good").mkdir()
     (session.out / "good/a_part.png").write_bytes(b"mine")
     with pytest.raises(InputError, match="move it"):
         session.decide(0, FINE)
     assert (session.out / "good/a_part.png").read_bytes() == b"mine"
     assert session.decided() == {}
+    (session.out / sessions.LOG).write_text("mine\n1\n")
+    with pytest.raises(InputError, match="not a file of decisions"):
+        again(session)
+    assert (session.out / sessions.LOG).read_text() == "mine\n1\n"
 
 
 def test_a_decision_can_be_changed_and_taken_back(session: Session) -> None:
@@ -128,25 +127,16 @@ def test_a_later_session_goes_on_and_makes_missing_copies_again(session: Session
     assert later.decided() == {0: FINE}
 
 
-def test_a_mask_that_a_person_drew_stays(session: Session) -> None:
-    session.decide(0, DEFECT)
-    mask = session.mask_of(0)
-    drawn = np.zeros((48, 64), np.uint8)
-    drawn[3, 3] = 255
-    Image.fromarray(drawn).save(mask)
-    (session.out / "defect/a_part.png").unlink()
-    again(session)
-    assert read_mask(mask).sum() == 1
-
-
-def test_an_outline_that_is_drawn_in_the_page_is_the_mask(session: Session) -> None:
+def test_an_outline_that_a_person_drew_is_the_mask_and_stays(session: Session) -> None:
     session.decide(0, DEFECT)
     drawn = np.zeros((48, 64), np.bool_)
     drawn[3, 3] = True
     session.decide(0, DEFECT, drawn)
-    np.testing.assert_array_equal(read_mask(session.mask_of(0)), drawn)
-    session.undo(0)
-    assert not session.mask_of(0).exists()
+    (session.out / "defect/a_part.png").unlink()
+    later = again(session)
+    np.testing.assert_array_equal(read_mask(later.mask_of(0)), drawn)
+    later.undo(0)
+    assert not later.mask_of(0).exists()
 
 
 def test_a_line_that_was_being_written_when_the_power_failed_costs_only_itself(session: Session) -> None:
@@ -194,20 +184,6 @@ def test_a_picture_that_has_gone_cannot_be_decided(session: Session) -> None:
     assert "any more" in again(session).problems[0]
 
 
-def test_another_file_of_that_name_is_not_written_to(session: Session) -> None:
-    (session.out / sessions.LOG).write_text("mine\n1\n")
-    with pytest.raises(InputError, match="not a file of decisions"):
-        again(session)
-    assert (session.out / sessions.LOG).read_text() == "mine\n1\n"
-
-
-def test_names_that_are_no_text_are_kept(tmp_path: Path) -> None:
-    log = Decisions(tmp_path / "review.csv")
-    name = os.fsdecode(b'odd\xff,"x"\n.png')
-    log.add(name, FINE, "copy.png")
-    assert Decisions(tmp_path / "review.csv").current[name].decision == FINE
-
-
 # ----------------------------------------------------------------------------------------------------- masks
 
 
@@ -239,8 +215,3 @@ def test_of_regions_of_any_shape_the_mask_is_the_models_own(tmp_path: Path) -> N
     without = proposed_mask(Flagged(Row.of(found), picture, "x"))
     assert without is not None
     assert not (own & ~without).any()  # boxes hold the regions
-
-
-def test_without_a_region_there_is_no_mask(session: Session, tmp_path: Path) -> None:
-    one = session.pictures[0]
-    assert proposed_mask(Flagged(Row(one.row.path, 1.0, 0.1, 1.0, "anomalous", 0.5), one.path, "x")) is None
