@@ -427,7 +427,7 @@ def test_what_a_crash_left_is_done_at_the_next_start(
     for shade in range(3):
         line.put(f"{shade}.png", picture(shade))
     with monkeypatch.context() as patch:
-        patch.setattr("flawscope.station.sources.post_actions.After.inspected", lambda *_: None)
+        patch.setattr("flawscope.station.sources.folder.After.inspected", lambda *_: None)
         line.open(then=then)
         until(lambda: len(line.names()) == 3)
         line.sources.pop().stop()

@@ -116,9 +116,9 @@ def test_a_webhook_gets_what_the_api_shows_and_can_check_it(
     until(lambda: len(receiver.taken) == 4)
     good, bad, said, undone = (one.json["data"] for one in receiver.taken)
     assert [one.json["type"] for one in receiver.taken] == ["inspection.created"] * 2 + ["verdict.given"] * 2
-    with httpx.Client(base_url=f"{running.url}/api/v1/products/{NAME}") as api:
-        shown = api.get(f"/inspections/{several[1].id}").json()
-        (facts,) = api.get("").json()["sinks"]
+    with httpx.Client(base_url=f"{running.url}/api/v1/products/") as api:
+        shown = api.get(f"{NAME}/inspections/{several[1].id}").json()
+        (facts,) = api.get(NAME).json()["sinks"]
     assert {name: bad[name] for name in shown} == shown
     assert bad["link"] == f"http://line3.example/{NAME}/inspections/{several[1].id}"
     assert (bad["station"], "images" in good) == ("station", False)

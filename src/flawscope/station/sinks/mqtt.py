@@ -6,7 +6,6 @@ Topics and their contents are listed in docs/station-mqtt.md.
 from __future__ import annotations
 
 import json
-import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,9 +16,9 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy import func, select
 
-from flawscope.errors import InputError, one_line
+from flawscope.errors import one_line
 from flawscope.station.settings.sinks import MqttSettings
-from flawscope.station.sinks.delivery import Sink, UndeliveredError
+from flawscope.station.sinks.delivery import Sink, UndeliveredError, trusting, words_of
 from flawscope.station.sinks.outbox import Message, Outbox, Place
 from flawscope.station.store.database import Database, now
 from flawscope.station.store.records import described, shown
@@ -66,8 +65,7 @@ class MqttSink(Sink):
         self._lost: str | None = "it is not connected"  # why; None: there is a connection
         self._retained: dict[str, str] = {}  # topic -> what the broker keeps
         self._stated: dict[str, tuple[float, Place]] = {}  # of a product's last state: when, and of what
-        settings.password()
-        _tls(settings)
+        self._made()
 
     @property
     def is_connected(self) -> bool:
@@ -156,7 +154,7 @@ class MqttSink(Sink):
         try:
             self._client.connect(host, port, KEEPALIVE)
         except (OSError, ValueError) as error:
-            self._lost = f"it cannot be reached: {_words_of(error)}"
+            self._lost = f"it cannot be reached: {words_of(error)}"
             raise UndeliveredError(self._lost) from None
         self._client.loop_start()
         answered.wait(PATIENCE)
@@ -176,29 +174,10 @@ class MqttSink(Sink):
         client.will_set(f"{self._topic}/status", OFFLINE, AT_LEAST_ONCE, retain=True)
         if settings.user is not None:
             client.username_pw_set(settings.user, settings.password())
-        if context := _tls(settings):
-            client.tls_set_context(context)
+        if settings.place[2]:
+            files = settings.ca_file, settings.certificate_file, settings.key_file
+            client.tls_set_context(trusting(*files))
         return client
-
-
-def _tls(settings: MqttSettings) -> ssl.SSLContext | None:
-    """Read the certificates; None where the broker is reached without TLS. InputError."""
-    if not settings.place[2]:
-        return None
-    context = ssl.create_default_context()
-    try:
-        if settings.ca_file is not None:
-            context.load_verify_locations(settings.ca_file)
-        if settings.certificate_file is not None:
-            context.load_cert_chain(settings.certificate_file, settings.key_file)
-    except (OSError, ssl.SSLError) as error:
-        named = settings.ca_file if settings.certificate_file is None else settings.certificate_file
-        raise InputError(f"mqtt: cannot read certificates from {named}: {_words_of(error)}") from None
-    return context
-
-
-def _words_of(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or one_line(error)
 
 
 def _state(box: Outbox) -> dict[str, Any]:

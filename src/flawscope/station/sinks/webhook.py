@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import hmac
 import json
-import ssl
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -19,7 +18,7 @@ from flawscope._version import __version__
 from flawscope.errors import InputError, one_line
 from flawscope.station.settings.sinks import SinkSettings
 from flawscope.station.settings.values import hidden
-from flawscope.station.sinks.delivery import Pictures, Sink, UndeliveredError, lack
+from flawscope.station.sinks.delivery import Pictures, Sink, UndeliveredError, lack, trusting
 from flawscope.station.sinks.outbox import Message
 
 TIMES = httpx.Timeout(15.0, connect=5.0)  # seconds; of reading and writing, between two pieces
@@ -44,7 +43,7 @@ class Webhook(Sink):
         if settings.secret_file is not None:
             read_secrets(settings.secret_file)
         self._client = httpx.Client(
-            verify=_trusted(settings.ca_file),
+            verify=trusting(settings.ca_file),
             timeout=TIMES,
             follow_redirects=False,
             limits=httpx.Limits(max_connections=1, keepalive_expiry=60.0),
@@ -131,16 +130,6 @@ def _wish(text: str | None) -> float:
         except (ValueError, TypeError):
             return 0.0
     return min(LONGEST_WISH, max(0.0, seconds)) if seconds == seconds else 0.0
-
-
-def _trusted(ca_file: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(ca_file)
-        except (OSError, ssl.SSLError) as error:
-            raise InputError(f"ca_file: cannot read certificates from {ca_file}: {error}") from None
-    return context
 
 
 def _base64(data: bytes) -> str:

@@ -1,45 +1,48 @@
 """Pictures that appear in a folder are inspected: each once, whatever ends in between, and none is lost.
 
 What was taken is known by its key in the store: path, time of change and size. The folder is listed again and
-again, for that alone works everywhere; events of the file system only make it happen sooner.
+again, for that alone works everywhere; events of the file system only make it happen sooner. A crash between
+the record and what happens to a file then leaves a file whose key is known: the next start does it.
 """
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import os
 import re
+import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 
+from flawscope.artefact.files import PART, sync_folder
 from flawscope.errors import InputError, with_kind
 from flawscope.progress import counted
 from flawscope.station.background import Background, Backoff
 from flawscope.station.inspecting.worker import Picture
 from flawscope.station.inspecting.writer import Recorded
-from flawscope.station.settings.sources import FolderOf
-from flawscope.station.sources.post_actions import After, is_still
+from flawscope.station.settings.sources import DELETE, KEEP, FolderOf
 from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Line, State, plain
 from flawscope.station.store.database import now
+from flawscope.station.store.files import give_name
 from flawscope.station.store.inspection import Label, labelled
 from flawscope.station.store.records import iso
 from flawscope.station.store.schema import inspections
 from flawscope.watch import PATIENCE, REST, SETTLE, Arrivals, Stamp
 
 SOURCE = "folder"  # of an inspection
-UNREADABLE, GONE = "unreadable", "gone"  # events
+UNREADABLE, GONE = "unreadable", "gone"  # events; the first also a folder below that of `then`
 WAITS, THEN = "folder_waits", "folder_then"  # problems with pictures that are tried again
-POLL = 5.0  # seconds between two looks where no event comes
-SOON = 0.1  # and while a file is being written
+POLL, SOON = 5.0, 0.1  # seconds between two looks where no event comes, and while a file is being written
 SHORTEST, LONGEST = 1.0, 300.0  # seconds before a picture is tried again that is not to blame
 SHOWN = 3600.0  # seconds for which an unreadable picture is a problem; the event stays
 MOST_KEY = 200  # characters
@@ -100,10 +103,6 @@ class FolderSource(Background):
         self._deaf = threading.Event()
         self._listener = threading.Thread(target=self._hear, name=f"folder-{number}-events", daemon=True)
 
-    def start(self) -> None:
-        super().start()
-        self._listener.start()
-
     def end(self) -> None:
         super().end()
         self._deaf.set()
@@ -111,6 +110,7 @@ class FolderSource(Background):
     # ---- again and again
 
     def _work(self) -> None:
+        self._listener.start()
         while not self._ended.is_set():
             try:
                 self._round()
@@ -136,24 +136,17 @@ class FolderSource(Background):
             if self._ended.is_set():  # it was set for that
                 return
             with suppress(Exception):
-                changes = watch(
-                    self.folder, watch_filter=None, stop_event=self._deaf, debounce=200, step=20,
-                    force_polling=False, raise_interrupt=False,
-                )  # fmt: skip
-                for _ in changes:
+                how: dict[str, Any] = {"debounce": 200, "step": 20, "stop_event": self._deaf}
+                how |= {"watch_filter": None, "force_polling": False, "raise_interrupt": False}
+                for _ in watch(self.folder, **how):
                     self.wake()
             self._deaf.set()
 
     def _round(self) -> None:
         """Take what is whole by now."""
         if self._known is None:
-            self._known = Arrivals(
-                self.folder,
-                existing=True,
-                patience=self.patience,
-                settle=self.settle,
-                apart=self.apart,
-            )
+            times: dict[str, Any] = {"patience": self.patience, "settle": self.settle}
+            self._known = Arrivals(self.folder, existing=True, apart=self.apart, **times)
         found = self._known.scan(time.monotonic())
         self._take(self._known, found, time.monotonic() + max(SHORTEST, WORK * self._known.took))
         self._tell(self._known)
@@ -189,11 +182,9 @@ class FolderSource(Background):
 
     def _send(self, arrivals: Arrivals, path: Path, stamp: Stamp) -> Future[Recorded] | None:
         """Read a picture and hand it in; None where that is not to be, or not now."""
-        limits = self.line.share.limits
+        limits, size = self.line.share.limits, f"{stamp.size / 1e6:.0f} MB"
         if stamp.size > limits.upload_bytes:
-            why = (
-                f"{path} has {stamp.size / 1e6:.0f} MB, {limits.upload} are accepted: raise `limits: upload`"
-            )
+            why = f"{path} has {size}, {limits.upload} are accepted: raise `limits: upload`"
             self._cannot(arrivals, path, InputError(why))
             return None
         try:
@@ -254,10 +245,9 @@ class FolderSource(Background):
             there = path
         if there != path:
             arrivals.removed(path, time.monotonic())
-        why = plain(str(error))
+        why, store, product_id = plain(str(error)), self.line.store, self.line.product_id
         self._spoilt[there] = _Spoilt(stamp, time.monotonic(), why)
         begins = f"{self._name(path)} of {iso(stamp.changed // 1000)}, {stamp.size} bytes: "
-        store, product_id = self.line.store, self.line.product_id
         if self._noted is None:
             self._noted = [str(row.text) for row in store.events(UNREADABLE, product_id)]
         if not any(text.startswith(begins) for text in self._noted):
@@ -280,10 +270,11 @@ class FolderSource(Background):
     def _key(self, path: Path, stamp: Stamp) -> str:
         name = self._name(path)
         exact = path.relative_to(self.folder).as_posix()
-        key = f"{self._prefix}{name}{_ending(stamp)}"
+        ends = f":{stamp.changed}:{stamp.size}"
+        key = f"{self._prefix}{name}{ends}"
         if len(key) <= MOST_KEY and name == exact:
             return key
-        return f"{self._prefix}#{hashlib.sha256(os.fsencode(exact)).hexdigest()}{_ending(stamp)}"
+        return f"{self._prefix}#{hashlib.sha256(os.fsencode(exact)).hexdigest()}{ends}"
 
     def _was_moved(self, data: bytes, stamp: Stamp) -> bool:
         """Whether this very file was taken under another name, which is not there any more: programs sort
@@ -295,7 +286,7 @@ class FolderSource(Background):
         )
         with self.line.store.database.reading() as connection:
             keys = [str(key) for key in connection.execute(query.limit(100)).scalars()]
-        begins, ends = self._prefix, _ending(stamp)
+        begins, ends = self._prefix, f":{stamp.changed}:{stamp.size}"
         own = [key for key in keys if key.startswith(begins) and key.endswith(ends)]
         before = [key[len(begins) : -len(ends)] for key in own]
         return any(not name.startswith("#") and not (self.folder / name).exists() for name in before)
@@ -306,9 +297,8 @@ class FolderSource(Background):
         self.line.show(code, "" if self.number == 1 else f"_{self.number}", why)
 
     def _tell(self, arrivals: Arrivals) -> None:
-        gone = [
-            path for path in arrivals.gone if (one := self._later.pop(path, None)) is None or one.code != THEN
-        ]
+        untaken = ((path, self._later.pop(path, None)) for path in arrivals.gone)
+        gone = [path for path, one in untaken if one is None or one.code != THEN]
         arrivals.gone.clear()
         if gone:
             names = ", ".join(self._name(path) for path in gone[:3]) + ("" if len(gone) <= 3 else ", ...")
@@ -328,11 +318,6 @@ class FolderSource(Background):
         self._show(code, f"{many} in {self.folder} {what}: {reasons[-1]}" if reasons else None)
 
 
-def _ending(stamp: Stamp) -> str:
-    """Of a key."""
-    return f":{stamp.changed}:{stamp.size}"
-
-
 def read_as(path: Path, stamp: Stamp) -> bytes | None:
     """The file, if it is as it was and stays so meanwhile; None where it changes or went away. OSError."""
     try:
@@ -342,3 +327,72 @@ def read_as(path: Path, stamp: Stamp) -> bytes | None:
             return data if is_whole else None
     except FileNotFoundError:
         return None
+
+
+# ----------------------------------------------------------------------------- what happens to a file then
+
+
+class After:
+    """Deletes or moves the files of one folder, as `FolderOf.then` says; errors are the caller's."""
+
+    def __init__(self, folder: Path, then: str):
+        self.folder, self.then = folder, then
+        self.target = None if then in (KEEP, DELETE) else Path(os.path.abspath(then))
+        self.words = "deleted" if self.target is None else f"moved to {self.target}"
+
+    def inspected(self, path: Path, stamp: Stamp) -> None:
+        """Do what is to be done: the inspection is on the disk. OSError: try again."""
+        if self.target is not None:
+            self._move(path, stamp, self.target)
+        elif self.then == DELETE and is_still(path, stamp):  # else it was written anew: not inspected yet
+            path.unlink(missing_ok=True)
+
+    def unreadable(self, path: Path, stamp: Stamp) -> Path:
+        """Return where the file is from now on: only a folder to move to takes it away. OSError."""
+        return path if self.target is None else self._move(path, stamp, self.target / UNREADABLE) or path
+
+    def _move(self, path: Path, stamp: Stamp, target: Path) -> Path | None:
+        """Move it below the target, by its path in the folder; None where it is not as it was any more."""
+        place = target / path.relative_to(self.folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for number in count():
+            there = place.with_stem(f"{place.stem}-{number}") if number else place
+            if not is_still(path, stamp):
+                return None
+            with suppress(FileExistsError):
+                if not _is_same(there, path):  # else an earlier try ended before the file was gone here
+                    _place(path, there)
+                with suppress(OSError):  # not every share can
+                    sync_folder(there.parent)  # the new name is on the disk before the old one goes
+                path.unlink(missing_ok=True)
+                return there
+        return None
+
+
+def is_still(path: Path, stamp: Stamp) -> bool:
+    """Say whether the file is there as it was."""
+    try:
+        return Stamp.of(os.stat(path))[:2] == stamp[:2]
+    except OSError:
+        return False
+
+
+def _is_same(there: Path, path: Path) -> bool:
+    return there.is_file() and not there.is_symlink() and filecmp.cmp(path, there, shallow=False)
+
+
+def _place(path: Path, there: Path) -> None:
+    """Give the file a second name, which must be free. FileExistsError."""
+    try:
+        os.link(path, there)
+    except FileExistsError:
+        raise
+    except OSError:  # on another disk, or on one that gives a file only one name
+        part = there.with_name(f".{there.name}{PART}")
+        try:
+            shutil.copy2(path, part)
+            with open(part, "rb+") as file:
+                os.fsync(file.fileno())
+            give_name(part, there)
+        finally:
+            part.unlink(missing_ok=True)

@@ -29,8 +29,8 @@ from flawscope.station.access.roles import SCOPE
 from flawscope.station.settings.station import Settings
 from flawscope.station.station import Station
 from flawscope.station.store.files import ROOM
-from flawscope.station.web import api, error_handlers, inspect_api, models_api, pages, records_api
-from flawscope.station.web.middleware import Guard, Refused, answer_refused, check_bind
+from flawscope.station.web import api, inspect_api, models_api, pages, records_api
+from flawscope.station.web.middleware import Guard, check_bind, install
 from flawscope.station.web.templates import chosen, texts
 from flawscope.station.web.uploads import Bodies
 
@@ -175,8 +175,7 @@ def create_app(station: Station) -> Any:
         separate_input_output_schemas=False,
     )
     app.state.station = station
-    error_handlers.install(app, pages.problem_page)
-    app.add_exception_handler(Refused, answer_refused)
+    install(app, pages.problem_page)
     exports, audits = records_api.export_router, records_api.audit_router
     for router in (api.router, inspect_api.router, models_api.router, exports, audits):
         app.include_router(router)

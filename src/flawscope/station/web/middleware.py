@@ -1,11 +1,12 @@
-"""What every request passes before the station sees it: whom it is sent to, from where, by whom.
+"""What every request passes before the station sees it: whom it is sent to, from where, by whom; and what an
+error is over HTTP.
 
-It stands around the whole application and touches neither bodies nor streams.
-"""
+The guard stands around the whole application and touches neither bodies nor streams."""
 
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
@@ -14,21 +15,32 @@ from urllib.parse import quote
 
 import anyio.to_thread
 from anyio import CapacityLimiter
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
-from flawscope.errors import InputError
+from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.access.roles import LOCAL, SCOPE, VIEWER, Person, may
 from flawscope.station.access.users import SESSION_SECONDS, Access, ExpiredError
+from flawscope.station.inspecting.capacity import BusyError
+from flawscope.station.inspecting.worker import LateError, ModelError, TooLargeError
+from flawscope.station.learning.learning import LosesError
 from flawscope.station.settings.station import FOLDER, Settings
+from flawscope.station.sources.camera import AwayError, NoFrameError
 from flawscope.station.store.database import StoreError
-from flawscope.station.store.records import ADDRESS
+from flawscope.station.store.inspection import KeyUsedError
+from flawscope.station.store.model_registry import NoModelError
+from flawscope.station.store.records import ADDRESS, NotFoundError
 from flawscope.station.web.templates import HEADERS
+from flawscope.station.web.uploads import UploadError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from flawscope.station.station import Station
 
 SIGN_IN = "/sign-in"
 _HERE = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -282,3 +294,88 @@ def _cookie(request: HTTPConnection) -> dict[str, Any]:
     """Out of reach of scripts and of other sites; only through TLS, where that was used."""
     secure = request.scope["scheme"] == "https"
     return {"path": "/", "httponly": True, "samesite": "strict", "secure": secure}
+
+
+Headers = Mapping[str, str] | None
+_WAIT = 5  # seconds to try again after, where nobody knows
+
+
+def said(error: FlawscopeError) -> tuple[int, str]:
+    """Status and code."""
+    if isinstance(error, UploadError):
+        return error.status, error.code
+    if isinstance(error, StoreError):
+        status = {"disk_full": 507, "file_missing": 404}.get(error.code, 503)
+        return status, error.code
+    kinds: tuple[tuple[type[FlawscopeError], int, str], ...] = (
+        (NotFoundError, 404, "not_found"),
+        (BusyError, 503, "busy"),
+        (LateError, 504, "late"),
+        (ModelError, 503, "model_failed"),
+        (NoModelError, 503, "no_model"),
+        (AwayError, 503, "camera_away"),
+        (NoFrameError, 504, "no_frame"),
+        (TooLargeError, 422, "too_many_pixels"),
+        (KeyUsedError, 409, "key_used"),
+        (LosesError, 409, "loses_defects"),
+        (InputError, 422, "invalid"),
+    )
+    return next(((status, code) for kind, status, code in kinds if isinstance(error, kind)), (503, "failed"))
+
+
+def count(station: Station, name: str, error: FlawscopeError) -> str:
+    """Count a picture of this product that was not taken; the error's code."""
+    code = said(error)[1]
+    station.metrics.refused.labels(name if name in station.products else "", code).inc()
+    return code
+
+
+def refused(error: FlawscopeError) -> Response:
+    """What a program gets to see of an error."""
+    status, code = said(error)
+    return JSONResponse({"error": str(error), "code": code}, status, _headers(error, status))
+
+
+def _headers(error: FlawscopeError, status: int) -> dict[str, str]:
+    seconds = math.ceil(error.seconds) if isinstance(error, BusyError) else _WAIT
+    headers = {"Retry-After": str(seconds)} if status == 503 else {}
+    if status in (408, 413, 415):  # what was sent stays unread
+        headers["Connection"] = "close"
+    return headers
+
+
+def _is_page(request: Request) -> bool:
+    return request.method == "GET" and not request.url.path.startswith("/api/")
+
+
+def install(app: FastAPI, page: Callable[[Request, int, str, FlawscopeError | None], Response]) -> None:
+    """Every error becomes one line with a code; outside of /api a page that says it."""
+
+    def answered(request: Request, status: int, text: str, code: str, headers: Headers = None) -> Response:
+        if _is_page(request):
+            return page(request, status, text, None)
+        return JSONResponse({"error": text, "code": code}, status, headers)
+
+    async def ours(request: Request, error: Exception) -> Response:
+        assert isinstance(error, FlawscopeError)
+        if _is_page(request):
+            return page(request, said(error)[0], str(error), error)
+        return refused(error)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))
+        text = f"{where or 'the request'}: {first['msg']}"
+        return answered(request, 422, " ".join(text.split()), "invalid")
+
+    async def plain(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid")
+        text = f"there is nothing at {request.url.path:.200}" if code == "not_found" else str(error.detail)
+        return answered(request, error.status_code, text, code, error.headers)
+
+    app.add_exception_handler(Refused, answer_refused)
+    app.add_exception_handler(FlawscopeError, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, plain)
